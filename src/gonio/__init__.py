@@ -1,0 +1,1 @@
+"""gonio aligns cryo-electron subtomograms by gradient."""

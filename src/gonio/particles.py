@@ -1,0 +1,105 @@
+"""A list of particles: poses, where they come from, and what was found out about each.
+
+Owns the columns that every file format is read into and written from. Signs, orders and units of foreign programs
+live in ``gonio.io``; here poses are gonio's and lengths are angstrom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gonio.pose import Pose
+from gonio.volume import Particle
+
+__all__ = ["ParticleSource", "ParticleTable"]
+
+
+class ParticleSource(Protocol):
+    """Whoever read the list: can load a particle's data, and writes the list back in its own format."""
+
+    def load(self, index: int) -> Particle:
+        """The particle at this row of the file."""
+        ...
+
+
+@dataclass(frozen=True)
+class ParticleTable:
+    """m particles, in the order of their file.
+
+    Parameters
+    ----------
+    poses
+        Batch of m: ``x_particle = R x_reference + t``, t relative to the centre of the particle's box.
+    names
+        One unique name per particle.
+    tomograms
+        Name of the tomogram of each particle.
+    coordinates_angstrom
+        Position of each box's centre in its tomogram, shape (m, 3), xyz, or None where unknown.
+    half_sets
+        0 (none), 1 or 2 for each particle, shape (m,).
+    columns
+        Further values by name, each of shape (m,): scores, status and whatever the program found out.
+    source
+        Loads the particles and knows the file's own columns, or None.
+    rows
+        For each particle its row in the source, shape (m,).
+    """
+
+    poses: Pose
+    names: tuple[str, ...]
+    tomograms: tuple[str, ...]
+    coordinates_angstrom: NDArray[np.float64] | None = None
+    half_sets: NDArray[np.int8] | None = None
+    columns: Mapping[str, NDArray] = field(default_factory=dict)
+    source: ParticleSource | None = None
+    rows: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if not self.poses.is_batch or len(self.poses) != count or len(self.tomograms) != count:
+            raise ValueError(f"{count} names need a batch of {count} poses and {count} tomogram names")
+        if self.half_sets is None:
+            object.__setattr__(self, "half_sets", np.zeros(count, dtype=np.int8))
+        if self.rows is None:
+            object.__setattr__(self, "rows", np.arange(count))
+        for name, column in self.columns.items():
+            if len(column) != count:
+                raise ValueError(f"column {name!r} has {len(column)} values for {count} particles")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: slice | ArrayLike) -> ParticleTable:
+        """The chosen particles, by slice, positions or mask."""
+        chosen = np.arange(len(self))[index]
+        return replace(
+            self,
+            poses=self.poses[chosen],
+            names=tuple(self.names[i] for i in chosen),
+            tomograms=tuple(self.tomograms[i] for i in chosen),
+            coordinates_angstrom=None if self.coordinates_angstrom is None else self.coordinates_angstrom[chosen],
+            half_sets=self.half_sets[chosen],
+            columns={name: np.asarray(column)[chosen] for name, column in self.columns.items()},
+            rows=self.rows[chosen],
+        )
+
+    def load(self, index: int) -> Particle:
+        """Read particle ``index`` of this table."""
+        if self.source is None:
+            raise ValueError("this table was not read from a file: it has no particles to load")
+        return self.source.load(int(self.rows[index]))
+
+    def particles(self) -> Iterator[Particle]:
+        """Read the particles one after the other."""
+        return (self.load(index) for index in range(len(self)))
+
+    def with_poses(self, poses: Pose, **columns: ArrayLike) -> ParticleTable:
+        """The same particles with new poses, and further columns beside the old."""
+        added = {name: np.asarray(column) for name, column in columns.items()}
+        return replace(self, poses=poses, columns={**self.columns, **added})

@@ -1,0 +1,148 @@
+"""Poses: the rigid transformation that lays a reference on a target.
+
+Owns the pose convention of the whole package and its tangent space.
+
+    x_target = R x_reference + t                     (the paper's beta = tau_t Lambda_R)
+    R <- exp([omega]x) R,   t <- t + dt               (left tangent; omega in radians)
+
+Vectors are xyz, t is in angstrom. Euler angles exist only here and at the borders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+__all__ = ["Pose"]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A rotation and a shift, or a batch of p of them: ``x_target = R x_reference + t``.
+
+    Parameters
+    ----------
+    rotation
+        SciPy ``Rotation``, single or of length p. Maps reference directions to target directions.
+    shift_angstrom
+        t, shape (3,) or (p, 3), xyz order.
+
+    Raises
+    ------
+    ValueError
+        If the two parts do not have the same batch shape or the shift is not finite.
+
+    Examples
+    --------
+    >>> pose = Pose.from_euler_zyz_deg([0.0, 0.0, 90.0], [10.0, 0.0, 0.0])
+    >>> pose.apply([1.0, 0.0, 0.0]).round(6).tolist()
+    [10.0, 1.0, 0.0]
+    """
+
+    rotation: Rotation
+    shift_angstrom: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shift = np.array(self.shift_angstrom, dtype=np.float64)
+        expected = (3,) if self.rotation.single else (len(self.rotation), 3)
+        if shift.shape != expected:
+            raise ValueError(f"shift_angstrom must have shape {expected} to match the rotation, got {shift.shape}")
+        if not np.isfinite(shift).all():
+            raise ValueError("shift_angstrom holds values that are not finite")
+        shift.setflags(write=False)
+        object.__setattr__(self, "shift_angstrom", shift)
+
+    @staticmethod
+    def identity(count: int | None = None) -> Pose:
+        """No rotation and no shift; a batch of ``count`` when given."""
+        return Pose(Rotation.identity(count), np.zeros(3 if count is None else (count, 3)))
+
+    @staticmethod
+    def from_euler_zyz_deg(angles_deg: ArrayLike, shift_angstrom: ArrayLike = (0.0, 0.0, 0.0)) -> Pose:
+        """Pose with ``R = Rz(a) Ry(b) Rz(c)`` of angles (a, b, c), shape (3,) or (p, 3), degrees."""
+        rotation = Rotation.from_euler("ZYZ", np.asarray(angles_deg, dtype=np.float64), degrees=True)
+        return Pose(rotation, np.asarray(shift_angstrom, dtype=np.float64))
+
+    @staticmethod
+    def stack(poses: list[Pose]) -> Pose:
+        """One batch from single poses, in order."""
+        if not poses:
+            return Pose(Rotation.from_quat(np.empty((0, 4))), np.empty((0, 3)))
+        return Pose(Rotation.concatenate([p.rotation for p in poses]), np.stack([p.shift_angstrom for p in poses]))
+
+    @staticmethod
+    def random(count: int, *, rng: np.random.Generator, max_shift_angstrom: float = 0.0) -> Pose:
+        """Rotations uniform on SO(3), shifts uniform in a cube of half side ``max_shift_angstrom``."""
+        shift = rng.uniform(-max_shift_angstrom, max_shift_angstrom, (count, 3))
+        return Pose(Rotation.random(count, rng=rng), shift)
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether this holds p poses rather than one."""
+        return not self.rotation.single
+
+    def __len__(self) -> int:
+        if not self.is_batch:
+            raise TypeError("a single Pose has no length")
+        return len(self.rotation)
+
+    def __getitem__(self, index: int | slice | NDArray) -> Pose:
+        if not self.is_batch:
+            raise TypeError("a single Pose cannot be indexed")
+        return Pose(self.rotation[index], self.shift_angstrom[index])
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """R as matrices, shape (3, 3) or (p, 3, 3), acting on xyz columns."""
+        return self.rotation.as_matrix()
+
+    def euler_zyz_deg(self) -> NDArray[np.float64]:
+        """Angles (a, b, c) with ``R = Rz(a) Ry(b) Rz(c)``, degrees, shape (3,) or (p, 3)."""
+        return self.rotation.as_euler("ZYZ", degrees=True, suppress_warnings=True)
+
+    def apply(self, points_xyz: ArrayLike) -> NDArray[np.float64]:
+        """``R x + t`` for points in angstrom, shape (..., 3) for a single pose, (p, 3) for a batch."""
+        return self.rotation.apply(points_xyz) + self.shift_angstrom
+
+    def inverse(self) -> Pose:
+        """The pose that lays the target on the reference."""
+        back = self.rotation.inv()
+        return Pose(back, -back.apply(self.shift_angstrom))
+
+    def __matmul__(self, first: Pose) -> Pose:
+        """``self @ first``: apply ``first``, then ``self``."""
+        return Pose(self.rotation * first.rotation, self.rotation.apply(first.shift_angstrom) + self.shift_angstrom)
+
+    def retract(self, tangent: ArrayLike) -> Pose:
+        """Move along ``(omega_x, omega_y, omega_z, t_x, t_y, t_z)`` in radians and angstrom, shape (6,) or (p, 6)."""
+        tangent = np.asarray(tangent, dtype=np.float64)
+        step = Rotation.from_rotvec(tangent[..., :3])
+        return Pose(step * self.rotation, self.shift_angstrom + tangent[..., 3:])
+
+    def rotation_distance_deg(self, other: Pose) -> NDArray[np.float64] | float:
+        """Angle of the rotation between two poses, degrees in [0, 180]."""
+        return np.degrees((self.rotation * other.rotation.inv()).magnitude())
+
+    def shift_distance_angstrom(self, other: Pose) -> NDArray[np.float64] | float:
+        """Length of the difference of the two shifts, angstrom (the paper's translation error)."""
+        return np.linalg.norm(self.shift_angstrom - other.shift_angstrom, axis=-1)
+
+    def frobenius_distance(self, other: Pose, *, voxel_size_angstrom: float) -> NDArray[np.float64] | float:
+        """The paper's eq. 12: ``|| R_j^-1 (I - (a_j, a_j, a_j)) - R_k^-1 (I - (a_k, a_k, a_k)) ||_F``, a in voxels."""
+        difference = self._anchors(voxel_size_angstrom) - other._anchors(voxel_size_angstrom)
+        return np.sqrt((difference**2).sum(axis=(-2, -1)))
+
+    def _anchors(self, voxel_size_angstrom: float) -> NDArray[np.float64]:
+        # Where the inverse transformation sends the three unit vectors, as columns.
+        anchors = np.eye(3) - (self.shift_angstrom / voxel_size_angstrom)[..., :, None]  # (p, 3, 3)
+        return np.swapaxes(self.matrix, -2, -1) @ anchors
+
+    def __repr__(self) -> str:
+        if self.is_batch:
+            return f"Pose(batch of {len(self)})"
+        angles = ", ".join(f"{a:.2f}" for a in self.euler_zyz_deg())
+        shift = ", ".join(f"{t:.2f}" for t in self.shift_angstrom)
+        return f"Pose(euler_zyz_deg=({angles}), shift_angstrom=({shift}))"

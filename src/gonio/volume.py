@@ -1,0 +1,194 @@
+"""The particles themselves: volumes, subtomograms and stacks of tilt images.
+
+Owns what counts as a valid particle. Arrays are (z, y, x) float32; the centre voxel is ``n // 2`` on every axis;
+density is positive inside the particle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.ctf import Ctf
+from gonio.wedge import NoWedge, Wedge
+
+__all__ = ["Particle", "Subtomogram", "TiltStack", "Volume"]
+
+MIN_BOX = 8
+
+
+def _frozen_float32(array: NDArray, name: str) -> NDArray[np.float32]:
+    result = np.array(array, dtype=np.float32, order="C")
+    if not np.isfinite(result).all():
+        bad = int(np.size(result) - np.isfinite(result).sum())
+        raise ValueError(f"{name} holds {bad} values that are NaN or infinite; mask or replace them first")
+    result.setflags(write=False)
+    return result
+
+
+def _check_voxel_size(voxel_size_angstrom: float) -> None:
+    if not (np.isfinite(voxel_size_angstrom) and voxel_size_angstrom > 0):
+        raise ValueError(f"voxel_size_angstrom must be a positive number, got {voxel_size_angstrom!r}")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A cubic density map.
+
+    Parameters
+    ----------
+    data
+        Shape (n, n, n), order (z, y, x), finite; copied, kept as read-only float32. n >= 8, even or odd.
+    voxel_size_angstrom
+        Length of a voxel's edge.
+
+    Raises
+    ------
+    ValueError
+        Not a cube, not finite, box below 8 voxels, or a voxel size that is not positive.
+    """
+
+    data: NDArray[np.float32]
+    voxel_size_angstrom: float
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.data)
+        if len(shape) != 3 or len(set(shape)) != 1:
+            raise ValueError(f"a volume must be a cube of shape (n, n, n), got {shape}; crop or pad it first")
+        if shape[0] < MIN_BOX:
+            raise ValueError(f"a volume needs a box of at least {MIN_BOX} voxels, got {shape[0]}")
+        _check_voxel_size(self.voxel_size_angstrom)
+        object.__setattr__(self, "data", _frozen_float32(self.data, "the volume"))
+
+    @property
+    def box(self) -> int:
+        """Voxels along an edge, n."""
+        return self.data.shape[0]
+
+    @property
+    def box_angstrom(self) -> float:
+        """Length of an edge; neighbouring Fourier samples are one over this apart."""
+        return self.box * self.voxel_size_angstrom
+
+    def __repr__(self) -> str:
+        return f"Volume({self.box}^3 voxels of {self.voxel_size_angstrom:g} angstrom)"
+
+
+@dataclass(frozen=True)
+class Subtomogram:
+    """A volume and the frequencies that were measured of it.
+
+    Parameters
+    ----------
+    volume
+        The density; must not be constant.
+    wedge
+        Which frequencies were measured; ``NoWedge()`` when nothing is missing.
+    normal_xyz
+        Direction of a known axis of the particle (a membrane normal) in the volume's frame, or None.
+        Normalised on construction.
+    """
+
+    volume: Volume
+    wedge: Wedge = field(default_factory=NoWedge)
+    normal_xyz: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.wedge, Wedge):
+            raise TypeError(f"wedge must be one of gonio's wedges, such as SingleAxisWedge(-60, 60), got {self.wedge!r}")
+        if self.volume.data.min() == self.volume.data.max():
+            raise ValueError("the volume is constant: there is nothing in it to align")
+        object.__setattr__(self, "normal_xyz", unit_normal(self.normal_xyz))
+
+    @property
+    def box(self) -> int:
+        """Voxels along an edge."""
+        return self.volume.box
+
+    @property
+    def voxel_size_angstrom(self) -> float:
+        """Voxel size of the volume."""
+        return self.volume.voxel_size_angstrom
+
+
+@dataclass(frozen=True)
+class TiltStack:
+    """One particle as t tilt images, with projection geometry and contrast transfer.
+
+    An image at tilt i is the projection of the particle along the third row of its projection matrix; its sample at
+    image frequency (k_x, k_y) is the particle's at ``k_x P[i, 0] + k_y P[i, 1]`` times the transfer.
+
+    Parameters
+    ----------
+    images
+        Shape (t, n, n), order (tilt, y, x), centre pixel ``n // 2``. Images of all zeros are excluded tilts.
+    projections_xyz
+        P, shape (t, 2, 3): rows are the image's x and y axes in the particle's (tomogram) frame.
+    voxel_size_angstrom
+        Pixel size.
+    ctf
+        Contrast transfer of the t images, or None when there is none to correct.
+    ctf_premultiplied
+        Whether the images were already multiplied by their CTF.
+    dose
+        Accumulated exposure before each image, electrons per square angstrom, shape (t,), or None.
+    scale
+        Relative strength of each image (for instance cosine of the tilt), shape (t,), or None.
+    normal_xyz
+        Direction of a known axis of the particle in the tomogram frame, or None.
+    """
+
+    images: NDArray[np.float32]
+    projections_xyz: NDArray[np.float64]
+    voxel_size_angstrom: float
+    ctf: Ctf | None = None
+    ctf_premultiplied: bool = False
+    dose: NDArray[np.float64] | None = None
+    scale: NDArray[np.float64] | None = None
+    normal_xyz: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.images)
+        if len(shape) != 3 or shape[1] != shape[2] or shape[1] < MIN_BOX or shape[0] < 1:
+            raise ValueError(f"images must have shape (tilts, n, n) with n >= {MIN_BOX}, got {shape}")
+        _check_voxel_size(self.voxel_size_angstrom)
+        images = _frozen_float32(self.images, "the tilt stack")
+        projections = np.array(self.projections_xyz, dtype=np.float64)
+        if projections.shape != (shape[0], 2, 3):
+            raise ValueError(f"{shape[0]} images need projections of shape {(shape[0], 2, 3)}, got {projections.shape}")
+        if not (images != 0).any():
+            raise ValueError("every tilt image is zero: there is nothing to align")
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "projections_xyz", projections)
+        for name in ("dose", "scale"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, np.broadcast_to(np.asarray(value, dtype=np.float64), shape[:1]))
+        object.__setattr__(self, "normal_xyz", unit_normal(self.normal_xyz))
+
+    @property
+    def box(self) -> int:
+        """Pixels along an edge."""
+        return self.images.shape[1]
+
+    @property
+    def used(self) -> NDArray[np.bool_]:
+        """Which tilts carry an image, shape (t,): neither all zeros nor of scale zero."""
+        used = self.images.any(axis=(1, 2))
+        return used if self.scale is None else used & (self.scale > 0)
+
+
+Particle = Subtomogram | TiltStack
+
+
+def unit_normal(normal_xyz: NDArray | None) -> NDArray[np.float64] | None:
+    """The direction as a unit vector, or None."""
+    if normal_xyz is None:
+        return None
+    normal = np.array(normal_xyz, dtype=np.float64)
+    length = np.linalg.norm(normal)
+    if normal.shape != (3,) or not np.isfinite(length) or length == 0:
+        raise ValueError(f"normal_xyz must be three finite numbers that are not all zero, got {normal_xyz!r}")
+    return normal / length

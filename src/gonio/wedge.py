@@ -1,0 +1,213 @@
+"""Which spatial frequencies a tilt series has measured.
+
+Owns the geometry of the missing wedge. The beam is along z at zero tilt; the tilt axis lies in the xy plane at
+``axis_deg`` from x (90, the default, is y). With a the axis and b = a x z, the image at tilt theta measures the
+central plane spanned by a and d(theta) = b cos(theta) + z sin(theta): theta is the right-handed rotation of the
+specimen about a.
+
+Every analytic wedge is a union of regions between two planes,
+
+    (u . k - h) (v . k + h) <= 0                                                         (docs/theory.md eq. 9)
+
+a tilt range theta1..theta2 with u, v normal to its two limiting planes and h = 0; a slab of full thickness 1/D with
+u = v normal to the plane and h = 1/(2D); everything with u = v = 0. Kernels know nothing but such rows and, for
+measured weights, one volume that is interpolated linearly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import map_coordinates
+
+__all__ = ["DualAxisWedge", "NoWedge", "SingleAxisWedge", "TiltListWedge", "Wedge", "WeightVolumeWedge"]
+
+# A frequency on the limiting plane itself counts as measured; relative to |k|^2, so that rounding does not decide.
+EDGE_TOLERANCE = 1e-6
+
+
+@runtime_checkable
+class Wedge(Protocol):
+    """What scores and averages need of a wedge.
+
+    ``regions`` has shape (w, 7), rows (u_xyz, v_xyz, h) with h in 1/angstrom; a frequency is measured when it lies in
+    any of them. ``weights`` is None, or a centred volume (z, y, x) of weights that replaces the regions.
+    """
+
+    @property
+    def regions(self) -> NDArray[np.float64]: ...
+
+    @property
+    def weights(self) -> NDArray[np.float32] | None: ...
+
+    def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]: ...
+
+
+def tilt_plane_normal(tilt_deg: ArrayLike, axis_deg: float) -> NDArray[np.float64]:
+    """Unit normal (xyz) of the central plane that the image at ``tilt_deg`` measures, shape (..., 3)."""
+    tilt = np.radians(np.asarray(tilt_deg, dtype=np.float64))
+    axis = np.radians(axis_deg)
+    b_xyz = np.array([np.sin(axis), -np.cos(axis), 0.0])  # a x z with a = (cos, sin, 0)
+    return np.cos(tilt)[..., None] * np.array([0.0, 0.0, 1.0]) - np.sin(tilt)[..., None] * b_xyz
+
+
+def in_regions(frequency_xyz: NDArray, regions: NDArray) -> NDArray[np.bool_]:
+    """Whether each frequency (..., 3) lies in any region (w, 7); both in the same unit of frequency."""
+    u = frequency_xyz @ regions[:, 0:3].T - regions[:, 6]  # (..., w)
+    v = frequency_xyz @ regions[:, 3:6].T + regions[:, 6]
+    square = (frequency_xyz**2).sum(axis=-1)
+    return (u * v <= EDGE_TOLERANCE * square[..., None]).any(axis=-1)
+
+
+def _check_range(tilt_min_deg: float, tilt_max_deg: float) -> None:
+    if not -90.0 <= tilt_min_deg < tilt_max_deg <= 90.0:
+        raise ValueError(
+            f"tilt range must satisfy -90 <= min < max <= 90 degrees, got {tilt_min_deg!r} to {tilt_max_deg!r}"
+        )
+
+
+class _Analytic:
+    """The half of the protocol that all analytic wedges share; not a wedge by itself."""
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        raise TypeError("abstract")
+
+    @property
+    def weights(self) -> None:
+        """None: this wedge is binary and analytic."""
+        return None
+
+    def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
+        """1 where measured, else 0; frequencies (..., 3) in 1/angstrom."""
+        frequency = np.asarray(frequency_xyz_per_angstrom, dtype=np.float64)
+        return in_regions(frequency, self.regions).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class NoWedge(_Analytic):
+    """Everything measured: a reference map, or an average of many views."""
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        """One region that holds every frequency."""
+        return np.zeros((1, 7))
+
+
+@dataclass(frozen=True)
+class SingleAxisWedge(_Analytic):
+    """A single-axis tilt series from ``tilt_min_deg`` to ``tilt_max_deg``, as if tilted continuously.
+
+    With ``-theta`` to ``theta`` about y this is the paper's ``M = [ |k_z| <= |k_x| tan(theta) ]``.
+
+    Parameters
+    ----------
+    tilt_min_deg, tilt_max_deg
+        Range of the tilt angle, degrees, -90 <= min < max <= 90.
+    axis_deg
+        Direction of the tilt axis in the xy plane, degrees from x towards y; 90 is y.
+    """
+
+    tilt_min_deg: float
+    tilt_max_deg: float
+    axis_deg: float = 90.0
+
+    def __post_init__(self) -> None:
+        _check_range(self.tilt_min_deg, self.tilt_max_deg)
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        """One region between the planes of the two extreme tilts."""
+        u, v = tilt_plane_normal([self.tilt_min_deg, self.tilt_max_deg], self.axis_deg)
+        return np.concatenate([u, v, [0.0]])[None]
+
+
+@dataclass(frozen=True)
+class DualAxisWedge(_Analytic):
+    """Two single-axis series of one specimen: measured where either has measured."""
+
+    first: SingleAxisWedge
+    second: SingleAxisWedge
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        """One region for each axis."""
+        return np.concatenate([self.first.regions, self.second.regions])
+
+
+@dataclass(frozen=True)
+class TiltListWedge(_Analytic):
+    """Separate tilts, each a slab of full thickness one over the particle diameter.
+
+    A particle of diameter D is known at a frequency from a sample within 1/(2D) of it (Crowther et al. 1970).
+
+    Parameters
+    ----------
+    tilts_deg
+        Tilt angles, degrees, shape (t,), each within -90..90.
+    particle_diameter_angstrom
+        D; the slab's thickness is 1/D.
+    axis_deg
+        Direction of the tilt axis in the xy plane, degrees from x towards y; 90 is y.
+    """
+
+    tilts_deg: tuple[float, ...]
+    particle_diameter_angstrom: float
+    axis_deg: float = 90.0
+
+    def __post_init__(self) -> None:
+        tilts = tuple(float(tilt) for tilt in self.tilts_deg)
+        if not tilts or not all(-90.0 <= tilt <= 90.0 for tilt in tilts):
+            raise ValueError(f"tilts_deg must hold at least one angle, each within -90..90 degrees, got {tilts!r}")
+        if not self.particle_diameter_angstrom > 0:
+            raise ValueError(f"particle_diameter_angstrom must be positive, got {self.particle_diameter_angstrom!r}")
+        object.__setattr__(self, "tilts_deg", tilts)
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        """One slab for each tilt."""
+        normals = tilt_plane_normal(self.tilts_deg, self.axis_deg)  # (t, 3)
+        half = np.full((len(normals), 1), 0.5 / self.particle_diameter_angstrom)
+        return np.hstack([normals, normals, half])
+
+
+@dataclass(frozen=True)
+class WeightVolumeWedge:
+    """Measured weights on the Fourier grid of a box: zero frequency at ``n // 2``, order (z, y, x).
+
+    Parameters
+    ----------
+    weights
+        Shape (n, n, n), finite, not negative, any scale; zero where nothing was measured.
+    voxel_size_angstrom
+        Voxel size of the box whose Fourier transform the grid belongs to: neighbours are 1/(n voxel) apart.
+    """
+
+    weights: NDArray[np.float32]
+    voxel_size_angstrom: float
+
+    def __post_init__(self) -> None:
+        weights = np.array(self.weights, dtype=np.float32)
+        if weights.ndim != 3 or len(set(weights.shape)) != 1:
+            raise ValueError(f"weights must be a cube of shape (n, n, n), got {weights.shape}")
+        if not np.isfinite(weights).all() or weights.min() < 0 or weights.max() <= 0:
+            raise ValueError("weights must be finite, not negative and not all zero")
+        if not self.voxel_size_angstrom > 0:
+            raise ValueError(f"voxel_size_angstrom must be positive, got {self.voxel_size_angstrom!r}")
+        weights.setflags(write=False)
+        object.__setattr__(self, "weights", weights)
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        """None: the weights say it all."""
+        return np.zeros((0, 7))
+
+    def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
+        """Weights interpolated linearly at frequencies (..., 3) in 1/angstrom; zero outside the grid."""
+        frequency = np.asarray(frequency_xyz_per_angstrom, dtype=np.float64)
+        n = len(self.weights)
+        index_zyx = np.moveaxis(frequency[..., ::-1], -1, 0) * (n * self.voxel_size_angstrom) + n // 2
+        return map_coordinates(self.weights, index_zyx, order=1, mode="constant", cval=0.0).astype(np.float32)
