@@ -68,6 +68,11 @@ class ParticleTable:
             object.__setattr__(self, "half_sets", np.zeros(count, dtype=np.int8))
         if self.rows is None:
             object.__setattr__(self, "rows", np.arange(count))
+        shapes = {"coordinates_angstrom": (count, 3), "half_sets": (count,), "rows": (count,)}
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if value is not None and np.shape(value) != shape:
+                raise ValueError(f"{name} must have shape {shape} for {count} particles, got {np.shape(value)}")
         for name, column in self.columns.items():
             if len(column) != count:
                 raise ValueError(f"column {name!r} has {len(column)} values for {count} particles")
@@ -75,7 +80,7 @@ class ParticleTable:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: slice | ArrayLike) -> ParticleTable:
+    def __getitem__(self, index: slice | list[int] | NDArray) -> ParticleTable:
         """The chosen particles, by slice, positions or mask."""
         chosen = np.arange(len(self))[index]
         return replace(
@@ -84,16 +89,16 @@ class ParticleTable:
             names=tuple(self.names[i] for i in chosen),
             tomograms=tuple(self.tomograms[i] for i in chosen),
             coordinates_angstrom=None if self.coordinates_angstrom is None else self.coordinates_angstrom[chosen],
-            half_sets=self.half_sets[chosen],
+            half_sets=np.asarray(self.half_sets)[chosen],
             columns={name: np.asarray(column)[chosen] for name, column in self.columns.items()},
-            rows=self.rows[chosen],
+            rows=np.asarray(self.rows)[chosen],
         )
 
     def load(self, index: int) -> Particle:
         """Read particle ``index`` of this table."""
         if self.source is None:
             raise ValueError("this table was not read from a file: it has no particles to load")
-        return self.source.load(int(self.rows[index]))
+        return self.source.load(int(np.asarray(self.rows)[index]))
 
     def particles(self) -> Iterator[Particle]:
         """Read the particles one after the other."""

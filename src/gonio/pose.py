@@ -16,7 +16,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-__all__ = ["Pose"]
+__all__ = ["Pose", "anchors", "moved_along"]
+
+
+def anchors(rotations: NDArray[np.float64], shifts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where the inverse poses send the three unit vectors, as columns: ``R^-1 (I - (a, a, a))``, shape (..., 3, 3).
+
+    The paper's eq. 12 is the Frobenius norm of a difference of two of these.
+    """
+    return np.swapaxes(rotations, -2, -1) @ (np.eye(3) - shifts[..., :, None])
+
+
+def moved_along(
+    rotations: NDArray[np.float64], shifts: NDArray[np.float64], tangent: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The retraction on plain arrays: matrices (p, 3, 3) and shifts (p, 3) moved along tangents (p, 6)."""
+    turn = Rotation.from_rotvec(np.array(tangent[:, :3])).as_matrix()  # (p, 3, 3); SciPy refuses read-only arrays
+    return turn @ rotations, shifts + tangent[:, 3:]
+
+
+def _turn(rotation: Rotation, vectors_xyz: ArrayLike) -> NDArray[np.float64]:
+    # A copy, because SciPy refuses to rotate read-only arrays.
+    return rotation.apply(np.array(vectors_xyz, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -105,20 +126,20 @@ class Pose:
 
     def apply(self, points_xyz: ArrayLike) -> NDArray[np.float64]:
         """``R x + t`` for points in angstrom, shape (..., 3) for a single pose, (p, 3) for a batch."""
-        return self.rotation.apply(points_xyz) + self.shift_angstrom
+        return _turn(self.rotation, points_xyz) + self.shift_angstrom
 
     def inverse(self) -> Pose:
         """The pose that lays the target on the reference."""
         back = self.rotation.inv()
-        return Pose(back, -back.apply(self.shift_angstrom))
+        return Pose(back, -_turn(back, self.shift_angstrom))
 
     def __matmul__(self, first: Pose) -> Pose:
         """``self @ first``: apply ``first``, then ``self``."""
-        return Pose(self.rotation * first.rotation, self.rotation.apply(first.shift_angstrom) + self.shift_angstrom)
+        return Pose(self.rotation * first.rotation, _turn(self.rotation, first.shift_angstrom) + self.shift_angstrom)
 
     def retract(self, tangent: ArrayLike) -> Pose:
         """Move along ``(omega_x, omega_y, omega_z, t_x, t_y, t_z)`` in radians and angstrom, shape (6,) or (p, 6)."""
-        tangent = np.asarray(tangent, dtype=np.float64)
+        tangent = np.array(tangent, dtype=np.float64)  # a copy: SciPy refuses read-only arrays
         step = Rotation.from_rotvec(tangent[..., :3])
         return Pose(step * self.rotation, self.shift_angstrom + tangent[..., 3:])
 
@@ -132,13 +153,8 @@ class Pose:
 
     def frobenius_distance(self, other: Pose, *, voxel_size_angstrom: float) -> NDArray[np.float64] | float:
         """The paper's eq. 12: ``|| R_j^-1 (I - (a_j, a_j, a_j)) - R_k^-1 (I - (a_k, a_k, a_k)) ||_F``, a in voxels."""
-        difference = self._anchors(voxel_size_angstrom) - other._anchors(voxel_size_angstrom)
-        return np.sqrt((difference**2).sum(axis=(-2, -1)))
-
-    def _anchors(self, voxel_size_angstrom: float) -> NDArray[np.float64]:
-        # Where the inverse transformation sends the three unit vectors, as columns.
-        anchors = np.eye(3) - (self.shift_angstrom / voxel_size_angstrom)[..., :, None]  # (p, 3, 3)
-        return np.swapaxes(self.matrix, -2, -1) @ anchors
+        mine, others = (anchors(pose.matrix, pose.shift_angstrom / voxel_size_angstrom) for pose in (self, other))
+        return np.sqrt(((mine - others) ** 2).sum(axis=(-2, -1)))
 
     def __repr__(self) -> str:
         if self.is_batch:

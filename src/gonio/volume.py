@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gonio.ctf import Ctf
 from gonio.wedge import NoWedge, Wedge
 
-__all__ = ["Particle", "Subtomogram", "TiltStack", "Volume"]
+__all__ = ["Particle", "Subtomogram", "TiltStack", "Volume", "correlation", "soft_sphere"]
 
 MIN_BOX = 8
 
@@ -26,6 +26,13 @@ def _frozen_float32(array: NDArray, name: str) -> NDArray[np.float32]:
         raise ValueError(f"{name} holds {bad} values that are NaN or infinite; mask or replace them first")
     result.setflags(write=False)
     return result
+
+
+def _per_tilt(value: ArrayLike, count: int, name: str) -> NDArray[np.float64]:
+    values = np.array(value, dtype=np.float64)
+    if values.shape not in ((), (1,), (count,)) or not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, one number or one for each of {count} tilts, got {value!r}")
+    return np.broadcast_to(values, (count,))
 
 
 def _check_voxel_size(voxel_size_angstrom: float) -> None:
@@ -97,7 +104,9 @@ class Subtomogram:
 
     def __post_init__(self) -> None:
         if not isinstance(self.wedge, Wedge):
-            raise TypeError(f"wedge must be one of gonio's wedges, such as SingleAxisWedge(-60, 60), got {self.wedge!r}")
+            raise TypeError(
+                f"wedge must be one of gonio's wedges, such as SingleAxisWedge(-60, 60), got {self.wedge!r}"
+            )
         if self.volume.data.min() == self.volume.data.max():
             raise ValueError("the volume is constant: there is nothing in it to align")
         object.__setattr__(self, "normal_xyz", unit_normal(self.normal_xyz))
@@ -158,6 +167,11 @@ class TiltStack:
         projections = np.array(self.projections_xyz, dtype=np.float64)
         if projections.shape != (shape[0], 2, 3):
             raise ValueError(f"{shape[0]} images need projections of shape {(shape[0], 2, 3)}, got {projections.shape}")
+        if not np.isfinite(projections).all():
+            raise ValueError("projections_xyz holds values that are NaN or infinite; exclude those tilts first")
+        if self.ctf is not None and np.shape(self.ctf.defocus_u_angstrom) not in ((), shape[:1]):
+            count = np.size(self.ctf.defocus_u_angstrom)
+            raise ValueError(f"{shape[0]} images need a ctf of one image or of {shape[0]}, got one of {count}")
         if not (images != 0).any():
             raise ValueError("every tilt image is zero: there is nothing to align")
         object.__setattr__(self, "images", images)
@@ -165,7 +179,7 @@ class TiltStack:
         for name in ("dose", "scale"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, np.broadcast_to(np.asarray(value, dtype=np.float64), shape[:1]))
+                object.__setattr__(self, name, _per_tilt(value, shape[0], name))
         object.__setattr__(self, "normal_xyz", unit_normal(self.normal_xyz))
 
     @property
@@ -176,7 +190,7 @@ class TiltStack:
     @property
     def used(self) -> NDArray[np.bool_]:
         """Which tilts carry an image, shape (t,): neither all zeros nor of scale zero."""
-        used = self.images.any(axis=(1, 2))
+        used = np.asarray(self.images.any(axis=(1, 2)))
         return used if self.scale is None else used & (self.scale > 0)
 
 
@@ -192,3 +206,20 @@ def unit_normal(normal_xyz: NDArray | None) -> NDArray[np.float64] | None:
     if normal.shape != (3,) or not np.isfinite(length) or length == 0:
         raise ValueError(f"normal_xyz must be three finite numbers that are not all zero, got {normal_xyz!r}")
     return normal / length
+
+
+def soft_sphere(box: int, *, radius_px: float, edge_px: float) -> NDArray[np.float32]:
+    """A mask (n, n, n) that is 1 within ``radius_px`` of the centre voxel and falls to 0 over ``edge_px`` (a cosine)."""
+    axis = np.arange(box) - box // 2
+    distance = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
+    outside = np.clip((distance - radius_px) / max(edge_px, 1e-6), 0.0, 1.0)
+    return (0.5 + 0.5 * np.cos(np.pi * outside)).astype(np.float32)
+
+
+def correlation(first: Volume, second: Volume, *, mask: NDArray | None = None) -> float:
+    """Pearson correlation of two volumes of one box, over all voxels or weighted by a mask (n, n, n)."""
+    if first.box != second.box:
+        raise ValueError(f"the two volumes differ in box: {first.box} and {second.box} voxels")
+    weight = np.ones(first.data.shape) if mask is None else np.asarray(mask, dtype=np.float64)
+    a, b = (v.data - np.average(v.data, weights=weight) for v in (first, second))
+    return float((weight * a * b).sum() / np.sqrt((weight * a**2).sum() * (weight * b**2).sum()))

@@ -1,0 +1,57 @@
+# Everything runs in .venv, which is made here from Python 3.11 or newer and a package index; nothing else is needed.
+#   make demo       simulate particles, align them and write a report into demo/   (DEMO_PARTICLES=40)
+#   make test       the tests                                                      (PYTEST_ARGS="-k pose")
+#   make check      formatting, lint and types
+#   make reproduce  the tables and figures of the paper, into experiments/
+#   make clean      remove what these have made
+
+PYTHON ?= python3
+DEMO_PARTICLES ?= 40
+DEMO_DIR ?= demo
+PYTEST_ARGS ?=
+PIP_FLAGS ?= --quiet --disable-pip-version-check
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
+
+.PHONY: help demo test check reproduce clean
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: .venv/.gonio
+	$(BIN)/gonio demo $(DEMO_DIR) --particles $(DEMO_PARTICLES)
+
+test: .venv/.gonio-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/.gonio-check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+reproduce: .venv/.gonio
+	$(BIN)/python experiments/run_all.py
+
+clean:
+	rm -rf .venv $(DEMO_DIR) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for the environment and one for each set of packages in it: a second call does nothing, a change of
+# pyproject.toml installs again. Gonio is installed editable, so a change of its source needs no stamp.
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "gonio needs Python 3.11 or newer, and '$(PYTHON)' is not that: try make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.gonio: .venv/.made pyproject.toml
+	$(PIP) -e .
+	@touch $@
+
+.venv/.gonio-test: .venv/.made pyproject.toml
+	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/.gonio-check: .venv/.made pyproject.toml
+	$(PIP) -e '.[check]'
+	@touch $@

@@ -1,0 +1,404 @@
+"""Fourier transforms: the order and centre of every FFT, spectra as lists of samples, spectra sampled anywhere.
+
+Owns the Fourier convention,
+
+    V(k) = sum_x v(x) exp(-2 pi i k.(x - c) / n),   k integer, c = n // 2,               (docs/theory.md eq. 1)
+
+the choice of samples (a Friedel half of the ball below the resolution limit, never k = 0: that is the mean removal),
+and the interpolation of a spectrum between its samples. Must not know what a score or a pose is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from numpy.typing import ArrayLike, NDArray
+
+from gonio.ctf import dose_decay
+from gonio.kernels import cpu
+from gonio.kernels.window import OVERSAMPLING, window_transform
+from gonio.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.wedge import NoWedge, Wedge
+
+__all__ = [
+    "FourierVolume",
+    "ShiftSearch",
+    "Spectrum",
+    "centred_fft",
+    "centred_ifft",
+    "fourier_shell_correlation",
+    "low_passed",
+    "moved",
+    "resolution_at",
+    "shell_limit",
+]
+
+MIN_SHELLS = 3
+
+
+def centred_fft(array: NDArray) -> NDArray[np.complexfloating]:
+    """V(k) of an image or volume of any even or odd box; zero frequency lands on ``n // 2`` of every axis."""
+    return scipy.fft.fftshift(scipy.fft.fftn(scipy.fft.ifftshift(array)))
+
+
+def centred_ifft(spectrum: NDArray) -> NDArray[np.complexfloating]:
+    """The inverse of ``centred_fft``."""
+    return scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(spectrum)))
+
+
+def index_grid(box: int, *, dimensions: int = 3) -> NDArray[np.int64]:
+    """Integer coordinates relative to the centre, xyz order in the last axis, shape (n, ..., n, dimensions)."""
+    axis = np.arange(box) - box // 2
+    return np.stack(np.meshgrid(*[axis] * dimensions, indexing="ij")[::-1], axis=-1)
+
+
+def shell_limit(box: int, voxel_size_angstrom: float, resolution_angstrom: float | None) -> float:
+    """The resolution limit in shells, n voxel / resolution; without a resolution the last whole shell.
+
+    Raises
+    ------
+    ValueError
+        When the resolution is finer than two voxels, or leaves fewer than 3 shells of the box.
+    """
+    nyquist = (box - 1) // 2
+    limit = nyquist if resolution_angstrom is None else box * voxel_size_angstrom / resolution_angstrom
+    if limit > box / 2 * (1 + 1e-6):
+        raise ValueError(
+            f"resolution_angstrom {resolution_angstrom:g} is finer than two voxels ({2 * voxel_size_angstrom:g}); "
+            "ask for less or use smaller voxels"
+        )
+    limit = min(limit, nyquist)
+    if limit < MIN_SHELLS:
+        raise ValueError(
+            f"a box of {box} voxels of {voxel_size_angstrom:g} angstrom has {limit:.1f} Fourier shells to "
+            f"{resolution_angstrom:g} angstrom, at least {MIN_SHELLS} are needed: use a larger box or a finer limit"
+        )
+    return float(limit)
+
+
+def in_friedel_half(index_xyz: NDArray) -> NDArray[np.bool_]:
+    """One of each pair k, -k, and not k = 0; any dimension, shape (..., d)."""
+    chosen = np.zeros(index_xyz.shape[:-1], dtype=bool)
+    for axis in range(index_xyz.shape[-1]):
+        chosen = (index_xyz[..., axis] > 0) | ((index_xyz[..., axis] == 0) & chosen)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A particle as a list of n Fourier samples: what was observed, wherever it was observed.
+
+    Parameters
+    ----------
+    frequency_xyz
+        Shape (3, n), float32, in units of one over the box; rows x, y, z.
+    value
+        Shape (n,), complex64.
+    transfer
+        What the particle's transform was multiplied by at each sample, shape (n,), float32.
+    weight
+        How much each sample counts, shape (n,), float32, 1 when fully measured.
+    box, voxel_size_angstrom
+        Of the particle.
+    limit
+        Radius of the ball that holds the samples, in units of one over the box.
+    on_grid
+        Whether the frequencies are integers.
+    """
+
+    frequency_xyz: NDArray[np.float32]
+    value: NDArray[np.complex64]
+    transfer: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    box: int
+    voxel_size_angstrom: float
+    limit: float
+    on_grid: bool
+
+    @staticmethod
+    def of(particle: Particle, *, resolution_angstrom: float | None = None) -> Spectrum:
+        """The samples of a subtomogram or tilt stack below a resolution limit.
+
+        Raises
+        ------
+        ValueError
+            When the limit does not suit the box (``shell_limit``) or nothing was measured below it.
+        """
+        limit = shell_limit(particle.box, particle.voxel_size_angstrom, resolution_angstrom)
+        make = _stack_samples if isinstance(particle, TiltStack) else _volume_samples
+        frequency, value, transfer, weight = make(particle, limit)
+        keep = weight > 0
+        if not keep.any():
+            raise ValueError("no Fourier sample below the resolution limit was measured: check wedge and limit")
+        return Spectrum(
+            frequency_xyz=np.ascontiguousarray(frequency[keep].T, dtype=np.float32),  # (3, n)
+            value=value[keep].astype(np.complex64),
+            transfer=transfer[keep].astype(np.float32),
+            weight=weight[keep].astype(np.float32),
+            box=particle.box,
+            voxel_size_angstrom=particle.voxel_size_angstrom,
+            limit=limit,
+            on_grid=isinstance(particle, Subtomogram),
+        )
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __repr__(self) -> str:
+        resolution = self.box * self.voxel_size_angstrom / self.limit
+        return f"Spectrum({len(self)} samples to {resolution:.1f} angstrom)"
+
+
+def _volume_samples(subtomogram: Subtomogram, limit: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    volume = subtomogram.volume
+    index = index_grid(volume.box)
+    keep = in_friedel_half(index) & ((index**2).sum(axis=-1) <= limit**2 * (1 + 1e-9))
+    frequency = index[keep]  # (n, 3)
+    value = centred_fft(volume.data.astype(np.float64))[keep]
+    weight = subtomogram.wedge.weight_at(frequency / volume.box_angstrom)
+    return frequency, value, np.ones(len(value)), weight
+
+
+def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Every used image's samples in a Friedel half of the disc: image frequency (s, 2), value, transfer (t, s), used.
+
+    Values are of the images as they are; the transfer is what multiplied the particle's transform in them: the CTF,
+    squared when the images were multiplied by it already, times scale and dose decay.
+    """
+    index = index_grid(stack.box, dimensions=2)
+    keep = in_friedel_half(index) & ((index**2).sum(axis=-1) <= limit**2 * (1 + 1e-9))
+    frequency = index[keep]  # (s, 2)
+    images = stack.images.astype(np.float64)
+    axes = (-2, -1)
+    spectra = scipy.fft.fftshift(scipy.fft.fft2(scipy.fft.ifftshift(images, axes), axes=axes), axes)[:, keep]  # (t, s)
+    per_angstrom = frequency / (stack.box * stack.voxel_size_angstrom)
+    decay = np.ones(spectra.shape)
+    if stack.scale is not None:
+        decay = decay * stack.scale[:, None]
+    if stack.dose is not None:
+        decay = decay * dose_decay(np.linalg.norm(per_angstrom, axis=-1), stack.dose)
+    ctf = np.ones(spectra.shape) if stack.ctf is None else np.broadcast_to(stack.ctf.transfer(per_angstrom), decay.shape)
+    return frequency, spectra, ctf, decay
+
+
+# Where the CTF is nearly zero a premultiplied image holds nothing but rounding; such samples are left out.
+MIN_CTF = 0.05
+
+
+def _stack_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    frequency, value, ctf, decay = image_samples(stack, limit)
+    weight = np.broadcast_to(stack.used[:, None], ctf.shape).astype(np.float64)
+    if stack.ctf_premultiplied:
+        # Undo the multiplication, so that the noise is white again: value = ctf^2 decay G + ctf noise.
+        weight = weight * (np.abs(ctf) > MIN_CTF)
+        value = value / np.where(np.abs(ctf) > MIN_CTF, ctf, 1.0)
+    frequency_xyz = np.einsum("sa,tax->tsx", frequency, stack.projections_xyz)  # (t, s, 3)
+    return frequency_xyz.reshape(-1, 3), value.ravel(), (ctf * decay).ravel(), weight.ravel()
+
+
+@dataclass(frozen=True)
+class FourierVolume:
+    """The spectrum of a reference, to be sampled at any frequency below a limit, and where it was measured.
+
+    The map is divided by the window's transform, padded to twice its box, transformed and cut to the limit; a sample
+    is then a weighted sum of 4 x 4 x 4 neighbours (docs/theory.md eq. 3). Frequencies are in units of one over
+    ``box``, the box of the particles it is compared with, which may differ from the map's own.
+
+    Parameters
+    ----------
+    grid
+        Flat, float32: the spectrum cut to the limit, a cube of ``side`` points in order (z, y, x) with real and
+        imaginary parts interleaved.
+    side
+        Grid points along an edge.
+    scale
+        Grid points for each unit of frequency.
+    regions, weights, weight_scale
+        The wedge (``gonio.wedge``) in units of frequency: rows (w, 7), or a volume of weights and its points per
+        unit of frequency; a volume of shape (0, 0, 0) when there is none.
+    box, voxel_size_angstrom, limit
+        As in ``Spectrum``.
+    """
+
+    grid: NDArray[np.float32]
+    side: int
+    scale: np.float32
+    regions: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    weight_scale: np.float32
+    box: int
+    voxel_size_angstrom: float
+    limit: float
+
+    @staticmethod
+    def of(volume: Volume, *, wedge: Wedge | None = None, limit: float, box: int | None = None) -> FourierVolume:
+        """The spectrum of ``volume`` up to ``limit`` (in units of one over ``box``, by default the volume's own)."""
+        box = volume.box if box is None else box
+        wedge = NoWedge() if wedge is None else wedge
+        padded = OVERSAMPLING * volume.box
+        scale = padded / box
+        half = int(np.floor(scale * limit)) + 3  # the window reaches two points beyond the cell
+        spectrum = _padded_spectrum(volume.data, padded, half)
+        box_angstrom = box * volume.voxel_size_angstrom
+        regions = wedge.regions.copy()
+        regions[:, 6] *= box_angstrom
+        weights = np.zeros((0, 0, 0), np.float32) if wedge.weights is None else wedge.weights
+        weight_scale = 1.0 if wedge.weights is None else len(weights) * wedge.voxel_size_angstrom / box_angstrom
+        grid = np.stack([spectrum.real, spectrum.imag], axis=-1).astype(np.float32)
+        return FourierVolume(
+            grid=grid.ravel(),
+            side=2 * half + 1,
+            scale=np.float32(scale),
+            regions=regions.astype(np.float32),
+            weights=np.ascontiguousarray(weights, dtype=np.float32),
+            weight_scale=np.float32(weight_scale),
+            box=box,
+            voxel_size_angstrom=volume.voxel_size_angstrom,
+            limit=limit,
+        )
+
+    def sample(self, frequency_xyz: ArrayLike) -> NDArray[np.complex64]:
+        """The spectrum at frequencies (n, 3) in units of one over the box; beyond the limit it is an error."""
+        frequency = np.ascontiguousarray(np.asarray(frequency_xyz, dtype=np.float32).T)  # (3, n)
+        radius = np.sqrt((frequency.astype(np.float64) ** 2).sum(axis=0).max(initial=0.0))
+        if radius > self.limit * (1 + 1e-5):
+            raise ValueError(f"the spectrum was kept to {self.limit:g}, sampled at {radius:g}")
+        out = np.empty(frequency.shape[1], dtype=np.complex64)
+        cpu.gather(self.grid, self.side, self.scale, frequency, out)
+        return out
+
+
+def _padded_spectrum(data: NDArray, padded: int, half: int) -> NDArray[np.complexfloating]:
+    """Transform of the tapered, padded map on the cube of grid indices -half..half; one axis at a time."""
+    n = len(data)
+    position = np.arange(n) - n // 2
+    taper = 1.0 / window_transform(position / padded)
+    index = np.arange(-half, half + 1)
+    # A pruned transform: only the rows that are kept are ever computed, as three small matrix products.
+    matrix = np.exp(-2j * np.pi * np.outer(index, position) / padded) * taper  # (c, n)
+    spectrum = data @ matrix.T  # (z, y, c)
+    spectrum = matrix @ spectrum  # (z, c, c)
+    return np.tensordot(matrix, spectrum, axes=(1, 0))  # (c, c, c)
+
+
+def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float64]:
+    """FSC of two volumes of one box, one value for each shell 0..n//2 (shells one over the box wide).
+
+    Returns
+    -------
+    Shape (n // 2 + 1,); shell s holds the frequencies with round(abs(k)) = s; shell 0 is set to 1.
+    """
+    if first.box != second.box:
+        raise ValueError(f"the two volumes differ in box: {first.box} and {second.box} voxels")
+    a, b = (centred_fft(v.data.astype(np.float64)) for v in (first, second))
+    shell = np.rint(np.linalg.norm(index_grid(first.box), axis=-1)).astype(int).ravel()
+    cross, one, two = (
+        np.bincount(shell, weights=x.ravel(), minlength=first.box)[: first.box // 2 + 1]
+        for x in ((a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2)
+    )
+    result = cross / np.sqrt(np.maximum(one * two, 1e-30 * max(one.max() * two.max(), 1e-300)))
+    result[0] = 1.0
+    return result
+
+
+def resolution_at(fsc: NDArray[np.float64], threshold: float, *, box_angstrom: float) -> float:
+    """Where an FSC curve first falls below ``threshold``, angstrom, linear between shells.
+
+    Returns the finest shell's resolution when it never falls, and infinity when it is below from shell 1 on.
+    """
+    below = np.flatnonzero(fsc[1:] < threshold) + 1
+    if not len(below):
+        return box_angstrom / (len(fsc) - 1)
+    last = below[0]
+    if last == 1:
+        return float("inf")
+    high, low = fsc[last - 1], fsc[last]
+    return float(box_angstrom / (last - 1 + (high - threshold) / (high - low)))
+
+
+def low_passed(volume: Volume, *, resolution_angstrom: float) -> Volume:
+    """The volume without frequencies beyond a resolution: a cosine edge two shells wide, half way down at the limit."""
+    shell = np.linalg.norm(index_grid(volume.box), axis=-1)
+    limit = volume.box_angstrom / resolution_angstrom
+    gain = 0.5 + 0.5 * np.cos(np.pi * np.clip((shell - limit + 1.0) / 2.0, 0.0, 1.0))
+    data = centred_ifft(centred_fft(volume.data.astype(np.float64)) * gain).real
+    return Volume(data, volume.voxel_size_angstrom)
+
+
+def moved(volume: Volume, rotation_matrix: NDArray[np.float64], shift_angstrom: NDArray[np.float64]) -> Volume:
+    """tau_t Lambda_R of a volume by eq. 14 (R (3, 3) on xyz, t in angstrom): interpolated in Fourier space."""
+    limit = (volume.box - 1) // 2
+    index = index_grid(volume.box)
+    keep = (index**2).sum(axis=-1) <= limit**2
+    frequency = index[keep].astype(np.float64)  # (n, 3)
+    phase = np.exp(-2j * np.pi * frequency @ shift_angstrom / volume.box_angstrom)
+    spectrum = np.zeros(index.shape[:-1], dtype=np.complex128)
+    spectrum[keep] = phase * FourierVolume.of(volume, limit=limit).sample(frequency @ rotation_matrix)
+    return Volume(centred_ifft(spectrum).real, volume.voxel_size_angstrom)
+
+
+class ShiftSearch:
+    """The best whole-voxel shift for many orientations at once, by FFT (the paper, below eq. 4 and below eq. 14).
+
+    From cross products C(k) = w f conj(G') of a spectrum's samples it finds the shift t within a ball that maximises
+    f.g(t) = Re sum_k C(k) exp(2 pi i k.t / n). Samples off the grid are first spread onto an oversampled one.
+
+    Parameters
+    ----------
+    spectrum
+        Whose samples the products belong to.
+    max_shift_angstrom
+        Radius of the ball; zero shift is always allowed.
+    """
+
+    def __init__(self, spectrum: Spectrum, *, max_shift_angstrom: float) -> None:
+        self._spectrum = spectrum
+        self._oversampling = 1 if spectrum.on_grid else OVERSAMPLING
+        self._half = int(np.floor(self._oversampling * spectrum.limit)) + (0 if spectrum.on_grid else 3)
+        n = spectrum.box
+        self._size = self._oversampling * n
+        axis = np.arange(n) - n // 2
+        square = (index_grid(n) ** 2).sum(axis=-1)  # (z, y, x) of shifts in voxels
+        radius = min(max_shift_angstrom / spectrum.voxel_size_angstrom, n // 2)
+        self._allowed = np.nonzero(square <= max(radius, 0.0) ** 2 * (1 + 1e-9))
+        self._shifts_xyz = np.stack([axis[i] for i in self._allowed[::-1]], axis=-1)  # (s, 3)
+        wrapped = tuple(axis[i] % self._size for i in self._allowed)
+        self._places = np.ravel_multi_index(wrapped, (self._size,) * 3)
+        taper = np.ones(n) if spectrum.on_grid else 1.0 / window_transform(axis / self._size)
+        self._taper = np.prod([taper[i] for i in self._allowed], axis=0)
+        self._grid_places = self._places_of_samples() if spectrum.on_grid else None
+
+    def best(self, products: NDArray[np.complex64]) -> NDArray[np.float64]:
+        """The best shift for each row of cross products (p, n), in angstrom, shape (p, 3), xyz."""
+        best = np.array([self._correlations(row).argmax() for row in products], dtype=np.int64)
+        return self._shifts_xyz[best].reshape(-1, 3) * self._spectrum.voxel_size_angstrom
+
+    def _places_of_samples(self) -> NDArray[np.int64]:
+        kx, ky, kz = np.rint(self._spectrum.frequency_xyz).astype(np.int64) % self._size
+        return (kx * self._size + ky) * (self._size // 2 + 1) + kz
+
+    def _correlations(self, row: NDArray[np.complex64]) -> NDArray[np.floating]:
+        # z, the direction of the Friedel half, is the last axis of the half spectrum, so axes are (x, y, z) here.
+        half = self._on_grid(row) if self._spectrum.on_grid else self._spread(row)
+        volume = scipy.fft.irfftn(half, s=(self._size,) * 3)  # (x, y, z)
+        return volume.transpose(2, 1, 0).ravel()[self._places] * self._taper
+
+    def _on_grid(self, row: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        half = np.zeros((self._size, self._size, self._size // 2 + 1), dtype=np.complex64)
+        # The inverse real transform counts planes z > 0 twice and the real part of plane z = 0 once.
+        half.ravel()[self._grid_places] = row * np.where(self._spectrum.frequency_xyz[2] == 0, 2.0, 1.0)
+        return half
+
+    def _spread(self, row: NDArray[np.complex64]) -> NDArray[np.complexfloating]:
+        side = 2 * self._half + 1
+        grid = np.zeros(2 * side**3)
+        cpu.scatter(side, np.float32(self._oversampling), self._spectrum.frequency_xyz, row, grid)
+        cube = grid.view(np.complex128).reshape(side, side, side).transpose(2, 1, 0)  # (x, y, z)
+        # Samples lie on both sides of z = 0: fold the other side over, C(-k) = conj C(k).
+        cube = cube + cube[::-1, ::-1, ::-1].conj()
+        half = np.zeros((self._size, self._size, self._size // 2 + 1), dtype=np.complex128)
+        index = np.arange(-self._half, self._half + 1) % self._size
+        half[np.ix_(index, index, np.arange(self._half + 1))] = cube[:, :, self._half :]
+        return half

@@ -1,0 +1,15 @@
+"""Foreign files: everything that gonio reads and writes, and nothing of their conventions beyond this folder."""
+
+from gonio.io.errors import FormatError
+from gonio.io.mrc import read_stack, read_volume, write_volume
+from gonio.io.star import read_particles, write_particles, write_simulated
+
+__all__ = [
+    "FormatError",
+    "read_particles",
+    "read_stack",
+    "read_volume",
+    "write_particles",
+    "write_simulated",
+    "write_volume",
+]

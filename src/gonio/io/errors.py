@@ -1,0 +1,83 @@
+"""The one exception of foreign files, where a file is looked for, and the safe way to replace one.
+
+Owns ``FormatError``, the search order of relative paths and atomic writing. Knows no format.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["FormatError", "locate", "reading", "replacing"]
+
+
+class FormatError(ValueError):
+    """A file is missing, broken, or does not say what gonio needs to know.
+
+    Parameters
+    ----------
+    path
+        The file.
+    problem
+        What is wrong with it.
+    remedy
+        What to do about it.
+    """
+
+    # The three parts are the exception's args, so that it survives pickling between processes.
+    def __init__(self, path: str | Path, problem: str, remedy: str) -> None:
+        super().__init__(str(path), problem, remedy)
+        self.path, self.problem, self.remedy = str(path), problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}; {self.remedy}"
+
+
+@contextmanager
+def reading(path: str | Path, remedy: str) -> Iterator[None]:
+    """Turn whatever goes wrong inside into a ``FormatError`` of this file, chained from its cause."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except FileNotFoundError as error:
+        raise FormatError(path, "no such file", "check the path") from error
+    except (OSError, EOFError, ValueError, LookupError, MemoryError, ArithmeticError, zlib.error) as error:
+        raise FormatError(path, str(error).strip() or type(error).__name__, remedy) from error
+
+
+def locate(token: str, folder: Path) -> Path | None:
+    """The file that a path in a list means: relative to the list's folder, else, as in RELION, to the current one."""
+    return next((place for place in (folder / token, Path(token)) if place.is_file()), None)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary file beside ``path`` to write, then put it in the place of ``path`` in one step.
+
+    Readers see the old file or the new one, never half of one; on failure the temporary file is removed.
+
+    Raises
+    ------
+    FormatError
+        If the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    try:
+        if not path.parent.is_dir():
+            raise FormatError(path, f"the folder {path.parent} does not exist", "create it first")
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise FormatError(
+            path, f"cannot be written ({error})", "choose a folder with space that you may write"
+        ) from error
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,222 @@
+"""Particles behind a STAR list, loaded one at a time.
+
+Owns how an image file becomes a ``TiltStack`` or a ``Subtomogram``: which images belong to which tilts, voxel sizes,
+contrast, and where the wedge comes from. Knows nothing of poses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.io.blocks import Block, Star
+from gonio.io.errors import FormatError, locate, reading
+from gonio.io.mrc import MrcImage, image_stack, read_mrc
+from gonio.io.tilts import TiltSeries, visible_tilts
+from gonio.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
+
+__all__ = ["ReadOptions", "StarSource"]
+
+VOXEL_SIZE_TOLERANCE = 0.01
+SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
+TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the caller said about a list: each replaces what the files say; see ``read_particles``."""
+
+    tilt_range_deg: tuple[float, float] | None = None
+    axis_deg: float = 90.0
+    voxel_size_angstrom: float | None = None
+    invert_contrast: bool = False
+
+
+@dataclass(frozen=True)
+class StarSource:
+    """A STAR list that has been read: all its blocks as text, and whoever its particles are.
+
+    Parameters
+    ----------
+    star
+        The file.
+    particles
+        Its block of particles.
+    series
+        Tilt series by tomogram name; empty for 3-D subtomograms.
+    tomograms_path
+        Where the tilt series came from, or None.
+    options
+        What the caller said.
+    """
+
+    star: Star
+    particles: Block
+    series: Mapping[str, TiltSeries]
+    tomograms_path: Path | None
+    options: ReadOptions
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.star.path
+
+    @cached_property
+    def optics_rows(self) -> NDArray[np.int64]:
+        """For each particle its row in block data_optics; empty where the file has no such block."""
+        optics = self.star.find("optics")
+        if optics is None:
+            return np.zeros(0, dtype=np.int64)
+        groups = {group: row for row, group in enumerate(optics.text("rlnOpticsGroup"))}
+        wanted = self.particles.text("rlnOpticsGroup")
+        lost = next((group for group in wanted if group not in groups), None)
+        if lost is not None:
+            raise FormatError(self.path, f"optics group {lost!r} is not in block data_optics", "add it there")
+        return np.array([groups[group] for group in wanted])
+
+    def values(self, label: str) -> NDArray[np.float64] | None:
+        """A number for each particle, from its optics group or its own row; None where neither has the column."""
+        optics = self.star.find("optics")
+        if optics is not None and label in optics:
+            return optics.numbers(label)[self.optics_rows]
+        return self.particles.numbers(label) if label in self.particles else None
+
+    def value(self, label: str, index: int) -> float | None:
+        """``values(label)[index]``, at a cost that does not grow with the list."""
+        optics = self.star.find("optics")
+        if optics is not None and label in optics:
+            return optics.number(label, int(self.optics_rows[index]))
+        return self.particles.number(label, index) if label in self.particles else None
+
+    @cached_property
+    def voxel_sizes_angstrom(self) -> NDArray[np.float64] | None:
+        """Voxel size of each particle's images as the list states it, or None."""
+        for label in ("rlnImagePixelSize", "rlnPixelSize"):
+            sizes = self.values(label)
+            if sizes is not None:
+                return sizes
+        detector_um, magnification = self.values("rlnDetectorPixelSize"), self.values("rlnMagnification")
+        return None if detector_um is None or magnification is None else 1e4 * detector_um / magnification
+
+    def load(self, index: int) -> Particle:
+        """The particle at this row of the file.
+
+        Raises
+        ------
+        FormatError
+            If its image is missing, broken or does not fit the list, or its wedge is unknown.
+        """
+        image = read_mrc(self._locate("rlnImageName", index))
+        size = self._voxel_size(index, image)
+        return self._tilt_stack(index, image, size) if self.series else self._subtomogram(index, image, size)
+
+    def _locate(self, label: str, index: int) -> Path:
+        token = self.particles.text(label)[index]
+        found = locate(token, self.path.parent)
+        if found is None:
+            problem = f"{label} of row {index + 1}, {token}, is neither in {self.path.parent} nor in {Path.cwd()}"
+            raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
+        return found
+
+    def _voxel_size(self, index: int, image: MrcImage) -> float:
+        if self.options.voxel_size_angstrom is not None:
+            return self.options.voxel_size_angstrom
+        header = image.voxel_size_angstrom(axes=2 if self.series else 3)
+        listed = header if self.voxel_sizes_angstrom is None else float(self.voxel_sizes_angstrom[index])
+        if listed <= 0:
+            raise FormatError(image.path, "no voxel size in the list nor in the header", "pass --voxel-size ANGSTROM")
+        if header > 0 and abs(header / listed - 1) > VOXEL_SIZE_TOLERANCE:
+            problem = f"its header says {header:g} angstrom per voxel, {self.path} says {listed:g}"
+            raise FormatError(image.path, problem, "pass --voxel-size with the right one")
+        return listed
+
+    def _contrast(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
+        return -data if self.options.invert_contrast else data
+
+    def _tilt_stack(self, index: int, image: MrcImage, size: float) -> TiltStack:
+        images = image_stack(image)
+        series = self.series[self.particles.text("rlnTomoName")[index]]
+        series, visible = self._match(index, image.path, len(images), series)
+        with reading(image.path, "extract this particle again"):
+            return TiltStack(
+                self._contrast(images),
+                series.projections_xyz,
+                size,
+                ctf=series.ctf(
+                    voltage_kv=self._optics(index, "rlnVoltage"),
+                    spherical_aberration_mm=self._optics(index, "rlnSphericalAberration"),
+                    amplitude_contrast=self._optics(index, "rlnAmplitudeContrast"),
+                ),
+                ctf_premultiplied=bool(self.value("rlnCtfDataAreCtfPremultiplied", index)),
+                dose=series.dose,
+                scale=visible.astype(np.float64) if series.scale is None else visible * series.scale,
+            )
+
+    def _match(self, index: int, path: Path, count: int, series: TiltSeries) -> tuple[TiltSeries, NDArray[np.bool_]]:
+        # RELION 5 stores the visible tilts only, WarpTools all of them with the others left zero.
+        visible = np.ones(len(series), dtype=bool)
+        if "rlnTomoVisibleFrames" in self.particles:
+            token = self.particles.text("rlnTomoVisibleFrames")[index]
+            visible = visible_tilts(token, path=self.path, row=index, count=len(series))
+        if count == len(series):
+            return series, visible
+        if count == visible.sum():
+            return series.take(visible), visible[visible]
+        problem = f"holds {count} images; its tomogram has {len(series)} tilts, {visible.sum()} of them visible"
+        raise FormatError(path, problem, f"give the tomograms file that belongs to {self.path}")
+
+    def _optics(self, index: int, label: str) -> float:
+        value = self.value(label, index)
+        if value is None:
+            raise FormatError(self.path, f"has no column {label}, which the CTF needs", "add it to block data_optics")
+        return value
+
+    def _subtomogram(self, index: int, image: MrcImage, size: float) -> Subtomogram:
+        with reading(image.path, "a 3-D subtomogram must be a cubic map"):
+            volume = Volume(self._contrast(image.data), size)
+            return Subtomogram(volume, self._wedge(index, volume))
+
+    def _wedge(self, index: int, volume: Volume) -> Wedge:
+        tilts = self._tilts(index)
+        if tilts is None:
+            return self._weights(index, volume)
+        if any(abs(self.value(label, index) or 0.0) > 1e-6 for label in SUBTOMOGRAM_ANGLES):
+            problem = f"row {index + 1} was cut out rotated (rlnTomoSubtomogramRot, Tilt, Psi): no tilt range fits it"
+            raise FormatError(self.path, problem, "leave out --tilt-range and give weights in rlnCtfImage")
+        with reading(self.path, "pass --tilt-range MIN MAX in degrees"):
+            return SingleAxisWedge(*tilts)
+
+    def _tilts(self, index: int) -> tuple[float, float, float] | None:
+        if self.options.tilt_range_deg is not None:
+            return (*self.options.tilt_range_deg, self.options.axis_deg)
+        low, high, axis = (self.value(label, index) for label in TILT_COLUMNS)
+        return None if low is None or high is None or axis is None else (low, high, axis)
+
+    def _weights(self, index: int, volume: Volume) -> WeightVolumeWedge:
+        if "rlnCtfImage" not in self.particles:
+            raise FormatError(self.path, "does not say which tilts were measured", "pass --tilt-range MIN MAX")
+        image = read_mrc(self._locate("rlnCtfImage", index))
+        with reading(image.path, "pass --tilt-range MIN MAX instead"):
+            return WeightVolumeWedge(_centred_weights(image.data, volume.box), volume.voxel_size_angstrom)
+
+
+def _centred_weights(weights: NDArray[np.float32], box: int) -> NDArray[np.float32]:
+    """RELION's two layouts of a 3-D CTF as a cube with zero frequency at n // 2.
+
+    A whole cube is centred already; half a transform (kx >= 0 only) has its zero frequency in the corner
+    (RELION src/ml_optimiser.cpp, where rlnCtfImage is read).
+    """
+    if weights.shape == (box, box, box):
+        return weights
+    if weights.shape != (box, box, box // 2 + 1):
+        raise ValueError(f"weights of shape {weights.shape} do not fit a particle of {box} voxels")
+    k = np.arange(box) - box // 2  # (b,)
+    kz, ky, kx = np.meshgrid(k, k, k, indexing="ij")
+    sign = np.where(kx < 0, -1, 1)  # the weight of -k is that of k
+    return weights[(sign * kz) % box, (sign * ky) % box, np.abs(kx)]  # (b, b, b)

@@ -1,0 +1,388 @@
+"""The microscope: from a density and a pose to a subtomogram or a stack of tilt images whose truth is known.
+
+Owns the imaging chain of Xu & Alber 2012 (section "Generating simulated cryo-electron tomograms"), one function a step:
+
+    project at every tilt -> add noise -> CTF -> MTF -> weighted back-projection
+
+Tilt theta turns the specimen right-handed by theta about the tilt axis a; the beam runs along z. With b = a x z, the
+image axes of a reconstruction are d(theta) = b cos(theta) + z sin(theta) and a in the specimen's frame, as in
+``gonio.wedge``. Back-projection of images g at tilts theta_i is
+
+    V(p) = sum_i w_i sum_j K(p.d_i - j) g_i(j, p.a)            K(s) = sinc(s) / 2 - sinc(s / 2)^2 / 4
+
+with w_i the angle that a tilt stands for and K the ramp filter |k| cut at the Nyquist frequency, a closed form: the
+filter and the interpolation between pixels are one exact sum. Projections come from the density's own formula, on a
+field wider than the box, so that the box is filled to its corners. It knows nothing of alignment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import fft
+from scipy.ndimage import map_coordinates
+from scipy.spatial.transform import Rotation
+
+from gonio.ctf import Ctf, electron_wavelength_angstrom
+from gonio.pose import Pose
+from gonio.simulate.phantom import Density
+from gonio.volume import MIN_BOX, Subtomogram, TiltStack, Volume
+from gonio.wedge import SingleAxisWedge
+
+__all__ = [
+    "Imaging",
+    "PAPER_CTF",
+    "add_noise",
+    "apply_transfer",
+    "back_project",
+    "first_zero_per_angstrom",
+    "mtf",
+    "simulate_subtomogram",
+    "simulate_tilt_stack",
+    "tilt_angles_deg",
+    "tilt_poses",
+    "tilt_weights",
+    "truncated_ctf",
+]
+
+# Xu & Alber 2012: Cs 2 mm, defocus 4 um; 300 kV puts the first zero at 0.356/nm.
+PAPER_CTF = Ctf(40_000.0, 40_000.0, voltage_kv=300.0, spherical_aberration_mm=2.0, amplitude_contrast=0.0)
+
+MATRIX_ENTRIES = 2**26  # 256 MB of float32, 121 tilts of a box of 64; larger back-projections interpolate instead
+SPLINE_OVERSAMPLING = 4  # cubic splines err by (f / (1 - f))^4 = 4e-4 at the image's Nyquist frequency, f = 1/8
+
+
+@dataclass(frozen=True)
+class Imaging:
+    """How a particle is imaged; the defaults are the paper's.
+
+    Parameters
+    ----------
+    box
+        Voxels along an edge of the subtomogram, n >= 8.
+    voxel_size_angstrom
+        Of the subtomogram and of the tilt images.
+    tilt_min_deg, tilt_max_deg, tilt_step_deg
+        First and last tilt and the step between; the range must be a whole number of steps.
+    axis_deg
+        Direction of the tilt axis in the xy plane, degrees from x towards y; 90 is y, and the fastest.
+    snr
+        Variance of the clean images over that of the noise; infinite for none.
+    ctf
+        Of every tilt, without astigmatism, underfocus; None for a perfect lens.
+    detector_mtf
+        Whether the detector blurs (``mtf``).
+    """
+
+    box: int = 32
+    voxel_size_angstrom: float = 10.0
+    tilt_min_deg: float = -60.0
+    tilt_max_deg: float = 60.0
+    tilt_step_deg: float = 1.0
+    axis_deg: float = 90.0
+    snr: float = np.inf
+    ctf: Ctf | None = PAPER_CTF
+    detector_mtf: bool = True
+
+    def __post_init__(self) -> None:
+        if self.box < MIN_BOX:
+            raise ValueError(f"box must be at least {MIN_BOX} voxels, got {self.box!r}")
+        if not (np.isfinite(self.voxel_size_angstrom) and self.voxel_size_angstrom > 0):
+            raise ValueError(f"voxel_size_angstrom must be a positive number, got {self.voxel_size_angstrom!r}")
+        if not self.snr > 0:
+            raise ValueError(f"snr must be positive, infinite for no noise, got {self.snr!r}")
+        if self.ctf is not None:
+            _check_plain(self.ctf)
+        _ = self.wedge, self.tilts_deg  # each checks its own
+
+    @property
+    def tilts_deg(self) -> NDArray[np.float64]:
+        """Tilt angles, degrees, shape (t,)."""
+        return tilt_angles_deg(self.tilt_min_deg, self.tilt_max_deg, step_deg=self.tilt_step_deg)
+
+    @property
+    def wedge(self) -> SingleAxisWedge:
+        """What the tilts measure."""
+        return SingleAxisWedge(self.tilt_min_deg, self.tilt_max_deg, self.axis_deg)
+
+    @property
+    def field_yx(self) -> tuple[int, int]:
+        """Pixels of the images that are simulated: across the axis the box's diagonal fits, and margins of n/4."""
+        along = 3 * self.box // 2 if self.axis_deg == 90.0 else 2 * self.box
+        return along, 2 * self.box
+
+    def transfer(self) -> NDArray[np.float64]:
+        """CTF up to its first zero times MTF, on the half plane of ``rfft2`` of the field, shape (y, x // 2 + 1)."""
+        frequency = _image_frequencies(self.field_yx, self.voxel_size_angstrom)
+        radius = np.linalg.norm(frequency, axis=-1)
+        contrast = np.ones_like(radius) if self.ctf is None else truncated_ctf(frequency, ctf=self.ctf)
+        nyquist = 0.5 / self.voxel_size_angstrom
+        return contrast * mtf(radius / nyquist) if self.detector_mtf else contrast
+
+
+def simulate_subtomogram(density: Density, pose: Pose, *, imaging: Imaging, rng: np.random.Generator) -> Subtomogram:
+    """A subtomogram of the particle at ``pose``, as a microscope would have measured it.
+
+    Parameters
+    ----------
+    density
+        A ``Phantom``, a ``Structure``, or anything else that is a ``Density``.
+    pose
+        A single pose: where the particle truly is.
+    imaging
+        Tilts, optics, noise and box.
+    rng
+        Source of the noise; not touched when ``imaging.snr`` is infinite.
+
+    Returns
+    -------
+    The reconstruction, whose wedge is ``imaging.wedge``. Without CTF, MTF, noise and a missing wedge it is the
+    density itself, in its units.
+    """
+    # About z, so that the axis becomes y and the images' axes are d(theta) and a.
+    upright = Pose(Rotation.from_rotvec([0.0, 0.0, 90.0 - imaging.axis_deg], degrees=True), np.zeros(3))
+    tilts = imaging.tilts_deg
+    poses = tilt_poses(upright @ pose, tilts, axis_deg=90.0)
+    clean = density.projections(poses, shape_yx=imaging.field_yx, voxel_size_angstrom=imaging.voxel_size_angstrom)
+    noisy = add_noise(clean.astype(np.float32), snr=imaging.snr, box=imaging.box, rng=rng)
+    images = apply_transfer(noisy, imaging.transfer())
+    data = back_project(images, tilts, box=imaging.box, axis_deg=imaging.axis_deg)
+    return Subtomogram(Volume(data, imaging.voxel_size_angstrom), imaging.wedge)
+
+
+def simulate_tilt_stack(density: Density, pose: Pose, *, imaging: Imaging, rng: np.random.Generator) -> TiltStack:
+    """The same particle as 2-D tilt images: projections times the whole CTF, then white noise.
+
+    Noise comes after the CTF here, as electrons are counted after the lens, and the signal-to-noise ratio is that of
+    the images with their CTF; the detector's MTF is left out. Image axes are the microscope's x and y at any
+    ``axis_deg``.
+
+    Parameters
+    ----------
+    density, pose, imaging, rng
+        As in ``simulate_subtomogram``.
+    """
+    poses = tilt_poses(pose, imaging.tilts_deg, axis_deg=imaging.axis_deg)
+    field = (2 * imaging.box, 2 * imaging.box)
+    images = density.projections(poses, shape_yx=field, voxel_size_angstrom=imaging.voxel_size_angstrom)
+    ctf = None if imaging.ctf is None else _repeated(imaging.ctf, len(poses))
+    if imaging.ctf is not None:
+        frequency = _image_frequencies(field, imaging.voxel_size_angstrom)
+        images = apply_transfer(images, imaging.ctf.transfer(frequency.reshape(-1, 2)).reshape(frequency.shape[:2]))
+    window = _window(images, (imaging.box, imaging.box))
+    noisy = add_noise(window, snr=imaging.snr, box=imaging.box, rng=rng)
+    rows = tilt_poses(Pose.identity(), imaging.tilts_deg, axis_deg=imaging.axis_deg).matrix[:, :2]  # (t, 2, 3)
+    return TiltStack(noisy, rows, imaging.voxel_size_angstrom, ctf=ctf)
+
+
+def tilt_angles_deg(tilt_min_deg: float, tilt_max_deg: float, *, step_deg: float = 1.0) -> NDArray[np.float64]:
+    """Angles from first to last, both included, degrees, shape (t,).
+
+    Raises
+    ------
+    ValueError
+        The step is not positive, or the range is not a whole number of steps.
+    """
+    if not step_deg > 0:
+        raise ValueError(f"step_deg must be positive, got {step_deg!r}")
+    steps = (tilt_max_deg - tilt_min_deg) / step_deg
+    if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+        raise ValueError(
+            f"the tilt range must be a whole number of steps of {step_deg!r} degrees,"
+            f" got {tilt_min_deg!r} to {tilt_max_deg!r}"
+        )
+    return np.linspace(tilt_min_deg, tilt_max_deg, round(steps) + 1)
+
+
+def tilt_poses(pose: Pose, tilts_deg: ArrayLike, *, axis_deg: float) -> Pose:
+    """The particle's pose in the microscope at every tilt, a batch of t.
+
+    The first two rows of the rotation alone are the images' x and y axes in the specimen's frame.
+    """
+    axis = np.radians(axis_deg)
+    turn = np.radians(np.asarray(tilts_deg, dtype=np.float64))[:, None] * [np.cos(axis), np.sin(axis), 0.0]
+    return Pose(Rotation.from_rotvec(turn), np.zeros_like(turn)) @ pose
+
+
+def add_noise(images: NDArray, *, snr: float, box: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Images plus white Gaussian noise of variance ``var(clean) / snr``.
+
+    The variance of the clean images is taken over all tilts together, within the central ``box`` x ``box`` pixels:
+    it does not depend on how wide a field is simulated.
+    """
+    images = np.asarray(images, dtype=np.float32)
+    if np.isinf(snr):
+        return images
+    sd = np.sqrt(_window(images, (box, box)).var(dtype=np.float64) / snr)
+    noise = rng.standard_normal(images.shape, dtype=np.float32)
+    noise *= np.float32(sd)
+    noise += images
+    return noise
+
+
+def first_zero_per_angstrom(ctf: Ctf) -> float:
+    """The lowest frequency, above zero, at which the transfer of an underfocused lens without astigmatism vanishes.
+
+    Solves ``pi lambda z s - pi Cs lambda^3 s^2 / 2 + chi0 = pi`` for s = k^2, with chi0 the amplitude contrast's phase;
+    where the phase turns before it reaches pi, solves for phase 0 instead.
+    """
+    _check_plain(ctf)
+    wavelength = electron_wavelength_angstrom(ctf.voltage_kv)
+    linear = wavelength * float(np.asarray(ctf.defocus_u_angstrom))
+    quadratic = 0.5e7 * ctf.spherical_aberration_mm * wavelength**3
+    start = np.arcsin(ctf.amplitude_contrast) / np.pi
+    under_root = linear**2 - 4.0 * quadratic * (1.0 - start)
+    if under_root >= 0:
+        return float(np.sqrt(2.0 * (1.0 - start) / (linear + np.sqrt(under_root))))
+    return float(np.sqrt((linear + np.sqrt(linear**2 + 4.0 * quadratic * start)) / (2.0 * quadratic)))
+
+
+def truncated_ctf(frequency_xy_per_angstrom: NDArray, *, ctf: Ctf) -> NDArray[np.float64]:
+    """The CTF at frequencies (..., 2), zero beyond its first zero: the paper drops what comes back inverted."""
+    flat = frequency_xy_per_angstrom.reshape(-1, 2)  # (s, 2)
+    below = np.linalg.norm(flat, axis=1) < first_zero_per_angstrom(ctf)
+    return (ctf.transfer(flat) * below).reshape(frequency_xy_per_angstrom.shape[:-1])
+
+
+def mtf(fraction_of_nyquist: ArrayLike) -> NDArray[np.float64]:
+    """The paper's detector: sin(pi w / 2) / (pi w / 2), w the frequency as a fraction of Nyquist."""
+    return np.sinc(0.5 * np.asarray(fraction_of_nyquist, dtype=np.float64))
+
+
+def apply_transfer(images: NDArray, transfer: NDArray) -> NDArray:
+    """Multiply the spectra of images (t, y, x) by a transfer (y, x // 2 + 1) in the order of ``rfft2``; same dtype."""
+    spectra = fft.rfft2(images)
+    spectra *= transfer.astype(images.dtype)
+    return fft.irfft2(spectra, s=images.shape[1:], overwrite_x=True)
+
+
+def tilt_weights(tilts_deg: ArrayLike) -> NDArray[np.float64]:
+    """The angle in radians that each tilt stands for in back-projection, shape (t,): half the gaps to its neighbours.
+
+    An end tilt has its one gap on both sides, unless both ends show the same view (180 degrees apart) and share it.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two tilts, tilts that do not increase, or a range over 180 degrees.
+    """
+    tilts = np.radians(np.asarray(tilts_deg, dtype=np.float64))
+    gaps = np.diff(tilts)
+    if len(gaps) < 1 or gaps.min() <= 0 or np.ptp(tilts) > np.pi + 1e-9:
+        raise ValueError(f"tilts_deg must be two or more increasing angles within 180 degrees, got {tilts_deg!r}")
+    weights = 0.5 * (np.append(gaps, gaps[-1]) + np.insert(gaps, 0, gaps[0]))
+    if np.isclose(np.ptp(tilts), np.pi):
+        weights[[0, -1]] *= 0.5
+    return weights
+
+
+def ramp_kernel(distance_px: NDArray) -> NDArray:
+    """|k| for |k| <= 1/2, as a function of the distance in pixels: sinc(s) / 2 - sinc(s / 2)^2 / 4."""
+    return 0.5 * np.sinc(distance_px) - 0.25 * np.sinc(0.5 * distance_px) ** 2
+
+
+def back_project(images: NDArray, tilts_deg: ArrayLike, *, box: int, axis_deg: float = 90.0) -> NDArray[np.float32]:
+    """Weighted back-projection of images into a box.
+
+    Parameters
+    ----------
+    images
+        Shape (t, y, x), y along the tilt axis, x along d(theta); centre pixel ``// 2``. Zero beyond the field.
+    tilts_deg
+        Increasing, shape (t,).
+    box
+        n, voxels of the size of a pixel.
+    axis_deg
+        Direction of the tilt axis in the xy plane of the box.
+
+    Returns
+    -------
+    Shape (n, n, n), order (z, y, x). A range of 180 degrees has unit gain: projections summed over voxels along z
+    give back the density.
+    """
+    tilts = tuple(float(tilt) for tilt in np.asarray(tilts_deg, dtype=np.float64))
+    if len(tilts) != len(images):
+        raise ValueError(f"{len(images)} images need as many tilts_deg, got {len(tilts)}")
+    entries = images.shape[0] * images.shape[2] * box**2
+    if axis_deg == 90.0 and images.shape[1] >= box and entries <= MATRIX_ENTRIES:
+        return _back_project_by_matrix(images, tilts, box=box)
+    return _back_project_by_spline(images, tilts, box=box, axis_deg=axis_deg)
+
+
+def _back_project_by_matrix(images: NDArray, tilts_deg: tuple[float, ...], *, box: int) -> NDArray[np.float32]:
+    # About y, rows of the images are rows of the box: one matrix from (tilt, x) to (z, x) serves all of them.
+    rows = _window(images, (box, images.shape[2])).transpose(1, 0, 2).reshape(box, -1)  # (y, t x)
+    volume = rows.astype(np.float32) @ _ramp_matrix(tilts_deg, images.shape[2], box)  # (y, z x)
+    return volume.reshape(box, box, box).transpose(1, 0, 2)  # (z, y, x)
+
+
+@lru_cache(maxsize=3)
+def _ramp_matrix(tilts_deg: tuple[float, ...], width: int, box: int) -> NDArray[np.float32]:
+    # w_i K(u_i(z, x) - j), shape (t width, z x).
+    here = np.arange(box) - box // 2
+    pixels = np.arange(width) - width // 2
+    matrix = np.empty((len(tilts_deg), width, box * box), dtype=np.float32)
+    for rows, tilt, weight in zip(matrix, np.radians(tilts_deg), tilt_weights(tilts_deg), strict=True):
+        u = (here * np.cos(tilt) + here[:, None] * np.sin(tilt)).reshape(-1)  # (z x,)
+        rows[:] = weight * ramp_kernel(u - pixels[:, None])
+    matrix.setflags(write=False)
+    return matrix.reshape(-1, box * box)
+
+
+def _back_project_by_spline(
+    images: NDArray, tilts_deg: tuple[float, ...], *, box: int, axis_deg: float
+) -> NDArray[np.float32]:
+    # Any axis and any size: filtered images at a fine spacing, exactly, then cubic splines between those.
+    fine_y, fine_x = (_fine_grid(count) for count in images.shape[1:])
+    along = np.sinc(fine_y[:, None] - _pixels(images.shape[1]))  # (fine y, y)
+    across = ramp_kernel(fine_x[:, None] - _pixels(images.shape[2]))  # (fine x, x)
+    z, y, x = np.meshgrid(*3 * [_pixels(box)], indexing="ij", sparse=True)
+    cosine, sine = np.cos(np.radians(axis_deg)), np.sin(np.radians(axis_deg))
+    v = np.broadcast_to(x * cosine + y * sine, (box, box, box))  # p.a
+    b = x * sine - y * cosine  # p.b, b = a x z
+    volume = np.zeros((box, box, box))
+    for image, tilt, weight in zip(images, np.radians(tilts_deg), tilt_weights(tilts_deg), strict=True):
+        u = b * np.cos(tilt) + z * np.sin(tilt)
+        where = SPLINE_OVERSAMPLING * np.stack([v - fine_y[0], u - fine_x[0]])
+        volume += weight * map_coordinates(along @ image @ across.T, where, order=3, mode="mirror")
+    return volume.astype(np.float32)
+
+
+def _pixels(count: int) -> NDArray[np.int_]:
+    return np.arange(count) - count // 2
+
+
+def _fine_grid(count: int) -> NDArray[np.float64]:
+    return np.arange(count * SPLINE_OVERSAMPLING) / SPLINE_OVERSAMPLING - count // 2
+
+
+def _window(images: NDArray, shape_yx: tuple[int, int]) -> NDArray:
+    # The central part, centre pixel on centre pixel.
+    starts = [have // 2 - want // 2 for have, want in zip(images.shape[1:], shape_yx, strict=True)]
+    (y, x), (height, width) = starts, shape_yx
+    return images[:, y : y + height, x : x + width]
+
+
+def _image_frequencies(shape_yx: tuple[int, int], voxel_size_angstrom: float) -> NDArray[np.float64]:
+    # Of rfft2, xy order, 1/angstrom, shape (y, x // 2 + 1, 2).
+    y = fft.fftfreq(shape_yx[0], voxel_size_angstrom)
+    x = fft.rfftfreq(shape_yx[1], voxel_size_angstrom)
+    return np.stack(np.broadcast_arrays(x, y[:, None]), axis=-1)
+
+
+def _check_plain(ctf: Ctf) -> None:
+    u, v = np.asarray(ctf.defocus_u_angstrom), np.asarray(ctf.defocus_v_angstrom)
+    if u.ndim or v.ndim or u != v or not u > 0:
+        raise ValueError(
+            "ctf must hold one positive underfocus (defocus_u_angstrom equal to defocus_v_angstrom, no batch),"
+            f" got {ctf.defocus_u_angstrom!r} and {ctf.defocus_v_angstrom!r}"
+        )
+
+
+def _repeated(ctf: Ctf, count: int) -> Ctf:
+    # The same lens at every tilt, as TiltStack keeps it.
+    defocus = np.full(count, ctf.defocus_u_angstrom)
+    return replace(ctf, defocus_u_angstrom=defocus, defocus_v_angstrom=defocus, astigmatism_deg=np.zeros(count))

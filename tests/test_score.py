@@ -1,0 +1,308 @@
+"""The fast scores agree with the paper's definitions, and their derivatives with their values.
+
+Interpolating the reference's spectrum is wrong by INTERPOLATION of its rms (measured here: 4.4e-4). A dissimilarity is
+a squared length d = |u - v|^2, so an error e of v changes it by -2 e.(u - v) + e^2. The error knows nothing of the
+residual u - v: of N samples, 1 / sqrt(N) of it lies that way. ``allowance`` takes four times that, and is the tolerance
+of every comparison with the oracle.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from gonio.fourier import FourierVolume, Spectrum
+from gonio.score import Comparison, Score
+from gonio.volume import Subtomogram, TiltStack, Volume
+from gonio.wedge import NoWedge, SingleAxisWedge
+from oracle import (
+    Blobs,
+    best_shift,
+    constrained,
+    everything,
+    fcs,
+    fft_centred,
+    moved,
+    normalised,
+    overlap,
+    paper_wedge,
+    rcs,
+)
+
+INTERPOLATION = 5e-4
+ROUNDING = 3e-6  # of values of order one: float32 data (6e-8) summed over some thousand samples in blocks of 64
+VOXEL = 5.0
+LIMIT = 8.0
+
+TURN = Rotation.from_euler("ZYZ", [40.0, 70.0, -25.0], degrees=True).as_matrix()  # not its own inverse
+SHIFT = np.array([0.7, -0.4, 0.5])  # voxels
+OBJECT, OTHER = Blobs.random(7), Blobs.random(8)
+ORACLE = {Score.RCS: rcs, Score.FCS: fcs}
+
+# Target wedge, reference wedge, and the same two for the oracle.
+WEDGES = {
+    "full": (NoWedge(), NoWedge(), everything, everything),
+    "target": (SingleAxisWedge(-60, 60), NoWedge(), paper_wedge(60), everything),
+    "both": (SingleAxisWedge(-60, 60), SingleAxisWedge(-45, 45), paper_wedge(60), paper_wedge(45)),
+}
+boxes = pytest.mark.parametrize("n", [24, 25])
+scores = pytest.mark.parametrize("score", list(Score))
+wedges = pytest.mark.parametrize("wedge", list(WEDGES))
+
+
+def comparison(f, g, score, *, wedge="full", limit=LIMIT) -> Comparison:
+    """Gonio's view of two arrays."""
+    of_target, of_reference, *_ = WEDGES[wedge]
+    resolution = len(f) * VOXEL / limit
+    target = Spectrum.of(Subtomogram(Volume(f, VOXEL), of_target), resolution_angstrom=resolution)
+    return Comparison(target, FourierVolume.of(Volume(g, VOXEL), wedge=of_reference, limit=target.limit), score=score)
+
+
+def dissimilarity(pair: Comparison, rotation=TURN, shift=SHIFT) -> float:
+    """d at one pose, its shift in voxels."""
+    return pair.normal_equations(rotation[None], VOXEL * shift[None]).dissimilarity[0]
+
+
+def power(pair: Comparison, rotation=TURN) -> float:
+    """The square of the unit in which a score measures the reference: 1 for RCS, |g|^2 / |Omega| for FCS."""
+    if pair.score is Score.RCS:
+        return 1.0
+    spectrum = pair.target
+    value = pair.reference.sample((spectrum.frequency_xyz.T @ rotation) * (1 - 1e-6))
+    return float((np.abs(value) ** 2).mean())
+
+
+def allowance(d: float, pair: Comparison, rotation=TURN) -> float:
+    """How far two dissimilarities may differ when the reference's values are off by INTERPOLATION of its rms."""
+    unit = power(pair, rotation)
+    error = INTERPOLATION * np.sqrt(unit)
+    count = pair.normal_equations(rotation[None], np.zeros((1, 3))).overlap[0]
+    return 2 * np.sqrt(d) * error * 4 / np.sqrt(count) + error**2 + ROUNDING * unit
+
+
+@cache
+def volumes(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """A target that no pose explains fully, and the reference."""
+    return OBJECT.moved(TURN, SHIFT).volume(n) + 0.3 * OTHER.volume(n), OBJECT.volume(n)
+
+
+@boxes
+def test_the_spectrum_is_the_centred_transform(n):
+    f, _ = volumes(n)
+    spectrum = Spectrum.of(
+        Subtomogram(Volume(f, VOXEL), SingleAxisWedge(-60, 60)), resolution_angstrom=n * VOXEL / LIMIT
+    )
+    k = np.rint(spectrum.frequency_xyz.T).astype(int)  # (n, 3)
+    exact = fft_centred(f)[tuple(k.T[::-1])]
+    np.testing.assert_allclose(spectrum.value, exact, atol=ROUNDING * abs(exact).max())
+    # With their mates they are exactly Omega.
+    kept = np.zeros((n, n, n), dtype=int)
+    np.add.at(kept, tuple(k.T[::-1]), 1)
+    np.add.at(kept, tuple(-k.T[::-1]), 1)
+    np.testing.assert_array_equal(kept, overlap(paper_wedge(60), everything, np.eye(3), n, LIMIT))
+
+
+@boxes
+def test_the_reference_is_sampled_anywhere(n, rng):
+    _, g = volumes(n)
+    k = rng.normal(size=(3000, 3))
+    k *= (LIMIT * rng.uniform(0, 1, (3000, 1)) ** (1 / 3)) / np.linalg.norm(k, axis=1, keepdims=True)
+    error = FourierVolume.of(Volume(g, VOXEL), limit=LIMIT).sample(k) - OBJECT.transform(k / n)
+    rms = np.sqrt((np.abs(OBJECT.transform(k / n)) ** 2).mean())
+    assert np.sqrt((np.abs(error) ** 2).mean()) < INTERPOLATION * rms
+
+
+def test_a_tilt_image_is_a_slice(n=24):
+    tilts = Rotation.from_rotvec(np.radians([[0, -40, 0], [0, 0, 0], [0, 25, 0]])).as_matrix()
+    images = np.stack([OBJECT.moved(tilt, np.zeros(3)).volume(n).sum(axis=0) for tilt in tilts])
+    # What the microscope sees along x is the direction tilt^-1 x of the particle: the rows of the rotation.
+    spectrum = Spectrum.of(TiltStack(images, tilts[:, :2], VOXEL), resolution_angstrom=n * VOXEL / LIMIT)
+    exact = OBJECT.transform(spectrum.frequency_xyz.T.astype(float) / n)
+    np.testing.assert_allclose(spectrum.value, exact, atol=2e-5 * abs(exact).max())  # aliasing of sampled Gaussians
+
+
+@boxes
+@wedges
+@scores
+@pytest.mark.parametrize("offset_deg", [0.0, 15.0, 110.0])
+def test_score_is_the_papers(n, wedge, score, offset_deg):
+    f, g = volumes(n)
+    rotation = Rotation.from_rotvec(np.radians(offset_deg) * np.array([0.6, 0.0, -0.8])).as_matrix() @ TURN
+    pair = comparison(f, g, score, wedge=wedge)
+    literal = ORACLE[score](f, g, rotation, SHIFT, *WEDGES[wedge][2:], LIMIT)
+    assert dissimilarity(pair, rotation) == pytest.approx(literal, abs=allowance(literal, pair, rotation))
+
+
+@boxes
+@wedges
+def test_overlap_counts_omega(n, wedge):
+    f, g = volumes(n)
+    pair = comparison(f, g, Score.RCS, wedge=wedge)
+    literal = overlap(*WEDGES[wedge][2:], TURN, n, LIMIT).sum()
+    assert 2 * pair.normal_equations(TURN[None], SHIFT[None]).overlap[0] == literal  # one of each Friedel pair
+
+
+@pytest.mark.parametrize("wedge", ["full", "both"])
+def test_best_shift_is_that_of_trying_all(wedge, n=24):
+    f, g = volumes(n)
+    pair = comparison(f, g, Score.RCS, wedge=wedge)
+    # A ball of radius sqrt(3) holds exactly the 27 shifts of a cube of half side 1.
+    found = pair.best_shifts(TURN[None], max_shift_angstrom=1.75 * VOXEL)[0]
+    literal, _ = best_shift(f, g, TURN, *WEDGES[wedge][2:], LIMIT, max_shift=1)
+    np.testing.assert_allclose(found, VOXEL * np.array(literal))
+
+
+def directional(pair: Comparison, direction: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """d at poses moved along a tangent (radians, voxels) by each step."""
+    rotations = Rotation.from_rotvec(np.outer(steps, direction[:3])).as_matrix() @ TURN
+    shifts = SHIFT + np.outer(steps, direction[3:])
+    return pair.normal_equations(rotations, VOXEL * shifts).dissimilarity
+
+
+def gradient(pair: Comparison) -> np.ndarray:
+    """The gradient of d by radians and voxels."""
+    equations = pair.normal_equations(TURN[None], VOXEL * SHIFT[None])
+    return -2 * equations.descent[0] * np.repeat([1.0, VOXEL], 3)
+
+
+# With a wedge on the target alone Omega does not move with the pose, so d is smooth and gradients are exact.
+smooth = pytest.mark.parametrize("wedge", ["full", "target"])
+
+
+@boxes
+@smooth
+@scores
+def test_gradient_is_that_of_the_value(n, wedge, score):
+    pair = comparison(*volumes(n), score, wedge=wedge)
+    h = 0.02
+    values = np.array([directional(pair, axis, h * np.array([-2, -1, 1, 2])) for axis in np.eye(6)])
+    differences = values @ np.array([1, -8, 8, -1]) / (12 * h)
+    # The fourth-order formula is off by h^4 / 30 times the fifth derivative, at most (2 pi 3 LIMIT / n)^5 = 1e4 for an
+    # object of radius 3; rounding adds ROUNDING / h. Both are in units of the score.
+    tolerance = (h**4 / 30 * 1e4 + ROUNDING / h) * power(pair)
+    np.testing.assert_allclose(gradient(pair), differences, atol=tolerance)
+
+
+@boxes
+@scores
+def test_gradient_is_that_of_the_papers_score(n, score):
+    f, g = volumes(n)
+    pair = comparison(f, g, score, wedge="target")
+    h = 0.01
+    literal = []
+    omega = overlap(*WEDGES["target"][2:], TURN, n, LIMIT)
+    target = constrained(f, omega)
+    for axis in np.eye(6):
+        values = []
+        for sign in (-1, 1):
+            rotation = Rotation.from_rotvec(sign * h * axis[:3]).as_matrix() @ TURN
+            reference = constrained(moved(g, rotation, SHIFT + sign * h * axis[3:]), omega)
+            if score is Score.RCS:
+                values.append(((normalised(target) - normalised(reference)) ** 2).sum())
+            else:
+                values.append((np.abs(fft_centred(target - reference))[omega] ** 2).mean())
+        literal.append((values[1] - values[0]) / (2 * h))
+    # The window's slope is off by 5e-3 of the rms slope; differences of second order by h^2 / 6 times the third
+    # derivative, at most (2 pi 3 LIMIT / n)^3 = 250.
+    pair_gradient, unit = gradient(pair), power(pair)
+    tolerance = 5e-3 * np.abs(literal).max() + h**2 / 6 * 250 * unit
+    np.testing.assert_allclose(pair_gradient, literal, atol=tolerance)
+
+
+@smooth
+@scores
+def test_taylor_remainder_is_of_second_order(wedge, score, rng):
+    pair = comparison(*volumes(24), score, wedge=wedge)
+    direction = rng.normal(size=6)
+    direction /= np.linalg.norm(direction)
+    steps = 0.08 * 0.5 ** np.arange(4)
+    values = directional(pair, direction, np.append(steps, 0.0))
+    remainder = np.abs(values[:-1] - values[-1] - steps * (gradient(pair) @ direction))
+    slope = np.polyfit(np.log(steps), np.log(remainder), 1)[0]
+    assert slope == pytest.approx(2.0, abs=0.2)
+
+
+@boxes
+@smooth
+@scores
+def test_hessian_is_the_curvature_where_the_pose_explains_the_target(n, wedge, score, rng):
+    pair = comparison(OBJECT.moved(TURN, SHIFT).volume(n), OBJECT.volume(n), score, wedge=wedge)
+    units = np.repeat([1.0, VOXEL], 3)
+    hessian = pair.normal_equations(TURN[None], VOXEL * SHIFT[None]).hessian[0] * np.outer(units, units)
+    np.testing.assert_allclose(hessian, hessian.T)
+    direction = rng.normal(size=6) / 3
+    h = 0.02
+    behind, here, ahead = directional(pair, direction, np.array([-h, 0, h]))
+    # d = dx^T H dx there, but for terms of fourth order: h^2 (2 pi 3 LIMIT / n)^2 = 2 % of it.
+    assert (behind + ahead - 2 * here) / (2 * h**2) == pytest.approx(direction @ hessian @ direction, rel=0.02)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=8)
+def test_turning_both_particles_changes_nothing(seed):
+    # To the last shell: nothing of these objects is beyond it, so the grid has no say in what counts.
+    n, limit = 24, 11.0
+    both = Rotation.random(rng=np.random.default_rng(seed)).as_matrix()
+    f, g = OTHER, OBJECT
+    for score in Score:
+        before = comparison(f.volume(n), g.volume(n), score, limit=limit)
+        still = np.zeros(3)
+        after = comparison(f.moved(both, still).volume(n), g.moved(both, still).volume(n), score, limit=limit)
+        d = dissimilarity(before)
+        tolerance = 2 * allowance(d, before)
+        assert dissimilarity(after, both @ TURN @ both.T, both @ SHIFT) == pytest.approx(d, abs=tolerance)
+
+
+@scores
+@pytest.mark.parametrize("step", [(1, 0, 0), (0, -1, 0), (0, 0, 1)])
+def test_one_voxel_is_one_voxel(score, step):
+    f, g = volumes(24)
+    pair = comparison(f, g, score, wedge="both")
+    rolled = comparison(np.roll(f, step[::-1], axis=(0, 1, 2)), g, score, wedge="both")
+    d = dissimilarity(pair)
+    tolerance = ROUNDING * (d + power(pair))
+    assert dissimilarity(rolled, TURN, SHIFT + np.array(step)) == pytest.approx(d, abs=tolerance)
+
+
+@wedges
+def test_rcs_is_blind_to_contrast_and_offset(wedge):
+    f, g = volumes(24)
+    d = dissimilarity(comparison(f, g, Score.RCS, wedge=wedge))
+    # An offset of the target only: that of a reference is a box of density, whose edges turn with it.
+    changed = dissimilarity(comparison(3.0 * f + 0.5, 0.2 * g, Score.RCS, wedge=wedge))
+    assert changed == pytest.approx(d, abs=2 * ROUNDING)
+
+
+def test_fcs_is_blind_to_offset_only():
+    f, g = volumes(24)
+    pair = comparison(f, g, Score.FCS)
+    d = dissimilarity(pair)
+    assert dissimilarity(comparison(f + 0.5, g, Score.FCS)) == pytest.approx(d, abs=2 * ROUNDING * power(pair))
+    assert dissimilarity(comparison(3 * f, 3 * g, Score.FCS)) == pytest.approx(9 * d, rel=1e-4)
+    assert dissimilarity(comparison(3 * f, g, Score.FCS)) > 2 * d
+
+
+def test_poses_in_a_batch_do_not_see_each_other():
+    pair = comparison(*volumes(24), Score.RCS, wedge="both")
+    rotations = Rotation.random(5, rng=np.random.default_rng(1)).as_matrix()
+    shifts = np.random.default_rng(2).normal(size=(5, 3))
+    together = pair.normal_equations(rotations, shifts)
+    for i in range(5):
+        alone = pair.normal_equations(rotations[i : i + 1], shifts[i : i + 1])
+        np.testing.assert_array_equal(together.dissimilarity[i], alone.dissimilarity[0])
+        np.testing.assert_array_equal(together.hessian[i], alone.hessian[0])
+        np.testing.assert_array_equal(together.descent[i], alone.descent[0])
+
+
+def test_particles_that_cannot_be_compared_are_refused():
+    f, g = volumes(24)
+    target = Spectrum.of(Subtomogram(Volume(f, VOXEL)), resolution_angstrom=24 * VOXEL / LIMIT)
+    with pytest.raises(ValueError, match="goes to shell 8"):
+        Comparison(target, FourierVolume.of(Volume(g, VOXEL), limit=6.0), score=Score.RCS)
+    with pytest.raises(ValueError, match="box of 25"):
+        Comparison(target, FourierVolume.of(Volume(volumes(25)[1], VOXEL), limit=LIMIT), score=Score.RCS)
