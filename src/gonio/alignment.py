@@ -20,12 +20,21 @@ from gonio import candidates, lm, orientations
 from gonio.fourier import FourierVolume, Spectrum, shell_limit
 from gonio.lm import Status
 from gonio.pose import Pose, anchors, moved_along
-from gonio.score import Comparison, Score
+from gonio.score import MIN_CONTRAST, Comparison, NormalEquations, Score
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 
 __all__ = ["Aligner", "History", "Result", "Search", "Settings", "align"]
 
 VOXEL_SIZE_TOLERANCE = 1e-3
+_TINY = 1e-12
+_LENGTHS = (
+    "resolution_angstrom",
+    "max_shift_angstrom",
+    "particle_diameter_angstrom",
+    "tolerance_angstrom",
+    "prior_rotation_sd_deg",
+    "prior_shift_sd_angstrom",
+)
 
 
 class Search(StrEnum):
@@ -63,6 +72,9 @@ class Settings:
         A refinement ends when no part of the particle moves by more than this in a step.
     max_refinement_iterations
         For each seed of the independent search and for the local one.
+    prior_rotation_sd_deg, prior_shift_sd_angstrom
+        How far, per axis, a local search expects the pose to be from where it starts (standard deviations of a
+        Gaussian prior); None for no expectation. Noisy particles then move only as far as their data tell.
     schedule
         Constants of the stochastic refinement.
     """
@@ -75,6 +87,8 @@ class Settings:
     particle_diameter_angstrom: float | None = None
     tolerance_angstrom: float = 0.01
     max_refinement_iterations: int = 100
+    prior_rotation_sd_deg: float | None = None
+    prior_shift_sd_angstrom: float | None = None
     schedule: candidates.Schedule = candidates.Schedule()
 
     def __post_init__(self) -> None:
@@ -83,10 +97,10 @@ class Settings:
             if value not in list(kind):
                 raise ValueError(f"{name} must be one of {', '.join(kind)}, got {value!r}")
             object.__setattr__(self, name, kind(value))
-        for name in ("resolution_angstrom", "max_shift_angstrom", "particle_diameter_angstrom", "tolerance_angstrom"):
+        for name in _LENGTHS:
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive number of angstrom, got {value!r}")
+                raise ValueError(f"{name} must be a positive number, got {value!r}")
         if self.max_refinement_iterations < 1:
             raise ValueError(f"max_refinement_iterations must be at least 1, got {self.max_refinement_iterations!r}")
         orientations.euler_grid(self.seed_interval_deg)
@@ -163,10 +177,13 @@ class _PoseProblem:
         self._max_shift = max_shift_angstrom + comparison.target.voxel_size_angstrom
         self._radius = radius_angstrom
 
-    def model(self, points: NDArray) -> lm.Model:
+    def equations(self, points: NDArray) -> tuple[NormalEquations, NDArray[np.bool_]]:
         rotations, shifts = _unpack(points)
-        equations = self._comparison.normal_equations(rotations, shifts)
         far = np.linalg.norm(shifts - self._centre, axis=1) > self._max_shift
+        return self._comparison.normal_equations(rotations, shifts), far
+
+    def model(self, points: NDArray) -> lm.Model:
+        equations, far = self.equations(points)
         b = self._directions
         hessian = np.einsum("ia,pij,jb->pab", b, equations.hessian, b)
         return np.where(far, np.inf, equations.dissimilarity), hessian, equations.descent @ b
@@ -177,6 +194,44 @@ class _PoseProblem:
     def length(self, steps: NDArray) -> NDArray:
         tangent = steps @ self._directions.T
         return np.linalg.norm(tangent[:, :3], axis=1) * self._radius + np.linalg.norm(tangent[:, 3:], axis=1)
+
+
+class _PriorProblem:
+    """A pose problem with a Gaussian prior around the pose where it starts: the most probable pose.
+
+    Minimises, over N, the negative log of the posterior (docs/theory.md eq. 16): the noise variance and, for RCS, the
+    contrast that fit best are put in, which leaves N ln(1 - c^2) for RCS and N ln d for FCS, N = |Omega|.
+    """
+
+    def __init__(self, problem: _PoseProblem, start: Pose, score: Score, precision: NDArray[np.float64]) -> None:
+        self._problem = problem
+        self._start = start
+        self._score = score
+        self._precision = precision  # of the tangent, (6,)
+
+    def model(self, points: NDArray) -> lm.Model:
+        equations, far = self._problem.equations(points)
+        d, overlap = equations.dissimilarity, np.maximum(equations.overlap, 1.0)
+        value, slope = _log_likelihood(self._score, np.where(np.isfinite(d), d, 1.0))
+        rotations, shifts = _unpack(points)
+        turn = Rotation.from_matrix(rotations @ self._start.matrix.T).as_rotvec()
+        moved = np.concatenate([turn, shifts - self._start.shift_angstrom], axis=1)  # (p, 6)
+        value = value + 0.5 * (self._precision * moved**2).sum(axis=1) / overlap
+        # d(x + dx) ~ d - 2 b.dx + dx^T H dx: half a gradient and half a second derivative.
+        hessian = slope[:, None, None] * equations.hessian + 0.5 * np.diag(self._precision) / overlap[:, None, None]
+        descent = slope[:, None] * equations.descent - 0.5 * self._precision * moved / overlap[:, None]
+        return np.where(far | ~np.isfinite(d), np.inf, value), hessian, descent
+
+
+def _log_likelihood(score: Score, d: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The negative log likelihood for each sample, and its derivative by the dissimilarity."""
+    if score is Score.FCS:
+        return np.log(np.maximum(d, _TINY)), 1.0 / np.maximum(d, _TINY)
+    # Below MIN_CONTRAST the curve goes on as a straight line, so that a negative correlation still points uphill.
+    c = 1.0 - d / 2.0
+    bent = np.clip(c, MIN_CONTRAST, None)
+    rest = np.maximum(1.0 - bent**2, _TINY)
+    return np.log(rest) - 2.0 * bent / rest * (c - bent), bent / rest
 
 
 class Aligner:
@@ -338,22 +393,25 @@ class Aligner:
         return self.settings.max_shift_angstrom or 0.25 * target.box * target.voxel_size_angstrom
 
     def _problem(
-        self,
-        comparison: Comparison,
-        *,
-        directions: NDArray[np.float64] | None = None,
-        shift_centre_angstrom: NDArray[np.float64] | None = None,
+        self, comparison: Comparison, *, directions: NDArray[np.float64] | None = None, start: Pose | None = None
     ) -> lm.Problem:
-        target = comparison.target
-        diameter = self.settings.particle_diameter_angstrom or 0.5 * target.box * target.voxel_size_angstrom
+        target, settings = comparison.target, self.settings
+        diameter = settings.particle_diameter_angstrom or 0.5 * target.box * target.voxel_size_angstrom
         problem = _PoseProblem(
             comparison,
             directions=np.eye(6) if directions is None else directions,
-            shift_centre_angstrom=np.zeros(3) if shift_centre_angstrom is None else shift_centre_angstrom,
+            shift_centre_angstrom=np.zeros(3) if start is None else start.shift_angstrom,
             max_shift_angstrom=self._max_shift(comparison),
             radius_angstrom=0.5 * diameter,
         )
-        return lm.Problem(problem.model, problem.retract, problem.length, self.settings.tolerance_angstrom)
+        model, precision = problem.model, self._prior_precision()
+        if start is not None and precision.any():
+            model = _PriorProblem(problem, start, settings.score, precision).model
+        return lm.Problem(model, problem.retract, problem.length, settings.tolerance_angstrom)
+
+    def _prior_precision(self) -> NDArray[np.float64]:
+        turn, shift = self.settings.prior_rotation_sd_deg, self.settings.prior_shift_sd_angstrom
+        return np.repeat([np.radians(turn) ** -2 if turn else 0.0, shift**-2 if shift else 0.0], 3)
 
     def _seeds(self, comparison: Comparison, rotations: Rotation) -> NDArray[np.float64]:
         matrices = rotations.as_matrix()
@@ -371,9 +429,9 @@ class Aligner:
 
     def _align_locally(self, comparison: Comparison, start: Pose) -> Result:
         point = _pack(start.matrix[None], start.shift_angstrom[None])
-        problem = self._problem(comparison, shift_centre_angstrom=start.shift_angstrom)
         maximum = self.settings.max_refinement_iterations
-        return _result(comparison, candidates.refine_all(problem, point, max_iterations=maximum))
+        outcome = candidates.refine_all(self._problem(comparison, start=start), point, max_iterations=maximum)
+        return _result(comparison, outcome)
 
 
 def _signature(points: NDArray, voxel_size_angstrom: float) -> NDArray[np.float64]:
@@ -383,14 +441,14 @@ def _signature(points: NDArray, voxel_size_angstrom: float) -> NDArray[np.float6
 
 def _result(comparison: Comparison, outcome: candidates.Outcome) -> Result:
     best = _poses(outcome.state.points[:1])[0]
-    overlap = comparison.normal_equations(best.matrix[None], best.shift_angstrom[None]).overlap[0]
+    equations = comparison.normal_equations(best.matrix[None], best.shift_angstrom[None])
     recorded = outcome.best_points is not None and len(outcome.best_points)
     return Result(
         pose=best,
-        dissimilarity=float(outcome.state.dissimilarity[0]),
+        dissimilarity=float(equations.dissimilarity[0]),
         status=outcome.state.status[0],
         n_iterations=outcome.iterations,
-        overlap=float(overlap / comparison.target.weight.sum(dtype=np.float64)),
+        overlap=float(equations.overlap[0] / comparison.target.weight.sum(dtype=np.float64)),
         history=History(outcome.history, _poses(outcome.best_points)) if recorded else None,
     )
 

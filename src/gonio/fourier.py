@@ -161,41 +161,45 @@ def _volume_samples(subtomogram: Subtomogram, limit: float) -> tuple[NDArray, ND
     return frequency, value, np.ones(len(value)), weight
 
 
-def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Every used image's samples in a Friedel half of the disc: image frequency (s, 2), value, transfer (t, s), used.
+def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray]:
+    """The samples of every image in a Friedel half of the disc, as they are in the images.
 
-    Values are of the images as they are; the transfer is what multiplied the particle's transform in them: the CTF,
-    squared when the images were multiplied by it already, times scale and dose decay.
+    Returns
+    -------
+    Frequency (s, 2) in units of one over the box, xy; value (t, s); and transfer (t, s): CTF times scale times decay
+    with dose. Images that are ``ctf_premultiplied`` were multiplied by that transfer once more.
     """
     index = index_grid(stack.box, dimensions=2)
     keep = in_friedel_half(index) & ((index**2).sum(axis=-1) <= limit**2 * (1 + 1e-9))
     frequency = index[keep]  # (s, 2)
-    images = stack.images.astype(np.float64)
     axes = (-2, -1)
-    spectra = scipy.fft.fftshift(scipy.fft.fft2(scipy.fft.ifftshift(images, axes), axes=axes), axes)[:, keep]  # (t, s)
+    images = scipy.fft.ifftshift(stack.images.astype(np.float64), axes)
+    value = scipy.fft.fftshift(scipy.fft.fft2(images, axes=axes), axes)[:, keep]  # (t, s)
     per_angstrom = frequency / (stack.box * stack.voxel_size_angstrom)
-    decay = np.ones(spectra.shape)
+    transfer = np.ones(value.shape)
+    if stack.ctf is not None:
+        transfer = transfer * stack.ctf.transfer(per_angstrom)
     if stack.scale is not None:
-        decay = decay * stack.scale[:, None]
+        transfer = transfer * stack.scale[:, None]
     if stack.dose is not None:
-        decay = decay * dose_decay(np.linalg.norm(per_angstrom, axis=-1), stack.dose)
-    ctf = np.ones(spectra.shape) if stack.ctf is None else np.broadcast_to(stack.ctf.transfer(per_angstrom), decay.shape)
-    return frequency, spectra, ctf, decay
+        transfer = transfer * dose_decay(np.linalg.norm(per_angstrom, axis=-1), stack.dose)
+    return frequency, value, transfer
 
 
-# Where the CTF is nearly zero a premultiplied image holds nothing but rounding; such samples are left out.
-MIN_CTF = 0.05
+# Where a premultiplied image was multiplied by nearly nothing it holds only rounding and leakage; left out.
+MIN_TRANSFER = 0.02
 
 
 def _stack_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    frequency, value, ctf, decay = image_samples(stack, limit)
-    weight = np.broadcast_to(stack.used[:, None], ctf.shape).astype(np.float64)
+    frequency, value, transfer = image_samples(stack, limit)
+    weight = np.broadcast_to(stack.used[:, None], transfer.shape).astype(np.float64)
     if stack.ctf_premultiplied:
-        # Undo the multiplication, so that the noise is white again: value = ctf^2 decay G + ctf noise.
-        weight = weight * (np.abs(ctf) > MIN_CTF)
-        value = value / np.where(np.abs(ctf) > MIN_CTF, ctf, 1.0)
+        # Undo the multiplication, so that the noise is white again: value = m (m G + noise) / m.
+        kept = np.abs(transfer) > MIN_TRANSFER
+        value = value / np.where(kept, transfer, 1.0)
+        weight = weight * kept
     frequency_xyz = np.einsum("sa,tax->tsx", frequency, stack.projections_xyz)  # (t, s, 3)
-    return frequency_xyz.reshape(-1, 3), value.ravel(), (ctf * decay).ravel(), weight.ravel()
+    return frequency_xyz.reshape(-1, 3), value.ravel(), transfer.ravel(), weight.ravel()
 
 
 @dataclass(frozen=True)
@@ -240,7 +244,7 @@ class FourierVolume:
         padded = OVERSAMPLING * volume.box
         scale = padded / box
         half = int(np.floor(scale * limit)) + 3  # the window reaches two points beyond the cell
-        spectrum = _padded_spectrum(volume.data, padded, half)
+        spectrum = _padded_spectrum(volume.data - _background(volume.data), padded, half)
         box_angstrom = box * volume.voxel_size_angstrom
         regions = wedge.regions.copy()
         regions[:, 6] *= box_angstrom
@@ -268,6 +272,12 @@ class FourierVolume:
         out = np.empty(frequency.shape[1], dtype=np.complex64)
         cpu.gather(self.grid, self.side, self.scale, frequency, out)
         return out
+
+
+def _background(data: NDArray) -> float:
+    """Mean over the faces of the box. Left in, the box itself would be an object with edges, and turn with the map."""
+    inner = data[1:-1, 1:-1, 1:-1]
+    return float((data.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / (data.size - inner.size))
 
 
 def _padded_spectrum(data: NDArray, padded: int, half: int) -> NDArray[np.complexfloating]:

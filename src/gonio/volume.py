@@ -140,7 +140,8 @@ class TiltStack:
     ctf
         Contrast transfer of the t images, or None when there is none to correct.
     ctf_premultiplied
-        Whether the images were already multiplied by their CTF.
+        Whether the images were already multiplied by their transfer (CTF, scale and dose decay), as RELION and
+        WarpTools do.
     dose
         Accumulated exposure before each image, electrons per square angstrom, shape (t,), or None.
     scale
@@ -209,7 +210,7 @@ def unit_normal(normal_xyz: NDArray | None) -> NDArray[np.float64] | None:
 
 
 def soft_sphere(box: int, *, radius_px: float, edge_px: float) -> NDArray[np.float32]:
-    """A mask (n, n, n) that is 1 within ``radius_px`` of the centre voxel and falls to 0 over ``edge_px`` (a cosine)."""
+    """A mask (n, n, n): 1 within ``radius_px`` of the centre voxel, falling to 0 over ``edge_px`` as a cosine."""
     axis = np.arange(box) - box // 2
     distance = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
     outside = np.clip((distance - radius_px) / max(edge_px, 1e-6), 0.0, 1.0)

@@ -124,7 +124,9 @@ def products(
 def gather(grid, side, scale, frequency, out):
     """The spectrum at each frequency (3, n), into ``out`` (n,) complex64."""
     for j in range(frequency.shape[1]):
-        re, im = interpolate_value(grid, side, scale * frequency[0, j], scale * frequency[1, j], scale * frequency[2, j])
+        re, im = interpolate_value(
+            grid, side, scale * frequency[0, j], scale * frequency[1, j], scale * frequency[2, j]
+        )
         out[j] = complex(re, im)
 
 
