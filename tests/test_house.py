@@ -30,6 +30,7 @@ FLOORS = {
     "score": 2,
     "candidates": 2,
     "simulate": 2,
+    "problem": 3,
     "alignment": 3,
     "averaging": 3,
     "refinement": 3,
@@ -48,6 +49,8 @@ ROOMS_BELOW = {
     "fourier": {room for room, floor in FLOORS.items() if floor == 0} | {"kernels"},
     "io": {room for room, floor in FLOORS.items() if floor == 0},
     "report": {room for room, floor in FLOORS.items() if floor in (0, 3)} | {"fourier"},
+    # Aligning is searching with the problem that the score poses.
+    "alignment": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},

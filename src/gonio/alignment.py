@@ -1,7 +1,7 @@
 """Alignment of a particle to a reference: where the score meets the search.
 
 Flow: particle -> samples (fourier) -> seeds (orientations, best shift by FFT) -> refinement (candidates, lm) of the
-dissimilarity (score) -> Result. Points of the optimiser are rows of 12 numbers: R by rows, then t in angstrom.
+dissimilarity (score, problem) -> Result.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +20,18 @@ from scipy.spatial.transform import Rotation
 from gonio import candidates, lm, orientations
 from gonio.fourier import FourierVolume, Spectrum, shell_limit
 from gonio.lm import Status
-from gonio.pose import Pose, anchors, moved_along
-from gonio.score import MIN_CONTRAST, Comparison, NormalEquations, Score
-from gonio.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.pose import Pose
+from gonio.problem import PoseProblem, PriorProblem, pack, poses_of, signature
+from gonio.score import Comparison, Score
+from gonio.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
 
 __all__ = ["Aligner", "History", "Result", "Search", "Settings", "align"]
 
 VOXEL_SIZE_TOLERANCE = 1e-3
-_TINY = 1e-12
 _LENGTHS = (
     "resolution_angstrom",
     "max_shift_angstrom",
+    "mask_diameter_angstrom",
     "particle_diameter_angstrom",
     "tolerance_angstrom",
     "prior_rotation_sd_deg",
@@ -57,15 +59,18 @@ class Settings:
     Parameters
     ----------
     score
-        ``"rcs"`` (blind to contrast) or ``"fcs"`` (for particles on one scale).
+        ``Score`` or its name: ``"rcs"`` (blind to contrast) or ``"fcs"`` (for particles on one scale).
     search
-        See ``Search``.
+        ``Search`` or its name.
     seed_interval_deg
         Interval of the starting angles; 60 gives 108 seeds (6 about an axis), 45 gives 256 (8).
     resolution_angstrom
         Finest detail that is compared; None for four voxels, the paper's 4 nm at 1 nm voxels.
     max_shift_angstrom
         Largest length of the shift (for a local search, of its change); None for a quarter of the box.
+    mask_diameter_angstrom
+        Diameter of a soft sphere (for tilt stacks: circle) around the box centre that both sides are masked with: the
+        particle's diameter plus twice the largest shift. None, as in the paper, for no mask.
     particle_diameter_angstrom
         Turns rotations into lengths for the tolerance; None for half of the box.
     tolerance_angstrom
@@ -79,17 +84,18 @@ class Settings:
         Constants of the stochastic refinement.
     """
 
-    score: Score | str = Score.RCS
-    search: Search | str = Search.STOCHASTIC
+    score: Score = Score.RCS
+    search: Search = Search.STOCHASTIC
     seed_interval_deg: float = 60.0
     resolution_angstrom: float | None = None
     max_shift_angstrom: float | None = None
+    mask_diameter_angstrom: float | None = None
     particle_diameter_angstrom: float | None = None
     tolerance_angstrom: float = 0.01
     max_refinement_iterations: int = 100
     prior_rotation_sd_deg: float | None = None
     prior_shift_sd_angstrom: float | None = None
-    schedule: candidates.Schedule = candidates.Schedule()
+    schedule: candidates.Schedule = field(default_factory=candidates.Schedule)
 
     def __post_init__(self) -> None:
         for name, kind in (("score", Score), ("search", Search)):
@@ -142,98 +148,6 @@ class Result:
     history: History | None = None
 
 
-def _pack(rotations: NDArray, shifts: NDArray) -> NDArray[np.float64]:
-    return np.concatenate([rotations.reshape(-1, 9), shifts], axis=1)  # (p, 12)
-
-
-def _unpack(points: NDArray) -> tuple[NDArray, NDArray]:
-    return points[:, :9].reshape(-1, 3, 3), points[:, 9:]
-
-
-def _poses(points: NDArray) -> Pose:
-    rotations, shifts = _unpack(points)
-    return Pose(Rotation.from_matrix(rotations), shifts)
-
-
-class _PoseProblem:
-    """A comparison as the optimiser sees it: model, retraction and length, in a box of allowed shifts.
-
-    ``directions`` (6, k) are the tangents that may be used: all six, or one turn and three shifts about an axis.
-    """
-
-    def __init__(
-        self,
-        comparison: Comparison,
-        *,
-        directions: NDArray[np.float64],
-        shift_centre_angstrom: NDArray[np.float64],
-        max_shift_angstrom: float,
-        radius_angstrom: float,
-    ) -> None:
-        self._comparison = comparison
-        self._directions = directions
-        self._centre = shift_centre_angstrom
-        # Seeds lie on whole voxels inside the ball; the refinement may leave it by one.
-        self._max_shift = max_shift_angstrom + comparison.target.voxel_size_angstrom
-        self._radius = radius_angstrom
-
-    def equations(self, points: NDArray) -> tuple[NormalEquations, NDArray[np.bool_]]:
-        rotations, shifts = _unpack(points)
-        far = np.linalg.norm(shifts - self._centre, axis=1) > self._max_shift
-        return self._comparison.normal_equations(rotations, shifts), far
-
-    def model(self, points: NDArray) -> lm.Model:
-        equations, far = self.equations(points)
-        b = self._directions
-        hessian = np.einsum("ia,pij,jb->pab", b, equations.hessian, b)
-        return np.where(far, np.inf, equations.dissimilarity), hessian, equations.descent @ b
-
-    def retract(self, points: NDArray, steps: NDArray) -> NDArray:
-        return _pack(*moved_along(*_unpack(points), steps @ self._directions.T))
-
-    def length(self, steps: NDArray) -> NDArray:
-        tangent = steps @ self._directions.T
-        return np.linalg.norm(tangent[:, :3], axis=1) * self._radius + np.linalg.norm(tangent[:, 3:], axis=1)
-
-
-class _PriorProblem:
-    """A pose problem with a Gaussian prior around the pose where it starts: the most probable pose.
-
-    Minimises, over N, the negative log of the posterior (docs/theory.md eq. 16): the noise variance and, for RCS, the
-    contrast that fit best are put in, which leaves N ln(1 - c^2) for RCS and N ln d for FCS, N = |Omega|.
-    """
-
-    def __init__(self, problem: _PoseProblem, start: Pose, score: Score, precision: NDArray[np.float64]) -> None:
-        self._problem = problem
-        self._start = start
-        self._score = score
-        self._precision = precision  # of the tangent, (6,)
-
-    def model(self, points: NDArray) -> lm.Model:
-        equations, far = self._problem.equations(points)
-        d, overlap = equations.dissimilarity, np.maximum(equations.overlap, 1.0)
-        value, slope = _log_likelihood(self._score, np.where(np.isfinite(d), d, 1.0))
-        rotations, shifts = _unpack(points)
-        turn = Rotation.from_matrix(rotations @ self._start.matrix.T).as_rotvec()
-        moved = np.concatenate([turn, shifts - self._start.shift_angstrom], axis=1)  # (p, 6)
-        value = value + 0.5 * (self._precision * moved**2).sum(axis=1) / overlap
-        # d(x + dx) ~ d - 2 b.dx + dx^T H dx: half a gradient and half a second derivative.
-        hessian = slope[:, None, None] * equations.hessian + 0.5 * np.diag(self._precision) / overlap[:, None, None]
-        descent = slope[:, None] * equations.descent - 0.5 * self._precision * moved / overlap[:, None]
-        return np.where(far | ~np.isfinite(d), np.inf, value), hessian, descent
-
-
-def _log_likelihood(score: Score, d: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The negative log likelihood for each sample, and its derivative by the dissimilarity."""
-    if score is Score.FCS:
-        return np.log(np.maximum(d, _TINY)), 1.0 / np.maximum(d, _TINY)
-    # Below MIN_CONTRAST the curve goes on as a straight line, so that a negative correlation still points uphill.
-    c = 1.0 - d / 2.0
-    bent = np.clip(c, MIN_CONTRAST, None)
-    rest = np.maximum(1.0 - bent**2, _TINY)
-    return np.log(rest) - 2.0 * bent / rest * (c - bent), bent / rest
-
-
 class Aligner:
     """Aligns particles to one reference; what depends on the reference alone is computed once.
 
@@ -262,6 +176,8 @@ class Aligner:
     def __init__(self, reference: Volume | Subtomogram, settings: Settings | None = None) -> None:
         if isinstance(reference, TiltStack):
             raise TypeError("a tilt stack cannot be the reference: give a Volume or a Subtomogram")
+        if not isinstance(reference, Volume | Subtomogram):
+            raise TypeError(f"reference must be a gonio.Volume or a gonio.Subtomogram, got {reference!r}")
         self.settings = Settings() if settings is None else settings
         self.reference = Subtomogram(reference) if isinstance(reference, Volume) else reference
         self._spectra: dict[int, FourierVolume] = {}
@@ -314,7 +230,7 @@ class Aligner:
             self._problem(comparison, directions=directions),
             self._seeds(comparison, rotations),
             schedule=self.settings.schedule,
-            signature=lambda points: _signature(points, comparison.target.voxel_size_angstrom),
+            signature=lambda points: signature(points, comparison.target.voxel_size_angstrom),
             rng=rng,
             record=record,
         )
@@ -333,27 +249,11 @@ class Aligner:
 
         ``starts`` is a batch of poses for a local search; ``progress`` is called with the number of targets done.
         """
-        jobs = self._jobs(targets, rng, starts)
         results: list[Result] = []
-        if n_threads == 1:
-            for job in jobs:
-                results.append(job())
-                if progress:
-                    progress(len(results))
-            return results
-        waiting: deque[Future[Result]] = deque()
-        with ThreadPoolExecutor(n_threads) as pool:
-            # A few targets ahead of the threads are read, never all of them.
-            for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) >= 4 * n_threads:
-                    results.append(waiting.popleft().result())
-                    if progress:
-                        progress(len(results))
-            while waiting:
-                results.append(waiting.popleft().result())
-                if progress:
-                    progress(len(results))
+        for result in _in_order(self._jobs(targets, rng, starts), n_threads):
+            results.append(result)
+            if progress:
+                progress(len(results))
         return results
 
     def dissimilarity(self, target: Particle, poses: Pose) -> NDArray[np.float64]:
@@ -364,14 +264,18 @@ class Aligner:
         self, targets: Iterable[Particle], rng: np.random.Generator | None, starts: Pose | None
     ) -> Iterator[Callable[[], Result]]:
         for index, target in enumerate(targets):
+            if starts is not None and index >= len(starts):
+                raise ValueError(f"there are more targets than starts ({len(starts)})")
             own = None if rng is None else rng.spawn(1)[0]
             pose = None if starts is None else starts[index]
-            yield lambda target=target, own=own, pose=pose: self.align(target, rng=own, start=pose)
+            yield partial(self.align, target, rng=own, start=pose)
 
     def _spectrum_for(self, box: int) -> FourierVolume:
         # Boxes may differ between targets; each has its own unit of frequency.
         if box not in self._spectra:
-            volume = self.reference.volume
+            volume, diameter = self.reference.volume, self.settings.mask_diameter_angstrom
+            if diameter is not None:
+                volume = masked_volume(volume, diameter)
             resolution = self._resolution(volume.voxel_size_angstrom)
             shell_limit(volume.box, volume.voxel_size_angstrom, resolution)
             limit = shell_limit(box, volume.voxel_size_angstrom, resolution)
@@ -382,9 +286,16 @@ class Aligner:
         return self.settings.resolution_angstrom or 4.0 * voxel_size_angstrom
 
     def _compare(self, target: Particle) -> Comparison:
+        if not isinstance(target, Subtomogram | TiltStack):
+            raise TypeError(
+                "target must be a gonio.Subtomogram or a gonio.TiltStack; "
+                f"wrap a volume in gonio.Subtomogram(volume, wedge), got {target!r}"
+            )
         size, own = target.voxel_size_angstrom, self.reference.voxel_size_angstrom
         if abs(size / own - 1.0) > VOXEL_SIZE_TOLERANCE:
             raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
+        if self.settings.mask_diameter_angstrom is not None:
+            target = masked(target, self.settings.mask_diameter_angstrom)
         spectrum = Spectrum.of(target, resolution_angstrom=self._resolution(own))
         return Comparison(spectrum, self._spectrum_for(target.box), score=self.settings.score)
 
@@ -397,7 +308,7 @@ class Aligner:
     ) -> lm.Problem:
         target, settings = comparison.target, self.settings
         diameter = settings.particle_diameter_angstrom or 0.5 * target.box * target.voxel_size_angstrom
-        problem = _PoseProblem(
+        problem = PoseProblem(
             comparison,
             directions=np.eye(6) if directions is None else directions,
             shift_centre_angstrom=np.zeros(3) if start is None else start.shift_angstrom,
@@ -406,7 +317,7 @@ class Aligner:
         )
         model, precision = problem.model, self._prior_precision()
         if start is not None and precision.any():
-            model = _PriorProblem(problem, start, settings.score, precision).model
+            model = PriorProblem(problem, start, settings.score, precision).model
         return lm.Problem(model, problem.retract, problem.length, settings.tolerance_angstrom)
 
     def _prior_precision(self) -> NDArray[np.float64]:
@@ -415,7 +326,7 @@ class Aligner:
 
     def _seeds(self, comparison: Comparison, rotations: Rotation) -> NDArray[np.float64]:
         matrices = rotations.as_matrix()
-        return _pack(matrices, comparison.best_shifts(matrices, max_shift_angstrom=self._max_shift(comparison)))
+        return pack(matrices, comparison.best_shifts(matrices, max_shift_angstrom=self._max_shift(comparison)))
 
     def _turns_about_normals(self, target: Particle) -> tuple[Rotation, NDArray[np.float64]]:
         """Seeds of eq. 22, and the tangents that keep the normals together: a turn about the target's, and shifts."""
@@ -428,28 +339,42 @@ class Aligner:
         return orientations.about_axis(target.normal_xyz, self.reference.normal_xyz, interval_deg=interval), directions
 
     def _align_locally(self, comparison: Comparison, start: Pose) -> Result:
-        point = _pack(start.matrix[None], start.shift_angstrom[None])
+        point = pack(start.matrix[None], start.shift_angstrom[None])
         maximum = self.settings.max_refinement_iterations
         outcome = candidates.refine_all(self._problem(comparison, start=start), point, max_iterations=maximum)
         return _result(comparison, outcome)
 
 
-def _signature(points: NDArray, voxel_size_angstrom: float) -> NDArray[np.float64]:
-    rotations, shifts = _unpack(points)
-    return anchors(rotations, shifts / voxel_size_angstrom).reshape(len(points), 9)
+def _in_order(jobs: Iterator[Callable[[], Result]], n_threads: int) -> Iterator[Result]:
+    """Results in the order of the jobs, of which only a few more than there are threads are ever taken up."""
+    if n_threads == 1:
+        yield from (job() for job in jobs)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(n_threads) as pool:
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(job))
+                if len(waiting) >= 4 * n_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:  # an interruption or an error: do not finish what is not begun
+                future.cancel()
 
 
 def _result(comparison: Comparison, outcome: candidates.Outcome) -> Result:
-    best = _poses(outcome.state.points[:1])[0]
+    best = poses_of(outcome.state.points[:1])[0]
     equations = comparison.normal_equations(best.matrix[None], best.shift_angstrom[None])
-    recorded = outcome.best_points is not None and len(outcome.best_points)
+    points = outcome.best_points
     return Result(
         pose=best,
         dissimilarity=float(equations.dissimilarity[0]),
         status=outcome.state.status[0],
         n_iterations=outcome.iterations,
         overlap=float(equations.overlap[0] / comparison.target.weight.sum(dtype=np.float64)),
-        history=History(outcome.history, _poses(outcome.best_points)) if recorded else None,
+        history=History(outcome.history, poses_of(points)) if points is not None and len(points) else None,
     )
 
 

@@ -139,10 +139,9 @@ class _Scattering:
         padded = centred_ifft(sums.spectrum()).real
         first = self._size // 2 - self.box // 2
         inside = slice(first, first + self.box)
-        # The window smooths the spectrum: its transform tapers the map. Scale as for a transform of the box.
+        # The window smooths the spectrum: its transform tapers the map.
         taper = window_transform(0.0) / window_transform((np.arange(self.box) - self.box // 2) / self._size)
-        data = padded[inside, inside, inside] * OVERSAMPLING**3
-        data = data * taper[:, None, None] * taper[:, None] * taper
+        data = padded[inside, inside, inside] * taper[:, None, None] * taper[:, None] * taper
         spectrum = centred_fft(data)
         spectrum[np.linalg.norm(index_grid(self.box), axis=-1) > (self.box - 1) // 2] = 0.0
         return Volume(centred_ifft(spectrum).real, voxel_size_angstrom)
@@ -163,8 +162,10 @@ def average(particles: Iterable[Particle], poses: Pose, *, half_sets: NDArray[np
     Raises
     ------
     ValueError
-        No particles, a number of poses that differs, or particles that differ in kind, box or voxel size.
+        No particles, a number of poses or half sets that differs, or particles that differ in kind, box or voxel size.
     """
+    if half_sets is not None and (np.shape(half_sets) != (len(poses),) or not np.isin(half_sets, [0, 1, 2]).all()):
+        raise ValueError(f"half_sets must be 0, 1 or 2 for each of {len(poses)} particles, got {half_sets!r}")
     method: _Gathering | _Scattering | None = None
     sums: list[_Sums] = []
     voxel_size, count = 0.0, 0
@@ -174,14 +175,22 @@ def average(particles: Iterable[Particle], poses: Pose, *, half_sets: NDArray[np
         if method is None:
             method = _Gathering(particle.box) if isinstance(particle, Subtomogram) else _Scattering(particle.box)
             voxel_size = particle.voxel_size_angstrom
-            kind, sums = type(particle), [_Sums(_size_of(method)) for _ in range(3)]
-        if type(particle) is not kind or particle.box != method.box or particle.voxel_size_angstrom != voxel_size:
-            raise ValueError(f"particle {count + 1} differs from the first in kind, box or voxel size")
-        sums[0 if half_sets is None else int(half_sets[count])] += method.sums_of(particle, poses[count])
+            sums = [_Sums(_size_of(method)) for _ in range(3)]
+        if particle.box != method.box or particle.voxel_size_angstrom != voxel_size:
+            raise ValueError(f"particle {count + 1} differs from the first in box or voxel size")
+        sums[0 if half_sets is None else int(half_sets[count])] += _sums_of(particle, poses[count], method)
         count += 1
     if method is None or count != len(poses):
         raise ValueError(f"{len(poses)} poses need as many particles, got {count}")
     return _finished(method, sums, voxel_size, count)
+
+
+def _sums_of(particle: Particle, pose: Pose, method: _Gathering | _Scattering) -> _Sums:
+    if isinstance(method, _Gathering) and isinstance(particle, Subtomogram):
+        return method.sums_of(particle, pose)
+    if isinstance(method, _Scattering) and isinstance(particle, TiltStack):
+        return method.sums_of(particle, pose)
+    raise ValueError(f"particles must all be of one kind, subtomograms or tilt stacks; got a {type(particle).__name__}")
 
 
 def _size_of(method: _Gathering | _Scattering) -> int:

@@ -40,7 +40,7 @@ class Schedule:
     draw_contrast: float = 2.0
     duplicate_distance: float = 0.3
     regression_tolerance: float = 1e-3
-    regression_window: int = 60
+    regression_window: int = 250
     max_iterations: int = 1000
 
 
@@ -81,7 +81,7 @@ def draw_probabilities(dissimilarity: NDArray[np.float64], draw_contrast: float)
 def regression_slope(values: NDArray[np.float64]) -> float:
     """Slope per step of the least-squares line through ``values`` (w,)."""
     steps = np.arange(len(values)) - (len(values) - 1) / 2
-    return float(steps @ values / max((steps**2).sum(), 1.0))
+    return float(steps @ values / max((steps**2).sum(), 0.5))
 
 
 class _Pool:
@@ -152,7 +152,9 @@ def refine_stochastically(
     of the smallest dissimilarity over its first value.
     """
     pool = _Pool(lm.start(problem, seeds), signature, schedule.duplicate_distance)
-    state, history, points = pool.state, [], []
+    state = pool.state
+    history: list[float] = []
+    points: list[NDArray[np.float64]] = []
     while len(history) < schedule.max_iterations and len(pool.drawable):
         drawable = pool.drawable
         chance = draw_probabilities(state.dissimilarity[drawable], schedule.draw_contrast)

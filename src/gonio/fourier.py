@@ -20,7 +20,7 @@ from gonio.ctf import dose_decay
 from gonio.kernels import cpu
 from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
-from gonio.wedge import NoWedge, Wedge
+from gonio.wedge import NoWedge, Wedge, WeightVolumeWedge
 
 __all__ = [
     "FourierVolume",
@@ -127,8 +127,10 @@ class Spectrum:
             When the limit does not suit the box (``shell_limit``) or nothing was measured below it.
         """
         limit = shell_limit(particle.box, particle.voxel_size_angstrom, resolution_angstrom)
-        make = _stack_samples if isinstance(particle, TiltStack) else _volume_samples
-        frequency, value, transfer, weight = make(particle, limit)
+        if isinstance(particle, TiltStack):
+            frequency, value, transfer, weight = _stack_samples(particle, limit)
+        else:
+            frequency, value, transfer, weight = _volume_samples(particle, limit)
         keep = weight > 0
         if not keep.any():
             raise ValueError("no Fourier sample below the resolution limit was measured: check wedge and limit")
@@ -248,15 +250,17 @@ class FourierVolume:
         box_angstrom = box * volume.voxel_size_angstrom
         regions = wedge.regions.copy()
         regions[:, 6] *= box_angstrom
-        weights = np.zeros((0, 0, 0), np.float32) if wedge.weights is None else wedge.weights
-        weight_scale = 1.0 if wedge.weights is None else len(weights) * wedge.voxel_size_angstrom / box_angstrom
+        weights, weight_scale = np.zeros((0, 0, 0), np.float32), 1.0
+        if isinstance(wedge, WeightVolumeWedge):
+            weights, weight_scale = wedge.weights, len(wedge.weights) * wedge.voxel_size_angstrom / box_angstrom
         grid = np.stack([spectrum.real, spectrum.imag], axis=-1).astype(np.float32)
         return FourierVolume(
             grid=grid.ravel(),
             side=2 * half + 1,
             scale=np.float32(scale),
             regions=regions.astype(np.float32),
-            weights=np.ascontiguousarray(weights, dtype=np.float32),
+            # A copy: a read-only array would be another type to numba, and compiled for again.
+            weights=np.array(weights, dtype=np.float32),
             weight_scale=np.float32(weight_scale),
             box=box,
             voxel_size_angstrom=volume.voxel_size_angstrom,
@@ -281,16 +285,17 @@ def _background(data: NDArray) -> float:
 
 
 def _padded_spectrum(data: NDArray, padded: int, half: int) -> NDArray[np.complexfloating]:
-    """Transform of the tapered, padded map on the cube of grid indices -half..half; one axis at a time."""
-    n = len(data)
-    position = np.arange(n) - n // 2
+    """Transform of the tapered, padded map on the cube of grid indices -half..half, shape (c, c, c)."""
+    position = np.arange(len(data)) - len(data) // 2
     taper = 1.0 / window_transform(position / padded)
-    index = np.arange(-half, half + 1)
-    # A pruned transform: only the rows that are kept are ever computed, as three small matrix products.
-    matrix = np.exp(-2j * np.pi * np.outer(index, position) / padded) * taper  # (c, n)
-    spectrum = data @ matrix.T  # (z, y, c)
-    spectrum = matrix @ spectrum  # (z, c, c)
-    return np.tensordot(matrix, spectrum, axes=(1, 0))  # (c, c, c)
+    index = np.arange(-half, half + 1) % padded
+    spectrum = data.astype(np.complex128)  # (z, y, x)
+    for _ in range(3):
+        # One axis after the other, and only the rows that are kept: a third of the work of padding the cube.
+        rows = np.zeros((*spectrum.shape[:2], padded), dtype=np.complex128)
+        rows[:, :, position % padded] = spectrum * taper
+        spectrum = np.moveaxis(scipy.fft.fft(rows, axis=2)[:, :, index], 2, 0)
+    return spectrum
 
 
 def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float64]:
@@ -308,7 +313,7 @@ def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float
         np.bincount(shell, weights=x.ravel(), minlength=first.box)[: first.box // 2 + 1]
         for x in ((a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2)
     )
-    result = cross / np.sqrt(np.maximum(one * two, 1e-30 * max(one.max() * two.max(), 1e-300)))
+    result = cross / np.sqrt(np.maximum(one * two, max(1e-30 * one.max() * two.max(), 1e-300)))
     result[0] = 1.0
     return result
 
@@ -383,7 +388,7 @@ class ShiftSearch:
     def best(self, products: NDArray[np.complex64]) -> NDArray[np.float64]:
         """The best shift for each row of cross products (p, n), in angstrom, shape (p, 3), xyz."""
         best = np.array([self._correlations(row).argmax() for row in products], dtype=np.int64)
-        return self._shifts_xyz[best].reshape(-1, 3) * self._spectrum.voxel_size_angstrom
+        return self._shifts_xyz[best].reshape(-1, 3) * np.float64(self._spectrum.voxel_size_angstrom)
 
     def _places_of_samples(self) -> NDArray[np.int64]:
         kx, ky, kz = np.rint(self._spectrum.frequency_xyz).astype(np.int64) % self._size

@@ -91,10 +91,18 @@ class State:
         return State(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
 
+def _model(problem: Problem, points: NDArray[np.float64]) -> Model:
+    """The problem's model; where it is not a number, as bad as can be and saying nothing about where to go."""
+    dissimilarity, hessian, descent = problem.model(points)
+    told = np.asarray(np.isfinite(hessian).all(axis=(1, 2)) & np.isfinite(descent).all(axis=1))
+    dissimilarity = np.where(np.isfinite(dissimilarity), dissimilarity, np.inf)
+    return dissimilarity, np.where(told[:, None, None], hessian, 0.0), np.where(told[:, None], descent, 0.0)
+
+
 def start(problem: Problem, points: NDArray[np.float64]) -> State:
     """The state before the first step; counts no iteration."""
     count = len(points)
-    dissimilarity, hessian, descent = problem.model(points)
+    dissimilarity, hessian, descent = _model(problem, points)
     status = np.full(count, Status.RUNNING, dtype=object)
     status[~np.isfinite(dissimilarity)] = Status.NO_OVERLAP
     damping, growth = np.full(count, FIRST_DAMPING), np.full(count, 2.0)
@@ -106,19 +114,25 @@ def _solve(hessian: NDArray, descent: NDArray, damping: NDArray) -> tuple[NDArra
     """Steps (p, k), and whether each problem determined one."""
     diagonal = np.einsum("pii->pi", hessian)
     largest = diagonal.max(axis=1, initial=0.0)
-    fine = np.isfinite(hessian).all(axis=(1, 2)) & np.isfinite(descent).all(axis=1) & (largest > 0)
-    largest = np.where(fine, largest, 1.0)
-    floor = MIN_DIAGONAL * largest[:, None]
+    fine = largest > 0
+    floor = MIN_DIAGONAL * np.where(fine, largest, 1.0)[:, None]
     identity = np.eye(hessian.shape[1])
     matrix = hessian + damping[:, None, None] * np.maximum(diagonal, floor)[:, :, None] * identity
     matrix = np.where(fine[:, None, None], matrix, identity)
-    right = np.where(fine[:, None], descent, 0.0)
     try:
-        steps = np.linalg.solve(matrix, right[:, :, None])[:, :, 0]
+        steps = np.linalg.solve(matrix, descent[:, :, None])[:, :, 0]
     except np.linalg.LinAlgError:
-        steps = np.einsum("pij,pj->pi", np.linalg.pinv(matrix, hermitian=True), right)
+        # One by one, so that a singular problem does not change the bits of its neighbours.
+        steps = np.stack([_shortest_solution(*row) for row in zip(matrix, descent, strict=True)])
     fine &= np.isfinite(steps).all(axis=1)
     return np.where(fine[:, None], steps, 0.0), fine
+
+
+def _shortest_solution(matrix: NDArray, right: NDArray) -> NDArray:
+    try:
+        return np.linalg.solve(matrix, right)
+    except np.linalg.LinAlgError:
+        return np.linalg.pinv(matrix, hermitian=True) @ right
 
 
 def step(problem: Problem, state: State, rows: NDArray[np.int64]) -> None:
@@ -126,10 +140,12 @@ def step(problem: Problem, state: State, rows: NDArray[np.int64]) -> None:
     hessian, descent, before = state.hessian[rows], state.descent[rows], state.dissimilarity[rows]
     steps, determined = _solve(hessian, descent, state.damping[rows])
     trial = problem.retract(state.points[rows], steps)
-    after, next_hessian, next_descent = problem.model(trial)
+    after, next_hessian, next_descent = _model(problem, trial)
     predicted = 2.0 * (descent * steps).sum(axis=1) - np.einsum("pi,pij,pj->p", steps, hessian, steps)
     better = determined & (after < before)
-    gain = np.where(better, before - np.where(better, after, 0.0), 0.0) / np.maximum(predicted, np.finfo(float).tiny)
+    drop = np.where(better, before - np.where(better, after, 0.0), 0.0)
+    # A drop where none was predicted is a gain without bound.
+    gain = np.where(predicted > 0, drop / np.where(predicted > 0, predicted, 1.0), np.inf)
     won = rows[better]
     state.points[won], state.dissimilarity[won] = trial[better], after[better]
     state.hessian[won], state.descent[won] = next_hessian[better], next_descent[better]

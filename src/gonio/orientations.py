@@ -45,12 +45,12 @@ def rotation_to_z(normal_xyz: ArrayLike) -> Rotation:
 
 
 def about_axis(target_normal_xyz: ArrayLike, reference_normal_xyz: ArrayLike, *, interval_deg: float) -> Rotation:
-    """The paper's eq. 22, ``R = R_f^-1 R_n(phi) R_g`` for phi = 0, interval, ...: 6 orientations at 60 degrees, 8 at 45.
+    """The paper's eq. 22, ``R = R_f^-1 R_n(phi) R_g``, phi = 0, interval, ...: 6 orientations at 60 degrees, 8 at 45.
 
     All take the reference's normal to the target's.
     """
     phi_deg = np.arange(_steps(360.0, interval_deg)) * interval_deg
-    turns = Rotation.from_euler("z", phi_deg, degrees=True)
+    turns = Rotation.from_euler("z", phi_deg[:, None], degrees=True)
     return rotation_to_z(target_normal_xyz).inv() * turns * rotation_to_z(reference_normal_xyz)
 
 

@@ -3,8 +3,8 @@
 Flow: poses -> 37 sums over the samples that both particles have measured (kernels) -> d, H, b of docs/theory.md
 eqs. 8-13, for the tangent (omega, t) of ``gonio.pose`` in radians and angstrom:
 
-    FCS   d = (|f|^2 + |g|^2 - 2 f.g) / |Omega|    H = J^T J / |Omega|                      b = (J^T f - J^T g) / |Omega|
-    RCS   d = 2 - 2 c,  c = f.g / (|f| |g|)        H = (J^T J - J^T g g^T J / |g|^2) / |g|^2   b = grad c
+    FCS   d = (|f|^2 + |g|^2 - 2 f.g) / |Omega|  H = J^T J / |Omega|                       b = (J^T f - J^T g) / |Omega|
+    RCS   d = 2 - 2 c,  c = f.g / (|f| |g|)      H = (J^T J - J^T g g^T J / |g|^2) / |g|^2 b = grad c
 
 so that d(x + dx) ~ d - 2 b.dx + dx^T H dx, and the gradient of d is -2 b. Knows nothing of how d is minimised.
 
@@ -97,17 +97,17 @@ class Comparison:
         # Kernels take shifts as phases per unit of frequency.
         self._phase = 2.0 * np.pi / (target.box * target.voxel_size_angstrom)
 
-    def _arguments(self, rotations: NDArray, shifts_angstrom: NDArray) -> tuple:
+    def _arguments(self, rotations: NDArray, shifts_angstrom: NDArray, *outputs: NDArray) -> tuple:
         r, f = self.reference, self.target
         reference = (r.grid, r.side, r.scale, r.regions, r.weights, r.weight_scale)
         samples = (f.frequency_xyz, f.value, f.transfer, f.weight)
         matrices = np.ascontiguousarray(rotations, dtype=np.float32)
-        return (*reference, *samples, matrices, np.float32(self._phase * shifts_angstrom))
+        return (*reference, *samples, matrices, np.float32(self._phase * shifts_angstrom), *outputs)
 
     def normal_equations(self, rotations: NDArray, shifts_angstrom: NDArray) -> NormalEquations:
         """d, H and b at p poses: rotation matrices (p, 3, 3), shifts (p, 3) in angstrom."""
         sums = np.empty((len(rotations), cpu.N_SUMS))
-        cpu.normal_equations(*self._arguments(rotations, shifts_angstrom), sums)
+        cpu.normal_equations(*self._arguments(rotations, shifts_angstrom, sums))
         units = np.repeat([1.0, self._phase], 3)
         jtj = np.zeros((len(sums), 6, 6))
         jtj[:, _UPPER[0], _UPPER[1]] = sums[:, cpu.JTJ : cpu.JTF]
@@ -128,6 +128,6 @@ class Comparison:
             chunk = rotations[first : first + CHUNK]
             products = np.empty((len(chunk), len(self.target)), dtype=np.complex64)
             sums = np.empty((len(chunk), 4))
-            cpu.products(*self._arguments(chunk, np.zeros((len(chunk), 3))), products, sums)
+            cpu.products(*self._arguments(chunk, np.zeros((len(chunk), 3)), products, sums))
             result[first : first + CHUNK] = search.best(products)
         return result

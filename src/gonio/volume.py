@@ -6,7 +6,7 @@ density is positive inside the particle.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from gonio.ctf import Ctf
 from gonio.wedge import NoWedge, Wedge
 
-__all__ = ["Particle", "Subtomogram", "TiltStack", "Volume", "correlation", "soft_sphere"]
+__all__ = ["Particle", "Subtomogram", "TiltStack", "Volume", "correlation", "masked", "masked_volume", "soft_sphere"]
 
 MIN_BOX = 8
 
@@ -215,6 +215,41 @@ def soft_sphere(box: int, *, radius_px: float, edge_px: float) -> NDArray[np.flo
     distance = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
     outside = np.clip((distance - radius_px) / max(edge_px, 1e-6), 0.0, 1.0)
     return (0.5 + 0.5 * np.cos(np.pi * outside)).astype(np.float32)
+
+
+# Width of a mask's soft edge, as a share of the box.
+MASK_EDGE = 0.1
+
+
+def masked_volume(volume: Volume, diameter_angstrom: float) -> Volume:
+    """The volume within a soft sphere around the box centre, its edge a tenth of the box wide.
+
+    The mean under the mask is taken off first, so that the mask itself leaves no edge.
+
+    Raises
+    ------
+    ValueError
+        When the diameter is not positive.
+    """
+    sphere = _mask(volume.box, volume.voxel_size_angstrom, diameter_angstrom)
+    data = (volume.data - np.average(volume.data, weights=sphere)) * sphere
+    return replace(volume, data=data)
+
+
+def masked(particle: Particle, diameter_angstrom: float) -> Particle:
+    """A subtomogram within the sphere of ``masked_volume``, or a tilt stack with every image within its circle."""
+    if isinstance(particle, Subtomogram):
+        return replace(particle, volume=masked_volume(particle.volume, diameter_angstrom))
+    circle = _mask(particle.box, particle.voxel_size_angstrom, diameter_angstrom)[particle.box // 2]  # (y, x)
+    mean = np.average(particle.images, axis=(1, 2), weights=np.broadcast_to(circle, particle.images.shape))
+    kept = (particle.images - mean[:, None, None].astype(np.float32)) * circle
+    return replace(particle, images=kept * particle.used[:, None, None])
+
+
+def _mask(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
+    if not diameter_angstrom > 0:
+        raise ValueError(f"the mask's diameter must be positive, got {diameter_angstrom!r} angstrom")
+    return soft_sphere(box, radius_px=0.5 * diameter_angstrom / voxel_size_angstrom, edge_px=MASK_EDGE * box)
 
 
 def correlation(first: Volume, second: Volume, *, mask: NDArray | None = None) -> float:

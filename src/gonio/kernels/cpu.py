@@ -2,7 +2,7 @@
 
 Arrays: p poses, n samples. ``rotations`` (p, 3, 3) and ``phases`` (p, 3) are float32 (phase = 2 pi shift / box);
 ``frequency`` is (3, n), rows x, y, z; ``value`` is complex64 (n,); ``transfer`` and ``weight`` are float32 (n,).
-``grid``, ``side``, ``scale``, ``regions``, ``weights`` and ``weight_scale`` describe the reference (fourier.FourierVolume).
+``grid``, ``side``, ``scale``, ``regions``, ``weights``, ``weight_scale``: the reference (fourier.FourierVolume).
 Sums are kept in float32 over BLOCK samples and in float64 beyond, always in the same order: same input, same bits.
 """
 
@@ -27,7 +27,7 @@ BLOCK = 64
 # Places of the sums in a row: J^T J (upper triangle by rows), J^T f, J^T g, |f|^2, |g|^2, f.g, total weight.
 JTJ, JTF, JTG, FF, GG, FG, WEIGHT = 0, 21, 27, 33, 34, 35, 36
 
-_OPTIONS = {"nogil": True, "cache": True, "fastmath": True, "error_model": "numpy"}
+compiled = njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 
 
 @njit(inline="always")
@@ -37,7 +37,7 @@ def _reference_weight(regions, weights, weight_scale, qx, qy, qz):
     return region_weight(regions, qx, qy, qz)
 
 
-@njit(**_OPTIONS)
+@compiled
 def normal_equations(
     grid, side, scale, regions, weights, weight_scale, frequency, value, transfer, weight, rotations, phases, out
 ):
@@ -88,7 +88,7 @@ def normal_equations(
                 out[i, s] += block[s]
 
 
-@njit(**_OPTIONS)
+@compiled
 def products(
     grid, side, scale, regions, weights, weight_scale, frequency, value, transfer, weight, rotations, phases, out, sums
 ):
@@ -120,7 +120,7 @@ def products(
         sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3] = ff, gg, fg, total
 
 
-@njit(**_OPTIONS)
+@compiled
 def gather(grid, side, scale, frequency, out):
     """The spectrum at each frequency (3, n), into ``out`` (n,) complex64."""
     for j in range(frequency.shape[1]):
@@ -130,7 +130,7 @@ def gather(grid, side, scale, frequency, out):
         out[j] = complex(re, im)
 
 
-@njit(**_OPTIONS)
+@compiled
 def scatter(side, scale, frequency, values, grid):
     """Add samples (n,) complex64 at each frequency (3, n) to the flat ``grid`` (float64): the transpose of gather."""
     for j in range(frequency.shape[1]):

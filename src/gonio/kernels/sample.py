@@ -170,7 +170,7 @@ def volume_weight(weights, x, y, z):
     """Weight interpolated linearly in a centred volume (z, y, x) at grid position x, y, z from its centre."""
     n = weights.shape[0]
     x, y, z = x + n // 2, y + n // 2, z + n // 2
-    ix, iy, iz = int(math.floor(x)), int(math.floor(y)), int(math.floor(z))
+    ix, iy, iz = math.floor(x), math.floor(y), math.floor(z)
     if min(ix, iy, iz) < 0 or max(ix, iy, iz) > n - 2:
         return np.float32(0.0)
     fx, fy, fz = np.float32(x - ix), np.float32(y - iy), np.float32(z - iz)

@@ -29,11 +29,11 @@ def _fit_piece(tap: int) -> NDArray[np.float64]:
     # s in [-1, 1] runs over one grid interval; tap a then lies (s + 1) / 2 + 1 - a from the point.
     nodes = np.cos(np.pi * (np.arange(200) + 0.5) / 200)
     values = _semicircle(((nodes + 1) / 2 + 1 - tap) / (WIDTH / 2))
-    return chebyshev.cheb2poly(chebyshev.chebfit(nodes, values, DEGREE))
+    return np.asarray(chebyshev.cheb2poly(chebyshev.chebfit(nodes, values, DEGREE)), dtype=np.float64)
 
 
 def _frozen(array: NDArray, dtype: type) -> NDArray:
-    result = np.ascontiguousarray(array, dtype=dtype)
+    result: NDArray = np.ascontiguousarray(array, dtype=dtype)
     result.setflags(write=False)
     return result
 

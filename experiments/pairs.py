@@ -1,0 +1,84 @@
+"""Simulated pairs of subtomograms with a known pose between them, and how far an alignment is from it.
+
+A pair is two particles of one phantom, each turned uniformly on SO(3) and shifted by up to two voxels along each axis,
+imaged apart from one another. Pair i of a cell is the same on every machine and for every method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+import gonio
+from gonio.simulate import Imaging, Phantom, simulate_subtomogram
+
+VOXEL_SIZE_ANGSTROM = 10.0
+BOX = 32
+MAX_SHIFT_VOXELS = 2.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the paper's tables: phantom, tilt range of +-tilt_deg, and signal-to-noise ratio."""
+
+    phantom: str
+    tilt_deg: int
+    snr: float
+
+    def __str__(self) -> str:
+        return f"{self.phantom} +-{self.tilt_deg} SNR {self.snr:g}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two subtomograms and the pose that lays the reference on the target."""
+
+    target: gonio.Subtomogram
+    reference: gonio.Subtomogram
+    truth: gonio.Pose
+
+    def with_normals(self, target_normal: np.ndarray, reference_normal: np.ndarray) -> Pair:
+        """The same pair with a known axis on each particle."""
+        target, reference = (
+            gonio.Subtomogram(particle.volume, particle.wedge, normal_xyz=normal)
+            for particle, normal in ((self.target, target_normal), (self.reference, reference_normal))
+        )
+        return Pair(target, reference, self.truth)
+
+    def errors(self, pose: gonio.Pose) -> tuple[float, float]:
+        """Rotation error in degrees and shift error in voxels."""
+        rotation = float(pose.rotation_distance_deg(self.truth))
+        return rotation, float(pose.shift_distance_angstrom(self.truth)) / VOXEL_SIZE_ANGSTROM
+
+
+def make_pair(cell: Cell, index: int, *, seed: int = 0, with_normals: bool = False) -> Pair:
+    """Pair ``index`` of a cell; with normals, the phantom's own z axis is known in both particles."""
+    names = ("four_gaussians", "sharp", "pseudo_symmetric")
+    noise_key = 0 if np.isinf(cell.snr) else round(1000 * cell.snr)
+    # Poses depend on the index alone, so that cells differ by their imaging and not by luck.
+    poses_rng = np.random.default_rng([seed, names.index(cell.phantom), index])
+    noise_rng = np.random.default_rng([seed, names.index(cell.phantom), index, cell.tilt_deg, noise_key])
+    density = Phantom.named(cell.phantom, box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM)
+    shift = MAX_SHIFT_VOXELS * VOXEL_SIZE_ANGSTROM
+    target_pose, reference_pose = gonio.Pose.random(2, rng=poses_rng, max_shift_angstrom=shift)
+    imaging = Imaging(
+        box=BOX,
+        voxel_size_angstrom=VOXEL_SIZE_ANGSTROM,
+        tilt_min_deg=-cell.tilt_deg,
+        tilt_max_deg=cell.tilt_deg,
+        snr=cell.snr,
+    )
+    target, reference = (
+        simulate_subtomogram(density, pose, imaging=imaging, rng=noise_rng) for pose in (target_pose, reference_pose)
+    )
+    pair = Pair(target, reference, target_pose @ reference_pose.inverse())
+    if with_normals:
+        return pair.with_normals(target_pose.matrix[:, 2], reference_pose.matrix[:, 2])
+    return pair
+
+
+def median_and_mad(values: np.ndarray) -> tuple[float, float]:
+    """Median and median absolute deviation, as in the paper's tables."""
+    median = float(np.median(values))
+    return median, float(np.median(np.abs(np.asarray(values) - median)))

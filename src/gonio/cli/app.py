@@ -1,0 +1,94 @@
+"""The program: its commands, and how everything that goes wrong is told in one line.
+
+Values that do not fit and files that are broken end with status 2, an interruption with 130.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from gonio.cli.demo import demo
+from gonio.cli.pair import pair
+from gonio.cli.particles import align, average
+from gonio.cli.simulate import map_, simulate
+
+__all__ = ["app", "main", "run"]
+
+# The base class of complaints about the command line; typer names only its children.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+
+FAILED, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gonio {version('gonio')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Align cryo-electron subtomograms by gradient.
+
+    Finds the rotation and the shift that lay a reference on each particle, from many starting orientations at once.
+    `gonio demo DIR` shows it on simulated particles in a minute; `gonio COMMAND --help` tells the rest. Lengths are
+    angstrom, angles degrees.
+    """
+
+
+COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("demo", demo),
+    ("align", align),
+    ("average", average),
+    ("pair", pair),
+    ("map", map_),
+    ("simulate", simulate),
+)
+for name, command in COMMANDS:
+    app.command(name)(command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line, without the program's name, and return its exit status."""
+    words = [word for word in arguments if word != "--debug"]
+    try:
+        status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
+    except typer.Exit as request:
+        status = request.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    except (USAGE_ERROR, ValueError, OSError) as error:
+        if len(words) < len(arguments):
+            raise
+        print(f"gonio: error: {_sentence(error)}", file=sys.stderr)
+        status = FAILED
+    if status == INTERRUPTED:  # typer turns some interruptions into a status
+        print("gonio: interrupted", file=sys.stderr)
+    return status
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _sentence(error: BaseException) -> str:
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    return " ".join(text.split()) or type(error).__name__

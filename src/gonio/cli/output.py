@@ -1,0 +1,144 @@
+"""Where results go: folders that appear whole or not at all, files beside files, and progress on the terminal.
+
+Owns the rules of every command: nothing that exists is replaced unless asked, folders that are missing are made, and a
+run that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["beside", "check_target", "command_line", "progress", "result_folder", "write_settings", "write_text"]
+
+PLAIN_PROGRESS_SECONDS = 5.0
+
+
+def check_target(path: Path, *, overwrite: bool) -> Path:
+    """The absolute path of a result that may be written.
+
+    Raises
+    ------
+    ValueError
+        Something is there and may not be replaced.
+    OSError
+        The folder cannot be written to: better said now than after an hour of work.
+    """
+    path = path.resolve()
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise ValueError(f"{path} is not empty: choose another folder, or pass --overwrite to replace its results")
+    if path.is_file() and not overwrite:
+        raise ValueError(f"{path} exists: choose another name, or pass --overwrite to replace it")
+    nearest = next(folder for folder in path.parents if folder.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"cannot write {path}: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write {path}: you may not write in {nearest}")
+    return path
+
+
+@contextmanager
+def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A new folder beside ``path`` to write in; when all went well its files become those of ``path``.
+
+    Relative paths written inside stay right, as both folders have one parent. Files of ``path`` that are not written
+    again stay.
+    """
+    path = check_target(path, overwrite=overwrite)
+    if path.is_file():
+        raise NotADirectoryError(f"{path} is a file: give a folder")
+    made = [folder for folder in path.parents if not folder.exists()]
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        for file in [file for file in staging.rglob("*") if file.is_file()]:
+            target = path / file.relative_to(staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def beside(path: Path, ending: str) -> Path:
+    """``map.mrc`` or ``map.mrc.gz`` with another ending: ``beside(path, "_fsc.csv")`` is map_fsc.csv."""
+    stem = path.name.removesuffix(".gz")
+    for suffix in (".mrc", ".map"):
+        stem = stem.removesuffix(suffix)
+    return path.with_name(stem + ending)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    from gonio.io.errors import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def command_line() -> list[str]:
+    """What was typed, word by word."""
+    return ["gonio", *sys.argv[1:]]
+
+
+def write_settings(
+    path: Path, settings: Mapping[str, object], *, seed: int | None = None, inputs: Iterable[Path] = ()
+) -> None:
+    """Say beside a result how it was made."""
+    from gonio.run import settings_toml
+
+    write_text(path, settings_toml(command_line(), settings, seed=seed, inputs=inputs))
+
+
+@contextmanager
+def progress(verb: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with the number of items done; a bar on a terminal, else a line now and then.
+
+    All of it goes to standard error, so that standard output holds results only.
+    """
+    if sys.stderr.isatty():
+        with _bar(verb, total) as report:
+            yield report
+    else:
+        yield _lines(verb, total)
+
+
+@contextmanager
+def _bar(verb: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    start = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(verb, total=total, rate="")
+
+        def report(done: int) -> None:
+            bar.update(task, completed=done, rate=f"{done / (time.monotonic() - start):.1f}/s")
+
+        yield report
+
+
+def _lines(verb: str, total: int) -> Callable[[int], None]:
+    start = last = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < PLAIN_PROGRESS_SECONDS:
+            return
+        last = now
+        rate = done / max(now - start, 1e-9)
+        left = f", {(total - done) / rate:.0f} s left" if done < total else ""
+        print(f"{verb}: {done} of {total}, {rate:.1f} per second{left}", file=sys.stderr, flush=True)
+
+    return report

@@ -1,0 +1,240 @@
+"""``gonio pair``: lay one subtomogram on another, and tell the hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from gonio.cli.options import (
+    MaxShift,
+    Overwrite,
+    Resolution,
+    ScoreName,
+    SearchName,
+    Seed,
+    SeedInterval,
+    TiltAxis,
+    TiltRange,
+    VoxelSize,
+    settings_of,
+    wedge_of,
+)
+from gonio.cli.output import beside, check_target, write_settings
+
+if TYPE_CHECKING:
+    from gonio.alignment import Result, Settings
+    from gonio.volume import Subtomogram, Volume
+    from gonio.wedge import SingleAxisWedge
+
+MASK_EDGE_VOXELS = 3.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """B, or its mirror image, laid on A."""
+
+    result: Result
+    moved: Volume
+    correlation: float
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        result = self.result
+        return {
+            "euler_zyz_deg": result.pose.euler_zyz_deg().tolist(),
+            "shift_angstrom": result.pose.shift_angstrom.tolist(),
+            "matrix_xyz": result.pose.matrix.tolist(),
+            "dissimilarity": result.dissimilarity if np.isfinite(result.dissimilarity) else None,
+            "correlation": self.correlation,
+            "overlap": result.overlap,
+            "status": result.status.name.lower(),
+            "sentence": result.status.sentence,
+            "iterations": result.n_iterations,
+        }
+
+
+def pair(
+    a: Annotated[Path, typer.Argument(metavar="A", help="MRC map that stays where it is.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="MRC map that is laid on A.")],
+    tilt_range: TiltRange = None,
+    tilt_range_a: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="MIN MAX", help="Tilts of A alone, degrees.")
+    ] = None,
+    tilt_range_b: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="MIN MAX", help="Tilts of B alone, degrees.")
+    ] = None,
+    tilt_axis: TiltAxis = 90.0,
+    score: ScoreName = "rcs",
+    search: SearchName = "stochastic",
+    resolution: Resolution = None,
+    max_shift: MaxShift = None,
+    mask_diameter: Annotated[
+        float | None,
+        typer.Option(metavar="A", help="Look only at a soft sphere of this diameter in A's centre, angstrom."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="MAP", help="MRC file to write: B moved onto A.")
+    ] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Try the mirror image of B too, and say which hand fits.")
+    ] = False,
+    voxel_size: VoxelSize = None,
+    seed: Seed = 0,
+    seed_interval: SeedInterval = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Lay one subtomogram on another.
+
+    Finds the rotation R and the shift t with x_A = R x_B + t. Without a tilt range a map has no missing wedge. The
+    correlation is that of A and the moved B in real space, low-passed to the resolution, inside the mask (without one,
+    inside the largest soft sphere of the box); a missing wedge lowers it.
+
+    With `--output MAP` the moved B is written, of the hand that fits, and MAP.settings.toml.
+
+    Example: `gonio pair average.mrc 7p6z.mrc --mask-diameter 300 --mirror --output 7p6z_moved.mrc`
+    """
+    from gonio.io import read_volume, write_volume
+
+    target_path = None if output is None else check_target(output, overwrite=overwrite)
+    wedges = [wedge_of(own or tilt_range, tilt_axis) for own in (tilt_range_a, tilt_range_b)]
+    settings = settings_of(
+        score,
+        search,
+        seed_interval_deg=seed_interval,
+        resolution_angstrom=resolution,
+        max_shift_angstrom=max_shift,
+    )
+    volume_a, volume_b = (read_volume(path, voxel_size_angstrom=voxel_size) for path in (a, b))
+    fitted = _Fitting(volume_a, wedges[0], settings, seed, mask_diameter)
+    fits = {"as given": fitted.fit(_subtomogram(volume_b, wedges[1]))}
+    if mirror:
+        fits["mirrored"] = fitted.fit(_mirrored(volume_b, wedges[1]))
+    hand = max(fits, key=lambda name: fits[name].correlation)
+    if target_path is not None:
+        target_path.parent.mkdir(parents=True, exist_ok=True)
+        write_volume(target_path, fits[hand].moved)
+        write_settings(beside(target_path, ".settings.toml"), asdict(settings), seed=seed, inputs=(a, b))
+    if as_json:
+        print(json.dumps(_as_dict(fits, hand)))
+    else:
+        _print(fits, hand, names=(a.name, b.name), output=output)
+
+
+class _Fitting:
+    """A, prepared once: masked for the alignment, low-passed for the correlation."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        wedge: SingleAxisWedge | None,
+        settings: Settings,
+        seed: int,
+        mask_diameter_angstrom: float | None,
+    ) -> None:
+        from gonio.volume import soft_sphere
+
+        self._settings, self._seed = settings, seed
+        self._resolution = settings.resolution_angstrom or 4.0 * volume.voxel_size_angstrom
+        self._target = _subtomogram(volume, wedge)
+        radius = volume.box / 2 - MASK_EDGE_VOXELS
+        if mask_diameter_angstrom is not None:
+            radius = 0.5 * mask_diameter_angstrom / volume.voxel_size_angstrom
+            if not 0 < radius <= volume.box / 2:
+                raise ValueError(
+                    f"--mask-diameter must lie between 0 and the box, {volume.box_angstrom:g} angstrom,"
+                    f" got {mask_diameter_angstrom!r}"
+                )
+        self._mask = soft_sphere(volume.box, radius_px=radius, edge_px=MASK_EDGE_VOXELS)
+        if mask_diameter_angstrom is not None:
+            self._target = _subtomogram(_masked(volume, self._mask), wedge)
+        self._unmasked = volume
+
+    def fit(self, reference: Subtomogram) -> Fit:
+        """Lay a reference on A, with the same random numbers for every reference."""
+        from gonio.alignment import align
+        from gonio.fourier import low_passed, moved
+        from gonio.volume import correlation
+
+        result = align(self._target, reference, settings=self._settings, rng=np.random.default_rng(self._seed))
+        laid = moved(_boxed(reference.volume, self._unmasked.box), result.pose.matrix, result.pose.shift_angstrom)
+        smooth = (low_passed(v, resolution_angstrom=self._resolution) for v in (self._unmasked, laid))
+        return Fit(result, laid, correlation(*smooth, mask=self._mask))
+
+
+def _subtomogram(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
+    from gonio.volume import Subtomogram
+
+    return Subtomogram(volume) if wedge is None else Subtomogram(volume, wedge)
+
+
+def _mirrored(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
+    """The image in a mirror across the yz plane through the centre voxel; turns about an axis change their sense."""
+    from gonio.volume import Volume
+    from gonio.wedge import SingleAxisWedge
+
+    flipped = np.roll(volume.data[:, :, ::-1], 1 if volume.box % 2 == 0 else 0, axis=2)
+    mirrored = None
+    if wedge is not None:
+        mirrored = SingleAxisWedge(-wedge.tilt_max_deg, -wedge.tilt_min_deg, 180.0 - wedge.axis_deg)
+    return _subtomogram(Volume(flipped, volume.voxel_size_angstrom), mirrored)
+
+
+def _masked(volume: Volume, mask: NDArray[np.float32]) -> Volume:
+    """What lies in the mask, above the mean of what lies outside, so that the mask's edge makes no step."""
+    from gonio.volume import Volume
+
+    outside = 1.0 - mask
+    background = float((volume.data * outside).sum() / outside.sum())
+    return Volume((volume.data - background) * mask, volume.voxel_size_angstrom)
+
+
+def _boxed(volume: Volume, box: int) -> Volume:
+    """Cut or fill up to another box about the centre voxel, filling with the mean."""
+    from gonio.volume import Volume
+
+    if volume.box == box:
+        return volume
+    data = np.full((box,) * 3, volume.data.mean(), dtype=np.float32)
+    low = min(box // 2, volume.box // 2)
+    high = min(box - box // 2, volume.box - volume.box // 2)
+    into, out_of = (slice(n // 2 - low, n // 2 + high) for n in (box, volume.box))
+    data[into, into, into] = volume.data[out_of, out_of, out_of]
+    return Volume(data, volume.voxel_size_angstrom)
+
+
+def _margin(fits: dict[str, Fit], hand: str) -> float:
+    return fits[hand].correlation - min(fit.correlation for fit in fits.values())
+
+
+def _as_dict(fits: dict[str, Fit], hand: str) -> dict[str, object]:
+    found = fits["as given"].as_dict()
+    if len(fits) > 1:
+        found |= {"mirror": fits["mirrored"].as_dict(), "hand": hand, "margin": _margin(fits, hand)}
+    return found
+
+
+def _print(fits: dict[str, Fit], hand: str, *, names: tuple[str, str], output: Path | None) -> None:
+    print(f"x_A = R x_B + t lays {names[1]} on {names[0]}; R = Rz(a) Ry(b) Rz(c)")
+    for name, fit in fits.items():
+        result = fit.result
+        angles = "  ".join(f"{angle:9.3f}" for angle in result.pose.euler_zyz_deg())
+        shift = "  ".join(f"{length:9.3f}" for length in result.pose.shift_angstrom)
+        if len(fits) > 1:
+            print(f"\n{names[1]} {name}")
+        print(f"  rotation a, b, c   {angles}  degrees")
+        print(f"  shift x, y, z      {shift}  angstrom")
+        print(f"  dissimilarity      {result.dissimilarity:9.4f}  lower is better")
+        print(f"  correlation        {fit.correlation:9.4f}  masked, low-passed; 1 is perfect")
+        print(f"  measured by both   {100 * result.overlap:9.1f}  percent of the samples of A")
+        print(f"  ended              {result.status.sentence} ({result.n_iterations} iterations)")
+    if len(fits) > 1:
+        print(f"\nthe hand that fits: {names[1]} {hand}, by a correlation higher by {_margin(fits, hand):.3f}")
+    if output is not None:
+        print(f"wrote {output}")

@@ -1,0 +1,82 @@
+"""Provenance: the text of the settings.toml that lies beside every result.
+
+Owns what a run must tell so that it can be done again: the command line, the settings, the seed, the versions, the
+date, and the inputs with their checksums. Knows nothing of what was run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from shlex import join
+
+__all__ = ["settings_toml", "versions"]
+
+PACKAGES = ("gonio", "numpy", "scipy", "numba")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def settings_toml(
+    command: Sequence[str],
+    settings: Mapping[str, object],
+    *,
+    seed: int | None = None,
+    inputs: Iterable[str | Path] = (),
+) -> str:
+    """A TOML file with tables ``run``, ``settings``, ``versions`` and ``inputs``.
+
+    Parameters
+    ----------
+    command
+        The command line, word by word.
+    settings
+        Numbers, text, booleans, None (written as a comment), sequences of these, and mappings, which become tables.
+    seed
+        Of the random generator; None where nothing is random.
+    inputs
+        Files that were read; each is named in full, with its SHA-256.
+    """
+    run = {"command": join(command), "date": datetime.now().astimezone().isoformat(timespec="seconds"), "seed": seed}
+    files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (Path(p).resolve() for p in inputs)}
+    tables = {"run": run, "settings": settings, "versions": versions(), "inputs": files}
+    return "\n".join(line for name, table in tables.items() for line in _table(name, table))
+
+
+def _table(name: str, values: Mapping[str, object]) -> Iterator[str]:
+    yield f"[{name}]"
+    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    for key, value in values.items():
+        if key not in inner:
+            yield f"# {key}: not given" if value is None else f"{_key(key)} = {_value(value)}"
+    yield ""
+    for key, value in inner.items():
+        yield from _table(f"{name}.{_key(key)}", value)
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Enum):
+        return _value(value.value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(float(value)) if math.isfinite(value) else str(float(value))  # TOML knows inf and nan
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(str(value))
