@@ -66,7 +66,9 @@ def main() -> None:
     records = run_jobs(both_searches, jobs, options.out / f"{options.phantom}.jsonl", processes=options.processes)
     by_job = dict(zip(jobs, records, strict=True))
     table = {}
-    print(f"{options.phantom}; the paper: {PAPER_INDEPENDENT} independent over {PAPER_STOCHASTIC} stochastic at 60 degrees")
+    print(
+        f"{options.phantom}; the paper: {PAPER_INDEPENDENT} independent over {PAPER_STOCHASTIC} stochastic at 60 degrees"
+    )
     print("interval score tilt  SNR | stochastic independent  fold | stochastic error deg, voxel, wrong of pairs")
     for i, s, t, r in cells:
         row = summarise([by_job[options.phantom, t, r, i, s, index] for index in range(options.pairs)])

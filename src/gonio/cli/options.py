@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from gonio.volume import Volume
     from gonio.wedge import SingleAxisWedge
 
-# How far a local search expects poses to be from those listed, degrees and angstrom per axis; None: no expectation.
-LOCAL_PRIOR_DEG: float | None = None
-LOCAL_PRIOR_SHIFT_ANGSTROM: float | None = None
+# How far a local search expects poses to be from those listed, standard deviations per axis. On the ribosomes of
+# EMPIAR-10499 poses then move less, to where shells that were not compared agree better (docs/ribosomes.md).
+LOCAL_PRIOR_DEG = 2.0
+LOCAL_PRIOR_SHIFT_VOXELS = 0.5
 
 ParticlesPath = Annotated[
     Path, typer.Argument(metavar="PARTICLES", help="Particle list (RELION or WarpTools STAR) or optimisation set.")
@@ -71,6 +72,14 @@ Resolution = Annotated[
 MaxShift = Annotated[
     float | None,
     typer.Option("--max-shift", metavar="A", help="Largest shift, angstrom. Default: a quarter of the box."),
+]
+MaskDiameter = Annotated[
+    float | None,
+    typer.Option(
+        "--mask-diameter",
+        metavar="A",
+        help="Compare within a soft sphere of this diameter around the centre, angstrom. Default: no mask.",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of the random numbers: same seed, same result.")]
 SeedInterval = Annotated[
@@ -137,6 +146,7 @@ def settings_of(
     resolution_angstrom: float | None,
     max_shift_angstrom: float | None,
     diameter_angstrom: float | None = None,
+    mask_diameter_angstrom: float | None = None,
 ) -> Settings:
     """Settings from the words and numbers of a command line."""
     from gonio.alignment import Search, Settings
@@ -154,18 +164,20 @@ def settings_of(
         resolution_angstrom=resolution_angstrom,
         max_shift_angstrom=max_shift_angstrom,
         particle_diameter_angstrom=diameter_angstrom,
+        mask_diameter_angstrom=mask_diameter_angstrom,
     )
 
 
-def local(settings: Settings, *, prior_deg: float | None, prior_shift_angstrom: float | None) -> Settings:
-    """The same settings for a local search, with what is expected of the listed poses."""
+def local(
+    settings: Settings, *, prior_deg: float | None, prior_shift_angstrom: float | None, voxel_size_angstrom: float
+) -> Settings:
+    """The same settings for a local search, with what is expected of the listed poses; 0 stands for nothing."""
     from gonio.alignment import Search
 
+    turn = LOCAL_PRIOR_DEG if prior_deg is None else prior_deg
+    shift = LOCAL_PRIOR_SHIFT_VOXELS * voxel_size_angstrom if prior_shift_angstrom is None else prior_shift_angstrom
     return replace(
-        settings,
-        search=Search.LOCAL,
-        prior_rotation_sd_deg=LOCAL_PRIOR_DEG if prior_deg is None else prior_deg,
-        prior_shift_sd_angstrom=LOCAL_PRIOR_SHIFT_ANGSTROM if prior_shift_angstrom is None else prior_shift_angstrom,
+        settings, search=Search.LOCAL, prior_rotation_sd_deg=turn or None, prior_shift_sd_angstrom=shift or None
     )
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from gonio.cli.options import (
     MaxShift,
@@ -138,7 +137,7 @@ class _Fitting:
         seed: int,
         mask_diameter_angstrom: float | None,
     ) -> None:
-        from gonio.volume import soft_sphere
+        from gonio.volume import masked_volume, soft_sphere
 
         self._settings, self._seed = settings, seed
         self._resolution = settings.resolution_angstrom or 4.0 * volume.voxel_size_angstrom
@@ -153,7 +152,7 @@ class _Fitting:
                 )
         self._mask = soft_sphere(volume.box, radius_px=radius, edge_px=MASK_EDGE_VOXELS)
         if mask_diameter_angstrom is not None:
-            self._target = _subtomogram(_masked(volume, self._mask), wedge)
+            self._target = _subtomogram(masked_volume(volume, mask_diameter_angstrom), wedge)
         self._unmasked = volume
 
     def fit(self, reference: Subtomogram) -> Fit:
@@ -184,15 +183,6 @@ def _mirrored(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
     if wedge is not None:
         mirrored = SingleAxisWedge(-wedge.tilt_max_deg, -wedge.tilt_min_deg, 180.0 - wedge.axis_deg)
     return _subtomogram(Volume(flipped, volume.voxel_size_angstrom), mirrored)
-
-
-def _masked(volume: Volume, mask: NDArray[np.float32]) -> Volume:
-    """What lies in the mask, above the mean of what lies outside, so that the mask's edge makes no step."""
-    from gonio.volume import Volume
-
-    outside = 1.0 - mask
-    background = float((volume.data * outside).sum() / outside.sum())
-    return Volume((volume.data - background) * mask, volume.voxel_size_angstrom)
 
 
 def _boxed(volume: Volume, box: int) -> Volume:

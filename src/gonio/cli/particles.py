@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from gonio.cli.options import (
     Invert,
     ListOptions,
+    MaskDiameter,
     MaxShift,
     Overwrite,
     ParticlesPath,
@@ -72,11 +73,17 @@ def align(
     ] = False,
     prior_deg: Annotated[
         float | None,
-        typer.Option(metavar="DEG", help="With --local: how far listed orientations may be off, per axis, degrees."),
+        typer.Option(
+            metavar="DEG",
+            help="With --local: how far listed orientations may be off, per axis, degrees; 0: any. Default: 2.",
+        ),
     ] = None,
     prior_shift: Annotated[
         float | None,
-        typer.Option(metavar="A", help="With --local: how far listed positions may be off, per axis, angstrom."),
+        typer.Option(
+            metavar="A",
+            help="With --local: how far listed positions may be off, per axis, angstrom; 0: any. Default: half voxel.",
+        ),
     ] = None,
     score: ScoreName = "rcs",
     search: SearchName = "stochastic",
@@ -85,6 +92,7 @@ def align(
     diameter: Annotated[
         float | None, typer.Option(metavar="A", help="Of the particle, angstrom. Default: half of the box.")
     ] = None,
+    mask_diameter: MaskDiameter = None,
     tilt_range: TiltRange = None,
     tilt_axis: TiltAxis = 90.0,
     tomograms: TomogramsPath = None,
@@ -101,7 +109,8 @@ def align(
     """Align a list of particles to a reference map.
 
     Finds for each particle the rotation and the shift that lay the reference on it: over all orientations, or with
-    --local from the poses in the list. Particles are 3-D subtomograms (give the tilt range where the list does not
+    --local from the poses in the list, which it then expects to be roughly right (--prior-deg, --prior-shift; after a
+    coarse search give more, or 0). Particles are 3-D subtomograms (give the tilt range where the list does not
     hold it) or stacks of 2-D tilt images (RELION 5, WarpTools), which are compared as they are, CTF included.
 
     DIR/particles.star is the list with the new poses, in its own format and with columns gonioDissimilarity,
@@ -121,14 +130,17 @@ def align(
         resolution_angstrom=resolution,
         max_shift_angstrom=max_shift,
         diameter_angstrom=diameter,
+        mask_diameter_angstrom=mask_diameter,
     )
+    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size)
+    reference_map = options.read_map(reference)
     if start_local:
-        settings = local(settings, prior_deg=prior_deg, prior_shift_angstrom=prior_shift)
+        size = reference_map.voxel_size_angstrom
+        settings = local(settings, prior_deg=prior_deg, prior_shift_angstrom=prior_shift, voxel_size_angstrom=size)
     elif prior_deg is not None or prior_shift is not None:
         raise ValueError("--prior-deg and --prior-shift need --local: a search over all poses expects none")
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size)
     table, true_table = options.read(), None if truth is None else replace(options, path=truth).read()
-    aligner = Aligner(options.read_map(reference), settings)
+    aligner = Aligner(reference_map, settings)
     aligned = align_table(table, aligner, seed=seed, threads=thread_count(threads))
     if true_table is not None:
         aligned = replace(aligned, errors=errors_of(aligned.table, true_table))
