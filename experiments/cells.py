@@ -11,7 +11,7 @@ import numpy as np
 from rich.progress import track
 
 import gonio
-from pairs import Cell, make_pair
+from pairs import Cell, make_pair, median_and_mad
 
 TILTS_DEG = (90, 80, 70, 60, 50, 40)
 SNRS = (float("inf"), 1.0, 0.5, 0.1)
@@ -25,17 +25,29 @@ def paper_cells(phantom: str) -> list[Cell]:
 def align_pair(cell: Cell, index: int, *, settings: gonio.Settings, with_normals: bool = False) -> dict:
     """Errors and iterations of one pair."""
     pair = make_pair(cell, index, with_normals=with_normals)
-    result = gonio.align(pair.target, pair.reference, settings=settings, rng=np.random.default_rng(index))
+    aligner = gonio.Aligner(pair.reference, settings)
+    result = aligner.align(pair.target, rng=np.random.default_rng(index))
     rotation_deg, shift_voxel = pair.errors(result.pose)
     return {
         "rotation_error_deg": rotation_deg,
         "shift_error_voxel": shift_voxel,
         "iterations": result.n_iterations,
         "dissimilarity": result.dissimilarity,
-        "true_dissimilarity": float(
-            gonio.Aligner(pair.reference, settings).dissimilarity(pair.target, gonio.Pose.stack([pair.truth]))[0]
-        ),
+        "true_dissimilarity": float(aligner.dissimilarity(pair.target, gonio.Pose.stack([pair.truth]))[0]),
     }
+
+
+def describe(records: list[dict]) -> str:
+    """Median and MAD of both errors, wrong optima and iterations of one cell, as a line of text."""
+    rotation, shift, iterations = (
+        np.array([record[name] for record in records])
+        for name in ("rotation_error_deg", "shift_error_voxel", "iterations")
+    )
+    turned, moved = median_and_mad(rotation), median_and_mad(shift)
+    return (
+        f"{turned[0]:.3f} +- {turned[1]:.3f} degrees, {moved[0]:.4f} +- {moved[1]:.4f} voxel, "
+        f"{(rotation > 15).sum()} of {len(records)} off by over 15 degrees, {np.median(iterations):.0f} iterations"
+    )
 
 
 def run_jobs(function: Callable[..., dict], jobs: Iterable[tuple], journal: Path, *, processes: int = 2) -> list[dict]:

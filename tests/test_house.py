@@ -38,6 +38,7 @@ FLOORS = {
     "report": 4,
     "io": 4,
     "cli": 5,
+    "__main__": 6,
     "": 5,  # gonio/__init__.py, the front door: names every floor, and no floor may come in through it
 }
 

@@ -66,16 +66,15 @@ def main() -> None:
     records = run_jobs(both_searches, jobs, options.out / f"{options.phantom}.jsonl", processes=options.processes)
     by_job = dict(zip(jobs, records, strict=True))
     table = {}
-    print(
-        f"{options.phantom}; the paper: {PAPER_INDEPENDENT} independent over {PAPER_STOCHASTIC} stochastic at 60 degrees"
-    )
+    print(f"{options.phantom}; the paper at 60 degrees: {PAPER_INDEPENDENT} over {PAPER_STOCHASTIC} iterations")
     print("interval score tilt  SNR | stochastic independent  fold | stochastic error deg, voxel, wrong of pairs")
     for i, s, t, r in cells:
         row = summarise([by_job[options.phantom, t, r, i, s, index] for index in range(options.pairs)])
         table[f"{i} {s} {t} {r:g}"] = row
         fast, slow = row["stochastic"], row["independent"]
         print(
-            f"{i:8d} {s:>5s} {t:4d} {r:4g} | {fast['iterations']:10.0f} {slow['iterations']:11.0f} {row['fold']:5.1f} | "
+            f"{i:8d} {s:>5s} {t:4d} {r:4g} | "
+            f"{fast['iterations']:10.0f} {slow['iterations']:11.0f} {row['fold']:5.1f} | "
             f"{fast['rotation_deg'][0]:6.3f} {fast['shift_voxel'][0]:6.4f} {fast['wrong']:3d} of {row['pairs']} "
             f"(independent {slow['rotation_deg'][0]:.3f} {slow['shift_voxel'][0]:.4f} {slow['wrong']:d})"
         )

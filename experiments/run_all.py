@@ -1,0 +1,39 @@
+"""Everything behind docs/reproduce.md, one after the other; what is finished is not run again.
+
+    python experiments/run_all.py [--quick]
+
+``--quick`` takes two pairs of each, to see that everything runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+EXPERIMENTS = ("noise_free", "axis", "fig4_iterations")
+
+
+def main() -> None:
+    """Run each experiment in a process of its own; real data only where they are."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args()
+    for name in EXPERIMENTS:
+        quick = ["--pairs", "2"] if options.quick else []
+        if options.quick and name == "fig4_iterations":
+            quick += ["--interval", "60", "--tilt", "60", "--snr", "0.5"]
+        print(f"== {name}", flush=True)
+        command = [sys.executable, HERE / name / "run.py", "--out", options.out / name, *quick]
+        subprocess.run([str(part) for part in command], check=True)
+    data = HERE.parents[1] / "shared" / "data"
+    if data.exists():
+        print("== ribosomes", flush=True)
+        subprocess.run([sys.executable, str(HERE / "ribosomes" / "run.py"), "--data", str(data)], check=True)
+
+
+if __name__ == "__main__":
+    main()

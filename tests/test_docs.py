@@ -1,0 +1,76 @@
+"""What the documents say to type, typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+EXPERIMENTS = {
+    "noise_free": ["--pairs", "1"],
+    "axis": ["--pairs", "1"],
+    "fig4_iterations": ["--pairs", "1", "--interval", "60", "--tilt", "60", "--snr", "0.5", "--score", "rcs"],
+}
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a language in a page."""
+    pieces = re.split(r"^```", path.read_text(), flags=re.MULTILINE)[1::2]
+    return [body for name, _, body in (piece.partition("\n") for piece in pieces) if name == language]
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The gonio commands of a page's plain blocks, comments off, continued lines joined."""
+    lines = [line for block in blocks(path, "") for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("gonio ")]
+
+
+def run_gonio(arguments: list[str], folder: Path) -> None:
+    """Run the command line in a folder, as a user would."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gonio", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_of_the_readme_finds_the_pose(capsys: pytest.CaptureFixture[str]) -> None:
+    (source,) = blocks(ROOT / "README.md", "python")
+    scope: dict = {}
+    exec(compile(source, "README.md", "exec"), scope)
+    # Ten times the median error of such particles (docs/reproduce.md); a wrong optimum is off by tens of degrees.
+    assert scope["result"].pose.rotation_distance_deg(scope["truth"]) < 6.0
+    assert "degrees off" in capsys.readouterr().out
+
+
+def test_simulated_commands_of_the_readme_run(tmp_path: Path) -> None:
+    typed = [words[1:] for words in commands(ROOT / "README.md")]
+    simulate, align, average = typed[:3]
+    simulate[simulate.index("--count") + 1] = "3"
+    for arguments in (simulate, align, average):
+        run_gonio(arguments, tmp_path)
+    assert (tmp_path / "average.mrc").exists()
+
+
+@pytest.mark.skipif(not DATA.exists(), reason=f"the real ribosomes are not there: {DATA}")
+def test_commands_about_ribosomes_run(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(DATA)
+    for words in commands(ROOT / "docs" / "ribosomes.md"):
+        run_gonio(words[1:], tmp_path)
+    assert (tmp_path / "refined" / "particles.star").exists()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_run(name: str, tmp_path: Path) -> None:
+    script = ROOT / "experiments" / name / "run.py"
+    command = [sys.executable, str(script), "--processes", "1", "--out", str(tmp_path), *EXPERIMENTS[name]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of 1" in done.stdout
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1], "a finished run gives its results again"
