@@ -18,10 +18,10 @@ PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
 help:
 	@sed -n 's/^#   //p' Makefile
 
-demo: .venv/.gonio
-	$(BIN)/gonio demo $(DEMO_DIR) --particles $(DEMO_PARTICLES)
+demo: .venv/.gonio src/gonio/kernels/cpu.py
+	$(BIN)/gonio demo $(DEMO_DIR) --particles $(DEMO_PARTICLES) --overwrite
 
-test: .venv/.gonio-test
+test: .venv/.gonio-test src/gonio/kernels/cpu.py
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: .venv/.gonio-check
@@ -42,6 +42,10 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "gonio needs Python 3.11 or newer, and '$(PYTHON)' is not that: try make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
+	@touch $@
+
+# Numba keeps compiled loops until cpu.py changes; the mathematics that they compile lies beside it.
+src/gonio/kernels/cpu.py: src/gonio/kernels/sample.py src/gonio/kernels/window.py
 	@touch $@
 
 .venv/.gonio: .venv/.made pyproject.toml

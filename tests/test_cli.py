@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -12,8 +14,9 @@ import numpy as np
 import pytest
 
 import gonio
-from gonio.cli import demo, output
+from gonio.cli import demo, options, output, pair
 from gonio.cli.app import COMMANDS, run
+from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 
 BOX, COUNT = 20, 4
 
@@ -126,6 +129,53 @@ def test_local_alignment_stays_at_the_truth(simulated, tmp_path):
     assert "dissimilarity_before" in table.columns
 
 
+def test_a_list_that_was_aligned_before_tells_the_new_alignment_only(simulated, tmp_path):
+    refine = ["align", f"{simulated}/truth.star", "--reference", f"{simulated}/reference.mrc", "--local"]
+    assert run([*refine, "-o", f"{tmp_path}/refined"]) == 0
+    assert "dissimilarity_before" in gonio.read_particles(tmp_path / "refined" / "particles.star").columns
+    words = ["align", f"{tmp_path}/refined/particles.star", "--reference", f"{simulated}/reference.mrc"]
+    assert run([*words, "-o", f"{tmp_path}/again"]) == 0
+    assert "Before" not in (tmp_path / "again" / "particles.star").read_text()
+    assert not {"before_median", "improved"} & json.loads((tmp_path / "again" / "summary.json").read_text()).keys()
+    old, new = (gonio.read_particles(tmp_path / name / "particles.star") for name in ("refined", "again"))
+    turned = new.poses.rotation_distance_deg(old.poses)
+    # Nine digits of a number in the list, six decimals of its angles.
+    np.testing.assert_allclose(new.columns["change_of_orientation_deg"], turned, rtol=1e-8, atol=1e-5)
+
+
+def test_settings_spell_out_the_defaults_they_stand_for(simulated, tmp_path):
+    assert run(align_words(simulated, tmp_path / "out", "--truth", f"{simulated}/truth.star", "--threads", "1")) == 0
+    told = tomllib.loads((tmp_path / "out" / "settings.toml").read_text())
+    alignment = told["settings"]["alignment"]
+    # Four voxels of 16 angstrom; a quarter and a half of a box of 20.
+    assert (alignment["resolution_angstrom"], alignment["max_shift_angstrom"]) == (64.0, 80.0)
+    assert alignment["particle_diameter_angstrom"] == 160.0
+    assert told["settings"]["threads"] == 1
+    assert told["inputs"].keys() == {f"{simulated}/{n}" for n in ("particles.star", "reference.mrc", "truth.star")}
+    more = ("--resolution", "64", "--max-shift", "80", "--diameter", "160")
+    assert run(align_words(simulated, tmp_path / "same", *more)) == 0
+    first, second = ((tmp_path / name / "particles.star").read_text() for name in ("out", "same"))
+    assert first == second
+
+
+def test_settings_of_a_simulation_say_all_of_it(simulated):
+    told = tomllib.loads((simulated / "settings.toml").read_text())["settings"]
+    assert (told["phantom"], told["count"], told["max_shift_voxels"]) == ("sharp", COUNT, 2.0)
+    assert (told["imaging"]["box"], told["imaging"]["snr"]) == (BOX, np.inf)
+
+
+def test_processors_are_counted_on_every_system(monkeypatch):
+    for name in ("process_cpu_count", "sched_getaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert options.thread_count(None) == 3
+    assert options.thread_count(5) == 5
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert options.thread_count(None) == 2
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 4, raising=False)
+    assert options.thread_count(None) == 4
+
+
 def test_average_of_true_poses_looks_like_the_reference(simulated, tmp_path, capsys):
     map_path = tmp_path / "maps" / "average.mrc"
     assert run(["average", f"{simulated}/truth.star", "-o", str(map_path)]) == 0
@@ -156,9 +206,15 @@ def test_pair_finds_the_pose_and_the_hand(simulated, tmp_path, capsys):
     assert found["correlation"] - found["mirror"]["correlation"] == pytest.approx(found["margin"])
     moved, target = (gonio.read_volume(p) for p in (tmp_path / "moved.mrc", f"{simulated}/particles/1.mrc"))
     assert np.corrcoef(moved.data.ravel(), target.data.ravel())[0, 1] > 0.7
-    assert (tmp_path / "moved.settings.toml").exists()
+    assert 2 * 16.0 <= found["fsc_resolution_angstrom"] < BOX * 16.0  # between two voxels and the box
+    told = tomllib.loads((tmp_path / "moved.settings.toml").read_text())["settings"]
+    assert told["tilt_range_a_deg"] == [-60, 60]
+    assert (told["mirror"], told["mask_diameter_angstrom"], told["voxel_size_angstrom"]) == (True, 300.0, 16.0)
+    assert told["alignment"]["max_shift_angstrom"] == 80.0
     assert run([*words, "--overwrite"]) == 0
-    assert "the hand that fits: reference.mrc as given" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "the hand that fits: reference.mrc as given" in told
+    assert "FSC falls to 0.5" in told
 
 
 def test_pair_tells_a_mirrored_map(simulated, tmp_path, capsys):
@@ -170,6 +226,67 @@ def test_pair_tells_a_mirrored_map(simulated, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["hand"] == "mirrored"
     assert found["mirror"]["correlation"] > 0.95
+
+
+ASYMMETRIC = gonio.SingleAxisWedge(-65, 40, 25)
+
+
+@pytest.fixture(scope="module")
+def wedged() -> gonio.Subtomogram:
+    """A noise-free subtomogram of a tilt series that is neither symmetric nor about y, at the identity."""
+    imaging = Imaging(BOX, 16.0, ASYMMETRIC.tilt_min_deg, ASYMMETRIC.tilt_max_deg, axis_deg=ASYMMETRIC.axis_deg)
+    phantom = Phantom.named("sharp", box=BOX, voxel_size_angstrom=16.0)
+    return simulate_subtomogram(phantom, gonio.Pose.identity(), imaging=imaging, rng=np.random.default_rng(0))
+
+
+def flipped_x(volume: gonio.Volume) -> gonio.Volume:
+    """The mirror image across the plane x = 0, by the positions of voxels."""
+    x = np.arange(volume.box) - volume.box // 2
+    return gonio.Volume(volume.data[:, :, (-x + volume.box // 2) % volume.box], volume.voxel_size_angstrom)
+
+
+def test_a_mirrored_wedge_measures_the_mirrored_frequencies(wedged, rng):
+    frequency = rng.normal(size=(2000, 3))
+    mirrored = pair._mirrored(wedged.volume, ASYMMETRIC).wedge
+    assert np.array_equal(mirrored.weight_at(frequency * [-1, 1, 1]), ASYMMETRIC.weight_at(frequency))
+    assert not np.array_equal(mirrored.weight_at(frequency), ASYMMETRIC.weight_at(frequency))
+
+
+def test_a_mirrored_subtomogram_lies_on_the_true_one_by_its_own_wedge(simulated, wedged):
+    """The file holds the mirror image, so its tilts are the mirrored ones; undone, it is the true particle."""
+    of_file = gonio.SingleAxisWedge(-40, 65, 155)
+    undone = pair._mirrored(flipped_x(wedged.volume), of_file)
+    assert (undone.wedge, np.abs(undone.volume.data - wedged.volume.data).max()) == (ASYMMETRIC, 0.0)
+    true = gonio.Subtomogram(gonio.read_volume(simulated / "reference.mrc"))
+    at_truth = {
+        wedge: gonio.Aligner(gonio.Subtomogram(undone.volume, wedge)).dissimilarity(true, gonio.Pose.identity(1))[0]
+        for wedge in (undone.wedge, of_file, gonio.SingleAxisWedge(-40, 65, 25), gonio.SingleAxisWedge(-65, 40, 155))
+    }
+    best = at_truth.pop(undone.wedge)
+    assert best < 0.5 * min(at_truth.values())
+
+
+def test_pair_lays_a_mirrored_subtomogram_on_the_true_one(simulated, wedged, tmp_path, capsys):
+    gonio.write_volume(tmp_path / "flipped.mrc", flipped_x(wedged.volume))
+    words = ["pair", f"{simulated}/reference.mrc", f"{tmp_path}/flipped.mrc", "--mirror", "--json"]
+    words += ["--tilt-range-b", "-40", "65", "--tilt-axis", "155", "--seed-interval", "45"]
+    assert run(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["hand"] == "mirrored"
+    pose = gonio.Pose.from_euler_zyz_deg(found["mirror"]["euler_zyz_deg"], found["mirror"]["shift_angstrom"])
+    # The wedge costs noise-free particles a degree (DESIGN section 3).
+    assert pose.rotation_distance_deg(gonio.Pose.identity()) < 3.0
+
+
+def test_pair_moves_before_it_cuts(simulated, tmp_path, capsys):
+    """B stands off the centre of a larger box: cut to A's box first, half of it would be lost."""
+    volume = gonio.read_volume(simulated / "reference.mrc")
+    padded = np.roll(np.pad(volume.data, 6, mode="edge"), 7, axis=2)
+    gonio.write_volume(tmp_path / "off.mrc", gonio.Volume(padded, volume.voxel_size_angstrom))
+    words = ["pair", f"{simulated}/reference.mrc", f"{tmp_path}/off.mrc", "--json", "--seed-interval", "45"]
+    assert run([*words, "--max-shift", "140", "-o", f"{tmp_path}/laid.mrc"]) == 0
+    assert json.loads(capsys.readouterr().out)["correlation"] > 0.95
+    assert gonio.read_volume(tmp_path / "laid.mrc").box == BOX
 
 
 def test_pair_lays_a_map_on_a_larger_box(simulated, tmp_path, capsys):
@@ -191,7 +308,7 @@ def test_structure_becomes_a_map_and_particles(tmp_path, capsys):
     assert run(words) == 0
     volume = gonio.read_volume(tmp_path / "five.mrc")
     assert (volume.box, volume.voxel_size_angstrom) == (16, 8.0)
-    assert tomllib.loads((tmp_path / "five.settings.toml").read_text())["settings"]["resolution"] == 16.0
+    assert tomllib.loads((tmp_path / "five.settings.toml").read_text())["settings"]["resolution_angstrom"] == 16.0
     words = ["simulate", f"{tmp_path}/sim", "--structure", f"{tmp_path}/five.pdb", "--count", "1", "--box", "16"]
     assert run([*words, "--tilt-range", "-40", "50"]) == 0
     wedge = gonio.read_particles(tmp_path / "sim" / "particles.star").load(0).wedge
@@ -333,6 +450,9 @@ def test_wrong_number_of_images_is_told_in_one_line(tmp_path, capsys):
         (("--threads", "0"), "--threads"),
         (("--thread", "1"), "--thread"),
         (("--seed", "x"), "--seed"),
+        (("--voxel-size", "0"), "'--voxel-size': must be a positive number, got 0"),
+        (("--voxel-size", "-3"), "'--voxel-size': must be a positive number, got -3"),
+        (("--voxel-size", "nan"), "'--voxel-size': must be a positive number, got nan"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -365,6 +485,148 @@ def test_results_are_not_overwritten_unasked(simulated, tmp_path, capsys):
     assert run(align_words(simulated, tmp_path, "--overwrite")) == 0
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "particles.star").exists()
+
+
+@pytest.mark.parametrize("command", ["average", "map", "pair"])
+def test_no_file_beside_a_map_is_overwritten_unasked(simulated, tmp_path, capsys, command):
+    (tmp_path / "five.pdb").write_text(PDB)
+    words = {
+        "average": ["average", f"{simulated}/truth.star"],
+        "map": ["map", f"{tmp_path}/five.pdb", "--voxel-size", "8", "--box", "16"],
+        "pair": ["pair", f"{simulated}/reference.mrc", f"{simulated}/reference.mrc"],
+    }[command]
+    endings = [".settings.toml", *(["_half1.mrc", "_half2.mrc", "_fsc.csv"] if command == "average" else [])]
+    for ending in endings:
+        mine = tmp_path / f"out{ending}"
+        mine.write_text("mine")
+        line = complaint(capsys, [*words, "-o", f"{tmp_path}/out.mrc"])
+        assert f"out{ending} exists" in line and "--overwrite" in line
+        mine.unlink()
+    (tmp_path / "empty").mkdir()
+    assert "is a folder: give the name of a file" in complaint(capsys, [*words, "-o", f"{tmp_path}/empty"])
+    assert "is a folder" in complaint(capsys, [*words, "-o", str(tmp_path), "--overwrite"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "five.pdb"]
+
+
+def misfit(folder: Path) -> None:
+    """A third particle that can be read, of another voxel size."""
+    data = gonio.read_volume(folder / "particles" / "3.mrc").data
+    gonio.write_volume(folder / "particles" / "3.mrc", gonio.Volume(data, 12.0))
+    for name in ("particles.star", "truth.star"):
+        path = folder / name
+        path.write_text(path.read_text().replace("rlnImagePixelSize", "rlnNoSize"))
+
+
+@pytest.mark.parametrize("spoil", [truncate, misfit], ids=["unreadable", "misfit"])
+@pytest.mark.parametrize("how", ["align", "local", "threads", "average"])
+def test_an_error_names_the_particle(broken, tmp_path, capsys, spoil, how):
+    spoil(broken)
+    out = tmp_path / "new" / "out"
+    words = {
+        "align": align_words(broken, out, "--threads", "1"),
+        "local": align_words(broken, out, "--threads", "1", "--local"),
+        "threads": align_words(broken, out, "--threads", "2"),
+        "average": ["average", f"{broken}/truth.star", "-o", f"{out}.mrc"],
+    }[how]
+    line = complaint_after_progress(capsys, words)
+    assert "particle 'simulated/3'" in line
+    assert spoil is misfit or ("3.mrc: is truncated" in line and str(broken) in line)
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_other_programs_accept_are_read_when_asked(broken, tmp_path, capsys):
+    for path in (broken / "particles" / "3.mrc", broken / "reference.mrc"):
+        path.write_bytes(path.read_bytes() + b"tail")
+    maps = ["pair", f"{broken}/reference.mrc", f"{broken}/particles/3.mrc"]
+    for words in (
+        align_words(broken, tmp_path / "a"),
+        ["average", f"{broken}/truth.star", "-o", f"{tmp_path}/m"],
+        maps,
+    ):
+        assert "--permissive" in complaint_after_progress(capsys, words)
+        assert run([*words, "--permissive"]) == 0
+
+
+def test_json_holds_only_what_every_parser_reads(simulated, tmp_path, monkeypatch):
+    values = {"a": float("inf"), "b": [1.5, np.float64("nan")], "c": {"d": -np.inf, "e": "inf"}, "f": 2}
+    assert json.loads(output.json_text(values)) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": "inf"}, "f": 2}
+    aligned = gonio.Aligner.align
+
+    def lost(*arguments, **options):
+        return replace(aligned(*arguments, **options), dissimilarity=float("inf"))
+
+    monkeypatch.setattr(gonio.Aligner, "align", lost)
+    assert run(align_words(simulated, tmp_path / "out")) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["dissimilarity_median"] is None
+
+
+def fill(folder: Path) -> None:
+    (folder / "deep").mkdir(parents=True)
+    (folder / "both.txt").write_text("old")
+    (folder / "deep" / "old.txt").write_text("old")
+    (folder / "link").symlink_to("deep")
+
+
+def write_new(folder: Path) -> None:
+    with output.result_folder(folder, overwrite=True) as staging:
+        (staging / "deep").mkdir()
+        for name in ("both.txt", "deep/new.txt"):
+            (staging / name).write_text("new")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["beside", "from inside"])
+def test_new_results_keep_the_files_of_others(tmp_path, monkeypatch, inside):
+    fill(tmp_path / "out")
+    if inside:
+        monkeypatch.chdir(tmp_path / "out")
+    write_new(tmp_path / "out")
+    assert contents(tmp_path / "out") == {"both.txt": "new", "deep/new.txt": "new", "deep/old.txt": "old"}
+    assert (tmp_path / "out" / "link").is_symlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not inside or Path.cwd() == tmp_path / "out"
+
+
+@pytest.mark.parametrize("there", ["nothing", "empty", "results"])
+def test_a_result_folder_appears_in_one_step(tmp_path, monkeypatch, there):
+    """No file of the new results is ever seen beside none or an old one of the others."""
+    out, seen = tmp_path / "out", []
+    if there == "empty":
+        out.mkdir()
+    elif there == "results":
+        fill(out)
+    before = contents(out)
+    rename = Path.rename
+
+    def watched(self, target):
+        seen.append(contents(out))
+        result = rename(self, target)
+        seen.append(contents(out))
+        return result
+
+    monkeypatch.setattr(Path, "rename", watched)
+    write_new(out)
+    assert all(state in ({}, before, contents(out)) for state in seen)
+    assert seen
+
+
+def test_a_failed_exchange_leaves_the_old_results(tmp_path, monkeypatch):
+    fill(tmp_path / "out")
+    before, rename = contents(tmp_path / "out"), Path.rename
+
+    def fails(self, target):
+        if self.name.endswith(".tmp"):
+            raise OSError("the disk is gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="gone"):
+        write_new(tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_truth_of_other_particles_is_refused(simulated, broken, tmp_path, capsys):

@@ -94,7 +94,7 @@ def test_weights_of_samples_are_the_wedges():
     spectrum = spectrum_of(map_of(25), limit=8.0, wedge=WeightVolumeWedge(weights, VOXEL))
     kx = spectrum.frequency_xyz[0]
     assert kx.min() == 1
-    np.testing.assert_array_equal(spectrum.weight, np.minimum(kx, 2))
+    np.testing.assert_array_equal(spectrum.weight, np.minimum(kx, 2) / 2)  # kept divided by the largest
 
 
 def test_a_wedge_that_measured_nothing_below_the_limit_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ from gonio.pose import Pose
 
 class Shelf:
     """A source that hands out the number of the row that was asked for."""
+
+    files = (Path("list.star"),)
 
     def load(self, index):
         return index
@@ -46,6 +50,19 @@ def test_a_choice_of_a_choice_still_loads_its_own_particles(table):
     part = table[1:][np.array([2, 0])]
     assert part.names == ("d", "b")
     assert list(part.particles()) == [3, 1] and part.load(0) == 3
+
+
+@pytest.mark.parametrize("one", [0, -1, 9, np.int64(1), True, np.array(2), None], ids=repr)
+def test_a_single_number_chooses_no_table(table, one):
+    with pytest.raises(TypeError, match=r"a slice, a list of positions or a mask, got .*table\[\[i\]\]"):
+        table[one]
+
+
+def test_columns_can_be_left_out_and_files_are_those_of_the_source(table):
+    assert table.without("score", "status").columns == {}
+    assert "score" in table.columns
+    assert table.files == (Path("list.star"),)
+    assert ParticleTable(table.poses, table.names, table.tomograms).files == ()
 
 
 def test_what_is_unknown_stays_unknown(rng):

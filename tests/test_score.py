@@ -44,11 +44,32 @@ SHIFT = np.array([0.7, -0.4, 0.5])  # voxels
 OBJECT, OTHER = Blobs.random(7), Blobs.random(8)
 ORACLE = {Score.RCS: rcs, Score.FCS: fcs}
 
+
+def tilted_wedge(low_deg: float, high_deg: float, axis_deg: float):
+    """By hand: a frequency is measured when its angle to the xy plane, seen along the tilt axis, is in the range."""
+    axis = np.radians(axis_deg)
+
+    def measured(k):
+        across = k[..., 0] * np.sin(axis) - k[..., 1] * np.cos(axis)
+        angle = np.degrees(np.arctan2(k[..., 2], across))
+        angle = (angle + 90.0) % 180.0 - 90.0
+        on_axis = np.hypot(across, k[..., 2]) < 1e-9
+        return on_axis | ((angle >= low_deg - 1e-6) & (angle <= high_deg + 1e-6))
+
+    return measured
+
+
 # Target wedge, reference wedge, and the same two for the oracle.
 WEDGES = {
     "full": (NoWedge(), NoWedge(), everything, everything),
     "target": (SingleAxisWedge(-60, 60), NoWedge(), paper_wedge(60), everything),
     "both": (SingleAxisWedge(-60, 60), SingleAxisWedge(-45, 45), paper_wedge(60), paper_wedge(45)),
+    "asymmetric": (
+        SingleAxisWedge(-30, 65, axis_deg=25.0),
+        SingleAxisWedge(-65, 40),
+        tilted_wedge(-30, 65, 25.0),
+        tilted_wedge(-65, 40, 90.0),
+    ),
 }
 boxes = pytest.mark.parametrize("n", [24, 25])
 scores = pytest.mark.parametrize("score", list(Score))

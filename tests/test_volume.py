@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gonio.ctf import Ctf
-from gonio.volume import MIN_BOX, Subtomogram, TiltStack, Volume
+from gonio.volume import MIN_BOX, Subtomogram, TiltStack, Volume, masked, masked_volume
 from gonio.wedge import NoWedge, SingleAxisWedge
 
 
@@ -154,3 +154,25 @@ def test_the_ctf_must_be_of_one_image_or_of_all(images):
     assert TiltStack(images, FLAT, 4.0, ctf=Ctf(three, three)).ctf is not None
     with pytest.raises(ValueError, match="ctf"):
         TiltStack(images, FLAT, 4.0, ctf=Ctf(three[:2], three[:2]))
+
+
+def test_projections_that_stretch_are_refused():
+    images = np.random.default_rng(0).standard_normal((2, 16, 16))
+    rows = np.tile(np.eye(3)[:2], (2, 1, 1))
+    rows[1] *= 1.15
+    with pytest.raises(ValueError, match="those of tilt 1 are not; put magnification into the pixel size"):
+        TiltStack(images, rows, 10.0)
+
+
+def test_a_mask_is_one_inside_and_nothing_outside():
+    data = np.random.default_rng(0).standard_normal((24, 24, 24)) + 5.0
+    masked_data = masked_volume(Volume(data, 10.0), 120.0).data
+    axis = np.arange(24) - 12
+    distance = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
+    inside, outside = distance <= 6.0, distance >= 7.5  # the edge: an eighth of 12 voxels
+    assert (masked_data[outside] == 0).all()
+    np.testing.assert_allclose((data - masked_data)[inside].std(), 0.0, atol=1e-5)  # the mean under the mask alone
+    images = masked(TiltStack(data[:3], np.tile(np.eye(3)[:2], (3, 1, 1)), 10.0), 120.0).images
+    assert (images[:, distance[12] >= 7.5] == 0).all() and images.any(axis=(1, 2)).all()
+    with pytest.raises(ValueError, match="the mask's diameter must be positive"):
+        masked_volume(Volume(data, 10.0), 0.0)

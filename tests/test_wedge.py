@@ -188,7 +188,7 @@ def test_a_weight_volume_is_linear_between_its_samples_and_zero_outside():
     weights[4, 5, 6] = 2.0  # k = (2, 1, 0) in xyz
     wedge = WeightVolumeWedge(weights, 10.0)
     k = np.array([[2, 1, 0], [1.5, 1, 0], [2, 0.25, 0], [2, 1, 0.5], [5, 1, 0]]) / 80.0
-    np.testing.assert_allclose(wedge.weight_at(k), [2.0, 1.0, 0.5, 1.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(wedge.weight_at(k), [1.0, 0.5, 0.25, 0.5, 0.0], atol=1e-6)
 
 
 @pytest.mark.parametrize(

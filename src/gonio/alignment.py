@@ -107,6 +107,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
+        if (self.prior_rotation_sd_deg or self.prior_shift_sd_angstrom) and self.search is not Search.LOCAL:
+            raise ValueError(f"a prior holds poses near a start, which only a local search has, not {self.search}")
         if self.max_refinement_iterations < 1:
             raise ValueError(f"max_refinement_iterations must be at least 1, got {self.max_refinement_iterations!r}")
         orientations.euler_grid(self.seed_interval_deg)
@@ -263,12 +265,15 @@ class Aligner:
     def _jobs(
         self, targets: Iterable[Particle], rng: np.random.Generator | None, starts: Pose | None
     ) -> Iterator[Callable[[], Result]]:
+        index = -1
         for index, target in enumerate(targets):
             if starts is not None and index >= len(starts):
                 raise ValueError(f"there are more targets than starts ({len(starts)})")
             own = None if rng is None else rng.spawn(1)[0]
             pose = None if starts is None else starts[index]
             yield partial(self.align, target, rng=own, start=pose)
+        if starts is not None and index + 1 < len(starts):
+            raise ValueError(f"there are fewer targets ({index + 1}) than starts ({len(starts)})")
 
     def _spectrum_for(self, box: int) -> FourierVolume:
         # Boxes may differ between targets; each has its own unit of frequency.
@@ -296,8 +301,8 @@ class Aligner:
             raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
         if self.settings.mask_diameter_angstrom is not None:
             target = masked(target, self.settings.mask_diameter_angstrom)
-        spectrum = Spectrum.of(target, resolution_angstrom=self._resolution(own))
-        return Comparison(spectrum, self._spectrum_for(target.box), score=self.settings.score)
+        reference = self._spectrum_for(target.box)
+        return Comparison(Spectrum.of(target, limit=reference.limit), reference, score=self.settings.score)
 
     def _max_shift(self, comparison: Comparison) -> float:
         target = comparison.target

@@ -118,15 +118,16 @@ class Spectrum:
     on_grid: bool
 
     @staticmethod
-    def of(particle: Particle, *, resolution_angstrom: float | None = None) -> Spectrum:
-        """The samples of a subtomogram or tilt stack below a resolution limit.
+    def of(particle: Particle, *, resolution_angstrom: float | None = None, limit: float | None = None) -> Spectrum:
+        """The samples of a subtomogram or tilt stack below a resolution limit, or a ``limit`` in shells.
 
         Raises
         ------
         ValueError
             When the limit does not suit the box (``shell_limit``) or nothing was measured below it.
         """
-        limit = shell_limit(particle.box, particle.voxel_size_angstrom, resolution_angstrom)
+        if limit is None:
+            limit = shell_limit(particle.box, particle.voxel_size_angstrom, resolution_angstrom)
         if isinstance(particle, TiltStack):
             frequency, value, transfer, weight = _stack_samples(particle, limit)
         else:
@@ -201,6 +202,8 @@ def _stack_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, ND
         value = value / np.where(kept, transfer, 1.0)
         weight = weight * kept
     frequency_xyz = np.einsum("sa,tax->tsx", frequency, stack.projections_xyz)  # (t, s, 3)
+    # Projections that are not quite orthonormal carry samples over the limit, where the reference's spectrum ends.
+    weight = weight * ((frequency_xyz**2).sum(axis=-1) <= limit**2 * (1 + 1e-6))
     return frequency_xyz.reshape(-1, 3), value.ravel(), transfer.ravel(), weight.ravel()
 
 
@@ -387,7 +390,11 @@ class ShiftSearch:
 
     def best(self, products: NDArray[np.complex64]) -> NDArray[np.float64]:
         """The best shift for each row of cross products (p, n), in angstrom, shape (p, 3), xyz."""
-        best = np.array([self._correlations(row).argmax() for row in products], dtype=np.int64)
+        unmoved = int(np.flatnonzero((self._shifts_xyz == 0).all(axis=1))[0])
+        # Where the wedges share nothing there is nothing to tell one shift from another.
+        best = np.array(
+            [self._correlations(row).argmax() if row.any() else unmoved for row in products], dtype=np.int64
+        )
         return self._shifts_xyz[best].reshape(-1, 3) * np.float64(self._spectrum.voxel_size_angstrom)
 
     def _places_of_samples(self) -> NDArray[np.int64]:
@@ -414,6 +421,8 @@ class ShiftSearch:
         # Samples lie on both sides of z = 0: fold the other side over, C(-k) = conj C(k).
         cube = cube + cube[::-1, ::-1, ::-1].conj()
         half = np.zeros((self._size, self._size, self._size // 2 + 1), dtype=np.complex128)
-        index = np.arange(-self._half, self._half + 1) % self._size
-        half[np.ix_(index, index, np.arange(self._half + 1))] = cube[:, :, self._half :]
+        inside = min(self._half, self._size // 2 - 1)
+        kept = slice(self._half - inside, self._half + inside + 1)
+        index = np.arange(-inside, inside + 1) % self._size
+        half[np.ix_(index, index, np.arange(inside + 1))] = cube[kept, kept, self._half : self._half + inside + 1]
         return half

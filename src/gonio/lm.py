@@ -39,7 +39,7 @@ class Status(Enum):
     STALLED = (2, "no step lowers the dissimilarity any further")
     MAX_ITERATIONS = (3, "stopped after the largest allowed number of iterations; allow more of them")
     SINGULAR = (4, "the data do not determine a step: nothing changes with the pose")
-    NO_OVERLAP = (5, "the two wedges share no measured frequency at this pose; try another start or a wider wedge")
+    NO_OVERLAP = (5, "the two wedges share too few measured frequencies; try another start or a wider wedge")
 
     def __init__(self, code: int, sentence: str) -> None:
         self.code = code

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,11 @@ class ParticleSource(Protocol):
 
     def load(self, index: int) -> Particle:
         """The particle at this row of the file."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that were read to know the list, images not among them."""
         ...
 
 
@@ -81,7 +87,17 @@ class ParticleTable:
         return len(self.names)
 
     def __getitem__(self, index: slice | list[int] | NDArray) -> ParticleTable:
-        """The chosen particles, by slice, positions or mask."""
+        """The chosen particles, by slice, positions or mask: always a table, so one of them is ``table[[i]]``.
+
+        Raises
+        ------
+        TypeError
+            For a single number: ``table.load(i)`` reads that particle, ``table.poses[i]`` is its pose.
+        """
+        if not isinstance(index, slice) and np.ndim(index) != 1:
+            raise TypeError(
+                f"choose particles by a slice, a list of positions or a mask, got {index!r}; one of them is table[[i]]"
+            )
         chosen = np.arange(len(self))[index]
         return replace(
             self,
@@ -103,6 +119,15 @@ class ParticleTable:
     def particles(self) -> Iterator[Particle]:
         """Read the particles one after the other."""
         return (self.load(index) for index in range(len(self)))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files behind the list (not the particles' images); none where it was not read from a file."""
+        return () if self.source is None else self.source.files
+
+    def without(self, *names: str) -> ParticleTable:
+        """The same particles without these columns, of which none need be there."""
+        return replace(self, columns={name: column for name, column in self.columns.items() if name not in names})
 
     def with_poses(self, poses: Pose, **columns: ArrayLike) -> ParticleTable:
         """The same particles with new poses, and further columns beside the old."""

@@ -4,7 +4,7 @@ Flow: poses -> 37 sums over the samples that both particles have measured (kerne
 eqs. 8-13, for the tangent (omega, t) of ``gonio.pose`` in radians and angstrom:
 
     FCS   d = (|f|^2 + |g|^2 - 2 f.g) / |Omega|  H = J^T J / |Omega|                       b = (J^T f - J^T g) / |Omega|
-    RCS   d = 2 - 2 c,  c = f.g / (|f| |g|)      H = (J^T J - J^T g g^T J / |g|^2) / |g|^2 b = grad c
+    RCS   d = 2 - 2 c,  c = f.g / (|f| |g|)      H = c (J^T J - J^T g g^T J / |g|^2) / |g|^2 b = grad c
 
 so that d(x + dx) ~ d - 2 b.dx + dx^T H dx, and the gradient of d is -2 b. Knows nothing of how d is minimised.
 
@@ -28,6 +28,8 @@ __all__ = ["Comparison", "NormalEquations", "Score"]
 CHUNK = 16
 # Floor of the contrast that scales the Gauss-Newton matrix of RCS.
 MIN_CONTRAST = 0.05
+# Fewer samples in common than this, or than this share of the target's, fit anything: four for each unknown, 5 %.
+MIN_SAMPLES, MIN_OVERLAP = 24, 0.05
 _UPPER = np.triu_indices(6)
 
 
@@ -43,7 +45,7 @@ class NormalEquations:
     """Dissimilarity and its quadratic model at p poses: ``d(x + dx) ~ d - 2 b.dx + dx^T H dx``.
 
     ``dissimilarity`` (p,), ``hessian`` (p, k, k), ``descent`` b (p, k), ``overlap`` (p,) the total weight of Omega.
-    Where Omega is empty, d is infinite and H and b are zero.
+    Where Omega is empty or too small to mean anything, d is infinite.
     """
 
     dissimilarity: NDArray[np.float64]
@@ -94,6 +96,7 @@ class Comparison:
         self.target = target
         self.reference = reference
         self.score = Score(score)
+        self._least = max(MIN_SAMPLES, MIN_OVERLAP * float(target.weight.sum(dtype=np.float64)))
         # Kernels take shifts as phases per unit of frequency.
         self._phase = 2.0 * np.pi / (target.box * target.voxel_size_angstrom)
 
@@ -115,7 +118,8 @@ class Comparison:
         jtj *= units[:, None] * units
         jtf, jtg = sums[:, cpu.JTF : cpu.JTG] * units, sums[:, cpu.JTG : cpu.FF] * units
         dissimilarity, hessian, descent = _MODELS[self.score](sums, jtj, jtf, jtg)
-        return NormalEquations(dissimilarity, hessian, descent, sums[:, cpu.WEIGHT].copy())
+        overlap = sums[:, cpu.WEIGHT].copy()
+        return NormalEquations(np.where(overlap < self._least, np.inf, dissimilarity), hessian, descent, overlap)
 
     def best_shifts(self, rotations: NDArray, *, max_shift_angstrom: float) -> NDArray[np.float64]:
         """The best whole-voxel shift (p, 3) in angstrom for each rotation (p, 3, 3), within a ball.

@@ -170,6 +170,7 @@ class TiltStack:
             raise ValueError(f"{shape[0]} images need projections of shape {(shape[0], 2, 3)}, got {projections.shape}")
         if not np.isfinite(projections).all():
             raise ValueError("projections_xyz holds values that are NaN or infinite; exclude those tilts first")
+        _check_orthonormal(projections)
         if self.ctf is not None and np.shape(self.ctf.defocus_u_angstrom) not in ((), shape[:1]):
             count = np.size(self.ctf.defocus_u_angstrom)
             raise ValueError(f"{shape[0]} images need a ctf of one image or of {shape[0]}, got one of {count}")
@@ -197,6 +198,19 @@ class TiltStack:
 
 Particle = Subtomogram | TiltStack
 
+# Rows of a projection may differ from unit length and right angles by this much; more is a magnification or a mistake.
+PROJECTION_TOLERANCE = 0.02
+
+
+def _check_orthonormal(projections_xyz: NDArray[np.float64]) -> None:
+    products = projections_xyz @ np.swapaxes(projections_xyz, 1, 2)  # (t, 2, 2)
+    wrong = np.flatnonzero(np.abs(products - np.eye(2)).max(axis=(1, 2)) > PROJECTION_TOLERANCE)
+    if len(wrong):
+        raise ValueError(
+            f"the rows of projections_xyz must be of length 1 and at right angles, those of tilt {wrong[0]} are not; "
+            "put magnification into the pixel size"
+        )
+
 
 def unit_normal(normal_xyz: NDArray | None) -> NDArray[np.float64] | None:
     """The direction as a unit vector, or None."""
@@ -217,12 +231,12 @@ def soft_sphere(box: int, *, radius_px: float, edge_px: float) -> NDArray[np.flo
     return (0.5 + 0.5 * np.cos(np.pi * outside)).astype(np.float32)
 
 
-# Width of a mask's soft edge, as a share of the box.
-MASK_EDGE = 0.1
+# Width of a mask's soft edge, as a share of its diameter.
+MASK_EDGE = 0.125
 
 
 def masked_volume(volume: Volume, diameter_angstrom: float) -> Volume:
-    """The volume within a soft sphere around the box centre, its edge a tenth of the box wide.
+    """The volume within a soft sphere around the box centre, whose edge falls over an eighth of its diameter.
 
     The mean under the mask is taken off first, so that the mask itself leaves no edge.
 
@@ -249,7 +263,8 @@ def masked(particle: Particle, diameter_angstrom: float) -> Particle:
 def _mask(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
     if not diameter_angstrom > 0:
         raise ValueError(f"the mask's diameter must be positive, got {diameter_angstrom!r} angstrom")
-    return soft_sphere(box, radius_px=0.5 * diameter_angstrom / voxel_size_angstrom, edge_px=MASK_EDGE * box)
+    diameter = diameter_angstrom / voxel_size_angstrom
+    return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
 
 
 def correlation(first: Volume, second: Volume, *, mask: NDArray | None = None) -> float:

@@ -181,7 +181,7 @@ class WeightVolumeWedge:
     Parameters
     ----------
     weights
-        Shape (n, n, n), finite, not negative, any scale; zero where nothing was measured.
+        Shape (n, n, n), finite, not negative; zero where nothing was measured. Any scale: kept divided by the maximum.
     voxel_size_angstrom
         Voxel size of the box whose Fourier transform the grid belongs to: neighbours are 1/(n voxel) apart.
     """
@@ -197,6 +197,7 @@ class WeightVolumeWedge:
             raise ValueError("weights must be finite, not negative and not all zero")
         if not self.voxel_size_angstrom > 0:
             raise ValueError(f"voxel_size_angstrom must be positive, got {self.voxel_size_angstrom!r}")
+        weights /= weights.max()
         weights.setflags(write=False)
         object.__setattr__(self, "weights", weights)
 

@@ -263,7 +263,7 @@ def test_weights_of_either_layout_are_the_wedge(tmp_path, half):
     wedge = read_particles(path).load(0).wedge
     assert isinstance(wedge, WeightVolumeWedge)
     inside = (slice(1, None),) * 3  # the Nyquist planes are their own mirror images and may differ
-    assert np.array_equal(wedge.weights[inside], whole[inside])
+    assert np.array_equal(wedge.weights[inside], (whole / whole.max())[inside])  # any scale means the same
 
 
 def test_a_box_that_was_cut_out_turned_has_its_own_frame(tmp_path):
@@ -339,6 +339,48 @@ def test_an_optimisation_set_of_another_list_is_not_overwritten(tmp_path):
     assert (first.name, second.name, again) == ("optimisation_set.star", "b_optimisation_set.star", first)
 
 
+def test_columns_that_the_table_lost_are_not_written(tmp_path):
+    path, poses = subtomograms(tmp_path)
+    table = read_particles(path)
+    write_particles(path, table.with_poses(poses, dissimilarity=[0.1, 0.2, 0.3], status=["converged"] * 3))
+    again = read_particles(path)
+    assert set(again.columns) == {"dissimilarity", "status"}
+    write_particles(path, again.without("dissimilarity"))
+    assert set(read_particles(path).columns) == {"status"}
+    assert read_particles(path).load(0).wedge == SingleAxisWedge(-50, 60, 85)
+
+
+def test_columns_of_the_wedge_stay_whatever_the_table_has(tmp_path):
+    path = tmp_path / "old.star"
+    write_volume(tmp_path / "a.mrc", Volume(np.random.default_rng(5).normal(size=(8, 8, 8)), VOXEL))
+    labels = ["rlnImageName", "gonioTiltMin", "gonioTiltMax", "gonioTiltAxis", "gonioScore"]
+    path.write_text("data_particles\n\nloop_\n" + "".join(f"_{label}\n" for label in labels) + "a.mrc -40 60 90 1\n")
+    table = read_particles(path, voxel_size_angstrom=VOXEL)
+    write_particles(path, table.without("tilt_min", "tilt_max", "tilt_axis", "score"))
+    assert "gonioScore" not in path.read_text()
+    assert read_particles(path, voxel_size_angstrom=VOXEL).load(0).wedge == SingleAxisWedge(-40, 60)
+
+
+def test_a_list_tells_which_files_were_read(tmp_path):
+    path, tomograms, chosen = stacks(tmp_path), tmp_path / "tomograms.star", tmp_path / "optimisation_set.star"
+    assert read_particles(path).files == (path, tomograms)
+    chosen.write_text("data_\n_rlnTomoParticlesFile particles.star\n_rlnTomoTomogramsFile tomograms.star\n")
+    assert read_particles(chosen).files == read_particles(path).files == (chosen, path, tomograms)
+    assert read_particles(path, tomograms_path=tomograms).files == (path, tomograms)
+    (tmp_path / "maps").mkdir()
+    maps, _ = subtomograms(tmp_path / "maps")
+    assert read_particles(maps).files == (maps,)
+
+
+def test_permissive_reading_reaches_the_images(tmp_path):
+    path, _ = subtomograms(tmp_path)
+    with (tmp_path / "map0.mrc").open("ab") as stream:
+        stream.write(b"tail")
+    with pytest.raises(FormatError, match=r"map0\.mrc: is longer .*\(particle 'simulated/1' of .*--permissive"):
+        read_particles(path).load(0)
+    assert read_particles(path, permissive=True).load(0).box == 8
+
+
 def test_a_list_may_be_written_over_itself(tmp_path):
     path = stacks(tmp_path)
     before, table = tokens_of(path), read_particles(path)
@@ -377,6 +419,7 @@ def test_importing_the_package_loads_no_pandas():
         ("  2  1.2300e-05", "  2", "row 2 of block data_particles ends early"),
         ("_rlnNote #16\n", "", "particles.star"),
         ("data_optics", "data_particles", "two blocks"),
+        ("  1  images", "  7  images", "optics group '7'"),
         ("Stacks   1", "Stacks   yes", "rlnTomoSubTomosAre2DStacks of block data_general holds 'yes'"),
     ],
 )
@@ -398,14 +441,13 @@ def test_a_wrong_list_says_what_is_wrong(tmp_path, old, new, says):
         ({"visible": "[1,0,0,1]", "images": 3}, [], "3 images; its tomogram has 4 tilts, 2 of them visible"),
         ({"visible": "[1,1]"}, [], "lists 2 tilts, its tomogram has 4"),
         ({"visible": "[1,x,1,1]"}, [], "not a list of 0 and 1"),
-        ({}, [("5.00000", "5.20000")], "header says 5 angstrom per voxel.*says 5.2.*--voxel-size"),
+        ({}, [("5.00000", "5.20000")], "header says 5 angstrom per voxel.*says 5.2"),
         ({}, [("images/0.mrcs", "images/9.mrcs")], "images/9.mrcs, is neither in"),
         ({}, [("_rlnVoltage", "_rlnOther")], "rlnVoltage"),
-        ({}, [("  1  images", "  7  images")], "optics group '7'"),
     ],
 )
 def test_a_wrong_particle_says_what_is_wrong(tmp_path, options, tokens, says):
-    with pytest.raises(FormatError, match=says):
+    with pytest.raises(FormatError, match=rf"{says}.*\(particle 'p/0'"):
         read_particles(stacks(tmp_path, tokens=tokens, **options)).load(0)
 
 
@@ -427,6 +469,15 @@ def test_wrong_tomograms_say_what_is_wrong(tmp_path, old, new, says):
     with pytest.raises(FormatError, match=says) as caught:
         read_particles(path)
     assert "tomograms.star" in str(caught.value)
+
+
+def test_a_tomogram_without_tilts_is_refused(tmp_path):
+    path = stacks(tmp_path)
+    text = (tmp_path / "tomograms.star").read_text()
+    rows = [line for line in text.splitlines() if not line.startswith("[")]
+    (tmp_path / "tomograms.star").write_text("\n".join(rows) + "\n")
+    with pytest.raises(FormatError, match="data_T1 lists no tilts"):
+        read_particles(path)
 
 
 def test_stacks_need_their_tomograms(tmp_path):
@@ -457,6 +508,7 @@ def test_an_unknown_wedge_names_its_option(tmp_path):
         ("hello\n", "no STAR data block"),
         ("data_optics\n\nloop_\n_a #1\n1\n", "no block data_particles"),
         ("data_particles\n\nloop_\n_rlnImageName #1\n", "lists no particles"),
+        ("data_\n\nloop_\n_rlnTomoParticlesFile #1\n", "data_ has no rows"),
     ],
 )
 def test_what_is_no_list_is_refused(tmp_path, content, says):

@@ -82,7 +82,14 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     write_particles(folder / "particles.star", aligned.table)
     write_average(folder / "average.mrc", made)
     write_text(folder / "report.html", _report(aligned, made, reference, seed).html())
-    shown = {"phantom": PHANTOM, "particles": count, **asdict(imaging), "alignment": asdict(settings)}
+    shown = {
+        "phantom": PHANTOM,
+        "particles": count,
+        "max_shift_voxels": MAX_SHIFT_VOXELS,
+        "threads": thread_count(None),
+        "imaging": asdict(imaging),
+        "alignment": asdict(aligned.settings),
+    }
     write_settings(folder / "settings.toml", shown, seed=seed)
     return _table(aligned, made, reference)
 

@@ -5,6 +5,7 @@ Each option's help states its unit and its default. Defaults that are None are r
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 # EMPIAR-10499 poses then move less, to where shells that were not compared agree better (docs/ribosomes.md).
 LOCAL_PRIOR_DEG = 2.0
 LOCAL_PRIOR_SHIFT_VOXELS = 0.5
+
+
+def positive(value: float | None) -> float | None:
+    """The number of an option, which must be positive where it is given."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"must be a positive number, got {value:g}")
+    return value
+
 
 ParticlesPath = Annotated[
     Path, typer.Argument(metavar="PARTICLES", help="Particle list (RELION or WarpTools STAR) or optimisation set.")
@@ -47,7 +56,18 @@ Invert = Annotated[
 ]
 VoxelSize = Annotated[
     float | None,
-    typer.Option("--voxel-size", metavar="A", help="Voxel size, angstrom, in place of what the files say."),
+    typer.Option(
+        "--voxel-size",
+        metavar="A",
+        callback=positive,
+        help="Voxel size, angstrom, in place of what the files say.",
+    ),
+]
+Permissive = Annotated[
+    bool,
+    typer.Option(
+        "--permissive", help="Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too."
+    ),
 ]
 ScoreName = Annotated[
     str,
@@ -105,6 +125,7 @@ class ListOptions:
     tomograms_path: Path | None = None
     invert: bool = False
     voxel_size_angstrom: float | None = None
+    permissive: bool = False
 
     def read(self) -> ParticleTable:
         """The table behind the list; its particles load when asked for."""
@@ -117,18 +138,14 @@ class ListOptions:
             voxel_size_angstrom=self.voxel_size_angstrom,
             tomograms_path=self.tomograms_path,
             invert_contrast=self.invert,
+            permissive=self.permissive,
         )
 
     def read_map(self, path: Path) -> Volume:
         """A map of the particles' voxel size."""
         from gonio.io import read_volume
 
-        return read_volume(path, voxel_size_angstrom=self.voxel_size_angstrom)
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """The files that make up the list, for settings.toml."""
-        return tuple(path for path in (self.path, self.tomograms_path) if path is not None)
+        return read_volume(path, voxel_size_angstrom=self.voxel_size_angstrom, permissive=self.permissive)
 
 
 def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> SingleAxisWedge | None:
@@ -181,6 +198,23 @@ def local(
     )
 
 
+def resolved(settings: Settings, *, box: int, voxel_size_angstrom: float) -> Settings:
+    """The same settings with the defaults spelt out that follow from box and voxel size: they align alike."""
+    edge = box * voxel_size_angstrom
+    return replace(
+        settings,
+        resolution_angstrom=settings.resolution_angstrom or 4.0 * voxel_size_angstrom,
+        max_shift_angstrom=settings.max_shift_angstrom or 0.25 * edge,
+        particle_diameter_angstrom=settings.particle_diameter_angstrom or 0.5 * edge,
+    )
+
+
 def thread_count(threads: int | None) -> int:
-    """As asked, or the processors that this process may use."""
-    return threads or len(os.sched_getaffinity(0))
+    """As asked, or the processors that this process may use, as far as the system tells."""
+    if threads:
+        return threads
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,11 +1,13 @@
 """Where results go: folders that appear whole or not at all, files beside files, and progress on the terminal.
 
 Owns the rules of every command: nothing that exists is replaced unless asked, folders that are missing are made, and a
-run that fails leaves nothing behind.
+run that fails leaves nothing behind. JSON holds only what every parser reads.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import sys
@@ -14,7 +16,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["beside", "check_target", "command_line", "progress", "result_folder", "write_settings", "write_text"]
+__all__ = [
+    "beside",
+    "check_map",
+    "check_target",
+    "command_line",
+    "json_text",
+    "progress",
+    "result_folder",
+    "write_settings",
+    "write_text",
+]
 
 PLAIN_PROGRESS_SECONDS = 5.0
 
@@ -44,10 +56,11 @@ def check_target(path: Path, *, overwrite: bool) -> Path:
 
 @contextmanager
 def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A new folder beside ``path`` to write in; when all went well its files become those of ``path``.
+    """A new folder beside ``path`` to write in; when all went well it becomes ``path``, whole.
 
     Relative paths written inside stay right, as both folders have one parent. Files of ``path`` that are not written
-    again stay.
+    again stay. A kill leaves the old folder or the new one: between the two renames that exchange them, both, the old
+    as ``.NAME.PID.old``.
     """
     path = check_target(path, overwrite=overwrite)
     if path.is_file():
@@ -57,15 +70,70 @@ def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         staging.mkdir(parents=True)
         yield staging
-        for file in [file for file in staging.rglob("*") if file.is_file()]:
-            target = path / file.relative_to(staging)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
+        _put(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _put(staging: Path, path: Path) -> None:
+    if not path.exists():
+        staging.rename(path)
+    elif path.is_mount() or path in (here := Path.cwd(), *here.parents):
+        _move_files(staging, path)  # such a folder cannot be exchanged, or not under the feet of who stands in it
+    else:
+        _exchange(staging, path)
+
+
+def _exchange(staging: Path, path: Path) -> None:
+    """Put a folder in the place of another, with the files that only the other has."""
+
+    def written(folder: str, names: list[str]) -> list[str]:
+        pairs = ((name, Path(folder, name), staging / Path(folder, name).relative_to(path)) for name in names)
+        return [name for name, old, new in pairs if new.exists() and not (old.is_dir() and new.is_dir())]
+
+    shutil.copytree(path, staging, symlinks=True, ignore=written, copy_function=_link, dirs_exist_ok=True)
+    aside = staging.with_suffix(".old")
+    try:
+        path.rename(aside)
+        staging.rename(path)
+    finally:
+        if not path.exists():
+            aside.rename(path)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _link(old: str, new: str) -> None:
+    """A second name for a file, which costs nothing; a copy where the disk knows no such thing."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new)
+
+
+def _move_files(staging: Path, path: Path) -> None:
+    for file in [file for file in staging.rglob("*") if file.is_file()]:
+        target = path / file.relative_to(staging)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+
+
+def check_map(path: Path, *endings: str, overwrite: bool) -> Path:
+    """The absolute path of a map that may be written, and with it the files of these endings beside it.
+
+    Raises
+    ------
+    ValueError, OSError
+        As ``check_target``; or one of them is a folder.
+    """
+    path = path.resolve()
+    for file in (path, *(beside(path, ending) for ending in endings)):
+        if file.is_dir():
+            raise IsADirectoryError(f"{file} is a folder: give the name of a file")
+        check_target(file, overwrite=overwrite)
+    return path
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -82,6 +150,19 @@ def write_text(path: Path, text: str) -> None:
 
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(values: Mapping[str, object], *, indent: int | None = None) -> str:
+    """JSON as every parser reads it: numbers that are infinite or none become null."""
+    return json.dumps(_finite(values), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def command_line() -> list[str]:

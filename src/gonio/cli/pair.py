@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ import typer
 from gonio.cli.options import (
     MaxShift,
     Overwrite,
+    Permissive,
     Resolution,
     ScoreName,
     SearchName,
@@ -21,13 +21,17 @@ from gonio.cli.options import (
     TiltAxis,
     TiltRange,
     VoxelSize,
+    positive,
+    resolved,
     settings_of,
     wedge_of,
 )
-from gonio.cli.output import beside, check_target, write_settings
+from gonio.cli.output import beside, check_map, json_text, write_settings
+from gonio.cli.particles import FSC_KNOWN, resolution_text
 
 if TYPE_CHECKING:
     from gonio.alignment import Result, Settings
+    from gonio.pose import Pose
     from gonio.volume import Subtomogram, Volume
     from gonio.wedge import SingleAxisWedge
 
@@ -41,6 +45,14 @@ class Fit:
     result: Result
     moved: Volume
     correlation: float
+    fsc: np.ndarray  # of A and the moved B inside the mask
+
+    @property
+    def resolution_angstrom(self) -> float:
+        """Where the FSC falls through 0.5."""
+        from gonio.fourier import resolution_at
+
+        return resolution_at(self.fsc, FSC_KNOWN, box_angstrom=self.moved.box_angstrom)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -49,8 +61,9 @@ class Fit:
             "euler_zyz_deg": result.pose.euler_zyz_deg().tolist(),
             "shift_angstrom": result.pose.shift_angstrom.tolist(),
             "matrix_xyz": result.pose.matrix.tolist(),
-            "dissimilarity": result.dissimilarity if np.isfinite(result.dissimilarity) else None,
+            "dissimilarity": result.dissimilarity,
             "correlation": self.correlation,
+            "fsc_resolution_angstrom": self.resolution_angstrom,
             "overlap": result.overlap,
             "status": result.status.name.lower(),
             "sentence": result.status.sentence,
@@ -75,15 +88,24 @@ def pair(
     max_shift: MaxShift = None,
     mask_diameter: Annotated[
         float | None,
-        typer.Option(metavar="A", help="Look only at a soft sphere of this diameter in A's centre, angstrom."),
+        typer.Option(
+            metavar="A", callback=positive, help="Look only at a soft sphere of this diameter in A's centre, angstrom."
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="MAP", help="MRC file to write: B moved onto A.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="MAP",
+            help="MRC file to write: B moved onto A, without the frequencies beyond the last whole shell of its box.",
+        ),
     ] = None,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Try the mirror image of B too, and say which hand fits.")
     ] = False,
     voxel_size: VoxelSize = None,
+    permissive: Permissive = False,
     seed: Seed = 0,
     seed_interval: SeedInterval = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")] = False,
@@ -93,15 +115,18 @@ def pair(
 
     Finds the rotation R and the shift t with x_A = R x_B + t. Without a tilt range a map has no missing wedge. The
     correlation is that of A and the moved B in real space, low-passed to the resolution, inside the mask (without one,
-    inside the largest soft sphere of the box); a missing wedge lowers it.
+    inside the largest soft sphere of the box); a missing wedge lowers it. The resolution is where the Fourier shell
+    correlation of the two inside that mask falls through 0.5.
 
-    With `--output MAP` the moved B is written, of the hand that fits, and MAP.settings.toml.
+    With `--output MAP` the moved B is written, of the hand that fits, and MAP.settings.toml. B is turned and shifted in
+    the larger of the two boxes by interpolation of its Fourier transform, then cut to the box of A. What lies beyond
+    the last whole shell, the corners of Fourier space, is dropped: moved by nothing, B is not quite itself.
 
     Example: `gonio pair average.mrc 7p6z.mrc --mask-diameter 300 --mirror --output 7p6z_moved.mrc`
     """
     from gonio.io import read_volume, write_volume
 
-    target_path = None if output is None else check_target(output, overwrite=overwrite)
+    target_path = None if output is None else check_map(output, ".settings.toml", overwrite=overwrite)
     wedges = [wedge_of(own or tilt_range, tilt_axis) for own in (tilt_range_a, tilt_range_b)]
     settings = settings_of(
         score,
@@ -110,7 +135,8 @@ def pair(
         resolution_angstrom=resolution,
         max_shift_angstrom=max_shift,
     )
-    volume_a, volume_b = (read_volume(path, voxel_size_angstrom=voxel_size) for path in (a, b))
+    volume_a, volume_b = (read_volume(path, voxel_size_angstrom=voxel_size, permissive=permissive) for path in (a, b))
+    settings = resolved(settings, box=volume_a.box, voxel_size_angstrom=volume_a.voxel_size_angstrom)
     fitted = _Fitting(volume_a, wedges[0], settings, seed, mask_diameter)
     fits = {"as given": fitted.fit(_subtomogram(volume_b, wedges[1]))}
     if mirror:
@@ -119,9 +145,20 @@ def pair(
     if target_path is not None:
         target_path.parent.mkdir(parents=True, exist_ok=True)
         write_volume(target_path, fits[hand].moved)
-        write_settings(beside(target_path, ".settings.toml"), asdict(settings), seed=seed, inputs=(a, b))
+        told = {
+            "alignment": asdict(settings),
+            "tilt_range_a_deg": tilt_range_a or tilt_range,
+            "tilt_range_b_deg": tilt_range_b or tilt_range,
+            "tilt_axis_deg": tilt_axis,
+            "mask_diameter_angstrom": mask_diameter,
+            "voxel_size_angstrom": volume_a.voxel_size_angstrom,
+            "permissive": permissive,
+            "mirror": mirror,
+            "hand": hand,
+        }
+        write_settings(beside(target_path, ".settings.toml"), told, seed=seed, inputs=(a, b))
     if as_json:
-        print(json.dumps(_as_dict(fits, hand)))
+        print(json_text(_as_dict(fits, hand)))
     else:
         _print(fits, hand, names=(a.name, b.name), output=output)
 
@@ -145,9 +182,9 @@ class _Fitting:
         radius = volume.box / 2 - MASK_EDGE_VOXELS
         if mask_diameter_angstrom is not None:
             radius = 0.5 * mask_diameter_angstrom / volume.voxel_size_angstrom
-            if not 0 < radius <= volume.box / 2:
+            if radius > volume.box / 2:
                 raise ValueError(
-                    f"--mask-diameter must lie between 0 and the box, {volume.box_angstrom:g} angstrom,"
+                    f"--mask-diameter must not exceed the box, {volume.box_angstrom:g} angstrom,"
                     f" got {mask_diameter_angstrom!r}"
                 )
         self._mask = soft_sphere(volume.box, radius_px=radius, edge_px=MASK_EDGE_VOXELS)
@@ -158,13 +195,26 @@ class _Fitting:
     def fit(self, reference: Subtomogram) -> Fit:
         """Lay a reference on A, with the same random numbers for every reference."""
         from gonio.alignment import align
-        from gonio.fourier import low_passed, moved
+        from gonio.fourier import fourier_shell_correlation, low_passed
         from gonio.volume import correlation
 
         result = align(self._target, reference, settings=self._settings, rng=np.random.default_rng(self._seed))
-        laid = moved(_boxed(reference.volume, self._unmasked.box), result.pose.matrix, result.pose.shift_angstrom)
+        laid = _laid(reference.volume, result.pose, self._unmasked.box)
         smooth = (low_passed(v, resolution_angstrom=self._resolution) for v in (self._unmasked, laid))
-        return Fit(result, laid, correlation(*smooth, mask=self._mask))
+        fsc = fourier_shell_correlation(self._inside(self._unmasked), self._inside(laid))
+        return Fit(result, laid, correlation(*smooth, mask=self._mask), fsc)
+
+    def _inside(self, volume: Volume) -> Volume:
+        # Without its mean: else the mask's own shape would correlate.
+        return replace(volume, data=(volume.data - np.average(volume.data, weights=self._mask)) * self._mask)
+
+
+def _laid(volume: Volume, pose: Pose, box: int) -> Volume:
+    """A map moved by a pose, in another box: it moves in the larger one, so that nothing is cut off before."""
+    from gonio.fourier import moved
+
+    large = _boxed(volume, max(volume.box, box))
+    return _boxed(moved(large, pose.matrix, pose.shift_angstrom), box)
 
 
 def _subtomogram(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
@@ -222,6 +272,8 @@ def _print(fits: dict[str, Fit], hand: str, *, names: tuple[str, str], output: P
         print(f"  shift x, y, z      {shift}  angstrom")
         print(f"  dissimilarity      {result.dissimilarity:9.4f}  lower is better")
         print(f"  correlation        {fit.correlation:9.4f}  masked, low-passed; 1 is perfect")
+        number, _, rest = resolution_text(fit.fsc, FSC_KNOWN, fit.moved.box_angstrom).partition(" ")
+        print(f"  FSC falls to {FSC_KNOWN:g}   {number:>9}  {rest}, masked")
         print(f"  measured by both   {100 * result.overlap:9.1f}  percent of the samples of A")
         print(f"  ended              {result.status.sentence} ({result.n_iterations} iterations)")
     if len(fits) > 1:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ from gonio.cli.options import (
     MaxShift,
     Overwrite,
     ParticlesPath,
+    Permissive,
     Resolution,
     ScoreName,
     SearchName,
@@ -31,13 +33,16 @@ from gonio.cli.options import (
     TomogramsPath,
     VoxelSize,
     local,
+    resolved,
     settings_of,
     thread_count,
 )
 from gonio.cli.output import (
     beside,
+    check_map,
     check_target,
     command_line,
+    json_text,
     progress,
     result_folder,
     write_settings,
@@ -45,23 +50,45 @@ from gonio.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from gonio.alignment import Aligner
+    from gonio.alignment import Aligner, Result, Settings
     from gonio.averaging import Average
     from gonio.particles import ParticleTable
+    from gonio.pose import Pose
     from gonio.report import Errors, Report
     from gonio.volume import Particle
 
+HALF_ENDINGS = ("_half1.mrc", "_half2.mrc", "_fsc.csv")
 FSC_HALVES = 0.143  # of two half maps (Rosenthal & Henderson 2003)
 FSC_KNOWN = 0.5  # of a map against a known one, and the older, more careful threshold for halves
+
+# What align_table finds out: of an earlier alignment none of these may stay beside new poses.
+FOUND = (
+    "dissimilarity",
+    "status",
+    "overlap",
+    "iterations",
+    "dissimilarity_before",
+    "change_of_orientation_deg",
+    "change_of_shift_angstrom",
+)
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """A list with its new poses and what was found out, the time it took, and the errors where the truth is known."""
+    """A list with its new poses and what was found out, and how.
+
+    ``settings`` are those of the aligner with every default spelt out, as far as all particles have one box;
+    ``errors`` are there where the truth is known.
+    """
 
     table: ParticleTable
     seconds: float
+    settings: Settings
     errors: Errors | None = None
+
+
+class ParticleError(ValueError):
+    """What does not fit with one particle of a list, told with its name."""
 
 
 def align(
@@ -98,6 +125,7 @@ def align(
     tomograms: TomogramsPath = None,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
+    permissive: Permissive = False,
     threads: Threads = None,
     seed: Seed = 0,
     seed_interval: SeedInterval = 60.0,
@@ -117,6 +145,9 @@ def align(
     gonioStatus and others; DIR/report.html shows how well it went; DIR/summary.json and DIR/settings.toml say it to
     programs.
 
+    All of them are written at the end: a particle that cannot be read, or does not fit the reference, stops the run
+    with its name and its file, and nothing is written or replaced.
+
     Example: `gonio align particles.star --reference map.mrc --tilt-range -60 60 -o aligned`
     """
     from gonio.alignment import Aligner
@@ -132,7 +163,7 @@ def align(
         diameter_angstrom=diameter,
         mask_diameter_angstrom=mask_diameter,
     )
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size)
+    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
     reference_map = options.read_map(reference)
     if start_local:
         size = reference_map.voxel_size_angstrom
@@ -146,13 +177,20 @@ def align(
         aligned = replace(aligned, errors=errors_of(aligned.table, true_table))
     with result_folder(output, overwrite=overwrite) as folder:
         write_particles(folder / "particles.star", aligned.table)
-        write_text(folder / "summary.json", json.dumps(summary_of(aligned), indent=2) + "\n")
+        write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
         write_text(folder / "report.html", report_of(aligned, title=f"Alignment of {particles.name}", seed=seed).html())
         write_settings(
             folder / "settings.toml",
-            {"alignment": asdict(settings), "list": asdict(options), "threads": thread_count(threads)},
+            {
+                "reference": reference,
+                "voxel_size_angstrom": reference_map.voxel_size_angstrom,
+                "truth": truth,
+                "threads": thread_count(threads),
+                "alignment": asdict(aligned.settings),
+                "list": asdict(options),
+            },
             seed=seed,
-            inputs=[*options.inputs, reference, *([] if truth is None else [truth])],
+            inputs=[*table.files, reference, *(() if true_table is None else true_table.files)],
         )
     _print_numbers(numbers_of(aligned))
     print(f"wrote {output / 'particles.star'}; look at {output / 'report.html'}")
@@ -165,22 +203,42 @@ def align_table(table: ParticleTable, aligner: Aligner, *, seed: int, threads: i
 
     is_local = aligner.settings.search is Search.LOCAL
     before = np.full(len(table), np.nan)
+    boxes: set[int] = set()
+    finished = 0
 
-    def scored() -> Iterator[Particle]:
+    def read() -> Iterator[Particle]:
         # Each particle is read once, for the score of its listed pose and for its alignment.
         for index, particle in enumerate(table.particles()):
-            before[index] = aligner.dissimilarity(particle, table.poses[index : index + 1])[0]
+            boxes.add(particle.box)
+            if is_local:
+                with _naming(partial(table.names.__getitem__, index)):
+                    before[index] = aligner.dissimilarity(particle, table.poses[index : index + 1])[0]
             yield particle
 
+    def report(count: int) -> None:
+        nonlocal finished
+        finished = count
+        done(count)
+
     start = time.monotonic()
-    with progress("aligning", len(table)) as done:
+    # Results come in the order of the list: the first that fails is the next to be finished.
+    with progress("aligning", len(table)) as done, _naming(lambda: table.names[finished]):
         results = aligner.align_many(
-            scored() if is_local else table.particles(),
+            read(),
             rng=np.random.default_rng(seed),
             starts=table.poses if is_local else None,
             n_threads=threads,
-            progress=done,
+            progress=report,
         )
+    columns = _found(results, table.poses, before if is_local else None, has_poses=is_local or _has_poses(table))
+    aligned = table.without(*FOUND).with_poses(Pose.stack([result.pose for result in results]), **columns)
+    return Aligned(aligned, time.monotonic() - start, _resolved(aligner, boxes))
+
+
+def _found(results: list[Result], listed: Pose, before: np.ndarray | None, *, has_poses: bool) -> dict[str, ArrayLike]:
+    """The columns ``FOUND``, of which some mean nothing without listed poses."""
+    from gonio.pose import Pose
+
     poses = Pose.stack([result.pose for result in results])
     columns: dict[str, ArrayLike] = {
         "dissimilarity": [result.dissimilarity for result in results],
@@ -188,12 +246,32 @@ def align_table(table: ParticleTable, aligner: Aligner, *, seed: int, threads: i
         "overlap": [result.overlap for result in results],
         "iterations": [result.n_iterations for result in results],
     }
-    if is_local:
+    if before is not None:
         columns["dissimilarity_before"] = before
-    if is_local or _has_poses(table):
-        columns["change_of_orientation_deg"] = poses.rotation_distance_deg(table.poses)
-        columns["change_of_shift_angstrom"] = poses.shift_distance_angstrom(table.poses)
-    return Aligned(table.with_poses(poses, **columns), time.monotonic() - start)
+    if has_poses:
+        columns["change_of_orientation_deg"] = poses.rotation_distance_deg(listed)
+        columns["change_of_shift_angstrom"] = poses.shift_distance_angstrom(listed)
+    return columns
+
+
+def _resolved(aligner: Aligner, boxes: set[int]) -> Settings:
+    if len(boxes) != 1:
+        return aligner.settings
+    size = aligner.reference.voxel_size_angstrom
+    return resolved(aligner.settings, box=next(iter(boxes)), voxel_size_angstrom=size)
+
+
+@contextmanager
+def _naming(name: Callable[[], str]) -> Iterator[None]:
+    """Say of which particle a complaint is, where it does not say so itself as those about files do."""
+    from gonio.io import FormatError
+
+    try:
+        yield
+    except (FormatError, ParticleError):
+        raise
+    except ValueError as error:
+        raise ParticleError(f"particle {name()!r}: {error}") from error
 
 
 def _has_poses(table: ParticleTable) -> bool:
@@ -286,6 +364,7 @@ def average(
     tomograms: TomogramsPath = None,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
+    permissive: Permissive = False,
     halves: Annotated[
         bool, typer.Option("--halves/--no-halves", help="Average the half sets of the list (rlnRandomSubset) too.")
     ] = True,
@@ -300,22 +379,24 @@ def average(
     of its tilt images. With half sets two more maps are made from one half of the particles each; how well they agree
     is the resolution.
 
-    MAP is written, and beside it MAP.settings.toml and with half sets MAP_half1.mrc, MAP_half2.mrc and MAP_fsc.csv.
+    MAP is written, and beside it MAP.settings.toml and with half sets MAP_half1.mrc, MAP_half2.mrc and MAP_fsc.csv: all
+    at the end. A particle that cannot be read stops the run with its name and its file.
 
     Example: `gonio average aligned/particles.star -o average.mrc`
     """
-    target = check_target(output, overwrite=overwrite)
+    target = check_map(output, ".settings.toml", *(HALF_ENDINGS if halves else ()), overwrite=overwrite)
     if split and not halves:
         raise ValueError("--split and --no-halves exclude each other: give one")
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size)
+    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
     table = options.read()
     if split:
         table = replace(table, half_sets=(1 + np.arange(len(table)) % 2).astype(np.int8))
     made = average_table(table, halves=halves)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_average(target, made)
-    settings = {"list": asdict(options), "halves": halves, "split": split}
-    write_settings(beside(target, ".settings.toml"), settings, inputs=options.inputs)
+    size = made.volume.voxel_size_angstrom
+    settings = {"halves": halves, "split": split, "voxel_size_angstrom": size, "list": asdict(options)}
+    write_settings(beside(target, ".settings.toml"), settings, inputs=table.files)
     print(f"wrote {output}: {made.count} particles, {made.volume.box} voxels of {made.volume.voxel_size_angstrom:g} A")
     if made.fsc is not None:
         for threshold in (FSC_KNOWN, FSC_HALVES):
@@ -328,14 +409,20 @@ def average_table(table: ParticleTable, *, halves: bool) -> Average:
     """Average all particles of a list, with progress."""
     from gonio.averaging import average as average_particles
 
-    with progress("averaging", len(table)) as done:
+    half_sets = table.half_sets if halves else None
+    if half_sets is not None and not np.isin(half_sets, [0, 1, 2]).all():
+        raise ValueError("half sets (rlnRandomSubset) must be 0, 1 or 2: pass --split or --no-halves")
+    finished = 0
+    with progress("averaging", len(table)) as done, _naming(lambda: table.names[finished]):
 
         def counted() -> Iterator[Particle]:
+            nonlocal finished
             for index, particle in enumerate(table.particles()):
                 yield particle
-                done(index + 1)
+                finished = index + 1
+                done(finished)
 
-        return average_particles(counted(), table.poses, half_sets=table.half_sets if halves else None)
+        return average_particles(counted(), table.poses, half_sets=half_sets)
 
 
 def write_average(path: Path, made: Average) -> None:
@@ -345,11 +432,12 @@ def write_average(path: Path, made: Average) -> None:
     write_volume(path, made.volume)
     if made.halves is None or made.fsc is None:
         return
-    for number, half in enumerate(made.halves, start=1):
-        write_volume(beside(path, f"_half{number}.mrc"), half)
+    *half_endings, fsc_ending = HALF_ENDINGS
+    for ending, half in zip(half_endings, made.halves, strict=True):
+        write_volume(beside(path, ending), half)
     box = made.volume.box_angstrom
     rows = [f"{s},{box / s if s else float('inf'):.4f},{value:.6f}" for s, value in enumerate(made.fsc)]
-    write_text(beside(path, "_fsc.csv"), "\n".join(["shell,resolution_angstrom,fsc", *rows, ""]))
+    write_text(beside(path, fsc_ending), "\n".join(["shell,resolution_angstrom,fsc", *rows, ""]))
 
 
 def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> str:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from gonio.cli.options import Overwrite, Seed
-from gonio.cli.output import beside, check_target, progress, result_folder, write_settings
+from gonio.cli.options import Overwrite, Seed, positive
+from gonio.cli.output import beside, check_map, check_target, progress, result_folder, write_settings
 
 if TYPE_CHECKING:
     from gonio.pose import Pose
     from gonio.simulate import Density, Imaging
 
 STRUCTURE_RESOLUTION_ANGSTROM = 40.0
+DEFAULT_PHANTOM = "four_gaussians"
 
 
 def simulate(
@@ -32,11 +33,13 @@ def simulate(
         Path | None, typer.Option(metavar="FILE", help="PDB or mmCIF file, in place of a phantom; assembly 1 is built.")
     ] = None,
     resolution: Annotated[
-        float, typer.Option(metavar="A", help="Of the structure's density, angstrom.")
+        float, typer.Option(metavar="A", callback=positive, help="Of the structure's density, angstrom.")
     ] = STRUCTURE_RESOLUTION_ANGSTROM,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="How many particles.")] = 20,
     box: Annotated[int, typer.Option(metavar="N", help="Edge of a particle's box, voxels.")] = 32,
-    voxel_size: Annotated[float, typer.Option(metavar="A", help="Edge of a voxel, angstrom.")] = 10.0,
+    voxel_size: Annotated[
+        float, typer.Option(metavar="A", callback=positive, help="Edge of a voxel, angstrom.")
+    ] = 10.0,
     tilt_range: Annotated[
         tuple[float, float], typer.Option(metavar="MIN MAX", help="First and last tilt, whole degrees.")
     ] = (-60.0, 60.0),
@@ -62,15 +65,24 @@ def simulate(
     """
     from gonio.simulate import Imaging
 
+    check_target(out, overwrite=overwrite)
     imaging = Imaging(box, voxel_size, *tilt_range, snr=snr)
+    if structure is None:
+        phantom = phantom or DEFAULT_PHANTOM
     density = _density(phantom, structure, resolution, imaging)
-    settings = {"phantom": phantom, "structure": structure and str(structure), "count": count}
+    settings = {
+        "phantom": phantom,
+        "structure": structure,
+        "resolution_angstrom": None if structure is None else resolution,
+        "count": count,
+        "max_shift_voxels": max_shift_voxels,
+    }
     with result_folder(out, overwrite=overwrite) as folder:
         write_simulation(
             folder, density, imaging, truth=random_poses(count, imaging, max_shift_voxels, seed), seed=seed
         )
         inputs = [] if structure is None else [structure]
-        write_settings(folder / "settings.toml", {**settings, **asdict(imaging)}, seed=seed, inputs=inputs)
+        write_settings(folder / "settings.toml", {**settings, "imaging": asdict(imaging)}, seed=seed, inputs=inputs)
     print(f"wrote {count} particles to {out}: align {out}/particles.star against {out}/reference.mrc")
 
 
@@ -116,10 +128,11 @@ def write_simulation(folder: Path, density: Density, imaging: Imaging, *, truth:
 
 def map_(
     structure: Annotated[Path, typer.Argument(metavar="STRUCTURE", help="PDB or mmCIF file, plain or gzipped.")],
-    voxel_size: Annotated[float, typer.Option(metavar="A", help="Edge of a voxel, angstrom.")],
+    voxel_size: Annotated[float, typer.Option(metavar="A", callback=positive, help="Edge of a voxel, angstrom.")],
     box: Annotated[int, typer.Option(metavar="N", help="Edge of the box, voxels.")],
     resolution: Annotated[
-        float | None, typer.Option(metavar="A", help="Of the map, angstrom. Default: twice the voxel size.")
+        float | None,
+        typer.Option(metavar="A", callback=positive, help="Of the map, angstrom. Default: twice the voxel size."),
     ] = None,
     assembly: Annotated[
         str, typer.Option(metavar="NAME", help="Biological assembly to build; none takes the file as it is.")
@@ -139,7 +152,7 @@ def map_(
     from gonio.simulate import Structure
     from gonio.volume import Volume
 
-    target = check_target(output, overwrite=overwrite)
+    target = check_map(output, ".settings.toml", overwrite=overwrite)
     limit = 2.0 * voxel_size if resolution is None else resolution
     particle = Structure.from_file(
         structure, resolution_angstrom=limit, assembly=None if assembly == "none" else assembly
@@ -149,7 +162,13 @@ def map_(
     volume = Volume(data.astype(np.float32), voxel_size)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_volume(target, volume)
-    settings = {"voxel_size": voxel_size, "box": box, "resolution": limit, "assembly": assembly}
+    settings = {
+        "structure": structure,
+        "voxel_size_angstrom": voxel_size,
+        "box": box,
+        "resolution_angstrom": limit,
+        "assembly": assembly,
+    }
     write_settings(beside(target, ".settings.toml"), settings, inputs=[structure])
     print(f"wrote {output}: {box} voxels of {voxel_size:g} angstrom, {limit:g} angstrom resolution")
 
@@ -158,8 +177,9 @@ def _density(phantom: str | None, structure: Path | None, resolution: float, ima
     from gonio.simulate import Phantom, Structure
 
     if structure is None:
-        name = phantom or "four_gaussians"
-        return Phantom.named(name, box=imaging.box, voxel_size_angstrom=imaging.voxel_size_angstrom)
+        return Phantom.named(
+            phantom or DEFAULT_PHANTOM, box=imaging.box, voxel_size_angstrom=imaging.voxel_size_angstrom
+        )
     if phantom is not None:
         raise ValueError("--phantom and --structure exclude each other: give one")
     particle = Structure.from_file(structure, resolution_angstrom=resolution)

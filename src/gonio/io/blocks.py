@@ -87,10 +87,28 @@ class Block:
         value = _float(self.text(label)[row])
         return value if np.isfinite(value) else float(self.numbers(label)[row])  # which raises
 
+    def first(self, label: str) -> str:
+        """The first value of a column.
+
+        Raises
+        ------
+        FormatError
+            If the column is missing or the block has no rows.
+        """
+        values = self.text(label)
+        if not values:
+            raise FormatError(self.path, f"block data_{self.name} has no rows", "write the file again")
+        return values[0]
+
     def take(self, rows: ArrayLike) -> Block:
         """The chosen rows, in the given order."""
         chosen = np.asarray(rows)
         return replace(self, columns={k: tuple(v[i] for i in chosen) for k, v in self.columns.items()})
+
+    def without(self, labels: Iterable[str]) -> Block:
+        """The block without these columns."""
+        dropped = set(labels)
+        return replace(self, columns={k: v for k, v in self.columns.items() if k not in dropped})
 
     def with_columns(self, columns: Mapping[str, Iterable[str]]) -> Block:
         """Columns replaced in their place, or added at the end."""

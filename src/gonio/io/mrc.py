@@ -26,7 +26,7 @@ __all__ = ["MrcImage", "read_mrc", "read_stack", "read_volume", "write_volume"]
 HEADER_BYTES = 1024
 # Headers hold float32 cell lengths and integers: 0.1 % is far above their rounding and below any real squeeze.
 ISOTROPY = 1e-3
-BROKEN = "write the file again, or pass permissive reading for a file that other programs accept"
+BROKEN = "write the file again, or pass --permissive (permissive=True) if other programs accept it"
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,16 @@ from gonio.io.tilts import TiltSeries, visible_tilts
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
 
-__all__ = ["ReadOptions", "StarSource"]
+__all__ = ["ReadOptions", "StarSource", "name_label"]
 
 VOXEL_SIZE_TOLERANCE = 0.01
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
+
+
+def name_label(particles: Block) -> str:
+    """The column that names particles."""
+    return "rlnTomoParticleName" if "rlnTomoParticleName" in particles else "rlnImageName"
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class ReadOptions:
     axis_deg: float = 90.0
     voxel_size_angstrom: float | None = None
     invert_contrast: bool = False
+    permissive: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class StarSource:
         Where the tilt series came from, or None.
     options
         What the caller said.
+    sets
+        Optimisation sets through which list or tomograms were found.
     """
 
     star: Star
@@ -61,11 +69,18 @@ class StarSource:
     series: Mapping[str, TiltSeries]
     tomograms_path: Path | None
     options: ReadOptions
+    sets: tuple[Path, ...] = ()
 
     @property
     def path(self) -> Path:
         """The file."""
         return self.star.path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every STAR file that was read: sets, list, tomograms and the files of single tilt series."""
+        tomograms = () if self.tomograms_path is None or not self.series else (self.tomograms_path,)
+        return tuple(dict.fromkeys((*self.sets, self.path, *tomograms, *(s.path for s in self.series.values()))))
 
     @cached_property
     def optics_rows(self) -> NDArray[np.int64]:
@@ -110,11 +125,28 @@ class StarSource:
         Raises
         ------
         FormatError
-            If its image is missing, broken or does not fit the list, or its wedge is unknown.
+            If its image is missing, broken or does not fit the list, or its wedge is unknown; names the particle.
         """
-        image = read_mrc(self._locate("rlnImageName", index))
+        try:
+            return self._load(index)
+        except FormatError as error:
+            problem = f"{error.problem} ({self._who(index, error.path)})"
+            raise FormatError(error.path, problem, error.remedy) from error
+        except ValueError as error:
+            problem = f"{error} ({self._who(index, str(self.path))})"
+            raise FormatError(self.path, problem, "correct the list, or leave this particle out") from error
+
+    def _who(self, index: int, path: str) -> str:
+        name = self.particles.text(name_label(self.particles))[index]
+        return f"particle {name!r}" + ("" if path == str(self.path) else f" of {self.path}")
+
+    def _load(self, index: int) -> Particle:
+        image = self._read("rlnImageName", index)
         size = self._voxel_size(index, image)
         return self._tilt_stack(index, image, size) if self.series else self._subtomogram(index, image, size)
+
+    def _read(self, label: str, index: int) -> MrcImage:
+        return read_mrc(self._locate(label, index), permissive=self.options.permissive)
 
     def _locate(self, label: str, index: int) -> Path:
         token = self.particles.text(label)[index]
@@ -201,7 +233,7 @@ class StarSource:
     def _weights(self, index: int, volume: Volume) -> WeightVolumeWedge:
         if "rlnCtfImage" not in self.particles:
             raise FormatError(self.path, "does not say which tilts were measured", "pass --tilt-range MIN MAX")
-        image = read_mrc(self._locate("rlnCtfImage", index))
+        image = self._read("rlnCtfImage", index)
         with reading(image.path, "pass --tilt-range MIN MAX instead"):
             return WeightVolumeWedge(_centred_weights(image.data, volume.box), volume.voxel_size_angstrom)
 

@@ -26,7 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block, Star, read_star, write_star
 from gonio.io.errors import FormatError, locate
-from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS, ReadOptions, StarSource
+from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS, ReadOptions, StarSource, name_label
 from gonio.io.tilts import TiltSeries, read_tilt_series
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
@@ -50,6 +50,7 @@ def read_particles(
     voxel_size_angstrom: float | None = None,
     tomograms_path: str | Path | None = None,
     invert_contrast: bool = False,
+    permissive: bool = False,
 ) -> ParticleTable:
     """Read a RELION or WarpTools particle list; its particles load one at a time, when asked for.
 
@@ -70,6 +71,8 @@ def read_particles(
         tomograms.star for 2-D stacks; found beside the list or through an optimisation set beside it when not given.
     invert_contrast
         Flip the sign of the images: for files whose density is dark (negative).
+    permissive
+        Of image files, accept a wrong map ID or machine stamp, and bytes after the data.
 
     Raises
     ------
@@ -77,15 +80,17 @@ def read_particles(
         A file is missing or broken, a column or tomogram is missing, a value is not a number, or two particles have
         one name.
     """
-    star, tomograms_path = _open(Path(path), None if tomograms_path is None else Path(tomograms_path))
+    star, tomograms_path, sets = _open(Path(path), None if tomograms_path is None else Path(tomograms_path))
     particles = _particle_block(star)
     series: dict[str, TiltSeries] = {}
     if _are_stacks(star):
-        tomograms_path = tomograms_path or _tomograms_beside(star.path)
+        if tomograms_path is None:
+            tomograms_path, found_by = _tomograms_beside(star.path)
+            sets += found_by
         tomograms = read_star(tomograms_path)
         series = {name: read_tilt_series(tomograms, name) for name in dict.fromkeys(particles.text("rlnTomoName"))}
-    said = ReadOptions(tilt_range_deg, axis_deg, voxel_size_angstrom, invert_contrast)
-    source = StarSource(star, particles, series, tomograms_path, said)
+    said = ReadOptions(tilt_range_deg, axis_deg, voxel_size_angstrom, invert_contrast, permissive)
+    source = StarSource(star, particles, series, tomograms_path, said, sets)
     return ParticleTable(
         poses=_read_poses(source),
         names=_names(particles),
@@ -100,8 +105,9 @@ def read_particles(
 def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation_set: bool = True) -> tuple[Path, ...]:
     """Write a table back in the format it was read from.
 
-    Poses, half sets where they changed, and ``table.columns`` (as ``gonioName``) are written; every other value is
-    the text of the source. Image paths that would no longer be found from the new folder are made relative to it.
+    Poses, half sets where they changed, and ``table.columns`` (as ``gonioName``) are written; columns of gonio that the
+    table no longer has are left out, and every other value is the text of the source. Image paths that would no longer
+    be found from the new folder are made relative to it.
 
     Parameters
     ----------
@@ -126,7 +132,8 @@ def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation
     source = table.source
     if not isinstance(source, StarSource):
         raise ValueError(f"table must come from read_particles, its source is {source!r}")
-    block = source.particles.take(np.asarray(table.rows)).with_columns(_pose_columns(source, table))
+    block = source.particles.without(_dropped(source.particles, table)).take(np.asarray(table.rows))
+    block = block.with_columns(_pose_columns(source, table))
     block = block.with_columns(_half_set_column(block, table)).with_columns(_moved_images(block, source.path, path))
     block = block.with_columns({_own_label(name): map(_token, column) for name, column in table.columns.items()})
     blocks = tuple(block if old is source.particles else old for old in source.star.blocks)
@@ -205,19 +212,19 @@ def write_simulated(
 # Which file is which
 
 
-def _open(path: Path, tomograms_path: Path | None) -> tuple[Star, Path | None]:
-    """The particle list behind ``path`` and, where known, its tomograms file."""
+def _open(path: Path, tomograms_path: Path | None) -> tuple[Star, Path | None, tuple[Path, ...]]:
+    """The particle list behind ``path``, where known its tomograms file, and the set that led there, if any."""
     star = read_star(path)
     entry = next((block for block in star.blocks if "rlnTomoParticlesFile" in block), None)
     if entry is None:
-        return star, tomograms_path
+        return star, tomograms_path, ()
     if tomograms_path is None and "rlnTomoTomogramsFile" in entry:
         tomograms_path = _named_file(entry, "rlnTomoTomogramsFile")
-    return read_star(_named_file(entry, "rlnTomoParticlesFile")), tomograms_path
+    return read_star(_named_file(entry, "rlnTomoParticlesFile")), tomograms_path, (path,)
 
 
 def _named_file(entry: Block, label: str) -> Path:
-    token = entry.text(label)[0]
+    token = entry.first(label)
     found = locate(token, entry.path.parent)
     if found is None:
         problem = f"{label} names {token}, which is neither in {entry.path.parent} nor in {Path.cwd()}"
@@ -225,17 +232,17 @@ def _named_file(entry: Block, label: str) -> Path:
     return found
 
 
-def _tomograms_beside(path: Path) -> Path:
-    """tomograms.star beside a particle list, or the one that an optimisation set beside it names for this list."""
+def _tomograms_beside(path: Path) -> tuple[Path, tuple[Path, ...]]:
+    """tomograms.star beside a particle list, or the one that an optimisation set there names for it; and that set."""
     for other in sorted(path.parent.glob("*optimisation_set.star")):
         entry = next((block for block in read_star(other).blocks if "rlnTomoTomogramsFile" in block), None)
         if entry is None or "rlnTomoParticlesFile" not in entry:
             continue
-        named = locate(entry.text("rlnTomoParticlesFile")[0], other.parent)
+        named = locate(entry.first("rlnTomoParticlesFile"), other.parent)
         if named is not None and named.resolve() == path.resolve():
-            return _named_file(entry, "rlnTomoTomogramsFile")
+            return _named_file(entry, "rlnTomoTomogramsFile"), (other,)
     if (path.parent / "tomograms.star").is_file():
-        return path.parent / "tomograms.star"
+        return path.parent / "tomograms.star", ()
     raise FormatError(path, "lists 2-D stacks, and no tomograms.star is beside it", "pass --tomograms FILE")
 
 
@@ -252,7 +259,7 @@ def _particle_block(star: Star) -> Block:
 def _are_stacks(star: Star) -> bool:
     general = star.find("general")
     label = "rlnTomoSubTomosAre2DStacks"
-    return general is not None and label in general and bool(general.numbers(label)[0])
+    return general is not None and label in general and len(general) > 0 and bool(general.numbers(label)[0])
 
 
 # Poses
@@ -327,7 +334,7 @@ def _pixel_sizes(source: StarSource) -> NDArray[np.float64]:
 
 
 def _names(particles: Block) -> tuple[str, ...]:
-    label = "rlnTomoParticleName" if "rlnTomoParticleName" in particles else "rlnImageName"
+    label = name_label(particles)
     names = particles.text(label)
     if len(set(names)) != len(names):
         twice = Counter(names).most_common(1)[0][0]
@@ -366,6 +373,12 @@ def _own_columns(particles: Block) -> dict[str, NDArray]:
     """Columns that gonio wrote: numbers where all are, else text."""
     own = {label: particles.text(label) for label in particles.columns if label.startswith("gonio")}
     return {_own_name(label): _numbers_or_text(values) for label, values in own.items()}
+
+
+def _dropped(particles: Block, table: ParticleTable) -> list[str]:
+    """Labels of gonio's columns that the table has no more; those that state the wedge belong to the images."""
+    own = [label for label in particles.columns if label.startswith("gonio") and label not in TILT_COLUMNS]
+    return [label for label in own if _own_name(label) not in table.columns]
 
 
 def _numbers_or_text(values: tuple[str, ...]) -> NDArray:
@@ -444,5 +457,5 @@ def _is_set_of(target: Path, particles: Path) -> bool:
     entry = next((block for block in read_star(target).blocks if "rlnTomoParticlesFile" in block), None)
     if entry is None:
         return False
-    named = locate(entry.text("rlnTomoParticlesFile")[0], target.parent)
+    named = locate(entry.first("rlnTomoParticlesFile"), target.parent)
     return named is not None and named.resolve() == particles.resolve()

@@ -88,6 +88,8 @@ def read_tilt_series(tomograms: Star, name: str) -> TiltSeries:
         raise FormatError(tomograms.path, f"has no tomogram {name!r}", "pass --tomograms with the list it belongs to")
     row = overview.take([overview.text("rlnTomoName").index(name)])
     tilts = _tilts(tomograms, row, name)
+    if len(tilts) == 0:
+        raise FormatError(tilts.path, f"block data_{tilts.name} lists no tilts", "write the file again")
     hand = float(row.numbers("rlnTomoHand")[0])
     if hand not in (1.0, -1.0):
         raise FormatError(tomograms.path, f"rlnTomoHand of {name!r} is {hand:g}", "set it to 1 or -1")
