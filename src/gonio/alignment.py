@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 
@@ -50,6 +50,15 @@ class Search(StrEnum):
     INDEPENDENT = "independent"
     AXIS = "axis"
     LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Settings whose default follows from the box, in angstrom: see ``Settings``."""
+
+    resolution_angstrom: float
+    max_shift_angstrom: float
+    particle_diameter_angstrom: float
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,19 @@ class Settings:
         if self.max_refinement_iterations < 1:
             raise ValueError(f"max_refinement_iterations must be at least 1, got {self.max_refinement_iterations!r}")
         orientations.euler_grid(self.seed_interval_deg)
+
+    def lengths(self, *, box: int, voxel_size_angstrom: float) -> Lengths:
+        """The lengths that were given, and the defaults of the others, for a particle's box and voxel size."""
+        edge = box * voxel_size_angstrom
+        return Lengths(
+            resolution_angstrom=self.resolution_angstrom or 4.0 * voxel_size_angstrom,
+            max_shift_angstrom=self.max_shift_angstrom or 0.25 * edge,
+            particle_diameter_angstrom=self.particle_diameter_angstrom or 0.5 * edge,
+        )
+
+    def resolved(self, *, box: int, voxel_size_angstrom: float) -> Settings:
+        """The same settings with every default length spelt out: they align alike."""
+        return replace(self, **asdict(self.lengths(box=box, voxel_size_angstrom=voxel_size_angstrom)))
 
 
 @dataclass(frozen=True)
@@ -281,14 +303,14 @@ class Aligner:
             volume, diameter = self.reference.volume, self.settings.mask_diameter_angstrom
             if diameter is not None:
                 volume = masked_volume(volume, diameter)
-            resolution = self._resolution(volume.voxel_size_angstrom)
+            resolution = self._lengths(volume.box).resolution_angstrom
             shell_limit(volume.box, volume.voxel_size_angstrom, resolution)
             limit = shell_limit(box, volume.voxel_size_angstrom, resolution)
             self._spectra[box] = FourierVolume.of(volume, wedge=self.reference.wedge, limit=limit, box=box)
         return self._spectra[box]
 
-    def _resolution(self, voxel_size_angstrom: float) -> float:
-        return self.settings.resolution_angstrom or 4.0 * voxel_size_angstrom
+    def _lengths(self, box: int) -> Lengths:
+        return self.settings.lengths(box=box, voxel_size_angstrom=self.reference.voxel_size_angstrom)
 
     def _compare(self, target: Particle) -> Comparison:
         if not isinstance(target, Subtomogram | TiltStack):
@@ -304,21 +326,16 @@ class Aligner:
         reference = self._spectrum_for(target.box)
         return Comparison(Spectrum.of(target, limit=reference.limit), reference, score=self.settings.score)
 
-    def _max_shift(self, comparison: Comparison) -> float:
-        target = comparison.target
-        return self.settings.max_shift_angstrom or 0.25 * target.box * target.voxel_size_angstrom
-
     def _problem(
         self, comparison: Comparison, *, directions: NDArray[np.float64] | None = None, start: Pose | None = None
     ) -> lm.Problem:
-        target, settings = comparison.target, self.settings
-        diameter = settings.particle_diameter_angstrom or 0.5 * target.box * target.voxel_size_angstrom
+        settings, lengths = self.settings, self._lengths(comparison.target.box)
         problem = PoseProblem(
             comparison,
             directions=np.eye(6) if directions is None else directions,
             shift_centre_angstrom=np.zeros(3) if start is None else start.shift_angstrom,
-            max_shift_angstrom=self._max_shift(comparison),
-            radius_angstrom=0.5 * diameter,
+            max_shift_angstrom=lengths.max_shift_angstrom,
+            radius_angstrom=0.5 * lengths.particle_diameter_angstrom,
         )
         model, precision = problem.model, self._prior_precision()
         if start is not None and precision.any():
@@ -331,7 +348,8 @@ class Aligner:
 
     def _seeds(self, comparison: Comparison, rotations: Rotation) -> NDArray[np.float64]:
         matrices = rotations.as_matrix()
-        return pack(matrices, comparison.best_shifts(matrices, max_shift_angstrom=self._max_shift(comparison)))
+        furthest = self._lengths(comparison.target.box).max_shift_angstrom
+        return pack(matrices, comparison.best_shifts(matrices, max_shift_angstrom=furthest))
 
     def _turns_about_normals(self, target: Particle) -> tuple[Rotation, NDArray[np.float64]]:
         """Seeds of eq. 22, and the tangents that keep the normals together: a turn about the target's, and shifts."""

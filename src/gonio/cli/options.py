@@ -198,17 +198,6 @@ def local(
     )
 
 
-def resolved(settings: Settings, *, box: int, voxel_size_angstrom: float) -> Settings:
-    """The same settings with the defaults spelt out that follow from box and voxel size: they align alike."""
-    edge = box * voxel_size_angstrom
-    return replace(
-        settings,
-        resolution_angstrom=settings.resolution_angstrom or 4.0 * voxel_size_angstrom,
-        max_shift_angstrom=settings.max_shift_angstrom or 0.25 * edge,
-        particle_diameter_angstrom=settings.particle_diameter_angstrom or 0.5 * edge,
-    )
-
-
 def thread_count(threads: int | None) -> int:
     """As asked, or the processors that this process may use, as far as the system tells."""
     if threads:

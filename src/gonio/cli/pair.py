@@ -22,7 +22,6 @@ from gonio.cli.options import (
     TiltRange,
     VoxelSize,
     positive,
-    resolved,
     settings_of,
     wedge_of,
 )
@@ -136,7 +135,7 @@ def pair(
         max_shift_angstrom=max_shift,
     )
     volume_a, volume_b = (read_volume(path, voxel_size_angstrom=voxel_size, permissive=permissive) for path in (a, b))
-    settings = resolved(settings, box=volume_a.box, voxel_size_angstrom=volume_a.voxel_size_angstrom)
+    settings = settings.resolved(box=volume_a.box, voxel_size_angstrom=volume_a.voxel_size_angstrom)
     fitted = _Fitting(volume_a, wedges[0], settings, seed, mask_diameter)
     fits = {"as given": fitted.fit(_subtomogram(volume_b, wedges[1]))}
     if mirror:

@@ -33,7 +33,6 @@ from gonio.cli.options import (
     TomogramsPath,
     VoxelSize,
     local,
-    resolved,
     settings_of,
     thread_count,
 )
@@ -258,7 +257,7 @@ def _resolved(aligner: Aligner, boxes: set[int]) -> Settings:
     if len(boxes) != 1:
         return aligner.settings
     size = aligner.reference.voxel_size_angstrom
-    return resolved(aligner.settings, box=next(iter(boxes)), voxel_size_angstrom=size)
+    return aligner.settings.resolved(box=next(iter(boxes)), voxel_size_angstrom=size)
 
 
 @contextmanager
