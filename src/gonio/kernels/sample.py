@@ -23,9 +23,8 @@ ZERO_8 = tuple(np.float32(0.0) for _ in range(8))
 
 
 @njit(inline="always")
-def window_values(s):
-    """The window's four values for position s in [-1, 1) between two grid points."""
-    c = VALUE_COEFFICIENTS
+def four_polynomials(c, s):
+    """Four polynomials of s with coefficients c (power, 4), lowest power first."""
     w0, w1, w2, w3 = c[-1, 0], c[-1, 1], c[-1, 2], c[-1, 3]
     for power in range(c.shape[0] - 2, -1, -1):
         w0 = w0 * s + c[power, 0]
@@ -36,16 +35,15 @@ def window_values(s):
 
 
 @njit(inline="always")
+def window_values(s):
+    """The window's four values for position s in [-1, 1) between two grid points."""
+    return four_polynomials(VALUE_COEFFICIENTS, s)
+
+
+@njit(inline="always")
 def window_slopes(s):
     """The derivatives of the window's four values by grid position."""
-    c = SLOPE_COEFFICIENTS
-    w0, w1, w2, w3 = c[-1, 0], c[-1, 1], c[-1, 2], c[-1, 3]
-    for power in range(c.shape[0] - 2, -1, -1):
-        w0 = w0 * s + c[power, 0]
-        w1 = w1 * s + c[power, 1]
-        w2 = w2 * s + c[power, 2]
-        w3 = w3 * s + c[power, 3]
-    return w0, w1, w2, w3
+    return four_polynomials(SLOPE_COEFFICIENTS, s)
 
 
 @njit(inline="always")
