@@ -371,7 +371,7 @@ SPOILERS = {
     "not a cube": (lambda f: rewrite(f / "particles" / "3.mrc", np.ones((BOX, BOX, BOX - 1))), "must be a cube"),
     "NaN": (spoil_voxel, "NaN"),
     "constant": (lambda f: rewrite(f / "particles" / "3.mrc", np.ones((BOX,) * 3)), "constant"),
-    "constant reference": (lambda f: rewrite(f / "reference.mrc", np.ones((BOX,) * 3)), "constant"),
+    "constant reference": (lambda f: rewrite(f / "reference.mrc", np.ones((BOX,) * 3)), "reference.mrc: is constant"),
     "voxel sizes differ": (
         lambda f: gonio.write_volume(f / "reference.mrc", gonio.Volume(np.eye(BOX)[None] * np.ones((BOX, 1, 1)), 12.0)),
         "voxel sizes differ",

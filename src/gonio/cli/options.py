@@ -143,9 +143,12 @@ class ListOptions:
 
     def read_map(self, path: Path) -> Volume:
         """A map of the particles' voxel size."""
-        from gonio.io import read_volume
+        from gonio.io import FormatError, read_volume
 
-        return read_volume(path, voxel_size_angstrom=self.voxel_size_angstrom, permissive=self.permissive)
+        volume = read_volume(path, voxel_size_angstrom=self.voxel_size_angstrom, permissive=self.permissive)
+        if volume.data.min() == volume.data.max():
+            raise FormatError(path, "is constant: there is nothing in it", "write the map again, or give another")
+        return volume
 
 
 def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> SingleAxisWedge | None:
