@@ -27,10 +27,11 @@ def align_pair(cell: Cell, index: int, *, settings: gonio.Settings, with_normals
     pair = make_pair(cell, index, with_normals=with_normals)
     aligner = gonio.Aligner(pair.reference, settings)
     result = aligner.align(pair.target, rng=np.random.default_rng(index))
-    rotation_deg, shift_voxel = pair.errors(result.pose)
+    rotation_deg, shift_voxel, particle_voxel = pair.errors(result.pose)
     return {
         "rotation_error_deg": rotation_deg,
         "shift_error_voxel": shift_voxel,
+        "particle_error_voxel": particle_voxel,
         "iterations": result.n_iterations,
         "dissimilarity": result.dissimilarity,
         "true_dissimilarity": float(aligner.dissimilarity(pair.target, gonio.Pose.stack([pair.truth]))[0]),
@@ -39,13 +40,14 @@ def align_pair(cell: Cell, index: int, *, settings: gonio.Settings, with_normals
 
 def describe(records: list[dict]) -> str:
     """Median and MAD of both errors, wrong optima and iterations of one cell, as a line of text."""
-    rotation, shift, iterations = (
+    rotation, shift, particle, iterations = (
         np.array([record[name] for record in records])
-        for name in ("rotation_error_deg", "shift_error_voxel", "iterations")
+        for name in ("rotation_error_deg", "shift_error_voxel", "particle_error_voxel", "iterations")
     )
     turned, moved = median_and_mad(rotation), median_and_mad(shift)
     return (
-        f"{turned[0]:.3f} +- {turned[1]:.3f} degrees, {moved[0]:.4f} +- {moved[1]:.4f} voxel, "
+        f"{turned[0]:.3f} +- {turned[1]:.3f} degrees, {moved[0]:.4f} +- {moved[1]:.4f} voxel "
+        f"(particle's centre {np.median(particle):.4f}), "
         f"{(rotation > 15).sum()} of {len(records)} off by over 15 degrees, {np.median(iterations):.0f} iterations"
     )
 

@@ -32,11 +32,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two subtomograms and the pose that lays the reference on the target."""
+    """Two subtomograms, the pose that lays the reference on the target, and where the reference's particle is."""
 
     target: gonio.Subtomogram
     reference: gonio.Subtomogram
     truth: gonio.Pose
+    centre_angstrom: np.ndarray
 
     def with_normals(self, target_normal: np.ndarray, reference_normal: np.ndarray) -> Pair:
         """The same pair with a known axis on each particle."""
@@ -44,12 +45,18 @@ class Pair:
             gonio.Subtomogram(particle.volume, particle.wedge, normal_xyz=normal)
             for particle, normal in ((self.target, target_normal), (self.reference, reference_normal))
         )
-        return Pair(target, reference, self.truth)
+        return Pair(target, reference, self.truth, self.centre_angstrom)
 
-    def errors(self, pose: gonio.Pose) -> tuple[float, float]:
-        """Rotation error in degrees and shift error in voxels."""
+    def errors(self, pose: gonio.Pose) -> tuple[float, float, float]:
+        """Rotation error in degrees, shift error in voxels, and how far the particle's own centre is off in voxels.
+
+        The shift is that about the box centre, so its error (the paper's) holds that of the rotation times the
+        distance of the reference's particle from its box centre.
+        """
         rotation = float(pose.rotation_distance_deg(self.truth))
-        return rotation, float(pose.shift_distance_angstrom(self.truth)) / VOXEL_SIZE_ANGSTROM
+        off = pose.apply(self.centre_angstrom) - self.truth.apply(self.centre_angstrom)
+        shift = float(pose.shift_distance_angstrom(self.truth))
+        return rotation, shift / VOXEL_SIZE_ANGSTROM, float(np.linalg.norm(off)) / VOXEL_SIZE_ANGSTROM
 
 
 def make_pair(cell: Cell, index: int, *, seed: int = 0, with_normals: bool = False) -> Pair:
@@ -72,7 +79,8 @@ def make_pair(cell: Cell, index: int, *, seed: int = 0, with_normals: bool = Fal
     target, reference = (
         simulate_subtomogram(density, pose, imaging=imaging, rng=noise_rng) for pose in (target_pose, reference_pose)
     )
-    pair = Pair(target, reference, target_pose @ reference_pose.inverse())
+    truth = target_pose @ reference_pose.inverse()
+    pair = Pair(target, reference, truth, reference_pose.shift_angstrom)
     if with_normals:
         return pair.with_normals(target_pose.matrix[:, 2], reference_pose.matrix[:, 2])
     return pair
