@@ -27,6 +27,15 @@ DIAMETER_ANGSTROM = 260.0
 PRIORS = {"none": (None, None), "10 deg, 12 A": (10.0, 12.0), "6 deg, 12 A": (6.0, 12.0), "2 deg, 6 A": (2.0, 6.0)}
 
 
+def read_ribosomes(data: Path) -> tuple[gonio.ParticleTable, list, Volume, Volume]:
+    """The list, its particles, the average of the listed poses, and 7P6Z as a map in its own frame."""
+    table = gonio.read_particles(data / "empiar10499" / "optimisation_set.star")
+    particles = list(table.particles())
+    atoms = Structure.from_file(data / "structures" / "7p6z.cif.gz", resolution_angstrom=2 * VOXEL_SIZE_ANGSTROM)
+    density = atoms.density(gonio.Pose.identity(), box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM)
+    return table, particles, average(particles, table.poses).volume, Volume(density, VOXEL_SIZE_ANGSTROM)
+
+
 def laid_on(mean: Volume, reference: Volume) -> Volume:
     """The reference where it fits the average best, found among all orientations."""
     settings = gonio.Settings(search="independent", resolution_angstrom=LAY_RESOLUTION_ANGSTROM)
@@ -105,13 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[3] / "shared" / "data")
     data = parser.parse_args().data
-    table = gonio.read_particles(data / "empiar10499" / "optimisation_set.star")
-    particles = list(table.particles())
-    mean = average(particles, table.poses).volume
-    atoms = Structure.from_file(data / "structures" / "7p6z.cif.gz", resolution_angstrom=2 * VOXEL_SIZE_ANGSTROM)
-    density = atoms.density(gonio.Pose.identity(), box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM)
-    reference = laid_on(mean, Volume(density, VOXEL_SIZE_ANGSTROM))
-    mirror = laid_on(mean, Volume(density[:, :, ::-1], VOXEL_SIZE_ANGSTROM))
+    table, particles, mean, atoms = read_ribosomes(data)
+    reference = laid_on(mean, atoms)
+    mirror = laid_on(mean, Volume(atoms.data[:, :, ::-1], VOXEL_SIZE_ANGSTROM))
     given, mirrored = masked_correlation(mean, reference), masked_correlation(mean, mirror)
     print(f"7P6Z on the average of the listed poses, to 38 A: {given:.3f}; its mirror image: {mirrored:.3f}")
     ribosomes = Ribosomes(particles, table.poses, reference)

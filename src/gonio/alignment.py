@@ -238,7 +238,7 @@ class Aligner:
         if search is Search.LOCAL:
             if start is None:
                 raise ValueError("a local search needs the pose to start from: align(..., start=pose)")
-            return self._align_locally(comparison, start)
+            return self.refine(comparison, start)
         if search is Search.INDEPENDENT:
             problem = self._problem(comparison)
             seeds = self._seeds(comparison, orientations.euler_grid(self.settings.seed_interval_deg))
@@ -361,7 +361,8 @@ class Aligner:
         interval = self.settings.seed_interval_deg
         return orientations.about_axis(target.normal_xyz, self.reference.normal_xyz, interval_deg=interval), directions
 
-    def _align_locally(self, comparison: Comparison, start: Pose) -> Result:
+    def refine(self, comparison: Comparison, start: Pose) -> Result:
+        """The local search by itself, on a comparison whose samples and weights are the caller's own."""
         point = pack(start.matrix[None], start.shift_angstrom[None])
         maximum = self.settings.max_refinement_iterations
         outcome = candidates.refine_all(self._problem(comparison, start=start), point, max_iterations=maximum)
