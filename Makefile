@@ -2,7 +2,7 @@
 #   make demo       simulate particles, align them and write a report into demo/   (DEMO_PARTICLES=40)
 #   make test       the tests                                                      (PYTEST_ARGS="-k pose")
 #   make check      formatting, lint and types
-#   make reproduce  the tables and figures of the paper, into experiments/
+#   make reproduce  what docs/reproduce.md reports, into results/
 #   make clean      remove what these have made
 
 PYTHON ?= python3

@@ -31,8 +31,9 @@ def main() -> None:
         subprocess.run([str(part) for part in command], check=True)
     data = HERE.parents[1] / "shared" / "data"
     if data.exists():
-        print("== ribosomes", flush=True)
-        subprocess.run([sys.executable, str(HERE / "ribosomes" / "run.py"), "--data", str(data)], check=True)
+        for script in ("run.py",) if options.quick else ("run.py", "noise.py"):
+            print(f"== ribosomes/{script}", flush=True)
+            subprocess.run([sys.executable, str(HERE / "ribosomes" / script), "--data", str(data)], check=True)
 
 
 if __name__ == "__main__":
