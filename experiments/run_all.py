@@ -21,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data")
     options = parser.parse_args()
     for name in EXPERIMENTS:
         quick = ["--pairs", "2"] if options.quick else []
@@ -29,8 +30,10 @@ def main() -> None:
         print(f"== {name}", flush=True)
         command = [sys.executable, HERE / name / "run.py", "--out", options.out / name, *quick]
         subprocess.run([str(part) for part in command], check=True)
-    data = HERE.parents[1] / "shared" / "data"
-    if data.exists():
+    data = options.data
+    if not data.exists():
+        print(f"== ribosomes: skipped, there are no data at {data} (--data)")
+    else:
         for script in ("run.py",) if options.quick else ("run.py", "noise.py"):
             print(f"== ribosomes/{script}", flush=True)
             subprocess.run([sys.executable, str(HERE / "ribosomes" / script), "--data", str(data)], check=True)

@@ -98,7 +98,7 @@ def test_alignment_finds_the_true_poses(simulated, tmp_path, capsys):
     ]
     summary = json.loads((out / "summary.json").read_text())
     assert summary["particles"] == COUNT
-    # The 60 degree wedge costs noise-free particles a degree (DESIGN section 3); four voxels here are 64 angstrom.
+    # The 60 degree wedge costs noise-free particles a degree; four voxels here are 64 angstrom.
     assert summary["rotation_error_median_deg"] < 3.0
     assert "rotation error, median" in capsys.readouterr().out
     table = gonio.read_particles(out / "particles.star")
@@ -274,7 +274,7 @@ def test_pair_lays_a_mirrored_subtomogram_on_the_true_one(simulated, wedged, tmp
     found = json.loads(capsys.readouterr().out)
     assert found["hand"] == "mirrored"
     pose = gonio.Pose.from_euler_zyz_deg(found["mirror"]["euler_zyz_deg"], found["mirror"]["shift_angstrom"])
-    # The wedge costs noise-free particles a degree (DESIGN section 3).
+    # The wedge costs noise-free particles a degree.
     assert pose.rotation_distance_deg(gonio.Pose.identity()) < 3.0
 
 

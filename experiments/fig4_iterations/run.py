@@ -1,6 +1,6 @@
 """Fig. 4 and the paper's Tables 1-2 on the same pairs: iterations and errors, stochastic beside independent refinement.
 
-    python experiments/fig4_iterations/run.py [--phantom four_gaussians] [--pairs 20] [--interval 60 45] [--out DIR]
+    python experiments/fig4_iterations/run.py [--phantom four_gaussians] [--pairs 25] [--interval 60 45] [--out DIR]
 
 For each of the 24 cells (tilt range, SNR), both scores and both seed intervals, every pair is aligned by the stochastic
 parallel refinement and by the independent refinement of every seed. Both counts are Levenberg-Marquardt iterations.
@@ -52,7 +52,7 @@ def main() -> None:
     """Run, print one line for each cell, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phantom", default="four_gaussians")
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=25)
     parser.add_argument("--interval", type=int, nargs="+", default=[60, 45])
     parser.add_argument("--tilt", type=int, nargs="+", default=list(TILTS_DEG))
     parser.add_argument("--snr", type=float, nargs="+", default=list(SNRS))

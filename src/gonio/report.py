@@ -133,7 +133,7 @@ def _worst(particles: ParticleTable, errors: Errors | None) -> str:
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     reading = "The particles that fit least well: look at these first when something seems wrong."
-    return f"<h2>Worst {len(order)} particles</h2><p>{reading}</p><div class=scroll>{table}</div>"
+    return f"<h2>Lowest agreement: {len(order)} particles</h2><p>{reading}</p><div class=scroll>{table}</div>"
 
 
 # Plots

@@ -50,8 +50,8 @@ def demo(
         told = _chain(staging, particles, seed)
     print(f"\n{told}\n\nAll of it is in {folder}; open {folder / 'report.html'}")
     print(
-        f"Now with your own: gonio align {folder}/simulated/particles.star"
-        f" --reference {folder}/simulated/reference.mrc --seed-interval 45 -o aligned"
+        f"The alignment by itself: gonio align {folder}/simulated/particles.star"
+        f" --reference {folder}/simulated/reference.mrc --truth {folder}/simulated/truth.star -o {folder}/aligned"
     )
 
 

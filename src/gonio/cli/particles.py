@@ -323,7 +323,7 @@ def numbers_of(aligned: Aligned) -> list[Number]:
         ]
     return [
         *numbers,
-        ("came to rest", 100 * ended, "{:.0f} %", "refinements that ended at a minimum"),
+        ("came to rest", 100 * ended, "{:.0f} %", "refinements that no step improves any further"),
         ("time", aligned.seconds, "{:.1f} s", f"{count / max(aligned.seconds, 1e-9):.1f} particles per second"),
     ]
 
@@ -398,8 +398,8 @@ def average(
     write_settings(beside(target, ".settings.toml"), settings, inputs=table.files)
     print(f"wrote {output}: {made.count} particles, {made.volume.box} voxels of {made.volume.voxel_size_angstrom:g} A")
     if made.fsc is not None:
-        for threshold in (FSC_KNOWN, FSC_HALVES):
-            print(f"resolution at FSC {threshold:g}: {resolution_text(made.fsc, threshold, made.volume.box_angstrom)}")
+        for threshold in (FSC_HALVES, FSC_KNOWN):
+            print(f"resolution of the halves at FSC {threshold:g}, no mask: {resolution_text(made.fsc, threshold, made.volume.box_angstrom)}")
     elif halves:
         print("no half sets in the list: pass --split for a resolution")
 
