@@ -399,7 +399,8 @@ def average(
     print(f"wrote {output}: {made.count} particles, {made.volume.box} voxels of {made.volume.voxel_size_angstrom:g} A")
     if made.fsc is not None:
         for threshold in (FSC_HALVES, FSC_KNOWN):
-            print(f"resolution of the halves at FSC {threshold:g}, no mask: {resolution_text(made.fsc, threshold, made.volume.box_angstrom)}")
+            found = resolution_text(made.fsc, threshold, made.volume.box_angstrom)
+            print(f"resolution of the halves at FSC {threshold:g}, no mask: {found}")
     elif halves:
         print("no half sets in the list: pass --split for a resolution")
 
