@@ -5,9 +5,9 @@ eq. 1.8), four grid points wide, lowered by its value at the edge so that it is 
 by two. Each of its four pieces is replaced by a polynomial of the position between two grid points, and this
 piecewise polynomial *is* the window: its derivative is exact, and its transform is computed from it.
 
-BETA was chosen for small errors of value and gradient together, in one dimension, among 8.0 to 9.6. In three, values are
-wrong by 4.5e-4 of their rms for particles (pinned by tests/test_score.py), and by 1.9e-3 for white noise that fills the
-box to its edges.
+BETA was chosen for small errors of value and gradient together, in one dimension, among 8.0 to 9.6. In three, values
+are wrong by 4.5e-4 of their rms for particles (pinned by tests/test_score.py), and by 1.9e-3 for white noise that
+fills the box to its edges.
 """
 
 from __future__ import annotations
