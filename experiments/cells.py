@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from pairs import Cell, make_pair, median_and_mad
 
 TILTS_DEG = (90, 80, 70, 60, 50, 40)
 SNRS = (float("inf"), 1.0, 0.5, 0.1)
+WRONG_DEG = 15  # further off is another optimum
 
 
 def paper_cells(phantom: str) -> list[Cell]:
@@ -23,19 +26,51 @@ def paper_cells(phantom: str) -> list[Cell]:
 
 
 def align_pair(cell: Cell, index: int, *, settings: gonio.Settings, with_normals: bool = False) -> dict:
-    """Errors and iterations of one pair."""
+    """Errors, work and calibration of one pair; the simulation is not in its seconds."""
     pair = make_pair(cell, index, with_normals=with_normals)
+    start = time.process_time()
     aligner = gonio.Aligner(pair.reference, settings)
     result = aligner.align(pair.target, rng=np.random.default_rng(index))
+    seconds = time.process_time() - start
     rotation_deg, shift_voxel, particle_voxel = pair.errors(result.pose)
     return {
         "rotation_error_deg": rotation_deg,
         "shift_error_voxel": shift_voxel,
         "particle_error_voxel": particle_voxel,
         "iterations": result.n_iterations,
+        "seconds": seconds,
         "dissimilarity": result.dissimilarity,
         "true_dissimilarity": float(aligner.dissimilarity(pair.target, gonio.Pose.stack([pair.truth]))[0]),
+        "passed_over": passed_over(result, pair.truth),
+        **calibration(result, pair.truth),
     }
+
+
+def passed_over(result: gonio.Result, truth: gonio.Pose) -> bool | None:
+    """Whether the right optimum is among the runners-up of a wrong one; None when the search does not list them."""
+    if not hasattr(result, "runners_up"):
+        return None
+    nearest = min((float(other.pose.rotation_distance_deg(truth)) for other in result.runners_up), default=np.inf)
+    return bool(result.pose.rotation_distance_deg(truth) > WRONG_DEG >= nearest)
+
+
+def calibration(result: gonio.Result, truth: gonio.Pose) -> dict:
+    """Squared errors over their predicted variance, per degree of freedom: 1 on average for an honest covariance."""
+    covariance = getattr(result, "covariance", None)
+    if covariance is None:
+        return {"rotation_calibration": None, "shift_calibration": None}
+    turn = (truth.rotation * result.pose.rotation.inv()).as_rotvec()
+    shift = truth.shift_angstrom - result.pose.shift_angstrom
+    return {
+        "rotation_calibration": squared_in_sds(turn, covariance[:3, :3]),
+        "shift_calibration": squared_in_sds(shift, covariance[3:, 3:]),
+    }
+
+
+def squared_in_sds(error: np.ndarray, covariance: np.ndarray) -> float:
+    """e^T C^-1 e over the rank of C, which is below 3 where a search leaves directions out."""
+    inverse = np.linalg.pinv(covariance, rcond=1e-9, hermitian=True)
+    return float(error @ inverse @ error / max(1, np.linalg.matrix_rank(inverse, hermitian=True)))
 
 
 def describe(records: list[dict]) -> str:
@@ -48,30 +83,37 @@ def describe(records: list[dict]) -> str:
     return (
         f"{turned[0]:.3f} +- {turned[1]:.3f} degrees, {moved[0]:.4f} +- {moved[1]:.4f} voxel "
         f"(particle's centre {np.median(particle):.4f}), "
-        f"{(rotation > 15).sum()} of {len(records)} off by over 15 degrees, {np.median(iterations):.0f} iterations"
+        f"{(rotation > WRONG_DEG).sum()} of {len(records)} off by over {WRONG_DEG} degrees, "
+        f"{np.median(iterations):.0f} iterations"
     )
 
 
-def run_jobs(function: Callable[..., dict], jobs: Iterable[tuple], journal: Path, *, processes: int = 2) -> list[dict]:
-    """``function(*job)`` for each job; a finished job is a line of ``journal`` and is not run again.
+def run_jobs(
+    function: Callable[..., dict], jobs: Iterable[tuple], journal: Path | Callable[..., Path], *, processes: int = 2
+) -> list[dict]:
+    """``function(*job)`` for each job; a finished job is a line of its journal and is not run again.
 
-    A job is a tuple of plain values; its text is its key.
+    A job is a tuple of plain values; its text is its key. ``journal`` is a file, or gives the file of ``*job``.
     """
-    journal.parent.mkdir(parents=True, exist_ok=True)
     jobs = list(jobs)
-    done = {}
-    if journal.exists():
-        for line in journal.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # torn by an interruption
-            done[record["job"]] = record
+    paths = {job: journal if isinstance(journal, Path) else journal(*job) for job in jobs}
+    done = read_journals(set(paths.values()))
     missing = [job for job in jobs if str(job) not in done]
-    with ProcessPoolExecutor(processes) as pool, journal.open("a") as file:
+    with ProcessPoolExecutor(processes) as pool:
         results = pool.map(function, *zip(*missing, strict=True), chunksize=1) if missing else iter(())
-        for job, record in track(zip(missing, results, strict=True), total=len(missing), description=journal.stem):
+        for job, record in track(zip(missing, results, strict=True), total=len(missing), disable=not missing):
             done[str(job)] = {"job": str(job), **record}
-            file.write(json.dumps(done[str(job)]) + "\n")
-            file.flush()
+            paths[job].parent.mkdir(parents=True, exist_ok=True)
+            with paths[job].open("a") as file:
+                file.write(json.dumps(done[str(job)]) + "\n")
     return [done[str(job)] for job in jobs]
+
+
+def read_journals(paths: Iterable[Path]) -> dict[str, dict]:
+    """The finished jobs of all of them by their keys."""
+    done = {}
+    for line in (line for path in paths if path.exists() for line in path.read_text().splitlines()):
+        with suppress(json.JSONDecodeError):  # torn by an interruption
+            record = json.loads(line)
+            done[record["job"]] = record
+    return done

@@ -7,6 +7,7 @@ imaged apart from one another. Pair i of a cell is the same on every machine and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 VOXEL_SIZE_ANGSTROM = 10.0
 BOX = 32
 MAX_SHIFT_VOXELS = 2.0
+NAMES = ("four_gaussians", "sharp", "pseudo_symmetric")  # the order seeds the pairs
 
 
 @dataclass(frozen=True)
@@ -59,26 +61,32 @@ class Pair:
         return rotation, shift / VOXEL_SIZE_ANGSTROM, float(np.linalg.norm(off)) / VOXEL_SIZE_ANGSTROM
 
 
-def make_pair(cell: Cell, index: int, *, seed: int = 0, with_normals: bool = False) -> Pair:
-    """Pair ``index`` of a cell; with normals, the phantom's own z axis is known in both particles."""
-    names = ("four_gaussians", "sharp", "pseudo_symmetric")
-    noise_key = 0 if np.isinf(cell.snr) else round(1000 * cell.snr)
-    # Poses depend on the index alone, so that cells differ by their imaging and not by luck.
-    poses_rng = np.random.default_rng([seed, names.index(cell.phantom), index])
-    noise_rng = np.random.default_rng([seed, names.index(cell.phantom), index, cell.tilt_deg, noise_key])
-    density = Phantom.named(cell.phantom, box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM)
-    shift = MAX_SHIFT_VOXELS * VOXEL_SIZE_ANGSTROM
-    target_pose, reference_pose = gonio.Pose.random(2, rng=poses_rng, max_shift_angstrom=shift)
-    imaging = Imaging(
+def pair_poses(phantom: str, index: int, *, seed: int = 0) -> gonio.Pose:
+    """Where the particles of pair ``index`` are, target first: by the index alone, so that cells differ by imaging."""
+    rng = np.random.default_rng([seed, NAMES.index(phantom), index])
+    return gonio.Pose.random(2, rng=rng, max_shift_angstrom=MAX_SHIFT_VOXELS * VOXEL_SIZE_ANGSTROM)
+
+
+def imaging_of(cell: Cell) -> Imaging:
+    """The paper's microscope with the tilts and the noise of a cell."""
+    return Imaging(
         box=BOX,
         voxel_size_angstrom=VOXEL_SIZE_ANGSTROM,
         tilt_min_deg=-cell.tilt_deg,
         tilt_max_deg=cell.tilt_deg,
         snr=cell.snr,
     )
-    target, reference = (
-        simulate_subtomogram(density, pose, imaging=imaging, rng=noise_rng) for pose in (target_pose, reference_pose)
-    )
+
+
+@lru_cache(maxsize=2)
+def make_pair(cell: Cell, index: int, *, seed: int = 0, with_normals: bool = False) -> Pair:
+    """Pair ``index`` of a cell; with normals, the phantom's own z axis is known in both particles."""
+    noise_key = 0 if np.isinf(cell.snr) else round(1000 * cell.snr)
+    noise_rng = np.random.default_rng([seed, NAMES.index(cell.phantom), index, cell.tilt_deg, noise_key])
+    density = Phantom.named(cell.phantom, box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM)
+    target_pose, reference_pose = poses = pair_poses(cell.phantom, index, seed=seed)
+    imaging = imaging_of(cell)
+    target, reference = (simulate_subtomogram(density, pose, imaging=imaging, rng=noise_rng) for pose in poses)
     truth = target_pose @ reference_pose.inverse()
     pair = Pair(target, reference, truth, reference_pose.shift_angstrom)
     if with_normals:

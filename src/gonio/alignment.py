@@ -1,7 +1,7 @@
 """Alignment of a particle to a reference: where the score meets the search.
 
-Flow: particle -> samples (fourier) -> seeds (orientations, best shift by FFT) -> refinement (candidates, lm) of the
-dissimilarity (score, problem) -> Result.
+Flow: particle -> samples (fourier, inputs) -> seeds (orientations, best shift by FFT) -> refinement (coarse_to_fine or
+candidates, lm) of the dissimilarity (score, problem) -> Result.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio import candidates, lm, orientations
+from gonio import candidates, coarse_to_fine, lm, orientations
 from gonio.fourier import FourierVolume, Spectrum, shell_limit
 from gonio.lm import Status
 from gonio.pose import Pose
 from gonio.problem import PoseProblem, PriorProblem, pack, poses_of, signature
+from gonio.restoration import Restorer, sphere_diameter_angstrom
 from gonio.score import Comparison, Score
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
+from gonio.wedge import Wedge
 
-__all__ = ["Aligner", "History", "Result", "Search", "Settings", "align"]
+__all__ = ["Aligner", "History", "Optimum", "Result", "Search", "Settings", "align"]
 
 VOXEL_SIZE_TOLERANCE = 1e-3
 _LENGTHS = (
@@ -42,10 +44,13 @@ _LENGTHS = (
 class Search(StrEnum):
     """How the pose is looked for.
 
-    ``STOCHASTIC`` is the paper's parallel refinement of an Euler grid, ``INDEPENDENT`` refines every seed of that grid,
-    ``AXIS`` is the stochastic refinement of turns about the particles' known normals, ``LOCAL`` refines a given pose.
+    ``COARSE_TO_FINE`` starts from a uniform set of orientations at a low resolution, and weighs samples by what the two
+    particles themselves show that they tell (docs/theory.md sections 9 and 10). ``STOCHASTIC`` is the paper's parallel
+    refinement of an Euler grid, ``INDEPENDENT`` refines every seed of that grid, ``AXIS`` is the stochastic refinement
+    of turns about the particles' known normals, ``LOCAL`` refines a given pose.
     """
 
+    COARSE_TO_FINE = "coarse_to_fine"
     STOCHASTIC = "stochastic"
     INDEPENDENT = "independent"
     AXIS = "axis"
@@ -68,7 +73,8 @@ class Settings:
     Parameters
     ----------
     score
-        ``Score`` or its name: ``"rcs"`` (blind to contrast) or ``"fcs"`` (for particles on one scale).
+        ``Score`` or its name: ``"rcs"`` (blind to contrast), ``"fcs"`` (for particles on one scale) or, for the search
+        from coarse to fine alone, ``"likelihood"``.
     search
         ``Search`` or its name.
     seed_interval_deg
@@ -93,8 +99,8 @@ class Settings:
         Constants of the stochastic refinement.
     """
 
-    score: Score = Score.RCS
-    search: Search = Search.STOCHASTIC
+    score: Score = Score.FCS
+    search: Search = Search.COARSE_TO_FINE
     seed_interval_deg: float = 60.0
     resolution_angstrom: float | None = None
     max_shift_angstrom: float | None = None
@@ -120,6 +126,8 @@ class Settings:
             raise ValueError(f"a prior holds poses near a start, which only a local search has, not {self.search}")
         if self.max_refinement_iterations < 1:
             raise ValueError(f"max_refinement_iterations must be at least 1, got {self.max_refinement_iterations!r}")
+        if self.score is Score.LIKELIHOOD and self.search is not Search.COARSE_TO_FINE:
+            raise ValueError(f"the likelihood score needs the search from coarse to fine, not {self.search}")
         orientations.euler_grid(self.seed_interval_deg)
 
     def lengths(self, *, box: int, voxel_size_angstrom: float) -> Lengths:
@@ -145,6 +153,14 @@ class History:
 
 
 @dataclass(frozen=True)
+class Optimum:
+    """A pose at which the dissimilarity has a minimum."""
+
+    pose: Pose
+    dissimilarity: float
+
+
+@dataclass(frozen=True)
 class Result:
     """The pose found, and how.
 
@@ -162,6 +178,8 @@ class Result:
         Share of the target's measured samples that the reference has measured too, 0 to 1.
     history
         One entry for each iteration of a stochastic search, when recorded.
+    runners_up
+        The other optima of a search from coarse to fine, the next best first.
     """
 
     pose: Pose
@@ -170,6 +188,7 @@ class Result:
     n_iterations: int
     overlap: float
     history: History | None = None
+    runners_up: tuple[Optimum, ...] = ()
 
 
 class Aligner:
@@ -205,6 +224,8 @@ class Aligner:
         self.settings = Settings() if settings is None else settings
         self.reference = Subtomogram(reference) if isinstance(reference, Volume) else reference
         self._spectra: dict[int, FourierVolume] = {}
+        self._restored: dict[tuple[int, float], FourierVolume] = {}
+        self._restorers: dict[tuple, Restorer] = {}
         self._spectrum_for(self.reference.box)
 
     def align(
@@ -233,8 +254,10 @@ class Aligner:
         ValueError
             Voxel sizes that differ, a box too small for the resolution, a missing ``rng``, ``start`` or normal.
         """
-        comparison = self._compare(target)
         search = self.settings.search
+        if search is Search.COARSE_TO_FINE:
+            return self._from_coarse_to_fine(target)
+        comparison = self._compare(target)
         if search is Search.LOCAL:
             if start is None:
                 raise ValueError("a local search needs the pose to start from: align(..., start=pose)")
@@ -300,19 +323,70 @@ class Aligner:
     def _spectrum_for(self, box: int) -> FourierVolume:
         # Boxes may differ between targets; each has its own unit of frequency.
         if box not in self._spectra:
-            volume, diameter = self.reference.volume, self.settings.mask_diameter_angstrom
-            if diameter is not None:
-                volume = masked_volume(volume, diameter)
+            volume = self.reference.volume
+            if self.settings.mask_diameter_angstrom is not None:
+                volume = masked_volume(volume, self.settings.mask_diameter_angstrom)
             resolution = self._lengths(volume.box).resolution_angstrom
             shell_limit(volume.box, volume.voxel_size_angstrom, resolution)
             limit = shell_limit(box, volume.voxel_size_angstrom, resolution)
             self._spectra[box] = FourierVolume.of(volume, wedge=self.reference.wedge, limit=limit, box=box)
         return self._spectra[box]
 
+    def _from_coarse_to_fine(self, target: Particle) -> Result:
+        self._check(target)
+        volumes = [self.reference.volume] + ([target.volume] if isinstance(target, Subtomogram) else [])
+        diameter = self.settings.mask_diameter_angstrom or sphere_diameter_angstrom(volumes)
+        inputs = self._inputs(target, diameter)
+        lengths = self._lengths(target.box)
+        share = (self.settings.particle_diameter_angstrom or diameter) / target.box / target.voxel_size_angstrom
+        plan = coarse_to_fine.Plan.of(limit=inputs.target.limit, diameter_share=share)
+        found = coarse_to_fine.search(
+            inputs,
+            orientations.uniform(orientations.uniform_count(plan.reach_deg)).as_matrix(),
+            plan=plan,
+            score=self.settings.score,
+            problem_of=self._problem,
+            signature=lambda points: signature(points, target.voxel_size_angstrom)[:, None],
+            max_shift_angstrom=lengths.max_shift_angstrom,
+        )
+        return _found(inputs, found)
+
+    def _inputs(self, target: Particle, diameter_angstrom: float) -> coarse_to_fine.Inputs:
+        """Both particles restored within one sphere; images of a tilt stack are masked with its circle instead."""
+        reference = self._restored_reference(target.box, diameter_angstrom)
+        if isinstance(target, Subtomogram):
+            restorer = self._restorer(target.wedge, target.box, diameter_angstrom, reference.limit)
+            target = replace(target, volume=restorer.restore(target.volume))
+        else:
+            target = masked(target, diameter_angstrom)
+        return coarse_to_fine.Inputs(Spectrum.of(target, limit=reference.limit), reference)
+
+    def _restored_reference(self, box: int, diameter_angstrom: float) -> FourierVolume:
+        if (box, diameter_angstrom) not in self._restored:
+            volume, wedge = self.reference.volume, self.reference.wedge
+            resolution = self._lengths(volume.box).resolution_angstrom
+            limits = [shell_limit(n, volume.voxel_size_angstrom, resolution) for n in (volume.box, box)]
+            restorer = self._restorer(wedge, volume.box, diameter_angstrom, limits[0])
+            spectrum = FourierVolume.of(restorer.restore(volume), wedge=wedge, limit=limits[1], box=box)
+            self._restored[box, diameter_angstrom] = spectrum
+        return self._restored[box, diameter_angstrom]
+
+    def _restorer(self, wedge: Wedge, box: int, diameter_angstrom: float, limit: float) -> Restorer:
+        key = (id(wedge) if wedge.weights is not None else wedge, box, diameter_angstrom)
+        if key not in self._restorers:
+            self._restorers[key] = Restorer.of(
+                wedge,
+                box=box,
+                voxel_size_angstrom=self.reference.voxel_size_angstrom,
+                diameter_angstrom=diameter_angstrom,
+                limit=limit,
+            )
+        return self._restorers[key]
+
     def _lengths(self, box: int) -> Lengths:
         return self.settings.lengths(box=box, voxel_size_angstrom=self.reference.voxel_size_angstrom)
 
-    def _compare(self, target: Particle) -> Comparison:
+    def _check(self, target: Particle) -> None:
         if not isinstance(target, Subtomogram | TiltStack):
             raise TypeError(
                 "target must be a gonio.Subtomogram or a gonio.TiltStack; "
@@ -321,6 +395,9 @@ class Aligner:
         size, own = target.voxel_size_angstrom, self.reference.voxel_size_angstrom
         if abs(size / own - 1.0) > VOXEL_SIZE_TOLERANCE:
             raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
+
+    def _compare(self, target: Particle) -> Comparison:
+        self._check(target)
         if self.settings.mask_diameter_angstrom is not None:
             target = masked(target, self.settings.mask_diameter_angstrom)
         reference = self._spectrum_for(target.box)
@@ -399,6 +476,19 @@ def _result(comparison: Comparison, outcome: candidates.Outcome) -> Result:
         n_iterations=outcome.iterations,
         overlap=float(equations.overlap[0] / comparison.target.weight.sum(dtype=np.float64)),
         history=History(outcome.history, poses_of(points)) if points is not None and len(points) else None,
+    )
+
+
+def _found(inputs: coarse_to_fine.Inputs, found: coarse_to_fine.Found) -> Result:
+    poses, values = poses_of(found.state.points), found.state.dissimilarity
+    sums = inputs.plain(Score.FCS).shell_sums(poses.matrix[:1], poses.shift_angstrom[:1])
+    return Result(
+        pose=poses[0],
+        dissimilarity=float(values[0]),
+        status=found.state.status[0],
+        n_iterations=found.iterations,
+        overlap=float(sums[0, :, 3].sum() / inputs.target.weight.sum(dtype=np.float64)),
+        runners_up=tuple(Optimum(poses[i], float(values[i])) for i in range(1, len(values))),
     )
 
 

@@ -10,7 +10,7 @@ and the interpolation of a spectrum between its samples. Must not know what a sc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
@@ -144,6 +144,18 @@ class Spectrum:
             voxel_size_angstrom=particle.voxel_size_angstrom,
             limit=limit,
             on_grid=isinstance(particle, Subtomogram),
+        )
+
+    def below(self, limit: float) -> Spectrum:
+        """The samples within a smaller ball."""
+        keep = (self.frequency_xyz.astype(np.float64) ** 2).sum(axis=0) <= limit**2 * (1 + 1e-6)
+        return replace(
+            self,
+            frequency_xyz=np.ascontiguousarray(self.frequency_xyz[:, keep]),  # (3, n)
+            value=self.value[keep],
+            transfer=self.transfer[keep],
+            weight=self.weight[keep],
+            limit=limit,
         )
 
     def __len__(self) -> int:
@@ -369,17 +381,20 @@ class ShiftSearch:
         Whose samples the products belong to.
     max_shift_angstrom
         Radius of the ball; zero shift is always allowed.
+    points
+        Shifts tried along the edge of the box; None for every voxel. Fewer do for a low limit.
     """
 
-    def __init__(self, spectrum: Spectrum, *, max_shift_angstrom: float) -> None:
+    def __init__(self, spectrum: Spectrum, *, max_shift_angstrom: float, points: int | None = None) -> None:
         self._spectrum = spectrum
         self._oversampling = 1 if spectrum.on_grid else OVERSAMPLING
         self._half = int(np.floor(self._oversampling * spectrum.limit)) + (0 if spectrum.on_grid else 3)
-        n = spectrum.box
+        n = spectrum.box if points is None else max(points, 2 * int(spectrum.limit) + 2)
         self._size = self._oversampling * n
+        self._step_angstrom = spectrum.voxel_size_angstrom * spectrum.box / n
         axis = np.arange(n) - n // 2
-        square = (index_grid(n) ** 2).sum(axis=-1)  # (z, y, x) of shifts in voxels
-        radius = min(max_shift_angstrom / spectrum.voxel_size_angstrom, n // 2)
+        square = (index_grid(n) ** 2).sum(axis=-1)  # (z, y, x) of shifts in steps
+        radius = min(max_shift_angstrom / self._step_angstrom, n // 2)
         self._allowed = np.nonzero(square <= max(radius, 0.0) ** 2 * (1 + 1e-9))
         self._shifts_xyz = np.stack([axis[i] for i in self._allowed[::-1]], axis=-1)  # (s, 3)
         wrapped = tuple(axis[i] % self._size for i in self._allowed)
@@ -395,7 +410,7 @@ class ShiftSearch:
         best = np.array(
             [self._correlations(row).argmax() if row.any() else unmoved for row in products], dtype=np.int64
         )
-        return self._shifts_xyz[best].reshape(-1, 3) * np.float64(self._spectrum.voxel_size_angstrom)
+        return self._shifts_xyz[best].reshape(-1, 3) * np.float64(self._step_angstrom)
 
     def _places_of_samples(self) -> NDArray[np.int64]:
         kx, ky, kz = np.rint(self._spectrum.frequency_xyz).astype(np.int64) % self._size

@@ -2,6 +2,8 @@
 
 Arrays: p poses, n samples. ``rotations`` (p, 3, 3) and ``phases`` (p, 3) are float32 (phase = 2 pi shift / box);
 ``frequency`` is (3, n), rows x, y, z; ``value`` is complex64 (n,); ``transfer`` and ``weight`` are float32 (n,).
+``power`` and ``own`` (n,) float32 stand for |f|^2 and for the share of |g|^2 that a score counts; both are plain for
+RCS and FCS.
 ``grid``, ``side``, ``scale``, ``regions``, ``weights``, ``weight_scale``: the reference (fourier.FourierVolume).
 Sums are kept in float32 over BLOCK samples and in float64 beyond, always in the same order: same input, same bits.
 """
@@ -39,7 +41,21 @@ def _reference_weight(regions, weights, weight_scale, qx, qy, qz):
 
 @compiled
 def normal_equations(
-    grid, side, scale, regions, weights, weight_scale, frequency, value, transfer, weight, rotations, phases, out
+    grid,
+    side,
+    scale,
+    regions,
+    weights,
+    weight_scale,
+    frequency,
+    value,
+    transfer,
+    weight,
+    power,
+    own,
+    rotations,
+    phases,
+    out,
 ):
     """The 37 sums of docs/theory.md eq. 8 for each pose, written into ``out`` (p, 37) float64."""
     block = np.empty(N_SUMS, dtype=np.float32)
@@ -72,16 +88,17 @@ def normal_equations(
                 re[4], im[4] = ky * gi, -ky * gr
                 re[5], im[5] = kz * gi, -kz * gr
                 fr, fi = value[j].real, value[j].imag
+                counted = w * own[j]
                 place = JTJ
                 for a in range(6):
-                    ra, ia = w * re[a], w * im[a]
+                    ra, ia = counted * re[a], counted * im[a]
                     for b in range(a, 6):
                         block[place] += ra * re[b] + ia * im[b]
                         place += 1
-                    block[JTF + a] += ra * fr + ia * fi
+                    block[JTF + a] += w * (re[a] * fr + im[a] * fi)
                     block[JTG + a] += ra * gr + ia * gi
-                block[FF] += w * (fr * fr + fi * fi)
-                block[GG] += w * (gr * gr + gi * gi)
+                block[FF] += w * power[j]
+                block[GG] += counted * (gr * gr + gi * gi)
                 block[FG] += w * (fr * gr + fi * gi)
                 block[WEIGHT] += w
             for s in range(N_SUMS):
@@ -90,16 +107,33 @@ def normal_equations(
 
 @compiled
 def products(
-    grid, side, scale, regions, weights, weight_scale, frequency, value, transfer, weight, rotations, phases, out, sums
+    grid,
+    side,
+    scale,
+    regions,
+    weights,
+    weight_scale,
+    frequency,
+    value,
+    transfer,
+    weight,
+    power,
+    own,
+    rotations,
+    phases,
+    shell,
+    out,
+    sums,
 ):
     """Cross products for the shift search, and sums for the score.
 
-    ``out`` (p, n) complex64 receives w f conj(G'); ``sums`` (p, 4) float64 receives |f|^2, |g|^2, f.g, total weight.
+    ``out`` (p, n) complex64 receives w f conj(G'); ``sums`` (p, s, 4) float64 receives |f|^2, |g|^2, f.g and the total
+    weight of each of s shells; ``shell`` (n,) int64 says which a sample belongs to.
     """
     n = frequency.shape[1]
     for i in range(rotations.shape[0]):
         rotation, phase = rotations[i], phases[i]
-        ff = gg = fg = total = 0.0
+        sums[i, :, :] = 0.0
         for j in range(n):
             kx, ky, kz = frequency[0, j], frequency[1, j], frequency[2, j]
             qx, qy, qz = turned_back(rotation, kx, ky, kz)
@@ -113,11 +147,11 @@ def products(
             gi = transfer[j] * (cos * hi + sin * hr)
             fr, fi = value[j].real, value[j].imag
             out[i, j] = complex(w * (fr * gr + fi * gi), w * (fi * gr - fr * gi))
-            ff += w * (fr * fr + fi * fi)
-            gg += w * (gr * gr + gi * gi)
-            fg += w * (fr * gr + fi * gi)
-            total += w
-        sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3] = ff, gg, fg, total
+            place = shell[j]
+            sums[i, place, 0] += w * power[j]
+            sums[i, place, 1] += w * own[j] * (gr * gr + gi * gi)
+            sums[i, place, 2] += w * (fr * gr + fi * gi)
+            sums[i, place, 3] += w
 
 
 @compiled
