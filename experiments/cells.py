@@ -13,11 +13,12 @@ import numpy as np
 from rich.progress import track
 
 import gonio
-from pairs import Cell, make_pair, median_and_mad
+from pairs import Cell, Pair, make_pair, median_and_mad
 
 TILTS_DEG = (90, 80, 70, 60, 50, 40)
 SNRS = (float("inf"), 1.0, 0.5, 0.1)
 WRONG_DEG = 15  # further off is another optimum
+LISTING = ("coarse_to_fine", "axis")  # the searches that list the optima which they did not choose
 
 
 def paper_cells(phantom: str) -> list[Cell]:
@@ -25,13 +26,19 @@ def paper_cells(phantom: str) -> list[Cell]:
     return [Cell(phantom, tilt, snr) for tilt in TILTS_DEG for snr in SNRS]
 
 
-def align_pair(cell: Cell, index: int, *, settings: gonio.Settings, with_normals: bool = False) -> dict:
-    """Errors, work and calibration of one pair; the simulation is not in its seconds."""
+def align_pair(
+    cell: Cell, index: int, *, settings: gonio.Settings, with_normals: bool = False, from_truth: bool = False
+) -> dict:
+    """Errors, work and calibration of one pair; the simulation is not in its seconds.
+
+    A local search starts ``from_truth``: where it ends is the right optimum of its score.
+    """
     pair = make_pair(cell, index, with_normals=with_normals)
-    start = time.process_time()
+    began = time.process_time()
     aligner = gonio.Aligner(pair.reference, settings)
-    result = aligner.align(pair.target, rng=np.random.default_rng(index))
-    seconds = time.process_time() - start
+    start = pair.truth if from_truth else None
+    result = aligner.align(pair.target, rng=np.random.default_rng(index), start=start)
+    seconds = time.process_time() - began
     rotation_deg, shift_voxel, particle_voxel = pair.errors(result.pose)
     return {
         "rotation_error_deg": rotation_deg,
@@ -40,16 +47,21 @@ def align_pair(cell: Cell, index: int, *, settings: gonio.Settings, with_normals
         "iterations": result.n_iterations,
         "seconds": seconds,
         "dissimilarity": result.dissimilarity,
-        "true_dissimilarity": float(aligner.dissimilarity(pair.target, gonio.Pose.stack([pair.truth]))[0]),
-        "passed_over": passed_over(result, pair.truth),
+        "true_dissimilarity": true_dissimilarity(aligner, pair),
+        "passed_over": passed_over(result, pair.truth) if settings.search in LISTING else None,
         **calibration(result, pair.truth),
     }
 
 
-def passed_over(result: gonio.Result, truth: gonio.Pose) -> bool | None:
-    """Whether the right optimum is among the runners-up of a wrong one; None when the search does not list them."""
-    if not hasattr(result, "runners_up"):
+def true_dissimilarity(aligner: gonio.Aligner, pair: Pair) -> float | None:
+    """At the true pose; None where the search weighs samples by what it finds, so that there is nothing to compare."""
+    if aligner.settings.search in LISTING:
         return None
+    return float(aligner.dissimilarity(pair.target, gonio.Pose.stack([pair.truth]))[0])
+
+
+def passed_over(result: gonio.Result, truth: gonio.Pose) -> bool:
+    """Whether the right optimum is among the runners-up of a wrong one."""
     nearest = min((float(other.pose.rotation_distance_deg(truth)) for other in result.runners_up), default=np.inf)
     return bool(result.pose.rotation_distance_deg(truth) > WRONG_DEG >= nearest)
 

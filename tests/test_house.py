@@ -22,15 +22,24 @@ FLOORS = {
     "ctf": 0,
     "volume": 0,
     "particles": 0,
+    "symmetry": 0,
     "fourier": 1,
     "orientations": 1,
     "lm": 1,
     "kernels": 1,
     "run": 1,
+    "expectation": 1,
     "score": 2,
     "candidates": 2,
+    "restoration": 2,
     "simulate": 2,
+    "result": 2,
+    "settings": 3,
     "problem": 3,
+    "frame": 3,
+    "coarse_to_fine": 3,
+    "preparation": 3,
+    "uncertainty": 3,
     "alignment": 3,
     "averaging": 3,
     "refinement": 3,
@@ -42,6 +51,9 @@ FLOORS = {
     "": 5,  # gonio/__init__.py, the front door: names every floor, and no floor may come in through it
 }
 
+# What an alignment is put together from, on its own floor.
+SEARCHING = {"problem", "settings", "frame", "coarse_to_fine", "preparation", "uncertainty"}
+
 # Rooms whose neighbours below are not simply all lower floors.
 ROOMS_BELOW = {
     "lm": set(),
@@ -51,7 +63,10 @@ ROOMS_BELOW = {
     "io": {room for room, floor in FLOORS.items() if floor == 0},
     "report": {room for room, floor in FLOORS.items() if floor in (0, 3)} | {"fourier"},
     # Aligning is searching with the problem that the score poses.
-    "alignment": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
+    "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "settings"},
+    "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
+    "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "settings"},
+    "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},

@@ -1,4 +1,4 @@
-"""The search around a known axis (Tables 3 and 4): `sharp`, SNR 0.5, +-60 degrees, 8 seeds, to shell 6 of 16.
+"""The paper's search around a known axis (Tables 3 and 4): `sharp`, SNR 0.5, +-60 degrees, 8 seeds, to shell 6 of 16.
 
     python experiments/axis/run.py [--pairs 100] [--out DIR]
 
@@ -26,7 +26,7 @@ def axis_pair(score: str, masked: bool, index: int) -> dict:
     """One pair, its particles' own z axis known in both."""
     settings = gonio.Settings(
         score=score,
-        search="axis",
+        search="axis_stochastic",
         seed_interval_deg=45,
         resolution_angstrom=BOX * VOXEL_SIZE_ANGSTROM / LIMIT_SHELLS,
         mask_diameter_angstrom=MASK_DIAMETER_ANGSTROM if masked else None,

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gonio
 from cells import SNRS, TILTS_DEG, align_pair, run_jobs
-from pairs import Cell, median_and_mad
+from pairs import VOXEL_SIZE_ANGSTROM, Cell, median_and_mad
+from plots import fold_over_snr, save
 
 PAPER_INDEPENDENT, PAPER_STOCHASTIC = 6480, "200-300"
 
@@ -28,7 +29,12 @@ def both_searches(phantom: str, tilt_deg: int, snr: float, interval_deg: int, sc
     """One pair, once with each search."""
     record = {}
     for search in ("stochastic", "independent"):
-        settings = gonio.Settings(score=score, search=search, seed_interval_deg=interval_deg)
+        settings = gonio.Settings(
+            score=score,
+            search=search,
+            seed_interval_deg=interval_deg,
+            resolution_angstrom=4 * VOXEL_SIZE_ANGSTROM,
+        )
         record[search] = align_pair(Cell(phantom, tilt_deg, snr), index, settings=settings)
     return record
 
@@ -48,8 +54,19 @@ def summarise(records: list[dict]) -> dict:
     return row
 
 
+def describe(interval_deg: int, score: str, tilt_deg: int, snr: float, row: dict) -> str:
+    """One line."""
+    fast, slow = row["stochastic"], row["independent"]
+    return (
+        f"{interval_deg:8d} {score:>5s} {tilt_deg:4d} {snr:4g} | "
+        f"{fast['iterations']:10.0f} {slow['iterations']:11.0f} {row['fold']:5.1f} | "
+        f"{fast['rotation_deg'][0]:6.3f} {fast['shift_voxel'][0]:6.4f} {fast['wrong']:3d} of {row['pairs']} "
+        f"(independent {slow['rotation_deg'][0]:.3f} {slow['shift_voxel'][0]:.4f} {slow['wrong']:d})"
+    )
+
+
 def main() -> None:
-    """Run, print one line for each cell, write JSON."""
+    """Run, print one line for each cell, write JSON and a plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phantom", default="four_gaussians")
     parser.add_argument("--pairs", type=int, default=25)
@@ -65,20 +82,17 @@ def main() -> None:
     jobs = [(options.phantom, t, r, i, s, index) for index in range(options.pairs) for i, s, t, r in cells]
     records = run_jobs(both_searches, jobs, options.out / f"{options.phantom}.jsonl", processes=options.processes)
     by_job = dict(zip(jobs, records, strict=True))
-    table = {}
+    table = {
+        (i, s, t, r): summarise([by_job[options.phantom, t, r, i, s, index] for index in range(options.pairs)])
+        for i, s, t, r in cells
+    }
+    plain = {f"{i} {s} {t} {r:g}": row for (i, s, t, r), row in table.items()}
+    (options.out / f"{options.phantom}.json").write_text(json.dumps(plain, indent=1))
+    save(fold_over_snr(table), options.out / f"{options.phantom}.png")
     print(f"{options.phantom}; the paper at 60 degrees: {PAPER_INDEPENDENT} over {PAPER_STOCHASTIC} iterations")
     print("interval score tilt  SNR | stochastic independent  fold | stochastic error deg, voxel, wrong of pairs")
-    for i, s, t, r in cells:
-        row = summarise([by_job[options.phantom, t, r, i, s, index] for index in range(options.pairs)])
-        table[f"{i} {s} {t} {r:g}"] = row
-        fast, slow = row["stochastic"], row["independent"]
-        print(
-            f"{i:8d} {s:>5s} {t:4d} {r:4g} | "
-            f"{fast['iterations']:10.0f} {slow['iterations']:11.0f} {row['fold']:5.1f} | "
-            f"{fast['rotation_deg'][0]:6.3f} {fast['shift_voxel'][0]:6.4f} {fast['wrong']:3d} of {row['pairs']} "
-            f"(independent {slow['rotation_deg'][0]:.3f} {slow['shift_voxel'][0]:.4f} {slow['wrong']:d})"
-        )
-    (options.out / f"{options.phantom}.json").write_text(json.dumps(table, indent=1))
+    for cell, row in table.items():
+        print(describe(*cell, row))
 
 
 if __name__ == "__main__":

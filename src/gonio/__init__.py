@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gonio.alignment import Aligner, History, Result, Search, Settings, align
+    from gonio.alignment import Aligner, align
     from gonio.averaging import Average, average
     from gonio.ctf import Ctf
     from gonio.fourier import FourierVolume, Spectrum, fourier_shell_correlation
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from gonio.orientations import euler_grid
     from gonio.particles import ParticleTable
     from gonio.pose import Pose
+    from gonio.result import History, Optimum, Result
     from gonio.score import Score
+    from gonio.settings import Inputs, Pool, Search, Settings
+    from gonio.symmetry import Symmetry
     from gonio.volume import Subtomogram, TiltStack, Volume
     from gonio.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
 
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "alignment": ("Aligner", "History", "Result", "Search", "Settings", "align"),
+    "alignment": ("Aligner", "align"),
     "averaging": ("Average", "average"),
     "ctf": ("Ctf",),
     "fourier": ("FourierVolume", "Spectrum", "fourier_shell_correlation"),
@@ -34,7 +37,10 @@ _ROOMS = {
     "orientations": ("euler_grid",),
     "particles": ("ParticleTable",),
     "pose": ("Pose",),
+    "result": ("History", "Optimum", "Result"),
     "score": ("Score",),
+    "settings": ("Inputs", "Pool", "Search", "Settings"),
+    "symmetry": ("Symmetry",),
     "volume": ("Subtomogram", "TiltStack", "Volume"),
     "wedge": ("DualAxisWedge", "NoWedge", "SingleAxisWedge", "TiltListWedge", "WeightVolumeWedge"),
 }
@@ -48,8 +54,11 @@ __all__ = [
     "FormatError",
     "FourierVolume",
     "History",
+    "Inputs",
     "NoWedge",
+    "Optimum",
     "ParticleTable",
+    "Pool",
     "Pose",
     "Result",
     "Score",
@@ -59,6 +68,7 @@ __all__ = [
     "Spectrum",
     "Status",
     "Subtomogram",
+    "Symmetry",
     "TiltListWedge",
     "TiltStack",
     "Volume",

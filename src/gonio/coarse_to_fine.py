@@ -1,10 +1,11 @@
-"""The search from coarse to fine: many orientations at a low resolution, few at the full one (theory.md section 10).
+"""The search from coarse to fine: many poses at a low resolution, few at the full one (docs/theory.md section 10).
 
-Flow: plan (eq. 25: how many orientations, at which limit) -> every orientation with its best shift at the coarse limit
--> the best of them refined there -> the distinct ones refined at the full limit with samples weighted by what they are
-expected to tell (inputs) -> that expectation taken again from the best pose, twice -> one of the optima chosen.
+Flow: plan (eq. 29: which limits, how many orientations) -> every seed scored at the coarse limit -> the best of them
+refined there -> the distinct ones refined from limit to limit, at the full one with samples weighted by what they are
+expected to tell (eq. 28) -> that expectation taken again from the best pose, twice -> the optimum that is most likely
+(eq. 30).
 
-Must not know where the particles come from, nor how a dissimilarity is made.
+Must not know where the particles or the seeds come from, nor how a dissimilarity is made.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio import lm
-from gonio.expectation import Expectation, null_correlation, weighted
+from gonio.expectation import Expectation, null_correlation
 from gonio.fourier import FourierVolume, Spectrum
-from gonio.problem import pack, unpack
-from gonio.score import Comparison, Score
+from gonio.problem import unpack
+from gonio.score import Comparison, Score, weighted
 
-__all__ = ["Found", "Inputs", "Plan", "distinct", "search"]
+__all__ = ["Found", "Pair", "Plan", "Tactics", "distinct", "expected", "search"]
 
 # Steps of a refinement: enough to tell optima apart, and to come to rest in the last.
-STEPS, LAST_STEPS = 8, 60
-# The share of orientations refined at the coarse limit, and how many optima are kept at the full one.
+STEPS = 8
+# The share of seeds refined at the coarse limit, and how many optima are kept at the full one.
 COARSE_SHARE, FINE_CANDIDATES, LAST_CANDIDATES = 0.25, 32, 6
-# Orientations at which the correlation of a wrong pose is measured.
-NULL_POSES = 50
+# Seeds at which the correlation of a wrong pose is measured, and how few say nothing of it.
+NULL_POSES, MIN_NULL_POSES = 50, 6
 # Optima are one when the particle's anchors (eq. 18) lie nearer than this, in voxels.
 DISTINCT = 0.3
 # The coarse detail is the particle's diameter over this, and each limit at most this many times the one before.
@@ -46,7 +47,7 @@ class Plan:
 
     @staticmethod
     def of(*, limit: float, diameter_share: float) -> Plan:
-        """For a full limit in shells and a particle's diameter as a share of the box (eq. 25).
+        """For a full limit in shells and a particle's diameter as a share of the box (eq. 29).
 
         A turn by a moves the particle's surface by a D / 2, and a score of detail d has a basin of about d there: a is
         in proportion to d / D. The coarse detail is D / 3.5, or the full limit's when that is coarser.
@@ -59,135 +60,165 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The two particles as samples, restored."""
+class Pair:
+    """Two particles as samples, ready to be compared.
+
+    ``crowding`` is how many samples there are for each one that the particle's support leaves independent;
+    ``ceiling`` the correlation of the reference with the truth, shell by shell (s,), where that is known; ``before``
+    what is expected of the two before any pose is known, or None.
+    """
 
     target: Spectrum
     reference: FourierVolume
+    crowding: float = 1.0
+    ceiling: NDArray[np.float64] | None = None
+    before: Expectation | None = None
 
     def plain(self, score: Score, limit: float | None = None) -> Comparison:
         """Every sample alike."""
         return Comparison(self.target if limit is None else self.target.below(limit), self.reference, score=score)
 
-    def filtered(self, score: Score, expectation: Expectation) -> Comparison:
-        """Every sample weighted by what it is expected to tell; the likelihood ratio has its own weights."""
-        if not expectation.correlation.any():
-            return self.plain(Score.RCS if score is Score.LIKELIHOOD else score)
+    def filtered(self, score: Score, expectation: Expectation | None, limit: float | None = None) -> Comparison:
+        """Every sample weighted by what it is expected to tell; the likelihood ratio has its own weights.
+
+        Where nothing is expected, every sample counts alike.
+        """
+        if expectation is None or not expectation.correlation.any():
+            return self.plain(Score.RCS, limit)
+        target = self.target if limit is None else self.target.below(limit)
         if score is Score.LIKELIHOOD:
-            return Comparison(self.target, self.reference, score=score, expectation=expectation)
-        return Comparison(weighted(self.target, expectation), self.reference, score=score)
+            return Comparison(target, self.reference, score=score, expectation=expectation)
+        return Comparison(weighted(target, expectation), self.reference, score=score)
 
 
 @dataclass(frozen=True)
 class Found:
-    """The distinct optima, best first, how the refinement of each ended, and what the pair was found to be."""
+    """The distinct optima, best first, by ``choice`` (eq. 30), how the refinement of each ended, and what is expected.
+
+    ``expectation`` is that of the pair, with which the last refinement weighted its samples.
+    """
 
     state: lm.State
+    choice: NDArray[np.float64]
     expectation: Expectation
     iterations: int
 
 
-ProblemOf = Callable[[Comparison], lm.Problem]
-Signature = Callable[[NDArray], NDArray]
+@dataclass(frozen=True)
+class Tactics:
+    """How candidates are refined and told apart.
+
+    ``minimise`` refines points (p, m) of a comparison by at most so many steps each; ``signature`` gives points (p, m)
+    as vectors (p, s, v) for each of s poses that symmetry makes equal; ``last_steps`` lets the last refinement come to
+    rest.
+    """
+
+    minimise: Callable[[Comparison, NDArray, int], lm.State]
+    signature: Callable[[NDArray], NDArray]
+    last_steps: int
 
 
 def search(
-    inputs: Inputs,
-    rotations: NDArray[np.float64],
+    pair: Pair,
+    seeds: Callable[[Comparison], NDArray],
     *,
     plan: Plan,
     score: Score,
-    problem_of: ProblemOf,
-    signature: Signature,
-    max_shift_angstrom: float,
+    tactics: Tactics,
     expectation: Expectation | None = None,
 ) -> Found:
-    """Find the optima of a pair from orientations (p, 3, 3).
+    """Find the optima of a pair.
 
     Parameters
     ----------
-    inputs
-        The pair.
-    rotations
-        Starting orientations.
+    pair
+        What is compared.
+    seeds
+        Starting points (p, m) for the comparison at the coarse limit.
     plan
         The limits of its stages.
     score
-        What is minimised.
-    problem_of
-        The optimiser's problem of a comparison.
-    signature
-        Points to vectors whose distance tells optima apart.
-    max_shift_angstrom
-        Radius of the ball of shifts.
+        What is minimised at the full limit; below it, it is the likelihood ratio of what is expected before any pose
+        is known, or else RCS.
+    tactics
+        How candidates are refined.
     expectation
         What is known of the pair; None to take it from the pair itself as its pose improves.
     """
-    plain = Score.FCS if score is Score.LIKELIHOOD else score
-    coarse = inputs.plain(plain, plan.limits[0])
-    shifts = coarse.best_shifts(
-        rotations, max_shift_angstrom=max_shift_angstrom, points=int(np.ceil(4 * plan.limits[0]))
-    )
-    points, iterations = pack(rotations, shifts), 0
-    some = slice(None, None, max(1, len(points) // NULL_POSES))
-    null = null_correlation(inputs.plain(Score.FCS).shell_sums(rotations[some], shifts[some]))
-    order = np.argsort(coarse.normal_equations(rotations, shifts).dissimilarity, kind="stable")
+    before = pair.before if expectation is None else expectation
+    coarse = pair.filtered(Score.LIKELIHOOD, before, plan.limits[0])
+    points = seeds(coarse)
+    null = _null(pair, points)
+    before = before if before is None or expectation is not None else before.above(null)
+    coarse = pair.filtered(Score.LIKELIHOOD, before, plan.limits[0])
+    if len(plan.limits) == 1:
+        state = tactics.minimise(coarse, points, 0)
+        return _at_full_limit(pair, state, 0, score, tactics, expectation, null)
+    order = np.argsort(coarse.normal_equations(*unpack(points)).dissimilarity, kind="stable")
     kept = order[: max(FINE_CANDIDATES, round(COARSE_SHARE * len(points)))]
-    state = lm.minimise(problem_of(coarse), points[kept], max_iterations=STEPS)
+    state = tactics.minimise(coarse, points[kept], STEPS)
+    iterations = int(state.iterations.sum())
     for limit in plan.limits[1:-1]:
+        state = distinct(_ordered(state, state.dissimilarity)[0], tactics.signature, 2 * FINE_CANDIDATES)
+        state = tactics.minimise(pair.filtered(Score.LIKELIHOOD, before, limit), state.points, STEPS)
         iterations += int(state.iterations.sum())
-        state = distinct(_ordered(state, state.dissimilarity), signature, 2 * FINE_CANDIDATES)
-        state = lm.minimise(problem_of(inputs.plain(plain, limit)), state.points, max_iterations=STEPS)
-    state, iterations = _ordered(state, state.dissimilarity), iterations + int(state.iterations.sum())
-    return _at_full_limit(inputs, state, iterations, score, problem_of, signature, expectation, null)
+    return _at_full_limit(pair, _ordered(state, state.dissimilarity)[0], iterations, score, tactics, expectation, null)
+
+
+def expected(pair: Pair, point: NDArray, null: NDArray[np.float64]) -> Expectation:
+    """What the pair has in common when ``point`` (m,) is its pose, on average over its shells."""
+    found = Expectation.of_sums(pair.plain(Score.FCS).shell_sums(*unpack(point[None]))[0], null)
+    return found if pair.ceiling is None else found.below(pair.ceiling)
+
+
+def _null(pair: Pair, points: NDArray) -> NDArray[np.float64]:
+    """The correlation of wrong poses: that of the seeds, nearly all of which are wrong."""
+    some = points[:: max(1, len(points) // NULL_POSES)]
+    null = null_correlation(pair.plain(Score.FCS).shell_sums(*unpack(some)))
+    return null if len(some) >= MIN_NULL_POSES else np.zeros_like(null)
 
 
 def _at_full_limit(
-    inputs: Inputs,
+    pair: Pair,
     state: lm.State,
     iterations: int,
     score: Score,
-    problem_of: ProblemOf,
-    signature: Signature,
-    expectation: Expectation | None,
+    tactics: Tactics,
+    known: Expectation | None,
     null: NDArray[np.float64],
 ) -> Found:
-    plain = inputs.plain(Score.FCS)
-    known = expectation
-    for count, steps in ((FINE_CANDIDATES, STEPS), (LAST_CANDIDATES, STEPS), (LAST_CANDIDATES, LAST_STEPS)):
-        state = distinct(state, signature, count)
-        if expectation is None:
-            known = Expectation.of_sums(plain.shell_sums(*unpack(state.points[:1]))[0], null)
-        assert known is not None
-        state = lm.minimise(problem_of(inputs.filtered(score, known)), state.points, max_iterations=steps)
+    last = (LAST_CANDIDATES, tactics.last_steps)
+    for count, steps in ((FINE_CANDIDATES, STEPS), (LAST_CANDIDATES, STEPS), last):
+        state = distinct(state, tactics.signature, count)
+        expectation = expected(pair, state.points[0], null) if known is None else known
+        state = tactics.minimise(pair.filtered(score, expectation), state.points, steps)
         iterations += int(state.iterations.sum())
-        state = _ordered(state, _choice(inputs, known, state))
-    assert known is not None
-    return Found(distinct(state, signature, LAST_CANDIDATES), known, iterations)
+        likelihood = pair.filtered(Score.LIKELIHOOD, expectation).normal_equations(*unpack(state.points))
+        state, choice = _ordered(state, likelihood.dissimilarity)
+    rows = _distinct_rows(state, tactics.signature, LAST_CANDIDATES)
+    return Found(state.take(rows), choice[rows], expectation, iterations)
 
 
-def _choice(inputs: Inputs, expectation: Expectation, state: lm.State) -> NDArray[np.float64]:
-    """The likelihood ratio of optima, which shrinking the overlap of the wedges does not flatter."""
-    return inputs.filtered(Score.LIKELIHOOD, expectation).normal_equations(*unpack(state.points)).dissimilarity
-
-
-def _ordered(state: lm.State, choice: NDArray[np.float64]) -> lm.State:
+def _ordered(state: lm.State, choice: NDArray[np.float64]) -> tuple[lm.State, NDArray[np.float64]]:
+    """Best first; a point without a dissimilarity is the last choice."""
     finite = np.where(np.isfinite(state.dissimilarity), choice, np.inf)
-    return state.take(np.argsort(finite, kind="stable"))
+    order = np.argsort(finite, kind="stable")
+    return state.take(order), finite[order]
 
 
-def distinct(state: lm.State, signature: Signature, count: int) -> lm.State:
-    """The first ``count`` distinct points in the order given; of equal ones the first.
+def distinct(state: lm.State, signature: Callable[[NDArray], NDArray], count: int) -> lm.State:
+    """The first ``count`` distinct points in the order given; of equal ones the first."""
+    return state.take(_distinct_rows(state, signature, count))
 
-    ``signature`` gives points (p, m) as vectors (p, s, v) for each of s symmetry-related poses.
-    """
-    signatures = signature(state.points)
+
+def _distinct_rows(state: lm.State, signature: Callable[[NDArray], NDArray], count: int) -> NDArray[np.int64]:
+    signatures = signature(state.points)  # (p, s, v)
     kept: list[int] = []
     for row in range(len(state)):
-        if len(kept) == count:
-            break
         # One representative against all equivalents of the others.
         square = ((signatures[kept] - signatures[row, 0]) ** 2).sum(axis=-1)
         if not (square <= DISTINCT**2).any():
             kept.append(row)
-    return state.take(np.array(kept))
+        if len(kept) == count:
+            break
+    return np.array(kept, dtype=np.int64)

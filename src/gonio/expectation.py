@@ -1,22 +1,22 @@
-"""What two particles are expected to have in common, and how much each of their samples therefore counts.
+"""What two particles are expected to have in common, shell by shell, and how much a sample therefore counts.
 
-    expectation    FSC, powers and the correlation of wrong poses, shell by shell, from the pair itself
-    weight         w = rho / (1 - rho^2) of the expected FSC rho (docs/theory.md eq. 26)
+    rho      their FSC at the right pose, from the pair itself or from many: it falls with frequency
+    rho0     the correlation of a wrong pose
+    weight   w = rho / (1 - rho^2)                                                         (docs/theory.md eq. 28)
 
-Must not know how a dissimilarity is made or minimised.
+Must not know where the sums come from, nor how a dissimilarity is made or minimised.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from gonio.fourier import Spectrum
-
-__all__ = ["Expectation", "null_correlation", "weighted"]
+__all__ = ["Expectation", "null_correlation", "shell_weight"]
 
 # rho / (1 - rho^2) is not taken beyond rho = 0.99: no two inputs agree better than interpolation and box allow.
 MAX_CORRELATION = 0.99
@@ -29,15 +29,15 @@ class Expectation:
     """What is expected of two inputs at their right pose, in shells 0..s-1 that are one over the box wide.
 
     ``correlation`` is their FSC (0 to 1), ``target_power`` and ``reference_power`` the mean squares of their samples,
-    ``count`` the number of samples, each of shape (s,); ``null`` is the correlation that a wrong pose has, which for
-    compact particles is well above zero in the lowest shells.
+    ``null`` the correlation that a wrong pose has, which for compact particles is well above zero in the lowest
+    shells, each of shape (s,). ``contrast`` is what the reference has to be multiplied by to fit the target best.
     """
 
     correlation: NDArray[np.float64]
     target_power: NDArray[np.float64]
     reference_power: NDArray[np.float64]
-    count: NDArray[np.float64]
     null: NDArray[np.float64]
+    contrast: float = 1.0
 
     @staticmethod
     def of_sums(sums: NDArray[np.float64], null: NDArray[np.float64]) -> Expectation:
@@ -52,13 +52,48 @@ class Expectation:
         fit = np.array(isotonic_regression(raw, weights=np.maximum(count, 1e-3), increasing=False).x)
         fit[fit < 1.0 / np.sqrt(2.0 * np.maximum(count, 1.0))] = 0.0
         total, fit = np.maximum(count, 1e-12), np.clip(fit, 0.0, MAX_CORRELATION)
-        lowered = np.clip(null, 0.0, MAX_NULL * fit)
-        return Expectation(fit, _filled(ff / total, seen), _filled(gg / total, seen), count, lowered)
+        weight = shell_weight(fit)
+        contrast = float(weight @ fg) / max(float(weight @ gg), 1e-300)
+        return Expectation(
+            correlation=fit,
+            target_power=_filled(ff / total, seen),
+            reference_power=_filled(gg / total, seen),
+            null=np.clip(null, 0.0, MAX_NULL * fit),
+            contrast=contrast if contrast > 0 else 1.0,
+        )
 
-    @property
-    def share(self) -> float:
-        """The share of samples that carry signal: the mean of rho squared."""
-        return float((self.count * self.correlation**2).sum() / max(self.count.sum(), 1.0))
+    @staticmethod
+    def of_shares(
+        target_share: NDArray[np.float64],
+        reference_share: NDArray[np.float64],
+        target_power: NDArray[np.float64],
+        reference_power: NDArray[np.float64],
+    ) -> Expectation:
+        """Before any pose is known, from the share of signal in either's shells: rho = sqrt(a_f a_g); all (s,)."""
+        rho = np.clip(np.sqrt(target_share * reference_share), 0.0, MAX_CORRELATION)
+        contrast = np.sqrt((rho @ target_power) / max(float(rho @ reference_power), 1e-300))
+        return Expectation(rho, target_power, reference_power, np.zeros(len(rho)), float(contrast) or 1.0)
+
+    @staticmethod
+    def mean(many: Sequence[Expectation]) -> Expectation | None:
+        """What pairs have in common on average: of particles that show one structure; None of none.
+
+        Powers are averaged in units of the contrast, which may differ from particle to particle.
+        """
+        if not many:
+            return None
+        shells = min(len(e.correlation) for e in many)
+
+        def average(values: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+            return np.mean([v[:shells] for v in values], axis=0)
+
+        return Expectation(
+            correlation=average(e.correlation for e in many),
+            target_power=average(e.target_power for e in many),
+            reference_power=average(e.reference_power for e in many),
+            null=average(e.null for e in many),
+            contrast=float(np.median([e.contrast for e in many])),
+        )
 
     def at(self, radius: NDArray) -> NDArray[np.float64]:
         """rho at distances from zero frequency in units of one over the box, linear between shells."""
@@ -68,10 +103,14 @@ class Expectation:
         """The correlation of a wrong pose at such distances."""
         return np.interp(radius, np.arange(len(self.null)), self.null)
 
-    def with_correlation(self, correlation: NDArray[np.float64]) -> Expectation:
-        """The same powers with another FSC (s,)."""
-        fsc = np.clip(correlation, 0.0, MAX_CORRELATION)
-        return replace(self, correlation=fsc, null=np.minimum(self.null, MAX_NULL * fsc))
+    def above(self, null: NDArray[np.float64]) -> Expectation:
+        """The same, with the correlation of wrong poses (s,)."""
+        return replace(self, null=np.clip(null, 0.0, MAX_NULL * self.correlation))
+
+    def below(self, ceiling: NDArray[np.float64]) -> Expectation:
+        """The same, the correlation nowhere above ``ceiling`` (s,): that of the reference with the truth, say."""
+        rho = np.minimum(self.correlation, np.maximum(ceiling, 0.0))
+        return replace(self, correlation=rho, null=np.minimum(self.null, MAX_NULL * rho))
 
 
 def null_correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -94,11 +133,3 @@ def shell_weight(correlation: NDArray) -> NDArray[np.float64]:
     """rho / (1 - rho^2), eq. 26."""
     rho = np.clip(correlation, 0.0, MAX_CORRELATION)
     return rho / (1.0 - rho**2)
-
-
-def weighted(target: Spectrum, expectation: Expectation) -> Spectrum:
-    """The target with every sample weighted by what its shell is expected to tell; weights have a mean of one."""
-    radius = np.linalg.norm(target.frequency_xyz.astype(np.float64), axis=0)  # (n,)
-    weight = target.weight * shell_weight(expectation.at(radius))
-    mean = float(weight.mean(dtype=np.float64))
-    return replace(target, weight=(weight / mean if mean > 0 else weight).astype(np.float32))

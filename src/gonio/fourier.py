@@ -10,6 +10,7 @@ and the interpolation of a spectrum between its samples. Must not know what a sc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -146,16 +147,37 @@ class Spectrum:
             on_grid=isinstance(particle, Subtomogram),
         )
 
+    @property
+    def radius(self) -> NDArray[np.float64]:
+        """Distance of each sample from zero frequency, in units of one over the box, shape (n,)."""
+        return np.linalg.norm(self.frequency_xyz.astype(np.float64), axis=0)
+
     def below(self, limit: float) -> Spectrum:
         """The samples within a smaller ball."""
-        keep = (self.frequency_xyz.astype(np.float64) ** 2).sum(axis=0) <= limit**2 * (1 + 1e-6)
+        return replace(self.take(self.radius <= limit * (1 + 1e-6)), limit=limit)
+
+    def shells(self) -> Iterator[Spectrum]:
+        """The samples of each shell that holds any: shell s has round(abs(k)) = s."""
+        shell = np.rint(self.radius)
+        for s in np.unique(shell):
+            yield self.take(shell == s)
+
+    def shell_power(self) -> NDArray[np.float64]:
+        """Mean square of the samples of shells 0, 1, ... up to the limit, (s,); an empty shell is interpolated."""
+        shell = np.rint(self.radius).astype(np.int64)
+        count = np.bincount(shell, weights=self.weight)
+        total = np.bincount(shell, weights=self.weight * np.abs(self.value) ** 2)
+        seen = np.flatnonzero(count > 0)
+        return np.interp(np.arange(int(np.rint(self.limit)) + 1), seen, total[seen] / count[seen])
+
+    def take(self, keep: NDArray[np.bool_]) -> Spectrum:
+        """Some of the samples."""
         return replace(
             self,
             frequency_xyz=np.ascontiguousarray(self.frequency_xyz[:, keep]),  # (3, n)
             value=self.value[keep],
             transfer=self.transfer[keep],
             weight=self.weight[keep],
-            limit=limit,
         )
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
-"""Starting orientations: uniform sets, Euler grids, and turns about an axis.
+"""Starting orientations: uniform sets, Euler grids, turns about an axis, and what lies near one orientation.
 
-Owns which orientations a search starts from. Must not know what they are scored with.
+Owns which orientations a search starts from, and which of them the symmetry of the reference makes needless. Must not
+know what they are scored with.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-__all__ = ["about_axis", "euler_grid", "rotation_to_z", "uniform", "uniform_count"]
+from gonio.symmetry import Symmetry
+
+__all__ = ["about_axis", "euler_grid", "reduced", "rotation_to_z", "uniform", "uniform_count", "within"]
 
 # Of the super-Fibonacci spirals, Alexa 2022: the positive root of psi^4 = psi + 4.
 SPIRAL_PSI = 1.533751168755204288118041
 # Count times covering radius cubed, radians: at most 62 for 100 to 4000 orientations (`tests/test_orientations.py`).
 COVERING = 62.0
+# Cosines of half angles that differ by less are equal: far above rounding, and 0.005 degrees at an angle of zero.
+TIE = 1e-9
 
 
 def _steps(span_deg: float, interval_deg: float) -> int:
@@ -84,6 +89,65 @@ def about_axis(target_normal_xyz: ArrayLike, reference_normal_xyz: ArrayLike, *,
     phi_deg = np.arange(_steps(360.0, interval_deg)) * interval_deg
     turns = Rotation.from_euler("z", phi_deg[:, None], degrees=True)
     return rotation_to_z(target_normal_xyz).inv() * turns * rotation_to_z(reference_normal_xyz)
+
+
+def _lattice(spacing: float, radius: float) -> NDArray[np.float64]:
+    """The points of a body-centred cubic lattice no further than ``radius`` from one of them, which is the origin."""
+    count = int(np.ceil(radius / spacing))
+    along = spacing * np.arange(-count, count + 1)
+    corners = np.stack(np.meshgrid(along, along, along, indexing="ij"), axis=-1).reshape(-1, 3)
+    points = np.concatenate([corners, corners + 0.5 * spacing])
+    return points[np.linalg.norm(points, axis=1) <= radius]
+
+
+def within(centre: Rotation, *, cone_deg: float, reach_deg: float) -> Rotation:
+    """Orientations within an angle ``cone_deg`` of ``centre`` that leave none there further than about ``reach_deg``.
+
+    For a search near an orientation that is roughly known. ``centre`` comes first, and is alone when its own reach is
+    enough; the others follow from near to far. Measured, none was further than 1.05 times the reach from the nearest.
+
+    Raises
+    ------
+    ValueError
+        A cone outside 0 to 180 degrees, a reach that is not positive.
+
+    Notes
+    -----
+    Rotation vectors on the body-centred cubic lattice, the thinnest lattice that covers space: with cubes of side a no
+    point is further than sqrt(5) a / 4 from the lattice, and two rotations never differ by more than their vectors do.
+    Lattice points outside the cone whose cells reach into it by more than a corner are pulled onto its surface, which
+    takes them no further from anything inside. There are about 1.5 (cone / reach + 0.8)^3.
+    """
+    if not 0.0 <= cone_deg <= 180.0:
+        raise ValueError(f"cone_deg must lie between 0 and 180 degrees, got {cone_deg!r}")
+    if not reach_deg > 0.0:
+        raise ValueError(f"reach_deg must be positive, got {reach_deg!r}")
+    if cone_deg <= reach_deg:
+        return Rotation.concatenate([centre])
+    spacing = 4.0 / np.sqrt(5.0) * reach_deg
+    points = _lattice(spacing, cone_deg + 0.25 * np.sqrt(3.0) * spacing)  # the cell's nearest faces are this far away
+    lengths = np.linalg.norm(points, axis=1)
+    points *= np.minimum(1.0, cone_deg / np.maximum(lengths, cone_deg))[:, None]
+    nearest_first = np.argsort(lengths, kind="stable")
+    return Rotation.from_rotvec(points[nearest_first], degrees=True) * centre
+
+
+def reduced(rotations: Rotation, symmetry: Symmetry) -> Rotation:
+    """One orientation of each class that the symmetry of the reference makes equal: about one in ``symmetry.order``.
+
+    Kept are those at least as near to the identity as all their equivalents R g, in their order. Of orientations on
+    the border, where two equivalents are as near, the first of each class is kept. Nothing is moved, so a set that the
+    group does not map onto itself fits less well at the borders: after ``uniform`` the covering radius, symmetry
+    counted, grows by 10 % as a rule and was never seen to grow by more than 28 %. At least one is always kept.
+    """
+    cosines = symmetry.half_angle_cosines(rotations)  # (p, order), the identity first
+    lost = cosines.max(axis=1) - cosines[:, 0]
+    kept = lost <= max(TIE, lost.min())
+    border = np.flatnonzero(kept & ((cosines >= cosines[:, :1] - TIE).sum(axis=1) > 1))
+    for place, index in enumerate(border[1:], start=1):
+        between = rotations[border[:place]].inv() * rotations[index]
+        kept[index] = symmetry.half_angle_cosines(between).max() < 1.0 - TIE
+    return rotations[np.flatnonzero(kept)]
 
 
 def covering_radius_deg(rotations: Rotation, *, rng: np.random.Generator, n_probes: int = 2000) -> float:

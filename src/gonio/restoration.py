@@ -22,20 +22,21 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from gonio.fourier import centred_fft, centred_ifft, index_grid, low_passed
-from gonio.volume import MASK_EDGE, Volume, soft_sphere
+from gonio.fourier import centred_fft, centred_ifft, index_grid
+from gonio.volume import MASK_EDGE, TiltStack, Volume, soft_sphere
 from gonio.wedge import Wedge
 
-__all__ = ["Restorer", "extent_angstrom", "sphere_diameter_angstrom", "sphere_of"]
+__all__ = ["Restored", "Restorer", "circle_crowding", "extent_angstrom", "sphere_diameter_angstrom", "sphere_of"]
 
 # Conjugate gradients: 12 steps leave noise-free pairs 0.10 degrees apart, 30 steps 0.10, 6 steps 0.20.
 ITERATIONS = 12
 # No noise is taken to be weaker than this share of the signal: interpolation and the box allow no better.
 MIN_NOISE = 1e-3
-# The radius of 95 % of the mass leaves out thin ends of a particle; simulated phantoms reach 1.3 to 1.5 times further.
-EXTENT_MARGIN = 1.4
-# The extent is read from four shells, as a share of the box; the sphere is at least this share of the box.
-EXTENT_DETAIL, MIN_SPHERE = 0.25, 0.4
+# The extent is read from the lowest shells: the radius of this share of their energy, times a margin. With it the
+# spheres of `sharp`, `pseudo_symmetric` and `four_gaussians` are 210, 210 and 256 angstrom, where errors are smallest.
+EXTENT_SHELLS, EXTENT_SHARE, EXTENT_MARGIN = 5.0, 0.8, 1.2
+# Particles do not lie in boxes much larger than this share of the edge.
+MIN_SPHERE = 0.3
 # Shells beyond the limit that the density may extend to, so that the limit is no edge of its own.
 BEYOND = 1.0
 
@@ -44,6 +45,14 @@ def sphere_of(box: int, voxel_size_angstrom: float, diameter_angstrom: float) ->
     """The soft sphere of ``volume.masked_volume``."""
     diameter = diameter_angstrom / voxel_size_angstrom
     return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restored volume, and the share of each shell 0, 1, ... under the mask that was signal, shape (s,)."""
+
+    volume: Volume
+    signal_share: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,22 @@ class Restorer:
     limit: float
 
     @staticmethod
-    def of(wedge: Wedge, *, box: int, voxel_size_angstrom: float, diameter_angstrom: float, limit: float) -> Restorer:
-        """For subtomograms of ``box`` voxels within a soft sphere, compared up to ``limit`` shells."""
+    def of(
+        wedge: Wedge,
+        *,
+        box: int,
+        voxel_size_angstrom: float,
+        diameter_angstrom: float,
+        limit: float,
+        mask: Volume | None = None,
+    ) -> Restorer:
+        """For subtomograms of ``box`` voxels within a soft sphere or a mask, compared up to ``limit`` shells."""
         m = working_box(box, limit)
         edge = box * voxel_size_angstrom
-        sphere = sphere_of(m, edge / m, diameter_angstrom)
+        if mask is None:
+            sphere = sphere_of(m, edge / m, diameter_angstrom)
+        else:
+            sphere = np.clip(_resampled(mask.data, m), 0.0, 1.0).astype(np.float32)
         k = _half_grid(m)  # (m, m, m // 2 + 1, 3), xyz
         radius = np.linalg.norm(k, axis=-1)
         weight = wedge.weight_at(k / edge) * ((radius <= limit * (1 + 1e-6)) & (radius > 0))
@@ -89,28 +109,36 @@ class Restorer:
             limit,
         )
 
-    def restore(self, volume: Volume) -> Volume:
+    @property
+    def crowding(self) -> float:
+        """Samples of the box for each one that the support leaves independent."""
+        return float(self.envelope.size / (self.envelope**4).sum(dtype=np.float64))
+
+    def restore(self, volume: Volume) -> Restored:
         """The most probable density behind ``volume``, on its own grid, without frequencies beyond the limit."""
         data = scipy.fft.ifftshift(_resampled(volume.data, len(self.envelope)))
         scale = float(data.std()) or 1.0
         data = (data / scale).astype(np.float32)
-        root, precision = self._prior(data)
+        signal, noise = self._powers(data)
+        root = (np.sqrt(self._at_shells(signal)) * (self.radius <= self.limit + BEYOND)).astype(np.float32)
+        precision = (self.weight / np.maximum(self._at_shells(noise), 1e-12)).astype(np.float32)
         right = self._back(self._wedge(_filtered(data, precision)), root)
         density = self._forward(_conjugate_gradients(lambda v: self._normal(v, root, precision), right), root)
-        return Volume(_resampled(scipy.fft.fftshift(density * scale), volume.box), volume.voxel_size_angstrom)
+        density = _resampled(scipy.fft.fftshift(density * scale), volume.box)
+        share = signal / np.maximum(signal + noise / self.crowding, 1e-12)
+        shells = np.arange(int(np.rint(self.limit)) + 1)
+        return Restored(
+            Volume(density, volume.voxel_size_angstrom), np.interp(shells, np.arange(1, len(share) + 1), share)
+        )
 
-    def _prior(self, data: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """L and 1 / N on the half spectrum: signal and noise from inside and outside the sphere."""
+    def _powers(self, data: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Power of signal and noise in shells 1, 2, ... from inside and outside the sphere; m^3 is white and unit."""
         sphere = self.envelope**2
         inside = self._shell_power((data - np.average(data, weights=sphere)) * sphere) / (sphere**2).mean()
         noise = self._shell_power(data * (1.0 - sphere)) / ((1.0 - sphere) ** 2).mean()
         noise = np.clip(noise, MIN_NOISE * inside, inside)
         signal = isotonic_regression(inside - noise, increasing=False).x
-        # Powers of a stationary noise in a sample; white noise of unit variance has m^3.
-        signal, noise = (self._at_shells(power) / data.size for power in (signal, noise))
-        root = np.sqrt(signal) * (self.radius <= self.limit + BEYOND)
-        precision = self.weight / np.maximum(noise, 1e-12)
-        return root.astype(np.float32), precision.astype(np.float32)
+        return signal / data.size, noise / data.size
 
     def _shell_power(self, data: NDArray) -> NDArray[np.float64]:
         """Mean power of the measured samples in shells 1, 2, ... up to the limit."""
@@ -140,6 +168,12 @@ class Restorer:
         padded = np.zeros((2 * m,) * 3, dtype=np.float32)
         padded[:m, :m, :m] = scipy.fft.fftshift(density)
         return scipy.fft.ifftshift(_filtered(padded, self.measured)[:m, :m, :m])
+
+
+def circle_crowding(stack: TiltStack, diameter_angstrom: float) -> float:
+    """Samples of an image for each one that the circle of ``volume.masked`` leaves independent."""
+    circle = sphere_of(stack.box, stack.voxel_size_angstrom, diameter_angstrom)[stack.box // 2]
+    return float(circle.size / (circle**2).sum(dtype=np.float64))
 
 
 def working_box(box: int, limit: float) -> int:
@@ -195,26 +229,30 @@ def _conjugate_gradients(normal: Callable[[NDArray], NDArray], right: NDArray) -
 def extent_angstrom(volume: Volume) -> float:
     """The radius about the box centre that holds the density, estimated from the volume itself.
 
-    Density is positive inside the particle: the mass enclosed by a sphere, over the mean of the box's shell outside,
-    grows to the particle's surface and no further. Noise lets it wander, so the radius of 95 % of its maximum is taken.
+    The mean square of the low shells falls with the distance from the centre to the level of the noise, which is that
+    of the corners of the box. The radius that holds most of what is above it is nearly that of the particle, whatever
+    its noise and its wedge.
     """
-    smooth = low_passed(volume, resolution_angstrom=EXTENT_DETAIL * volume.box_angstrom).data
-    distance = np.rint(np.linalg.norm(index_grid(volume.box), axis=-1)).astype(int).ravel()
-    largest = volume.box // 2
-    inside = distance <= largest
-    count = np.bincount(distance[inside], minlength=largest + 1)
-    mass = np.bincount(distance[inside], weights=smooth.ravel()[inside], minlength=largest + 1)
-    background = mass[-2:].sum() / count[-2:].sum()
-    enclosed = np.cumsum(mass - background * count)
-    return float(np.argmax(enclosed >= 0.95 * enclosed.max()) * volume.voxel_size_angstrom)
+    index = index_grid(volume.box)
+    radius = np.linalg.norm(index, axis=-1)
+    low = centred_fft(volume.data.astype(np.float64)) * ((radius > 0) & (radius <= EXTENT_SHELLS))
+    shell = np.rint(radius).astype(int).ravel()
+    energy = np.bincount(shell, weights=(centred_ifft(low).real ** 2).ravel())
+    count = np.bincount(shell)
+    face = volume.box // 2
+    noise = energy[face + 2 :].sum() / count[face + 2 :].sum()
+    held = np.maximum.accumulate(np.cumsum((energy - noise * count)[: face + 1]))
+    if not held[-1] > 0:
+        return float(face * volume.voxel_size_angstrom)
+    inner = np.interp(EXTENT_SHARE * held[-1], held, np.arange(face + 1))
+    return float(EXTENT_MARGIN * inner * volume.voxel_size_angstrom)
 
 
 def sphere_diameter_angstrom(volumes: list[Volume]) -> float:
-    """Diameter of the soft sphere that holds all of ``volumes``: the largest of their extents, at most the box.
+    """Diameter of the soft sphere that holds all of ``volumes``: twice the largest of their extents, at most the box.
 
     The sphere's edge (an eighth of its diameter) falls outside that extent, and must end at the box's faces.
     """
     edge = min(v.box_angstrom for v in volumes)
-    extent = EXTENT_MARGIN * max(extent_angstrom(v) for v in volumes)
-    # No particle is smaller than a few voxels: a map that is mostly noise must not shrink the sphere to nothing.
-    return float(min(max(2.0 * extent, MIN_SPHERE * edge), edge / (1.0 + 2.0 * MASK_EDGE)))
+    widest = edge / (1.0 + 2.0 * MASK_EDGE)
+    return float(np.clip(2.0 * max(extent_angstrom(v) for v in volumes), MIN_SPHERE * edge, widest))

@@ -14,17 +14,17 @@ Legend: f the target, g the reference as the target would show it, J = dg/dx, Om
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.expectation import MAX_NULL, Expectation
+from gonio.expectation import MAX_NULL, Expectation, shell_weight
 from gonio.fourier import FourierVolume, ShiftSearch, Spectrum
 from gonio.kernels import cpu
 
-__all__ = ["Comparison", "NormalEquations", "Score"]
+__all__ = ["Comparison", "NormalEquations", "Score", "weighted"]
 
 # Orientations whose cross products are held in memory together.
 CHUNK = 16
@@ -115,7 +115,7 @@ class Comparison:
         self.target = target
         self.reference = reference
         self.score = Score(score)
-        radius = np.linalg.norm(target.frequency_xyz.astype(np.float64), axis=0)
+        radius = target.radius
         self._shell = np.rint(radius).astype(np.int64)
         self._counts, self._unit = _plain_counts(target), 1.0
         if self.score is Score.LIKELIHOOD:
@@ -169,6 +169,10 @@ class Comparison:
         """|f|^2, |g|^2, f.g and |Omega| of each shell at p poses, shape (p, s, 4): shell s holds round(abs(k)) = s."""
         return self._products(rotations, shifts_angstrom)[1]
 
+    def totals(self, rotation: NDArray, shift_angstrom: NDArray) -> NDArray[np.float64]:
+        """|f|^2, |g|^2, f.g and |Omega| at one pose, shape (4,)."""
+        return self.shell_sums(rotation[None], shift_angstrom[None])[0].sum(axis=0)
+
     def _products(self, rotations: NDArray, shifts_angstrom: NDArray) -> tuple[NDArray, NDArray]:
         products = np.empty((len(rotations), len(self.target)), dtype=np.complex64)
         sums = np.empty((len(rotations), int(self._shell.max()) + 1, 4))
@@ -204,3 +208,15 @@ def _likelihood_counts(
     unit = float((gain * kept).mean()) or 1.0
     weight = target.weight * gain * kept / unit
     return (weight.astype(np.float32), power.astype(np.float32), own.astype(np.float32)), unit
+
+
+def weighted(target: Spectrum, expectation: Expectation) -> Spectrum:
+    """The target on the reference's scale, every sample weighted by what its shell is expected to tell (eq. 28).
+
+    Weights have a mean of one.
+    """
+    radius = target.radius
+    weight = target.weight * shell_weight(expectation.at(radius))
+    mean = float(weight.mean(dtype=np.float64)) or 1.0
+    value = target.value / np.complex64(expectation.contrast)
+    return replace(target, value=value, weight=(weight / mean).astype(np.float32))

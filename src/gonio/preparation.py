@@ -1,0 +1,177 @@
+"""From particles to the samples that are compared, plain or restored; what depends on the reference is kept.
+
+Flow: particle -> restored within its sphere (restoration), or masked, or as it is -> samples (fourier). Must not know
+how a pose is looked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.coarse_to_fine import Pair
+from gonio.expectation import Expectation
+from gonio.fourier import FourierVolume, Spectrum, shell_limit
+from gonio.restoration import Restorer, circle_crowding, sphere_diameter_angstrom
+from gonio.settings import Settings
+from gonio.volume import MASK_EDGE, Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
+from gonio.wedge import Wedge
+
+__all__ = ["Preparation"]
+
+VOXEL_SIZE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The reference's spectrum, and in shells of the target the share of its signal and its power, (s,)."""
+
+    spectrum: FourierVolume
+    signal_share: NDArray[np.float64]
+    power: NDArray[np.float64]
+
+
+class Preparation:
+    """Prepares targets for one reference.
+
+    Parameters
+    ----------
+    reference
+        With its wedge.
+    settings
+        Resolution, sphere and whether to restore.
+    mask
+        Where the reference has density: a volume of its box, 0 to 1; None for a sphere.
+    reference_fsc
+        FSC of the reference's half maps, shape (s,), shells one over its box wide; None when it is not known.
+    """
+
+    def __init__(
+        self,
+        reference: Subtomogram,
+        settings: Settings,
+        *,
+        mask: Volume | None = None,
+        reference_fsc: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.reference = reference
+        self.settings = settings
+        self._mask = mask
+        self._fsc = reference_fsc
+        self._ready: dict[int, _Reference] = {}
+        self._restorers: dict[tuple, Restorer] = {}
+        self._lock = Lock()
+        if mask is not None and mask.box != reference.box:
+            raise ValueError(f"the mask has a box of {mask.box} voxels, the reference one of {reference.box}")
+        self._extent = sphere_diameter_angstrom([mask or reference.volume])
+        self._reference_for(reference.box)
+
+    def pair(self, target: Particle) -> Pair:
+        """Target and reference as the settings ask for them."""
+        self.check(target)
+        if not self.settings.restores:
+            diameter = self.settings.mask_diameter_angstrom
+            target = target if diameter is None else masked(target, diameter)
+            reference = self._reference_for(target.box).spectrum
+            return Pair(Spectrum.of(target, limit=reference.limit), reference)
+        ready, diameter = self._reference_for(target.box), self.diameter_angstrom(target)
+        reference = ready.spectrum
+        if isinstance(target, Subtomogram):
+            restorer = self._restorer(target.wedge, target.box, diameter, reference.limit)
+            restored = restorer.restore(target.volume)
+            samples = Spectrum.of(replace(target, volume=restored.volume), limit=reference.limit)
+            before = Expectation.of_shares(
+                restored.signal_share,
+                ready.signal_share,
+                target_power=samples.shell_power(),
+                reference_power=ready.power,
+            )
+            return Pair(samples, reference, restorer.crowding, self._ceiling(target.box, reference.limit), before)
+        samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
+        return Pair(samples, reference, circle_crowding(target, diameter), self._ceiling(target.box, reference.limit))
+
+    def _reference_for(self, box: int) -> _Reference:
+        """The reference for targets of a box; boxes may differ, each has its own unit of frequency."""
+        with self._lock:
+            if box not in self._ready:
+                self._ready[box] = self._prepared_reference(box)
+            return self._ready[box]
+
+    def diameter_angstrom(self, target: Particle) -> float:
+        """Of the sphere that holds the target: as given, or by what target and reference show."""
+        if self.settings.mask_diameter_angstrom is not None:
+            return self.settings.mask_diameter_angstrom
+        if self.settings.particle_diameter_angstrom is not None:
+            # Particles are picked to within an eighth of their diameter, on either side.
+            widest = target.box * target.voxel_size_angstrom / (1.0 + 2.0 * MASK_EDGE)
+            return min(1.25 * self.settings.particle_diameter_angstrom, widest)
+        if isinstance(target, TiltStack):
+            return self._extent
+        return max(self._extent, sphere_diameter_angstrom([target.volume]))
+
+    def check(self, target: Particle) -> None:
+        """Raise TypeError or ValueError when the target is of another kind or voxel size."""
+        if not isinstance(target, Subtomogram | TiltStack):
+            raise TypeError(
+                "target must be a gonio.Subtomogram or a gonio.TiltStack; "
+                f"wrap a volume in gonio.Subtomogram(volume, wedge), got {target!r}"
+            )
+        size, own = target.voxel_size_angstrom, self.reference.voxel_size_angstrom
+        if abs(size / own - 1.0) > VOXEL_SIZE_TOLERANCE:
+            raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
+
+    def _prepared_reference(self, box: int) -> _Reference:
+        volume, wedge, size = self.reference.volume, self.reference.wedge, self.reference.voxel_size_angstrom
+        resolution = self.settings.lengths(box=volume.box, voxel_size_angstrom=size).resolution_angstrom
+        own, limit = (shell_limit(n, size, resolution) for n in (volume.box, box))
+        if not self.settings.restores:
+            if self.settings.mask_diameter_angstrom is not None:
+                volume = masked_volume(volume, self.settings.mask_diameter_angstrom)
+            nothing = np.zeros(0)
+            return _Reference(FourierVolume.of(volume, wedge=wedge, limit=limit, box=box), nothing, nothing)
+        diameter = self.settings.mask_diameter_angstrom or self._extent
+        restored = self._restorer(wedge, volume.box, diameter, own, self._mask).restore(volume)
+        samples = Spectrum.of(Subtomogram(restored.volume, wedge), limit=own)
+        # Shells of the target are one over its own box wide.
+        shells = np.arange(int(np.rint(limit)) + 1) * volume.box / box
+        share, power = (
+            np.interp(shells, np.arange(len(values)), values)
+            for values in (restored.signal_share, samples.shell_power())
+        )
+        return _Reference(FourierVolume.of(restored.volume, wedge=wedge, limit=limit, box=box), share, power)
+
+    def _restorer(
+        self, wedge: Wedge, box: int, diameter_angstrom: float, limit: float, mask: Volume | None = None
+    ) -> Restorer:
+        # A wedge of weights is not hashable by value; the restorer is then made anew, which costs little.
+        if wedge.weights is not None or mask is not None:
+            return self._new_restorer(wedge, box, diameter_angstrom, limit, mask)
+        key = (wedge, box, round(diameter_angstrom, 3))
+        if key not in self._restorers:
+            self._restorers[key] = self._new_restorer(wedge, box, diameter_angstrom, limit, None)
+        return self._restorers[key]
+
+    def _new_restorer(
+        self, wedge: Wedge, box: int, diameter_angstrom: float, limit: float, mask: Volume | None
+    ) -> Restorer:
+        return Restorer.of(
+            wedge,
+            box=box,
+            voxel_size_angstrom=self.reference.voxel_size_angstrom,
+            diameter_angstrom=diameter_angstrom,
+            limit=limit,
+            mask=mask,
+        )
+
+    def _ceiling(self, box: int, limit: float) -> NDArray[np.float64] | None:
+        """Correlation of the reference with the truth: sqrt(2 FSC / (1 + FSC)) of its half maps."""
+        if self._fsc is None:
+            return None
+        fsc = np.clip(self._fsc, 0.0, 1.0)
+        truth = np.sqrt(2.0 * fsc / (1.0 + fsc))
+        # Shells of the target are one over its own box wide.
+        shells = np.arange(int(np.rint(limit)) + 1) * self.reference.box / box
+        return np.interp(shells, np.arange(len(truth)), truth)

@@ -1,0 +1,82 @@
+"""What an alignment answers: the pose, how it was found, how sure it is, and what else it could be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.expectation import Expectation
+from gonio.lm import Status
+from gonio.pose import Pose
+
+__all__ = ["History", "Optimum", "Result"]
+
+
+@dataclass(frozen=True)
+class History:
+    """The smallest dissimilarity after each iteration (i,), and the pose that had it (a batch of i)."""
+
+    dissimilarity: NDArray[np.float64]
+    poses: Pose
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """A pose at which the dissimilarity has a minimum.
+
+    ``margin`` says how much less likely it is than the pose that was chosen: the difference of their likelihood ratios
+    (docs/theory.md eq. 30), or, in the paper's searches, of their dissimilarities.
+    """
+
+    pose: Pose
+    dissimilarity: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The pose found, and how.
+
+    Attributes
+    ----------
+    pose
+        ``x_target = R x_reference + t``.
+    dissimilarity
+        At the pose; infinite when the wedges share nothing there.
+    status
+        How the refinement ended; ``status.sentence`` says it.
+    n_iterations
+        Levenberg-Marquardt steps over all candidates.
+    overlap
+        Share of the target's measured samples that the reference has measured too, 0 to 1.
+    covariance
+        Of the pose's tangent (omega in radians, t in angstrom), shape (6, 6); infinite where nothing is known.
+    runners_up
+        The other optima, the next best first; empty for a local search of a single pose.
+    expectation
+        What the pair was found to have in common, shell by shell; None for plain inputs.
+    history
+        One entry for each iteration of a stochastic search, when recorded.
+    """
+
+    pose: Pose
+    dissimilarity: float
+    status: Status
+    n_iterations: int
+    overlap: float
+    covariance: NDArray[np.float64]
+    runners_up: tuple[Optimum, ...] = ()
+    expectation: Expectation | None = None
+    history: History | None = None
+
+    @property
+    def rotation_sd_deg(self) -> float:
+        """Standard deviation of the rotation about any one axis, on average, degrees."""
+        return float(np.degrees(np.sqrt(np.trace(self.covariance[:3, :3]) / 3.0)))
+
+    @property
+    def shift_sd_angstrom(self) -> float:
+        """Standard deviation of the shift along any one axis, on average, angstrom."""
+        return float(np.sqrt(np.trace(self.covariance[3:, 3:]) / 3.0))

@@ -1,0 +1,82 @@
+"""How sure a pose is: the covariance of its tangent from the curvature and the residuals at the optimum.
+
+With J_s^T J_s the normal matrix of a shell's weighted samples, w_s their weight, V_s = (|f|^2 - (f.g)^2 / |g|^2) / n_s
+the power that the reference leaves unexplained, and c_s = f.g / |g|^2 the share of the target that follows it,
+
+    A = sum_s c_s J_s^T J_s        how the gradient follows the pose
+    B = kappa / 2 sum_s w_s V_s J_s^T J_s     how it scatters with the noise
+    C = A^-1 B A^-1                                                                          (docs/theory.md eq. 31)
+
+A complex sample of power V is two real ones of V / 2. kappa counts the samples of the box for each one that the
+particle's support leaves independent. Knows nothing of searches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.fourier import FourierVolume, Spectrum
+from gonio.pose import Pose
+from gonio.score import Comparison, Score
+
+__all__ = ["pose_covariance"]
+
+# Shells that follow the reference less than this say nothing of the pose.
+MIN_SHARE = 1e-3
+
+
+def pose_covariance(
+    target: Spectrum,
+    reference: FourierVolume,
+    pose: Pose,
+    *,
+    directions: NDArray[np.float64],
+    crowding: float,
+    precision: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Covariance (6, 6) of (omega, t) in radians and angstrom at the optimum of a weighted comparison.
+
+    Parameters
+    ----------
+    target, reference
+        As they were compared; the target carries the weights.
+    pose
+        The optimum.
+    directions
+        Tangents that were free, shape (6, k); the covariance has no part outside them.
+    crowding
+        kappa.
+    precision
+        Of a prior, (6, 6): added to the information of the data.
+
+    Returns
+    -------
+    Infinite where the data do not determine the pose.
+    """
+    follow, scatter = np.zeros((6, 6)), np.zeros((6, 6))
+    for samples in target.shells():
+        equations = Comparison(samples, reference, score=Score.FCS).normal_equations(
+            pose.matrix[None], pose.shift_angstrom[None]
+        )
+        ff, gg, fg, count = Comparison(samples, reference, score=Score.FCS).totals(pose.matrix, pose.shift_angstrom)
+        if not (count > 0 and gg > 0):
+            continue
+        normal = equations.hessian[0] * count  # J^T J
+        weight = float((samples.weight**2).sum(dtype=np.float64) / samples.weight.sum(dtype=np.float64))
+        follow += max(fg / gg, MIN_SHARE) * normal
+        scatter += weight * max(ff - fg**2 / gg, 0.0) / count * normal
+    b = directions
+    inverse = _inverse(b.T @ follow @ b)
+    covariance = inverse @ (b.T @ scatter @ b) @ inverse * (0.5 * crowding)
+    if precision is not None:
+        covariance = _inverse(_inverse(covariance) + b.T @ precision @ b)
+    covariance = b @ covariance @ b.T
+    return 0.5 * (covariance + covariance.T)
+
+
+def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    try:
+        return np.asarray(np.linalg.inv(matrix))
+    except np.linalg.LinAlgError:
+        return np.full_like(matrix, np.inf)
