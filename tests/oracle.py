@@ -124,6 +124,107 @@ def fcs(f: NDArray, g: NDArray, R: NDArray, a: NDArray, M_f: Mask, M_g: Mask, li
     return float((np.abs(fft_centred(f) - fft_centred(moved(g, R, a)))[omega] ** 2).mean())
 
 
+def log_density(u: NDArray, v: NDArray, rho: NDArray) -> NDArray:
+    """ln p of two complex Gaussians of unit power and correlation rho, from their covariance matrix."""
+    rho = np.broadcast_to(rho, u.shape)
+    covariance = np.stack([np.stack([np.ones_like(rho), rho], -1), np.stack([rho, np.ones_like(rho)], -1)], -2)
+    pair = np.stack([u, v], axis=-1)
+    form = np.einsum("...i,...ij,...j", pair.conj(), np.linalg.inv(covariance), pair).real
+    return -2 * np.log(np.pi) - np.log(np.linalg.det(covariance)) - form
+
+
+def shell_mean(v: NDArray, limit: float) -> NDArray:
+    """Mean of |F v|^2 over the samples with round(|k|) = 0, 1, ... up to the limit."""
+    shell = np.rint(np.linalg.norm(frequencies_xyz(len(v)), axis=-1))
+    power = np.abs(fft_centred(v)) ** 2
+    return np.array([power[shell == s].mean() for s in range(round(limit) + 1)])
+
+
+@dataclass(frozen=True)
+class Shells:
+    """What is expected of a pair in shells 0, 1, ...: correlation, that of a wrong pose, power of f and of g."""
+
+    rho: NDArray
+    null: NDArray
+    f_power: NDArray
+    g_power: NDArray
+
+    def at(self, k: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """The four at frequencies (..., 3), linear between the shells."""
+        length = np.linalg.norm(k, axis=-1)
+        values = (self.rho, self.null, self.f_power, self.g_power)
+        return tuple(np.interp(length, np.arange(len(v)), v) for v in values)
+
+
+def log_likelihood_ratio(
+    f: NDArray, g: NDArray, R: NDArray, a: NDArray, M_f: Mask, M_g: Mask, limit: float, shells: Shells
+) -> float:
+    """ln of how much more probable the samples are at the right pose than at a wrong one, over half of Omega.
+
+    Half, because a sample and its Friedel mate are one observation.
+    """
+    omega = overlap(M_f, M_g, R, len(f), limit)
+    rho, null, f_power, g_power = (v[omega] for v in shells.at(frequencies_xyz(len(f))))
+    u = fft_centred(f)[omega] / np.sqrt(f_power)
+    v = fft_centred(moved(g, R, a))[omega] / np.sqrt(g_power)
+    return 0.5 * float((log_density(u, v, rho) - log_density(u, v, null)).sum())
+
+
+def cross_weight(k: NDArray, shells: Shells) -> NDArray:
+    """What Re(f conj g) is multiplied by in half of the log likelihood ratio, at frequencies (..., 3)."""
+    rho, null, f_power, g_power = shells.at(k)
+    return (rho / (1 - rho**2) - null / (1 - null**2)) / np.sqrt(f_power * g_power)
+
+
+def likelihood(
+    f: NDArray, g: NDArray, R: NDArray, a: NDArray, M_f: Mask, M_g: Mask, limit: float, shells: Shells
+) -> float:
+    """Minus the log likelihood ratio over the fourth root of |Omega|, its samples counted by their cross weights.
+
+    The weights have a mean of one over what the target measured.
+    """
+    ball = overlap(M_f, everything, R, len(f), limit)
+    omega = overlap(M_f, M_g, R, len(f), limit)
+    weight = cross_weight(frequencies_xyz(len(f)), shells)
+    count = 0.5 * weight[omega].sum() / weight[ball].mean()
+    return -log_likelihood_ratio(f, g, R, a, M_f, M_g, limit, shells) / count**0.25
+
+
+def dft_matrix(n: int) -> NDArray:
+    """F as a matrix (n^3, n^3) from voxels to samples, both in C order; only for tiny n."""
+    phase = frequencies_xyz(n).reshape(-1, 3) @ positions_xyz(n).reshape(-1, 3).T
+    return np.exp(-2j * np.pi * phase / n)
+
+
+def wedge_and_cut(n: int, M: Mask) -> NDArray:
+    """What a box shows of a density in it, a matrix (n^3, n^3): filtered by M in a box twice as wide, and cut."""
+    wide = 2 * n
+    k = frequencies_xyz(wide)
+    kernel = ifft_centred(M(k).astype(complex)).real  # of the filter, at offsets from its centre
+    z, y, x = np.indices((n, n, n)).reshape(3, -1)
+    offset = [(a[:, None] - a[None, :] + wide // 2) % wide for a in (z, y, x)]
+    return kernel[tuple(offset)]
+
+
+def posterior_mean(f: NDArray, *, envelope: NDArray, signal: NDArray, noise: NDArray, M: Mask, limit: float) -> NDArray:
+    """The mean of s given f = A s + n, from the covariance of s and that of the samples of f that were measured.
+
+    s = envelope L v with v white and L^2 the power ``signal``, n has the power ``noise``: both (n, n, n) in the order
+    of numpy.fft; A is ``wedge_and_cut``. Dense: f of at most 10 voxels a side.
+    """
+    n = len(f)
+    k = frequencies_xyz(n).reshape(-1, 3)
+    length = np.linalg.norm(k, axis=-1)
+    F = dft_matrix(n)
+    root = (F.conj().T * np.sqrt(signal.ravel())) @ F / n**3  # L
+    G = envelope.reshape(-1, 1) * root.real
+    covariance = G @ G.T
+    measured = M(k) & (length > 0) & (length <= limit)
+    B = F[measured] @ wedge_and_cut(n, M)
+    observed = B @ covariance @ B.conj().T + np.diag(noise.ravel()[measured] * n**3)
+    return (covariance @ B.conj().T @ np.linalg.solve(observed, F[measured] @ f.ravel())).real.reshape(f.shape)
+
+
 def shifted(v: NDArray, a: tuple[int, int, int]) -> NDArray:
     """tau_a v for whole voxels a (xyz), zeros moving in at the edge."""
     out = np.zeros_like(v)

@@ -1,14 +1,15 @@
 """Alignment finds poses that are known exactly.
 
 Two kinds of noise-free pairs. *Declared*: the density itself, with a wedge that only declares what may be looked at;
-nothing is wrong but the interpolation (5e-4), and poses must come back within 0.1 degrees and 0.01 voxel (measured:
-0.005 and 0.0006). *Imaged*: projected and reconstructed, so that a box edge cuts what the wedge has smeared (5 % of the
-energy); that moves the minimum itself by some tenths of a degree.
+nothing is wrong but the interpolation (5e-4), and the paper's search, which compares particles as they are, must bring
+poses back within 0.1 degrees and 0.01 voxel (measured: 0.005 and 0.0006). *Imaged*: projected and reconstructed, so
+that a box edge cuts what the wedge has smeared (5 % of the energy); that moves the minimum itself by some tenths of a
+degree. The other searches restore both particles first, as if imaged, and must do as well on either kind.
 """
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -50,6 +51,11 @@ def noisy(index: int) -> Subtomogram:
     return simulate_subtomogram(SHARP, POSES[index], imaging=imaging, rng=np.random.default_rng(index))
 
 
+def paper(**wanted) -> Settings:
+    """The paper's search, which compares particles as they are."""
+    return Settings(search="stochastic", **wanted)
+
+
 def random(seed: int = 0) -> np.random.Generator:
     """A generator of its own for each alignment."""
     return np.random.default_rng(seed)
@@ -65,11 +71,26 @@ def assert_found(result: Result, pose: Pose, *, degrees: float = 0.1, voxels: fl
 @scores
 @pytest.mark.parametrize("index", range(4))
 def test_a_pair_with_wedges_is_laid_on_itself(score, index):
-    result = align(sharp(POSES[index]), REFERENCE, settings=Settings(score=score), rng=random(index))
+    result = align(sharp(POSES[index]), REFERENCE, settings=paper(score=score), rng=random(index))
     assert_found(result, POSES[index])
     assert result.dissimilarity < 1e-4 * (1 if score == "rcs" else 1e4)
     assert 0.4 < result.overlap < 1.0
     assert 0 < result.n_iterations <= 1000
+
+
+# Pairs that were imaged within +-60 degrees: restored they come back to this (measured on six, 0.32 and 0.027). Where
+# nothing was smeared the particles themselves are the surer answer, and the default search is as exact as the paper's.
+IMAGED = {"degrees": 0.5, "voxels": 0.05}
+
+
+@pytest.mark.parametrize("score", list(Score))
+@pytest.mark.parametrize("index", range(3))
+def test_the_default_search_lays_a_pair_on_itself(score, index):
+    result = align(sharp(POSES[index]), REFERENCE, settings=Settings(score=score))
+    assert_found(result, POSES[index])
+    assert 0.4 < result.overlap < 1.0
+    assert all(other.margin >= 0 for other in result.runners_up)
+    assert (np.diff([0.0, *(other.margin for other in result.runners_up)]) >= 0).all()
 
 
 WEDGES = {
@@ -93,8 +114,10 @@ def measured_weights() -> WeightVolumeWedge:
 def test_every_wedge_finds_the_pose(score, name):
     wedge = measured_weights() if name == "weights" else WEDGES[name]
     reference = replace(REFERENCE, wedge=wedge)
-    result = align(sharp(POSES[1], wedge=wedge), reference, settings=Settings(score=score), rng=random(1))
+    result = align(sharp(POSES[1], wedge=wedge), reference, settings=paper(score=score), rng=random(1))
     assert_found(result, POSES[1])
+    if score == "rcs":
+        assert_found(align(sharp(POSES[1], wedge=wedge), reference), POSES[1])
 
 
 def test_what_is_not_measured_is_not_looked_at():
@@ -110,10 +133,10 @@ def test_what_is_not_measured_is_not_looked_at():
         )
         spoilt.append(replace(particle, volume=Volume(particle.volume.data + rng.uniform(0.2, 0.4) * wave, VOXEL)))
     # The wave's transform is a Gaussian of width 32 / (2 pi 4) = 1.3 about shell 7: 1 % of it is beyond the plane.
-    result = align(*spoilt, rng=random(0))
+    result = align(*spoilt, settings=paper(), rng=random(0))
     assert_found(result, POSES[0], degrees=1.0, voxels=0.05)
     honest = [replace(particle, wedge=NoWedge()) for particle in spoilt]
-    assert align(*honest, rng=random(0)).dissimilarity > 10 * result.dissimilarity
+    assert align(*honest, settings=paper(), rng=random(0)).dissimilarity > 10 * result.dissimilarity
 
 
 @scores
@@ -123,21 +146,23 @@ def test_a_particle_that_was_imaged_is_laid_on_its_map(score, tilt, degrees, vox
     reference = sharp(Pose.identity()).volume
     for index in (0, 1):
         target = simulate_subtomogram(SHARP, POSES[index], imaging=imaging, rng=random())
-        result = align(target, reference, settings=Settings(score=score), rng=random(index))
+        result = align(target, reference, settings=paper(score=score), rng=random(index))
         assert_found(result, POSES[index], degrees=degrees, voxels=voxels)  # measured 0.005 and 0.0002; 0.4 and 0.007
+        tolerance = IMAGED if tilt < 90 else {}
+        assert_found(align(target, reference, settings=Settings(score=score)), POSES[index], **tolerance)
 
 
 def test_the_independent_search_finds_it_too():
     result = align(sharp(POSES[2]), REFERENCE, settings=Settings(search="independent", max_refinement_iterations=30))
     assert_found(result, POSES[2])
-    stochastic = align(sharp(POSES[2]), REFERENCE, rng=random())
+    stochastic = align(sharp(POSES[2]), REFERENCE, settings=paper(), rng=random())
     assert stochastic.n_iterations < result.n_iterations / 4  # one pair; experiments/ measure the paper's figure 4
 
 
 @scores
 @pytest.mark.parametrize("interval_deg", [60, 45])
 def test_about_a_known_axis_a_few_seeds_suffice(score, interval_deg):
-    settings = Settings(score=score, search="axis", seed_interval_deg=interval_deg)
+    settings = Settings(score=score, search="axis_stochastic", seed_interval_deg=interval_deg)
     for index in (1, 3):
         normal = POSES[index].matrix @ NORMAL
         target = sharp(POSES[index], normal_xyz=normal)
@@ -148,10 +173,11 @@ def test_about_a_known_axis_a_few_seeds_suffice(score, interval_deg):
         np.testing.assert_allclose(carried, np.broadcast_to(target.normal_xyz, carried.shape), atol=1e-10)
 
 
-def test_a_wrong_axis_is_kept_all_the_same():
+@pytest.mark.parametrize("search", [Search.AXIS, Search.AXIS_STOCHASTIC])
+def test_a_wrong_axis_is_kept_all_the_same(search):
     target = sharp(POSES[0], normal_xyz=[1.0, 0.2, 0.0])
     reference = replace(REFERENCE, normal_xyz=NORMAL)
-    result = align(target, reference, settings=Settings(search=Search.AXIS), rng=random())
+    result = align(target, reference, settings=Settings(search=search), rng=random())
     np.testing.assert_allclose(result.pose.matrix @ reference.normal_xyz, target.normal_xyz, atol=1e-10)
 
 
@@ -162,9 +188,13 @@ NEARBY = np.array([0.1, -0.12, 0.08, 8.0, -6.0, 9.0])  # 10 degrees, 13 angstrom
 @pytest.mark.parametrize("index", range(3))
 def test_a_local_search_ends_in_the_nearest_minimum(score, index):
     start = POSES[index].retract(NEARBY)
-    result = align(sharp(POSES[index]), REFERENCE, settings=Settings(score=score, search="local"), start=start)
+    settings = Settings(score=score, search="local", inputs="plain")
+    result = align(sharp(POSES[index]), REFERENCE, settings=settings, start=start)
     assert_found(result, POSES[index])
     assert result.n_iterations <= 15
+    assert result.runners_up == () and result.expectation is None
+    restored = align(sharp(POSES[index]), REFERENCE, settings=replace(settings, inputs="restored"), start=start)
+    assert_found(restored, POSES[index])
 
 
 def test_a_local_search_stays_within_its_shift():
@@ -225,7 +255,7 @@ def test_a_prior_does_not_depend_on_the_units_of_the_map(strength):
 @pytest.mark.parametrize("box", [25, 40])
 def test_boxes_may_differ(box):
     """Cutting the particle's tails in a box of 25 costs some of the accuracy."""
-    settings = Settings(max_shift_angstrom=55.0)
+    settings = paper(max_shift_angstrom=55.0)
     result = align(sharp(POSES[2], box=box), REFERENCE, settings=settings, rng=random(2))
     assert_found(result, POSES[2])
 
@@ -236,9 +266,28 @@ def test_a_tilt_stack_is_aligned_without_a_reconstruction(score, optics):
     ctf = None if optics == "no lens" else PAPER_CTF
     stack = simulate_tilt_stack(SHARP, POSES[2], imaging=Imaging(tilt_step_deg=10.0, ctf=ctf), rng=random())
     stack = premultiplied(stack) if optics == "premultiplied" else stack
-    result = align(stack, REFERENCE.volume, settings=Settings(score=score), rng=random(2))
+    result = align(stack, REFERENCE.volume, settings=paper(score=score), rng=random(2))
     # A window of an image cuts the fringes that the CTF spreads; the undone multiplication by 0.02 amplifies that.
     assert_found(result, POSES[2])
+
+
+@pytest.mark.parametrize(
+    "index, diameter",
+    [
+        (0, None),
+        (1, None),
+        pytest.param(
+            3, None, marks=pytest.mark.xfail(reason="without noise, whitening by power is by signal: 2.7 deg")
+        ),
+        pytest.param(
+            3, 250.0, marks=pytest.mark.xfail(reason="without noise, whitening by power is by signal: 179 deg")
+        ),
+    ],
+)
+def test_the_default_search_finds_a_tilt_stack_without_noise(index, diameter):
+    stack = simulate_tilt_stack(SHARP, POSES[index], imaging=Imaging(tilt_step_deg=10.0, ctf=None), rng=random())
+    result = align(stack, REFERENCE.volume, settings=Settings(mask_diameter_angstrom=diameter))
+    assert_found(result, POSES[index])
 
 
 def test_a_tilt_stack_with_noise():
@@ -251,7 +300,7 @@ def test_one_image_leaves_the_height_open():
     """The matrix is singular: nothing tells the shift along the beam. The rest is found."""
     stack = simulate_tilt_stack(SHARP, POSES[0], imaging=Imaging(tilt_step_deg=5.0, ctf=None), rng=random())
     one = TiltStack(stack.images[3:4], stack.projections_xyz[3:4], VOXEL)
-    result = align(one, REFERENCE.volume, rng=random())
+    result = align(one, REFERENCE.volume, settings=paper(), rng=random())
     assert np.isfinite(result.pose.shift_angstrom).all()
     seen = one.projections_xyz[0] @ (result.pose.shift_angstrom - POSES[0].shift_angstrom)
     np.testing.assert_allclose(seen, 0.0, atol=0.01 * VOXEL)
@@ -263,7 +312,7 @@ def test_a_ball_has_no_orientation_and_is_centred(score):
     x = np.arange(BOX) - BOX // 2
     data = np.exp(-((x**2)[:, None, None] + (x**2)[:, None] + x**2) / 18.0)
     target = Subtomogram(Volume(np.roll(data, (1, -2, 3), axis=(0, 1, 2)), VOXEL))
-    settings = Settings(score=score, seed_interval_deg=90, schedule=Schedule(max_iterations=200))
+    settings = paper(score=score, seed_interval_deg=90, schedule=Schedule(max_iterations=200))
     result = align(target, Volume(data, VOXEL), settings=settings, rng=random())
     np.testing.assert_allclose(result.pose.shift_angstrom, [30.0, -20.0, 10.0], atol=0.01 * VOXEL)
     assert np.isfinite(result.pose.matrix).all()
@@ -291,7 +340,7 @@ def test_without_any_overlap_the_status_says_so(score, search):
 
 
 def test_history_is_recorded_when_asked():
-    settings = Settings(schedule=Schedule(max_iterations=150))
+    settings = paper(schedule=Schedule(max_iterations=150))
     result = align(sharp(POSES[0]), REFERENCE, settings=settings, rng=random(), record=True)
     history = result.history
     assert len(history.dissimilarity) == len(history.poses) == result.n_iterations
@@ -313,20 +362,39 @@ def same(one: list[Result], two: list[Result]) -> bool:
     )
 
 
-def test_threads_change_no_bit():
-    targets = [noisy(i) for i in range(5)]
-    aligner = Aligner(REFERENCE.volume, Settings(seed_interval_deg=90))
+@pytest.mark.parametrize(
+    "settings", [paper(seed_interval_deg=90), Settings(search="axis", pool="drawn")], ids=lambda s: s.search
+)
+def test_threads_change_no_bit(settings):
+    targets = [replace(noisy(i), normal_xyz=NORMAL) for i in range(5)]
+    reference = Subtomogram(REFERENCE.volume, normal_xyz=NORMAL)
+    aligner = Aligner(reference, settings)
     alone = aligner.align_many(targets, rng=random(3))
     done: list[int] = []
     assert same(alone, aligner.align_many(iter(targets), rng=random(3), n_threads=2, progress=done.append))
     assert done == [1, 2, 3, 4, 5]
-    assert same(alone, Aligner(REFERENCE.volume, aligner.settings).align_many(targets, rng=random(3), n_threads=5))
+    assert same(alone, Aligner(reference, settings).align_many(targets, rng=random(3), n_threads=5))
     assert not same(alone, aligner.align_many(targets, rng=random(4)))
     assert same(alone[:2], aligner.align_many(targets[:2], rng=random(3)))  # later targets do not matter
 
 
-def test_the_order_of_reading_changes_no_bit():
-    aligner = Aligner(REFERENCE.volume, Settings(search="local"))
+@pytest.mark.parametrize("score", list(Score))
+def test_threads_change_no_bit_of_the_default_search(score):
+    """Nor what the aligner has met before: restorers are made for the first particle that needs one."""
+    targets = [noisy(0), sharp(POSES[1]), noisy(2)]
+    alone = Aligner(REFERENCE.volume, Settings(score=score)).align_many(targets)
+    assert same(alone, Aligner(REFERENCE.volume, Settings(score=score)).align_many(targets, n_threads=3))
+    backward = Aligner(REFERENCE.volume, Settings(score=score)).align_many(targets[::-1], n_threads=2)
+    assert same(alone, backward[::-1])
+    for one, other in zip(alone, backward[::-1], strict=True):
+        np.testing.assert_array_equal(one.covariance, other.covariance)
+        np.testing.assert_array_equal(one.expectation.correlation, other.expectation.correlation)
+        assert [o.margin for o in one.runners_up] == [o.margin for o in other.runners_up]
+
+
+@pytest.mark.parametrize("inputs", ["plain", "restored"])
+def test_the_order_of_reading_changes_no_bit(inputs):
+    aligner = Aligner(REFERENCE.volume, Settings(search="local", inputs=inputs))
     targets, starts = [noisy(i) for i in range(4)], POSES[:4].retract(NEARBY)
     forward = aligner.align_many(targets, starts=starts, n_threads=2)
     backward = aligner.align_many(targets[::-1], starts=starts[::-1], n_threads=2)
@@ -361,7 +429,7 @@ def test_fewer_targets_than_starts_are_refused():
 def test_voxel_sizes_may_differ_by_rounding_either_way(factor):
     target = sharp(POSES[0])
     other = replace(target, volume=Volume(target.volume.data, VOXEL * factor))
-    result = align(other, REFERENCE, settings=Settings(search="local"), start=POSES[0])
+    result = align(other, REFERENCE, settings=Settings(search="local", inputs="plain"), start=POSES[0])
     assert_found(result, POSES[0], voxels=0.02)
 
 
@@ -372,9 +440,8 @@ def test_a_handful_of_common_samples_does_not_win():
     target, reference = (
         Subtomogram(Volume(REFERENCE.volume.data + 0.1 * n, VOXEL), narrow) for n in noise * REFERENCE.volume.data.max()
     )
-    for score in Score:
-        result = align(target, reference, settings=Settings(score=score, search="independent"))
-        assert result.overlap >= 0.05
+    for settings in (*(Settings(score=score, search="independent") for score in ("rcs", "fcs")), Settings()):
+        assert align(target, reference, settings=settings).overlap >= 0.05
 
 
 def test_a_mask_keeps_out_what_lies_beside_the_particle():
@@ -383,20 +450,54 @@ def test_a_mask_keeps_out_what_lies_beside_the_particle():
     target = Subtomogram(Volume(crowded, VOXEL), SIXTY)
     errors = []
     for diameter in (None, 2 * 10 * VOXEL):
-        settings = Settings(search="local", mask_diameter_angstrom=diameter)
+        settings = Settings(search="local", inputs="plain", mask_diameter_angstrom=diameter)
         result = align(target, REFERENCE, settings=settings, start=Pose.identity())
         errors.append(result.pose.rotation_distance_deg(Pose.identity()))
     assert errors[1] < 0.2 * errors[0]
 
 
 def test_the_same_seed_gives_the_same_bits():
-    assert same([align(noisy(0), REFERENCE, rng=random(1))], [align(noisy(0), REFERENCE, rng=random(1))])
+    for settings in (paper(), Settings(search="local", max_rotation_deg=60.0, pool="drawn")):
+        one, two = (align(noisy(0), REFERENCE, settings=settings, rng=random(1), start=POSES[0]) for _ in range(2))
+        assert same([one], [two])
+
+
+def test_what_a_set_has_in_common_is_learnt_from_its_particles():
+    aligner = Aligner(REFERENCE.volume)
+    targets = [noisy(i) for i in range(3)]
+    learnt, again = aligner.learn(iter(targets)), aligner.learn(targets, n_threads=2)
+    single = [r.expectation for r in aligner.align_many(targets)]
+    np.testing.assert_array_equal(learnt.correlation, again.correlation)
+    np.testing.assert_allclose(learnt.correlation, np.mean([e.correlation for e in single], axis=0), atol=1e-12)
+    results = aligner.align_many(targets, expectation=learnt)
+    assert all(result.expectation is learnt for result in results)
+    for index, result in enumerate(results):
+        assert_found(result, POSES[index], degrees=4.0, voxels=0.3)  # SNR 0.5: measured 1.4 and 0.09 at most
+    assert Aligner(REFERENCE.volume, paper()).learn(targets, rng=random()) is None
+    assert aligner.learn([]) is None
+
+
+def test_learning_takes_the_first_particles_and_their_starts():
+    aligner = Aligner(REFERENCE.volume, Settings(search="local"))
+    read = []
+
+    def targets():
+        for i in range(60):
+            read.append(i)
+            yield noisy(0)
+
+    starts = Pose.stack([POSES[0]] * 60)
+    learnt = aligner.learn(targets(), starts=starts)
+    assert len(read) == 50
+    single = aligner.align(noisy(0), start=POSES[0]).expectation
+    np.testing.assert_allclose(learnt.correlation, single.correlation, atol=1e-12)
 
 
 def test_what_is_missing_is_named():
     target = sharp(POSES[0])
-    with pytest.raises(ValueError, match="needs a random generator"):
-        align(target, REFERENCE)
+    for settings in (paper(), Settings(pool="drawn")):
+        with pytest.raises(ValueError, match="needs a random generator"):
+            align(target, REFERENCE, settings=settings)
     with pytest.raises(ValueError, match="needs the pose to start from"):
         align(target, REFERENCE, settings=Settings(search="local"))
     with pytest.raises(ValueError, match="needs normal_xyz on both"):
@@ -425,30 +526,3 @@ def test_kinds_that_do_not_fit_are_refused():
         Aligner(np.zeros((2, 2, 2)))
     with pytest.raises(TypeError, match=r"wrap a volume in gonio.Subtomogram\(volume, wedge\), got Volume"):
         align(REFERENCE.volume, REFERENCE, rng=random())
-
-
-@pytest.mark.parametrize(
-    "wrong, words",
-    [
-        ({"score": "ncc"}, "score must be one of rcs, fcs, got 'ncc'"),
-        ({"search": "global"}, "search must be one of stochastic, independent, axis, local"),
-        ({"seed_interval_deg": 50.0}, "interval_deg must divide"),
-        ({"resolution_angstrom": -1.0}, "resolution_angstrom must be a positive number"),
-        ({"max_shift_angstrom": np.nan}, "max_shift_angstrom must be a positive number"),
-        ({"tolerance_angstrom": 0.0}, "tolerance_angstrom must be a positive number"),
-        ({"prior_shift_sd_angstrom": np.inf}, "prior_shift_sd_angstrom must be a positive number"),
-        ({"max_refinement_iterations": 0}, "max_refinement_iterations must be at least 1"),
-        ({"mask_diameter_angstrom": 0.0}, "mask_diameter_angstrom must be a positive number"),
-        ({"prior_rotation_sd_deg": 3.0}, "a prior holds poses near a start, which only a local search has"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(wrong, words):
-    with pytest.raises(ValueError, match=words):
-        Settings(**wrong)
-
-
-def test_settings_are_values():
-    assert Settings(score="fcs", search="local") == Settings(score=Score.FCS, search=Search.LOCAL)
-    assert isinstance(Settings(score="fcs").score, Score)
-    with pytest.raises(FrozenInstanceError):
-        Settings().score = Score.FCS

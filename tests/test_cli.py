@@ -88,11 +88,12 @@ def test_simulation_is_the_same_for_the_same_seed(simulated, tmp_path):
 
 def test_alignment_finds_the_true_poses(simulated, tmp_path, capsys):
     out = tmp_path / "deep" / "aligned"
-    words = align_words(simulated, out, "--truth", f"{simulated}/truth.star", "--seed-interval", "45", "--threads", "2")
+    words = align_words(simulated, out, "--truth", f"{simulated}/truth.star", "--threads", "2")
     assert run(words) == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "particles.star",
         "report.html",
+        "runners_up.star",
         "settings.toml",
         "summary.json",
     ]
@@ -106,7 +107,8 @@ def test_alignment_finds_the_true_poses(simulated, tmp_path, capsys):
     assert table.load(0).box == BOX  # images are found from the new folder
     settings = tomllib.loads((out / "settings.toml").read_text())
     assert settings["run"]["command"] == "gonio as tested"
-    assert settings["settings"]["alignment"]["seed_interval_deg"] == 45
+    told = settings["settings"]["alignment"]
+    assert (told["search"], told["inputs"]) == ("coarse_to_fine", "restored")
     assert settings["versions"]["gonio"] == gonio.__version__
     assert f"{simulated}/reference.mrc" in settings["inputs"]
     assert "<h2>Numbers" in (out / "report.html").read_text()
@@ -126,11 +128,158 @@ def test_local_alignment_stays_at_the_truth(simulated, tmp_path):
     assert run([*words, "--prior-deg", "3", "--prior-shift", "10"]) == 0
     table = gonio.read_particles(tmp_path / "out" / "particles.star")
     assert np.median(table.columns["change_of_orientation_deg"]) < 3.0
-    assert "dissimilarity_before" in table.columns
+    # Weights follow the pose found: only plain inputs have a dissimilarity at the listed one to compare with.
+    assert "dissimilarity_before" not in table.columns
+    assert run([*words, "--inputs", "plain", "--overwrite"]) == 0
+    table = gonio.read_particles(tmp_path / "out" / "particles.star")
+    assert (table.columns["dissimilarity"] <= table.columns["dissimilarity_before"]).all()
+
+
+def test_a_cone_finds_the_way_back(simulated, tmp_path):
+    """Poses turned by 20 degrees: too far for a refinement, not for a search of 30 degrees around them."""
+    true = gonio.read_particles(simulated / "truth.star")
+    off = gonio.Pose.from_euler_zyz_deg([20.0, 0.0, 0.0], np.zeros(3)).rotation
+    turned = gonio.Pose(off * true.poses.rotation, true.poses.shift_angstrom)
+    gonio.write_particles(tmp_path / "turned.star", true.with_poses(turned))
+    words = ["align", f"{tmp_path}/turned.star", "--reference", f"{simulated}/reference.mrc", "-o", f"{tmp_path}/out"]
+    assert run([*words, "--local", "--cone", "30"]) == 0
+    table = gonio.read_particles(tmp_path / "out" / "particles.star")
+    assert (table.poses.rotation_distance_deg(true.poses) < 4.0).all()
+    told = tomllib.loads((tmp_path / "out" / "settings.toml").read_text())["settings"]["alignment"]
+    assert told["max_rotation_deg"] == 30
+    assert "prior_rotation_sd_deg" not in told
+
+
+@pytest.fixture(scope="module")
+def sure(simulated, tmp_path_factory) -> Path:
+    """A list that was aligned by default."""
+    out = tmp_path_factory.mktemp("sure") / "out"
+    assert run(align_words(simulated, out, "--threads", "1")) == 0
+    return out
+
+
+def test_the_list_says_how_sure_each_pose_is(sure):
+    columns = gonio.read_particles(sure / "particles.star").columns
+    covariances = np.zeros((COUNT, 6, 6))
+    for word, covariance in zip(columns["covariance"], covariances, strict=True):
+        covariance[np.triu_indices(6)] = [float(number) for number in word.strip("[]").split(",")]
+        covariance += np.triu(covariance, 1).T
+    assert (np.linalg.eigvalsh(covariances) > 0).all()
+    rotation, shift = (
+        np.sqrt(np.trace(c, axis1=1, axis2=2) / 3) for c in (covariances[:, :3, :3], covariances[:, 3:, 3:])
+    )
+    np.testing.assert_allclose(np.degrees(rotation), columns["rotation_sd_deg"], rtol=1e-5)  # six digits of each
+    np.testing.assert_allclose(shift, columns["shift_sd_angstrom"], rtol=1e-5)
+
+
+def test_words_of_the_list_are_read_by_others(sure):
+    """RELION splits rows at white space; starfile makes numbers of what looks like them."""
+    import starfile
+
+    particles = starfile.read(sure / "particles.star", always_dict=True)["particles"]
+    assert len(particles) == COUNT
+    numbers = particles.filter(regex="^gonio.*(Sd|RunnerUp|Runners)")
+    assert len(numbers.columns) == 11
+    assert np.isfinite(numbers.to_numpy(dtype=float)).all()
+    assert all(len(word.split(",")) == 21 and not set(word) & set(" #\"'") for word in particles["gonioCovariance"])
+
+
+def test_all_runners_up_are_listed(sure):
+    from gonio.io.blocks import read_star
+
+    best, others = (read_star(sure / name).find("particles") for name in ("particles.star", "runners_up.star"))
+    rows = others.numbers("gonioRow").astype(int) - 1
+    counts = best.numbers("gonioRunnersUp")
+    assert (np.bincount(rows, minlength=COUNT) == counts).all()
+    assert [others.text("rlnTomoParticleName")[i] for i in range(len(rows))] == [
+        best.text("rlnTomoParticleName")[row] for row in rows
+    ]
+    first = others.take(np.flatnonzero(others.numbers("gonioRank") == 1))
+    named = best.take(np.flatnonzero(counts > 0))
+    labels = ("AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst", "OriginZAngst")
+    pairs = [(f"rln{name}", f"gonioRunnerUp{name}") for name in labels]
+    pairs += [(f"gonio{name}", f"gonioRunnerUp{name}") for name in ("Dissimilarity", "Margin")]
+    assert len(first) > 0
+    for label, own in pairs:
+        np.testing.assert_allclose(first.numbers(label), named.numbers(own), rtol=1e-8)
+
+
+def test_what_is_not_known_is_written_as_a_number(simulated, tmp_path, monkeypatch):
+    aligned = gonio.Aligner.align
+
+    def unsure(*arguments, **options):
+        result = aligned(*arguments, **options)
+        return replace(result, covariance=np.full((6, 6), np.inf), dissimilarity=np.inf, runners_up=())
+
+    monkeypatch.setattr(gonio.Aligner, "align", unsure)
+    assert run(align_words(simulated, tmp_path / "out", "--threads", "1")) == 0
+    columns = gonio.read_particles(tmp_path / "out" / "particles.star").columns
+    for name in ("rotation_sd_deg", "shift_sd_angstrom", "dissimilarity"):
+        assert (columns[name] == 1e30).all()
+    assert set(columns["covariance"]) == {"[" + ",".join(["1e+30"] * 21) + "]"}
+    assert not any(name.startswith("runner_up_") for name in columns)
+    text = (tmp_path / "out" / "particles.star").read_text() + (tmp_path / "out" / "runners_up.star").read_text()
+    assert "inf" not in text
+    assert "nan" not in text
+
+
+def test_new_poses_do_not_keep_what_was_known_of_old_ones(simulated, sure, tmp_path):
+    words = ["align", f"{sure}/particles.star", "--reference", f"{simulated}/reference.mrc", "--threads", "1"]
+    assert run([*words, "-o", f"{tmp_path}/out", "--local"]) == 0
+    columns = gonio.read_particles(tmp_path / "out" / "particles.star").columns
+    assert not any(name.startswith("runner_up_") for name in columns)
+    assert (columns["runners_up"] == 0).all()
+    assert "data_particles" in (tmp_path / "out" / "runners_up.star").read_text()
+
+
+def test_symmetric_poses_are_one(simulated, tmp_path):
+    """A truth turned about the axis of symmetry is the same truth."""
+    volume = gonio.read_volume(simulated / "reference.mrc")
+    # Twice around z about the centre voxel: x and y change their signs.
+    turned = np.roll(volume.data[:, ::-1, ::-1], (1, 1), axis=(1, 2))
+    gonio.write_volume(tmp_path / "c2.mrc", gonio.Volume(volume.data + turned, volume.voxel_size_angstrom))
+    table = gonio.read_particles(simulated / "truth.star")[:1]
+    half_turn = gonio.Pose.from_euler_zyz_deg([180.0, 0.0, 0.0], np.zeros(3)).rotation
+    same = gonio.Pose(table.poses.rotation * half_turn, table.poses.shift_angstrom)
+    gonio.write_particles(tmp_path / "truth.star", table.with_poses(same))
+    gonio.write_particles(tmp_path / "one.star", table)
+    words = ["align", f"{tmp_path}/one.star", "--reference", f"{tmp_path}/c2.mrc", "--local", "--symmetry", "c2"]
+    assert run([*words, "--truth", f"{tmp_path}/truth.star", "-o", f"{tmp_path}/out"]) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["rotation_error_median_deg"] < 30.0
+
+
+def test_mask_half_maps_and_learning_are_used(simulated, tmp_path):
+    reference = gonio.read_volume(simulated / "reference.mrc")
+    noise = np.random.default_rng(0).normal(size=(2, BOX, BOX, BOX)) * reference.data.std()
+    for name, half in zip(("one", "two"), noise, strict=True):
+        gonio.write_volume(tmp_path / f"{name}.mrc", gonio.Volume(reference.data + half, 16.0))
+    ball = np.linalg.norm(np.indices((BOX,) * 3) - BOX // 2, axis=0) < 7
+    gonio.write_volume(tmp_path / "mask.mrc", gonio.Volume(ball.astype(np.float32), 16.0))
+    more = {
+        "plain": (),
+        "mask": ("--mask", f"{tmp_path}/mask.mrc"),
+        "halves": ("--half-maps", f"{tmp_path}/one.mrc", f"{tmp_path}/two.mrc"),
+        "learn": ("--learn",),
+    }
+    for name, words in more.items():
+        assert run(align_words(simulated, tmp_path / name, *words)) == 0
+    lists = {name: (tmp_path / name / "particles.star").read_text() for name in more}
+    assert len(set(lists.values())) == len(more)
+    inputs = tomllib.loads((tmp_path / "halves" / "settings.toml").read_text())["inputs"]
+    assert {f"{tmp_path}/one.mrc", f"{tmp_path}/two.mrc"} <= inputs.keys()
+
+
+def test_a_list_may_be_searched_as_in_2012(simulated, tmp_path):
+    words = ("--search", "stochastic", "--seed-interval", "60", "--score", "fcs", "--threads", "1")
+    assert run(align_words(simulated, tmp_path / "out", *words)) == 0
+    told = tomllib.loads((tmp_path / "out" / "settings.toml").read_text())["settings"]["alignment"]
+    assert (told["search"], told["inputs"], told["score"]) == ("stochastic", "plain", "fcs")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["margin_median"] > 0
 
 
 def test_a_list_that_was_aligned_before_tells_the_new_alignment_only(simulated, tmp_path):
     refine = ["align", f"{simulated}/truth.star", "--reference", f"{simulated}/reference.mrc", "--local"]
+    refine += ["--inputs", "plain"]
     assert run([*refine, "-o", f"{tmp_path}/refined"]) == 0
     assert "dissimilarity_before" in gonio.read_particles(tmp_path / "refined" / "particles.star").columns
     words = ["align", f"{tmp_path}/refined/particles.star", "--reference", f"{simulated}/reference.mrc"]
@@ -147,12 +296,12 @@ def test_settings_spell_out_the_defaults_they_stand_for(simulated, tmp_path):
     assert run(align_words(simulated, tmp_path / "out", "--truth", f"{simulated}/truth.star", "--threads", "1")) == 0
     told = tomllib.loads((tmp_path / "out" / "settings.toml").read_text())
     alignment = told["settings"]["alignment"]
-    # Four voxels of 16 angstrom; a quarter and a half of a box of 20.
+    # Four voxels of 16 angstrom; a quarter of a box of 20.
     assert (alignment["resolution_angstrom"], alignment["max_shift_angstrom"]) == (64.0, 80.0)
-    assert alignment["particle_diameter_angstrom"] == 160.0
+    assert alignment["inputs"] == "restored"
     assert told["settings"]["threads"] == 1
     assert told["inputs"].keys() == {f"{simulated}/{n}" for n in ("particles.star", "reference.mrc", "truth.star")}
-    more = ("--resolution", "64", "--max-shift", "80", "--diameter", "160")
+    more = ("--resolution", "64", "--max-shift", "80", "--inputs", "restored", "--search", "coarse_to_fine")
     assert run(align_words(simulated, tmp_path / "same", *more)) == 0
     first, second = ((tmp_path / name / "particles.star").read_text() for name in ("out", "same"))
     assert first == second
@@ -196,7 +345,7 @@ def test_halves_are_made_as_asked(simulated, tmp_path, option, halves):
 
 def test_pair_finds_the_pose_and_the_hand(simulated, tmp_path, capsys):
     words = ["pair", f"{simulated}/particles/1.mrc", f"{simulated}/reference.mrc", "--tilt-range-a", "-60", "60"]
-    words += ["--seed-interval", "45", "--mirror", "--mask-diameter", "300", "-o", f"{tmp_path}/moved.mrc"]
+    words += ["--mirror", "--mask-diameter", "300", "-o", f"{tmp_path}/moved.mrc"]
     assert run([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     true = gonio.read_particles(simulated / "truth.star").poses[0]
@@ -209,7 +358,11 @@ def test_pair_finds_the_pose_and_the_hand(simulated, tmp_path, capsys):
     assert 2 * 16.0 <= found["fsc_resolution_angstrom"] < BOX * 16.0  # between two voxels and the box
     told = tomllib.loads((tmp_path / "moved.settings.toml").read_text())["settings"]
     assert told["tilt_range_a_deg"] == [-60, 60]
-    assert (told["mirror"], told["mask_diameter_angstrom"], told["voxel_size_angstrom"]) == (True, 300.0, 16.0)
+    assert (told["mirror"], told["alignment"]["mask_diameter_angstrom"], told["voxel_size_angstrom"]) == (
+        True,
+        300.0,
+        16.0,
+    )
     assert told["alignment"]["max_shift_angstrom"] == 80.0
     assert run([*words, "--overwrite"]) == 0
     told = capsys.readouterr().out
@@ -222,7 +375,7 @@ def test_pair_tells_a_mirrored_map(simulated, tmp_path, capsys):
     flipped = np.roll(volume.data[:, ::-1], 1, axis=1)
     gonio.write_volume(tmp_path / "flipped.mrc", gonio.Volume(flipped, volume.voxel_size_angstrom))
     words = ["pair", f"{simulated}/reference.mrc", f"{tmp_path}/flipped.mrc", "--mirror", "--json"]
-    assert run([*words, "--seed-interval", "45"]) == 0
+    assert run(words) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["hand"] == "mirrored"
     assert found["mirror"]["correlation"] > 0.95
@@ -269,7 +422,7 @@ def test_a_mirrored_subtomogram_lies_on_the_true_one_by_its_own_wedge(simulated,
 def test_pair_lays_a_mirrored_subtomogram_on_the_true_one(simulated, wedged, tmp_path, capsys):
     gonio.write_volume(tmp_path / "flipped.mrc", flipped_x(wedged.volume))
     words = ["pair", f"{simulated}/reference.mrc", f"{tmp_path}/flipped.mrc", "--mirror", "--json"]
-    words += ["--tilt-range-b", "-40", "65", "--tilt-axis", "155", "--seed-interval", "45"]
+    words += ["--tilt-range-b", "-40", "65", "--tilt-axis", "155"]
     assert run(words) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["hand"] == "mirrored"
@@ -283,7 +436,7 @@ def test_pair_moves_before_it_cuts(simulated, tmp_path, capsys):
     volume = gonio.read_volume(simulated / "reference.mrc")
     padded = np.roll(np.pad(volume.data, 6, mode="edge"), 7, axis=2)
     gonio.write_volume(tmp_path / "off.mrc", gonio.Volume(padded, volume.voxel_size_angstrom))
-    words = ["pair", f"{simulated}/reference.mrc", f"{tmp_path}/off.mrc", "--json", "--seed-interval", "45"]
+    words = ["pair", f"{simulated}/reference.mrc", f"{tmp_path}/off.mrc", "--json"]
     assert run([*words, "--max-shift", "140", "-o", f"{tmp_path}/laid.mrc"]) == 0
     assert json.loads(capsys.readouterr().out)["correlation"] > 0.95
     assert gonio.read_volume(tmp_path / "laid.mrc").box == BOX
@@ -292,7 +445,7 @@ def test_pair_moves_before_it_cuts(simulated, tmp_path, capsys):
 def test_pair_lays_a_map_on_a_larger_box(simulated, tmp_path, capsys):
     volume = gonio.read_volume(simulated / "reference.mrc")
     gonio.write_volume(tmp_path / "large.mrc", gonio.Volume(np.pad(volume.data, 3), volume.voxel_size_angstrom))
-    assert run(["pair", f"{tmp_path}/large.mrc", f"{simulated}/reference.mrc", "--json", "--seed-interval", "45"]) == 0
+    assert run(["pair", f"{tmp_path}/large.mrc", f"{simulated}/reference.mrc", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["correlation"] > 0.95
 
 
@@ -324,9 +477,8 @@ def test_a_particle_larger_than_the_box_is_noted(tmp_path, capsys):
 def test_demo_tells_its_story(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "BOX", 16)
     monkeypatch.setattr(demo, "VOXEL_SIZE_ANGSTROM", 20.0)
-    monkeypatch.setattr(demo, "SEED_INTERVAL_DEG", 60.0)
     assert run(["demo", f"{tmp_path}/demo", "--particles", "3"]) == 0
-    names = {"simulated", "particles.star", "average.mrc", "report.html", "settings.toml"}
+    names = {"simulated", "particles.star", "runners_up.star", "average.mrc", "report.html", "settings.toml"}
     assert names <= {path.name for path in (tmp_path / "demo").iterdir()}
     told = capsys.readouterr().out
     assert "3. Average" in told
@@ -442,10 +594,25 @@ def test_wrong_number_of_images_is_told_in_one_line(tmp_path, capsys):
         (("--resolution", "200"), "Fourier shells"),
         (("--resolution", "10"), "finer than two voxels"),
         (("--resolution", "-1"), "positive number"),
-        (("--score", "best"), "--score must be rcs or fcs"),
-        (("--search", "axis"), "--search must be stochastic or independent"),
-        (("--seed-interval", "7"), "7"),
+        (("--score", "best"), "--score must be one of rcs, fcs, likelihood"),
+        (("--search", "axis"), "--search must be coarse_to_fine, stochastic or independent"),
+        (("--search", "stochastic", "--seed-interval", "7"), "--seed-interval must divide"),
+        (("--seed-interval", "45"), "--seed-interval is for --search stochastic or independent"),
         (("--prior-deg", "3"), "need --local"),
+        (("--cone", "20"), "need --local"),
+        (("--local", "--cone", "-20"), "--cone must be a positive number"),
+        (("--local", "--search", "stochastic"), "--search and --local exclude each other"),
+        (("--inputs", "raw"), "--inputs must be one of restored, plain"),
+        (("--pool", "best"), "--pool must be one of all, drawn"),
+        (("--symmetry", "C0"), "symmetry must be Cn or Dn"),
+        (("--search", "independent", "--inputs", "restored"), "--search independent compares plain inputs"),
+        (("--search", "stochastic", "--pool", "drawn"), "--pool is for the search coarse_to_fine"),
+        (("--score", "likelihood", "--inputs", "plain"), "--score likelihood needs restored inputs"),
+        (("--score", "likelihood", "--search", "stochastic"), "--score likelihood needs restored inputs"),
+        (("--inputs", "plain", "--learn"), "--learn is for restored inputs"),
+        (("--inputs", "plain", "--mask", "nothing.mrc"), "--mask and --half-maps are for restored inputs"),
+        (("--mask", "nothing.mrc"), "no such file"),
+        (("--diameter", "-1"), "--diameter must be a positive number"),
         (("--tilt-range", "60", "-60"), "tilt range"),
         (("--threads", "0"), "--threads"),
         (("--thread", "1"), "--thread"),

@@ -29,7 +29,7 @@ FILES = {
     "fig4_iterations": ("four_gaussians.json", "four_gaussians.png"),
     "wrong_optima": ("summary.json", "wrong_optima.png"),
 }
-JOURNALS_ONLY = ("noise_free", "axis")
+NO_PLOT = ("noise_free", "axis", "inputs")
 
 
 def run_all(out: Path, *names: str) -> str:
@@ -54,8 +54,8 @@ def run_all(out: Path, *names: str) -> str:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of one quick run of everything but the real data."""
     out = tmp_path_factory.mktemp("results")
-    printed = run_all(out, *JOURNALS_ONLY, *FILES)
-    for name in (*JOURNALS_ONLY, *FILES):
+    printed = run_all(out, *NO_PLOT, *FILES)
+    for name in (*NO_PLOT, *FILES):
         assert f"== {name}" in printed
     return out
 
@@ -114,6 +114,18 @@ def test_wrong_optima_go_on_from_the_pairs_of_the_tables(results: Path) -> None:
         assert counts["wrong"] == table["methods"][method]["wrong"]
         assert counts["not_chosen"] <= counts["wrong"]
     assert (results / "tables_1_2" / "sharp_rcs_45.jsonl").read_text().count("\n") == 1, "run twice"
+
+
+def test_the_default_variant_of_the_inputs_is_what_gonio_does(results: Path) -> None:
+    (row,) = json.loads((results / "inputs" / "summary.json").read_text())["cells"]
+    (table,) = read(results, "tables_1_2")["cells"]
+    assert row["variants"]["restored"]["rotation_deg"] == pytest.approx(table["methods"]["defaults"]["rotation_deg"][0])
+    assert row["variants"]["restored"]["iterations"] == table["methods"]["defaults"]["iterations"]
+    page = (results / "inputs.md").read_text()
+    assert page.count("| **restored, all defaults** |") == 2
+    # Every one of these changes the samples or their weights, so none may end at the very same pose.
+    changed = ("restored", "plain", "masked", "margin_25", "alike", "whitened", "sphere_180", "known_powers")
+    assert len({row["variants"][name]["rotation_deg"] for name in changed}) == len(changed)
 
 
 def test_a_finished_run_gives_its_results_again(results: Path) -> None:

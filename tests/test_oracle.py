@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from scipy.stats import multivariate_normal
 
 from oracle import (
     MOVED_ERROR,
@@ -13,18 +14,22 @@ from oracle import (
     candidate_distance,
     constrained,
     dft_direct,
+    dft_matrix,
     draw_probabilities,
     everything,
     fcs,
     fft_centred,
     frequencies_xyz,
     ifft_centred,
+    log_density,
     moved,
     overlap,
     oversampled,
     paper_wedge,
+    posterior_mean,
     rcs,
     shifted,
+    wedge_and_cut,
 )
 
 R = Rotation.from_euler("ZYZ", [40.0, 70.0, -25.0], degrees=True).as_matrix()  # not its own inverse
@@ -152,3 +157,39 @@ def test_candidate_distance_by_hand():
     half = np.diag([-1.0, -1.0, 1.0])
     assert candidate_distance(np.eye(3), STILL, np.eye(3), A) == pytest.approx(np.sqrt(3) * np.linalg.norm(A))
     assert candidate_distance(np.eye(3), STILL, half, STILL) == pytest.approx(np.sqrt(8))
+
+
+def test_the_density_of_a_pair_of_samples_is_that_of_four_real_gaussians(rng):
+    """Real and imaginary parts have half the power each, and only like parts are correlated."""
+    u, v = rng.normal(size=(2, 5)) + 1j * rng.normal(size=(2, 5))
+    rho = 0.7
+    block = 0.5 * np.array([[1, rho], [rho, 1]])
+    normal = multivariate_normal(np.zeros(4), np.kron(np.eye(2), block))
+    four = np.stack([u.real, v.real, u.imag, v.imag], axis=-1)
+    np.testing.assert_allclose(log_density(u, v, np.array(rho)), normal.logpdf(four), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [4, 5])
+def test_a_box_shows_what_a_filter_of_a_larger_one_leaves_in_it(n, rng):
+    v = rng.normal(size=(n, n, n))
+    np.testing.assert_allclose(dft_matrix(n) @ v.ravel(), fft_centred(v).ravel(), atol=1e-11)
+    wide = np.zeros((2 * n,) * 3)
+    inside = (slice(n - n // 2, n - n // 2 + n),) * 3  # centre on centre
+    wide[inside] = v
+    seen = ifft_centred(fft_centred(wide) * paper_wedge(60)(frequencies_xyz(2 * n))).real[inside]
+    matrix = wedge_and_cut(n, paper_wedge(60))
+    np.testing.assert_allclose((matrix @ v.ravel()).reshape(v.shape), seen, atol=1e-12)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
+
+
+def test_the_posterior_mean_trusts_data_without_noise_and_forgets_data_without_signal(rng):
+    n, limit = 6, 2.0
+    v = constrained(rng.normal(size=(n, n, n)), overlap(everything, everything, np.eye(3), n, limit))
+    flat = np.ones((n, n, n))
+    sure = posterior_mean(v, envelope=flat, signal=flat, noise=1e-9 * flat, M=everything, limit=limit)
+    np.testing.assert_allclose(constrained(sure, overlap(everything, everything, np.eye(3), n, limit)), v, atol=1e-6)
+    unsure = posterior_mean(v, envelope=flat, signal=1e-9 * flat, noise=flat, M=everything, limit=limit)
+    assert abs(unsure).max() < 1e-8
+    # White signal and noise of one power, all of it seen: half of what was measured.
+    half = posterior_mean(v, envelope=flat, signal=flat, noise=flat, M=everything, limit=limit)
+    np.testing.assert_allclose(half, 0.5 * v, atol=1e-12)

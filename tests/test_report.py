@@ -21,6 +21,9 @@ def table(count: int, rng: np.random.Generator, **columns) -> ParticleTable:
         "status": np.full(count, "converged"),
         "change_of_orientation_deg": 10 * rng.random(count),
         "change_of_shift_angstrom": 10 * rng.random(count),
+        "rotation_sd_deg": 1 + rng.random(count),
+        "shift_sd_angstrom": 1 + rng.random(count),
+        "runner_up_margin": 100 * rng.random(count),
     }
     names = tuple(f"particle/{i}" for i in range(count))
     poses = Pose.random(count, rng=rng)
@@ -36,6 +39,7 @@ def full(rng) -> Report:
         [("median", "1.0 degrees", "lower is better")],
         table(30, rng),
         Errors(5 * rng.random(30), 5 * rng.random(30)),
+        expected=np.linspace(1, 0, 7) ** (1 + rng.random((30, 1))),
         curves={"half maps": np.linspace(1, -0.1, 9), "against reference": np.linspace(1, 0, 9)},
         box_angstrom=160.0,
         maps={"average": noise, "reference": noise},
@@ -85,8 +89,8 @@ def test_ids_of_plots_do_not_clash(full):
 
 def test_every_plot_has_a_caption_and_the_ink_of_the_page(full):
     page = full.html()
-    # Three histograms, directions, two histograms of errors, FSC, two maps.
-    assert page.count("<figcaption>") == page.count("<figure>") == page.count("<svg") == 9
+    # Six histograms, directions, two histograms of errors and two of them against predictions, two FSC, two maps.
+    assert page.count("<figcaption>") == page.count("<figure>") == page.count("<svg") == 15
     assert "currentColor" in page
     assert "#010203" not in page
     assert "prefers-color-scheme: dark" in page
@@ -114,6 +118,29 @@ def test_any_number_of_particles_can_be_shown(rng, count):
 @pytest.mark.parametrize("value", [0.0, 1e-300, 7.0, np.inf, np.nan])
 def test_any_value_can_be_shown(rng, value):
     Tags(Report("x", FACTS, particles=table(3, rng, dissimilarity=np.full(3, value))).html())
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-300, 1e30, np.inf, np.nan])
+def test_any_prediction_can_be_shown(rng, value):
+    """Of poses that nothing is known of, that are perfect, or that have no rival."""
+    same = np.full(3, value)
+    unsure = table(3, rng, rotation_sd_deg=same, shift_sd_angstrom=same, runner_up_margin=same)
+    Tags(Report("x", FACTS, particles=unsure, errors=Errors(same, np.ones(3))).html())
+
+
+def test_errors_stand_beside_what_was_predicted(rng):
+    errors = Errors(np.ones(5), np.ones(5))
+    page = Report("x", FACTS, particles=table(5, rng), errors=errors).html()
+    assert "Rotation errors against predictions" in page
+    assert "Shift errors against predictions" in page
+    assert "against predictions" not in Report("x", FACTS, particles=table(5, rng)).html()
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (4, 9)])
+def test_what_is_expected_can_be_shown_of_few(shape):
+    page = Report("x", FACTS, expected=np.ones(shape), box_angstrom=160.0).html()
+    assert "Expected agreement of a particle" in page
+    assert f"{160.0 / (shape[1] - 1):.3g} angstrom" in page
 
 
 def test_what_is_missing_is_left_out():

@@ -3,12 +3,12 @@
 Interpolating the reference's spectrum is wrong by INTERPOLATION of its rms (measured here: 4.4e-4). A dissimilarity is
 a squared length d = |u - v|^2, so an error e of v changes it by -2 e.(u - v) + e^2. The error knows nothing of the
 residual u - v: of N samples, 1 / sqrt(N) of it lies that way. ``allowance`` takes four times that, and is the tolerance
-of every comparison with the oracle.
+of every comparison with the oracle. A likelihood ratio is a sum of such squares with weights of its own: ``quadratic``.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -16,22 +16,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.score import Comparison, Score
 from gonio.volume import Subtomogram, TiltStack, Volume
 from gonio.wedge import NoWedge, SingleAxisWedge
 from oracle import (
     Blobs,
+    Shells,
     best_shift,
     constrained,
+    cross_weight,
     everything,
     fcs,
     fft_centred,
+    frequencies_xyz,
+    likelihood,
+    log_likelihood_ratio,
     moved,
     normalised,
     overlap,
     paper_wedge,
     rcs,
+    shell_mean,
 )
 
 INTERPOLATION = 5e-4
@@ -43,6 +50,30 @@ TURN = Rotation.from_euler("ZYZ", [40.0, 70.0, -25.0], degrees=True).as_matrix()
 SHIFT = np.array([0.7, -0.4, 0.5])  # voxels
 OBJECT, OTHER = Blobs.random(7), Blobs.random(8)
 ORACLE = {Score.RCS: rcs, Score.FCS: fcs}
+
+
+@cache
+def shells(n: int) -> Shells:
+    """A correlation that falls with frequency, that of wrong poses below it, and the powers of the two volumes."""
+    rho = 0.95 * np.exp(-((np.arange(round(LIMIT) + 1) / 7.0) ** 2))
+    f, g = volumes(n)
+    return Shells(rho, 0.5 * rho**2, shell_mean(f, LIMIT), shell_mean(g, LIMIT))
+
+
+def flat(f: np.ndarray, g: np.ndarray, *, rho: float, null: float, limit: float) -> Shells:
+    """The same correlation and power everywhere."""
+    powers = (shell_mean(v, limit)[1:].mean() for v in (f, g))
+    return Shells(*(np.full(round(limit) + 1, value) for value in (rho, null, *powers)))
+
+
+def expectation(of: Shells) -> Expectation:
+    """As gonio is told of it."""
+    return Expectation(of.rho, of.f_power, of.g_power, of.null)
+
+
+def oracle(score: Score, n: int):
+    """The literal score."""
+    return partial(likelihood, shells=shells(n)) if score is Score.LIKELIHOOD else ORACLE[score]
 
 
 def tilted_wedge(low_deg: float, high_deg: float, axis_deg: float):
@@ -76,12 +107,14 @@ scores = pytest.mark.parametrize("score", list(Score))
 wedges = pytest.mark.parametrize("wedge", list(WEDGES))
 
 
-def comparison(f, g, score, *, wedge="full", limit=LIMIT) -> Comparison:
+def comparison(f, g, score, *, wedge="full", limit=LIMIT, of: Shells | None = None) -> Comparison:
     """Gonio's view of two arrays."""
     of_target, of_reference, *_ = WEDGES[wedge]
     resolution = len(f) * VOXEL / limit
     target = Spectrum.of(Subtomogram(Volume(f, VOXEL), of_target), resolution_angstrom=resolution)
-    return Comparison(target, FourierVolume.of(Volume(g, VOXEL), wedge=of_reference, limit=target.limit), score=score)
+    reference = FourierVolume.of(Volume(g, VOXEL), wedge=of_reference, limit=target.limit)
+    expected = expectation(of or shells(len(f))) if score is Score.LIKELIHOOD else None
+    return Comparison(target, reference, score=score, expectation=expected)
 
 
 def dissimilarity(pair: Comparison, rotation=TURN, shift=SHIFT) -> float:
@@ -89,17 +122,40 @@ def dissimilarity(pair: Comparison, rotation=TURN, shift=SHIFT) -> float:
     return pair.normal_equations(rotation[None], VOXEL * shift[None]).dissimilarity[0]
 
 
-def power(pair: Comparison, rotation=TURN) -> float:
+def quadratic(pair: Comparison, of: Shells, rotation=TURN) -> tuple[float, float]:
+    """Of a likelihood ratio: the sum of the sizes of its terms, and how far errors of the reference move it.
+
+    An error e of g changes norm |g|^2 / P_g - 2 cross Re(f conj g) by 2 e.(norm g / P_g - cross f) + norm |e|^2 / P_g.
+    """
+    k = pair.target.frequency_xyz.T
+    rho, null, f_power, g_power = of.at(k)
+    f, g = np.abs(pair.target.value), np.abs(pair.reference.sample((k @ rotation) * (1 - 1e-6)))
+    norm = rho**2 / (1 - rho**2) - null**2 / (1 - null**2)
+    constant = np.abs(np.log((1 - rho**2) / (1 - null**2)))
+    size = norm * (f**2 / f_power + g**2 / g_power) + constant
+    error = INTERPOLATION * np.sqrt((g**2).mean())
+    slope = norm * g / g_power + cross_weight(k, of) * f
+    root = pair.normal_equations(rotation[None], np.zeros((1, 3))).overlap[0] ** 0.25
+    wander = 4 * 2 * error * np.sqrt((slope**2).sum()) + error**2 * (norm / g_power).sum()
+    return float(size.sum() / root), float(wander / root)
+
+
+def power(pair: Comparison, rotation=TURN, of: Shells | None = None) -> float:
     """The square of the unit in which a score measures the reference: 1 for RCS, |g|^2 / |Omega| for FCS."""
     if pair.score is Score.RCS:
         return 1.0
+    if pair.score is Score.LIKELIHOOD:
+        return quadratic(pair, of or shells(pair.target.box), rotation)[0]
     spectrum = pair.target
     value = pair.reference.sample((spectrum.frequency_xyz.T @ rotation) * (1 - 1e-6))
     return float((np.abs(value) ** 2).mean())
 
 
-def allowance(d: float, pair: Comparison, rotation=TURN) -> float:
+def allowance(d: float, pair: Comparison, rotation=TURN, of: Shells | None = None) -> float:
     """How far two dissimilarities may differ when the reference's values are off by INTERPOLATION of its rms."""
+    if pair.score is Score.LIKELIHOOD:
+        size, wander = quadratic(pair, of or shells(pair.target.box), rotation)
+        return wander + ROUNDING * size
     unit = power(pair, rotation)
     error = INTERPOLATION * np.sqrt(unit)
     count = pair.normal_equations(rotation[None], np.zeros((1, 3))).overlap[0]
@@ -155,8 +211,60 @@ def test_score_is_the_papers(n, wedge, score, offset_deg):
     f, g = volumes(n)
     rotation = Rotation.from_rotvec(np.radians(offset_deg) * np.array([0.6, 0.0, -0.8])).as_matrix() @ TURN
     pair = comparison(f, g, score, wedge=wedge)
-    literal = ORACLE[score](f, g, rotation, SHIFT, *WEDGES[wedge][2:], LIMIT)
+    literal = oracle(score, n)(f, g, rotation, SHIFT, *WEDGES[wedge][2:], LIMIT)
     assert dissimilarity(pair, rotation) == pytest.approx(literal, abs=allowance(literal, pair, rotation))
+
+
+@boxes
+@wedges
+def test_the_likelihood_is_a_ratio_of_densities_of_which_lower_is_likelier(n, wedge):
+    """Undoing the root of |Omega| leaves the logarithm itself: no other factor, and the opposite sign."""
+    f, g = volumes(n)
+    pair = comparison(f, g, Score.LIKELIHOOD, wedge=wedge)
+    equations = pair.normal_equations(TURN[None], VOXEL * SHIFT[None])
+    literal = log_likelihood_ratio(f, g, TURN, SHIFT, *WEDGES[wedge][2:], LIMIT, shells(n))
+    root = equations.overlap[0] ** 0.25
+    assert -root * equations.dissimilarity[0] == pytest.approx(literal, abs=root * allowance(0.0, pair))
+    wrong = Rotation.from_rotvec([0.0, 0.0, np.pi / 2]).as_matrix() @ TURN
+    assert dissimilarity(pair, wrong) > equations.dissimilarity[0]
+
+
+@wedges
+def test_the_likelihood_counts_samples_by_their_cross_weights(wedge, n=24):
+    f, g = volumes(n)
+    pair = comparison(f, g, Score.LIKELIHOOD, wedge=wedge)
+    weight = cross_weight(frequencies_xyz(n), shells(n))
+    M_f, M_g = WEDGES[wedge][2:]
+    literal = weight[overlap(M_f, M_g, TURN, n, LIMIT)].sum() / weight[overlap(M_f, everything, TURN, n, LIMIT)].mean()
+    found = 2 * pair.normal_equations(TURN[None], SHIFT[None]).overlap[0]
+    assert found == pytest.approx(literal, rel=ROUNDING)
+
+
+def test_the_likelihood_is_blind_to_the_scale_of_both(n=24):
+    """Whitened by their powers, which are known."""
+    f, g = volumes(n)
+    scaled = Shells(shells(n).rho, shells(n).null, 9.0 * shells(n).f_power, 0.04 * shells(n).g_power)
+    pair = comparison(f, g, Score.LIKELIHOOD)
+    changed = comparison(3.0 * f, 0.2 * g, Score.LIKELIHOOD, of=scaled)
+    assert dissimilarity(changed) == pytest.approx(dissimilarity(pair), abs=ROUNDING * power(pair))
+
+
+def test_shells_that_are_expected_to_share_nothing_say_nothing(n=24):
+    f, g = volumes(n)
+    rho = np.where(np.arange(round(LIMIT) + 1) > 5, 0.0, shells(n).rho)
+    empty = Shells(rho, np.minimum(shells(n).null, 0.5 * rho), shells(n).f_power, shells(n).g_power)
+    noise = np.random.default_rng(0).normal(size=(n, n, n))
+    spectrum = np.where(np.linalg.norm(frequencies_xyz(n), axis=-1) > 6.0, fft_centred(noise), 0.0)
+    spoilt = f + np.fft.fftshift(np.fft.ifftn(spectrum)).real
+    pairs = [comparison(v, g, Score.LIKELIHOOD, of=empty) for v in (f, spoilt)]
+    assert dissimilarity(pairs[1]) == pytest.approx(dissimilarity(pairs[0]), abs=ROUNDING * power(pairs[0], of=empty))
+
+
+def test_the_likelihood_needs_to_be_told_what_to_expect():
+    f, g = volumes(24)
+    target = Spectrum.of(Subtomogram(Volume(f, VOXEL)), limit=LIMIT)
+    with pytest.raises(ValueError, match="needs the expected correlation of the shells"):
+        Comparison(target, FourierVolume.of(Volume(g, VOXEL), limit=LIMIT), score=Score.LIKELIHOOD)
 
 
 @boxes
@@ -223,7 +331,10 @@ def test_gradient_is_that_of_the_papers_score(n, score):
         for sign in (-1, 1):
             rotation = Rotation.from_rotvec(sign * h * axis[:3]).as_matrix() @ TURN
             reference = constrained(moved(g, rotation, SHIFT + sign * h * axis[3:]), omega)
-            if score is Score.RCS:
+            if score is Score.LIKELIHOOD:
+                turned, shift = rotation, SHIFT + sign * h * axis[3:]
+                values.append(likelihood(f, g, turned, shift, *WEDGES["target"][2:], LIMIT, shells(n)))
+            elif score is Score.RCS:
                 values.append(((normalised(target) - normalised(reference)) ** 2).sum())
             else:
                 values.append((np.abs(fft_centred(target - reference))[omega] ** 2).mean())
@@ -252,7 +363,10 @@ def test_taylor_remainder_is_of_second_order(wedge, score, rng):
 @smooth
 @scores
 def test_hessian_is_the_curvature_where_the_pose_explains_the_target(n, wedge, score, rng):
-    pair = comparison(OBJECT.moved(TURN, SHIFT).volume(n), OBJECT.volume(n), score, wedge=wedge)
+    f, g = OBJECT.moved(TURN, SHIFT).volume(n), OBJECT.volume(n)
+    # A likelihood ratio expects to be explained to rho of its amplitude, and no more.
+    rho = 0.99
+    pair = comparison(f, g, score, wedge=wedge, of=flat(f, g, rho=rho, null=0.0, limit=LIMIT))
     units = np.repeat([1.0, VOXEL], 3)
     hessian = pair.normal_equations(TURN[None], VOXEL * SHIFT[None]).hessian[0] * np.outer(units, units)
     np.testing.assert_allclose(hessian, hessian.T)
@@ -260,7 +374,8 @@ def test_hessian_is_the_curvature_where_the_pose_explains_the_target(n, wedge, s
     h = 0.02
     behind, here, ahead = directional(pair, direction, np.array([-h, 0, h]))
     # d = dx^T H dx there, but for terms of fourth order: h^2 (2 pi 3 LIMIT / n)^2 = 2 % of it.
-    assert (behind + ahead - 2 * here) / (2 * h**2) == pytest.approx(direction @ hessian @ direction, rel=0.02)
+    tolerance = 0.02 + (1 - rho if score is Score.LIKELIHOOD else 0.0)
+    assert (behind + ahead - 2 * here) / (2 * h**2) == pytest.approx(direction @ hessian @ direction, rel=tolerance)
 
 
 @given(st.integers(0, 10**6))
@@ -271,11 +386,13 @@ def test_turning_both_particles_changes_nothing(seed):
     both = Rotation.random(rng=np.random.default_rng(seed)).as_matrix()
     f, g = OTHER, OBJECT
     for score in Score:
-        before = comparison(f.volume(n), g.volume(n), score, limit=limit)
+        # Shells with kinks between them would be summed a little differently on a turned grid.
+        of = flat(f.volume(n), g.volume(n), rho=0.8, null=0.3, limit=limit)
+        before = comparison(f.volume(n), g.volume(n), score, limit=limit, of=of)
         still = np.zeros(3)
-        after = comparison(f.moved(both, still).volume(n), g.moved(both, still).volume(n), score, limit=limit)
+        after = comparison(f.moved(both, still).volume(n), g.moved(both, still).volume(n), score, limit=limit, of=of)
         d = dissimilarity(before)
-        tolerance = 2 * allowance(d, before)
+        tolerance = 2 * allowance(d, before, of=of)
         assert dissimilarity(after, both @ TURN @ both.T, both @ SHIFT) == pytest.approx(d, abs=tolerance)
 
 

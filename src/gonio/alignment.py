@@ -20,10 +20,10 @@ from gonio import candidates, coarse_to_fine, lm
 from gonio.coarse_to_fine import Found, Pair, Plan, Tactics
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
-from gonio.frame import Frame, about_normals, everywhere, near
+from gonio.frame import Frame, about_normals, everywhere, near, neighbours
 from gonio.pose import Pose
 from gonio.preparation import Preparation
-from gonio.problem import poses_of, signature, signatures
+from gonio.problem import pack, poses_of, signature, signatures
 from gonio.result import History, Optimum, Result
 from gonio.score import Comparison, Score
 from gonio.settings import Inputs, Pool, Search, Settings
@@ -33,6 +33,10 @@ from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 
 __all__ = ["Aligner", "History", "Inputs", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
 
+# A pair that shares this much of its power may be compared as it is.
+NOISE_FREE = 0.97
+# Variances are told only to a factor of a few: an answer is surer when it has less than this share of the other's.
+SURER = 0.5
 # Particles from which the expectation of a whole set is taken.
 LEARN_FROM = 50
 # A drawn pool is given this share of the steps that refining all of it would take.
@@ -258,6 +262,7 @@ class Aligner:
             minimise=partial(self._minimise, frame=frame, crowding=pair.crowding, rng=rng),
             signature=lambda points: signatures(points, target.voxel_size_angstrom, self._symmetry),
             last_steps=self.settings.max_refinement_iterations,
+            neighbours=neighbours if pair.exact and self.settings.search is Search.COARSE_TO_FINE else None,
         )
         points = int(np.ceil(4 * plan.limits[0]))
         found = coarse_to_fine.search(
@@ -268,7 +273,26 @@ class Aligner:
             tactics=tactics,
             expectation=expectation,
         )
-        return _found(pair, found, frame)
+        result = _found(pair, found, frame, self.settings.score)
+        if found.expectation.shared_power < NOISE_FREE:
+            return result
+        return self._as_measured(target, result, frame, pair.crowding)
+
+    def _as_measured(self, target: Particle, result: Result, frame: Frame, crowding: float) -> Result:
+        """The same pose refined on the particles as they are, where that is the surer answer.
+
+        Without noise and with next to no wedge there is nothing to restore, and a sphere only takes something away.
+        What the wedge smears is as correlated between samples as what a sphere does, hence the same crowding.
+        """
+        plain = self._preparation.plain_pair(target).plain(Score.RCS)
+        point = pack(result.pose.matrix[None], result.pose.shift_angstrom[None])
+        maximum = self.settings.max_refinement_iterations
+        again = _result(plain, candidates.refine_all(frame.problem(plain), point, max_iterations=maximum), frame)
+        covariance, steps = crowding * again.covariance, result.n_iterations + again.n_iterations
+        surer = again.status.ok and np.trace(covariance[:3, :3]) < SURER * np.trace(result.covariance[:3, :3])
+        if not surer:
+            return replace(result, n_iterations=steps)
+        return replace(result, pose=again.pose, covariance=covariance, n_iterations=steps)
 
     def _minimise(
         self,
@@ -333,9 +357,12 @@ def _result(comparison: Comparison, outcome: candidates.Outcome, frame: Frame) -
     )
 
 
-def _found(pair: Pair, found: Found, frame: Frame) -> Result:
+def _found(pair: Pair, found: Found, frame: Frame, score: Score) -> Result:
     """Of a search from coarse to fine."""
-    poses, values, choice = poses_of(found.state.points), found.state.dissimilarity, found.choice
+    poses, choice = poses_of(found.state.points), found.choice
+    # What was minimised holds the frame's prior too.
+    equations = pair.filtered(score, found.expectation).normal_equations(poses.matrix, poses.shift_angstrom)
+    values = np.where(np.isfinite(found.state.dissimilarity), equations.dissimilarity, np.inf)
     weighted = pair.filtered(Score.FCS, found.expectation).target
     overlap = pair.plain(Score.FCS).totals(poses.matrix[0], poses.shift_angstrom[0])[3]
     rows = [i for i in range(1, len(values)) if np.isfinite(values[i])]

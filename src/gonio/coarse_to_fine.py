@@ -20,7 +20,7 @@ from gonio import lm
 from gonio.expectation import Expectation, null_correlation
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.problem import unpack
-from gonio.score import Comparison, Score, weighted
+from gonio.score import LIKELIHOOD_ROOT, Comparison, Score, weighted
 
 __all__ = ["Found", "Pair", "Plan", "Tactics", "distinct", "expected", "search"]
 
@@ -28,8 +28,12 @@ __all__ = ["Found", "Pair", "Plan", "Tactics", "distinct", "expected", "search"]
 STEPS = 8
 # The share of seeds refined at the coarse limit, and how many optima are kept at the full one.
 COARSE_SHARE, FINE_CANDIDATES, LAST_CANDIDATES = 0.25, 32, 6
+# Optima that are left once before the last refinement: another may lie near by, of a narrower basin.
+LEFT = 3
 # Seeds at which the correlation of a wrong pose is measured, and how few say nothing of it.
 NULL_POSES, MIN_NULL_POSES = 50, 6
+# The choice among optima: rho to this power is expected, and the ratio divided by |Omega| to that (`_unlikeliness`).
+CHOICE_POWER, CHOICE_ROOT = 0.5, 0.75
 # Optima are one when the particle's anchors (eq. 18) lie nearer than this, in voxels.
 DISTINCT = 0.3
 # The coarse detail is the particle's diameter over this, and each limit at most this many times the one before.
@@ -65,7 +69,9 @@ class Pair:
 
     ``crowding`` is how many samples there are for each one that the particle's support leaves independent;
     ``ceiling`` the correlation of the reference with the truth, shell by shell (s,), where that is known; ``before``
-    what is expected of the two before any pose is known, or None.
+    what is expected of the two before any pose is known, or None. ``exact`` says that the target's weights are one over
+    the power of its noise, and that the reference is clean and whole: RCS is then the likelihood itself at the contrast
+    that fits best (docs/theory.md eq. 32), and nothing needs to be expected of the pair.
     """
 
     target: Spectrum
@@ -73,6 +79,7 @@ class Pair:
     crowding: float = 1.0
     ceiling: NDArray[np.float64] | None = None
     before: Expectation | None = None
+    exact: bool = False
 
     def plain(self, score: Score, limit: float | None = None) -> Comparison:
         """Every sample alike."""
@@ -83,6 +90,8 @@ class Pair:
 
         Where nothing is expected, every sample counts alike.
         """
+        if self.exact:
+            return self.plain(Score.RCS if score is Score.LIKELIHOOD else score, limit)
         if expectation is None or not expectation.correlation.any():
             return self.plain(Score.RCS, limit)
         target = self.target if limit is None else self.target.below(limit)
@@ -110,12 +119,13 @@ class Tactics:
 
     ``minimise`` refines points (p, m) of a comparison by at most so many steps each; ``signature`` gives points (p, m)
     as vectors (p, s, v) for each of s poses that symmetry makes equal; ``last_steps`` lets the last refinement come to
-    rest.
+    rest; ``neighbours`` gives points (p, m) near those given, from which other optima near by are looked for, or None.
     """
 
     minimise: Callable[[Comparison, NDArray, int], lm.State]
     signature: Callable[[NDArray], NDArray]
     last_steps: int
+    neighbours: Callable[[NDArray], NDArray] | None = None
 
 
 def search(
@@ -191,12 +201,26 @@ def _at_full_limit(
     for count, steps in ((FINE_CANDIDATES, STEPS), (LAST_CANDIDATES, STEPS), last):
         state = distinct(state, tactics.signature, count)
         expectation = expected(pair, state.points[0], null) if known is None else known
-        state = tactics.minimise(pair.filtered(score, expectation), state.points, steps)
+        points = state.points
+        if count == LAST_CANDIDATES and steps == STEPS and tactics.neighbours is not None:
+            points = np.concatenate([points, tactics.neighbours(points[:LEFT])])
+        state = tactics.minimise(pair.filtered(score, expectation), points, steps)
         iterations += int(state.iterations.sum())
-        likelihood = pair.filtered(Score.LIKELIHOOD, expectation).normal_equations(*unpack(state.points))
-        state, choice = _ordered(state, likelihood.dissimilarity)
+        state, choice = _ordered(state, _unlikeliness(pair, expectation, state.points))
     rows = _distinct_rows(state, tactics.signature, LAST_CANDIDATES)
     return Found(state.take(rows), choice[rows], expectation, iterations)
+
+
+def _unlikeliness(pair: Pair, expectation: Expectation, points: NDArray) -> NDArray[np.float64]:
+    """What optima are chosen by, smallest first (eq. 30): minus the likelihood ratio over |Omega|^(3/4).
+
+    A sum over more samples wanders further. The exponent, and expecting sqrt(rho), were measured on pools of optima of
+    `pseudo_symmetric` (docs/reproduce.md): 12 wrong choices in 320, with rho and the exponent of the score itself 23.
+    """
+    equations = pair.filtered(Score.LIKELIHOOD, expectation.raised(CHOICE_POWER)).normal_equations(*unpack(points))
+    if pair.exact:
+        return equations.dissimilarity
+    return equations.dissimilarity * np.maximum(equations.overlap, 1.0) ** (LIKELIHOOD_ROOT - CHOICE_ROOT)
 
 
 def _ordered(state: lm.State, choice: NDArray[np.float64]) -> tuple[lm.State, NDArray[np.float64]]:

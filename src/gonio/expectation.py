@@ -44,13 +44,14 @@ class Expectation:
         """From |f|^2, |g|^2, f.g and |Omega| of each shell, shape (s, 4), at the best pose known.
 
         The FSC falls with frequency: a monotonic fit, weighted by the samples of a shell. Where it is below its own
-        standard deviation, 1 / sqrt(2 n), it counts as zero.
+        standard deviation, 1 / sqrt(2 n), and so on to the finest shell, it counts as zero.
         """
         ff, gg, fg, count = sums.T
         seen = (count > 0) & (ff > 0) & (gg > 0)
         raw = np.where(seen, fg / np.sqrt(np.where(seen, ff * gg, 1.0)), 0.0)
         fit = np.array(isotonic_regression(raw, weights=np.maximum(count, 1e-3), increasing=False).x)
-        fit[fit < 1.0 / np.sqrt(2.0 * np.maximum(count, 1.0))] = 0.0
+        told = np.flatnonzero(fit >= 1.0 / np.sqrt(2.0 * np.maximum(count, 1.0)))
+        fit[(told[-1] + 1 if len(told) else 0) :] = 0.0
         total, fit = np.maximum(count, 1e-12), np.clip(fit, 0.0, MAX_CORRELATION)
         weight = shell_weight(fit)
         contrast = float(weight @ fg) / max(float(weight @ gg), 1e-300)
@@ -95,6 +96,11 @@ class Expectation:
             contrast=float(np.median([e.contrast for e in many])),
         )
 
+    @property
+    def shared_power(self) -> float:
+        """The mean of rho over the target's power."""
+        return float(self.correlation @ self.target_power / max(float(self.target_power.sum()), 1e-300))
+
     def at(self, radius: NDArray) -> NDArray[np.float64]:
         """rho at distances from zero frequency in units of one over the box, linear between shells."""
         return np.interp(radius, np.arange(len(self.correlation)), self.correlation)
@@ -102,6 +108,10 @@ class Expectation:
     def null_at(self, radius: NDArray) -> NDArray[np.float64]:
         """The correlation of a wrong pose at such distances."""
         return np.interp(radius, np.arange(len(self.null)), self.null)
+
+    def raised(self, power: float) -> Expectation:
+        """The same, with rho to a power."""
+        return replace(self, correlation=np.minimum(self.correlation**power, MAX_CORRELATION))
 
     def above(self, null: NDArray[np.float64]) -> Expectation:
         """The same, with the correlation of wrong poses (s,)."""
@@ -130,6 +140,6 @@ def _filled(values: NDArray, seen: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def shell_weight(correlation: NDArray) -> NDArray[np.float64]:
-    """rho / (1 - rho^2), eq. 26."""
+    """rho / (1 - rho^2), eq. 28."""
     rho = np.clip(correlation, 0.0, MAX_CORRELATION)
     return rho / (1.0 - rho**2)

@@ -162,6 +162,20 @@ class Spectrum:
         for s in np.unique(shell):
             yield self.take(shell == s)
 
+    def whitened(self) -> Spectrum:
+        """The same samples, each weighted by one over the power of noise in its shell; weights have a mean of one.
+
+        Nearly all power of a tilt image is noise, so that its own mean power serves (docs/theory.md eq. 32). Samples of
+        little transfer count little in it: what leaks into them was divided by nearly nothing.
+        """
+        shell = np.rint(self.radius).astype(np.int64)
+        trust = self.weight * self.transfer.astype(np.float64) ** 2
+        total = np.bincount(shell, weights=trust)
+        power = np.bincount(shell, weights=trust * np.abs(self.value) ** 2)
+        seen = np.flatnonzero((total > 0) & (power > 0))
+        weight = self.weight / np.interp(self.radius, seen, power[seen] / total[seen])
+        return replace(self, weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32))
+
     def shell_power(self) -> NDArray[np.float64]:
         """Mean square of the samples of shells 0, 1, ... up to the limit, (s,); an empty shell is interpolated."""
         shell = np.rint(self.radius).astype(np.int64)

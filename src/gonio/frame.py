@@ -15,17 +15,18 @@ from scipy.spatial.transform import Rotation
 
 from gonio import lm, orientations
 from gonio.fourier import Spectrum
-from gonio.pose import Pose
-from gonio.problem import AxisPrior, Cone, PoseProblem, Prior, PriorProblem, StartPrior, pack
+from gonio.pose import Pose, moved_along
+from gonio.problem import AxisPrior, Cone, PoseProblem, Prior, PriorProblem, StartPrior, pack, unpack
 from gonio.score import Comparison
 from gonio.settings import Settings
 from gonio.symmetry import Symmetry
 from gonio.volume import Particle
 
-__all__ = ["Frame", "about_normals", "everywhere", "near"]
+__all__ = ["Frame", "about_normals", "everywhere", "near", "neighbours"]
 
 # Symmetry cuts the seeds to a part of SO(3), whose edges they cover by 10 to 15 % less (`tests/test_orientations.py`).
 EDGE_OF_SYMMETRY = 0.9
+NEIGHBOUR_DEG = 15.0
 # How many of its standard deviations a prior on the normals' angle is seeded to.
 SEEDED_SDS = 2.0
 
@@ -89,6 +90,19 @@ class Frame:
         if self.prior is None:
             return None
         return self.prior.model(pack(pose.matrix[None], pose.shift_angstrom[None]))[1][0]
+
+
+def neighbours(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points (p, 12) turned by 15 degrees about the twelve axes of an icosahedron's corners, (12 p, 12).
+
+    Ribosomes have a second optimum that far from the right one, with the wider basin (docs/ribosomes.md).
+    """
+    golden = 0.5 * (1.0 + np.sqrt(5.0))
+    corners = [np.roll((0.0, a, b * golden), turn) for turn in range(3) for a in (-1, 1) for b in (-1, 1)]
+    tangents = np.zeros((len(corners), 6))
+    tangents[:, :3] = np.radians(NEIGHBOUR_DEG) * np.array(corners) / np.hypot(1.0, golden)
+    rotations, shifts = unpack(np.repeat(points, len(corners), axis=0))
+    return pack(*moved_along(rotations, shifts, np.tile(tangents, (len(points), 1))))
 
 
 def everywhere(target: Particle, settings: Settings, *, reach_deg: float | None) -> Frame:

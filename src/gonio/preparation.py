@@ -18,11 +18,13 @@ from gonio.fourier import FourierVolume, Spectrum, shell_limit
 from gonio.restoration import Restorer, circle_crowding, sphere_diameter_angstrom
 from gonio.settings import Settings
 from gonio.volume import MASK_EDGE, Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
-from gonio.wedge import Wedge
+from gonio.wedge import NoWedge, Wedge
 
 __all__ = ["Preparation"]
 
 VOXEL_SIZE_TOLERANCE = 1e-3
+# Particles are picked to within an eighth of their diameter on either side, so a sphere this much wider holds them.
+PICKED_WITHIN = 1.25
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,22 @@ class Preparation:
         self._mask = mask
         self._fsc = reference_fsc
         self._ready: dict[int, _Reference] = {}
+        self._plain: dict[tuple[int, float | None], FourierVolume] = {}
         self._restorers: dict[tuple, Restorer] = {}
         self._lock = Lock()
         if mask is not None and mask.box != reference.box:
             raise ValueError(f"the mask has a box of {mask.box} voxels, the reference one of {reference.box}")
         self._extent = sphere_diameter_angstrom([mask or reference.volume])
-        self._reference_for(reference.box)
+        if settings.restores:
+            self._reference_for(reference.box)
+        else:
+            self._plain_reference(reference.box, settings.mask_diameter_angstrom)
 
     def pair(self, target: Particle) -> Pair:
         """Target and reference as the settings ask for them."""
         self.check(target)
         if not self.settings.restores:
-            diameter = self.settings.mask_diameter_angstrom
-            target = target if diameter is None else masked(target, diameter)
-            reference = self._reference_for(target.box).spectrum
-            return Pair(Spectrum.of(target, limit=reference.limit), reference)
+            return self.plain_pair(target, diameter_angstrom=self.settings.mask_diameter_angstrom)
         ready, diameter = self._reference_for(target.box), self.diameter_angstrom(target)
         reference = ready.spectrum
         if isinstance(target, Subtomogram):
@@ -91,7 +94,34 @@ class Preparation:
             )
             return Pair(samples, reference, restorer.crowding, self._ceiling(target.box, reference.limit), before)
         samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
-        return Pair(samples, reference, circle_crowding(target, diameter), self._ceiling(target.box, reference.limit))
+        crowding, ceiling = circle_crowding(target, diameter), self._ceiling(target.box, reference.limit)
+        if not isinstance(self.reference.wedge, NoWedge):
+            return Pair(samples, reference, crowding, ceiling)
+        return Pair(samples.whitened(), reference, crowding, ceiling, exact=True)
+
+    def plain_pair(self, target: Particle, *, diameter_angstrom: float | None = None) -> Pair:
+        """Target and reference as they are, or within a sphere."""
+        reference = self._plain_reference(target.box, diameter_angstrom)
+        target = target if diameter_angstrom is None else masked(target, diameter_angstrom)
+        return Pair(Spectrum.of(target, limit=reference.limit), reference)
+
+    def _plain_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
+        with self._lock:
+            if (box, diameter_angstrom) not in self._plain:
+                volume = self.reference.volume
+                volume = volume if diameter_angstrom is None else masked_volume(volume, diameter_angstrom)
+                _, limit = self._limits(box)
+                self._plain[box, diameter_angstrom] = FourierVolume.of(
+                    volume, wedge=self.reference.wedge, limit=limit, box=box
+                )
+            return self._plain[box, diameter_angstrom]
+
+    def _limits(self, box: int) -> tuple[float, float]:
+        """The resolution limit in shells of the reference, and of a target's box."""
+        volume = self.reference.volume
+        size = volume.voxel_size_angstrom
+        resolution = self.settings.lengths(box=volume.box, voxel_size_angstrom=size).resolution_angstrom
+        return shell_limit(volume.box, size, resolution), shell_limit(box, size, resolution)
 
     def _reference_for(self, box: int) -> _Reference:
         """The reference for targets of a box; boxes may differ, each has its own unit of frequency."""
@@ -104,12 +134,12 @@ class Preparation:
         """Of the sphere that holds the target: as given, or by what target and reference show."""
         if self.settings.mask_diameter_angstrom is not None:
             return self.settings.mask_diameter_angstrom
+        widest = target.box * target.voxel_size_angstrom / (1.0 + 2.0 * MASK_EDGE)
         if self.settings.particle_diameter_angstrom is not None:
-            # Particles are picked to within an eighth of their diameter, on either side.
-            widest = target.box * target.voxel_size_angstrom / (1.0 + 2.0 * MASK_EDGE)
-            return min(1.25 * self.settings.particle_diameter_angstrom, widest)
+            return min(PICKED_WITHIN * self.settings.particle_diameter_angstrom, widest)
         if isinstance(target, TiltStack):
-            return self._extent
+            # The reference lies on its centre; the target may lie beside it.
+            return min(PICKED_WITHIN * self._extent, widest)
         return max(self._extent, sphere_diameter_angstrom([target.volume]))
 
     def check(self, target: Particle) -> None:
@@ -124,14 +154,8 @@ class Preparation:
             raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
 
     def _prepared_reference(self, box: int) -> _Reference:
-        volume, wedge, size = self.reference.volume, self.reference.wedge, self.reference.voxel_size_angstrom
-        resolution = self.settings.lengths(box=volume.box, voxel_size_angstrom=size).resolution_angstrom
-        own, limit = (shell_limit(n, size, resolution) for n in (volume.box, box))
-        if not self.settings.restores:
-            if self.settings.mask_diameter_angstrom is not None:
-                volume = masked_volume(volume, self.settings.mask_diameter_angstrom)
-            nothing = np.zeros(0)
-            return _Reference(FourierVolume.of(volume, wedge=wedge, limit=limit, box=box), nothing, nothing)
+        volume, wedge = self.reference.volume, self.reference.wedge
+        own, limit = self._limits(box)
         diameter = self.settings.mask_diameter_angstrom or self._extent
         restored = self._restorer(wedge, volume.box, diameter, own, self._mask).restore(volume)
         samples = Spectrum.of(Subtomogram(restored.volume, wedge), limit=own)

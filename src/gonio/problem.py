@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio import lm
 from gonio.pose import Pose, anchors, moved_along
-from gonio.score import MIN_CONTRAST, Comparison, NormalEquations, Score
+from gonio.score import LIKELIHOOD_ROOT, MIN_CONTRAST, Comparison, NormalEquations, Score
 from gonio.symmetry import Symmetry
 
 __all__ = [
@@ -187,8 +187,8 @@ class PriorProblem:
     """A pose problem with a prior: the most probable pose.
 
     Minimises, over N, the negative log of the posterior (docs/theory.md eq. 16): the noise variance and, for RCS, the
-    contrast that fit best are put in, which leaves N ln(1 - c^2) for RCS and N ln d for FCS. N is the number of samples
-    that tell something of their own, |Omega| over ``crowding``.
+    contrast that fit best are put in, which leaves N ln(1 - c^2) for RCS and N ln d for FCS; the likelihood ratio is
+    itself of that kind. N is the number of samples that tell something of their own, |Omega| over ``crowding``.
     """
 
     def __init__(self, problem: PoseProblem, prior: Prior, score: Score, *, crowding: float = 1.0) -> None:
@@ -203,7 +203,13 @@ class PriorProblem:
         """The negative log of the posterior for each sample, and its quadratic model."""
         equations, far = self._problem.equations(points)
         d, count = equations.dissimilarity, np.maximum(equations.overlap / self._crowding, 1.0)
-        value, slope = _log_likelihood(self._score, np.where(np.isfinite(d), d, self._unit), _ROUNDING * self._unit)
+        finite = np.where(np.isfinite(d), d, self._unit)
+        if self._score is Score.LIKELIHOOD:
+            # A log likelihood already, of |Omega| samples and divided by |Omega|^(1/4).
+            slope = np.maximum(equations.overlap, 1.0) ** (LIKELIHOOD_ROOT - 1.0)
+            value = slope * finite
+        else:
+            value, slope = _log_likelihood(self._score, finite, _ROUNDING * self._unit)
         before, curvature, pull = self._prior.model(points)
         value = value + before / count
         # d(x + dx) ~ d - 2 b.dx + dx^T H dx: half a gradient and half a second derivative.

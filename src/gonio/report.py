@@ -56,13 +56,15 @@ class Report:
         Rows of (name, value, how to read it).
     particles
         With the columns that ``gonio align`` writes: dissimilarity, status, overlap, change_of_orientation_deg,
-        change_of_shift_angstrom; those that are there are shown.
+        change_of_shift_angstrom, rotation_sd_deg, shift_sd_angstrom, runner_up_margin; those that are there are shown.
     errors
         Where the truth is known.
+    expected
+        What each particle has in common with the reference, as FSC, shell by shell, shape (m, s).
     curves
         Fourier shell correlations by name, each of shape (n // 2 + 1,).
     box_angstrom
-        Edge of the box that the curves belong to.
+        Edge of the box that curves and expectations belong to.
     maps
         Volumes by name, shown as slices.
     """
@@ -72,6 +74,7 @@ class Report:
     numbers: Sequence[tuple[str, str, str]] = ()
     particles: ParticleTable | None = None
     errors: Errors | None = None
+    expected: NDArray[np.float64] | None = None
     curves: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     box_angstrom: float = 0.0
     maps: Mapping[str, Volume] = field(default_factory=dict)
@@ -107,6 +110,9 @@ def _numbers(numbers: Sequence[tuple[str, str, str]]) -> str:
 WORST_COLUMNS = (
     ("dissimilarity", "dissimilarity", ".3f"),
     ("overlap", "overlap", ".2f"),
+    ("rotation_sd_deg", "sd (°)", ".1f"),
+    ("shift_sd_angstrom", "sd (Å)", ".1f"),
+    ("runner_up_margin", "margin", ".3g"),
     ("change_of_orientation_deg", "turned (°)", ".1f"),
     ("change_of_shift_angstrom", "shifted (Å)", ".1f"),
 )
@@ -141,31 +147,56 @@ def _worst(particles: ParticleTable, errors: Errors | None) -> str:
 
 def _plots(report: Report) -> str:
     plots = [*_particle_plots(report.particles), *_error_plots(report.errors)]
+    if report.particles is not None and report.errors is not None:
+        plots += _predictions(report.particles, report.errors)
+    if report.expected is not None and len(report.expected):
+        plots.append(_expected(report.expected, report.box_angstrom))
     if report.curves:
         plots.append(_fsc(report.curves, report.box_angstrom))
     plots += [_slices(name, volume) for name, volume in report.maps.items()]
     return f"<h2>Plots</h2><div class=plots>{''.join(plots)}</div>" if plots else ""
 
 
+# Column of the table, label of the axis, how to read it.
+HISTOGRAMS = (
+    ("dissimilarity", "dissimilarity", "Lower is better; a second hump at high values is what did not align."),
+    (
+        "rotation_sd_deg",
+        "predicted rotation error (degrees)",
+        "How far each orientation may be off about any one axis: a standard deviation, from the noise and the detail of"
+        " each particle, if its optimum is the right one. As there are three axes, 8 of 10 true angles are 0.8 to 2.5"
+        " times as large.",
+    ),
+    (
+        "shift_sd_angstrom",
+        "predicted shift error (angstrom)",
+        "How far each position may be off along any one axis, likewise.",
+    ),
+    (
+        "runner_up_margin",
+        "margin over the next best pose",
+        "How much less likely the best pose at another optimum is: only to be compared within one run. Those nearest to"
+        " 0 could as well be at the other pose, which runners_up.star holds. Particles with no other are not shown.",
+    ),
+    (
+        "change_of_orientation_deg",
+        "change of orientation (degrees)",
+        "How far each particle turned from the pose in the input list. After a local search a hump near 0 is good.",
+    ),
+    (
+        "change_of_shift_angstrom",
+        "change of shift (angstrom)",
+        "How far each particle moved. Values piled up at the right end mean that the largest shift was too small.",
+    ),
+)
+
+
 def _particle_plots(particles: ParticleTable | None) -> list[str]:
     if particles is None:
         return []
-    histograms = (
-        ("dissimilarity", "dissimilarity", "Lower is better; a second hump at high values is what did not align."),
-        (
-            "change_of_orientation_deg",
-            "change of orientation (degrees)",
-            "How far each particle turned from the pose in the input list. After a local search a hump near 0 is good.",
-        ),
-        (
-            "change_of_shift_angstrom",
-            "change of shift (angstrom)",
-            "How far each particle moved. Values piled up at the right end mean that the largest shift was too small.",
-        ),
-    )
     plots = [
         _histogram(particles.columns[name], label, caption)
-        for name, label, caption in histograms
+        for name, label, caption in HISTOGRAMS
         if name in particles.columns
     ]
     return [*plots, _directions(particles)]
@@ -179,6 +210,62 @@ def _error_plots(errors: Errors | None) -> list[str]:
         _histogram(errors.rotation_deg, "rotation error (degrees)", text.format("orientation"), colour=ORANGE),
         _histogram(errors.shift_angstrom, "shift error (angstrom)", text.format("position"), colour=ORANGE),
     ]
+
+
+# Of each kind: column of what was predicted, name, unit.
+PREDICTIONS = (("rotation_sd_deg", "rotation", "degrees"), ("shift_sd_angstrom", "shift", "angstrom"))
+
+
+def _predictions(particles: ParticleTable, errors: Errors) -> list[str]:
+    made = ((name, unit, particles.columns.get(column)) for column, name, unit in PREDICTIONS)
+    found = (errors.rotation_deg, errors.shift_angstrom)
+    return [
+        _prediction(np.asarray(sd), error, name, unit)
+        for (name, unit, sd), error in zip(made, found, strict=True)
+        if sd is not None
+    ]
+
+
+def _prediction(sd: NDArray, error: NDArray[np.float64], name: str, unit: str) -> str:
+    """True errors against predicted ones, of all three axes together."""
+    predicted = np.sqrt(3.0) * np.asarray(sd, dtype=np.float64)
+    shown = np.isfinite(predicted) & np.isfinite(error) & (predicted > 0) & (error > 0)
+    figure, axes = _axes()
+    axes.set_xlabel(f"predicted {name} error ({unit})")
+    axes.set_ylabel(f"true {name} error ({unit})")
+    if shown.any():
+        x, y = predicted[shown], error[shown]
+        low, high = 0.7 * min(x.min(), y.min()), 1.4 * max(x.max(), y.max())
+        axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle="--")
+        size = float(np.clip(600 / len(x), 1.0, 16.0))
+        axes.scatter(x, y, s=size, color=ORANGE, alpha=0.7, linewidths=0)
+        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
+    caption = (
+        f"Each particle's {name} error against the one predicted for it (root mean square, three axes together). About"
+        " the dashed line, a little more below, the predictions are right; all above, they are too small. Single points"
+        " far above are wrong optima, which no prediction knows of: look at their margins."
+    )
+    return _figure(figure, f"{name} errors against predictions", caption)
+
+
+def _expected(correlation: NDArray[np.float64], box_angstrom: float) -> str:
+    figure, axes = _axes()
+    frequency = np.arange(1, correlation.shape[1]) / box_angstrom
+    low, middle, high = np.percentile(correlation[:, 1:], [10, 50, 90], axis=0)
+    axes.fill_between(frequency, low, high, color=BLUE, alpha=0.25, linewidth=0)
+    axes.plot(frequency, middle, color=BLUE, linewidth=1.8)
+    axes.set_xlabel("spatial frequency (1/angstrom)")
+    axes.set_ylabel("Fourier shell correlation")
+    axes.set_ylim(0.0, 1.05)
+    caption = (
+        "What a particle has in common with the reference at its pose, at each level of detail up to the resolution"
+        " that was compared: median, and the middle 80 % of particles as a band. Detail near 0 helps no alignment; a"
+        f" curve still high at its right end, {1.0 / frequency[-1]:.3g} angstrom, invites a finer resolution."
+    )
+    return _figure(figure, "expected agreement of a particle", caption)
 
 
 def _histogram(values: NDArray, label: str, caption: str, *, colour: str = BLUE) -> str:

@@ -5,7 +5,7 @@ eqs. 8-13, for the tangent (omega, t) of ``gonio.pose`` in radians and angstrom:
 
     FCS   d = (|f|^2 + |g|^2 - 2 f.g) / |Omega|  H = J^T J / |Omega|                       b = (J^T f - J^T g) / |Omega|
     RCS   d = 2 - 2 c,  c = f.g / (|f| |g|)      H = c (J^T J - J^T g g^T J / |g|^2) / |g|^2 b = grad c
-    likelihood   d = (sum of eq. 28 over Omega) / |Omega|^(1/4), with the same sums of whitened samples
+    likelihood   d = (sum of eq. 30 over Omega) / |Omega|^(1/4), with the same sums of whitened samples
 
 so that d(x + dx) ~ d - 2 b.dx + dx^T H dx, and the gradient of d is -2 b. Knows nothing of how d is minimised.
 
@@ -32,7 +32,7 @@ CHUNK = 16
 MIN_CONTRAST = 0.05
 # Fewer samples in common than this, or than this share of the target's, fit anything: four for each unknown, 5 %.
 MIN_SAMPLES, MIN_OVERLAP = 24, 0.05
-# A sum over more samples wanders further: eq. 28 is divided by |Omega| to this power, measured on pools of optima.
+# A sum over more samples wanders further: eq. 30 is divided by |Omega| to this power, measured on pools of optima.
 LIKELIHOOD_ROOT = 0.25
 # Shells that are expected to agree less than this say nothing in a likelihood ratio.
 MIN_CORRELATION = 1e-3
@@ -40,7 +40,7 @@ _UPPER = np.triu_indices(6)
 
 
 class Score(StrEnum):
-    """Which dissimilarity: real space constrained, Fourier space constrained, or the likelihood ratio (eq. 28)."""
+    """Which dissimilarity: real space constrained, Fourier space constrained, or the likelihood ratio (eq. 30)."""
 
     RCS = "rcs"
     FCS = "fcs"
@@ -116,7 +116,8 @@ class Comparison:
         self.reference = reference
         self.score = Score(score)
         radius = target.radius
-        self._shell = np.rint(radius).astype(np.int64)
+        self._n_shells = int(np.rint(target.limit)) + 1
+        self._shell = np.minimum(np.rint(radius).astype(np.int64), self._n_shells - 1)
         self._counts, self._unit = _plain_counts(target), 1.0
         if self.score is Score.LIKELIHOOD:
             if expectation is None:
@@ -175,7 +176,7 @@ class Comparison:
 
     def _products(self, rotations: NDArray, shifts_angstrom: NDArray) -> tuple[NDArray, NDArray]:
         products = np.empty((len(rotations), len(self.target)), dtype=np.complex64)
-        sums = np.empty((len(rotations), int(self._shell.max()) + 1, 4))
+        sums = np.empty((len(rotations), self._n_shells, 4))
         cpu.products(*self._arguments(rotations, shifts_angstrom, self._shell, products, sums))
         return products, sums
 
@@ -189,7 +190,7 @@ def _plain_counts(target: Spectrum) -> tuple[NDArray, NDArray, NDArray]:
 def _likelihood_counts(
     target: Spectrum, expectation: Expectation, radius: NDArray
 ) -> tuple[tuple[NDArray, NDArray, NDArray], float]:
-    """The same for eq. 28, each sample's terms divided by its weight in f.g, and the unit of these weights.
+    """The same for eq. 30, each sample's terms divided by its weight in f.g, and the unit of these weights.
 
     Weights have a mean of one, so that their sum still counts samples.
     """

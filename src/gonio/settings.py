@@ -56,8 +56,9 @@ class Inputs(StrEnum):
     """What the scores are fed.
 
     ``RESTORED`` compares the most probable densities behind the particles, every shell weighted by what the pair is
-    expected to have in common (docs/theory.md section 9); tilt images are masked and weighted. ``PLAIN`` compares the
-    particles as they are, every sample alike.
+    expected to have in common (docs/theory.md section 9); tilt images are masked and whitened. ``PLAIN`` compares the
+    particles as they are: every sample alike in the paper's searches and the local one, and up to the full limit in
+    the others, where shells are weighted.
     """
 
     RESTORED = "restored"

@@ -24,6 +24,8 @@ __all__ = ["pose_covariance"]
 
 # Shells that follow the reference less than this say nothing of the pose.
 MIN_SHARE = 1e-3
+# Sums of float32 samples tell no direction from another whose information is this share of the largest, or less.
+ROUNDING = 1e-6
 
 
 def pose_covariance(
@@ -52,7 +54,7 @@ def pose_covariance(
 
     Returns
     -------
-    Infinite where the data do not determine the pose.
+    Infinite where data and prior do not determine the pose.
     """
     follow, scatter = np.zeros((6, 6)), np.zeros((6, 6))
     for samples in target.shells():
@@ -65,18 +67,37 @@ def pose_covariance(
         normal = equations.hessian[0] * count  # J^T J
         weight = float((samples.weight**2).sum(dtype=np.float64) / samples.weight.sum(dtype=np.float64))
         follow += max(fg / gg, MIN_SHARE) * normal
-        scatter += weight * max(ff - fg**2 / gg, 0.0) / count * normal
+        scatter += weight * max(ff - fg**2 / gg, ROUNDING * ff) / count * normal
     b = directions
-    inverse = _inverse(b.T @ follow @ b)
-    covariance = inverse @ (b.T @ scatter @ b) @ inverse * (0.5 * crowding)
+    follow, scatter = b.T @ follow @ b, (0.5 * crowding) * (b.T @ scatter @ b)
+    information = _sandwich(follow, scatter)
     if precision is not None:
-        covariance = _inverse(_inverse(covariance) + b.T @ precision @ b)
+        information = information + b.T @ precision @ b
+    covariance = _inverse(information)
+    if covariance is None:
+        return np.where(np.abs(b) @ np.abs(b).T > 0, np.inf, 0.0)
     covariance = b @ covariance @ b.T
     return 0.5 * (covariance + covariance.T)
 
 
-def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    try:
-        return np.asarray(np.linalg.inv(matrix))
-    except np.linalg.LinAlgError:
-        return np.full_like(matrix, np.inf)
+def _sandwich(follow: NDArray[np.float64], scatter: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A B^-1 A, the information of the data; a direction that moves nothing carries none."""
+    unit = _units(scatter)
+    middle = np.linalg.pinv(scatter / unit, rcond=ROUNDING, hermitian=True) / unit
+    return np.asarray(follow @ middle @ follow)
+
+
+def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Of a symmetric matrix, or None where it is singular."""
+    unit = _units(matrix)
+    values, vectors = np.linalg.eigh(matrix / unit)
+    if not values[0] > ROUNDING * values[-1]:
+        return None
+    return np.asarray((vectors / values) @ vectors.T / unit)
+
+
+def _units(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Products of the roots of the diagonal, so that radians and angstrom compare."""
+    root = np.sqrt(np.maximum(np.diag(matrix), 0.0))
+    root = np.where(root > 0, root, 1.0)
+    return np.outer(root, root)

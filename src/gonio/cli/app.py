@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
+from gonio.cli.align import align
+from gonio.cli.average import average
 from gonio.cli.demo import demo
 from gonio.cli.pair import pair
-from gonio.cli.particles import align, average
 from gonio.cli.simulate import map_, simulate
 
 __all__ = ["app", "main", "run"]
@@ -47,7 +48,7 @@ def program(
 ) -> None:
     """Align cryo-electron subtomograms by gradient.
 
-    Finds the rotation and the shift that lay a reference on each particle, from many starting orientations at once.
+    Finds the rotation and the shift that lay a reference on each particle, over all orientations or near those listed.
     `gonio demo DIR` shows it on simulated particles in a minute; `gonio COMMAND --help` tells the rest. Lengths are
     angstrom, angles degrees.
     """

@@ -7,22 +7,45 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from gonio.alignment import Settings
+    from gonio.alignment import Aligner, Settings
     from gonio.particles import ParticleTable
-    from gonio.volume import Volume
+    from gonio.volume import Subtomogram, Volume
     from gonio.wedge import SingleAxisWedge
 
 # How far a local search expects poses to be from those listed, standard deviations per axis. On the ribosomes of
 # EMPIAR-10499 poses then move less, to where shells that were not compared agree better (docs/ribosomes.md).
 LOCAL_PRIOR_DEG = 2.0
 LOCAL_PRIOR_SHIFT_VOXELS = 0.5
+
+# A local search has an option of its own; searches about an axis need normals, which no list that is read here holds.
+PAPERS_SEARCHES = ("stochastic", "independent")
+SEARCHES = ("coarse_to_fine", *PAPERS_SEARCHES)
+
+# What is called otherwise on the command line than in ``Settings``.
+OPTION_OF = {
+    "score": "--score",
+    "inputs": "--inputs",
+    "pool": "--pool",
+    "interval_deg": "--seed-interval",
+    "resolution_angstrom": "--resolution",
+    "max_shift_angstrom": "--max-shift",
+    "max_rotation_deg": "--cone",
+    "mask_diameter_angstrom": "--mask-diameter",
+    "particle_diameter_angstrom": "--diameter",
+    "prior_rotation_sd_deg": "--prior-deg",
+    "prior_shift_sd_angstrom": "--prior-shift",
+}
 
 
 def positive(value: float | None) -> float | None:
@@ -73,16 +96,41 @@ ScoreName = Annotated[
     str,
     typer.Option(
         "--score",
-        metavar="rcs|fcs",
-        help="rcs is blind to contrast; fcs compares values, for maps on one scale. Neither has a unit.",
+        metavar="rcs|fcs|likelihood",
+        help="rcs is blind to contrast; fcs compares values on one scale; likelihood weighs each sample by what it is"
+        " expected to tell. None has a unit.",
     ),
 ]
 SearchName = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--search",
-        metavar="stochastic|independent",
-        help="stochastic refines the promising starting orientations, independent refines all: surer and far slower.",
+        metavar="NAME",
+        help="coarse_to_fine (the default) starts from all orientations at low resolution; stochastic and independent"
+        " are the searches of Xu & Alber 2012.",
+    ),
+]
+InputsName = Annotated[
+    str | None,
+    typer.Option(
+        "--inputs",
+        metavar="restored|plain",
+        help="restored compares what is most probably behind the particles, plain the particles as they are."
+        " Default: restored; plain with the searches of 2012, which know no other.",
+    ),
+]
+PoolName = Annotated[
+    str,
+    typer.Option(
+        "--pool", metavar="all|drawn", help="Refine all promising orientations, or those drawn by their fit, at random."
+    ),
+]
+SymmetryName = Annotated[
+    str,
+    typer.Option(
+        "--symmetry",
+        metavar="NAME",
+        help="Point group of the reference about its box centre: C1 (none), C4, D2, T, O, I1, I2 and such.",
     ),
 ]
 Resolution = Annotated[
@@ -93,19 +141,42 @@ MaxShift = Annotated[
     float | None,
     typer.Option("--max-shift", metavar="A", help="Largest shift, angstrom. Default: a quarter of the box."),
 ]
+Diameter = Annotated[
+    float | None,
+    typer.Option("--diameter", metavar="A", help="Of the particle itself, angstrom. Default: what the data show."),
+]
 MaskDiameter = Annotated[
     float | None,
     typer.Option(
         "--mask-diameter",
         metavar="A",
-        help="Compare within a soft sphere of this diameter around the centre, angstrom. Default: no mask.",
+        help="Of the soft sphere around the box centre that holds the particle wherever it lies, angstrom."
+        " Default: by the particle's diameter; plain inputs have none.",
+    ),
+]
+MaskPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask", metavar="MAP", help="Where the reference has density, 0 to 1, in its own box. Default: a soft sphere."
+    ),
+]
+HalfMaps = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        "--half-maps",
+        metavar="MAP MAP",
+        help="Half maps of the reference: what they do not agree on is not expected of the particles. They are"
+        " compared as they are: mask them first where that is wanted.",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of the random numbers: same seed, same result.")]
 SeedInterval = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--seed-interval", metavar="DEG", help="Between starting angles, degrees: 60 makes 108 starts, 45 makes 256."
+        "--seed-interval",
+        metavar="DEG",
+        help="Of the searches stochastic and independent alone: degrees between starting angles. Default: 60, which"
+        " makes 108 starts; 45 makes 256.",
     ),
 ]
 Threads = Annotated[
@@ -158,47 +229,141 @@ def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> Sin
     return None if tilt_range_deg is None else SingleAxisWedge(*tilt_range_deg, axis_deg)
 
 
-def settings_of(
-    score: str,
-    search: str,
-    *,
-    seed_interval_deg: float,
-    resolution_angstrom: float | None,
-    max_shift_angstrom: float | None,
-    diameter_angstrom: float | None = None,
-    mask_diameter_angstrom: float | None = None,
-) -> Settings:
-    """Settings from the words and numbers of a command line."""
-    from gonio.alignment import Search, Settings
-    from gonio.score import Score
+@dataclass(frozen=True)
+class LocalOptions:
+    """Refine listed poses: what is expected of them (0 stands for nothing), and how far from them to search."""
 
-    # The other searches need what the command line does not have: a start, or normals.
-    if search not in ("stochastic", "independent"):
-        raise ValueError(f"--search must be stochastic or independent, got {search!r}")
-    if score not in list(Score):
-        raise ValueError(f"--score must be {' or '.join(Score)}, got {score!r}")
-    return Settings(
-        score=Score(score),
-        search=Search(search),
-        seed_interval_deg=seed_interval_deg,
-        resolution_angstrom=resolution_angstrom,
-        max_shift_angstrom=max_shift_angstrom,
-        particle_diameter_angstrom=diameter_angstrom,
-        mask_diameter_angstrom=mask_diameter_angstrom,
-    )
+    prior_deg: float | None = None
+    prior_shift_angstrom: float | None = None
+    cone_deg: float | None = None
+
+    def settings(self, *, voxel_size_angstrom: float) -> dict[str, float | None]:
+        """The settings of a local search. Within a cone poses are expected anywhere, unless a prior is asked for."""
+        turn, shift = self.prior_deg, self.prior_shift_angstrom
+        if turn is None:
+            turn = LOCAL_PRIOR_DEG if self.cone_deg is None else 0.0
+        if shift is None:
+            shift = LOCAL_PRIOR_SHIFT_VOXELS * voxel_size_angstrom if self.cone_deg is None else 0.0
+        return {
+            "prior_rotation_sd_deg": turn or None,
+            "prior_shift_sd_angstrom": shift or None,
+            "max_rotation_deg": self.cone_deg,
+        }
 
 
-def local(
-    settings: Settings, *, prior_deg: float | None, prior_shift_angstrom: float | None, voxel_size_angstrom: float
-) -> Settings:
-    """The same settings for a local search, with what is expected of the listed poses; 0 stands for nothing."""
-    from gonio.alignment import Search
+@dataclass(frozen=True)
+class SearchOptions:
+    """What the user said about an alignment, in the words of the command line; None where nothing was said."""
 
-    turn = LOCAL_PRIOR_DEG if prior_deg is None else prior_deg
-    shift = LOCAL_PRIOR_SHIFT_VOXELS * voxel_size_angstrom if prior_shift_angstrom is None else prior_shift_angstrom
-    return replace(
-        settings, search=Search.LOCAL, prior_rotation_sd_deg=turn or None, prior_shift_sd_angstrom=shift or None
-    )
+    score: str = "rcs"
+    search: str | None = None
+    inputs: str | None = None
+    pool: str = "all"
+    symmetry: str = "C1"
+    seed_interval_deg: float | None = None
+    resolution_angstrom: float | None = None
+    max_shift_angstrom: float | None = None
+    diameter_angstrom: float | None = None
+    mask_diameter_angstrom: float | None = None
+    local: LocalOptions | None = None
+
+    def settings(self, *, voxel_size_angstrom: float) -> Settings:
+        """The settings that were asked for, for maps of a voxel size.
+
+        Raises
+        ------
+        ValueError
+            For what does not fit together, in the words of the command line.
+        """
+        from gonio.alignment import Search, Settings
+
+        self.check()
+        search = Search.LOCAL if self.local is not None else Search(self.search or SEARCHES[0])
+        own = {} if self.local is None else self.local.settings(voxel_size_angstrom=voxel_size_angstrom)
+        if self.seed_interval_deg is not None:
+            own["seed_interval_deg"] = self.seed_interval_deg
+        try:
+            return Settings(
+                score=self.score,  # type: ignore[arg-type]  # names are read there
+                search=search,
+                inputs=self.inputs,  # type: ignore[arg-type]
+                pool=self.pool,  # type: ignore[arg-type]
+                symmetry=self.symmetry,
+                resolution_angstrom=self.resolution_angstrom,
+                max_shift_angstrom=self.max_shift_angstrom,
+                particle_diameter_angstrom=self.diameter_angstrom,
+                mask_diameter_angstrom=self.mask_diameter_angstrom,
+                **own,  # type: ignore[arg-type]
+            )
+        except ValueError as error:
+            raise ValueError(_in_words_of_options(str(error))) from error
+
+    def check(self) -> None:
+        """Raise ValueError, in the words of the command line, where options exclude each other."""
+        if self.search is not None and self.search not in SEARCHES:
+            raise ValueError(f"--search must be {', '.join(SEARCHES[:-1])} or {SEARCHES[-1]}, got {self.search!r}")
+        if self.search is not None and self.local is not None:
+            raise ValueError("--search and --local exclude each other: one searches all poses, the other the listed")
+        papers = self.search in PAPERS_SEARCHES
+        if self.seed_interval_deg is not None and not papers:
+            raise ValueError(f"--seed-interval is for --search {' or '.join(PAPERS_SEARCHES)}: others need none")
+        if self.pool == "drawn" and papers:
+            raise ValueError(f"--pool is for the search coarse_to_fine: {self.search} has a schedule of its own")
+        if self.inputs == "restored" and papers:
+            raise ValueError(f"--search {self.search} compares plain inputs: leave out --inputs or --search")
+        if self.score == "likelihood" and (papers or self.inputs == "plain"):
+            raise ValueError("--score likelihood needs restored inputs: not --inputs plain, nor a search of 2012")
+
+
+@dataclass(frozen=True)
+class ReferenceOptions:
+    """What else is known of a reference: where it has density, and the half maps that it was made from."""
+
+    mask_path: Path | None = None
+    half_map_paths: tuple[Path, Path] | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that were given."""
+        return tuple(path for path in (self.mask_path, *(self.half_map_paths or ())) if path is not None)
+
+    def read(self, read_map: Callable[[Path], Volume], reference: Volume, settings: Settings) -> ReferenceFacts:
+        """What the files say of a reference.
+
+        Raises
+        ------
+        ValueError
+            When it does not fit the reference, or plain inputs, which have no use for it.
+        """
+        from gonio.fourier import fourier_shell_correlation
+
+        if self.files and not settings.restores:
+            raise ValueError("--mask and --half-maps are for restored inputs: plain ones are compared as they are")
+        mask = None if self.mask_path is None else read_map(self.mask_path)
+        halves = [] if self.half_map_paths is None else [read_map(path) for path in self.half_map_paths]
+        for option, map_ in [("--mask", mask), *(("--half-maps", half) for half in halves)]:
+            if map_ is not None and map_.box != reference.box:
+                raise ValueError(f"{option} has a box of {map_.box} voxels, the reference one of {reference.box}")
+        return ReferenceFacts(mask, fourier_shell_correlation(*halves) if halves else None)
+
+
+@dataclass(frozen=True)
+class ReferenceFacts:
+    """Where a reference has density, and the FSC of its half maps; None where it is not known."""
+
+    mask: Volume | None = None
+    fsc: NDArray[np.float64] | None = None
+
+    def aligner(self, reference: Volume | Subtomogram, settings: Settings) -> Aligner:
+        """An aligner that knows them."""
+        from gonio.alignment import Aligner
+
+        return Aligner(reference, settings, mask=self.mask, reference_fsc=self.fsc)
+
+
+def _in_words_of_options(message: str) -> str:
+    """What Settings complains about, with the names of options in place of its own."""
+    return re.sub(r"\b\w+(?= must)|\b\w+_\w+\b", lambda found: OPTION_OF.get(found[0], found[0]), message)
 
 
 def thread_count(threads: int | None) -> int:

@@ -1,4 +1,4 @@
-"""Where results go: folders that appear whole or not at all, files beside files, and progress on the terminal.
+"""Where results go: folders that appear whole or not at all, files beside files, progress, and names in complaints.
 
 Owns the rules of every command: nothing that exists is replaced unless asked, folders that are missing are made, and a
 run that fails leaves nothing behind. JSON holds only what every parser reads.
@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
+    "ParticleError",
     "beside",
     "check_map",
     "check_target",
     "command_line",
     "json_text",
+    "naming",
     "progress",
     "result_folder",
     "write_settings",
@@ -29,6 +31,23 @@ __all__ = [
 ]
 
 PLAIN_PROGRESS_SECONDS = 5.0
+
+
+class ParticleError(ValueError):
+    """What does not fit with one particle of a list, told with its name."""
+
+
+@contextmanager
+def naming(name: Callable[[], str]) -> Iterator[None]:
+    """Say of which particle a complaint is, where it does not say so itself as those about files do."""
+    from gonio.io import FormatError
+
+    try:
+        yield
+    except (FormatError, ParticleError):
+        raise
+    except ValueError as error:
+        raise ParticleError(f"particle {name()!r}: {error}") from error
 
 
 def check_target(path: Path, *, overwrite: bool) -> Path:

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
+from gonio.cli.average import FSC_KNOWN, resolution_text
 from gonio.cli.options import (
+    Diameter,
+    HalfMaps,
+    InputsName,
+    MaskDiameter,
+    MaskPath,
     MaxShift,
     Overwrite,
     Permissive,
+    PoolName,
+    ReferenceOptions,
     Resolution,
     ScoreName,
     SearchName,
+    SearchOptions,
     Seed,
     SeedInterval,
+    SymmetryName,
     TiltAxis,
     TiltRange,
     VoxelSize,
-    positive,
-    settings_of,
     wedge_of,
 )
 from gonio.cli.output import beside, check_map, json_text, write_settings
-from gonio.cli.particles import FSC_KNOWN, resolution_text
 
 if TYPE_CHECKING:
-    from gonio.alignment import Result, Settings
+    from gonio.alignment import Optimum, Result, Settings
+    from gonio.cli.options import ReferenceFacts
     from gonio.pose import Pose
     from gonio.volume import Subtomogram, Volume
     from gonio.wedge import SingleAxisWedge
@@ -45,6 +54,7 @@ class Fit:
     moved: Volume
     correlation: float
     fsc: np.ndarray  # of A and the moved B inside the mask
+    symmetry: str  # of B
 
     @property
     def resolution_angstrom(self) -> float:
@@ -67,7 +77,21 @@ class Fit:
             "status": result.status.name.lower(),
             "sentence": result.status.sentence,
             "iterations": result.n_iterations,
+            "rotation_sd_deg": result.rotation_sd_deg,
+            "shift_sd_angstrom": result.shift_sd_angstrom,
+            "covariance": result.covariance.tolist(),
+            "expected_fsc": None if result.expectation is None else result.expectation.correlation.tolist(),
+            "runners_up": [_optimum_as_dict(optimum) for optimum in result.runners_up],
         }
+
+
+def _optimum_as_dict(optimum: Optimum) -> dict[str, object]:
+    return {
+        "euler_zyz_deg": optimum.pose.euler_zyz_deg().tolist(),
+        "shift_angstrom": optimum.pose.shift_angstrom.tolist(),
+        "dissimilarity": optimum.dissimilarity,
+        "margin": optimum.margin,
+    }
 
 
 def pair(
@@ -82,15 +106,16 @@ def pair(
     ] = None,
     tilt_axis: TiltAxis = 90.0,
     score: ScoreName = "rcs",
-    search: SearchName = "stochastic",
+    search: SearchName = None,
+    inputs: InputsName = None,
+    pool: PoolName = "all",
+    symmetry: SymmetryName = "C1",
     resolution: Resolution = None,
     max_shift: MaxShift = None,
-    mask_diameter: Annotated[
-        float | None,
-        typer.Option(
-            metavar="A", callback=positive, help="Look only at a soft sphere of this diameter in A's centre, angstrom."
-        ),
-    ] = None,
+    diameter: Diameter = None,
+    mask_diameter: MaskDiameter = None,
+    mask: MaskPath = None,
+    half_maps: HalfMaps = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -106,16 +131,17 @@ def pair(
     voxel_size: VoxelSize = None,
     permissive: Permissive = False,
     seed: Seed = 0,
-    seed_interval: SeedInterval = 60.0,
+    seed_interval: SeedInterval = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Lay one subtomogram on another.
 
-    Finds the rotation R and the shift t with x_A = R x_B + t. Without a tilt range a map has no missing wedge. The
-    correlation is that of A and the moved B in real space, low-passed to the resolution, inside the mask (without one,
-    inside the largest soft sphere of the box); a missing wedge lowers it. The resolution is where the Fourier shell
-    correlation of the two inside that mask falls through 0.5.
+    Finds the rotation R and the shift t with x_A = R x_B + t; B is the reference, which --symmetry, --mask and
+    --half-maps are about. Without a tilt range a map has no missing wedge. The correlation is that of A and the moved B
+    in real space, low-passed to the resolution, inside the sphere of --mask-diameter (without it, inside the largest of
+    the box); a missing wedge lowers it. The resolution is where the Fourier shell correlation of the two inside that
+    sphere falls through 0.5.
 
     With `--output MAP` the moved B is written, of the hand that fits, and MAP.settings.toml. B is turned and shifted in
     the larger of the two boxes by interpolation of its Fourier transform, then cut to the box of A. What lies beyond
@@ -127,19 +153,30 @@ def pair(
 
     target_path = None if output is None else check_map(output, ".settings.toml", overwrite=overwrite)
     wedges = [wedge_of(own or tilt_range, tilt_axis) for own in (tilt_range_a, tilt_range_b)]
-    settings = settings_of(
+    asked = SearchOptions(
         score,
         search,
+        inputs=inputs,
+        pool=pool,
+        symmetry=symmetry,
         seed_interval_deg=seed_interval,
         resolution_angstrom=resolution,
         max_shift_angstrom=max_shift,
+        diameter_angstrom=diameter,
+        mask_diameter_angstrom=mask_diameter,
     )
-    volume_a, volume_b = (read_volume(path, voxel_size_angstrom=voxel_size, permissive=permissive) for path in (a, b))
+    read = partial(read_volume, voxel_size_angstrom=voxel_size, permissive=permissive)
+    asked.check()
+    volume_a, volume_b = read(a), read(b)
+    settings = asked.settings(voxel_size_angstrom=volume_a.voxel_size_angstrom)
     settings = settings.resolved(box=volume_a.box, voxel_size_angstrom=volume_a.voxel_size_angstrom)
-    fitted = _Fitting(volume_a, wedges[0], settings, seed, mask_diameter)
-    fits = {"as given": fitted.fit(_subtomogram(volume_b, wedges[1]))}
+    known = ReferenceOptions(mask, half_maps)
+    facts = known.read(read, volume_b, settings)
+    fitted = _Fitting(volume_a, wedges[0], settings, seed)
+    fits = {"as given": fitted.fit(_subtomogram(volume_b, wedges[1]), facts)}
     if mirror:
-        fits["mirrored"] = fitted.fit(_mirrored(volume_b, wedges[1]))
+        flipped = facts if facts.mask is None else replace(facts, mask=_flipped(facts.mask))
+        fits["mirrored"] = fitted.fit(_mirrored(volume_b, wedges[1]), flipped)
     hand = max(fits, key=lambda name: fits[name].correlation)
     if target_path is not None:
         target_path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,13 +186,14 @@ def pair(
             "tilt_range_a_deg": tilt_range_a or tilt_range,
             "tilt_range_b_deg": tilt_range_b or tilt_range,
             "tilt_axis_deg": tilt_axis,
-            "mask_diameter_angstrom": mask_diameter,
+            "mask": mask,
+            "half_maps": half_maps,
             "voxel_size_angstrom": volume_a.voxel_size_angstrom,
             "permissive": permissive,
             "mirror": mirror,
             "hand": hand,
         }
-        write_settings(beside(target_path, ".settings.toml"), told, seed=seed, inputs=(a, b))
+        write_settings(beside(target_path, ".settings.toml"), told, seed=seed, inputs=(a, b, *known.files))
     if as_json:
         print(json_text(_as_dict(fits, hand)))
     else:
@@ -163,45 +201,34 @@ def pair(
 
 
 class _Fitting:
-    """A, prepared once: masked for the alignment, low-passed for the correlation."""
+    """A, with the sphere in which it is compared with what is laid on it."""
 
-    def __init__(
-        self,
-        volume: Volume,
-        wedge: SingleAxisWedge | None,
-        settings: Settings,
-        seed: int,
-        mask_diameter_angstrom: float | None,
-    ) -> None:
-        from gonio.volume import masked_volume, soft_sphere
+    def __init__(self, volume: Volume, wedge: SingleAxisWedge | None, settings: Settings, seed: int) -> None:
+        from gonio.volume import soft_sphere
 
         self._settings, self._seed = settings, seed
         self._resolution = settings.resolution_angstrom or 4.0 * volume.voxel_size_angstrom
         self._target = _subtomogram(volume, wedge)
-        radius = volume.box / 2 - MASK_EDGE_VOXELS
-        if mask_diameter_angstrom is not None:
-            radius = 0.5 * mask_diameter_angstrom / volume.voxel_size_angstrom
+        radius, diameter = volume.box / 2 - MASK_EDGE_VOXELS, settings.mask_diameter_angstrom
+        if diameter is not None:
+            radius = 0.5 * diameter / volume.voxel_size_angstrom
             if radius > volume.box / 2:
                 raise ValueError(
-                    f"--mask-diameter must not exceed the box, {volume.box_angstrom:g} angstrom,"
-                    f" got {mask_diameter_angstrom!r}"
+                    f"--mask-diameter must not exceed the box, {volume.box_angstrom:g} angstrom, got {diameter!r}"
                 )
         self._mask = soft_sphere(volume.box, radius_px=radius, edge_px=MASK_EDGE_VOXELS)
-        if mask_diameter_angstrom is not None:
-            self._target = _subtomogram(masked_volume(volume, mask_diameter_angstrom), wedge)
-        self._unmasked = volume
 
-    def fit(self, reference: Subtomogram) -> Fit:
+    def fit(self, reference: Subtomogram, known: ReferenceFacts) -> Fit:
         """Lay a reference on A, with the same random numbers for every reference."""
-        from gonio.alignment import align
         from gonio.fourier import fourier_shell_correlation, low_passed
         from gonio.volume import correlation
 
-        result = align(self._target, reference, settings=self._settings, rng=np.random.default_rng(self._seed))
-        laid = _laid(reference.volume, result.pose, self._unmasked.box)
-        smooth = (low_passed(v, resolution_angstrom=self._resolution) for v in (self._unmasked, laid))
-        fsc = fourier_shell_correlation(self._inside(self._unmasked), self._inside(laid))
-        return Fit(result, laid, correlation(*smooth, mask=self._mask), fsc)
+        aligner, target = known.aligner(reference, self._settings), self._target.volume
+        result = aligner.align(self._target, rng=np.random.default_rng(self._seed))
+        laid = _laid(reference.volume, result.pose, target.box)
+        smooth = (low_passed(v, resolution_angstrom=self._resolution) for v in (target, laid))
+        fsc = fourier_shell_correlation(self._inside(target), self._inside(laid))
+        return Fit(result, laid, correlation(*smooth, mask=self._mask), fsc, self._settings.symmetry)
 
     def _inside(self, volume: Volume) -> Volume:
         # Without its mean: else the mask's own shape would correlate.
@@ -224,14 +251,16 @@ def _subtomogram(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
 
 def _mirrored(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
     """The image in a mirror across the yz plane through the centre voxel; turns about an axis change their sense."""
-    from gonio.volume import Volume
     from gonio.wedge import SingleAxisWedge
 
-    flipped = np.roll(volume.data[:, :, ::-1], 1 if volume.box % 2 == 0 else 0, axis=2)
     mirrored = None
     if wedge is not None:
         mirrored = SingleAxisWedge(-wedge.tilt_max_deg, -wedge.tilt_min_deg, 180.0 - wedge.axis_deg)
-    return _subtomogram(Volume(flipped, volume.voxel_size_angstrom), mirrored)
+    return _subtomogram(_flipped(volume), mirrored)
+
+
+def _flipped(volume: Volume) -> Volume:
+    return replace(volume, data=np.roll(volume.data[:, :, ::-1], 1 if volume.box % 2 == 0 else 0, axis=2))
 
 
 def _boxed(volume: Volume, box: int) -> Volume:
@@ -259,6 +288,16 @@ def _as_dict(fits: dict[str, Fit], hand: str) -> dict[str, object]:
     return found
 
 
+def _next_best(fit: Fit) -> str:
+    from gonio.symmetry import Symmetry
+
+    if not fit.result.runners_up:
+        return "     none"
+    other = fit.result.runners_up[0]
+    turned = float(Symmetry.named(fit.symmetry).rotation_distance_deg(other.pose, fit.result.pose))
+    return f"{turned:9.1f}  degrees away; margin {other.margin:.3g}: near 0 is as good"
+
+
 def _print(fits: dict[str, Fit], hand: str, *, names: tuple[str, str], output: Path | None) -> None:
     print(f"x_A = R x_B + t lays {names[1]} on {names[0]}; R = Rz(a) Ry(b) Rz(c)")
     for name, fit in fits.items():
@@ -273,6 +312,9 @@ def _print(fits: dict[str, Fit], hand: str, *, names: tuple[str, str], output: P
         print(f"  correlation        {fit.correlation:9.4f}  masked, low-passed; 1 is perfect")
         number, _, rest = resolution_text(fit.fsc, FSC_KNOWN, fit.moved.box_angstrom).partition(" ")
         print(f"  FSC falls to {FSC_KNOWN:g}   {number:>9}  {rest}, masked")
+        print(f"  sd of rotation     {result.rotation_sd_deg:9.3f}  degrees about any axis, predicted")
+        print(f"  sd of shift        {result.shift_sd_angstrom:9.3f}  angstrom along any axis, predicted")
+        print(f"  next best pose     {_next_best(fit)}")
         print(f"  measured by both   {100 * result.overlap:9.1f}  percent of the samples of A")
         print(f"  ended              {result.status.sentence} ({result.n_iterations} iterations)")
     if len(fits) > 1:

@@ -1,0 +1,139 @@
+"""What an alignment finds out about each particle, as columns of its list, and the list of the runners-up.
+
+Owns the names of gonio's own columns and how they are written; docs/conventions.md says what they mean. Signs of poses
+in files are ``gonio.io.star``'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gonio.alignment import Optimum, Result
+    from gonio.particles import ParticleTable
+    from gonio.pose import Pose
+
+__all__ = ["UNKNOWN", "columns_of", "without_found", "writable", "write_runners_up"]
+
+# Stands in files for what is infinite, or not known: every program reads it, and as a float32 too.
+UNKNOWN = 1e30
+
+# What is found out: of an earlier alignment none of these may stay beside new poses.
+FOUND = (
+    "dissimilarity",
+    "status",
+    "overlap",
+    "iterations",
+    "rotation_sd_deg",
+    "shift_sd_angstrom",
+    "covariance",
+    "runners_up",
+    "dissimilarity_before",
+    "change_of_orientation_deg",
+    "change_of_shift_angstrom",
+    "row",
+    "rank",
+    "margin",
+)
+BEST_RUNNER_UP = "runner_up_"  # how all columns about it begin
+
+NO_RUNNERS_UP = "# No particle has an optimum beside that in particles.star.\n\ndata_particles\n\n"
+
+
+def without_found(table: ParticleTable) -> ParticleTable:
+    """The list as it was before it was ever aligned."""
+    return table.without(*FOUND, *(name for name in table.columns if name.startswith(BEST_RUNNER_UP)))
+
+
+def columns_of(table: ParticleTable, results: Sequence[Result]) -> dict[str, ArrayLike]:
+    """What each particle's result says; values that are not known are infinite."""
+    columns: dict[str, ArrayLike] = {
+        "dissimilarity": [result.dissimilarity for result in results],
+        "status": [result.status.name.lower() for result in results],
+        "overlap": [result.overlap for result in results],
+        "iterations": [result.n_iterations for result in results],
+        "rotation_sd_deg": _known([result.rotation_sd_deg for result in results]),
+        "shift_sd_angstrom": _known([result.shift_sd_angstrom for result in results]),
+        "covariance": [_upper_triangle(result.covariance) for result in results],
+        "runners_up": [len(result.runners_up) for result in results],
+    }
+    return {**columns, **_best_runner_up(table, results)}
+
+
+def writable(table: ParticleTable) -> ParticleTable:
+    """The same list with ``UNKNOWN`` in place of numbers that not every program reads."""
+    numbers = {name: column for name, column in table.columns.items() if np.asarray(column).dtype.kind == "f"}
+    finite = {name: np.nan_to_num(c, nan=UNKNOWN, posinf=UNKNOWN, neginf=-UNKNOWN) for name, c in numbers.items()}
+    return table.with_poses(table.poses, **finite)
+
+
+def write_runners_up(path: Path, table: ParticleTable, results: Sequence[Result]) -> None:
+    """The list with one row for each optimum that was not chosen, next best first; names occur as often as need be."""
+    from gonio.cli.output import write_text
+    from gonio.io import write_particles
+    from gonio.pose import Pose
+
+    found = [(row, rank, optimum) for row, result in enumerate(results) for rank, optimum in _ranked(result)]
+    if not found:
+        # Written all the same: one of an earlier run must not stay beside new poses.
+        write_text(path, NO_RUNNERS_UP)
+        return
+    rows, ranks, optima = zip(*found, strict=True)
+    listed = without_found(table)[list(rows)].with_poses(
+        Pose.stack([optimum.pose for optimum in optima]),
+        row=np.array(rows) + 1,
+        rank=np.array(ranks),
+        dissimilarity=[optimum.dissimilarity for optimum in optima],
+        margin=[optimum.margin for optimum in optima],
+    )
+    write_particles(path, writable(listed), with_optimisation_set=False)
+
+
+def _ranked(result: Result) -> list[tuple[int, Optimum]]:
+    return list(enumerate(result.runners_up, start=1))
+
+
+def _best_runner_up(table: ParticleTable, results: Sequence[Result]) -> dict[str, ArrayLike]:
+    """Of a particle without one, its own pose and an infinite margin; nothing where no particle has one."""
+    from gonio.pose import Pose
+
+    if not any(result.runners_up for result in results):
+        return {}
+    best = [result.runners_up[0] if result.runners_up else None for result in results]
+    chosen = zip(best, results, strict=True)
+    poses = Pose.stack([result.pose if optimum is None else optimum.pose for optimum, result in chosen])
+    columns: dict[str, ArrayLike] = {
+        "dissimilarity": [np.inf if optimum is None else optimum.dissimilarity for optimum in best],
+        "margin": [np.inf if optimum is None else optimum.margin for optimum in best],
+        **_relion_poses(table, poses),
+    }
+    return {BEST_RUNNER_UP + name: column for name, column in columns.items()}
+
+
+def _relion_poses(table: ParticleTable, poses: Pose) -> Mapping[str, NDArray[np.float64]]:
+    """Poses as angles and origins of the list's own kind: ``angle_rot`` for rlnAngleRot, and so on."""
+    from gonio.io import star
+
+    source = table.source
+    if not isinstance(source, star.StarSource):
+        return {}
+    columns = star._pose_columns(source, table.with_poses(poses))
+    names = {label: re.sub(r"(?<!^)(?=[A-Z])", "_", label.removeprefix("rln")).lower() for label in columns}
+    return {names[label]: np.array(values, dtype=np.float64) for label, values in columns.items()}
+
+
+def _known(values: Sequence[float]) -> NDArray[np.float64]:
+    return np.nan_to_num(np.array(values), nan=np.inf, posinf=np.inf)
+
+
+def _upper_triangle(covariance: NDArray[np.float64]) -> str:
+    """The 21 numbers of the upper triangle, row by row, as one word in RELION's notation of vectors."""
+    numbers = np.nan_to_num(covariance[np.triu_indices(6)], nan=UNKNOWN, posinf=UNKNOWN, neginf=-UNKNOWN)
+    return "[" + ",".join(f"{number:.6g}" for number in numbers) + "]"

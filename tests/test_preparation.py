@@ -1,0 +1,142 @@
+"""What particles are before they are compared: restored within a sphere or mask, or as they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gonio.alignment import Aligner, Settings
+from gonio.expectation import Expectation
+from gonio.fourier import Spectrum
+from gonio.pose import Pose
+from gonio.preparation import Preparation
+from gonio.score import Score
+from gonio.simulate import Imaging, simulate_tilt_stack
+from gonio.volume import Subtomogram, Volume, soft_sphere
+from gonio.wedge import WeightVolumeWedge
+from test_alignment import BOX, POSES, SHARP, VOXEL, noisy, random, sharp
+
+MAP = sharp(Pose.identity()).volume
+REFERENCE = Subtomogram(MAP)
+SPHERE = soft_sphere(BOX, radius_px=10.0, edge_px=2.0)
+HALF = SPHERE * (np.arange(BOX) >= BOX // 2)  # the half with x above the centre
+
+
+def noisy_map(*, sd: float = 1.0) -> Volume:
+    """The map under white noise, ``sd`` of its largest density."""
+    noise = np.random.default_rng(3).normal(size=MAP.data.shape)
+    return Volume(MAP.data + sd * MAP.data.max() * noise, VOXEL)
+
+
+def test_plain_inputs_are_the_particles_themselves():
+    pair = Preparation(REFERENCE, Settings(inputs="plain")).pair(noisy(0))
+    np.testing.assert_array_equal(pair.target.value, Spectrum.of(noisy(0), resolution_angstrom=4 * VOXEL).value)
+    assert pair.crowding == 1.0 and pair.ceiling is None and pair.before is None
+
+
+def test_restored_inputs_say_what_they_expect():
+    pair = Preparation(REFERENCE, Settings()).pair(noisy(0))
+    assert pair.crowding > 1.0
+    shells = round(pair.target.limit) + 1
+    assert len(pair.before.correlation) == len(pair.before.target_power) == shells
+    np.testing.assert_allclose(pair.before.target_power, pair.target.shell_power())
+
+
+def test_a_mask_says_where_the_reference_has_density():
+    """Half of the particle is another reference: another spectrum, another answer, more crowded samples."""
+    reference = noisy_map()
+    start = POSES[0]
+    results = {}
+    for name, mask in (("none", None), ("half", HALF), ("sphere", SPHERE)):
+        aligner = Aligner(reference, Settings(search="local"), mask=None if mask is None else Volume(mask, VOXEL))
+        results[name] = aligner.align(noisy(0), start=start)
+    moved = results["half"].pose.rotation_distance_deg(results["none"].pose)
+    assert moved > 0.1
+    assert results["sphere"].pose.rotation_distance_deg(results["none"].pose) < moved
+    # What half of the particle has in common with all of it is less.
+    assert results["half"].expectation.correlation.sum() < results["sphere"].expectation.correlation.sum()
+
+
+def test_a_mask_of_another_box_is_refused():
+    with pytest.raises(ValueError, match="the mask has a box of 16 voxels, the reference one of 32"):
+        Aligner(MAP, mask=Volume(soft_sphere(16, radius_px=5.0, edge_px=2.0), VOXEL))
+
+
+def test_shells_that_the_reference_does_not_know_lose_their_weight():
+    fsc = np.where(np.arange(BOX // 2 + 1) <= 4, 0.9, 0.0)
+    free, capped = (Aligner(MAP, reference_fsc=f).align(noisy(0)) for f in (None, fsc))
+    assert free.expectation.correlation[5] > 0
+    assert not capped.expectation.correlation[5:].any()
+    # sqrt(2 FSC / (1 + FSC)) is the correlation of a map with the truth, when FSC is that of its halves.
+    ceiling = np.sqrt(2 * 0.9 / 1.9)
+    np.testing.assert_allclose(
+        capped.expectation.correlation[:5], np.minimum(free.expectation.correlation[:5], ceiling), atol=0.05
+    )
+    target = Spectrum.of(noisy(0), resolution_angstrom=4 * VOXEL)
+    pair = Preparation(REFERENCE, Settings(), reference_fsc=fsc).pair(noisy(0))
+    weight = pair.filtered(Score.RCS, capped.expectation).target.weight
+    assert not weight[target.radius >= 5.0].any() and (weight[target.radius <= 4.0] > 0).all()
+    assert capped.rotation_sd_deg > free.rotation_sd_deg
+
+
+def test_a_perfect_reference_is_as_one_that_nothing_is_known_of():
+    aligners = [Aligner(MAP, reference_fsc=f) for f in (None, np.ones(BOX // 2 + 1))]
+    one, other = (a.align(noisy(1)) for a in aligners)
+    np.testing.assert_array_equal(one.pose.matrix, other.pose.matrix)
+    assert one.dissimilarity == other.dissimilarity
+
+
+@pytest.mark.parametrize("box", [24, 40])
+def test_what_is_known_of_the_reference_is_read_at_the_targets_frequencies(box):
+    """Shells are one over the box wide: those of a larger box lie closer."""
+    fsc = np.linspace(1.0, 0.2, BOX // 2 + 1)
+    data = sharp(POSES[0], box=box).volume
+    pair = Preparation(REFERENCE, Settings(), reference_fsc=fsc).pair(Subtomogram(data))
+    shells = np.arange(len(pair.ceiling)) * BOX / box
+    values = np.interp(shells, np.arange(len(fsc)), np.sqrt(2 * fsc / (1 + fsc)))
+    np.testing.assert_allclose(pair.ceiling, values)
+
+
+def test_the_sphere_is_as_asked_for_or_as_the_data_show():
+    target = noisy(0)
+    widest = BOX * VOXEL / 1.25
+    given = {
+        "mask_diameter_angstrom": (180.0, 180.0),
+        "particle_diameter_angstrom": (160.0, 200.0),
+    }
+    for name, (diameter, sphere) in given.items():
+        assert Preparation(REFERENCE, Settings(**{name: diameter})).diameter_angstrom(target) == sphere
+    huge = Preparation(REFERENCE, Settings(particle_diameter_angstrom=1000.0))
+    assert huge.diameter_angstrom(target) == pytest.approx(widest)
+    assert 100.0 < Preparation(REFERENCE, Settings()).diameter_angstrom(target) <= widest
+
+
+def test_particles_of_many_wedges_are_restored_each_with_its_own():
+    preparation = Preparation(REFERENCE, Settings())
+    axis = (np.arange(BOX) - BOX // 2) / BOX
+    inside = np.abs(axis)[:, None, None] <= np.abs(axis) + 0 * axis[:, None]
+    weights = WeightVolumeWedge(inside.astype(np.float32), VOXEL)
+    first = preparation.pair(noisy(0)).target.value
+    other = preparation.pair(replace(noisy(0), wedge=weights)).target
+    assert len(other) < len(first)
+    np.testing.assert_array_equal(preparation.pair(noisy(0)).target.value, first)
+
+
+def test_shells_that_no_sample_is_in_are_no_obstacle():
+    """A target that measured low shells only has as many shells to expect something of as any other."""
+    axis = np.arange(BOX) - BOX // 2
+    shell = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
+    low = replace(sharp(POSES[0]), wedge=WeightVolumeWedge((shell < 5).astype(np.float32), VOXEL))
+    result = Aligner(MAP, reference_fsc=np.ones(BOX // 2 + 1)).align(low)
+    assert result.status.ok
+    assert result.pose.rotation_distance_deg(POSES[0]) < 10.0
+    assert len(result.expectation.correlation) == len(Aligner(MAP).align(noisy(0)).expectation.correlation)
+
+
+def test_tilt_images_are_compared_with_the_same_reference():
+    stack = simulate_tilt_stack(SHARP, POSES[0], imaging=Imaging(tilt_step_deg=10.0, snr=0.5, ctf=None), rng=random())
+    pair = Preparation(REFERENCE, Settings()).pair(stack)
+    assert not pair.target.on_grid and pair.crowding >= 1.0
+    assert isinstance(pair.before, Expectation | None)

@@ -1,0 +1,207 @@
+"""Restored particles are the mean of what their measurement leaves possible, nearer to the truth than masked ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.fft
+
+from gonio import restoration
+from gonio.fourier import centred_fft, centred_ifft, index_grid, shell_limit
+from gonio.pose import Pose
+from gonio.restoration import MIN_NOISE, Restorer, extent_angstrom, sphere_diameter_angstrom, sphere_of
+from gonio.simulate import PHANTOM_NAMES, Imaging, Phantom, simulate_subtomogram
+from gonio.volume import Volume, masked_volume
+from gonio.wedge import NoWedge, SingleAxisWedge, TiltListWedge
+from oracle import Blobs, frequencies_xyz, paper_wedge, posterior_mean
+
+VOXEL = 10.0
+SIXTY = SingleAxisWedge(-60, 60)
+SLOPE = np.tan(np.radians(60.0))
+FLOAT = 1e-5  # float32 filters of unit gain, a few dozen after one another
+
+boxes = pytest.mark.parametrize("n", [9, 10])
+
+
+def restorer(n: int, *, wedge=SIXTY, limit: float | None = None, share: float = 0.6, mask=None) -> Restorer:
+    """For a box of n voxels; the sphere's diameter is a share of the box."""
+    limit = shell_limit(n, VOXEL, 4 * VOXEL) if limit is None else limit
+    return Restorer.of(
+        wedge, box=n, voxel_size_angstrom=VOXEL, diameter_angstrom=share * n * VOXEL, limit=limit, mask=mask
+    )
+
+
+def recorded(monkeypatch) -> dict:
+    """What the next restorer takes prior and noise to be: the arguments of its model."""
+    seen: dict = {}
+    model = restoration._Model
+
+    def recording(**arguments):
+        seen.update(arguments)
+        return model(**arguments)
+
+    monkeypatch.setattr(restoration, "_Model", recording)
+    return seen
+
+
+def everywhere(made: Restorer, values: np.ndarray) -> np.ndarray:
+    """Values of a half spectrum that depend on the shell alone, at all frequencies; the largest at each radius."""
+    radius, place = np.unique(made.radius.ravel(), return_inverse=True)
+    largest = np.zeros(len(radius))
+    np.maximum.at(largest, place, values.ravel())
+    return np.interp(np.linalg.norm(frequencies_xyz(len(made.sphere)), axis=-1), radius, largest)
+
+
+@boxes
+@pytest.mark.parametrize("snr", [0.3, 3.0])
+def test_restored_is_the_posterior_mean(n, snr, monkeypatch, rng):
+    """With conjugate gradients that have come to rest, and the powers that the restorer finds."""
+    monkeypatch.setattr(restoration, "ITERATIONS", 500)
+    seen = recorded(monkeypatch)
+    blob = Blobs(np.ones(2), np.array([[0.8, 0.3, -0.5], [-1.0, -0.6, 0.7]]), np.stack([np.eye(3)] * 2) * 1.2)
+    clean = blob.volume(n)
+    data = clean / clean.std() * np.sqrt(snr) + rng.normal(size=clean.shape)
+    made = restorer(n, limit=3.0)
+    found = made.restore(Volume(data, VOXEL)).volume.data
+    signal = everywhere(made, seen["root"] ** 2)
+    noise = 1.0 / np.maximum(everywhere(made, seen["precision"]), 1e-12)
+    envelope = scipy.fft.fftshift(seen["envelope"])
+    exact = posterior_mean(data, envelope=envelope, signal=signal, noise=noise, M=paper_wedge(60), limit=3.0)
+    # It rests when the residual is 1e-4 of the right side; the operator is at least 1, so that is the error of v.
+    # The right side is v times the operator, at most 1 + signal / noise of it.
+    ratio = signal.max() / noise[noise < 1e11].min()
+    assert 0.1 < ratio < 200
+    assert np.linalg.norm(found - exact) < (1e-4 * (1 + ratio) + FLOAT) * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("wedge", [SIXTY, SingleAxisWedge(-65, 40, 25.0), TiltListWedge(np.arange(-60, 61, 10), 60.0)])
+@boxes
+def test_the_wedges_filter_is_its_own_adjoint(n, wedge, rng):
+    made = restorer(n, wedge=wedge, limit=3.0)
+    flat = np.ones_like(made.radius)
+    model = restoration._Model(envelope=np.sqrt(made.sphere), root=flat, precision=flat, measured=made.measured)
+    u, v = rng.normal(size=(2, *made.sphere.shape)).astype(np.float32)
+    size = np.linalg.norm(u) * np.linalg.norm(v)
+    assert abs((u * model._shown(v)).sum() - (model._shown(u) * v).sum()) < FLOAT * size
+    assert abs((u * model._normal(v)).sum() - (model._normal(u) * v).sum()) < FLOAT * size
+    assert (v * model._normal(v)).sum() >= (v * v).sum() * (1 - FLOAT)
+    assert np.linalg.norm(model._shown(v)) <= np.linalg.norm(v) * (1 + FLOAT)
+
+
+def imaged(phantom: Phantom, *, box: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """A density, and what a box shows of it when the wedge has filtered a much larger one."""
+    wide = phantom.density(Pose.identity(), box=3 * box, voxel_size_angstrom=VOXEL)
+    k = index_grid(3 * box)
+    seen = centred_ifft(centred_fft(wide) * (np.abs(k[..., 2]) <= np.abs(k[..., 0]) * SLOPE + 1e-9)).real
+    first = 3 * box // 2 - box // 2
+    cut = (slice(first, first + box),) * 3
+    return wide[cut], seen[cut]
+
+
+@pytest.mark.parametrize("name", PHANTOM_NAMES)
+@pytest.mark.parametrize("box", [31, 32])
+def test_near_the_edge_of_the_wedge_it_is_nearer_to_the_truth_than_a_mask(name, box):
+    truth, seen = imaged(Phantom.named(name, box=32, voxel_size_angstrom=VOXEL), box=box)
+    volume = Volume(seen, VOXEL)
+    diameter = sphere_diameter_angstrom([volume])
+    made = restorer(box, share=diameter / (box * VOXEL))
+    restored = made.restore(volume).volume.data
+    k = index_grid(box)
+    inside = (np.abs(k[..., 0]) * SLOPE - np.abs(k[..., 2])) * np.cos(np.radians(60.0))  # distance from the edge
+    length = np.linalg.norm(k, axis=-1)
+    edge = (inside >= 0) & (inside < 1.0) & (length <= made.limit) & (length > 0)
+    exact = centred_fft(truth)[edge]
+    errors = [
+        (np.abs(centred_fft(v)[edge] - exact) ** 2).sum() for v in (restored, masked_volume(volume, diameter).data)
+    ]
+    assert errors[0] < 0.5 * errors[1]
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_units_of_the_map_do_not_matter(factor, rng):
+    data = imaged(Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL))[1]
+    data = data + 0.3 * data.max() * rng.normal(size=data.shape)
+    made = restorer(32)
+    one, other = (made.restore(Volume(f * data, VOXEL)) for f in (1.0, factor))
+    np.testing.assert_allclose(other.volume.data, factor * one.volume.data, atol=factor * FLOAT * data.max())
+    np.testing.assert_allclose(other.signal_share, one.signal_share, atol=FLOAT)
+
+
+@pytest.mark.parametrize("n", [15, 16, 31, 32])
+@pytest.mark.parametrize("wedge", [NoWedge(), SIXTY], ids=["full", "wedge"])
+def test_nothing_and_noise_alone_stay_finite(n, wedge, rng):
+    made = restorer(n, wedge=wedge)
+    for data in (np.zeros((n, n, n)), rng.normal(size=(n, n, n))):
+        restored = made.restore(Volume(data, VOXEL))
+        assert restored.volume.box == n and np.isfinite(restored.volume.data).all()
+        assert ((restored.signal_share >= 0) & (restored.signal_share <= 1)).all()
+        assert len(restored.signal_share) == round(made.limit) + 1
+        # Noise is not taken for a particle: what is left has a small part of its power.
+        assert (restored.volume.data**2).mean() < 0.1 * max((data**2).mean(), 1e-12)
+
+
+@pytest.mark.parametrize("n", [31, 32])
+def test_where_everything_was_measured_without_noise_nothing_changes_within_the_limit(n):
+    clean = Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL).density(
+        Pose.identity(), box=n, voxel_size_angstrom=VOXEL
+    )
+    made = restorer(n, wedge=NoWedge(), share=0.75)
+    restored = made.restore(Volume(clean, VOXEL)).volume.data
+    length = np.linalg.norm(index_grid(n), axis=-1)
+    kept = (length > 0) & (length <= made.limit)
+    truth, found = (centred_fft(v)[kept] for v in (clean, restored))
+    # Noise is taken to be at least MIN_NOISE of the signal; twelve steps of conjugate gradients leave about as much.
+    assert (np.abs(found - truth) ** 2).sum() < 10 * MIN_NOISE * (np.abs(truth) ** 2).sum()
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        1.0,
+        pytest.param(0.0, marks=pytest.mark.xfail(reason="without noise the tail around the sphere undoes a mask too")),
+    ],
+)
+def test_a_mask_is_where_the_density_may_be(noise, rng):
+    n = 32
+    half = np.zeros((n, n, n), dtype=np.float32)
+    half[:, :, n // 2 :] = sphere_of(n, VOXEL, 0.6 * n * VOXEL)[:, :, n // 2 :]
+    data = imaged(Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL))[1]
+    data = data + noise * data.max() * rng.normal(size=data.shape)
+    made = restorer(n, mask=Volume(half, VOXEL))
+    assert made.crowding > restorer(n).crowding
+    masked, sphere = (of.restore(Volume(data, VOXEL)).volume.data for of in (made, restorer(n)))
+    # The mask is resampled to the working grid, which is rounded off within two of its voxels.
+    beside, within = (np.s_[:, :, : n // 2 - 4], np.s_[:, :, n // 2 :])
+    assert np.linalg.norm(masked[beside]) < 0.5 * np.linalg.norm(sphere[beside])
+    assert np.linalg.norm(masked[within]) > 0.5 * np.linalg.norm(sphere[within])
+
+
+def test_crowding_is_the_box_over_the_support():
+    assert restorer(32, share=0.8).crowding > 1
+    assert restorer(32, share=0.4).crowding == pytest.approx(8 * restorer(32, share=0.8).crowding, rel=0.05)
+
+
+# The spheres of these phantoms that leave the smallest errors (restoration.EXTENT_SHARE).
+DIAMETERS = {"sharp": 210.0, "pseudo_symmetric": 210.0, "four_gaussians": 256.0}
+
+
+@pytest.mark.parametrize("name", PHANTOM_NAMES)
+@pytest.mark.parametrize("snr", [np.inf, 1.0, 0.1])
+def test_the_extent_is_that_of_the_particle_whatever_its_noise(name, snr):
+    phantom = Phantom.named(name, box=32, voxel_size_angstrom=VOXEL)
+    imaging = Imaging(tilt_step_deg=4.0, snr=snr, ctf=None)
+    volumes = [
+        simulate_subtomogram(phantom, Pose.identity(), imaging=imaging, rng=np.random.default_rng(i)).volume
+        for i in range(4)
+    ]
+    found = [sphere_diameter_angstrom([v]) for v in volumes]
+    assert np.median(found) == pytest.approx(DIAMETERS[name], rel=0.25)
+    assert sphere_diameter_angstrom(volumes) == max(found)
+
+
+@pytest.mark.parametrize("n", [31, 32])
+def test_an_extent_never_leaves_the_box(n, rng):
+    for data in (rng.normal(size=(n, n, n)), np.zeros((n, n, n)), np.ones((n, n, n))):
+        volume = Volume(data, VOXEL)
+        assert 0 < extent_angstrom(volume) <= 1.2 * (n // 2) * VOXEL
+        assert 0.3 * n * VOXEL <= sphere_diameter_angstrom([volume]) <= n * VOXEL
