@@ -276,12 +276,8 @@ def test_a_tilt_stack_is_aligned_without_a_reconstruction(score, optics):
     [
         (0, None),
         (1, None),
-        pytest.param(
-            3, None, marks=pytest.mark.xfail(reason="without noise, whitening by power is by signal: 2.7 deg")
-        ),
-        pytest.param(
-            3, 250.0, marks=pytest.mark.xfail(reason="without noise, whitening by power is by signal: 179 deg")
-        ),
+        (3, None),
+        (3, 250.0),
     ],
 )
 def test_the_default_search_finds_a_tilt_stack_without_noise(index, diameter):

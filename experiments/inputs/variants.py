@@ -140,20 +140,6 @@ def without_margin(wedge: SingleAxisWedge, margin: float) -> SingleAxisWedge | W
     return WeightVolumeWedge(kept.astype(np.float32), POINTS * BOX_ANGSTROM / WEDGE_BOX)
 
 
-@dataclass(frozen=True)
-class InformedRestorer(Restorer):
-    """Restores with the power of signal and noise that it is given, in shells 1, 2, ..., shape (s,) each."""
-
-    signal: np.ndarray
-    noise: np.ndarray
-
-    def _noise_and_tail(self, data: np.ndarray) -> tuple[np.ndarray, float]:
-        return self.noise, super()._noise_and_tail(data)[1]
-
-    def _signal(self, data: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        return self.signal
-
-
 def true_powers(cell: Cell, pose: gonio.Pose) -> tuple[np.ndarray, np.ndarray]:
     """Mean E|S|^2 and E|n|^2 of the measured samples in shells 1, 2, ... of a simulated particle."""
     phantom = Phantom.named(cell.phantom, box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM)
@@ -167,16 +153,16 @@ def true_powers(cell: Cell, pose: gonio.Pose) -> tuple[np.ndarray, np.ndarray]:
     return np.bincount(shell, power)[1:] / count, np.bincount(shell, noise)[1:] / count
 
 
-def informed(
+def known_powers(
     restorer: Restorer, particle: Subtomogram, diameter: float, cell: Cell, pose: gonio.Pose
-) -> InformedRestorer:
-    """A restorer that knows the truth of one particle, in the units in which it would estimate it."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The truth of one particle, in the units in which the restorer would estimate it."""
     m = working_box(BOX, restorer.limit)
     sphere = sphere_of(m, BOX_ANGSTROM / m, diameter)
     kept = (np.abs(index_grid(BOX)).max(axis=-1) <= (m - 1) // 2) & index_grid(BOX).any(axis=-1)
     variance = (np.abs(centred_fft(particle.volume.data.astype(np.float64))[kept]) ** 2).sum() / BOX**6
     power, noise = (values * m**3 / BOX**6 / variance for values in true_powers(cell, pose))
-    return InformedRestorer(**vars(restorer), signal=power / (sphere**2).mean(), noise=noise)
+    return power / (sphere**2).mean(), noise
 
 
 @dataclass(frozen=True)
@@ -217,9 +203,8 @@ def as_compared(
     restorer = Restorer.of(
         particle.wedge, box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM, diameter_angstrom=diameter, limit=limit
     )
-    if inputs.known:
-        restorer = informed(restorer, particle, diameter, cell, pose)
-    restored: Restored = restorer.restore(particle.volume)
+    powers = known_powers(restorer, particle, diameter, cell, pose) if inputs.known else None
+    restored: Restored = restorer.restore(particle.volume, powers=powers)
     volume = masked(particle, diameter).volume if inputs.kind == "masked" else restored.volume
     return Subtomogram(volume, without_margin(particle.wedge, inputs.margin)), restored.signal_share
 

@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 MIN_SHELLS = 3
+# Where images hold next to no noise, their power is that of the signal and no reason to trust a shell: none is taken to
+# have less noise than this share of the noisiest. Real noise falls to a fifth.
+MIN_NOISE = 0.1
 
 
 def centred_fft(array: NDArray) -> NDArray[np.complexfloating]:
@@ -173,7 +176,8 @@ class Spectrum:
         total = np.bincount(shell, weights=trust)
         power = np.bincount(shell, weights=trust * np.abs(self.value) ** 2)
         seen = np.flatnonzero((total > 0) & (power > 0))
-        weight = self.weight / np.interp(self.radius, seen, power[seen] / total[seen])
+        noise = np.interp(self.radius, seen, power[seen] / total[seen])
+        weight = self.weight / (noise + MIN_NOISE * noise.max(initial=0.0))
         return replace(self, weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32))
 
     def shell_power(self) -> NDArray[np.float64]:

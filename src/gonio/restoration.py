@@ -129,15 +129,19 @@ class Restorer:
         """Samples of the box for each one that the support leaves independent."""
         return float(self.sphere.size / (self.sphere**2).sum(dtype=np.float64))
 
-    def restore(self, volume: Volume) -> Restored:
-        """The most probable density behind ``volume``, on its own grid, without frequencies beyond the limit."""
+    def restore(self, volume: Volume, *, powers: tuple[NDArray, NDArray] | None = None) -> Restored:
+        """The most probable density behind ``volume``, on its own grid, without frequencies beyond the limit.
+
+        ``powers`` of signal and noise in shells 1, 2, ..., (s,) each, are taken from the volume when None. Their unit
+        is the variance of the volume on the working grid; the signal's is that of a density that fills the box.
+        """
         data = scipy.fft.ifftshift(_resampled(volume.data, len(self.sphere)))
         scale = float(data.std()) or 1.0
         data = (data / scale).astype(np.float32)
         tail = self._tail(data)
         beyond = 1.0 - (self.inscribed if tail > 0 else self.sphere)
         noise = self._shell_power(data * beyond) / max(float((beyond**2).mean()), 1e-12)
-        signal = self._signal(data, noise)
+        signal, noise = (self._signal(data, noise), noise) if powers is None else powers
         noise = np.maximum(noise, MIN_NOISE * signal)
         model = _Model(
             envelope=np.sqrt(np.maximum(self.sphere, tail * self.inscribed)),
