@@ -42,7 +42,7 @@ def run_ribosomes(options: argparse.Namespace) -> None:
     if not options.data.exists():
         print(f"== ribosomes: skipped, there are no data at {options.data} (--data)")
         return
-    for script in ("run.py",) if options.quick else ("run.py", "noise.py"):
+    for script in ("run.py",) if options.quick else ("run.py", "noise.py", "everywhere.py"):
         print(f"== ribosomes/{script}", flush=True)
         subprocess.run([sys.executable, HERE / "ribosomes" / script, "--data", options.data], check=True)
 

@@ -262,6 +262,7 @@ class Aligner:
             minimise=partial(self._minimise, frame=frame, crowding=pair.crowding, rng=rng),
             signature=lambda points: signatures(points, target.voxel_size_angstrom, self._symmetry),
             last_steps=self.settings.max_refinement_iterations,
+            prior=frame.unlikeliness,
             neighbours=neighbours if pair.exact and self.settings.search is Search.COARSE_TO_FINE else None,
         )
         points = int(np.ceil(4 * plan.limits[0]))

@@ -119,13 +119,15 @@ class Tactics:
 
     ``minimise`` refines points (p, m) of a comparison by at most so many steps each; ``signature`` gives points (p, m)
     as vectors (p, s, v) for each of s poses that symmetry makes equal; ``last_steps`` lets the last refinement come to
-    rest; ``neighbours`` gives points (p, m) near those given, from which other optima near by are looked for, or None.
+    rest; ``neighbours`` gives points (p, m) near those given, from which other optima near by are looked for, or None;
+    ``prior`` the negative logarithm of how probable points are before any data, (p,), or None.
     """
 
     minimise: Callable[[Comparison, NDArray, int], lm.State]
     signature: Callable[[NDArray], NDArray]
     last_steps: int
     neighbours: Callable[[NDArray], NDArray] | None = None
+    prior: Callable[[NDArray], NDArray] | None = None
 
 
 def search(
@@ -206,12 +208,14 @@ def _at_full_limit(
             points = np.concatenate([points, tactics.neighbours(points[:LEFT])])
         state = tactics.minimise(pair.filtered(score, expectation), points, steps)
         iterations += int(state.iterations.sum())
-        state, choice = _ordered(state, _unlikeliness(pair, expectation, state.points))
+        state, choice = _ordered(state, _unlikeliness(pair, expectation, state.points, tactics.prior))
     rows = _distinct_rows(state, tactics.signature, LAST_CANDIDATES)
     return Found(state.take(rows), choice[rows], expectation, iterations)
 
 
-def _unlikeliness(pair: Pair, expectation: Expectation, points: NDArray) -> NDArray[np.float64]:
+def _unlikeliness(
+    pair: Pair, expectation: Expectation, points: NDArray, prior: Callable[[NDArray], NDArray] | None
+) -> NDArray[np.float64]:
     """What optima are chosen by, smallest first (eq. 30): minus the likelihood ratio over |Omega|^(3/4).
 
     A sum over more samples wanders further. The exponent, and expecting sqrt(rho), were measured on pools of optima of
@@ -220,7 +224,11 @@ def _unlikeliness(pair: Pair, expectation: Expectation, points: NDArray) -> NDAr
     equations = pair.filtered(Score.LIKELIHOOD, expectation.raised(CHOICE_POWER)).normal_equations(*unpack(points))
     if pair.exact:
         return equations.dissimilarity
-    return equations.dissimilarity * np.maximum(equations.overlap, 1.0) ** (LIKELIHOOD_ROOT - CHOICE_ROOT)
+    count = np.maximum(equations.overlap, 1.0)
+    ratio = equations.dissimilarity * count**LIKELIHOOD_ROOT
+    # Of so many samples only one in ``crowding`` speaks for itself, and a prior speaks once.
+    before = 0.0 if prior is None else pair.crowding * prior(points)
+    return (ratio + before) / count**CHOICE_ROOT
 
 
 def _ordered(state: lm.State, choice: NDArray[np.float64]) -> tuple[lm.State, NDArray[np.float64]]:

@@ -7,6 +7,7 @@ know which of its seeds a search refines, nor when.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,12 @@ class Frame:
         if self.prior is not None:
             model = PriorProblem(problem, self.prior, comparison.score, crowding=crowding).model
         return lm.Problem(model, problem.retract, problem.length, self.tolerance_angstrom)
+
+    @property
+    def unlikeliness(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
+        """The negative logarithm of the prior at points (p, 12), (p,); None without a prior."""
+        prior = self.prior
+        return None if prior is None else lambda points: prior.model(points)[0]
 
     def precision(self, pose: Pose) -> NDArray[np.float64] | None:
         """The prior's second derivative at a pose, (6, 6)."""
