@@ -92,7 +92,9 @@ class Preparation:
                 target_power=samples.shell_power(),
                 reference_power=ready.power,
             )
-            return Pair(samples, reference, restorer.crowding, self._ceiling(target.box, reference.limit), before)
+            return Pair(
+                samples, reference, restorer.restored_crowding, self._ceiling(target.box, reference.limit), before
+            )
         samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
         crowding, ceiling = circle_crowding(target, diameter), self._ceiling(target.box, reference.limit)
         if not isinstance(self.reference.wedge, NoWedge):

@@ -126,8 +126,13 @@ class Restorer:
 
     @property
     def crowding(self) -> float:
-        """Samples of the box for each one that the support leaves independent."""
+        """Samples of the box for each one that the mask leaves independent: its power is D^2."""
         return float(self.sphere.size / (self.sphere**2).sum(dtype=np.float64))
+
+    @property
+    def restored_crowding(self) -> float:
+        """The same for restored densities, whose scatter has the power D (eq. 26)."""
+        return float(self.sphere.size / self.sphere.sum(dtype=np.float64))
 
     def restore(self, volume: Volume, *, powers: tuple[NDArray, NDArray] | None = None) -> Restored:
         """The most probable density behind ``volume``, on its own grid, without frequencies beyond the limit.
