@@ -271,19 +271,18 @@ def test_a_tilt_stack_is_aligned_without_a_reconstruction(score, optics):
     assert_found(result, POSES[2])
 
 
-@pytest.mark.parametrize(
-    "index, diameter",
-    [
-        (0, None),
-        (1, None),
-        (3, None),
-        (3, 250.0),
-    ],
-)
-def test_the_default_search_finds_a_tilt_stack_without_noise(index, diameter):
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_the_default_search_finds_a_tilt_stack_without_noise(index):
     stack = simulate_tilt_stack(SHARP, POSES[index], imaging=Imaging(tilt_step_deg=10.0, ctf=None), rng=random())
-    result = align(stack, REFERENCE.volume, settings=Settings(mask_diameter_angstrom=diameter))
-    assert_found(result, POSES[index])
+    assert_found(align(stack, REFERENCE.volume), POSES[index])
+
+
+def test_a_circle_that_was_given_is_kept_without_noise_too():
+    """It cuts off a little of the particle, and the pose is off by that: 0.12 degrees; without it 0.001."""
+    stack = simulate_tilt_stack(SHARP, POSES[3], imaging=Imaging(tilt_step_deg=10.0, ctf=None), rng=random())
+    result = align(stack, REFERENCE.volume, settings=Settings(mask_diameter_angstrom=250.0))
+    assert_found(result, POSES[3], degrees=0.3, voxels=0.03)
+    assert result.pose.rotation_distance_deg(POSES[3]) > 0.01
 
 
 def test_a_tilt_stack_with_noise():

@@ -275,7 +275,7 @@ class Aligner:
             expectation=expectation,
         )
         result = _found(pair, found, frame, self.settings.score)
-        if found.expectation.shared_power < NOISE_FREE:
+        if self._preparation.keeps_out or found.expectation.shared_power < NOISE_FREE:
             return result
         return self._as_measured(target, result, frame, pair.crowding)
 

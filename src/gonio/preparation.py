@@ -101,6 +101,11 @@ class Preparation:
             return Pair(samples, reference, crowding, ceiling)
         return Pair(samples.whitened(), reference, crowding, ceiling, exact=True)
 
+    @property
+    def keeps_out(self) -> bool:
+        """Whether a mask or its diameter was given, beyond which nothing may be looked at."""
+        return self._mask is not None or self.settings.mask_diameter_angstrom is not None
+
     def plain_pair(self, target: Particle, *, diameter_angstrom: float | None = None) -> Pair:
         """Target and reference as they are, or within a sphere."""
         reference = self._plain_reference(target.box, diameter_angstrom)
