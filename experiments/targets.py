@@ -1,4 +1,4 @@
-"""What issue 3 asks of the tables, and whether the measured rows meet it.
+"""What gonio sets out to reach in these tables, and whether the measured rows meet it.
 
 A target is met when every cell that it names has been run and says so; it is open (None) while cells are missing.
 """
@@ -45,10 +45,10 @@ def check(target: str, measured: str, verdicts: Iterable[bool | None]) -> dict:
 
 
 def list_of_checks(checks: list[dict], rows: Rows) -> str:
-    """As plain text; the issue asks for 100 pairs."""
+    """As plain text; 100 pairs are meant."""
     word = {True: "met", False: "MISSED", None: "open"}
     fewest, most = pairs_of(rows)
-    head = f"Targets of issue 3, from {fewest} to {most} pairs per cell"
+    head = f"Targets, from {fewest} to {most} pairs per cell"
     return "\n".join([head, *(f"  {word[c['met']]}: {c['target']}: {c['measured']}" for c in checks)])
 
 
