@@ -1,4 +1,4 @@
-"""Seconds for one pair, n = 32, one thread, kernels compiled: the paper's search, beside one FFT shift search.
+"""Seconds for one pair, n = 32, one thread, kernels compiled: the defaults and the paper's search, in turns.
 
     python benchmarks/one_pair.py [--pairs 20]
 
@@ -17,6 +17,17 @@ from scipy.ndimage import affine_transform
 
 import gonio
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
+
+WAYS = {
+    "defaults": gonio.Settings(),
+    **{
+        f"paper's schedule, {score}, {interval} degrees": gonio.Settings(
+            score=score, search="stochastic", seed_interval_deg=interval
+        )
+        for interval in (60, 45)
+        for score in ("rcs", "fcs")
+    },
+}
 
 
 def seconds(function, repeats: int) -> float:
@@ -37,7 +48,7 @@ def turn_and_shift(target: np.ndarray, reference: np.ndarray, matrix: np.ndarray
 
 
 def main() -> None:
-    """Print one line for each score."""
+    """Print one line for each way to align."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20)
     count = parser.parse_args().pairs
@@ -50,15 +61,16 @@ def main() -> None:
     data = [particle.volume.data for particle in particles]
     unit = seconds(lambda i: turn_and_shift(data[2 * i], data[2 * i + 1], matrices[i]), count)
     print(f"turning once with SciPy and one FFT shift search: {unit:.4f} s")
-    for score in ("rcs", "fcs"):
-        settings = gonio.Settings(score=score)
-
-        def run(index: int, settings: gonio.Settings = settings) -> None:
-            gonio.align(particles[2 * index], particles[2 * index + 1], settings=settings, rng=rng)
-
-        run(0)  # compiles, or loads what was compiled before
-        taken = seconds(run, count)
-        print(f"{score}: {taken:.3f} s a pair, as long as {taken / unit:.0f} such orientations")
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    for index in range(-1, count):  # the first call compiles, or loads what was compiled before
+        for name, settings in WAYS.items():
+            pair = particles[2 * index], particles[2 * index + 1]
+            start = time.perf_counter()
+            gonio.align(*pair, settings=settings, rng=rng)
+            times[name].append(time.perf_counter() - start)
+    for name, taken in times.items():
+        median = float(np.median(taken[1:]))
+        print(f"{name}: {median:.3f} s a pair, as long as {median / unit:.0f} such orientations")
 
 
 if __name__ == "__main__":

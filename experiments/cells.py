@@ -68,9 +68,7 @@ def passed_over(result: gonio.Result, truth: gonio.Pose) -> bool:
 
 def calibration(result: gonio.Result, truth: gonio.Pose) -> dict:
     """Squared errors over their predicted variance, per degree of freedom: 1 on average for an honest covariance."""
-    covariance = getattr(result, "covariance", None)
-    if covariance is None:
-        return {"rotation_calibration": None, "shift_calibration": None}
+    covariance = result.covariance
     turn = (truth.rotation * result.pose.rotation.inv()).as_rotvec()
     shift = truth.shift_angstrom - result.pose.shift_angstrom
     return {

@@ -178,7 +178,7 @@ class Aligner:
     def dissimilarity(self, target: Particle, poses: Pose) -> NDArray[np.float64]:
         """How unlike ``target`` is at poses (a batch of p), without any search, shape (p,).
 
-        Every sample counts alike, also where a search would weight them; with ``score="likelihood"`` this is RCS.
+        No shell is weighted by what is expected of it, as a search would; with ``score="likelihood"`` this is RCS.
         """
         score = Score.RCS if self.settings.score is Score.LIKELIHOOD else self.settings.score
         comparison = self._preparation.pair(target).plain(score)

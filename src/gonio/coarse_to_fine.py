@@ -82,7 +82,7 @@ class Pair:
     exact: bool = False
 
     def plain(self, score: Score, limit: float | None = None) -> Comparison:
-        """Every sample alike."""
+        """Every sample as the target weights it: alike, or by its noise where the pair is exact."""
         return Comparison(self.target if limit is None else self.target.below(limit), self.reference, score=score)
 
     def filtered(self, score: Score, expectation: Expectation | None, limit: float | None = None) -> Comparison:
@@ -199,12 +199,12 @@ def _at_full_limit(
     known: Expectation | None,
     null: NDArray[np.float64],
 ) -> Found:
-    last = (LAST_CANDIDATES, tactics.last_steps)
-    for count, steps in ((FINE_CANDIDATES, STEPS), (LAST_CANDIDATES, STEPS), last):
+    stages = ((FINE_CANDIDATES, STEPS), (LAST_CANDIDATES, STEPS), (LAST_CANDIDATES, tactics.last_steps))
+    for stage, (count, steps) in enumerate(stages):
         state = distinct(state, tactics.signature, count)
         expectation = expected(pair, state.points[0], null) if known is None else known
         points = state.points
-        if count == LAST_CANDIDATES and steps == STEPS and tactics.neighbours is not None:
+        if stage == len(stages) - 2 and tactics.neighbours is not None:
             points = np.concatenate([points, tactics.neighbours(points[:LEFT])])
         state = tactics.minimise(pair.filtered(score, expectation), points, steps)
         iterations += int(state.iterations.sum())

@@ -79,7 +79,7 @@ class Expectation:
     def mean(many: Sequence[Expectation]) -> Expectation | None:
         """What pairs have in common on average: of particles that show one structure; None of none.
 
-        Powers are averaged in units of the contrast, which may differ from particle to particle.
+        The contrast is the median: for FCS, which compares values, the particles must be on one scale.
         """
         if not many:
             return None

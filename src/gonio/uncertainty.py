@@ -58,12 +58,11 @@ def pose_covariance(
     """
     follow, scatter = np.zeros((6, 6)), np.zeros((6, 6))
     for samples in target.shells():
-        equations = Comparison(samples, reference, score=Score.FCS).normal_equations(
-            pose.matrix[None], pose.shift_angstrom[None]
-        )
-        ff, gg, fg, count = Comparison(samples, reference, score=Score.FCS).totals(pose.matrix, pose.shift_angstrom)
+        comparison = Comparison(samples, reference, score=Score.FCS)
+        ff, gg, fg, count = comparison.totals(pose.matrix, pose.shift_angstrom)
         if not (count > 0 and gg > 0):
             continue
+        equations = comparison.normal_equations(pose.matrix[None], pose.shift_angstrom[None])
         normal = equations.hessian[0] * count  # J^T J
         weight = float((samples.weight**2).sum(dtype=np.float64) / samples.weight.sum(dtype=np.float64))
         follow += max(fg / gg, MIN_SHARE) * normal

@@ -124,7 +124,7 @@ def _relion_poses(table: ParticleTable, poses: Pose) -> Mapping[str, NDArray[np.
     source = table.source
     if not isinstance(source, star.StarSource):
         return {}
-    columns = star._pose_columns(source, table.with_poses(poses))
+    columns = star.pose_columns(source, table.with_poses(poses))
     names = {label: re.sub(r"(?<!^)(?=[A-Z])", "_", label.removeprefix("rln")).lower() for label in columns}
     return {names[label]: np.array(values, dtype=np.float64) for label, values in columns.items()}
 

@@ -133,7 +133,7 @@ def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation
     if not isinstance(source, StarSource):
         raise ValueError(f"table must come from read_particles, its source is {source!r}")
     block = source.particles.without(_dropped(source.particles, table)).take(np.asarray(table.rows))
-    block = block.with_columns(_pose_columns(source, table))
+    block = block.with_columns(pose_columns(source, table))
     block = block.with_columns(_half_set_column(block, table)).with_columns(_moved_images(block, source.path, path))
     block = block.with_columns({_own_label(name): map(_token, column) for name, column in table.columns.items()})
     blocks = tuple(block if old is source.particles else old for old in source.star.blocks)
@@ -272,7 +272,7 @@ def _read_poses(source: StarSource) -> Pose:
     return Pose(_mirrored(turned * part, flips), shift)
 
 
-def _pose_columns(source: StarSource, table: ParticleTable) -> dict[str, list[str]]:
+def pose_columns(source: StarSource, table: ParticleTable) -> dict[str, list[str]]:
     """The exact inverse of ``_read_poses``, for the rows of the table."""
     turned, flips = _frames(source)
     rows = np.asarray(table.rows)
