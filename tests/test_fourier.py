@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from itertools import product
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from scipy.spatial.transform import Rotation
 
 from gonio.fourier import (
     FourierVolume,
-    ShiftSearch,
     Spectrum,
     centred_fft,
     centred_ifft,
@@ -30,7 +28,7 @@ from gonio.kernels.window import window_transform
 from gonio.pose import Pose
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_tilt_stack
 from gonio.volume import Subtomogram, TiltStack, Volume
-from gonio.wedge import SingleAxisWedge, WeightVolumeWedge
+from gonio.wedge import WeightVolumeWedge
 from oracle import Blobs, dft_direct
 
 VOXEL = 5.0
@@ -207,50 +205,6 @@ def test_the_windows_transform_is_its_own():
         summed = (window * np.cos(2 * np.pi * frequency * positions[0])).sum() / window.sum()
         expected = window_transform(frequency) / window_transform(0.0)
         assert summed == pytest.approx(expected, abs=1e-3)  # the midpoint rule at 64 points a unit
-
-
-def brute_force(spectrum: Spectrum, products: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """All whole-voxel shifts within a ball and f.g at each, by the sum that defines it."""
-    axis = range(-radius, radius + 1)
-    shifts = np.array([t for t in product(axis, axis, axis) if np.dot(t, t) <= radius**2])
-    phase = np.exp(2j * np.pi * shifts @ spectrum.frequency_xyz.astype(float) / spectrum.box)
-    return shifts, (phase @ products.astype(complex)).real
-
-
-@boxes
-def test_the_best_shift_is_that_of_trying_all(n, rng):
-    spectrum = spectrum_of(map_of(n), limit=8.0, wedge=SingleAxisWedge(-60, 45))
-    products = (rng.normal(size=(5, len(spectrum))) + 1j * rng.normal(size=(5, len(spectrum)))).astype(np.complex64)
-    found = ShiftSearch(spectrum, max_shift_angstrom=4 * VOXEL).best(products)
-    for row, shift in zip(products, found, strict=True):
-        shifts, scores = brute_force(spectrum, row, 4)
-        np.testing.assert_allclose(shift, VOXEL * shifts[scores.argmax()])
-
-
-def tilted(n: int = 24) -> TiltStack:
-    """Images of the object at three tilts about an axis that is none of the grid's."""
-    tilts = Rotation.from_rotvec(np.radians(np.outer([-40, 3, 25], [0.3, 0.9, 0.0]))).as_matrix()
-    images = np.stack([OBJECT.moved(tilt, np.zeros(3)).volume(n).sum(axis=0) for tilt in tilts])
-    return TiltStack(images, tilts[:, :2], VOXEL)
-
-
-def test_the_best_shift_off_the_grid_is_that_of_trying_all(rng):
-    spectrum = Spectrum.of(tilted(), resolution_angstrom=24 * VOXEL / 8.0)
-    assert not spectrum.on_grid
-    search = ShiftSearch(spectrum, max_shift_angstrom=5 * VOXEL)
-    for true in [(0, 0, 0), (3, -1, 2), (-2, -4, 1), (0, 5, 0)]:
-        phase = np.exp(-2j * np.pi * np.array(true) @ spectrum.frequency_xyz.astype(float) / spectrum.box)
-        row = (np.abs(spectrum.value) ** 2 * phase).astype(np.complex64)
-        shifts, scores = brute_force(spectrum, row, 5)
-        np.testing.assert_allclose(search.best(row[None])[0], VOXEL * shifts[scores.argmax()])
-        np.testing.assert_allclose(shifts[scores.argmax()], true)
-
-
-def test_no_shift_is_allowed_but_none():
-    spectrum = spectrum_of(map_of(24), limit=8.0)
-    row = (spectrum.value * spectrum.value.conj()).astype(np.complex64)
-    row = row * np.exp(-2j * np.pi * spectrum.frequency_xyz[0] * 3 / 24).astype(np.complex64)  # three voxels away
-    np.testing.assert_array_equal(ShiftSearch(spectrum, max_shift_angstrom=0.5 * VOXEL).best(row[None]), [[0, 0, 0]])
 
 
 @boxes

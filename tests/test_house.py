@@ -24,6 +24,7 @@ FLOORS = {
     "particles": 0,
     "symmetry": 0,
     "fourier": 1,
+    "shifts": 1,
     "orientations": 1,
     "lm": 1,
     "kernels": 1,
@@ -56,10 +57,11 @@ SEARCHING = {"problem", "settings", "frame", "coarse_to_fine", "preparation", "u
 
 # Rooms whose neighbours below are not simply all lower floors.
 ROOMS_BELOW = {
-    "lm": set(),
     "kernels": set(),
+    "lm": {"kernels"},
     # The kernels know nothing of gonio, so sampling a spectrum may stand on them.
     "fourier": {room for room, floor in FLOORS.items() if floor == 0} | {"kernels"},
+    "shifts": {room for room, floor in FLOORS.items() if floor == 0} | {"fourier"},
     "io": {room for room, floor in FLOORS.items() if floor == 0},
     "report": {room for room, floor in FLOORS.items() if floor in (0, 3)} | {"fourier"},
     # Aligning is searching with the problem that the score poses.
@@ -75,7 +77,7 @@ ROOMS_BELOW = {
 # Foreign packages by room; where nothing is stated, anything but numba.
 FOREIGN = {room: {"numpy", "scipy"} for room, floor in FLOORS.items() if floor <= 1 and room != "run"} | {
     "lm": {"numpy"},
-    "kernels": {"numba", "numpy"},
+    "kernels": {"llvmlite", "numba", "numpy"},
 }
 
 MODULES = sorted(SOURCE.rglob("*.py"))

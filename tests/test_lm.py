@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gonio import lm
+from gonio.kernels.lm import MIN_DAMPING
 from gonio.lm import Problem, Status
 
 
@@ -95,7 +96,7 @@ def test_damping_follows_the_gain_ratio():
         else:
             expected, expected_growth = damping * growth, 2 * growth
             rejected += 1
-        assert state.damping[0] == pytest.approx(max(expected, lm.MIN_DAMPING), rel=1e-6)
+        assert state.damping[0] == pytest.approx(max(expected, MIN_DAMPING), rel=1e-6)
         assert state.growth[0] == expected_growth
         if state.status[0] is not Status.RUNNING:
             break

@@ -281,9 +281,11 @@ def test_best_shift_is_that_of_trying_all(wedge, n=24):
     f, g = volumes(n)
     pair = comparison(f, g, Score.RCS, wedge=wedge)
     # A ball of radius sqrt(3) holds exactly the 27 shifts of a cube of half side 1.
-    found = pair.best_shifts(TURN[None], max_shift_angstrom=1.75 * VOXEL)[0]
+    found, dissimilarity = pair.best_shifts(TURN[None], max_shift_angstrom=1.75 * VOXEL)
     literal, _ = best_shift(f, g, TURN, *WEDGES[wedge][2:], LIMIT, max_shift=1)
-    np.testing.assert_allclose(found, VOXEL * np.array(literal))
+    np.testing.assert_allclose(found[0], VOXEL * np.array(literal))
+    expected = pair.normal_equations(TURN[None], found).dissimilarity
+    np.testing.assert_allclose(dissimilarity, expected, rtol=1e-5)
 
 
 def directional(pair: Comparison, direction: np.ndarray, steps: np.ndarray) -> np.ndarray:

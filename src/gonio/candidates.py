@@ -98,7 +98,7 @@ class _Pool:
 
     @property
     def drawable(self) -> NDArray[np.int64]:
-        return np.flatnonzero(self.alive & (self.state.status == lm.Status.RUNNING))
+        return np.flatnonzero(self.alive & (self.state.code == lm.Status.RUNNING.code))
 
     @property
     def best(self) -> int:
@@ -166,7 +166,7 @@ def refine_stochastically(
             points.append(state.points[pool.best].copy())
         if _has_settled(history, schedule):
             break
-    while state.status[pool.best] == lm.Status.RUNNING and len(history) < schedule.max_iterations:
+    while state.code[pool.best] == lm.Status.RUNNING.code and len(history) < schedule.max_iterations:
         lm.step(problem, state, np.array([pool.best]))
         history.append(state.dissimilarity[pool.best])
         if record:
@@ -190,6 +190,6 @@ def refine_all(problem: lm.Problem, seeds: NDArray[np.float64], *, max_iteration
 
 def _outcome(state: lm.State, alive: NDArray, history: NDArray, points: NDArray | None) -> Outcome:
     rows = np.flatnonzero(alive) if alive.any() else np.arange(len(state))
-    state.status[state.status == lm.Status.RUNNING] = lm.Status.MAX_ITERATIONS
+    state.code[state.running] = lm.Status.MAX_ITERATIONS.code
     order = rows[np.argsort(state.dissimilarity[rows], kind="stable")]
     return Outcome(state.take(order), int(state.iterations.sum()), history, points)

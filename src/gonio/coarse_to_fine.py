@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from gonio import lm
 from gonio.expectation import Expectation, null_correlation
 from gonio.fourier import FourierVolume, Spectrum
+from gonio.kernels.model import LIKELIHOOD_ROOT
 from gonio.problem import unpack
-from gonio.score import LIKELIHOOD_ROOT, Comparison, Score, weighted
+from gonio.score import Comparison, Score, weighted
 
 __all__ = ["Found", "Pair", "Plan", "Tactics", "distinct", "expected", "search"]
 

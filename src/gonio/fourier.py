@@ -25,7 +25,6 @@ from gonio.wedge import NoWedge, Wedge, WeightVolumeWedge
 
 __all__ = [
     "FourierVolume",
-    "ShiftSearch",
     "Spectrum",
     "centred_fft",
     "centred_ifft",
@@ -322,6 +321,11 @@ class FourierVolume:
             limit=limit,
         )
 
+    @property
+    def kernel(self) -> cpu.Reference:
+        """As the kernels take it."""
+        return cpu.Reference(self.grid, self.side, self.scale, self.regions, self.weights, self.weight_scale)
+
     def sample(self, frequency_xyz: ArrayLike) -> NDArray[np.complex64]:
         """The spectrum at frequencies (n, 3) in units of one over the box; beyond the limit it is an error."""
         frequency = np.ascontiguousarray(np.asarray(frequency_xyz, dtype=np.float32).T)  # (3, n)
@@ -407,77 +411,3 @@ def moved(volume: Volume, rotation_matrix: NDArray[np.float64], shift_angstrom: 
     spectrum = np.zeros(index.shape[:-1], dtype=np.complex128)
     spectrum[keep] = phase * FourierVolume.of(volume, limit=limit).sample(frequency @ rotation_matrix)
     return Volume(centred_ifft(spectrum).real, volume.voxel_size_angstrom)
-
-
-class ShiftSearch:
-    """The best whole-voxel shift for many orientations at once, by FFT (the paper, below eq. 4 and below eq. 14).
-
-    From cross products C(k) = w f conj(G') of a spectrum's samples it finds the shift t within a ball that maximises
-    f.g(t) = Re sum_k C(k) exp(2 pi i k.t / n). Samples off the grid are first spread onto an oversampled one.
-
-    Parameters
-    ----------
-    spectrum
-        Whose samples the products belong to.
-    max_shift_angstrom
-        Radius of the ball; zero shift is always allowed.
-    points
-        Shifts tried along the edge of the box; None for every voxel. Fewer do for a low limit.
-    """
-
-    def __init__(self, spectrum: Spectrum, *, max_shift_angstrom: float, points: int | None = None) -> None:
-        self._spectrum = spectrum
-        self._oversampling = 1 if spectrum.on_grid else OVERSAMPLING
-        self._half = int(np.floor(self._oversampling * spectrum.limit)) + (0 if spectrum.on_grid else 3)
-        n = spectrum.box if points is None else max(points, 2 * int(spectrum.limit) + 2)
-        self._size = self._oversampling * n
-        self._step_angstrom = spectrum.voxel_size_angstrom * spectrum.box / n
-        axis = np.arange(n) - n // 2
-        square = (index_grid(n) ** 2).sum(axis=-1)  # (z, y, x) of shifts in steps
-        radius = min(max_shift_angstrom / self._step_angstrom, n // 2)
-        self._allowed = np.nonzero(square <= max(radius, 0.0) ** 2 * (1 + 1e-9))
-        self._shifts_xyz = np.stack([axis[i] for i in self._allowed[::-1]], axis=-1)  # (s, 3)
-        wrapped = tuple(axis[i] % self._size for i in self._allowed)
-        self._places = np.ravel_multi_index(wrapped, (self._size,) * 3)
-        taper = np.ones(n) if spectrum.on_grid else 1.0 / window_transform(axis / self._size)
-        self._taper = np.prod([taper[i] for i in self._allowed], axis=0)
-        self._grid_places = self._places_of_samples() if spectrum.on_grid else None
-
-    def best(self, products: NDArray[np.complex64]) -> NDArray[np.float64]:
-        """The best shift for each row of cross products (p, n), in angstrom, shape (p, 3), xyz."""
-        unmoved = int(np.flatnonzero((self._shifts_xyz == 0).all(axis=1))[0])
-        # Where the wedges share nothing there is nothing to tell one shift from another.
-        best = np.array(
-            [self._correlations(row).argmax() if row.any() else unmoved for row in products], dtype=np.int64
-        )
-        return self._shifts_xyz[best].reshape(-1, 3) * np.float64(self._step_angstrom)
-
-    def _places_of_samples(self) -> NDArray[np.int64]:
-        kx, ky, kz = np.rint(self._spectrum.frequency_xyz).astype(np.int64) % self._size
-        return (kx * self._size + ky) * (self._size // 2 + 1) + kz
-
-    def _correlations(self, row: NDArray[np.complex64]) -> NDArray[np.floating]:
-        # z, the direction of the Friedel half, is the last axis of the half spectrum, so axes are (x, y, z) here.
-        half = self._on_grid(row) if self._spectrum.on_grid else self._spread(row)
-        volume = scipy.fft.irfftn(half, s=(self._size,) * 3)  # (x, y, z)
-        return volume.transpose(2, 1, 0).ravel()[self._places] * self._taper
-
-    def _on_grid(self, row: NDArray[np.complex64]) -> NDArray[np.complex64]:
-        half = np.zeros((self._size, self._size, self._size // 2 + 1), dtype=np.complex64)
-        # The inverse real transform counts planes z > 0 twice and the real part of plane z = 0 once.
-        half.ravel()[self._grid_places] = row * np.where(self._spectrum.frequency_xyz[2] == 0, 2.0, 1.0)
-        return half
-
-    def _spread(self, row: NDArray[np.complex64]) -> NDArray[np.complexfloating]:
-        side = 2 * self._half + 1
-        grid = np.zeros(2 * side**3)
-        cpu.scatter(side, np.float32(self._oversampling), self._spectrum.frequency_xyz, row, grid)
-        cube = grid.view(np.complex128).reshape(side, side, side).transpose(2, 1, 0)  # (x, y, z)
-        # Samples lie on both sides of z = 0: fold the other side over, C(-k) = conj C(k).
-        cube = cube + cube[::-1, ::-1, ::-1].conj()
-        half = np.zeros((self._size, self._size, self._size // 2 + 1), dtype=np.complex128)
-        inside = min(self._half, self._size // 2 - 1)
-        kept = slice(self._half - inside, self._half + inside + 1)
-        index = np.arange(-inside, inside + 1) % self._size
-        half[np.ix_(index, index, np.arange(inside + 1))] = cube[kept, kept, self._half : self._half + inside + 1]
-        return half

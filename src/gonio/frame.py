@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from gonio import lm, orientations
 from gonio.fourier import Spectrum
 from gonio.pose import Pose, moved_along
-from gonio.problem import AxisPrior, Cone, PoseProblem, Prior, PriorProblem, StartPrior, pack, unpack
+from gonio.problem import AxisPrior, Cone, PoseProblem, Prior, StartPrior, pack, prior_model, unpack
 from gonio.score import Comparison
 from gonio.settings import Settings
 from gonio.symmetry import Symmetry
@@ -68,35 +68,34 @@ class Frame:
         if self.shift_angstrom is not None:
             return pack(self.rotations, np.broadcast_to(self.shift_angstrom, (len(self.rotations), 3)))
         furthest = self.max_shift_angstrom
-        shifts = comparison.best_shifts(self.rotations, max_shift_angstrom=furthest, points=points)
+        shifts, _ = comparison.best_shifts(self.rotations, max_shift_angstrom=furthest, points=points)
         return pack(self.rotations, shifts)
 
     def problem(self, comparison: Comparison, *, crowding: float = 1.0) -> lm.Problem:
         """The comparison as the optimiser sees it in this frame."""
-        problem = PoseProblem(
+        return PoseProblem(
             comparison,
             directions=self.directions,
             shift_centre_angstrom=np.zeros(3) if self.shift_angstrom is None else self.shift_angstrom,
             max_shift_angstrom=self.max_shift_angstrom,
             radius_angstrom=self.radius_angstrom,
+            tolerance_angstrom=self.tolerance_angstrom,
             cone=self.cone,
-        )
-        model = problem.model
-        if self.prior is not None:
-            model = PriorProblem(problem, self.prior, comparison.score, crowding=crowding).model
-        return lm.Problem(model, problem.retract, problem.length, self.tolerance_angstrom)
+            prior=self.prior,
+            crowding=crowding,
+        ).problem
 
     @property
     def unlikeliness(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
         """The negative logarithm of the prior at points (p, 12), (p,); None without a prior."""
         prior = self.prior
-        return None if prior is None else lambda points: prior.model(points)[0]
+        return None if prior is None else lambda points: prior_model(prior, points)[0]
 
     def precision(self, pose: Pose) -> NDArray[np.float64] | None:
         """The prior's second derivative at a pose, (6, 6)."""
         if self.prior is None:
             return None
-        return self.prior.model(pack(pose.matrix[None], pose.shift_angstrom[None]))[1][0]
+        return prior_model(self.prior, pack(pose.matrix[None], pose.shift_angstrom[None]))[1][0]
 
 
 def neighbours(points: NDArray[np.float64]) -> NDArray[np.float64]:

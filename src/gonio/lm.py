@@ -10,7 +10,8 @@ For each of p problems, around a point x with d(x + dx) ~ d - 2 b.dx + dx^T H dx
                 (Nielsen 1999, "Damping parameter in Marquardt's method", eq. 2.4)
 
 A problem ends when its step is shorter than the tolerance, in the caller's measure of length. Never raises for
-numerical reasons: what happened is told by a ``Status``.
+numerical reasons: what happened is told by a ``Status``. The step and its judgement are compiled (``kernels.lm``); a
+problem that is compiled as a whole takes all its steps at once (``Problem.advance``).
 """
 
 from __future__ import annotations
@@ -22,13 +23,11 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.kernels import lm as kernels
+
 __all__ = ["Model", "Problem", "State", "Status", "minimise", "start", "step"]
 
 FIRST_DAMPING = 1e-2
-MIN_DAMPING = 1e-9
-MAX_DAMPING = 1e12
-# Below this share of the largest, a diagonal element of H counts as zero: the direction moves nothing.
-MIN_DIAGONAL = 1e-12
 
 
 class Status(Enum):
@@ -51,23 +50,31 @@ class Status(Enum):
         return self in (Status.CONVERGED, Status.STALLED)
 
 
+_BY_CODE = {status.code: status for status in Status}
+
+
 # At points (p, m): dissimilarity (p,), hessian (p, k, k), descent (p, k).
 Model = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is minimised: a model at points (p, m), a retraction along steps (p, k), and the length of a step (p,)."""
+    """What is minimised: a model at points (p, m), a retraction along steps (p, k), and the length of a step (p,).
+
+    ``advance`` takes up to so many steps of some rows of a state, as ``step`` would one by one; None where there is no
+    faster way.
+    """
 
     model: Callable[[NDArray[np.float64]], Model]
     retract: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
     length: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     tolerance: float
+    advance: Callable[[State, NDArray[np.int64], int], None] | None = None
 
 
 @dataclass
 class State:
-    """Where p refinements stand: arrays with p rows, changed in place by ``step``."""
+    """Where p refinements stand: arrays with p rows, changed in place by ``step``; ``code`` is that of a ``Status``."""
 
     points: NDArray[np.float64]
     dissimilarity: NDArray[np.float64]
@@ -75,7 +82,7 @@ class State:
     descent: NDArray[np.float64]
     damping: NDArray[np.float64]
     growth: NDArray[np.float64]
-    status: NDArray[np.object_]
+    code: NDArray[np.int64]
     iterations: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -84,7 +91,12 @@ class State:
     @property
     def running(self) -> NDArray[np.int64]:
         """Rows that are not finished."""
-        return np.flatnonzero(self.status == Status.RUNNING)
+        return np.flatnonzero(self.code == Status.RUNNING.code)
+
+    @property
+    def status(self) -> list[Status]:
+        """How each ended, or that it has not."""
+        return [_BY_CODE[code] for code in self.code]
 
     def take(self, rows: NDArray) -> State:
         """A copy of some rows."""
@@ -103,76 +115,43 @@ def start(problem: Problem, points: NDArray[np.float64]) -> State:
     """The state before the first step; counts no iteration."""
     count = len(points)
     dissimilarity, hessian, descent = _model(problem, points)
-    status = np.full(count, Status.RUNNING, dtype=object)
-    status[~np.isfinite(dissimilarity)] = Status.NO_OVERLAP
+    code = np.where(np.isfinite(dissimilarity), Status.RUNNING.code, Status.NO_OVERLAP.code)
     damping, growth = np.full(count, FIRST_DAMPING), np.full(count, 2.0)
     iterations = np.zeros(count, dtype=np.int64)
-    return State(points.copy(), dissimilarity, hessian, descent, damping, growth, status, iterations)
-
-
-def _solve(hessian: NDArray, descent: NDArray, damping: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
-    """Steps (p, k), and whether each problem determined one."""
-    diagonal = np.einsum("pii->pi", hessian)
-    largest = diagonal.max(axis=1, initial=0.0)
-    fine = largest > 0
-    floor = MIN_DIAGONAL * np.where(fine, largest, 1.0)[:, None]
-    identity = np.eye(hessian.shape[1])
-    matrix = hessian + damping[:, None, None] * np.maximum(diagonal, floor)[:, :, None] * identity
-    matrix = np.where(fine[:, None, None], matrix, identity)
-    try:
-        steps = np.linalg.solve(matrix, descent[:, :, None])[:, :, 0]
-    except np.linalg.LinAlgError:
-        # One by one, so that a singular problem does not change the bits of its neighbours.
-        steps = np.stack([_shortest_solution(*row) for row in zip(matrix, descent, strict=True)])
-    fine &= np.isfinite(steps).all(axis=1)
-    return np.where(fine[:, None], steps, 0.0), fine
-
-
-def _shortest_solution(matrix: NDArray, right: NDArray) -> NDArray:
-    try:
-        return np.linalg.solve(matrix, right)
-    except np.linalg.LinAlgError:
-        return np.linalg.pinv(matrix, hermitian=True) @ right
+    return State(points.copy(), dissimilarity, hessian, descent, damping, growth, code, iterations)
 
 
 def step(problem: Problem, state: State, rows: NDArray[np.int64]) -> None:
     """One iteration of each of ``rows``: try a step, accept or reject it, adapt the damping, notice the end."""
+    if problem.advance is not None:
+        problem.advance(state, rows, 1)
+        return
     hessian, descent, before = state.hessian[rows], state.descent[rows], state.dissimilarity[rows]
-    steps, determined = _solve(hessian, descent, state.damping[rows])
+    steps, determined = np.empty_like(descent), np.empty(len(rows), bool)
+    kernels.propose(hessian, descent, state.damping[rows], steps, determined)
     trial = problem.retract(state.points[rows], steps)
     after, next_hessian, next_descent = _model(problem, trial)
-    predicted = 2.0 * (descent * steps).sum(axis=1) - np.einsum("pi,pij,pj->p", steps, hessian, steps)
-    better = determined & (after < before)
-    drop = np.where(better, before - np.where(better, after, 0.0), 0.0)
-    # A drop where none was predicted is a gain without bound.
-    gain = np.where(predicted > 0, drop / np.where(predicted > 0, predicted, 1.0), np.inf)
+    better, damping, growth, code = determined.copy(), state.damping[rows], state.growth[rows], state.code[rows]
+    length = problem.length(steps)
+    kernels.settle(
+        before, after, hessian, descent, steps, determined, length, problem.tolerance, damping, growth, better, code
+    )
     won = rows[better]
     state.points[won], state.dissimilarity[won] = trial[better], after[better]
     state.hessian[won], state.descent[won] = next_hessian[better], next_descent[better]
-    _adapt(state, rows, better, gain)
+    state.damping[rows], state.growth[rows], state.code[rows] = damping, growth, code
     state.iterations[rows] += 1
-    short = problem.length(steps) < problem.tolerance
-    exhausted = state.damping[rows] >= MAX_DAMPING
-    state.status[rows[short & better]] = Status.CONVERGED
-    state.status[rows[~better & (short | exhausted)]] = Status.STALLED
-    state.status[rows[~determined]] = Status.SINGULAR
-
-
-def _adapt(state: State, rows: NDArray[np.int64], better: NDArray[np.bool_], gain: NDArray[np.float64]) -> None:
-    shrink = np.maximum(1.0 / 3.0, 1.0 - (2.0 * np.clip(gain, 0.0, 2.0) - 1.0) ** 3)
-    growth = state.growth[rows]
-    factor = np.where(better, shrink, growth)
-    state.damping[rows] = np.clip(state.damping[rows] * factor, MIN_DAMPING, MAX_DAMPING)
-    state.growth[rows] = np.where(better, 2.0, np.minimum(2.0 * growth, 1e6))
 
 
 def minimise(problem: Problem, points: NDArray[np.float64], *, max_iterations: int) -> State:
     """Refine every point (p, m) by itself until each has ended or used ``max_iterations``."""
     state = start(problem, points)
-    for _ in range(max_iterations):
-        rows = state.running
-        if not len(rows):
-            break
-        step(problem, state, rows)
-    state.status[state.running] = Status.MAX_ITERATIONS
+    if problem.advance is not None:
+        problem.advance(state, state.running, max_iterations)
+    else:
+        for _ in range(max_iterations):
+            if not len(state.running):
+                break
+            step(problem, state, state.running)
+    state.code[state.running] = Status.MAX_ITERATIONS.code
     return state

@@ -8,15 +8,16 @@ not know which points a search tries.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio import lm
+from gonio.kernels import model, refine
 from gonio.pose import Pose, anchors, moved_along
-from gonio.score import LIKELIHOOD_ROOT, MIN_CONTRAST, Comparison, NormalEquations, Score
+from gonio.score import CODES, Comparison, Score
 from gonio.symmetry import Symmetry
 
 __all__ = [
@@ -24,17 +25,14 @@ __all__ = [
     "Cone",
     "PoseProblem",
     "Prior",
-    "PriorProblem",
     "StartPrior",
     "pack",
     "poses_of",
+    "prior_model",
     "signature",
     "signatures",
     "unpack",
 ]
-
-# Sums of float32 samples are known to this share of their size; nothing is read into less.
-_ROUNDING = 1e-7
 
 
 def pack(rotations: NDArray, shifts: NDArray) -> NDArray[np.float64]:
@@ -73,72 +71,18 @@ class Cone:
     centre: NDArray[np.float64]
     half_angle: float
 
-    def outside(self, rotations: NDArray) -> NDArray[np.bool_]:
-        """Which of the rotations (p, 3, 3) are further away; their angle has the cosine (trace - 1) / 2."""
-        trace = np.einsum("pij,ij->p", rotations, self.centre)
-        return np.asarray((trace - 1.0) / 2.0 < np.cos(min(self.half_angle, np.pi)) - 1e-9)
-
-
-class PoseProblem:
-    """A comparison as the optimiser sees it: model, retraction and length, in a ball of allowed shifts.
-
-    ``directions`` (6, k) are the tangents that may be used: all six, or one turn and three shifts about an axis.
-    """
-
-    def __init__(
-        self,
-        comparison: Comparison,
-        *,
-        directions: NDArray[np.float64],
-        shift_centre_angstrom: NDArray[np.float64],
-        max_shift_angstrom: float,
-        radius_angstrom: float,
-        cone: Cone | None = None,
-    ) -> None:
-        self._comparison = comparison
-        self.directions = directions
-        self._centre = shift_centre_angstrom
-        self._cone = cone
-        # Seeds lie on whole voxels inside the ball; the refinement may leave it by one.
-        self._max_shift = max_shift_angstrom + comparison.target.voxel_size_angstrom
-        self._radius = radius_angstrom
-
-    @property
-    def target_power(self) -> float:
-        """Mean square of the target's samples, the unit of FCS."""
-        target = self._comparison.target
-        return float(np.average(np.abs(target.value) ** 2, weights=target.weight))
-
-    def equations(self, points: NDArray) -> tuple[NormalEquations, NDArray[np.bool_]]:
-        """Normal equations at points (p, 12), and which of them have left the box of allowed shifts."""
-        rotations, shifts = unpack(points)
-        far = np.linalg.norm(shifts - self._centre, axis=1) > self._max_shift
-        if self._cone is not None:
-            far |= self._cone.outside(rotations)
-        return self._comparison.normal_equations(rotations, shifts), far
-
-    def model(self, points: NDArray) -> lm.Model:
-        """The dissimilarity and its quadratic model along the directions; infinite outside the box."""
-        equations, far = self.equations(points)
-        b = self.directions
-        hessian = np.einsum("ia,pij,jb->pab", b, equations.hessian, b)
-        return np.where(far, np.inf, equations.dissimilarity), hessian, equations.descent @ b
-
-    def retract(self, points: NDArray, steps: NDArray) -> NDArray:
-        """Points moved along steps (p, k)."""
-        return pack(*moved_along(*unpack(points), steps @ self.directions.T))
-
-    def length(self, steps: NDArray) -> NDArray:
-        """How far a step moves the particle's surface at most, angstrom, shape (p,)."""
-        tangent = steps @ self.directions.T
-        return np.linalg.norm(tangent[:, :3], axis=1) * self._radius + np.linalg.norm(tangent[:, 3:], axis=1)
-
 
 class Prior(Protocol):
-    """The negative logarithm of how probable poses are before any data, and its quadratic model along tangents."""
+    """The negative logarithm of how probable poses are before any data."""
 
-    def model(self, points: NDArray) -> lm.Model:
-        """At points (p, 12): value (p,), second derivative (p, 6, 6), minus the gradient (p, 6)."""
+    @property
+    def kind(self) -> int:
+        """Which of the kernels' priors (``kernels.model``)."""
+        ...
+
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """What describes it to the kernel."""
         ...
 
 
@@ -148,14 +92,12 @@ class StartPrior:
 
     start: Pose
     precision: NDArray[np.float64]
+    kind: ClassVar[int] = model.START_PRIOR
 
-    def model(self, points: NDArray) -> lm.Model:
-        """Half the squared distance from the start in standard deviations."""
-        rotations, shifts = unpack(points)
-        turn = Rotation.from_matrix(rotations @ self.start.matrix.T).as_rotvec()
-        moved = np.concatenate([turn, shifts - self.start.shift_angstrom], axis=1)  # (p, 6)
-        value = 0.5 * (self.precision * moved**2).sum(axis=1)
-        return value, np.broadcast_to(np.diag(self.precision), (len(points), 6, 6)), -self.precision * moved
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """Rotation by rows, shift, precision."""
+        return np.concatenate([self.start.matrix.ravel(), self.start.shift_angstrom, self.precision])
 
 
 @dataclass(frozen=True)
@@ -168,66 +110,130 @@ class AxisPrior:
     target_normal_xyz: NDArray[np.float64]
     reference_normal_xyz: NDArray[np.float64]
     sd: float
+    kind: ClassVar[int] = model.AXIS_PRIOR
 
-    def model(self, points: NDArray) -> lm.Model:
-        """Half the squared angle in standard deviations; only turns that change it have a slope."""
-        rotations, _ = unpack(points)
-        carried = rotations @ self.reference_normal_xyz  # (p, 3)
-        across = np.cross(carried, self.target_normal_xyz)  # turning about it brings the normals together
-        sine = np.linalg.norm(across, axis=1)
-        angle = np.arctan2(sine, carried @ self.target_normal_xyz)
-        ratio = np.where(sine > 1e-9, angle / np.maximum(sine, 1e-9), 1.0)
-        descent, hessian = np.zeros((len(points), 6)), np.zeros((len(points), 6, 6))
-        descent[:, :3] = ratio[:, None] * across / self.sd**2
-        hessian[:, :3, :3] = (np.eye(3) - carried[:, :, None] * carried[:, None, :]) / self.sd**2
-        return 0.5 * (angle / self.sd) ** 2, hessian, descent
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """The normals and the standard deviation."""
+        return np.array([*self.target_normal_xyz, *self.reference_normal_xyz, self.sd])
 
 
-class PriorProblem:
-    """A pose problem with a prior: the most probable pose.
+def prior_model(prior: Prior, points: NDArray[np.float64]) -> lm.Model:
+    """At points (p, 12): value (p,), second derivative (p, 6, 6), minus the gradient (p, 6)."""
+    count = len(points)
+    value, hessian, descent = np.empty(count), np.empty((count, 6, 6)), np.empty((count, 6))
+    model.priors(prior.kind, prior.numbers, np.ascontiguousarray(points), value, hessian, descent)
+    return value, hessian, descent
 
-    Minimises, over N, the negative log of the posterior (docs/theory.md eq. 16): the noise variance and, for RCS, the
-    contrast that fit best are put in, which leaves N ln(1 - c^2) for RCS and N ln d for FCS; the likelihood ratio is
-    itself of that kind. N is the number of samples that tell something of their own, |Omega| over ``crowding``.
+
+class PoseProblem:
+    """A comparison as the optimiser sees it: model, retraction and length, in a ball of allowed shifts.
+
+    With a prior it is the most probable pose that is sought: minimised is, over N, the negative log of the posterior
+    (docs/theory.md eq. 16). The noise variance and, for RCS, the contrast that fit best are put in, which leaves
+    N ln(1 - c^2) for RCS and N ln d for FCS; the likelihood ratio is itself of that kind. N is the number of samples
+    that tell something of their own, |Omega| over ``crowding``.
+
+    Parameters
+    ----------
+    comparison
+        What is minimised.
+    directions
+        (6, k), the tangents that may be used: all six, or one turn and three shifts about an axis.
+    shift_centre_angstrom, max_shift_angstrom
+        The ball of shifts. Seeds lie on whole voxels inside it; the refinement may leave it by one.
+    radius_angstrom, tolerance_angstrom
+        A refinement ends when the particle's surface, at the radius, moves by less than the tolerance.
+    cone
+        Rotations that are allowed, or None for all.
+    prior
+        What is likelier, or None.
+    crowding
+        How many samples there are for each one that says something of its own.
     """
 
-    def __init__(self, problem: PoseProblem, prior: Prior, score: Score, *, crowding: float = 1.0) -> None:
-        self._problem = problem
-        self._prior = prior
-        self._score = score
-        self._crowding = crowding
-        # RCS has no unit.
-        self._unit = problem.target_power if score is Score.FCS else 1.0
+    def __init__(
+        self,
+        comparison: Comparison,
+        *,
+        directions: NDArray[np.float64],
+        shift_centre_angstrom: NDArray[np.float64],
+        max_shift_angstrom: float,
+        radius_angstrom: float,
+        tolerance_angstrom: float,
+        cone: Cone | None = None,
+        prior: Prior | None = None,
+        crowding: float = 1.0,
+    ) -> None:
+        self._comparison = comparison
+        self._directions = np.ascontiguousarray(directions, dtype=np.float64)
+        self._radius = radius_angstrom
+        self._tolerance = tolerance_angstrom
+        score = comparison.score
+        self._landscape = refine.Landscape(
+            score=CODES[score],
+            unit=float(comparison.unit),
+            phase=float(comparison.phase),
+            least=float(comparison.least),
+            directions=self._directions,
+            centre=np.array(shift_centre_angstrom, dtype=np.float64),
+            max_shift=float(max_shift_angstrom + comparison.target.voxel_size_angstrom),
+            cone_centre=np.eye(3) if cone is None else np.array(cone.centre, dtype=np.float64),
+            cone_cosine=-2.0 if cone is None else float(np.cos(min(cone.half_angle, np.pi)) - 1e-9),
+            prior=model.NO_PRIOR if prior is None else prior.kind,
+            prior_numbers=np.zeros(0) if prior is None else np.ascontiguousarray(prior.numbers),
+            crowding=float(crowding),
+            # RCS has no unit.
+            power=self.target_power if prior is not None and score is Score.FCS else 1.0,
+            radius=float(radius_angstrom),
+            tolerance=float(tolerance_angstrom),
+        )
+
+    @property
+    def target_power(self) -> float:
+        """Mean square of the target's samples, the unit of FCS."""
+        target = self._comparison.target
+        return float(np.average(np.abs(target.value) ** 2, weights=target.weight))
+
+    @property
+    def problem(self) -> lm.Problem:
+        """As the optimiser takes it."""
+        return lm.Problem(self.model, self.retract, self.length, self._tolerance, self.advance)
 
     def model(self, points: NDArray) -> lm.Model:
-        """The negative log of the posterior for each sample, and its quadratic model."""
-        equations, far = self._problem.equations(points)
-        d, count = equations.dissimilarity, np.maximum(equations.overlap / self._crowding, 1.0)
-        finite = np.where(np.isfinite(d), d, self._unit)
-        if self._score is Score.LIKELIHOOD:
-            # A log likelihood already, of |Omega| samples and divided by |Omega|^(1/4).
-            slope = np.maximum(equations.overlap, 1.0) ** (LIKELIHOOD_ROOT - 1.0)
-            value = slope * finite
-        else:
-            value, slope = _log_likelihood(self._score, finite, _ROUNDING * self._unit)
-        before, curvature, pull = self._prior.model(points)
-        value = value + before / count
-        # d(x + dx) ~ d - 2 b.dx + dx^T H dx: half a gradient and half a second derivative.
-        hessian = slope[:, None, None] * equations.hessian + 0.5 * curvature / count[:, None, None]
-        descent = slope[:, None] * equations.descent + 0.5 * pull / count[:, None]
-        b = self._problem.directions
-        value = np.where(far | ~np.isfinite(d), np.inf, value)
-        return value, np.einsum("ia,pij,jb->pab", b, hessian, b), descent @ b
+        """What is minimised at points (p, 12) and its quadratic model along the directions; infinite outside."""
+        count, k = len(points), self._directions.shape[1]
+        value, hessian, descent = np.empty(count), np.empty((count, k, k)), np.empty((count, k))
+        points = np.ascontiguousarray(points, dtype=np.float64)
+        refine.evaluate(*self._pair, self._landscape, points, value, hessian, descent)
+        return value, hessian, descent
 
+    def advance(self, state: lm.State, rows: NDArray[np.int64], n_steps: int) -> None:
+        """Up to ``n_steps`` steps of some rows of a state, in place."""
+        refine.refine(
+            *self._pair,
+            self._landscape,
+            rows,
+            n_steps,
+            state.points,
+            state.dissimilarity,
+            state.hessian,
+            state.descent,
+            state.damping,
+            state.growth,
+            state.code,
+            state.iterations,
+        )
 
-def _log_likelihood(
-    score: Score, d: NDArray[np.float64], floor: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The negative log likelihood for each sample, and its derivative by the dissimilarity; flat below ``floor``."""
-    if score is Score.FCS:
-        return np.log(np.maximum(d, floor)), 1.0 / np.maximum(d, floor)
-    # Below MIN_CONTRAST the curve goes on as a straight line, so that a negative correlation still points uphill.
-    c = 1.0 - d / 2.0
-    bent = np.clip(c, MIN_CONTRAST, 1.0)
-    rest = np.maximum(1.0 - bent**2, floor)
-    return np.log(rest) - 2.0 * bent / rest * (c - bent), bent / rest
+    def retract(self, points: NDArray, steps: NDArray) -> NDArray:
+        """Points moved along steps (p, k)."""
+        return pack(*moved_along(*unpack(points), steps @ self._directions.T))
+
+    def length(self, steps: NDArray) -> NDArray:
+        """How far a step moves the particle's surface at most, angstrom, shape (p,)."""
+        tangent = steps @ self._directions.T
+        return np.linalg.norm(tangent[:, :3], axis=1) * self._radius + np.linalg.norm(tangent[:, 3:], axis=1)
+
+    @property
+    def _pair(self) -> tuple:
+        return self._comparison.reference.kernel, self._comparison.samples

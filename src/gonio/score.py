@@ -21,22 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.expectation import MAX_NULL, Expectation, shell_weight
-from gonio.fourier import FourierVolume, ShiftSearch, Spectrum
-from gonio.kernels import cpu
+from gonio.fourier import FourierVolume, Spectrum
+from gonio.kernels import cpu, model
+from gonio.shifts import ShiftSearch
 
 __all__ = ["Comparison", "NormalEquations", "Score", "weighted"]
 
-# Orientations whose cross products are held in memory together.
-CHUNK = 16
-# Floor of the contrast that scales the Gauss-Newton matrix of RCS.
-MIN_CONTRAST = 0.05
+# Cross products that are held in memory together.
+CHUNK = 1e6
 # Fewer samples in common than this, or than this share of the target's, fit anything: four for each unknown, 5 %.
 MIN_SAMPLES, MIN_OVERLAP = 24, 0.05
-# A sum over more samples wanders further: eq. 30 is divided by |Omega| to this power, measured on pools of optima.
-LIKELIHOOD_ROOT = 0.25
 # Shells that are expected to agree less than this say nothing in a likelihood ratio.
 MIN_CORRELATION = 1e-3
-_UPPER = np.triu_indices(6)
 
 
 class Score(StrEnum):
@@ -61,34 +57,7 @@ class NormalEquations:
     overlap: NDArray[np.float64]
 
 
-def _rcs(sums: NDArray[np.float64], jtj: NDArray, jtf: NDArray, jtg: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    ff, gg, fg = (sums[:, i] for i in (cpu.FF, cpu.GG, cpu.FG))
-    seen = (ff > 0) & (gg > 0)
-    ff, gg = np.where(seen, ff, 1.0), np.where(seen, gg, 1.0)
-    correlation = fg / np.sqrt(ff * gg)
-    outer = jtg[:, :, None] * jtg[:, None, :]
-    hessian = (jtj - outer / gg[:, None, None]) / gg[:, None, None]
-    hessian *= np.clip(correlation, MIN_CONTRAST, 1.0)[:, None, None]
-    descent = jtf / np.sqrt(ff * gg)[:, None] - (correlation / gg)[:, None] * jtg
-    return np.where(seen, 2.0 - 2.0 * correlation, np.inf), hessian, descent
-
-
-def _fcs(sums: NDArray[np.float64], jtj: NDArray, jtf: NDArray, jtg: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    ff, gg, fg, overlap = (sums[:, i] for i in (cpu.FF, cpu.GG, cpu.FG, cpu.WEIGHT))
-    total = np.where(overlap > 0, overlap, 1.0)
-    dissimilarity = np.where(overlap > 0, (ff + gg - 2.0 * fg) / total, np.inf)
-    return dissimilarity, jtj / total[:, None, None], (jtf - jtg) / total[:, None]
-
-
-def _likelihood(
-    sums: NDArray[np.float64], jtj: NDArray, jtf: NDArray, jtg: NDArray
-) -> tuple[NDArray, NDArray, NDArray]:
-    ff, gg, fg, overlap = (sums[:, i] for i in (cpu.FF, cpu.GG, cpu.FG, cpu.WEIGHT))
-    total = np.where(overlap > 0, overlap, 1.0) ** LIKELIHOOD_ROOT
-    return (ff + gg - 2.0 * fg) / total, jtj / total[:, None, None], (jtf - jtg) / total[:, None]
-
-
-_MODELS = {Score.RCS: _rcs, Score.FCS: _fcs, Score.LIKELIHOOD: _likelihood}
+CODES = {Score.RCS: model.RCS, Score.FCS: model.FCS, Score.LIKELIHOOD: model.LIKELIHOOD}
 
 
 class Comparison:
@@ -117,68 +86,67 @@ class Comparison:
         self.score = Score(score)
         radius = target.radius
         self._n_shells = int(np.rint(target.limit)) + 1
-        self._shell = np.minimum(np.rint(radius).astype(np.int64), self._n_shells - 1)
-        self._counts, self._unit = _plain_counts(target), 1.0
+        self._shell = np.minimum(np.rint(radius).astype(np.int32), self._n_shells - 1)
+        self._counts, self.unit = _plain_counts(target), 1.0
         if self.score is Score.LIKELIHOOD:
             if expectation is None:
                 raise ValueError("the likelihood ratio needs the expected correlation of the shells: use a filter")
-            self._counts, self._unit = _likelihood_counts(target, expectation, radius)
-        self._least = max(MIN_SAMPLES, MIN_OVERLAP * float(target.weight.sum(dtype=np.float64)))
-        # Kernels take shifts as phases per unit of frequency.
-        self._phase = 2.0 * np.pi / (target.box * target.voxel_size_angstrom)
-
-    def _arguments(self, rotations: NDArray, shifts_angstrom: NDArray, *outputs: NDArray) -> tuple:
-        r, f = self.reference, self.target
-        reference = (r.grid, r.side, r.scale, r.regions, r.weights, r.weight_scale)
+            self._counts, self.unit = _likelihood_counts(target, expectation, radius)
+        self.least = max(MIN_SAMPLES, MIN_OVERLAP * float(target.weight.sum(dtype=np.float64)))
         weight, power, own = self._counts
-        samples = (f.frequency_xyz, f.value, f.transfer, weight, power, own)
-        matrices = np.ascontiguousarray(rotations, dtype=np.float32)
-        return (*reference, *samples, matrices, np.float32(self._phase * shifts_angstrom), *outputs)
+        value = np.stack([target.value.real, target.value.imag])  # (2, n)
+        self.samples = cpu.Samples(target.frequency_xyz, value, target.transfer, weight, power, own)
+        # Kernels take shifts as phases per unit of frequency.
+        self.phase = 2.0 * np.pi / (target.box * target.voxel_size_angstrom)
 
     def normal_equations(self, rotations: NDArray, shifts_angstrom: NDArray) -> NormalEquations:
         """d, H and b at p poses: rotation matrices (p, 3, 3), shifts (p, 3) in angstrom."""
         sums = np.empty((len(rotations), cpu.N_SUMS))
-        cpu.normal_equations(*self._arguments(rotations, shifts_angstrom, sums))
-        sums[:, : cpu.WEIGHT] *= self._unit
-        units = np.repeat([1.0, self._phase], 3)
-        jtj = np.zeros((len(sums), 6, 6))
-        jtj[:, _UPPER[0], _UPPER[1]] = sums[:, cpu.JTJ : cpu.JTF]
-        jtj[:, _UPPER[1], _UPPER[0]] = sums[:, cpu.JTJ : cpu.JTF]
-        jtj *= units[:, None] * units
-        jtf, jtg = sums[:, cpu.JTF : cpu.JTG] * units, sums[:, cpu.JTG : cpu.FF] * units
-        dissimilarity, hessian, descent = _MODELS[self.score](sums, jtj, jtf, jtg)
-        overlap = sums[:, cpu.WEIGHT].copy()
-        return NormalEquations(np.where(overlap < self._least, np.inf, dissimilarity), hessian, descent, overlap)
+        matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
+        cpu.normal_equations(self.reference.kernel, self.samples, matrices, phases, sums)
+        return self._equations(sums)
+
+    def _equations(self, sums: NDArray[np.float64]) -> NormalEquations:
+        """d, H and b from the 37 sums (p, 37)."""
+        d, hessian, descent = np.empty(len(sums)), np.empty((len(sums), 6, 6)), np.empty((len(sums), 6))
+        model.models(CODES[self.score], sums, self.unit, self.phase, self.least, d, hessian, descent)
+        return NormalEquations(d, hessian, descent, sums[:, cpu.WEIGHT].copy())
 
     def best_shifts(
         self, rotations: NDArray, *, max_shift_angstrom: float, points: int | None = None
-    ) -> NDArray[np.float64]:
-        """The best shift (p, 3) in angstrom for each rotation (p, 3, 3), within a ball, on a grid of shifts.
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The best shift (p, 3) in angstrom for each rotation (p, 3, 3), and the dissimilarity there (p,).
 
-        The grid is that of the voxels, or of ``points`` along the edge of the box.
-        For a fixed rotation Omega and both norms do not depend on the shift, so one maximum serves both scores.
+        Shifts lie within a ball, on the grid of the voxels, or of ``points`` along the edge of the box.
         """
         search = ShiftSearch(self.target, max_shift_angstrom=max_shift_angstrom, points=points)
-        result = np.empty((len(rotations), 3))
-        for first in range(0, len(rotations), CHUNK):
-            chunk = rotations[first : first + CHUNK]
-            products, _ = self._products(chunk, np.zeros((len(chunk), 3)))
-            result[first : first + CHUNK] = search.best(products)
-        return result
+        shifts, sums = np.empty((len(rotations), 3)), np.zeros((len(rotations), cpu.N_SUMS))
+        chunk = max(1, int(CHUNK / len(self.target)))
+        for first in range(0, len(rotations), chunk):
+            rows = slice(first, first + chunk)
+            matrices = np.ascontiguousarray(rotations[rows], dtype=np.float32)
+            products, norms = np.empty((len(matrices), 2, len(self.target)), np.float32), np.empty((len(matrices), 3))
+            cpu.products(self.reference.kernel, self.samples, matrices, products, norms)
+            shifts[rows], sums[rows, cpu.FG] = search.best(products)
+            sums[rows, cpu.FF], sums[rows, cpu.GG], sums[rows, cpu.WEIGHT] = norms.T
+        return shifts, self._equations(sums).dissimilarity
 
     def shell_sums(self, rotations: NDArray, shifts_angstrom: NDArray) -> NDArray[np.float64]:
         """|f|^2, |g|^2, f.g and |Omega| of each shell at p poses, shape (p, s, 4): shell s holds round(abs(k)) = s."""
-        return self._products(rotations, shifts_angstrom)[1]
+        sums = np.empty((len(rotations), self._n_shells, 4))
+        matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
+        cpu.shell_sums(self.reference.kernel, self.samples, matrices, phases, self._shell, sums)
+        return sums
 
     def totals(self, rotation: NDArray, shift_angstrom: NDArray) -> NDArray[np.float64]:
         """|f|^2, |g|^2, f.g and |Omega| at one pose, shape (4,)."""
         return self.shell_sums(rotation[None], shift_angstrom[None])[0].sum(axis=0)
 
-    def _products(self, rotations: NDArray, shifts_angstrom: NDArray) -> tuple[NDArray, NDArray]:
-        products = np.empty((len(rotations), len(self.target)), dtype=np.complex64)
-        sums = np.empty((len(rotations), self._n_shells, 4))
-        cpu.products(*self._arguments(rotations, shifts_angstrom, self._shell, products, sums))
-        return products, sums
+    def _as_kernels_take_them(
+        self, rotations: NDArray, shifts_angstrom: NDArray
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        phases = np.ascontiguousarray(self.phase * shifts_angstrom, dtype=np.float32)
+        return np.ascontiguousarray(rotations, dtype=np.float32), phases
 
 
 def _plain_counts(target: Spectrum) -> tuple[NDArray, NDArray, NDArray]:

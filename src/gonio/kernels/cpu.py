@@ -1,167 +1,347 @@
 """Loops over poses and samples on the CPU. The mathematics is in ``sample``; nothing here knows what a score is.
 
-Arrays: p poses, n samples. ``rotations`` (p, 3, 3) and ``phases`` (p, 3) are float32 (phase = 2 pi shift / box);
-``frequency`` is (3, n), rows x, y, z; ``value`` is complex64 (n,); ``transfer`` and ``weight`` are float32 (n,).
-``power`` and ``own`` (n,) float32 stand for |f|^2 and for the share of |g|^2 that a score counts; both are plain for
-RCS and FCS.
-``grid``, ``side``, ``scale``, ``regions``, ``weights``, ``weight_scale``: the reference (fourier.FourierVolume).
+Flow for each pose: samples that both particles have measured -> blocks of them -> where each lies in the reference's
+grid and the window's weights there -> value and gradient of the reference (``vector``) -> its derivatives by the pose
+-> sums. Every step but the third is a loop over a block of samples that the compiler vectorises.
+
 Sums are kept in float32 over BLOCK samples and in float64 beyond, always in the same order: same input, same bits.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from typing import NamedTuple
 
+import numpy as np
+from numba import carray
+from numpy.typing import NDArray
+
+from gonio.kernels.compiled import compiled, inlined
 from gonio.kernels.sample import (
-    interpolate,
-    interpolate_value,
+    cell,
     phase_factor,
-    region_weight,
+    region_holds,
     rotation_derivative,
     spread,
     turned_back,
     volume_weight,
+    window_slopes,
+    window_values,
 )
+from gonio.kernels.vector import BLOCK, interpolate_row_values, interpolate_rows, scratch_float, scratch_int
+
+__all__ = ["Reference", "Samples", "gather", "normal_equations", "products", "scatter", "shell_sums", "sums_at"]
 
 N_SUMS = 37
-BLOCK = 64
 # Places of the sums in a row: J^T J (upper triangle by rows), J^T f, J^T g, |f|^2, |g|^2, f.g, total weight.
 JTJ, JTF, JTG, FF, GG, FG, WEIGHT = 0, 21, 27, 33, 34, 35, 36
 
-compiled = njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+
+class Reference(NamedTuple):
+    """The reference's spectrum and where it was measured, as in ``fourier.FourierVolume``."""
+
+    grid: NDArray[np.float32]
+    side: int
+    scale: np.float32
+    regions: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    weight_scale: np.float32
 
 
-@njit(inline="always")
-def _reference_weight(regions, weights, weight_scale, qx, qy, qz):
-    if weights.shape[0] > 0:
-        return volume_weight(weights, weight_scale * qx, weight_scale * qy, weight_scale * qz)
-    return region_weight(regions, qx, qy, qz)
+class Samples(NamedTuple):
+    """The n samples of the target.
 
-
-@compiled
-def normal_equations(
-    grid,
-    side,
-    scale,
-    regions,
-    weights,
-    weight_scale,
-    frequency,
-    value,
-    transfer,
-    weight,
-    power,
-    own,
-    rotations,
-    phases,
-    out,
-):
-    """The 37 sums of docs/theory.md eq. 8 for each pose, written into ``out`` (p, 37) float64."""
-    block = np.empty(N_SUMS, dtype=np.float32)
-    re = np.empty(6, dtype=np.float32)
-    im = np.empty(6, dtype=np.float32)
-    n = frequency.shape[1]
-    for i in range(rotations.shape[0]):
-        rotation, phase = rotations[i], phases[i]
-        out[i, :] = 0.0
-        for first in range(0, n, BLOCK):
-            block[:] = 0.0
-            for j in range(first, min(first + BLOCK, n)):
-                kx, ky, kz = frequency[0, j], frequency[1, j], frequency[2, j]
-                qx, qy, qz = turned_back(rotation, kx, ky, kz)
-                w = weight[j] * _reference_weight(regions, weights, weight_scale, qx, qy, qz)
-                if w <= 0.0:
-                    continue
-                g = interpolate(grid, side, scale * qx, scale * qy, scale * qz)
-                cos, sin = phase_factor(phase, kx, ky, kz)
-                cos, sin = transfer[j] * cos, transfer[j] * sin
-                gr, gi = cos * g[0] - sin * g[1], cos * g[1] + sin * g[0]
-                ax, ay, az = rotation_derivative(rotation, g[2], g[4], g[6], kx, ky, kz)
-                bx, by, bz = rotation_derivative(rotation, g[3], g[5], g[7], kx, ky, kz)
-                cos, sin = scale * cos, scale * sin
-                re[0], im[0] = cos * ax - sin * bx, cos * bx + sin * ax
-                re[1], im[1] = cos * ay - sin * by, cos * by + sin * ay
-                re[2], im[2] = cos * az - sin * bz, cos * bz + sin * az
-                # dG'/dp = -i k G': real part k Im G', imaginary part -k Re G'.
-                re[3], im[3] = kx * gi, -kx * gr
-                re[4], im[4] = ky * gi, -ky * gr
-                re[5], im[5] = kz * gi, -kz * gr
-                fr, fi = value[j].real, value[j].imag
-                counted = w * own[j]
-                place = JTJ
-                for a in range(6):
-                    ra, ia = counted * re[a], counted * im[a]
-                    for b in range(a, 6):
-                        block[place] += ra * re[b] + ia * im[b]
-                        place += 1
-                    block[JTF + a] += w * (re[a] * fr + im[a] * fi)
-                    block[JTG + a] += ra * gr + ia * gi
-                block[FF] += w * power[j]
-                block[GG] += counted * (gr * gr + gi * gi)
-                block[FG] += w * (fr * gr + fi * gi)
-                block[WEIGHT] += w
-            for s in range(N_SUMS):
-                out[i, s] += block[s]
-
-
-@compiled
-def products(
-    grid,
-    side,
-    scale,
-    regions,
-    weights,
-    weight_scale,
-    frequency,
-    value,
-    transfer,
-    weight,
-    power,
-    own,
-    rotations,
-    phases,
-    shell,
-    out,
-    sums,
-):
-    """Cross products for the shift search, and sums for the score.
-
-    ``out`` (p, n) complex64 receives w f conj(G'); ``sums`` (p, s, 4) float64 receives |f|^2, |g|^2, f.g and the total
-    weight of each of s shells; ``shell`` (n,) int64 says which a sample belongs to.
+    ``frequency`` (3, n), rows x, y, z; ``value`` (2, n), real and imaginary part; ``transfer``, ``weight`` (n,).
+    ``power`` and ``own`` (n,) stand for |f|^2 and for the share of |g|^2 that a score counts; both are plain for RCS
+    and FCS. All are float32.
     """
+
+    frequency: NDArray[np.float32]
+    value: NDArray[np.float32]
+    transfer: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    power: NDArray[np.float32]
+    own: NDArray[np.float32]
+
+
+@inlined
+def _common_weights(reference, frequency, weight, rotation, out):
+    """The weight of every sample: the target's where the reference was measured too, else 0."""
     n = frequency.shape[1]
-    for i in range(rotations.shape[0]):
-        rotation, phase = rotations[i], phases[i]
-        sums[i, :, :] = 0.0
+    if reference.weights.shape[0] > 0:
         for j in range(n):
             kx, ky, kz = frequency[0, j], frequency[1, j], frequency[2, j]
             qx, qy, qz = turned_back(rotation, kx, ky, kz)
-            w = weight[j] * _reference_weight(regions, weights, weight_scale, qx, qy, qz)
-            if w <= 0.0:
-                out[i, j] = 0.0
-                continue
-            hr, hi = interpolate_value(grid, side, scale * qx, scale * qy, scale * qz)
-            cos, sin = phase_factor(phase, kx, ky, kz)
-            gr = transfer[j] * (cos * hr - sin * hi)
-            gi = transfer[j] * (cos * hi + sin * hr)
-            fr, fi = value[j].real, value[j].imag
-            out[i, j] = complex(w * (fr * gr + fi * gi), w * (fi * gr - fr * gi))
-            place = shell[j]
-            sums[i, place, 0] += w * power[j]
-            sums[i, place, 1] += w * own[j] * (gr * gr + gi * gi)
-            sums[i, place, 2] += w * (fr * gr + fi * gi)
-            sums[i, place, 3] += w
+            s = reference.weight_scale
+            out[j] = weight[j] * volume_weight(reference.weights, s * qx, s * qy, s * qz)
+        return
+    out[:] = 0.0
+    for i in range(reference.regions.shape[0]):
+        region = reference.regions[i]
+        for j in range(n):
+            kx, ky, kz = frequency[0, j], frequency[1, j], frequency[2, j]
+            qx, qy, qz = turned_back(rotation, kx, ky, kz)
+            if region_holds(region, qx, qy, qz):
+                out[j] = weight[j]
+
+
+@inlined
+def _seen(weights, places):
+    """The places of positive weights, in order; how many there are."""
+    count = 0
+    for j in range(weights.shape[0]):
+        places[count] = j
+        count += weights[j] > 0.0
+    return count
+
+
+@inlined
+def _cells(rotation, scale, side, kx, ky, kz, place, s):
+    """First neighbour of each sample of a block in the flat grid, and its places s (3, BLOCK) between grid points."""
+    for j in range(BLOCK):
+        qx, qy, qz = turned_back(rotation, kx[j], ky[j], kz[j])
+        ix, s[0, j] = cell(scale * qx, side // 2)
+        iy, s[1, j] = cell(scale * qy, side // 2)
+        iz, s[2, j] = cell(scale * qz, side // 2)
+        place[j] = np.int32(2) * ((iz * side + iy) * side + ix)
+
+
+@inlined
+def _window(s, weights):
+    """The window's weights (3, 4, BLOCK) along each axis."""
+    for axis in range(3):
+        for j in range(BLOCK):
+            w = weights[axis]
+            w[0, j], w[1, j], w[2, j], w[3, j] = window_values(s[axis, j])
+
+
+@inlined
+def _window_slopes(s, slopes):
+    for axis in range(3):
+        for j in range(BLOCK):
+            w = slopes[axis]
+            w[0, j], w[1, j], w[2, j], w[3, j] = window_slopes(s[axis, j])
+
+
+@inlined
+def _taken(samples, weights, seen, first, count, block):
+    """Rows kx, ky, kz, fr, fi, transfer, weight, power, own of BLOCK seen samples; then the last, unweighted."""
+    for j in range(BLOCK):
+        i = seen[min(first + j, count - 1)]
+        block[0, j], block[1, j], block[2, j] = (
+            samples.frequency[0, i],
+            samples.frequency[1, i],
+            samples.frequency[2, i],
+        )
+        block[3, j], block[4, j], block[5, j] = samples.value[0, i], samples.value[1, i], samples.transfer[i]
+        block[6, j], block[7, j], block[8, j] = weights[i], samples.power[i], samples.own[i]
+    for j in range(count - first, BLOCK):
+        block[6, j] = 0.0
+
+
+@inlined
+def _derivatives(rotation, phase, scale, block, g, jacobian):
+    """Rows of ``jacobian`` (14, BLOCK): Re and Im of dG'/d omega, of dG'/dp, and of G' itself.
+
+    ``g`` (BLOCK, 8) as from ``interpolate_rows``.
+    """
+    for j in range(BLOCK):
+        kx, ky, kz = block[0, j], block[1, j], block[2, j]
+        cos, sin = phase_factor(phase, kx, ky, kz)
+        cos, sin = block[5, j] * cos, block[5, j] * sin
+        gr, gi = cos * g[j, 0] - sin * g[j, 1], cos * g[j, 1] + sin * g[j, 0]
+        ax, ay, az = rotation_derivative(rotation, g[j, 2], g[j, 4], g[j, 6], kx, ky, kz)
+        bx, by, bz = rotation_derivative(rotation, g[j, 3], g[j, 5], g[j, 7], kx, ky, kz)
+        cos, sin = scale * cos, scale * sin
+        jacobian[0, j], jacobian[7, j] = cos * ax - sin * bx, cos * bx + sin * ax
+        jacobian[1, j], jacobian[8, j] = cos * ay - sin * by, cos * by + sin * ay
+        jacobian[2, j], jacobian[9, j] = cos * az - sin * bz, cos * bz + sin * az
+        # dG'/dp = -i k G': real part k Im G', imaginary part -k Re G'.
+        jacobian[3, j], jacobian[10, j] = kx * gi, -kx * gr
+        jacobian[4, j], jacobian[11, j] = ky * gi, -ky * gr
+        jacobian[5, j], jacobian[12, j] = kz * gi, -kz * gr
+        jacobian[6, j], jacobian[13, j] = gr, gi
+
+
+@inlined
+def _add_sums(block, jacobian, out):
+    """Add the 37 sums of a block to ``out``."""
+    for a in range(6):
+        re, im = jacobian[a], jacobian[7 + a]
+        place = JTJ + a * 6 - (a * (a - 1)) // 2
+        for b in range(a, 6):
+            total = np.float32(0.0)
+            for j in range(BLOCK):
+                total += block[6, j] * block[8, j] * (re[j] * jacobian[b, j] + im[j] * jacobian[7 + b, j])
+            out[place + b - a] += total
+        with_f = with_g = np.float32(0.0)
+        for j in range(BLOCK):
+            with_f += block[6, j] * (re[j] * block[3, j] + im[j] * block[4, j])
+            with_g += block[6, j] * block[8, j] * (re[j] * jacobian[6, j] + im[j] * jacobian[13, j])
+        out[JTF + a] += with_f
+        out[JTG + a] += with_g
+    ff = gg = fg = weight = np.float32(0.0)
+    for j in range(BLOCK):
+        w, gr, gi = block[6, j], jacobian[6, j], jacobian[13, j]
+        ff += w * block[7, j]
+        gg += w * block[8, j] * (gr * gr + gi * gi)
+        fg += w * (block[3, j] * gr + block[4, j] * gi)
+        weight += w
+    out[FF] += ff
+    out[GG] += gg
+    out[FG] += fg
+    out[WEIGHT] += weight
+
+
+@compiled
+def sums_at(reference, samples, rotation, phase, weights, seen, out):
+    """The 37 sums of docs/theory.md eq. 8 at one pose; ``weights``, ``seen`` (n,) are memory to work in."""
+    place_memory, memory = scratch_int(), scratch_float()
+    place, s = carray(place_memory, (BLOCK,)), carray(scratch_float(), (3, BLOCK))
+    weight_memory, slope_memory, g_memory = scratch_float(), scratch_float(), scratch_float()
+    w, d = carray(weight_memory, (3, 4, BLOCK)), carray(slope_memory, (3, 4, BLOCK))
+    g, block, jacobian = carray(g_memory, (BLOCK, 8)), carray(memory, (9, BLOCK)), carray(scratch_float(), (14, BLOCK))
+    row, plane = np.int64(2 * reference.side), np.int64(2 * reference.side * reference.side)
+    _common_weights(reference, samples.frequency, samples.weight, rotation, weights)
+    count = _seen(weights, seen)
+    out[:] = 0.0
+    for first in range(0, count, BLOCK):
+        _taken(samples, weights, seen, first, count, block)
+        _cells(rotation, reference.scale, np.int32(reference.side), block[0], block[1], block[2], place, s)
+        _window(s, w)
+        _window_slopes(s, d)
+        for j in range(BLOCK):
+            interpolate_rows(
+                reference.grid.ctypes.data,
+                np.int64(place[j]),
+                row,
+                plane,
+                weight_memory,
+                slope_memory,
+                np.int64(j),
+                g_memory,
+            )
+        _derivatives(rotation, phase, reference.scale, block, g, jacobian)
+        _add_sums(block, jacobian, out)
+
+
+@compiled
+def normal_equations(reference, samples, rotations, phases, out):
+    """The 37 sums of docs/theory.md eq. 8 for each of p poses, written into ``out`` (p, 37) float64.
+
+    ``rotations`` (p, 3, 3) and ``phases`` (p, 3) are float32; phase = 2 pi shift / box.
+    """
+    n = samples.frequency.shape[1]
+    weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
+    for i in range(rotations.shape[0]):
+        sums_at(reference, samples, rotations[i], phases[i], weights, seen, out[i])
+
+
+@inlined
+def _reference_values(reference, rotation, block, place, s, window_memory, w, g_memory):
+    """The reference's value at a block's samples, before shift and transfer, into g (BLOCK, 2)."""
+    row, plane = np.int64(2 * reference.side), np.int64(2 * reference.side * reference.side)
+    _cells(rotation, reference.scale, np.int32(reference.side), block[0], block[1], block[2], place, s)
+    _window(s, w)
+    for j in range(BLOCK):
+        interpolate_row_values(
+            reference.grid.ctypes.data, np.int64(place[j]), row, plane, window_memory, np.int64(j), g_memory
+        )
+
+
+@compiled
+def products(reference, samples, rotations, out, sums):
+    """For the shift search, at each of p rotations and no shift: w f conj(G') into ``out`` (p, 2, n), re and im.
+
+    ``sums`` (p, 3) float64 receives |f|^2, |g|^2 and the total weight, which no shift changes. Samples that are not
+    seen by both have a product of zero.
+    """
+    n = samples.frequency.shape[1]
+    place, s = carray(scratch_int(), (BLOCK,)), carray(scratch_float(), (3, BLOCK))
+    window_memory, g_memory = scratch_float(), scratch_float()
+    w, g, block = (
+        carray(window_memory, (3, 4, BLOCK)),
+        carray(g_memory, (BLOCK, 2)),
+        carray(scratch_float(), (9, BLOCK)),
+    )
+    weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
+    for i in range(rotations.shape[0]):
+        _common_weights(reference, samples.frequency, samples.weight, rotations[i], weights)
+        count = _seen(weights, seen)
+        out[i] = 0.0
+        sums[i] = 0.0
+        for first in range(0, count, BLOCK):
+            _taken(samples, weights, seen, first, count, block)
+            _reference_values(reference, rotations[i], block, place, s, window_memory, w, g_memory)
+            ff = gg = weight = np.float32(0.0)
+            for j in range(BLOCK):
+                gr, gi = block[5, j] * g[j, 0], block[5, j] * g[j, 1]
+                ff += block[6, j] * block[7, j]
+                gg += block[6, j] * block[8, j] * (gr * gr + gi * gi)
+                weight += block[6, j]
+                g[j, 0] = block[6, j] * (block[3, j] * gr + block[4, j] * gi)
+                g[j, 1] = block[6, j] * (block[4, j] * gr - block[3, j] * gi)
+            for j in range(min(BLOCK, count - first)):
+                out[i, 0, seen[first + j]], out[i, 1, seen[first + j]] = g[j, 0], g[j, 1]
+            sums[i, 0] += ff
+            sums[i, 1] += gg
+            sums[i, 2] += weight
+
+
+@compiled
+def shell_sums(reference, samples, rotations, phases, shell, out):
+    """|f|^2, |g|^2, f.g and the total weight of each of s shells at p poses, into ``out`` (p, s, 4) float64.
+
+    ``shell`` (n,) int32 says which one a sample belongs to.
+    """
+    n = samples.frequency.shape[1]
+    place, s = carray(scratch_int(), (BLOCK,)), carray(scratch_float(), (3, BLOCK))
+    window_memory, g_memory = scratch_float(), scratch_float()
+    w, g, block = (
+        carray(window_memory, (3, 4, BLOCK)),
+        carray(g_memory, (BLOCK, 2)),
+        carray(scratch_float(), (9, BLOCK)),
+    )
+    weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
+    for i in range(rotations.shape[0]):
+        _common_weights(reference, samples.frequency, samples.weight, rotations[i], weights)
+        count = _seen(weights, seen)
+        out[i] = 0.0
+        for first in range(0, count, BLOCK):
+            _taken(samples, weights, seen, first, count, block)
+            _reference_values(reference, rotations[i], block, place, s, window_memory, w, g_memory)
+            for j in range(BLOCK):
+                cos, sin = phase_factor(phases[i], block[0, j], block[1, j], block[2, j])
+                gr, gi = cos * g[j, 0] - sin * g[j, 1], cos * g[j, 1] + sin * g[j, 0]
+                g[j, 0], g[j, 1] = block[5, j] * gr, block[5, j] * gi
+            for j in range(min(BLOCK, count - first)):
+                total = out[i, shell[seen[first + j]]]
+                fr, fi, gr, gi = block[3, j], block[4, j], g[j, 0], g[j, 1]
+                total[0] += block[6, j] * block[7, j]
+                total[1] += block[6, j] * block[8, j] * (gr * gr + gi * gi)
+                total[2] += block[6, j] * (fr * gr + fi * gi)
+                total[3] += block[6, j]
 
 
 @compiled
 def gather(grid, side, scale, frequency, out):
     """The spectrum at each frequency (3, n), into ``out`` (n,) complex64."""
-    for j in range(frequency.shape[1]):
-        re, im = interpolate_value(
-            grid, side, scale * frequency[0, j], scale * frequency[1, j], scale * frequency[2, j]
-        )
-        out[j] = complex(re, im)
+    n = frequency.shape[1]
+    place, s = carray(scratch_int(), (BLOCK,)), carray(scratch_float(), (3, BLOCK))
+    window_memory, g_memory = scratch_float(), scratch_float()
+    w, g, k = carray(window_memory, (3, 4, BLOCK)), carray(g_memory, (BLOCK, 2)), carray(scratch_float(), (3, BLOCK))
+    row, plane = np.int64(2 * side), np.int64(2 * side * side)
+    unmoved = np.eye(3, dtype=np.float32)
+    for first in range(0, n, BLOCK):
+        for j in range(BLOCK):
+            i = min(first + j, n - 1)
+            k[0, j], k[1, j], k[2, j] = frequency[0, i], frequency[1, i], frequency[2, i]
+        _cells(unmoved, scale, np.int32(side), k[0], k[1], k[2], place, s)
+        _window(s, w)
+        for j in range(min(BLOCK, n - first)):
+            interpolate_row_values(
+                grid.ctypes.data, np.int64(place[j]), row, plane, window_memory, np.int64(j), g_memory
+            )
+            out[first + j] = complex(g[j, 0], g[j, 1])
 
 
 @compiled

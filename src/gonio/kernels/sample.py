@@ -12,14 +12,29 @@ Legend (docs/theory.md eqs. 3-8)
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numba import njit
+from numpy import polynomial
+from numpy.typing import NDArray
 
 from gonio.kernels.window import SLOPE_COEFFICIENTS, VALUE_COEFFICIENTS
 
 EDGE_TOLERANCE = np.float32(1e-6)
-ZERO_8 = tuple(np.float32(0.0) for _ in range(8))
+PER_TURN = np.float32(0.5 / np.pi)
+
+
+def _even_fit(function: Callable[[NDArray], NDArray]) -> tuple[np.float32, ...]:
+    """Coefficients of six even powers of x for a function of x from -1/2 to 1/2, right to 1e-8."""
+    squares = 0.125 - 0.125 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)  # Chebyshev points of 0 to 1/4
+    fitted = polynomial.Polynomial.fit(squares, function(np.sqrt(squares)), 5).convert().coef
+    return tuple(np.float32(c) for c in fitted)
+
+
+# sin(pi x) / x and cos(pi x)
+HALF_SIN = _even_fit(lambda x: np.pi * np.sinc(x))
+HALF_COS = _even_fit(lambda x: np.cos(np.pi * x))
 
 
 @njit(inline="always")
@@ -54,56 +69,6 @@ def cell(q, centre):
 
 
 @njit(inline="always")
-def four(grid, place):
-    """Four complex neighbours along x: eight floats that are next to each other, one vector register."""
-    return (
-        grid[place],
-        grid[place + 1],
-        grid[place + 2],
-        grid[place + 3],
-        grid[place + 4],
-        grid[place + 5],
-        grid[place + 6],
-        grid[place + 7],
-    )
-
-
-@njit(inline="always")
-def scaled(w, a):
-    """w a for eight floats."""
-    return w * a[0], w * a[1], w * a[2], w * a[3], w * a[4], w * a[5], w * a[6], w * a[7]
-
-
-@njit(inline="always")
-def added(w, a, b):
-    """w a + b for eight floats."""
-    return (
-        w * a[0] + b[0],
-        w * a[1] + b[1],
-        w * a[2] + b[2],
-        w * a[3] + b[3],
-        w * a[4] + b[4],
-        w * a[5] + b[5],
-        w * a[6] + b[6],
-        w * a[7] + b[7],
-    )
-
-
-@njit(inline="always")
-def combined(w, a, b, c, d):
-    """w0 a + w1 b + w2 c + w3 d for eight floats each."""
-    return added(w[3], d, added(w[2], c, added(w[1], b, scaled(w[0], a))))
-
-
-@njit(inline="always")
-def along_x(w, a):
-    """The weighted sum of four complex neighbours: (re, im)."""
-    re = w[0] * a[0] + w[1] * a[2] + w[2] * a[4] + w[3] * a[6]
-    im = w[0] * a[1] + w[1] * a[3] + w[2] * a[5] + w[3] * a[7]
-    return re, im
-
-
-@njit(inline="always")
 def corner(side, qx, qy, qz):
     """Place of the first neighbour of q in the flat grid, steps to the next row and plane, and q's three places."""
     ix, sx = cell(qx, side // 2)
@@ -115,52 +80,11 @@ def corner(side, qx, qy, qz):
 
 
 @njit(inline="always")
-def interpolate(grid, side, qx, qy, qz):
-    """Value and gradient of the spectrum at q: 8 floats, re and im of G, dG/dqx, dG/dqy, dG/dqz.
-
-    ``grid`` is flat float32, a cube of ``side`` points in order (z, y, x) with real and imaginary parts interleaved.
-    """
-    place, row, plane, sx, sy, sz = corner(side, qx, qy, qz)
-    wy, dy = window_values(sy), window_slopes(sy)
-    wz, dz = window_values(sz), window_slopes(sz)
-    value = y_slope = z_slope = ZERO_8
-    for i in range(4):
-        a, b = four(grid, place), four(grid, place + row)
-        c, d = four(grid, place + row + row), four(grid, place + row + row + row)
-        level = combined(wy, a, b, c, d)
-        slope = combined(dy, a, b, c, d)
-        value = added(wz[i], level, value)
-        y_slope = added(wz[i], slope, y_slope)
-        z_slope = added(dz[i], level, z_slope)
-        place += plane
-    wx, dx = window_values(sx), window_slopes(sx)
-    return along_x(wx, value) + along_x(dx, value) + along_x(wx, y_slope) + along_x(wx, z_slope)
-
-
-@njit(inline="always")
-def interpolate_value(grid, side, qx, qy, qz):
-    """Value of the spectrum at q: 2 floats, re and im of G; ``grid`` as for ``interpolate``."""
-    place, row, plane, sx, sy, sz = corner(side, qx, qy, qz)
-    wy, wz = window_values(sy), window_values(sz)
-    value = ZERO_8
-    for i in range(4):
-        a, b = four(grid, place), four(grid, place + row)
-        c, d = four(grid, place + row + row), four(grid, place + row + row + row)
-        value = added(wz[i], combined(wy, a, b, c, d), value)
-        place += plane
-    return along_x(window_values(sx), value)
-
-
-@njit(inline="always")
-def region_weight(regions, qx, qy, qz):
-    """1 where q lies in any region between two planes (docs/theory.md eq. 9), else 0; rows (u, v, h)."""
-    tolerance = EDGE_TOLERANCE * (qx * qx + qy * qy + qz * qz)
-    for i in range(regions.shape[0]):
-        u = regions[i, 0] * qx + regions[i, 1] * qy + regions[i, 2] * qz - regions[i, 6]
-        v = regions[i, 3] * qx + regions[i, 4] * qy + regions[i, 5] * qz + regions[i, 6]
-        if u * v <= tolerance:
-            return np.float32(1.0)
-    return np.float32(0.0)
+def region_holds(region, qx, qy, qz):
+    """Whether q lies in a region between two planes (docs/theory.md eq. 9), a row (u, v, h)."""
+    u = region[0] * qx + region[1] * qy + region[2] * qz - region[6]
+    v = region[3] * qx + region[4] * qy + region[5] * qz + region[6]
+    return u * v <= EDGE_TOLERANCE * (qx * qx + qy * qy + qz * qz)
 
 
 @njit(inline="always")
@@ -193,9 +117,16 @@ def turned_back(rotation, kx, ky, kz):
 
 @njit(inline="always")
 def phase_factor(phase, kx, ky, kz):
-    """exp(-i p.k) as (re, im)."""
-    angle = np.float32(phase[0] * kx + phase[1] * ky + phase[2] * kz)
-    return math.cos(angle), -math.sin(angle)
+    """exp(-i p.k) as (re, im), by polynomials of half the angle: calls of a library would end the vector loop."""
+    turns = (phase[0] * kx + phase[1] * ky + phase[2] * kz) * PER_TURN
+    half = turns - np.floor(turns + np.float32(0.5))  # -1/2 to 1/2: half angles of -pi/2 to pi/2
+    square = half * half
+    sin, cos = HALF_SIN[-1], HALF_COS[-1]
+    for power in range(len(HALF_SIN) - 2, -1, -1):
+        sin, cos = sin * square + HALF_SIN[power], cos * square + HALF_COS[power]
+    sin *= half
+    two = np.float32(2.0)
+    return np.float32(1.0) - two * sin * sin, -two * sin * cos
 
 
 @njit(inline="always")
@@ -209,7 +140,7 @@ def rotation_derivative(rotation, gx, gy, gz, kx, ky, kz):
 
 @njit(inline="always")
 def spread(grid, side, qx, qy, qz, re, im):
-    """Add a complex sample to the 4 x 4 x 4 neighbours of q: the transpose of ``interpolate_value``."""
+    """Add a complex sample to the 4 x 4 x 4 neighbours of q: the transpose of interpolation."""
     place, row, plane, sx, sy, sz = corner(side, qx, qy, qz)
     wx, wy, wz = window_values(sx), window_values(sy), window_values(sz)
     for i in range(4):

@@ -1,0 +1,181 @@
+"""Levenberg-Marquardt refinement of many poses of one pair, without leaving compiled code.
+
+Flow for each pose: sums over samples (``cpu``) -> dissimilarity, prior, directions (``model``) -> step and what its
+outcome means (``lm``) -> the next pose, until it has come to rest or used its steps. Poses are refined one after the
+other: what is read of the reference around one pose stays in the cache.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.kernels.compiled import strict
+from gonio.kernels.cpu import N_SUMS, WEIGHT, sums_at
+from gonio.kernels.lm import RUNNING, judge, solve
+from gonio.kernels.model import NO_PRIOR, log_likelihood, model, prior
+
+__all__ = ["Landscape", "evaluate", "refine", "turned"]
+
+
+class Landscape(NamedTuple):
+    """What is minimised besides the samples, as in ``problem.PoseProblem``.
+
+    ``score`` and the next three as in ``model.model``; ``directions`` (6, k); shifts within ``max_shift`` of ``centre``
+    (3,); rotations whose angle to ``cone_centre`` (3, 3) has a cosine of at least ``cone_cosine``; a prior and its
+    numbers; ``crowding``; the ``power`` of the target's samples. Steps that move a surface at ``radius`` by less than
+    ``tolerance`` (angstrom) are the last.
+    """
+
+    score: int
+    unit: float
+    phase: float
+    least: float
+    directions: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    max_shift: float
+    cone_centre: NDArray[np.float64]
+    cone_cosine: float
+    prior: int
+    prior_numbers: NDArray[np.float64]
+    crowding: float
+    power: float
+    radius: float
+    tolerance: float
+
+
+@strict
+def _is_outside(landscape, rotation, shift):
+    square = 0.0
+    for i in range(3):
+        square += (shift[i] - landscape.centre[i]) ** 2
+    trace = (rotation * landscape.cone_centre).sum()
+    return math.sqrt(square) > landscape.max_shift or 0.5 * (trace - 1.0) < landscape.cone_cosine
+
+
+@strict
+def _value_at(reference, samples, landscape, rotation, shift, hessian, descent, memory):
+    """What is minimised at one pose, with its model along the directions: ``hessian`` (k, k), ``descent`` (k,)."""
+    weights, seen, sums, full, slope, curvature, pull = memory
+    matrix, phases = rotation.astype(np.float32), (landscape.phase * shift).astype(np.float32)
+    sums_at(reference, samples, matrix, phases, weights, seen, sums)
+    overlap = sums[WEIGHT]
+    value = model(landscape.score, sums, landscape.unit, landscape.phase, landscape.least, full, slope)
+    lost = not math.isfinite(value) or _is_outside(landscape, rotation, shift)
+    if landscape.prior != NO_PRIOR:
+        count = max(overlap / landscape.crowding, 1.0)
+        finite = value if math.isfinite(value) else landscape.power
+        value, gain = log_likelihood(landscape.score, finite, overlap, landscape.power)
+        value += prior(landscape.prior, landscape.prior_numbers, rotation, shift, curvature, pull) / count
+        # d(x + dx) ~ d - 2 b.dx + dx^T H dx: half a gradient and half a second derivative.
+        for a in range(6):
+            slope[a] = gain * slope[a] + 0.5 * pull[a] / count
+            for b in range(6):
+                full[a, b] = gain * full[a, b] + 0.5 * curvature[a, b] / count
+    told = _along(landscape.directions, full, slope, hessian, descent)
+    if not told:
+        hessian[:, :] = 0.0
+        descent[:] = 0.0
+    return np.inf if lost else value
+
+
+@strict
+def _along(directions, full, slope, hessian, descent):
+    """The model along the directions; whether all of it is finite."""
+    k = directions.shape[1]
+    told = True
+    for c in range(k):
+        descent[c] = 0.0
+        for a in range(6):
+            descent[c] += slope[a] * directions[a, c]
+        told = told and math.isfinite(descent[c])
+        for d in range(k):
+            total = 0.0
+            for a in range(6):
+                for b in range(6):
+                    total += directions[a, c] * full[a, b] * directions[b, d]
+            hessian[c, d] = total
+            told = told and math.isfinite(total)
+    return told
+
+
+@strict
+def turned(rotation, vector, out):
+    """exp(vector) R, by Rodrigues' formula."""
+    x, y, z = vector[0], vector[1], vector[2]
+    square = x * x + y * y + z * z
+    angle = math.sqrt(square)
+    if angle > 1e-4:
+        a, b = math.sin(angle) / angle, (1.0 - math.cos(angle)) / square
+    else:
+        a, b = 1.0 - square / 6.0, 0.5 - square / 24.0
+    turn = np.empty((3, 3))
+    turn[0, 0], turn[0, 1], turn[0, 2] = 1.0 - b * (y * y + z * z), b * x * y - a * z, b * x * z + a * y
+    turn[1, 0], turn[1, 1], turn[1, 2] = b * x * y + a * z, 1.0 - b * (x * x + z * z), b * y * z - a * x
+    turn[2, 0], turn[2, 1], turn[2, 2] = b * x * z - a * y, b * y * z + a * x, 1.0 - b * (x * x + y * y)
+    for i in range(3):
+        for j in range(3):
+            out[i, j] = turn[i, 0] * rotation[0, j] + turn[i, 1] * rotation[1, j] + turn[i, 2] * rotation[2, j]
+
+
+@strict
+def _memory(samples, k):
+    n = samples.frequency.shape[1]
+    weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
+    return weights, seen, np.empty(N_SUMS), np.empty((6, 6)), np.empty(6), np.empty((6, 6)), np.empty(6)
+
+
+@strict
+def evaluate(reference, samples, landscape, points, value, hessian, descent):
+    """What is minimised at p points (p, 12) and its model: into (p,), (p, k, k) and (p, k)."""
+    memory = _memory(samples, landscape.directions.shape[1])
+    for i in range(points.shape[0]):
+        rotation, shift = points[i, :9].copy().reshape(3, 3), points[i, 9:].copy()
+        value[i] = _value_at(reference, samples, landscape, rotation, shift, hessian[i], descent[i], memory)
+
+
+@strict
+def refine(
+    reference,
+    samples,
+    landscape,
+    rows,
+    n_steps,
+    points,
+    value,
+    hessian,
+    descent,
+    damping,
+    growth,
+    status,
+    iterations,
+):
+    """Take up to ``n_steps`` steps from each of ``rows`` of a state (``gonio.lm.State``), changed in place."""
+    k = landscape.directions.shape[1]
+    memory, matrix = _memory(samples, k), np.empty((k, k))
+    step, tangent, trial, shift = np.empty(k), np.empty(6), np.empty((3, 3)), np.empty(3)
+    next_hessian, next_descent = np.empty((k, k)), np.empty(k)
+    for i in rows:
+        for _ in range(n_steps):
+            if status[i] != RUNNING:
+                break
+            determined = solve(hessian[i], descent[i], damping[i], matrix, step)
+            for a in range(6):
+                tangent[a] = 0.0
+                for c in range(k):
+                    tangent[a] += landscape.directions[a, c] * step[c]
+            turned(points[i, :9].copy().reshape(3, 3), tangent, trial)
+            shift[:] = points[i, 9:] + tangent[3:]
+            after = _value_at(reference, samples, landscape, trial, shift, next_hessian, next_descent, memory)
+            length = math.sqrt((tangent[:3] ** 2).sum()) * landscape.radius + math.sqrt((tangent[3:] ** 2).sum())
+            better, damping[i], growth[i], status[i] = judge(
+                value[i], after, hessian[i], descent[i], step, determined, length, landscape.tolerance, damping[i],
+                growth[i],
+            )  # fmt: skip
+            if better:
+                points[i, :9], points[i, 9:] = trial.copy().reshape(9), shift
+                value[i], hessian[i], descent[i] = after, next_hessian, next_descent
+            iterations[i] += 1

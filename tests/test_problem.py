@@ -1,0 +1,99 @@
+"""Refinement in compiled code takes the very steps of the general one, whatever is minimised."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from gonio import lm
+from gonio.expectation import Expectation
+from gonio.fourier import FourierVolume, Spectrum
+from gonio.pose import Pose
+from gonio.problem import AxisPrior, Cone, PoseProblem, StartPrior, pack
+from gonio.score import Comparison, Score
+from gonio.volume import Subtomogram, Volume
+from gonio.wedge import SingleAxisWedge
+from oracle import Blobs
+
+VOXEL, N, LIMIT = 5.0, 24, 7.0
+OBJECT = Blobs.random(7)
+TRUE = Pose(Rotation.from_euler("ZYZ", [40.0, 70.0, -25.0], degrees=True), np.array([6.0, -4.0, 9.0]))
+NORMAL = np.array([0.6, 0.0, 0.8])
+ABOUT_NORMAL = np.zeros((6, 4))
+ABOUT_NORMAL[:3, 0], ABOUT_NORMAL[3:, 1:] = NORMAL, np.eye(3)
+
+
+def compared(score: str, rng: np.random.Generator) -> Comparison:
+    """A noisy pair with a wedge on either side."""
+    f = OBJECT.moved(TRUE.matrix, TRUE.shift_angstrom / VOXEL).volume(N)
+    f = f + rng.normal(scale=0.5 * f.std(), size=f.shape)
+    target = Spectrum.of(Subtomogram(Volume(f, VOXEL), SingleAxisWedge(-60, 45)), limit=LIMIT)
+    reference = FourierVolume.of(Volume(OBJECT.volume(N), VOXEL), wedge=SingleAxisWedge(-50, 60), limit=LIMIT)
+    shells = int(LIMIT) + 1
+    expectation = Expectation(
+        np.linspace(0.9, 0.2, shells), target.shell_power(), target.shell_power(), np.full(shells, 0.1)
+    )
+    return Comparison(target, reference, score=Score(score), expectation=expectation)
+
+
+def points_near(pose: Pose, rng: np.random.Generator, count: int = 12) -> np.ndarray:
+    """Up to 25 degrees and 8 angstrom off."""
+    turns = Rotation.from_rotvec(rng.uniform(-0.25, 0.25, (count, 3))) * pose.rotation
+    return pack(turns.as_matrix(), pose.shift_angstrom + rng.uniform(-8.0, 8.0, (count, 3)))
+
+
+PRIORS = {
+    "no prior": None,
+    "start": StartPrior(TRUE, np.array([30.0, 30.0, 30.0, 0.01, 0.02, 0.03])),
+    "axis": AxisPrior(TRUE.matrix @ NORMAL, NORMAL, 0.1),
+}
+
+
+@pytest.mark.parametrize("directions", [np.eye(6), ABOUT_NORMAL], ids=["all", "about an axis"])
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("score", list(Score))
+def test_compiled_steps_are_those_of_the_general_refinement(score, prior, directions, rng):
+    problem = PoseProblem(
+        compared(score, rng),
+        directions=directions,
+        shift_centre_angstrom=np.array([1.0, 0.0, -1.0]),
+        max_shift_angstrom=14.0,
+        radius_angstrom=40.0,
+        tolerance_angstrom=0.05,
+        cone=Cone(TRUE.matrix, np.radians(22.0)),
+        prior=PRIORS[prior],
+        crowding=2.5,
+    ).problem
+    points = points_near(TRUE, rng)
+    for steps in (1, 4, 60):
+        compiled = lm.minimise(problem, points, max_iterations=steps)
+        general = lm.minimise(replace(problem, advance=None), points, max_iterations=steps)
+        # Rotations are turned by two formulas for one exponential, which agree to rounding; float32 samples amplify it.
+        np.testing.assert_allclose(compiled.points, general.points, atol=2e-4 if steps < 60 else 2e-2)
+        np.testing.assert_allclose(compiled.dissimilarity, general.dissimilarity, rtol=1e-4)
+    assert np.isinf(compiled.dissimilarity).any() and np.isfinite(compiled.dissimilarity).sum() >= 5
+    assert (compiled.iterations > 3).any()
+
+
+def test_a_row_is_refined_as_if_it_were_alone(rng):
+    problem = PoseProblem(
+        compared("rcs", rng),
+        directions=np.eye(6),
+        shift_centre_angstrom=np.zeros(3),
+        max_shift_angstrom=30.0,
+        radius_angstrom=40.0,
+        tolerance_angstrom=0.05,
+    ).problem
+    points = points_near(TRUE, rng)
+    together = lm.minimise(problem, points, max_iterations=30)
+    for row in range(0, len(points), 5):
+        alone = lm.minimise(problem, points[row : row + 1], max_iterations=30)
+        np.testing.assert_array_equal(alone.points[0], together.points[row])
+        np.testing.assert_array_equal(alone.code[0], together.code[row])
+    step_by_step = lm.start(problem, points)
+    for _ in range(30):
+        lm.step(problem, step_by_step, step_by_step.running)
+    np.testing.assert_array_equal(step_by_step.points, together.points)
