@@ -56,17 +56,16 @@ def pose_covariance(
     -------
     Infinite where data and prior do not determine the pose.
     """
-    follow, scatter = np.zeros((6, 6)), np.zeros((6, 6))
-    for samples in target.shells():
-        comparison = Comparison(samples, reference, score=Score.FCS)
-        ff, gg, fg, count = comparison.totals(pose.matrix, pose.shift_angstrom)
-        if not (count > 0 and gg > 0):
-            continue
-        equations = comparison.normal_equations(pose.matrix[None], pose.shift_angstrom[None])
-        normal = equations.hessian[0] * count  # J^T J
-        weight = float((samples.weight**2).sum(dtype=np.float64) / samples.weight.sum(dtype=np.float64))
-        follow += max(fg / gg, MIN_SHARE) * normal
-        scatter += weight * max(ff - fg**2 / gg, ROUNDING * ff) / count * normal
+    comparison = Comparison(target, reference, score=Score.FCS)
+    normal, sums = comparison.normal_matrices(pose.matrix, pose.shift_angstrom)
+    shell, weight = comparison.shell, target.weight.astype(np.float64)
+    mean_weight = np.bincount(shell, weight**2, len(sums)) / np.maximum(np.bincount(shell, weight, len(sums)), 1e-300)
+    told = (sums[:, 3] > 0) & (sums[:, 1] > 0)
+    ff, gg, fg, count = sums[told].T
+    share = np.maximum(fg / gg, MIN_SHARE)
+    unexplained = np.maximum(ff - fg**2 / gg, ROUNDING * ff) / count
+    follow = np.einsum("s,sij->ij", share, normal[told])
+    scatter = np.einsum("s,sij->ij", mean_weight[told] * unexplained, normal[told])
     b = directions
     follow, scatter = b.T @ follow @ b, (0.5 * crowding) * (b.T @ scatter @ b)
     information = _sandwich(follow, scatter)

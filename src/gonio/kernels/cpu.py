@@ -29,7 +29,17 @@ from gonio.kernels.sample import (
 )
 from gonio.kernels.vector import BLOCK, interpolate_row_values, interpolate_rows, scratch_float, scratch_int
 
-__all__ = ["Reference", "Samples", "gather", "normal_equations", "products", "scatter", "shell_sums", "sums_at"]
+__all__ = [
+    "Reference",
+    "Samples",
+    "gather",
+    "normal_equations",
+    "products",
+    "scatter",
+    "shell_equations",
+    "shell_sums",
+    "sums_at",
+]
 
 N_SUMS = 37
 # Places of the sums in a row: J^T J (upper triangle by rows), J^T f, J^T g, |f|^2, |g|^2, f.g, total weight.
@@ -192,18 +202,15 @@ def _add_sums(block, jacobian, out):
     out[WEIGHT] += weight
 
 
-@compiled
-def sums_at(reference, samples, rotation, phase, weights, seen, out):
-    """The 37 sums of docs/theory.md eq. 8 at one pose; ``weights``, ``seen`` (n,) are memory to work in."""
+@inlined
+def _add_sums_over(reference, samples, rotation, phase, weights, seen, count, out):
+    """Add the 37 sums of docs/theory.md eq. 8 over the first ``count`` samples that are ``seen`` to ``out`` (37,)."""
     place_memory, memory = scratch_int(), scratch_float()
     place, s = carray(place_memory, (BLOCK,)), carray(scratch_float(), (3, BLOCK))
     weight_memory, slope_memory, g_memory = scratch_float(), scratch_float(), scratch_float()
     w, d = carray(weight_memory, (3, 4, BLOCK)), carray(slope_memory, (3, 4, BLOCK))
     g, block, jacobian = carray(g_memory, (BLOCK, 8)), carray(memory, (9, BLOCK)), carray(scratch_float(), (14, BLOCK))
     row, plane = np.int64(2 * reference.side), np.int64(2 * reference.side * reference.side)
-    _common_weights(reference, samples.frequency, samples.weight, rotation, weights)
-    count = _seen(weights, seen)
-    out[:] = 0.0
     for first in range(0, count, BLOCK):
         _taken(samples, weights, seen, first, count, block)
         _cells(rotation, reference.scale, np.int32(reference.side), block[0], block[1], block[2], place, s)
@@ -222,6 +229,29 @@ def sums_at(reference, samples, rotation, phase, weights, seen, out):
             )
         _derivatives(rotation, phase, reference.scale, block, g, jacobian)
         _add_sums(block, jacobian, out)
+
+
+@compiled
+def sums_at(reference, samples, rotation, phase, weights, seen, out):
+    """The 37 sums of docs/theory.md eq. 8 at one pose; ``weights`` (n,), ``seen`` (n + 1,) are memory to work in."""
+    _common_weights(reference, samples.frequency, samples.weight, rotation, weights)
+    out[:] = 0.0
+    _add_sums_over(reference, samples, rotation, phase, weights, seen, _seen(weights, seen), out)
+
+
+@compiled
+def shell_equations(reference, samples, rotation, phase, shell, out):
+    """The 37 sums of each of s shells at one pose, into ``out`` (s, 37); ``shell`` (n,) as in ``shell_sums``."""
+    n = samples.frequency.shape[1]
+    weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
+    _common_weights(reference, samples.frequency, samples.weight, rotation, weights)
+    out[:] = 0.0
+    for s in range(out.shape[0]):
+        count = 0
+        for j in range(n):
+            seen[count] = j
+            count += weights[j] > 0.0 and shell[j] == s
+        _add_sums_over(reference, samples, rotation, phase, weights, seen, count, out[s])
 
 
 @compiled
