@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,13 +114,19 @@ def neighbours(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def everywhere(target: Particle, settings: Settings, *, reach_deg: float | None) -> Frame:
     """Every pose: uniform orientations within ``reach_deg`` of one another, or the Euler grid of the settings."""
-    symmetry = Symmetry.named(settings.symmetry)
+    return _frame(target, settings, _seed_orientations(settings.symmetry, settings.seed_interval_deg, reach_deg))
+
+
+@lru_cache(maxsize=8)
+def _seed_orientations(symmetry: str, interval_deg: float, reach_deg: float | None) -> Rotation:
+    """The same for all particles of a kind."""
+    group = Symmetry.named(symmetry)
     if reach_deg is None:
-        rotations = orientations.euler_grid(settings.seed_interval_deg)
+        rotations = orientations.euler_grid(interval_deg)
     else:
-        edge = EDGE_OF_SYMMETRY if symmetry.order > 1 else 1.0
+        edge = EDGE_OF_SYMMETRY if group.order > 1 else 1.0
         rotations = orientations.uniform(orientations.uniform_count(edge * reach_deg))
-    return _frame(target, settings, orientations.reduced(rotations, symmetry))
+    return orientations.reduced(rotations, group)
 
 
 def about_normals(target: Particle, reference: Particle, settings: Settings, *, reach_deg: float | None) -> Frame:
