@@ -61,7 +61,7 @@ ROOMS_BELOW = {
     "lm": {"kernels"},
     # The kernels know nothing of gonio, so sampling a spectrum may stand on them.
     "fourier": {room for room, floor in FLOORS.items() if floor == 0} | {"kernels"},
-    "shifts": {room for room, floor in FLOORS.items() if floor == 0} | {"fourier"},
+    "shifts": {room for room, floor in FLOORS.items() if floor == 0} | {"fourier", "kernels"},
     "io": {room for room, floor in FLOORS.items() if floor == 0},
     "report": {room for room, floor in FLOORS.items() if floor in (0, 3)} | {"fourier"},
     # Aligning is searching with the problem that the score poses.

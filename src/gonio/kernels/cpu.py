@@ -318,6 +318,17 @@ def products(reference, samples, rotations, out, sums):
 
 
 @compiled
+def largest(scores, rows, place, value):
+    """The largest of some ``rows`` of ``scores`` (s, p) in each column, (p,), and its place among them."""
+    value[:] = np.float32(-3e38)
+    for i in range(rows.shape[0]):
+        row = scores[rows[i]]
+        for j in range(row.shape[0]):
+            if row[j] > value[j]:
+                value[j], place[j] = row[j], i
+
+
+@compiled
 def shell_sums(reference, samples, rotations, phases, shell, out):
     """|f|^2, |g|^2, f.g and the total weight of each of s shells at p poses, into ``out`` (p, s, 4) float64.
 
