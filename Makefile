@@ -2,6 +2,7 @@
 #   make demo       simulate particles, align them and write a report into demo/   (DEMO_PARTICLES=40)
 #   make test       the tests                                                      (PYTEST_ARGS="-k pose")
 #   make check      formatting, lint and types
+#   make bench      how fast it is, as one table                                   (BENCH_ARGS=--quick)
 #   make reproduce  what docs/reproduce.md reports, into results/
 #   make clean      remove what these have made
 
@@ -9,25 +10,29 @@ PYTHON ?= python3
 DEMO_PARTICLES ?= 40
 DEMO_DIR ?= demo
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: help demo test check reproduce clean
+.PHONY: help demo test check bench reproduce clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
-demo: .venv/.gonio src/gonio/kernels/cpu.py
+demo: .venv/.gonio
 	$(BIN)/gonio demo $(DEMO_DIR) --particles $(DEMO_PARTICLES) --overwrite
 
-test: .venv/.gonio-test src/gonio/kernels/cpu.py
+test: .venv/.gonio-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: .venv/.gonio-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: .venv/.gonio
+	$(BIN)/python benchmarks/run_all.py $(BENCH_ARGS)
 
 reproduce: .venv/.gonio
 	$(BIN)/python experiments/run_all.py
@@ -42,10 +47,6 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "gonio needs Python 3.11 or newer, and '$(PYTHON)' is not that: try make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	@touch $@
-
-# Numba keeps compiled loops until cpu.py changes; the mathematics that they compile lies beside it.
-src/gonio/kernels/cpu.py: src/gonio/kernels/sample.py src/gonio/kernels/window.py
 	@touch $@
 
 .venv/.gonio: .venv/.made pyproject.toml

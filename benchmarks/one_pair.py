@@ -1,77 +1,93 @@
-"""Seconds for one pair, n = 32, one thread, kernels compiled: the defaults and the paper's search, in turns.
+"""One pair: every way to align it, in boxes and to limits of several sizes, beside a scan that anyone can write.
 
-    python benchmarks/one_pair.py [--pairs 20]
-
-The unit of the ratio is what any reader can time alone: turning the reference once with SciPy (cubic spline) and
-finding its best shift by FFT, the inner step of an exhaustive search.
+The scan turns one particle with SciPy and finds the best shift by FFT, at as many orientations as the default search
+starts from; a few of them are timed.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
+from particles import Set, simulated, starts
+from plan import Plan
 from scipy import fft
 from scipy.ndimage import affine_transform
+from table import Row, in_turns, rows_of
 
 import gonio
-from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 
-WAYS = {
-    "defaults": gonio.Settings(),
-    **{
-        f"paper's schedule, {score}, {interval} degrees": gonio.Settings(
-            score=score, search="stochastic", seed_interval_deg=interval
-        )
-        for interval in (60, 45)
-        for score in ("rcs", "fcs")
-    },
+ORIENTATIONS, TIMED = 497, 20
+LIMIT_ANGSTROM = 40.0
+PAPERS = {
+    f"paper's search, {score}, {interval:g} degrees": gonio.Settings(
+        score=gonio.Score(score), search=gonio.Search.STOCHASTIC, seed_interval_deg=interval
+    )
+    for interval in (60.0, 45.0)
+    for score in ("rcs", "fcs")
 }
+GLOBAL, LOCAL = "all orientations", "local"
 
 
-def seconds(function, repeats: int) -> float:
-    """Median wall time of a call."""
-    times = []
-    for index in range(repeats):
-        start = time.perf_counter()
-        function(index)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+def scan(pairs: Set, index: int, *, order: int) -> float:
+    """Correlate a target with a reference turned to TIMED orientations; the best correlation over all shifts."""
+    target, reference = (pairs.particles[2 * index + i].volume.data for i in range(2))
+    spectrum, centre = fft.rfftn(target), np.array(reference.shape) // 2
+    best = -np.inf
+    for matrix in gonio.Pose.random(TIMED, rng=np.random.default_rng(index)).matrix:
+        turned = affine_transform(reference, matrix, offset=centre - matrix @ centre, order=order)
+        best = max(best, float(fft.irfftn(spectrum * fft.rfftn(turned).conj(), s=target.shape).max()))
+    return best
 
 
-def turn_and_shift(target: np.ndarray, reference: np.ndarray, matrix: np.ndarray) -> None:
-    """One orientation of an exhaustive search."""
-    centre = np.array(reference.shape) // 2
-    turned = affine_transform(reference, matrix, offset=centre - matrix @ centre, order=3)
-    fft.irfftn(fft.rfftn(target) * fft.rfftn(turned).conj(), s=target.shape).argmax()
+def aligning(pairs: Set, settings: gonio.Settings, *, limit_angstrom: float) -> Callable[[int], gonio.Result]:
+    """Aligns pair number i: two noisy particles, of which the second is the reference."""
+    limited = replace(settings, resolution_angstrom=limit_angstrom)
+    poses = [(pairs.poses[i], pairs.poses[i + 1]) for i in range(0, len(pairs), 2)]
+    near = [starts(gonio.Pose.stack([f]), g, count=1, seed=i)[0] for i, (f, g) in enumerate(poses)]
+
+    def align(index: int) -> gonio.Result:
+        start = near[index] if settings.search is gonio.Search.LOCAL else None
+        target, reference = pairs.particles[2 * index : 2 * index + 2]
+        return gonio.align(target, reference, settings=limited, rng=np.random.default_rng(index), start=start)
+
+    return align
 
 
-def main() -> None:
-    """Print one line for each way to align."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=20)
-    count = parser.parse_args().pairs
-    rng = np.random.default_rng(0)
-    phantom = Phantom.named("sharp", box=32, voxel_size_angstrom=10.0)
-    imaging = Imaging(snr=0.5)
-    poses = gonio.Pose.random(2 * count, rng=rng, max_shift_angstrom=20.0)
-    particles = [simulate_subtomogram(phantom, poses[i], imaging=imaging, rng=rng) for i in range(2 * count)]
-    matrices = poses.matrix
-    data = [particle.volume.data for particle in particles]
-    unit = seconds(lambda i: turn_and_shift(data[2 * i], data[2 * i + 1], matrices[i]), count)
-    print(f"turning once with SciPy and one FFT shift search: {unit:.4f} s")
-    times: dict[str, list[float]] = {name: [] for name in WAYS}
-    for index in range(-1, count):  # the first call compiles, or loads what was compiled before
-        for name, settings in WAYS.items():
-            pair = particles[2 * index], particles[2 * index + 1]
-            start = time.perf_counter()
-            gonio.align(*pair, settings=settings, rng=rng)
-            times[name].append(time.perf_counter() - start)
-    for name, taken in times.items():
-        median = float(np.median(taken[1:]))
-        print(f"{name}: {median:.3f} s a pair, as long as {median / unit:.0f} such orientations")
+def timed(pairs: Set, ways: dict[str, gonio.Settings], *, limit_angstrom: float) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each way and of the scans, whose times are those of all orientations."""
+    turns: dict[str, Callable[[int], object]] = {
+        name: aligning(pairs, settings, limit_angstrom=limit_angstrom) for name, settings in ways.items()
+    }
+    scans = {f"scan with SciPy, order {order}": partial(scan, pairs, order=order) for order in (1, 3)}
+    seconds = in_turns({**turns, **scans}, len(pairs) // 2)
+    return {name: times * (ORIENTATIONS / TIMED if name in scans else 1.0) for name, times in seconds.items()}
 
 
-if __name__ == "__main__":
-    main()
+def run(plan: Plan) -> list[Row]:
+    """Seconds for each pair; ratios are to the default search in the same box."""
+    rows = [Row(f"scans are of {ORIENTATIONS} orientations, extrapolated from {TIMED}")]
+    basic = {GLOBAL: gonio.Settings(), LOCAL: gonio.Settings(search=gonio.Search.LOCAL)}
+    for box in plan.boxes:
+        ways = {**basic, **(PAPERS if plan.papers_in_all_boxes or box == plan.boxes[0] else {})}
+        pairs = simulated(2 * plan.pairs, box=box)
+        rows += _rows(timed(pairs, ways, limit_angstrom=LIMIT_ANGSTROM), f"box {box}, {LIMIT_ANGSTROM:g} A")
+    return rows + limits(plan, basic)
+
+
+def limits(plan: Plan, ways: dict[str, gonio.Settings]) -> list[Row]:
+    """The smallest box to several limits."""
+    pairs, rows = simulated(2 * plan.pairs, box=plan.boxes[0]), []
+    for limit in plan.limits_angstrom:
+        turns = {name: aligning(pairs, settings, limit_angstrom=limit) for name, settings in ways.items()}
+        if limit != LIMIT_ANGSTROM:
+            rows += _rows(in_turns(turns, plan.pairs), f"box {plan.boxes[0]}, {limit:g} A")
+    return rows
+
+
+def _rows(seconds: dict[str, NDArray[np.float64]], where: str) -> list[Row]:
+    named = {f"{name}, {where}": times for name, times in seconds.items()}
+    return rows_of(named, "pair", beside=f"{GLOBAL}, {where}")

@@ -1,0 +1,47 @@
+"""All pairs of a set of particles, each laid on each other one once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from particles import simulated
+from plan import Plan
+from table import Row, in_turns, rows_of
+
+import gonio
+
+
+def align_all_pairs(particles: list[gonio.Subtomogram], *, n_threads: int) -> list[gonio.Result]:
+    """Every particle as the reference of all that come after it."""
+    results: list[gonio.Result] = []
+    for index, reference in enumerate(particles[:-1]):
+        results += gonio.Aligner(reference).align_many(particles[index + 1 :], n_threads=n_threads)
+    return results
+
+
+def run(plan: Plan) -> list[Row]:
+    """Seconds for each pair, with one thread and with two; a set takes long, so each is timed once."""
+    made = simulated(plan.set_size)
+    count = plan.set_size * (plan.set_size - 1) // 2
+    errors: list[float] = []
+
+    def all_of_them(threads: int, _: int) -> None:
+        errors[:] = errors_deg(align_all_pairs(made.particles, n_threads=threads), made.poses)
+
+    align_all_pairs(made.particles[:2], n_threads=1)  # compiles
+    names = {threads: f"{plan.set_size} particles, {threads} thread{'s' if threads > 1 else ''}" for threads in (1, 2)}
+    turns: dict[str, Callable[[int], None]] = {names[threads]: partial(all_of_them, threads) for threads in names}
+    seconds = in_turns(turns, 1, warm=False)
+    rows = rows_of(seconds, "pair", beside=names[2], divisors=dict.fromkeys(turns, float(count)))
+    whole = " and ".join(f"{times[0]:.1f} s" for times in seconds.values())
+    found = f"{count} pairs in {whole} with one and two threads; median error {np.median(errors):.2f} degrees"
+    return [*rows, Row(f"{plan.set_size} particles", note=found)]
+
+
+def errors_deg(results: list[gonio.Result], poses: gonio.Pose) -> list[float]:
+    """How far each result, in the order of ``align_all_pairs``, is from what was simulated."""
+    first, second = np.triu_indices(len(poses), 1)
+    truth = [poses[int(j)] @ poses[int(i)].inverse() for i, j in zip(first, second, strict=True)]
+    return [float(r.pose.rotation_distance_deg(t)) for r, t in zip(results, truth, strict=True)]

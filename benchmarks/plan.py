@@ -1,0 +1,58 @@
+"""How much is timed: a glance, what is usual, or all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Counts of everything that is repeated.
+
+    Parameters
+    ----------
+    pairs
+        Pairs of particles behind each median.
+    boxes, limits_angstrom
+        Edges of the boxes, voxels; and limits of the resolution for the smallest of them.
+    papers_in_all_boxes
+        Whether the paper's searches are timed in every box, not in the smallest alone.
+    global_targets, local_targets
+        Targets that are aligned to one reference.
+    set_size
+        Particles of which all pairs are aligned.
+    memory_targets
+        Targets between which memory must not grow.
+    kernel_boxes, poses
+        Boxes whose samples the kernels go over, and poses in one call.
+    rounds
+        Turns where one call is long in itself, or very short.
+    """
+
+    pairs: int = 20
+    boxes: tuple[int, ...] = (32, 48, 64, 96)
+    limits_angstrom: tuple[float, ...] = (60.0, 40.0, 30.0, 20.0)
+    papers_in_all_boxes: bool = False
+    global_targets: tuple[int, ...] = (1, 100)
+    local_targets: tuple[int, ...] = (1, 100, 1000)
+    set_size: int = 80
+    memory_targets: tuple[int, int] = (100, 10_000)
+    kernel_boxes: tuple[int, ...] = (32, 64)
+    poses: int = 500
+    rounds: int = 5
+
+
+USUAL = Plan()
+QUICK = Plan(
+    pairs=2,
+    boxes=(32,),
+    limits_angstrom=(40.0,),
+    global_targets=(2,),
+    local_targets=(4,),
+    set_size=3,
+    memory_targets=(2, 10),
+    kernel_boxes=(32,),
+    poses=100,
+    rounds=1,
+)
+LONG = Plan(pairs=100, papers_in_all_boxes=True, global_targets=(1, 100, 1000))
