@@ -9,16 +9,23 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from gonio import shifts
-from gonio.fourier import Spectrum
+from gonio.fourier import FourierVolume, Spectrum
+from gonio.kernels.cpu import Samples
 from gonio.shifts import ShiftSearch
 from gonio.volume import Subtomogram, TiltStack, Volume
-from gonio.wedge import SingleAxisWedge
+from gonio.wedge import NoWedge, SingleAxisWedge
 from oracle import Blobs
 
 VOXEL = 5.0
 OBJECT = Blobs.random(7)
+TURN = Rotation.from_euler("ZYZ", [40.0, 70.0, -25.0], degrees=True).as_matrix()  # not its own inverse
+TURN32 = TURN.astype(np.float32)
 
-ways = pytest.mark.parametrize("at_once", [0.0, np.inf], ids=["axis by axis", "at once"])
+
+class NoFrequency(NoWedge):
+    """A wedge that has measured nothing."""
+
+    regions = np.zeros((0, 7))
 
 
 def spectrum_of(n: int, *, limit: float = 8.0) -> Spectrum:
@@ -27,31 +34,41 @@ def spectrum_of(n: int, *, limit: float = 8.0) -> Spectrum:
     return Spectrum.of(particle, resolution_angstrom=n * VOXEL / limit)
 
 
-def parts(products: np.ndarray) -> np.ndarray:
-    """Rows of complex products (p, n) as the search takes them, (p, 2, n)."""
-    return np.ascontiguousarray(np.stack([products.real, products.imag], axis=1), dtype=np.float32)
+def compared(spectrum: Spectrum, wedge=None) -> tuple[Spectrum, Samples, FourierVolume]:
+    """A target as the kernels take it, and a reference that differs from it."""
+    value = np.stack([spectrum.value.real, spectrum.value.imag])
+    ones = np.ones_like(spectrum.weight)
+    samples = Samples(spectrum.frequency_xyz, value, spectrum.transfer, spectrum.weight, ones, ones)
+    reference = Volume(OBJECT.moved(TURN, np.array([1.0, 2.0, -1.5])).volume(24), VOXEL)
+    return spectrum, samples, FourierVolume.of(reference, wedge=wedge, limit=spectrum.limit, box=spectrum.box)
 
 
-def brute_force(spectrum: Spectrum, products: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
+def brute_force(spectrum: Spectrum, reference: FourierVolume, rotation: np.ndarray, radius: int, wedge=None):
     """All whole-voxel shifts within a ball and f.g at each, by the sum that defines it."""
     axis = range(-radius, radius + 1)
     tried = np.array([t for t in product(axis, axis, axis) if np.dot(t, t) <= radius**2])
-    phase = np.exp(2j * np.pi * tried @ spectrum.frequency_xyz.astype(float) / spectrum.box)
-    return tried, (phase @ products.astype(complex)).real
+    frequency = spectrum.frequency_xyz.T.astype(float)  # (n, 3)
+    turned = frequency @ rotation
+    seen = np.ones(len(turned)) if wedge is None else wedge.weight_at(turned / (spectrum.box * VOXEL))
+    products = spectrum.weight * seen * spectrum.value * (spectrum.transfer * reference.sample(turned)).conj()
+    return tried, (np.exp(2j * np.pi * tried @ frequency.T / spectrum.box) @ products).real
 
 
-@ways
+ROTATIONS = Rotation.random(37, rng=np.random.default_rng(3)).as_matrix()  # some lanes of the last portion are empty
+
+
 @pytest.mark.parametrize("n", [24, 25])
-def test_the_best_shift_is_that_of_trying_all(n, at_once, rng, monkeypatch):
-    monkeypatch.setattr(shifts, "AT_ONCE", at_once)
-    monkeypatch.setattr(shifts, "CHUNK", 3e4)  # so that both ways need several portions
-    spectrum = spectrum_of(n)
-    products = rng.normal(size=(30, len(spectrum))) + 1j * rng.normal(size=(30, len(spectrum)))
-    found, values = ShiftSearch(spectrum, max_shift_angstrom=4 * VOXEL).best(parts(products))
-    for row, shift, value in zip(products, found, values, strict=True):
-        tried, scores = brute_force(spectrum, row, 4)
+def test_the_best_shift_is_that_of_trying_all(n):
+    wedge = SingleAxisWedge(-50, 60)
+    spectrum, samples, reference = compared(spectrum_of(n), wedge)
+    search = ShiftSearch(spectrum, samples, max_shift_angstrom=4 * VOXEL)
+    found, values, norms = search.best(reference, ROTATIONS.astype(np.float32))
+    for rotation, shift, value in zip(ROTATIONS, found, values, strict=True):
+        tried, scores = brute_force(spectrum, reference, rotation, 4, wedge)
         np.testing.assert_allclose(shift, VOXEL * tried[scores.argmax()])
         assert value == pytest.approx(scores.max(), rel=1e-4)
+    assert len(np.unique(found, axis=0)) > 5
+    assert (norms > 0).all()
 
 
 def tilted(n: int = 24) -> TiltStack:
@@ -61,33 +78,30 @@ def tilted(n: int = 24) -> TiltStack:
     return TiltStack(images, tilts[:, :2], VOXEL)
 
 
-def test_the_best_shift_off_the_grid_is_that_of_trying_all():
-    spectrum = Spectrum.of(tilted(), resolution_angstrom=24 * VOXEL / 8.0)
+def test_the_best_shift_off_the_grid_is_that_of_trying_all(monkeypatch):
+    monkeypatch.setattr(shifts, "PHASES", 1e5)  # so that several portions are needed
+    spectrum, samples, reference = compared(Spectrum.of(tilted(), resolution_angstrom=24 * VOXEL / 8.0))
     assert not spectrum.on_grid
-    search = ShiftSearch(spectrum, max_shift_angstrom=5 * VOXEL)
-    for true in [(0, 0, 0), (3, -1, 2), (-2, -4, 1), (0, 5, 0)]:
-        phase = np.exp(-2j * np.pi * np.array(true) @ spectrum.frequency_xyz.astype(float) / spectrum.box)
-        row = np.abs(spectrum.value) ** 2 * phase
-        tried, scores = brute_force(spectrum, row, 5)
-        np.testing.assert_allclose(search.best(parts(row[None]))[0][0], VOXEL * tried[scores.argmax()])
-        np.testing.assert_allclose(tried[scores.argmax()], true)
+    search = ShiftSearch(spectrum, samples, max_shift_angstrom=5 * VOXEL)
+    found, values, _ = search.best(reference, ROTATIONS.astype(np.float32))
+    for rotation, shift, value in zip(ROTATIONS, found, values, strict=True):
+        tried, scores = brute_force(spectrum, reference, rotation, 5)
+        np.testing.assert_allclose(shift, VOXEL * tried[scores.argmax()])
+        assert value == pytest.approx(scores.max(), rel=1e-4)
 
 
-@ways
-def test_no_shift_is_allowed_but_none(at_once, monkeypatch):
-    monkeypatch.setattr(shifts, "AT_ONCE", at_once)
-    spectrum = spectrum_of(24)
-    row = np.abs(spectrum.value) ** 2 * np.exp(-2j * np.pi * spectrum.frequency_xyz[0] * 3 / 24)  # three voxels away
-    found, _ = ShiftSearch(spectrum, max_shift_angstrom=0.5 * VOXEL).best(parts(row[None]))
+@pytest.mark.parametrize("on_grid", [True, False])
+def test_no_shift_is_allowed_but_none(on_grid):
+    spectrum = spectrum_of(24) if on_grid else Spectrum.of(tilted(), resolution_angstrom=24 * VOXEL / 8.0)
+    spectrum, samples, reference = compared(spectrum)
+    found, _, _ = ShiftSearch(spectrum, samples, max_shift_angstrom=0.5 * VOXEL).best(reference, TURN32[None])
     np.testing.assert_array_equal(found, [[0, 0, 0]])
 
 
-@ways
-def test_where_nothing_is_shared_nothing_is_moved(at_once, monkeypatch):
-    monkeypatch.setattr(shifts, "AT_ONCE", at_once)
-    spectrum = spectrum_of(24)
-    found, values = ShiftSearch(spectrum, max_shift_angstrom=3 * VOXEL).best(
-        np.zeros((2, 2, len(spectrum)), np.float32)
-    )
-    np.testing.assert_array_equal(found, np.zeros((2, 3)))
-    np.testing.assert_array_equal(values, np.zeros(2))
+@pytest.mark.parametrize("on_grid", [True, False])
+def test_where_nothing_is_shared_nothing_is_moved(on_grid):
+    spectrum = spectrum_of(24) if on_grid else Spectrum.of(tilted(), resolution_angstrom=24 * VOXEL / 8.0)
+    spectrum, samples, reference = compared(spectrum, NoFrequency())
+    found, _, norms = ShiftSearch(spectrum, samples, max_shift_angstrom=3 * VOXEL).best(reference, TURN32[None])
+    np.testing.assert_array_equal(found, np.zeros((1, 3)))
+    np.testing.assert_array_equal(norms, np.zeros((1, 3)))

@@ -27,8 +27,6 @@ from gonio.shifts import ShiftSearch
 
 __all__ = ["Comparison", "NormalEquations", "Score", "weighted"]
 
-# Cross products that are held in memory together.
-CHUNK = 1e6
 # Fewer samples in common than this, or than this share of the target's, fit anything: four for each unknown, 5 %.
 MIN_SAMPLES, MIN_OVERLAP = 24, 0.05
 # Shells that are expected to agree less than this say nothing in a likelihood ratio.
@@ -120,16 +118,11 @@ class Comparison:
 
         Shifts lie within a ball, on the grid of the voxels, or of ``points`` along the edge of the box.
         """
-        search = ShiftSearch(self.target, max_shift_angstrom=max_shift_angstrom, points=points)
-        shifts, sums = np.empty((len(rotations), 3)), np.zeros((len(rotations), cpu.N_SUMS))
-        chunk = max(1, int(CHUNK / len(self.target)))
-        for first in range(0, len(rotations), chunk):
-            rows = slice(first, first + chunk)
-            matrices = np.ascontiguousarray(rotations[rows], dtype=np.float32)
-            products, norms = np.empty((len(matrices), 2, len(self.target)), np.float32), np.empty((len(matrices), 3))
-            cpu.products(self.reference.kernel, self.samples, matrices, products, norms)
-            shifts[rows], sums[rows, cpu.FG] = search.best(products)
-            sums[rows, cpu.FF], sums[rows, cpu.GG], sums[rows, cpu.WEIGHT] = norms.T
+        search = ShiftSearch(self.target, self.samples, max_shift_angstrom=max_shift_angstrom, points=points)
+        sums = np.zeros((len(rotations), cpu.N_SUMS))
+        matrices = np.ascontiguousarray(rotations, dtype=np.float32)
+        shifts, sums[:, cpu.FG], norms = search.best(self.reference, matrices)
+        sums[:, cpu.FF], sums[:, cpu.GG], sums[:, cpu.WEIGHT] = norms.T
         return shifts, self._equations(sums).dissimilarity
 
     def shell_sums(self, rotations: NDArray, shifts_angstrom: NDArray) -> NDArray[np.float64]:

@@ -1,14 +1,11 @@
 """The best shift of many orientations at once (the paper, below eq. 4 and below eq. 14).
 
-From cross products C(k) = w f conj(G') of a spectrum's samples it finds the shift t, on a grid of shifts within a ball,
+From cross products C(k) = w f conj(G') of the target's samples it finds the shift t, on a grid of shifts within a ball,
 that maximises
 
     f.g(t) = Re sum_k C(k) exp(2 pi i k.t / n)
 
-For a fixed rotation Omega and both norms do not depend on the shift, so one maximum serves every score. The sum is a
-matrix product. Few samples and shifts are taken at once; where there are many and the samples lie on a grid, one axis
-is summed after the other, which is a Fourier transform of no more than the samples that exist to no more than the
-shifts that are asked for.
+For a fixed rotation Omega and both norms do not depend on the shift, so one maximum serves every score.
 """
 
 from __future__ import annotations
@@ -16,15 +13,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.fourier import Spectrum, index_grid
-from gonio.kernels import cpu
+from gonio.fourier import FourierVolume, Spectrum, index_grid
+from gonio.kernels import shift as kernels
+from gonio.kernels.cpu import Samples
 
 __all__ = ["ShiftSearch"]
 
-# Up to so many terms the sum is taken at once: a matrix of 4 MB, which stays in the cache of most processors.
-AT_ONCE = 5e5
-# Numbers that are worked on at a time: they stay in the cache (ten times as many take up to twice as long).
-CHUNK = 2e5
+# Phases of samples that are not on a grid are held in memory for so many pairs of a sample and a shift at a time.
+PHASES = 4e6
 
 
 class ShiftSearch:
@@ -33,71 +29,81 @@ class ShiftSearch:
     Parameters
     ----------
     spectrum
-        Whose samples the products belong to.
+        The target.
+    samples
+        The same as the kernels take it, with the weights of a score.
     max_shift_angstrom
         Radius of the ball; zero shift is always allowed.
     points
         Shifts tried along the edge of the box; None for every voxel. Fewer do for a low limit.
     """
 
-    def __init__(self, spectrum: Spectrum, *, max_shift_angstrom: float, points: int | None = None) -> None:
+    def __init__(
+        self, spectrum: Spectrum, samples: Samples, *, max_shift_angstrom: float, points: int | None = None
+    ) -> None:
         n = spectrum.box if points is None else max(points, 2 * int(spectrum.limit) + 2)
+        self._samples = samples
+        self._spectrum = spectrum
         self._step_angstrom = spectrum.voxel_size_angstrom * spectrum.box / n
-        furthest = min(max_shift_angstrom / self._step_angstrom * (1 + 1e-9), n // 2)
-        self._reach = int(max(furthest, 0.0))
-        cube = index_grid(2 * self._reach + 1).reshape(-1, 3)  # (s, 3) xyz, order (z, y, x)
-        self._shifts = cube[(cube**2).sum(axis=1) <= max(furthest, 0.0) ** 2]
-        self._frequency = spectrum.frequency_xyz
-        self._turn = np.float64(2.0 * np.pi / n)
-        self._separable = spectrum.on_grid and len(spectrum) * len(self._shifts) > AT_ONCE
+        self._radius = max(min(max_shift_angstrom / self._step_angstrom * (1 + 1e-9), n // 2), 0.0)
+        self._cube = index_grid(2 * int(self._radius) + 1).reshape(-1, 3)  # shifts (s, 3) xyz in order (z, y, x)
+        self._turn = 2.0 * np.pi / n
 
-    def best(self, products: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The best shifts (p, 3) in angstrom, xyz, and their f.g (p,), for cross products (p, 2, n), re and im."""
-        if self._separable:
-            shift, value = self._axis_by_axis(products)
-        else:
-            shift, value = self._at_once(products)
+    def best(
+        self, reference: FourierVolume, rotations: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """The best shifts (p, 3) in angstrom, xyz, for rotation matrices (p, 3, 3); their f.g (p,); norms (p, 3).
+
+        The norms are |f|^2, |g|^2 and the total weight of Omega, before any unit of the weights.
+        """
+        count = len(rotations)
+        place, value = np.zeros(count, np.int64), np.full(count, -np.inf, np.float32)
+        norms = np.empty((count, 3))
+        search = self._on_grid if self._spectrum.on_grid else self._anywhere
+        shifts = search(reference, rotations, place, value, norms)
         # Where the wedges share nothing there is nothing to tell one shift from another.
-        shift[value == 0.0] = int(np.flatnonzero((self._shifts == 0).all(axis=1))[0])
-        return np.asarray(self._shifts[shift] * self._step_angstrom), value.astype(np.float64)
+        shifts[norms[:, 2] == 0.0] = 0
+        return np.asarray(shifts * self._step_angstrom), value.astype(np.float64), norms
 
-    def _at_once(self, products: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Place of the best shift and f.g there, (p,) each; shifts are taken in portions that fit in memory."""
-        rows = products.reshape(len(products), -1)  # (p, 2 n)
-        best = np.zeros(len(rows), np.int64)
-        value = np.full(len(rows), -np.inf, np.float32)
-        portion = max(1, int(CHUNK / (2 * self._frequency.shape[1])))
-        for first in range(0, len(self._shifts), portion):
-            shifts = self._shifts[first : first + portion]
-            angle = (self._turn * shifts @ self._frequency.astype(np.float64)).astype(np.float32)  # (s, n)
-            phases = np.concatenate([np.cos(angle), -np.sin(angle)], axis=1)  # (s, 2 n)
-            scores = rows @ phases.T  # (p, s)
-            place = scores.argmax(axis=1)
-            here = scores[np.arange(len(rows)), place]
-            better = here > value
-            best[better], value[better] = first + place[better], here[better]
-        return best, value
-
-    def _axis_by_axis(self, products: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        x, y, z = np.rint(self._frequency).astype(np.int64)
-        reach = int(max(abs(x).max(), abs(y).max(), z.max()))
+    def _on_grid(
+        self, reference: FourierVolume, rotations: NDArray, place: NDArray, value: NDArray, norms: NDArray
+    ) -> NDArray[np.int64]:
+        x, y, z = np.rint(self._spectrum.frequency_xyz).astype(np.int64)
+        limit, reach = self._spectrum.limit * (1 + 1e-6), int(self._spectrum.limit * (1 + 1e-6))
         side = 2 * reach + 1
         places = (z * side + y + reach) * side + x + reach  # z is never negative in the Friedel half
-        shifts = np.arange(-self._reach, self._reach + 1)
-        whole = np.exp(1j * self._turn * np.outer(shifts, np.arange(-reach, reach + 1))).astype(np.complex64)
-        half = np.ascontiguousarray(whole[:, reach:])
-        best, value = np.empty(len(products), np.int64), np.empty(len(products), np.float32)
-        inside = np.ravel_multi_index(tuple(self._shifts.T + self._reach), (len(shifts),) * 3)  # in order (x, y, z)
-        portion = max(1, int(CHUNK / max((reach + 1) * side**2, len(shifts) ** 3)))
-        for first in range(0, len(products), portion):
-            rows = products[first : first + portion]
-            p = len(rows)
-            cube = np.zeros(((reach + 1) * side**2, p), np.complex64)
-            cube[places] = (rows[:, 0] + 1j * rows[:, 1]).T
-            by_z = (half @ cube.reshape(reach + 1, -1)).reshape(-1, side, side * p)  # (tz, y, x p)
-            by_y = whole @ by_z.transpose(1, 0, 2).reshape(side, -1)  # (ty, tz x p)
-            columns = by_y.reshape(-1, side, p).transpose(1, 0, 2).reshape(side, -1)  # (x, ty tz p)
-            scores = whole.real @ columns.real - whole.imag @ columns.imag  # (tx, ty tz p)
-            here = slice(first, first + p)
-            cpu.largest(scores.reshape(-1, p), inside, best[here], value[here])
-        return best, value
+        shifts = np.arange(-int(self._radius), int(self._radius) + 1)
+        angle = self._turn * np.outer(shifts, np.arange(-reach, reach + 1))
+        cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        kernels.best_on_grid(
+            reference.kernel,
+            self._samples,
+            rotations,
+            places,
+            limit,
+            reach,
+            cos,
+            sin,
+            self._radius,
+            place,
+            value,
+            norms,
+        )
+        return self._cube[place]
+
+    def _anywhere(
+        self, reference: FourierVolume, rotations: NDArray, place: NDArray, value: NDArray, norms: NDArray
+    ) -> NDArray[np.int64]:
+        allowed = self._cube[(self._cube**2).sum(axis=1) <= self._radius**2 + 1e-6]
+        portion = max(1, int(PHASES / len(self._spectrum)))
+        shifts = np.zeros((len(rotations), 3), np.int64)
+        for first in range(0, len(allowed), portion):
+            some = allowed[first : first + portion]
+            angle = (self._turn * some @ self._spectrum.frequency_xyz.astype(np.float64)).astype(np.float32)
+            before = value.copy()
+            kernels.best_anywhere(
+                reference.kernel, self._samples, rotations, np.cos(angle), np.sin(angle), place, value, norms
+            )
+            better = value > before
+            shifts[better] = some[place[better]]
+        return shifts

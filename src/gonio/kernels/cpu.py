@@ -34,7 +34,6 @@ __all__ = [
     "Samples",
     "gather",
     "normal_equations",
-    "products",
     "scatter",
     "shell_equations",
     "shell_sums",
@@ -74,7 +73,7 @@ class Samples(NamedTuple):
 
 
 @inlined
-def _common_weights(reference, frequency, weight, rotation, out):
+def common_weights(reference, frequency, weight, rotation, out):
     """The weight of every sample: the target's where the reference was measured too, else 0."""
     n = frequency.shape[1]
     if reference.weights.shape[0] > 0:
@@ -95,7 +94,7 @@ def _common_weights(reference, frequency, weight, rotation, out):
 
 
 @inlined
-def _seen(weights, places):
+def seen_samples(weights, places):
     """The places of positive weights, in order; how many there are."""
     count = 0
     for j in range(weights.shape[0]):
@@ -133,7 +132,7 @@ def _window_slopes(s, slopes):
 
 
 @inlined
-def _taken(samples, weights, seen, first, count, block):
+def taken(samples, weights, seen, first, count, block):
     """Rows kx, ky, kz, fr, fi, transfer, weight, power, own of BLOCK seen samples; then the last, unweighted."""
     for j in range(BLOCK):
         i = seen[min(first + j, count - 1)]
@@ -212,7 +211,7 @@ def _add_sums_over(reference, samples, rotation, phase, weights, seen, count, ou
     g, block, jacobian = carray(g_memory, (BLOCK, 8)), carray(memory, (9, BLOCK)), carray(scratch_float(), (14, BLOCK))
     row, plane = np.int64(2 * reference.side), np.int64(2 * reference.side * reference.side)
     for first in range(0, count, BLOCK):
-        _taken(samples, weights, seen, first, count, block)
+        taken(samples, weights, seen, first, count, block)
         _cells(rotation, reference.scale, np.int32(reference.side), block[0], block[1], block[2], place, s)
         _window(s, w)
         _window_slopes(s, d)
@@ -234,9 +233,9 @@ def _add_sums_over(reference, samples, rotation, phase, weights, seen, count, ou
 @compiled
 def sums_at(reference, samples, rotation, phase, weights, seen, out):
     """The 37 sums of docs/theory.md eq. 8 at one pose; ``weights`` (n,), ``seen`` (n + 1,) are memory to work in."""
-    _common_weights(reference, samples.frequency, samples.weight, rotation, weights)
+    common_weights(reference, samples.frequency, samples.weight, rotation, weights)
     out[:] = 0.0
-    _add_sums_over(reference, samples, rotation, phase, weights, seen, _seen(weights, seen), out)
+    _add_sums_over(reference, samples, rotation, phase, weights, seen, seen_samples(weights, seen), out)
 
 
 @compiled
@@ -244,7 +243,7 @@ def shell_equations(reference, samples, rotation, phase, shell, out):
     """The 37 sums of each of s shells at one pose, into ``out`` (s, 37); ``shell`` (n,) as in ``shell_sums``."""
     n = samples.frequency.shape[1]
     weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
-    _common_weights(reference, samples.frequency, samples.weight, rotation, weights)
+    common_weights(reference, samples.frequency, samples.weight, rotation, weights)
     out[:] = 0.0
     for s in range(out.shape[0]):
         count = 0
@@ -267,7 +266,7 @@ def normal_equations(reference, samples, rotations, phases, out):
 
 
 @inlined
-def _reference_values(reference, rotation, block, place, s, window_memory, w, g_memory):
+def reference_values(reference, rotation, block, place, s, window_memory, w, g_memory):
     """The reference's value at a block's samples, before shift and transfer, into g (BLOCK, 2)."""
     row, plane = np.int64(2 * reference.side), np.int64(2 * reference.side * reference.side)
     _cells(rotation, reference.scale, np.int32(reference.side), block[0], block[1], block[2], place, s)
@@ -276,56 +275,6 @@ def _reference_values(reference, rotation, block, place, s, window_memory, w, g_
         interpolate_row_values(
             reference.grid.ctypes.data, np.int64(place[j]), row, plane, window_memory, np.int64(j), g_memory
         )
-
-
-@compiled
-def products(reference, samples, rotations, out, sums):
-    """For the shift search, at each of p rotations and no shift: w f conj(G') into ``out`` (p, 2, n), re and im.
-
-    ``sums`` (p, 3) float64 receives |f|^2, |g|^2 and the total weight, which no shift changes. Samples that are not
-    seen by both have a product of zero.
-    """
-    n = samples.frequency.shape[1]
-    place, s = carray(scratch_int(), (BLOCK,)), carray(scratch_float(), (3, BLOCK))
-    window_memory, g_memory = scratch_float(), scratch_float()
-    w, g, block = (
-        carray(window_memory, (3, 4, BLOCK)),
-        carray(g_memory, (BLOCK, 2)),
-        carray(scratch_float(), (9, BLOCK)),
-    )
-    weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
-    for i in range(rotations.shape[0]):
-        _common_weights(reference, samples.frequency, samples.weight, rotations[i], weights)
-        count = _seen(weights, seen)
-        out[i] = 0.0
-        sums[i] = 0.0
-        for first in range(0, count, BLOCK):
-            _taken(samples, weights, seen, first, count, block)
-            _reference_values(reference, rotations[i], block, place, s, window_memory, w, g_memory)
-            ff = gg = weight = np.float32(0.0)
-            for j in range(BLOCK):
-                gr, gi = block[5, j] * g[j, 0], block[5, j] * g[j, 1]
-                ff += block[6, j] * block[7, j]
-                gg += block[6, j] * block[8, j] * (gr * gr + gi * gi)
-                weight += block[6, j]
-                g[j, 0] = block[6, j] * (block[3, j] * gr + block[4, j] * gi)
-                g[j, 1] = block[6, j] * (block[4, j] * gr - block[3, j] * gi)
-            for j in range(min(BLOCK, count - first)):
-                out[i, 0, seen[first + j]], out[i, 1, seen[first + j]] = g[j, 0], g[j, 1]
-            sums[i, 0] += ff
-            sums[i, 1] += gg
-            sums[i, 2] += weight
-
-
-@compiled
-def largest(scores, rows, place, value):
-    """The largest of some ``rows`` of ``scores`` (s, p) in each column, (p,), and its place among them."""
-    value[:] = np.float32(-3e38)
-    for i in range(rows.shape[0]):
-        row = scores[rows[i]]
-        for j in range(row.shape[0]):
-            if row[j] > value[j]:
-                value[j], place[j] = row[j], i
 
 
 @compiled
@@ -344,12 +293,12 @@ def shell_sums(reference, samples, rotations, phases, shell, out):
     )
     weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
     for i in range(rotations.shape[0]):
-        _common_weights(reference, samples.frequency, samples.weight, rotations[i], weights)
-        count = _seen(weights, seen)
+        common_weights(reference, samples.frequency, samples.weight, rotations[i], weights)
+        count = seen_samples(weights, seen)
         out[i] = 0.0
         for first in range(0, count, BLOCK):
-            _taken(samples, weights, seen, first, count, block)
-            _reference_values(reference, rotations[i], block, place, s, window_memory, w, g_memory)
+            taken(samples, weights, seen, first, count, block)
+            reference_values(reference, rotations[i], block, place, s, window_memory, w, g_memory)
             for j in range(BLOCK):
                 cos, sin = phase_factor(phases[i], block[0, j], block[1, j], block[2, j])
                 gr, gi = cos * g[j, 0] - sin * g[j, 1], cos * g[j, 1] + sin * g[j, 0]

@@ -12,10 +12,22 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic as _intrinsic
+from numba.extending import models, register_model
 
 from gonio.kernels.window import WIDTH
 
-__all__ = ["BLOCK", "interpolate_row_values", "interpolate_rows", "scratch_float", "scratch_int"]
+__all__ = [
+    "BLOCK",
+    "LANES",
+    "add_scaled",
+    "interpolate_row_values",
+    "interpolate_rows",
+    "lanes_of_zero",
+    "load_lanes",
+    "scratch_float",
+    "scratch_int",
+    "store_lanes",
+]
 
 intrinsic: Any = _intrinsic  # its type does not say that the typing context is not an argument of the caller
 
@@ -166,3 +178,75 @@ def interpolate_row_values(typing_context, grid, place, row, plane, weights, sam
         return context.get_dummy_value()
 
     return types.void(types.uintp, *integers, _FLOATS, types.int64, _FLOATS), generate
+
+
+# As many floats as the widest vector register holds.
+LANES = 16
+
+
+class _LanesType(types.Type):
+    """LANES floats as one value."""
+
+    def __init__(self) -> None:
+        super().__init__(name="lanes")
+
+
+_lanes = _LanesType()
+
+
+@register_model(_LanesType)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, numba_type: types.Type) -> None:
+        super().__init__(manager, numba_type, ir.VectorType(_FLOAT, LANES))
+
+
+def _lanes_at(context: Any, builder: ir.IRBuilder, array_type: types.Type, array: Any, row: ir.Value) -> ir.Value:
+    data = context.make_array(array_type)(context, builder, array).data
+    place = builder.gep(data, [builder.mul(row, _LONG(LANES))])
+    return builder.bitcast(place, ir.VectorType(_FLOAT, LANES).as_pointer())
+
+
+@intrinsic
+def lanes_of_zero(typing_context):
+    """Zero in all lanes."""
+
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(ir.VectorType(_FLOAT, LANES), [0.0] * LANES)
+
+    return _lanes(), generate
+
+
+@intrinsic
+def load_lanes(typing_context, array, row):
+    """A row of a contiguous array (m, LANES) of float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load(_lanes_at(context, builder, signature.args[0], *arguments), align=4)
+
+    return _lanes(array, types.int64), generate
+
+
+@intrinsic
+def store_lanes(typing_context, array, row, value):
+    """Write a row of such an array."""
+
+    def generate(context, builder, signature, arguments):
+        array, row, value = arguments
+        builder.store(value, _lanes_at(context, builder, signature.args[0], array, row), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, _lanes), generate
+
+
+@intrinsic
+def add_scaled(typing_context, total, factor, value):
+    """total + factor value, in all lanes."""
+
+    def generate(context, builder, signature, arguments):
+        total, factor, value = arguments
+        kind = ir.VectorType(_FLOAT, LANES)
+        first = builder.insert_element(ir.Constant(kind, ir.Undefined), factor, _INT(0))
+        every = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES))
+        return builder.fadd(total, builder.fmul(every, value, flags=("fast",)), flags=("fast",))
+
+    return _lanes(_lanes, types.float32, _lanes), generate

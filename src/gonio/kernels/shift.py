@@ -1,0 +1,183 @@
+"""The best shift of many orientations (formula in ``gonio.shifts``), LANES of them at a time.
+
+Orientations share the samples and the shifts, so one number of each orientation after the other makes a vector, and
+every sum over samples is a multiple of such vectors. On a grid of samples the sum is taken along one axis after the
+other, each only as far as there are samples and shifts in their balls: a pruned Fourier transform.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import carray
+
+from gonio.kernels.compiled import compiled, inlined
+from gonio.kernels.cpu import common_weights, reference_values, seen_samples, taken
+from gonio.kernels.vector import (
+    BLOCK,
+    LANES,
+    add_scaled,
+    lanes_of_zero,
+    load_lanes,
+    scratch_float,
+    scratch_int,
+    store_lanes,
+)
+
+__all__ = ["best_anywhere", "best_on_grid"]
+
+LOWEST = np.float32(-3e38)
+
+
+@compiled
+def products(reference, samples, rotation, places, lane, re, im, sums):
+    """w f conj(G') at one rotation and no shift: re and im (m, LANES), in column ``lane`` and rows ``places`` (n,).
+
+    Samples that are not seen by both are left as they are. ``sums`` (3,) float64 receives |f|^2, |g|^2 and the total
+    weight, which no shift changes.
+    """
+    n = samples.frequency.shape[1]
+    place, s = carray(scratch_int(), (BLOCK,)), carray(scratch_float(), (3, BLOCK))
+    window_memory, g_memory = scratch_float(), scratch_float()
+    w, g, block = (
+        carray(window_memory, (3, 4, BLOCK)),
+        carray(g_memory, (BLOCK, 2)),
+        carray(scratch_float(), (9, BLOCK)),
+    )
+    weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
+    common_weights(reference, samples.frequency, samples.weight, rotation, weights)
+    count = seen_samples(weights, seen)
+    sums[:] = 0.0
+    for first in range(0, count, BLOCK):
+        taken(samples, weights, seen, first, count, block)
+        reference_values(reference, rotation, block, place, s, window_memory, w, g_memory)
+        ff = gg = weight = np.float32(0.0)
+        for j in range(BLOCK):
+            gr, gi = block[5, j] * g[j, 0], block[5, j] * g[j, 1]
+            ff += block[6, j] * block[7, j]
+            gg += block[6, j] * block[8, j] * (gr * gr + gi * gi)
+            weight += block[6, j]
+            g[j, 0] = block[6, j] * (block[3, j] * gr + block[4, j] * gi)
+            g[j, 1] = block[6, j] * (block[4, j] * gr - block[3, j] * gi)
+        for j in range(min(BLOCK, count - first)):
+            here = places[seen[first + j]]
+            re[here, lane], im[here, lane] = g[j, 0], g[j, 1]
+        sums[0] += ff
+        sums[1] += gg
+        sums[2] += weight
+
+
+@inlined
+def _keep_largest(score, shift, best, place):
+    for lane in range(LANES):
+        larger = score[lane] > best[lane]
+        best[lane] = score[lane] if larger else best[lane]
+        place[lane] = shift if larger else place[lane]
+
+
+@inlined
+def _half_chord(square, radius):
+    """How far a ball reaches at a squared distance from its middle; -1 outside."""
+    rest = radius * radius - square
+    return int(math.sqrt(rest + 1e-6)) if rest > -1e-6 else -1
+
+
+@compiled
+def _search_cube(re, im, cos, sin, by_z, by_y, limit, reach, radius, best, place):
+    """The best of all shifts within ``radius`` for products on a grid, (z, y, x) with z from 0, all lanes.
+
+    ``cos``, ``sin`` (shifts, samples) along an axis, both from -reach; ``place`` counts shifts in order (z, y, x).
+    """
+    side, shifts = cos.shape[1], cos.shape[0]
+    middle = shifts // 2
+    z_re, z_im, y_re, y_im = by_z[0], by_z[1], by_y[0], by_y[1]
+    score = carray(scratch_float(), (1, LANES))
+    best[:] = LOWEST
+    for tz in range(shifts):
+        wide = _half_chord((tz - middle) ** 2, radius)
+        if wide < 0:
+            continue
+        for y in range(side):
+            half = _half_chord((y - reach) ** 2, limit)
+            for x in range(reach - half, reach + half + 1):
+                high = _half_chord((y - reach) ** 2 + (x - reach) ** 2, limit)
+                total_re = total_im = lanes_of_zero()
+                for z in range(high + 1):
+                    here = (z * side + y) * side + x
+                    c, s, a, b = cos[tz, reach + z], sin[tz, reach + z], load_lanes(re, here), load_lanes(im, here)
+                    total_re = add_scaled(add_scaled(total_re, c, a), -s, b)
+                    total_im = add_scaled(add_scaled(total_im, c, b), s, a)
+                store_lanes(z_re, y * side + x, total_re)
+                store_lanes(z_im, y * side + x, total_im)
+        for ty in range(middle - wide, middle + wide + 1):
+            for x in range(side):
+                half = _half_chord((x - reach) ** 2, limit)
+                total_re = total_im = lanes_of_zero()
+                for y in range(reach - half, reach + half + 1):
+                    here = y * side + x
+                    c, s, a, b = cos[ty, y], sin[ty, y], load_lanes(z_re, here), load_lanes(z_im, here)
+                    total_re = add_scaled(add_scaled(total_re, c, a), -s, b)
+                    total_im = add_scaled(add_scaled(total_im, c, b), s, a)
+                store_lanes(y_re, x, total_re)
+                store_lanes(y_im, x, total_im)
+            deep = _half_chord((tz - middle) ** 2 + (ty - middle) ** 2, radius)
+            for tx in range(middle - deep, middle + deep + 1):
+                total = lanes_of_zero()
+                for x in range(side):
+                    total = add_scaled(total, cos[tx, x], load_lanes(y_re, x))
+                    total = add_scaled(total, -sin[tx, x], load_lanes(y_im, x))
+                store_lanes(score, 0, total)
+                _keep_largest(score[0], (tz * shifts + ty) * shifts + tx, best, place)
+
+
+@compiled
+def best_on_grid(reference, samples, rotations, places, limit, reach, cos, sin, radius, place, value, sums):
+    """The best shift of p orientations: its ``place`` among the shifts of a cube and f.g there (``value``), (p,).
+
+    Samples lie at ``places`` (n,) of a cube (reach + 1, 2 reach + 1, 2 reach + 1) and within ``limit`` of its origin;
+    shifts within ``radius`` of the middle of theirs. ``sums`` (p, 3) as in ``products``.
+    """
+    side, p = 2 * reach + 1, rotations.shape[0]
+    re, im = (
+        np.empty(((reach + 1) * side * side, LANES), np.float32),
+        np.empty(((reach + 1) * side * side, LANES), np.float32),
+    )
+    by_z, by_y = np.zeros((2, side * side, LANES), np.float32), np.zeros((2, side, LANES), np.float32)
+    best, where = np.empty(LANES, np.float32), np.zeros(LANES, np.int32)
+    for first in range(0, p, LANES):
+        re[:] = 0.0
+        im[:] = 0.0
+        count = min(LANES, p - first)
+        for lane in range(count):
+            products(reference, samples, rotations[first + lane], places, lane, re, im, sums[first + lane])
+        _search_cube(re, im, cos, sin, by_z, by_y, limit, reach, radius, best, where)
+        for lane in range(count):
+            place[first + lane], value[first + lane] = where[lane], best[lane]
+
+
+@compiled
+def best_anywhere(reference, samples, rotations, cos, sin, place, value, sums):
+    """The same for samples that lie anywhere: ``cos``, ``sin`` (s, n) of every shift and sample."""
+    n, p = samples.frequency.shape[1], rotations.shape[0]
+    re, im = np.empty((n, LANES), np.float32), np.empty((n, LANES), np.float32)
+    best, where = np.empty(LANES, np.float32), np.zeros(LANES, np.int32)
+    score = carray(scratch_float(), (1, LANES))
+    places = np.arange(n)
+    for first in range(0, p, LANES):
+        re[:] = 0.0
+        im[:] = 0.0
+        count = min(LANES, p - first)
+        for lane in range(count):
+            products(reference, samples, rotations[first + lane], places, lane, re, im, sums[first + lane])
+        best[:] = LOWEST
+        for shift in range(cos.shape[0]):
+            total = lanes_of_zero()
+            for j in range(n):
+                total = add_scaled(total, cos[shift, j], load_lanes(re, j))
+                total = add_scaled(total, -sin[shift, j], load_lanes(im, j))
+            store_lanes(score, 0, total)
+            _keep_largest(score[0], shift, best, where)
+        for lane in range(count):
+            if best[lane] > value[first + lane]:
+                place[first + lane], value[first + lane] = where[lane], best[lane]
