@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from gonio import lm
+from gonio.candidates import Schedule, refine_stochastically
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.pose import Pose
-from gonio.problem import AxisPrior, Cone, PoseProblem, StartPrior, pack
+from gonio.problem import AxisPrior, Cone, PoseProblem, StartPrior, pack, signature
 from gonio.score import Comparison, Score
 from gonio.volume import Subtomogram, Volume
 from gonio.wedge import SingleAxisWedge
@@ -97,3 +99,32 @@ def test_a_row_is_refined_as_if_it_were_alone(rng):
     for _ in range(30):
         lm.step(problem, step_by_step, step_by_step.running)
     np.testing.assert_array_equal(step_by_step.points, together.points)
+
+
+@pytest.mark.parametrize("window", [20, 400], ids=["settles", "runs out"])
+def test_the_compiled_pool_is_the_general_one(window, rng):
+    problem = PoseProblem(
+        compared("fcs", rng),
+        directions=np.eye(6),
+        shift_centre_angstrom=np.zeros(3),
+        max_shift_angstrom=30.0,
+        radius_angstrom=40.0,
+        tolerance_angstrom=0.05,
+    ).problem
+    points = points_near(TRUE, rng, count=25)
+    schedule = Schedule(regression_window=window, max_iterations=60)
+    compiled, general = (
+        refine_stochastically(
+            replace(problem, explore=explore),
+            points,
+            schedule=schedule,
+            signature=partial(signature, voxel_size_angstrom=VOXEL),
+            rng=np.random.default_rng(5),
+            record=True,
+        )
+        for explore in (problem.explore, None)
+    )
+    np.testing.assert_array_equal(compiled.history, general.history)
+    np.testing.assert_array_equal(compiled.best_points, general.best_points)
+    np.testing.assert_array_equal(compiled.state.points, general.state.points)
+    assert len(compiled.state) < len(points)  # some have met

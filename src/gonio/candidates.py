@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gonio import lm
+from gonio.kernels import pool
 
 __all__ = ["Outcome", "Schedule", "draw_probabilities", "refine_all", "refine_stochastically", "regression_slope"]
 
@@ -64,60 +66,14 @@ def draw_probabilities(dissimilarity: NDArray[np.float64], draw_contrast: float)
 
     Raises nothing: a dissimilarity of zero is drawn for certain, one that is not finite never.
     """
-    d = np.where(np.isfinite(dissimilarity), dissimilarity, np.inf)
-    order = np.argsort(-d, kind="stable")
-    logarithm = np.log(np.maximum(d[order], 1e-12 * max(d.min(), 1e-300)))
-    step = np.full(len(d), draw_contrast * np.log(10.0) / max(len(d) - 1, 1))
-    with np.errstate(invalid="ignore"):
-        step[1:] = np.fmax(step[1:], logarithm[:-1] - logarithm[1:])
-    step[0] = 0.0
-    rank = np.cumsum(np.where(np.isfinite(step), step, 1e3))
-    weights = np.where(np.isfinite(d[order]), np.exp(rank - rank[-1]), 0.0)
-    probabilities = np.empty(len(d))
-    probabilities[order] = weights / weights.sum() if weights.sum() > 0 else 1.0 / len(d)
+    probabilities = np.empty(len(dissimilarity))
+    pool.draw_probabilities(np.asarray(dissimilarity, dtype=np.float64), draw_contrast, probabilities)
     return probabilities
 
 
 def regression_slope(values: NDArray[np.float64]) -> float:
     """Slope per step of the least-squares line through ``values`` (w,)."""
-    steps = np.arange(len(values)) - (len(values) - 1) / 2
-    return float(steps @ values / max((steps**2).sum(), 0.5))
-
-
-class _Pool:
-    """Candidates that are still alive; keeps the invariant that no two of them are nearer than gamma."""
-
-    def __init__(self, state: lm.State, signature: Callable[[NDArray], NDArray], gamma: float) -> None:
-        self.state = state
-        self.alive = np.isfinite(state.dissimilarity)
-        self._signature = signature
-        self._signatures = signature(state.points)  # (p, s)
-        self._gamma = gamma
-        for row in np.argsort(state.dissimilarity):
-            self.drop_duplicates_of(row)
-
-    @property
-    def drawable(self) -> NDArray[np.int64]:
-        return np.flatnonzero(self.alive & (self.state.code == lm.Status.RUNNING.code))
-
-    @property
-    def best(self) -> int:
-        return int(np.where(self.alive, self.state.dissimilarity, np.inf).argmin())
-
-    def moved(self, row: int) -> None:
-        self._signatures[row] = self._signature(self.state.points[row : row + 1])[0]
-        self.drop_duplicates_of(row)
-
-    def drop_duplicates_of(self, row: int) -> None:
-        """Of ``row`` and every candidate within gamma of it, only the better of each pair stays alive."""
-        if not self.alive[row]:
-            return
-        square = ((self._signatures - self._signatures[row]) ** 2).sum(axis=1)
-        near = self.alive & (square <= self._gamma**2)
-        near[row] = False
-        d = self.state.dissimilarity
-        self.alive[near & (d >= d[row])] = False
-        self.alive[row] = not (near & (d < d[row])).any()
+    return float(pool.regression_slope(np.asarray(values, dtype=np.float64)))
 
 
 def refine_stochastically(
@@ -151,34 +107,49 @@ def refine_stochastically(
     A candidate that has come to rest is not drawn again, since it cannot be refined further. The regression is that
     of the smallest dissimilarity over its first value.
     """
-    pool = _Pool(lm.start(problem, seeds), signature, schedule.duplicate_distance)
-    state = pool.state
-    history: list[float] = []
-    points: list[NDArray[np.float64]] = []
-    while len(history) < schedule.max_iterations and len(pool.drawable):
-        drawable = pool.drawable
-        chance = draw_probabilities(state.dissimilarity[drawable], schedule.draw_contrast)
-        row = int(drawable[np.searchsorted(np.cumsum(chance), rng.random() * chance.sum(), side="right")])
+    state = lm.start(problem, seeds)
+    alive, signatures = np.isfinite(state.dissimilarity), signature(state.points)
+    for row in np.argsort(state.dissimilarity):
+        pool.drop_duplicates_of(row, signatures, state.dissimilarity, alive, schedule.duplicate_distance)
+    uniforms = rng.random(schedule.max_iterations)
+    history = np.empty(len(uniforms))
+    points = np.empty((len(uniforms) if record else 0, seeds.shape[1]))
+    explore = partial(_explore, problem, signature) if problem.explore is None else problem.explore
+    count = explore(state, schedule, uniforms, signatures, alive, history, points)
+    return _outcome(state, alive, history[:count], points[:count] if record else None)
+
+
+def _explore(
+    problem: lm.Problem,
+    signature: Callable[[NDArray], NDArray],
+    state: lm.State,
+    schedule: Schedule,
+    uniforms: NDArray[np.float64],
+    signatures: NDArray[np.float64],
+    alive: NDArray[np.bool_],
+    history: NDArray[np.float64],
+    points: NDArray[np.float64],
+) -> int:
+    """``kernels.pool.explore`` for any problem."""
+    d, settled = state.dissimilarity, False
+    for count, uniform in enumerate(uniforms):
+        row = -1 if settled else int(pool.draw(d, state.code, alive, schedule.draw_contrast, uniform))
+        settled = row < 0
+        if settled:
+            row = int(pool.best_alive(d, alive))
+            if state.code[row] != lm.Status.RUNNING.code:
+                return count
         lm.step(problem, state, np.array([row]))
-        pool.moved(row)
-        history.append(state.dissimilarity[pool.best])
-        if record:
-            points.append(state.points[pool.best].copy())
-        if _has_settled(history, schedule):
-            break
-    while state.code[pool.best] == lm.Status.RUNNING.code and len(history) < schedule.max_iterations:
-        lm.step(problem, state, np.array([pool.best]))
-        history.append(state.dissimilarity[pool.best])
-        if record:
-            points.append(state.points[pool.best].copy())
-    return _outcome(state, pool.alive, np.array(history), np.array(points) if record else None)
-
-
-def _has_settled(history: list[float], schedule: Schedule) -> bool:
-    if len(history) < schedule.regression_window or history[0] <= 0:
-        return False
-    recent = np.array(history[-schedule.regression_window :]) / history[0]
-    return abs(regression_slope(recent)) <= schedule.regression_tolerance
+        if not settled:
+            signatures[row] = signature(state.points[row : row + 1])[0]
+            pool.drop_duplicates_of(row, signatures, d, alive, schedule.duplicate_distance)
+        best = pool.best_alive(d, alive)
+        history[count] = d[best]
+        if len(points):
+            points[count] = state.points[best]
+        window, tolerance = schedule.regression_window, schedule.regression_tolerance
+        settled = settled or pool.has_settled(history[: count + 1], window, tolerance)
+    return len(uniforms)
 
 
 def refine_all(problem: lm.Problem, seeds: NDArray[np.float64], *, max_iterations: int) -> Outcome:

@@ -61,8 +61,8 @@ Model = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 class Problem:
     """What is minimised: a model at points (p, m), a retraction along steps (p, k), and the length of a step (p,).
 
-    ``advance`` takes up to so many steps of some rows of a state, as ``step`` would one by one; None where there is no
-    faster way.
+    ``advance`` takes up to so many steps of some rows of a state, as ``step`` would one by one; ``explore`` refines
+    drawn candidates (``gonio.candidates``); None where there is no faster way than the general one.
     """
 
     model: Callable[[NDArray[np.float64]], Model]
@@ -70,6 +70,7 @@ class Problem:
     length: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     tolerance: float
     advance: Callable[[State, NDArray[np.int64], int], None] | None = None
+    explore: Callable[..., int] | None = None
 
 
 @dataclass
@@ -97,6 +98,11 @@ class State:
     def status(self) -> list[Status]:
         """How each ended, or that it has not."""
         return [_BY_CODE[code] for code in self.code]
+
+    @property
+    def arrays(self) -> tuple[NDArray, ...]:
+        """All of them, in the order above."""
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
     def take(self, rows: NDArray) -> State:
         """A copy of some rows."""

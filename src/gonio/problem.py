@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio import lm
-from gonio.kernels import model, refine
+from gonio.candidates import Schedule
+from gonio.kernels import model, pool, refine
 from gonio.pose import Pose, anchors, moved_along
 from gonio.score import CODES, Comparison, Score
 from gonio.symmetry import Symmetry
@@ -198,7 +199,7 @@ class PoseProblem:
     @property
     def problem(self) -> lm.Problem:
         """As the optimiser takes it."""
-        return lm.Problem(self.model, self.retract, self.length, self._tolerance, self.advance)
+        return lm.Problem(self.model, self.retract, self.length, self._tolerance, self.advance, self.explore)
 
     def model(self, points: NDArray) -> lm.Model:
         """What is minimised at points (p, 12) and its quadratic model along the directions; infinite outside."""
@@ -215,14 +216,36 @@ class PoseProblem:
             self._landscape,
             rows,
             n_steps,
-            state.points,
-            state.dissimilarity,
-            state.hessian,
-            state.descent,
-            state.damping,
-            state.growth,
-            state.code,
-            state.iterations,
+            *state.arrays,
+        )
+
+    def explore(
+        self,
+        state: lm.State,
+        schedule: Schedule,
+        uniforms: NDArray[np.float64],
+        signatures: NDArray[np.float64],
+        alive: NDArray[np.bool_],
+        history: NDArray[np.float64],
+        points: NDArray[np.float64],
+    ) -> int:
+        """``kernels.pool.explore`` on this pair, for signatures as in ``signature``."""
+        return int(
+            pool.explore(
+                *self._pair,
+                self._landscape,
+                float(self._comparison.target.voxel_size_angstrom),
+                schedule.draw_contrast,
+                schedule.duplicate_distance,
+                schedule.regression_window,
+                schedule.regression_tolerance,
+                uniforms,
+                *state.arrays,
+                signatures,
+                alive,
+                history,
+                points,
+            )
         )
 
     def retract(self, points: NDArray, steps: NDArray) -> NDArray:

@@ -31,8 +31,9 @@ __all__ = [
 
 intrinsic: Any = _intrinsic  # its type does not say that the typing context is not an argument of the caller
 
-# Samples that are worked on together; their intermediate values stay in the fastest cache.
-BLOCK = 64
+# Samples that are worked on together: enough for vector registers, few enough that the last block of a short list is
+# not mostly empty; their intermediate values stay in the fastest cache.
+BLOCK = 32
 # Rows of floats that a loop may use for itself.
 SCRATCH_ROWS = 64
 

@@ -1,0 +1,171 @@
+"""The paper's pool of candidates in compiled code: which to refine next, which are the same, when to stop.
+
+The rules are those of ``gonio.candidates``; ``explore`` follows them for poses without leaving compiled code.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gonio.kernels.compiled import strict
+from gonio.kernels.lm import RUNNING
+from gonio.kernels.refine import refine
+
+__all__ = ["best_alive", "draw", "draw_probabilities", "drop_duplicates_of", "explore", "has_settled"]
+
+
+@strict
+def draw_probabilities(dissimilarity, contrast, probabilities):
+    """Eq. 11 of the paper for m candidates, into ``probabilities`` (m,)."""
+    m = len(dissimilarity)
+    d = np.where(np.isfinite(dissimilarity), dissimilarity, np.inf)
+    order = np.argsort(-d, kind="mergesort")  # stable
+    floor = 1e-12 * max(d.min(), 1e-300)
+    # Logarithms of the weights, from the worst up; they are taken relative to the best, which is the largest.
+    rank = np.zeros(m)
+    for j in range(1, m):
+        step = contrast * math.log(10.0) / (m - 1)
+        here, before = max(d[order[j]], floor), max(d[order[j - 1]], floor)
+        if math.isfinite(before):
+            step = max(step, math.log(before) - math.log(here))
+        elif math.isfinite(here):
+            step = 1e3
+        rank[j] = rank[j - 1] + step
+    total = 0.0
+    for j in range(m):
+        weight = math.exp(rank[j] - rank[m - 1]) if math.isfinite(d[order[j]]) else 0.0
+        probabilities[order[j]] = weight
+        total += weight
+    for j in range(m):
+        probabilities[j] = probabilities[j] / total if total > 0.0 else 1.0 / m
+
+
+@strict
+def draw(dissimilarity, code, alive, contrast, uniform):
+    """A candidate that can be refined, for a number ``uniform`` from 0 to 1; -1 when there is none."""
+    drawable = np.flatnonzero(alive & (code == RUNNING))
+    if len(drawable) == 0:
+        return -1
+    chance = np.empty(len(drawable))
+    draw_probabilities(dissimilarity[drawable], contrast, chance)
+    cumulative = np.cumsum(chance)
+    place = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+    return drawable[min(place, len(drawable) - 1)]
+
+
+@strict
+def best_alive(dissimilarity, alive):
+    """The candidate of the smallest dissimilarity."""
+    best = 0
+    for row in range(len(alive)):
+        if alive[row] and (not alive[best] or dissimilarity[row] < dissimilarity[best]):
+            best = row
+    return best
+
+
+@strict
+def drop_duplicates_of(row, signatures, dissimilarity, alive, gamma):
+    """Of ``row`` and every candidate within gamma of it, only the better of each pair stays alive."""
+    if not alive[row]:
+        return
+    beaten = False
+    for other in range(len(alive)):
+        if other == row or not alive[other]:
+            continue
+        square = 0.0
+        for s in range(signatures.shape[1]):
+            square += (signatures[other, s] - signatures[row, s]) ** 2
+        if square <= gamma * gamma:
+            if dissimilarity[other] >= dissimilarity[row]:
+                alive[other] = False
+            else:
+                beaten = True
+    if beaten:
+        alive[row] = False
+
+
+@strict
+def regression_slope(values):
+    """Slope per step of the least-squares line through ``values`` (w,)."""
+    w = len(values)
+    product = square = 0.0
+    for i in range(w):
+        step = i - (w - 1) / 2
+        product += step * values[i]
+        square += step * step
+    return product / max(square, 0.5)
+
+
+@strict
+def has_settled(history, window, tolerance):
+    """Whether the last ``window`` of the smallest dissimilarities, over their first, have stopped falling."""
+    if len(history) < window or history[0] <= 0.0:
+        return False
+    return abs(regression_slope(history[len(history) - window :]) / history[0]) <= tolerance
+
+
+@strict
+def _signature(point, voxel, out):
+    """``gonio.problem.signature`` of one point: R^T (I - (a, a, a)) by rows, a the shift in voxels."""
+    for i in range(3):
+        along = 0.0
+        for m in range(3):
+            along += point[3 * m + i] * point[9 + m] / voxel
+        for j in range(3):
+            out[3 * i + j] = point[3 * j + i] - along
+
+
+@strict
+def explore(
+    reference,
+    samples,
+    landscape,
+    voxel,
+    contrast,
+    gamma,
+    window,
+    tolerance,
+    uniforms,
+    points,
+    value,
+    hessian,
+    descent,
+    damping,
+    growth,
+    code,
+    iterations,
+    signatures,
+    alive,
+    history,
+    best_points,
+):
+    """Refine drawn candidates, then the best one, for at most as many steps as there are ``uniforms`` (i,).
+
+    ``history`` (i,) receives the smallest dissimilarity after each step and ``best_points`` (i, 12), unless it has no
+    rows, the point that had it. Returns the number of steps.
+    """
+    count, settled = 0, False
+    while count < len(uniforms):
+        if not settled:
+            row = draw(value, code, alive, contrast, uniforms[count])
+            settled = row < 0
+        if settled:
+            row = best_alive(value, alive)
+            if code[row] != RUNNING:
+                break
+        one = np.array([row])
+        refine(
+            reference, samples, landscape, one, 1, points, value, hessian, descent, damping, growth, code, iterations
+        )
+        if not settled:
+            _signature(points[row], voxel, signatures[row])
+            drop_duplicates_of(row, signatures, value, alive, gamma)
+        best = best_alive(value, alive)
+        history[count] = value[best]
+        if len(best_points):
+            best_points[count] = points[best]
+        count += 1
+        settled = settled or has_settled(history[:count], window, tolerance)
+    return count
