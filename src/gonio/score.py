@@ -91,7 +91,7 @@ class Comparison:
             if expectation is None:
                 raise ValueError("the likelihood ratio needs the expected correlation of the shells: use a filter")
             self._counts, self.unit = _likelihood_counts(target, expectation, radius)
-        self.least = max(MIN_SAMPLES, MIN_OVERLAP * float(target.weight.sum(dtype=np.float64)))
+        self.least = max(float(MIN_SAMPLES), MIN_OVERLAP * float(target.weight.sum(dtype=np.float64)))
         weight, power, own = self._counts
         value = np.stack([target.value.real, target.value.imag])  # (2, n)
         self.samples = cpu.Samples(target.frequency_xyz, value, target.transfer, weight, power, own)

@@ -122,7 +122,7 @@ def _axis_prior(numbers, rotation, hessian, descent):
     across[0] = carried[1] * numbers[2] - carried[2] * numbers[1]
     across[1] = carried[2] * numbers[0] - carried[0] * numbers[2]
     across[2] = carried[0] * numbers[1] - carried[1] * numbers[0]
-    sine = math.sqrt((across**2).sum())
+    sine = math.sqrt(across[0] ** 2 + across[1] ** 2 + across[2] ** 2)
     angle = math.atan2(sine, carried[0] * numbers[0] + carried[1] * numbers[1] + carried[2] * numbers[2])
     ratio, precision = angle / sine if sine > 1e-9 else 1.0, 1.0 / numbers[6] ** 2
     hessian[:, :] = 0.0
@@ -145,8 +145,11 @@ def prior(kind, numbers, rotation, shift, hessian, descent):
 @strict
 def priors(kind, numbers, points, value, hessian, descent):
     """The same at p points (p, 12)."""
+    rotation = np.empty((3, 3))
     for i in range(points.shape[0]):
-        rotation, shift = points[i, :9].copy().reshape(3, 3), points[i, 9:]
+        for j in range(9):
+            rotation[j // 3, j % 3] = points[i, j]
+        shift = points[i, 9:]
         value[i] = prior(kind, numbers, rotation, shift, hessian[i], descent[i])
 
 

@@ -165,7 +165,8 @@ def explore(
         best = best_alive(value, alive)
         history[count] = value[best]
         if len(best_points):
-            best_points[count] = points[best]
+            for j in range(12):
+                best_points[count, j] = points[best, j]
         count += 1
         settled = settled or has_settled(history[:count], window, tolerance)
     return count

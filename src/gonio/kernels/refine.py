@@ -49,18 +49,22 @@ class Landscape(NamedTuple):
 
 @strict
 def _is_outside(landscape, rotation, shift):
-    square = 0.0
+    square = trace = 0.0
     for i in range(3):
         square += (shift[i] - landscape.centre[i]) ** 2
-    trace = (rotation * landscape.cone_centre).sum()
+        for j in range(3):
+            trace += rotation[i, j] * landscape.cone_centre[i, j]
     return math.sqrt(square) > landscape.max_shift or 0.5 * (trace - 1.0) < landscape.cone_cosine
 
 
 @strict
 def _value_at(reference, samples, landscape, rotation, shift, hessian, descent, memory):
     """What is minimised at one pose, with its model along the directions: ``hessian`` (k, k), ``descent`` (k,)."""
-    weights, seen, sums, full, slope, curvature, pull = memory
-    matrix, phases = rotation.astype(np.float32), (landscape.phase * shift).astype(np.float32)
+    weights, seen, sums, full, slope, curvature, pull, matrix, phases = memory
+    for i in range(3):
+        phases[i] = landscape.phase * shift[i]
+        for j in range(3):
+            matrix[i, j] = rotation[i, j]
     sums_at(reference, samples, matrix, phases, weights, seen, sums)
     overlap = sums[WEIGHT]
     value = model(landscape.score, sums, landscape.unit, landscape.phase, landscape.least, full, slope)
@@ -122,18 +126,33 @@ def turned(rotation, vector, out):
 
 
 @strict
-def _memory(samples, k):
+def _memory(samples):
     n = samples.frequency.shape[1]
     weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
-    return weights, seen, np.empty(N_SUMS), np.empty((6, 6)), np.empty(6), np.empty((6, 6)), np.empty(6)
+    full, slope, curvature, pull = np.empty((6, 6)), np.empty(6), np.empty((6, 6)), np.empty(6)
+    matrix, phases = np.empty((3, 3), np.float32), np.empty(3, np.float32)
+    return weights, seen, np.empty(N_SUMS), full, slope, curvature, pull, matrix, phases
+
+
+@strict
+def _unpack(point, rotation, shift):
+    for i in range(3):
+        shift[i] = point[9 + i]
+        for j in range(3):
+            rotation[i, j] = point[3 * i + j]
+
+
+@strict
+def _length(vector, first):
+    return math.sqrt(vector[first] ** 2 + vector[first + 1] ** 2 + vector[first + 2] ** 2)
 
 
 @strict
 def evaluate(reference, samples, landscape, points, value, hessian, descent):
     """What is minimised at p points (p, 12) and its model: into (p,), (p, k, k) and (p, k)."""
-    memory = _memory(samples, landscape.directions.shape[1])
+    memory, rotation, shift = _memory(samples), np.empty((3, 3)), np.empty(3)
     for i in range(points.shape[0]):
-        rotation, shift = points[i, :9].copy().reshape(3, 3), points[i, 9:].copy()
+        _unpack(points[i], rotation, shift)
         value[i] = _value_at(reference, samples, landscape, rotation, shift, hessian[i], descent[i], memory)
 
 
@@ -155,8 +174,8 @@ def refine(
 ):
     """Take up to ``n_steps`` steps from each of ``rows`` of a state (``gonio.lm.State``), changed in place."""
     k = landscape.directions.shape[1]
-    memory, matrix = _memory(samples, k), np.empty((k, k))
-    step, tangent, trial, shift = np.empty(k), np.empty(6), np.empty((3, 3)), np.empty(3)
+    memory, matrix = _memory(samples), np.empty((k, k))
+    step, tangent, rotation, trial, shift = np.empty(k), np.empty(6), np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
     next_hessian, next_descent = np.empty((k, k)), np.empty(k)
     for i in rows:
         for _ in range(n_steps):
@@ -167,15 +186,24 @@ def refine(
                 tangent[a] = 0.0
                 for c in range(k):
                     tangent[a] += landscape.directions[a, c] * step[c]
-            turned(points[i, :9].copy().reshape(3, 3), tangent, trial)
-            shift[:] = points[i, 9:] + tangent[3:]
+            _unpack(points[i], rotation, shift)
+            turned(rotation, tangent, trial)
+            for j in range(3):
+                shift[j] += tangent[3 + j]
             after = _value_at(reference, samples, landscape, trial, shift, next_hessian, next_descent, memory)
-            length = math.sqrt((tangent[:3] ** 2).sum()) * landscape.radius + math.sqrt((tangent[3:] ** 2).sum())
+            length = _length(tangent, 0) * landscape.radius + _length(tangent, 3)
             better, damping[i], growth[i], status[i] = judge(
                 value[i], after, hessian[i], descent[i], step, determined, length, landscape.tolerance, damping[i],
                 growth[i],
             )  # fmt: skip
             if better:
-                points[i, :9], points[i, 9:] = trial.copy().reshape(9), shift
-                value[i], hessian[i], descent[i] = after, next_hessian, next_descent
+                value[i] = after
+                for j in range(3):
+                    points[i, 9 + j] = shift[j]
+                    for m in range(3):
+                        points[i, 3 * j + m] = trial[j, m]
+                for a in range(k):
+                    descent[i, a] = next_descent[a]
+                    for b in range(k):
+                        hessian[i, a, b] = next_hessian[a, b]
             iterations[i] += 1
