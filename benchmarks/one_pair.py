@@ -16,7 +16,7 @@ from particles import Set, simulated, starts
 from plan import Plan
 from scipy import fft
 from scipy.ndimage import affine_transform
-from table import Row, in_turns, rows_of
+from table import BUSY, Row, in_turns, rows_of
 
 import gonio
 
@@ -90,4 +90,4 @@ def limits(plan: Plan, ways: dict[str, gonio.Settings]) -> list[Row]:
 
 def _rows(seconds: dict[str, NDArray[np.float64]], where: str) -> list[Row]:
     named = {f"{name}, {where}": times for name, times in seconds.items()}
-    return rows_of(named, "pair", beside=f"{GLOBAL}, {where}")
+    return rows_of(named, "pair", beside=f"{GLOBAL}, {where}", clock=BUSY)
