@@ -4,7 +4,7 @@
 
 Times depend on the machine and on what else it does; ratios are of things timed in turns: of one thread by the time of
 the processor, else on the clock. ``--quick`` is a glance, to see that everything runs; ``--long`` takes 100 pairs, 1000
-targets at all orientations, and the paper's searches in every box.
+targets at all orientations, and every way of aligning in every box.
 """
 
 from __future__ import annotations
