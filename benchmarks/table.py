@@ -101,6 +101,11 @@ def span(seconds: float) -> str:
     return f"{seconds / size:.3g} {unit}"
 
 
+def counted(count: int, thing: str) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def markdown(part: str, rows: Iterable[Row]) -> str:
     """The rows of a part as a table, its notes below."""
     rows = list(rows)
