@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from particles import simulated
 from plan import Plan
-from table import Row, in_turns, rows_of
+from table import WALL, Row, counted, in_turns, rows_of
 
 import gonio
 
@@ -31,11 +31,11 @@ def run(plan: Plan) -> list[Row]:
         errors[:] = errors_deg(align_all_pairs(made.particles, n_threads=threads), made.poses)
 
     align_all_pairs(made.particles[:2], n_threads=1)  # compiles
-    names = {threads: f"{plan.set_size} particles, {threads} thread{'s' if threads > 1 else ''}" for threads in (1, 2)}
+    names = {threads: f"{plan.set_size} particles, {counted(threads, 'thread')}" for threads in (1, 2)}
     turns: dict[str, Callable[[int], None]] = {names[threads]: partial(all_of_them, threads) for threads in names}
     seconds = in_turns(turns, 1, warm=False)
     rows = rows_of(seconds, "pair", beside=names[2], divisors=dict.fromkeys(turns, float(count)))
-    whole = " and ".join(f"{times[0]:.1f} s" for times in seconds.values())
+    whole = " and ".join(f"{times[0, WALL]:.1f} s" for times in seconds.values())
     found = f"{count} pairs in {whole} with one and two threads; median error {np.median(errors):.2f} degrees"
     return [*rows, Row(f"{plan.set_size} particles", note=found)]
 

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from particles import Set, clean_map, simulated, starts
 from plan import Plan
-from table import Row, in_turns, rows_of
+from table import Row, counted, in_turns, rows_of
 
 import gonio
 
@@ -55,16 +55,16 @@ def run(plan: Plan) -> list[Row]:
     for name, (reference, pose) in references.items():
         for count in plan.global_targets:
             way = partial(aligned, targets, reference, None, count=count)
-            rows += _rows(way, f"all orientations, {name}, {count} targets", count, plan)
+            rows += _rows(way, f"all orientations, {name}, {counted(count, 'target')}", count, plan)
         for count in plan.local_targets:
             way = partial(aligned, targets, reference, starts(targets.poses, pose, count=count), count=count)
-            rows += _rows(way, f"local, {name}, {count} targets", count, plan)
+            rows += _rows(way, f"local, {name}, {counted(count, 'target')}", count, plan)
     return rows
 
 
 def _rows(way: Callable[..., list[gonio.Result]], what: str, count: int, plan: Plan) -> list[Row]:
     found: dict[int, list[gonio.Result]] = {}
-    names = {threads: f"{what}, {threads} thread{'s' if threads > 1 else ''}" for threads in THREADS}
+    names = {threads: f"{what}, {counted(threads, 'thread')}" for threads in THREADS}
 
     def call(threads: int, _: int) -> None:
         found[threads] = way(threads=threads)

@@ -6,7 +6,7 @@ starts from; a few of them are timed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from particles import Set, simulated, starts
 from plan import Plan
 from scipy import fft
 from scipy.ndimage import affine_transform
-from table import Row, in_turns, rows_of
+from table import BUSY, Row, in_turns, rows_of
 
 import gonio
 
@@ -57,12 +57,14 @@ def aligning(pairs: Set, settings: gonio.Settings, *, limit_angstrom: float) -> 
     return align
 
 
-def timed(pairs: Set, ways: dict[str, gonio.Settings], *, limit_angstrom: float) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each way and of the scans, whose times are those of all orientations."""
+def timed(
+    pairs: Set, ways: dict[str, gonio.Settings], *, limit_angstrom: float, orders: Iterable[int] = ()
+) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each way, and of a scan with each order of interpolation: those of all orientations."""
     turns: dict[str, Callable[[int], object]] = {
         name: aligning(pairs, settings, limit_angstrom=limit_angstrom) for name, settings in ways.items()
     }
-    scans = {f"scan with SciPy, order {order}": partial(scan, pairs, order=order) for order in (1, 3)}
+    scans = {f"scan with SciPy, order {order}": partial(scan, pairs, order=order) for order in orders}
     seconds = in_turns({**turns, **scans}, len(pairs) // 2)
     return {name: times * (ORIENTATIONS / TIMED if name in scans else 1.0) for name, times in seconds.items()}
 
@@ -72,22 +74,21 @@ def run(plan: Plan) -> list[Row]:
     rows = [Row(f"scans are of {ORIENTATIONS} orientations, extrapolated from {TIMED}")]
     basic = {GLOBAL: gonio.Settings(), LOCAL: gonio.Settings(search=gonio.Search.LOCAL)}
     for box in plan.boxes:
-        ways = {**basic, **(PAPERS if plan.papers_in_all_boxes or box == plan.boxes[0] else {})}
-        pairs = simulated(2 * plan.pairs, box=box)
-        rows += _rows(timed(pairs, ways, limit_angstrom=LIMIT_ANGSTROM), f"box {box}, {LIMIT_ANGSTROM:g} A")
+        every = plan.all_ways_in_all_boxes or box == plan.boxes[0]
+        pairs, ways = simulated(2 * plan.pairs, box=box), {**basic, **(PAPERS if every else {})}
+        seconds = timed(pairs, ways, limit_angstrom=LIMIT_ANGSTROM, orders=(1, 3) if every else ())
+        rows += _rows(seconds, f"box {box}, {LIMIT_ANGSTROM:g} A")
     return rows + limits(plan, basic)
 
 
 def limits(plan: Plan, ways: dict[str, gonio.Settings]) -> list[Row]:
     """The smallest box to several limits."""
     pairs, rows = simulated(2 * plan.pairs, box=plan.boxes[0]), []
-    for limit in plan.limits_angstrom:
-        turns = {name: aligning(pairs, settings, limit_angstrom=limit) for name, settings in ways.items()}
-        if limit != LIMIT_ANGSTROM:
-            rows += _rows(in_turns(turns, plan.pairs), f"box {plan.boxes[0]}, {limit:g} A")
+    for limit in (limit for limit in plan.limits_angstrom if limit != LIMIT_ANGSTROM):
+        rows += _rows(timed(pairs, ways, limit_angstrom=limit), f"box {plan.boxes[0]}, {limit:g} A")
     return rows
 
 
 def _rows(seconds: dict[str, NDArray[np.float64]], where: str) -> list[Row]:
     named = {f"{name}, {where}": times for name, times in seconds.items()}
-    return rows_of(named, "pair", beside=f"{GLOBAL}, {where}")
+    return rows_of(named, "pair", beside=f"{GLOBAL}, {where}", clock=BUSY)

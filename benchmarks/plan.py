@@ -15,8 +15,8 @@ class Plan:
         Pairs of particles behind each median.
     boxes, limits_angstrom
         Edges of the boxes, voxels; and limits of the resolution for the smallest of them.
-    papers_in_all_boxes
-        Whether the paper's searches are timed in every box, not in the smallest alone.
+    all_ways_in_all_boxes
+        Whether the paper's searches and the scans are timed in every box, not in the smallest alone.
     global_targets, local_targets
         Targets that are aligned to one reference.
     set_size
@@ -32,7 +32,7 @@ class Plan:
     pairs: int = 20
     boxes: tuple[int, ...] = (32, 48, 64, 96)
     limits_angstrom: tuple[float, ...] = (60.0, 40.0, 30.0, 20.0)
-    papers_in_all_boxes: bool = False
+    all_ways_in_all_boxes: bool = False
     global_targets: tuple[int, ...] = (1, 100)
     local_targets: tuple[int, ...] = (1, 100, 1000)
     set_size: int = 80
@@ -55,4 +55,4 @@ QUICK = Plan(
     poses=100,
     rounds=1,
 )
-LONG = Plan(pairs=100, papers_in_all_boxes=True, global_targets=(1, 100, 1000))
+LONG = Plan(pairs=100, all_ways_in_all_boxes=True, global_targets=(1, 100, 1000))

@@ -2,8 +2,9 @@
 
     python benchmarks/run_all.py [--quick | --long] [--only NAME ...] [--pairs N] [--set-size N] [--out FILE]
 
-Times depend on the machine and on what else it does; ratios are of things timed in turns. ``--quick`` is a glance, to
-see that everything runs; ``--long`` takes 100 pairs, and the paper's searches in every box.
+Times depend on the machine and on what else it does; ratios are of things timed in turns: of one thread by the time of
+the processor, else on the clock. ``--quick`` is a glance, to see that everything runs; ``--long`` takes 100 pairs, 1000
+targets at all orientations, and every way of aligning in every box.
 """
 
 from __future__ import annotations

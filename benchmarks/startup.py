@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,20 +36,11 @@ def run(plan: Plan) -> list[Row]:
             "import numpy": partial(_start, (sys.executable, "-c", "import numpy"), folder / "0"),
         }
         seconds = in_turns(ways, plan.rounds, warm=False)
-        busy = {name: _busy_seconds(way) for name, way in ways.items() if name != FIRST}
-    notes = [Row(name, note=f"{taken:.2f} s of the processor") for name, taken in busy.items()]
-    compiling = float(np.median(seconds[FIRST] - seconds[AGAIN]))
-    notes.append(Row("compiling", note=f"{compiling:.1f} s, once on each machine"))
-    return [*rows_of(seconds, "start", beside=AGAIN), *notes]
+    wall, busy = np.median(seconds[FIRST] - seconds[AGAIN], axis=0)
+    compiling = Row("compiling", note=f"{wall:.1f} s, {busy:.1f} s of the processor, once on each machine")
+    return [*rows_of(seconds, "start", beside=AGAIN), compiling]
 
 
 def _start(command: Sequence[str], cache: Path, _: int = 0) -> None:
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-
-
-def _busy_seconds(way: Callable[[], None]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    way()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

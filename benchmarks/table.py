@@ -6,6 +6,7 @@ the times beside them.
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,7 +14,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-HEADS = ("what", "time", "per", "ratio", "to")
+HEADS = ("what", "time", "processor", "per", "ratio", "to")
+WALL, BUSY = 0, 1
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 
@@ -21,11 +23,13 @@ UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 class Row:
     """How long one thing took: ``seconds`` for each ``per``, ``ratio`` times as long as ``beside``.
 
-    ``note`` is what else was found; a row without seconds is a note alone.
+    ``busy`` are the seconds of all processors, which others that use the machine change least; ``note`` is what else
+    was found. A row without seconds is a note alone.
     """
 
     what: str
     seconds: float | None = None
+    busy: float | None = None
     per: str = ""
     ratio: float | None = None
     beside: str = ""
@@ -34,7 +38,8 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """The row as text, under ``HEADS``."""
         ratio = "" if self.ratio is None else f"{self.ratio:.3g}"
-        return self.what, "" if self.seconds is None else span(self.seconds), self.per, ratio, self.beside
+        times = ("" if seconds is None else span(seconds) for seconds in (self.seconds, self.busy))
+        return self.what, *times, self.per, ratio, self.beside
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -44,32 +49,47 @@ class Row:
 def in_turns(
     ways: Mapping[str, Callable[[int], object]], rounds: int, *, warm: bool = True
 ) -> dict[str, NDArray[np.float64]]:
-    """Wall seconds of every way in every round, (rounds,): A B A B. Ways are called with the number of the round.
+    """Seconds of every way in every round: A B A B. Ways are called with the number of the round.
 
+    Shape (rounds, 2), ``WALL`` on the clock and ``BUSY`` of all processors, for this process and those it waits for.
     To be ``warm``, a round that is not counted goes before: it compiles, or loads what was compiled.
     """
-    seconds = {name: np.empty(rounds) for name in ways}
+    seconds = {name: np.empty((rounds, 2)) for name in ways}
     for index in range(-1 if warm else 0, rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = _clocks()
             way(max(index, 0))
             if index >= 0:
-                seconds[name][index] = time.perf_counter() - start
+                seconds[name][index] = _clocks() - start
     return seconds
 
 
+def _clocks() -> NDArray[np.float64]:
+    waited_for = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return np.array([time.perf_counter(), time.process_time() + waited_for.ru_utime + waited_for.ru_stime])
+
+
 def rows_of(
-    seconds: Mapping[str, NDArray[np.float64]], per: str, *, beside: str, divisors: Mapping[str, float] | None = None
+    seconds: Mapping[str, NDArray[np.float64]],
+    per: str,
+    *,
+    beside: str,
+    divisors: Mapping[str, float] | None = None,
+    clock: int = WALL,
 ) -> list[Row]:
-    """One row for each way; ``divisors`` says how many units a call of each way did, one where nothing is said."""
+    """One row for each way, beside one of them or none.
+
+    ``divisors`` says how many units a call of each way did, one where nothing is said. Ratios are of
+    ``WALL``, or of ``BUSY`` for what has one thread: then others that use the machine change them least.
+    """
     units = {name: times / (divisors or {}).get(name, 1.0) for name, times in seconds.items()}
     return [
         Row(
             name,
-            float(np.median(times)),
+            *np.median(times, axis=0).tolist(),
             per,
-            None if name == beside else float(np.median(times / units[beside])),
-            "" if name == beside else beside,
+            float(np.median(times[:, clock] / units[beside][:, clock])) if beside not in ("", name) else None,
+            beside if beside != name else "",
         )
         for name, times in units.items()
     ]
@@ -79,6 +99,11 @@ def span(seconds: float) -> str:
     """A time with the unit that suits it."""
     size, unit = next(((size, unit) for size, unit in UNITS if seconds >= size), UNITS[-1])
     return f"{seconds / size:.3g} {unit}"
+
+
+def counted(count: int, thing: str) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def markdown(part: str, rows: Iterable[Row]) -> str:

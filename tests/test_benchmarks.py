@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import kernels
 import many
+import memory
 import table
 from plan import QUICK
 
@@ -41,7 +43,7 @@ def test_every_part_tells_times_and_prints_them(run):
     for part, rows in found["parts"].items():
         assert f"## {part}\n" in printed
         timed = [row for row in rows if row["seconds"] is not None]
-        assert timed and all(0 < row["seconds"] < np.inf and row["per"] for row in timed)
+        assert timed and all(np.isfinite([row["seconds"], row["busy"]]).all() and row["per"] for row in timed)
         assert all(row["ratio"] > 0 for row in timed if row["beside"])
         assert all(row["what"] in printed for row in rows)
     assert f"numba {found['machine']['numba']}" in printed
@@ -86,14 +88,24 @@ def test_things_are_timed_in_turns():
     ways = {name: lambda index, name=name: calls.append((name, index)) for name in "ab"}
     seconds = table.in_turns(ways, 2)
     assert calls == [("a", 0), ("b", 0), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert {name: times.shape for name, times in seconds.items()} == {"a": (2,), "b": (2,)}
+    assert {name: times.shape for name, times in seconds.items()} == {"a": (2, 2), "b": (2, 2)}
 
 
 def test_ratios_are_medians_of_ratios_within_a_round():
-    busy = np.array([1.0, 10.0, 1.0])  # the machine was busy in the second round
-    first, second = table.rows_of({"a": busy, "b": 2 * busy}, "call", beside="a", divisors={"b": 4.0})
-    assert (first.seconds, first.ratio, first.beside) == (1.0, None, "")
-    assert (second.seconds, second.ratio, second.beside) == (0.5, 0.5, "a")
+    times = np.array([[1.0, 0.8], [10.0, 0.8], [1.0, 0.8]])  # the machine was busy in the second round
+    first, second = table.rows_of({"a": times, "b": 2 * times}, "call", beside="a", divisors={"b": 4.0})
+    assert (first.seconds, first.busy, first.ratio, first.beside) == (1.0, 0.8, None, "")
+    assert (second.seconds, second.busy, second.ratio, second.beside) == (0.5, 0.4, 0.5, "a")
+    third = table.rows_of({"a": times, "b": times * [1.0, 3.0]}, "call", beside="a", clock=table.BUSY)[1]
+    assert third.ratio == pytest.approx(3.0)
+
+
+def test_peak_memory_is_that_of_the_process_itself():
+    held = np.ones(2**25)  # 256 MB here, which a process that is started from here must not count
+    command = [sys.executable, "-c", "import memory; print(memory.most_memory_bytes())"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(RUN_ALL.parent), *filter(None, sys.path)])}
+    started = int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    assert 2**24 < started < held.nbytes < memory.most_memory_bytes()
 
 
 @pytest.mark.parametrize(
