@@ -137,6 +137,20 @@ def test_the_operator_is_its_own_adjoint(n, wedge, rng):
     assert (v * model._normal(v)).sum() >= (v * v).sum() * (1 - FLOAT)
 
 
+@pytest.mark.parametrize("sd", [0.1, 0.5, 1.0])
+def test_what_is_left_when_the_steps_end_is_little(sd, monkeypatch, rng):
+    data = imaged(Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL))[1]
+    volume = Volume(data + sd * data.max() * rng.normal(size=data.shape), VOXEL)
+    made = restorer(32, share=sphere_diameter_angstrom([volume]) / (32 * VOXEL))
+    ended = made.restore(volume).volume.data
+    # The residual's square is measured by the preconditioner, which is right within a factor 1 + MOST_EXCESS.
+    share = (1.0 + restoration.MOST_EXCESS) * restoration.LEFT_OVER
+    monkeypatch.setattr(restoration, "ITERATIONS", 200)
+    monkeypatch.setattr(restoration, "LEFT_OVER", 1e-8)
+    exact = made.restore(volume).volume.data
+    assert np.linalg.norm(ended - exact) < np.sqrt(share) * np.linalg.norm(exact)
+
+
 def test_finer_voxels_below_the_limit_change_nothing(rng):
     """All that is looked at are the frequencies that both grids hold."""
     data = imaged(Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL))[1]

@@ -123,7 +123,7 @@ class Restorer:
         return Restorer(sphere, inscribed, optics, _Shells.of(weight, limit=limit), edge)
 
     def within(self, diameter_angstrom: float) -> Restorer:
-        """The same with another soft sphere: what follows from the wedge, which costs most, is kept."""
+        """The same with another soft sphere, not a mask: what follows from the wedge, which costs most, is kept."""
         m = len(self.sphere)
         return replace(self, sphere=sphere_of(m, self.box_angstrom / m, diameter_angstrom))
 
