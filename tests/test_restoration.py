@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
-import scipy.fft
 
 from gonio import restoration
 from gonio.fourier import centred_fft, centred_ifft, index_grid, shell_limit
+from gonio.kernels.waves import Gain, back, resampled
 from gonio.pose import Pose
 from gonio.restoration import MIN_NOISE, Restorer, extent_angstrom, sphere_diameter_angstrom, sphere_of
 from gonio.simulate import PHANTOM_NAMES, Imaging, Phantom, simulate_subtomogram
 from gonio.volume import Volume, masked_volume
-from gonio.wedge import NoWedge, SingleAxisWedge, TiltListWedge
+from gonio.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
 from oracle import Blobs, frequencies_xyz, paper_wedge, posterior_mean
 
 VOXEL = 10.0
@@ -46,17 +48,19 @@ def recorded(monkeypatch) -> dict:
 
 def everywhere(made: Restorer, values: np.ndarray) -> np.ndarray:
     """Values of a half spectrum that depend on the shell alone, at all frequencies; the largest at each radius."""
-    radius, place = np.unique(made.radius.ravel(), return_inverse=True)
-    largest = np.zeros(len(radius))
+    square, place = np.unique(made.shells.square.ravel(), return_inverse=True)
+    largest = np.zeros(len(square))
     np.maximum.at(largest, place, values.ravel())
-    return np.interp(np.linalg.norm(frequencies_xyz(len(made.sphere)), axis=-1), radius, largest)
+    return np.interp(np.linalg.norm(frequencies_xyz(len(made.sphere)), axis=-1), np.sqrt(square), largest)
 
 
 @boxes
 @pytest.mark.parametrize("snr", [0.3, 3.0])
 def test_restored_is_the_posterior_mean(n, snr, monkeypatch, rng):
     """With conjugate gradients that have come to rest, and the powers that the restorer finds."""
+    rest = 1e-9
     monkeypatch.setattr(restoration, "ITERATIONS", 500)
+    monkeypatch.setattr(restoration, "LEFT_OF_SCATTER", rest)
     seen = recorded(monkeypatch)
     blob = Blobs(np.ones(2), np.array([[0.8, 0.3, -0.5], [-1.0, -0.6, 0.7]]), np.stack([np.eye(3)] * 2) * 1.2)
     clean = blob.volume(n)
@@ -64,28 +68,110 @@ def test_restored_is_the_posterior_mean(n, snr, monkeypatch, rng):
     made = restorer(n, limit=3.0)
     found = made.restore(Volume(data, VOXEL)).volume.data
     signal = everywhere(made, seen["root"] ** 2)
-    noise = 1.0 / np.maximum(everywhere(made, seen["precision"]), 1e-12)
-    envelope = scipy.fft.fftshift(seen["envelope"])
+    noise = 1.0 / np.maximum(everywhere(made, seen["precision"].own), 1e-12)
+    envelope = seen["envelope"]  # a sphere is the same in any order of the axes
     exact = posterior_mean(data, envelope=envelope, signal=signal, noise=noise, M=paper_wedge(60), limit=3.0)
-    # It rests when the residual is 1e-4 of the right side; the operator is at least 1, so that is the error of v.
-    # The right side is v times the operator, at most 1 + signal / noise of it.
+    # It rests when the residual's square, measured by the inverse (at least one over 1 + MOST_EXCESS), is this share of
+    # the number of samples that are known; the operator is at least 1, so that this bounds the error of v. Densities
+    # are v times the root of the power. The right side is v times the operator, at most 1 + signal / noise of it.
+    known = np.count_nonzero(seen["precision"].own)
+    left = np.sqrt((1.0 + restoration.MOST_EXCESS) * rest * known * signal.max()) * data.std()
     ratio = signal.max() / noise[noise < 1e11].min()
     assert 0.1 < ratio < 200
-    assert np.linalg.norm(found - exact) < (1e-4 * (1 + ratio) + FLOAT) * np.linalg.norm(exact)
+    assert np.linalg.norm(found - exact) < left + FLOAT * (1 + ratio) * np.linalg.norm(exact)
 
 
-@pytest.mark.parametrize("wedge", [SIXTY, SingleAxisWedge(-65, 40, 25.0), TiltListWedge(np.arange(-60, 61, 10), 60.0)])
+def symmetric(weights: np.ndarray) -> np.ndarray:
+    """The same at k and -k, as the transform of a real map."""
+    return np.minimum(weights, weights[::-1, ::-1, ::-1])
+
+
+WEDGES = {
+    "none": NoWedge(),
+    "even": SIXTY,
+    "uneven": SingleAxisWedge(-65, 40),
+    "oblique": SingleAxisWedge(-65, 40, 25.0),
+    "dual": DualAxisWedge(SIXTY, SingleAxisWedge(-50, 60, 0.0)),
+    "tilts": TiltListWedge(np.arange(-60, 61, 10), 60.0),
+    "weights": WeightVolumeWedge(symmetric(np.random.default_rng(1).uniform(size=(13, 13, 13))) > 0.3, VOXEL),
+}
+wedges = pytest.mark.parametrize("wedge", WEDGES.values(), ids=WEDGES)
+
+
 @boxes
-def test_the_wedges_filter_is_its_own_adjoint(n, wedge, rng):
+@wedges
+def test_optics_are_those_of_twice_the_box(n, wedge, rng):
+    """Pad, transform, filter, transform back and cut, with complex FFTs."""
     made = restorer(n, wedge=wedge, limit=3.0)
-    flat = np.ones_like(made.radius)
-    model = restoration._Model(envelope=np.sqrt(made.sphere), root=flat, precision=flat, measured=made.measured)
-    u, v = rng.normal(size=(2, *made.sphere.shape)).astype(np.float32)
+    density = rng.normal(size=(n, n, n)).astype(np.float32)
+    first = 2 * n // 2 - n // 2
+    box = (slice(first, first + n),) * 3
+    padded = np.zeros((2 * n,) * 3)
+    padded[box] = density
+    k = index_grid(2 * n)
+    # Components at Nyquist stand for both signs.
+    signed = [np.where(k == -n, k * np.array(signs), k) for signs in product((1, -1), repeat=3)]
+    measured = np.mean([wedge.weight_at(k / (2 * n * VOXEL)) > 0 for k in signed], axis=0)
+    shown = centred_ifft(centred_fft(padded) * measured).real[box]
+    kept = np.abs(index_grid(n)).max(axis=-1) <= made.shells.square[-1, 0, 0] ** 0.5 / 3**0.5
+    exact = centred_ifft(centred_fft(shown) * kept).real
+    order = made.optics.order
+    samples = made.optics.samples(np.ascontiguousarray(density.transpose(order)))
+    found = back(samples, made.optics.waves).transpose(np.argsort(order))
+    assert np.linalg.norm(found - exact) < FLOAT * np.linalg.norm(density)
+
+
+@boxes
+@wedges
+def test_the_operator_is_its_own_adjoint(n, wedge, rng):
+    made = restorer(n, wedge=wedge, limit=3.0)
+    flat = np.ones(made.shells.square.shape, dtype=np.float32)
+    model = restoration._Model(envelope=np.sqrt(made.sphere), root=flat, precision=Gain(flat, []), optics=made.optics)
+    density = rng.normal(size=made.sphere.shape).astype(np.float32)
+    u, v = rng.normal(size=(2, *flat.shape)).astype(np.float32)
     size = np.linalg.norm(u) * np.linalg.norm(v)
-    assert abs((u * model._shown(v)).sum() - (model._shown(u) * v).sum()) < FLOAT * size
+    shown = made.optics.samples(density)
+    assert abs((u * shown).sum() - (made.optics.adjoint(u) * density).sum()) < FLOAT * size
+    assert np.linalg.norm(shown) <= np.linalg.norm(density) * (1 + FLOAT)
     assert abs((u * model._normal(v)).sum() - (model._normal(u) * v).sum()) < FLOAT * size
     assert (v * model._normal(v)).sum() >= (v * v).sum() * (1 - FLOAT)
-    assert np.linalg.norm(model._shown(v)) <= np.linalg.norm(v) * (1 + FLOAT)
+
+
+@pytest.mark.parametrize("sd", [0.1, 0.5, 1.0])
+def test_what_is_left_when_the_steps_end_is_little(sd, monkeypatch, rng):
+    data = imaged(Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL))[1]
+    volume = Volume(data + sd * data.max() * rng.normal(size=data.shape), VOXEL)
+    made = restorer(32, share=sphere_diameter_angstrom([volume]) / (32 * VOXEL))
+    ended = made.restore(volume).volume.data
+    # The residual's square is measured by the preconditioner, which is right within a factor 1 + MOST_EXCESS.
+    share = (1.0 + restoration.MOST_EXCESS) * restoration.LEFT_OVER
+    monkeypatch.setattr(restoration, "ITERATIONS", 200)
+    monkeypatch.setattr(restoration, "LEFT_OVER", 1e-8)
+    exact = made.restore(volume).volume.data
+    assert np.linalg.norm(ended - exact) < np.sqrt(share) * np.linalg.norm(exact)
+
+
+def test_finer_voxels_below_the_limit_change_nothing(rng):
+    """All that is looked at are the frequencies that both grids hold."""
+    data = imaged(Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL))[1]
+    coarse = Volume(data + data.std() * rng.normal(size=data.shape), VOXEL)
+    fine = Volume(resampled(coarse.data, 63), VOXEL * 32 / 63)
+    diameter = sphere_diameter_angstrom([coarse])
+    assert sphere_diameter_angstrom([fine]) == pytest.approx(diameter, rel=FLOAT)
+    made = [
+        Restorer.of(SIXTY, box=v.box, voxel_size_angstrom=v.voxel_size_angstrom, diameter_angstrom=diameter, limit=8.0)
+        for v in (coarse, fine)
+    ]
+    one, other = (of.restore(v) for of, v in zip(made, (coarse, fine), strict=True))
+    exact = resampled(one.volume.data, 63)
+    assert np.linalg.norm(other.volume.data - exact) < 10 * FLOAT * np.linalg.norm(exact)
+    np.testing.assert_allclose(other.signal_share, one.signal_share, atol=10 * FLOAT)
+
+
+def test_another_sphere_is_that_of_a_new_restorer():
+    one, other = restorer(32, share=0.5).within(0.7 * 32 * VOXEL), restorer(32, share=0.7)
+    np.testing.assert_array_equal(one.sphere, other.sphere)
+    assert one.crowding == other.crowding and one.optics is not other.optics
 
 
 def imaged(phantom: Phantom, *, box: int = 32) -> tuple[np.ndarray, np.ndarray]:

@@ -11,32 +11,41 @@ found (docs/theory.md eqs. 25-27):
 
 N is the power that is found outside the sphere, P what is found inside it beyond N. A particle that reaches beyond its
 sphere without much noise has a tail there in D, and N is then that of the corners of the box. Everything works on a
-grid just fine enough for the resolution limit. Knows nothing of poses.
+grid just fine enough for the resolution limit, and v is kept in Fourier space: a few thousand samples, whatever the
+voxels of the particle. Knows nothing of poses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from gonio.fourier import centred_fft, centred_ifft, index_grid
+from gonio.fourier import index_grid
+from gonio.kernels.waves import Gain, back, resampled, through, waves
 from gonio.volume import MASK_EDGE, TiltStack, Volume, soft_sphere
 from gonio.wedge import Wedge
 
 __all__ = ["Restored", "Restorer", "circle_crowding", "extent_angstrom", "sphere_diameter_angstrom", "sphere_of"]
 
-# Conjugate gradients: 12 steps leave noise-free pairs 0.10 degrees apart, 30 steps 0.10, 6 steps 0.20.
-ITERATIONS = 12
+# Conjugate gradients: 12 steps leave noise-free pairs 0.10 degrees apart, 30 steps 0.10, 6 steps 0.20. They end before
+# when what is left of the residual is this share of its first power, and of what the scatter of v amounts to: after 3
+# to 9 steps where there is noise. At 0.1 of the scatter alone (2 to 7 steps) more particles found a wrong pose.
+ITERATIONS, LEFT_OVER, LEFT_OF_SCATTER = 12, 2e-3, 0.06
+# How far the inverse that CG starts from may be from one. Without a bound it blows up what lies outside the sphere, and
+# noise-free particles are further from the solution after 12 steps than without it.
+MOST_EXCESS = 5.0
 # No noise is taken to be weaker than this share of the signal: interpolation and the box allow no better.
 MIN_NOISE = 1e-3
 # The extent is read from the lowest shells: the radius of this share of their energy, times a margin. With it the
 # spheres of `sharp`, `pseudo_symmetric` and `four_gaussians` are 210, 210 and 256 angstrom, where errors are smallest.
 EXTENT_SHELLS, EXTENT_SHARE, EXTENT_MARGIN = 5.0, 0.8, 1.2
+# Voxels along an edge on which it is read, whatever those of the box.
+EXTENT_POINTS = 32
 # Particles do not lie in boxes much larger than this share of the edge.
 MIN_SPHERE = 0.3
 # What is found around the sphere is density only beyond this share of the noise, which its scatter may feign.
@@ -67,7 +76,8 @@ class Restored:
 class Restorer:
     """Restores volumes of one box that share a wedge, a support and a resolution limit.
 
-    Arrays are in the order of the FFT; h stands for the half spectrum (m, m, m // 2 + 1).
+    Everything happens on a working grid of m voxels along an edge, just fine enough for the limit, and with its k
+    samples along each axis that the limit needs. Axes are in the order of ``optics``.
 
     Parameters
     ----------
@@ -75,22 +85,19 @@ class Restorer:
         D: where the particle is, 0 to 1, shape (m, m, m).
     inscribed
         How far a tail of the particle may reach: the largest sphere of the box, 0 to 1, shape (m, m, m).
-    measured
-        1 where the wedge was measured, on the half spectrum of twice the box: shape (2m, 2m, m + 1).
-    weight
-        How well each sample of the box below the limit was measured, shape h.
-    radius
-        Distance of each sample from zero frequency, in units of one over the box, shape h.
-    limit
-        Resolution limit in the same units.
+    optics
+        What the samples of the box show of a density.
+    shells
+        The samples of the box, and how well each was measured.
+    box_angstrom
+        Length of an edge.
     """
 
     sphere: NDArray[np.float32]
     inscribed: NDArray[np.float32]
-    measured: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    radius: NDArray[np.float32]
-    limit: float
+    optics: _Optics
+    shells: _Shells
+    box_angstrom: float
 
     @staticmethod
     def of(
@@ -103,26 +110,27 @@ class Restorer:
         mask: Volume | None = None,
     ) -> Restorer:
         """For subtomograms of ``box`` voxels within a soft sphere or a mask, compared up to ``limit`` shells."""
-        m = working_box(box, limit)
-        edge = box * voxel_size_angstrom
+        m, edge = working_box(box, limit), box * voxel_size_angstrom
+        count = min(int(limit + BEYOND), (m - 1) // 2)
+        optics = _Optics.of(wedge, m=m, count=count, box_angstrom=edge)
         if mask is None:
             sphere = sphere_of(m, edge / m, diameter_angstrom)
             inscribed = soft_sphere(m, radius_px=0.5 * m, edge_px=1.0)
         else:
-            sphere = np.clip(_resampled(mask.data, m), 0.0, 1.0)
+            sphere = optics.in_order(np.clip(resampled(mask.data, m), 0.0, 1.0))
             inscribed = sphere  # a mask that was given is meant: no tail beyond it
-        k = _half_grid(m)  # (m, m, m // 2 + 1, 3), xyz
-        radius = np.linalg.norm(k, axis=-1)
-        weight = wedge.weight_at(k / edge) * ((radius <= limit * (1 + 1e-6)) & (radius > 0))
-        measured = wedge.weight_at(_half_grid(2 * m) / (2.0 * edge)) > 0
-        return Restorer(
-            sphere=scipy.fft.ifftshift(sphere).astype(np.float32),
-            inscribed=scipy.fft.ifftshift(inscribed).astype(np.float32),
-            measured=measured.astype(np.float32),
-            weight=weight.astype(np.float32),
-            radius=radius.astype(np.float32),
-            limit=limit,
-        )
+        weight = Gain.of(wedge.weight_at, count=count, step=1.0 / edge).turned(optics.order)
+        return Restorer(sphere, inscribed, optics, _Shells.of(weight, limit=limit), edge)
+
+    def within(self, diameter_angstrom: float) -> Restorer:
+        """The same with another soft sphere, not a mask: what follows from the wedge, which costs most, is kept."""
+        m = len(self.sphere)
+        return replace(self, sphere=sphere_of(m, self.box_angstrom / m, diameter_angstrom))
+
+    @property
+    def limit(self) -> float:
+        """Resolution limit in units of one over the box."""
+        return self.shells.limit
 
     @property
     def crowding(self) -> float:
@@ -140,84 +148,180 @@ class Restorer:
         ``powers`` of signal and noise in shells 1, 2, ..., (s,) each, are taken from the volume when None. Their unit
         is the variance of the volume on the working grid; the signal's is that of a density that fills the box.
         """
-        data = scipy.fft.ifftshift(_resampled(volume.data, len(self.sphere)))
-        scale = float(data.std()) or 1.0
-        data = (data / scale).astype(np.float32)
+        data = self.optics.in_order(resampled(volume.data, len(self.sphere)))
+        scale = np.float32(data.std()) or np.float32(1.0)
+        data = data / scale
         tail = self._tail(data)
         beyond = 1.0 - (self.inscribed if tail > 0 else self.sphere)
-        noise = self._shell_power(data * beyond) / max(float((beyond**2).mean()), 1e-12)
-        signal, noise = (self._signal(data, noise), noise) if powers is None else powers
+        noise = self._power(data, beyond)
+        if powers is None:
+            mean = np.vdot(self.sphere, data) / self.sphere.sum()
+            inside = np.maximum(self._power(data - mean, self.sphere) - noise, 0.0)
+            signal = np.asarray(isotonic_regression(inside, increasing=False).x)  # it falls with frequency
+        else:
+            signal, noise = powers
         noise = np.maximum(noise, MIN_NOISE * signal)
         model = _Model(
             envelope=np.sqrt(np.maximum(self.sphere, tail * self.inscribed)),
-            root=np.sqrt(self._at_shells(signal)) * (self.radius <= self.limit + BEYOND),
-            precision=self.weight / np.maximum(self._at_shells(noise), 1e-12),
-            measured=self.measured,
+            root=np.sqrt(self.shells.at_samples(signal)) * self.shells.within(self.limit + BEYOND),
+            precision=self.shells.weight.times(1.0 / np.maximum(self.shells.at_samples(noise), 1e-12)),
+            optics=self.optics,
         )
-        density = _resampled(scipy.fft.fftshift(model.most_probable(data) * scale), volume.box)
+        density = self.optics.in_zyx(scale * model.most_probable(data))
         share = signal / np.maximum(signal + noise / self.crowding, 1e-12)
         shells = np.arange(int(np.rint(self.limit)) + 1)
         return Restored(
-            Volume(density, volume.voxel_size_angstrom), np.interp(shells, np.arange(1, len(share) + 1), share)
+            Volume(resampled(density, volume.box), volume.voxel_size_angstrom),
+            np.interp(shells, np.arange(1, len(share) + 1), share),
         )
 
     def _tail(self, data: NDArray) -> float:
         """The mean square around the sphere over that within it, both beyond the noise of the corners."""
-        seen = _filtered(data, (self.weight > 0).astype(np.float32)) ** 2
         corners, around = 1.0 - self.inscribed, self.inscribed * (1.0 - self.sphere)
         if not around.any():
             return 0.0
-        noise, outside, inside = (np.average(seen, weights=w) for w in (corners, around, self.sphere))
+        spectrum = through(data, self.optics.waves)
+        seen = back(self.shells.weight.on(spectrum), self.optics.waves) ** 2
+        noise, outside, inside = (float(np.vdot(w, seen) / w.sum()) for w in (corners, around, self.sphere))
         return float(np.clip((outside - (1.0 + TAIL_NOISE) * noise) / max(inside - noise, 1e-12), 0.0, 1.0))
 
-    def _signal(self, data: NDArray, noise: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Signal power in shells 1, 2, ...: what the sphere holds beyond the noise; it falls with frequency."""
-        mean = np.average(data, weights=self.sphere)
-        inside = self._shell_power((data - mean) * self.sphere) / (self.sphere**2).mean()
-        return np.asarray(isotonic_regression(np.maximum(inside - noise, 0.0), increasing=False).x)
+    def _power(self, data: NDArray, window: NDArray) -> NDArray[np.float64]:
+        """Mean power within a window in shells 1, 2, ... up to the limit; that of white unit noise is 1."""
+        spectrum = through(data * window, self.optics.waves)
+        return self.shells.power(spectrum) / max(float(np.vdot(window, window)) / window.size, 1e-12)
 
-    def _shell_power(self, data: NDArray) -> NDArray[np.float64]:
-        """Mean power of the measured samples in shells 1, 2, ... up to the limit; that of white unit noise is 1."""
-        power = np.abs(scipy.fft.rfftn(data)) ** 2 / data.size
-        shell = np.rint(self.radius).astype(int).ravel()
-        count = np.bincount(shell, weights=self.weight.ravel())
-        total = np.bincount(shell, weights=(self.weight * power).ravel())
-        seen = np.flatnonzero(count > 0)
-        return np.interp(np.arange(1, int(self.limit) + 1), seen, total[seen] / count[seen])
 
-    def _at_shells(self, power: NDArray) -> NDArray[np.float64]:
-        return np.interp(self.radius, np.arange(1, len(power) + 1), power)
+@dataclass(frozen=True)
+class _Shells:
+    """The samples (k, k, k) of a box below a limit: how well each was measured, and its shell.
+
+    ``weight`` is zero beyond the limit; ``square`` is that of the distance from zero frequency in units of one over the
+    box, ``shell`` that distance rounded (k^3,), and ``count`` the weight of each shell.
+    """
+
+    weight: Gain
+    limit: float
+    square: NDArray[np.int64]
+    shell: NDArray[np.int64]
+    count: NDArray[np.float64]
+
+    @staticmethod
+    def of(weight: Gain, *, limit: float) -> _Shells:
+        """From the weight of all samples."""
+        line = (np.arange(len(weight.own)) - len(weight.own) // 2) ** 2
+        square = line[:, None, None] + line[:, None] + line
+        weight = weight.times((square <= limit**2 * (1 + 1e-6)) & (square > 0))
+        shell = np.rint(np.sqrt(square)).astype(np.int64).ravel()
+        return _Shells(weight, limit, square, shell, np.bincount(shell, weights=weight.own.ravel()).astype(np.float64))
+
+    def power(self, spectrum: NDArray) -> NDArray[np.float64]:
+        """Mean square of the measured samples in shells 1, 2, ... up to the limit, (s,)."""
+        total = np.bincount(self.shell, weights=(spectrum * self.weight.on(spectrum)).ravel())
+        seen = np.flatnonzero(self.count > 0)
+        return np.interp(np.arange(1, int(self.limit) + 1), seen, total[seen] / self.count[seen])
+
+    def at_samples(self, power: NDArray) -> NDArray[np.float32]:
+        """What is known in shells 1, 2, ... at every sample, linear between them, (k, k, k)."""
+        radius = np.sqrt(np.arange(self.square[-1, -1, -1] + 1))
+        return np.interp(radius, np.arange(1, len(power) + 1), power).astype(np.float32)[self.square]
+
+    def within(self, radius: float) -> NDArray[np.bool_]:
+        """Which samples lie within a distance of zero frequency, (k, k, k)."""
+        return self.square <= radius**2
 
 
 class _Model:
-    """f = A D^(1/2) L v + n for one particle, and its solution; filters are real and symmetric, their own adjoints."""
+    """f = A D^(1/2) L v + n for one particle, and its solution; v is a list of samples, (k, k, k)."""
 
-    def __init__(self, *, envelope: NDArray, root: NDArray, precision: NDArray, measured: NDArray) -> None:
-        self._envelope = envelope.astype(np.float32)
-        self._root = root.astype(np.float32)
-        self._precision = precision.astype(np.float32)
-        self._measured = measured
+    def __init__(self, *, envelope: NDArray, root: NDArray, precision: Gain, optics: _Optics) -> None:
+        self._envelope = envelope
+        self._root = root
+        self._precision = precision
+        self._optics = optics
 
     def most_probable(self, data: NDArray) -> NDArray[np.float32]:
         """The density whose v is most probable, shape (m, m, m)."""
-        right = self._back(self._shown(_filtered(data, self._precision)))
-        return self._density(_conjugate_gradients(self._normal, right))
+        samples = through(data, self._optics.waves)
+        return self._density(self._solution(self._explained(self._precision.on(samples))))
+
+    def _solution(self, right: NDArray) -> NDArray:
+        # Were D the same everywhere, the operator would be 1 + excess, and excess / (1 + excess) of each sample known.
+        # The sum of that is the square of an error as large as the scatter of v, in the operator's own measure.
+        excess = (self._envelope**2).mean() * self._root**2 * self._precision.own
+        return _conjugate_gradients(
+            self._normal,
+            right,
+            inverse=1.0 / (1.0 + np.minimum(excess, MOST_EXCESS)),
+            enough=LEFT_OF_SCATTER * float((excess / (1.0 + excess)).sum()),
+        )
 
     def _density(self, v: NDArray) -> NDArray:
-        return self._envelope * _filtered(v, self._root)
+        return self._envelope * back(self._root * v, self._optics.waves)
 
-    def _back(self, density: NDArray) -> NDArray:
-        return _filtered(self._envelope * density, self._root)
+    def _explained(self, samples: NDArray) -> NDArray:
+        return self._root * through(self._envelope * self._optics.adjoint(samples), self._optics.waves)
 
     def _normal(self, v: NDArray) -> NDArray:
-        return v + self._back(self._shown(_filtered(self._shown(self._density(v)), self._precision)))
+        return v + self._explained(self._precision.on(self._optics.samples(self._density(v))))
 
-    def _shown(self, density: NDArray) -> NDArray:
-        """Filter by the wedge as if nothing lay around the box, and cut to the box again."""
-        m = len(density)
-        padded = np.zeros((2 * m,) * 3, dtype=np.float32)
-        padded[:m, :m, :m] = scipy.fft.fftshift(density)
-        return scipy.fft.ifftshift(_filtered(padded, self._measured)[:m, :m, :m])
+
+@dataclass(frozen=True)
+class _Optics:
+    """A: the samples that a box shows of a density in it, filtered by the wedge as if nothing lay around the box.
+
+    An axis along which the wedge does not change, such as that of the tilts, needs no padding.
+
+    Parameters
+    ----------
+    waves
+        From the m voxels of the box to its k samples, for each axis (k, m).
+    fine
+        From the m voxels to the 2m + 1 samples of twice the box, (2m + 1, m); or ``waves`` along an axis not padded.
+    overlap
+        From the k samples of the box to the 2m + 1 of twice the box, (2m + 1, k); or None along an axis not padded.
+    measured
+        1 where the wedge was measured, on the samples of twice the box.
+    order
+        Which axis of (z, y, x) is first, second and third: those that are not padded come first.
+    """
+
+    waves: list[NDArray[np.float32]]
+    fine: list[NDArray[np.float32]]
+    overlap: list[NDArray[np.float32] | None]
+    measured: Gain
+    order: tuple[int, ...]
+
+    @staticmethod
+    def of(wedge: Wedge, *, m: int, count: int, box_angstrom: float) -> _Optics:
+        """For a box of m voxels, and its samples -count to count along each axis."""
+        measured = Gain.of(lambda k: wedge.weight_at(k) > 0, count=m, step=0.5 / box_angstrom)
+        order = tuple(sorted(range(3), key=lambda axis: not measured.is_constant(axis)))
+        measured = measured.turned(order)
+        padded = [not measured.is_constant(axis) for axis in range(3)]
+        own, fine = waves(m, period=m, count=count), waves(m, period=2 * m, count=m)
+        return _Optics(
+            waves=[own] * 3,
+            fine=[fine if pad else own for pad in padded],
+            overlap=[fine @ own.T if pad else None for pad in padded],
+            measured=measured.narrowed(),
+            order=order,
+        )
+
+    def in_order(self, density: NDArray) -> NDArray:
+        """A density (z, y, x) with its axes in ``order``."""
+        return np.ascontiguousarray(density.transpose(self.order))
+
+    def in_zyx(self, density: NDArray) -> NDArray:
+        """The reverse."""
+        return np.ascontiguousarray(density.transpose(np.argsort(self.order)))
+
+    def samples(self, density: NDArray) -> NDArray:
+        """A: from (m, m, m) to (k, k, k)."""
+        return back(self.measured.on(through(density, self.fine)), self.overlap)
+
+    def adjoint(self, samples: NDArray) -> NDArray:
+        """A^T: from (k, k, k) to (m, m, m)."""
+        return back(self.measured.on(through(samples, self.overlap)), self.fine)
 
 
 def circle_crowding(stack: TiltStack, diameter_angstrom: float) -> float:
@@ -228,51 +332,30 @@ def circle_crowding(stack: TiltStack, diameter_angstrom: float) -> float:
 
 def working_box(box: int, limit: float) -> int:
     """The smallest even box of the same size in angstrom that holds the limit with two shells to spare."""
-    least = 2 * int(np.ceil(limit + BEYOND + 1.0))
-    return min(2 * scipy.fft.next_fast_len(least // 2, real=True), box)
+    return min(2 * int(np.ceil(limit + BEYOND + 1.0)), box)
 
 
-def _half_grid(m: int) -> NDArray[np.float64]:
-    whole = scipy.fft.fftfreq(m, 1.0 / m)
-    half = scipy.fft.rfftfreq(m, 1.0 / m)
-    z, y, x = np.meshgrid(whole, whole, half, indexing="ij")
-    return np.stack([x, y, z], axis=-1)
+def _conjugate_gradients(
+    normal: Callable[[NDArray], NDArray], right: NDArray, *, inverse: NDArray, enough: float
+) -> NDArray:
+    """Solve normal(v) = right for a symmetric positive operator, of which ``inverse`` is nearly the inverse.
 
-
-def _filtered(array: NDArray, gain: NDArray) -> NDArray:
-    spectrum = scipy.fft.rfftn(array)
-    spectrum *= gain
-    return scipy.fft.irfftn(spectrum, s=array.shape, overwrite_x=True)
-
-
-def _resampled(data: NDArray, box: int) -> NDArray:
-    """The same density on a grid of another number of voxels over the same box, by its Fourier samples."""
-    if len(data) == box:
-        return np.asarray(data)
-    spectrum = centred_fft(data.astype(np.float64))
-    n, kept = len(data), min(len(data), box)
-    half = (kept - 1) // 2  # without the plane at Nyquist, which has no partner
-    result = np.zeros((box,) * 3, dtype=np.complex128)
-    source = slice(n // 2 - half, n // 2 + half + 1)
-    target = slice(box // 2 - half, box // 2 + half + 1)
-    result[target, target, target] = spectrum[source, source, source]
-    return centred_ifft(result).real * (box / n) ** 3
-
-
-def _conjugate_gradients(normal: Callable[[NDArray], NDArray], right: NDArray) -> NDArray:
-    """Solve normal(v) = right for a symmetric positive operator: a few steps, each of which lowers the error."""
-    v = np.zeros_like(right)
-    residual, direction = right.copy(), right.copy()
-    square = first = float((residual * residual).sum(dtype=np.float64))
+    Each step lowers the error; they end when the residual's square, measured by ``inverse``, is ``enough`` or less.
+    """
+    v, residual = np.zeros_like(right), right.copy()
+    direction = inverse * residual
+    square = float(np.vdot(residual, direction))
+    enough = min(enough, LEFT_OVER * square)
     for _ in range(ITERATIONS):
-        if square <= 1e-8 * first:
+        if square <= enough:
             break
         image = normal(direction)
-        step = np.float32(square / float((direction * image).sum(dtype=np.float64)))
+        step = np.float32(square / np.vdot(direction, image))
         v += step * direction
         residual -= step * image
-        before, square = square, float((residual * residual).sum(dtype=np.float64))
-        direction = residual + np.float32(square / before) * direction
+        towards = inverse * residual
+        before, square = square, float(np.vdot(residual, towards))
+        direction = towards + np.float32(square / before) * direction
     return v
 
 
@@ -283,19 +366,32 @@ def extent_angstrom(volume: Volume) -> float:
     of the corners of the box. The radius that holds most of what is above it is nearly that of the particle, whatever
     its noise and its wedge.
     """
-    index = index_grid(volume.box)
-    radius = np.linalg.norm(index, axis=-1)
-    low = centred_fft(volume.data.astype(np.float64)) * ((radius > 0) & (radius <= EXTENT_SHELLS))
-    shell = np.rint(radius).astype(int).ravel()
-    energy = np.bincount(shell, weights=(centred_ifft(low).real ** 2).ravel())
-    count = np.bincount(shell)
-    face = volume.box // 2
+    low = _low_shells(volume.data)
+    shell, count = _extent_shells()
+    energy = np.bincount(shell, weights=(low**2).ravel())
+    face = EXTENT_POINTS // 2
     noise = energy[face + 2 :].sum() / count[face + 2 :].sum()
     held = np.maximum.accumulate(np.cumsum((energy - noise * count)[: face + 1]))
-    if not held[-1] > 0:
-        return float(face * volume.voxel_size_angstrom)
     inner = np.interp(EXTENT_SHARE * held[-1], held, np.arange(face + 1))
-    return float(EXTENT_MARGIN * inner * volume.voxel_size_angstrom)
+    share = EXTENT_MARGIN * inner if held[-1] > 0 else face
+    return float(share * volume.box_angstrom / EXTENT_POINTS)
+
+
+def _low_shells(data: NDArray) -> NDArray[np.float32]:
+    """The lowest shells alone, on a grid just fine enough for the extent."""
+    count = min(int(EXTENT_SHELLS), (len(data) - 1) // 2)
+    square = np.arange(-count, count + 1) ** 2
+    radius = square[:, None, None] + square[:, None] + square
+    spectrum = through(data, [waves(len(data), period=len(data), count=count)] * 3)
+    spectrum *= (radius > 0) & (radius <= EXTENT_SHELLS**2)
+    return back(spectrum, [waves(EXTENT_POINTS, period=EXTENT_POINTS, count=count)] * 3)
+
+
+@lru_cache(maxsize=1)
+def _extent_shells() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The whole distance of each voxel from the centre, and how many have it."""
+    shell = np.rint(np.linalg.norm(index_grid(EXTENT_POINTS), axis=-1)).astype(np.intp).ravel()
+    return shell, np.bincount(shell)
 
 
 def sphere_diameter_angstrom(volumes: list[Volume]) -> float:
