@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import scipy.fft
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -25,6 +26,7 @@ from gonio.fourier import (
 )
 from gonio.kernels import cpu
 from gonio.kernels.window import window_transform
+from gonio.lattice import LEAST_REACH, MARGIN, Places, low_spectrum
 from gonio.pose import Pose
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_tilt_stack
 from gonio.volume import Subtomogram, TiltStack, Volume
@@ -71,6 +73,60 @@ def test_a_friedel_half_holds_one_of_each_pair(n, d):
     chosen = in_friedel_half(index)
     assert (chosen ^ in_friedel_half(-index) ^ (index == 0).all(axis=1)).all()
     assert not (chosen & in_friedel_half(-index)).any()
+
+
+@pytest.mark.parametrize("n, limit", [(8, 3.0), (9, 4.0), (9, 2.5)])
+def test_the_low_samples_are_those_of_the_whole_transform(n, limit, rng):
+    """To the rounding of a float32 sum of n^3 values."""
+    data = rng.normal(size=(2, n, n, n)).astype(np.float32)
+    last = int(limit)
+    cut = slice(n // 2 - last, n // 2 + last + 1)
+    for found, volume in zip(low_spectrum(data, limit), data, strict=True):
+        exact = centred_fft(volume.astype(float))[n // 2 : n // 2 + last + 1, cut, cut]
+        np.testing.assert_allclose(found, exact, atol=1e-6 * n**1.5 * np.sqrt(n))
+
+
+def test_samples_that_are_neighbours_in_memory_are_neighbours_in_frequency():
+    steps = np.diff(spectrum_of(map_of(24), limit=8.0).frequency_xyz, axis=1)
+    assert ((steps[0] == 1) & (steps[1:] == 0).all(axis=0)).mean() > 0.8
+
+
+def test_what_depends_on_the_wedge_alone_is_remembered_and_never_mistaken():
+    sixty, forty = SingleAxisWedge(-60, 60), SingleAxisWedge(-40, 40)
+    spectra = [spectrum_of(map_of(24), limit=8.0, wedge=wedge) for wedge in (sixty, forty, sixty)]
+    assert spectra[0].frequency_xyz is spectra[2].frequency_xyz
+    assert len(spectra[1]) < len(spectra[0])
+    np.testing.assert_array_equal(spectra[0].value, spectra[2].value)
+
+
+@pytest.mark.parametrize("wedge", [SingleAxisWedge(-60, 60), SingleAxisWedge(-40, 50, 30.0)])
+def test_a_cut_smears_the_wedges_edge(wedge):
+    """Eq. 33 against its definition: a wave is filtered by the wedge and cut to the box; how much of it is left.
+
+    The box holds the margin around the limit exactly, so that both see the same wedge.
+    """
+    limit = 4
+    n = 2 * (limit + MARGIN)
+    whole, half = np.fft.fftfreq(2 * n, 0.5 / n), np.fft.rfftfreq(2 * n, 0.5 / n)
+    z, y, x = np.meshgrid(whole, whole, half, indexing="ij")
+    measured = wedge.weight_at(np.stack([x, y, z], axis=-1) / (2 * n * VOXEL)) > 0
+    places = Places.as_imaged(Subtomogram(map_of(n), wedge), float(limit))
+    assert places.reach.min() >= LEAST_REACH and (places.reach < 0.9).any()
+    position = index_grid(n).astype(float)
+    for k, reach in list(zip(places.frequency_xyz.T, places.reach, strict=True))[::23]:
+        left = []
+        for wave in (np.cos(2 * np.pi * position @ k / n), np.sin(2 * np.pi * position @ k / n)):
+            padded = np.zeros((2 * n,) * 3)
+            padded[:n, :n, :n] = wave
+            shown = scipy.fft.irfftn(scipy.fft.rfftn(padded) * measured, s=padded.shape)[:n, :n, :n]
+            left.append((wave * shown).sum())
+        assert sum(left) / n**3 == pytest.approx(reach, abs=1e-6)
+
+
+def test_without_a_wedge_nothing_is_smeared():
+    places = Places.as_imaged(Subtomogram(map_of(24)), 8.0)
+    np.testing.assert_allclose(places.reach, 1.0, atol=1e-6)
+    np.testing.assert_array_equal(places.frequency_xyz, spectrum_of(map_of(24), limit=8.0).frequency_xyz)
 
 
 @boxes

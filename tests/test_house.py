@@ -25,6 +25,7 @@ FLOORS = {
     "symmetry": 0,
     "fourier": 1,
     "shifts": 1,
+    "lattice": 1,
     "orientations": 1,
     "lm": 1,
     "kernels": 1,
@@ -39,6 +40,7 @@ FLOORS = {
     "problem": 3,
     "frame": 3,
     "coarse_to_fine": 3,
+    "measured": 3,
     "preparation": 3,
     "uncertainty": 3,
     "alignment": 3,
@@ -60,14 +62,14 @@ ROOMS_BELOW = {
     "kernels": set(),
     "lm": {"kernels"},
     # The kernels know nothing of gonio, so sampling a spectrum may stand on them.
-    "fourier": {room for room, floor in FLOORS.items() if floor == 0} | {"kernels"},
-    "shifts": {room for room, floor in FLOORS.items() if floor == 0} | {"fourier", "kernels"},
+    "fourier": {room for room, floor in FLOORS.items() if floor == 0} | {"kernels", "lattice"},
+    "shifts": {room for room, floor in FLOORS.items() if floor == 0} | {"fourier", "kernels", "lattice"},
     "io": {room for room, floor in FLOORS.items() if floor == 0},
     "report": {room for room, floor in FLOORS.items() if floor in (0, 3)} | {"fourier"},
     # Aligning is searching with the problem that the score poses.
     "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "settings"},
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
-    "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "settings"},
+    "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},

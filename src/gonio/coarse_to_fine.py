@@ -72,7 +72,8 @@ class Pair:
     ``ceiling`` the correlation of the reference with the truth, shell by shell (s,), where that is known; ``before``
     what is expected of the two before any pose is known, or None. ``exact`` says that the target's weights are one over
     the power of its noise, and that the reference is clean and whole: RCS is then the likelihood itself at the contrast
-    that fits best (docs/theory.md eq. 32), and nothing needs to be expected of the pair.
+    that fits best (docs/theory.md eq. 32), and nothing needs to be expected of the pair. ``diameter_angstrom`` is that
+    of the sphere that holds the target, where it was looked for.
     """
 
     target: Spectrum
@@ -81,6 +82,7 @@ class Pair:
     ceiling: NDArray[np.float64] | None = None
     before: Expectation | None = None
     exact: bool = False
+    diameter_angstrom: float | None = None
 
     def plain(self, score: Score, limit: float | None = None) -> Comparison:
         """Every sample as the target weights it: alike, or by its noise where the pair is exact."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 import scipy.fft
@@ -20,6 +21,16 @@ from numpy.typing import ArrayLike, NDArray
 from gonio.ctf import dose_decay
 from gonio.kernels import cpu
 from gonio.kernels.window import OVERSAMPLING, window_transform
+from gonio.lattice import (
+    NOTHING_MEASURED,
+    REMEMBERED,
+    Places,
+    axis_by_axis,
+    in_friedel_half,
+    index_grid,
+    low_spectrum,
+    waves,
+)
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.wedge import NoWedge, Wedge, WeightVolumeWedge
 
@@ -29,6 +40,8 @@ __all__ = [
     "centred_fft",
     "centred_ifft",
     "fourier_shell_correlation",
+    "in_friedel_half",
+    "index_grid",
     "low_passed",
     "moved",
     "resolution_at",
@@ -49,12 +62,6 @@ def centred_fft(array: NDArray) -> NDArray[np.complexfloating]:
 def centred_ifft(spectrum: NDArray) -> NDArray[np.complexfloating]:
     """The inverse of ``centred_fft``."""
     return scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(spectrum)))
-
-
-def index_grid(box: int, *, dimensions: int = 3) -> NDArray[np.int64]:
-    """Integer coordinates relative to the centre, xyz order in the last axis, shape (n, ..., n, dimensions)."""
-    axis = np.arange(box) - box // 2
-    return np.stack(np.meshgrid(*[axis] * dimensions, indexing="ij")[::-1], axis=-1)
 
 
 def shell_limit(box: int, voxel_size_angstrom: float, resolution_angstrom: float | None) -> float:
@@ -79,14 +86,6 @@ def shell_limit(box: int, voxel_size_angstrom: float, resolution_angstrom: float
             f"{resolution_angstrom:g} angstrom, at least {MIN_SHELLS} are needed: use a larger box or a finer limit"
         )
     return float(limit)
-
-
-def in_friedel_half(index_xyz: NDArray) -> NDArray[np.bool_]:
-    """One of each pair k, -k, and not k = 0; any dimension, shape (..., d)."""
-    chosen = np.zeros(index_xyz.shape[:-1], dtype=bool)
-    for axis in range(index_xyz.shape[-1]):
-        chosen = (index_xyz[..., axis] > 0) | ((index_xyz[..., axis] == 0) & chosen)
-    return chosen
 
 
 @dataclass(frozen=True)
@@ -131,13 +130,14 @@ class Spectrum:
         """
         if limit is None:
             limit = shell_limit(particle.box, particle.voxel_size_angstrom, resolution_angstrom)
-        if isinstance(particle, TiltStack):
-            frequency, value, transfer, weight = _stack_samples(particle, limit)
-        else:
-            frequency, value, transfer, weight = _volume_samples(particle, limit)
+        if isinstance(particle, Subtomogram):
+            places, data = Places.of(particle, limit), particle.volume.data
+            held = places.values(low_spectrum(data - np.float32(data.mean(dtype=np.float64)), limit))
+            return Spectrum.at(places, held)
+        frequency, value, transfer, weight = _stack_samples(particle, limit)
         keep = weight > 0
         if not keep.any():
-            raise ValueError("no Fourier sample below the resolution limit was measured: check wedge and limit")
+            raise ValueError(NOTHING_MEASURED)
         return Spectrum(
             frequency_xyz=np.ascontiguousarray(frequency[keep].T, dtype=np.float32),  # (3, n)
             value=value[keep].astype(np.complex64),
@@ -146,10 +146,24 @@ class Spectrum:
             box=particle.box,
             voxel_size_angstrom=particle.voxel_size_angstrom,
             limit=limit,
-            on_grid=isinstance(particle, Subtomogram),
+            on_grid=False,
         )
 
-    @property
+    @staticmethod
+    def at(places: Places, held: NDArray[np.complex64]) -> Spectrum:
+        """The samples of a subtomogram, from what its ``low_spectrum`` holds at their places (n,)."""
+        return Spectrum(
+            frequency_xyz=places.frequency_xyz,
+            value=held / places.reach,
+            transfer=np.ones_like(places.weight),
+            weight=places.weight,
+            box=places.box,
+            voxel_size_angstrom=places.voxel_size_angstrom,
+            limit=places.limit,
+            on_grid=True,
+        )
+
+    @cached_property
     def radius(self) -> NDArray[np.float64]:
         """Distance of each sample from zero frequency, in units of one over the box, shape (n,)."""
         return np.linalg.norm(self.frequency_xyz.astype(np.float64), axis=0)
@@ -203,16 +217,6 @@ class Spectrum:
     def __repr__(self) -> str:
         resolution = self.box * self.voxel_size_angstrom / self.limit
         return f"Spectrum({len(self)} samples to {resolution:.1f} angstrom)"
-
-
-def _volume_samples(subtomogram: Subtomogram, limit: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    volume = subtomogram.volume
-    index = index_grid(volume.box)
-    keep = in_friedel_half(index) & ((index**2).sum(axis=-1) <= limit**2 * (1 + 1e-9))
-    frequency = index[keep]  # (n, 3)
-    value = centred_fft(volume.data.astype(np.float64))[keep]
-    weight = subtomogram.wedge.weight_at(frequency / volume.box_angstrom)
-    return frequency, value, np.ones(len(value)), weight
 
 
 def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray]:
@@ -300,16 +304,15 @@ class FourierVolume:
         padded = OVERSAMPLING * volume.box
         scale = padded / box
         half = int(np.floor(scale * limit)) + 3  # the window reaches two points beyond the cell
-        spectrum = _padded_spectrum(volume.data - _background(volume.data), padded, half)
+        spectrum = _padded_spectrum(volume.data - np.float32(_background(volume.data)), padded, half)
         box_angstrom = box * volume.voxel_size_angstrom
         regions = wedge.regions.copy()
         regions[:, 6] *= box_angstrom
         weights, weight_scale = np.zeros((0, 0, 0), np.float32), 1.0
         if isinstance(wedge, WeightVolumeWedge):
             weights, weight_scale = wedge.weights, len(wedge.weights) * wedge.voxel_size_angstrom / box_angstrom
-        grid = np.stack([spectrum.real, spectrum.imag], axis=-1).astype(np.float32)
         return FourierVolume(
-            grid=grid.ravel(),
+            grid=spectrum.view(np.float32).ravel(),  # real and imaginary parts take turns
             side=2 * half + 1,
             scale=np.float32(scale),
             regions=regions.astype(np.float32),
@@ -343,18 +346,19 @@ def _background(data: NDArray) -> float:
     return float((data.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / (data.size - inner.size))
 
 
-def _padded_spectrum(data: NDArray, padded: int, half: int) -> NDArray[np.complexfloating]:
-    """Transform of the tapered, padded map on the cube of grid indices -half..half, shape (c, c, c)."""
-    position = np.arange(len(data)) - len(data) // 2
-    taper = 1.0 / window_transform(position / padded)
-    index = np.arange(-half, half + 1) % padded
-    spectrum = data.astype(np.complex128)  # (z, y, x)
-    for _ in range(3):
-        # One axis after the other, and only the rows that are kept: a third of the work of padding the cube.
-        rows = np.zeros((*spectrum.shape[:2], padded), dtype=np.complex128)
-        rows[:, :, position % padded] = spectrum * taper
-        spectrum = np.moveaxis(scipy.fft.fft(rows, axis=2)[:, :, index], 2, 0)
-    return spectrum
+def _padded_spectrum(data: NDArray[np.float32], padded: int, half: int) -> NDArray[np.complex64]:
+    """Transform of the tapered, padded map on the cube of grid indices -half..half, shape (c, c, c).
+
+    Padding costs nothing: rows of zeros have no waves. Half of the cube is the mirror image of the other.
+    """
+    upper = axis_by_axis(data, _tapered_waves(len(data), padded, half))  # (half + 1, c, c)
+    return np.concatenate([upper[:0:-1, ::-1, ::-1].conj(), upper])
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _tapered_waves(box: int, padded: int, half: int) -> NDArray[np.complex64]:
+    taper = 1.0 / window_transform((np.arange(box) - box // 2) / padded)
+    return (taper[:, None] * waves(box, padded, half)).astype(np.complex64)
 
 
 def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """From particles to the samples that are compared, plain or restored; what depends on the reference is kept.
 
-Flow: particle -> restored within its sphere (restoration), or masked, or as it is -> samples (fourier). Must not know
-how a pose is looked for.
+Flow: particle -> restored within its sphere (restoration), or weighted by its noise (measured), or masked, or as it is
+-> samples (fourier). Must not know how a pose is looked for.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gonio.coarse_to_fine import Pair
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum, shell_limit
+from gonio.measured import Measured
 from gonio.restoration import Restorer, circle_crowding, sphere_diameter_angstrom
 from gonio.settings import Settings
 from gonio.volume import MASK_EDGE, Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
@@ -25,15 +26,23 @@ __all__ = ["Preparation"]
 VOXEL_SIZE_TOLERANCE = 1e-3
 # Particles are picked to within an eighth of their diameter on either side, so a sphere this much wider holds them.
 PICKED_WITHIN = 1.25
+# A reference is clean when every shell holds this share of signal or more. The map of a phantom holds 0.998, the
+# average of 50 particles 0.998 at SNR 0.5 and 0.994 at 0.1: with that one restored targets are found better.
+CLEAN = 0.997
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """The reference's spectrum, and in shells of the target the share of its signal and its power, (s,)."""
+    """The reference's spectrum, and in shells of the target the share of its signal and its power, (s,).
+
+    ``clean`` are spectrum and power of a reference that is whole and clean: without a sphere, which would only cut its
+    tail off, unless one was given.
+    """
 
     spectrum: FourierVolume
     signal_share: NDArray[np.float64]
     power: NDArray[np.float64]
+    clean: tuple[FourierVolume, NDArray[np.float64]] | None
 
 
 class Preparation:
@@ -80,9 +89,13 @@ class Preparation:
         self.check(target)
         if not self.settings.restores:
             return self.plain_pair(target, diameter_angstrom=self.settings.mask_diameter_angstrom)
-        ready, diameter = self._reference_for(target.box), self.diameter_angstrom(target)
+        ready = self._reference_for(target.box)
         reference = ready.spectrum
         if isinstance(target, Subtomogram):
+            clean = self._clean_pair(target, ready)
+            if clean is not None:
+                return clean
+            diameter = self.diameter_angstrom(target)
             restorer = self._restorer(target.wedge, target.box, diameter, reference.limit)
             restored = restorer.restore(target.volume)
             samples = Spectrum.of(replace(target, volume=restored.volume), limit=reference.limit)
@@ -92,14 +105,28 @@ class Preparation:
                 target_power=samples.shell_power(),
                 reference_power=ready.power,
             )
-            return Pair(
-                samples, reference, restorer.restored_crowding, self._ceiling(target.box, reference.limit), before
-            )
+            crowding, ceiling = restorer.restored_crowding, self._ceiling(target.box, reference.limit)
+            return Pair(samples, reference, crowding, ceiling, before, diameter_angstrom=diameter)
+        diameter = self.diameter_angstrom(target)
         samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
         crowding, ceiling = circle_crowding(target, diameter), self._ceiling(target.box, reference.limit)
         if not isinstance(self.reference.wedge, NoWedge):
             return Pair(samples, reference, crowding, ceiling)
-        return Pair(samples.whitened(), reference, crowding, ceiling, exact=True)
+        return Pair(samples.whitened(), reference, crowding, ceiling, exact=True, diameter_angstrom=diameter)
+
+    def _clean_pair(self, target: Subtomogram, ready: _Reference) -> Pair | None:
+        """The target as it was measured, weighted by its noise (docs/theory.md section 12); None where that says less.
+
+        Where the reference is whole and clean nothing has to be guessed of the target.
+        """
+        if ready.clean is None:
+            return None
+        spectrum, power = ready.clean
+        diameter, ceiling = self._picked_within(target), self._ceiling(target.box, spectrum.limit)
+        seen = Measured.of(target, limit=spectrum.limit, diameter_angstrom=diameter)
+        if not seen.is_noisy or (ceiling is not None and (ceiling**2).min() < CLEAN):
+            return None
+        return Pair(seen.spectrum(power), spectrum, 1.0, ceiling, exact=True, diameter_angstrom=diameter)
 
     @property
     def keeps_out(self) -> bool:
@@ -139,15 +166,17 @@ class Preparation:
 
     def diameter_angstrom(self, target: Particle) -> float:
         """Of the sphere that holds the target: as given, or by what target and reference show."""
+        given = self.settings.mask_diameter_angstrom or self.settings.particle_diameter_angstrom
+        if given is not None or isinstance(target, TiltStack):
+            return self._picked_within(target)
+        return max(self._extent, sphere_diameter_angstrom([target.volume]))
+
+    def _picked_within(self, target: Particle) -> float:
+        """The sphere about the target's centre beside which the particle may lie: of what the reference shows."""
         if self.settings.mask_diameter_angstrom is not None:
             return self.settings.mask_diameter_angstrom
         widest = target.box * target.voxel_size_angstrom / (1.0 + 2.0 * MASK_EDGE)
-        if self.settings.particle_diameter_angstrom is not None:
-            return min(PICKED_WITHIN * self.settings.particle_diameter_angstrom, widest)
-        if isinstance(target, TiltStack):
-            # The reference lies on its centre; the target may lie beside it.
-            return min(PICKED_WITHIN * self._extent, widest)
-        return max(self._extent, sphere_diameter_angstrom([target.volume]))
+        return min(PICKED_WITHIN * (self.settings.particle_diameter_angstrom or self._extent), widest)
 
     def check(self, target: Particle) -> None:
         """Raise TypeError or ValueError when the target is of another kind or voxel size."""
@@ -165,14 +194,20 @@ class Preparation:
         own, limit = self._limits(box)
         diameter = self.settings.mask_diameter_angstrom or self._extent
         restored = self._restorer(wedge, volume.box, diameter, own, self._mask).restore(volume)
-        samples = Spectrum.of(Subtomogram(restored.volume, wedge), limit=own)
         # Shells of the target are one over its own box wide.
         shells = np.arange(int(np.rint(limit)) + 1) * volume.box / box
-        share, power = (
-            np.interp(shells, np.arange(len(values)), values)
-            for values in (restored.signal_share, samples.shell_power())
-        )
-        return _Reference(FourierVolume.of(restored.volume, wedge=wedge, limit=limit, box=box), share, power)
+
+        def seen(one: Volume) -> tuple[FourierVolume, NDArray[np.float64]]:
+            power = Spectrum.of(Subtomogram(one, wedge), limit=own).shell_power()
+            spectrum = FourierVolume.of(one, wedge=wedge, limit=limit, box=box)
+            return spectrum, np.interp(shells, np.arange(len(power)), power)
+
+        share = np.interp(shells, np.arange(len(restored.signal_share)), restored.signal_share)
+        spectrum, power = seen(restored.volume)
+        clean = None
+        if isinstance(wedge, NoWedge) and share.min() >= CLEAN:
+            clean = (spectrum, power) if self.keeps_out else seen(volume)
+        return _Reference(spectrum, share, power, clean)
 
     def _restorer(
         self, wedge: Wedge, box: int, diameter_angstrom: float, limit: float, mask: Volume | None = None

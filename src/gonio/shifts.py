@@ -13,9 +13,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.fourier import FourierVolume, Spectrum, index_grid
+from gonio.fourier import FourierVolume, Spectrum
 from gonio.kernels import shift as kernels
 from gonio.kernels.cpu import Samples
+from gonio.lattice import index_grid
 
 __all__ = ["ShiftSearch"]
 

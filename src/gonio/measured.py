@@ -1,0 +1,136 @@
+"""A subtomogram as it was measured: its samples, the noise in them and how the particle's power differs from a map's.
+
+For a target that is compared with a clean, whole map (docs/theory.md section 12):
+
+    noise    N, shell by shell: the power found outside the particle's sphere
+    signal   S: the power within it beyond N
+    gain     by what the map has to be multiplied to show S, a smooth curve (lens, falling power), eq. 34
+
+Must not know the reference but for its power, nor anything of poses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.fourier import Spectrum
+from gonio.lattice import Places, low_spectrum
+from gonio.restoration import sphere_of
+from gonio.volume import Subtomogram
+
+__all__ = ["Measured"]
+
+# No shell is taken to have less noise than this share of the noisiest: filtered volumes have shells of nothing at all.
+MIN_NOISE = 1e-3
+# How far the logarithm of the gain's square may bend over the shells: a standard deviation for slope and curvature.
+BEND = 2.0
+# Steps of its fit, and what it is fitted to.
+GAIN_STEPS, GAIN_TOLERANCE = 12, 0.05
+# A target that holds more signal than this is restored: what its wedge's edge smears is then more than its noise.
+# `sharp` holds 0.89 at SNR 0.5 and 0.98 at 3, `pseudo_symmetric` 0.67 and 0.92, `four_gaussians` 0.36 and 0.74. Up to
+# SNR 1 they are as exact measured as restored; measured at SNR 3, rotations are 1.2, 1.1 and 1.3 times as wrong.
+MAX_SIGNAL = 0.93
+# Samples of which the box shows less do not tell the power of noise or signal.
+INNER = 0.8
+# Spheres that are remembered.
+REMEMBERED = 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Samples, the power of noise and signal in shells 0, 1, ..., (s,) each, and how many samples tell it."""
+
+    samples: Spectrum
+    noise: NDArray[np.float64]
+    signal: NDArray[np.float64]
+    count: NDArray[np.float64]
+    sphere_power: float
+
+    @staticmethod
+    def of(target: Subtomogram, *, limit: float, diameter_angstrom: float) -> Measured:
+        """Of a target that lies within a sphere about its box centre, up to a limit in shells."""
+        outside, total, square, sphere_power = _outside(target.box, target.voxel_size_angstrom, diameter_angstrom)
+        data = target.volume.data
+        both = np.empty((2, *data.shape), dtype=np.float32)
+        np.subtract(data, np.float32(np.vdot(outside, data) / total), out=both[0])
+        np.multiply(both[0], outside, out=both[1])
+        places = Places.as_imaged(target, limit)
+        held, beyond = places.values(low_spectrum(both, limit))  # (n,) each
+        # Near the wedge's edge sphere and outside smear differently; what is left between stands for its shell.
+        inner = places.reach > INNER if (places.reach > INNER).any() else np.ones(len(held), dtype=bool)
+        shell, shells = places.shell[inner], int(np.rint(limit)) + 1
+        count = np.bincount(shell, minlength=shells)
+        noise = _filled(np.bincount(shell, weights=_power(beyond[inner]), minlength=shells), square * count)
+        noise = np.maximum(noise, MIN_NOISE * noise.max())
+        within = np.bincount(shell, weights=_power((held - beyond)[inner]), minlength=shells)
+        signal = within / np.maximum(count, 1) - sphere_power * noise
+        return Measured(Spectrum.at(places, held), noise, signal, count.astype(np.float64), sphere_power)
+
+    @property
+    def signal_share(self) -> float:
+        """Of the power within the sphere."""
+        signal = float(self.count @ np.maximum(self.signal, 0.0))
+        return signal / max(signal + self.sphere_power * float(self.count @ self.noise), 1e-300)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether noise, not what the wedge's edge smears, is what limits the pose."""
+        return self.signal_share <= MAX_SIGNAL
+
+    def spectrum(self, reference_power: NDArray[np.float64]) -> Spectrum:
+        """Samples that count by their noise, of a particle that is the reference times a gain.
+
+        ``reference_power`` is that of the reference's shells, (s,).
+        """
+        shells, radius = np.arange(len(self.noise)), self.samples.radius
+        gain = np.sqrt(self._gain_square(np.maximum(reference_power, 1e-12 * reference_power.max())))
+        weight = self.samples.weight / np.interp(radius, shells, self.noise)
+        return replace(
+            self.samples,
+            transfer=np.interp(radius, shells, gain / gain.max()).astype(np.float32),
+            weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32),
+        )
+
+    def _gain_square(self, power: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The signal over a reference's power, (s,): the most probable curve of eq. 34, by Gauss-Newton steps."""
+        x = np.linspace(-1.0, 1.0, len(power))
+        basis = np.stack([np.ones_like(x), x, x**2])  # (3, s)
+        noise = self.sphere_power * self.noise
+        precision = np.diag([1e-6, BEND**-2, BEND**-2])
+        certain = 1.0 / (noise + np.maximum(self.signal, 0.0))
+        flat = np.log(max(float(certain @ np.maximum(self.signal, 0.0)), 1e-6) / float(certain @ power))
+        curve = np.array([flat, 0.0, 0.0])
+        for _ in range(GAIN_STEPS):
+            model = power * np.exp(curve @ basis)
+            certain = self.sphere_power * self.count / (noise + model) ** 2
+            slope = basis * model  # (3, s)
+            pull = slope @ (certain * (self.signal - model)) - precision @ (curve - [flat, 0.0, 0.0])
+            step = np.clip(np.linalg.solve((slope * certain) @ slope.T + precision, pull), -1.0, 1.0)
+            curve = curve + step
+            if np.abs(step).max() < GAIN_TOLERANCE:
+                break
+        return np.asarray(np.exp(curve @ basis))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _outside(
+    box: int, voxel_size_angstrom: float, diameter_angstrom: float
+) -> tuple[NDArray[np.float32], float, float, float]:
+    """What lies outside a sphere, (n, n, n), its sum and mean square, and the mean square of the sphere."""
+    sphere = sphere_of(box, voxel_size_angstrom, diameter_angstrom)
+    outside = 1.0 - sphere
+    return outside, float(outside.sum(dtype=np.float64)), float((outside**2).mean()), float((sphere**2).mean())
+
+
+def _power(value: NDArray[np.complex64]) -> NDArray[np.float32]:
+    return value.real**2 + value.imag**2
+
+
+def _filled(total: NDArray, count: NDArray) -> NDArray[np.float64]:
+    """Means; those of empty shells lie between their neighbours'."""
+    shells, seen = np.arange(len(total)), np.flatnonzero(count > 0)
+    return np.interp(shells, seen, total[seen] / count[seen])
