@@ -23,7 +23,7 @@ from gonio.fourier import FourierVolume, Spectrum
 from gonio.kernels.window import DEGREE, SLOPE_COEFFICIENTS, VALUE_COEFFICIENTS, WIDTH
 from gonio.score import Comparison, Score
 
-COMPILER = ("cc", "-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
+COMPILER, FLAGS = "cc", ("-O3", "-march=native", "-ffast-math", "-fPIC")
 LOOPS = Path(__file__).with_name("kernels.c")
 # gonio and C add up float32 in different orders, and interpolate with the same polynomials.
 TOLERANCE = 1e-3
@@ -118,10 +118,12 @@ class Pair:
 
 def compiled_loops(folder: Path) -> ctypes.CDLL | None:
     """The C loops, or None where there is no compiler."""
-    if shutil.which(COMPILER[0]) is None:
+    if shutil.which(COMPILER) is None:
         return None
-    library = folder / "kernels.so"
-    subprocess.run([*COMPILER, str(LOOPS), "-o", str(library), "-lm"], check=True)
+    compiled, library = folder / "kernels.o", folder / "kernels.so"
+    subprocess.run([COMPILER, *FLAGS, "-c", str(LOOPS), "-o", str(compiled)], check=True)
+    # Linked without -ffast-math, which would set the whole process to round small numbers to zero.
+    subprocess.run([COMPILER, "-shared", str(compiled), "-o", str(library), "-lm"], check=True)
     return ctypes.CDLL(str(library))
 
 

@@ -30,7 +30,7 @@ from gonio.lattice import LEAST_REACH, MARGIN, Places, low_spectrum
 from gonio.pose import Pose
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_tilt_stack
 from gonio.volume import Subtomogram, TiltStack, Volume
-from gonio.wedge import WeightVolumeWedge
+from gonio.wedge import SingleAxisWedge, WeightVolumeWedge
 from oracle import Blobs, dft_direct
 
 VOXEL = 5.0

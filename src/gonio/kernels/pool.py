@@ -22,7 +22,7 @@ def draw_probabilities(dissimilarity, contrast, probabilities):
     m = len(dissimilarity)
     d = np.where(np.isfinite(dissimilarity), dissimilarity, np.inf)
     order = np.argsort(-d, kind="mergesort")  # stable
-    floor = 1e-12 * max(d.min(), 1e-300)
+    floor = max(1e-12 * d.min(), 1e-300)
     # Logarithms of the weights, from the worst up; they are taken relative to the best, which is the largest.
     rank = np.zeros(m)
     for j in range(1, m):
