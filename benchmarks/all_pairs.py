@@ -13,12 +13,10 @@ from table import WALL, Row, counted, in_turns, rows_of
 import gonio
 
 
-def align_all_pairs(particles: list[gonio.Subtomogram], *, n_threads: int) -> list[gonio.Result]:
-    """Every particle as the reference of all that come after it."""
-    results: list[gonio.Result] = []
-    for index, reference in enumerate(particles[:-1]):
-        results += gonio.Aligner(reference).align_many(particles[index + 1 :], n_threads=n_threads)
-    return results
+def all_pairs(particles: list[gonio.Subtomogram], *, n_threads: int) -> list[gonio.PairResult]:
+    """In the order of the pairs (0, 1), (0, 2), ..."""
+    found = gonio.align_all_pairs(particles, n_threads=n_threads)
+    return sorted(found, key=lambda pair: (pair.reference, pair.target))
 
 
 def run(plan: Plan) -> list[Row]:
@@ -28,9 +26,9 @@ def run(plan: Plan) -> list[Row]:
     errors: list[float] = []
 
     def all_of_them(threads: int, _: int) -> None:
-        errors[:] = errors_deg(align_all_pairs(made.particles, n_threads=threads), made.poses)
+        errors[:] = errors_deg(all_pairs(made.particles, n_threads=threads), made.poses)
 
-    align_all_pairs(made.particles[:2], n_threads=1)  # compiles
+    all_pairs(made.particles[:2], n_threads=1)  # compiles
     names = {threads: f"{plan.set_size} particles, {counted(threads, 'thread')}" for threads in (1, 2)}
     turns: dict[str, Callable[[int], None]] = {names[threads]: partial(all_of_them, threads) for threads in names}
     seconds = in_turns(turns, 1, warm=False)
@@ -40,8 +38,7 @@ def run(plan: Plan) -> list[Row]:
     return [*rows, Row(f"{plan.set_size} particles", note=found)]
 
 
-def errors_deg(results: list[gonio.Result], poses: gonio.Pose) -> list[float]:
-    """How far each result, in the order of ``align_all_pairs``, is from what was simulated."""
-    first, second = np.triu_indices(len(poses), 1)
-    truth = [poses[int(j)] @ poses[int(i)].inverse() for i, j in zip(first, second, strict=True)]
-    return [float(r.pose.rotation_distance_deg(t)) for r, t in zip(results, truth, strict=True)]
+def errors_deg(pairs: list[gonio.PairResult], poses: gonio.Pose) -> list[float]:
+    """How far each result is from what was simulated."""
+    truth = [poses[pair.target] @ poses[pair.reference].inverse() for pair in pairs]
+    return [float(pair.result.pose.rotation_distance_deg(t)) for pair, t in zip(pairs, truth, strict=True)]

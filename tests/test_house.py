@@ -45,6 +45,7 @@ FLOORS = {
     "uncertainty": 3,
     "alignment": 3,
     "averaging": 3,
+    "pairwise": 3,
     "refinement": 3,
     "classification": 3,
     "report": 4,
@@ -71,9 +72,10 @@ ROOMS_BELOW = {
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
+    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
-    "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
+    "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "pairwise"},
 }
 
 # Foreign packages by room; where nothing is stated, anything but numba.

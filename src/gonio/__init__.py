@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gonio.io import FormatError, read_particles, read_volume, write_particles, write_volume
     from gonio.lm import Status
     from gonio.orientations import euler_grid
+    from gonio.pairwise import PairResult, align_all_pairs
     from gonio.particles import ParticleTable
     from gonio.pose import Pose
     from gonio.result import History, Optimum, Result
@@ -35,6 +36,7 @@ _ROOMS = {
     "io": ("FormatError", "read_particles", "read_volume", "write_particles", "write_volume"),
     "lm": ("Status",),
     "orientations": ("euler_grid",),
+    "pairwise": ("PairResult", "align_all_pairs"),
     "particles": ("ParticleTable",),
     "pose": ("Pose",),
     "result": ("History", "Optimum", "Result"),
@@ -57,6 +59,7 @@ __all__ = [
     "Inputs",
     "NoWedge",
     "Optimum",
+    "PairResult",
     "ParticleTable",
     "Pool",
     "Pose",
@@ -74,6 +77,7 @@ __all__ = [
     "Volume",
     "WeightVolumeWedge",
     "align",
+    "align_all_pairs",
     "average",
     "euler_grid",
     "fourier_shell_correlation",

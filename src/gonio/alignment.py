@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ from gonio.uncertainty import pose_covariance
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 
 __all__ = ["Aligner", "History", "Inputs", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
+
+T = TypeVar("T")
 
 # A pair that shares this much of its power may be compared as it is.
 NOISE_FREE = 0.97
@@ -100,6 +103,7 @@ class Aligner:
         start: Pose | None = None,
         expectation: Expectation | None = None,
         record: bool = False,
+        kept: dict | None = None,
     ) -> Result:
         """Find the pose that lays the reference on ``target``.
 
@@ -115,6 +119,8 @@ class Aligner:
             What such a pair has in common, as ``learn`` finds it from many; None to find it from this pair.
         record
             Whether the result holds the history of a stochastic search.
+        kept
+            What was made of this target for other references of the same settings: filled here, and used.
 
         Raises
         ------
@@ -126,7 +132,7 @@ class Aligner:
             raise ValueError("a local search needs the pose to start from: align(..., start=pose)")
         if rng is None and self._draws:
             raise ValueError("a stochastic search needs a random generator: align(..., rng=np.random.default_rng(0))")
-        pair = self._preparation.pair(target)
+        pair = self._preparation.pair(target, kept=kept)
         if search.is_papers:
             return self._by_papers_schedule(target, pair, rng, record)
         if search is Search.LOCAL and start is not None and not self.settings.restores:
@@ -149,7 +155,7 @@ class Aligner:
         the number of targets done.
         """
         results: list[Result] = []
-        for result in _in_order(self._jobs(targets, rng, starts, expectation), n_threads):
+        for result in in_order(self._jobs(targets, rng, starts, expectation), n_threads):
             results.append(result)
             if progress:
                 progress(len(results))
@@ -193,6 +199,11 @@ class Aligner:
         seeds, maximum = frame.seeds(comparison), self.settings.max_refinement_iterations
         outcome = candidates.refine_all(frame.problem(comparison), seeds, max_iterations=maximum)
         return _result(comparison, outcome, frame)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the prepared reference takes."""
+        return self._preparation.memory_bytes
 
     @property
     def _draws(self) -> bool:
@@ -323,12 +334,12 @@ class Aligner:
         ).state
 
 
-def _in_order(jobs: Iterator[Callable[[], Result]], n_threads: int) -> Iterator[Result]:
+def in_order(jobs: Iterator[Callable[[], T]], n_threads: int) -> Iterator[T]:
     """Results in the order of the jobs, of which only a few more than there are threads are ever taken up."""
     if n_threads == 1:
         yield from (job() for job in jobs)
         return
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(n_threads) as pool:
         try:
             for job in jobs:

@@ -6,7 +6,9 @@ Flow: particle -> restored within its sphere (restoration), or weighted by its n
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from threading import Lock
 
 import numpy as np
@@ -15,8 +17,9 @@ from numpy.typing import NDArray
 from gonio.coarse_to_fine import Pair
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum, shell_limit
+from gonio.lattice import remembered
 from gonio.measured import Measured
-from gonio.restoration import Restorer, circle_crowding, sphere_diameter_angstrom
+from gonio.restoration import Restored, Restorer, circle_crowding, sphere_diameter_angstrom
 from gonio.settings import Settings
 from gonio.volume import MASK_EDGE, Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
 from gonio.wedge import NoWedge, Wedge
@@ -26,6 +29,10 @@ __all__ = ["Preparation"]
 VOXEL_SIZE_TOLERANCE = 1e-3
 # Particles are picked to within an eighth of their diameter on either side, so a sphere this much wider holds them.
 PICKED_WITHIN = 1.25
+# Diameters that are estimated are rounded to this share of the box, less than what two particles of a kind differ by.
+SPHERE_STEP = 1.0 / 40.0
+# Restorers that are remembered, of any reference: one for each wedge and sphere.
+RESTORERS = 32
 # A reference is clean when every shell holds this share of signal or more. The map of a phantom holds 0.998, the
 # average of 50 particles 0.998 at SNR 0.5 and 0.994 at 0.1: with that one restored targets are found better.
 CLEAN = 0.997
@@ -74,18 +81,20 @@ class Preparation:
         self._fsc = reference_fsc
         self._ready: dict[int, _Reference] = {}
         self._plain: dict[tuple[int, float | None], FourierVolume] = {}
-        self._restorers: dict[tuple, Restorer] = {}
         self._lock = Lock()
         if mask is not None and mask.box != reference.box:
             raise ValueError(f"the mask has a box of {mask.box} voxels, the reference one of {reference.box}")
-        self._extent = sphere_diameter_angstrom([mask or reference.volume])
+        self._extent = _sphere_angstrom(mask or reference.volume)
         if settings.restores:
             self._reference_for(reference.box)
         else:
             self._plain_reference(reference.box, settings.mask_diameter_angstrom)
 
-    def pair(self, target: Particle) -> Pair:
-        """Target and reference as the settings ask for them."""
+    def pair(self, target: Particle, *, kept: dict[Hashable, tuple[Spectrum, Restored]] | None = None) -> Pair:
+        """Target and reference as the settings ask for them.
+
+        ``kept`` holds what was made of this target for other references before, and receives what is made now.
+        """
         self.check(target)
         if not self.settings.restores:
             return self.plain_pair(target, diameter_angstrom=self.settings.mask_diameter_angstrom)
@@ -97,8 +106,12 @@ class Preparation:
                 return clean
             diameter = self.diameter_angstrom(target)
             restorer = self._restorer(target.wedge, target.box, diameter, reference.limit)
-            restored = restorer.restore(target.volume)
-            samples = Spectrum.of(replace(target, volume=restored.volume), limit=reference.limit)
+            kept = {} if kept is None else kept
+            if (diameter, reference.limit) not in kept:
+                made = restorer.restore(target.volume)
+                seen = Spectrum.of(replace(target, volume=made.volume), limit=reference.limit)
+                kept[diameter, reference.limit] = seen, made
+            samples, restored = kept[diameter, reference.limit]
             before = Expectation.of_shares(
                 restored.signal_share,
                 ready.signal_share,
@@ -127,6 +140,13 @@ class Preparation:
         if not seen.is_noisy or (ceiling is not None and (ceiling**2).min() < CLEAN):
             return None
         return Pair(seen.spectrum(power), spectrum, 1.0, ceiling, exact=True, diameter_angstrom=diameter)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the spectra of the reference take."""
+        ready = [r.spectrum for r in self._ready.values()] + [r.clean[0] for r in self._ready.values() if r.clean]
+        different = {id(spectrum): spectrum for spectrum in [*ready, *self._plain.values()]}
+        return sum(spectrum.grid.nbytes + spectrum.weights.nbytes for spectrum in different.values())
 
     @property
     def keeps_out(self) -> bool:
@@ -169,7 +189,7 @@ class Preparation:
         given = self.settings.mask_diameter_angstrom or self.settings.particle_diameter_angstrom
         if given is not None or isinstance(target, TiltStack):
             return self._picked_within(target)
-        return max(self._extent, sphere_diameter_angstrom([target.volume]))
+        return max(self._extent, _sphere_angstrom(target.volume))
 
     def _picked_within(self, target: Particle) -> float:
         """The sphere about the target's centre beside which the particle may lie: of what the reference shows."""
@@ -212,25 +232,12 @@ class Preparation:
     def _restorer(
         self, wedge: Wedge, box: int, diameter_angstrom: float, limit: float, mask: Volume | None = None
     ) -> Restorer:
-        # A wedge of weights is not hashable by value; the restorer is then made anew, which costs little.
-        if wedge.weights is not None or mask is not None:
-            return self._new_restorer(wedge, box, diameter_angstrom, limit, mask)
-        key = (wedge, box, round(diameter_angstrom, 3))
-        if key not in self._restorers:
-            self._restorers[key] = self._new_restorer(wedge, box, diameter_angstrom, limit, None)
-        return self._restorers[key]
-
-    def _new_restorer(
-        self, wedge: Wedge, box: int, diameter_angstrom: float, limit: float, mask: Volume | None
-    ) -> Restorer:
-        return Restorer.of(
-            wedge,
-            box=box,
-            voxel_size_angstrom=self.reference.voxel_size_angstrom,
-            diameter_angstrom=diameter_angstrom,
-            limit=limit,
-            mask=mask,
-        )
+        size = self.reference.voxel_size_angstrom
+        if mask is not None:
+            return Restorer.of(
+                wedge, box=box, voxel_size_angstrom=size, diameter_angstrom=diameter_angstrom, limit=limit, mask=mask
+            )
+        return remembered(_restorer_of, wedge, box, size, diameter_angstrom, limit)
 
     def _ceiling(self, box: int, limit: float) -> NDArray[np.float64] | None:
         """Correlation of the reference with the truth: sqrt(2 FSC / (1 + FSC)) of its half maps."""
@@ -241,3 +248,18 @@ class Preparation:
         # Shells of the target are one over its own box wide.
         shells = np.arange(int(np.rint(limit)) + 1) * self.reference.box / box
         return np.interp(shells, np.arange(len(truth)), truth)
+
+
+@lru_cache(maxsize=RESTORERS)
+def _restorer_of(
+    wedge: Wedge, box: int, voxel_size_angstrom: float, diameter_angstrom: float, limit: float
+) -> Restorer:
+    return Restorer.of(
+        wedge, box=box, voxel_size_angstrom=voxel_size_angstrom, diameter_angstrom=diameter_angstrom, limit=limit
+    )
+
+
+def _sphere_angstrom(volume: Volume) -> float:
+    """The diameter that a volume shows, in steps: particles of a kind then share their spheres."""
+    step = SPHERE_STEP * volume.box_angstrom
+    return float(np.floor(sphere_diameter_angstrom([volume]) / step + 0.5) * step)

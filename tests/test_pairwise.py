@@ -1,0 +1,87 @@
+"""All pairs are what each pair is by itself, in any number of blocks and threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from gonio.alignment import Aligner, Settings
+from gonio.pairwise import align_all_pairs
+from gonio.volume import Subtomogram
+from test_alignment import POSES, assert_found, noisy
+
+COUNT = 4
+
+
+@dataclass
+class Reader:
+    """Particles that are made when they are asked for, and how often each was."""
+
+    asked: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> Subtomogram:
+        if not 0 <= index < COUNT:
+            raise IndexError(index)
+        self.asked.append(index)
+        return noisy(index)
+
+
+def found(**options) -> dict[tuple[int, int], np.ndarray]:
+    """Every pair's pose, as numbers."""
+    pairs = list(align_all_pairs(Reader(), **options))
+    assert len(pairs) == len({(p.reference, p.target) for p in pairs}) == COUNT * (COUNT - 1) // 2
+    return {(p.reference, p.target): np.append(p.result.pose.matrix, p.result.pose.shift_angstrom) for p in pairs}
+
+
+def test_a_pair_of_many_is_that_pair_alone():
+    for (reference, target), pose in found().items():
+        alone = Aligner(noisy(reference)).align(noisy(target)).pose
+        np.testing.assert_array_equal(pose, np.append(alone.matrix, alone.shift_angstrom))
+
+
+def test_the_earlier_particle_is_laid_on_the_later():
+    for pair in align_all_pairs([noisy(i) for i in range(3)]):
+        assert pair.reference < pair.target
+        assert_found(pair.result, POSES[pair.target] @ POSES[pair.reference].inverse(), degrees=4.0, voxels=0.5)
+
+
+@pytest.mark.parametrize("options", [{"n_threads": 2}, {"memory_bytes": 1}, {"memory_bytes": 1.5e6, "n_threads": 3}])
+def test_neither_threads_nor_memory_change_a_bit(options):
+    expected, other = found(), found(**options)
+    for pair, pose in expected.items():
+        np.testing.assert_array_equal(other[pair], pose)
+
+
+def test_a_particle_is_asked_for_once_a_block():
+    reader = Reader()
+    list(align_all_pairs(reader))
+    assert sorted(reader.asked) == [0, 1, 1, 2, 2, 3]  # as a reference but the last, as a target but the first
+
+
+def test_draws_do_not_depend_on_blocks():
+    settings = Settings(search="stochastic")
+    one, many = (found(settings=settings, rng=np.random.default_rng(3), memory_bytes=memory) for memory in (1, 2**30))
+    for pair, pose in one.items():
+        np.testing.assert_array_equal(many[pair], pose)
+
+
+def test_progress_ends_with_all_pairs():
+    told = []
+    list(align_all_pairs(Reader(), progress=lambda done, total: told.append((done, total))))
+    assert told[-1] == (6, 6)
+    assert told == sorted(told)
+
+
+def test_pairs_have_no_start():
+    with pytest.raises(ValueError, match="needs a start"):
+        next(align_all_pairs(Reader(), Settings(search="local")))
+
+
+def test_no_particles_make_no_pairs():
+    assert list(align_all_pairs([])) == []
+    assert list(align_all_pairs([noisy(0)])) == []
