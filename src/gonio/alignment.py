@@ -196,7 +196,7 @@ class Aligner:
         The comparison stands for a target without a name: its box and voxel size are all that is used of it.
         """
         frame = near(comparison.target, start, self.settings, reach_deg=None)
-        seeds, maximum = frame.seeds(comparison), self.settings.max_refinement_iterations
+        (seeds, _), maximum = frame.seeds(comparison), self.settings.max_refinement_iterations
         outcome = candidates.refine_all(frame.problem(comparison), seeds, max_iterations=maximum)
         return _result(comparison, outcome, frame)
 
@@ -239,7 +239,7 @@ class Aligner:
         self, target: Particle, pair: Pair, rng: np.random.Generator | None, record: bool
     ) -> Result:
         comparison, frame = pair.plain(self.settings.score), self._frame(target, None, None)
-        problem, seeds = frame.problem(comparison), frame.seeds(comparison)
+        problem, (seeds, _) = frame.problem(comparison), frame.seeds(comparison)
         if self.settings.search is Search.INDEPENDENT:
             maximum = self.settings.max_refinement_iterations
             return _result(comparison, candidates.refine_all(problem, seeds, max_iterations=maximum), frame)

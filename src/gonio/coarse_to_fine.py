@@ -1,9 +1,9 @@
 """The search from coarse to fine: many poses at a low resolution, few at the full one (docs/theory.md section 10).
 
-Flow: plan (eq. 29: which limits, how many orientations) -> every seed scored at the coarse limit -> the best of them
-refined there -> the distinct ones refined from limit to limit, at the full one with samples weighted by what they are
-expected to tell (eq. 28) -> that expectation taken again from the best pose, twice -> the optimum that is most likely
-(eq. 30).
+Flow: plan (eq. 29: which limits, how many orientations) -> every seed scored at the coarse limit -> a few steps for
+those that can still win, fewer of them after each stage (`Cut`), from limit to limit, at the full one with samples
+weighted by what they are expected to tell (eq. 28) -> that expectation taken again from the best pose, twice -> the
+optimum that is most likely (eq. 30) refined until it rests.
 
 Must not know where the particles or the seeds come from, nor how a dissimilarity is made.
 """
@@ -11,7 +11,7 @@ Must not know where the particles or the seeds come from, nor how a dissimilarit
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +19,19 @@ from numpy.typing import NDArray
 from gonio import lm
 from gonio.expectation import Expectation, null_correlation
 from gonio.fourier import FourierVolume, Spectrum
+from gonio.kernels import pool
 from gonio.kernels.model import LIKELIHOOD_ROOT
 from gonio.problem import unpack
 from gonio.score import Comparison, Score, weighted
 
 __all__ = ["Found", "Pair", "Plan", "Tactics", "distinct", "expected", "search"]
 
-# Steps of a refinement: enough to tell optima apart, and to come to rest in the last.
+# No refinement takes more steps, save the last, in which the best pose comes to rest.
 STEPS = 8
-# The share of seeds refined at the coarse limit, and how many optima are kept at the full one.
-COARSE_SHARE, FINE_CANDIDATES, LAST_CANDIDATES = 0.25, 32, 6
 # Optima that are left once before the last refinement: another may lie near by, of a narrower basin.
 LEFT = 3
 # Seeds at which the correlation of a wrong pose is measured, and how few say nothing of it.
-NULL_POSES, MIN_NULL_POSES = 50, 6
+NULL_POSES, MIN_NULL_POSES = 20, 6
 # The choice among optima: rho to this power is expected, and the ratio divided by |Omega| to that (`_unlikeliness`).
 CHOICE_POWER, CHOICE_ROOT = 0.5, 0.75
 # Optima are one when the particle's anchors (eq. 18) lie nearer than this, in voxels.
@@ -41,6 +40,33 @@ DISTINCT = 0.3
 COARSE_DETAILS, LEVEL = 3.5, 1.6
 # Orientations lie within this many times the coarse detail over the diameter of one another (measured: section 10).
 REACH = 1.75
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which poses of a pool go on, and how many steps each then makes.
+
+    Those go on whose score is within ``margin`` standard deviations of the best; at least ``least``, at most ``most``.
+    The standard deviation is that of the seeds' scores: what chance does among wrong poses. A clear pair is soon down
+    to the least, a doubtful one keeps all that may win.
+    """
+
+    margin: float
+    least: int
+    most: int
+    steps: int
+
+    def count(self, scores: NDArray[np.float64], deviation: float) -> int:
+        """How many go on, of poses whose scores (p,) rise."""
+        near = int(np.searchsorted(scores, scores[0] + self.margin * deviation, side="right"))
+        return min(max(near, self.least), self.most, len(scores))
+
+
+# The seeds, the coarse limit, those between, and the full one (measured on pools of optima: section 10).
+SEEDS, COARSE = Cut(1.6, 24, 160, steps=2), Cut(1.2, 12, 48, steps=4)
+BETWEEN, FULL = Cut(0.9, 6, 24, steps=4), Cut(0.9, 4, 16, steps=3)
+# Optima that are compared once more with what the best of them lets expect, and listed.
+LAST_CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -83,10 +109,15 @@ class Pair:
     before: Expectation | None = None
     exact: bool = False
     diameter_angstrom: float | None = None
+    _plain: dict[tuple[Score, float | None], Comparison] = field(default_factory=dict, compare=False, repr=False)
 
     def plain(self, score: Score, limit: float | None = None) -> Comparison:
         """Every sample as the target weights it: alike, or by its noise where the pair is exact."""
-        return Comparison(self.target if limit is None else self.target.below(limit), self.reference, score=score)
+        limit = None if limit is not None and limit >= self.target.limit else limit
+        if (score, limit) not in self._plain:
+            target = self.target if limit is None else self.target.below(limit)
+            self._plain[score, limit] = Comparison(target, self.reference, score=score)
+        return self._plain[score, limit]
 
     def filtered(self, score: Score, expectation: Expectation | None, limit: float | None = None) -> Comparison:
         """Every sample weighted by what it is expected to tell; the likelihood ratio has its own weights.
@@ -135,7 +166,7 @@ class Tactics:
 
 def search(
     pair: Pair,
-    seeds: Callable[[Comparison], NDArray],
+    seeds: Callable[[Comparison], tuple[NDArray, NDArray | None]],
     *,
     plan: Plan,
     score: Score,
@@ -149,7 +180,7 @@ def search(
     pair
         What is compared.
     seeds
-        Starting points (p, m) for the comparison at the coarse limit.
+        Starting points (p, m) for the comparison at the coarse limit, and the dissimilarity there, (p,), if known.
     plan
         The limits of its stages.
     score
@@ -162,22 +193,23 @@ def search(
     """
     before = pair.before if expectation is None else expectation
     coarse = pair.filtered(Score.LIKELIHOOD, before, plan.limits[0])
-    points = seeds(coarse)
+    points, scores = seeds(coarse)
     null = _null(pair, points)
     before = before if before is None or expectation is not None else before.above(null)
     coarse = pair.filtered(Score.LIKELIHOOD, before, plan.limits[0])
     if len(plan.limits) == 1:
-        state = tactics.minimise(coarse, points, 0)
-        return _at_full_limit(pair, state, 0, score, tactics, expectation, null)
-    order = np.argsort(coarse.normal_equations(*unpack(points)).dissimilarity, kind="stable")
-    kept = order[: max(FINE_CANDIDATES, round(COARSE_SHARE * len(points)))]
-    state = tactics.minimise(coarse, points[kept], STEPS)
+        return _at_full_limit(pair, points, 0, score, tactics, expectation, null)
+    scores = coarse.normal_equations(*unpack(points)).dissimilarity if scores is None else scores
+    order = np.argsort(scores, kind="stable")
+    deviation = _deviation(scores)
+    state = tactics.minimise(coarse, points[order[: SEEDS.count(scores[order], deviation)]], SEEDS.steps)
     iterations = int(state.iterations.sum())
-    for limit in plan.limits[1:-1]:
-        state = distinct(_ordered(state, state.dissimilarity)[0], tactics.signature, 2 * FINE_CANDIDATES)
-        state = tactics.minimise(pair.filtered(Score.LIKELIHOOD, before, limit), state.points, STEPS)
+    for limit, cut in zip(plan.limits[:-1], (COARSE, *[BETWEEN] * len(plan.limits)), strict=False):
+        points = _cut(state, cut, deviation, tactics.signature)
+        state = tactics.minimise(pair.filtered(Score.LIKELIHOOD, before, limit), points, cut.steps)
         iterations += int(state.iterations.sum())
-    return _at_full_limit(pair, _ordered(state, state.dissimilarity)[0], iterations, score, tactics, expectation, null)
+    points = _cut(state, FULL, deviation, tactics.signature)
+    return _at_full_limit(pair, points, iterations, score, tactics, expectation, null)
 
 
 def expected(pair: Pair, point: NDArray, null: NDArray[np.float64]) -> Expectation:
@@ -189,31 +221,64 @@ def expected(pair: Pair, point: NDArray, null: NDArray[np.float64]) -> Expectati
 def _null(pair: Pair, points: NDArray) -> NDArray[np.float64]:
     """The correlation of wrong poses: that of the seeds, nearly all of which are wrong."""
     some = points[:: max(1, len(points) // NULL_POSES)]
-    null = null_correlation(pair.plain(Score.FCS).shell_sums(*unpack(some)))
-    return null if len(some) >= MIN_NULL_POSES else np.zeros_like(null)
+    comparison = pair.plain(Score.FCS)
+    if len(some) < MIN_NULL_POSES:
+        return np.zeros(comparison.n_shells)
+    return null_correlation(comparison.shell_sums(*unpack(some)))
+
+
+def _deviation(scores: NDArray[np.float64]) -> float:
+    """The standard deviation of the seeds' scores that are finite."""
+    finite = scores[np.isfinite(scores)]
+    return float(finite.std()) if len(finite) else 0.0
+
+
+def _cut(state: lm.State, cut: Cut, deviation: float, signature: Callable[[NDArray], NDArray]) -> NDArray[np.float64]:
+    """The points that go on, best first. A prior makes scores those of one sample: then more do, up to the most."""
+    state = distinct(_ordered(state, state.dissimilarity)[0], signature, cut.most)
+    return state.points[: cut.count(state.dissimilarity, deviation)]
 
 
 def _at_full_limit(
     pair: Pair,
-    state: lm.State,
+    points: NDArray[np.float64],
     iterations: int,
     score: Score,
     tactics: Tactics,
     known: Expectation | None,
     null: NDArray[np.float64],
 ) -> Found:
-    stages = ((FINE_CANDIDATES, STEPS), (LAST_CANDIDATES, STEPS), (LAST_CANDIDATES, tactics.last_steps))
-    for stage, (count, steps) in enumerate(stages):
-        state = distinct(state, tactics.signature, count)
+    """Points (p, m), best first, compared twice, each time with what the best lets expect; then the best to its rest.
+
+    The others stay where they are: their choice does not change any more (section 10).
+    """
+    if pair.exact and len(points) == 1:
+        # Nothing is to be chosen, and nothing of the pair needs to be expected.
+        state = tactics.minimise(pair.plain(score), points, tactics.last_steps)
         expectation = expected(pair, state.points[0], null) if known is None else known
-        points = state.points
-        if stage == len(stages) - 2 and tactics.neighbours is not None:
+        return Found(state, state.dissimilarity, expectation, int(state.iterations.sum()))
+    for leave in (False, False) if tactics.neighbours is None else (False, True, False):
+        expectation = expected(pair, points[0], null) if known is None else known
+        if leave and tactics.neighbours is not None:
             points = np.concatenate([points, tactics.neighbours(points[:LEFT])])
-        state = tactics.minimise(pair.filtered(score, expectation), points, steps)
+        state = tactics.minimise(pair.filtered(score, expectation), points, FULL.steps)
         iterations += int(state.iterations.sum())
         state, choice = _ordered(state, _unlikeliness(pair, expectation, state.points, tactics.prior))
+        rows = _distinct_rows(state, tactics.signature, LAST_CANDIDATES)
+        state, choice = state.take(rows), choice[rows]
+        points = state.points
+    expectation = expected(pair, points[0], null) if known is None else known
+    best = tactics.minimise(pair.filtered(score, expectation), points[:1], tactics.last_steps)
+    iterations += int(best.iterations.sum())
+    state = _with_first(state, best)
     rows = _distinct_rows(state, tactics.signature, LAST_CANDIDATES)
     return Found(state.take(rows), choice[rows], expectation, iterations)
+
+
+def _with_first(state: lm.State, first: lm.State) -> lm.State:
+    """The same with another first row."""
+    columns = {name: (getattr(first, name), getattr(state, name)[1:]) for name in lm.State.__dataclass_fields__}
+    return lm.State(**{name: np.concatenate(rows) for name, rows in columns.items()})
 
 
 def _unlikeliness(
@@ -224,9 +289,9 @@ def _unlikeliness(
     A sum over more samples wanders further. The exponent, and expecting sqrt(rho), were measured on pools of optima of
     `pseudo_symmetric` (docs/reproduce.md): 12 wrong choices in 320, with rho and the exponent of the score itself 23.
     """
-    equations = pair.filtered(Score.LIKELIHOOD, expectation.raised(CHOICE_POWER)).normal_equations(*unpack(points))
     if pair.exact:
-        return equations.dissimilarity
+        return pair.plain(Score.RCS).normal_equations(*unpack(points)).dissimilarity
+    equations = pair.filtered(Score.LIKELIHOOD, expectation.raised(CHOICE_POWER)).normal_equations(*unpack(points))
     count = np.maximum(equations.overlap, 1.0)
     ratio = equations.dissimilarity * count**LIKELIHOOD_ROOT
     # Of so many samples only one in ``crowding`` speaks for itself, and a prior speaks once.
@@ -247,13 +312,5 @@ def distinct(state: lm.State, signature: Callable[[NDArray], NDArray], count: in
 
 
 def _distinct_rows(state: lm.State, signature: Callable[[NDArray], NDArray], count: int) -> NDArray[np.int64]:
-    signatures = signature(state.points)  # (p, s, v)
-    kept: list[int] = []
-    for row in range(len(state)):
-        # One representative against all equivalents of the others.
-        square = ((signatures[kept] - signatures[row, 0]) ** 2).sum(axis=-1)
-        if not (square <= DISTINCT**2).any():
-            kept.append(row)
-        if len(kept) == count:
-            break
-    return np.array(kept, dtype=np.int64)
+    rows = np.empty(len(state), np.int64)
+    return rows[: pool.distinct(signature(state.points), DISTINCT, count, rows)]

@@ -64,13 +64,18 @@ class Frame:
     cone: Cone | None = None
     prior: Prior | None = None
 
-    def seeds(self, comparison: Comparison, *, points: int | None = None) -> NDArray[np.float64]:
-        """Starting points (p, 12); shifts that are looked for are tried at every voxel, or ``points`` along the box."""
+    def seeds(
+        self, comparison: Comparison, *, points: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Starting points (p, 12), and the dissimilarity there (p,) where shifts were looked for.
+
+        They are tried at every voxel, or at ``points`` along the box.
+        """
         if self.shift_angstrom is not None:
-            return pack(self.rotations, np.broadcast_to(self.shift_angstrom, (len(self.rotations), 3)))
+            return pack(self.rotations, np.broadcast_to(self.shift_angstrom, (len(self.rotations), 3))), None
         furthest = self.max_shift_angstrom
-        shifts, _ = comparison.best_shifts(self.rotations, max_shift_angstrom=furthest, points=points)
-        return pack(self.rotations, shifts)
+        shifts, d = comparison.best_shifts(self.rotations, max_shift_angstrom=furthest, points=points)
+        return pack(self.rotations, shifts), d
 
     def problem(self, comparison: Comparison, *, crowding: float = 1.0) -> lm.Problem:
         """The comparison as the optimiser sees it in this frame."""

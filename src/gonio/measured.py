@@ -102,8 +102,12 @@ class Measured:
         noise = self.sphere_power * self.noise
         precision = np.diag([1e-6, BEND**-2, BEND**-2])
         certain = 1.0 / (noise + np.maximum(self.signal, 0.0))
+        seen = np.maximum(self.signal, 0.1 * noise)
         flat = np.log(max(float(certain @ np.maximum(self.signal, 0.0)), 1e-6) / float(certain @ power))
-        curve = np.array([flat, 0.0, 0.0])
+        # A line through the logarithms starts the steps near their end.
+        told = self.sphere_power * self.count * (seen * certain) ** 2
+        curve = np.linalg.solve((basis * told) @ basis.T + precision, basis @ (told * (np.log(seen / power) - flat)))
+        curve[0] += flat
         for _ in range(GAIN_STEPS):
             model = power * np.exp(curve @ basis)
             certain = self.sphere_power * self.count / (noise + model) ** 2

@@ -84,8 +84,8 @@ class Comparison:
         self.reference = reference
         self.score = Score(score)
         radius = target.radius
-        self._n_shells = int(np.rint(target.limit)) + 1
-        self.shell = np.minimum(np.rint(radius).astype(np.int32), self._n_shells - 1)
+        self.n_shells = int(np.rint(target.limit)) + 1
+        self.shell = np.minimum(np.rint(radius).astype(np.int32), self.n_shells - 1)
         self._counts, self.unit = _plain_counts(target), 1.0
         if self.score is Score.LIKELIHOOD:
             if expectation is None:
@@ -127,14 +127,14 @@ class Comparison:
 
     def shell_sums(self, rotations: NDArray, shifts_angstrom: NDArray) -> NDArray[np.float64]:
         """|f|^2, |g|^2, f.g and |Omega| of each shell at p poses, shape (p, s, 4): shell s holds round(abs(k)) = s."""
-        sums = np.empty((len(rotations), self._n_shells, 4))
+        sums = np.empty((len(rotations), self.n_shells, 4))
         matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
         cpu.shell_sums(self.reference.kernel, self.samples, matrices, phases, self.shell, sums)
         return sums
 
     def normal_matrices(self, rotation: NDArray, shift_angstrom: NDArray) -> tuple[NDArray, NDArray]:
         """J^T J of each shell at one pose, (s, 6, 6), and the shell sums there, (s, 4)."""
-        sums = np.empty((self._n_shells, cpu.N_SUMS))
+        sums = np.empty((self.n_shells, cpu.N_SUMS))
         matrices, phases = self._as_kernels_take_them(rotation[None], shift_angstrom[None])
         cpu.shell_equations(self.reference.kernel, self.samples, matrices[0], phases[0], self.shell, sums)
         units = np.repeat([1.0, self.phase], 3)

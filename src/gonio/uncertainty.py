@@ -81,7 +81,9 @@ def pose_covariance(
 def _sandwich(follow: NDArray[np.float64], scatter: NDArray[np.float64]) -> NDArray[np.float64]:
     """A B^-1 A, the information of the data; a direction that moves nothing carries none."""
     unit = _units(scatter)
-    middle = np.linalg.pinv(scatter / unit, rcond=ROUNDING, hermitian=True) / unit
+    values, vectors = np.linalg.eigh(scatter / unit)
+    told = values > ROUNDING * values[-1]
+    middle = (vectors[:, told] / values[told]) @ vectors[:, told].T / unit
     return np.asarray(follow @ middle @ follow)
 
 

@@ -13,7 +13,7 @@ from gonio.kernels.compiled import strict
 from gonio.kernels.lm import RUNNING
 from gonio.kernels.refine import refine
 
-__all__ = ["best_alive", "draw", "draw_probabilities", "drop_duplicates_of", "explore", "has_settled"]
+__all__ = ["best_alive", "distinct", "draw", "draw_probabilities", "drop_duplicates_of", "explore", "has_settled"]
 
 
 @strict
@@ -84,6 +84,29 @@ def drop_duplicates_of(row, signatures, dissimilarity, alive, gamma):
                 beaten = True
     if beaten:
         alive[row] = False
+
+
+@strict
+def distinct(signatures, distance, count, rows):
+    """Places of the first ``count`` points that differ from those before, into ``rows``; how many there are.
+
+    ``signatures`` (p, s, v) are those of each point's s equivalents: one of them against all of another's.
+    """
+    kept = 0
+    for row in range(signatures.shape[0]):
+        new = True
+        for place in range(kept):
+            for s in range(signatures.shape[1]):
+                square = 0.0
+                for v in range(signatures.shape[2]):
+                    square += (signatures[rows[place], s, v] - signatures[row, 0, v]) ** 2
+                new = new and square > distance * distance
+        if new:
+            rows[kept] = row
+            kept += 1
+        if kept == count:
+            break
+    return kept
 
 
 @strict
