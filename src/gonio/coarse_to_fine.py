@@ -254,7 +254,7 @@ def _at_full_limit(
     """
     if pair.exact and len(points) == 1:
         # Nothing is to be chosen, and nothing of the pair needs to be expected.
-        state = tactics.minimise(pair.plain(score), points, tactics.last_steps)
+        state = tactics.minimise(pair.filtered(score, None), points, tactics.last_steps)
         expectation = expected(pair, state.points[0], null) if known is None else known
         return Found(state, state.dissimilarity, expectation, int(state.iterations.sum()))
     for leave in (False, False) if tactics.neighbours is None else (False, True, False):
