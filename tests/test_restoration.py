@@ -9,7 +9,8 @@ import pytest
 
 from gonio import restoration
 from gonio.fourier import centred_fft, centred_ifft, index_grid, shell_limit
-from gonio.kernels.waves import Gain, back, resampled
+from gonio.kernels.restore import normal, shown, shown_back
+from gonio.kernels.waves import back, filter_of, resampled
 from gonio.pose import Pose
 from gonio.restoration import MIN_NOISE, Restorer, extent_angstrom, sphere_diameter_angstrom, sphere_of
 from gonio.simulate import PHANTOM_NAMES, Imaging, Phantom, simulate_subtomogram
@@ -36,13 +37,13 @@ def restorer(n: int, *, wedge=SIXTY, limit: float | None = None, share: float = 
 def recorded(monkeypatch) -> dict:
     """What the next restorer takes prior and noise to be: the arguments of its model."""
     seen: dict = {}
-    model = restoration._Model
+    model = restoration.Model
 
     def recording(**arguments):
         seen.update(arguments)
         return model(**arguments)
 
-    monkeypatch.setattr(restoration, "_Model", recording)
+    monkeypatch.setattr(restoration, "Model", recording)
     return seen
 
 
@@ -112,11 +113,11 @@ def test_optics_are_those_of_twice_the_box(n, wedge, rng):
     # Components at Nyquist stand for both signs.
     signed = [np.where(k == -n, k * np.array(signs), k) for signs in product((1, -1), repeat=3)]
     measured = np.mean([wedge.weight_at(k / (2 * n * VOXEL)) > 0 for k in signed], axis=0)
-    shown = centred_ifft(centred_fft(padded) * measured).real[box]
+    seen = centred_ifft(centred_fft(padded) * measured).real[box]
     kept = np.abs(index_grid(n)).max(axis=-1) <= made.shells.square[-1, 0, 0] ** 0.5 / 3**0.5
-    exact = centred_ifft(centred_fft(shown) * kept).real
-    order = made.optics.order
-    samples = made.optics.samples(np.ascontiguousarray(density.transpose(order)))
+    exact = centred_ifft(centred_fft(seen) * kept).real
+    order = made.order
+    samples = shown(made.optics, np.ascontiguousarray(density.transpose(order)))
     found = back(samples, made.optics.waves).transpose(np.argsort(order))
     assert np.linalg.norm(found - exact) < FLOAT * np.linalg.norm(density)
 
@@ -125,16 +126,17 @@ def test_optics_are_those_of_twice_the_box(n, wedge, rng):
 @wedges
 def test_the_operator_is_its_own_adjoint(n, wedge, rng):
     made = restorer(n, wedge=wedge, limit=3.0)
-    flat = np.ones(made.shells.square.shape, dtype=np.float32)
-    model = restoration._Model(envelope=np.sqrt(made.sphere), root=flat, precision=Gain(flat, []), optics=made.optics)
+    count = len(made.shells.square) // 2
+    flat = filter_of(lambda k: np.ones(k.shape[:-1]), count=count, step=1.0)
+    model = restoration.Model(made.optics, np.sqrt(made.sphere), flat.own, flat)
     density = rng.normal(size=made.sphere.shape).astype(np.float32)
-    u, v = rng.normal(size=(2, *flat.shape)).astype(np.float32)
+    u, v = rng.normal(size=(2, *flat.own.shape)).astype(np.float32)
     size = np.linalg.norm(u) * np.linalg.norm(v)
-    shown = made.optics.samples(density)
-    assert abs((u * shown).sum() - (made.optics.adjoint(u) * density).sum()) < FLOAT * size
-    assert np.linalg.norm(shown) <= np.linalg.norm(density) * (1 + FLOAT)
-    assert abs((u * model._normal(v)).sum() - (model._normal(u) * v).sum()) < FLOAT * size
-    assert (v * model._normal(v)).sum() >= (v * v).sum() * (1 - FLOAT)
+    seen = shown(made.optics, density)
+    assert abs((u * seen).sum() - (shown_back(made.optics, u) * density).sum()) < FLOAT * size
+    assert np.linalg.norm(seen) <= np.linalg.norm(density) * (1 + FLOAT)
+    assert abs((u * normal(model, v)).sum() - (normal(model, u) * v).sum()) < FLOAT * size
+    assert (v * normal(model, v)).sum() >= (v * v).sum() * (1 - FLOAT)
 
 
 @pytest.mark.parametrize("sd", [0.1, 0.5, 1.0])

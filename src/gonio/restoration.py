@@ -17,7 +17,7 @@ voxels of the particle. Knows nothing of poses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from gonio.fourier import index_grid
-from gonio.kernels.waves import Gain, back, resampled, through, waves
+from gonio.kernels.restore import Model, Optics, conjugate_gradients, density_of, explained
+from gonio.kernels.waves import Filter, back, filter_of, filtered, resampled, through, waves
 from gonio.volume import MASK_EDGE, TiltStack, Volume, soft_sphere
 from gonio.wedge import Wedge
 
@@ -77,7 +78,7 @@ class Restorer:
     """Restores volumes of one box that share a wedge, a support and a resolution limit.
 
     Everything happens on a working grid of m voxels along an edge, just fine enough for the limit, and with its k
-    samples along each axis that the limit needs. Axes are in the order of ``optics``.
+    samples along each axis that the limit needs.
 
     Parameters
     ----------
@@ -89,14 +90,17 @@ class Restorer:
         What the samples of the box show of a density.
     shells
         The samples of the box, and how well each was measured.
+    order
+        Which axis of (z, y, x) is first, second and third in all of these.
     box_angstrom
         Length of an edge.
     """
 
     sphere: NDArray[np.float32]
     inscribed: NDArray[np.float32]
-    optics: _Optics
+    optics: Optics
     shells: _Shells
+    order: tuple[int, ...]
     box_angstrom: float
 
     @staticmethod
@@ -112,15 +116,15 @@ class Restorer:
         """For subtomograms of ``box`` voxels within a soft sphere or a mask, compared up to ``limit`` shells."""
         m, edge = working_box(box, limit), box * voxel_size_angstrom
         count = min(int(limit + BEYOND), (m - 1) // 2)
-        optics = _Optics.of(wedge, m=m, count=count, box_angstrom=edge)
+        optics, order = _optics_of(wedge, m=m, count=count, box_angstrom=edge)
         if mask is None:
             sphere = sphere_of(m, edge / m, diameter_angstrom)
             inscribed = soft_sphere(m, radius_px=0.5 * m, edge_px=1.0)
         else:
-            sphere = optics.in_order(np.clip(resampled(mask.data, m), 0.0, 1.0))
+            sphere = _in_order(np.clip(resampled(mask.data, m), 0.0, 1.0), order)
             inscribed = sphere  # a mask that was given is meant: no tail beyond it
-        weight = Gain.of(wedge.weight_at, count=count, step=1.0 / edge).turned(optics.order)
-        return Restorer(sphere, inscribed, optics, _Shells.of(weight, limit=limit), edge)
+        weight = filter_of(wedge.weight_at, count=count, step=1.0 / edge).turned(order)
+        return Restorer(sphere, inscribed, optics, _Shells.of(weight, limit=limit), order, edge)
 
     def within(self, diameter_angstrom: float) -> Restorer:
         """The same with another soft sphere, not a mask: what follows from the wedge, which costs most, is kept."""
@@ -148,7 +152,7 @@ class Restorer:
         ``powers`` of signal and noise in shells 1, 2, ..., (s,) each, are taken from the volume when None. Their unit
         is the variance of the volume on the working grid; the signal's is that of a density that fills the box.
         """
-        data = self.optics.in_order(resampled(volume.data, len(self.sphere)))
+        data = _in_order(resampled(volume.data, len(self.sphere)), self.order)
         scale = np.float32(data.std()) or np.float32(1.0)
         data = data / scale
         tail = self._tail(data)
@@ -161,13 +165,13 @@ class Restorer:
         else:
             signal, noise = powers
         noise = np.maximum(noise, MIN_NOISE * signal)
-        model = _Model(
+        model = Model(
             envelope=np.sqrt(np.maximum(self.sphere, tail * self.inscribed)),
             root=np.sqrt(self.shells.at_samples(signal)) * self.shells.within(self.limit + BEYOND),
             precision=self.shells.weight.times(1.0 / np.maximum(self.shells.at_samples(noise), 1e-12)),
             optics=self.optics,
         )
-        density = self.optics.in_zyx(scale * model.most_probable(data))
+        density = _in_order(scale * _most_probable(model, data), [self.order.index(axis) for axis in range(3)])
         share = signal / np.maximum(signal + noise / self.crowding, 1e-12)
         shells = np.arange(int(np.rint(self.limit)) + 1)
         return Restored(
@@ -181,7 +185,7 @@ class Restorer:
         if not around.any():
             return 0.0
         spectrum = through(data, self.optics.waves)
-        seen = back(self.shells.weight.on(spectrum), self.optics.waves) ** 2
+        seen = back(filtered(self.shells.weight, spectrum), self.optics.waves) ** 2
         noise, outside, inside = (float(np.vdot(w, seen) / w.sum()) for w in (corners, around, self.sphere))
         return float(np.clip((outside - (1.0 + TAIL_NOISE) * noise) / max(inside - noise, 1e-12), 0.0, 1.0))
 
@@ -199,14 +203,14 @@ class _Shells:
     box, ``shell`` that distance rounded (k^3,), and ``count`` the weight of each shell.
     """
 
-    weight: Gain
+    weight: Filter
     limit: float
     square: NDArray[np.int64]
     shell: NDArray[np.int64]
     count: NDArray[np.float64]
 
     @staticmethod
-    def of(weight: Gain, *, limit: float) -> _Shells:
+    def of(weight: Filter, *, limit: float) -> _Shells:
         """From the weight of all samples."""
         line = (np.arange(len(weight.own)) - len(weight.own) // 2) ** 2
         square = line[:, None, None] + line[:, None] + line
@@ -216,7 +220,7 @@ class _Shells:
 
     def power(self, spectrum: NDArray) -> NDArray[np.float64]:
         """Mean square of the measured samples in shells 1, 2, ... up to the limit, (s,)."""
-        total = np.bincount(self.shell, weights=(spectrum * self.weight.on(spectrum)).ravel())
+        total = np.bincount(self.shell, weights=(spectrum * filtered(self.weight, spectrum)).ravel())
         seen = np.flatnonzero(self.count > 0)
         return np.interp(np.arange(1, int(self.limit) + 1), seen, total[seen] / self.count[seen])
 
@@ -230,98 +234,39 @@ class _Shells:
         return self.square <= radius**2
 
 
-class _Model:
-    """f = A D^(1/2) L v + n for one particle, and its solution; v is a list of samples, (k, k, k)."""
-
-    def __init__(self, *, envelope: NDArray, root: NDArray, precision: Gain, optics: _Optics) -> None:
-        self._envelope = envelope
-        self._root = root
-        self._precision = precision
-        self._optics = optics
-
-    def most_probable(self, data: NDArray) -> NDArray[np.float32]:
-        """The density whose v is most probable, shape (m, m, m)."""
-        samples = through(data, self._optics.waves)
-        return self._density(self._solution(self._explained(self._precision.on(samples))))
-
-    def _solution(self, right: NDArray) -> NDArray:
-        # Were D the same everywhere, the operator would be 1 + excess, and excess / (1 + excess) of each sample known.
-        # The sum of that is the square of an error as large as the scatter of v, in the operator's own measure.
-        excess = (self._envelope**2).mean() * self._root**2 * self._precision.own
-        return _conjugate_gradients(
-            self._normal,
-            right,
-            inverse=1.0 / (1.0 + np.minimum(excess, MOST_EXCESS)),
-            enough=LEFT_OF_SCATTER * float((excess / (1.0 + excess)).sum()),
-        )
-
-    def _density(self, v: NDArray) -> NDArray:
-        return self._envelope * back(self._root * v, self._optics.waves)
-
-    def _explained(self, samples: NDArray) -> NDArray:
-        return self._root * through(self._envelope * self._optics.adjoint(samples), self._optics.waves)
-
-    def _normal(self, v: NDArray) -> NDArray:
-        return v + self._explained(self._precision.on(self._optics.samples(self._density(v))))
+def _most_probable(model: Model, data: NDArray) -> NDArray[np.float32]:
+    """The density whose v is most probable, shape (m, m, m)."""
+    # Were D the same everywhere, the operator would be 1 + excess, and excess / (1 + excess) of each sample known.
+    # The sum of that is the square of an error as large as the scatter of v, in the operator's own measure.
+    excess = (model.envelope**2).mean() * model.root**2 * model.precision.own
+    v = conjugate_gradients(
+        model,
+        explained(model, through(data, model.optics.waves)),
+        1.0 / (1.0 + np.minimum(excess, MOST_EXCESS)),
+        ITERATIONS,
+        np.float32(LEFT_OVER),
+        np.float32(LEFT_OF_SCATTER * (excess / (1.0 + excess)).sum()),
+    )
+    return density_of(model, v)
 
 
-@dataclass(frozen=True)
-class _Optics:
-    """A: the samples that a box shows of a density in it, filtered by the wedge as if nothing lay around the box.
+def _optics_of(wedge: Wedge, *, m: int, count: int, box_angstrom: float) -> tuple[Optics, tuple[int, ...]]:
+    """For a box of m voxels and its samples -count to count along each axis; and the order of its axes (z, y, x).
 
-    An axis along which the wedge does not change, such as that of the tilts, needs no padding.
-
-    Parameters
-    ----------
-    waves
-        From the m voxels of the box to its k samples, for each axis (k, m).
-    fine
-        From the m voxels to the 2m + 1 samples of twice the box, (2m + 1, m); or ``waves`` along an axis not padded.
-    overlap
-        From the k samples of the box to the 2m + 1 of twice the box, (2m + 1, k); or None along an axis not padded.
-    measured
-        1 where the wedge was measured, on the samples of twice the box.
-    order
-        Which axis of (z, y, x) is first, second and third: those that are not padded come first.
+    An axis along which the wedge does not change, such as that of the tilts, needs no padding, and comes first.
     """
+    measured = filter_of(lambda k: wedge.weight_at(k) > 0, count=m, step=0.5 / box_angstrom)
+    order = tuple(sorted(range(3), key=lambda axis: not measured.is_constant(axis)))
+    padded = [not measured.is_constant(axis) for axis in order]
+    own, double, none = waves(m, period=m, count=count), waves(m, period=2 * m, count=m), np.zeros((0, 0), np.float32)
+    fine, overlap = zip(*[(double, double @ own.T) if pad else (own, none) for pad in padded], strict=True)
+    shape = [len(matrix) for matrix in fine]
+    return Optics((own,) * 3, fine, overlap, measured.turned(order).cut(shape)), order
 
-    waves: list[NDArray[np.float32]]
-    fine: list[NDArray[np.float32]]
-    overlap: list[NDArray[np.float32] | None]
-    measured: Gain
-    order: tuple[int, ...]
 
-    @staticmethod
-    def of(wedge: Wedge, *, m: int, count: int, box_angstrom: float) -> _Optics:
-        """For a box of m voxels, and its samples -count to count along each axis."""
-        measured = Gain.of(lambda k: wedge.weight_at(k) > 0, count=m, step=0.5 / box_angstrom)
-        order = tuple(sorted(range(3), key=lambda axis: not measured.is_constant(axis)))
-        measured = measured.turned(order)
-        padded = [not measured.is_constant(axis) for axis in range(3)]
-        own, fine = waves(m, period=m, count=count), waves(m, period=2 * m, count=m)
-        return _Optics(
-            waves=[own] * 3,
-            fine=[fine if pad else own for pad in padded],
-            overlap=[fine @ own.T if pad else None for pad in padded],
-            measured=measured.narrowed(),
-            order=order,
-        )
-
-    def in_order(self, density: NDArray) -> NDArray:
-        """A density (z, y, x) with its axes in ``order``."""
-        return np.ascontiguousarray(density.transpose(self.order))
-
-    def in_zyx(self, density: NDArray) -> NDArray:
-        """The reverse."""
-        return np.ascontiguousarray(density.transpose(np.argsort(self.order)))
-
-    def samples(self, density: NDArray) -> NDArray:
-        """A: from (m, m, m) to (k, k, k)."""
-        return back(self.measured.on(through(density, self.fine)), self.overlap)
-
-    def adjoint(self, samples: NDArray) -> NDArray:
-        """A^T: from (k, k, k) to (m, m, m)."""
-        return back(self.measured.on(through(samples, self.overlap)), self.fine)
+def _in_order(density: NDArray, order: Sequence[int]) -> NDArray:
+    """A density with its axes in another order."""
+    return np.ascontiguousarray(density.transpose(order))
 
 
 def circle_crowding(stack: TiltStack, diameter_angstrom: float) -> float:
@@ -333,30 +278,6 @@ def circle_crowding(stack: TiltStack, diameter_angstrom: float) -> float:
 def working_box(box: int, limit: float) -> int:
     """The smallest even box of the same size in angstrom that holds the limit with two shells to spare."""
     return min(2 * int(np.ceil(limit + BEYOND + 1.0)), box)
-
-
-def _conjugate_gradients(
-    normal: Callable[[NDArray], NDArray], right: NDArray, *, inverse: NDArray, enough: float
-) -> NDArray:
-    """Solve normal(v) = right for a symmetric positive operator, of which ``inverse`` is nearly the inverse.
-
-    Each step lowers the error; they end when the residual's square, measured by ``inverse``, is ``enough`` or less.
-    """
-    v, residual = np.zeros_like(right), right.copy()
-    direction = inverse * residual
-    square = float(np.vdot(residual, direction))
-    enough = min(enough, LEFT_OVER * square)
-    for _ in range(ITERATIONS):
-        if square <= enough:
-            break
-        image = normal(direction)
-        step = np.float32(square / np.vdot(direction, image))
-        v += step * direction
-        residual -= step * image
-        towards = inverse * residual
-        before, square = square, float(np.vdot(residual, towards))
-        direction = towards + np.float32(square / before) * direction
-    return v
 
 
 def extent_angstrom(volume: Volume) -> float:
@@ -382,9 +303,9 @@ def _low_shells(data: NDArray) -> NDArray[np.float32]:
     count = min(int(EXTENT_SHELLS), (len(data) - 1) // 2)
     square = np.arange(-count, count + 1) ** 2
     radius = square[:, None, None] + square[:, None] + square
-    spectrum = through(data, [waves(len(data), period=len(data), count=count)] * 3)
+    spectrum = through(data, (waves(len(data), period=len(data), count=count),) * 3)
     spectrum *= (radius > 0) & (radius <= EXTENT_SHELLS**2)
-    return back(spectrum, [waves(EXTENT_POINTS, period=EXTENT_POINTS, count=count)] * 3)
+    return back(spectrum, (waves(EXTENT_POINTS, period=EXTENT_POINTS, count=count),) * 3)
 
 
 @lru_cache(maxsize=1)

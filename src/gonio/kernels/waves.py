@@ -1,19 +1,24 @@
 """Fourier transforms of small boxes as real products: sines and cosines along one axis after the other.
 
-At the sizes of a restoration (20 voxels, padded to 40) products of small matrices are faster than FFTs, for only what
+At the sizes of a restoration (20 voxels, padded to 40) products with small matrices are faster than FFTs, for only what
 is not zero and is looked at takes part. Voxels count from the centre, ``n // 2``. A transform has indices -count to
-count along each axis: sines of frequency -index below zero, cosines of frequency index from zero on. Knows nothing of
-particles.
+count along each axis: sines of frequency -index below zero, cosines of frequency index from zero on. Arrays are float32
+and contiguous. The products are loops of their own: the threads of a BLAS get in the way of those over particles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
+
+compiled = njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+
+Matrices = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 
 @lru_cache(maxsize=32)
@@ -25,36 +30,12 @@ def waves(points: int, *, period: int, count: int) -> NDArray[np.float32]:
     alone = 2 * index % period == 0  # the mean and Nyquist have cosines only
     scale = np.where(alone, (index >= 0) * np.sqrt(1.0 / period), np.sqrt(2.0 / period))
     matrix: NDArray[np.float32] = (scale * wave).astype(np.float32)
-    matrix.setflags(write=False)
     return matrix
 
 
-def through(array: NDArray, matrices: Sequence[NDArray | None]) -> NDArray:
-    """The array with each axis multiplied by its matrix (new, old), or left as it is for None."""
-    for matrix in matrices:
-        # The first axis goes, and comes back as the last.
-        if matrix is None:
-            array = array.transpose(1, 2, 0)
-        else:
-            rest = array.shape[1:]
-            array = np.dot(array.reshape(len(array), -1).T, matrix.T).reshape(*rest, len(matrix))
-    return array
-
-
-def back(array: NDArray, matrices: Sequence[NDArray | None]) -> NDArray:
-    """The adjoint of ``through``: each axis multiplied by the transpose of its matrix."""
-    for matrix in reversed(matrices):
-        if matrix is None:
-            array = array.transpose(2, 0, 1)
-        else:
-            rest = array.shape[:-1]
-            array = np.dot(matrix.T, array.reshape(-1, len(matrix)).T).reshape(-1, *rest)
-    return array
-
-
-def resampled(data: NDArray, box: int) -> NDArray[np.float32]:
+def resampled(data: NDArray[np.float32], box: int) -> NDArray[np.float32]:
     """The same density on a grid of another number of voxels over the same box, by its Fourier samples."""
-    return data if len(data) == box else through(data, [_interpolation(len(data), box)] * 3)
+    return data if len(data) == box else through(data, (_interpolation(len(data), box),) * 3)
 
 
 @lru_cache(maxsize=32)
@@ -65,69 +46,174 @@ def _interpolation(n: int, box: int) -> NDArray[np.float32]:
     return np.sqrt(np.float32(box / n)) * there.T @ here
 
 
-@dataclass(frozen=True)
-class Gain:
+@compiled
+def _product(matrix, rows, out):
+    """``out`` (b, r) = matrix (b, a) @ rows (a, r): two rows of the result, and four of ``rows``, at a time."""
+    b, a = matrix.shape
+    whole = a - a % 4
+    out[:] = 0.0
+    for i in range(0, b - 1, 2):
+        for k in range(0, whole, 4):
+            a0, a1, a2, a3 = matrix[i, k], matrix[i, k + 1], matrix[i, k + 2], matrix[i, k + 3]
+            b0, b1, b2, b3 = matrix[i + 1, k], matrix[i + 1, k + 1], matrix[i + 1, k + 2], matrix[i + 1, k + 3]
+            for j in range(rows.shape[1]):
+                x0, x1, x2, x3 = rows[k, j], rows[k + 1, j], rows[k + 2, j], rows[k + 3, j]
+                out[i, j] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+                out[i + 1, j] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+        for k in range(whole, a):
+            a0, b0 = matrix[i, k], matrix[i + 1, k]
+            for j in range(rows.shape[1]):
+                out[i, j] += a0 * rows[k, j]
+                out[i + 1, j] += b0 * rows[k, j]
+    if b % 2:
+        for k in range(a):
+            a0 = matrix[b - 1, k]
+            for j in range(rows.shape[1]):
+                out[b - 1, j] += a0 * rows[k, j]
+
+
+@compiled
+def _transposed(rows):
+    """(r, b) from (b, r), eight rows at a time, so that both stay in the cache."""
+    b, r = rows.shape
+    out = np.empty((r, b), dtype=np.float32)
+    whole = b - b % 8
+    for i in range(0, whole, 8):
+        for j in range(r):
+            for k in range(8):
+                out[j, i + k] = rows[i + k, j]
+    for j in range(r):
+        for i in range(whole, b):
+            out[j, i] = rows[i, j]
+    return out
+
+
+@compiled
+def _first_to_last(array, matrix):
+    """The first axis multiplied by a matrix (new, old), or as it is when that is empty; it comes back as the last."""
+    a, b, c = array.shape
+    rows = array.reshape(a, b * c)
+    if len(matrix):
+        product = np.empty((len(matrix), b * c), dtype=np.float32)
+        _product(matrix, rows, product)
+        return _transposed(product).reshape(b, c, len(matrix))
+    return _transposed(rows).reshape(b, c, a)
+
+
+@compiled
+def _last_to_first(array, matrix):
+    """The adjoint of ``_first_to_last``."""
+    a, b, c = array.shape
+    rows = _transposed(array.reshape(a * b, c))
+    if len(matrix):
+        product = np.empty((matrix.shape[1], a * b), dtype=np.float32)
+        _product(matrix.T, rows, product)
+        return product.reshape(matrix.shape[1], a, b)
+    return rows.reshape(c, a, b)
+
+
+@compiled
+def through(array, matrices):
+    """The array with each axis multiplied by its matrix (new, old); an empty matrix leaves the axis as it is."""
+    return _first_to_last(_first_to_last(_first_to_last(array, matrices[0]), matrices[1]), matrices[2])
+
+
+@compiled
+def back(array, matrices):
+    """The adjoint of ``through``: each axis multiplied by the transpose of its matrix."""
+    return _last_to_first(_last_to_first(_last_to_first(array, matrices[2]), matrices[1]), matrices[0])
+
+
+class Filter(NamedTuple):
     """A filter of real densities, as it acts on products of sines and cosines along the three axes.
 
     The filter multiplies plane waves. The part of it that stays the same when any one component of k is reversed still
     multiplies the products. The part that changes its sign with either of two components makes cosines of the sines
-    along these two axes, and sines of the cosines: it moves to the opposite indices (``waves``), and is multiplied by
-    minus the product of their signs.
+    along these two axes, and sines of the cosines: it moves to the opposite indices, and is multiplied by minus the
+    product of their signs.
 
     Parameters
     ----------
     own
-        What multiplies, for indices -count to count along each axis: shape (s, s, s), or 1 for s along an axis on
-        which it is constant.
+        What multiplies, for indices -count to count along each axis: shape (s, s, s).
+    swapped
+        For each swap the step along each axis, -1 for the two that are reversed and 1 for the other, shape (w, 3).
     swaps
-        Two axes to reverse and what to multiply by then; none for a wedge that is symmetric about the grid's planes.
+        What multiplies then, shape (w, s, s, s); none for a wedge that is symmetric about the grid's planes.
     """
 
     own: NDArray[np.float32]
-    swaps: list[tuple[tuple[int, int], NDArray[np.float32]]]
+    swapped: NDArray[np.int64]
+    swaps: NDArray[np.float32]
 
-    @staticmethod
-    def of(gain_at: Callable[[NDArray], NDArray], *, count: int, step: float) -> Gain:
-        """Of frequencies (..., 3), xyz, ``step`` times the indices -count to count; axes (z, y, x)."""
-        line = np.arange(count + 1)
-        octant = step * np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1)  # (z, y, x, 3), zyx
-        # The gain is the same for k and -k, so that z and y reversed stand for x.
-        signs = np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [-1, -1, 1]])
-        whole, *turned = (gain_at((octant * reverse)[..., ::-1]).astype(np.float32) for reverse in signs)
-        index = np.arange(-count, count + 1)
-        everywhere = np.ix_(*[np.abs(index)] * 3)
-        swaps = []
-        for axis, (a, b) in enumerate([(1, 2), (0, 2), (0, 1)]):
-            part = (whole + turned[axis] - turned[a] - turned[b]) / 4.0
-            if part.any():
-                signs = np.expand_dims(np.multiply.outer(np.sign(index), np.sign(index)), axis)
-                swaps.append(((a, b), -signs.astype(np.float32) * part[everywhere]))
-        return Gain(((whole + sum(turned)) / 4.0)[everywhere], swaps)
-
-    def on(self, spectrum: NDArray) -> NDArray:
-        """The filtered spectrum."""
-        filtered = self.own * spectrum
-        for axes, part in self.swaps:
-            filtered += part * np.flip(spectrum, axes)
-        return filtered
-
-    def times(self, gain: NDArray) -> Gain:
+    def times(self, gain: NDArray) -> Filter:
         """Multiplied by what depends on the distance from zero frequency alone, (s, s, s)."""
-        return Gain(gain * self.own, [(axes, gain * part) for axes, part in self.swaps])
+        return Filter(gain * self.own, self.swapped, gain * self.swaps)
 
-    def turned(self, order: Sequence[int]) -> Gain:
+    def turned(self, order: Sequence[int]) -> Filter:
         """With the axes in another order."""
-        swaps = [((order.index(a), order.index(b)), part.transpose(order)) for (a, b), part in self.swaps]
-        return Gain(np.ascontiguousarray(self.own.transpose(order)), swaps)
+        swaps = np.ascontiguousarray(self.swaps.transpose(0, *(1 + axis for axis in order)))
+        return Filter(np.ascontiguousarray(self.own.transpose(order)), self.swapped[:, list(order)].copy(), swaps)
 
     def is_constant(self, axis: int) -> bool:
         """Whether it is the same all along an axis."""
-        parts = [self.own, *(part for _, part in self.swaps)]
+        parts = [self.own, *self.swaps]
         return all((part == part.take([0], axis=axis)).all() for part in parts)
 
-    def narrowed(self) -> Gain:
-        """With one index only along each axis on which it is constant."""
-        one = tuple(slice(1) if self.is_constant(axis) else slice(None) for axis in range(3))
-        return Gain(
-            np.ascontiguousarray(self.own[one]), [(axes, np.ascontiguousarray(part[one])) for axes, part in self.swaps]
-        )
+    def cut(self, shape: Sequence[int]) -> Filter:
+        """With fewer indices along axes on which it is constant."""
+        part = tuple(slice(size) for size in shape)
+        return Filter(self.own[part].copy(), self.swapped, self.swaps[:, *part].copy())
+
+
+def filter_of(gain_at: Callable[[NDArray], NDArray], *, count: int, step: float) -> Filter:
+    """The filter of a gain at frequencies (..., 3), xyz, ``step`` times the indices; axes (z, y, x)."""
+    line = np.arange(count + 1)
+    octant = step * np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1)  # (z, y, x, 3), zyx
+    # The gain is the same for k and -k, so that z and y reversed stand for x.
+    reversals = np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [-1, -1, 1]])
+    whole, *turned = (gain_at((octant * reverse)[..., ::-1]).astype(np.float32) for reverse in reversals)
+    index = np.arange(-count, count + 1)
+    everywhere = np.ix_(*[np.abs(index)] * 3)
+    swapped, swaps = np.zeros((0, 3), dtype=np.int64), np.zeros((0, *[len(index)] * 3), dtype=np.float32)
+    for axis, (a, b) in enumerate([(1, 2), (0, 2), (0, 1)]):
+        part = (whole + turned[axis] - turned[a] - turned[b]) / 4.0
+        if part.any():
+            signs = np.expand_dims(np.multiply.outer(np.sign(index), np.sign(index)), axis).astype(np.float32)
+            swaps = np.concatenate([swaps, (-signs * part[everywhere])[None]])
+            swapped = np.concatenate([swapped, np.where(np.arange(3) == axis, 1, -1)[None]])
+    return Filter(((whole + sum(turned)) / 4.0)[everywhere], swapped, swaps)
+
+
+@compiled
+def times(gain, array):
+    """The product of two contiguous arrays of one shape, element by element."""
+    out = np.empty_like(array)
+    g, a, flat = gain.ravel(), array.ravel(), out.ravel()
+    for i in range(len(flat)):
+        flat[i] = g[i] * a[i]
+    return out
+
+
+@compiled
+def _add_swapped(gain, steps, spectrum, out):
+    depth, height, width = spectrum.shape
+    for i in range(depth):
+        a = i if steps[0] > 0 else depth - 1 - i
+        for j in range(height):
+            row = spectrum[a, j if steps[1] > 0 else height - 1 - j]
+            if steps[2] > 0:
+                for k in range(width):
+                    out[i, j, k] += gain[i, j, k] * row[k]
+            else:
+                for k in range(width):
+                    out[i, j, k] += gain[i, j, k] * row[width - 1 - k]
+
+
+@compiled
+def filtered(gain, spectrum):
+    """A spectrum (s, s, s) with a ``Filter`` applied."""
+    out = times(gain.own, spectrum)
+    for i in range(len(gain.swaps)):
+        _add_swapped(gain.swaps[i], gain.swapped[i], spectrum, out)
+    return out

@@ -1,0 +1,121 @@
+"""The most probable density behind a measurement, by conjugate gradients (docs/theory.md eqs. 25-27).
+
+    f = A D^(1/2) L v + n,   (1 + B^T N^-1 B) v = B^T N^-1 f,   B = A D^(1/2) L
+
+A density has m voxels along each axis, its transform k samples (``waves``); v is a list of samples, (k, k, k).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.kernels.waves import Filter, Matrices, back, compiled, filtered, through, times
+
+
+class Optics(NamedTuple):
+    """A: the samples that a box shows of a density in it, filtered by the wedge as if nothing lay around the box.
+
+    Parameters
+    ----------
+    waves
+        From the m voxels of the box to its k samples, for each axis (k, m).
+    fine
+        From the m voxels to the 2m + 1 samples of twice the box, (2m + 1, m); or ``waves`` along an axis not padded.
+    overlap
+        From the k samples of the box to the 2m + 1 of twice the box, (2m + 1, k); or empty along an axis not padded.
+    measured
+        1 where the wedge was measured, on the samples of twice the box.
+    """
+
+    waves: Matrices
+    fine: Matrices
+    overlap: Matrices
+    measured: Filter
+
+
+class Model(NamedTuple):
+    """What a measurement is taken to be.
+
+    Parameters
+    ----------
+    optics
+        A.
+    envelope
+        D^(1/2), shape (m, m, m).
+    root
+        L, the root of the power of the density, shape (k, k, k).
+    precision
+        1 / N where it was measured, else 0.
+    """
+
+    optics: Optics
+    envelope: NDArray[np.float32]
+    root: NDArray[np.float32]
+    precision: Filter
+
+
+@compiled
+def shown(optics, density):
+    """A: from (m, m, m) to (k, k, k)."""
+    return back(filtered(optics.measured, through(density, optics.fine)), optics.overlap)
+
+
+@compiled
+def shown_back(optics, samples):
+    """A^T: from (k, k, k) to (m, m, m)."""
+    return back(filtered(optics.measured, through(samples, optics.overlap)), optics.fine)
+
+
+@compiled
+def density_of(model, v):
+    """D^(1/2) L v, shape (m, m, m)."""
+    return times(model.envelope, back(times(model.root, v), model.optics.waves))
+
+
+@compiled
+def explained(model, samples):
+    """B^T N^-1 of samples (k, k, k)."""
+    weighted = shown_back(model.optics, filtered(model.precision, samples))
+    return times(model.root, through(times(model.envelope, weighted), model.optics.waves))
+
+
+@compiled
+def normal(model, v):
+    """(1 + B^T N^-1 B) v."""
+    return v + explained(model, shown(model.optics, density_of(model, v)))
+
+
+@compiled
+def _dot(a, b):
+    total = np.float32(0.0)
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+@compiled
+def conjugate_gradients(model, right, inverse, steps, left_over, enough):
+    """Solve normal(v) = right, of which the diagonal ``inverse`` (k, k, k) is nearly the inverse.
+
+    Each step lowers the error. They end when the residual's square, measured by ``inverse``, is at most ``left_over``
+    of its first value, and ``enough``.
+    """
+    shape, inverse = right.shape, inverse.ravel()
+    residual, v = right.ravel().copy(), np.zeros(right.size, dtype=np.float32)
+    direction = inverse * residual
+    square = _dot(residual, direction)
+    enough = min(enough, left_over * square)
+    for _ in range(steps):
+        if square <= enough:
+            break
+        image = normal(model, direction.reshape(shape)).ravel()
+        step = square / _dot(direction, image)
+        v += step * direction
+        residual -= step * image
+        towards = inverse * residual
+        before, square = square, _dot(residual, towards)
+        direction = towards + (square / before) * direction
+    return v.reshape(shape)
