@@ -62,6 +62,7 @@ SEARCHING = {"problem", "settings", "frame", "coarse_to_fine", "preparation", "u
 ROOMS_BELOW = {
     "kernels": set(),
     "lm": {"kernels"},
+    "lattice": {room for room, floor in FLOORS.items() if floor == 0} | {"kernels"},
     # The kernels know nothing of gonio, so sampling a spectrum may stand on them.
     "fourier": {room for room, floor in FLOORS.items() if floor == 0} | {"kernels", "lattice"},
     "shifts": {room for room, floor in FLOORS.items() if floor == 0} | {"fourier", "kernels", "lattice"},

@@ -20,16 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from gonio.ctf import dose_decay
 from gonio.kernels import cpu
+from gonio.kernels.waves import plane_waves, through, waves
 from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.lattice import (
     NOTHING_MEASURED,
     REMEMBERED,
     Places,
-    axis_by_axis,
     in_friedel_half,
     index_grid,
     low_spectrum,
-    waves,
 )
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.wedge import NoWedge, Wedge, WeightVolumeWedge
@@ -349,16 +348,18 @@ def _background(data: NDArray) -> float:
 def _padded_spectrum(data: NDArray[np.float32], padded: int, half: int) -> NDArray[np.complex64]:
     """Transform of the tapered, padded map on the cube of grid indices -half..half, shape (c, c, c).
 
-    Padding costs nothing: rows of zeros have no waves. Half of the cube is the mirror image of the other.
+    Padding costs nothing: rows of zeros have no waves.
     """
-    upper = axis_by_axis(data, _tapered_waves(len(data), padded, half))  # (half + 1, c, c)
-    return np.concatenate([upper[:0:-1, ::-1, ::-1].conj(), upper])
+    spectrum = np.empty((2 * half + 1,) * 3, np.complex64)
+    products = through(np.ascontiguousarray(data, dtype=np.float32), (_tapered_waves(len(data), padded, half),) * 3)
+    plane_waves(products, padded, 0, spectrum)
+    return spectrum
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _tapered_waves(box: int, padded: int, half: int) -> NDArray[np.complex64]:
+def _tapered_waves(box: int, padded: int, half: int) -> NDArray[np.float32]:
     taper = 1.0 / window_transform((np.arange(box) - box // 2) / padded)
-    return (taper[:, None] * waves(box, padded, half)).astype(np.complex64)
+    return (waves(box, period=padded, count=half) * taper).astype(np.float32)
 
 
 def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float64]:

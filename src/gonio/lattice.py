@@ -17,10 +17,11 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from gonio.kernels.waves import plane_waves, through, waves
 from gonio.volume import Subtomogram
 from gonio.wedge import Wedge
 
-__all__ = ["Places", "axis_by_axis", "in_friedel_half", "index_grid", "low_spectrum", "waves"]
+__all__ = ["Places", "in_friedel_half", "index_grid", "low_spectrum", "remembered"]
 
 T = TypeVar("T")
 
@@ -49,44 +50,32 @@ def in_friedel_half(index_xyz: NDArray) -> NDArray[np.bool_]:
     return chosen
 
 
-def low_spectrum(data: NDArray, limit: float) -> NDArray[np.complex64]:
-    """V(k) for the whole k up to a limit along each axis, k_z >= 0: as three matrix products.
+def low_spectrum(data: NDArray[np.float32], limit: float) -> NDArray[np.complex64]:
+    """V(k) for the whole k up to a limit along each axis, k_z >= 0: as three products with small matrices.
 
     Parameters
     ----------
     data
-        One or more volumes, shape (..., n, n, n), float32; best without a mean, which only k = 0 shows.
+        A volume, shape (n, n, n), float32; best without a mean, which only k = 0 shows.
     limit
         In units of one over the box.
 
     Returns
     -------
-    Shape (..., l + 1, 2 l + 1, 2 l + 1), order (z, y, x), l the whole part of the limit; zero frequency at (0, l, l).
+    Shape (l + 1, 2 l + 1, 2 l + 1), order (z, y, x), l the whole part of the limit; zero frequency at (0, l, l).
     """
-    n = data.shape[-1]
-    return axis_by_axis(data, waves(n, n, _whole(limit)))
+    n, half = len(data), _whole(limit)
+    side = 2 * half + 1
+    spectrum = np.empty((half + 1, side, side), np.complex64)
+    plane_waves(
+        through(np.ascontiguousarray(data, dtype=np.float32), (waves(n, period=n, count=half),) * 3), n, half, spectrum
+    )
+    return spectrum
 
 
 def _whole(limit: float) -> int:
     """The last shell; a limit that was computed may lie a rounding error below the one that it means."""
     return int(np.floor(limit * (1 + 1e-9)))
-
-
-def axis_by_axis(data: NDArray[np.float32], wave: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """Transform (..., n, n, n) by ``waves`` (n, 2 l + 1) along x, then y, then by those with k_z >= 0 along z."""
-    half = wave.shape[1] // 2
-    # A real matrix times a complex one is a real product, real and imaginary columns side by side.
-    along_x = (data @ wave.view(np.float32)).view(np.complex64)  # (..., z, y, kx)
-    plane = wave.T @ along_x  # (..., z, ky, kx)
-    flat = plane.reshape(*plane.shape[:-2], -1)  # (..., z, ky kx)
-    return (wave[:, half:].T @ flat).reshape(*data.shape[:-3], half + 1, *plane.shape[-2:])
-
-
-@lru_cache(maxsize=REMEMBERED)
-def waves(box: int, padded: int, half: int) -> NDArray[np.complex64]:
-    """exp(-2 pi i k x / padded) for positions x of a box about its centre and k = -half..half, (n, 2 half + 1)."""
-    position, index = np.arange(box) - box // 2, np.arange(-half, half + 1)
-    return np.exp(-2j * np.pi / padded * np.outer(position, index)).astype(np.complex64)
 
 
 @dataclass(frozen=True)

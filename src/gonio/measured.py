@@ -60,7 +60,7 @@ class Measured:
         np.subtract(data, np.float32(np.vdot(outside, data) / total), out=both[0])
         np.multiply(both[0], outside, out=both[1])
         places = Places.as_imaged(target, limit)
-        held, beyond = places.values(low_spectrum(both, limit))  # (n,) each
+        held, beyond = (places.values(low_spectrum(one, limit)) for one in both)  # (n,) each
         # Near the wedge's edge sphere and outside smear differently; what is left between stands for its shell.
         inner = places.reach > INNER if (places.reach > INNER).any() else np.ones(len(held), dtype=bool)
         shell, shells = places.shell[inner], int(np.rint(limit)) + 1

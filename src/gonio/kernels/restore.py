@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.kernels.waves import Filter, Matrices, back, compiled, filtered, through, times
+from gonio.kernels.compiled import compiled
+from gonio.kernels.waves import Filter, Matrices, back, filtered, through, times
 
 
 class Optics(NamedTuple):

@@ -13,10 +13,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-compiled = njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+from gonio.kernels.compiled import compiled
 
 Matrices = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
@@ -122,6 +121,36 @@ def through(array, matrices):
 def back(array, matrices):
     """The adjoint of ``through``: each axis multiplied by the transpose of its matrix."""
     return _last_to_first(_last_to_first(_last_to_first(array, matrices[2]), matrices[1]), matrices[0])
+
+
+@compiled
+def plane_waves(products, period, first, out):
+    """V(k) of docs/theory.md eq. 1, from the products of sines and cosines ``through`` has made of a volume.
+
+    Into ``out`` (s - first, s, s) complex64, axes (z, y, x), from the index ``first`` on along z.
+    """
+    s = products.shape[0]
+    count = s // 2
+    for a in range(first, s):
+        z, sz = abs(a - count), np.float32(np.sign(a - count))
+        for b in range(s):
+            y, sy = abs(b - count), np.float32(np.sign(b - count))
+            for c in range(s):
+                x, sx = abs(c - count), np.float32(np.sign(c - count))
+                # (C_z - i S_z) (C_y - i S_y) (C_x - i S_x); sines lie below the middle, cosines above.
+                zc, zs, yc, ys, xc, xs = count + z, count - z, count + y, count - y, count + x, count - x
+                re = products[zc, yc, xc] - sz * sy * products[zs, ys, xc]
+                re -= sx * (sz * products[zs, yc, xs] + sy * products[zc, ys, xs])
+                im = sx * (sz * sy * products[zs, ys, xs] - products[zc, yc, xs])
+                im -= sz * products[zs, yc, xc] + sy * products[zc, ys, xc]
+                scale = _height(z, period) * _height(y, period) * _height(x, period)
+                out[a - first, b, c] = complex(scale * re, scale * im)
+
+
+@compiled
+def _height(index, period):
+    """By how much a wave of ``waves`` is lower than one."""
+    return np.float32(np.sqrt(period if 2 * index % period == 0 else 0.5 * period))
 
 
 class Filter(NamedTuple):
