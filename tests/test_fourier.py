@@ -81,7 +81,8 @@ def test_the_low_samples_are_those_of_the_whole_transform(n, limit, rng):
     data = rng.normal(size=(2, n, n, n)).astype(np.float32)
     last = int(limit)
     cut = slice(n // 2 - last, n // 2 + last + 1)
-    for found, volume in zip(low_spectrum(data, limit), data, strict=True):
+    for volume in data:
+        found = low_spectrum(volume, limit)
         exact = centred_fft(volume.astype(float))[n // 2 : n // 2 + last + 1, cut, cut]
         np.testing.assert_allclose(found, exact, atol=1e-6 * n**1.5 * np.sqrt(n))
 
