@@ -264,9 +264,11 @@ class Aligner:
     ) -> Result:
         diameter = self.settings.particle_diameter_angstrom or pair.diameter_angstrom
         diameter = diameter or self._preparation.diameter_angstrom(target)
-        share = diameter / (target.box * target.voxel_size_angstrom)
+        share = diameter / (pair.target.box * target.voxel_size_angstrom)
         plan = Plan.of(limit=pair.target.limit, diameter_share=share)
         frame = self._frame(target, start, plan.reach_deg)
+        if pair.target.box < target.box:
+            frame = frame.within(pair.target)
         if len(frame.rotations) == 1:
             # A single start is where it should be: a coarser look would only lead away from it.
             plan = replace(plan, limits=plan.limits[-1:])

@@ -8,7 +8,7 @@ know which of its seeds a search refines, nor when.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,6 +29,8 @@ __all__ = ["Frame", "about_normals", "everywhere", "near", "neighbours"]
 # Symmetry cuts the seeds to a part of SO(3), whose edges they cover by 10 to 15 % less (`tests/test_orientations.py`).
 EDGE_OF_SYMMETRY = 0.9
 NEIGHBOUR_DEG = 15.0
+# Of the edge of a box.
+LARGEST_SHIFT = 1.0 / 3.0
 # How many of its standard deviations a prior on the normals' angle is seeded to.
 SEEDED_SDS = 2.0
 
@@ -63,6 +65,13 @@ class Frame:
     directions: NDArray[np.float64]
     cone: Cone | None = None
     prior: Prior | None = None
+
+    def within(self, compared: Spectrum) -> Frame:
+        """The same for a box that was cut to what its particle needs: no shift leads out of it."""
+        edge = compared.box * compared.voxel_size_angstrom
+        radius = 0.25 * edge if self.radius_angstrom > 0.25 * edge else self.radius_angstrom
+        furthest = min(self.max_shift_angstrom, LARGEST_SHIFT * edge)
+        return replace(self, max_shift_angstrom=furthest, radius_angstrom=radius)
 
     def seeds(
         self, comparison: Comparison, *, points: int | None = None

@@ -280,14 +280,14 @@ def working_box(box: int, limit: float) -> int:
     return min(2 * int(np.ceil(limit + BEYOND + 1.0)), box)
 
 
-def extent_angstrom(volume: Volume) -> float:
-    """The radius about the box centre that holds the density, estimated from the volume itself.
+def extent_angstrom(volume: Volume, *, shells: float = EXTENT_SHELLS) -> float:
+    """The radius about the box centre that holds the density, estimated from the lowest ``shells`` of the volume.
 
     The mean square of the low shells falls with the distance from the centre to the level of the noise, which is that
     of the corners of the box. The radius that holds most of what is above it is nearly that of the particle, whatever
     its noise and its wedge.
     """
-    low = _low_shells(volume.data)
+    low = _low_shells(volume.data, min(max(shells, EXTENT_SHELLS), EXTENT_POINTS // 2 - 1))
     shell, count = _extent_shells()
     energy = np.bincount(shell, weights=(low**2).ravel())
     face = EXTENT_POINTS // 2
@@ -298,13 +298,13 @@ def extent_angstrom(volume: Volume) -> float:
     return float(share * volume.box_angstrom / EXTENT_POINTS)
 
 
-def _low_shells(data: NDArray) -> NDArray[np.float32]:
+def _low_shells(data: NDArray, shells: float) -> NDArray[np.float32]:
     """The lowest shells alone, on a grid just fine enough for the extent."""
-    count = min(int(EXTENT_SHELLS), (len(data) - 1) // 2)
+    count = min(int(shells), (len(data) - 1) // 2)
     square = np.arange(-count, count + 1) ** 2
     radius = square[:, None, None] + square[:, None] + square
     spectrum = through(data, (waves(len(data), period=len(data), count=count),) * 3)
-    spectrum *= (radius > 0) & (radius <= EXTENT_SHELLS**2)
+    spectrum *= (radius > 0) & (radius <= shells**2)
     return back(spectrum, (waves(EXTENT_POINTS, period=EXTENT_POINTS, count=count),) * 3)
 
 
@@ -315,11 +315,12 @@ def _extent_shells() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return shell, np.bincount(shell)
 
 
-def sphere_diameter_angstrom(volumes: list[Volume]) -> float:
-    """Diameter of the soft sphere that holds all of ``volumes``: twice the largest of their extents, at most the box.
+def sphere_diameter_angstrom(volume: Volume, *, shells: float = EXTENT_SHELLS) -> float:
+    """Diameter of the soft sphere that holds a volume: twice its extent, at most the box.
 
     The sphere's edge (an eighth of its diameter) falls outside that extent, and must end at the box's faces.
     """
-    edge = min(v.box_angstrom for v in volumes)
+    edge = volume.box_angstrom
     widest = edge / (1.0 + 2.0 * MASK_EDGE)
-    return float(np.clip(2.0 * max(extent_angstrom(v) for v in volumes), MIN_SPHERE * edge, widest))
+    least = MIN_SPHERE * edge * EXTENT_SHELLS / max(shells, EXTENT_SHELLS)
+    return float(np.clip(2.0 * extent_angstrom(volume, shells=shells), least, widest))
