@@ -1,9 +1,9 @@
 """The search from coarse to fine: many poses at a low resolution, few at the full one (docs/theory.md section 10).
 
-Flow: plan (eq. 29: which limits, how many orientations) -> every seed scored at the coarse limit -> the best of them
-refined there -> the distinct ones refined from limit to limit, at the full one with samples weighted by what they are
-expected to tell (eq. 28) -> that expectation taken again from the best pose, twice -> the optimum that is most likely
-(eq. 30).
+Flow: plan (eq. 29: which limits, how many orientations) -> every seed scored at the coarse limit -> a few steps for
+those that can still win, fewer of them after each stage (`Cut`), from limit to limit, at the full one with samples
+weighted by what they are expected to tell (eq. 28) -> that expectation taken again from the best pose, twice -> the
+optimum that is most likely (eq. 30) refined until it rests.
 
 Must not know where the particles or the seeds come from, nor how a dissimilarity is made.
 """
@@ -22,16 +22,12 @@ from gonio.fourier import FourierVolume, Spectrum
 from gonio.problem import unpack
 from gonio.score import LIKELIHOOD_ROOT, Comparison, Score, weighted
 
-__all__ = ["Found", "Pair", "Plan", "Tactics", "distinct", "expected", "search"]
+__all__ = ["Cut", "Found", "Pair", "Plan", "Tactics", "distinct", "expected", "search"]
 
-# Steps of a refinement: enough to tell optima apart, and to come to rest in the last.
-STEPS = 8
-# The share of seeds refined at the coarse limit, and how many optima are kept at the full one.
-COARSE_SHARE, FINE_CANDIDATES, LAST_CANDIDATES = 0.25, 32, 6
 # Optima that are left once before the last refinement: another may lie near by, of a narrower basin.
 LEFT = 3
 # Seeds at which the correlation of a wrong pose is measured, and how few say nothing of it.
-NULL_POSES, MIN_NULL_POSES = 50, 6
+NULL_POSES, MIN_NULL_POSES = 20, 6
 # The choice among optima: rho to this power is expected, and the ratio divided by |Omega| to that (`_unlikeliness`).
 CHOICE_POWER, CHOICE_ROOT = 0.5, 0.75
 # Optima are one when the particle's anchors (eq. 18) lie nearer than this, in voxels.
@@ -40,6 +36,35 @@ DISTINCT = 0.3
 COARSE_DETAILS, LEVEL = 3.5, 1.6
 # Orientations lie within this many times the coarse detail over the diameter of one another (measured: section 10).
 REACH = 1.75
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which poses of a pool go on, and how many steps each then makes.
+
+    Those go on whose score is within ``margin`` standard deviations of the best; at least ``least``, at most ``most``.
+    The standard deviation is that of the seeds' scores: what chance does among wrong poses. A clear pair is soon down
+    to the least, a doubtful one keeps all that may win.
+    """
+
+    margin: float
+    least: int
+    most: int
+    steps: int
+
+    def count(self, scores: NDArray[np.float64], deviation: float) -> int:
+        """How many go on, of poses whose scores (p,) rise."""
+        near = int(np.searchsorted(scores, scores[0] + self.margin * deviation, side="right"))
+        return min(max(near, self.least), self.most, len(scores))
+
+
+# The seeds, the coarse limit, those between, and the full one (measured on pools of optima: section 10).
+SEEDS, COARSE = Cut(1.6, 24, 160, steps=2), Cut(1.2, 12, 48, steps=6)
+BETWEEN, FULL = Cut(0.9, 6, 24, steps=6), Cut(0.9, 4, 16, steps=3)
+# No refinement takes more steps, save the last, in which the best pose comes to rest.
+STEPS = max(cut.steps for cut in (SEEDS, COARSE, BETWEEN, FULL))
+# Optima that are compared once more with what the best of them lets expect, and listed.
+LAST_CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -161,20 +186,25 @@ def search(
     coarse = pair.filtered(Score.LIKELIHOOD, before, plan.limits[0])
     points = seeds(coarse)
     null = _null(pair, points)
-    before = before if before is None or expectation is not None else before.above(null)
-    coarse = pair.filtered(Score.LIKELIHOOD, before, plan.limits[0])
     if len(plan.limits) == 1:
-        state = tactics.minimise(coarse, points, 0)
-        return _at_full_limit(pair, state, 0, score, tactics, expectation, null)
-    order = np.argsort(coarse.normal_equations(*unpack(points)).dissimilarity, kind="stable")
-    kept = order[: max(FINE_CANDIDATES, round(COARSE_SHARE * len(points)))]
-    state = tactics.minimise(coarse, points[kept], STEPS)
-    iterations = int(state.iterations.sum())
-    for limit in plan.limits[1:-1]:
-        state = distinct(_ordered(state, state.dissimilarity)[0], tactics.signature, 2 * FINE_CANDIDATES)
-        state = tactics.minimise(pair.filtered(Score.LIKELIHOOD, before, limit), state.points, STEPS)
+        return _at_full_limit(pair, points, 0, score, tactics, expectation, null)
+    scores = coarse.normal_equations(*unpack(points)).dissimilarity
+    deviation, order = _deviation(scores), np.argsort(scores, kind="stable")
+    points, steps = points[order[: SEEDS.count(scores[order], deviation)]], SEEDS.steps
+    before = before if before is None or expectation is not None else before.above(null)
+    iterations = 0
+    for limit, cut in _stages(plan):
+        state = tactics.minimise(pair.filtered(Score.LIKELIHOOD, before, limit), points, steps)
         iterations += int(state.iterations.sum())
-    return _at_full_limit(pair, _ordered(state, state.dissimilarity)[0], iterations, score, tactics, expectation, null)
+        points, steps = _cut(state, cut, deviation, tactics.signature), cut.steps
+    return _at_full_limit(pair, points, iterations, score, tactics, expectation, null)
+
+
+def _stages(plan: Plan) -> list[tuple[float, Cut]]:
+    """The limits at which steps are made below the full one, and how the pool is cut after each."""
+    coarse, *between = plan.limits[:-1]
+    limits = [coarse, coarse, *between]
+    return list(zip(limits, [COARSE, *[BETWEEN] * len(between), FULL], strict=True))
 
 
 def expected(pair: Pair, point: NDArray, null: NDArray[np.float64]) -> Expectation:
@@ -190,27 +220,53 @@ def _null(pair: Pair, points: NDArray) -> NDArray[np.float64]:
     return null if len(some) >= MIN_NULL_POSES else np.zeros_like(null)
 
 
+def _deviation(scores: NDArray[np.float64]) -> float:
+    """The standard deviation of the seeds' scores that are finite; infinite where they are too few to tell it."""
+    finite = scores[np.isfinite(scores)]
+    return float(finite.std()) if len(finite) >= SEEDS.least else np.inf
+
+
+def _cut(state: lm.State, cut: Cut, deviation: float, signature: Callable[[NDArray], NDArray]) -> NDArray[np.float64]:
+    """The points that go on, best first. A prior makes scores those of one sample: then more do, up to the most."""
+    state = distinct(_ordered(state, state.dissimilarity)[0], signature, cut.most)
+    return state.points[: cut.count(state.dissimilarity, deviation)]
+
+
 def _at_full_limit(
     pair: Pair,
-    state: lm.State,
+    points: NDArray[np.float64],
     iterations: int,
     score: Score,
     tactics: Tactics,
     known: Expectation | None,
     null: NDArray[np.float64],
 ) -> Found:
-    stages = ((FINE_CANDIDATES, STEPS), (LAST_CANDIDATES, STEPS), (LAST_CANDIDATES, tactics.last_steps))
-    for stage, (count, steps) in enumerate(stages):
-        state = distinct(state, tactics.signature, count)
-        expectation = expected(pair, state.points[0], null) if known is None else known
-        points = state.points
-        if stage == len(stages) - 2 and tactics.neighbours is not None:
+    """Points (p, m), best first, compared twice, each time with what the best lets expect; then the best to its rest.
+
+    The others stay where they are: their choice does not change any more (section 10).
+    """
+    for leave in (False, False) if tactics.neighbours is None else (False, True, False):
+        expectation = expected(pair, points[0], null) if known is None else known
+        if leave and tactics.neighbours is not None:
             points = np.concatenate([points, tactics.neighbours(points[:LEFT])])
-        state = tactics.minimise(pair.filtered(score, expectation), points, steps)
+        state = tactics.minimise(pair.filtered(score, expectation), points, FULL.steps)
         iterations += int(state.iterations.sum())
         state, choice = _ordered(state, _unlikeliness(pair, expectation, state.points, tactics.prior))
+        rows = _distinct_rows(state, tactics.signature, LAST_CANDIDATES)
+        state, choice = state.take(rows), choice[rows]
+        points = state.points
+    expectation = expected(pair, points[0], null) if known is None else known
+    best = tactics.minimise(pair.filtered(score, expectation), points[:1], tactics.last_steps)
+    iterations += int(best.iterations.sum())
+    state = _with_first(state, best)
     rows = _distinct_rows(state, tactics.signature, LAST_CANDIDATES)
     return Found(state.take(rows), choice[rows], expectation, iterations)
+
+
+def _with_first(state: lm.State, first: lm.State) -> lm.State:
+    """The same with another first row."""
+    columns = {name: (getattr(first, name), getattr(state, name)[1:]) for name in lm.State.__dataclass_fields__}
+    return lm.State(**{name: np.concatenate(rows) for name, rows in columns.items()})
 
 
 def _unlikeliness(
