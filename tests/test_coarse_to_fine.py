@@ -110,7 +110,7 @@ def test_a_doubtful_pair_is_looked_at_longer_than_a_clear_one():
     # Each cut at its least, and the best at rest within as many steps as a stage takes.
     least = SEEDS.least * SEEDS.steps + COARSE.least * COARSE.steps + BETWEEN.least * BETWEEN.steps
     assert clear <= least + 2 * FULL.least * FULL.steps + COARSE.steps
-    assert doubtful > 1.5 * clear
+    assert doubtful > clear
 
 
 def state(points: np.ndarray) -> lm.State:
