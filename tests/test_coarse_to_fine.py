@@ -12,7 +12,20 @@ from scipy.spatial.transform import Rotation
 
 from gonio import lm
 from gonio.alignment import Aligner, align
-from gonio.coarse_to_fine import COARSE_DETAILS, DISTINCT, LEVEL, REACH, Pair, Plan, distinct
+from gonio.coarse_to_fine import (
+    BETWEEN,
+    COARSE,
+    COARSE_DETAILS,
+    DISTINCT,
+    FULL,
+    LEVEL,
+    REACH,
+    SEEDS,
+    Cut,
+    Pair,
+    Plan,
+    distinct,
+)
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.pose import Pose
@@ -56,6 +69,48 @@ def test_a_plan_does_not_depend_on_the_box_around_a_particle(limit, share):
     if small.limits[0] > 3.0:
         np.testing.assert_allclose(large.limits, 2 * np.array(small.limits))
         assert large.reach_deg == pytest.approx(small.reach_deg)
+
+
+scores = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=80).map(lambda values: np.sort(values))
+
+
+@given(scores, st.floats(0.0, 1e3))
+def test_a_cut_keeps_what_may_win_between_its_bounds(values, deviation):
+    cut = Cut(margin=1.5, least=3, most=20, steps=1)
+    count = cut.count(values, deviation)
+    assert min(3, len(values)) <= count <= min(20, len(values))
+    may_win = values <= values[0] + 1.5 * deviation
+    if 3 <= may_win.sum() <= 20:
+        assert may_win[:count].all() and not may_win[count:].any()
+
+
+@given(scores)
+def test_without_a_spread_a_cut_keeps_the_most_and_poses_without_a_score_are_last(values):
+    cut = Cut(margin=0.9, least=2, most=20, steps=1)
+    assert cut.count(values, np.inf) == min(20, len(values))
+    with_infinite = np.append(values, np.inf)
+    # All are within reach of one another but the one without a score.
+    expected = min(20, max(2, len(values)), len(with_infinite))
+    assert cut.count(with_infinite, np.ptp(values) / 0.9 * (1 + 1e-9) + 1e-9) == expected
+
+
+def test_the_pool_shrinks_from_stage_to_stage():
+    for before, after in ((SEEDS, COARSE), (COARSE, BETWEEN), (BETWEEN, FULL)):
+        assert after.margin <= before.margin and after.least < before.least and after.most < before.most
+
+
+def test_a_doubtful_pair_is_looked_at_longer_than_a_clear_one():
+    """Noise alone has no pose: more of its seeds may win."""
+    aligner = Aligner(sharp(Pose.identity()).volume)
+    rng = np.random.default_rng(5)
+    noise = [Subtomogram(Volume(rng.normal(size=(32, 32, 32)), VOXEL), noisy(i).wedge) for i in range(3)]
+    clear, doubtful = (
+        np.median([r.n_iterations for r in aligner.align_many(them)]) for them in (map(noisy, range(3)), noise)
+    )
+    # Each cut at its least, and the best at rest within as many steps as a stage takes.
+    least = SEEDS.least * SEEDS.steps + COARSE.least * COARSE.steps + BETWEEN.least * BETWEEN.steps
+    assert clear <= least + 2 * FULL.least * FULL.steps + COARSE.steps
+    assert doubtful > clear
 
 
 def state(points: np.ndarray) -> lm.State:

@@ -237,4 +237,3 @@ def test_a_symmetric_particle_is_found_once_modulo_its_symmetry():
         equal = {s: [group.rotation_distance_deg(o.pose, r.pose) for o in r.runners_up] for s, r in found.items()}
         assert min(equal["C1"]) < 1.0
         assert all(distance > 2.0 for distance in equal["C4"])
-        assert found["C4"].n_iterations < found["C1"].n_iterations

@@ -24,10 +24,8 @@ from gonio.kernels.model import LIKELIHOOD_ROOT
 from gonio.problem import unpack
 from gonio.score import Comparison, Score, weighted
 
-__all__ = ["Found", "Pair", "Plan", "Tactics", "distinct", "expected", "search"]
+__all__ = ["Cut", "Found", "Pair", "Plan", "Tactics", "distinct", "expected", "search"]
 
-# No refinement takes more steps, save the last, in which the best pose comes to rest.
-STEPS = 8
 # Optima that are left once before the last refinement: another may lie near by, of a narrower basin.
 LEFT = 3
 # Seeds at which the correlation of a wrong pose is measured, and how few say nothing of it.
@@ -63,8 +61,10 @@ class Cut:
 
 
 # The seeds, the coarse limit, those between, and the full one (measured on pools of optima: section 10).
-SEEDS, COARSE = Cut(1.6, 24, 160, steps=2), Cut(1.2, 12, 48, steps=4)
-BETWEEN, FULL = Cut(0.9, 6, 24, steps=4), Cut(0.9, 4, 16, steps=3)
+SEEDS, COARSE = Cut(1.6, 24, 160, steps=2), Cut(1.2, 12, 48, steps=6)
+BETWEEN, FULL = Cut(0.9, 6, 24, steps=6), Cut(0.9, 4, 16, steps=3)
+# No refinement takes more steps, save the last, in which the best pose comes to rest.
+STEPS = max(cut.steps for cut in (SEEDS, COARSE, BETWEEN, FULL))
 # Optima that are compared once more with what the best of them lets expect, and listed.
 LAST_CANDIDATES = 4
 
@@ -195,21 +195,25 @@ def search(
     coarse = pair.filtered(Score.LIKELIHOOD, before, plan.limits[0])
     points, scores = seeds(coarse)
     null = _null(pair, points)
-    before = before if before is None or expectation is not None else before.above(null)
-    coarse = pair.filtered(Score.LIKELIHOOD, before, plan.limits[0])
     if len(plan.limits) == 1:
         return _at_full_limit(pair, points, 0, score, tactics, expectation, null)
     scores = coarse.normal_equations(*unpack(points)).dissimilarity if scores is None else scores
-    order = np.argsort(scores, kind="stable")
-    deviation = _deviation(scores)
-    state = tactics.minimise(coarse, points[order[: SEEDS.count(scores[order], deviation)]], SEEDS.steps)
-    iterations = int(state.iterations.sum())
-    for limit, cut in zip(plan.limits[:-1], (COARSE, *[BETWEEN] * len(plan.limits)), strict=False):
-        points = _cut(state, cut, deviation, tactics.signature)
-        state = tactics.minimise(pair.filtered(Score.LIKELIHOOD, before, limit), points, cut.steps)
+    deviation, order = _deviation(scores), np.argsort(scores, kind="stable")
+    points, steps = points[order[: SEEDS.count(scores[order], deviation)]], SEEDS.steps
+    before = before if before is None or expectation is not None else before.above(null)
+    iterations = 0
+    for limit, cut in _stages(plan):
+        state = tactics.minimise(pair.filtered(Score.LIKELIHOOD, before, limit), points, steps)
         iterations += int(state.iterations.sum())
-    points = _cut(state, FULL, deviation, tactics.signature)
+        points, steps = _cut(state, cut, deviation, tactics.signature), cut.steps
     return _at_full_limit(pair, points, iterations, score, tactics, expectation, null)
+
+
+def _stages(plan: Plan) -> list[tuple[float, Cut]]:
+    """The limits at which steps are made below the full one, and how the pool is cut after each."""
+    coarse, *between = plan.limits[:-1]
+    limits = [coarse, coarse, *between]
+    return list(zip(limits, [COARSE, *[BETWEEN] * len(between), FULL], strict=True))
 
 
 def expected(pair: Pair, point: NDArray, null: NDArray[np.float64]) -> Expectation:
@@ -228,9 +232,9 @@ def _null(pair: Pair, points: NDArray) -> NDArray[np.float64]:
 
 
 def _deviation(scores: NDArray[np.float64]) -> float:
-    """The standard deviation of the seeds' scores that are finite."""
+    """The standard deviation of the seeds' scores that are finite; infinite where they are too few to tell it."""
     finite = scores[np.isfinite(scores)]
-    return float(finite.std()) if len(finite) else 0.0
+    return float(finite.std()) if len(finite) >= SEEDS.least else np.inf
 
 
 def _cut(state: lm.State, cut: Cut, deviation: float, signature: Callable[[NDArray], NDArray]) -> NDArray[np.float64]:
@@ -256,7 +260,7 @@ def _at_full_limit(
         # Nothing is to be chosen, and nothing of the pair needs to be expected.
         state = tactics.minimise(pair.filtered(score, None), points, tactics.last_steps)
         expectation = expected(pair, state.points[0], null) if known is None else known
-        return Found(state, state.dissimilarity, expectation, int(state.iterations.sum()))
+        return Found(state, state.dissimilarity, expectation, iterations + int(state.iterations.sum()))
     for leave in (False, False) if tactics.neighbours is None else (False, True, False):
         expectation = expected(pair, points[0], null) if known is None else known
         if leave and tactics.neighbours is not None:
