@@ -149,7 +149,7 @@ def test_what_is_known_of_the_reference_is_read_at_the_targets_frequencies(box):
     fsc = np.linspace(1.0, 0.2, BOX // 2 + 1)
     data = sharp(POSES[0], box=box).volume
     pair = Preparation(REFERENCE, Settings(), reference_fsc=fsc).pair(Subtomogram(data))
-    shells = np.arange(len(pair.ceiling)) * BOX / box
+    shells = np.arange(len(pair.ceiling)) * BOX / pair.target.box
     values = np.interp(shells, np.arange(len(fsc)), np.sqrt(2 * fsc / (1 + fsc)))
     np.testing.assert_allclose(pair.ceiling, values)
 

@@ -179,8 +179,8 @@ def prepared(cell: Cell, index: int, inputs: Inputs) -> Prepared:
     simulated = make_pair(cell, index)
     target, reference = simulated.target, simulated.reference
     limit = shell_limit(BOX, VOXEL_SIZE_ANGSTROM, 4.0 * VOXEL_SIZE_ANGSTROM)
-    own = inputs.diameter_angstrom or sphere_diameter_angstrom([reference.volume])
-    widest = inputs.diameter_angstrom or sphere_diameter_angstrom([reference.volume, target.volume])
+    own = inputs.diameter_angstrom or sphere_diameter_angstrom(reference.volume)
+    widest = inputs.diameter_angstrom or max(sphere_diameter_angstrom(v) for v in (reference.volume, target.volume))
     if inputs.kind == "plain":
         spectrum = FourierVolume.of(reference.volume, wedge=reference.wedge, limit=limit)
         return Prepared(coarse_to_fine.Pair(Spectrum.of(target, limit=limit), spectrum), widest)
