@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from gonio import kernels
 from gonio.cli.align import align
 from gonio.cli.average import average
 from gonio.cli.demo import demo
@@ -24,6 +25,7 @@ __all__ = ["app", "main", "run"]
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 FAILED, INTERRUPTED = 2, 130
+COMPILING = "gonio: compiling for this processor, once: half a minute"
 
 app = typer.Typer(
     add_completion=False,
@@ -87,6 +89,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script."""
+    kernels.before_compiling = lambda: print(COMPILING, file=sys.stderr)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -29,13 +29,15 @@ from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
+from gonio import kernels
+
 __all__ = ["compiled", "inlined", "strict"]
 
 CONFIG: Any = numba.config  # its names are made when it is imported
 SUFFIX = ".kernel"
 CHECKSUM_BYTES = 32
-# A folder keeps no more files than these, the newest: some ten states of the sources, or kinds of processors.
-KEPT = 64
+# A folder keeps no more files than these, the newest: some six states of the sources, or kinds of processors.
+KEPT = 400
 
 
 # Into its caller, or the compiler would not know that the arrays of a block do not overlap.
@@ -82,6 +84,9 @@ class _Kept(NullCache):
                     return CompileResult._rebuild(target_context, *pickle.loads(code))
             except Exception:
                 continue
+        tell, kernels.before_compiling = kernels.before_compiling, None
+        if tell is not None:
+            tell()
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
