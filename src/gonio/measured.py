@@ -57,7 +57,7 @@ class Measured:
         outside, total, square, sphere_power = _outside(target.box, target.voxel_size_angstrom, diameter_angstrom)
         data = target.volume.data
         both = np.empty((2, *data.shape), dtype=np.float32)
-        np.subtract(data, np.float32(np.vdot(outside, data) / total), out=both[0])
+        np.subtract(data, np.float32(np.einsum("ijk,ijk->", outside, data) / total), out=both[0])
         np.multiply(both[0], outside, out=both[1])
         places = Places.as_imaged(target, limit)
         held, beyond = (places.values(low_spectrum(one, limit)) for one in both)  # (n,) each
