@@ -11,7 +11,7 @@ and the interpolation of a spectrum between its samples. Must not know what a sc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -19,7 +19,7 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.ctf import dose_decay
-from gonio.kernels import cpu
+from gonio.kernels import cpu, shift
 from gonio.kernels.waves import plane_waves, through, waves
 from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.lattice import (
@@ -48,6 +48,8 @@ __all__ = [
 ]
 
 MIN_SHELLS = 3
+# Sets of samples at seed orientations that a reference remembers: one for each wedge and size of its targets.
+KEPT_TURNS = 2
 # Where images hold next to no noise, their power is that of the signal and no reason to trust a shell: none is taken to
 # have less noise than this share of the noisiest. Real noise falls to a fifth.
 MIN_NOISE = 0.1
@@ -294,6 +296,7 @@ class FourierVolume:
     box: int
     voxel_size_angstrom: float
     limit: float
+    _turned: dict[bytes, tuple[NDArray, NDArray]] = field(default_factory=dict, compare=False, repr=False)
 
     @staticmethod
     def of(volume: Volume, *, wedge: Wedge | None = None, limit: float, box: int | None = None) -> FourierVolume:
@@ -327,6 +330,31 @@ class FourierVolume:
     def kernel(self) -> cpu.Reference:
         """As the kernels take it."""
         return cpu.Reference(self.grid, self.side, self.scale, self.regions, self.weights, self.weight_scale)
+
+    def turned(
+        self, frequency_xyz: NDArray[np.float32], rotations: NDArray[np.float32], *, keep: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The spectrum at R^T k, k (3, n), for rotations R (p, 3, 3): re and im (p, 2, n), and weights (p, n).
+
+        With ``keep`` it is remembered for the next target with these samples; only the last few are.
+        """
+        key = frequency_xyz.tobytes() + rotations.tobytes() if keep else b""
+        found = self._turned.get(key)
+        if found is None:
+            p, n = len(rotations), frequency_xyz.shape[1]
+            found = np.empty((p, 2, n), np.float32), np.empty((p, n), np.float32)
+            shift.reference_at(self.kernel, frequency_xyz, rotations, *found)
+            if keep:
+                for old in list(self._turned)[: 1 - KEPT_TURNS]:
+                    self._turned.pop(old, None)
+                self._turned[key] = found
+        return found
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its arrays take, with all that may be remembered of seeds so far."""
+        kept = sum(part.nbytes for both in list(self._turned.values()) for part in both)
+        return self.grid.nbytes + self.weights.nbytes + kept
 
     def sample(self, frequency_xyz: ArrayLike) -> NDArray[np.complex64]:
         """The spectrum at frequencies (n, 3) in units of one over the box; beyond the limit it is an error."""

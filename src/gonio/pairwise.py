@@ -20,6 +20,8 @@ from gonio.volume import Subtomogram
 __all__ = ["PairResult", "align_all_pairs"]
 
 MEMORY_BYTES = 2**30
+# What a reference remembers of seeds may come to this many times its spectra (n = 32, 40 angstrom: 3 times).
+WITH_SEEDS = 4
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _block(
 ) -> list[Aligner]:
     """The references from ``first`` on that memory holds, at least one."""
     one = Aligner(particles[first], settings)
-    size = int(np.clip(memory_bytes // max(one.memory_bytes, 1), 1, len(particles) - 1 - first))
+    size = int(np.clip(memory_bytes // max(WITH_SEEDS * one.memory_bytes, 1), 1, len(particles) - 1 - first))
     others = (partial(_aligner, particles, settings, i) for i in range(first + 1, first + size))
     return [one, *in_order(iter(others), n_threads)]
 

@@ -208,7 +208,7 @@ class Preparation:
         """What the spectra of the reference take."""
         ready = [r.spectrum for r in self._ready.values()] + [r.clean[0] for r in self._ready.values() if r.clean]
         different = {id(spectrum): spectrum for spectrum in [*ready, *self._plain.values()]}
-        return sum(spectrum.grid.nbytes + spectrum.weights.nbytes for spectrum in different.values())
+        return sum(spectrum.memory_bytes for spectrum in different.values())
 
     @property
     def keeps_out(self) -> bool:

@@ -60,14 +60,16 @@ class ShiftSearch:
         count = len(rotations)
         place, value = np.zeros(count, np.int64), np.full(count, -np.inf, np.float32)
         norms = np.empty((count, 3))
-        search = self._on_grid if self._spectrum.on_grid else self._anywhere
-        shifts = search(reference, rotations, place, value, norms)
+        on_grid = self._spectrum.on_grid
+        # Samples off the grid lie elsewhere for every target.
+        turned = reference.turned(self._samples.frequency, rotations, keep=on_grid)
+        shifts = (self._on_grid if on_grid else self._anywhere)(*turned, place, value, norms)
         # Where the wedges share nothing there is nothing to tell one shift from another.
         shifts[norms[:, 2] == 0.0] = 0
         return np.asarray(shifts * self._step_angstrom), value.astype(np.float64), norms
 
     def _on_grid(
-        self, reference: FourierVolume, rotations: NDArray, place: NDArray, value: NDArray, norms: NDArray
+        self, values: NDArray, weights: NDArray, place: NDArray, value: NDArray, norms: NDArray
     ) -> NDArray[np.int64]:
         x, y, z = np.rint(self._spectrum.frequency_xyz).astype(np.int64)
         limit, reach = self._spectrum.limit * (1 + 1e-6), int(self._spectrum.limit * (1 + 1e-6))
@@ -77,9 +79,9 @@ class ShiftSearch:
         angle = self._turn * np.outer(shifts, np.arange(-reach, reach + 1))
         cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
         kernels.best_on_grid(
-            reference.kernel,
             self._samples,
-            rotations,
+            values,
+            weights,
             places,
             limit,
             reach,
@@ -93,18 +95,16 @@ class ShiftSearch:
         return self._cube[place]
 
     def _anywhere(
-        self, reference: FourierVolume, rotations: NDArray, place: NDArray, value: NDArray, norms: NDArray
+        self, values: NDArray, weights: NDArray, place: NDArray, value: NDArray, norms: NDArray
     ) -> NDArray[np.int64]:
         allowed = self._cube[(self._cube**2).sum(axis=1) <= self._radius**2 + 1e-6]
         portion = max(1, int(PHASES / len(self._spectrum)))
-        shifts = np.zeros((len(rotations), 3), np.int64)
+        shifts = np.zeros((len(weights), 3), np.int64)
         for first in range(0, len(allowed), portion):
             some = allowed[first : first + portion]
             angle = (self._turn * some @ self._spectrum.frequency_xyz.astype(np.float64)).astype(np.float32)
             before = value.copy()
-            kernels.best_anywhere(
-                reference.kernel, self._samples, rotations, np.cos(angle), np.sin(angle), place, value, norms
-            )
+            kernels.best_anywhere(self._samples, values, weights, np.cos(angle), np.sin(angle), place, value, norms)
             better = value > before
             shifts[better] = some[place[better]]
         return shifts

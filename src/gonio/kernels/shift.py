@@ -13,7 +13,7 @@ import numpy as np
 from numba import carray
 
 from gonio.kernels.compiled import compiled, inlined
-from gonio.kernels.cpu import common_weights, reference_values, seen_samples, taken
+from gonio.kernels.cpu import common_weights, reference_values, seen_samples
 from gonio.kernels.vector import (
     BLOCK,
     LANES,
@@ -25,44 +25,54 @@ from gonio.kernels.vector import (
     store_lanes,
 )
 
-__all__ = ["best_anywhere", "best_on_grid"]
+__all__ = ["best_anywhere", "best_on_grid", "reference_at"]
 
 LOWEST = np.float32(-3e38)
 
 
 @compiled
-def products(reference, samples, rotation, places, lane, re, im, sums):
-    """w f conj(G') at one rotation and no shift: re and im (m, LANES), in column ``lane`` and rows ``places`` (n,).
+def reference_at(reference, frequency, rotations, values, weights):
+    """What the reference shows at frequencies (3, n) turned by p rotations, before any shift.
 
-    Samples that are not seen by both are left as they are. ``sums`` (3,) float64 receives |f|^2, |g|^2 and the total
-    weight, which no shift changes.
+    ``values`` (p, 2, n) receives re and im, ``weights`` (p, n) how well it was measured there; float32.
     """
-    n = samples.frequency.shape[1]
+    n = frequency.shape[1]
     place, s = carray(scratch_int(), (BLOCK,)), carray(scratch_float(), (3, BLOCK))
     window_memory, g_memory = scratch_float(), scratch_float()
-    w, g, block = (
-        carray(window_memory, (3, 4, BLOCK)),
-        carray(g_memory, (BLOCK, 2)),
-        carray(scratch_float(), (9, BLOCK)),
-    )
-    weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
-    common_weights(reference, samples.frequency, samples.weight, rotation, weights)
-    count = seen_samples(weights, seen)
+    w, g, k = carray(window_memory, (3, 4, BLOCK)), carray(g_memory, (BLOCK, 2)), carray(scratch_float(), (3, BLOCK))
+    ones, seen = np.ones(n, np.float32), np.empty(n + 1, np.int32)
+    for i in range(rotations.shape[0]):
+        common_weights(reference, frequency, ones, rotations[i], weights[i])
+        count = seen_samples(weights[i], seen)
+        values[i] = 0.0
+        for first in range(0, count, BLOCK):
+            for j in range(BLOCK):
+                here = seen[min(first + j, count - 1)]
+                k[0, j], k[1, j], k[2, j] = frequency[0, here], frequency[1, here], frequency[2, here]
+            reference_values(reference, rotations[i], k, place, s, window_memory, w, g_memory)
+            for j in range(min(BLOCK, count - first)):
+                values[i, 0, seen[first + j]], values[i, 1, seen[first + j]] = g[j, 0], g[j, 1]
+
+
+@compiled
+def _products(samples, values, weights, places, lane, re, im, sums):
+    """w f conj(G') of one orientation: re and im (m, LANES), in column ``lane`` and rows ``places`` (n,).
+
+    ``values`` (2, n), ``weights`` (n,) as from ``reference_at``. ``sums`` (3,) float64 receives |f|^2, |g|^2 and the
+    total weight, which no shift changes.
+    """
+    n = weights.shape[0]
     sums[:] = 0.0
-    for first in range(0, count, BLOCK):
-        taken(samples, weights, seen, first, count, block)
-        reference_values(reference, rotation, block, place, s, window_memory, w, g_memory)
+    for first in range(0, n, BLOCK):
         ff = gg = weight = np.float32(0.0)
-        for j in range(BLOCK):
-            gr, gi = block[5, j] * g[j, 0], block[5, j] * g[j, 1]
-            ff += block[6, j] * block[7, j]
-            gg += block[6, j] * block[8, j] * (gr * gr + gi * gi)
-            weight += block[6, j]
-            g[j, 0] = block[6, j] * (block[3, j] * gr + block[4, j] * gi)
-            g[j, 1] = block[6, j] * (block[4, j] * gr - block[3, j] * gi)
-        for j in range(min(BLOCK, count - first)):
-            here = places[seen[first + j]]
-            re[here, lane], im[here, lane] = g[j, 0], g[j, 1]
+        for j in range(first, min(first + BLOCK, n)):
+            w = samples.weight[j] * weights[j]
+            gr, gi = samples.transfer[j] * values[0, j], samples.transfer[j] * values[1, j]
+            fr, fi = samples.value[0, j], samples.value[1, j]
+            ff += w * samples.power[j]
+            gg += w * samples.own[j] * (gr * gr + gi * gi)
+            weight += w
+            re[places[j], lane], im[places[j], lane] = w * (fr * gr + fi * gi), w * (fi * gr - fr * gi)
         sums[0] += ff
         sums[1] += gg
         sums[2] += weight
@@ -132,13 +142,15 @@ def _search_cube(re, im, cos, sin, by_z, by_y, limit, reach, radius, best, place
 
 
 @compiled
-def best_on_grid(reference, samples, rotations, places, limit, reach, cos, sin, radius, place, value, sums):
+def best_on_grid(samples, values, weights, places, limit, reach, cos, sin, radius, place, value, sums):
     """The best shift of p orientations: its ``place`` among the shifts of a cube and f.g there (``value``), (p,).
 
+    ``values`` and ``weights`` as from ``reference_at``.
+
     Samples lie at ``places`` (n,) of a cube (reach + 1, 2 reach + 1, 2 reach + 1) and within ``limit`` of its origin;
-    shifts within ``radius`` of the middle of theirs. ``sums`` (p, 3) as in ``products``.
+    shifts within ``radius`` of the middle of theirs. ``sums`` (p, 3) as in ``_products``.
     """
-    side, p = 2 * reach + 1, rotations.shape[0]
+    side, p = 2 * reach + 1, weights.shape[0]
     re, im = (
         np.empty(((reach + 1) * side * side, LANES), np.float32),
         np.empty(((reach + 1) * side * side, LANES), np.float32),
@@ -150,16 +162,16 @@ def best_on_grid(reference, samples, rotations, places, limit, reach, cos, sin, 
         im[:] = 0.0
         count = min(LANES, p - first)
         for lane in range(count):
-            products(reference, samples, rotations[first + lane], places, lane, re, im, sums[first + lane])
+            _products(samples, values[first + lane], weights[first + lane], places, lane, re, im, sums[first + lane])
         _search_cube(re, im, cos, sin, by_z, by_y, limit, reach, radius, best, where)
         for lane in range(count):
             place[first + lane], value[first + lane] = where[lane], best[lane]
 
 
 @compiled
-def best_anywhere(reference, samples, rotations, cos, sin, place, value, sums):
+def best_anywhere(samples, values, weights, cos, sin, place, value, sums):
     """The same for samples that lie anywhere: ``cos``, ``sin`` (s, n) of every shift and sample."""
-    n, p = samples.frequency.shape[1], rotations.shape[0]
+    p, n = weights.shape
     re, im = np.empty((n, LANES), np.float32), np.empty((n, LANES), np.float32)
     best, where = np.empty(LANES, np.float32), np.zeros(LANES, np.int32)
     score = carray(scratch_float(), (1, LANES))
@@ -169,7 +181,7 @@ def best_anywhere(reference, samples, rotations, cos, sin, place, value, sums):
         im[:] = 0.0
         count = min(LANES, p - first)
         for lane in range(count):
-            products(reference, samples, rotations[first + lane], places, lane, re, im, sums[first + lane])
+            _products(samples, values[first + lane], weights[first + lane], places, lane, re, im, sums[first + lane])
         best[:] = LOWEST
         for shift in range(cos.shape[0]):
             total = lanes_of_zero()
