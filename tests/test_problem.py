@@ -14,7 +14,7 @@ from gonio.candidates import Schedule, refine_stochastically
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.pose import Pose
-from gonio.problem import AxisPrior, Cone, PoseProblem, StartPrior, pack, signature
+from gonio.problem import AxisPrior, Cone, PoseProblem, StartPrior, pack, poses_of, signature
 from gonio.score import Comparison, Score
 from gonio.volume import Subtomogram, Volume
 from gonio.wedge import SingleAxisWedge
@@ -128,3 +128,13 @@ def test_the_compiled_pool_is_the_general_one(window, rng):
     np.testing.assert_array_equal(compiled.best_points, general.best_points)
     np.testing.assert_array_equal(compiled.state.points, general.state.points)
     assert len(compiled.state) < len(points)  # some have met
+
+
+def test_points_are_the_poses_they_were_made_of(rng):
+    """All four choices of the largest part, half turns among them."""
+    half = Rotation.from_rotvec(np.pi * np.eye(3))
+    rotations = Rotation.concatenate([Rotation.random(200, rng=rng), half, Rotation.identity(1)])
+    shifts = rng.normal(size=(len(rotations), 3))
+    found = poses_of(pack(rotations.as_matrix(), shifts))
+    assert (found.rotation * rotations.inv()).magnitude().max() < 1e-7
+    np.testing.assert_array_equal(found.shift_angstrom, shifts)

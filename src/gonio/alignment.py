@@ -381,7 +381,10 @@ def _found(pair: Pair, found: Found, frame: Frame, score: Score) -> Result:
     equations = pair.filtered(score, found.expectation).normal_equations(poses.matrix, poses.shift_angstrom)
     values = np.where(np.isfinite(found.state.dissimilarity), equations.dissimilarity, np.inf)
     weighted = pair.filtered(Score.FCS, found.expectation).target
-    overlap = pair.plain(Score.FCS).totals(poses.matrix[0], poses.shift_angstrom[0])[3]
+    # Weighted as the target weights its samples, which exact pairs do all along.
+    overlap = equations.overlap[0]
+    if not pair.exact:
+        overlap = pair.plain(Score.FCS).totals(poses.matrix[0], poses.shift_angstrom[0])[3]
     rows = [i for i in range(1, len(values)) if np.isfinite(values[i])]
     return Result(
         pose=poses[0],

@@ -112,7 +112,9 @@ class Preparation:
             return self.plain_pair(target, diameter_angstrom=self.settings.mask_diameter_angstrom)
         if isinstance(target, TiltStack):
             return self._tilt_pair(target)
-        target = replace(target, volume=_about_centre(target.volume, self._compared_box(target)))
+        box = self._compared_box(target)
+        if box < target.box:
+            target = replace(target, volume=_about_centre(target.volume, box))
         ready = self._reference_for(target.box)
         reference = ready.spectrum
         clean = self._clean_pair(target, ready)

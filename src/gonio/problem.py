@@ -48,8 +48,9 @@ def unpack(points: NDArray) -> tuple[NDArray, NDArray]:
 
 def poses_of(points: NDArray) -> Pose:
     """Points (p, 12) as a batch of p poses."""
-    rotations, shifts = unpack(points)
-    return Pose(Rotation.from_matrix(rotations), shifts)
+    quaternions = np.empty((len(points), 4))
+    refine.quaternions(np.ascontiguousarray(points), quaternions)
+    return Pose(Rotation.from_quat(quaternions), points[:, 9:])
 
 
 def signature(points: NDArray, voxel_size_angstrom: float) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from gonio.kernels.cpu import N_SUMS, WEIGHT, sums_at
 from gonio.kernels.lm import RUNNING, judge, solve
 from gonio.kernels.model import NO_PRIOR, log_likelihood, model, prior
 
-__all__ = ["Landscape", "evaluate", "refine", "turned"]
+__all__ = ["Landscape", "evaluate", "quaternions", "refine", "turned"]
 
 
 class Landscape(NamedTuple):
@@ -123,6 +123,29 @@ def turned(rotation, vector, out):
     for i in range(3):
         for j in range(3):
             out[i, j] = turn[i, 0] * rotation[0, j] + turn[i, 1] * rotation[1, j] + turn[i, 2] * rotation[2, j]
+
+
+@strict
+def quaternions(points, out):
+    """The rotations of p points (p, 12) as quaternions (p, 4), scalar last: Shepperd's choice of the largest part."""
+    for i in range(points.shape[0]):
+        r = points[i]
+        trace = r[0] + r[4] + r[8]
+        largest = 3
+        parts = (r[0], r[4], r[8], trace)
+        for part in range(3):
+            if parts[part] > parts[largest]:
+                largest = part
+        if largest == 3:
+            q = (r[7] - r[5], r[2] - r[6], r[3] - r[1], 1.0 + trace)
+        elif largest == 0:
+            q = (1.0 + 2.0 * r[0] - trace, r[3] + r[1], r[2] + r[6], r[7] - r[5])
+        elif largest == 1:
+            q = (r[3] + r[1], 1.0 + 2.0 * r[4] - trace, r[7] + r[5], r[2] - r[6])
+        else:
+            q = (r[2] + r[6], r[7] + r[5], 1.0 + 2.0 * r[8] - trace, r[3] - r[1])
+        length = math.sqrt(q[0] ** 2 + q[1] ** 2 + q[2] ** 2 + q[3] ** 2)
+        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = q[0] / length, q[1] / length, q[2] / length, q[3] / length
 
 
 @strict
