@@ -374,12 +374,20 @@ def test_threads_change_no_bit(settings):
 
 
 @pytest.mark.parametrize("score", list(Score))
-def test_threads_change_no_bit_of_the_default_search(score):
-    """Nor what the aligner has met before: restorers are made for the first particle that needs one."""
+@pytest.mark.parametrize("search", ["coarse_to_fine", "local"])
+@pytest.mark.parametrize("reference", ["clean map", "subtomogram"])
+def test_threads_change_no_bit_of_the_default_search(score, search, reference):
+    """Nor what the aligner has met before: restorers are made for the first particle that needs one.
+
+    Of a clean map noisy targets are taken as they were measured, and a target without noise is restored.
+    """
+    other, settings = REFERENCE.volume if reference == "clean map" else noisy(1), Settings(score=score, search=search)
     targets = [noisy(0), sharp(POSES[1]), noisy(2)]
-    alone = Aligner(REFERENCE.volume, Settings(score=score)).align_many(targets)
-    assert same(alone, Aligner(REFERENCE.volume, Settings(score=score)).align_many(targets, n_threads=3))
-    backward = Aligner(REFERENCE.volume, Settings(score=score)).align_many(targets[::-1], n_threads=2)
+    starts = POSES[:3].retract(NEARBY) if search == "local" else None
+    back = None if starts is None else starts[::-1]
+    alone = Aligner(other, settings).align_many(targets, starts=starts)
+    assert same(alone, Aligner(other, settings).align_many(targets, starts=starts, n_threads=3))
+    backward = Aligner(other, settings).align_many(targets[::-1], starts=back, n_threads=2)
     assert same(alone, backward[::-1])
     for one, other in zip(alone, backward[::-1], strict=True):
         np.testing.assert_array_equal(one.covariance, other.covariance)

@@ -25,6 +25,7 @@ from gonio.fourier import (
     shell_limit,
 )
 from gonio.kernels import cpu
+from gonio.kernels.waves import plane_waves, through, waves
 from gonio.kernels.window import window_transform
 from gonio.lattice import LEAST_REACH, MARGIN, Places, low_spectrum
 from gonio.pose import Pose
@@ -85,6 +86,21 @@ def test_the_low_samples_are_those_of_the_whole_transform(n, limit, rng):
         found = low_spectrum(volume, limit)
         exact = centred_fft(volume.astype(float))[n // 2 : n // 2 + last + 1, cut, cut]
         np.testing.assert_allclose(found, exact, atol=1e-6 * n**1.5 * np.sqrt(n))
+
+
+@pytest.mark.parametrize("n, padded", [(8, 8), (9, 9), (8, 16), (9, 18)])
+@pytest.mark.parametrize("half", [True, False])
+def test_products_of_sines_and_cosines_become_plane_waves(n, padded, half, rng):
+    """To Nyquist, from k_z = 0 or its negative on, of a box by itself and padded; to float32 rounding."""
+    data = rng.normal(size=(n, n, n)).astype(np.float32)
+    count = padded // 2
+    first, side = count if half else 0, 2 * count + 1
+    found = np.empty((side - first, side, side), np.complex64)
+    plane_waves(through(data, (waves(n, period=padded, count=count),) * 3), padded, first, found)
+    wave = np.exp(-2j * np.pi * np.outer(np.arange(-count, count + 1), np.arange(n) - n // 2) / padded)
+    exact = np.einsum("zyx,kz,ly,mx->klm", data.astype(float), wave[first:], wave, wave)
+    # Where the box is not padded Nyquist's wave is real; elsewhere all are complex.
+    np.testing.assert_allclose(found, exact, atol=1e-6 * n**2)
 
 
 def test_samples_that_are_neighbours_in_memory_are_neighbours_in_frequency():

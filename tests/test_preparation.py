@@ -195,3 +195,34 @@ def test_tilt_images_are_compared_with_the_same_reference():
     pair = Preparation(REFERENCE, Settings()).pair(stack)
     assert not pair.target.on_grid and pair.crowding >= 1.0
     assert isinstance(pair.before, Expectation | None)
+
+
+@pytest.mark.parametrize("box", [8, 16, 17, 33, 64])
+@pytest.mark.parametrize("kind", ["white", "checkered", "one corner"])
+def test_what_holds_no_particle_still_has_an_answer(box, kind):
+    """As target and as reference: one particle of nothing does not end the alignment of all."""
+    data = {
+        "white": random(box).normal(size=(box,) * 3),
+        "checkered": np.indices((box,) * 3).sum(axis=0) % 2.0,  # nothing below the limit but rounding
+        "one corner": np.where(np.arange(box**3) == 0, 1.0, 0.0).reshape((box,) * 3),
+    }[kind]
+    nothing = Subtomogram(Volume(data, VOXEL), SingleAxisWedge(-60, 60))
+    resolution = 26.0 if box == 8 else None
+    particle = sharp(POSES[0], box=box)
+    settings = Settings(resolution_angstrom=resolution)
+    for target, reference in ((nothing, particle), (particle, nothing), (nothing, nothing), (nothing, particle.volume)):
+        result = Aligner(reference, settings).align(target)
+        assert np.isfinite(result.pose.matrix).all() and np.isfinite(result.pose.shift_angstrom).all()
+
+
+def test_a_diameter_beyond_the_box_is_that_of_the_box():
+    results = [Aligner(noisy(1), Settings(particle_diameter_angstrom=d)).align(noisy(0)) for d in (1e3, 1e6)]
+    np.testing.assert_array_equal(results[0].pose.matrix, results[1].pose.matrix)
+
+
+@pytest.mark.parametrize("box", [31, 32, 64])
+def test_the_finest_limit_is_two_voxels(box):
+    result = Aligner(sharp(Pose.identity(), box=box), Settings(resolution_angstrom=2 * VOXEL)).align(
+        sharp(POSES[1], box=box)
+    )
+    assert result.status.ok and result.pose.rotation_distance_deg(POSES[1]) < 0.1

@@ -439,6 +439,26 @@ def test_poses_in_a_batch_do_not_see_each_other():
         np.testing.assert_array_equal(together.descent[i], alone.descent[0])
 
 
+@pytest.mark.parametrize("n", [24, 25])
+def test_normal_matrices_of_shells_are_those_of_their_samples_alone(n):
+    """And add up to that of all; to the rounding of float32 sums."""
+    whole = comparison(*volumes(n), Score.FCS, wedge="both")
+    pose = TURN, VOXEL * SHIFT
+    normal, sums = whole.normal_matrices(*pose)
+    target = whole.target
+    for shell in range(1, target.n_shells):
+        alone = Comparison(target.take(target.shell == shell), whole.reference, score=Score.FCS)
+        equations = alone.normal_equations(pose[0][None], pose[1][None])
+        expected = equations.hessian[0] * equations.overlap[0]
+        np.testing.assert_allclose(normal[shell], expected, rtol=0, atol=ROUNDING * np.abs(expected).max())
+        np.testing.assert_allclose(sums[shell, 3], equations.overlap[0], rtol=1e-6)
+    each = whole.shell_sums(pose[0][None], pose[1][None])[0]
+    np.testing.assert_allclose(sums, each, rtol=0, atol=ROUNDING * np.abs(each).max())
+    equations = whole.normal_equations(pose[0][None], pose[1][None])
+    expected = equations.hessian[0] * equations.overlap[0]
+    np.testing.assert_allclose(normal.sum(axis=0), expected, rtol=0, atol=ROUNDING * np.abs(expected).max())
+
+
 def test_particles_that_cannot_be_compared_are_refused():
     f, g = volumes(24)
     target = Spectrum.of(Subtomogram(Volume(f, VOXEL)), resolution_angstrom=24 * VOXEL / LIMIT)

@@ -116,7 +116,8 @@ class Aligner:
         start
             Where a local search starts, which needs it.
         expectation
-            What such a pair has in common, as ``learn`` finds it from many; None to find it from this pair.
+            What such a pair has in common, as ``learn`` finds it from many; None to find it from this pair. Here and in
+            the result shells are one over the target's box wide, also where a smaller one is compared.
         record
             Whether the result holds the history of a stochastic search.
         kept
@@ -264,11 +265,12 @@ class Aligner:
     ) -> Result:
         diameter = self.settings.particle_diameter_angstrom or pair.diameter_angstrom
         diameter = diameter or self._preparation.diameter_angstrom(target)
-        share = diameter / (pair.target.box * target.voxel_size_angstrom)
-        plan = Plan.of(limit=pair.target.limit, diameter_share=share)
+        edge, cut = pair.target.box * target.voxel_size_angstrom, pair.target.box / target.box
+        # Nothing of a particle lies outside its box, whatever its diameter is said to be.
+        plan = Plan.of(limit=pair.target.limit, diameter_share=min(diameter / edge, 1.0))
         frame = self._frame(target, start, plan.reach_deg)
-        if pair.target.box < target.box:
-            frame = frame.within(pair.target)
+        if cut < 1.0:
+            frame = frame.cut_to(edge)
         if len(frame.rotations) == 1:
             # A single start is where it should be: a coarser look would only lead away from it.
             plan = replace(plan, limits=plan.limits[-1:])
@@ -288,9 +290,12 @@ class Aligner:
             plan=plan,
             score=self.settings.score,
             tactics=tactics,
-            expectation=expectation,
+            expectation=None if expectation is None else expectation.in_box(cut, pair.target.n_shells),
         )
         result = _found(pair, found, frame, self.settings.score)
+        shells = int(np.rint(pair.target.limit / cut)) + 1
+        told = found.expectation.in_box(1.0 / cut, shells) if expectation is None else expectation
+        result = replace(result, expectation=told)
         if self._preparation.keeps_out or found.expectation.shared_power < NOISE_FREE:
             return result
         return self._as_measured(target, result, frame, pair.crowding)

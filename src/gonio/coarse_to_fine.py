@@ -227,7 +227,7 @@ def _null(pair: Pair, points: NDArray) -> NDArray[np.float64]:
     some = points[:: max(1, len(points) // NULL_POSES)]
     comparison = pair.plain(Score.FCS)
     if len(some) < MIN_NULL_POSES:
-        return np.zeros(comparison.n_shells)
+        return np.zeros(comparison.target.n_shells)
     return null_correlation(comparison.shell_sums(*unpack(some)))
 
 

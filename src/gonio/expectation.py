@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-__all__ = ["Expectation", "null_correlation", "shell_weight"]
+__all__ = ["Expectation", "null_correlation", "shell_weight", "stretched"]
 
 # rho / (1 - rho^2) is not taken beyond rho = 0.99: no two inputs agree better than interpolation and box allow.
 MAX_CORRELATION = 0.99
@@ -96,6 +96,18 @@ class Expectation:
             contrast=float(np.median([e.contrast for e in many])),
         )
 
+    def in_box(self, share: float, shells: int) -> Expectation:
+        """The same in ``shells`` shells of a box that is ``share`` times as large."""
+        if share == 1.0:
+            return self
+        return Expectation(
+            correlation=stretched(self.correlation, share, shells),
+            target_power=stretched(self.target_power, share, shells),
+            reference_power=stretched(self.reference_power, share, shells),
+            null=stretched(self.null, share, shells),
+            contrast=self.contrast,
+        )
+
     @property
     def shared_power(self) -> float:
         """The mean of rho over the target's power."""
@@ -121,6 +133,11 @@ class Expectation:
         """The same, the correlation nowhere above ``ceiling`` (s,): that of the reference with the truth, say."""
         rho = np.minimum(self.correlation, np.maximum(ceiling, 0.0))
         return replace(self, correlation=rho, null=np.minimum(self.null, MAX_NULL * rho))
+
+
+def stretched(values: NDArray[np.float64], share: float, shells: int) -> NDArray[np.float64]:
+    """Values of shells (s,) in ``shells`` shells of a box that is ``share`` times as large, linear between shells."""
+    return np.interp(np.arange(shells) / share, np.arange(len(values)), values)
 
 
 def null_correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:

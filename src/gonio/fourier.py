@@ -10,7 +10,6 @@ and the interpolation of a spectrum between its samples. Must not know what a sc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
@@ -29,6 +28,7 @@ from gonio.lattice import (
     in_friedel_half,
     index_grid,
     low_spectrum,
+    shell_means,
 )
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.wedge import NoWedge, Wedge, WeightVolumeWedge
@@ -169,15 +169,19 @@ class Spectrum:
         """Distance of each sample from zero frequency, in units of one over the box, shape (n,)."""
         return np.linalg.norm(self.frequency_xyz.astype(np.float64), axis=0)
 
+    @property
+    def n_shells(self) -> int:
+        """Shells 0, 1, ... up to the limit."""
+        return int(np.rint(self.limit)) + 1
+
+    @cached_property
+    def shell(self) -> NDArray[np.int32]:
+        """The shell of each sample, round(abs(k)), shape (n,)."""
+        return np.minimum(np.rint(self.radius).astype(np.int32), self.n_shells - 1)
+
     def below(self, limit: float) -> Spectrum:
         """The samples within a smaller ball."""
         return replace(self.take(self.radius <= limit * (1 + 1e-6)), limit=limit)
-
-    def shells(self) -> Iterator[Spectrum]:
-        """The samples of each shell that holds any: shell s has round(abs(k)) = s."""
-        shell = np.rint(self.radius)
-        for s in np.unique(shell):
-            yield self.take(shell == s)
 
     def whitened(self) -> Spectrum:
         """The same samples, each weighted by one over the power of noise in its shell; weights have a mean of one.
@@ -185,22 +189,18 @@ class Spectrum:
         Nearly all power of a tilt image is noise, so that its own mean power serves (docs/theory.md eq. 32). Samples of
         little transfer count little in it: what leaks into them was divided by nearly nothing.
         """
-        shell = np.rint(self.radius).astype(np.int64)
         trust = self.weight * self.transfer.astype(np.float64) ** 2
-        total = np.bincount(shell, weights=trust)
-        power = np.bincount(shell, weights=trust * np.abs(self.value) ** 2)
-        seen = np.flatnonzero((total > 0) & (power > 0))
-        noise = np.interp(self.radius, seen, power[seen] / total[seen])
+        total = np.bincount(self.shell, weights=trust)
+        power = np.bincount(self.shell, weights=trust * np.abs(self.value) ** 2)
+        noise = shell_means(power, np.where(power > 0, total, 0.0), self.radius)
         weight = self.weight / (noise + MIN_NOISE * noise.max(initial=0.0))
         return replace(self, weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32))
 
     def shell_power(self) -> NDArray[np.float64]:
         """Mean square of the samples of shells 0, 1, ... up to the limit, (s,); an empty shell is interpolated."""
-        shell = np.rint(self.radius).astype(np.int64)
-        count = np.bincount(shell, weights=self.weight)
-        total = np.bincount(shell, weights=self.weight * np.abs(self.value) ** 2)
-        seen = np.flatnonzero(count > 0)
-        return np.interp(np.arange(int(np.rint(self.limit)) + 1), seen, total[seen] / count[seen])
+        count = np.bincount(self.shell, weights=self.weight)
+        total = np.bincount(self.shell, weights=self.weight * np.abs(self.value) ** 2)
+        return shell_means(total, count, np.arange(self.n_shells))
 
     def take(self, keep: NDArray[np.bool_]) -> Spectrum:
         """Some of the samples."""

@@ -66,12 +66,13 @@ class Frame:
     cone: Cone | None = None
     prior: Prior | None = None
 
-    def within(self, compared: Spectrum) -> Frame:
-        """The same for a box that was cut to what its particle needs: no shift leads out of it."""
-        edge = compared.box * compared.voxel_size_angstrom
-        radius = 0.25 * edge if self.radius_angstrom > 0.25 * edge else self.radius_angstrom
-        furthest = min(self.max_shift_angstrom, LARGEST_SHIFT * edge)
-        return replace(self, max_shift_angstrom=furthest, radius_angstrom=radius)
+    def cut_to(self, box_angstrom: float) -> Frame:
+        """The same for a box that was cut to what its particle needs, of that edge: no shift leads out of it."""
+        return replace(
+            self,
+            max_shift_angstrom=min(self.max_shift_angstrom, LARGEST_SHIFT * box_angstrom),
+            radius_angstrom=min(self.radius_angstrom, 0.25 * box_angstrom),
+        )
 
     def seeds(
         self, comparison: Comparison, *, points: int | None = None

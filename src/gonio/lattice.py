@@ -21,7 +21,7 @@ from gonio.kernels.waves import plane_waves, through, waves
 from gonio.volume import Subtomogram
 from gonio.wedge import Wedge
 
-__all__ = ["Places", "in_friedel_half", "index_grid", "low_spectrum", "remembered"]
+__all__ = ["Places", "in_friedel_half", "index_grid", "low_spectrum", "remembered", "shell_means"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,15 @@ def in_friedel_half(index_xyz: NDArray) -> NDArray[np.bool_]:
     for axis in range(index_xyz.shape[-1]):
         chosen = (index_xyz[..., axis] > 0) | ((index_xyz[..., axis] == 0) & chosen)
     return chosen
+
+
+def shell_means(total: NDArray, count: NDArray, radius: NDArray) -> NDArray[np.float64]:
+    """Means total / count of shells 0, 1, ..., (s,) each, at distances from zero frequency: linear between shells.
+
+    Shells that count for nothing lie between their neighbours.
+    """
+    seen = np.flatnonzero(count > 0)
+    return np.interp(radius, seen, total[seen] / count[seen])
 
 
 def low_spectrum(data: NDArray[np.float32], limit: float) -> NDArray[np.complex64]:

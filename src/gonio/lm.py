@@ -33,12 +33,18 @@ FIRST_DAMPING = 1e-2
 class Status(Enum):
     """How a refinement ended, or that it has not; ``sentence`` says it to a person."""
 
-    RUNNING = (0, "not finished yet")
-    CONVERGED = (1, "the pose moves by less than the tolerance")
-    STALLED = (2, "no step lowers the dissimilarity any further")
-    MAX_ITERATIONS = (3, "stopped after the largest allowed number of iterations; allow more of them")
-    SINGULAR = (4, "the data do not determine a step: nothing changes with the pose")
-    NO_OVERLAP = (5, "the two wedges share too few measured frequencies; try another start or a wider wedge")
+    RUNNING = (kernels.RUNNING, "not finished yet")
+    CONVERGED = (kernels.CONVERGED, "the pose moves by less than the tolerance")
+    STALLED = (kernels.STALLED, "no step lowers the dissimilarity any further")
+    MAX_ITERATIONS = (
+        kernels.MAX_ITERATIONS,
+        "stopped after the largest allowed number of iterations; allow more of them",
+    )
+    SINGULAR = (kernels.SINGULAR, "the data do not determine a step: nothing changes with the pose")
+    NO_OVERLAP = (
+        kernels.NO_OVERLAP,
+        "the two wedges share too few measured frequencies; try another start or a wider wedge",
+    )
 
     def __init__(self, code: int, sentence: str) -> None:
         self.code = code

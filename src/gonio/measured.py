@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.fourier import Spectrum
-from gonio.lattice import Places, low_spectrum
+from gonio.lattice import Places, low_spectrum, shell_means
 from gonio.restoration import sphere_of
 from gonio.volume import Subtomogram
 
@@ -65,7 +65,8 @@ class Measured:
         inner = places.reach > INNER if (places.reach > INNER).any() else np.ones(len(held), dtype=bool)
         shell, shells = places.shell[inner], int(np.rint(limit)) + 1
         count = np.bincount(shell, minlength=shells)
-        noise = _filled(np.bincount(shell, weights=_power(beyond[inner]), minlength=shells), square * count)
+        outer = np.bincount(shell, weights=_power(beyond[inner]), minlength=shells)
+        noise = shell_means(outer, square * count, np.arange(shells))
         noise = np.maximum(noise, MIN_NOISE * noise.max())
         within = np.bincount(shell, weights=_power((held - beyond)[inner]), minlength=shells)
         signal = within / np.maximum(count, 1) - sphere_power * noise
@@ -133,9 +134,3 @@ def _outside(
 
 def _power(value: NDArray[np.complex64]) -> NDArray[np.float32]:
     return value.real**2 + value.imag**2
-
-
-def _filled(total: NDArray, count: NDArray) -> NDArray[np.float64]:
-    """Means; those of empty shells lie between their neighbours'."""
-    shells, seen = np.arange(len(total)), np.flatnonzero(count > 0)
-    return np.interp(shells, seen, total[seen] / count[seen])

@@ -1,7 +1,7 @@
 """From particles to the samples that are compared, plain or restored; what depends on the reference is kept.
 
-Flow: particle -> restored within its sphere (restoration), or weighted by its noise (measured), or masked, or as it is
--> samples (fourier). Must not know how a pose is looked for.
+Flow: particle -> cut to a box that holds it -> restored within its sphere (restoration), or weighted by its noise
+(measured), or masked, or as it is -> samples (fourier). Must not know how a pose is looked for.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.coarse_to_fine import Pair
-from gonio.expectation import Expectation
+from gonio.expectation import Expectation, stretched
 from gonio.fourier import MIN_SHELLS, FourierVolume, Spectrum, shell_limit
 from gonio.lattice import remembered
 from gonio.measured import Measured
-from gonio.restoration import EXTENT_SHELLS, Restored, Restorer, circle_crowding, sphere_diameter_angstrom
+from gonio.restoration import (
+    EXTENT_SHELLS,
+    Restored,
+    Restorer,
+    circle_crowding,
+    sphere_diameter_angstrom,
+    widest_sphere_angstrom,
+)
 from gonio.settings import Settings
-from gonio.volume import MASK_EDGE, Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
+from gonio.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
 from gonio.wedge import NoWedge, Wedge
 
 __all__ = ["Preparation"]
@@ -33,9 +40,10 @@ PICKED_WITHIN = 1.25
 # differ by: they then share their spheres.
 SPHERE_STEP = 0.2
 # Boxes are cut to this many diameters of the particle's sphere, whose soft edge ends at 1.25, where that takes a fifth
-# or more of their edge. `sharp` in boxes of 64, +-60: 17 ms a pair and 1.09 degrees rms, whole 71 ms and 0.97; lost is
-# what the wedge has smeared out of the smaller box. Cut after the restoration: 84 ms and 1.00 degrees.
-CUT, WORTH_CUTTING = 1.35, 0.8
+# or more of their edge; lost is what the wedge has smeared out of the smaller box. `sharp` in boxes of 64, +-60, under
+# the noise of SNR 0.5 in boxes of 32: with 1.35, 1.5, 1.6 and 1.7 off by 1.51, 0.92, 0.84 and 0.84 degrees rms in 14,
+# 16, 19 and 23 ms a pair; whole by 0.83 in 53 ms. With 1.6 under a quarter of that noise 0.62, whole 0.41.
+CUT, WORTH_CUTTING = 1.6, 0.8
 # How often a sphere is looked for.
 LOOKS = 8
 # Restorers that are remembered, of any reference: one for each wedge and box.
@@ -92,12 +100,15 @@ class Preparation:
         self._lock = Lock()
         if mask is not None and mask.box != reference.box:
             raise ValueError(f"the mask has a box of {mask.box} voxels, the reference one of {reference.box}")
+        if mask is not None and not mask.data.max() > 0:
+            raise ValueError("the mask is zero everywhere: it must be 1 where the reference has density")
         lengths = settings.lengths(box=reference.box, voxel_size_angstrom=reference.voxel_size_angstrom)
         self._resolution_angstrom = lengths.resolution_angstrom
         shown = mask or reference.volume
         self._extent = self._sphere_angstrom(shown, shown.box_angstrom)
         if settings.restores:
-            self._reference_for(reference.box)
+            self._needed, self._restored = self._restored_reference()
+            self._reference_for(self._cut_box(self._extent, reference.volume))
         else:
             self._plain_reference(reference.box, settings.mask_diameter_angstrom)
 
@@ -207,10 +218,11 @@ class Preparation:
 
     @property
     def memory_bytes(self) -> int:
-        """What the spectra of the reference take."""
+        """What the spectra of the reference and its restored density take."""
         ready = [r.spectrum for r in self._ready.values()] + [r.clean[0] for r in self._ready.values() if r.clean]
         different = {id(spectrum): spectrum for spectrum in [*ready, *self._plain.values()]}
-        return sum(spectrum.memory_bytes for spectrum in different.values())
+        restored = self._restored.volume.data.nbytes if self.settings.restores else 0
+        return restored + sum(spectrum.memory_bytes for spectrum in different.values())
 
     @property
     def keeps_out(self) -> bool:
@@ -249,7 +261,7 @@ class Preparation:
         """The sphere about the target's centre beside which the particle may lie: of what the reference shows."""
         if self.settings.mask_diameter_angstrom is not None:
             return self.settings.mask_diameter_angstrom
-        widest = target.box * target.voxel_size_angstrom / (1.0 + 2.0 * MASK_EDGE)
+        widest = widest_sphere_angstrom(target.box * target.voxel_size_angstrom)
         return min(PICKED_WITHIN * (self.settings.particle_diameter_angstrom or self._extent), widest)
 
     def check(self, target: Particle) -> None:
@@ -263,25 +275,34 @@ class Preparation:
         if abs(size / own - 1.0) > VOXEL_SIZE_TOLERANCE:
             raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
 
-    def _prepared_reference(self, box: int) -> _Reference:
-        volume, wedge = self.reference.volume, self.reference.wedge
-        edge = self._cut_box(self._extent, volume)
-        volume = _about_centre(volume, edge)
-        mask = None if self._mask is None else _about_centre(self._mask, edge)
-        own, limit = self._limit(edge), self._limit(box)
+    def _restored_reference(self) -> tuple[Volume, Restored]:
+        """The reference as it is and restored, in the box that it needs; shares are those of shells of its own box.
+
+        It is restored only once, so all that its wedge has smeared takes part: cut before, 0.84 degrees (see ``CUT``)
+        are 1.13. A given mask is not cut.
+        """
+        volume = self.reference.volume
         diameter = self.settings.mask_diameter_angstrom or self._extent
-        restored = self._restorer(wedge, edge, diameter, own, mask).restore(volume)
+        restorer = self._restorer(self.reference.wedge, volume.box, diameter, self._limit(volume.box), self._mask)
+        restored = restorer.restore(volume)
+        if self._mask is not None:
+            return volume, restored
+        box = self._cut_box(self._extent, volume)
+        return _about_centre(volume, box), replace(restored, volume=_about_centre(restored.volume, box))
+
+    def _prepared_reference(self, box: int) -> _Reference:
+        wedge, own, limit = self.reference.wedge, self._needed.box, self._limit(box)
         shells = int(np.rint(limit)) + 1
 
         def seen(one: Volume) -> tuple[FourierVolume, NDArray[np.float64]]:
-            power = Spectrum.of(Subtomogram(one, wedge), limit=own).shell_power()
-            return FourierVolume.of(one, wedge=wedge, limit=limit, box=box), _stretched(power, box / edge, shells)
+            power = Spectrum.of(Subtomogram(one, wedge), limit=self._limit(own)).shell_power()
+            return FourierVolume.of(one, wedge=wedge, limit=limit, box=box), stretched(power, box / own, shells)
 
-        share = _stretched(restored.signal_share, box / edge, shells)
-        spectrum, power = seen(restored.volume)
+        share = stretched(self._restored.signal_share, box / self.reference.box, shells)
+        spectrum, power = seen(self._restored.volume)
         clean = None
         if isinstance(wedge, NoWedge) and share.min() >= CLEAN:
-            clean = (spectrum, power) if self.keeps_out else seen(volume)
+            clean = (spectrum, power) if self.keeps_out else seen(self._needed)
         return _Reference(spectrum, share, power, clean)
 
     def _restorer(
@@ -308,7 +329,7 @@ class Preparation:
 @lru_cache(maxsize=RESTORERS)
 def _restorer_of(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: float) -> Restorer:
     """Of any sphere; particles take it ``within`` theirs."""
-    widest = box * voxel_size_angstrom / (1.0 + 2.0 * MASK_EDGE)
+    widest = widest_sphere_angstrom(box * voxel_size_angstrom)
     return Restorer.of(wedge, box=box, voxel_size_angstrom=voxel_size_angstrom, diameter_angstrom=widest, limit=limit)
 
 
@@ -319,8 +340,3 @@ def _about_centre(volume: Volume, box: int) -> Volume:
     first = volume.box // 2 - box // 2
     part = slice(first, first + box)
     return Volume(np.ascontiguousarray(volume.data[part, part, part]), volume.voxel_size_angstrom)
-
-
-def _stretched(values: NDArray[np.float64], factor: float, count: int) -> NDArray[np.float64]:
-    """Values of shells in as many shells of a box that is ``factor`` times as large: ``count`` of them."""
-    return np.interp(np.arange(count) / factor, np.arange(len(values)), values)

@@ -28,10 +28,19 @@ from scipy.optimize import isotonic_regression
 from gonio.fourier import index_grid
 from gonio.kernels.restore import Model, Optics, conjugate_gradients, density_of, explained
 from gonio.kernels.waves import Filter, back, filter_of, filtered, resampled, through, waves
+from gonio.lattice import shell_means
 from gonio.volume import MASK_EDGE, TiltStack, Volume, soft_sphere
 from gonio.wedge import Wedge
 
-__all__ = ["Restored", "Restorer", "circle_crowding", "extent_angstrom", "sphere_diameter_angstrom", "sphere_of"]
+__all__ = [
+    "Restored",
+    "Restorer",
+    "circle_crowding",
+    "extent_angstrom",
+    "sphere_diameter_angstrom",
+    "sphere_of",
+    "widest_sphere_angstrom",
+]
 
 # Conjugate gradients: 12 steps leave noise-free pairs 0.10 degrees apart, 30 steps 0.10, 6 steps 0.20. They end before
 # when what is left of the residual is this share of its first power, and of what the scatter of v amounts to: after 3
@@ -42,6 +51,8 @@ ITERATIONS, LEFT_OVER, LEFT_OF_SCATTER = 12, 2e-3, 0.06
 MOST_EXCESS = 5.0
 # No noise is taken to be weaker than this share of the signal: interpolation and the box allow no better.
 MIN_NOISE = 1e-3
+# What seems to be noise alone is taken to hold this share of its power as signal: it still looks like something.
+MIN_SIGNAL = 1e-3
 # The extent is read from the lowest shells: the radius of this share of their energy, times a margin. With it the
 # spheres of `sharp`, `pseudo_symmetric` and `four_gaussians` are 210, 210 and 256 angstrom, where errors are smallest.
 EXTENT_SHELLS, EXTENT_SHARE, EXTENT_MARGIN = 5.0, 0.8, 1.2
@@ -59,6 +70,11 @@ def sphere_of(box: int, voxel_size_angstrom: float, diameter_angstrom: float) ->
     """The soft sphere of ``volume.masked_volume``."""
     diameter = diameter_angstrom / voxel_size_angstrom
     return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
+
+
+def widest_sphere_angstrom(box_angstrom: float) -> float:
+    """Diameter of the soft sphere whose edge, an eighth of it, ends at the faces of a box."""
+    return box_angstrom / (1.0 + 2.0 * MASK_EDGE)
 
 
 @dataclass(frozen=True)
@@ -162,6 +178,7 @@ class Restorer:
             mean = np.vdot(self.sphere, data) / self.sphere.sum()
             inside = np.maximum(self._power(data - mean, self.sphere) - noise, 0.0)
             signal = np.asarray(isotonic_regression(inside, increasing=False).x)  # it falls with frequency
+            signal = signal if signal.any() else MIN_SIGNAL * noise
         else:
             signal, noise = powers
         noise = np.maximum(noise, MIN_NOISE * signal)
@@ -221,8 +238,7 @@ class _Shells:
     def power(self, spectrum: NDArray) -> NDArray[np.float64]:
         """Mean square of the measured samples in shells 1, 2, ... up to the limit, (s,)."""
         total = np.bincount(self.shell, weights=(spectrum * filtered(self.weight, spectrum)).ravel())
-        seen = np.flatnonzero(self.count > 0)
-        return np.interp(np.arange(1, int(self.limit) + 1), seen, total[seen] / self.count[seen])
+        return shell_means(total, self.count, np.arange(1, int(self.limit) + 1))
 
     def at_samples(self, power: NDArray) -> NDArray[np.float32]:
         """What is known in shells 1, 2, ... at every sample, linear between them, (k, k, k)."""
@@ -318,9 +334,8 @@ def _extent_shells() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def sphere_diameter_angstrom(volume: Volume, *, shells: float = EXTENT_SHELLS) -> float:
     """Diameter of the soft sphere that holds a volume: twice its extent, at most the box.
 
-    The sphere's edge (an eighth of its diameter) falls outside that extent, and must end at the box's faces.
+    The sphere's edge falls outside that extent.
     """
     edge = volume.box_angstrom
-    widest = edge / (1.0 + 2.0 * MASK_EDGE)
     least = MIN_SPHERE * edge * EXTENT_SHELLS / max(shells, EXTENT_SHELLS)
-    return float(np.clip(2.0 * extent_angstrom(volume, shells=shells), least, widest))
+    return float(np.clip(2.0 * extent_angstrom(volume, shells=shells), least, widest_sphere_angstrom(edge)))

@@ -83,14 +83,11 @@ class Comparison:
         self.target = target
         self.reference = reference
         self.score = Score(score)
-        radius = target.radius
-        self.n_shells = int(np.rint(target.limit)) + 1
-        self.shell = np.minimum(np.rint(radius).astype(np.int32), self.n_shells - 1)
         self._counts, self.unit = _plain_counts(target), 1.0
         if self.score is Score.LIKELIHOOD:
             if expectation is None:
                 raise ValueError("the likelihood ratio needs the expected correlation of the shells: use a filter")
-            self._counts, self.unit = _likelihood_counts(target, expectation, radius)
+            self._counts, self.unit = _likelihood_counts(target, expectation)
         self.least = max(float(MIN_SAMPLES), MIN_OVERLAP * float(target.weight.sum(dtype=np.float64)))
         weight, power, own = self._counts
         value = np.stack([target.value.real, target.value.imag])  # (2, n)
@@ -127,16 +124,16 @@ class Comparison:
 
     def shell_sums(self, rotations: NDArray, shifts_angstrom: NDArray) -> NDArray[np.float64]:
         """|f|^2, |g|^2, f.g and |Omega| of each shell at p poses, shape (p, s, 4): shell s holds round(abs(k)) = s."""
-        sums = np.empty((len(rotations), self.n_shells, 4))
+        sums = np.empty((len(rotations), self.target.n_shells, 4))
         matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
-        cpu.shell_sums(self.reference.kernel, self.samples, matrices, phases, self.shell, sums)
+        cpu.shell_sums(self.reference.kernel, self.samples, matrices, phases, self.target.shell, sums)
         return sums
 
     def normal_matrices(self, rotation: NDArray, shift_angstrom: NDArray) -> tuple[NDArray, NDArray]:
         """J^T J of each shell at one pose, (s, 6, 6), and the shell sums there, (s, 4)."""
-        sums = np.empty((self.n_shells, cpu.N_SUMS))
+        sums = np.empty((self.target.n_shells, cpu.N_SUMS))
         matrices, phases = self._as_kernels_take_them(rotation[None], shift_angstrom[None])
-        cpu.shell_equations(self.reference.kernel, self.samples, matrices[0], phases[0], self.shell, sums)
+        cpu.shell_equations(self.reference.kernel, self.samples, matrices[0], phases[0], self.target.shell, sums)
         units = np.repeat([1.0, self.phase], 3)
         normal = np.zeros((len(sums), 6, 6))
         normal[:, _UPPER[0], _UPPER[1]] = normal[:, _UPPER[1], _UPPER[0]] = sums[:, cpu.JTJ : cpu.JTF]
@@ -159,14 +156,12 @@ def _plain_counts(target: Spectrum) -> tuple[NDArray, NDArray, NDArray]:
     return target.weight, power, np.ones_like(target.weight)
 
 
-def _likelihood_counts(
-    target: Spectrum, expectation: Expectation, radius: NDArray
-) -> tuple[tuple[NDArray, NDArray, NDArray], float]:
+def _likelihood_counts(target: Spectrum, expectation: Expectation) -> tuple[tuple[NDArray, NDArray, NDArray], float]:
     """The same for eq. 30, each sample's terms divided by its weight in f.g, and the unit of these weights.
 
     Weights have a mean of one, so that their sum still counts samples.
     """
-    shells = np.arange(len(expectation.correlation))
+    shells, radius = np.arange(len(expectation.correlation)), target.radius
     rho = np.maximum(expectation.at(radius), MIN_CORRELATION)
     null = np.minimum(expectation.null_at(radius), MAX_NULL * rho)
     f_rms = np.sqrt(np.interp(radius, shells, expectation.target_power))

@@ -58,7 +58,7 @@ def pose_covariance(
     """
     comparison = Comparison(target, reference, score=Score.FCS)
     normal, sums = comparison.normal_matrices(pose.matrix, pose.shift_angstrom)
-    shell, weight = comparison.shell, target.weight.astype(np.float64)
+    shell, weight = target.shell, target.weight.astype(np.float64)
     mean_weight = np.bincount(shell, weight**2, len(sums)) / np.maximum(np.bincount(shell, weight, len(sums)), 1e-300)
     told = (sums[:, 3] > 0) & (sums[:, 1] > 0)
     ff, gg, fg, count = sums[told].T

@@ -15,7 +15,7 @@ MAX_DAMPING = 1e12
 MAX_GROWTH = 1e6
 # Below this share of the largest, a diagonal element of H counts as zero: the direction moves nothing.
 MIN_DIAGONAL = 1e-12
-# As ``lm.Status``.
+# Codes of ``gonio.lm.Status``.
 RUNNING, CONVERGED, STALLED, MAX_ITERATIONS, SINGULAR, NO_OVERLAP = 0, 1, 2, 3, 4, 5
 
 

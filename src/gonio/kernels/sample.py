@@ -1,12 +1,12 @@
-"""What happens at one Fourier sample: scalars in, tuples out. The only copy of this mathematics.
+"""What happens at one Fourier sample, scalars in, tuples out; the sum over its neighbours stands in ``vector``.
 
 Legend (docs/theory.md eqs. 3-8)
     k       frequency of a sample of the target, in its own grid index units, xyz
     q       R^T k, the same frequency in the reference's frame
-    G(q)    spectrum of the reference, interpolated; G' = c exp(-i p.k) G(q) its value as the target would show it
+    G(q)    spectrum of the reference, interpolated; G' = c exp(-i p.k) G(q) its value as the target would show it,
+            c the target's transfer (1, or its CTF)
     p       2 pi t / n, the shift as a phase per index
-    c       transfer of the target at k (1, or its CTF)
-    f, w    the target's value and weight
+    s       place of a sample between two grid points, -1 to 1
 """
 
 from __future__ import annotations
