@@ -40,10 +40,12 @@ PICKED_WITHIN = 1.25
 # differ by: they then share their spheres.
 SPHERE_STEP = 0.2
 # Boxes are cut to this many diameters of the particle's sphere, whose soft edge ends at 1.25, where that takes a fifth
-# or more of their edge; lost is what the wedge has smeared out of the smaller box. `sharp` in boxes of 64, +-60, under
-# the noise of SNR 0.5 in boxes of 32: with 1.35, 1.5, 1.6 and 1.7 off by 1.51, 0.92, 0.84 and 0.84 degrees rms in 14,
-# 16, 19 and 23 ms a pair; whole by 0.83 in 53 ms. With 1.6 under a quarter of that noise 0.62, whole 0.41.
-CUT, WORTH_CUTTING = 1.6, 0.8
+# or more of their edge; lost is what the wedge has smeared out of the smaller box. References are restored only once,
+# and in more of theirs. 40 pairs of `sharp` in boxes of 64, +-60, SNR 0.25, rms and time a pair: 1.2 and 1.35, 1.71
+# degrees, 14 ms; 1.35 and 1.7, 1.56, 19; 1.5 and 1.7, 1.52, 21; whole, 1.32, 92; in boxes of 32, 17 ms.
+CUT, REFERENCE_CUT, WORTH_CUTTING = 1.5, 1.7, 0.8
+# The same for looking for the sphere: what lies around is noise.
+LOOK = 1.4
 # How often a sphere is looked for.
 LOOKS = 8
 # Restorers that are remembered, of any reference: one for each wedge and box.
@@ -183,23 +185,23 @@ class Preparation:
         """
         diameter = self._shown_angstrom(volume, about_angstrom)
         for _ in range(LOOKS):
-            volume = _about_centre(volume, self._cut_box(diameter, volume))
+            volume = _about_centre(volume, self._cut_box(diameter, volume, LOOK))
             before, diameter = diameter, self._shown_angstrom(volume, diameter)
             if diameter >= before:
                 break
         return diameter
 
-    def _cut_box(self, diameter_angstrom: float, volume: Volume) -> int:
+    def _cut_box(self, diameter_angstrom: float, volume: Volume, cut: float = CUT) -> int:
         """Voxels along the edge of a box that holds a sphere, and shells enough; the volume's own if hardly larger."""
         diameter = max(diameter_angstrom, self.settings.mask_diameter_angstrom or 0.0)
-        least = max(CUT * diameter, 2.0 * MIN_SHELLS * self._resolution_angstrom) / volume.voxel_size_angstrom
+        least = max(cut * diameter, 2.0 * MIN_SHELLS * self._resolution_angstrom) / volume.voxel_size_angstrom
         box = 2 * int(np.ceil(0.5 * least - 1e-6))
         return box if box <= WORTH_CUTTING * volume.box else volume.box
 
     def _shown_angstrom(self, volume: Volume, about_angstrom: float) -> float:
         """The diameter that a volume shows, in steps, when it is looked for in the detail of one of ``about`` that."""
         step = SPHERE_STEP * self._resolution_angstrom
-        shells = EXTENT_SHELLS * volume.box_angstrom / (CUT * about_angstrom)
+        shells = EXTENT_SHELLS * volume.box_angstrom / (LOOK * about_angstrom)
         return float(np.floor(sphere_diameter_angstrom(volume, shells=shells) / step + 0.5) * step)
 
     def _clean_pair(self, target: Subtomogram, ready: _Reference) -> Pair | None:
@@ -276,15 +278,17 @@ class Preparation:
             raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
 
     def _restored_reference(self) -> tuple[Volume, Restored]:
-        """The reference as it is and restored, in the box that it needs; shares are those of shells of its own box.
+        """The reference as it is and restored, in the box that it needs; a given mask is not cut.
 
-        It is restored only once, so all that its wedge has smeared takes part: cut before, 0.84 degrees (see ``CUT``)
-        are 1.13. A given mask is not cut.
+        Shares are those of the shells of the box in which it was restored.
         """
         volume = self.reference.volume
+        if self._mask is None:
+            volume = _about_centre(volume, self._cut_box(self._extent, volume, REFERENCE_CUT))
         diameter = self.settings.mask_diameter_angstrom or self._extent
         restorer = self._restorer(self.reference.wedge, volume.box, diameter, self._limit(volume.box), self._mask)
         restored = restorer.restore(volume)
+        self._restored_box = volume.box
         if self._mask is not None:
             return volume, restored
         box = self._cut_box(self._extent, volume)
@@ -298,7 +302,7 @@ class Preparation:
             power = Spectrum.of(Subtomogram(one, wedge), limit=self._limit(own)).shell_power()
             return FourierVolume.of(one, wedge=wedge, limit=limit, box=box), stretched(power, box / own, shells)
 
-        share = stretched(self._restored.signal_share, box / self.reference.box, shells)
+        share = stretched(self._restored.signal_share, box / self._restored_box, shells)
         spectrum, power = seen(self._restored.volume)
         clean = None
         if isinstance(wedge, NoWedge) and share.min() >= CLEAN:
