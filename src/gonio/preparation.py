@@ -41,9 +41,11 @@ PICKED_WITHIN = 1.25
 SPHERE_STEP = 0.2
 # Boxes are cut to this many diameters of the particle's sphere, whose soft edge ends at 1.25, where that takes a fifth
 # or more of their edge; lost is what the wedge has smeared out of the smaller box. `sharp` in boxes of 64, +-60, under
-# the noise of SNR 0.5 in boxes of 32: with 1.35, 1.5, 1.6 and 1.7 off by 1.51, 0.92, 0.84 and 0.84 degrees rms in 14,
-# 16, 19 and 23 ms a pair; whole by 0.83 in 53 ms. With 1.6 under a quarter of that noise 0.62, whole 0.41.
-CUT, WORTH_CUTTING = 1.6, 0.8
+# the noise of SNR 0.5 in boxes of 32: with 1.35, 1.6, 1.65 and 1.7 off by 1.75, 1.02, 0.87 and 0.87 degrees rms, whole
+# by 0.85; with 1.65 in 0.36 of the time. Under a quarter of that noise 0.95, 0.70, 0.62 and 0.56, whole 0.46.
+CUT, WORTH_CUTTING = 1.65, 0.8
+# The sphere is looked for in shells as fine as the lowest five of a box of so many of its diameters.
+LOOKED_AT = 1.35
 # How often a sphere is looked for.
 LOOKS = 8
 # Restorers that are remembered, of any reference: one for each wedge and box.
@@ -197,7 +199,7 @@ class Preparation:
     def _shown_angstrom(self, volume: Volume, about_angstrom: float) -> float:
         """The diameter that a volume shows, in steps, when it is looked for in the detail of one of ``about`` that."""
         step = SPHERE_STEP * self._resolution_angstrom
-        shells = EXTENT_SHELLS * volume.box_angstrom / (CUT * about_angstrom)
+        shells = EXTENT_SHELLS * volume.box_angstrom / (LOOKED_AT * about_angstrom)
         return float(np.floor(sphere_diameter_angstrom(volume, shells=shells) / step + 0.5) * step)
 
     def _clean_pair(self, target: Subtomogram, ready: _Reference) -> Pair | None:
@@ -276,8 +278,8 @@ class Preparation:
     def _restored_reference(self) -> tuple[Volume, Restored]:
         """The reference as it is and restored, in the box that it needs; shares are those of shells of its own box.
 
-        It is restored only once, so all that its wedge has smeared takes part: cut before, 0.84 degrees (see ``CUT``)
-        are 1.13. A given mask is not cut.
+        It is restored only once, so all that its wedge has smeared takes part: cut before, it is off by a
+        third more (1.13 for 0.84 degrees with 1.6 of ``CUT``). A given mask is not cut.
         """
         volume = self.reference.volume
         diameter = self.settings.mask_diameter_angstrom or self._extent
