@@ -21,8 +21,9 @@ from gonio.coarse_to_fine import Found, Plan, Tactics
 from gonio.expectation import Expectation, null_correlation
 from gonio.fourier import FourierVolume, Spectrum, centred_fft, index_grid, shell_limit
 from gonio.frame import Frame, everywhere
+from gonio.preparation import Preparation
 from gonio.problem import pack, poses_of, signatures, unpack
-from gonio.restoration import Restored, Restorer, sphere_diameter_angstrom, sphere_of, working_box
+from gonio.restoration import Restored, Restorer, sphere_of, working_box
 from gonio.score import Comparison, Score, weighted
 from gonio.simulate import Phantom
 from gonio.symmetry import Symmetry
@@ -179,8 +180,8 @@ def prepared(cell: Cell, index: int, inputs: Inputs) -> Prepared:
     simulated = make_pair(cell, index)
     target, reference = simulated.target, simulated.reference
     limit = shell_limit(BOX, VOXEL_SIZE_ANGSTROM, 4.0 * VOXEL_SIZE_ANGSTROM)
-    own = inputs.diameter_angstrom or sphere_diameter_angstrom(reference.volume)
-    widest = inputs.diameter_angstrom or max(sphere_diameter_angstrom(v) for v in (reference.volume, target.volume))
+    preparation = Preparation(reference, gonio.Settings())
+    own, widest = (inputs.diameter_angstrom or preparation.diameter_angstrom(one) for one in (reference, target))
     if inputs.kind == "plain":
         spectrum = FourierVolume.of(reference.volume, wedge=reference.wedge, limit=limit)
         return Prepared(coarse_to_fine.Pair(Spectrum.of(target, limit=limit), spectrum), widest)
@@ -235,7 +236,7 @@ def align_with(variant: Variant, cell: Cell, index: int) -> Found:
 
 def expectation_at(pair: coarse_to_fine.Pair, truth: gonio.Pose, frame: Frame, plan: Plan, grid: int) -> Expectation:
     """What the pair has in common at its true pose."""
-    seeds = frame.seeds(pair.filtered(Score.LIKELIHOOD, pair.before, plan.limits[0]), points=grid)
+    seeds, _ = frame.seeds(pair.filtered(Score.LIKELIHOOD, pair.before, plan.limits[0]), points=grid)
     some = seeds[:: max(1, len(seeds) // NULL_POSES)]
     null = null_correlation(pair.plain(Score.FCS).shell_sums(*unpack(some)))
     return coarse_to_fine.expected(pair, pack(truth.matrix[None], truth.shift_angstrom[None])[0], null)
