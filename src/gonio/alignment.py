@@ -6,13 +6,10 @@ candidates, lm) of the dissimilarity (score, problem) -> Result, with how sure i
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +23,7 @@ from gonio.pose import Pose
 from gonio.preparation import Preparation
 from gonio.problem import pack, poses_of, signature, signatures
 from gonio.result import History, Optimum, Result
+from gonio.run.parallel import in_order
 from gonio.score import Comparison, Score
 from gonio.settings import Inputs, Pool, Search, Settings
 from gonio.symmetry import Symmetry
@@ -33,8 +31,6 @@ from gonio.uncertainty import pose_covariance
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 
 __all__ = ["Aligner", "History", "Inputs", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
-
-T = TypeVar("T")
 
 # A pair that shares this much of its power may be compared as it is.
 NOISE_FREE = 0.97
@@ -150,13 +146,14 @@ class Aligner:
         n_threads: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> list[Result]:
-        """Align each of ``targets``, read one by one; results do not depend on ``n_threads``.
+        """Align each of ``targets``, read one by one, ``n_threads`` at a time; results do not depend on how many.
 
-        ``starts`` is a batch of poses for a local search; ``expectation`` as in ``align``; ``progress`` is called with
-        the number of targets done.
+        They are processes where these can be forked, else threads (``gonio.run.parallel``). ``starts`` is a batch of
+        poses for a local search; ``expectation`` as in ``align``; ``progress`` is called with the number of targets
+        done.
         """
         results: list[Result] = []
-        for result in in_order(self._jobs(targets, rng, starts, expectation), n_threads):
+        for result in in_order(partial(self._one, expectation, starts), self._items(targets, rng, starts), n_threads):
             results.append(result)
             if progress:
                 progress(len(results))
@@ -211,20 +208,26 @@ class Aligner:
         drawn = self.settings.pool is Pool.DRAWN and not self.settings.search.is_papers
         return drawn or self.settings.search in (Search.STOCHASTIC, Search.AXIS_STOCHASTIC)
 
-    def _jobs(
+    def _one(
         self,
-        targets: Iterable[Particle],
-        rng: np.random.Generator | None,
-        starts: Pose | None,
         expectation: Expectation | None,
-    ) -> Iterator[Callable[[], Result]]:
+        starts: Pose | None,
+        target: Particle,
+        rng: np.random.Generator | None,
+        index: int,
+    ) -> Result:
+        start = None if starts is None else starts[index]
+        return self.align(target, rng=rng, start=start, expectation=expectation)
+
+    @staticmethod
+    def _items(
+        targets: Iterable[Particle], rng: np.random.Generator | None, starts: Pose | None
+    ) -> Iterator[tuple[Particle, np.random.Generator | None, int]]:
         index = -1
         for index, target in enumerate(targets):
             if starts is not None and index >= len(starts):
                 raise ValueError(f"there are more targets than starts ({len(starts)})")
-            own = None if rng is None else rng.spawn(1)[0]
-            pose = None if starts is None else starts[index]
-            yield partial(self.align, target, rng=own, start=pose, expectation=expectation)
+            yield target, None if rng is None else rng.spawn(1)[0], index
         if starts is not None and index + 1 < len(starts):
             raise ValueError(f"there are fewer targets ({index + 1}) than starts ({len(starts)})")
 
@@ -339,25 +342,6 @@ class Aligner:
             signature=partial(signature, voxel_size_angstrom=size),
             rng=rng,
         ).state
-
-
-def in_order(jobs: Iterator[Callable[[], T]], n_threads: int) -> Iterator[T]:
-    """Results in the order of the jobs, of which only a few more than there are threads are ever taken up."""
-    if n_threads == 1:
-        yield from (job() for job in jobs)
-        return
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(n_threads) as pool:
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) >= 4 * n_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:  # an interruption or an error: do not finish what is not begun
-                future.cancel()
 
 
 def _result(comparison: Comparison, outcome: candidates.Outcome, frame: Frame) -> Result:

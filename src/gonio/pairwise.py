@@ -12,8 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from gonio.alignment import Aligner, in_order
+from gonio.alignment import Aligner
 from gonio.result import Result
+from gonio.run.parallel import in_order
 from gonio.settings import Settings
 from gonio.volume import Subtomogram
 
@@ -77,8 +78,8 @@ def align_all_pairs(
     first, done = 0, 0
     while first < n - 1:
         block = _block(particles, settings, first, n_threads, memory_bytes)
-        jobs = (partial(_against, block, particles, first, target, seeds) for target in range(first + 1, n))
-        for results in in_order(iter(jobs), n_threads):
+        work = partial(_against, block, particles, first, seeds)
+        for results in in_order(work, ((target,) for target in range(first + 1, n)), n_threads):
             done += len(results)
             yield from results
             if progress:
@@ -92,8 +93,9 @@ def _block(
     """The references from ``first`` on that memory holds, at least one."""
     one = Aligner(particles[first], settings)
     size = int(np.clip(memory_bytes // max(WITH_SEEDS * one.memory_bytes, 1), 1, len(particles) - 1 - first))
-    others = (partial(_aligner, particles, settings, i) for i in range(first + 1, first + size))
-    return [one, *in_order(iter(others), n_threads)]
+    others = ((i,) for i in range(first + 1, first + size))
+    # In threads: what is prepared has to be here.
+    return [one, *in_order(partial(_aligner, particles, settings), others, n_threads, processes=False)]
 
 
 def _aligner(particles: Sequence[Subtomogram], settings: Settings, index: int) -> Aligner:
@@ -104,8 +106,8 @@ def _against(
     block: list[Aligner],
     particles: Sequence[Subtomogram],
     first: int,
-    target: int,
     seeds: np.ndarray | None,
+    target: int,
 ) -> list[PairResult]:
     """A target against the references of a block that come before it."""
     particle, kept = particles[target], {}  # type: ignore[var-annotated]

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 PLAIN_PROGRESS_SECONDS = 5.0
+# How often a bar is drawn.
+BAR_SECONDS = 0.1
 
 
 class ParticleError(ValueError):
@@ -218,12 +220,17 @@ def _bar(verb: str, total: int) -> Iterator[Callable[[int], None]]:
 
     rate = TextColumn("{task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    start = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    start = last = time.monotonic()
+    # No thread of its own, which would keep workers from being processes (gonio.run.parallel).
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
         task = bar.add_task(verb, total=total, rate="")
 
         def report(done: int) -> None:
-            bar.update(task, completed=done, rate=f"{done / (time.monotonic() - start):.1f}/s")
+            nonlocal last
+            now = time.monotonic()
+            shown = done == total or now - last >= BAR_SECONDS
+            last = now if shown else last
+            bar.update(task, completed=done, rate=f"{done / (now - start):.1f}/s", refresh=shown)
 
         yield report
 

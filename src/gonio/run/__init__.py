@@ -1,4 +1,4 @@
-"""Running: what was asked for, with what, and what came of it. Knows nothing of alignment."""
+"""Running: many jobs at a time, and what was asked for, with what. Knows nothing of alignment."""
 
 from gonio.run.provenance import settings_toml
 
