@@ -83,6 +83,10 @@ def test_fewer_items_than_workers(count):
     assert list(in_order(slowly_squared, numbered(count), 3)) == list(range(count))
 
 
+def test_a_single_item_is_done_here():
+    assert list(in_order(process_of, numbered(1), 4)) == [os.getpid()]
+
+
 @pytest.mark.parametrize("processes", [True, False])
 def test_only_a_few_items_are_taken_up_ahead(processes):
     taken = []

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 __all__ = ["in_order"]
@@ -48,7 +49,7 @@ def in_order(
     items
         Its arguments, taken one by one in this process and thread.
     workers
-        How many at a time; with 1 nothing but this thread takes part.
+        How many at a time; with 1, or for a single item, nothing but this thread takes part.
     processes
         Whether workers may be processes; items and results must then be such as can be pickled.
 
@@ -57,7 +58,9 @@ def in_order(
     Exception
         The first, in the order of the items, that a job ends with; RuntimeError when a worker was killed.
     """
-    if workers == 1:
+    first = [] if workers == 1 else list(islice(items, 2))
+    items = chain(first, items)
+    if workers == 1 or len(first) < 2:
         return (function(*item) for item in items)
     forks = processes and sys.platform == "linux" and threading.active_count() == 1
     return _in_processes(function, items, workers) if forks else _in_threads(function, items, workers)
