@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tomllib
 from dataclasses import replace
@@ -540,8 +541,11 @@ SPOILERS = {
 def test_broken_input_is_told_in_one_line(broken, tmp_path, capsys, how):
     spoil, expected = SPOILERS[how]
     spoil(broken)
-    before = sorted(tmp_path.rglob("*"))
-    assert expected in complaint(capsys, align_words(broken, tmp_path / "new" / "out", "--threads", "1"))
+    before, output = sorted(tmp_path.rglob("*")), tmp_path / "new" / "out"
+    assert expected in complaint(capsys, align_words(broken, output, "--threads", "1"))
+    # Where particles were done before it, they are kept for --resume; no result is written.
+    assert not list(output.glob("*.*")) or [path.name for path in output.iterdir()] == [".gonio"]
+    shutil.rmtree(output.parent, ignore_errors=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -45,6 +45,7 @@ FLOORS = {
     "uncertainty": 3,
     "alignment": 3,
     "averaging": 3,
+    "lists": 3,
     "pairwise": 3,
     "refinement": 3,
     "classification": 3,
@@ -73,6 +74,7 @@ ROOMS_BELOW = {
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
+    "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},

@@ -27,6 +27,10 @@ class ParticleSource(Protocol):
         """The particle at this row of the file."""
         ...
 
+    def image(self, index: int) -> Path | None:
+        """The file that holds the particle at this row, or None where it is not found."""
+        ...
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that were read to know the list, images not among them."""
@@ -115,6 +119,10 @@ class ParticleTable:
         if self.source is None:
             raise ValueError("this table was not read from a file: it has no particles to load")
         return self.source.load(int(np.asarray(self.rows)[index]))
+
+    def image(self, index: int) -> Path | None:
+        """The file that holds particle ``index`` of this table, or None where there is none."""
+        return None if self.source is None else self.source.image(int(np.asarray(self.rows)[index]))
 
     def particles(self) -> Iterator[Particle]:
         """Read the particles one after the other."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,26 +40,21 @@ from gonio.cli.options import (
     TiltRange,
     TomogramsPath,
     VoxelSize,
-    thread_count,
 )
 from gonio.cli.output import (
-    check_target,
     command_line,
     json_text,
-    naming,
-    progress,
-    result_folder,
     write_settings,
     write_text,
 )
+from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 
 if TYPE_CHECKING:
     from gonio.alignment import Aligner, Result, Settings
-    from gonio.expectation import Expectation
     from gonio.particles import ParticleTable
     from gonio.pose import Pose
     from gonio.report import Errors, Report
-    from gonio.volume import Particle
+    from gonio.run.engine import Mapper
 
 WRONG_DEG = 15.0  # errors beyond this are another optimum
 
@@ -142,6 +136,9 @@ def align(
         Path | None, typer.Option(metavar="STAR", help="List of the same particles with true poses: tell the errors.")
     ] = None,
     overwrite: Overwrite = False,
+    resume: Resume = False,
+    scheduler: Scheduler = None,
+    dask: DaskLocal = None,
 ) -> None:
     """Align a list of particles to a reference map.
 
@@ -156,13 +153,13 @@ def align(
     how well it went; DIR/summary.json and DIR/settings.toml say it to programs.
 
     All of them are written at the end: a particle that cannot be read, or does not fit the reference, stops the run
-    with its name and its file, and nothing is written or replaced.
+    with its name and its file, and nothing is replaced. What was done is kept in DIR whatever stops the run: --resume
+    goes on from there.
 
     Example: `gonio align particles.star --reference map.mrc --tilt-range -60 60 -o aligned`
     """
     from gonio.io import write_particles
 
-    check_target(output, overwrite=overwrite)
     asked = SearchOptions(
         score,
         search,
@@ -186,108 +183,64 @@ def align(
         raise ValueError("--learn is for restored inputs: from plain ones nothing is expected")
     aligner = known.read(options.read_map, reference_map, settings).aligner(reference_map, settings)
     table, true_table = options.read(), None if truth is None else replace(options, path=truth).read()
-    aligned = align_table(table, aligner, seed=seed, threads=thread_count(threads), learn=learn)
-    if true_table is not None:
-        aligned = replace(aligned, errors=errors_of(aligned, true_table))
-    with result_folder(output, overwrite=overwrite) as folder:
-        write_particles(folder / "particles.star", writable(aligned.table))
-        write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
-        write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
-        write_text(folder / "report.html", report_of(aligned, title=f"Alignment of {particles.name}", seed=seed).html())
-        write_settings(
-            folder / "settings.toml",
-            {
-                "reference": reference,
-                "mask": mask,
-                "half_maps": half_maps,
-                "voxel_size_angstrom": reference_map.voxel_size_angstrom,
-                "truth": truth,
-                "threads": thread_count(threads),
-                "learn": learn,
-                "alignment": asdict(aligned.settings),
-                "list": asdict(options),
-            },
-            seed=seed,
-            inputs=[*table.files, reference, *known.files, *(() if true_table is None else true_table.files)],
-        )
+    asked_for = {
+        "reference": reference,
+        "mask": mask,
+        "half_maps": half_maps,
+        "voxel_size_angstrom": reference_map.voxel_size_angstrom,
+        "truth": truth,
+        "learn": learn,
+        "list": asdict(options),
+    }
+    files = [*table.files, reference, *known.files, *(() if true_table is None else true_table.files)]
+    how = HowToRun(threads, overwrite, resume, scheduler, dask)
+    with running(output, how, settings={**asked_for, "alignment": asdict(settings)}, seed=seed, inputs=files) as run:
+        aligned = align_list(table, aligner, mapper=run.mapper, seed=seed, learn=learn)
+        if true_table is not None:
+            aligned = replace(aligned, errors=errors_of(aligned, true_table))
+        with run.results() as folder:
+            write_particles(folder / "particles.star", writable(aligned.table))
+            write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
+            write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
+            report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
+            write_text(folder / "report.html", report.html())
+            shown = {**asked_for, "threads": how.workers, "alignment": asdict(aligned.settings)}
+            write_settings(folder / "settings.toml", shown, seed=seed, inputs=files)
     _print_numbers(numbers_of(aligned))
     print(f"wrote {output / 'particles.star'}; look at {output / 'report.html'}")
 
 
-def align_table(table: ParticleTable, aligner: Aligner, *, seed: int, threads: int, learn: bool = False) -> Aligned:
+def align_list(table: ParticleTable, aligner: Aligner, *, mapper: Mapper, seed: int, learn: bool = False) -> Aligned:
     """Align every particle; poses in the table are where a local search starts."""
+    from gonio import lists
     from gonio.pose import Pose
 
-    run = _Run(table, aligner, seed, threads)
     start = time.monotonic()
-    expectation = run.learnt() if learn else None
-    results = run.results("aligning", table, expectation)
-    columns = {**columns_of(table, results), **run.changes(Pose.stack([result.pose for result in results]))}
-    aligned = without_found(table).with_poses(Pose.stack([result.pose for result in results]), **columns)
-    size, box = aligner.reference.voxel_size_angstrom, next(iter(run.boxes)) if len(run.boxes) == 1 else None
+    expectation = lists.learn(table, aligner, mapper=mapper, seed=seed) if learn else None
+    rows = lists.align_rows(table, aligner, mapper=mapper, seed=seed, expectation=expectation)
+    results, boxes = [row.result for row in rows], {row.box for row in rows}
+    poses = Pose.stack([result.pose for result in results])
+    before = np.array([row.before for row in rows])
+    columns = {**columns_of(table, results), **_changes(table, poses, before, aligner.settings)}
+    aligned = without_found(table).with_poses(poses, **columns)
+    size, box = aligner.reference.voxel_size_angstrom, next(iter(boxes)) if len(boxes) == 1 else None
     settings = aligner.settings if box is None else _spelt_out(aligner.settings, box, size)
     return Aligned(aligned, results, time.monotonic() - start, settings, None if box is None else box * size)
 
 
-class _Run:
-    """One alignment of a list: reads each particle once, and remembers what is not in its result."""
+def _changes(
+    table: ParticleTable, poses: Pose, before: NDArray[np.float64], settings: Settings
+) -> dict[str, NDArray[np.float64]]:
+    """What is new against the list; of little meaning where all its poses are alike."""
+    from gonio.alignment import Search
 
-    def __init__(self, table: ParticleTable, aligner: Aligner, seed: int, threads: int) -> None:
-        from gonio.alignment import Search
-
-        self._table, self._aligner, self._seed, self._threads = table, aligner, seed, threads
-        self._is_local = aligner.settings.search is Search.LOCAL
-        # Restored inputs are weighted as the pose found tells: the listed one has no dissimilarity to compare with.
-        self._compares = self._is_local and not aligner.settings.restores
-        self._before = np.full(len(table), np.nan)
-        self.boxes: set[int] = set()
-
-    def learnt(self) -> Expectation | None:
-        """As ``Aligner.learn``, but with progress and the name of a particle that fails."""
-        from gonio.alignment import LEARN_FROM
-        from gonio.expectation import Expectation
-
-        found = [result.expectation for result in self.results("learning", self._table[:LEARN_FROM], None)]
-        return Expectation.mean([expectation for expectation in found if expectation is not None])
-
-    def results(self, verb: str, table: ParticleTable, expectation: Expectation | None) -> list[Result]:
-        """Of the first particles of the list."""
-        finished = 0
-
-        def report(count: int) -> None:
-            nonlocal finished
-            finished = count
-            done(count)
-
-        # Results come in the order of the list: the first that fails is the next to be finished.
-        with progress(verb, len(table)) as done, naming(lambda: table.names[finished]):
-            return self._aligner.align_many(
-                self._read(table),
-                rng=np.random.default_rng(self._seed),
-                starts=table.poses if self._is_local else None,
-                expectation=expectation,
-                n_threads=self._threads,
-                progress=report,
-            )
-
-    def _read(self, table: ParticleTable) -> Iterator[Particle]:
-        for index, particle in enumerate(table.particles()):
-            self.boxes.add(particle.box)
-            if self._compares:
-                with naming(partial(table.names.__getitem__, index)):
-                    listed = table.poses[index : index + 1]
-                    self._before[index] = self._aligner.dissimilarity(particle, listed)[0]
-            yield particle
-
-    def changes(self, poses: Pose) -> dict[str, NDArray[np.float64]]:
-        """What is new against the list; of little meaning where all its poses are alike."""
-        listed, columns = self._table.poses, {}
-        if self._compares:
-            columns["dissimilarity_before"] = self._before
-        if self._is_local or np.any(listed.rotation_distance_deg(listed[0]) > 1e-6):
-            columns["change_of_orientation_deg"] = _turned_deg(self._aligner.settings, poses, listed)
-            columns["change_of_shift_angstrom"] = np.asarray(poses.shift_distance_angstrom(listed))
-        return columns
+    listed, columns = table.poses, {}
+    if np.isfinite(before).any():
+        columns["dissimilarity_before"] = before
+    if settings.search is Search.LOCAL or np.any(listed.rotation_distance_deg(listed[0]) > 1e-6):
+        columns["change_of_orientation_deg"] = _turned_deg(settings, poses, listed)
+        columns["change_of_shift_angstrom"] = np.asarray(poses.shift_distance_angstrom(listed))
+    return columns
 
 
 def _turned_deg(settings: Settings, first: Pose, second: Pose) -> NDArray[np.float64]:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gonio.cli.align import Aligned, align_table, errors_of, numbers_of, report_of
+from gonio.cli.align import Aligned, align_list, errors_of, numbers_of, report_of
 from gonio.cli.average import FSC_HALVES, FSC_KNOWN, average_table, resolution_text, write_average
 from gonio.cli.columns import writable, write_runners_up
 from gonio.cli.options import ListOptions, Overwrite, Seed, thread_count
-from gonio.cli.output import result_folder, write_settings, write_text
+from gonio.cli.output import progress, write_settings, write_text
 from gonio.cli.simulate import random_poses, write_simulation
+from gonio.run.engine import Journaled, Local
+from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
     from gonio.averaging import Average
@@ -62,7 +64,8 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     _say("2. Alignment to the reference, over all orientations, from coarse to fine. It does not know the true poses.")
     reference = read_volume(simulated / "reference.mrc")
     table = ListOptions(simulated / "particles.star").read()
-    aligned = align_table(table, Aligner(reference), seed=seed, threads=thread_count(None))
+    engine = Journaled(Local(thread_count(None)), progress=progress)
+    aligned = align_list(table, Aligner(reference), mapper=engine, seed=seed)
     truth = ListOptions(simulated / "truth.star").read()
     aligned = replace(aligned, errors=errors_of(aligned, truth))
     _say("3. Average of all particles, and of two halves of them for the resolution.")

@@ -119,6 +119,10 @@ class StarSource:
         detector_um, magnification = self.values("rlnDetectorPixelSize"), self.values("rlnMagnification")
         return None if detector_um is None or magnification is None else 1e4 * detector_um / magnification
 
+    def image(self, index: int) -> Path | None:
+        """The file of the particle at this row, or None where it is not found."""
+        return locate(self.particles.text("rlnImageName")[index], self.path.parent)
+
     def load(self, index: int) -> Particle:
         """The particle at this row of the file.
 

@@ -1,0 +1,110 @@
+"""Long work of a command: its folder, its journal, and who does it.
+
+with running(output, how, facts=...) as run:
+    results = align_table(table, aligner, mapper=run.mapper)
+    with run.results() as folder:
+        ...write...
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gonio.cli.options import thread_count
+from gonio.cli.output import progress
+from gonio.run.engine import Journaled, Local, Mapper
+from gonio.run.folder import RunFolder
+
+__all__ = ["DaskLocal", "HowToRun", "Resume", "Running", "Scheduler", "running"]
+
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with a run in this folder that was cut off; begin where there is none.")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Let a Dask cluster do it: address of its scheduler, or the file it wrote."),
+]
+DaskLocal = Annotated[
+    str | None,
+    typer.Option("--dask", metavar="local", help="Let Dask do it on this machine, with --threads workers."),
+]
+
+
+@dataclass(frozen=True)
+class HowToRun:
+    """What the user said about how long work is done; results do not depend on it."""
+
+    threads: int | None = None
+    overwrite: bool = False
+    resume: bool = False
+    scheduler: str | None = None
+    dask: str | None = None
+
+    @property
+    def workers(self) -> int:
+        """How many things at a time on this machine."""
+        return thread_count(self.threads)
+
+    def check(self) -> None:
+        """Raise ValueError where options exclude each other."""
+        if self.dask not in (None, "local"):
+            raise ValueError(f"--dask must be local, got {self.dask!r}: for a cluster give --scheduler ADDRESS")
+        if self.dask and self.scheduler:
+            raise ValueError("--dask and --scheduler exclude each other: give one")
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite exclude each other: one goes on with what the other drops")
+
+    def engine(self) -> AbstractContextManager[Mapper]:
+        """Who does the work."""
+        if self.scheduler is None and self.dask is None:
+            return nullcontext(Local(self.workers))
+        from gonio.run.cluster import dask
+
+        return dask(self.scheduler, self.workers)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run that goes on: who does its stages, and its folder."""
+
+    mapper: Mapper
+    folder: RunFolder
+
+    def results(self) -> AbstractContextManager[Path]:
+        """As ``RunFolder.results``."""
+        return self.folder.results()
+
+
+@contextmanager
+def running(
+    output: Path,
+    how: HowToRun,
+    *,
+    settings: Mapping[str, object],
+    seed: int | None = None,
+    inputs: Iterable[Path] = (),
+) -> Iterator[Running]:
+    """Begin a run in a folder or, where that was asked for, go on with one.
+
+    Raises
+    ------
+    ValueError, OSError
+        As ``RunFolder.opened``; options that exclude each other; no Dask where it was asked for.
+    """
+    from gonio.run.provenance import versions
+
+    how.check()
+    sums = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (Path(p).resolve() for p in inputs)}
+    facts = {"settings": settings, "seed": seed, "inputs": sums, "versions": versions()}
+    with (
+        RunFolder.opened(output, facts, resume=how.resume, overwrite=how.overwrite) as folder,
+        how.engine() as engine,
+    ):
+        yield Running(Journaled(engine, folder.journal, progress), folder)

@@ -1,0 +1,243 @@
+"""Folders of results: files that appear whole or not at all, one run at a time in each, and runs that can be resumed.
+
+While a run goes on its folder holds ``.gonio/`` with a lock and the journal. Results are written in a folder beside,
+synced, and moved in one by one, what says how they were made last; then ``.gonio/`` goes. A run that is killed leaves
+whole files and its journal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from gonio.run.journal import Journal
+
+__all__ = ["RunFolder", "check_target", "locked", "result_folder"]
+
+INSIDE, LOCK, JOURNAL = ".gonio", "lock", "journal"
+# Written last, so that it stands for a run that is done.
+LAST = "settings.toml"
+
+
+def check_target(path: Path, *, overwrite: bool) -> Path:
+    """The absolute path of a result that may be written.
+
+    Raises
+    ------
+    ValueError
+        Something is there and may not be replaced.
+    OSError
+        The folder cannot be written to: better said now than after an hour of work.
+    """
+    path = path.resolve()
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise ValueError(f"{path} is not empty: choose another folder, or pass --overwrite to replace its results")
+    if path.is_file() and not overwrite:
+        raise ValueError(f"{path} exists: choose another name, or pass --overwrite to replace it")
+    nearest = next(folder for folder in path.parents if folder.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"cannot write {path}: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write {path}: you may not write in {nearest}")
+    return path
+
+
+class RunFolder:
+    """The folder of a run that is going on; to be made by ``RunFolder.opened``."""
+
+    def __init__(self, path: Path, journal: Journal) -> None:
+        self.path = path
+        self.journal = journal
+
+    @staticmethod
+    @contextmanager
+    def opened(path: Path, facts: Mapping[str, object], *, resume: bool, overwrite: bool) -> Iterator[RunFolder]:
+        """Begin a run, or go on with one.
+
+        What was done stays in the folder when the run is cut off by whatever it may be, for ``resume``; a run of which
+        nothing was done leaves nothing.
+
+        Parameters
+        ----------
+        path
+            The folder to make.
+        facts
+            What the run is: settings, inputs, versions, seed. A run is resumed only when none has changed.
+        resume
+            Go on with a run that was cut off; where there is none, begin.
+        overwrite
+            Replace results, and drop a run that was cut off.
+
+        Raises
+        ------
+        ValueError
+            The folder holds results, an unfinished run, or another one that goes on; or what is resumed has changed.
+        """
+        path = path.resolve()
+        inside, unfinished = path / INSIDE, (path / INSIDE / JOURNAL).exists()
+        if unfinished and not (resume or overwrite):
+            raise ValueError(
+                f"{path} holds a run that was cut off: pass --resume to go on with it, or --overwrite to begin again"
+            )
+        if not unfinished:
+            check_target(path, overwrite=overwrite)
+        if path.is_file():
+            raise NotADirectoryError(f"{path} is a file: give a folder")
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        inside.mkdir(parents=True, exist_ok=True)
+        journal = None
+        try:
+            with locked(inside / LOCK):
+                going_on = resume and unfinished
+                journal = (Journal.resume if going_on else Journal.create)(inside / JOURNAL, facts)
+                try:
+                    yield RunFolder(path, journal)
+                finally:
+                    journal.close()
+                    if not len(journal):
+                        shutil.rmtree(inside, ignore_errors=True)
+        finally:
+            if journal is not None or not unfinished:
+                _remove_empty([inside, *made])
+
+    @contextmanager
+    def results(self) -> Iterator[Path]:
+        """A folder to write results in, beside; when all went well its files move in and the run is done."""
+        with _staging(self.path) as staging:
+            yield staging
+            _move_files(staging, self.path)
+        shutil.rmtree(self.path / INSIDE, ignore_errors=True)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[Path]:
+        """A folder to write a part of the results in, while the run goes on; it appears as ``name``, whole."""
+        with _staging(self.path) as staging:
+            yield staging
+            _sync_files(staging)
+            target = self.path / name
+            if target.exists():  # of the same run, before it was cut off, or of one that is replaced
+                shutil.rmtree(target)
+            staging.rename(target)
+            _sync(self.path)
+
+
+@contextmanager
+def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder beside ``path`` to write in; when all went well ``path`` has its files. For work that is not resumed.
+
+    Relative paths written inside stay right, as both folders have one parent. Files of ``path`` that are not written
+    again stay.
+    """
+    path = check_target(path, overwrite=overwrite)
+    if path.is_file():
+        raise NotADirectoryError(f"{path} is a file: give a folder")
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    inside = path / INSIDE
+    inside.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(inside / LOCK), _staging(path) as staging:
+            yield staging
+            _move_files(staging, path)
+    finally:
+        if not (inside / JOURNAL).exists():
+            shutil.rmtree(inside, ignore_errors=True)
+        _remove_empty(made)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a run; the system lets go of it whatever becomes of the process.
+
+    Raises
+    ------
+    ValueError
+        Another run holds it; says which.
+    """
+    file = _lock(path)
+    try:
+        file.truncate(0)
+        file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
+        file.flush()
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        file.close()
+
+
+def _lock(path: Path) -> IO[str]:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return path.open("a+")
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            with file:
+                who = _holder(file)
+            raise ValueError(f"{path.parent.parent} is being written to by {who}: choose another folder") from error
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()  # its last holder has removed it meanwhile
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    try:
+        holder = json.loads(file.read())
+        return f"process {holder['process']} on {holder['host']}"
+    except (ValueError, KeyError):
+        return "another process"
+
+
+@contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    staging = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_files(staging: Path, path: Path) -> None:
+    """Move files in one by one, each of them whole, what stands for the end of the run last."""
+    _sync_files(staging)
+    files = [file for file in sorted(staging.rglob("*")) if file.is_file()]
+    for file in sorted(files, key=lambda file: file.name == LAST):
+        target = path / file.relative_to(staging)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    for folder in {path, *((path / file.relative_to(staging)).parent for file in files)}:
+        _sync(folder)
+
+
+def _sync_files(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _sync(file)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk, where the system can say so."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
