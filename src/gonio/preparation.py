@@ -114,6 +114,10 @@ class Preparation:
         else:
             self._plain_reference(reference.box, settings.mask_diameter_angstrom)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """What is prepared travels as what it is prepared from, which is less, and comes out the same."""
+        return _prepared, (self.reference, self.settings, self._mask, self._fsc)
+
     def pair(self, target: Particle, *, kept: dict[Hashable, tuple[Spectrum, Restored]] | None = None) -> Pair:
         """Target and reference as the settings ask for them.
 
@@ -344,3 +348,9 @@ def _about_centre(volume: Volume, box: int) -> Volume:
     first = volume.box // 2 - box // 2
     part = slice(first, first + box)
     return Volume(np.ascontiguousarray(volume.data[part, part, part]), volume.voxel_size_angstrom)
+
+
+def _prepared(
+    reference: Subtomogram, settings: Settings, mask: Volume | None, reference_fsc: NDArray[np.float64] | None
+) -> Preparation:
+    return Preparation(reference, settings, mask=mask, reference_fsc=reference_fsc)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ def dask(address: str | None, workers: int) -> Iterator[Dask]:
                 yield Dask(client)
             return
         try:
-            where: dict[str, Any] = {"address": address} if ":" in address else {"scheduler_file": address}
+            where: dict[str, Any] = {"address": address}
+            if ":" not in address:  # a file; Dask would wait for one that is not there
+                where = {"scheduler_file": str(Path(address).resolve(strict=True))}
             client = Client(**where, timeout=CONNECT_SECONDS)
         except (OSError, ValueError) as error:
             raise ValueError(f"no Dask scheduler answers at {address}: check --scheduler, and that it runs") from error

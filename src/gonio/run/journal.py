@@ -48,7 +48,6 @@ class Journal:
         self._places = places  # of each record: its content's offset and length
         self._file = path.open("r+b", buffering=0)
         self._end = self._file.seek(0, os.SEEK_END)
-        self._pending: list[tuple[str, int]] = []
         self._synced = time.monotonic()
 
     @staticmethod
@@ -76,10 +75,10 @@ class Journal:
         """
         content = path.read_bytes()
         if not content.startswith(MAGIC):
-            raise ValueError(f"{path} is not a journal of this version of gonio: pass --overwrite to start again")
+            raise ValueError(f"{path} is not a journal of this version of gonio: pass --overwrite to begin again")
         places, whole = _index(path, content)
         if not places:
-            raise ValueError(f"{path} was cut off before it began: pass --overwrite to start again")
+            raise ValueError(f"{path} was cut off before it began: pass --overwrite to begin again")
         start, length = places.pop(0)
         _compare(json.loads(content[start : start + length]), json.loads(json.dumps(facts, default=str)))
         if whole < len(content):
@@ -91,7 +90,7 @@ class Journal:
         for start, length in places:
             stage, item, stamp, _ = _unpickled(content[start : start + length])
             if stamp is not None and stamp_of(Path(stamp[0])) != stamp:
-                raise Changed(f"{stamp[0]} has changed since it was read: pass --overwrite to start again")
+                raise Changed(f"{stamp[0]} has changed since it was read: pass --overwrite to begin again")
             known[stage, item] = (start, length)
         return Journal(path, places=known)
 
@@ -137,9 +136,10 @@ class Journal:
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Sync and close."""
-        self.sync()
-        self._file.close()
+        """Sync and close, once."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
 
 
 def stamp_of(path: Path) -> tuple[str, int, int] | None:
@@ -171,7 +171,7 @@ def _index(path: Path, content: bytes) -> tuple[list[tuple[int, int]], int]:
         if zlib.crc32(content[start : start + length]) != checksum:
             if start + length == len(content):  # pages of a file can reach the disk in any order
                 break
-            raise ValueError(f"{path} is damaged at byte {at}: pass --overwrite to start again")
+            raise ValueError(f"{path} is damaged at byte {at}: pass --overwrite to begin again")
         places.append((start, length))
         at = start + length
     return places, at
@@ -182,7 +182,7 @@ def _compare(before: Mapping[str, object], now: Mapping[str, object]) -> None:
     for name in [*old, *(name for name in new if name not in old)]:
         if old.get(name) != new.get(name):
             change = f"{name} was {old.get(name, 'not given')}, is {new.get(name, 'not given')}"
-            raise Changed(f"this is not the run that was cut off: {change}; pass --overwrite to start again")
+            raise Changed(f"this is not the run that was cut off: {change}; pass --overwrite to begin again")
 
 
 class _Unpickler(pickle.Unpickler):
