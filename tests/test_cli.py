@@ -17,6 +17,7 @@ import pytest
 import gonio
 from gonio.cli import demo, options, output, pair
 from gonio.cli.app import COMMANDS, run
+from gonio.run.folder import result_folder
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 
 BOX, COUNT = 20, 4
@@ -330,10 +331,11 @@ def test_average_of_true_poses_looks_like_the_reference(simulated, tmp_path, cap
     map_path = tmp_path / "maps" / "average.mrc"
     assert run(["average", f"{simulated}/truth.star", "-o", str(map_path)]) == 0
     names = {"average.mrc", "average_half1.mrc", "average_half2.mrc", "average_fsc.csv", "average.settings.toml"}
+    names |= {"average_mask.mrc", "average_coverage.mrc"}
     assert {path.name for path in map_path.parent.iterdir()} == names
     told = capsys.readouterr().out
-    assert "FSC 0.5, no mask:" in told
-    assert "FSC 0.143, no mask:" in told
+    assert "resolution, no mask, FSC 0.5:" in told
+    assert "resolution, soft mask, corrected, FSC 0.143:" in told
     fsc = gonio.fourier_shell_correlation(gonio.read_volume(map_path), gonio.read_volume(simulated / "reference.mrc"))
     assert fsc[1:4].min() > 0.8
 
@@ -702,7 +704,8 @@ def test_an_error_names_the_particle(broken, tmp_path, capsys, spoil, how):
     line = complaint_after_progress(capsys, words)
     assert "particle 'simulated/3'" in line
     assert spoil is misfit or ("3.mrc: is truncated" in line and str(broken) in line)
-    assert not (tmp_path / "new").exists()
+    # What was done before it is kept for --resume: no result is written.
+    assert [path.name for path in tmp_path.glob("new/out/*")] == ([] if how == "average" else [".gonio"])
 
 
 def test_files_that_other_programs_accept_are_read_when_asked(broken, tmp_path, capsys):
@@ -715,7 +718,7 @@ def test_files_that_other_programs_accept_are_read_when_asked(broken, tmp_path, 
         maps,
     ):
         assert "--permissive" in complaint_after_progress(capsys, words)
-        assert run([*words, "--permissive"]) == 0
+        assert run([*words, "--permissive", *(["--overwrite"] if words[0] == "align" else [])]) == 0
 
 
 def test_json_holds_only_what_every_parser_reads(simulated, tmp_path, monkeypatch):
@@ -739,7 +742,7 @@ def fill(folder: Path) -> None:
 
 
 def write_new(folder: Path) -> None:
-    with output.result_folder(folder, overwrite=True) as staging:
+    with result_folder(folder, overwrite=True) as staging:
         (staging / "deep").mkdir()
         for name in ("both.txt", "deep/new.txt"):
             (staging / name).write_text("new")
@@ -829,7 +832,7 @@ def test_an_interruption_is_one_line_and_leaves_nothing(simulated, tmp_path, mon
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path):
     def fail() -> None:
-        with output.result_folder(tmp_path / "a" / "b", overwrite=False) as folder:
+        with result_folder(tmp_path / "a" / "b", overwrite=False) as folder:
             (folder / "half.txt").write_text("half")
             raise OSError("the disk is full")
 

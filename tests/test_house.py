@@ -31,6 +31,7 @@ FLOORS = {
     "kernels": 1,
     "run": 1,
     "expectation": 1,
+    "resolution": 2,
     "score": 2,
     "candidates": 2,
     "restoration": 2,

@@ -88,6 +88,13 @@ def test_an_error_while_results_are_written_leaves_the_old_ones(tmp_path):
     assert names(tmp_path) == [".gonio", "journal", "out", "particles.star"]
 
 
+def test_a_run_killed_while_folders_are_exchanged_is_not_lost(tmp_path):
+    cut_off(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / ".out.old")
+    with begin(tmp_path / "out", resume=True) as run:
+        assert run.journal.value("align", 0) == "value"
+
+
 def test_parts_appear_whole_while_the_run_goes_on(tmp_path):
     with begin(tmp_path / "out") as run:
         for text in ("first", "again"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gonio.cli.align import Aligned, align_list, errors_of, numbers_of, report_of
-from gonio.cli.average import FSC_HALVES, FSC_KNOWN, average_table, resolution_text, write_average
+from gonio.cli.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
 from gonio.cli.columns import writable, write_runners_up
 from gonio.cli.options import ListOptions, Overwrite, Seed, thread_count
 from gonio.cli.output import progress, write_settings, write_text
@@ -69,11 +69,12 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     truth = ListOptions(simulated / "truth.star").read()
     aligned = replace(aligned, errors=errors_of(aligned, truth))
     _say("3. Average of all particles, and of two halves of them for the resolution.")
-    made = average_table(aligned.table, halves=True)
+    made = average_list(aligned.table, halves=True, symmetry="C1", mapper=engine)
+    agreement = agreement_of(made)
     write_particles(folder / "particles.star", writable(aligned.table))
     write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
-    write_average(folder / "average.mrc", made)
-    write_text(folder / "report.html", _report(aligned, made, reference, seed).html())
+    write_average(folder / "average.mrc", made, agreement)
+    write_text(folder / "report.html", _report(aligned, made, agreement, reference, seed).html())
     shown = {
         "phantom": PHANTOM,
         "particles": count,
@@ -83,21 +84,23 @@ def _chain(folder: Path, count: int, seed: int) -> str:
         "alignment": asdict(aligned.settings),
     }
     write_settings(folder / "settings.toml", shown, seed=seed)
-    return _table(aligned, made, reference)
+    return _table(aligned, made, agreement, reference)
 
 
 def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _report(aligned: Aligned, made: Average, reference: Volume, seed: int) -> Report:
+def _report(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume, seed: int) -> Report:
     from gonio.fourier import fourier_shell_correlation
 
     report = report_of(aligned, title="Gonio at work: simulated particles, aligned", seed=seed)
     curves = {"average against reference": fourier_shell_correlation(made.volume, reference)}
-    if made.fsc is not None:
-        curves = {"half maps": made.fsc, **curves}
-    extra = [(f"resolution, {name}", value, reading) for name, value, reading in _resolutions(made, reference)]
+    if agreement is not None:
+        curves = {f"half maps, {name}": curve for name, curve in agreement.fsc.curves.items()} | curves
+    extra = [
+        (f"resolution, {name}", value, reading) for name, value, reading in _resolutions(made, agreement, reference)
+    ]
     return replace(
         report,
         numbers=[*report.numbers, *extra],
@@ -107,21 +110,18 @@ def _report(aligned: Aligned, made: Average, reference: Volume, seed: int) -> Re
     )
 
 
-def _resolutions(made: Average, reference: Volume) -> list[tuple[str, str, str]]:
+def _resolutions(made: Average, agreement: Agreement | None, reference: Volume) -> list[tuple[str, str, str]]:
     from gonio.fourier import fourier_shell_correlation
+    from gonio.resolution import FSC_KNOWN
 
-    box = reference.box_angstrom
-    known = fourier_shell_correlation(made.volume, reference)
-    rows = [("against reference", resolution_text(known, FSC_KNOWN, box), f"where the FSC falls through {FSC_KNOWN:g}")]
-    if made.fsc is not None:
-        for level in (FSC_HALVES, FSC_KNOWN):
-            text = resolution_text(made.fsc, level, box)
-            rows.append((f"half maps at {level:g}", text, f"where their FSC falls through {level:g}"))
-    return rows
+    known = resolution_text(fourier_shell_correlation(made.volume, reference), FSC_KNOWN, reference.box_angstrom)
+    rows = [("against reference", known, f"where the FSC falls through {FSC_KNOWN:g}")]
+    return rows if agreement is None else [*rows, *resolutions(agreement.fsc)]
 
 
-def _table(aligned: Aligned, made: Average, reference: Volume) -> str:
+def _table(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume) -> str:
     rows = [(name, form.format(value), reading) for name, value, form, reading in numbers_of(aligned)]
-    rows += [(f"resolution, {name}", value, reading) for name, value, reading in _resolutions(made, reference)]
+    found = _resolutions(made, agreement, reference)
+    rows += [(f"resolution, {name}", value, reading) for name, value, reading in found]
     width = max(len(name) for name, *_ in rows)
     return "\n".join(f"  {name:<{width}}  {value:>14}  {reading}" for name, value, reading in rows)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from gonio.cli.average import FSC_KNOWN, resolution_text
+from gonio.cli.average import resolution_text
 from gonio.cli.options import (
     Diameter,
     HalfMaps,
@@ -60,6 +60,7 @@ class Fit:
     def resolution_angstrom(self) -> float:
         """Where the FSC falls through 0.5."""
         from gonio.fourier import resolution_at
+        from gonio.resolution import FSC_KNOWN
 
         return resolution_at(self.fsc, FSC_KNOWN, box_angstrom=self.moved.box_angstrom)
 
@@ -310,6 +311,8 @@ def _print(fits: dict[str, Fit], hand: str, *, names: tuple[str, str], output: P
         print(f"  shift x, y, z      {shift}  angstrom")
         print(f"  dissimilarity      {result.dissimilarity:9.4f}  lower is better")
         print(f"  correlation        {fit.correlation:9.4f}  masked, low-passed; 1 is perfect")
+        from gonio.resolution import FSC_KNOWN
+
         number, _, rest = resolution_text(fit.fsc, FSC_KNOWN, fit.moved.box_angstrom).partition(" ")
         print(f"  FSC falls to {FSC_KNOWN:g}   {number:>9}  {rest}, masked")
         print(f"  sd of rotation     {result.rotation_sd_deg:9.3f}  degrees about any axis, predicted")

@@ -9,6 +9,7 @@ with running(output, how, facts=...) as run:
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -107,4 +108,9 @@ def running(
         RunFolder.opened(output, facts, resume=how.resume, overwrite=how.overwrite) as folder,
         how.engine() as engine,
     ):
-        yield Running(Journaled(engine, folder.journal, progress), folder)
+        try:
+            yield Running(Journaled(engine, folder.journal, progress), folder)
+        except KeyboardInterrupt:
+            if len(folder.journal):
+                print(f"gonio: what was done is kept in {output}: go on with --resume", file=sys.stderr)
+            raise

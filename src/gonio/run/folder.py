@@ -1,8 +1,8 @@
 """Folders of results: files that appear whole or not at all, one run at a time in each, and runs that can be resumed.
 
 While a run goes on its folder holds ``.gonio/`` with a lock and the journal. Results are written in a folder beside,
-synced, and moved in one by one, what says how they were made last; then ``.gonio/`` goes. A run that is killed leaves
-whole files and its journal.
+synced, and this is put in the other's place; ``.gonio/`` goes with what it replaces. A run that is killed leaves the
+old results or the new ones, and until it is done its journal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gonio.run.journal import Journal
 __all__ = ["RunFolder", "check_target", "locked", "result_folder"]
 
 INSIDE, LOCK, JOURNAL = ".gonio", "lock", "journal"
-# Written last, so that it stands for a run that is done.
+# Where a folder cannot be exchanged this file comes last: it stands for a run that is done.
 LAST = "settings.toml"
 
 
@@ -80,6 +80,8 @@ class RunFolder:
             The folder holds results, an unfinished run, or another one that goes on; or what is resumed has changed.
         """
         path = path.resolve()
+        if not path.exists() and _aside(path).exists():  # killed while folders were exchanged
+            _aside(path).rename(path)
         inside, unfinished = path / INSIDE, (path / INSIDE / JOURNAL).exists()
         if unfinished and not (resume or overwrite):
             raise ValueError(
@@ -108,10 +110,10 @@ class RunFolder:
 
     @contextmanager
     def results(self) -> Iterator[Path]:
-        """A folder to write results in, beside; when all went well its files move in and the run is done."""
+        """A folder to write results in, beside; when all went well it takes this one's place and the run is done."""
         with _staging(self.path) as staging:
             yield staging
-            _move_files(staging, self.path)
+            _put(staging, self.path)
         shutil.rmtree(self.path / INSIDE, ignore_errors=True)
 
     @contextmanager
@@ -129,24 +131,23 @@ class RunFolder:
 
 @contextmanager
 def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder beside ``path`` to write in; when all went well ``path`` has its files. For work that is not resumed.
+    """A new folder beside ``path`` to write in; when all went well it becomes ``path``, whole. Not to be resumed.
 
     Relative paths written inside stay right, as both folders have one parent. Files of ``path`` that are not written
-    again stay.
+    again stay. A kill leaves the old folder or the new one: between the two renames that exchange them, both, the old
+    as ``.NAME.old``.
     """
     path = check_target(path, overwrite=overwrite)
     if path.is_file():
         raise NotADirectoryError(f"{path} is a file: give a folder")
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    inside = path / INSIDE
-    inside.mkdir(parents=True, exist_ok=True)
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    going_on = path / INSIDE / LOCK
     try:
-        with locked(inside / LOCK), _staging(path) as staging:
+        with locked(going_on if going_on.exists() else path.with_name(f".{path.name}.lock")), _staging(path) as staging:
             yield staging
-            _move_files(staging, path)
+            _put(staging, path)
     finally:
-        if not (inside / JOURNAL).exists():
-            shutil.rmtree(inside, ignore_errors=True)
         _remove_empty(made)
 
 
@@ -209,16 +210,55 @@ def _staging(path: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _move_files(staging: Path, path: Path) -> None:
-    """Move files in one by one, each of them whole, what stands for the end of the run last."""
+def _put(staging: Path, path: Path) -> None:
     _sync_files(staging)
+    if not path.exists():
+        staging.rename(path)
+    elif path.is_mount() or path in (here := Path.cwd(), *here.parents):
+        _move_files(staging, path)  # such a folder cannot be exchanged, or not under the feet of who stands in it
+    else:
+        _exchange(staging, path)
+
+
+def _exchange(staging: Path, path: Path) -> None:
+    """Put a folder in the place of another, with the files that only the other has."""
+
+    def written(folder: str, names: list[str]) -> list[str]:
+        pairs = ((name, Path(folder, name), staging / Path(folder, name).relative_to(path)) for name in names)
+        kept = {name for name, old, new in pairs if new.exists() and not (old.is_dir() and new.is_dir())}
+        return [*kept, *(name for name in names if name == INSIDE)]
+
+    shutil.copytree(path, staging, symlinks=True, ignore=written, copy_function=_link, dirs_exist_ok=True)
+    aside = _aside(path)
+    try:
+        path.rename(aside)
+        staging.rename(path)
+    finally:
+        if not path.exists():
+            aside.rename(path)
+    _sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _link(old: str, new: str) -> None:
+    """A second name for a file, which costs nothing; a copy where the disk knows no such thing."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new)
+
+
+def _move_files(staging: Path, path: Path) -> None:
+    """One by one, each of them whole; what stands for the end of the run last."""
     files = [file for file in sorted(staging.rglob("*")) if file.is_file()]
     for file in sorted(files, key=lambda file: file.name == LAST):
         target = path / file.relative_to(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
         file.replace(target)
-    for folder in {path, *((path / file.relative_to(staging)).parent for file in files)}:
-        _sync(folder)
 
 
 def _sync_files(folder: Path) -> None:
