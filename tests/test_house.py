@@ -31,6 +31,7 @@ FLOORS = {
     "kernels": 1,
     "run": 1,
     "expectation": 1,
+    "halves": 1,
     "resolution": 2,
     "score": 2,
     "candidates": 2,
@@ -47,6 +48,7 @@ FLOORS = {
     "alignment": 3,
     "averaging": 3,
     "lists": 3,
+    "synchronisation": 3,
     "pairwise": 3,
     "refinement": 3,
     "classification": 3,
@@ -75,6 +77,7 @@ ROOMS_BELOW = {
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
+    "synchronisation": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
