@@ -31,7 +31,6 @@ FLOORS = {
     "kernels": 1,
     "run": 1,
     "expectation": 1,
-    "halves": 1,
     "resolution": 2,
     "score": 2,
     "candidates": 2,

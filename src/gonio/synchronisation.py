@@ -94,8 +94,7 @@ def _angle_deg(
     relative: NDArray[np.float64], rotations: NDArray[np.float64], first: NDArray, second: NDArray
 ) -> NDArray[np.float64]:
     left = rotations[second].transpose(0, 2, 1) @ relative @ rotations[first]
-    angle: NDArray[np.float64] = np.degrees(Rotation.from_matrix(left).magnitude())
-    return angle
+    return np.asarray(np.degrees(Rotation.from_matrix(left).magnitude()), dtype=np.float64)
 
 
 def _shifts(
@@ -116,4 +115,4 @@ def _shifts(
         right[j] += w * t
         right[i] -= w * (turn.T @ t)
     flat = normal.reshape(3 * count, 3 * count)
-    return np.linalg.lstsq(flat, right.ravel(), rcond=1e-9)[0].reshape(count, 3)
+    return np.asarray(np.linalg.lstsq(flat, right.ravel(), rcond=1e-9)[0], dtype=np.float64).reshape(count, 3)
