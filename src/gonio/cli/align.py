@@ -161,6 +161,7 @@ def align(
     Example: `gonio align particles.star --reference map.mrc --tilt-range -60 60 -o aligned`
     """
     from gonio.io import write_particles
+    from gonio.report import html
 
     check_target(output, overwrite=overwrite)
     asked = SearchOptions(
@@ -193,7 +194,7 @@ def align(
         write_particles(folder / "particles.star", writable(aligned.table))
         write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
         write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
-        write_text(folder / "report.html", report_of(aligned, title=f"Alignment of {particles.name}", seed=seed).html())
+        write_text(folder / "report.html", html(report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)))
         write_settings(
             folder / "settings.toml",
             {

@@ -48,6 +48,7 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     """Run the chain in a folder and return what came of it."""
     from gonio.alignment import Aligner
     from gonio.io import read_volume, write_particles
+    from gonio.report import html
     from gonio.simulate import Imaging, Phantom
 
     imaging = Imaging(BOX, VOXEL_SIZE_ANGSTROM, -TILT_DEG, TILT_DEG, snr=SNR)
@@ -70,7 +71,7 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     write_particles(folder / "particles.star", writable(aligned.table))
     write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
     write_average(folder / "average.mrc", made)
-    write_text(folder / "report.html", _report(aligned, made, reference, seed).html())
+    write_text(folder / "report.html", html(_report(aligned, made, reference, seed)))
     shown = {
         "phantom": PHANTOM,
         "particles": count,

@@ -6,5 +6,6 @@ imported when a page is made. Knows nothing of files, commands or alignment.
 
 from gonio.report.content import Classes, Errors, Iteration, Matrix, Odd, Report
 from gonio.report.odd import odd_particles
+from gonio.report.page import html
 
-__all__ = ["Classes", "Errors", "Iteration", "Matrix", "Odd", "Report", "odd_particles"]
+__all__ = ["Classes", "Errors", "Iteration", "Matrix", "Odd", "Report", "html", "odd_particles"]

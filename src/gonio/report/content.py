@@ -124,9 +124,3 @@ class Report:
     classes: Classes | None = None
     matrix: Matrix | None = None
     iterations: Sequence[Iteration] = ()
-
-    def html(self) -> str:
-        """The page, in one piece: no other file and no network is needed to read it."""
-        from gonio.report.page import html  # which draws what is defined here
-
-        return html(self)

@@ -30,6 +30,7 @@ def matrix_figure(matrix: Matrix) -> str:
         low, high = np.percentile(known, [1, 99]) if len(known) else (0.0, 1.0)
         image = axes.imshow(values, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
         _classes(axes, matrix.labels[order])
+        axes.locator_params(integer=True)
         axes.set(title=name, xlabel="particle, in the order of the tree", ylabel="particle")
         figure.colorbar(image, ax=axes, shrink=0.8, label="dissimilarity")
     caption = (

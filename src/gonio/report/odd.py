@@ -35,8 +35,8 @@ def odd_particles(particles: ParticleTable, *, most: int) -> list[tuple[int, Odd
         values = np.asarray(particles.columns.get(column, ()), dtype=np.float64)
         if len(values):
             middle = float(np.median(values[np.isfinite(values)])) if np.isfinite(values).any() else np.nan
-            for row in map(int, np.flatnonzero(_far(-values if low_is_bad else values)):
-                reasons.setdefault(int(row), []).append(text.format(values[row], middle))
+            for row in np.flatnonzero(_far(-values if low_is_bad else values)).tolist():
+                reasons.setdefault(row, []).append(text.format(values[row], middle))
     for row, status in enumerate(particles.columns.get("status", ())):
         if status not in ENDED_WELL:
             reasons.setdefault(row, []).append(f"its refinement ended as '{status}'")

@@ -8,9 +8,21 @@ from html import escape
 import numpy as np
 
 from gonio.particles import ParticleTable
-from gonio.report import matrices, pictures, plots
 from gonio.report.content import Errors, Odd, Report
 from gonio.report.figures import identifier
+from gonio.report.matrices import matrix_figure
+from gonio.report.pictures import class_gallery, odd_gallery, slices
+from gonio.report.plots import (
+    against,
+    changes,
+    correlations,
+    coverage_map,
+    directions,
+    error_plots,
+    expected_agreement,
+    progress,
+    quality,
+)
 from gonio.report.surface import library, surface
 
 __all__ = ["html"]
@@ -19,7 +31,7 @@ WORST_COUNT = 10
 
 
 def html(report: Report) -> str:
-    """Everything that a report holds, as one page."""
+    """Everything that a report holds, as one page: no other file and no network is needed to read it."""
     sections = {
         "Is it good?": _good(report),
         "What does it look like?": _look(report),
@@ -38,42 +50,42 @@ def html(report: Report) -> str:
 
 
 def _good(report: Report) -> str:
-    figures = [] if not report.curves else [plots.correlations(report.curves, report.box_angstrom)]
+    figures = [] if not report.curves else [correlations(report.curves, report.box_angstrom)]
     if report.iterations:
-        figures += plots.progress(report.iterations)
+        figures += progress(report.iterations)
     if report.particles is not None:
-        figures += plots.quality(report.particles)
+        figures += quality(report.particles)
     if report.errors is not None:
-        figures += plots.error_plots(report.particles, report.errors)
+        figures += error_plots(report.particles, report.errors)
     if report.expected is not None and len(report.expected):
-        figures.append(plots.expected_agreement(report.expected, report.box_angstrom))
+        figures.append(expected_agreement(report.expected, report.box_angstrom))
     if report.particles is not None:
-        figures += plots.changes(report.particles)
+        figures += changes(report.particles)
     return _numbers(report.numbers) + _grid(figures)
 
 
 def _look(report: Report) -> str:
-    figures = [pictures.slices(name, volume) for name, volume in report.maps.items()]
+    figures = [slices(name, volume) for name, volume in report.maps.items()]
     if report.maps:
         name, volume = next(iter(report.maps.items()))
         figures.insert(0, surface(name, volume))
     if report.classes is not None:
-        figures.insert(0, pictures.class_gallery(report.classes))
-    return _grid(figures) + ("" if report.matrix is None else matrices.matrix_figure(report.matrix))
+        figures.insert(0, class_gallery(report.classes))
+    return _grid(figures) + ("" if report.matrix is None else matrix_figure(report.matrix))
 
 
 def _bias(report: Report) -> str:
     figures = []
     if report.particles is not None:
-        figures += [plots.directions(report.particles), *plots.against(report.particles, report.against)]
+        figures += [directions(report.particles), *against(report.particles, report.against)]
     if report.coverage is not None:
-        figures.append(plots.coverage_map(report.coverage))
+        figures.append(coverage_map(report.coverage))
     return _grid(figures)
 
 
 def _odd(report: Report) -> str:
     worst = "" if report.particles is None else _worst(report.particles, report.errors)
-    return _reasons(report.odd) + _grid([pictures.odd_gallery(list(report.odd))]) + worst
+    return _reasons(report.odd) + _grid([odd_gallery(list(report.odd))]) + worst
 
 
 def _grid(figures: Sequence[str]) -> str:
@@ -166,6 +178,7 @@ PAGE = """<!doctype html>
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.2rem; max-width: 84rem; color: var(--ink); background: var(--paper);
        font: 16px/1.5 system-ui, sans-serif; }
+h1, th, figcaption, h3 { overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .4rem 0 1rem; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .6rem; }
 h3 { font-size: .95rem; margin: 0 0 .4rem; }
@@ -186,7 +199,9 @@ figure:has(> .scene) { grid-row: span 2; }
 .scene { min-height: 20rem; color: var(--soft); }
 .level { display: flex; gap: .5rem; align-items: center; font-size: .85rem; color: var(--soft); }
 .level input { flex: 1; min-width: 0; }
-.wide { margin-top: 1rem; overflow-x: auto; }
+.wide { margin-top: 1rem; max-width: 60rem; }
+.wide svg { min-width: 30rem; }
+.wide figure { overflow-x: auto; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
 a { color: inherit; }
 a.data, button.copy { font: inherit; font-size: .8rem; color: var(--soft); }
