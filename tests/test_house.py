@@ -86,6 +86,9 @@ ROOMS_BELOW = {
 
 # Foreign packages by room; where nothing is stated, anything but numba.
 FOREIGN = {room: {"numpy", "scipy"} for room, floor in FLOORS.items() if floor <= 1 and room != "run"} | {
+    # What notebooks ask for: pictures of volumes, tables of particles.
+    "volume": {"matplotlib", "numpy", "scipy"},
+    "particles": {"numpy", "pandas", "scipy"},
     "lm": {"numpy"},
     "kernels": {"llvmlite", "numba", "numpy"},
 }

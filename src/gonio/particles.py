@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from gonio.pose import Pose
 from gonio.volume import Particle
 
+if TYPE_CHECKING:
+    import pandas
+
 __all__ = ["ParticleSource", "ParticleTable"]
+
+# Rows that a notebook shows.
+SHOWN = 10
 
 
 class ParticleSource(Protocol):
@@ -132,6 +138,31 @@ class ParticleTable:
     def files(self) -> tuple[Path, ...]:
         """The files behind the list (not the particles' images); none where it was not read from a file."""
         return () if self.source is None else self.source.files
+
+    def __repr__(self) -> str:
+        halves = np.bincount(np.asarray(self.half_sets), minlength=3)[1:3]
+        split = f", half sets of {halves[0]} and {halves[1]}" if halves.any() else ""
+        columns = f", columns {', '.join(self.columns)}" if self.columns else ""
+        tomograms = len(set(self.tomograms))
+        return f"ParticleTable({len(self)} particles of {tomograms} tomogram{'s'[: tomograms != 1]}{split}{columns})"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The list as a table of pandas, one row for each particle: names, poses, positions, half sets, columns.
+
+        Poses are Euler angles (ZYZ, degrees) and shifts (angstrom) of ``x_particle = R x_reference + t``.
+        """
+        import pandas  # slow to import, and nothing else here needs it
+
+        angles, shifts = self.poses.euler_zyz_deg(), self.poses.shift_angstrom
+        columns: dict[str, object] = {"name": self.names, "tomogram": self.tomograms}
+        columns |= {f"{name}_deg": angles[:, i] for i, name in enumerate(("rot", "tilt", "psi"))}
+        columns |= {f"shift_{axis}_angstrom": shifts[:, i] for i, axis in enumerate("xyz")}
+        if self.coordinates_angstrom is not None:
+            columns |= {f"{axis}_angstrom": self.coordinates_angstrom[:, i] for i, axis in enumerate("xyz")}
+        return pandas.DataFrame({**columns, "half_set": self.half_sets, **self.columns})
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>" + self[:SHOWN].to_pandas().to_html(max_cols=12)
 
     def without(self, *names: str) -> ParticleTable:
         """The same particles without these columns, of which none need be there."""

@@ -6,7 +6,9 @@ density is positive inside the particle.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +19,8 @@ from gonio.wedge import NoWedge, Wedge
 __all__ = ["Particle", "Subtomogram", "TiltStack", "Volume", "correlation", "masked", "masked_volume", "soft_sphere"]
 
 MIN_BOX = 8
+# Edge of each slice that a notebook shows.
+NOTEBOOK_PX = 160
 
 
 def _frozen_float32(array: NDArray, name: str) -> NDArray[np.float32]:
@@ -81,6 +85,20 @@ class Volume:
 
     def __repr__(self) -> str:
         return f"Volume({self.box}^3 voxels of {self.voxel_size_angstrom:g} angstrom)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the three central slices, as ``gonio.report`` draws them but without axes."""
+        from matplotlib.image import imsave  # in notebooks alone
+
+        middle = self.box // 2
+        planes = (self.data[middle], self.data[:, middle], self.data[:, :, middle])
+        low, high = np.percentile(self.data, [0.1, 99.9])
+        picture = BytesIO()
+        imsave(picture, np.hstack(planes), cmap="gray", vmin=low, vmax=high, origin="lower", format="png")
+        source = b64encode(picture.getvalue()).decode()
+        size = f'width="{3 * NOTEBOOK_PX}" height="{NOTEBOOK_PX}" style="image-rendering: pixelated"'
+        text = f"{self!r}; central slices: y over x, z over x, z over y"
+        return f'<img {size} alt="{text}" src="data:image/png;base64,{source}"><br><small>{text}</small>'
 
 
 @dataclass(frozen=True)

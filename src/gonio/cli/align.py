@@ -53,10 +53,11 @@ if TYPE_CHECKING:
     from gonio.alignment import Aligner, Result, Settings
     from gonio.particles import ParticleTable
     from gonio.pose import Pose
-    from gonio.report import Errors, Report
+    from gonio.report import Errors, Odd, Report
     from gonio.run.engine import Mapper
 
 WRONG_DEG = 15.0  # errors beyond this are another optimum
+MOST_ODD = 6  # particles that a report shows because they differ from the others
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def align(
     Example: `gonio align particles.star --reference map.mrc --tilt-range -60 60 -o aligned`
     """
     from gonio.io import write_particles
+    from gonio.report import html
 
     asked = SearchOptions(
         score,
@@ -203,7 +205,7 @@ def align(
             write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
             write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
             report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
-            write_text(folder / "report.html", report.html())
+            write_text(folder / "report.html", html(replace(report, odd=odd_of(aligned.table))))
             shown = {**asked_for, "threads": how.workers, "alignment": asdict(aligned.settings)}
             write_settings(folder / "settings.toml", shown, seed=seed, inputs=files)
     _print_numbers(numbers_of(aligned))
@@ -366,6 +368,18 @@ def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
     numbers = [(name, form.format(value), reading) for name, value, form, reading in numbers_of(aligned)]
     expected, box = _expected(aligned), aligned.box_angstrom or 0.0
     return Report(title, facts, numbers, aligned.table, aligned.errors, expected=expected, box_angstrom=box)
+
+
+def odd_of(table: ParticleTable) -> list[Odd]:
+    """The particles of a list to be looked at, with their volumes; tilt images have none."""
+    from gonio.report import odd_particles
+    from gonio.volume import Subtomogram
+
+    found = []
+    for row, odd in odd_particles(table, most=MOST_ODD):
+        particle = table.load(row)
+        found.append(replace(odd, volume=particle.volume if isinstance(particle, Subtomogram) else None))
+    return found
 
 
 def _expected(aligned: Aligned) -> NDArray[np.float64] | None:

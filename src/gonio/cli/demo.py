@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gonio.cli.align import Aligned, align_list, errors_of, numbers_of, report_of
+from gonio.cli.align import Aligned, align_list, errors_of, numbers_of, odd_of, report_of
 from gonio.cli.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
 from gonio.cli.columns import writable, write_runners_up
 from gonio.cli.options import ListOptions, Overwrite, Seed, thread_count
@@ -50,6 +50,7 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     """Run the chain in a folder and return what came of it."""
     from gonio.alignment import Aligner
     from gonio.io import read_volume, write_particles
+    from gonio.report import html
     from gonio.simulate import Imaging, Phantom
 
     imaging = Imaging(BOX, VOXEL_SIZE_ANGSTROM, -TILT_DEG, TILT_DEG, snr=SNR)
@@ -74,7 +75,7 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     write_particles(folder / "particles.star", writable(aligned.table))
     write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
     write_average(folder / "average.mrc", made, agreement)
-    write_text(folder / "report.html", _report(aligned, made, agreement, reference, seed).html())
+    write_text(folder / "report.html", html(_report(aligned, made, agreement, reference, seed)))
     shown = {
         "phantom": PHANTOM,
         "particles": count,
@@ -107,6 +108,8 @@ def _report(aligned: Aligned, made: Average, agreement: Agreement | None, refere
         curves=curves,
         box_angstrom=reference.box_angstrom,
         maps={"average": made.volume, "reference": reference},
+        coverage=made.coverage,
+        odd=odd_of(aligned.table),
     )
 
 
