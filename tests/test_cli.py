@@ -113,7 +113,7 @@ def test_alignment_finds_the_true_poses(simulated, tmp_path, capsys):
     assert (told["search"], told["inputs"]) == ("coarse_to_fine", "restored")
     assert settings["versions"]["gonio"] == gonio.__version__
     assert f"{simulated}/reference.mrc" in settings["inputs"]
-    assert "<h2>Numbers" in (out / "report.html").read_text()
+    assert "<h2>Is it good?" in (out / "report.html").read_text()
 
 
 def test_results_do_not_depend_on_threads(simulated, tmp_path):

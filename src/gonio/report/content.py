@@ -119,7 +119,7 @@ class Report:
     box_angstrom: float = 0.0
     maps: Mapping[str, Volume] = field(default_factory=dict)
     against: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    coverage: NDArray[np.float64] | None = None
+    coverage: NDArray[np.floating] | None = None
     odd: Sequence[Odd] = ()
     classes: Classes | None = None
     matrix: Matrix | None = None

@@ -241,7 +241,7 @@ def _scatter(dissimilarity: NDArray, x: NDArray[np.float64], label: str) -> str:
     return figure_html(f"dissimilarity by {label}", figure, caption, {label: x[shown], "dissimilarity": y[shown]})
 
 
-def coverage_map(weights: NDArray[np.float64]) -> str:
+def coverage_map(weights: NDArray[np.floating]) -> str:
     """What was measured in each direction, from weights (n, n, n): their mean along each ray, over the largest."""
     from matplotlib.figure import Figure
 
