@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -841,12 +842,50 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", [name for name, _ in COMMANDS])
+@pytest.mark.parametrize("command", [name for name, _, _ in COMMANDS])
 def test_help_teaches(capsys, command):
     assert run([command, "--help"]) == 0
     told = capsys.readouterr().out
     assert f"Example: gonio {command}" in told
     assert "Usage: gonio" in told
+
+
+def test_quiet_prints_errors_alone(simulated, tmp_path, capsys):
+    assert run([*align_words(simulated, tmp_path / "out"), "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "")
+    assert (tmp_path / "out" / "particles.star").exists()
+    assert run(["--quiet", *align_words(simulated, tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("gonio: error: ")
+
+
+def test_a_summary_fits_a_terminal_and_programs(simulated, tmp_path, capsys):
+    truth = ("--truth", f"{simulated}/truth.star")
+    assert run(align_words(simulated, tmp_path / "a", *truth)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[:-1])) <= 80  # the last holds paths
+    assert run(align_words(simulated, tmp_path / "b", *truth, "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((tmp_path / "b" / "summary.json").read_text())
+
+
+def test_help_is_grouped_by_what_people_want(capsys):
+    assert run(["--help"]) == 0
+    told = capsys.readouterr().out
+    order = [told.index(f"─ {group} ─") for group in ("Begin", "Find poses", "Make maps")]
+    assert order == sorted(order)
+    assert order[0] < told.index("demo ") < order[1] < told.index("align ") < order[2]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell):
+    shown = subprocess.run(
+        [sys.executable, "-m", "gonio", "--show-completion", shell], capture_output=True, text=True, check=True
+    )
+    assert "_GONIO_COMPLETE" in shown.stdout
+    asked = {**os.environ, "_GONIO_COMPLETE": "complete_bash", "COMP_WORDS": "gonio al", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-m", "gonio"], env=asked, capture_output=True, text=True, check=False)
+    assert "align" in done.stdout.split()
 
 
 def test_version_and_bare_call(capsys):

@@ -44,6 +44,7 @@ from gonio.cli.options import (
 from gonio.cli.output import (
     command_line,
     json_text,
+    numbers_text,
     write_settings,
     write_text,
 )
@@ -136,6 +137,7 @@ def align(
     truth: Annotated[
         Path | None, typer.Option(metavar="STAR", help="List of the same particles with true poses: tell the errors.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")] = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
     scheduler: Scheduler = None,
@@ -208,7 +210,10 @@ def align(
             write_text(folder / "report.html", html(replace(report, odd=odd_of(aligned.table))))
             shown = {**asked_for, "threads": how.workers, "alignment": asdict(aligned.settings)}
             write_settings(folder / "settings.toml", shown, seed=seed, inputs=files)
-    _print_numbers(numbers_of(aligned))
+    if as_json:
+        print(json_text(summary_of(aligned)))
+        return
+    print(numbers_text(rows_of(aligned)))
     print(f"wrote {output / 'particles.star'}; look at {output / 'report.html'}")
 
 
@@ -365,7 +370,7 @@ def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
         "seed": str(seed),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    numbers = [(name, form.format(value), reading) for name, value, form, reading in numbers_of(aligned)]
+    numbers = rows_of(aligned)
     expected, box = _expected(aligned), aligned.box_angstrom or 0.0
     return Report(title, facts, numbers, aligned.table, aligned.errors, expected=expected, box_angstrom=box)
 
@@ -390,10 +395,9 @@ def _expected(aligned: Aligned) -> NDArray[np.float64] | None:
     return np.array([e.correlation for e in known if e is not None]) if all(e is not None for e in known) else None
 
 
-def _print_numbers(numbers: list[Number]) -> None:
-    width = max(len(name) for name, *_ in numbers)
-    for name, value, form, reading in numbers:
-        print(f"  {name:<{width}}  {form.format(value):>14}  {reading}")
+def rows_of(aligned: Aligned) -> list[tuple[str, str, str]]:
+    """The same as text: name, value with unit, how to read it."""
+    return [(name, form.format(value), reading) for name, value, form, reading in numbers_of(aligned)]
 
 
 def _identifier(name: str, form: str) -> str:

@@ -5,9 +5,12 @@ Values that do not fit and files that are broken end with status 2, an interrupt
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,7 +31,6 @@ FAILED, INTERRUPTED = 2, 130
 COMPILING = "gonio: compiling for this processor, once: half a minute"
 
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,6 +46,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def program(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors. May stand anywhere.")] = False,
     show_version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
     ] = False,
@@ -56,35 +59,48 @@ def program(
     """
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
-    ("demo", demo),
-    ("align", align),
-    ("average", average),
-    ("pair", pair),
-    ("map", map_),
-    ("simulate", simulate),
+BEGIN, POSES, MAPS = "Begin", "Find poses", "Make maps"
+
+# In the order in which people come to them: name, command, what it is for.
+COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("demo", demo, BEGIN),
+    ("simulate", simulate, BEGIN),
+    ("align", align, POSES),
+    ("pair", pair, POSES),
+    ("average", average, MAPS),
+    ("map", map_, MAPS),
 )
-for name, command in COMMANDS:
-    app.command(name)(command)
+for name, command, purpose in COMMANDS:
+    app.command(name, rich_help_panel=purpose)(command)
+
+ANYWHERE = {"--debug", "--quiet"}
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line, without the program's name, and return its exit status."""
-    words = [word for word in arguments if word != "--debug"]
+    words = [word for word in arguments if word not in ANYWHERE]
     try:
-        status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
+        with _silence() if "--quiet" in arguments else nullcontext():
+            status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
     except typer.Exit as request:
         status = request.exit_code
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     except (USAGE_ERROR, ValueError, OSError) as error:
-        if len(words) < len(arguments):
+        if "--debug" in arguments:
             raise
         print(f"gonio: error: {_sentence(error)}", file=sys.stderr)
         status = FAILED
     if status == INTERRUPTED:  # typer turns some interruptions into a status
         print("gonio: interrupted", file=sys.stderr)
     return status
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Results on the disk alone: neither text nor progress."""
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        yield
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gonio.cli.align import Aligned, align_list, errors_of, numbers_of, odd_of, report_of
+from gonio.cli.align import Aligned, align_list, errors_of, odd_of, report_of, rows_of
 from gonio.cli.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
 from gonio.cli.columns import writable, write_runners_up
 from gonio.cli.options import ListOptions, Overwrite, Seed, thread_count
-from gonio.cli.output import progress, write_settings, write_text
+from gonio.cli.output import numbers_text, progress, write_settings, write_text
 from gonio.cli.simulate import random_poses, write_simulation
 from gonio.run.engine import Journaled, Local
 from gonio.run.folder import result_folder
@@ -123,8 +123,7 @@ def _resolutions(made: Average, agreement: Agreement | None, reference: Volume) 
 
 
 def _table(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume) -> str:
-    rows = [(name, form.format(value), reading) for name, value, form, reading in numbers_of(aligned)]
-    found = _resolutions(made, agreement, reference)
-    rows += [(f"resolution, {name}", value, reading) for name, value, reading in found]
-    width = max(len(name) for name, *_ in rows)
-    return "\n".join(f"  {name:<{width}}  {value:>14}  {reading}" for name, value, reading in rows)
+    found = [
+        (f"resolution, {name}", value, reading) for name, value, reading in _resolutions(made, agreement, reference)
+    ]
+    return numbers_text([*rows_of(aligned), *found])

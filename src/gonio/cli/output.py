@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,12 +23,15 @@ __all__ = [
     "command_line",
     "json_text",
     "naming",
+    "numbers_text",
     "progress",
     "write_settings",
     "write_text",
 ]
 
 PLAIN_PROGRESS_SECONDS = 5.0
+# Columns of a terminal, and what names and values of a summary take of them.
+WIDTH, NAME_WIDTH, VALUE_WIDTH = 80, 30, 14
 # How often a bar is drawn.
 BAR_SECONDS = 0.1
 
@@ -89,6 +93,15 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Name, value and how to read it, line by line, in the width of a terminal."""
+    lines = []
+    for name, value, reading in rows:
+        first = f"  {name:<{NAME_WIDTH}} {value:>{VALUE_WIDTH}}  "
+        lines.append(textwrap.fill(reading, WIDTH, initial_indent=first, subsequent_indent=" " * len(first)))
+    return "\n".join(lines)
 
 
 def command_line() -> list[str]:
