@@ -874,7 +874,7 @@ def test_help_is_grouped_by_what_people_want(capsys):
     told = capsys.readouterr().out
     order = [told.index(f"─ {group} ─") for group in ("Begin", "Find poses", "Make maps")]
     assert order == sorted(order)
-    assert order[0] < told.index("demo ") < order[1] < told.index("align ") < order[2]
+    assert order[0] < told.index("│ demo ") < order[1] < told.index("│ align ") < order[2]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
