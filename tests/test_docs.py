@@ -92,6 +92,11 @@ def test_the_python_interface_has_a_page() -> None:
     assert set(gonio.__all__) - {"__version__"} <= shown
 
 
+def test_versions_agree() -> None:
+    assert f"version: {gonio.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {gonio.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_every_page_is_in_the_contents() -> None:
     contents = (ROOT / "mkdocs.yml").read_text()
     lost = [page.name for page in (ROOT / "docs").glob("*.md") if page.name not in contents]
