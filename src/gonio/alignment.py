@@ -238,6 +238,11 @@ class Aligner:
         return _result(comparison, outcome, frame)
 
     @property
+    def diameter_angstrom(self) -> float:
+        """Of the sphere that the reference shows."""
+        return self._preparation.extent_angstrom
+
+    @property
     def memory_bytes(self) -> int:
         """What the prepared reference takes."""
         return self._preparation.memory_bytes

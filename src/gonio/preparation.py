@@ -171,6 +171,11 @@ class Preparation:
         return max(self._extent, self._shown_angstrom(target.volume, self._extent))
 
     @property
+    def extent_angstrom(self) -> float:
+        """Diameter of the sphere that the reference shows."""
+        return self._extent
+
+    @property
     def _is_given(self) -> bool:
         """Whether the settings name a diameter."""
         return bool(self.settings.mask_diameter_angstrom or self.settings.particle_diameter_angstrom)
