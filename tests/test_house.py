@@ -51,6 +51,7 @@ FLOORS = {
     "pairwise": 3,
     "refinement": 3,
     "classification": 3,
+    "clustering": 3,
     "report": 4,
     "io": 4,
     "cli": 5,
@@ -81,7 +82,9 @@ ROOMS_BELOW = {
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
-    "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "pairwise"},
+    "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
+    "classification": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"alignment", "averaging", "clustering", "lists", "pairwise"},
 }
 
 # Foreign packages by room; where nothing is stated, anything but numba.

@@ -25,8 +25,10 @@ from gonio.restoration import (
     Restorer,
     circle_crowding,
     sphere_diameter_angstrom,
+    sphere_of,
     widest_sphere_angstrom,
 )
+from gonio.score import Comparison, Score
 from gonio.settings import Settings
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
 from gonio.wedge import NoWedge, Wedge
@@ -169,6 +171,11 @@ class Preparation:
         return max(self._extent, self._shown_angstrom(target.volume, self._extent))
 
     @property
+    def extent_angstrom(self) -> float:
+        """Diameter of the sphere that the reference shows."""
+        return self._extent
+
+    @property
     def _is_given(self) -> bool:
         """Whether the settings name a diameter."""
         return bool(self.settings.mask_diameter_angstrom or self.settings.particle_diameter_angstrom)
@@ -240,6 +247,17 @@ class Preparation:
         reference = self._plain_reference(target.box, diameter_angstrom)
         target = target if diameter_angstrom is None else masked(target, diameter_angstrom)
         return Pair(Spectrum.of(target, limit=reference.limit), reference)
+
+    def measured_pair(self, target: Particle) -> tuple[Comparison, float]:
+        """Target and reference as they are in the target's sphere, every sample alike; and its crowding."""
+        self.check(target)
+        diameter = self.diameter_angstrom(target)
+        if isinstance(target, TiltStack):
+            crowding = circle_crowding(target, diameter)
+        else:
+            sphere = sphere_of(target.box, target.voxel_size_angstrom, diameter)
+            crowding = float(1.0 / np.square(sphere).mean(dtype=np.float64))
+        return self.plain_pair(target, diameter_angstrom=diameter).plain(Score.FCS), crowding
 
     def _plain_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
         with self._lock:
