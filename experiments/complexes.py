@@ -62,6 +62,7 @@ def true_map(name: str, structures: Path) -> gonio.Volume:
     return gonio.Volume(data, VOXEL_SIZE_ANGSTROM)
 
 
+@lru_cache(maxsize=len(SEEDS))
 def imaged_map(name: str, structures: Path) -> gonio.Volume:
     """The same through the particles' microscope, from all sides and without noise."""
     whole = Imaging(box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM, tilt_min_deg=-90.0, tilt_max_deg=90.0)

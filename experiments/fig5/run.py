@@ -31,6 +31,7 @@ from cells import run_jobs
 from complexes import (
     COMPLEXES,
     RESOLUTION_ANGSTROM,
+    SEEDS,
     STRUCTURES,
     TILT_DEG,
     imaged_map,
@@ -66,7 +67,7 @@ def particle(name: str, index: int, *, structures: Path, folder: Path) -> gonio.
     return made
 
 
-@lru_cache(maxsize=2 * len(WAYS))
+@lru_cache(maxsize=len(SEEDS) * len(WAYS))
 def aligner_of(name: str, template: str, method: str, structures: Path) -> gonio.Aligner:
     """The map of a complex, made ready for a method."""
     return gonio.Aligner(TEMPLATES[template](name, structures), method_settings(method, axis=False))
