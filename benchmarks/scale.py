@@ -165,7 +165,7 @@ def ending(folder: Path, table: gonio.ParticleTable, records: list[bytes]) -> di
     aligned = Aligned(done[0], results, 1.0, gonio.Settings(), 32 * VOXEL_ANGSTROM)
     runners = took(lambda: write_runners_up(folder / "runners_up.star", done[0], results))
     pages: list[str] = []
-    report = took(lambda: pages.append(report_of(aligned, title="scale", seed=0).html()))
+    report = took(lambda: pages.append(html(report_of(aligned, title="scale", seed=0))))
     return {
         "kept until the end, made into columns": Cost(made / count, 0, round(kept / count)),
         "other optima written": Cost(runners / count, 0, round((folder / "runners_up.star").stat().st_size / count)),

@@ -23,7 +23,9 @@ def pairs_of(truth: Pose, rng: np.random.Generator, *, sd_deg=0.0, sd_angstrom=0
         if rng.random() < wrong:
             pose = Pose.random(1, rng=rng, max_shift_angstrom=20.0)[0]
         pose = pose.retract(np.r_[np.radians(sd_deg) * rng.normal(size=3), sd_angstrom * rng.normal(size=3)])
-        pairs.append(PairResult(i, j, Result(pose, 0.5, Status.CONVERGED, 1, 1.0, np.eye(6))))
+        pairs.append(
+            PairResult(i, j, Result(pose, 0.5, Status.CONVERGED, 1, 1.0, np.eye(6)), np.empty(0), np.empty((2, 0, 4)))
+        )
     return pairs
 
 
