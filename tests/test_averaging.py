@@ -14,7 +14,7 @@ from gonio.pose import Pose
 from gonio.run.engine import Local
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
 from gonio.symmetry import Symmetry
-from gonio.volume import Subtomogram, TiltStack, Volume, correlation
+from gonio.volume import Subtomogram, TiltStack, Volume, correlation, soft_sphere
 from gonio.wedge import NoWedge, SingleAxisWedge
 from test_fourier import premultiplied
 
@@ -115,7 +115,8 @@ def test_halves_are_averages_of_their_halves(kind):
     result = averaged(kind)
     odd = average(particles(kind)[1::2], POSES[1::2])
     assert odd.halves is None and odd.fsc is None
-    np.testing.assert_allclose(result.halves[1].data, odd.volume.data, atol=1e-6)
+    # Sums of other blocks, of some hundred samples each, are rounded otherwise in single precision.
+    np.testing.assert_allclose(result.halves[1].data, odd.volume.data, atol=1e-5)
     np.testing.assert_array_equal(result.fsc, fourier_shell_correlation(*result.halves))
     # Without noise they differ by what each has not seen: 20 views fill the first shells.
     assert (result.fsc[:LIMIT] > 0.98).all()
@@ -211,7 +212,7 @@ def test_classes_are_averaged_in_one_pass():
     alone = average([held[row] for row in rows], POSES[rows], half_sets=half_sets[rows])
     assert made[1].count == len(rows)
     np.testing.assert_allclose(made[1].volume.data, alone.volume.data, atol=1e-5 * np.abs(alone.volume.data).max())
-    np.testing.assert_allclose(made[1].fsc, alone.fsc, atol=1e-5)
+    np.testing.assert_allclose(made[1].fsc[:-1], alone.fsc[:-1], atol=1e-5)  # Nyquist's shell is empty
 
 
 @pytest.mark.parametrize("kind", ["subtomograms", "stacks"])
@@ -219,9 +220,11 @@ def test_classes_are_averaged_in_one_pass():
 def test_symmetry_averages_over_the_group(kind, name):
     """Particles of a symmetric density, each at any of its equivalent poses, are as good as one pose."""
     made = average(particles(kind)[:6], POSES[:6], symmetry=name)
+    sphere = soft_sphere(BOX, radius_px=12, edge_px=4)  # what lies in the corners of a box does not turn with it
     for matrix in Symmetry(name).rotations.as_matrix():
         turned = moved(made.volume, matrix, np.zeros(3))
-        assert fourier_shell_correlation(turned, made.volume)[1 : LIMIT + 1].min() > 0.98
+        fsc = fourier_shell_correlation(*(Volume(v.data * sphere, VOXEL) for v in (turned, made.volume)))
+        assert fsc[1 : LIMIT + 1].min() > 0.99
     without = average(particles(kind)[:6], POSES[:6])
     copies = [moved(without.volume, matrix, np.zeros(3)).data for matrix in Symmetry(name).rotations.as_matrix()]
     assert correlation(made.volume, Volume(np.mean(copies, axis=0), VOXEL)) > 0.9
@@ -231,7 +234,7 @@ def test_coverage_counts_what_was_measured():
     one = average(particles("subtomograms")[:1], Pose.identity(1))
     grid = np.indices(one.coverage.shape) - BOX // 2
     z, x = grid[0], grid[2]
-    inside = np.linalg.norm(grid, axis=0) <= (BOX - 1) // 2
+    inside = np.rint(np.linalg.norm(grid, axis=0)) <= (BOX - 1) // 2
     seen = inside & (np.abs(z) < np.abs(x) * np.tan(np.radians(57)))
     missing = inside & (np.abs(z) > np.abs(x) * np.tan(np.radians(63)) + 1)
     assert (one.coverage[seen] == 1.0).all()

@@ -34,6 +34,7 @@ FLOORS = {
     "resolution": 2,
     "score": 2,
     "candidates": 2,
+    "insertion": 2,
     "restoration": 2,
     "simulate": 2,
     "result": 2,

@@ -1,15 +1,8 @@
-"""Averages of aligned particles, weighted by what each has measured.
+"""Averages of aligned particles, weighted by what each has measured (docs/theory.md eq. 20).
 
-Flow: particle and pose -> weighted samples in the reference's frame -> running sums of signal and weight -> map.
-With F a particle's transform, w its weight and c its transfer, the average is
-
-    V(k) = sum w c F(R k) exp(2 pi i R k.t / n)  /  sum w c^2                             (docs/theory.md eq. 20)
-
-A subtomogram is *gathered*: its spectrum is interpolated at R k for every k of the map, so no gridding error enters.
-Tilt images have no spectrum between their slices: their samples are *scattered* onto an oversampled grid. With a
-symmetry each particle counts once for every rotation g of the group, at the pose R g.
-
-Sums are made in blocks of rows of one size, and these are added in order: results are the same bits whoever makes them.
+Flow: rows of a list, in blocks of one size -> the sums of each block (``insertion``), by whoever does such work
+(``run.engine``) -> added in the order of the blocks -> maps of all particles, of half sets, of classes. The sums of a
+block are the same bits whoever makes them, and so is the map.
 """
 
 from __future__ import annotations
@@ -21,29 +14,22 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.fourier import (
-    FourierVolume,
-    Spectrum,
-    centred_fft,
-    centred_ifft,
-    fourier_shell_correlation,
-    in_friedel_half,
-    index_grid,
-)
-from gonio.kernels import cpu
-from gonio.kernels.window import OVERSAMPLING, window_transform
+from gonio.fourier import fourier_shell_correlation
+from gonio.insertion import Insertion, Sums, insertion_of
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 from gonio.run.engine import Local, Mapper
 from gonio.symmetry import Symmetry
-from gonio.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.volume import Particle, Volume
 
 __all__ = ["Average", "average", "average_classes", "average_table"]
 
-# A sample whose weight is below this share of its shell's mean is damped: too few particles have seen it.
-MIN_RELATIVE_WEIGHT = 0.1
-# Rows that are summed before their sums are added to the others': what a worker does at a time.
+# Rows that are summed before their sums are added to the others': what a worker does at a time. Sums of other blocks
+# would differ by rounding.
 BLOCK = 32
+
+# What a particle is called in complaints, the particle, its pose, and the group that it is averaged with.
+Row = tuple[str, Particle, Pose, int]
 
 
 @dataclass(frozen=True)
@@ -72,209 +58,6 @@ class Average:
     coverage: NDArray[np.float32]
 
 
-@dataclass
-class _Sums:
-    """Running sums of signal and weight at the frequencies of a method, and how many particles are in them."""
-
-    signal: NDArray[np.complex128]
-    weight: NDArray[np.float64]
-    count: int = 0
-
-    def __iadd__(self, other: _Sums) -> _Sums:
-        self.signal += other.signal
-        self.weight += other.weight
-        self.count += other.count
-        return self
-
-
-def _estimate(
-    signal: NDArray[np.complex128], weight: NDArray[np.float64], shell: NDArray[np.int64]
-) -> NDArray[np.complex128]:
-    """Signal over weight, damped where few particles have seen a frequency; shells of the same shape."""
-    mean = np.bincount(shell.ravel(), weights=weight.ravel()) / np.maximum(np.bincount(shell.ravel()), 1)
-    weight = np.maximum(weight, MIN_RELATIVE_WEIGHT * mean[shell])
-    return np.where(weight > 0, signal / np.where(weight > 0, weight, 1.0), 0.0)
-
-
-class _Gathering:
-    """Sums for subtomograms, at the map's own frequencies: a Friedel half of them."""
-
-    def __init__(self, box: int) -> None:
-        self.box = box
-        self._limit = (box - 1) // 2
-        index = index_grid(box)
-        self._keep = ((index**2).sum(axis=-1) <= self._limit**2) & (in_friedel_half(index) | (index == 0).all(axis=-1))
-        self._frequency = index[self._keep].astype(np.float64)  # (n, 3)
-
-    def empty(self) -> _Sums:
-        return _Sums(np.zeros(len(self._frequency), np.complex128), np.zeros(len(self._frequency)))
-
-    def add(self, sums: _Sums, particle: Subtomogram, poses: Pose) -> None:
-        volume = particle.volume
-        spectrum = FourierVolume.of(volume, limit=self._limit)
-        for rotation, shift in zip(poses.matrix, poses.shift_angstrom, strict=True):
-            turned = self._frequency @ rotation.T  # R k
-            phase = np.exp(2j * np.pi / volume.box_angstrom * (turned @ shift))
-            weight = particle.wedge.weight_at(turned / volume.box_angstrom)
-            sums.signal += weight * phase * spectrum.sample(turned)
-            sums.weight += weight
-        sums.count += 1
-
-    def map_of(self, sums: _Sums, voxel_size_angstrom: float) -> Volume:
-        shell = np.rint(np.linalg.norm(self._frequency, axis=-1)).astype(int)
-        spectrum = self._whole(_estimate(sums.signal, sums.weight, shell))
-        return Volume(centred_ifft(spectrum).real, voxel_size_angstrom)
-
-    def coverage(self, sums: _Sums) -> NDArray[np.float32]:
-        return self._whole(sums.weight.astype(np.complex128)).real.astype(np.float32)
-
-    def _whole(self, half: NDArray[np.complex128]) -> NDArray[np.complex128]:
-        """Values (n,) with their Friedel mates, on the grid of the box."""
-        grid = np.zeros((self.box,) * 3, np.complex128)
-        grid[self._keep] = half
-        first = 1 - self.box % 2  # the lowest index of an even box has no mate
-        inner = grid[first:, first:, first:]
-        mates = inner[::-1, ::-1, ::-1].conj()
-        inner[...] = np.where(self._keep[first:, first:, first:], inner, mates)
-        return grid
-
-
-class _Scattering:
-    """Sums for tilt stacks, on a grid oversampled by two."""
-
-    def __init__(self, box: int) -> None:
-        self.box = box
-        self._size = OVERSAMPLING * box
-        self._half = OVERSAMPLING * ((box - 1) // 2) + 3
-
-    @property
-    def _side(self) -> int:
-        return 2 * self._half + 1
-
-    def empty(self) -> _Sums:
-        return _Sums(np.zeros(self._side**3, np.complex128), np.zeros(self._side**3))
-
-    def add(self, sums: _Sums, particle: TiltStack, poses: Pose) -> None:
-        samples = Spectrum.of(particle, resolution_angstrom=None)
-        box_angstrom = particle.box * particle.voxel_size_angstrom
-        frequency = samples.frequency_xyz.astype(np.float64)  # (3, n)
-        weight = (samples.weight * samples.transfer**2).astype(np.complex64)
-        for rotation, shift in zip(poses.matrix, poses.shift_angstrom, strict=True):
-            phase = np.exp(2j * np.pi * (shift / box_angstrom) @ frequency)
-            signal = samples.weight * samples.transfer * samples.value * phase
-            turned = (rotation.T @ frequency).astype(np.float32)  # R^T k
-            self._scatter(turned, signal.astype(np.complex64), sums.signal)
-            found = np.zeros(self._side**3, np.complex128)
-            self._scatter(turned, weight, found)
-            sums.weight += found.real
-        sums.count += 1
-
-    def _scatter(self, frequency: NDArray[np.float32], values: NDArray[np.complex64], grid: NDArray) -> None:
-        cpu.scatter(self._side, np.float32(OVERSAMPLING), frequency, values, grid.view(np.float64))
-
-    def map_of(self, sums: _Sums, voxel_size_angstrom: float) -> Volume:
-        size, (signal, weight) = self._size, self._grids(sums)
-        shell = np.rint(np.linalg.norm(index_grid(size), axis=-1)).astype(int)
-        padded = centred_ifft(_estimate(signal, weight, shell)).real
-        first = size // 2 - self.box // 2
-        inside = slice(first, first + self.box)
-        # The window smooths the spectrum: its transform tapers the map.
-        taper = window_transform(0.0) / window_transform((np.arange(self.box) - self.box // 2) / size)
-        data = padded[inside, inside, inside] * taper[:, None, None] * taper[:, None] * taper
-        spectrum = centred_fft(data)
-        spectrum[np.linalg.norm(index_grid(self.box), axis=-1) > (self.box - 1) // 2] = 0.0
-        return Volume(centred_ifft(spectrum).real, voxel_size_angstrom)
-
-    def coverage(self, sums: _Sums) -> NDArray[np.float32]:
-        _, weight = self._grids(sums)
-        centre, half = self._size // 2, (self.box - 1) // 2
-        chosen = centre + OVERSAMPLING * np.arange(-half, half + 1)
-        grid = np.zeros((self.box,) * 3, np.float32)
-        put = slice(self.box // 2 - half, self.box // 2 + half + 1)
-        grid[put, put, put] = weight[np.ix_(chosen, chosen, chosen)]
-        grid[np.linalg.norm(index_grid(self.box), axis=-1) > half] = 0.0
-        return grid
-
-    def _grids(self, sums: _Sums) -> tuple[NDArray[np.complex128], NDArray[np.float64]]:
-        """Signal and weight with their Friedel mates on the oversampled grid, zero frequency in its centre."""
-        grids: list[NDArray] = []
-        inside = min(self._half, self._size // 2 - 1)
-        cut = slice(self._half - inside, self._half + inside + 1)
-        put = slice(self._size // 2 - inside, self._size // 2 + inside + 1)
-        for flat in (sums.signal, sums.weight):
-            cube = flat.reshape((self._side,) * 3)
-            grid = np.zeros((self._size,) * 3, flat.dtype)
-            grid[put, put, put] = (cube + cube[::-1, ::-1, ::-1].conj())[cut, cut, cut]
-            grids.append(grid)
-        return grids[0], grids[1]
-
-
-_Method = _Gathering | _Scattering
-
-
-@dataclass
-class _Adding:
-    """Adds particles, of which each goes into the sums of one group; knows the first by which others are judged."""
-
-    symmetry: Symmetry
-    method: _Method | None = None
-    kind: type = object
-    voxel_size_angstrom: float = 0.0
-    sums: dict[int, _Sums] = field(default_factory=dict)
-
-    def add(self, particle: Particle, pose: Pose, group: int) -> None:
-        """Raises ValueError where a particle is not of the kind, box and voxel size of the first."""
-        if self.method is None:
-            self.kind, self.voxel_size_angstrom = type(particle), particle.voxel_size_angstrom
-            self.method = _Gathering(particle.box) if isinstance(particle, Subtomogram) else _Scattering(particle.box)
-        if not isinstance(particle, self.kind):
-            raise ValueError(
-                "particles must all be of one kind, subtomograms or tilt stacks; got a"
-                f" {type(particle).__name__} after a {self.kind.__name__}"
-            )
-        if (particle.box, particle.voxel_size_angstrom) != (self.method.box, self.voxel_size_angstrom):
-            raise ValueError(
-                f"has a box of {particle.box} voxels of {particle.voxel_size_angstrom:g} angstrom, the first one of"
-                f" {self.method.box} of {self.voxel_size_angstrom:g}"
-            )
-        if group not in self.sums:
-            self.sums[group] = self.method.empty()
-        copies = Pose(pose.rotation * self.symmetry.rotations, np.tile(pose.shift_angstrom, (self.symmetry.order, 1)))
-        self.method.add(self.sums[group], particle, copies)  # type: ignore[arg-type]
-
-    def merge(self, other: _Adding) -> None:
-        """Add what another one has summed."""
-        if other.method is None:
-            return
-        if self.method is None:
-            self.method, self.kind, self.voxel_size_angstrom = other.method, other.kind, other.voxel_size_angstrom
-        if (other.kind, other.method.box, other.voxel_size_angstrom) != (
-            self.kind,
-            self.method.box,
-            self.voxel_size_angstrom,
-        ):
-            raise ValueError("particles differ in kind, box or voxel size: average those that are alike")
-        for group, sums in other.sums.items():
-            if group in self.sums:
-                self.sums[group] += sums
-            else:
-                self.sums[group] = sums
-
-    def average(self, groups: Sequence[int], halves: tuple[int, int] | None) -> Average:
-        """Of the particles of some groups, of which two may be half sets."""
-        assert self.method is not None
-        total, half_maps = self.method.empty(), None
-        for group in groups:
-            if group in self.sums:
-                total += self.sums[group]
-        if halves is not None and all(half in self.sums and self.sums[half].weight.any() for half in halves):
-            one, two = (self.method.map_of(self.sums[half], self.voxel_size_angstrom) for half in halves)
-            half_maps = (one, two)
-        fsc = None if half_maps is None else fourier_shell_correlation(*half_maps)
-        volume, coverage = self.method.map_of(total, self.voxel_size_angstrom), self.method.coverage(total)
-        return Average(volume, half_maps, fsc, total.count, coverage)
-
-
 def average(
     particles: Iterable[Particle],
     poses: Pose,
@@ -301,20 +84,17 @@ def average(
         No particles, a number of poses or half sets that differs, or particles that differ in kind, box or voxel size.
     """
     groups = _groups_of(half_sets, len(poses))
-    made, count = _Adding(Symmetry.named(symmetry)), 0
-    for block in _blocks(particles):
-        part = _Adding(made.symmetry)
-        for particle in block:
-            if count >= len(poses):
-                raise ValueError(f"there are more particles than poses ({len(poses)})")
-            try:
-                part.add(particle, poses[count], int(groups[count]))
-            except ValueError as error:
-                raise ValueError(f"particle {count + 1}: {error}") from error
-            count += 1
-        made.merge(part)
-    if made.method is None or count != len(poses):
-        raise ValueError(f"{len(poses)} poses need as many particles, got {count}")
+    reading = iter(particles)
+    first = next(reading, None)
+    if first is None or not len(poses):
+        raise ValueError(f"{len(poses)} poses need as many particles, got {'some' if first else 0}")
+    insertion = insertion_of(first, Symmetry.named(symmetry))
+    rows = _counted(chain([first], reading), poses, groups)
+    made = _Totals(insertion)
+    for begun in range(0, len(poses), BLOCK):
+        made.add(_sums_of(insertion, islice(rows, min(BLOCK, len(poses) - begun))))
+    if next(rows, None) is not None:
+        raise ValueError(f"there are more particles than poses ({len(poses)})")
     return made.average([0, 1, 2], None if half_sets is None else (1, 2))
 
 
@@ -390,43 +170,87 @@ def _groups_of(half_sets: NDArray[np.int8] | None, count: int) -> NDArray[np.int
     return np.asarray(half_sets, dtype=np.int64)
 
 
+def _counted(particles: Iterator[Particle], poses: Pose, groups: NDArray[np.int64]) -> Iterator[Row]:
+    """Particles by number; beyond the last pose, one that has none."""
+    count = 0
+    for count, particle in enumerate(particles, start=1):
+        place = min(count, len(poses)) - 1
+        yield str(count), particle, poses[place], int(groups[place])
+    if count < len(poses):
+        raise ValueError(f"{len(poses)} poses need as many particles, got {count}")
+
+
 def _summed(
     table: ParticleTable, poses: Pose, groups: NDArray[np.int64], symmetry: str, mapper: Mapper | None, stage: str
-) -> _Adding:
+) -> _Totals:
     """The sums of all rows whose group is not negative."""
     if len(poses) != len(table) or not len(table):
         raise ValueError(f"{len(poses)} poses need as many particles, got {len(table)}")
-    task = _SumBlock(table, poses, groups, Symmetry.named(symmetry))
-    made = _Adding(task.symmetry)
-    for part in (mapper or Local())(stage, task, -(-len(table) // BLOCK), keep=False):
-        made.merge(part)
-    if made.method is None:
+    chosen = np.flatnonzero(groups >= 0)
+    if not len(chosen):
         raise ValueError("there is no particle to average: none is in any class")
+    insertion = insertion_of(table.load(int(chosen[0])), Symmetry.named(symmetry))
+    made = _Totals(insertion)
+    task = _SumBlock(insertion, table, poses, groups)
+    for part in (mapper or Local())(stage, task, -(-len(table) // BLOCK), keep=False):
+        made.add(part)
     return made
 
 
 @dataclass(frozen=True)
 class _SumBlock:
+    """The sums of a block of rows, by its number."""
+
+    insertion: Insertion
     table: ParticleTable
     poses: Pose
     groups: NDArray[np.int64]
-    symmetry: Symmetry
 
-    def __call__(self, block: int) -> _Adding:
-        part = _Adding(self.symmetry)
+    def __call__(self, block: int) -> dict[int, Sums]:
+        return _sums_of(self.insertion, self._rows(block))
+
+    def _rows(self, block: int) -> Iterator[Row]:
         for row in range(block * BLOCK, min((block + 1) * BLOCK, len(self.table))):
-            if self.groups[row] < 0:
-                continue
-            particle = self.table.load(row)
-            try:
-                part.add(particle, self.poses[row], int(self.groups[row]))
-            except ValueError as error:
-                raise ValueError(f"particle {self.table.names[row]!r}: {error}") from error
-        return part
+            if self.groups[row] >= 0:
+                name = repr(self.table.names[row])
+                yield name, self.table.load(row), self.poses[row], int(self.groups[row])
 
 
-def _blocks(particles: Iterable[Particle]) -> Iterator[Iterator[Particle]]:
-    """Runs of BLOCK particles, read one by one; each run must be gone through before the next is asked for."""
-    reading = iter(particles)
-    for first in reading:
-        yield chain([first], islice(reading, BLOCK - 1))
+def _sums_of(insertion: Insertion, rows: Iterable[Row]) -> dict[int, Sums]:
+    """The sums of some rows, by group."""
+    running: dict[int, Sums] = {}
+    for name, particle, pose, group in rows:
+        if group not in running:
+            running[group] = insertion.start()
+        try:
+            insertion.add(particle, pose, into=running[group])
+        except ValueError as error:
+            raise ValueError(f"particle {name}: {error}") from error
+    return {group: insertion.packed(running[group]) for group in sorted(running)}
+
+
+@dataclass
+class _Totals:
+    """The sums of all blocks, by group."""
+
+    insertion: Insertion
+    sums: dict[int, Sums] = field(default_factory=dict)
+
+    def add(self, block: dict[int, Sums]) -> None:
+        for group, sums in block.items():
+            if group not in self.sums:
+                self.sums[group] = Sums.zeros(self.insertion.size)
+            self.sums[group] += sums
+
+    def average(self, groups: Sequence[int], halves: tuple[int, int] | None) -> Average:
+        """Of the particles of some groups, of which two may be half sets."""
+        total, half_maps = Sums.zeros(self.insertion.size), None
+        for group in groups:
+            if group in self.sums:
+                total += self.sums[group]
+        if halves is not None and all(half in self.sums for half in halves):
+            one, two = (self.insertion.map_of(self.sums[half]) for half in halves)
+            half_maps = (one, two)
+        fsc = None if half_maps is None else fourier_shell_correlation(*half_maps)
+        volume, coverage = self.insertion.map_of(total), self.insertion.coverage(total)
+        return Average(volume, half_maps, fsc, total.count, coverage)

@@ -36,6 +36,7 @@ from gonio.wedge import NoWedge, Wedge, WeightVolumeWedge
 __all__ = [
     "FourierVolume",
     "Spectrum",
+    "background",
     "centred_fft",
     "centred_ifft",
     "fourier_shell_correlation",
@@ -306,7 +307,7 @@ class FourierVolume:
         padded = OVERSAMPLING * volume.box
         scale = padded / box
         half = int(np.floor(scale * limit)) + 3  # the window reaches two points beyond the cell
-        spectrum = _padded_spectrum(volume.data - np.float32(_background(volume.data)), padded, half)
+        spectrum = _padded_spectrum(volume.data - np.float32(background(volume.data)), padded, half)
         box_angstrom = box * volume.voxel_size_angstrom
         regions = wedge.regions.copy()
         regions[:, 6] *= box_angstrom
@@ -367,7 +368,7 @@ class FourierVolume:
         return out
 
 
-def _background(data: NDArray) -> float:
+def background(data: NDArray) -> float:
     """Mean over the faces of the box. Left in, the box itself would be an object with edges, and turn with the map."""
     inner = data[1:-1, 1:-1, 1:-1]
     return float((data.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / (data.size - inner.size))
