@@ -155,6 +155,7 @@ def ending(folder: Path, table: gonio.ParticleTable, records: list[bytes]) -> di
     """What the end of ``gonio align`` costs for each particle of a list."""
     from gonio.cli.align import Aligned, report_of
     from gonio.cli.columns import columns_of, write_runners_up
+    from gonio.report import html
 
     count, before = len(table), held_bytes()
     results = [pickle.loads(records[row % len(records)]).result for row in range(count)]
