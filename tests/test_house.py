@@ -31,6 +31,7 @@ FLOORS = {
     "kernels": 1,
     "run": 1,
     "expectation": 1,
+    "halves": 2,
     "resolution": 2,
     "score": 2,
     "candidates": 2,
@@ -78,7 +79,7 @@ ROOMS_BELOW = {
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
-    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
+    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "pairwise"},
 }
 
