@@ -32,6 +32,7 @@ FLOORS = {
     "run": 1,
     "expectation": 1,
     "halves": 2,
+    "synchronisation": 1,
     "resolution": 2,
     "score": 2,
     "candidates": 2,
@@ -50,6 +51,7 @@ FLOORS = {
     "lists": 3,
     "pairwise": 3,
     "refinement": 3,
+    "denovo": 3,
     "classification": 3,
     "report": 4,
     "io": 4,
@@ -79,6 +81,7 @@ ROOMS_BELOW = {
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
+    "denovo": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists"},
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "pairwise"},
 }

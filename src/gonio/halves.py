@@ -90,7 +90,9 @@ def split(
     given = np.zeros(len(family), dtype=np.int8) if given is None else given
     result = given.copy()
     size = np.bincount(family)
-    told = np.stack([np.bincount(family, weights=given == half, minlength=len(size)) for half in (1, 2)])  # (2, families)
+    told = np.stack(
+        [np.bincount(family, weights=given == half, minlength=len(size)) for half in (1, 2)]
+    )  # (2, families)
     held = np.array([(given == 1).sum(), (given == 2).sum()])
     open_ = np.bincount(family, weights=given == 0, minlength=len(size)).astype(int)
     order = rng.permutation(len(size))

@@ -9,7 +9,7 @@ Must not know where particles come from, who does the work, nor how results are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gonio.alignment import Aligner, Search, Settings
 from gonio.averaging import Average, average_table
 from gonio.fourier import MIN_SHELLS, low_passed
-from gonio.halves import duplicates
+from gonio.halves import Duplicate, duplicates
 from gonio.lists import align_table
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
@@ -29,7 +29,7 @@ from gonio.run.engine import Local, Mapper
 from gonio.symmetry import Symmetry
 from gonio.volume import MASK_EDGE, Subtomogram, Volume, soft_sphere
 
-__all__ = ["Iteration", "Plan", "refined", "start_map"]
+__all__ = ["Iteration", "Plan", "fsc_mask", "refined", "start_map"]
 
 # A local search looks this many of the predicted standard deviations around, and at least this share of the resolution.
 CONE_SDS, CONE_SHARE = 3.0, 0.5
@@ -155,7 +155,7 @@ def refined(
     plan: Plan | None = None,
     *,
     mapper: Mapper | None = None,
-    positions_angstrom: NDArray[np.float64] | None = None,
+    places_angstrom: Callable[[ParticleTable], NDArray[np.float64]] | None = None,
 ) -> Iterator[Iteration]:
     """Refine the poses of a list; gives each iteration when it is done, the last of which tells why it is.
 
@@ -169,18 +169,18 @@ def refined(
         What to do.
     mapper
         Who does the work; this process unless given. Each stage has a name of its own.
-    positions_angstrom
-        Where duplicates are to be found: centres of the boxes in their tomograms, in the frame of the poses, (m, 3).
+    places_angstrom
+        Tells where the particles of a table are in their tomograms, (m, 3): needed to find duplicates.
 
     Raises
     ------
     ValueError
-        Particles without a half, an empty half, no positions to find duplicates by; maps and particles that do not fit.
+        Particles without a half, an empty half, no places to find duplicates by; maps and particles that do not fit.
     """
     plan = Plan() if plan is None else plan
-    _check(table, plan, positions_angstrom)
-    run = _Run(plan, mapper or Local(), _mask_of(starts[0], plan))
-    state = _State(table, starts, positions_angstrom, limit_angstrom=plan.start_resolution_angstrom)
+    _check(table, starts, plan, places_angstrom)
+    run = _Run(plan, mapper or Local(), fsc_mask(starts[0], plan), places_angstrom)
+    state = _State(table, starts, limit_angstrom=plan.start_resolution_angstrom)
     for number in range(1, plan.max_iterations + 1):
         state, iteration = run.iteration(number, state)
         yield iteration
@@ -194,7 +194,6 @@ class _State:
 
     table: ParticleTable
     references: tuple[Volume, Volume]
-    positions_angstrom: NDArray[np.float64] | None
     limit_angstrom: float
     fsc: NDArray[np.float64] | None = None
     cone: tuple[float, float] | None = None
@@ -206,15 +205,18 @@ class _Run:
     plan: Plan
     mapper: Mapper
     mask: Volume
+    places: Callable[[ParticleTable], NDArray[np.float64]] | None = None
 
     def iteration(self, number: int, state: _State) -> tuple[_State, Iteration]:
         """One turn of aligning and averaging."""
         results = self.aligned(number, state)
         poses = Pose.stack([result.pose for result in results])
         motion = _Motion.of(state.table.poses, poses, results, self.plan.settings, self.radius_angstrom)
-        table, positions, (results, motion), dropped = self.without_duplicates(
-            state.table.with_poses(poses), state.positions_angstrom, results, motion
-        )
+        table, dropped = state.table.with_poses(poses), self.duplicates(state.table.with_poses(poses), results)
+        if dropped:
+            kept = np.setdiff1d(np.arange(len(table)), [one.row for one in dropped])
+            table, results, motion = table[kept], [results[row] for row in kept], motion.take(kept)
+            _check_halves(table)
         table, made, drift = self.averaged(number, table, state.limit_angstrom)
         assert made.halves is not None  # both halves have particles
         fsc = half_map_fsc(made.halves, mask=self.mask, rng=np.random.default_rng(self.plan.seed))
@@ -234,13 +236,14 @@ class _Run:
             moved_angstrom=float(np.median(motion.shifted_angstrom)),
             moved_sds=float(np.median(motion.sds)),
             drift=drift,
-            dropped=dropped,
+            dropped=tuple(
+                (state.table.names[d.row], state.table.names[d.of_row], d.distance_angstrom) for d in dropped
+            ),
             ended=self.end(number, state, float(np.median(motion.sds)), gained),
         )
         following = _State(
             table=table,
             references=made.halves,
-            positions_angstrom=positions,
             limit_angstrom=self.next_limit(made.volume, shell),
             fsc=np.clip(fsc.best, 0.0, 1.0),
             cone=self.cone(state, motion, self.next_limit(made.volume, shell)),
@@ -279,9 +282,8 @@ class _Run:
         if drift is None:
             return table, made, None
         second = np.asarray(table.half_sets) == 2
-        moved = table.poses @ Pose.stack([drift] * len(table))
-        chosen = [moved[i] if second[i] else table.poses[i] for i in range(len(table))]
-        table = table.with_poses(Pose.stack(chosen))
+        moves = Pose.stack([drift if moved else Pose.identity() for moved in second])
+        table = table.with_poses(table.poses @ moves)
         return table, self.average(f"iteration {number}, averaging in one frame", table), drift
 
     def average(self, stage: str, table: ParticleTable) -> Average:
@@ -308,9 +310,9 @@ class _Run:
 
     def next_limit(self, volume: Volume, shell: float) -> float:
         """Where the FSC falls below 0.143, and the margin; neither beyond what was asked for nor too coarse to align."""
-        finest = volume.box_angstrom / (self.plan.settings.resolution_angstrom or 0.0) if (
-            self.plan.settings.resolution_angstrom
-        ) else float((volume.box - 1) // 2)
+        finest = float((volume.box - 1) // 2)
+        if self.plan.settings.resolution_angstrom is not None:
+            finest = min(finest, volume.box_angstrom / self.plan.settings.resolution_angstrom)
         return float(volume.box_angstrom / np.clip(shell + self.plan.margin_shells, MIN_SHELLS, finest))
 
     def cone(self, state: _State, motion: _Motion, limit: float) -> tuple[float, float] | None:
@@ -328,29 +330,16 @@ class _Run:
             return f"{number} iterations were asked for"
         return ""
 
-    def without_duplicates(
-        self,
-        table: ParticleTable,
-        positions: NDArray[np.float64] | None,
-        results: list[Result],
-        motion: _Motion,
-    ) -> tuple[
-        ParticleTable, NDArray[np.float64] | None, tuple[list[Result], _Motion], tuple[tuple[str, str, float], ...]
-    ]:
-        """What is left of a list, with what belongs to it; and the names of what was dropped."""
-        if self.plan.duplicates_angstrom is None or positions is None:
-            return table, positions, (results, motion), ()
-        twice = duplicates(
+    def duplicates(self, table: ParticleTable, results: list[Result]) -> list[Duplicate]:
+        """Particles that have come to lie on a better one."""
+        if self.plan.duplicates_angstrom is None or self.places is None:
+            return []
+        return duplicates(
             table.tomograms,
-            positions + table.poses.shift_angstrom,
+            self.places(table),
             distance_angstrom=self.plan.duplicates_angstrom,
             dissimilarity=[result.dissimilarity for result in results],
         )
-        kept = np.setdiff1d(np.arange(len(table)), [one.row for one in twice])
-        names = tuple((table.names[d.row], table.names[d.of_row], d.distance_angstrom) for d in twice)
-        left = table[kept]
-        _check_halves(left)
-        return left, positions[kept], ([results[i] for i in kept], motion.take(kept)), names
 
 
 @dataclass(frozen=True)
@@ -407,8 +396,8 @@ def _fsc_of_a_half(fsc: NDArray[np.float64] | None) -> NDArray[np.float64] | Non
     return None if fsc is None else fsc / (2.0 - fsc)
 
 
-def _mask_of(start: Volume, plan: Plan) -> Volume:
-    """The mask of the FSC: as given, or the soft sphere that the particle's diameter asks for."""
+def fsc_mask(start: Volume, plan: Plan) -> Volume:
+    """The mask of the FSC: as given, or the soft sphere of the particle's diameter, as given or as the map shows."""
     if plan.mask is not None:
         return plan.mask
     given = plan.settings.mask_diameter_angstrom or plan.settings.particle_diameter_angstrom
@@ -417,12 +406,15 @@ def _mask_of(start: Volume, plan: Plan) -> Volume:
     return Volume(sphere, start.voxel_size_angstrom)
 
 
-def _check(table: ParticleTable, plan: Plan, positions: NDArray[np.float64] | None) -> None:
+def _check(table: ParticleTable, starts: tuple[Volume, Volume], plan: Plan, places: object) -> None:
+    for map_ in (starts[1], plan.mask):
+        if map_ is not None and map_.box != starts[0].box:
+            raise ValueError(f"start maps and mask differ in box: {starts[0].box} and {map_.box} voxels")
     if not np.isin(np.asarray(table.half_sets), [1, 2]).all():
         raise ValueError("every particle must be in half set 1 or 2: make half sets first (gonio.halves)")
     _check_halves(table)
-    if plan.duplicates_angstrom is not None and positions is None:
-        raise ValueError("the list has no positions in its tomograms by which duplicates could be found")
+    if plan.duplicates_angstrom is not None and places is None:
+        raise ValueError("the list does not say where particles are in their tomograms: duplicates cannot be found")
 
 
 def _check_halves(table: ParticleTable) -> None:

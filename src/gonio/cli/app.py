@@ -17,6 +17,7 @@ from gonio.cli.align import align
 from gonio.cli.average import average
 from gonio.cli.demo import demo
 from gonio.cli.pair import pair
+from gonio.cli.refine import refine
 from gonio.cli.simulate import map_, simulate
 
 __all__ = ["app", "main", "run"]
@@ -60,6 +61,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("demo", demo),
     ("align", align),
     ("average", average),
+    ("refine", refine),
     ("pair", pair),
     ("map", map_),
     ("simulate", simulate),
