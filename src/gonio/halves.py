@@ -1,8 +1,8 @@
 """Half sets whose particles share nothing, and particles that are listed twice.
 
-Two particles are *siblings* when they stem from one particle, or when their boxes overlap in one tomogram: then they show
-the same voxels, noise included, and in different halves that noise would count as signal. Families are the connected
-components of siblings; each goes into one half.
+Two particles are *siblings* when they stem from one particle, or when their boxes overlap in one tomogram: then they
+show the same voxels, noise included, and in different halves that noise would count as signal. Families are the
+connected components of siblings; each goes into one half.
 
 Must not know how a particle is aligned, nor what a half set is used for.
 """

@@ -309,7 +309,7 @@ class _Run:
         return float((0.75 / np.pi * volume) ** (1.0 / 3.0))
 
     def next_limit(self, volume: Volume, shell: float) -> float:
-        """Where the FSC falls below 0.143, and the margin; neither beyond what was asked for nor too coarse to align."""
+        """Where the FSC falls below 0.143, and the margin; not beyond what was asked for, nor too coarse to align."""
         finest = float((volume.box - 1) // 2)
         if self.plan.settings.resolution_angstrom is not None:
             finest = min(finest, volume.box_angstrom / self.plan.settings.resolution_angstrom)

@@ -4,9 +4,9 @@ With X_i the pose that lays a common frame on particle i, and P_ij the one that 
 
     P_ij = X_j X_i^-1          so that around three particles          P_ik = P_jk P_ij
 
-Pairs are believed as far as the triangles that they are in close (cycle-edge message passing: Lerman & Shi 2022). The most
-believed pairs that join all particles, a maximum spanning tree, give a first frame; then each pose is the mean of what the
-others tell of it, those far off left out.
+Pairs are believed as far as the triangles that they are in close (cycle-edge message passing: Lerman & Shi 2022). The
+most believed pairs that join all particles, a maximum spanning tree, give a first frame; then each pose is the mean of
+what the others tell of it, those far off left out.
 
 Must not know how pairs were aligned.
 """

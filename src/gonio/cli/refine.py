@@ -95,7 +95,7 @@ def refine(
         typer.Option(
             metavar="A",
             callback=positive,
-            help="Particles whose centres are nearer than this along every axis share a half, angstrom. Default: the box.",
+            help="Particles nearer than this along every axis share a half, angstrom. Default: the box's edge.",
         ),
     ] = None,
     duplicates: Annotated[
@@ -222,8 +222,8 @@ def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: floa
     sets = halves.split(family, rng=rng, given=None if split else given)
     if len(set(sets.tolist())) < 2:
         raise ValueError(
-            f"all {len(table)} particles are siblings, within {siblings_angstrom:g} angstrom of one another: they cannot"
-            " be split into halves that share nothing; pass --siblings with the diameter of the particle"
+            f"all {len(table)} particles are siblings, within {siblings_angstrom:g} angstrom of one another: they"
+            " cannot be split into halves that share nothing; pass --siblings with the diameter of the particle"
         )
     mixed = halves.parted(family, sets)
     if len(mixed):

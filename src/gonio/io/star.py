@@ -297,7 +297,8 @@ def places_angstrom(table: ParticleTable) -> NDArray[np.float64] | None:
     turned, flips = _frames(source)
     if not source.series:
         turned = _rotations(source.particles, SUBTOMOGRAM_ANGLES)
-        return coordinates + turned[np.asarray(table.rows)].apply(table.poses.shift_angstrom)
+        # A copy, because SciPy refuses to rotate read-only arrays.
+        return coordinates + turned[np.asarray(table.rows)].apply(np.array(table.poses.shift_angstrom))
     return coordinates + flips[np.asarray(table.rows)] * table.poses.shift_angstrom
 
 
