@@ -31,6 +31,8 @@ FLOORS = {
     "kernels": 1,
     "run": 1,
     "expectation": 1,
+    "halves": 2,
+    "synchronisation": 1,
     "resolution": 2,
     "score": 2,
     "candidates": 2,
@@ -48,9 +50,9 @@ FLOORS = {
     "alignment": 3,
     "averaging": 3,
     "lists": 3,
-    "synchronisation": 3,
     "pairwise": 3,
     "refinement": 3,
+    "denovo": 3,
     "classification": 3,
     "clustering": 3,
     "report": 4,
@@ -78,12 +80,13 @@ ROOMS_BELOW = {
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
-    "synchronisation": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
-    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
+    "denovo": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"alignment", "averaging", "lists", "pairwise", "synchronisation"},
+    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3}
     | {"alignment", "averaging", "clustering", "lists", "pairwise"},
 }

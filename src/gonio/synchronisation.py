@@ -1,118 +1,186 @@
-"""Poses of all particles from those of pairs: the start of a refinement that has no reference.
+"""From poses of pairs to one pose for each particle, when some of the pairs are wrong.
 
-Pair (i, j) says T_ij, which lays particle i on particle j: x_j = T_ij x_i. Poses P_i with x_i = P_i x_map are wanted,
-so T_ij = P_j P_i^-1. Rotations: the matrix of blocks w_ij R_ij^T has, without error, rank three, with the rotations of
-P as its eigenvectors (Singer 2011; docs/theory.md eq. 36); pairs that contradict the others are weighted down and the
-eigenvectors found again. Shifts: t_j - R_ij t_i = t_ij, by weighted least squares.
+With X_i the pose that lays a common frame on particle i, and P_ij the one that lays particle i on particle j,
+
+    P_ij = X_j X_i^-1          so that around three particles          P_ik = P_jk P_ij
+
+Pairs are believed as far as the triangles that they are in close (cycle-edge message passing: Lerman & Shi 2022). The
+most believed pairs that join all particles, a maximum spanning tree, give a first frame; then each pose is the mean of
+what the others tell of it, those far off left out.
+
+Must not know how pairs were aligned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from scipy.spatial.transform import Rotation
 
-from gonio.pairwise import PairResult
 from gonio.pose import Pose
 
-__all__ = ["agreement_deg", "synchronised"]
+__all__ = ["Pairs", "Synchronised", "synchronised"]
 
-# A pair that is this far from the others' opinion counts half.
-HALF_WEIGHT_DEG = 10.0
-ROUNDS = 20
+# Rounds in which the belief in pairs, and then poses, are told anew from one another.
+MESSAGES, ROUNDS = 10, 30
+# No pair is believed less than this, so that a tree of all particles can be told.
+LEAST = 1e-9
 
 
-def synchronised(pairs: Sequence[PairResult], count: int) -> Pose:
-    """The poses of ``count`` particles, ``x_particle = P x_map``, that agree best with those of pairs; the first
-    particle's rotation is the identity's, the mean of all shifts is none.
+@dataclass(frozen=True)
+class Pairs:
+    """What is known of all pairs of m particles.
+
+    Parameters
+    ----------
+    count
+        m.
+    candidates
+        For each pair (i, j) with i < j the poses that may lay i on j, a batch, the likeliest first.
+    """
+
+    count: int
+    candidates: dict[tuple[int, int], Pose]
+
+    def __post_init__(self) -> None:
+        wanted = {(i, j) for i in range(self.count) for j in range(i + 1, self.count)}
+        if self.count < 3 or self.candidates.keys() != wanted:
+            raise ValueError(f"all pairs (i, j), i < j, of at least 3 particles are needed, got {self.count} particles")
+
+
+@dataclass(frozen=True)
+class Synchronised:
+    """One frame for all.
+
+    Attributes
+    ----------
+    poses
+        Batch of m, ``x_particle = R x_frame + t``.
+    agreement
+        Which share of its pairs agrees with each particle's pose, shape (m,), 0 to 1.
+    belief
+        In the pairs before any frame was told, shape (m, m), symmetric: the share of triangles that close.
+    """
+
+    poses: Pose
+    agreement: NDArray[np.float64]
+    belief: NDArray[np.float64]
+
+
+def synchronised(pairs: Pairs, *, radius_angstrom: float, tolerance_angstrom: float) -> Synchronised:
+    """The frame that most pairs agree on, that of the most believed particle.
 
     Parameters
     ----------
     pairs
-        Of particles 0 to count - 1, such that every particle is connected with every other.
-    count
-        How many particles, at least two.
-
-    Raises
-    ------
-    ValueError
-        A particle that is in no pair.
+        Best poses and their runners-up, which are taken where they agree better.
+    radius_angstrom
+        Of the particles: a turn by a radian moves what is seen by this much.
+    tolerance_angstrom
+        Pairs and triangles off by much more than this are wrong, by less right (standard deviation of a Gaussian).
     """
-    first = np.array([pair.reference for pair in pairs])
-    second = np.array([pair.target for pair in pairs])
-    lost = set(range(count)) - set(first.tolist()) - set(second.tolist())
-    if lost:
-        raise ValueError(f"particle {min(lost)} is in no pair: its pose cannot be told")
-    poses = Pose.stack([pair.result.pose for pair in pairs])
-    relative = poses.matrix  # (e, 3, 3)
-    weight = np.ones(len(pairs))
+    rotation, shift = _best(pairs)
+    belief = _belief(rotation, shift, radius_angstrom, tolerance_angstrom)
+    poses = _along_tree(rotation, shift, belief)
+    every, owner = _all_candidates(pairs)
     for _ in range(ROUNDS):
-        rotations = _rotations(first, second, relative, weight, count)
-        angle = _angle_deg(relative, rotations, first, second)
-        weight = 1.0 / (1.0 + (angle / HALF_WEIGHT_DEG) ** 2)
-    shifts = _shifts(first, second, relative, poses.shift_angstrom, weight, count)
-    turned = rotations @ rotations[0].T  # the map is particle 0 as it lies
-    # A shift s of the map's own origin moves every t_i by R_i s: the one that leaves least is taken.
-    origin = np.linalg.lstsq(turned.reshape(-1, 3), shifts.reshape(-1), rcond=None)[0]
-    return Pose(Rotation.from_matrix(turned), shifts - turned @ origin)
+        before = poses
+        poses, weight = _told_by_others(poses, every, owner, belief, radius_angstrom, tolerance_angstrom)
+        if max(np.max(poses.rotation_distance_deg(before)), np.max(poses.shift_distance_angstrom(before))) < 1e-3:
+            break
+    return Synchronised(poses, weight.sum(axis=1) / (pairs.count - 1), belief)
 
 
-def agreement_deg(pairs: Sequence[PairResult], poses: Pose) -> NDArray[np.float64]:
-    """How far each pair's rotation is from what the poses say, degrees, (e,)."""
-    first = np.array([pair.reference for pair in pairs])
-    second = np.array([pair.target for pair in pairs])
-    return _angle_deg(Pose.stack([pair.result.pose for pair in pairs]).matrix, poses.matrix, first, second)
+def _best(pairs: Pairs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The likeliest P_ij in both directions: R (m, m, 3, 3) and t (m, m, 3)."""
+    m = pairs.count
+    rotation, shift = np.tile(np.eye(3), (m, m, 1, 1)), np.zeros((m, m, 3))
+    for (i, j), poses in pairs.candidates.items():
+        for one, other, pose in ((i, j, poses[0]), (j, i, poses[0].inverse())):
+            rotation[one, other], shift[one, other] = pose.matrix, pose.shift_angstrom
+    return rotation, shift
 
 
-def _rotations(
-    first: NDArray, second: NDArray, relative: NDArray[np.float64], weight: NDArray[np.float64], count: int
-) -> NDArray[np.float64]:
-    """(count, 3, 3) with R_second ~ relative R_first."""
-    matrix = np.zeros((count, 3, count, 3))
-    for i, j, turn, w in zip(first, second, relative, weight, strict=True):
-        matrix[j, :, i, :] = w * turn
-        matrix[i, :, j, :] = w * turn.T
-    # Rows over the sum of their weights: particles with many good pairs do not drown the others.
-    total = np.bincount(first, weights=weight, minlength=count) + np.bincount(second, weights=weight, minlength=count)
-    scale = 1.0 / np.sqrt(np.repeat(total, 3))
-    flat = matrix.reshape(3 * count, 3 * count) * scale[:, None] * scale
-    vectors = np.linalg.eigh(flat)[1][:, -3:] * scale[:, None]
-    blocks = vectors.reshape(count, 3, 3)
-    left, _, right = np.linalg.svd(blocks)
-    found = left @ right
-    if np.median(np.linalg.det(found)) < 0:  # the eigenvectors may come mirrored, all of them
-        blocks = blocks * np.array([1.0, 1.0, -1.0])
-        left, _, right = np.linalg.svd(blocks)
-        found = left @ right
-    left[:, :, 2] *= np.linalg.det(found)[:, None]
-    return left @ right
+def _off(trace: NDArray, shift: NDArray, radius: float) -> NDArray[np.float64]:
+    """How far a point at a radius moves, from the trace of a rotation and a shift (..., 3)."""
+    angle = np.arccos(np.clip((trace - 1.0) / 2.0, -1.0, 1.0))
+    return np.hypot(radius * angle, np.linalg.norm(shift, axis=-1))
 
 
-def _angle_deg(
-    relative: NDArray[np.float64], rotations: NDArray[np.float64], first: NDArray, second: NDArray
-) -> NDArray[np.float64]:
-    left = rotations[second].transpose(0, 2, 1) @ relative @ rotations[first]
-    return np.asarray(np.degrees(Rotation.from_matrix(left).magnitude()), dtype=np.float64)
+def _belief(rotation: NDArray, shift: NDArray, radius: float, tolerance: float) -> NDArray[np.float64]:
+    m = len(rotation)
+    closed = np.empty((m, m, m))  # [i, k, j]: how well i -> j -> k agrees with i -> k
+    for i in range(m):
+        through = rotation[:, :, :, :] @ rotation[i][:, None]  # [j, k]: R_jk R_ij
+        moved = np.einsum("jkab,jb->jka", rotation, shift[i]) + shift  # (j, k, 3)
+        trace = np.einsum("jkab,kab->jk", through, rotation[i])
+        closed[i] = np.exp(-0.5 * (_off(trace, moved - shift[i][None], radius) / tolerance) ** 2).T
+    others = ~np.eye(m, dtype=bool)
+    valid = others[:, :, None] & others[:, None, :] & others[None, :, :]
+    belief = np.where(others, 1.0, 0.0)
+    for _ in range(MESSAGES):
+        weight = np.where(valid, belief[:, None, :] * belief[None, :, :], 0.0)  # both other sides of the triangle
+        belief = np.maximum((weight * closed).sum(axis=-1) / np.maximum(weight.sum(axis=-1), 1e-300), LEAST) * others
+    return 0.5 * (belief + belief.T)
 
 
-def _shifts(
-    first: NDArray,
-    second: NDArray,
-    relative: NDArray[np.float64],
-    shift: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    count: int,
-) -> NDArray[np.float64]:
-    """(count, 3) with t_second ~ relative t_first + shift: the normal equations, of least norm."""
-    normal, right = np.zeros((count, 3, count, 3)), np.zeros((count, 3))
-    for i, j, turn, t, w in zip(first, second, relative, shift, weight, strict=True):
-        normal[j, :, j, :] += w * np.eye(3)
-        normal[i, :, i, :] += w * np.eye(3)
-        normal[j, :, i, :] -= w * turn
-        normal[i, :, j, :] -= w * turn.T
-        right[j] += w * t
-        right[i] -= w * (turn.T @ t)
-    flat = normal.reshape(3 * count, 3 * count)
-    return np.asarray(np.linalg.lstsq(flat, right.ravel(), rcond=1e-9)[0], dtype=np.float64).reshape(count, 3)
+def _along_tree(rotation: NDArray, shift: NDArray, belief: NDArray[np.float64]) -> Pose:
+    """Poses along the most believed pairs that join all, from the particle that is believed most."""
+    m, root = len(belief), int(belief.sum(axis=1).argmax())
+    cost = np.where(belief > 0, 1e-6 - np.log(np.maximum(belief, LEAST)), 0.0)
+    order, before = breadth_first_order(minimum_spanning_tree(csr_array(cost)), root, directed=False)
+    matrices, shifts = np.tile(np.eye(3), (m, 1, 1)), np.zeros((m, 3))
+    for one in order[1:]:
+        last = before[one]
+        matrices[one] = rotation[last, one] @ matrices[last]
+        shifts[one] = rotation[last, one] @ shifts[last] + shift[last, one]
+    return Pose(Rotation.from_matrix(matrices), shifts)
+
+
+def _all_candidates(pairs: Pairs) -> tuple[Pose, NDArray[np.int64]]:
+    """Every candidate in both directions, a batch, and for each i, j, and the number of its directed pair (c, 3)."""
+    poses, owner = [], []
+    for number, ((i, j), batch) in enumerate(sorted(pairs.candidates.items())):
+        back = batch.inverse()
+        poses += [batch, back]
+        owner += [[i, j, 2 * number]] * len(batch) + [[j, i, 2 * number + 1]] * len(batch)
+    rotation = Rotation.concatenate([batch.rotation for batch in poses])
+    return Pose(rotation, np.concatenate([batch.shift_angstrom for batch in poses])), np.array(owner)
+
+
+def _told_by_others(
+    poses: Pose,
+    every: Pose,
+    owner: NDArray[np.int64],
+    belief: NDArray[np.float64],
+    radius: float,
+    tolerance: float,
+) -> tuple[Pose, NDArray[np.float64]]:
+    """Each pose as the mean of P_ij X_i, of the nearest candidate of each pair; and how near each was, (m, m)."""
+    m = len(poses)
+    told = every @ poses[owner[:, 0]]  # what i says of j
+    off = np.hypot(
+        radius * np.radians(told.rotation_distance_deg(poses[owner[:, 1]])),
+        told.shift_distance_angstrom(poses[owner[:, 1]]),
+    )
+    order = np.lexsort((off, owner[:, 2]))
+    first = order[np.flatnonzero(np.diff(owner[order, 2], prepend=-1))]  # the nearest of each directed pair
+    i, j = owner[first, 0], owner[first, 1]
+    near = np.exp(-0.5 * (off[first] / tolerance) ** 2)
+    weight = near * belief[i, j]
+    # Each keeps half of its own pose, or two that tell each other would change places for ever.
+    matrices, shifts, total = poses.matrix.copy(), np.array(poses.shift_angstrom), np.full(m, 1e-12)
+    np.add.at(total, j, weight)
+    matrices *= total[:, None, None]
+    shifts *= total[:, None]
+    np.add.at(matrices, j, weight[:, None, None] * told.matrix[first])
+    np.add.at(shifts, j, weight[:, None] * told.shift_angstrom[first])
+    u, _, vt = np.linalg.svd(matrices)
+    u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
+    agreement = np.zeros((m, m))
+    agreement[j, i] = near
+    return Pose(Rotation.from_matrix(u @ vt), shifts / (2.0 * total - 1e-12)[:, None]), agreement

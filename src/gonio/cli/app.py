@@ -20,6 +20,7 @@ from gonio.cli.align import align
 from gonio.cli.average import average
 from gonio.cli.demo import demo
 from gonio.cli.pair import pair
+from gonio.cli.refine import refine
 from gonio.cli.simulate import map_, simulate
 
 __all__ = ["app", "main", "run"]
@@ -68,6 +69,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("align", align, POSES),
     ("pair", pair, POSES),
     ("average", average, MAPS),
+    ("refine", refine, MAPS),
     ("map", map_, MAPS),
 )
 for name, command, purpose in COMMANDS:

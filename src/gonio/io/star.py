@@ -31,7 +31,7 @@ from gonio.io.tilts import TiltSeries, read_tilt_series
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 
-__all__ = ["read_particles", "write_particles", "write_simulated"]
+__all__ = ["places_angstrom", "read_particles", "write_particles", "write_simulated"]
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
@@ -284,6 +284,22 @@ def pose_columns(source: StarSource, table: ParticleTable) -> dict[str, list[str
         origins = origins / _pixel_sizes(source)[rows, None]
     angles = Pose(part.inv(), np.zeros_like(origins)).euler_zyz_deg()
     return {**_decimals(ANGLES, angles), **_decimals(labels, origins)}
+
+
+def places_angstrom(table: ParticleTable) -> NDArray[np.float64] | None:
+    """Where particles are in their tomograms, shifts included, (m, 3), xyz; None where the list does not say.
+
+    The origins of the head: coordinate - A_s^T o.
+    """
+    source, coordinates = table.source, table.coordinates_angstrom
+    if not isinstance(source, StarSource) or coordinates is None:
+        return None
+    turned, flips = _frames(source)
+    if not source.series:
+        turned = _rotations(source.particles, SUBTOMOGRAM_ANGLES)
+        # A copy, because SciPy refuses to rotate read-only arrays.
+        return coordinates + turned[np.asarray(table.rows)].apply(np.array(table.poses.shift_angstrom))
+    return coordinates + flips[np.asarray(table.rows)] * table.poses.shift_angstrom
 
 
 def _frames(source: StarSource) -> tuple[Rotation, NDArray[np.float64]]:

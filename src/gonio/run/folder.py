@@ -135,7 +135,8 @@ class RunFolder:
     @contextmanager
     def part(self, name: str) -> Iterator[Path]:
         """A folder to write a part of the results in, while the run goes on; it appears as ``name``, whole."""
-        with _staging(self.path) as staging:
+        # Inside, as deep as the part will be: relative paths that are written there stay right.
+        with _staging(self.path / name) as staging:
             yield staging
             _sync_all(staging)
             target = self.path / name

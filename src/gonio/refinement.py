@@ -1,0 +1,423 @@
+"""Gold-standard refinement: aligning and averaging in turns, the two halves of the particles apart from the first step.
+
+Flow of one iteration: each half aligned to its own reference, below the limit -> averages -> half 2 laid on half 1 ->
+FSC -> the next limit. Halves share the start map (or, de novo, not even that), the frame, and the FSC with the limit
+that it sets: numbers, never a map (docs/refinement.md).
+
+Must not know where particles come from, who does the work, nor how results are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.alignment import Aligner, Search, Settings
+from gonio.averaging import Average, average_table
+from gonio.fourier import MIN_SHELLS, low_passed
+from gonio.halves import Duplicate, duplicates
+from gonio.lists import align_table
+from gonio.particles import ParticleTable
+from gonio.pose import Pose
+from gonio.resolution import HalfMapFsc, half_map_fsc
+from gonio.restoration import sphere_diameter_angstrom
+from gonio.result import Result
+from gonio.run.engine import Local, Mapper
+from gonio.symmetry import Symmetry
+from gonio.volume import MASK_EDGE, Subtomogram, Volume, soft_sphere
+
+__all__ = ["Iteration", "Plan", "fsc_mask", "refined", "start_map"]
+
+# A local search looks this many of the predicted standard deviations around, and at least this share of the resolution.
+CONE_SDS, CONE_SHARE = 3.0, 0.5
+# Searches are local once the median particle moved by less than this many of its own standard deviations,
+LOCAL_BELOW = 1.0
+# and all is at rest when it moved by less than this many while the resolution gained less than so many shells.
+REST_BELOW, REST_SHELLS = 0.25, 0.25
+# Half 2 is laid on half 1 where its particle has drifted by this share of the resolution, about a tenth of a voxel.
+DRIFT_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a refinement is asked to do.
+
+    Parameters
+    ----------
+    settings
+        Of every alignment. The search is global first and local later, whatever it says;
+        ``resolution_angstrom`` is the finest that is ever compared, None for the last whole shell.
+    start_resolution_angstrom
+        To which the start map is taken, and beyond which nothing is compared in the first iteration.
+    margin_shells
+        How far beyond where the FSC falls below 0.143 the next iteration compares, in shells of one over the box.
+    max_iterations
+        After which it ends, at rest or not.
+    mask
+        Where the particle has density, a volume of its box, 0 to 1; None for a soft sphere.
+    duplicates_angstrom
+        Particles nearer than this to a better one are dropped after each alignment; None keeps all.
+    seed
+        Of the random numbers of searches that draw any.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    start_resolution_angstrom: float = 60.0
+    margin_shells: float = 0.0
+    max_iterations: int = 12
+    mask: Volume | None = None
+    duplicates_angstrom: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.start_resolution_angstrom) and self.start_resolution_angstrom > 0):
+            raise ValueError(
+                f"start_resolution_angstrom must be a positive number, got {self.start_resolution_angstrom!r}"
+            )
+        if not 0.0 <= self.margin_shells <= 2.0:
+            raise ValueError(
+                f"margin_shells must lie between 0 and 2, got {self.margin_shells!r}: further ahead there is only noise"
+            )
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations!r}")
+        if self.settings.search not in (Search.COARSE_TO_FINE, Search.AXIS):
+            raise ValueError(f"a refinement chooses its searches itself: leave out {self.settings.search}")
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration came to.
+
+    Attributes
+    ----------
+    number
+        1, 2, ...
+    search
+        How poses were looked for.
+    limit_angstrom
+        The finest detail that was compared.
+    table
+        The particles with their poses and half sets.
+    results
+        Of the alignment, one for each particle of the table.
+    halves, volume
+        The averages of each half, and of all, in one frame.
+    fsc
+        Of the halves: under the mask, and corrected for what the mask adds.
+    moved_deg, moved_angstrom, moved_sds
+        How far the median particle moved since the last iteration: turned, shifted, and both in units of its predicted
+        standard deviation. Against the listed poses in the first.
+    drift
+        By which half 2 was moved to lie on half 1; None where it was not.
+    dropped
+        Duplicates by name: the one dropped, the one that stays, and angstrom between them.
+    ended
+        Why the refinement ends here; empty where it goes on.
+    """
+
+    number: int
+    search: Search
+    limit_angstrom: float
+    table: ParticleTable
+    results: Sequence[Result]
+    halves: tuple[Volume, Volume]
+    volume: Volume
+    fsc: HalfMapFsc
+    moved_deg: float
+    moved_angstrom: float
+    moved_sds: float
+    drift: Pose | None
+    dropped: tuple[tuple[str, str, float], ...]
+    ended: str
+
+
+def start_map(volume: Volume, *, resolution_angstrom: float) -> Volume:
+    """A map from which both halves start: nothing of it is left at the resolution and beyond.
+
+    The edge of ``low_passed`` is two shells wide; here it ends at the resolution, so that what particles of noise
+    would borrow from the map ends there too.
+    """
+    shells = volume.box_angstrom / resolution_angstrom - 1.0
+    if shells < 1.0:
+        raise ValueError(
+            f"a box of {volume.box_angstrom:g} angstrom holds nothing at {resolution_angstrom:g} angstrom: "
+            "start from a finer resolution, or use larger boxes"
+        )
+    return low_passed(volume, resolution_angstrom=volume.box_angstrom / shells)
+
+
+def refined(
+    table: ParticleTable,
+    starts: tuple[Volume, Volume],
+    plan: Plan | None = None,
+    *,
+    mapper: Mapper | None = None,
+    places_angstrom: Callable[[ParticleTable], NDArray[np.float64]] | None = None,
+) -> Iterator[Iteration]:
+    """Refine the poses of a list; gives each iteration when it is done, the last of which tells why it is.
+
+    Parameters
+    ----------
+    table
+        Particles that are all in half set 1 or 2.
+    starts
+        The map that each half starts from, in one frame: as a rule one map twice (``start_map``).
+    plan
+        What to do.
+    mapper
+        Who does the work; this process unless given. Each stage has a name of its own.
+    places_angstrom
+        Tells where the particles of a table are in their tomograms, (m, 3): needed to find duplicates.
+
+    Raises
+    ------
+    ValueError
+        Particles without a half, an empty half, no places to find duplicates by; maps and particles that do not fit.
+    """
+    plan = Plan() if plan is None else plan
+    _check(table, starts, plan, places_angstrom)
+    run = _Run(plan, mapper or Local(), fsc_mask(starts[0], plan), places_angstrom)
+    state = _State(table, starts, limit_angstrom=plan.start_resolution_angstrom)
+    for number in range(1, plan.max_iterations + 1):
+        state, iteration = run.iteration(number, state)
+        yield iteration
+        if iteration.ended:
+            return
+
+
+@dataclass(frozen=True)
+class _State:
+    """What one iteration hands to the next; ``cone`` is how far a local search looks, degrees and angstrom."""
+
+    table: ParticleTable
+    references: tuple[Volume, Volume]
+    limit_angstrom: float
+    fsc: NDArray[np.float64] | None = None
+    cone: tuple[float, float] | None = None
+    best_shell: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Run:
+    plan: Plan
+    mapper: Mapper
+    mask: Volume
+    places: Callable[[ParticleTable], NDArray[np.float64]] | None = None
+
+    def iteration(self, number: int, state: _State) -> tuple[_State, Iteration]:
+        """One turn of aligning and averaging."""
+        results = self.aligned(number, state)
+        poses = Pose.stack([result.pose for result in results])
+        motion = _Motion.of(state.table.poses, poses, results, self.plan.settings, self.radius_angstrom)
+        table, dropped = state.table.with_poses(poses), self.duplicates(state.table.with_poses(poses), results)
+        if dropped:
+            kept = np.setdiff1d(np.arange(len(table)), [one.row for one in dropped])
+            table, results, motion = table[kept], [results[row] for row in kept], motion.take(kept)
+            _check_halves(table)
+        table, made, drift = self.averaged(number, table, state.limit_angstrom)
+        assert made.halves is not None  # both halves have particles
+        fsc = half_map_fsc(made.halves, mask=self.mask, rng=np.random.default_rng(self.plan.seed))
+        box = made.volume.box_angstrom
+        shell = box / fsc.resolution_angstrom()
+        gained = shell - state.best_shell
+        iteration = Iteration(
+            number=number,
+            search=self.search(state),
+            limit_angstrom=state.limit_angstrom,
+            table=table,
+            results=results,
+            halves=made.halves,
+            volume=made.volume,
+            fsc=fsc,
+            moved_deg=float(np.median(motion.turned_deg)),
+            moved_angstrom=float(np.median(motion.shifted_angstrom)),
+            moved_sds=float(np.median(motion.sds)),
+            drift=drift,
+            dropped=tuple(
+                (state.table.names[d.row], state.table.names[d.of_row], d.distance_angstrom) for d in dropped
+            ),
+            ended=self.end(number, state, float(np.median(motion.sds)), gained),
+        )
+        following = _State(
+            table=table,
+            references=made.halves,
+            limit_angstrom=self.next_limit(made.volume, shell),
+            fsc=np.clip(fsc.best, 0.0, 1.0),
+            cone=self.cone(state, motion, self.next_limit(made.volume, shell)),
+            best_shell=max(shell, state.best_shell),
+        )
+        return following, iteration
+
+    def aligned(self, number: int, state: _State) -> list[Result]:
+        """Each half to its own reference; in the order of the table."""
+        found: dict[int, Result] = {}
+        for half, reference in zip((1, 2), state.references, strict=True):
+            rows = np.flatnonzero(np.asarray(state.table.half_sets) == half)
+            aligner = Aligner(
+                reference, self.settings(state), mask=self.plan.mask, reference_fsc=_fsc_of_a_half(state.fsc)
+            )
+            stage = f"iteration {number}, half {half}"
+            results = align_table(state.table[rows], aligner, mapper=self.mapper, seed=self.plan.seed, stage=stage)
+            found.update(zip(rows.tolist(), results, strict=True))
+        return [found[row] for row in range(len(state.table))]
+
+    def search(self, state: _State) -> Search:
+        return self.plan.settings.search if state.cone is None else Search.LOCAL
+
+    def settings(self, state: _State) -> Settings:
+        """Of the alignments of an iteration."""
+        own = replace(self.plan.settings, search=self.search(state), resolution_angstrom=state.limit_angstrom)
+        if state.cone is None:
+            return own
+        return replace(own, max_rotation_deg=state.cone[0], max_shift_angstrom=state.cone[1])
+
+    def averaged(self, number: int, table: ParticleTable, limit: float) -> tuple[ParticleTable, Average, Pose | None]:
+        """Both halves in the frame of half 1, and the poses that go with it."""
+        made = self.average(f"iteration {number}, averaging", table)
+        assert made.halves is not None
+        drift = self.drift(made.halves, limit)
+        if drift is None:
+            return table, made, None
+        second = np.asarray(table.half_sets) == 2
+        moves = Pose.stack([drift if moved else Pose.identity() for moved in second])
+        table = table.with_poses(table.poses @ moves)
+        return table, self.average(f"iteration {number}, averaging in one frame", table), drift
+
+    def average(self, stage: str, table: ParticleTable) -> Average:
+        half_sets = np.asarray(table.half_sets)
+        symmetry = self.plan.settings.symmetry
+        return average_table(table, mapper=self.mapper, half_sets=half_sets, symmetry=symmetry, stage=stage)
+
+    def drift(self, halves: tuple[Volume, Volume], limit: float) -> Pose | None:
+        """The pose that lays half 1 on half 2, where they have drifted apart."""
+        settings = Settings(
+            search=Search.LOCAL,
+            resolution_angstrom=limit,
+            particle_diameter_angstrom=2.0 * self.radius_angstrom,
+        )
+        found = Aligner(halves[0], settings).align(Subtomogram(halves[1]), start=Pose.identity())
+        moved = _displacement(found.pose, Pose.identity(), self.radius_angstrom)
+        return found.pose if DRIFT_SHARE * limit < moved < limit else None
+
+    @property
+    def radius_angstrom(self) -> float:
+        """Of the particle: where its mask is half of its largest."""
+        volume = float((self.mask.data > 0.5 * self.mask.data.max()).sum()) * self.mask.voxel_size_angstrom**3
+        return float((0.75 / np.pi * volume) ** (1.0 / 3.0))
+
+    def next_limit(self, volume: Volume, shell: float) -> float:
+        """Where the FSC falls below 0.143, and the margin; not beyond what was asked for, nor too coarse to align."""
+        finest = float((volume.box - 1) // 2)
+        if self.plan.settings.resolution_angstrom is not None:
+            finest = min(finest, volume.box_angstrom / self.plan.settings.resolution_angstrom)
+        return float(volume.box_angstrom / np.clip(shell + self.plan.margin_shells, MIN_SHELLS, finest))
+
+    def cone(self, state: _State, motion: _Motion, limit: float) -> tuple[float, float] | None:
+        """How far the next iteration looks around poses; None for everywhere."""
+        if state.cone is None and (state.fsc is None or np.median(motion.sds) > LOCAL_BELOW):
+            return None
+        turn = max(CONE_SDS * motion.rotation_sd_deg, np.degrees(CONE_SHARE * limit / self.radius_angstrom))
+        return float(min(turn, 180.0)), float(max(CONE_SDS * motion.shift_sd_angstrom, CONE_SHARE * limit))
+
+    def end(self, number: int, state: _State, moved_sds: float, gained: float) -> str:
+        """Why it ends after this iteration; empty where it does not."""
+        if state.cone is not None and moved_sds < REST_BELOW and gained < REST_SHELLS:
+            return f"at rest: the median particle moved by {moved_sds:.2f} of its sd, the FSC by {gained:+.2f} shells"
+        if number == self.plan.max_iterations:
+            return f"{number} iterations were asked for"
+        return ""
+
+    def duplicates(self, table: ParticleTable, results: list[Result]) -> list[Duplicate]:
+        """Particles that have come to lie on a better one."""
+        if self.plan.duplicates_angstrom is None or self.places is None:
+            return []
+        return duplicates(
+            table.tomograms,
+            self.places(table),
+            distance_angstrom=self.plan.duplicates_angstrom,
+            dissimilarity=[result.dissimilarity for result in results],
+        )
+
+
+@dataclass(frozen=True)
+class _Motion:
+    """How far each of m particles moved: turned, shifted, and the way of its edge in its predicted sds, each (m,)."""
+
+    turned_deg: NDArray[np.float64]
+    shifted_angstrom: NDArray[np.float64]
+    sds: NDArray[np.float64]
+    rotation_sds_deg: NDArray[np.float64]
+    shift_sds_angstrom: NDArray[np.float64]
+
+    @staticmethod
+    def of(before: Pose, after: Pose, results: Sequence[Result], settings: Settings, radius: float) -> _Motion:
+        nearest = Symmetry.named(settings.symmetry).nearest(after, to=before)
+        # A standard deviation is of one axis, a motion of three.
+        turn = np.sqrt(3.0) * np.array([result.rotation_sd_deg for result in results])
+        shift = np.sqrt(3.0) * np.array([result.shift_sd_angstrom for result in results])
+        way = _displacement(nearest, before, radius)
+        sds = way / np.maximum(np.hypot(radius * np.radians(turn), shift), 1e-9)
+        return _Motion(
+            np.asarray(nearest.rotation_distance_deg(before)),
+            np.asarray(nearest.shift_distance_angstrom(before)),
+            sds,
+            turn,
+            shift,
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> _Motion:
+        return _Motion(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    @property
+    def rotation_sd_deg(self) -> float:
+        """Of the median particle, over all axes."""
+        return float(np.nan_to_num(np.median(self.rotation_sds_deg), posinf=180.0))
+
+    @property
+    def shift_sd_angstrom(self) -> float:
+        """Of the median particle, over all axes."""
+        return float(np.nan_to_num(np.median(self.shift_sds_angstrom), posinf=0.0))
+
+
+def _displacement(one: Pose, other: Pose, radius: float) -> NDArray[np.float64]:
+    """How far a point at a radius moves between poses, root of the sum of the squares of turn and shift, angstrom."""
+    turn = radius * np.radians(one.rotation_distance_deg(other))
+    return np.hypot(turn, one.shift_distance_angstrom(other))
+
+
+def _fsc_of_a_half(fsc: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """The FSC that the half maps of one half would have, from that of the halves.
+
+    A map of FSC F correlates with the truth by sqrt(2 F / (1 + F)), each of its halves by sqrt(F).
+    """
+    return None if fsc is None else fsc / (2.0 - fsc)
+
+
+def fsc_mask(start: Volume, plan: Plan) -> Volume:
+    """The mask of the FSC: as given, or the soft sphere of the particle's diameter, as given or as the map shows."""
+    if plan.mask is not None:
+        return plan.mask
+    given = plan.settings.mask_diameter_angstrom or plan.settings.particle_diameter_angstrom
+    diameter = (given or sphere_diameter_angstrom(start)) / start.voxel_size_angstrom
+    sphere = soft_sphere(start.box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
+    return Volume(sphere, start.voxel_size_angstrom)
+
+
+def _check(table: ParticleTable, starts: tuple[Volume, Volume], plan: Plan, places: object) -> None:
+    for map_ in (starts[1], plan.mask):
+        if map_ is not None and map_.box != starts[0].box:
+            raise ValueError(f"start maps and mask differ in box: {starts[0].box} and {map_.box} voxels")
+    if not np.isin(np.asarray(table.half_sets), [1, 2]).all():
+        raise ValueError("every particle must be in half set 1 or 2: make half sets first (gonio.halves)")
+    _check_halves(table)
+    if plan.duplicates_angstrom is not None and places is None:
+        raise ValueError("the list does not say where particles are in their tomograms: duplicates cannot be found")
+
+
+def _check_halves(table: ParticleTable) -> None:
+    counts = [int((np.asarray(table.half_sets) == half).sum()) for half in (1, 2)]
+    if min(counts) < 1:
+        raise ValueError(f"both halves need particles, they have {counts[0]} and {counts[1]}")
