@@ -77,7 +77,7 @@ ROOMS_BELOW = {
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
-    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
+    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
