@@ -30,8 +30,8 @@ STAGE = "aligning pairs"
 MEMORY_BYTES = 2**30
 # What a reference remembers of seeds may come to this many times its spectra (n = 32, 40 angstrom: 3 times).
 WITH_SEEDS = 4
-# Particles of a block, at most: 256 pairs are a few seconds of work, and preparing their references 2 % of it.
-BLOCK = 16
+# Particles of a block, at most: 64 pairs are half a second of work, and preparing their references 4 % of it.
+BLOCK = 8
 
 
 @dataclass(frozen=True)

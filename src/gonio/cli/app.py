@@ -15,6 +15,7 @@ import typer
 from gonio import kernels
 from gonio.cli.align import align
 from gonio.cli.average import average
+from gonio.cli.classify import classify
 from gonio.cli.demo import demo
 from gonio.cli.pair import pair
 from gonio.cli.simulate import map_, simulate
@@ -60,6 +61,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("demo", demo),
     ("align", align),
     ("average", average),
+    ("classify", classify),
     ("pair", pair),
     ("map", map_),
     ("simulate", simulate),
