@@ -81,7 +81,7 @@ ROOMS_BELOW = {
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
-    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
+    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
     "denovo": {room for room, floor in FLOORS.items() if floor < 3}

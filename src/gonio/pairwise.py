@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.alignment import Aligner
+from gonio.lists import ParticleError
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 from gonio.result import Result
@@ -29,8 +30,8 @@ STAGE = "aligning pairs"
 MEMORY_BYTES = 2**30
 # What a reference remembers of seeds may come to this many times its spectra (n = 32, 40 angstrom: 3 times).
 WITH_SEEDS = 4
-# Particles of a block, at most: 256 pairs are a few seconds of work, and preparing their references 2 % of it.
-BLOCK = 16
+# Particles of a block, at most: 64 pairs are half a second of work, and preparing their references 4 % of it.
+BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def align_all_pairs(
     Raises
     ------
     ValueError
-        A local search, a missing ``rng``, particles that cannot be compared.
+        A local search, a missing ``rng``; particles that cannot be compared, by name.
     TypeError
         Tilt stacks, which cannot be a reference.
     """
@@ -114,7 +115,10 @@ def align_all_pairs(
 
 def _block(particles: Sequence[Particle] | ParticleTable, settings: Settings, memory_bytes: float) -> int:
     """How many references memory holds, at least one."""
-    one = Aligner(_particle(particles, 0), settings)  # type: ignore[arg-type]  # refuses stacks
+    try:
+        one = Aligner(_particle(particles, 0), settings)  # type: ignore[arg-type]  # no stack comes here
+    except ValueError as error:
+        raise ParticleError(f"particle {_name(particles, 0)}: {error}") from error
     return int(np.clip(memory_bytes // max(WITH_SEEDS * one.memory_bytes, 1), 1, BLOCK))
 
 
@@ -123,6 +127,10 @@ def _particle(particles: Sequence[Particle] | ParticleTable, index: int) -> Part
     if isinstance(particle, TiltStack):
         raise TypeError("tilt stacks cannot be compared with one another: classify them by references")
     return particle
+
+
+def _name(particles: Sequence[Particle] | ParticleTable, index: int) -> str:
+    return repr(particles.names[index]) if isinstance(particles, ParticleTable) else str(index + 1)
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ class _Tiles:
         rows, columns = (self._members(f) for f in list(combinations_with_replacement(firsts, 2))[number])
         read = {index: _particle(self.particles, index) for index in {*rows, *columns}}
         last = columns[-1]
-        aligners = {i: Aligner(read[i], self.settings) for i in rows if i < last}  # type: ignore[arg-type]
+        aligners = {index: self._aligner(read[index], index) for index in rows if index < last}
         results: list[PairResult] = []
         for target in columns:
             kept: dict[Any, Any] = {}
@@ -155,9 +163,19 @@ class _Tiles:
     def _members(self, first: int) -> range:
         return range(first, min(first + self.block, len(self.particles)))
 
+    def _aligner(self, particle: Particle, index: int) -> Aligner:
+        try:
+            return Aligner(particle, self.settings)  # type: ignore[arg-type]  # no stack comes here
+        except ValueError as error:
+            raise ParticleError(f"particle {_name(self.particles, index)}: {error}") from error
+
     def _pair(self, aligner: Aligner, reference: int, target: int, particle: Particle, kept: dict) -> PairResult:
         rng = None if self.seed is None else np.random.default_rng([self.seed, reference, target])
-        result = aligner.align(particle, rng=rng, kept=kept)
+        try:
+            result = aligner.align(particle, rng=rng, kept=kept)
+        except ValueError as error:
+            names = f"particle {_name(self.particles, target)}, with {_name(self.particles, reference)} as reference"
+            raise ParticleError(f"{names}: {error}") from error
         listed = Pose.identity() if self.poses is None else self.poses[target] @ self.poses[reference].inverse()
         return PairResult(
             reference, target, result, *aligner.shell_sums(particle, Pose.stack([listed, result.pose]), kept=kept)

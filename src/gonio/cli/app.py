@@ -18,6 +18,7 @@ import typer
 from gonio import kernels
 from gonio.cli.align import align
 from gonio.cli.average import average
+from gonio.cli.classify import classify
 from gonio.cli.demo import demo
 from gonio.cli.pair import pair
 from gonio.cli.refine import refine
@@ -70,6 +71,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("pair", pair, POSES),
     ("average", average, MAPS),
     ("refine", refine, MAPS),
+    ("classify", classify, MAPS),
     ("map", map_, MAPS),
 )
 for name, command, purpose in COMMANDS:

@@ -40,6 +40,7 @@ CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCen
 COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 IMAGES = ("rlnImageName", "rlnCtfImage")
 OPTIMISATION_SET = "optimisation_set.star"
+CLASS_NUMBER = ("class_number", "rlnClassNumber")  # the column of a table that is no column of gonio's own
 
 
 def read_particles(
@@ -405,7 +406,9 @@ def _numbers_or_text(values: tuple[str, ...]) -> NDArray:
 
 
 def _own_label(name: str) -> str:
-    """``log_likelihood`` is written as ``gonioLogLikelihood``."""
+    """``log_likelihood`` is written as ``gonioLogLikelihood``; ``class_number`` is a word of RELION's."""
+    if name == CLASS_NUMBER[0]:
+        return CLASS_NUMBER[1]
     return "gonio" + "".join(part[:1].upper() + part[1:] for part in re.split(r"[^0-9A-Za-z]+", name))
 
 
