@@ -42,6 +42,8 @@ class ReadOptions:
     voxel_size_angstrom: float | None = None
     invert_contrast: bool = False
     permissive: bool = False
+    pixel_size_angstrom: float | None = None
+    may_count_pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class StarSource:
         What the caller said.
     sets
         Optimisation sets through which list or tomograms were found.
+    stacks
+        Whether images are 2-D stacks. Without their tilt series they cannot be loaded.
     """
 
     star: Star
@@ -70,6 +74,7 @@ class StarSource:
     tomograms_path: Path | None
     options: ReadOptions
     sets: tuple[Path, ...] = ()
+    stacks: bool = False
 
     @property
     def path(self) -> Path:
@@ -141,6 +146,8 @@ class StarSource:
         return f"particle {name!r}" + ("" if path == str(self.path) else f" of {self.path}")
 
     def _load(self, index: int) -> Particle:
+        if self.stacks and not self.series:
+            raise FormatError(self.path, "lists 2-D stacks and was read without their tomograms", "pass --tomograms")
         image = self._read("rlnImageName", index)
         size = self._voxel_size(index, image)
         return self._tilt_stack(index, image, size) if self.series else self._subtomogram(index, image, size)
