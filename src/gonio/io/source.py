@@ -44,6 +44,8 @@ class ReadOptions:
     permissive: bool = False
     pixel_size_angstrom: float | None = None
     may_count_pixels: bool = False
+    tomograms_path: Path | None = None
+    data_path: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ Owns how numbers are written into lists, and how gonio's own columns are called 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["decimals", "numbers_or_text", "own_label", "own_name", "token"]
+__all__ = ["decimals", "number_text", "numbers_or_text", "own_label", "own_name", "token"]
 
 
 def numbers_or_text(values: Sequence[str]) -> NDArray:
@@ -44,3 +45,14 @@ def decimals(labels: Sequence[str], values: ArrayLike) -> dict[str, list[str]]:
     # Adding 0 turns -0 into 0, which reads better.
     rounded = np.round(np.asarray(values, dtype=np.float64), 6) + 0.0
     return {label: [f"{value:.6f}" for value in rounded[:, i]] for i, label in enumerate(labels)}
+
+
+def number_text(value: float) -> str:
+    """A number as short as it can be written with six decimals, or in full where that would lose digits."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 1e15 and value == int(value):
+        return str(int(value))
+    if abs(value) < 1e-3 or abs(value) >= 1e9:
+        return f"{value:.9g}"
+    return f"{value:.6f}".rstrip("0").rstrip(".")
