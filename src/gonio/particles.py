@@ -21,10 +21,6 @@ from gonio.volume import Particle
 __all__ = ["BoxFrames", "ParticleSource", "ParticleTable"]
 
 
-# What is chosen like an array where a table has it.
-OPTIONAL = ("coordinates_angstrom", "pixel_sizes_angstrom", "classes", "scores", "frames")
-
-
 class ParticleSource(Protocol):
     """Whoever read the list: can load a particle's data, and writes the list back in its own format."""
 
@@ -145,9 +141,10 @@ class ParticleTable:
             value = getattr(self, name)
             if value is not None and np.shape(value) != shape:
                 raise ValueError(f"{name} must have shape {shape} for {count} particles, got {np.shape(value)}")
-        for name, column in (*self.columns.items(), *self.extras.items()):
-            if len(column) != count:
-                raise ValueError(f"column {name!r} has {len(column)} values for {count} particles")
+        lengths = {name: len(column) for columns in (self.columns, self.extras) for name, column in columns.items()}
+        for name, length in lengths.items():
+            if length != count:
+                raise ValueError(f"column {name!r} has {length} values for {count} particles")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -173,7 +170,11 @@ class ParticleTable:
             half_sets=np.asarray(self.half_sets)[chosen],
             columns={name: np.asarray(column)[chosen] for name, column in self.columns.items()},
             rows=np.asarray(self.rows)[chosen],
-            **{name: None if (value := getattr(self, name)) is None else value[chosen] for name in OPTIONAL},
+            coordinates_angstrom=_chosen(self.coordinates_angstrom, chosen),
+            pixel_sizes_angstrom=_chosen(self.pixel_sizes_angstrom, chosen),
+            classes=_chosen(self.classes, chosen),
+            scores=_chosen(self.scores, chosen),
+            frames=None if self.frames is None else self.frames[chosen],
             images=None if self.images is None else tuple(self.images[i] for i in chosen),
             extras={label: tuple(column[i] for i in chosen) for label, column in self.extras.items()},
         )
@@ -206,3 +207,7 @@ class ParticleTable:
         """The same particles with new poses, and further columns beside the old."""
         added = {name: np.asarray(column) for name, column in columns.items()}
         return replace(self, poses=poses, columns={**self.columns, **added})
+
+
+def _chosen(values: NDArray | None, chosen: NDArray) -> NDArray | None:
+    return None if values is None else np.asarray(values)[chosen]

@@ -15,6 +15,7 @@ import typer
 from gonio import kernels
 from gonio.cli.align import align
 from gonio.cli.average import average
+from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.pair import pair
 from gonio.cli.simulate import map_, simulate
@@ -61,6 +62,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("align", align),
     ("average", average),
     ("pair", pair),
+    ("convert", convert),
     ("map", map_),
     ("simulate", simulate),
 )

@@ -19,14 +19,26 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block
-from gonio.io.errors import FormatError
+from gonio.io.errors import FormatError, replacing
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text, numbers_or_text, own_label, own_name, token
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 
-__all__ = ["Layout", "block_of", "checked_names", "numbers_of", "read_documents", "table_of", "tomogram_numbers"]
+__all__ = [
+    "Layout",
+    "block_of",
+    "checked_names",
+    "numbered_files",
+    "numbers_of",
+    "own_texts",
+    "read_documents",
+    "shown",
+    "table_of",
+    "tomogram_numbers",
+    "write_documents",
+]
 
 # Angles and lengths closer than this are those of the file, which then keeps its text: above the rounding of float64
 # through two conversions, below six decimals.
@@ -323,16 +335,23 @@ def _kept(table: ParticleTable, layout: Layout, made: Mapping[str, Sequence[str]
             before = np.array(old.text(label), dtype=np.float64)
             same = ~(np.abs(before - np.array(made[label], dtype=np.float64)) >= 10 * SAME)
             kept[label] = _where(same, old.text(label), made[label])
-    if layout.numbered and _names(old, layout) == table.names:
-        kept[layout.names] = old.text(layout.names)
+    if layout.numbered:
+        words = _words(old, layout.names, numbered=True)
+        if all(name.rpartition("/")[2] == word for name, word in zip(table.names, words, strict=True)):
+            kept[layout.names] = old.text(layout.names)
     if layout.half_sets is not None and layout.half_sets in old:
         words = old.text(layout.half_sets)
-        same = [
-            word == new or (word not in layout.halves and new == layout.halves[0])
-            for word, new in zip(words, made[layout.half_sets], strict=True)
-        ]
-        kept[layout.half_sets] = _where(np.array(same), words, made[layout.half_sets])
+        new = made[layout.half_sets]
+        meant = [word if word in layout.halves else layout.halves[0] for word in words]
+        kept[layout.half_sets] = _where(np.array(meant) == np.array(new), words, new)
     return kept
+
+
+def shown(layout: Layout, table: ParticleTable) -> dict[str, Sequence[str]]:
+    """Positions, shifts and angles as the format has them."""
+    made = _field_columns(replace(table, tomograms=("1",) * len(table)), layout, {"1": 1})
+    made |= _kept(table, layout, made)
+    return {label: made[label] for label in (*layout.coordinates, *layout.shifts, *layout.angles) if label in made}
 
 
 def _where(same: NDArray[np.bool_], old: Sequence[str], new: Sequence[str]) -> list[str]:
@@ -381,18 +400,20 @@ def read_documents(path: Path) -> dict[str, str]:
     return {number: name.strip() for number, name in pairs}
 
 
+def _have_names(numbers: Mapping[str, int]) -> bool:
+    return not all(name in ("", str(number)) for name, number in numbers.items())
+
+
+def numbered_files(path: Path, table: ParticleTable) -> list[Path]:
+    """The files that a numbered list is written into."""
+    return [path, *([document_path(path)] if _have_names(tomogram_numbers(table)) else [])]
+
+
 def write_documents(path: Path, numbers: Mapping[str, int]) -> tuple[Path, ...]:
     """Write that file where names are not numbers, and say which file it is."""
-    from gonio.io.errors import replacing
-
-    if all(name in ("", str(number)) for name, number in numbers.items()):
+    if not _have_names(numbers):
         return ()
     document = document_path(path)
     with replacing(document) as temporary:
         temporary.write_text("".join(f"{number} {name}\n" for name, number in numbers.items()), encoding="utf-8")
     return (document,)
-
-
-def with_pixels(table: ParticleTable, size: float) -> ParticleTable:
-    """The same list counting in other pixels."""
-    return replace(table, pixel_sizes_angstrom=np.full(len(table), size))

@@ -5,9 +5,9 @@
     R = Q^T          t = -Q^T s
     Q's angles of type eman, (az, alt, phi), from RELION's: (rot + 90, tilt, psi - 90)
 
-EMAN2 libEM/transform.h (order M.T.S.R), e2spt_average.py (what it is applied to). ``ptcl_source_coord`` and the boxes of info
-files are pixels of the unbinned tomogram, from its centre. Scores are EMAN2's, where lower is better. A LST file holds any
-column: its third field is JSON. A mirror in a transform is refused.
+EMAN2 libEM/transform.h (order M.T.S.R), e2spt_average.py (what it is applied to). ``ptcl_source_coord`` and the boxes
+of info files are pixels of the unbinned tomogram, from its centre. Scores are EMAN2's, where lower is better. A LST
+file holds any column: its third field is JSON. A mirror in a transform is refused.
 """
 
 from __future__ import annotations
@@ -30,11 +30,21 @@ from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.paths import moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import numbers_or_text, own_name
+from gonio.io.text import number_text, numbers_or_text, own_name
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 
-__all__ = ["is_boxes", "is_lst", "is_parms", "read_boxes", "read_lst", "read_parms", "write_lst", "write_parms"]
+__all__ = [
+    "is_boxes",
+    "is_lst",
+    "is_parms",
+    "read_boxes",
+    "read_lst",
+    "read_parms",
+    "shown",
+    "write_lst",
+    "write_parms",
+]
 
 HEADS = ("#LSX", "#LST")
 NOTE = (
@@ -326,6 +336,19 @@ def _rows(path: Path, table: ParticleTable) -> Iterator[Row]:
             values[HALF_SET] = int(np.asarray(table.half_sets)[i])
         values |= {_key(label): _value(label, column[i]) for label, column in columns.items()}
         yield Row(number, file, {k: v for k, v in values.items() if v is not None}, "")
+
+
+def shown(table: ParticleTable) -> dict[str, Sequence[str]]:
+    """Positions, shifts and angles (of type eman) as the format has them."""
+    rows = [row.values for row in _rows(Path(), table)]
+    matrices = np.array([json.loads(row[TRANSFORM]["matrix"]) for row in rows]).reshape(-1, 3, 4)
+    angles = Rotation.from_matrix(matrices[:, :, :3]).inv().as_euler("ZXZ", degrees=True, suppress_warnings=True)
+    made = dict(zip(("az", "alt", "phi"), angles.T, strict=True))
+    made |= dict(zip(("tx", "ty", "tz"), matrices[:, :, 3].T, strict=True))
+    if table.coordinates_angstrom is not None:
+        places = np.array([row[COORDINATE] for row in rows])
+        made |= {f"{COORDINATE}.{axis}": places[:, i] for i, axis in enumerate("xyz")}
+    return {label: list(map(number_text, values.tolist())) for label, values in made.items()}
 
 
 def _stated(matrix: Sequence[float]) -> dict[str, str]:

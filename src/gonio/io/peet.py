@@ -14,7 +14,7 @@ Models are read and written by imodmodel.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,10 +26,20 @@ from gonio.io.columns import Layout, block_of, table_of
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import ReadOptions
 from gonio.io.subtomograms import ListSource
+from gonio.io.text import number_text
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 
-__all__ = ["is_peet", "read_model", "read_peet", "write_model", "write_peet"]
+__all__ = [
+    "is_peet",
+    "list_files",
+    "model_files",
+    "read_model",
+    "read_peet",
+    "shown_points",
+    "write_model",
+    "write_peet",
+]
 
 COLUMNS = (
     *("CCC", "reserved", "reserved2", "pIndex", "wedgeWT", "adjCCC", "NA", "NA2", "NA3", "NA4", "xOffset", "yOffset"),
@@ -124,9 +134,7 @@ def write_model(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     """Write positions, shifts included, as the points of an IMOD model; one for every tomogram."""
     if table.coordinates_angstrom is None:
         raise FormatError(path, "cannot be written: the list has no coordinates", "give a list that has them")
-    sizes = table.pixel_sizes_angstrom
-    points = table.coordinates_angstrom + table.tomogram_poses.shift_angstrom
-    points = points / (1.0 if sizes is None else sizes[:, None])
+    points = _model_points(table)
     names = list(dict.fromkeys(table.tomograms))
     written = []
     for name in names:
@@ -151,12 +159,29 @@ def _write_one(path: Path, table: ParticleTable) -> Iterator[Path]:
         yield model
 
 
-def part_files(path: Path, table: ParticleTable, *, with_models: bool) -> list[Path]:
-    """The files that a list is written into."""
+def model_files(path: Path, table: ParticleTable) -> list[Path]:
+    """The files that models are written into."""
     names = list(dict.fromkeys(table.tomograms))
-    parts = [_part_path(path, name, alone=len(names) == 1) for name in names]
-    models = with_models and table.coordinates_angstrom is not None
-    return [*parts, *(part.with_suffix(".mod") for part in parts if models)]
+    return [_part_path(path, name, alone=len(names) == 1) for name in names]
+
+
+def list_files(path: Path, table: ParticleTable) -> list[Path]:
+    """The files that motive lists and their models are written into."""
+    lists = model_files(path, table)
+    return [*lists, *(part.with_suffix(".mod") for part in lists if table.coordinates_angstrom is not None)]
+
+
+def shown_points(table: ParticleTable) -> dict[str, Sequence[str]]:
+    """Positions as a model has them."""
+    points = _model_points(table) + FIRST_VOXEL
+    return {axis: list(map(number_text, points[:, i].tolist())) for i, axis in enumerate("xyz")}
+
+
+def _model_points(table: ParticleTable) -> NDArray[np.float64]:
+    assert table.coordinates_angstrom is not None
+    sizes = table.pixel_sizes_angstrom
+    points = table.coordinates_angstrom + table.tomogram_poses.shift_angstrom
+    return points / (1.0 if sizes is None else sizes[:, None])
 
 
 def _part_path(path: Path, tomogram: str, *, alone: bool) -> Path:

@@ -1,7 +1,7 @@
 """Plain tables, CSV and Parquet, in gonio's own words: for people, spreadsheets and data frames.
 
-Columns, of which ``name`` alone must be there; lengths are angstrom, or pixels (``x_px``, ``shift_x_px``) where the pixel
-size is not known:
+Columns, of which ``name`` alone must be there; lengths are angstrom, or pixels (``x_px``, ``shift_x_px``) where the
+pixel size is not known:
 
     name, tomogram                                        text
     x_angstrom, y_angstrom, z_angstrom, from              position of the box's centre, from the tomogram's first voxel
@@ -31,7 +31,7 @@ from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.particles import ParticleTable
 
-__all__ = ["is_plain", "read_csv", "read_parquet", "write_csv", "write_parquet"]
+__all__ = ["is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
 
 AXES = ("x", "y", "z")
 LAYOUT = Layout(
@@ -149,7 +149,7 @@ def _table(block: Block, options: ReadOptions) -> ParticleTable:
         return ListSource(path, "plain", options, block.text("name"), images, tilts, own)
 
     table = table_of(own, LAYOUT, options, source=source, pixel_sizes=sizes)
-    return replace(table, coordinates_from=start.pop())
+    return replace(table, coordinates_from="centre" if start == {"centre"} else "corner")
 
 
 def _in_pixels(block: Block, sizes: NDArray[np.float64] | None) -> Block:
@@ -183,6 +183,12 @@ def _columns(path: Path, table: ParticleTable) -> dict[str, Sequence[str]]:
         folder = path.parent if not table.files else table.files[0].parent
         columns[IMAGE] = moved(table.images, folder, path.parent)
     return {**columns, **{label: tuple(v) for label, v in table.extras.items()}, **own_texts(table)}
+
+
+def shown(table: ParticleTable) -> dict[str, Sequence[str]]:
+    """Positions, shifts and angles as the table has them."""
+    columns = _columns(Path(), table)
+    return {label: values for label, values in columns.items() if label.endswith(("_px", "_angstrom", "_deg"))}
 
 
 def _angstrom(table: ParticleTable, label: str) -> list[str]:

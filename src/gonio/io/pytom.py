@@ -1,14 +1,14 @@
 """PyTom's particle lists: XML.
 
-With the attributes Z1, Z2 and X of ``Rotation`` (stored in that order), degrees, ``Shift`` and ``PickPosition`` in pixels,
-the first voxel being 0:
+With the attributes Z1, Z2 and X of ``Rotation`` (stored in that order), degrees, ``Shift`` and ``PickPosition`` in
+pixels, the first voxel being 0:
 
     R = Rz(Z2) Rx(X) Rz(Z1)          position = PickPosition + Shift
     from RELION's angles: (Z1, X, Z2) = (-90 - rot, -tilt, 90 - psi)
 
 PyTom pytom/angles/angleFnc.py (zxzToMat), pytom/basic/structures.py (Particle.getTransformedVolume). A
-``SingleTiltWedge`` lacks Angle1 and Angle2 degrees at the two ends of the tilt range, about y. There is no place for the
-pixel size, nor for half sets.
+``SingleTiltWedge`` lacks Angle1 and Angle2 degrees at the two ends of the tilt range, about y. There is no place for
+the pixel size, nor for half sets.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@
     4       tomograms and particles by name; unbinned pixels               rlnTomoName, rlnTomoParticleName
     5       coordinates in angstrom from the tomogram's centre             rlnCenteredCoordinateXAngst
 
-RELION src/metadata_label.h, src/jaz/tomography/particle_set.cpp. Coordinates count from 0, the first voxel's centre. Where
-a list says how its boxes were turned when they were cut out (rlnTomoSubtomogramRot, ...) that stays, and the angles of
-the particle are those in the box (versions 4 and 5); older versions get the angles in the tomogram.
+RELION src/metadata_label.h, src/jaz/tomography/particle_set.cpp. Coordinates count from 0, the first voxel's centre.
+Where a list says how its boxes were turned when they were cut out (rlnTomoSubtomogramRot, ...) that stays, and the
+angles of the particle are those in the box (versions 4 and 5); older versions get the angles in the tomogram.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from gonio.io.text import decimals, number_text
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 
-__all__ = ["VERSIONS", "write_relion"]
+__all__ = ["VERSIONS", "shown", "write_relion"]
 
 VERSIONS = ("warp", "3.0", "3.1", "4", "5")
 STAR_VERSION = {"3.1": "30001", "4": "30001", "5": "50001"}
@@ -75,10 +75,7 @@ def write_relion(path: Path, table: ParticleTable, version: str) -> tuple[Path, 
         If the version needs a pixel size that is not known, or the file cannot be written.
     """
     rows = _rows(path, table, version)
-    if version in ("warp", "3.0"):
-        blocks = [Block(path, "", rows)]
-    else:
-        blocks = list(_blocks(path, rows, version))
+    blocks = [Block(path, "", rows)] if version in ("warp", "3.0") else _blocks(path, rows, version)
     write_star(path, Star(path, tuple(blocks), STAR_VERSION.get(version)))
     return (path,)
 
@@ -94,11 +91,18 @@ def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str
         made[TOMOGRAMS[0] if version in ("4", "5") else TOMOGRAMS[1]] = table.tomograms
     if version in ("4", "5"):
         made[NAME] = table.names
-    made |= _places(path, table, version)
+    made |= _places(table, version)
     made |= _poses(path, table, version, _turned(extras) if boxed else None)
     made |= _facts(path, table, version)
     made |= _sizes(table, version, extras)
     return {**{k: tuple(v) for k, v in made.items()}, **_free(extras, made), **own_texts(table)}
+
+
+def shown(table: ParticleTable, version: str) -> dict[str, Sequence[str]]:
+    """Positions, shifts and angles as the version has them."""
+    rows = _rows(Path(), table, version)
+    labels = (*CENTRED, *COORDINATES_PX, *ORIGINS_ANGSTROM, *ORIGINS_PX, *SUBTOMOGRAM_ANGLES, *ANGLES)
+    return {label: rows[label] for label in labels if label in rows}
 
 
 def _free(extras: Mapping[str, tuple[str, ...]], made: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -111,7 +115,7 @@ def _turned(extras: Mapping[str, tuple[str, ...]]) -> Rotation:
     return Pose.from_euler_zyz_deg(angles, np.zeros(angles.shape)).rotation.inv()
 
 
-def _places(path: Path, table: ParticleTable, version: str) -> dict[str, list[str]]:
+def _places(table: ParticleTable, version: str) -> dict[str, list[str]]:
     if table.coordinates_angstrom is None:
         return {}
     if version == "5":

@@ -28,9 +28,9 @@ SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTom
 TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
 
 
-def name_label(particles: Block) -> str:
-    """The column that names particles."""
-    return "rlnTomoParticleName" if "rlnTomoParticleName" in particles else "rlnImageName"
+def name_label(particles: Block) -> str | None:
+    """The column that names particles; lists of positions alone have none."""
+    return next((label for label in ("rlnTomoParticleName", "rlnImageName") if label in particles), None)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ class StarSource:
             raise FormatError(self.path, problem, "correct the list, or leave this particle out") from error
 
     def _who(self, index: int, path: str) -> str:
-        name = self.particles.text(name_label(self.particles))[index]
+        label = name_label(self.particles)
+        name = f"in row {index + 1}" if label is None else self.particles.text(label)[index]
         return f"particle {name!r}" + ("" if path == str(self.path) else f" of {self.path}")
 
     def _load(self, index: int) -> Particle:

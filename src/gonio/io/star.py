@@ -81,8 +81,8 @@ def read_particles(
     pixel_size_angstrom
         Of the pixels that coordinates count in, in place of what the list says.
     images_needed
-        Whether 2-D stacks must find their tomograms; without them poses are those of the tomogram and no particle
-        loads, which is enough to convert a list.
+        Whether particles are to be loaded. Without, tomograms of 2-D stacks are not read, poses are those in the
+        tomogram, and lengths in pixels of unknown size stay pixels, which is enough to convert a list.
 
     Raises
     ------
@@ -94,10 +94,11 @@ def read_particles(
     particles = _particle_block(star)
     series: dict[str, TiltSeries] = {}
     stacks = _are_stacks(star)
-    if stacks and (images_needed or tomograms_path is not None):
-        if tomograms_path is None:
-            tomograms_path, found_by = _tomograms_beside(star.path)
-            sets += found_by
+    if stacks and tomograms_path is None:
+        tomograms_path, found_by = _tomograms_beside(star.path, needed=images_needed)
+        sets += found_by
+    if stacks and images_needed:
+        assert tomograms_path is not None
         tomograms = read_star(tomograms_path)
         series = {name: read_tilt_series(tomograms, name) for name in dict.fromkeys(particles.text("rlnTomoName"))}
     said = ReadOptions(
@@ -259,7 +260,7 @@ def _named_file(entry: Block, label: str) -> Path:
     return found
 
 
-def _tomograms_beside(path: Path) -> tuple[Path, tuple[Path, ...]]:
+def _tomograms_beside(path: Path, *, needed: bool) -> tuple[Path | None, tuple[Path, ...]]:
     """tomograms.star beside a particle list, or the one that an optimisation set there names for it; and that set."""
     for other in sorted(path.parent.glob("*optimisation_set.star")):
         entry = next((block for block in read_star(other).blocks if "rlnTomoTomogramsFile" in block), None)
@@ -270,12 +271,16 @@ def _tomograms_beside(path: Path) -> tuple[Path, tuple[Path, ...]]:
             return _named_file(entry, "rlnTomoTomogramsFile"), (other,)
     if (path.parent / "tomograms.star").is_file():
         return path.parent / "tomograms.star", ()
+    if not needed:
+        return None, ()
     raise FormatError(path, "lists 2-D stacks, and no tomograms.star is beside it", "pass --tomograms FILE")
 
 
 def _particle_block(star: Star) -> Block:
-    """The block of particles: data_particles, or the one with image names in lists of RELION 3.0 and older."""
-    block = star.find("particles") or next((block for block in star.blocks if "rlnImageName" in block), None)
+    """The block of particles: data_particles, or in lists of RELION 3.0 and Warp the one with images or positions."""
+    wanted = ("rlnImageName", COORDINATES_PX[0])
+    block = star.find("particles")
+    block = block or next((block for block in star.blocks if any(label in block for label in wanted)), None)
     if block is None:
         raise FormatError(star.path, "has no block data_particles and no column rlnImageName", "give a particle list")
     if len(block) == 0:
@@ -323,7 +328,8 @@ def _box_frames(source: StarSource) -> BoxFrames | None:
         return BoxFrames(Rotation.identity(len(source.particles)), _flips(source))
     if source.stacks or not any(label in source.particles for label in SUBTOMOGRAM_ANGLES):
         return None
-    turned = _rotations(source.particles, SUBTOMOGRAM_ANGLES)
+    lost = {label: ("0",) * len(source.particles) for label in SUBTOMOGRAM_ANGLES if label not in source.particles}
+    turned = _rotations(source.particles.with_columns(lost), SUBTOMOGRAM_ANGLES)
     return BoxFrames(turned, np.ones((len(source.particles), 3)))
 
 
@@ -388,10 +394,14 @@ def _coordinate_pixels(source: StarSource) -> NDArray[np.float64] | None:
 
 def _names(particles: Block) -> tuple[str, ...]:
     label = name_label(particles)
+    if label is None:
+        return tuple(f"{tomogram}/{row}" for row, tomogram in enumerate(_tomogram_names(particles), start=1))
     names = particles.text(label)
     if len(set(names)) != len(names):
         twice = Counter(names).most_common(1)[0][0]
-        problem = f"column {label} holds {twice!r} more than once: results could not be told apart"
+        row = names.index(twice, names.index(twice) + 1)
+        where = f"as in row {row + 1}{particles.at(row)}"
+        problem = f"column {label} holds {twice!r} more than once, {where}: results could not be told apart"
         raise FormatError(particles.path, problem, "remove the double rows or rename them")
     return names
 

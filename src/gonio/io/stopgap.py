@@ -64,8 +64,8 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
     block = star.find(MOTIVE_LIST)
     if block is None:
         raise FormatError(path, f"has no block data_{MOTIVE_LIST}", "give a STOPGAP motive list")
-    wedges, others = _wedges(path, options)
     tomograms = [round(number) for number in block.numbers("tomo_num").tolist()]
+    wedges, others = _wedges(path, options, set(tomograms))
     images = None
     if options.data_path is not None:
         numbers = [round(number) for number in block.numbers("subtomo_num").tolist()]
@@ -130,11 +130,15 @@ def tomogram_sizes(path: Path) -> Mapping[str, NDArray[np.float64]]:
     return {str(round(row[0])): row[1:] for row in values.tolist()}
 
 
-def _wedges(path: Path, options: ReadOptions) -> tuple[Mapping[int, Wedge], tuple[Path, ...]]:
+def _wedges(path: Path, options: ReadOptions, tomograms: set[int]) -> tuple[Mapping[int, Wedge], tuple[Path, ...]]:
+    """Of the wedge list that was given, or of the only one beside the list if it knows all tomograms."""
     if options.tomograms_path is not None:
         return read_wedge_list(options.tomograms_path), (options.tomograms_path,)
     beside = [other for other in sorted(path.parent.glob(WEDGE_FILE)) if other != path and is_wedge_list(other)]
-    return (read_wedge_list(beside[0]), (beside[0],)) if len(beside) == 1 else ({}, ())
+    if len(beside) != 1:
+        return {}, ()
+    wedges = read_wedge_list(beside[0])
+    return (wedges, (beside[0],)) if tomograms <= set(wedges) else ({}, ())
 
 
 def is_wedge_list(path: Path) -> bool:
