@@ -19,6 +19,7 @@ from gonio import kernels
 from gonio.cli.align import align
 from gonio.cli.average import average
 from gonio.cli.classify import classify
+from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.pair import pair
 from gonio.cli.refine import refine
@@ -61,7 +62,7 @@ def program(
     """
 
 
-BEGIN, POSES, MAPS = "Begin", "Find poses", "Make maps"
+BEGIN, POSES, MAPS, FILES = "Begin", "Find poses", "Make maps", "Handle files"
 
 # In the order in which people come to them: name, command, what it is for.
 COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
@@ -73,6 +74,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("refine", refine, MAPS),
     ("classify", classify, MAPS),
     ("map", map_, MAPS),
+    ("convert", convert, FILES),
 )
 for name, command, purpose in COMMANDS:
     app.command(name, rich_help_panel=purpose)(command)

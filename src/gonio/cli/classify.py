@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from gonio.volume import Volume
 
 # Of an earlier classification these do not stay.
-FOUND = ("class_number", "class_margin")
+FOUND = ("class_margin",)
 # All pairs of so many particles are aligned: 20,000 pairs, four minutes of one processor in boxes of 32.
 PAIRS_UP_TO = 200
 # Of longer lists so many particles, drawn at random, make the first maps: 5,000 pairs.
@@ -256,10 +256,9 @@ def write_classes(folder: Path, table: ParticleTable, found: Classes) -> None:
     from gonio.cli.average import agreement_of, write_average
     from gonio.io import write_particles
 
-    columns: dict[str, np.ndarray] = {"class_number": found.labels}
-    if np.isfinite(found.margin).any():
-        columns["class_margin"] = found.margin
-    classed = writable(without_found(table).without(*FOUND).with_poses(found.poses, **columns))
+    columns = {"class_margin": found.margin} if np.isfinite(found.margin).any() else {}
+    classed = without_found(replace(table, classes=found.labels)).without(*FOUND)
+    classed = writable(classed.with_poses(found.poses, **columns))
     write_particles(folder / "particles.star", classed)
     for one, made in enumerate(found.averages, start=1):
         if made is None:
@@ -274,9 +273,8 @@ def write_pairs(folder: Path, paired: Paired, score: str) -> None:
     from gonio.io import write_particles
 
     before, after = (paired.pairs.dissimilarity(score, aligned=aligned) for aligned in (False, True))
-    columns = {"class_number": paired.clustering.labels}
-    listed = without_found(paired.table)
-    write_particles(folder / "pairs.star", listed.with_poses(listed.poses, **columns), with_optimisation_set=False)
+    listed = without_found(replace(paired.table, classes=paired.clustering.labels))
+    write_particles(folder / "pairs.star", listed, with_optimisation_set=False)
     for name, matrix in (("before", before), ("after", after)):
         with (folder / f"dissimilarity_{name}.npy").open("wb") as file:
             np.save(file, matrix)

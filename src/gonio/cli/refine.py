@@ -237,12 +237,10 @@ def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: floa
 
 def run(mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start) -> list[Iteration]:
     """Refine, and write each iteration when it is done; the same inputs give the same files."""
-    from gonio.io.star import places_angstrom
     from gonio.refinement import refined
 
     plan, starts = _starts(mapper, folder, table, plan, start)
-    known = places_angstrom(table) is not None
-    places = (lambda one: np.asarray(places_angstrom(one))) if known else None
+    places = None if table.places_angstrom is None else (lambda one: np.asarray(one.places_angstrom))
     done: list[Iteration] = []
     for iteration in refined(table, starts, plan, mapper=mapper, places_angstrom=places):
         with folder.part(f"iteration_{iteration.number:03d}") as part:

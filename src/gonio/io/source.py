@@ -28,9 +28,9 @@ SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTom
 TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
 
 
-def name_label(particles: Block) -> str:
-    """The column that names particles."""
-    return "rlnTomoParticleName" if "rlnTomoParticleName" in particles else "rlnImageName"
+def name_label(particles: Block) -> str | None:
+    """The column that names particles; lists of positions alone have none."""
+    return next((label for label in ("rlnTomoParticleName", "rlnImageName") if label in particles), None)
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class ReadOptions:
     voxel_size_angstrom: float | None = None
     invert_contrast: bool = False
     permissive: bool = False
+    pixel_size_angstrom: float | None = None
+    may_count_pixels: bool = False
+    tomograms_path: Path | None = None
+    data_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class StarSource:
         What the caller said.
     sets
         Optimisation sets through which list or tomograms were found.
+    stacks
+        Whether images are 2-D stacks. Without their tilt series they cannot be loaded.
     """
 
     star: Star
@@ -70,6 +76,7 @@ class StarSource:
     tomograms_path: Path | None
     options: ReadOptions
     sets: tuple[Path, ...] = ()
+    stacks: bool = False
 
     @property
     def path(self) -> Path:
@@ -141,10 +148,13 @@ class StarSource:
             raise FormatError(self.path, problem, "correct the list, or leave this particle out") from error
 
     def _who(self, index: int, path: str) -> str:
-        name = self.particles.text(name_label(self.particles))[index]
+        label = name_label(self.particles)
+        name = f"in row {index + 1}" if label is None else self.particles.text(label)[index]
         return f"particle {name!r}" + ("" if path == str(self.path) else f" of {self.path}")
 
     def _load(self, index: int) -> Particle:
+        if self.stacks and not self.series:
+            raise FormatError(self.path, "lists 2-D stacks and was read without their tomograms", "pass --tomograms")
         image = self._read("rlnImageName", index)
         size = self._voxel_size(index, image)
         return self._tilt_stack(index, image, size) if self.series else self._subtomogram(index, image, size)

@@ -1,0 +1,53 @@
+"""Files that may be compressed, told by what they hold and not by their name."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+from io import BufferedIOBase
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from gonio.io.errors import FormatError
+
+__all__ = ["compression_of", "first_bytes", "opened", "opened_for_writing"]
+
+
+def compression_of(path: Path) -> str | None:
+    """How a file is compressed: ``gzip``, ``bzip2`` or None.
+
+    Raises
+    ------
+    FormatError
+        A folder, or an empty file.
+    OSError
+        It cannot be read.
+    """
+    if path.is_dir():
+        raise FormatError(path, "is a folder", "give a file")
+    with path.open("rb") as stream:
+        start = stream.read(212)
+    if not start:
+        raise FormatError(path, "is empty", "write the file again")
+    if start[208:211] == b"MAP":  # the first number of an MRC header may look like the magic of gzip
+        return None
+    return "gzip" if start[:2] == b"\x1f\x8b" else "bzip2" if start[:3] == b"BZh" else None
+
+
+def opened(path: Path) -> BufferedIOBase:
+    """The bytes of a file as they are without compression; raises as ``compression_of``."""
+    compression = compression_of(path)
+    if compression == "gzip":
+        return gzip.open(path, "rb")
+    return bz2.open(path, "rb") if compression == "bzip2" else path.open("rb")
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """The first bytes, fewer where the file is shorter; raises as ``opened``, and EOFError for a gzip cut off."""
+    with opened(path) as stream:
+        return stream.read(count)
+
+
+def opened_for_writing(path: Path, *, compressed: bool) -> BinaryIO:
+    """A new file for bytes, which gzip compresses where asked."""
+    return cast(BinaryIO, gzip.open(path, "wb") if compressed else path.open("wb"))
