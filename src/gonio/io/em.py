@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gonio.io.compressed import opened, opened_for_writing
+from gonio.io.compressed import opened, opened_for_writing, payload
 from gonio.io.errors import FormatError, reading, replacing
 
 __all__ = ["EmFile", "is_em", "read_em", "write_em"]
@@ -93,13 +93,9 @@ def read_em(path: str | Path) -> EmFile:
         order = BYTE_ORDERS[header[0]]
         dtype = np.dtype(order + DATA_TYPES[header[3]])
         shape = _edges(header)[::-1]
-        expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        raw = stream.read(expected)
-        if len(raw) < expected:
-            raise FormatError(path, f"is truncated: {len(raw)} of {expected} bytes of data", BROKEN)
-        if stream.read(1):
+        data, longer = payload(path, stream, dtype, shape)  # (z, y, x)
+        if longer:
             raise FormatError(path, f"is longer than the shape {shape} in its header", BROKEN)
-    data = np.frombuffer(raw, dtype=dtype).reshape(shape)  # (z, y, x)
     at = 16 + COMMENT_BYTES
     comment = header[16:at].split(b"\0")[0].decode("latin-1").strip()
     parameters = np.frombuffer(header, dtype=order + "i4", count=PARAMETERS, offset=at)
