@@ -20,6 +20,7 @@ FLOORS = {
     "pose": 0,
     "wedge": 0,
     "ctf": 0,
+    "tilts": 0,
     "volume": 0,
     "particles": 0,
     "symmetry": 0,

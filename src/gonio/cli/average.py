@@ -17,7 +17,9 @@ from gonio.cli.options import (
     ParticlesPath,
     Permissive,
     TiltAxis,
+    TiltFiles,
     TiltRange,
+    TiltWeights,
     TomogramsPath,
     VoxelSize,
 )
@@ -38,6 +40,8 @@ def average(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="MAP", help="MRC file to write.")],
     tilt_range: TiltRange = None,
     tilt_axis: TiltAxis = 90.0,
+    tilts: TiltFiles = None,
+    tilt_weights: TiltWeights = "plain",
     tomograms: TomogramsPath = None,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
@@ -64,7 +68,17 @@ def average(
     target = check_map(output, ".settings.toml", *(HALF_ENDINGS if halves else ()), overwrite=overwrite)
     if split and not halves:
         raise ValueError("--split and --no-halves exclude each other: give one")
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
+    options = ListOptions(
+        particles,
+        tilt_range,
+        tilt_axis,
+        tomograms,
+        invert,
+        voxel_size,
+        permissive,
+        tuple(tilts or ()),
+        tilt_weights,
+    )
     table = options.read()
     if split:
         table = replace(table, half_sets=(1 + np.arange(len(table)) % 2).astype(np.int8))

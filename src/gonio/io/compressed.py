@@ -1,9 +1,10 @@
-"""Files that may be compressed, told by what they hold and not by their name."""
+"""Files that may be compressed, told by what they hold and not by their name, and the arrays in them."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
+from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -13,9 +14,34 @@ from numpy.typing import NDArray
 
 from gonio.io.errors import FormatError
 
-__all__ = ["compression_of", "first_bytes", "opened", "opened_for_writing", "payload"]
+__all__ = ["Layout", "compression_of", "first_bytes", "opened", "opened_for_writing", "payload"]
 
 PIECE_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where in a file of a map, as it is without compression, its values lie.
+
+    Parameters
+    ----------
+    path
+        The file.
+    start
+        Byte of the first value.
+    dtype
+        Of the values, in the file's byte order.
+    shape
+        (z, y, x), or (y, x) of a single image.
+    voxel_size_xyz_angstrom
+        As the header says it, 0 where it does not.
+    """
+
+    path: Path
+    start: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    voxel_size_xyz_angstrom: NDArray[np.float64]
 
 
 def compression_of(path: Path) -> str | None:

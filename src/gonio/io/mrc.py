@@ -16,10 +16,10 @@ import mrcfile.utils
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.io.compressed import compression_of, opened, payload
+from gonio.io.compressed import Layout, compression_of, opened, payload
 from gonio.io.errors import FormatError, reading, replacing
 
-__all__ = ["MapFile", "MrcLayout", "finite_float32", "mrc_layout", "read_mrc", "write_mrc"]
+__all__ = ["MapFile", "finite_float32", "mrc_layout", "read_mrc", "write_mrc"]
 
 HEADER_BYTES = 1024
 # Headers hold float32 cell lengths and integers: 0.1 % is far above their rounding and below any real squeeze.
@@ -52,31 +52,6 @@ class MapFile:
         return float(sizes[0])
 
 
-@dataclass(frozen=True)
-class MrcLayout:
-    """Where in an MRC file, as it is without compression, its values lie.
-
-    Parameters
-    ----------
-    path
-        The file.
-    start
-        Byte of the first value.
-    dtype
-        Of the values, in the file's byte order.
-    shape
-        (z, y, x), or (y, x) of a single image.
-    voxel_size_xyz_angstrom
-        As the header says it, 0 where it does not.
-    """
-
-    path: Path
-    start: int
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    voxel_size_xyz_angstrom: NDArray[np.float64]
-
-
 def read_mrc(path: str | Path, *, permissive: bool = False) -> MapFile:
     """Read an MRC file, plain or compressed (gzip, bzip2).
 
@@ -103,7 +78,7 @@ def read_mrc(path: str | Path, *, permissive: bool = False) -> MapFile:
     return MapFile(path, finite_float32(path, data), layout.voxel_size_xyz_angstrom)
 
 
-def mrc_layout(path: Path, *, permissive: bool = False) -> MrcLayout:
+def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
     """What an MRC header says; raises as ``read_mrc``, for what can be known without the values."""
     with reading(path, BROKEN):
         compression_of(path)  # raises for a folder and for an empty file
@@ -114,7 +89,7 @@ def mrc_layout(path: Path, *, permissive: bool = False) -> MrcLayout:
         sampling = np.array([header.mx, header.my, header.mz], dtype=np.float64)
         cell = np.array([header.cella.x, header.cella.y, header.cella.z], dtype=np.float64)
         size = np.divide(cell, sampling, out=np.zeros(3), where=sampling > 0)
-        return MrcLayout(path, HEADER_BYTES + int(header.nsymbt), dtype, shape, size)
+        return Layout(path, HEADER_BYTES + int(header.nsymbt), dtype, shape, size)
 
 
 def finite_float32(path: Path, data: NDArray) -> NDArray[np.float32]:

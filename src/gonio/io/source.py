@@ -19,7 +19,9 @@ from gonio.io.blocks import Block, Star
 from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import image_stack, read_map
 from gonio.io.mrc import MapFile
-from gonio.io.tilts import TiltSeries, visible_tilts
+from gonio.io.tilts import visible_tilts
+from gonio.io.wedges import StatedWedges
+from gonio.tilts import TiltSeries
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
 
@@ -46,8 +48,7 @@ class ReadOptions:
     permissive: bool = False
     pixel_size_angstrom: float | None = None
     may_count_pixels: bool = False
-    tomograms_path: Path | None = None
-    data_path: Path | None = None
+    wedges: StatedWedges | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,11 @@ class StarSource:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every STAR file that was read: sets, list, tomograms and the files of single tilt series."""
+        """Every list that was read: sets, the list, tomograms and the files of single tilt series."""
         tomograms = () if self.tomograms_path is None or not self.series else (self.tomograms_path,)
-        return tuple(dict.fromkeys((*self.sets, self.path, *tomograms, *(s.path for s in self.series.values()))))
+        series = [one.path for one in self.series.values()]
+        series += [] if self.options.wedges is None else [one.series.path for one in self.options.wedges.wedges]
+        return tuple(dict.fromkeys((*self.sets, self.path, *tomograms, *series)))
 
     @cached_property
     def optics_rows(self) -> NDArray[np.int64]:
@@ -235,6 +238,8 @@ class StarSource:
             return Subtomogram(volume, self._wedge(index, volume))
 
     def _wedge(self, index: int, volume: Volume) -> Wedge:
+        if self.options.wedges is not None:
+            return self.options.wedges.of(index, volume.box, volume.voxel_size_angstrom)
         tilts = self._tilts(index)
         if tilts is None:
             return self._weights(index, volume)
