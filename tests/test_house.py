@@ -46,6 +46,8 @@ FLOORS = {
     "uncertainty": 3,
     "alignment": 3,
     "averaging": 3,
+    "extraction": 3,
+    "inspection": 3,
     "pairwise": 3,
     "refinement": 3,
     "classification": 3,
