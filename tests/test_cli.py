@@ -709,6 +709,7 @@ def test_an_error_names_the_particle(broken, tmp_path, capsys, spoil, how):
     assert [path.name for path in tmp_path.glob("new/out/*")] == ([] if how == "average" else [".gonio"])
 
 
+@pytest.mark.filterwarnings("default::RuntimeWarning")
 def test_files_that_other_programs_accept_are_read_when_asked(broken, tmp_path, capsys):
     for path in (broken / "particles" / "3.mrc", broken / "reference.mrc"):
         path.write_bytes(path.read_bytes() + b"tail")

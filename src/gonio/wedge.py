@@ -23,7 +23,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 
-__all__ = ["DualAxisWedge", "NoWedge", "SingleAxisWedge", "TiltListWedge", "Wedge", "WeightVolumeWedge"]
+__all__ = [
+    "DualAxisWedge",
+    "NoWedge",
+    "PlaneListWedge",
+    "SingleAxisWedge",
+    "TiltListWedge",
+    "Wedge",
+    "WeightVolumeWedge",
+]
 
 # A frequency on the limiting plane itself counts as measured; relative to |k|^2, so that rounding does not decide.
 EDGE_TOLERANCE = 1e-6
@@ -60,6 +68,11 @@ def in_regions(frequency_xyz: NDArray, regions: NDArray) -> NDArray[np.bool_]:
     v = frequency_xyz @ regions[:, 3:6].T + regions[:, 6]
     square = (frequency_xyz**2).sum(axis=-1)
     return (u * v <= EDGE_TOLERANCE * square[..., None]).any(axis=-1)
+
+
+def _slabs(normals_xyz: NDArray[np.float64], diameter_angstrom: float) -> NDArray[np.float64]:
+    half = np.full((len(normals_xyz), 1), 0.5 / diameter_angstrom)
+    return np.hstack([normals_xyz, normals_xyz, half])  # (t, 7)
 
 
 def _check_range(tilt_min_deg: float, tilt_max_deg: float) -> None:
@@ -169,9 +182,38 @@ class TiltListWedge(_Analytic):
     @property
     def regions(self) -> NDArray[np.float64]:
         """One slab for each tilt."""
-        normals = tilt_plane_normal(self.tilts_deg, self.axis_deg)  # (t, 3)
-        half = np.full((len(normals), 1), 0.5 / self.particle_diameter_angstrom)
-        return np.hstack([normals, normals, half])
+        return _slabs(tilt_plane_normal(self.tilts_deg, self.axis_deg), self.particle_diameter_angstrom)
+
+
+@dataclass(frozen=True)
+class PlaneListWedge(_Analytic):
+    """Separate images of any direction, each a slab of full thickness one over the particle diameter.
+
+    Parameters
+    ----------
+    normals_xyz
+        The direction of the beam in each image, t tuples of three, unit vectors.
+    particle_diameter_angstrom
+        D; the slab's thickness is 1/D.
+    """
+
+    normals_xyz: tuple[tuple[float, ...], ...]
+    particle_diameter_angstrom: float
+
+    def __post_init__(self) -> None:
+        normals = np.asarray(self.normals_xyz, dtype=np.float64)
+        if normals.ndim != 2 or normals.shape[1] != 3 or not np.allclose(np.linalg.norm(normals, axis=1), 1.0):
+            raise ValueError(
+                f"normals_xyz must hold at least one unit vector of three numbers, got {self.normals_xyz!r}"
+            )
+        if not self.particle_diameter_angstrom > 0:
+            raise ValueError(f"particle_diameter_angstrom must be positive, got {self.particle_diameter_angstrom!r}")
+        object.__setattr__(self, "normals_xyz", tuple(map(tuple, normals.tolist())))
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        """One slab for each image."""
+        return _slabs(np.array(self.normals_xyz), self.particle_diameter_angstrom)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,9 @@ from gonio.cli.options import (
     SymmetryName,
     Threads,
     TiltAxis,
+    TiltFiles,
     TiltRange,
+    TiltWeights,
     TomogramsPath,
     VoxelSize,
 )
@@ -127,6 +129,8 @@ def align(
     ] = False,
     tilt_range: TiltRange = None,
     tilt_axis: TiltAxis = 90.0,
+    tilts: TiltFiles = None,
+    tilt_weights: TiltWeights = "plain",
     tomograms: TomogramsPath = None,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
@@ -180,7 +184,17 @@ def align(
     if not start_local and (prior_deg, prior_shift, cone) != (None, None, None):
         raise ValueError("--prior-deg, --prior-shift and --cone need --local: a search over all poses expects none")
     asked.check()
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
+    options = ListOptions(
+        particles,
+        tilt_range,
+        tilt_axis,
+        tomograms,
+        invert,
+        voxel_size,
+        permissive,
+        tuple(tilts or ()),
+        tilt_weights,
+    )
     reference_map, known = options.read_map(reference), ReferenceOptions(mask, half_maps)
     settings = asked.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom)
     if learn and not settings.restores:

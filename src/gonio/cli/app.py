@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from importlib.metadata import version
@@ -86,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line, without the program's name, and return its exit status."""
     words = [word for word in arguments if word not in ANYWHERE]
     try:
-        with _silence() if "--quiet" in arguments else nullcontext():
+        with _warnings_in_lines(), _silence() if "--quiet" in arguments else nullcontext():
             status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
     except typer.Exit as request:
         status = request.exit_code
@@ -100,6 +101,18 @@ def run(arguments: Sequence[str]) -> int:
     if status == INTERRUPTED:  # typer turns some interruptions into a status
         print("gonio: interrupted", file=sys.stderr)
     return status
+
+
+@contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """Warnings as people read them, in place of where in the source they come from."""
+
+    def told(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"gonio: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = told
+        yield
 
 
 @contextmanager

@@ -18,7 +18,9 @@ from gonio.cli.options import (
     SymmetryName,
     Threads,
     TiltAxis,
+    TiltFiles,
     TiltRange,
+    TiltWeights,
     TomogramsPath,
     VoxelSize,
     thread_count,
@@ -41,6 +43,8 @@ def average(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="MAP", help="MRC file to write.")],
     tilt_range: TiltRange = None,
     tilt_axis: TiltAxis = 90.0,
+    tilts: TiltFiles = None,
+    tilt_weights: TiltWeights = "plain",
     tomograms: TomogramsPath = None,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
@@ -77,7 +81,17 @@ def average(
         raise ValueError("--split and --no-halves exclude each other: give one")
     if mask and not halves:
         raise ValueError("--mask is for the FSC of half maps, and --no-halves makes none: give one of them")
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
+    options = ListOptions(
+        particles,
+        tilt_range,
+        tilt_axis,
+        tomograms,
+        invert,
+        voxel_size,
+        permissive,
+        tuple(tilts or ()),
+        tilt_weights,
+    )
     table = options.read()
     if split:
         table = replace(table, half_sets=(1 + np.arange(len(table)) % 2).astype(np.int8))

@@ -1,16 +1,47 @@
-"""Files that may be compressed, told by what they hold and not by their name."""
+"""Files that may be compressed, told by what they hold and not by their name, and the arrays in them."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
+from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gonio.io.errors import FormatError
 
-__all__ = ["compression_of", "first_bytes", "opened", "opened_for_writing"]
+__all__ = ["Layout", "compression_of", "first_bytes", "opened", "opened_for_writing", "payload"]
+
+PIECE_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where in a file of a map, as it is without compression, its values lie.
+
+    Parameters
+    ----------
+    path
+        The file.
+    start
+        Byte of the first value.
+    dtype
+        Of the values, in the file's byte order.
+    shape
+        (z, y, x), or (y, x) of a single image.
+    voxel_size_xyz_angstrom
+        As the header says it, 0 where it does not.
+    """
+
+    path: Path
+    start: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    voxel_size_xyz_angstrom: NDArray[np.float64]
 
 
 def compression_of(path: Path) -> str | None:
@@ -51,3 +82,21 @@ def first_bytes(path: Path, count: int) -> bytes:
 def opened_for_writing(path: Path, *, compressed: bool) -> BinaryIO:
     """A new file for bytes, which gzip compresses where asked."""
     return cast(BinaryIO, gzip.open(path, "wb") if compressed else path.open("wb"))
+
+
+def payload(path: Path, stream: BufferedIOBase, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[NDArray, bool]:
+    """The array that starts where a file's stream stands, and whether the file goes on after it.
+
+    Raises
+    ------
+    FormatError
+        If the file ends before the array does. What the header claims is not believed: no more memory is taken than
+        the file fills.
+    """
+    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    raw = bytearray()
+    while len(raw) < expected and (piece := stream.read(min(expected - len(raw), PIECE_BYTES))):
+        raw += piece
+    if len(raw) < expected:
+        raise FormatError(path, f"is truncated: {len(raw)} of {expected} bytes of data", "copy or write the file again")
+    return np.frombuffer(raw, dtype=dtype).reshape(shape), bool(stream.read(1))

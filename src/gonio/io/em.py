@@ -12,15 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gonio.io.compressed import opened, opened_for_writing
+from gonio.io.compressed import Layout, opened, opened_for_writing, payload
 from gonio.io.errors import FormatError, reading, replacing
 
-__all__ = ["EmFile", "is_em", "read_em", "write_em"]
+__all__ = ["EmFile", "em_layout", "is_em", "read_em", "write_em"]
 
 HEADER_BYTES = 512
 PARAMETERS, COMMENT_BYTES, USER_BYTES = 40, 80, 256
@@ -61,11 +62,7 @@ class EmFile:
     @property
     def voxel_size_angstrom(self) -> float:
         """As the comment says it where gonio wrote the file, else 0."""
-        said = VOXEL_SIZE.search(self.comment)
-        try:
-            return float(said[1]) if said else 0.0
-        except ValueError:
-            return 0.0
+        return _voxel_size(self.comment)
 
 
 def is_em(start: bytes) -> bool:
@@ -85,25 +82,23 @@ def read_em(path: str | Path) -> EmFile:
     """
     path = Path(path)
     with reading(path, BROKEN), opened(path) as stream:
-        header = stream.read(HEADER_BYTES)
-        if not is_em(header):
-            raise FormatError(path, "is no EM file: its header names no known machine, type and size", "give another")
-        if len(header) < HEADER_BYTES:
-            raise FormatError(path, f"is truncated: {len(header)} of {HEADER_BYTES} bytes of header", BROKEN)
-        order = BYTE_ORDERS[header[0]]
-        dtype = np.dtype(order + DATA_TYPES[header[3]])
-        shape = _edges(header)[::-1]
-        expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        raw = stream.read(expected)
-        if len(raw) < expected:
-            raise FormatError(path, f"is truncated: {len(raw)} of {expected} bytes of data", BROKEN)
-        if stream.read(1):
+        header = _header(path, stream)
+        dtype, shape = _dtype(header), _edges(header)[::-1]
+        data, longer = payload(path, stream, dtype, shape)  # (z, y, x)
+        if longer:
             raise FormatError(path, f"is longer than the shape {shape} in its header", BROKEN)
-    data = np.frombuffer(raw, dtype=dtype).reshape(shape)  # (z, y, x)
-    at = 16 + COMMENT_BYTES
-    comment = header[16:at].split(b"\0")[0].decode("latin-1").strip()
-    parameters = np.frombuffer(header, dtype=order + "i4", count=PARAMETERS, offset=at)
-    return EmFile(path, _native(data), comment, _native(parameters), header[-USER_BYTES:])
+    parameters = np.frombuffer(header, dtype=BYTE_ORDERS[header[0]] + "i4", count=PARAMETERS, offset=16 + COMMENT_BYTES)
+    return EmFile(path, _native(data), _comment(header), _native(parameters), header[-USER_BYTES:])
+
+
+def em_layout(path: Path) -> Layout:
+    """Where in an EM file its values lie; raises as ``read_em``, for what can be known without them."""
+    with reading(path, BROKEN), opened(path) as stream:
+        header = _header(path, stream)
+    dtype = _dtype(header)
+    if dtype.kind == "c":
+        raise FormatError(path, "holds complex numbers", "give a map in real space")
+    return Layout(path, HEADER_BYTES, dtype, _edges(header)[::-1], np.full(3, _voxel_size(_comment(header))))
 
 
 def write_em(
@@ -158,6 +153,31 @@ def write_em(
     with replacing(path) as temporary, opened_for_writing(temporary, compressed=compressed) as stream:
         stream.write(head + numbers.tobytes() + user_data.ljust(USER_BYTES, b"\0"))
         stream.write(body.tobytes())
+
+
+def _header(path: Path, stream: BufferedIOBase) -> bytes:
+    header = stream.read(HEADER_BYTES)
+    if not is_em(header):
+        raise FormatError(path, "is no EM file: its header names no known machine, type and size", "give another")
+    if len(header) < HEADER_BYTES:
+        raise FormatError(path, f"is truncated: {len(header)} of {HEADER_BYTES} bytes of header", BROKEN)
+    return header
+
+
+def _dtype(header: bytes) -> np.dtype:
+    return np.dtype(BYTE_ORDERS[header[0]] + DATA_TYPES[header[3]])
+
+
+def _comment(header: bytes) -> str:
+    return header[16 : 16 + COMMENT_BYTES].split(b"\0")[0].decode("latin-1").strip()
+
+
+def _voxel_size(comment: str) -> float:
+    said = VOXEL_SIZE.search(comment)
+    try:
+        return float(said[1]) if said else 0.0
+    except ValueError:
+        return 0.0
 
 
 def _edges(header: bytes) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ contrast, and where the wedge comes from. Knows nothing of poses.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +17,11 @@ from numpy.typing import NDArray
 
 from gonio.io.blocks import Block, Star
 from gonio.io.errors import FormatError, locate, reading
-from gonio.io.mrc import MrcImage, image_stack, read_mrc
-from gonio.io.tilts import TiltSeries, visible_tilts
+from gonio.io.maps import image_stack, read_map
+from gonio.io.mrc import MapFile
+from gonio.io.tilts import visible_tilts
+from gonio.io.wedges import StatedWedges
+from gonio.tilts import TiltSeries
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
 
@@ -46,6 +50,7 @@ class ReadOptions:
     may_count_pixels: bool = False
     tomograms_path: Path | None = None
     data_path: Path | None = None
+    wedges: StatedWedges | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,11 @@ class StarSource:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every STAR file that was read: sets, list, tomograms and the files of single tilt series."""
+        """Every list that was read: sets, the list, tomograms and the files of single tilt series."""
         tomograms = () if self.tomograms_path is None or not self.series else (self.tomograms_path,)
-        return tuple(dict.fromkeys((*self.sets, self.path, *tomograms, *(s.path for s in self.series.values()))))
+        series = [one.path for one in self.series.values()]
+        series += [] if self.options.wedges is None else [one.series.path for one in self.options.wedges.wedges]
+        return tuple(dict.fromkeys((*self.sets, self.path, *tomograms, *series)))
 
     @cached_property
     def optics_rows(self) -> NDArray[np.int64]:
@@ -159,8 +166,16 @@ class StarSource:
         size = self._voxel_size(index, image)
         return self._tilt_stack(index, image, size) if self.series else self._subtomogram(index, image, size)
 
-    def _read(self, label: str, index: int) -> MrcImage:
-        return read_mrc(self._locate(label, index), permissive=self.options.permissive)
+    def _read(self, label: str, index: int) -> MapFile:
+        path = self._locate(label, index)
+        if not self.options.permissive:
+            return read_map(path)
+        with warnings.catch_warnings(record=True) as complaints:
+            warnings.simplefilter("always")
+            image = read_map(path, permissive=True)
+        if complaints:  # in these words for every image, so that Python tells it once
+            warnings.warn(f"{self.path}: images have broken headers; read all the same", RuntimeWarning, stacklevel=2)
+        return image
 
     def _locate(self, label: str, index: int) -> Path:
         token = self.particles.text(label)[index]
@@ -170,7 +185,7 @@ class StarSource:
             raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
         return found
 
-    def _voxel_size(self, index: int, image: MrcImage) -> float:
+    def _voxel_size(self, index: int, image: MapFile) -> float:
         if self.options.voxel_size_angstrom is not None:
             return self.options.voxel_size_angstrom
         header = image.voxel_size_angstrom(axes=2 if self.series else 3)
@@ -185,7 +200,7 @@ class StarSource:
     def _contrast(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
         return -data if self.options.invert_contrast else data
 
-    def _tilt_stack(self, index: int, image: MrcImage, size: float) -> TiltStack:
+    def _tilt_stack(self, index: int, image: MapFile, size: float) -> TiltStack:
         images = image_stack(image)
         series = self.series[self.particles.text("rlnTomoName")[index]]
         series, visible = self._match(index, image.path, len(images), series)
@@ -223,12 +238,14 @@ class StarSource:
             raise FormatError(self.path, f"has no column {label}, which the CTF needs", "add it to block data_optics")
         return value
 
-    def _subtomogram(self, index: int, image: MrcImage, size: float) -> Subtomogram:
+    def _subtomogram(self, index: int, image: MapFile, size: float) -> Subtomogram:
         with reading(image.path, "a 3-D subtomogram must be a cubic map"):
             volume = Volume(self._contrast(image.data), size)
             return Subtomogram(volume, self._wedge(index, volume))
 
     def _wedge(self, index: int, volume: Volume) -> Wedge:
+        if self.options.wedges is not None:
+            return self.options.wedges.of(index, volume.box, volume.voxel_size_angstrom)
         tilts = self._tilts(index)
         if tilts is None:
             return self._weights(index, volume)

@@ -27,9 +27,10 @@ from gonio.io.errors import FormatError, locate
 from gonio.io.paths import moved, relative
 from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS, ReadOptions, StarSource, name_label
 from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
-from gonio.io.tilts import TiltSeries, read_tilt_series
+from gonio.io.tilts import read_tilt_series
 from gonio.particles import BoxFrames, ParticleTable
 from gonio.pose import Pose
+from gonio.tilts import TiltSeries
 
 __all__ = ["read_particles", "write_particles", "write_simulated"]
 
@@ -298,12 +299,11 @@ def _are_stacks(star: Star) -> bool:
 
 
 def _read_poses(source: StarSource, pixels: NDArray[np.float64] | None) -> Pose:
-    turned = _rotations(source.particles, SUBTOMOGRAM_ANGLES)
     part = _rotations(source.particles, ANGLES)
     origins = _origins(source, pixels)
     if not source.stacks:
         return Pose(part, -origins)
-    flips = _flips(source)
+    turned, flips = _rotations(source.particles, SUBTOMOGRAM_ANGLES), _flips(source)
     return Pose(_mirrored(turned * part, flips), -flips * turned.apply(origins))
 
 
