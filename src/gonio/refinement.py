@@ -17,20 +17,24 @@ from numpy.typing import NDArray
 
 from gonio.alignment import Aligner, Search, Settings
 from gonio.averaging import Average, average_table
-from gonio.fourier import MIN_SHELLS, low_passed
+from gonio.fourier import MIN_SHELLS, index_grid, low_passed, resolution_at
 from gonio.halves import Duplicate, duplicates
 from gonio.lists import align_table
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
-from gonio.resolution import HalfMapFsc, half_map_fsc
+from gonio.resolution import FSC_HALVES, HalfMapFsc, half_map_fsc
 from gonio.restoration import sphere_diameter_angstrom
 from gonio.result import Result
 from gonio.run.engine import Local, Mapper
 from gonio.symmetry import Symmetry
 from gonio.volume import MASK_EDGE, Subtomogram, Volume, soft_sphere
 
-__all__ = ["Iteration", "Listed", "Plan", "best_of", "fsc_mask", "refined", "start_map"]
+__all__ = ["Iteration", "Listed", "Plan", "best_of", "fsc_mask", "independent_samples", "refined", "start_map"]
 
+# Halves agree where their FSC is above 0.143 and above so many standard deviations of chance, which in shells of few
+# samples is more; one half is always enough. 40 particles of noise (`experiments/refine`) came to 0.15 to 0.3 in the
+# lowest six.
+CHANCE_SDS, ALWAYS_ENOUGH = 2.0, 0.5
 # A local search looks this many of the predicted standard deviations around, and at least this share of the resolution.
 CONE_SDS, CONE_SHARE = 3.0, 0.5
 # Searches are local once the median particle moved by less than this many of its own standard deviations,
@@ -69,7 +73,7 @@ class Plan:
     start_resolution_angstrom
         To which the start map is taken, and beyond which nothing is compared in the first iteration.
     margin_shells
-        How far beyond where the FSC falls below 0.143 the next iteration compares, in shells of one over the box.
+        How far beyond where the halves agree the next iteration compares, in shells of one over the box.
     max_iterations
         After which it ends, at rest or not.
     listed
@@ -127,6 +131,8 @@ class Iteration:
         The averages of each half, and of all, in one frame.
     fsc
         Of the halves: under the mask, and corrected for what the mask adds.
+    resolution_angstrom
+        How far they agree: to where that falls below 0.143, or below what chance alone may come to.
     moved_deg, moved_angstrom, moved_sds
         How far the median particle moved since the last iteration: turned, shifted, and both in units of its predicted
         standard deviation. Against the listed poses in the first.
@@ -146,6 +152,7 @@ class Iteration:
     halves: tuple[Volume, Volume]
     volume: Volume
     fsc: HalfMapFsc
+    resolution_angstrom: float
     moved_deg: float
     moved_angstrom: float
     moved_sds: float
@@ -213,9 +220,20 @@ def refined(
             return
 
 
+def independent_samples(mask: Volume) -> NDArray[np.float64]:
+    """Samples of each shell 0..n//2 that tell something of their own of a volume under a mask, (n // 2 + 1,).
+
+    Half of a shell, as the others are Friedel mates, times the share of the box that the mask leaves. Where two volumes
+    have nothing in common their FSC has a standard deviation of one over the root of that.
+    """
+    shell = np.rint(np.linalg.norm(index_grid(mask.box), axis=-1)).astype(int).ravel()
+    count = np.bincount(shell)[: mask.box // 2 + 1] / 2.0
+    return np.maximum(count * float((mask.data.astype(np.float64) ** 2).mean()), 1.0)
+
+
 def best_of(iterations: Sequence[Iteration]) -> Iteration:
     """The last iteration whose halves agree as far as any's, but for a quarter of a shell."""
-    shells = [one.fsc.box_angstrom / one.fsc.resolution_angstrom() for one in iterations]
+    shells = [one.fsc.box_angstrom / one.resolution_angstrom for one in iterations]
     return [one for one, shell in zip(iterations, shells, strict=True) if shell >= max(shells) - REST_SHELLS][-1]
 
 
@@ -236,7 +254,7 @@ def _from_list(
     assert made.halves is not None
     run = _Run(plan, mapper, fsc_mask(made.volume, plan), places)
     fsc = run.fsc(made.halves)
-    limit = run.next_limit(made.volume, made.volume.box_angstrom / fsc.resolution_angstrom())
+    limit = run.next_limit(made.volume, run.agreement(fsc))
     return run, _State(table, table.poses, made.halves, limit, np.clip(fsc.best, 0.0, 1.0))
 
 
@@ -279,7 +297,7 @@ class _Run:
         table, made, drift = self.averaged(number, table, state.limit_angstrom, motion)
         assert made.halves is not None  # both halves have particles
         fsc = self.fsc(made.halves)
-        shell = made.volume.box_angstrom / fsc.resolution_angstrom()
+        shell = self.agreement(fsc)
         gained = shell - state.best_shell
         behind = state.behind + 1 if gained < -REST_SHELLS else 0
         iteration = Iteration(
@@ -291,6 +309,7 @@ class _Run:
             halves=made.halves,
             volume=made.volume,
             fsc=fsc,
+            resolution_angstrom=fsc.box_angstrom / shell if shell else float("inf"),
             moved_deg=float(np.median(motion.turned_deg)),
             moved_angstrom=float(np.median(motion.shifted_angstrom)),
             moved_sds=float(np.median(motion.sds)),
@@ -311,6 +330,12 @@ class _Run:
             behind=behind,
         )
         return following, iteration
+
+    def agreement(self, fsc: HalfMapFsc) -> float:
+        """The shell to which halves agree."""
+        chance = CHANCE_SDS / np.sqrt(independent_samples(self.mask))
+        enough = np.clip(chance, FSC_HALVES, ALWAYS_ENOUGH)
+        return fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
 
     def fsc(self, halves: tuple[Volume, Volume]) -> HalfMapFsc:
         return half_map_fsc(halves, mask=self.mask, rng=np.random.default_rng(self.plan.seed))
@@ -392,7 +417,7 @@ class _Run:
         return float((0.75 / np.pi * volume) ** (1.0 / 3.0))
 
     def next_limit(self, volume: Volume, shell: float) -> float:
-        """Where the FSC falls below 0.143, and the margin; not beyond what was asked for, nor too coarse to align."""
+        """How far the halves agree, and the margin; not beyond what was asked for, nor too coarse to align."""
         finest = float((volume.box - 1) // 2)
         if self.plan.settings.resolution_angstrom is not None:
             finest = min(finest, volume.box_angstrom / self.plan.settings.resolution_angstrom)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from gonio.cli.average import fsc_csv, resolution_text
+from gonio.cli.average import fsc_csv
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
     Cone,
@@ -152,8 +152,8 @@ def refine(
     --local each half starts from its average at the poses of the list, which stay where a prior expects them.
 
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then. DIR
-    holds those of the best iteration (as a rule the last), and mask.mrc, runners_up.star, iterations.csv, duplicates.csv, summary.json and
-    settings.toml. A run that is cut off goes on with --resume.
+    holds those of the iteration whose halves agree best, as a rule the last, and mask.mrc, runners_up.star,
+    iterations.csv, duplicates.csv, summary.json and settings.toml. A run that is cut off goes on with --resume.
 
     Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
     """
@@ -282,7 +282,7 @@ def run(mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, sta
 def _starts(
     mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start
 ) -> tuple[Plan, tuple[Volume, Volume] | None]:
-  X
+    """The map that each half starts from, and the plan with its resolution; None for the listed poses."""
     from gonio.denovo import denovo_halves
     from gonio.refinement import start_map
 
@@ -308,10 +308,8 @@ def _starts(
 
 def iteration_line(one: Iteration) -> str:
     """An iteration for people."""
-    from gonio.resolution import FSC_HALVES
-
     where = "near the poses" if one.search == "local" else "everywhere"
-    found = resolution_text(one.fsc.best, FSC_HALVES, one.fsc.box_angstrom)
+    found = "no angstrom" if not np.isfinite(one.resolution_angstrom) else f"{one.resolution_angstrom:.1f} A"
     dropped = f"; dropped {len(one.dropped)} duplicates" if one.dropped else ""
     return (
         f"iteration {one.number}: looked {where} to {one.limit_angstrom:.1f} A; halves agree to {found}; the median"
@@ -357,7 +355,7 @@ def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
     names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
     rows = [f"{','.join(names)},resolution_angstrom"]
     for one in done:
-        values = [getattr(one, name) for name in names] + [one.fsc.resolution_angstrom()]
+        values = [getattr(one, name) for name in names] + [one.resolution_angstrom]
         rows.append(",".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in values))
     write_text(folder / "iterations.csv", "\n".join([*rows, ""]))
     lost = [f"{one.number},{a},{b},{apart:.2f}" for one in done for a, b, apart in one.dropped]
@@ -378,10 +376,11 @@ def summary_of(done: Sequence[Iteration]) -> dict[str, object]:
         "best_iteration": best.number,
         "ended": done[-1].ended,
         "limit_angstrom": best.limit_angstrom,
-        "resolution_angstrom": {
-            "fsc_0.143": best.fsc.resolution_angstrom(),
-            "fsc_0.5": best.fsc.resolution_angstrom(0.5),
-            "fsc_0.143_no_mask": replace(best.fsc, corrected=None).resolution_angstrom(),
+        "resolution_angstrom": best.resolution_angstrom,
+        "fsc_falls_at_angstrom": {
+            "0.143": best.fsc.resolution_angstrom(),
+            "0.5": best.fsc.resolution_angstrom(0.5),
+            "0.143_no_mask": replace(best.fsc, corrected=None).resolution_angstrom(),
         },
     }
 
@@ -396,7 +395,7 @@ def _tell_end(done: Sequence[Iteration], plan: Plan, start: Start, output: Path)
     lost = [name for one in done for name, *_ in one.dropped]
     if lost:
         print(f"dropped {len(lost)} duplicates (duplicates.csv): {_some(lost)}")
-    if start.reference is not None and best.fsc.resolution_angstrom() > 0.95 * plan.start_resolution_angstrom:
+    if start.reference is not None and best.resolution_angstrom > 0.95 * plan.start_resolution_angstrom:
         _note(
             f"the halves agree no further than the map that both started from ({plan.start_resolution_angstrom:g}"
             " angstrom): that agreement may be the map's alone, and says nothing of the particles"
