@@ -1,7 +1,7 @@
 """A start map from the particles alone: no template, and so no hand but theirs.
 
 Flow: some particles -> all pairs aligned -> one frame for all (synchronisation) -> average, each particle aligned to
-the average of those in the other part -> map, centred where particles were picked.
+that of the other part -> map, centred where particles were picked.
 
 Two subtomograms lie on each other in their own hand only, so the map has the particles' hand.
 """

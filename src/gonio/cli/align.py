@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
+    Cone,
     Diameter,
     HalfMaps,
     InputsName,
@@ -27,6 +28,8 @@ from gonio.cli.options import (
     ParticlesPath,
     Permissive,
     PoolName,
+    PriorDeg,
+    PriorShift,
     ReferenceOptions,
     Resolution,
     ScoreName,
@@ -87,26 +90,9 @@ def align(
     start_local: Annotated[
         bool, typer.Option("--local", help="Refine the poses in the list, in place of a search over all orientations.")
     ] = False,
-    cone: Annotated[
-        float | None,
-        typer.Option(metavar="DEG", help="With --local: search within this angle of each listed orientation, degrees."),
-    ] = None,
-    prior_deg: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DEG",
-            help="With --local: how far listed orientations may be off, per axis, degrees; 0: any. Default: 2, any with"
-            " --cone.",
-        ),
-    ] = None,
-    prior_shift: Annotated[
-        float | None,
-        typer.Option(
-            metavar="A",
-            help="With --local: how far listed positions may be off, per axis, angstrom; 0: any. Default: half a voxel,"
-            " any with --cone.",
-        ),
-    ] = None,
+    cone: Cone = None,
+    prior_deg: PriorDeg = None,
+    prior_shift: PriorShift = None,
     score: ScoreName = "rcs",
     search: SearchName = None,
     inputs: InputsName = None,

@@ -112,6 +112,26 @@ Permissive = Annotated[
         "--permissive", help="Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too."
     ),
 ]
+Cone = Annotated[
+    float | None,
+    typer.Option(metavar="DEG", help="With --local: search within this angle of each listed orientation, degrees."),
+]
+PriorDeg = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DEG",
+        help="With --local: how far listed orientations may be off, per axis, degrees; 0: any. Default: 2, any with"
+        " --cone.",
+    ),
+]
+PriorShift = Annotated[
+    float | None,
+    typer.Option(
+        metavar="A",
+        help="With --local: how far listed positions may be off, per axis, angstrom; 0: any. Default: half a voxel,"
+        " any with --cone.",
+    ),
+]
 ScoreName = Annotated[
     str,
     typer.Option(

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from gonio.cli.average import fsc_csv, resolution_text
+from gonio.cli.average import fsc_csv
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
+    Cone,
     Diameter,
     Invert,
     ListOptions,
+    LocalOptions,
     MaskDiameter,
     MaskPath,
     MaxShift,
     Overwrite,
     ParticlesPath,
     Permissive,
+    PriorDeg,
+    PriorShift,
     ScoreName,
     SearchOptions,
     Seed,
@@ -40,7 +44,7 @@ from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 if TYPE_CHECKING:
     from gonio.denovo import DeNovoHalves
     from gonio.particles import ParticleTable
-    from gonio.refinement import Iteration, Plan
+    from gonio.refinement import Iteration, Listed, Plan
     from gonio.run.engine import Mapper
     from gonio.run.folder import RunFolder
     from gonio.volume import Volume
@@ -50,7 +54,7 @@ SHOWN = 5  # names that are told in full
 
 @dataclass(frozen=True)
 class Start:
-    """Where a refinement starts: a map, or so many particles of each half (None for the default number)."""
+    """Where a refinement starts: a map, so many particles of each half, or with neither the poses of the list."""
 
     reference: Volume | None = None
     subset: int | None = None
@@ -73,6 +77,17 @@ def refine(
             help="With --denovo: particles of each half, of which all pairs are aligned. Default: 40.",
         ),
     ] = None,
+    start_local: Annotated[
+        bool,
+        typer.Option(
+            "--local",
+            help="Poses in the list are nearly right: search around them alone. Without --reference each half starts"
+            " from its own average at these poses.",
+        ),
+    ] = False,
+    cone: Cone = None,
+    prior_deg: PriorDeg = None,
+    prior_shift: PriorShift = None,
     start_resolution: Annotated[
         float,
         typer.Option(metavar="A", callback=positive, help="To which the start map is taken, angstrom."),
@@ -133,16 +148,21 @@ def refine(
     boxes and parts of one particle share a half.
 
     A map given as --reference is taken at low resolution alone, and both halves start from it: to that resolution they
-    agree whatever the particles show. With --denovo each half makes its own start map from its own particles.
+    agree whatever the particles show. With --denovo each half makes its own start map from its own particles; with
+    --local each half starts from its average at the poses of the list, which stay where a prior expects them.
 
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then. DIR
-    holds those of the last iteration, and mask.mrc, runners_up.star, iterations.csv, duplicates.csv, summary.json and
-    settings.toml. A run that is cut off goes on with --resume.
+    holds those of the iteration whose halves agree best, as a rule the last, and mask.mrc, runners_up.star,
+    iterations.csv, duplicates.csv, summary.json and settings.toml. A run that is cut off goes on with --resume.
 
     Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
     """
-    if (reference is None) is (not denovo):
-        raise ValueError("give --reference MAP to start from a map, or --denovo to start from the particles alone")
+    from gonio.denovo import SUBSET
+    from gonio.refinement import Plan
+
+    _check_start(reference, denovo=denovo, local=start_local)
+    if not start_local and (prior_deg, prior_shift, cone) != (None, None, None):
+        raise ValueError("--prior-deg, --prior-shift and --cone need --local: a search over all poses expects none")
     if subset is not None and not denovo:
         raise ValueError("--subset is how many particles of each half --denovo makes a map from")
     asked = SearchOptions(
@@ -153,10 +173,20 @@ def refine(
         diameter_angstrom=diameter,
         mask_diameter_angstrom=mask_diameter,
     )
+    asked.check()
     options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
-    start = Start(None if reference is None else options.read_map(reference), subset)
-    plan = _plan(asked, options, mask, start_resolution, iterations, duplicates, seed)
+    start = Start(None if reference is None else options.read_map(reference), (subset or SUBSET) if denovo else None)
+    local = LocalOptions(prior_deg, prior_shift, cone) if start_local else None
+    plan = Plan(
+        settings=asked.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
+        start_resolution_angstrom=start_resolution,
+        max_iterations=iterations,
+        mask=None if mask is None else options.read_map(mask),
+        duplicates_angstrom=duplicates,
+        seed=seed,
+    )
     table = with_half_sets(options.read(), split=split, siblings_angstrom=siblings, seed=seed)
+    plan = replace(plan, listed=None if local is None else _listed(local, table))
     settings = {
         "reference": reference,
         "denovo": denovo,
@@ -177,26 +207,23 @@ def refine(
     _tell_end(done, plan, start, output)
 
 
-def _plan(
-    asked: SearchOptions,
-    options: ListOptions,
-    mask: Path | None,
-    start_resolution: float,
-    iterations: int,
-    duplicates: float | None,
-    seed: int,
-) -> Plan:
-    from gonio.refinement import Plan
+def _check_start(reference: Path | None, *, denovo: bool, local: bool) -> None:
+    if denovo and reference is not None:
+        raise ValueError("--reference and --denovo exclude each other: give one")
+    if denovo and local:
+        raise ValueError("--denovo looks at no listed pose, and --local starts from them: give one")
+    if not (denovo or local or reference is not None):
+        raise ValueError(
+            "give --reference MAP to start from a map, --denovo to start from the particles alone,"
+            " or --local to start from the poses in the list"
+        )
 
-    given = None if mask is None else options.read_map(mask)
-    return Plan(
-        settings=asked.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
-        start_resolution_angstrom=start_resolution,
-        max_iterations=iterations,
-        mask=given,
-        duplicates_angstrom=duplicates,
-        seed=seed,
-    )
+
+def _listed(local: LocalOptions, table: ParticleTable) -> Listed:
+    from gonio.refinement import Listed
+
+    own = local.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom)
+    return Listed(own["prior_rotation_sd_deg"], own["prior_shift_sd_angstrom"], own["max_rotation_deg"])
 
 
 def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: float | None, seed: int) -> ParticleTable:
@@ -252,15 +279,17 @@ def run(mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, sta
 
 def _starts(
     mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start
-) -> tuple[Plan, tuple[Volume, Volume]]:
-    """The map that each half starts from, and the plan with the resolution that these have."""
-    from gonio.denovo import SUBSET, denovo_halves
+) -> tuple[Plan, tuple[Volume, Volume] | None]:
+    """The map that each half starts from, and the plan with its resolution; None for the listed poses."""
+    from gonio.denovo import denovo_halves
     from gonio.refinement import start_map
 
     if start.reference is not None:
         map_ = start_map(start.reference, resolution_angstrom=plan.start_resolution_angstrom)
         return plan, (map_, map_)
-    made = denovo_halves(table, plan.settings, count=start.subset or SUBSET, seed=plan.seed, mapper=mapper)
+    if start.subset is None:
+        return plan, None
+    made = denovo_halves(table, plan.settings, count=start.subset, seed=plan.seed, mapper=mapper)
     with folder.part("denovo") as part:
         _write_denovo(part, made)
     agreed = made.resolution_angstrom
@@ -277,10 +306,8 @@ def _starts(
 
 def iteration_line(one: Iteration) -> str:
     """An iteration for people."""
-    from gonio.resolution import FSC_HALVES
-
     where = "near the poses" if one.search == "local" else "everywhere"
-    found = resolution_text(one.fsc.best, FSC_HALVES, one.fsc.box_angstrom)
+    found = "no angstrom" if not np.isfinite(one.resolution_angstrom) else f"{one.resolution_angstrom:.1f} A"
     dropped = f"; dropped {len(one.dropped)} duplicates" if one.dropped else ""
     return (
         f"iteration {one.number}: looked {where} to {one.limit_angstrom:.1f} A; halves agree to {found}; the median"
@@ -316,17 +343,17 @@ def _write_denovo(folder: Path, made: DeNovoHalves) -> None:
 def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
     """The last iteration, and what became of all of them."""
     from gonio.io import write_volume
-    from gonio.refinement import fsc_mask
+    from gonio.refinement import best_of, fsc_mask
 
-    last = done[-1]
-    write_iteration(folder, last)
-    write_volume(folder / "mask.mrc", fsc_mask(last.volume, plan))
-    write_runners_up(folder / "runners_up.star", last.table, last.results)
+    best = best_of(done)
+    write_iteration(folder, best)
+    write_volume(folder / "mask.mrc", fsc_mask(best.volume, plan))
+    write_runners_up(folder / "runners_up.star", best.table, best.results)
     write_text(folder / "summary.json", json_text(summary_of(done), indent=2) + "\n")
     names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
     rows = [f"{','.join(names)},resolution_angstrom"]
     for one in done:
-        values = [getattr(one, name) for name in names] + [one.fsc.resolution_angstrom()]
+        values = [getattr(one, name) for name in names] + [one.resolution_angstrom]
         rows.append(",".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in values))
     write_text(folder / "iterations.csv", "\n".join([*rows, ""]))
     lost = [f"{one.number},{a},{b},{apart:.2f}" for one in done for a, b, apart in one.dropped]
@@ -335,30 +362,38 @@ def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
 
 def summary_of(done: Sequence[Iteration]) -> dict[str, object]:
     """The end of a refinement, for programs."""
-    last = done[-1]
-    sets = np.asarray(last.table.half_sets)
+    from gonio.refinement import best_of
+
+    best = best_of(done)
+    sets = np.asarray(best.table.half_sets)
     return {
-        "particles": len(last.table),
+        "particles": len(best.table),
         "half_sets": [int((sets == half).sum()) for half in (1, 2)],
         "dropped": sum(len(one.dropped) for one in done),
-        "iterations": last.number,
-        "ended": last.ended,
-        "limit_angstrom": last.limit_angstrom,
-        "resolution_angstrom": {
-            "fsc_0.143": last.fsc.resolution_angstrom(),
-            "fsc_0.5": last.fsc.resolution_angstrom(0.5),
-            "fsc_0.143_no_mask": replace(last.fsc, corrected=None).resolution_angstrom(),
+        "iterations": len(done),
+        "best_iteration": best.number,
+        "ended": done[-1].ended,
+        "limit_angstrom": best.limit_angstrom,
+        "resolution_angstrom": best.resolution_angstrom,
+        "fsc_falls_at_angstrom": {
+            "0.143": best.fsc.resolution_angstrom(),
+            "0.5": best.fsc.resolution_angstrom(0.5),
+            "0.143_no_mask": replace(best.fsc, corrected=None).resolution_angstrom(),
         },
     }
 
 
 def _tell_end(done: Sequence[Iteration], plan: Plan, start: Start, output: Path) -> None:
-    last = done[-1]
-    print(f"ended, {last.ended}")
+    from gonio.refinement import best_of
+
+    best = best_of(done)
+    print(f"ended, {done[-1].ended}")
+    if best is not done[-1]:
+        print(f"iteration {best.number} is the result: there the halves agree best")
     lost = [name for one in done for name, *_ in one.dropped]
     if lost:
         print(f"dropped {len(lost)} duplicates (duplicates.csv): {_some(lost)}")
-    if start.reference is not None and last.fsc.resolution_angstrom() > 0.95 * plan.start_resolution_angstrom:
+    if start.reference is not None and best.resolution_angstrom > 0.95 * plan.start_resolution_angstrom:
         _note(
             f"the halves agree no further than the map that both started from ({plan.start_resolution_angstrom:g}"
             " angstrom): that agreement may be the map's alone, and says nothing of the particles"
