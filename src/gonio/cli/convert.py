@@ -218,7 +218,7 @@ def _as_read(table: ParticleTable, kind: Format) -> Mapping[str, Sequence[str]]:
 
     if not isinstance(table.source, StarSource):
         return kind.shown(table)
-    said = table.source.particles.take(table.rows).columns
+    said = table.source.particles.take(np.asarray(table.rows)).columns
     words = ("Coordinate", "Origin", "AngleRot", "AngleTilt", "AnglePsi", "Subtomogram")
     chosen = {label: values for label, values in said.items() if any(word in label for word in words)}
     return {label: values for label, values in chosen.items() if not label.endswith("Prior")}

@@ -298,12 +298,11 @@ def _are_stacks(star: Star) -> bool:
 
 
 def _read_poses(source: StarSource, pixels: NDArray[np.float64] | None) -> Pose:
-    turned = _rotations(source.particles, SUBTOMOGRAM_ANGLES)
     part = _rotations(source.particles, ANGLES)
     origins = _origins(source, pixels)
     if not source.stacks:
         return Pose(part, -origins)
-    flips = _flips(source)
+    turned, flips = _rotations(source.particles, SUBTOMOGRAM_ANGLES), _flips(source)
     return Pose(_mirrored(turned * part, flips), -flips * turned.apply(origins))
 
 
