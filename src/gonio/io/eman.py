@@ -3,7 +3,7 @@
 ``xform.align3d`` moves the particle onto the reference, T x = Q x + s (rotated, then shifted, pixels), so that
 
     R = Q^T          t = -Q^T s
-    Q's angles of type eman, (az, alt, phi), from RELION's: (rot + 90, tilt, psi - 90)
+    Q's angles of type eman, (az, alt, phi), from RELION's: (-90 - psi, tilt, 90 - rot); R's (rot + 90, tilt, psi - 90)
 
 EMAN2 libEM/transform.h (order M.T.S.R), e2spt_average.py (what it is applied to). ``ptcl_source_coord`` and the boxes
 of info files are pixels of the unbinned tomogram, from its centre. Scores are EMAN2's, where lower is better. A LST
@@ -203,7 +203,8 @@ def _table(path: Path, rows: list[Row], options: ReadOptions) -> ParticleTable:
     columns = {"name": tuple(str(row.values.get(NAME, image)) for row, image in zip(rows, images, strict=True))}
     names = checked_names(Block(path, "", columns), "name", columns["name"])
     tilts = _tilts(rows)
-    source = ListSource(path, "eman", options, names, images, tilts)
+    stated = Block(path, "", {TRANSFORM: tuple(_matrix_text(row) for row in rows)})
+    source = ListSource(path, "eman", options, names, images, tilts, stated)
     sizes = source.pixel_sizes(_sizes(path, rows))
     scale = 1.0 if sizes is None else sizes[:, None]
     moved_onto = np.array([_transform(path, row) for row in rows])  # (m, 3, 4)
@@ -242,6 +243,12 @@ def _transform(path: Path, row: Row) -> NDArray[np.float64]:
         problem = f"{TRANSFORM} in {row.where} is not a rotation and a shift: it scales or mirrors"
         raise FormatError(path, problem, "leave this particle out")
     return numbers
+
+
+def _matrix_text(row: Row) -> str:
+    stated = row.values.get(TRANSFORM)
+    text = stated.get("matrix", "") if isinstance(stated, dict) else stated
+    return text if isinstance(text, str) else json.dumps(text)
 
 
 def _mirrors(turn: NDArray[np.float64]) -> bool:
@@ -316,10 +323,14 @@ def _rows(path: Path, table: ParticleTable) -> Iterator[Row]:
     shifts = -inverse.apply(poses.shift_angstrom / scale[:, None])
     matrices = np.concatenate([inverse.as_matrix(), shifts[:, :, None]], axis=2).reshape(-1, 12)  # (m, 12)
     files = _files(path, table)
+    source = table.source
+    own = isinstance(source, ListSource) and source.family == "eman" and source.block is not None
+    old = source.block.take(np.asarray(table.rows)).text(TRANSFORM) if own else ()  # type: ignore[union-attr]
     columns = {**table.extras, **own_texts(table)}
     for i, matrix in enumerate(matrices.tolist()):
         number, file = files[i]
-        values: dict[str, Any] = {TRANSFORM: _stated(matrix)}
+        text = _kept(old[i], matrix) if old else _matrix_words(matrix)
+        values: dict[str, Any] = {TRANSFORM: {"__class__": "Transform", "matrix": text}}
         if table.scores is not None:
             values[SCORE] = float(table.scores[i])
         if table.classes is not None:
@@ -351,8 +362,14 @@ def shown(table: ParticleTable) -> dict[str, Sequence[str]]:
     return {label: list(map(number_text, values.tolist())) for label, values in made.items()}
 
 
-def _stated(matrix: Sequence[float]) -> dict[str, str]:
-    return {"__class__": "Transform", "matrix": "[" + ",".join(f"{value:.9g}" for value in matrix) + "]"}
+def _matrix_words(matrix: Sequence[float]) -> str:
+    return "[" + ",".join(f"{value:.9g}" for value in matrix) + "]"
+
+
+def _kept(old: str, matrix: Sequence[float]) -> str:
+    """The text of the file while it means the same, to the six digits that EMAN2 writes."""
+    same = old not in ("", "null") and np.allclose(json.loads(old), matrix, rtol=1e-6, atol=2e-6)
+    return old if same else _matrix_words(matrix)
 
 
 def _key(label: str) -> str:

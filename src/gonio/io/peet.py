@@ -14,7 +14,9 @@ Models are read and written by imodmodel.
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,7 +225,8 @@ def _points(path: Path) -> NDArray[np.float64]:
         if path.stat().st_size == 0:
             raise FormatError(path, "is empty", "write the file again")
         try:
-            table = imodmodel.read(path)
+            with _quietly():
+                table = imodmodel.read(path)
         except Exception as error:
             # it complains about broken files in many ways, struct's and pydantic's own among them
             raise FormatError(path, f"is no IMOD model ({type(error).__name__})", "give an IMOD model") from error
@@ -235,8 +238,16 @@ def _write_points(path: Path, points: NDArray[np.float64]) -> None:
     import pandas
 
     table = pandas.DataFrame(points + FIRST_VOXEL, columns=["x", "y", "z"]).assign(object_id=0, contour_id=0)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, _quietly():
         imodmodel.write(table, temporary)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """imodmodel still uses what pydantic has renamed, and says so for every point list."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def _imodmodel(path: Path):  # type: ignore[no-untyped-def]

@@ -126,7 +126,8 @@ def write_parquet(path: Path, table: ParticleTable) -> tuple[Path, ...]:
 
     columns = _columns(path, table)
     words = {LAYOUT.names, LAYOUT.tomograms, FROM, IMAGE, *table.extras, *own_texts(table)}
-    arrays = {k: list(v) if k in words else np.array(v, dtype=np.float64) for k, v in columns.items()}
+    kinds = dict.fromkeys((LAYOUT.half_sets, LAYOUT.classes), np.int64)
+    arrays = {k: list(v) if k in words else np.array(v, dtype=kinds.get(k, np.float64)) for k, v in columns.items()}
     with replacing(path) as temporary:
         parquet.write_table(pyarrow.table(arrays), temporary)
     return (path,)
