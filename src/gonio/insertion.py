@@ -20,7 +20,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from gonio.fourier import Spectrum, background, centred_fft, centred_ifft, in_friedel_half, index_grid
+from gonio.fourier import background, centred_fft, centred_ifft, image_samples, in_friedel_half, index_grid
 from gonio.kernels import insert
 from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.pose import Pose
@@ -39,11 +39,16 @@ REMEMBERED = 8
 
 @dataclass
 class Sums:
-    """Sums of signal and weight at the n frequencies of an insertion, (n,) each, and of how many particles."""
+    """Sums of signal and weight at the n frequencies of an insertion, (n,) each, and of how many particles.
+
+    While particles are added, both may have another shape, and there may be memory to work in: to ask the system for
+    it again takes longer than the work.
+    """
 
     signal: NDArray
     weight: NDArray
     count: int = 0
+    memory: NDArray | None = None
 
     def __iadd__(self, other: Sums) -> Sums:
         self.signal += other.signal
@@ -107,15 +112,18 @@ class Gathering:
 
     def start(self) -> Sums:
         """As ``Insertion``."""
-        return Sums(np.zeros(self.size, np.complex128), np.zeros(self.size))
+        half = _grid_reach(_last_shell(self.box))
+        spectrum = np.empty((2 * half + 1, 2 * half + 1, insert.MARGIN + half + 1), np.complex64)
+        return Sums(np.zeros(self.size, np.complex128), np.zeros(self.size), memory=spectrum)
 
     def add(self, particle: Particle, pose: Pose, *, into: Sums) -> None:
         """As ``Insertion``."""
         _check_alike(particle, Subtomogram, self.box, self.voxel_size_angstrom)
         assert isinstance(particle, Subtomogram)
-        limit = _last_shell(self.box)
-        grid, wedge = _half_spectrum(particle.volume, limit), _wedge(particle)
-        frequency, signal = _half_ball(limit)[1], into.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
+        assert into.memory is not None
+        grid, wedge = _half_spectrum(particle.volume, into.memory), _wedge(particle)
+        frequency = _half_ball(_last_shell(self.box))[1]
+        signal = into.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
         phase, scale = _phase(pose, particle), np.float32(OVERSAMPLING)
         for turn in _split(self.symmetry)[0]:
             rotation = (pose.matrix @ turn).astype(np.float32)
@@ -171,10 +179,11 @@ class Spreading:
         """As ``Insertion``."""
         _check_alike(particle, TiltStack, self.box, self.voxel_size_angstrom)
         assert isinstance(particle, TiltStack)
-        samples, phase = _weighted_samples(particle, _last_shell(self.box)), _phase(pose, particle)
+        limit = _last_shell(self.box) + 0.5
+        images, phase, scale = _images(particle, limit), _phase(pose, particle), np.float32(OVERSAMPLING)
         for turn in _split(self.symmetry)[0]:
             rotation = (pose.matrix @ turn).astype(np.float32)
-            insert.add_spread(samples, np.float32(OVERSAMPLING), rotation, phase, into.signal, into.weight)
+            insert.add_spread(images, np.float32(limit), scale, rotation, phase, into.signal, into.weight)
         into.count += 1
 
     def packed(self, running: Sums) -> Sums:
@@ -249,15 +258,14 @@ def _wedge(particle: Subtomogram) -> tuple[NDArray[np.float32], NDArray[np.float
     return regions.astype(np.float32), volume, np.float32(scale)
 
 
-def _half_spectrum(volume: Volume, limit: int) -> NDArray[np.float32]:
+def _half_spectrum(volume: Volume, out: NDArray[np.complex64]) -> NDArray[np.float32]:
     """The spectrum of the tapered volume (eq. 4), twice as fine: the half that ``insert.add_gathered`` takes."""
-    half, padded = _grid_reach(limit), OVERSAMPLING * volume.box
+    padded = OVERSAMPLING * volume.box
     taper, phases = _axis(volume.box)
     spectrum = (volume.data - np.float32(background(volume.data))) * _outer(taper)
     spectrum = scipy.fft.rfft(spectrum, padded, axis=2)  # rows of zeros are left out until they hold something
     spectrum = scipy.fft.fft(spectrum, padded, axis=1)
     spectrum = scipy.fft.fft(spectrum, padded, axis=0)
-    out = np.empty((2 * half + 1, 2 * half + 1, insert.MARGIN + half + 1), np.complex64)
     insert.arrange(spectrum, phases, out)
     return out.view(np.float32).reshape(*out.shape, 2)  # (z, y, x, 2)
 
@@ -271,12 +279,16 @@ def _axis(box: int) -> tuple[NDArray[np.float32], NDArray[np.complex64]]:
     return taper.astype(np.float32), phases.astype(np.complex64)
 
 
-def _weighted_samples(stack: TiltStack, limit: int) -> NDArray[np.float32]:
-    """The samples of a stack as ``insert.add_spread`` takes them, (n, 6)."""
-    samples = Spectrum.of(stack, limit=limit + 0.5)
-    signal = samples.weight * samples.transfer * samples.value
-    weight = samples.weight * samples.transfer**2
-    return np.column_stack([samples.frequency_xyz.T, signal.real, signal.imag, weight])
+def _images(stack: TiltStack, limit: float) -> tuple[NDArray, ...]:
+    """The samples of a stack as ``insert.add_spread`` takes them.
+
+    Images that are multiplied by their transfer already are what is to be summed.
+    """
+    frequency, value, transfer = image_samples(stack, limit)
+    signal = value if stack.ctf_premultiplied else transfer * value
+    weight = transfer**2 * stack.used[:, None]
+    axes = stack.projections_xyz.astype(np.float32)
+    return frequency.astype(np.float32), axes, signal.astype(np.complex64), weight.astype(np.float32)
 
 
 # Frequencies

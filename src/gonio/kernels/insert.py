@@ -109,14 +109,17 @@ def add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
 
 
 @compiled
-def add_spread(samples, scale, rotation, phase, signal, weight):
+def add_spread(images, limit, scale, rotation, phase, signal, weight):
     """Add tilt images to the sums about the places of their samples.
 
     Parameters
     ----------
-    samples
-        (n, 6) float32: frequency x, y, z in units of one over the box, then re and im of weight times transfer times
-        value, and weight times the transfer's square.
+    images
+        Frequencies xy of s samples (s, 2) in units of one over the box; the image axes of t images (t, 2, 3); and of
+        each sample weight times transfer times value, (t, s) complex64, and weight times the transfer's square, (t, s):
+        all else is float32.
+    limit
+        Samples beyond, of projections that are not quite orthonormal, are left out.
     scale
         Grid points per unit of frequency.
     rotation, phase
@@ -124,23 +127,29 @@ def add_spread(samples, scale, rotation, phase, signal, weight):
     signal, weight
         Sums, (2 h + 1, 2 h + 1, MARGIN + h + 1), complex64 and float32.
     """
+    frequency, axes, values, weights = images
     half, minus = signal.shape[0] // 2, -phase
-    for i in range(samples.shape[0]):
-        kx, ky, kz = samples[i, 0], samples[i, 1], samples[i, 2]
-        cos, sin = phase_factor(minus, kx, ky, kz)
-        re = cos * samples[i, 3] - sin * samples[i, 4]
-        im = cos * samples[i, 4] + sin * samples[i, 3]
-        qx, qy, qz = turned_back(rotation, kx, ky, kz)
-        if qx < 0.0:
-            qx, qy, qz, im = -qx, -qy, -qz, -im
-        ix, sx = cell(scale * qx, MARGIN)
-        iy, sy = cell(scale * qy, half)
-        iz, sz = cell(scale * qz, half)
-        wx, wy, wz = window_values(sx), window_values(sy), window_values(sz)
-        for a in range(4):
-            for b in range(4):
-                w = wz[a] * wy[b]
-                one, two = w * complex(re, im), w * samples[i, 5]
-                for c in range(4):
-                    signal[iz + a, iy + b, ix + c] += wx[c] * one
-                    weight[iz + a, iy + b, ix + c] += wx[c] * two
+    for i in range(axes.shape[0]):
+        x, y = axes[i, 0], axes[i, 1]
+        for j in range(frequency.shape[0]):
+            u, v = frequency[j, 0], frequency[j, 1]
+            kx, ky, kz = u * x[0] + v * y[0], u * x[1] + v * y[1], u * x[2] + v * y[2]
+            if weights[i, j] == 0.0 or kx * kx + ky * ky + kz * kz > limit * limit:
+                continue
+            cos, sin = phase_factor(minus, kx, ky, kz)
+            re = cos * values[i, j].real - sin * values[i, j].imag
+            im = cos * values[i, j].imag + sin * values[i, j].real
+            qx, qy, qz = turned_back(rotation, kx, ky, kz)
+            if qx < 0.0:
+                qx, qy, qz, im = -qx, -qy, -qz, -im
+            ix, sx = cell(scale * qx, MARGIN)
+            iy, sy = cell(scale * qy, half)
+            iz, sz = cell(scale * qz, half)
+            wx, wy, wz = window_values(sx), window_values(sy), window_values(sz)
+            for a in range(4):
+                for b in range(4):
+                    w = wz[a] * wy[b]
+                    one, two = w * complex(re, im), w * weights[i, j]
+                    for c in range(4):
+                        signal[iz + a, iy + b, ix + c] += wx[c] * one
+                        weight[iz + a, iy + b, ix + c] += wx[c] * two
