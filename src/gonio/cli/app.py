@@ -17,6 +17,7 @@ from gonio.cli.align import align
 from gonio.cli.average import average
 from gonio.cli.convert import convert
 from gonio.cli.demo import demo
+from gonio.cli.extract import extract
 from gonio.cli.pair import pair
 from gonio.cli.simulate import map_, simulate
 
@@ -61,6 +62,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("demo", demo),
     ("align", align),
     ("average", average),
+    ("extract", extract),
     ("pair", pair),
     ("convert", convert),
     ("map", map_),
