@@ -141,7 +141,7 @@ def test_binned_boxes_show_the_same_particle(scene, tmp_path):
         true[1:, 1:, 1:] = centred_fft(fine)[7:18, 7:18, 7:18]
         true = Volume(centred_ifft(true).real / 8, 2 * VOXEL)
         one, other = (low_passed(volume, resolution_angstrom=60.0).data for volume in (cut, true))
-        assert np.abs(one - other).max() < 0.01 * other.max()
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.999
 
 
 def test_contrast_and_scale_are_as_asked(scene, tmp_path):

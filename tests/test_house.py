@@ -35,6 +35,7 @@ FLOORS = {
     "score": 2,
     "candidates": 2,
     "restoration": 2,
+    "halves": 2,
     "simulate": 2,
     "result": 2,
     "settings": 3,
