@@ -39,6 +39,7 @@ FLOORS = {
     "candidates": 2,
     "insertion": 2,
     "restoration": 2,
+    "halves": 2,
     "simulate": 2,
     "result": 2,
     "settings": 3,

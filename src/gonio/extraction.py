@@ -22,10 +22,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from gonio.fourier import index_grid
 
-__all__ = ["Cut", "Cutting", "cut_out", "normalised"]
+__all__ = ["Cut", "Cutting", "cut_out", "normalised", "share_outside"]
 
 # The margin around a box on each side, in voxels of the result: an eighth of the box, and no less than this.
-LEAST_MARGIN = 4
+LEAST_MARGIN = 8
 # Rests below this, in voxels, are rounding: the piece stays as it is.
 ON_VOXEL = 1e-4
 
@@ -99,8 +99,7 @@ def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cut
     if position.shape != (3,) or not np.isfinite(position).all():
         raise ValueError(f"a position must be three finite numbers, got {position_zyx!r}")
     nearest = np.floor(position + 0.5).astype(np.int64)
-    box = cutting.box * cutting.binning
-    outside = 1.0 - _share_inside(nearest - _half(cutting, cutting.box), box, shape_zyx)
+    outside = share_outside(position, cutting, shape_zyx)
     if outside == 1.0:
         place, size = ", ".join(f"{p:.1f}" for p in position[::-1]), " x ".join(map(str, shape_zyx[::-1]))
         raise ValueError(f"the box at voxel ({place}) lies outside of the tomogram of {size} voxels (x, y, z)")
@@ -110,6 +109,14 @@ def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cut
     low = nearest - _half(cutting, cutting.padded)
     piece = _filled(read, shape_zyx, low, cutting.padded * cutting.binning)
     return Cut(_resampled(piece, rest, cutting), outside)
+
+
+def share_outside(position_zyx: ArrayLike, cutting: Cutting, shape_zyx: Sequence[int]) -> float:
+    """Which share of a box at a position lies outside of a tomogram, 0 to 1."""
+    nearest = np.floor(np.asarray(position_zyx, dtype=np.float64) + 0.5).astype(np.int64)
+    edge = cutting.box * cutting.binning
+    first, last = _overlap(nearest - _half(cutting, cutting.box), edge, shape_zyx)
+    return 1.0 - float(np.prod((last - first) / edge))
 
 
 def normalised(data: NDArray[np.float32], *, radius_px: float | None) -> NDArray[np.float32]:
@@ -139,11 +146,6 @@ def _half(cutting: Cutting, edge: int) -> int:
 def _overlap(low: NDArray[np.int64], edge: int, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     first = np.clip(low, 0, shape)
     return first, np.maximum(np.clip(low + edge, 0, shape), first)
-
-
-def _share_inside(low: NDArray[np.int64], edge: int, shape: Sequence[int]) -> float:
-    first, last = _overlap(low, edge, shape)
-    return float(np.prod((last - first) / edge))
 
 
 def _filled(read: Reader, shape: Sequence[int], low: NDArray[np.int64], edge: int) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ from gonio.lattice import (
     low_spectrum,
     shell_means,
 )
-from gonio.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.volume import Particle, Subtomogram, TiltStack, Volume, boxed
 from gonio.wedge import NoWedge, Wedge, WeightVolumeWedge
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "index_grid",
     "low_passed",
     "moved",
+    "moved_into",
     "resolution_at",
     "shell_limit",
 ]
@@ -445,3 +446,11 @@ def moved(volume: Volume, rotation_matrix: NDArray[np.float64], shift_angstrom: 
     spectrum = np.zeros(index.shape[:-1], dtype=np.complex128)
     spectrum[keep] = phase * FourierVolume.of(volume, limit=limit).sample(frequency @ rotation_matrix)
     return Volume(centred_ifft(spectrum).real, volume.voxel_size_angstrom)
+
+
+def moved_into(
+    volume: Volume, rotation_matrix: NDArray[np.float64], shift_angstrom: NDArray[np.float64], box: int
+) -> Volume:
+    """``moved`` into another box: it moves in the larger one, so that nothing is cut off before."""
+    large = boxed(volume, max(volume.box, box))
+    return boxed(moved(large, rotation_matrix, shift_angstrom), box)

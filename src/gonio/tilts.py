@@ -174,14 +174,14 @@ class TiltSeries:
         total, count = np.zeros(len(frequency), np.float32), np.zeros(len(frequency), np.float32)
         for tilt in range(len(self)):
             near = np.abs(frequency @ self.normals_xyz[tilt]) <= 0.5 / (box * voxel_size_angstrom)
-            total[near] += self._worth(tilt, frequency[near], ctf)
+            total[near] += self._worth(tilt, frequency[near], ctf, weighting)
             count += near
         mean = np.divide(total, count, out=total, where=count > 0)
         return WeightVolumeWedge(mean.reshape(box, box, box), voxel_size_angstrom)
 
-    def _worth(self, tilt: int, frequency: NDArray, ctf: Ctf | None) -> NDArray[np.float64]:
+    def _worth(self, tilt: int, frequency: NDArray, ctf: Ctf | None, weighting: Weighting) -> NDArray[np.float64]:
         worth = np.ones(len(frequency))
-        if self.dose is not None:
+        if self.dose is not None and weighting is not Weighting.PLAIN:
             worth *= dose_decay(np.linalg.norm(frequency, axis=-1), self.dose[tilt])
         if ctf is None:
             return worth

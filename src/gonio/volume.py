@@ -16,7 +16,18 @@ from numpy.typing import ArrayLike, NDArray
 from gonio.ctf import Ctf
 from gonio.wedge import NoWedge, Wedge
 
-__all__ = ["Particle", "Subtomogram", "TiltStack", "Volume", "correlation", "masked", "masked_volume", "soft_sphere"]
+__all__ = [
+    "Particle",
+    "Subtomogram",
+    "TiltStack",
+    "Volume",
+    "boxed",
+    "correlation",
+    "masked",
+    "masked_volume",
+    "mirrored_volume",
+    "soft_sphere",
+]
 
 MIN_BOX = 8
 # Edge of each slice that a notebook shows.
@@ -292,3 +303,20 @@ def correlation(first: Volume, second: Volume, *, mask: NDArray | None = None) -
     weight = np.ones(first.data.shape) if mask is None else np.asarray(mask, dtype=np.float64)
     a, b = (v.data - np.average(v.data, weights=weight) for v in (first, second))
     return float((weight * a * b).sum() / np.sqrt((weight * a**2).sum() * (weight * b**2).sum()))
+
+
+def mirrored_volume(volume: Volume) -> Volume:
+    """The image in a mirror across the yz plane through the centre voxel: the other hand."""
+    return replace(volume, data=np.roll(volume.data[:, :, ::-1], 1 if volume.box % 2 == 0 else 0, axis=2))
+
+
+def boxed(volume: Volume, box: int) -> Volume:
+    """Cut or fill up to another box about the centre voxel, filling with the mean."""
+    if volume.box == box:
+        return volume
+    data = np.full((box,) * 3, volume.data.mean(), dtype=np.float32)
+    low = min(box // 2, volume.box // 2)
+    high = min(box - box // 2, volume.box - volume.box // 2)
+    into, out_of = (slice(n // 2 - low, n // 2 + high) for n in (box, volume.box))
+    data[into, into, into] = volume.data[out_of, out_of, out_of]
+    return Volume(data, volume.voxel_size_angstrom)

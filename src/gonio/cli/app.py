@@ -22,6 +22,7 @@ from gonio.cli.average import average
 from gonio.cli.classify import classify
 from gonio.cli.convert import convert
 from gonio.cli.demo import demo
+from gonio.cli.extract import extract
 from gonio.cli.pair import pair
 from gonio.cli.refine import refine
 from gonio.cli.simulate import map_, simulate
@@ -76,6 +77,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("classify", classify, MAPS),
     ("map", map_, MAPS),
     ("convert", convert, FILES),
+    ("extract", extract, FILES),
 )
 for name, command, purpose in COMMANDS:
     app.command(name, rich_help_panel=purpose)(command)

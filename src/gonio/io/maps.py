@@ -6,6 +6,7 @@ here, and only when asked for.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import MapFile, finite_float32, read_mrc, write_mrc
 from gonio.volume import Volume
 
-__all__ = ["image_stack", "read_map", "read_stack", "read_volume", "write_volume"]
+__all__ = ["image_stack", "read_listed", "read_map", "read_stack", "read_volume", "write_volume"]
 
 SNIFFED_BYTES = 212
 BROKEN = "write the file again"
@@ -46,6 +47,18 @@ def read_map(path: str | Path, *, permissive: bool = False) -> MapFile:
         return read_mrc(path, permissive=permissive)
     em = read_em(path)
     return MapFile(path, finite_float32(path, em.data), np.full(3, em.voxel_size_angstrom))
+
+
+def read_listed(list_path: Path, path: Path, *, permissive: bool) -> MapFile:
+    """``read_map`` for one of many images of a list, of whose broken headers it warns once."""
+    if not permissive:
+        return read_map(path)
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        image = read_map(path, permissive=True)
+    if complaints:  # in these words for every image, so that Python tells it once
+        warnings.warn(f"{list_path}: images have broken headers; read all the same", RuntimeWarning, stacklevel=2)
+    return image
 
 
 def read_volume(

@@ -6,7 +6,6 @@ contrast, and where the wedge comes from. Knows nothing of poses.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from gonio.io.blocks import Block, Star
 from gonio.io.errors import FormatError, locate, reading
-from gonio.io.maps import image_stack, read_map
+from gonio.io.maps import image_stack, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.tilts import visible_tilts
 from gonio.io.wedges import StatedWedges
@@ -167,15 +166,7 @@ class StarSource:
         return self._tilt_stack(index, image, size) if self.series else self._subtomogram(index, image, size)
 
     def _read(self, label: str, index: int) -> MapFile:
-        path = self._locate(label, index)
-        if not self.options.permissive:
-            return read_map(path)
-        with warnings.catch_warnings(record=True) as complaints:
-            warnings.simplefilter("always")
-            image = read_map(path, permissive=True)
-        if complaints:  # in these words for every image, so that Python tells it once
-            warnings.warn(f"{self.path}: images have broken headers; read all the same", RuntimeWarning, stacklevel=2)
-        return image
+        return read_listed(self.path, self._locate(label, index), permissive=self.options.permissive)
 
     def _locate(self, label: str, index: int) -> Path:
         token = self.particles.text(label)[index]

@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.blocks import Block
-from gonio.io.compressed import first_bytes
-from gonio.io.em import is_em, read_em
 from gonio.io.errors import FormatError, locate, reading
-from gonio.io.mrc import read_mrc
+from gonio.io.maps import read_listed
 from gonio.io.source import VOXEL_SIZE_TOLERANCE, ReadOptions
 from gonio.volume import Particle, Subtomogram, Volume
-from gonio.wedge import SingleAxisWedge
+from gonio.wedge import SingleAxisWedge, Wedge
 
 __all__ = ["ListSource", "numbered_images"]
 
@@ -110,10 +108,11 @@ class ListSource:
 
     def _load(self, index: int) -> Particle:
         path, number = self._image(index)
-        data, header = _read(path, number, permissive=self.options.permissive)
+        data, header = _read(self.path, path, number, permissive=self.options.permissive)
         size = self._voxel_size(path, header)
         with reading(path, "a particle must be a cubic map"):
-            return Subtomogram(Volume(-data if self.options.invert_contrast else data, size), self._wedge(index))
+            volume = Volume(-data if self.options.invert_contrast else data, size)
+            return Subtomogram(volume, self._wedge(index, volume))
 
     def _image(self, index: int) -> tuple[Path, int | None]:
         if self.images is None:
@@ -144,9 +143,11 @@ class ListSource:
         if not self.images or locate(self.images[0].rpartition("@")[2], self.path.parent) is None:
             return 0.0
         path, number = self._image(0)
-        return _read(path, number, permissive=self.options.permissive)[1]
+        return _read(self.path, path, number, permissive=self.options.permissive)[1]
 
-    def _wedge(self, index: int) -> SingleAxisWedge:
+    def _wedge(self, index: int, volume: Volume) -> Wedge:
+        if self.options.wedges is not None:
+            return self.options.wedges.of(index, volume.box, volume.voxel_size_angstrom)
         tilts = None if self.tilt_ranges_deg is None else self.tilt_ranges_deg[index]
         if self.options.tilt_range_deg is not None:
             tilts = np.array([*self.options.tilt_range_deg, self.options.axis_deg])
@@ -204,23 +205,12 @@ def numbered_images(list_path: Path, folder: Path | None, numbers: Sequence[int]
     return tuple(f"{resolved}/{found[number]}" if resolved else found[number] for number in numbers)
 
 
-def _read(path: Path, number: int | None, *, permissive: bool) -> tuple[NDArray[np.float32], float]:
+def _read(list_path: Path, path: Path, number: int | None, *, permissive: bool) -> tuple[NDArray[np.float32], float]:
     """The volume (z, y, x) and the voxel size that its header states, or 0."""
     if path.suffix.lower() in HDF_ENDINGS:
         return _with_hdf(path, number, lambda image: _hdf_volume(path, image))
-    if not is_em(_start(path)):
-        image = read_mrc(path, permissive=permissive)
-        return image.data, image.voxel_size_angstrom()
-    file = read_em(path)
-    data = file.data.astype(np.float32)
-    if not np.isfinite(data).all():
-        raise FormatError(path, "holds values that are NaN or infinite", "mask or replace them first")
-    return data, file.voxel_size_angstrom
-
-
-def _start(path: Path) -> bytes:
-    with reading(path, "write the file again"):
-        return first_bytes(path, 212)
+    image = read_listed(list_path, path, permissive=permissive)
+    return image.data, image.voxel_size_angstrom()
 
 
 def _with_hdf(path: Path, number: int | None, use: Callable) -> tuple[NDArray[np.float32], float]:

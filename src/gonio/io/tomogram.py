@@ -12,6 +12,7 @@ are averages of voxels, which damp detail and may be shifted by half a voxel.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,12 +27,13 @@ from gonio.io.em import em_layout, is_em
 from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import MapFile, mrc_layout
 
-__all__ = ["Tomogram", "open_tomogram"]
+__all__ = ["Tomogram", "open_tomogram", "tomogram_files"]
 
 SNIFFED_BYTES = 212
 PIECE_BYTES = 2**24
 UNITS_ANGSTROM = {"angstrom": 1.0, "nanometer": 10.0, "nanometre": 10.0, "micrometer": 1e4, "picometer": 1e-2}
 BROKEN = "write the file again"
+ENDINGS = re.compile(r"\.(mrc|rec|map|em)(\.gz|\.bz2)?$", re.IGNORECASE)
 NEEDS_ZARR = "pip install 'gonio[zarr]'"
 
 
@@ -68,8 +70,11 @@ class Tomogram:
             If they cannot be read, or some are NaN or infinite.
         """
         where = tuple(slice(int(low), int(high)) for low, high in zip(low_zyx, high_zyx, strict=True))
-        with reading(self.path, "copy or write the file again"):
+        try:
             piece = np.asarray(self.array[where], dtype=np.float32)
+        except Exception as error:  # a zarr's codecs have many kinds
+            told = str(error) or type(error).__name__
+            raise FormatError(self.path, f"cannot be read ({told})", "copy or write it again") from error
         if not np.isfinite(piece).all():
             bad = piece.size - np.count_nonzero(np.isfinite(piece))
             place = ", ".join(f"{one.start}:{one.stop}" for one in where)
@@ -110,7 +115,33 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
     if size is None:
         size = MapFile(path, np.zeros(0, np.float32), layout.voxel_size_xyz_angstrom).voxel_size_angstrom()
     named = f"{kind}, {layout.dtype.name}" + (f", {compression}" if compression else ", mapped")
-    return Tomogram(path, layout.shape, size, named, array)
+    z, y, x = layout.shape
+    return Tomogram(path, (z, y, x), size, named, array)
+
+
+def tomogram_files(paths: Sequence[Path]) -> list[Path]:
+    """Tomograms, and for folders the tomograms in them by their endings.
+
+    Raises
+    ------
+    FormatError
+        If a folder is neither a zarr nor has a tomogram in it.
+    """
+    files = []
+    for path in paths:
+        if not path.is_dir() or _is_zarr(path):
+            files.append(path)
+            continue
+        inside = [file for file in sorted(path.iterdir()) if ENDINGS.search(file.name) or _is_zarr(file)]
+        if not inside:
+            problem = "has no tomogram (.mrc, .rec, .map, .em, or these with .gz) and no zarr in it"
+            raise FormatError(path, problem, "give the tomograms themselves")
+        files += inside
+    return files
+
+
+def _is_zarr(path: Path) -> bool:
+    return path.is_dir() and any((path / name).is_file() for name in (".zgroup", ".zarray", "zarr.json"))
 
 
 def _mapped(path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], *, compressed: bool) -> NDArray:

@@ -6,7 +6,7 @@ Owns the way from the files' tilt series to the source that loads particles. Wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from gonio.io.names import match
 from gonio.io.tilt_files import is_tilt_file, read_tilts
 from gonio.particles import ParticleTable
 from gonio.tilts import TiltSeries, TiltWedge, Weighting
-from gonio.wedge import Wedge
+from gonio.wedge import Wedge, WeightVolumeWedge
 
-__all__ = ["StatedWedges", "read_tilts_of", "with_tilts"]
+__all__ = ["StatedWedges", "read_tilts_of", "weights_of", "with_tilts"]
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,34 @@ def with_tilts(
         raise ValueError("wedges from tilt files need a list that was read from a file")
     if getattr(source, "stacks", False):
         raise ValueError(f"{source.path} lists 2-D stacks, whose tilts are in tomograms.star: leave out --tilts")
-    series = read_tilts_of(paths)
     names = tuple(dict.fromkeys(table.tomograms))
-    try:
-        chosen = match(names, tuple(series))
-        kinds = tuple(_checked(series[chosen[name]].in_tomogram(), Weighting(weighting)) for name in names)
-    except FormatError:
-        raise
-    except ValueError as error:
-        listed = ", ".join(map(str, paths))
-        raise FormatError(listed, str(error), f"give the tilt series of every tomogram of {source.path}") from error
+    kinds = _kinds(names, paths, Weighting(weighting))
     stated = StatedWedges(kinds, *_by_row(table, {name: place for place, name in enumerate(names)}))
     return replace(table, source=replace(source, options=replace(source.options, wedges=stated)))
+
+
+def weights_of(
+    tomograms: Sequence[str],
+    paths: Sequence[str | Path],
+    box: int,
+    voxel_size_angstrom: float,
+    *,
+    weighting: Weighting | str = Weighting.PLAIN,
+) -> Iterator[tuple[str, WeightVolumeWedge]]:
+    """The wedge of each tomogram as a volume of weights for boxes that are not turned; raises as ``with_tilts``."""
+    kind = Weighting(weighting)
+    for name, wedge in zip(tomograms, _kinds(tomograms, paths, kind), strict=True):
+        yield name, wedge.series.weights(box, voxel_size_angstrom, kind)
+
+
+def _kinds(names: Sequence[str], paths: Sequence[str | Path], weighting: Weighting) -> tuple[TiltWedge, ...]:
+    series = read_tilts_of(paths)
+    try:
+        chosen = match(names, tuple(series))
+    except ValueError as error:
+        listed = ", ".join(map(str, paths))
+        raise FormatError(listed, str(error), "give the tilt series of every tomogram of the list") from error
+    return tuple(_checked(series[chosen[name]].in_tomogram(), weighting) for name in names)
 
 
 def _checked(series: TiltSeries, weighting: Weighting) -> TiltWedge:
@@ -121,7 +137,9 @@ def _checked(series: TiltSeries, weighting: Weighting) -> TiltWedge:
         try:
             series.weights(8, 10.0, weighting)  # says now what is missing, not at the first particle
         except ValueError as error:
-            raise FormatError(series.path, str(error).removeprefix(f"{series.path} "), "leave out --weights") from error
+            raise FormatError(
+                series.path, str(error).removeprefix(f"{series.path} "), "leave out --tilt-weights"
+            ) from error
     return TiltWedge(series, weighting)
 
 
