@@ -32,7 +32,6 @@ FLOORS = {
     "kernels": 1,
     "run": 1,
     "expectation": 1,
-    "halves": 2,
     "synchronisation": 1,
     "resolution": 2,
     "score": 2,

@@ -139,7 +139,7 @@ def told(one: Iteration) -> dict:
         "fsc": one.fsc.best.tolist(),
     }
     print(
-        f"  {one.number}: {one.search} to {one.limit_angstrom:.1f} A; halves agree to {row['resolution_angstrom']:.1f}"
+        f"  {one.number}: {one.search} to {one.limit_angstrom:.1f} A; halves agree to {one.resolution_angstrom:.1f}"
         f" A; moved {one.moved_deg:.2f} degrees {one.moved_sds:.2f} sd {one.ended}",
         flush=True,
     )

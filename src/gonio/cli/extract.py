@@ -25,7 +25,8 @@ from gonio.cli.options import (
     thread_count,
     wedge_of,
 )
-from gonio.cli.output import naming, progress, result_folder, write_settings
+from gonio.cli.output import naming, progress, write_settings
+from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
     from gonio.extraction import Cutting
