@@ -33,7 +33,7 @@ __all__ = ["Gathering", "Insertion", "Spreading", "Sums", "insertion_of"]
 # A sample whose weight is below this share of its shell's mean is damped: too few particles have seen it.
 MIN_RELATIVE_WEIGHT = 0.1
 # Least squares end when so little is left of what was to be explained, or after so many steps.
-SOLVED, MAX_STEPS = 1e-6, 12
+SOLVED, MAX_STEPS = 1e-4, 12
 REMEMBERED = 8
 
 
@@ -193,13 +193,12 @@ class Spreading:
 
     def map_of(self, sums: Sums) -> Volume:
         """As ``Insertion``: T v = b by least squares in the box (eq. 36)."""
-        n, padded, limit = self.box, OVERSAMPLING * self.box, _last_shell(self.box)
-        weight = _floored(self._cube(sums.weight))
-        first = padded // 2 - n // 2
-        inside = (slice(first, first + n),) * 3
-        b = centred_ifft(_centred(self._cube(sums.signal), padded)).real[inside] * _outer(_axis(n)[0])
-        gain = _centred(_inverse(self._at_frequencies(weight)) * (_shells(2 * limit + 1) <= limit), n)
-        data = _solved(b, _convolution(_centred(weight, padded)), scipy.fft.ifftshift(gain))
+        limit, (taper, phases) = _last_shell(self.box), _axis(self.box)
+        weight, signal = _floored(self._cube(sums.weight)), _in_order(self._cube(sums.signal), OVERSAMPLING * self.box)
+        signal *= _outer(phases.conj())[..., : signal.shape[2]]
+        b = _from_padded(signal, self.box) * _outer(taper)
+        gain = _centred(_inverse(self._at_frequencies(weight)) * (_shells(2 * limit + 1) <= limit), self.box)
+        data = _solved(b, _convolution(_in_order(weight, OVERSAMPLING * self.box)), scipy.fft.ifftshift(gain))
         return Volume(centred_ifft(centred_fft(data) * (gain > 0)).real, self.voxel_size_angstrom)
 
     def coverage(self, sums: Sums) -> NDArray[np.float32]:
@@ -260,13 +259,9 @@ def _wedge(particle: Subtomogram) -> tuple[NDArray[np.float32], NDArray[np.float
 
 def _half_spectrum(volume: Volume, out: NDArray[np.complex64]) -> NDArray[np.float32]:
     """The spectrum of the tapered volume (eq. 4), twice as fine: the half that ``insert.add_gathered`` takes."""
-    padded = OVERSAMPLING * volume.box
     taper, phases = _axis(volume.box)
-    spectrum = (volume.data - np.float32(background(volume.data))) * _outer(taper)
-    spectrum = scipy.fft.rfft(spectrum, padded, axis=2)  # rows of zeros are left out until they hold something
-    spectrum = scipy.fft.fft(spectrum, padded, axis=1)
-    spectrum = scipy.fft.fft(spectrum, padded, axis=0)
-    insert.arrange(spectrum, phases, out)
+    tapered = (volume.data - np.float32(background(volume.data))) * _outer(taper)
+    insert.arrange(_to_padded(tapered, OVERSAMPLING * volume.box), phases, out)
     return out.view(np.float32).reshape(*out.shape, 2)  # (z, y, x, 2)
 
 
@@ -335,6 +330,31 @@ def _centred(cube: NDArray, side: int) -> NDArray:
     return result
 
 
+def _in_order(cube: NDArray, padded: int) -> NDArray[np.complex64]:
+    """A centred spectrum of odd side as ``rfftn`` orders one of another side, (p, p, p // 2 + 1)."""
+    reach = min(len(cube) // 2, (padded - 1) // 2)
+    middle, place = len(cube) // 2, np.arange(-reach, reach + 1) % padded
+    cut = slice(middle - reach, middle + reach + 1)
+    result = np.zeros((padded, padded, padded // 2 + 1), np.complex64)
+    result[np.ix_(place, place, np.arange(reach + 1))] = cube[cut, cut, middle : middle + reach + 1]
+    return result
+
+
+def _to_padded(data: NDArray[np.float32], padded: int) -> NDArray[np.complex64]:
+    """``rfftn`` of a volume padded with zeros, whose rows are left out until they hold something."""
+    spectrum = scipy.fft.rfft(data, padded, axis=2)
+    spectrum = scipy.fft.fft(spectrum, padded, axis=1)
+    return scipy.fft.fft(spectrum, padded, axis=0)
+
+
+def _from_padded(spectrum: NDArray[np.complex64], box: int) -> NDArray[np.float32]:
+    """The first voxels (n, n, n) of ``irfftn``."""
+    padded = len(spectrum)
+    rows = scipy.fft.ifft(spectrum, axis=0)[:box]
+    rows = scipy.fft.ifft(rows, axis=1)[:, :box]
+    return scipy.fft.irfft(rows, padded, axis=2)[:, :, :box]
+
+
 # Symmetry
 
 
@@ -356,9 +376,10 @@ def _split(symmetry: Symmetry) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 def _symmetric(cube: NDArray, symmetry: Symmetry) -> NDArray:
     """Sum of a cube of odd side, zero frequency in its middle, over the rotations that permute its axes."""
-    total = np.zeros(cube.shape, np.complex128 if np.iscomplexobj(cube) else np.float64)
-    for turn in _split(symmetry)[1]:
-        total += _permuted(cube, turn)
+    first, *others = _split(symmetry)[1]
+    total = _permuted(cube, first)
+    for turn in others:
+        total = total + _permuted(cube, turn)
     return total
 
 
@@ -388,39 +409,43 @@ def _outer(axis: NDArray) -> NDArray:
     return axis[:, None, None] * axis[:, None] * axis
 
 
-def _convolution(weight: NDArray[np.float64]) -> NDArray[np.complex64]:
-    """The transform, as ``rfftn`` orders it, of the kernel that weights (2 n, 2 n, 2 n) make of density in the box.
+def _convolution(weight: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """The transform of the kernel that weights, both as ``rfftn`` orders them, make of density in the box.
 
     The window tapers the kernel, and its grid repeats it: one over the taper where the repetition is far away, less
     towards the edge, where only density at opposite ends of the box meets.
     """
     padded = len(weight)
-    position = (np.arange(padded) - padded // 2) / padded
+    position = scipy.fft.fftfreq(padded)
     taper, repeated = window_transform(position), window_transform(1.0 - np.abs(position))
-    kernel = centred_ifft(weight).real * _outer(taper / (taper**2 + repeated**2))
-    return scipy.fft.rfftn(scipy.fft.ifftshift(kernel)).astype(np.complex64)
+    kernel = scipy.fft.irfftn(weight, (padded,) * 3)
+    kernel *= _outer((taper / (taper**2 + repeated**2)).astype(np.float32))
+    return scipy.fft.rfftn(kernel)
 
 
-def _solved(b: NDArray[np.float64], kernel: NDArray[np.complex64], gain: NDArray[np.float64]) -> NDArray[np.float64]:
+def _solved(b: NDArray[np.float32], kernel: NDArray[np.complex64], gain: NDArray[np.float64]) -> NDArray[np.float64]:
     """v with T v = b, by conjugate gradients that a gain (n, n, n) on the transform starts and prepares."""
-    n, padded = len(b), OVERSAMPLING * len(b)
 
-    def convolved(v: NDArray) -> NDArray[np.float64]:
-        spectrum = scipy.fft.rfftn(v.astype(np.float32), (padded,) * 3)
-        return scipy.fft.irfftn(spectrum * kernel, (padded,) * 3)[:n, :n, :n].astype(np.float64)
+    def convolved(v: NDArray) -> NDArray[np.float32]:
+        spectrum = _to_padded(v.astype(np.float32), len(kernel))
+        spectrum *= kernel
+        return _from_padded(spectrum, len(b))
+
+    half = gain[..., : len(b) // 2 + 1]
 
     def prepared(residual: NDArray) -> NDArray[np.float64]:
-        return scipy.fft.ifftn(gain * scipy.fft.fftn(residual)).real
+        return scipy.fft.irfftn(half * scipy.fft.rfftn(residual), b.shape)
 
     v = prepared(b)
     residual, enough = b - convolved(v), SOLVED * float((b * v).sum())
     step = ready = prepared(residual)
     left = float((residual * ready).sum())
     for _ in range(MAX_STEPS):
-        if left <= enough:
-            break
         image = convolved(step)
-        length = left / float((step * image).sum())
+        curvature = float((step * image).sum())
+        if left <= enough or curvature <= 0:  # the kernel's edges are not exact
+            break
+        length = left / curvature
         v, residual = v + length * step, residual - length * image
         ready = prepared(residual)
         before, left = left, float((residual * ready).sum())
