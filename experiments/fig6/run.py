@@ -205,18 +205,19 @@ def lines(summary: dict) -> tuple[list[str], list[list[str]]]:
                 f"{before['rows']:.1%}",
                 f"{after['rows']:.1%}",
                 str(after["classes"]),
-                f"{before['ari_of_as_many']:.2f}",
                 f"{after['ari']:.2f}",
+                f"{before['ari_of_as_many']:.2f}",
+                f"{after['ari_of_as_many']:.2f}",
                 *(f"{number(value)} Å" for value in row["resolution_angstrom"].values()),
             ]
         )
     singles = [f"{number(value)} Å" if np.isfinite(value) else "-" for value in summary["best_single"].values()]
-    return header, [*table, ["best single subtomogram", *[""] * 6, *singles]]
+    return header, [*table, ["best single subtomogram", *[""] * 7, *singles]]
 
 
 def other_lines(summary: dict) -> tuple[list[str], list[list[str]]]:
     """What else could be in the matrix."""
-    header = ["method", "quantity", "rows after", "classes", "ARI"]
+    header = ["method", "quantity", "rows after", "classes", "ARI", "ARI of 4"]
     table = []
     for method, row in summary["methods"].items():
         others = row["other_quantities"]
@@ -225,13 +226,24 @@ def other_lines(summary: dict) -> tuple[list[str], list[list[str]]]:
             "every sample alike": others["alike"],
             "as the search weights each pair": others["own"],
         }.items():
-            table.append([METHODS[method], name, f"{told['rows']:.1%}", str(told["classes"]), f"{told['ari']:.2f}"])
+            table.append(
+                [
+                    METHODS[method],
+                    name,
+                    f"{told['rows']:.1%}",
+                    str(told["classes"]),
+                    f"{told['ari']:.2f}",
+                    f"{told['ari_of_as_many']:.2f}",
+                ]
+            )
     return header, table
 
 
 def verdicts(summary: dict) -> dict[str, bool]:
     """The targets, of gonio's own methods that have run."""
     rows, singles = [summary["methods"][m] for m in ("rcs", "fcs") if m in summary["methods"]], summary["best_single"]
+    if not rows:
+        return {}
     reached = [r["resolution_angstrom"] for r in rows]
     return {
         "adjusted Rand index 1": all(r["after"]["ari"] == 1.0 for r in rows),

@@ -38,8 +38,9 @@ __all__ = [
 REFINEMENTS = 3
 # Turns that search all orientations; later ones begin where the one before ended.
 GLOBAL_ROUNDS, MOST_ROUNDS = 2, 12
-# Classes are at rest when the points of half of the particles move less than this, in voxels, and none changes class.
-AT_REST = 0.1
+# Classes are at rest when none changes and the points of the median particle move less than this, in voxels; or no
+# less than this share of what they moved in the turn before, when all that moves them is noise (SNR 0.1: 0.12 voxels).
+AT_REST, SETTLED = 0.1, 0.9
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,7 @@ def classes_of_references(
     labels, poses = np.zeros(len(table), dtype=np.int64), table.poses
     fits: _Fits | None = None
     rounds: list[Round] = []
+    began_local = False
     for turn in range(1, most_rounds + 1):
         local = turns.settings.search is Search.LOCAL or turn > GLOBAL_ROUNDS
         fits = turns.fits(maps, turn, starts=turns.starts(fits) if local else None)
@@ -198,8 +200,10 @@ def classes_of_references(
         averages = turns.averages(labels, poses, turn)
         counts = tuple(int((labels == k).sum()) for k in range(1, len(references) + 1))
         moved, motion = int((labels != before).sum()), turns.motion_voxels(from_poses, poses)
+        # The turn before must have begun at poses too, for its motion to say anything.
+        steady = SETTLED * rounds[-1].motion_voxels if began_local else 0.0
         rounds.append(Round(moved, motion, counts))
-        at_rest = local and not moved and motion < AT_REST
+        at_rest, began_local = local and not moved and (motion < AT_REST or 0.0 < steady <= motion), local
         if at_rest:
             break
         maps = turns.maps_of(averages) or maps
