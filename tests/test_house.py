@@ -40,6 +40,7 @@ FLOORS = {
     "simulate": 2,
     "result": 2,
     "settings": 3,
+    "motion": 3,
     "problem": 3,
     "frame": 3,
     "coarse_to_fine": 3,
@@ -81,8 +82,8 @@ ROOMS_BELOW = {
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
-    "denovo": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists"},
-    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists"},
+    "denovo": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists", "motion"},
+    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists", "motion"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "pairwise"},
 }
 
