@@ -42,6 +42,7 @@ FLOORS = {
     "simulate": 2,
     "result": 2,
     "settings": 3,
+    "motion": 3,
     "problem": 3,
     "frame": 3,
     "coarse_to_fine": 3,
@@ -88,8 +89,8 @@ ROOMS_BELOW = {
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
     "denovo": {room for room, floor in FLOORS.items() if floor < 3}
-    | {"alignment", "averaging", "lists", "pairwise", "synchronisation"},
-    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists"},
+    | {"alignment", "averaging", "lists", "motion", "pairwise", "synchronisation"},
+    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists", "motion"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3}
     | {"alignment", "averaging", "clustering", "lists", "pairwise"},
 }

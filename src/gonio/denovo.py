@@ -19,6 +19,7 @@ from gonio.alignment import Aligner, Search, Settings
 from gonio.averaging import average, average_table
 from gonio.fourier import fourier_shell_correlation, index_grid, moved, resolution_at
 from gonio.lists import ParticleError, align_table
+from gonio.motion import displacement
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 from gonio.resolution import FSC_KNOWN
@@ -192,8 +193,7 @@ def _turns(
         before = subset.poses
         subset = subset.with_poses(_centred(Pose.stack([found[row] for row in range(len(subset))])))
         made = average_table(subset, mapper=mapper, half_sets=parts, stage=f"{stage}, turn {turn}, averaging")
-        turned, shifted = subset.poses.rotation_distance_deg(before), subset.poses.shift_distance_angstrom(before)
-        if np.median(np.hypot(radius * np.radians(turned), shifted)) < REST_SHARE * resolution:
+        if np.median(displacement(subset.poses, before, radius)) < REST_SHARE * resolution:
             break
     return DeNovo(made.volume, subset, agreement, turn)
 

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from gonio.alignment import Aligner, Search, Settings
 from gonio.averaging import Average, average_table
-from gonio.fourier import MIN_SHELLS, index_grid, low_passed, resolution_at
+from gonio.fourier import MIN_SHELLS, index_grid, low_passed, resolution_at, shell_limit
 from gonio.halves import Duplicate, duplicates
 from gonio.lists import align_table
+from gonio.motion import Motion, displacement
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 from gonio.resolution import FSC_HALVES, HalfMapFsc, half_map_fsc
 from gonio.restoration import sphere_diameter_angstrom
 from gonio.result import Result
 from gonio.run.engine import Local, Mapper
-from gonio.symmetry import Symmetry
 from gonio.volume import MASK_EDGE, Subtomogram, Volume, soft_sphere
 
 __all__ = ["Iteration", "Listed", "Plan", "best_of", "fsc_mask", "independent_samples", "refined", "start_map"]
@@ -211,6 +211,7 @@ def refined(
     if starts is None:
         run, state = _from_list(table, plan, mapper, places_angstrom)
     else:
+        _check_limits(starts[0], plan, plan.start_resolution_angstrom)
         run = _Run(plan, mapper, fsc_mask(starts[0], plan), places_angstrom)
         state = _State(table, table.poses, starts, limit_angstrom=plan.start_resolution_angstrom)
     for number in range(1, plan.max_iterations + 1):
@@ -252,6 +253,7 @@ def _from_list(
         stage="averaging listed poses",
     )
     assert made.halves is not None
+    _check_limits(made.volume, plan, None)
     run = _Run(plan, mapper, fsc_mask(made.volume, plan), places)
     fsc = run.fsc(made.halves)
     limit = run.next_limit(made.volume, run.agreement(fsc))
@@ -287,7 +289,9 @@ class _Run:
         """One turn of aligning and averaging."""
         results = self.aligned(number, state)
         poses = Pose.stack([result.pose for result in results])
-        motion = _Motion.of(state.table.poses, poses, results, self.plan.settings, self.radius_angstrom)
+        motion = Motion.of(
+            state.table.poses, poses, results, symmetry=self.plan.settings.symmetry, radius=self.radius_angstrom
+        )
         table, listed = state.table.with_poses(poses), state.listed
         dropped = self.duplicates(table, results)
         if dropped:
@@ -373,7 +377,7 @@ class _Run:
         return replace(own, max_rotation_deg=state.cone[0], max_shift_angstrom=state.cone[1])
 
     def averaged(
-        self, number: int, table: ParticleTable, limit: float, motion: _Motion
+        self, number: int, table: ParticleTable, limit: float, motion: Motion
     ) -> tuple[ParticleTable, Average, Pose | None]:
         """Both halves in the frame of half 1, and the poses that go with it."""
         made = self.average(f"iteration {number}, averaging", table)
@@ -391,7 +395,7 @@ class _Run:
         symmetry = self.plan.settings.symmetry
         return average_table(table, mapper=self.mapper, half_sets=half_sets, symmetry=symmetry, stage=stage)
 
-    def drift(self, halves: tuple[Volume, Volume], limit: float, motion: _Motion) -> Pose | None:
+    def drift(self, halves: tuple[Volume, Volume], limit: float, motion: Motion) -> Pose | None:
         """The pose that lays half 1 on half 2, where they have drifted apart.
 
         A map is where its particles are on average: in one iteration it cannot go further than the mean of so many
@@ -406,7 +410,7 @@ class _Run:
             prior_shift_sd_angstrom=max(share * motion.shift_sd_angstrom, 1e-3),
         )
         found = Aligner(halves[0], settings).align(Subtomogram(halves[1]), start=Pose.identity())
-        moved = _displacement(found.pose, Pose.identity(), self.radius_angstrom)
+        moved = displacement(found.pose, Pose.identity(), self.radius_angstrom)
         sd = np.sqrt(3.0) * np.hypot(self.radius_angstrom * np.radians(found.rotation_sd_deg), found.shift_sd_angstrom)
         return found.pose if moved > max(DRIFT_SHARE * limit, DRIFT_SDS * sd) else None
 
@@ -423,7 +427,7 @@ class _Run:
             finest = min(finest, volume.box_angstrom / self.plan.settings.resolution_angstrom)
         return float(volume.box_angstrom / np.clip(shell + self.plan.margin_shells, MIN_SHELLS, finest))
 
-    def cone(self, state: _State, motion: _Motion, limit: float) -> tuple[float, float] | None:
+    def cone(self, state: _State, motion: Motion, limit: float) -> tuple[float, float] | None:
         """How far the next iteration looks around poses; None for everywhere."""
         if state.cone is None and (state.fsc is None or np.median(motion.sds) > LOCAL_BELOW):
             return None
@@ -450,52 +454,6 @@ class _Run:
             distance_angstrom=self.plan.duplicates_angstrom,
             dissimilarity=[result.dissimilarity for result in results],
         )
-
-
-@dataclass(frozen=True)
-class _Motion:
-    """How far each of m particles moved: turned, shifted, and the way of its edge in its predicted sds, each (m,)."""
-
-    turned_deg: NDArray[np.float64]
-    shifted_angstrom: NDArray[np.float64]
-    sds: NDArray[np.float64]
-    rotation_sds_deg: NDArray[np.float64]
-    shift_sds_angstrom: NDArray[np.float64]
-
-    @staticmethod
-    def of(before: Pose, after: Pose, results: Sequence[Result], settings: Settings, radius: float) -> _Motion:
-        nearest = Symmetry.named(settings.symmetry).nearest(after, to=before)
-        # A standard deviation is of one axis, a motion of three.
-        turn = np.sqrt(3.0) * np.array([result.rotation_sd_deg for result in results])
-        shift = np.sqrt(3.0) * np.array([result.shift_sd_angstrom for result in results])
-        way = _displacement(nearest, before, radius)
-        sds = way / np.maximum(np.hypot(radius * np.radians(turn), shift), 1e-9)
-        return _Motion(
-            np.asarray(nearest.rotation_distance_deg(before)),
-            np.asarray(nearest.shift_distance_angstrom(before)),
-            sds,
-            turn,
-            shift,
-        )
-
-    def take(self, rows: NDArray[np.int64]) -> _Motion:
-        return _Motion(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-    @property
-    def rotation_sd_deg(self) -> float:
-        """Of the median particle, over all axes."""
-        return float(np.nan_to_num(np.median(self.rotation_sds_deg), posinf=180.0))
-
-    @property
-    def shift_sd_angstrom(self) -> float:
-        """Of the median particle, over all axes."""
-        return float(np.nan_to_num(np.median(self.shift_sds_angstrom), posinf=0.0))
-
-
-def _displacement(one: Pose, other: Pose, radius: float) -> NDArray[np.float64]:
-    """How far a point at a radius moves between poses, root of the sum of the squares of turn and shift, angstrom."""
-    turn = radius * np.radians(one.rotation_distance_deg(other))
-    return np.hypot(turn, one.shift_distance_angstrom(other))
 
 
 def _fsc_of_a_half(fsc: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
@@ -527,6 +485,12 @@ def _check(table: ParticleTable, starts: tuple[Volume, Volume] | None, plan: Pla
     _check_halves(table)
     if plan.duplicates_angstrom is not None and places is None:
         raise ValueError("the list does not say where particles are in their tomograms: duplicates cannot be found")
+
+
+def _check_limits(volume: Volume, plan: Plan, start_resolution_angstrom: float | None) -> None:
+    """Raise ValueError where a resolution does not suit the box."""
+    for resolution in (start_resolution_angstrom, plan.settings.resolution_angstrom):
+        shell_limit(volume.box, volume.voxel_size_angstrom, resolution)
 
 
 def _check_halves(table: ParticleTable) -> None:
