@@ -141,7 +141,7 @@ def _read_table(path: Path) -> Block:
     for label in NUMBERS:
         if label in columns and any(word[-1:] in "ij" for word in columns[label]):
             columns[label] = tuple(map(_real, columns[label]))
-    return Block(path, "", columns, lines=lines)
+    return Block(path, "", columns, lines=lines, is_star=False)
 
 
 def _real(word: str) -> str:
