@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
+    DataPath,
     Diameter,
     HalfMaps,
     InputsName,
@@ -135,6 +136,7 @@ def align(
     invert: Invert = False,
     voxel_size: VoxelSize = None,
     permissive: Permissive = False,
+    data: DataPath = None,
     threads: Threads = None,
     seed: Seed = 0,
     seed_interval: SeedInterval = None,
@@ -179,7 +181,7 @@ def align(
     if not start_local and (prior_deg, prior_shift, cone) != (None, None, None):
         raise ValueError("--prior-deg, --prior-shift and --cone need --local: a search over all poses expects none")
     asked.check()
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
+    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive, data)
     reference_map, known = options.read_map(reference), ReferenceOptions(mask, half_maps)
     settings = asked.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom)
     if learn and not settings.restores:

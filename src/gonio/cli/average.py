@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from gonio.cli.options import (
+    DataPath,
     Invert,
     ListOptions,
     Overwrite,
@@ -42,6 +43,7 @@ def average(
     invert: Invert = False,
     voxel_size: VoxelSize = None,
     permissive: Permissive = False,
+    data: DataPath = None,
     halves: Annotated[
         bool, typer.Option("--halves/--no-halves", help="Average the half sets of the list (rlnRandomSubset) too.")
     ] = True,
@@ -64,7 +66,7 @@ def average(
     target = check_map(output, ".settings.toml", *(HALF_ENDINGS if halves else ()), overwrite=overwrite)
     if split and not halves:
         raise ValueError("--split and --no-halves exclude each other: give one")
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
+    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive, data)
     table = options.read()
     if split:
         table = replace(table, half_sets=(1 + np.arange(len(table)) % 2).astype(np.int8))

@@ -85,7 +85,8 @@ def read_dynamo(path: Path, options: ReadOptions) -> ParticleTable:
         Missing, empty, a row of another length, a value that is no number, two particles of one tag.
     """
     block = _read_table(path)
-    images = numbered_images(path, options.data_path, [round(t) for t in block.numbers("tag").tolist()], IMAGE)
+    tags = [round(tag) for tag in block.numbers("tag").tolist()]
+    images = numbered_images(path, options.data_path, tags, IMAGE, beside=(".",))  # crop.tbl lies in its data folder
 
     def source(_: object) -> ListSource:
         names = block.text("tag")
