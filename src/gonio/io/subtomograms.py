@@ -181,11 +181,10 @@ def numbered_images(
         If the folder is missing, a number has no file, or two.
     """
     if folder is None:
-        places = (list_path.parent / place for place in beside)
-        found = next(
-            (f for place in places if place.is_dir() and _lacks(f := _volumes(place, stem), numbers) is None), {}
-        )
-        return tuple(relative(found[number], list_path.parent) for number in numbers) if found else None
+        places = [list_path.parent / place for place in beside]
+        shelves = (_volumes(place, stem) for place in places if place.is_dir())
+        whole = next((shelf for shelf in shelves if shelf and _lacks(shelf, numbers) is None), None)
+        return None if whole is None else tuple(relative(whole[number], list_path.parent) for number in numbers)
     if not folder.is_dir():
         raise FormatError(folder, "is no folder", "give the folder of the subtomograms with --data")
     found = _volumes(folder, stem)
