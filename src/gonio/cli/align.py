@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
     Cone,
+    DataPath,
     Diameter,
     HalfMaps,
     InputsName,
@@ -121,6 +122,7 @@ def align(
     invert: Invert = False,
     voxel_size: VoxelSize = None,
     permissive: Permissive = False,
+    data: DataPath = None,
     threads: Threads = None,
     seed: Seed = 0,
     seed_interval: SeedInterval = None,
@@ -180,6 +182,7 @@ def align(
         permissive,
         tuple(tilts or ()),
         tilt_weights,
+        data,
     )
     reference_map, known = options.read_map(reference), ReferenceOptions(mask, half_maps)
     settings = asked.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom)

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from gonio.cli.options import (
+    DataPath,
     Invert,
     ListOptions,
     Overwrite,
@@ -49,6 +50,7 @@ def average(
     invert: Invert = False,
     voxel_size: VoxelSize = None,
     permissive: Permissive = False,
+    data: DataPath = None,
     halves: Annotated[
         bool, typer.Option("--halves/--no-halves", help="Average the half sets of the list (rlnRandomSubset) too.")
     ] = True,
@@ -91,6 +93,7 @@ def average(
         permissive,
         tuple(tilts or ()),
         tilt_weights,
+        data,
     )
     table = options.read()
     if split:

@@ -12,6 +12,7 @@ import typer
 
 from gonio.cli.columns import without_found, writable
 from gonio.cli.options import (
+    DataPath,
     Diameter,
     InputsName,
     Invert,
@@ -29,7 +30,9 @@ from gonio.cli.options import (
     Seed,
     Threads,
     TiltAxis,
+    TiltFiles,
     TiltRange,
+    TiltWeights,
     TomogramsPath,
     VoxelSize,
 )
@@ -105,6 +108,9 @@ def classify(
     tomograms: TomogramsPath = None,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
+    tilts: TiltFiles = None,
+    tilt_weights: TiltWeights = "plain",
+    data: DataPath = None,
     permissive: Permissive = False,
     threads: Threads = None,
     seed: Seed = 0,
@@ -142,7 +148,18 @@ def classify(
     )
     asked.check()
     count = _count(classes)
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
+    options = ListOptions(
+        particles,
+        tilt_range,
+        tilt_axis,
+        tomograms,
+        invert,
+        voxel_size,
+        permissive,
+        tuple(tilts or ()),
+        tilt_weights,
+        data,
+    )
     table = options.read()
     if not len(table):
         raise ValueError(f"{particles} lists no particle: there is nothing to classify")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from gonio.cli.options import Overwrite, TomogramsPath, positive
+from gonio.cli.options import Overwrite, positive
 from gonio.cli.output import check_target, write_settings
 
 if TYPE_CHECKING:
@@ -57,7 +57,14 @@ def convert(
             help="Of all tomograms, in IN's pixels: to count from their centre (RELION 5, EMAN2) or no longer so.",
         ),
     ] = None,
-    tomograms: TomogramsPath = None,
+    tomograms: Annotated[
+        Path | None,
+        typer.Option(
+            "--tomograms",
+            metavar="FILE",
+            help="tomograms.star or a STOPGAP wedge list, for the sizes of tomograms. Default: what the list names.",
+        ),
+    ] = None,
     centre: Annotated[
         str,
         typer.Option(

@@ -58,7 +58,19 @@ def positive(value: float | None) -> float | None:
 
 
 ParticlesPath = Annotated[
-    Path, typer.Argument(metavar="PARTICLES", help="Particle list (RELION or WarpTools STAR) or optimisation set.")
+    Path,
+    typer.Argument(
+        metavar="PARTICLES",
+        help="Particle list (of RELION, WarpTools, Dynamo, STOPGAP, AV3, PyTom or EMAN2) or optimisation set.",
+    ),
+]
+DataPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Subtomograms of lists that number them (Dynamo, STOPGAP, AV3); without it, those beside the list.",
+    ),
 ]
 TiltRange = Annotated[
     tuple[float, float] | None,
@@ -91,7 +103,9 @@ TiltWeights = Annotated[
 TomogramsPath = Annotated[
     Path | None,
     typer.Option(
-        "--tomograms", metavar="FILE", help="tomograms.star of 2-D stacks; without it, the one found beside the list."
+        "--tomograms",
+        metavar="FILE",
+        help="tomograms.star of 2-D stacks, or the wedge list of a STOPGAP list; without it, the one beside the list.",
     ),
 ]
 Invert = Annotated[
@@ -239,6 +253,7 @@ class ListOptions:
     permissive: bool = False
     tilt_files: tuple[Path, ...] = ()
     tilt_weights: str = "plain"
+    data_path: Path | None = None
 
     def read(self) -> ParticleTable:
         """The table behind the list; its particles load when asked for.
@@ -265,6 +280,7 @@ class ListOptions:
             tomograms_path=self.tomograms_path,
             invert_contrast=self.invert,
             permissive=self.permissive,
+            data_path=self.data_path,
         )
         return with_tilts(table, self.tilt_files, weighting=self.tilt_weights) if self.tilt_files else table
 

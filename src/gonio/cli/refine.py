@@ -15,6 +15,7 @@ from gonio.cli.average import fsc_csv
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
     Cone,
+    DataPath,
     Diameter,
     Invert,
     ListOptions,
@@ -33,7 +34,9 @@ from gonio.cli.options import (
     SymmetryName,
     Threads,
     TiltAxis,
+    TiltFiles,
     TiltRange,
+    TiltWeights,
     TomogramsPath,
     VoxelSize,
     positive,
@@ -132,6 +135,9 @@ def refine(
     tomograms: TomogramsPath = None,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
+    tilts: TiltFiles = None,
+    tilt_weights: TiltWeights = "plain",
+    data: DataPath = None,
     permissive: Permissive = False,
     threads: Threads = None,
     seed: Seed = 0,
@@ -174,7 +180,18 @@ def refine(
         mask_diameter_angstrom=mask_diameter,
     )
     asked.check()
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
+    options = ListOptions(
+        particles,
+        tilt_range,
+        tilt_axis,
+        tomograms,
+        invert,
+        voxel_size,
+        permissive,
+        tuple(tilts or ()),
+        tilt_weights,
+        data,
+    )
     start = Start(None if reference is None else options.read_map(reference), (subset or SUBSET) if denovo else None)
     local = LocalOptions(prior_deg, prior_shift, cone) if start_local else None
     plan = Plan(

@@ -66,11 +66,9 @@ def read_av3(path: Path, options: ReadOptions) -> ParticleTable:
         raise FormatError(path, f"holds {shape} numbers; a motive list has {len(ROWS)} x N x 1", "give a motive list")
     values = values.reshape(-1, len(ROWS))  # (m, 20)
     texts = {label: tuple(map(_text, values[:, i].tolist())) for i, label in enumerate(ROWS)}
-    block = Block(path, "", texts)
-    images = None
-    if options.data_path is not None:
-        numbers = [round(number) for number in block.numbers("subtomo_id").tolist()]
-        images = numbered_images(path, options.data_path, numbers, IMAGE)
+    block = Block(path, "", texts, is_star=False)
+    numbers = [round(number) for number in block.numbers("subtomo_id").tolist()]
+    images = numbered_images(path, options.data_path, numbers, IMAGE, beside=("subtomograms",))
 
     def source(_: object) -> ListSource:
         return ListSource(path, "av3", options, texts["subtomo_id"], images, None, block)

@@ -31,7 +31,7 @@ TO_QUOTE = re.compile(r"[\s#]|^[\"'_]|^data_")
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a STAR file: columns of text by label (without the leading underscore), in order.
+    """A block of a STAR file, or the one table of another: columns of text by label (without underscore), in order.
 
     A block without ``loop_`` has one row. ``lines`` are the lines of its rows in the file, where it came from one.
     """
@@ -41,6 +41,7 @@ class Block:
     columns: Mapping[str, tuple[str, ...]]
     is_loop: bool = True
     lines: Sequence[int] = field(default=(), compare=False, repr=False)
+    is_star: bool = True
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -57,9 +58,7 @@ class Block:
             If the block has no such column.
         """
         if label not in self.columns:
-            raise FormatError(
-                self.path, f"block data_{self.name} has no column {label}", "add the column or give another file"
-            )
+            raise FormatError(self.path, f"{self.called}has no column {label}", "add the column or give another file")
         return self.columns[label]
 
     def numbers(self, label: str) -> NDArray[np.float64]:
@@ -86,8 +85,7 @@ class Block:
             row = int(np.flatnonzero(~np.isfinite(numbers))[0])
             raise FormatError(
                 self.path,
-                f"column {label} of block data_{self.name} holds {values[row]!r} in row {row + 1}{self.at(row)},"
-                " not a number",
+                f"column {label}{self.of_it} holds {values[row]!r} in row {row + 1}{self.at(row)}, not a number",
                 "correct the value",
             )
         return numbers
@@ -96,6 +94,16 @@ class Block:
         """One value of a column as a finite number, without making numbers of the whole column."""
         value = _float(self.text(label)[row])
         return value if np.isfinite(value) else float(self.numbers(label)[row])  # which raises
+
+    @property
+    def called(self) -> str:
+        """How complaints call it: nothing where it is all of its file."""
+        return f"block data_{self.name} " if self.is_star else ""
+
+    @property
+    def of_it(self) -> str:
+        """The same after what is in it."""
+        return f" of block data_{self.name}" if self.is_star else ""
 
     def at(self, row: int) -> str:
         """Where a row stands in the file, for complaints."""
@@ -111,7 +119,7 @@ class Block:
         """
         values = self.text(label)
         if not values:
-            raise FormatError(self.path, f"block data_{self.name} has no rows", "write the file again")
+            raise FormatError(self.path, f"{self.called}has no rows", "write the file again")
         return values[0]
 
     def take(self, rows: ArrayLike) -> Block:

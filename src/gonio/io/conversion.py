@@ -24,7 +24,7 @@ from gonio.io.blocks import read_star
 from gonio.io.columns import numbers_of, tomogram_numbers
 from gonio.io.errors import FormatError
 from gonio.io.formats import Format
-from gonio.io.source import StarSource
+from gonio.io.source import TILT_COLUMNS, StarSource
 from gonio.io.text import own_label
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
@@ -44,6 +44,7 @@ WORDS = {
     formats.NAMES: "names of particles (numbers stand for them)",
 }
 # Columns that say what formats say in other ways.
+TELL_TILTS = ("dynamo", "pytom")
 TOLD_OTHERWISE = {relion.SERIES_PIXEL, relion.IMAGE_PIXEL, relion.OLD_PIXEL, relion.BINNING, relion.GROUP}
 
 
@@ -202,7 +203,8 @@ def losses(table: ParticleTable, target: Format) -> list[str]:
         lost.append("shifts (they are added to the positions)")
     if formats.ANY not in target.holds:
         own = f"{target.family}_"
-        labels = [label for label in table.extras if not label.startswith(own) and label not in TOLD_OTHERWISE]
+        said = TOLD_OTHERWISE | (set(TILT_COLUMNS) if target.family in TELL_TILTS else set())
+        labels = [label for label in table.extras if not label.startswith(own) and label not in said]
         labels += [own_label(name) for name in table.columns]
         lost += [f"columns {', '.join(labels)}"] if labels else []
     source = table.source

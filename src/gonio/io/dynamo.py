@@ -85,7 +85,8 @@ def read_dynamo(path: Path, options: ReadOptions) -> ParticleTable:
         Missing, empty, a row of another length, a value that is no number, two particles of one tag.
     """
     block = _read_table(path)
-    images = numbered_images(path, options.data_path, [round(t) for t in block.numbers("tag").tolist()], IMAGE)
+    tags = [round(tag) for tag in block.numbers("tag").tolist()]
+    images = numbered_images(path, options.data_path, tags, IMAGE, beside=(".",))  # crop.tbl lies in its data folder
 
     def source(_: object) -> ListSource:
         names = block.text("tag")
@@ -141,7 +142,7 @@ def _read_table(path: Path) -> Block:
     for label in NUMBERS:
         if label in columns and any(word[-1:] in "ij" for word in columns[label]):
             columns[label] = tuple(map(_real, columns[label]))
-    return Block(path, "", columns, lines=lines)
+    return Block(path, "", columns, lines=lines, is_star=False)
 
 
 def _real(word: str) -> str:

@@ -201,9 +201,9 @@ def _table(path: Path, rows: list[Row], options: ReadOptions) -> ParticleTable:
         raise FormatError(path, "lists no particles", "give a list with particles")
     images = tuple(f"{row.number}@{row.file}" for row in rows)
     columns = {"name": tuple(str(row.values.get(NAME, image)) for row, image in zip(rows, images, strict=True))}
-    names = checked_names(Block(path, "", columns), "name", columns["name"])
+    names = checked_names(Block(path, "", columns, is_star=False), "name", columns["name"])
     tilts = _tilts(rows)
-    stated = Block(path, "", {TRANSFORM: tuple(_matrix_text(row) for row in rows)})
+    stated = Block(path, "", {TRANSFORM: tuple(_matrix_text(row) for row in rows)}, is_star=False)
     source = ListSource(path, "eman", options, names, images, tilts, stated)
     sizes = source.pixel_sizes(_sizes(path, rows))
     scale = 1.0 if sizes is None else sizes[:, None]

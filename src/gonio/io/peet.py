@@ -206,7 +206,7 @@ def _read_rows(path: Path) -> Block:
             lines.append(reader.line_num)
     if not rows:
         raise FormatError(path, "lists no particles", "give a list with particles")
-    return Block(path, "", dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)), lines=lines)
+    return Block(path, "", dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)), lines=lines, is_star=False)
 
 
 def _stem(path: Path) -> str:

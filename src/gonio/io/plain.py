@@ -85,7 +85,7 @@ def read_csv(path: Path, options: ReadOptions) -> ParticleTable:
     if len(set(head)) != len(head):
         raise FormatError(path, "names a column twice in line 1", "rename one of them")
     columns = dict(zip(head, zip(*rows, strict=True), strict=False)) if rows else dict.fromkeys(head, ())
-    return _table(Block(path, "", columns, lines=lines), options)
+    return _table(Block(path, "", columns, lines=lines, is_star=False), options)
 
 
 def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
@@ -100,7 +100,7 @@ def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
     with reading(path, "give a Parquet table as gonio writes it"):
         content = parquet.read_table(path)
         columns = {label: tuple(map(_text, content[label].to_pylist())) for label in content.column_names}
-    return _table(Block(path, "", columns), options)
+    return _table(Block(path, "", columns, is_star=False), options)
 
 
 def write_csv(path: Path, table: ParticleTable) -> tuple[Path, ...]:

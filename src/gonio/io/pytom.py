@@ -133,7 +133,7 @@ def _read_particles(path: Path) -> Block:
         lost = next((row for row, values in enumerate(rows, 1) if label not in values), None)
         if lost is not None and any(label in values for values in rows):
             raise FormatError(path, f"particle {lost} has no {label.replace('@', ' ')}", "add it, or leave it out")
-    return Block(path, "", {label: tuple(row.get(label, "") for row in rows) for label in labels})
+    return Block(path, "", {label: tuple(row.get(label, "") for row in rows) for label in labels}, is_star=False)
 
 
 def _attributes(element: xml.Element, place: str) -> Iterator[tuple[str, str]]:

@@ -43,6 +43,7 @@ IMAGES = ("rlnImageName", "rlnCtfImage")
 TOMOGRAMS = ("rlnTomoName", "rlnMicrographName")
 HALF_SET, CLASS, SCORE = "rlnRandomSubset", "rlnClassNumber", "rlnAutopickFigureOfMerit"
 FIELDS = (*ANGLES, *ORIGINS_ANGSTROM, *ORIGINS_PX, *CENTRED, *COORDINATES_PX, IMAGES[0], HALF_SET, CLASS, SCORE)
+TILTS = {"rlnTomoYTilt", "rlnTomoProjX"}
 OPTIMISATION_SET = "optimisation_set.star"
 
 
@@ -282,6 +283,8 @@ def _particle_block(star: Star) -> Block:
     wanted = ("rlnImageName", COORDINATES_PX[0])
     block = star.find("particles")
     block = block or next((block for block in star.blocks if any(label in block for label in wanted)), None)
+    if block is None and (star.find("global") is not None or TILTS & {c for b in star.blocks for c in b.columns}):
+        raise FormatError(star.path, "lists tomograms or tilts, no particles", "give the list of their particles")
     if block is None:
         raise FormatError(star.path, "has no block data_particles and no column rlnImageName", "give a particle list")
     if len(block) == 0:

@@ -46,11 +46,13 @@ LAYOUT = Layout(
     halves=("none", "A", "B"),
 )
 IMAGE = r".*?_?(\d+)"
+FOLDERS = ("subtomograms", "../subtomograms")  # of a project, whose lists are in lists/
 WEDGE_FILE = "*wedge*.star"
 
 
 def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a motive list; its subtomograms are ``ANY_NUMBER.mrc`` (or .em), NUMBER its subtomo_num, in the data folder.
+    """Read a motive list; its subtomograms are ``ANY_NUMBER.mrc`` (or .em), NUMBER its subtomo_num, in the data
+    folder, or in subtomograms/ beside the list or its folder.
 
     A wedge list, given in place of tomograms or the only one beside the list, tells which tilts were measured and the
     pixel size.
@@ -66,10 +68,8 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
         raise FormatError(path, f"has no block data_{MOTIVE_LIST}", "give a STOPGAP motive list")
     tomograms = [round(number) for number in block.numbers("tomo_num").tolist()]
     wedges, others = _wedges(path, options, set(tomograms))
-    images = None
-    if options.data_path is not None:
-        numbers = [round(number) for number in block.numbers("subtomo_num").tolist()]
-        images = numbered_images(path, options.data_path, numbers, IMAGE)
+    numbers = [round(number) for number in block.numbers("subtomo_num").tolist()]
+    images = numbered_images(path, options.data_path, numbers, IMAGE, beside=FOLDERS)
     unknown = Wedge(np.nan, np.nan, np.nan)
     found = [wedges.get(number, unknown) for number in tomograms]
     tilts = np.array([(wedge[0], wedge[1], 90.0) for wedge in found]) if wedges else None

@@ -6,7 +6,7 @@ Owns where such volumes are looked for, their voxel size, contrast and wedge. Kn
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block
 from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import read_listed
+from gonio.io.paths import relative
 from gonio.io.source import VOXEL_SIZE_TOLERANCE, ReadOptions
 from gonio.volume import Particle, Subtomogram, Volume
 from gonio.wedge import SingleAxisWedge, Wedge
@@ -157,52 +158,65 @@ class ListSource:
             return SingleAxisWedge(*tilts.tolist())
 
 
-def numbered_images(list_path: Path, folder: Path | None, numbers: Sequence[int], stem: str) -> tuple[str, ...] | None:
+def numbered_images(
+    list_path: Path, folder: Path | None, numbers: Sequence[int], stem: str, *, beside: Sequence[str]
+) -> tuple[str, ...] | None:
     """The volume of each number in a folder: files whose name without its ending is ``stem`` with that number.
 
     Parameters
     ----------
     list_path
-        The list, beside which volumes are looked for when no folder is given.
+        The list.
     folder
         Where they must be, or None.
     numbers
         Of the particles.
     stem
         A regular expression with one group, the number; leading zeros do not count.
+    beside
+        Folders, as seen from the list, that are looked into when none is given.
 
     Returns
     -------
-    Paths as seen from the list, or None where no folder was given and none is beside the list.
+    Absolute paths, or as seen from the list where they lie beside it; None where no folder was given and none has all.
 
     Raises
     ------
     FormatError
         If the folder is missing, a number has no file, or two.
     """
-    where = list_path.parent if folder is None else folder
-    if not where.is_dir():
-        raise FormatError(where, "is no folder", "give the folder of the subtomograms with --data")
-    found: dict[int, str] = {}
-    for name in sorted(path.name for path in where.iterdir()):
-        volume = VOLUME.match(name)
+    if folder is None:
+        places = [list_path.parent / place for place in beside]
+        shelves = (_volumes(place, stem) for place in places if place.is_dir())
+        whole = next((shelf for shelf in shelves if shelf and _lacks(shelf, numbers) is None), None)
+        return None if whole is None else tuple(relative(whole[number], list_path.parent) for number in numbers)
+    if not folder.is_dir():
+        raise FormatError(folder, "is no folder", "give the folder of the subtomograms with --data")
+    found = _volumes(folder, stem)
+    lost = _lacks(found, numbers)
+    if lost is not None:
+        raise FormatError(folder, f"has no volume of particle {lost} of {list_path}", "give the folder that has it")
+    return tuple(found[number].resolve().as_posix() for number in numbers)
+
+
+def _volumes(folder: Path, stem: str) -> dict[int, Path]:
+    """Volumes in a folder by number."""
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        volume = VOLUME.match(path.name)
         matched = re.fullmatch(stem, volume["stem"]) if volume else None
         if matched is None:
             continue
-        if int(matched[1]) in found:
-            problem = f"holds two volumes of number {int(matched[1])}: {found[int(matched[1])]} and {name}"
-            raise FormatError(where, problem, "move one of them away")
-        found[int(matched[1])] = name
-    if folder is None and not found:
-        return None
-    lost = next((number for number in numbers if number not in found), None)
-    if lost is not None and folder is None:
-        return None
-    if lost is not None:
-        raise FormatError(where, f"has no volume of particle {lost} of {list_path}", "give the folder that has it")
-    prefix = where.as_posix() if folder is not None else ""
-    resolved = Path(prefix).resolve().as_posix() if prefix else ""
-    return tuple(f"{resolved}/{found[number]}" if resolved else found[number] for number in numbers)
+        number = int(matched[1])
+        if number in found:
+            problem = f"holds two volumes of number {number}: {found[number].name} and {path.name}"
+            raise FormatError(folder, problem, "move one of them away")
+        found[number] = path
+    return found
+
+
+def _lacks(found: Mapping[int, Path], numbers: Sequence[int]) -> int | None:
+    return next((number for number in numbers if number not in found), None)
 
 
 def _read(list_path: Path, path: Path, number: int | None, *, permissive: bool) -> tuple[NDArray[np.float32], float]:
