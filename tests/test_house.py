@@ -78,6 +78,7 @@ ROOMS_BELOW = {
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
+    "inspection": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "pairwise"},
