@@ -34,6 +34,7 @@ __all__ = [
     "angles_out_of_range",
     "box_without_a_middle",
     "contrast_t",
+    "dark_tomogram",
     "few_tilts",
     "hand_of",
     "inverted_contrast",
@@ -57,6 +58,8 @@ SURE = 4.0
 EMPTY = 0.7
 # The sphere of contrast, and where power is looked at, as shares of the box.
 INNER, SHELLS = 0.3, (0.15, 0.4)
+# Skewness of a tomogram from where on its contrast is told.
+SKEWED = 0.2
 NAMED = 5
 
 
@@ -296,6 +299,21 @@ def tilt_axis_like_x(volumes: Sequence[Volume], tilt_range_deg: tuple[float, flo
         " where an axis along y would miss it)"
     )
     return Suspicion("tilt axis along x", what, "pass --tilt-axis 0, or turn the tomogram")
+
+
+def dark_tomogram(piece: NDArray[np.float32]) -> Suspicion | None:
+    """A piece of a tomogram whose strong densities are dark: blocks of 4^3 voxels with a negative skewness."""
+    edges = [n // 4 * 4 for n in piece.shape]
+    z, y, x = (n // 4 for n in edges)
+    blocks = piece[: edges[0], : edges[1], : edges[2]].reshape(z, 4, y, 4, x, 4).mean(axis=(1, 3, 5), dtype=np.float64)
+    spread = blocks.std()
+    if blocks.size < 64 or spread == 0:
+        return None
+    skewness = float((((blocks - blocks.mean()) / spread) ** 3).mean())
+    if skewness > -SKEWED or skewness > -SURE * np.sqrt(6.0 / blocks.size):
+        return None
+    what = f"what stands out is dark (skewness {skewness:.2f} in blocks of 4 voxels)"
+    return Suspicion("dark tomogram", what, "extract with --invert; particles are bright in gonio")
 
 
 def _more(count: int) -> str:

@@ -18,6 +18,7 @@ from gonio.cli.average import average
 from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.extract import extract
+from gonio.cli.inspect import inspect
 from gonio.cli.pair import pair
 from gonio.cli.simulate import map_, simulate
 
@@ -63,6 +64,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("align", align),
     ("average", average),
     ("extract", extract),
+    ("inspect", inspect),
     ("pair", pair),
     ("convert", convert),
     ("map", map_),
