@@ -86,6 +86,7 @@ ROOMS_BELOW = {
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"},
+    "inspection": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
     "denovo": {room for room, floor in FLOORS.items() if floor < 3}

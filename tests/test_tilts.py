@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.ctf import Ctf, dose_decay
 from gonio.tilts import Optics, TiltSeries, TiltWedge, Weighting
-from gonio.wedge import PlaneListWedge, SingleAxisWedge, TiltListWedge
+from gonio.wedge import SingleAxisWedge, TiltListWedge, TiltSeriesWedge
 
 HERE = Path("here.tlt")
 TILTS = np.arange(-57.0, 61.0, 3.0)
@@ -33,16 +33,21 @@ def test_an_image_spans_the_plane_of_the_wedge():
     dense = TiltListWedge(tuple(TILTS), 1e6, axis_deg=70.0)
     spanned = np.einsum("s,tk->tsk", [0.01, 0.02], series.projections_xyz[:, 0])
     assert (dense.weight_at(spanned) == 1).all()
-    assert np.allclose(series.slabs(300.0).regions, TiltListWedge(tuple(TILTS), 300.0, 70.0).regions)
+    assert (series.wedge(300.0).weight_at(spanned) == 1).all()
 
 
-def test_slabs_at_small_steps_are_the_range():
-    rng = np.random.default_rng(1)
-    k = rng.normal(size=(4000, 3)) * 0.1
-    fine = TiltSeries.of_angles(HERE, np.linspace(-50, 40, 361)).slabs(200.0).weight_at(k)
-    whole = SingleAxisWedge(-50, 40).weight_at(k)
-    assert (fine >= whole).all()
-    assert fine.mean() < whole.mean() + 0.03  # half a slab at either edge
+def test_neighbouring_tilts_are_a_range():
+    series = TiltSeries.of_angles(HERE, TILTS[::-1], axis_deg=70.0)
+    assert np.allclose(series.wedge(200.0).regions, SingleAxisWedge(TILTS[0], TILTS[-1], 70.0).regions)
+
+
+def test_a_hole_between_tilts_stays_a_hole():
+    series = TiltSeries.of_angles(HERE, [-50, -45, -40, 0, 20, 25])
+    wedge = series.wedge(200.0)
+    tilt = np.radians([-45, -20, 0, 10, 22])
+    k = 0.05 * np.stack([np.cos(tilt), np.zeros(5), np.sin(tilt)], axis=-1)
+    assert list(wedge.weight_at(k)) == [1, 0, 1, 0, 1]
+    assert [len(run) for run in series.runs()] == [3, 1, 2]
 
 
 def test_a_mirrored_series_is_turned_back():
@@ -56,9 +61,14 @@ def test_a_turned_box_sees_the_planes_turned():
     turn = Rotation.from_rotvec([0.3, -1.0, 0.7])
     series = TiltSeries.of_angles(HERE, TILTS)
     k = np.random.default_rng(2).normal(size=(500, 3)) * 0.02
-    assert np.array_equal(series.turned(turn).slabs(300.0).weight_at(k), series.slabs(300.0).weight_at(turn.apply(k)))
-    wedge = TiltWedge(series)
-    assert wedge.of(16, 10.0, turn) == series.turned(turn).slabs(160.0)
+    seen = series.wedge(160.0).weight_at(turn.apply(k))
+    assert np.array_equal(TiltWedge(series).of(16, 10.0, turn).weight_at(k), seen)
+    dosed = TiltSeries(HERE, 1, series.projections_xyz, dose=np.arange(len(TILTS)) * 3.0)
+    weights = TiltWedge(dosed, Weighting.DOSE).of(16, 10.0, turn).weights
+    straight = dosed.weights(64, 10.0, Weighting.DOSE)  # four times as fine, to look up between samples
+    for index in np.array([[2, -3, 4], [5, 0, -2], [-1, 6, 1]]):
+        at = straight.weight_at((turn.apply(index) / 160.0)[None])[0]
+        assert weights[tuple(index[::-1] + 8)] == pytest.approx(at, abs=0.06)
 
 
 def single(tilt=20.0, **known):
@@ -120,8 +130,19 @@ def test_the_order_is_that_of_the_dose():
     assert TiltSeries.of_angles(HERE, [0, 3]).order is None
 
 
-def test_planes_need_unit_vectors():
-    with pytest.raises(ValueError, match="unit vector"):
-        PlaneListWedge(((0.0, 0.0, 2.0),), 100.0)
+def test_between_planes_the_nearest_says_the_weight():
+    series = TiltSeries(HERE, 1, TiltSeries.of_angles(HERE, [0.0, 10.0]).projections_xyz, dose=np.array([0.0, 60.0]))
+    made = series.weights(32, 10.0, Weighting.DOSE)
+    radius = 14
+    for tilt, dose in ((3.0, 0.0), (7.0, 60.0)):
+        x, z = (np.rint(radius * f(np.radians(tilt))).astype(int) for f in (np.cos, np.sin))
+        k = np.hypot(x, z) / 320.0
+        expected = 1.0 if dose == 0 else dose_decay(np.array([k]), dose)[0]
+        assert made.weights[16 + z, 16, 16 + x] == pytest.approx(expected, abs=1e-5)
+
+
+def test_runs_need_unit_vectors():
+    with pytest.raises(ValueError, match="unit vectors"):
+        TiltSeriesWedge((((0.0, 0.0, 2.0), (0.0, 0.0, 1.0)),), 100.0)
     with pytest.raises(ValueError, match="positive"):
-        PlaneListWedge(((0.0, 0.0, 1.0),), 0.0)
+        TiltSeriesWedge((((0.0, 0.0, 1.0), (0.0, 0.0, 1.0)),), 0.0)

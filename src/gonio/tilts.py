@@ -17,9 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.ctf import Ctf, dose_decay
-from gonio.wedge import PlaneListWedge, Wedge, WeightVolumeWedge, tilt_plane_normal
+from gonio.wedge import TiltSeriesWedge, Wedge, WeightVolumeWedge, tilt_plane_normal
 
 __all__ = ["Optics", "TiltSeries", "TiltWedge", "Weighting"]
+
+# Neighbouring tilts farther apart than this leave a hole between them.
+LARGEST_GAP_DEG = 12.0
 
 
 class Weighting(StrEnum):
@@ -96,10 +99,6 @@ class TiltSeries:
         """The same series in the frame of the tomogram itself, which is not mirrored for hand -1."""
         return replace(self, hand=1, projections_xyz=self.projections_xyz * np.array([1.0, 1.0, self.hand]))
 
-    def turned(self, turn: Rotation) -> TiltSeries:
-        """The same series seen from a box whose frame is turned: ``x_tomogram = turn x_box``."""
-        return replace(self, projections_xyz=self.projections_xyz @ turn.as_matrix())
-
     def ctf(
         self,
         *,
@@ -152,12 +151,27 @@ class TiltSeries:
         """Which image was taken first, second, ...: by the dose before it; None where that is not known."""
         return None if self.dose is None else np.argsort(self.dose, kind="stable")
 
-    def slabs(self, box_angstrom: float) -> PlaneListWedge:
-        """What the planes measure of a box, each as thick as one sample of its transform."""
-        return PlaneListWedge(tuple(map(tuple, self.normals_xyz.tolist())), box_angstrom)
+    def runs(self) -> list[NDArray[np.int64]]:
+        """Images by tilt, parted where neighbours are more than ``LARGEST_GAP_DEG`` apart."""
+        order = np.argsort(self.tilts_deg, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(self.tilts_deg[order]) > LARGEST_GAP_DEG) + 1)
 
-    def weights(self, box: int, voxel_size_angstrom: float, weighting: Weighting) -> WeightVolumeWedge:
-        """What the planes measure, weighted: where several measure a frequency, their mean.
+    def wedge(self, box_angstrom: float, turn: Rotation | None = None) -> TiltSeriesWedge:
+        """What the tilts measure of a box: all within each run; a tilt by itself as thick as a sample of the box.
+
+        Between neighbours nothing is left out. Single slabs, of any thickness, were worse (docs/volumes.md). The box
+        may have been cut out turned, ``x_tomogram = turn x_box``.
+        """
+        normals = self.normals_xyz if turn is None else turn.inv().apply(self.normals_xyz)
+        ends = ((normals[run[0]], normals[run[-1]]) for run in self.runs())
+        return TiltSeriesWedge(tuple((tuple(a.tolist()), tuple(b.tolist())) for a, b in ends), box_angstrom)
+
+    def weights(
+        self, box: int, voxel_size_angstrom: float, weighting: Weighting, turn: Rotation | None = None
+    ) -> WeightVolumeWedge:
+        """What the tilts measure, weighted: by the nearest tilt, or the mean of those within half a sample.
+
+        The box may have been cut out turned, as in ``wedge``.
 
         Raises
         ------
@@ -171,13 +185,21 @@ class TiltSeries:
             raise ValueError(f"{self.path} does not say the defocus of its tilts: weights need it")
         index = np.indices((box, box, box), dtype=np.float32).reshape(3, -1)[::-1].T - box // 2  # (n, 3) xyz
         frequency = index / (box * voxel_size_angstrom)
-        total, count = np.zeros(len(frequency), np.float32), np.zeros(len(frequency), np.float32)
+        frequency = frequency if turn is None else turn.apply(frequency)
+        measured = self.wedge(box * voxel_size_angstrom).weight_at(frequency) > 0
+        inside, half = frequency[measured], 0.5 / (box * voxel_size_angstrom)
+        nearest = np.full(len(inside), np.inf)
+        total, count = np.zeros(len(inside)), np.zeros(len(inside))
         for tilt in range(len(self)):
-            near = np.abs(frequency @ self.normals_xyz[tilt]) <= 0.5 / (box * voxel_size_angstrom)
-            total[near] += self._worth(tilt, frequency[near], ctf, weighting)
-            count += near
-        mean = np.divide(total, count, out=total, where=count > 0)
-        return WeightVolumeWedge(mean.reshape(box, box, box), voxel_size_angstrom)
+            away = np.maximum(np.abs(inside @ self.normals_xyz[tilt]), half)  # within half a sample all are as near
+            nearer, alike = away < nearest, away == nearest
+            total[nearer], count[nearer], nearest[nearer] = 0.0, 0.0, away[nearer]
+            here = nearer | alike
+            total[here] += self._worth(tilt, inside[here], ctf, weighting)
+            count[here] += 1
+        weights = np.zeros(len(frequency), np.float32)
+        weights[measured] = total / np.maximum(count, 1)
+        return WeightVolumeWedge(weights.reshape(box, box, box), voxel_size_angstrom)
 
     def _worth(self, tilt: int, frequency: NDArray, ctf: Ctf | None, weighting: Weighting) -> NDArray[np.float64]:
         worth = np.ones(len(frequency))
@@ -200,10 +222,10 @@ class TiltWedge:
 
     def of(self, box: int, voxel_size_angstrom: float, turn: Rotation | None = None) -> Wedge:
         """For a box, which may have been cut out turned."""
-        if turn is not None:
-            return TiltWedge(self.series.turned(turn), self.weighting).of(box, voxel_size_angstrom)
         if self.weighting is Weighting.PLAIN:
-            return self.series.slabs(box * voxel_size_angstrom)
+            return self.series.wedge(box * voxel_size_angstrom, turn)
+        if turn is not None:
+            return self.series.weights(box, voxel_size_angstrom, self.weighting, turn)
         key = (box, voxel_size_angstrom)
         if key not in self._kept:
             self._kept[key] = self.series.weights(box, voxel_size_angstrom, self.weighting)

@@ -26,9 +26,9 @@ from scipy.ndimage import map_coordinates
 __all__ = [
     "DualAxisWedge",
     "NoWedge",
-    "PlaneListWedge",
     "SingleAxisWedge",
     "TiltListWedge",
+    "TiltSeriesWedge",
     "Wedge",
     "WeightVolumeWedge",
 ]
@@ -68,11 +68,6 @@ def in_regions(frequency_xyz: NDArray, regions: NDArray) -> NDArray[np.bool_]:
     v = frequency_xyz @ regions[:, 3:6].T + regions[:, 6]
     square = (frequency_xyz**2).sum(axis=-1)
     return (u * v <= EDGE_TOLERANCE * square[..., None]).any(axis=-1)
-
-
-def _slabs(normals_xyz: NDArray[np.float64], diameter_angstrom: float) -> NDArray[np.float64]:
-    half = np.full((len(normals_xyz), 1), 0.5 / diameter_angstrom)
-    return np.hstack([normals_xyz, normals_xyz, half])  # (t, 7)
 
 
 def _check_range(tilt_min_deg: float, tilt_max_deg: float) -> None:
@@ -182,38 +177,43 @@ class TiltListWedge(_Analytic):
     @property
     def regions(self) -> NDArray[np.float64]:
         """One slab for each tilt."""
-        return _slabs(tilt_plane_normal(self.tilts_deg, self.axis_deg), self.particle_diameter_angstrom)
+        normals = tilt_plane_normal(self.tilts_deg, self.axis_deg)  # (t, 3)
+        half = np.full((len(normals), 1), 0.5 / self.particle_diameter_angstrom)
+        return np.hstack([normals, normals, half])
 
 
 @dataclass(frozen=True)
-class PlaneListWedge(_Analytic):
-    """Separate images of any direction, each a slab of full thickness one over the particle diameter.
+class TiltSeriesWedge(_Analytic):
+    """Runs of tilts of any direction: all between the first and the last plane of each run, as if tilted continuously.
 
     Parameters
     ----------
-    normals_xyz
-        The direction of the beam in each image, t tuples of three, unit vectors.
+    runs_xyz
+        For each run the direction of the beam in its first and in its last image, pairs of unit vectors. A run of one
+        image, the same vector twice, is a slab of full thickness one over the particle diameter.
     particle_diameter_angstrom
-        D; the slab's thickness is 1/D.
+        D; a slab's thickness is 1/D.
     """
 
-    normals_xyz: tuple[tuple[float, ...], ...]
+    runs_xyz: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
     particle_diameter_angstrom: float
 
     def __post_init__(self) -> None:
-        normals = np.asarray(self.normals_xyz, dtype=np.float64)
-        if normals.ndim != 2 or normals.shape[1] != 3 or not np.allclose(np.linalg.norm(normals, axis=1), 1.0):
-            raise ValueError(
-                f"normals_xyz must hold at least one unit vector of three numbers, got {self.normals_xyz!r}"
-            )
+        runs = np.asarray(self.runs_xyz, dtype=np.float64)
+        if runs.ndim != 3 or runs.shape[1:] != (2, 3) or not np.allclose(np.linalg.norm(runs, axis=-1), 1.0):
+            raise ValueError(f"runs_xyz must hold at least one pair of unit vectors, got {self.runs_xyz!r}")
         if not self.particle_diameter_angstrom > 0:
             raise ValueError(f"particle_diameter_angstrom must be positive, got {self.particle_diameter_angstrom!r}")
-        object.__setattr__(self, "normals_xyz", tuple(map(tuple, normals.tolist())))
+        pairs = tuple((tuple(first), tuple(last)) for first, last in runs.tolist())
+        object.__setattr__(self, "runs_xyz", pairs)
 
     @property
     def regions(self) -> NDArray[np.float64]:
-        """One slab for each image."""
-        return _slabs(np.array(self.normals_xyz), self.particle_diameter_angstrom)
+        """One region for each run."""
+        runs = np.array(self.runs_xyz)  # (w, 2, 3)
+        alone = (runs[:, 0] == runs[:, 1]).all(axis=1)
+        half = np.where(alone, 0.5 / self.particle_diameter_angstrom, 0.0)
+        return np.hstack([runs[:, 0], runs[:, 1], half[:, None]])
 
 
 @dataclass(frozen=True)

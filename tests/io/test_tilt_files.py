@@ -66,7 +66,7 @@ def test_every_program_says_the_same_tilts(tmp_path, name):
     one = series["TS_01"]
     assert np.allclose(one.tilts_deg, TILTS)
     assert one.axis_deg == pytest.approx(90.0)
-    assert np.allclose(one.slabs(100.0).regions, TiltSeries.of_angles(tmp_path, TILTS).slabs(100.0).regions)
+    assert np.allclose(one.wedge(100.0).regions, TiltSeries.of_angles(tmp_path, TILTS).wedge(100.0).regions)
     assert is_tilt_file(tmp_path / name)
 
 
@@ -191,7 +191,7 @@ def test_every_particle_has_the_wedge_of_its_tomogram(tmp_path):
     table = with_tilts(read_particles(subtomograms(tmp_path)), [tmp_path / "TS_02.tlt", tmp_path / "TS_01.tlt"])
     for index, tomogram in enumerate(table.tomograms):
         tilts = TILTS if tomogram == "TS_01" else other
-        assert table.load(index).wedge == TiltSeries.of_angles(tmp_path, tilts).slabs(80.0)
+        assert table.load(index).wedge == TiltSeries.of_angles(tmp_path, tilts).wedge(80.0)
     chosen = table[[3, 1]]
     assert chosen.load(0).wedge == table.load(3).wedge
 
@@ -228,7 +228,7 @@ def test_a_box_that_was_cut_out_turned_has_its_planes_turned(tmp_path):
     table = with_tilts(read_particles(subtomograms(tmp_path, names=("T",), turned=angles)), [tmp_path / "T.tlt"])
     turn = Pose.from_euler_zyz_deg(np.array(angles), np.zeros(3)).rotation.inv()  # A_s^T, from box to tomogram
     k = np.random.default_rng(1).normal(size=(500, 3)) * 0.03
-    expected = TiltSeries.of_angles(tmp_path, TILTS).slabs(80.0).weight_at(turn.apply(k))
+    expected = TiltSeries.of_angles(tmp_path, TILTS).wedge(80.0).weight_at(turn.apply(k))
     assert np.array_equal(table.load(0).wedge.weight_at(k), expected)
 
 

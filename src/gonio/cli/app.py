@@ -23,6 +23,7 @@ from gonio.cli.classify import classify
 from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.extract import extract
+from gonio.cli.inspect import inspect
 from gonio.cli.pair import pair
 from gonio.cli.refine import refine
 from gonio.cli.simulate import map_, simulate
@@ -78,6 +79,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("map", map_, MAPS),
     ("convert", convert, FILES),
     ("extract", extract, FILES),
+    ("inspect", inspect, FILES),
 )
 for name, command, purpose in COMMANDS:
     app.command(name, rich_help_panel=purpose)(command)

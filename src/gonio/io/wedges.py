@@ -76,8 +76,8 @@ def with_tilts(
 ) -> ParticleTable:
     """The same list of subtomograms, whose wedges are those of tilt files.
 
-    Every particle's wedge is made of the slabs of its tomogram's single tilts, each as thick as one sample of the box's
-    transform. Hand -1 does not matter here: 3-D subtomograms are not mirrored.
+    Every particle's wedge is what its tomogram's tilts have measured (``TiltSeries.wedge``). Hand -1 does not matter
+    here: 3-D subtomograms are not mirrored.
 
     Parameters
     ----------
