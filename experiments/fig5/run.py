@@ -197,6 +197,9 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     known = names_at(options.structures)
     options.complex = options.complex or known
+    unknown = [name for name in options.complex if name not in SEEDS]
+    if unknown:
+        parser.error(f"--complex must be of {', '.join(SEEDS)}, got {', '.join(unknown)}")
     lost = [name for name in options.complex if name not in known and name in COMPLEXES]
     if lost:
         parser.error(f"there are no atoms of {', '.join(lost)} in {options.structures}: give --structures")
