@@ -111,6 +111,11 @@ def test_a_format_is_told_by_what_it_holds(tmp_path, name):
     assert format_of(plain).name == name
 
 
+def test_every_format_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    assert [name for name in FORMATS if f"`{name}`" not in text] == []
+
+
 def test_endings_stand_for_formats(tmp_path):
     for name, file in {
         "relion5": "a.star",
