@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +168,7 @@ def test_half_sets_names_and_tomograms_survive_where_they_can(tmp_path):
         if name == "peet":
             continue  # a list for each tomogram
         again = read(written(named, name, tmp_path))
-        assert again.tomograms == named.tomograms, name  # NAME.doc names those that are numbered
+        assert again.tomograms == named.tomograms, name  # LIST.doc names those that are numbered
         held = FORMATS[name].holds
         if "half sets" in held:
             assert np.array_equal(again.half_sets, named.half_sets), name
@@ -255,6 +257,41 @@ def test_eman_moves_the_particle_onto_the_reference(tmp_path):
     for matrix, pose in zip(np.array(stated).reshape(-1, 3, 4), table.poses, strict=True):
         seen = pose.apply(point * PIXEL) / PIXEL
         assert np.abs(matrix[:, :3] @ seen + matrix[:, 3] - point).max() < 1e-6
+
+
+def test_boxes_of_an_info_file_are_read_from_the_tomograms_centre(tmp_path):
+    boxes = '{"apix_unbin": 2.5, "boxes_3d": [[10, -20, 3.5, "manual", 0.75, 2], [1, 2, 3, "tm", 0.5, 1]]}'
+    (tmp_path / "TS_1_info.json").write_text(boxes)
+    table = read(tmp_path / "TS_1_info.json", pixel=None)
+    assert format_of(tmp_path / "TS_1_info.json").name == "eman-boxes"
+    assert table.coordinates_from == "centre" and table.tomograms == ("TS_1", "TS_1")
+    assert table.coordinates_angstrom[0].tolist() == [25.0, -50.0, 8.75]
+    assert (table.scores.tolist(), table.classes.tolist()) == ([0.75, 0.5], [2, 1])
+    for broken, says in (('{"a": 1}', "has no boxes_3d"), ('{"boxes_3d": [[1, 2]]}', r"box 1 is \[1, 2\], without")):
+        (tmp_path / "TS_1_info.json").write_text(broken)
+        with pytest.raises(FormatError, match=says):
+            read(tmp_path / "TS_1_info.json", pixel=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("imod", "imodmodel", "imod"), ("parquet", "pyarrow", "parquet")]
+)
+def test_packages_that_are_not_there_are_named(tmp_path, monkeypatch, name, package, extra):
+    for module in (package, f"{package}.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(FormatError, match=rf"needs {package}; pip install 'gonio\[{name}\]'"):
+        write_particles(tmp_path / "a", sample(1), format=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_changed_classes_and_scores_are_written_into_a_relion_list(tmp_path):
+    table = read(written(sample(19), "relion5", tmp_path))
+    new = replace(table, classes=np.array([4, 3, 2, 1]), scores=np.array([0.5, 0.25, 0.125, 0.0]))
+    again = read(write_particles(tmp_path / "b.star", new)[0])
+    assert (again.classes.tolist(), again.scores.tolist()) == ([4, 3, 2, 1], [0.5, 0.25, 0.125, 0.0])
+    assert table.source.star.find("particles").text("rlnCenteredCoordinateXAngst") == (
+        again.source.star.find("particles").text("rlnCenteredCoordinateXAngst")
+    )
 
 
 def test_subtomogram_angles_are_composed_and_come_back(tmp_path):

@@ -40,7 +40,7 @@ CENTRES: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
 
 # Names of numbered things are kept beside the list where they can be.
 WORDS = {
-    formats.TOMOGRAMS: "names of tomograms (numbers stand for them; the names are kept beside the list as NAME.doc)",
+    formats.TOMOGRAMS: "names of tomograms (numbers stand for them; the names are kept beside the list, in OUT.doc)",
     formats.NAMES: "names of particles (numbers stand for them)",
 }
 # Columns that say what formats say in other ways.
