@@ -374,6 +374,14 @@ def test_counting_in_other_pixels_moves_nothing(tmp_path):
     assert np.abs(whole.coordinates_angstrom - table.coordinates_angstrom).max() <= PIXEL / 2 + 1e-6
 
 
+def test_pixels_of_several_sizes_are_told_where_they_are_lost():
+    table = sample(20)
+    mixed = replace(table, pixel_sizes_angstrom=np.array([2.0, 2.0, 3.0, 3.0]))
+    assert any("--to-pixel-size" in words for words in losses(mixed, FORMATS["av3"]))
+    assert not any("--to-pixel-size" in words for words in losses(mixed, FORMATS["dynamo"]))
+    assert not any("--to-pixel-size" in words for words in losses(table, FORMATS["av3"]))
+
+
 def test_pixels_of_unknown_size_go_where_pixels_are_counted(tmp_path):
     table = sample(15)
     path = written(table, "stopgap", tmp_path)
