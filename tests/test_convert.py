@@ -50,8 +50,8 @@ def test_relion_to_dynamo_and_what_lies_beside(particles, tmp_path, capsys):
     # one-based position, minus the origin in pixels, (psi - 90, tilt, rot + 90)
     assert first[:10] == ["1", "1", "1", "-1", "2", "-3", "-60", "20", "100", "0"]
     assert first[23:26] == ["101.25", "201", "51"] and first[35] == "2" and first[19] == "1"
-    assert (tmp_path / "new" / "a.doc").read_text() == "1 TS_0\n2 TS_1\n"
-    said = tomllib.loads((tmp_path / "new" / "a.settings.toml").read_text())
+    assert (tmp_path / "new" / "a.tbl.doc").read_text() == "1 TS_0\n2 TS_1\n"
+    said = tomllib.loads((tmp_path / "new" / "a.tbl.settings.toml").read_text())
     assert (said["settings"]["from"], said["settings"]["to"]) == ("relion4", "dynamo")
     assert list(said["inputs"]) == [str(particles)]
     assert convert(tmp_path / "new" / "a.tbl", tmp_path / "b.star", "--to", "relion4") == 0
@@ -79,9 +79,9 @@ def test_nothing_is_overwritten_unless_asked(particles, tmp_path, capsys):
     assert (tmp_path / "a.csv").read_bytes() == before
     assert convert(particles, tmp_path / "a.csv", "--to-pixel-size", 8, "--overwrite") == 0
     assert read(tmp_path / "a.csv").pixel_sizes_angstrom.tolist() == [8.0] * 5
-    (tmp_path / "x.doc").write_text("mine\n")
-    assert convert(particles, tmp_path / "x.tbl") == 2  # whose names would go into x.doc
-    assert (tmp_path / "x.doc").read_text() == "mine\n" and not (tmp_path / "x.tbl").exists()
+    (tmp_path / "x.tbl.doc").write_text("mine\n")
+    assert convert(particles, tmp_path / "x.tbl") == 2  # whose names would go into x.tbl.doc
+    assert (tmp_path / "x.tbl.doc").read_text() == "mine\n" and not (tmp_path / "x.tbl").exists()
 
 
 def test_the_same_format_keeps_every_value_as_it_stands(particles, tmp_path):

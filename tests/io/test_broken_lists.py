@@ -9,6 +9,7 @@ from gonio.cli.app import run
 from gonio.io import FormatError
 from gonio.io.blocks import read_star
 from gonio.io.em import write_em
+from gonio.io.formats import FORMATS
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
 
@@ -82,6 +83,19 @@ def test_one_complaint_names_file_place_and_remedy(tmp_path, capsys, name, conte
     complaint = capsys.readouterr().err
     assert complaint.startswith("gonio: error: ") and complaint.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("said", FORMATS)
+def test_a_list_that_is_said_to_be_another_is_refused_or_read(tmp_path, said):
+    """With --from anything may come to any reader."""
+    contents = {name: content for name, content, _ in BROKEN.values()} | {"b.tbl": DYNAMO.format(1)}
+    for name, content in contents.items():
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        try:
+            read_with(path, ReadOptions(may_count_pixels=True), format=said)
+        except FormatError as error:
+            assert str(path) in str(error)
 
 
 def test_a_motive_list_of_another_shape_or_with_no_numbers_is_refused(tmp_path):

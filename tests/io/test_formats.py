@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,11 @@ def test_a_format_is_told_by_what_it_holds(tmp_path, name):
     assert format_of(plain).name == name
 
 
+def test_every_format_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    assert [name for name in FORMATS if f"`{name}`" not in text] == []
+
+
 def test_endings_stand_for_formats(tmp_path):
     for name, file in {
         "relion5": "a.star",
@@ -161,7 +168,7 @@ def test_half_sets_names_and_tomograms_survive_where_they_can(tmp_path):
         if name == "peet":
             continue  # a list for each tomogram
         again = read(written(named, name, tmp_path))
-        assert again.tomograms == named.tomograms, name  # NAME.doc names those that are numbered
+        assert again.tomograms == named.tomograms, name  # LIST.doc names those that are numbered
         held = FORMATS[name].holds
         if "half sets" in held:
             assert np.array_equal(again.half_sets, named.half_sets), name
@@ -252,6 +259,41 @@ def test_eman_moves_the_particle_onto_the_reference(tmp_path):
         assert np.abs(matrix[:, :3] @ seen + matrix[:, 3] - point).max() < 1e-6
 
 
+def test_boxes_of_an_info_file_are_read_from_the_tomograms_centre(tmp_path):
+    boxes = '{"apix_unbin": 2.5, "boxes_3d": [[10, -20, 3.5, "manual", 0.75, 2], [1, 2, 3, "tm", 0.5, 1]]}'
+    (tmp_path / "TS_1_info.json").write_text(boxes)
+    table = read(tmp_path / "TS_1_info.json", pixel=None)
+    assert format_of(tmp_path / "TS_1_info.json").name == "eman-boxes"
+    assert table.coordinates_from == "centre" and table.tomograms == ("TS_1", "TS_1")
+    assert table.coordinates_angstrom[0].tolist() == [25.0, -50.0, 8.75]
+    assert (table.scores.tolist(), table.classes.tolist()) == ([0.75, 0.5], [2, 1])
+    for broken, says in (('{"a": 1}', "has no boxes_3d"), ('{"boxes_3d": [[1, 2]]}', r"box 1 is \[1, 2\], without")):
+        (tmp_path / "TS_1_info.json").write_text(broken)
+        with pytest.raises(FormatError, match=says):
+            read(tmp_path / "TS_1_info.json", pixel=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("imod", "imodmodel", "imod"), ("parquet", "pyarrow", "parquet")]
+)
+def test_packages_that_are_not_there_are_named(tmp_path, monkeypatch, name, package, extra):
+    for module in (package, f"{package}.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(FormatError, match=rf"needs {package}; pip install 'gonio\[{name}\]'"):
+        write_particles(tmp_path / "a", sample(1), format=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_changed_classes_and_scores_are_written_into_a_relion_list(tmp_path):
+    table = read(written(sample(19), "relion5", tmp_path))
+    new = replace(table, classes=np.array([4, 3, 2, 1]), scores=np.array([0.5, 0.25, 0.125, 0.0]))
+    again = read(write_particles(tmp_path / "b.star", new)[0])
+    assert (again.classes.tolist(), again.scores.tolist()) == ([4, 3, 2, 1], [0.5, 0.25, 0.125, 0.0])
+    assert table.source.star.find("particles").text("rlnCenteredCoordinateXAngst") == (
+        again.source.star.find("particles").text("rlnCenteredCoordinateXAngst")
+    )
+
+
 def test_subtomogram_angles_are_composed_and_come_back(tmp_path):
     rng = np.random.default_rng(11)
     sub, part, origin = (rng.uniform(-170, 170, (3, 3)).round(5) for _ in range(3))
@@ -330,6 +372,14 @@ def test_counting_in_other_pixels_moves_nothing(tmp_path):
     voxels = whole.coordinates_angstrom / PIXEL
     assert np.abs(voxels - np.round(voxels)).max() < 1e-5
     assert np.abs(whole.coordinates_angstrom - table.coordinates_angstrom).max() <= PIXEL / 2 + 1e-6
+
+
+def test_pixels_of_several_sizes_are_told_where_they_are_lost():
+    table = sample(20)
+    mixed = replace(table, pixel_sizes_angstrom=np.array([2.0, 2.0, 3.0, 3.0]))
+    assert any("--to-pixel-size" in words for words in losses(mixed, FORMATS["av3"]))
+    assert not any("--to-pixel-size" in words for words in losses(mixed, FORMATS["dynamo"]))
+    assert not any("--to-pixel-size" in words for words in losses(table, FORMATS["av3"]))
 
 
 def test_pixels_of_unknown_size_go_where_pixels_are_counted(tmp_path):

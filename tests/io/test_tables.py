@@ -236,6 +236,9 @@ def test_ribosomes_go_through_other_formats_and_back(tmp_path):
     if not ribosomes.is_dir():
         pytest.skip("shared/data/empiar10499 is not here")
     table = read_with(ribosomes / "optimisation_set.star", ReadOptions(may_count_pixels=True))
+    seen = read_particles(ribosomes / "optimisation_set.star")  # in the frame of its images, which mirror z
+    assert np.max(seen.tomogram_poses.rotation_distance_deg(table.poses)) < 1e-6
+    assert np.max(seen.poses.rotation_distance_deg(table.poses)) > 1.0
     plain = read_with(write_particles(tmp_path / "a.csv", table)[0], ReadOptions(may_count_pixels=True))
     options = WriteOptions(sizes=TomogramSizes.read(ribosomes / "tomograms.star"))
     path = write_particles(tmp_path / "particles.star", plain, format="relion5", options=options)[0]

@@ -91,8 +91,8 @@ def convert(
     csv, parquet; eman-boxes is read only. Poses, positions, half sets, classes, scores and every other column are kept
     where the format has a place for them, and `--dry-run` says where not.
 
-    OUT is written, NAME.settings.toml beside it, and what else the format needs: optimisation_set.star with lists of
-    2-D stacks, NAME.doc with the names of tomograms that a format numbers, NAME.mod with PEET's lists.
+    OUT is written, OUT.settings.toml beside it, and what else the format needs: optimisation_set.star with lists of
+    2-D stacks, OUT.doc with the names of tomograms that a format numbers, NAME.mod with PEET's lists.
 
     Example: `gonio convert particles.star particles.tbl`
     """
@@ -115,7 +115,7 @@ def convert(
     if dry_run:
         _show(table, made, (given, wanted))
         return
-    settings_path = target.with_name(f"{target.stem}.settings.toml")
+    settings_path = target.with_name(f"{target.name}.settings.toml")
     for path in (*wanted.files(target, made), settings_path):
         check_target(path, overwrite=overwrite)
     _write(target, table, wanted, options)

@@ -77,7 +77,7 @@ def read_av3(path: Path, options: ReadOptions) -> ParticleTable:
 
 
 def write_av3(path: Path, table: ParticleTable) -> tuple[Path, ...]:
-    """Write a motive list; names of tomograms that are not numbers go into NAME.doc beside it.
+    """Write a motive list; names of tomograms that are not numbers go into LIST.doc beside it.
 
     Raises
     ------

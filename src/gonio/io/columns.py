@@ -385,7 +385,7 @@ def tomogram_numbers(table: ParticleTable) -> dict[str, int]:
 
 def document_path(path: Path) -> Path:
     """The file beside a numbered list that names its tomograms: Dynamo's table map, ``NUMBER NAME`` in each line."""
-    return path.with_suffix(".doc")
+    return path.with_name(path.name + ".doc")
 
 
 def read_documents(path: Path) -> dict[str, str]:

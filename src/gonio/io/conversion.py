@@ -40,7 +40,7 @@ CENTRES: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
 
 # Names of numbered things are kept beside the list where they can be.
 WORDS = {
-    formats.TOMOGRAMS: "names of tomograms (numbers stand for them; the names are kept beside the list as NAME.doc)",
+    formats.TOMOGRAMS: "names of tomograms (numbers stand for them; the names are kept beside the list, in OUT.doc)",
     formats.NAMES: "names of particles (numbers stand for them)",
 }
 # Columns that say what formats say in other ways.
@@ -199,6 +199,9 @@ def losses(table: ParticleTable, target: Format) -> list[str]:
         formats.NAMES: list(table.names) != list(map(str, numbers_of(table.names))),
     }
     lost = [WORDS.get(fact, fact) for fact, there in facts.items() if there and fact not in target.holds]
+    sizes = table.pixel_sizes_angstrom
+    if formats.PIXEL not in target.holds and sizes is not None and np.ptp(sizes) > 0:
+        lost.append("that its pixels are not all of one size (pass --to-pixel-size to count in one)")
     if formats.SHIFTS not in target.holds and table.poses.shift_angstrom.any():
         lost.append("shifts (they are added to the positions)")
     if formats.ANY not in target.holds:

@@ -99,7 +99,7 @@ def read_dynamo(path: Path, options: ReadOptions) -> ParticleTable:
 def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     """Write a table: as wide as the columns it has, with the pixel size in column 36 where it is known.
 
-    Names of tomograms that are not numbers go into the table map NAME.doc beside it.
+    Names of tomograms that are not numbers go into the table map LIST.doc beside it.
     """
     numbers = tomogram_numbers(table)
     known = [i for i, label in enumerate(COLUMNS) if LAYOUT.label(label) in table.extras]

@@ -164,7 +164,7 @@ def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation
         raise ValueError(f"table must come from read_particles, its source is {source!r}")
     block = source.particles.without(_dropped(source.particles, table)).take(np.asarray(table.rows))
     block = block.with_columns(pose_columns(source, table))
-    block = block.with_columns(_half_set_column(block, table)).with_columns(_moved_images(block, source.path, path))
+    block = block.with_columns(_changed(block, table)).with_columns(_moved_images(block, source.path, path))
     block = block.with_columns({own_label(name): map(token, column) for name, column in table.columns.items()})
     blocks = tuple(block if old is source.particles else old for old in source.star.blocks)
     write_star(path, replace(source.star, blocks=blocks))
@@ -453,9 +453,15 @@ def _half_sets(particles: Block) -> NDArray[np.int8]:
     return particles.numbers(HALF_SET).astype(np.int8)
 
 
-def _half_set_column(block: Block, table: ParticleTable) -> dict[str, list[str]]:
-    halves = np.asarray(table.half_sets)
-    return {} if np.array_equal(_half_sets(block), halves) else {HALF_SET: [str(int(h)) for h in halves]}
+def _changed(block: Block, table: ParticleTable) -> dict[str, list[str]]:
+    """Half sets, classes and scores that are no longer those of the list."""
+    changed = {}
+    if not np.array_equal(_half_sets(block), np.asarray(table.half_sets)):
+        changed[HALF_SET] = [str(int(half)) for half in np.asarray(table.half_sets)]
+    for label, values in ((CLASS, table.classes), (SCORE, table.scores)):
+        if values is not None and not (label in block and np.array_equal(block.numbers(label), values)):
+            changed[label] = list(map(token, values.tolist()))
+    return changed
 
 
 def _own_columns(particles: Block) -> dict[str, NDArray]:

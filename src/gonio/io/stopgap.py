@@ -83,7 +83,7 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
 
 
 def write_stopgap(path: Path, table: ParticleTable) -> tuple[Path, ...]:
-    """Write a motive list; names of tomograms that are not numbers go into NAME.doc beside it."""
+    """Write a motive list; names of tomograms that are not numbers go into LIST.doc beside it."""
     numbers = tomogram_numbers(table)
     free = (label.removeprefix("stopgap_") for label in table.extras if label.startswith("stopgap_"))
     columns = (*COLUMNS, *(label for label in free if label not in COLUMNS))
