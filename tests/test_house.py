@@ -79,6 +79,8 @@ ROOMS_BELOW = {
     "shifts": {room for room, floor in FLOORS.items() if floor == 0} | {"fourier", "kernels", "lattice"},
     "io": {room for room, floor in FLOORS.items() if floor == 0},
     "report": {room for room, floor in FLOORS.items() if floor in (0, 3)} | {"fourier"},
+    # How evenly a map was measured is told with the weights that it is divided by.
+    "resolution": {room for room, floor in FLOORS.items() if floor < 2} | {"insertion"},
     # Aligning is searching with the problem that the score poses.
     "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "settings"},
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},

@@ -7,7 +7,7 @@ import pytest
 
 from gonio.fourier import centred_fft, fourier_shell_correlation, index_grid, low_passed
 from gonio.pose import Pose
-from gonio.resolution import half_map_fsc, phases_randomised, soft_mask
+from gonio.resolution import evenness, half_map_fsc, phases_randomised, soft_mask
 from gonio.simulate import Phantom
 from gonio.volume import Volume
 
@@ -28,6 +28,25 @@ def test_a_tight_mask_on_noise_shows_no_resolution(rng):
     beyond = slice(10, 16)  # the signal ends at shell 4
     assert np.abs(told.masked[beyond]).mean() > 2 * np.abs(told.unmasked[beyond]).mean() or told.masked[6] > 0.3
     assert np.abs(told.corrected[beyond]).mean() < 0.25
+    assert (told.corrected <= told.masked).all()  # whatever the draws of random phases
+
+
+def test_how_evenly_an_average_was_measured():
+    """Two thirds by a wedge of +-60 degrees, nothing along the beam; everything, unevenly, by a weight of direction."""
+    index = index_grid(BOX)
+    radius = np.linalg.norm(index, axis=-1)
+    even = evenness(np.ones((BOX,) * 3, np.float32))
+    assert (even.seen, even.least, even.worst) == pytest.approx((1.0, 1.0, 1.0))
+    assert even.efficiency == pytest.approx(1.0)
+    wedge = evenness((np.abs(index[..., 2]) <= np.abs(index[..., 0]) * np.sqrt(3.0)).astype(np.float32))
+    assert wedge.seen == pytest.approx(2 / 3, abs=0.03)
+    assert np.abs(wedge.worst_xyz) == pytest.approx([0.0, 0.0, 1.0], abs=0.3)
+    assert wedge.worst < 0.1
+    square = (index[..., 2] / np.maximum(radius, 1e-9)) ** 2
+    uneven = evenness((1.0 + square).astype(np.float32))
+    # 1 / ((4 / 3) mean of 1 / (1 + u^2) over u from 0 to 1) = 3 / pi
+    assert uneven.efficiency == pytest.approx(3 / np.pi, abs=0.01)
+    assert uneven.worst == pytest.approx(0.78, abs=0.03)
 
 
 def test_a_soft_mask_brings_out_what_is_there(rng):

@@ -331,13 +331,19 @@ def _centred(cube: NDArray, side: int) -> NDArray:
 
 
 def _in_order(cube: NDArray, padded: int) -> NDArray[np.complex64]:
-    """A centred spectrum of odd side as ``rfftn`` orders one of another side, (p, p, p // 2 + 1)."""
-    reach = min(len(cube) // 2, (padded - 1) // 2)
-    middle, place = len(cube) // 2, np.arange(-reach, reach + 1) % padded
-    cut = slice(middle - reach, middle + reach + 1)
-    result = np.zeros((padded, padded, padded // 2 + 1), np.complex64)
-    result[np.ix_(place, place, np.arange(reach + 1))] = cube[cut, cut, middle : middle + reach + 1]
-    return result
+    """A centred spectrum of odd side as ``rfftn`` orders one of another side, (p, p, p // 2 + 1).
+
+    Voxels know no difference between a frequency beyond Nyquist and the one that it repeats: both are added.
+    """
+    wrapped = cube.astype(np.complex64)
+    for axis in (2, 1, 0):
+        wrapped = np.moveaxis(wrapped, axis, 0)
+        half = len(wrapped) // 2
+        result = np.zeros((padded, *wrapped.shape[1:]), np.complex64)
+        result[: half + 1] = wrapped[half:]
+        result[padded - half :] += wrapped[:half]
+        wrapped = np.moveaxis(result[: padded // 2 + 1] if axis == 2 else result, 0, axis)
+    return np.ascontiguousarray(wrapped)
 
 
 def _to_padded(data: NDArray[np.float32], padded: int) -> NDArray[np.complex64]:

@@ -195,12 +195,15 @@ def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
 
 
 def coverage_lines(made: Average) -> list[str]:
-    """How even the average was measured."""
-    inside = np.linalg.norm(np.indices(made.coverage.shape) - made.volume.box // 2, axis=0)
-    inside = made.coverage[(inside > 0.5) & (inside <= (made.volume.box - 1) // 2)]
-    unseen = float((inside < 0.01 * inside.mean()).mean())
-    least = inside.min() / max(float(inside.mean()), 1e-30)
-    return [f"coverage: {100 * (1 - unseen):.1f} % of frequencies measured, the least {least:.2f} times the mean"]
+    """How evenly the average was measured."""
+    from gonio.resolution import CONE_DEG, evenness
+
+    even = evenness(made.coverage)
+    worst = ", ".join(f"{x:.2f}" for x in even.worst_xyz)
+    return [
+        f"coverage: {100 * even.seen:.1f} % of frequencies measured, efficiency {even.efficiency:.2f} (1 is even)",
+        f"coverage, worst direction: ({worst}) xyz, {even.worst:.2f} times the mean within {CONE_DEG:g} degrees",
+    ]
 
 
 def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> str:

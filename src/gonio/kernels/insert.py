@@ -32,8 +32,11 @@ def arrange(spectrum, phases, out):
         for y in range(out.shape[1]):
             iz, iy = (z - half) % padded, (y - half) % padded
             factor = phases[iz] * phases[iy]
-            for x in range(MARGIN, out.shape[2]):
-                out[z, y, x] = factor * phases[x - MARGIN] * spectrum[iz, iy, x - MARGIN]
+            for x in range(min(spectrum.shape[2], half + 1)):
+                out[z, y, MARGIN + x] = factor * phases[x] * spectrum[iz, iy, x]
+            # Beyond Nyquist the spectrum goes on as it begins; and there it is the conjugate of what was kept.
+            for x in range(spectrum.shape[2], half + 1):
+                out[z, y, MARGIN + x] = factor * phases[x] * np.conj(spectrum[-iz % padded, -iy % padded, padded - x])
     for z in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(MARGIN):

@@ -136,19 +136,3 @@ def rotation_derivative(rotation, gx, gy, gz, kx, ky, kz):
     ry = rotation[1, 0] * gx + rotation[1, 1] * gy + rotation[1, 2] * gz
     rz = rotation[2, 0] * gx + rotation[2, 1] * gy + rotation[2, 2] * gz
     return ry * kz - rz * ky, rz * kx - rx * kz, rx * ky - ry * kx
-
-
-@njit(inline="always")
-def spread(grid, side, qx, qy, qz, re, im):
-    """Add a complex sample to the 4 x 4 x 4 neighbours of q: the transpose of interpolation."""
-    place, row, plane, sx, sy, sz = corner(side, qx, qy, qz)
-    wx, wy, wz = window_values(sx), window_values(sy), window_values(sz)
-    for i in range(4):
-        start = place
-        for j in range(4):
-            w = wz[i] * wy[j]
-            for m in range(4):
-                grid[start + np.uint64(2 * m)] += w * wx[m] * re
-                grid[start + np.uint64(2 * m + 1)] += w * wx[m] * im
-            start += row
-        place += plane
