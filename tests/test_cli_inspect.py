@@ -33,6 +33,11 @@ def simulated(tmp_path_factory):
     return folder
 
 
+def density():
+    phantom = Phantom.named("sharp", box=BOX, voxel_size_angstrom=16.0)
+    return Volume(phantom.density(Pose.identity(), box=BOX, voxel_size_angstrom=16.0), 16.0)
+
+
 def told(capsys, *words):
     capsys.readouterr()
     assert run(["inspect", *map(str, words), "--json"]) == 0
@@ -79,7 +84,7 @@ def test_a_map_is_told(simulated, tmp_path, capsys):
     assert found["facts"]["voxels (x, y, z)"] == [BOX] * 3
     assert found["facts"]["voxel size"] == "16 A"
     assert found["suspicions"] == []
-    odd = Volume(-np.pad(mrcfile.read(simulated / "reference.mrc"), ((5, 6),) * 3), 16.0)
+    odd = Volume(-np.pad(density().data, ((5, 6),) * 3), 16.0)
     write_volume(tmp_path / "odd.em", odd)
     assert names(told(capsys, tmp_path / "odd.em")) == {"odd box", "inverted contrast"}
     write_em(tmp_path / "flat.em", np.zeros((12, 12, 12), np.float32))
