@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,7 @@ def extract(
     tomograms: Annotated[
         list[Path],
         typer.Argument(
-            metavar="TOMOGRAM...",
+            metavar="TOMOGRAM",
             help="MRC, MRC.gz, EM or OME-Zarr; or folders of them. Particles find theirs by name.",
         ),
     ],
@@ -218,21 +219,22 @@ class Extraction:
             edge = self.cutting.box * self.voxel_size_angstrom
             raise ValueError(f"--diameter {self.diameter_angstrom:g} leaves nothing of a box of {edge:g} angstrom")
 
-    def position_zyx(self, row: int) -> NDArray[np.float64]:
-        """Where a particle is, in voxels of its tomogram from the centre of the first."""
+    @cached_property
+    def positions_zyx(self) -> NDArray[np.float64]:
+        """Where particles are, in voxels of their tomograms from the centre of the first, shape (m, 3)."""
         from gonio.io.conversion import CENTRES
 
-        tomogram = self.tomograms[self.table.tomograms[row]]
         assert self.table.coordinates_angstrom is not None
-        place = self.table.coordinates_angstrom[row] + self._shifts[row]
-        position = place[::-1] / tomogram.voxel_size_angstrom
-        if self.table.coordinates_from == "centre":
-            position = position + CENTRES[self.centre](np.array(tomogram.shape_zyx, dtype=np.float64))
-        return position
-
-    @property
-    def _shifts(self) -> NDArray[np.float64]:
-        return np.asarray(self.table.tomogram_poses.shift_angstrom)
+        places = self.table.coordinates_angstrom + self.table.tomogram_poses.shift_angstrom
+        sizes = {name: tomogram.voxel_size_angstrom for name, tomogram in self.tomograms.items()}
+        positions = places[:, ::-1] / np.array([sizes[name] for name in self.table.tomograms])[:, None]
+        if self.table.coordinates_from == "corner":
+            return positions
+        index_of = CENTRES[self.centre]
+        centres = {
+            name: index_of(np.array(tomogram.shape_zyx, dtype=np.float64)) for name, tomogram in self.tomograms.items()
+        }
+        return positions + np.array([centres[name] for name in self.table.tomograms])
 
     def chosen(self, edge: str) -> list[int]:
         """The rows to cut: all, or those whose box lies inside.
@@ -264,7 +266,7 @@ class Extraction:
 
         return np.array(
             [
-                share_outside(self.position_zyx(row), self.cutting, self.tomograms[name].shape_zyx)
+                share_outside(self.positions_zyx[row], self.cutting, self.tomograms[name].shape_zyx)
                 for row, name in enumerate(self.table.tomograms)
             ]
         )
@@ -282,7 +284,7 @@ class Extraction:
 
         tomogram = self.tomograms[self.table.tomograms[row]]
         with naming(lambda: self.table.names[row]):
-            cut = cut_out(tomogram.cut, tomogram.shape_zyx, self.position_zyx(row), self.cutting)
+            cut = cut_out(tomogram.cut, tomogram.shape_zyx, self.positions_zyx[row], self.cutting)
             data = -cut.data if self.invert else cut.data
             if self.normalise != "none":
                 data = normalised(data, radius_px=self.radius_px)
@@ -307,7 +309,8 @@ class Extraction:
         chosen = self.table[list(rows)]
         columns = {**chosen.columns, "outside": np.round(shares[list(rows)], 4)}
         positions = [
-            self.position_zyx(row)[::-1] * self.tomograms[self.table.tomograms[row]].voxel_size_angstrom for row in rows
+            self.positions_zyx[row, ::-1] * self.tomograms[self.table.tomograms[row]].voxel_size_angstrom
+            for row in rows
         ]
         extracted = Extracted(
             [self.image(row) for row in rows],

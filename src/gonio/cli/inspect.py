@@ -174,8 +174,8 @@ def _print_hand(score: HandScore) -> None:
         "mirrored": "the map's MIRROR IMAGE fits",
         "undecided": "neither hand fits better",
     }
+    one, other = score.correlations
     print(
         f"  hand: {words[score.fits]}; margin {abs(score.margin):.4f} +- {score.standard_error:.4f}, {better} of"
-        f" {count} particles are for the map; their average correlates {score.correlations[0]:.3f} with it,"
-        f" {score.correlations[1]:.3f} with its mirror image"
+        f" {count} particles for the map; their average correlates {one:.3f} with it, {other:.3f} with its mirror image"
     )

@@ -332,8 +332,8 @@ def _look_at_list(understood: Understood, table: ParticleTable, particles: Seque
     understood.doubt(look.shared_by_halves(table.names, table.tomograms, coordinates, halves, box_angstrom=box or 1e-6))
     if box is not None:
         understood.doubt(look.shifts_beyond_the_box(table.poses, box))
-    if places is None or not np.ptp(places, axis=0).any():
-        return
+    if coordinates is None or places is None or not np.ptp(coordinates, axis=0).any():
+        return  # places that are all alike are none
     if box is not None:
         near = DUPLICATE_SHARE * box
         understood.doubt(look.listed_twice(table.names, table.tomograms, places, distance_angstrom=near))

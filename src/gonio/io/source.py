@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.ctf import Ctf
 from gonio.io.blocks import Block, Star
 from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import image_stack, read_listed
@@ -200,15 +201,20 @@ class StarSource:
                 self._contrast(images),
                 series.projections_xyz,
                 size,
-                ctf=series.ctf(
-                    voltage_kv=self._optics(index, "rlnVoltage"),
-                    spherical_aberration_mm=self._optics(index, "rlnSphericalAberration"),
-                    amplitude_contrast=self._optics(index, "rlnAmplitudeContrast"),
-                ),
+                ctf=self._ctf(index, series),
                 ctf_premultiplied=bool(self.value("rlnCtfDataAreCtfPremultiplied", index)),
                 dose=series.dose,
                 scale=visible.astype(np.float64) if series.scale is None else visible * series.scale,
             )
+
+    def _ctf(self, index: int, series: TiltSeries) -> Ctf | None:
+        if series.defocus is None:
+            return None
+        return series.ctf(
+            voltage_kv=self._optics(index, "rlnVoltage"),
+            spherical_aberration_mm=self._optics(index, "rlnSphericalAberration"),
+            amplitude_contrast=self._optics(index, "rlnAmplitudeContrast"),
+        )
 
     def _match(self, index: int, path: Path, count: int, series: TiltSeries) -> tuple[TiltSeries, NDArray[np.bool_]]:
         # RELION 5 stores the visible tilts only, WarpTools all of them with the others left zero.
