@@ -360,19 +360,25 @@ def summary_of(aligned: Aligned) -> dict[str, object]:
     return {**numbers, "status": dict(zip(names.tolist(), counts.tolist(), strict=True))}
 
 
-def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
-    """The page about an alignment, to which others may add."""
+def facts_of(seed: int) -> dict[str, str]:
+    """What was done, for a page."""
     from datetime import datetime
 
-    from gonio.report import Report
     from gonio.run.provenance import versions
 
-    facts = {
+    return {
         "command": " ".join(command_line()),
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "seed": str(seed),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
+
+
+def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
+    """The page about an alignment, to which others may add."""
+    from gonio.report import Report
+
+    facts = facts_of(seed)
     numbers = rows_of(aligned)
     expected, box = _expected(aligned), aligned.box_angstrom or 0.0
     return Report(title, facts, numbers, aligned.table, aligned.errors, expected=expected, box_angstrom=box)

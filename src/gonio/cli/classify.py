@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
+from gonio.cli.align import facts_of
 from gonio.cli.columns import without_found, writable
 from gonio.cli.options import (
     DataPath,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from gonio.classification import Classes
     from gonio.clustering import AllPairs, Clustering
     from gonio.particles import ParticleTable
+    from gonio.report import Report
     from gonio.volume import Volume
 
 # Of an earlier classification these do not stay.
@@ -131,11 +133,13 @@ def classify(
     DIR/particles.star is the list with rlnClassNumber and poses in the frame of each class; DIR/class_1.star and so on
     are its classes, DIR/class_1.mrc and so on their averages, with half maps and FSC. With pairs, DIR/pairs.star lists
     the particles whose dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
-    DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/summary.json and
-    DIR/settings.toml say it to programs.
+    DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/report.html
+    shows all of it; DIR/summary.json and DIR/settings.toml say it to programs.
 
     Example: `gonio classify particles.star --tilt-range -60 60 -o classes`
     """
+    from gonio.report import html
+
     asked = SearchOptions(
         score,
         search,
@@ -185,6 +189,8 @@ def classify(
             if paired is not None:
                 write_pairs(folder, paired, score)
             write_text(folder / "summary.json", json_text(summary_of(found, way, paired), indent=2) + "\n")
+            report = report_of(found, table, paired, score, title=f"Classes of {particles.name}", seed=seed)
+            write_text(folder / "report.html", html(report))
             write_settings(folder / "settings.toml", {**asked_for, "threads": how.workers}, seed=seed, inputs=files)
     for line in lines_of(found, paired):
         print(line)
@@ -266,6 +272,32 @@ def classified(
         return found, paired
     shown = [made.volume for made in found.averages if made is not None]
     return classification.classes_of_references(table, shown, settings, mapper=mapper, seed=seed), paired
+
+
+def report_of(
+    found: Classes, table: ParticleTable, paired: Paired | None, score: str, *, title: str, seed: int
+) -> Report:
+    """The page about a classification: class averages side by side, and the matrix that they come from."""
+    from gonio.report import Classes as Shown
+    from gonio.report import Matrix, Report
+
+    made = {one: average for one, average in enumerate(found.averages, start=1) if average is not None}
+    counts = [int((found.labels == one).sum()) for one in made]
+    matrix = None
+    if paired is not None and len(paired.clustering.linkage):
+        before, after = (paired.pairs.dissimilarity(score, aligned=aligned) for aligned in (False, True))
+        matrix = Matrix(before, after, paired.clustering.linkage, paired.clustering.labels)
+    curves = {f"class {one}": average.fsc for one, average in made.items() if average.fsc is not None}
+    return Report(
+        title,
+        facts_of(seed),
+        [(f"class {one}", str(count), "particles") for one, count in zip(made, counts, strict=True)],
+        curves=curves,
+        box_angstrom=next(iter(made.values())).volume.box_angstrom if made else 0.0,
+        maps={f"class {one}": average.volume for one, average in made.items()},
+        classes=Shown({f"class {one}": average.volume for one, average in made.items()}, counts) if made else None,
+        matrix=matrix,
+    )
 
 
 def write_classes(folder: Path, table: ParticleTable, found: Classes) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from gonio.cli.average import fsc_csv
+from gonio.cli.align import facts_of, odd_of
+from gonio.cli.average import fsc_csv, resolutions
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
     Cone,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from gonio.denovo import DeNovoHalves
     from gonio.particles import ParticleTable
     from gonio.refinement import Iteration, Listed, Plan
+    from gonio.report import Report
     from gonio.run.engine import Mapper
     from gonio.run.folder import RunFolder
     from gonio.volume import Volume
@@ -159,12 +161,14 @@ def refine(
 
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then. DIR
     holds those of the iteration whose halves agree best, as a rule the last, and mask.mrc, runners_up.star,
-    iterations.csv, duplicates.csv, summary.json and settings.toml. A run that is cut off goes on with --resume.
+    iterations.csv, duplicates.csv, report.html, summary.json and settings.toml. A run that is cut off goes on with
+    --resume.
 
     Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
     """
     from gonio.denovo import SUBSET
     from gonio.refinement import Plan
+    from gonio.report import html
 
     _check_start(reference, denovo=denovo, local=start_local)
     if not start_local and (prior_deg, prior_shift, cone) != (None, None, None):
@@ -220,6 +224,9 @@ def refine(
         done = run(work.mapper, work.folder, table, plan, start)
         with work.results() as folder:
             write_results(folder, done, plan)
+            write_text(
+                folder / "report.html", html(report_of(done, title=f"Refinement of {particles.name}", seed=seed))
+            )
             write_settings(folder / "settings.toml", {**settings, "threads": how.workers}, seed=seed, inputs=files)
     _tell_end(done, plan, start, output)
 
@@ -375,6 +382,29 @@ def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
     write_text(folder / "iterations.csv", "\n".join([*rows, ""]))
     lost = [f"{one.number},{a},{b},{apart:.2f}" for one in done for a, b, apart in one.dropped]
     write_text(folder / "duplicates.csv", "\n".join(["iteration,dropped,kept,distance_angstrom", *lost, ""]))
+
+
+def report_of(done: Sequence[Iteration], *, title: str, seed: int) -> Report:
+    """The page about a refinement: the iteration whose halves agree best, and how it came there."""
+    from gonio.refinement import best_of
+    from gonio.report import Iteration as Turn
+    from gonio.report import Report
+
+    best = best_of(done)
+    table, box = _with_columns(best), best.volume.box_angstrom
+    turns = [Turn(one.limit_angstrom, one.resolution_angstrom, one.moved_deg, one.moved_angstrom) for one in done]
+    numbers = [(f"resolution, {name}", value, reading) for name, value, reading in resolutions(best.fsc)]
+    return Report(
+        title,
+        facts_of(seed),
+        [("particles", str(len(table)), f"in iteration {best.number} of {len(done)}"), *numbers],
+        table,
+        curves={f"half maps, {name}": curve for name, curve in best.fsc.curves.items()},
+        box_angstrom=box,
+        maps={"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]},
+        odd=odd_of(table),
+        iterations=turns,
+    )
 
 
 def summary_of(done: Sequence[Iteration]) -> dict[str, object]:
