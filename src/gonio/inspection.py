@@ -163,7 +163,8 @@ def listed_twice(
     if not found:
         return None
     pairs = ", ".join(f"{names[one.row]} and {names[one.of_row]}" for one in found[:NAMED])
-    what = f"{len(found)} particles lie within {distance_angstrom:g} A of another: {pairs}{_more(len(found))}"
+    near = f"{len(found)} of {len(names)} particles lie within {distance_angstrom:g} A of another"
+    what = f"{near}: {pairs}{_more(len(found))}"
     return Suspicion("listed twice", what, "keep one of each")
 
 

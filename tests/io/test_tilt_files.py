@@ -7,6 +7,7 @@ import pytest
 
 from gonio.io import FormatError, read_particles, write_simulated, write_volume
 from gonio.io.names import match, stem
+from gonio.io.source import centred_weights
 from gonio.io.tilt_files import is_tilt_file, read_tilts
 from gonio.io.wedges import read_tilts_of, with_tilts
 from gonio.pose import Pose
@@ -277,3 +278,24 @@ def test_files_of_other_programs_are_read(name, series, count, first, last, dose
         assert one.dose[0] == dose[0]
         assert dose[1] is None or one.dose[-1] == dose[1]
     assert one.axis_deg == pytest.approx(90.0, abs=1.5)
+
+
+# Weights of RELION
+
+
+@pytest.mark.parametrize("box", [8, 9])
+@pytest.mark.parametrize("layout", ["half", "half with multiplicity", "whole", "whole with multiplicity"])
+def test_relions_weights_are_centred(box, layout):
+    """The weight of the wave (kx, ky, kz) stands at its place, and at that of its Friedel mate."""
+    density = np.random.default_rng(1).normal(size=(box,) * 3)
+    power = (np.abs(np.fft.rfftn(density)) ** 2).astype(np.float32)  # (kz, ky, kx >= 0), zero in the corner
+    true = np.fft.fftshift(np.abs(np.fft.fftn(density)) ** 2).astype(np.float32)
+    given = power if layout.startswith("half") else true
+    given = np.concatenate([given, np.full_like(given, 7)]) if layout.endswith("multiplicity") else given
+    assert np.allclose(centred_weights(given, box), true, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 4), (8, 8), (16, 8, 8, 1), (9, 8, 5)])
+def test_weights_of_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="do not fit a particle of 8 voxels"):
+        centred_weights(np.ones(shape, np.float32), 8)

@@ -56,7 +56,7 @@ def understand(
         If it is missing, broken, or nothing that gonio knows.
     """
     from gonio.io.compressed import first_bytes
-    from gonio.io.em import is_em, read_em
+    from gonio.io.em import em_layout, is_em
     from gonio.io.errors import reading
     from gonio.io.tilt_files import is_tilt_file
 
@@ -64,7 +64,7 @@ def understand(
         return _volume(path, options), None
     with reading(path, "give a particle list, a map, a tomogram or a tilt file"):
         start = first_bytes(path, 212)
-    if is_em(start) and read_em(path).data.shape[::2] == (1, 20):
+    if is_em(start) and em_layout(path).shape[::2] == (1, 20):
         return _list(path, options, tilts, sample)
     if is_em(start) or start[208:211] == b"MAP" or (options.permissive and b"\0" in start):
         return _volume(path, options), None

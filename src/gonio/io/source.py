@@ -25,7 +25,7 @@ from gonio.tilts import TiltSeries
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
 
-__all__ = ["ReadOptions", "StarSource", "name_label"]
+__all__ = ["ReadOptions", "StarSource", "centred_weights", "name_label"]
 
 VOXEL_SIZE_TOLERANCE = 0.01
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
@@ -263,15 +263,23 @@ class StarSource:
             raise FormatError(self.path, "does not say which tilts were measured", "pass --tilt-range MIN MAX")
         image = self._read("rlnCtfImage", index)
         with reading(image.path, "pass --tilt-range MIN MAX instead"):
-            return WeightVolumeWedge(_centred_weights(image.data, volume.box), volume.voxel_size_angstrom)
+            return WeightVolumeWedge(centred_weights(image.data, volume.box), volume.voxel_size_angstrom)
 
 
-def _centred_weights(weights: NDArray[np.float32], box: int) -> NDArray[np.float32]:
-    """RELION's two layouts of a 3-D CTF as a cube with zero frequency at n // 2.
+def centred_weights(weights: NDArray[np.float32], box: int) -> NDArray[np.float32]:
+    """RELION's layouts of a 3-D CTF as a cube (z, y, x) with zero frequency at n // 2.
 
     A whole cube is centred already; half a transform (kx >= 0 only) has its zero frequency in the corner
-    (RELION src/ml_optimiser.cpp, where rlnCtfImage is read).
+    (RELION src/ml_optimiser.cpp, where rlnCtfImage is read). Twice as many sections hold the multiplicity of each
+    frequency behind the weights (RELION 4, src/jaz/tomography/programs/subtomo.cpp): it is left out.
+
+    Raises
+    ------
+    ValueError
+        For any other shape.
     """
+    if weights.ndim == 3 and len(weights) == 2 * box:
+        weights = weights[:box]
     if weights.shape == (box, box, box):
         return weights
     if weights.shape != (box, box, box // 2 + 1):
