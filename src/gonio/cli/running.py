@@ -1,14 +1,15 @@
 """Long work of a command: its folder, its journal, and who does it.
 
-with running(output, how, facts=...) as run:
+how = HowToRun(threads, overwrite, resume, scheduler, dask)
+with running(output, how, settings=everything_that_was_asked, seed=seed, inputs=files) as run:
     results = align_table(table, aligner, mapper=run.mapper)
     with run.results() as folder:
-        ...write...
+        ...write all of the results there...
 """
 
 from __future__ import annotations
 
-import hashlib
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,7 +20,7 @@ from typing import Annotated
 import typer
 
 from gonio.cli.options import thread_count
-from gonio.cli.output import progress
+from gonio.cli.output import command_line, progress
 from gonio.run.engine import Journaled, Local, Mapper
 from gonio.run.folder import RunFolder
 
@@ -99,18 +100,17 @@ def running(
     ValueError, OSError
         As ``RunFolder.opened``; options that exclude each other; no Dask where it was asked for.
     """
-    from gonio.run.provenance import versions
+    from gonio.run.provenance import checksums, versions
 
     how.check()
-    sums = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (Path(p).resolve() for p in inputs)}
-    facts = {"settings": settings, "seed": seed, "inputs": sums, "versions": versions()}
-    with (
-        RunFolder.opened(output, facts, resume=how.resume, overwrite=how.overwrite) as folder,
-        how.engine() as engine,
-    ):
+    facts = {"settings": settings, "seed": seed, "inputs": checksums(inputs), "versions": versions()}
+    begun = RunFolder.opened(
+        output, facts, command=shlex.join(command_line()), resume=how.resume, overwrite=how.overwrite
+    )
+    with begun as folder, how.engine() as engine:
         try:
             yield Running(Journaled(engine, folder.journal, progress), folder)
-        except KeyboardInterrupt:
+        except BaseException:
             if len(folder.journal):
                 print(f"gonio: what was done is kept in {output}: go on with --resume", file=sys.stderr)
             raise

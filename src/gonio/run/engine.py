@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -63,18 +63,31 @@ def _silent(stage: str, count: int, done: int) -> AbstractContextManager[Callabl
 
 @dataclass(frozen=True)
 class Journaled:
-    """Another engine, whose results are put down in a journal, and taken from there when they are found in it."""
+    """Another engine, whose results are put down in a journal, and taken from there when they are found in it.
+
+    Progress counts what the journal has on the disk.
+    """
 
     engine: Mapper
     journal: Journal | None = None
     progress: Progress = _silent
+    _begun: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Mapper``."""
+        """As ``Mapper``.
+
+        Raises
+        ------
+        RuntimeError
+            This run has had a stage of the same name, whose results would be taken for those of this one.
+        """
         journal = self.journal if keep else None
+        if journal is not None and stage in self._begun:
+            raise RuntimeError(f"there are two stages {stage!r} in one run: give each a name of its own")
+        self._begun.add(stage)
         known = [journal is not None and (stage, item) in journal for item in range(count)]
         missing = [item for item in range(count) if not known[item]]
-        made = iter(self.engine(stage, _Chosen(function, missing), len(missing), keep=keep))
+        made = iter(self.engine(stage, _Chosen(function, missing), len(missing), keep=keep) if missing else ())
         source: Callable[[int], Path | None] = getattr(function, "source", lambda item: None)
         done = count - len(missing)
         with self.progress(stage, count, done) as report:
@@ -86,10 +99,12 @@ class Journaled:
                 if journal is not None:
                     journal.add(stage, item, result, source=source(item))
                 done += 1
-                report(done)
+                if journal is None or journal.is_synced:
+                    report(done)
                 yield result
-            if journal is not None:
+            if journal is not None and not journal.is_synced:
                 journal.sync()
+                report(done)
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,26 @@ old results or the new ones, and until it is done its journal.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import socket
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
-from gonio.run.journal import Journal
+from gonio.run.journal import Journal, command_in, sync_path
 
 __all__ = ["RunFolder", "check_target", "locked", "result_folder"]
 
 INSIDE, LOCK, JOURNAL = ".gonio", "lock", "journal"
 # Where a folder cannot be exchanged this file comes last: it stands for a run that is done.
 LAST = "settings.toml"
+# How a file system says that it knows no locks.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def check_target(path: Path, *, overwrite: bool) -> Path:
@@ -36,7 +40,7 @@ def check_target(path: Path, *, overwrite: bool) -> Path:
         The folder cannot be written to: better said now than after an hour of work.
     """
     path = path.resolve()
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
+    if _is_taken(path) and not overwrite:
         raise ValueError(f"{path} is not empty: choose another folder, or pass --overwrite to replace its results")
     if path.is_file() and not overwrite:
         raise ValueError(f"{path} exists: choose another name, or pass --overwrite to replace it")
@@ -57,7 +61,9 @@ class RunFolder:
 
     @staticmethod
     @contextmanager
-    def opened(path: Path, facts: Mapping[str, object], *, resume: bool, overwrite: bool) -> Iterator[RunFolder]:
+    def opened(
+        path: Path, facts: Mapping[str, object], *, command: str = "", resume: bool, overwrite: bool
+    ) -> Iterator[RunFolder]:
         """Begin a run, or go on with one.
 
         What was done stays in the folder when the run is cut off by whatever it may be, for ``resume``; a run of which
@@ -69,6 +75,8 @@ class RunFolder:
             The folder to make.
         facts
             What the run is: settings, inputs, versions, seed. A run is resumed only when none has changed.
+        command
+            What was typed, told to who finds the run cut off.
         resume
             Go on with a run that was cut off; where there is none, begin.
         overwrite
@@ -80,12 +88,13 @@ class RunFolder:
             The folder holds results, an unfinished run, or another one that goes on; or what is resumed has changed.
         """
         path = path.resolve()
-        if not path.exists() and _aside(path).exists():  # killed while folders were exchanged
-            _aside(path).rename(path)
+        _put_back(path)
         inside, unfinished = path / INSIDE, (path / INSIDE / JOURNAL).exists()
         if unfinished and not (resume or overwrite):
+            what = command_in(path / INSIDE / JOURNAL) or "of another version of gonio"
             raise ValueError(
-                f"{path} holds a run that was cut off: pass --resume to go on with it, or --overwrite to begin again"
+                f"{path} holds a run that was cut off ({what}): pass --resume to go on with it, or --overwrite to begin"
+                " again"
             )
         if not unfinished:
             check_target(path, overwrite=overwrite)
@@ -96,8 +105,12 @@ class RunFolder:
         journal = None
         try:
             with locked(inside / LOCK):
-                going_on = resume and unfinished
-                journal = (Journal.resume if going_on else Journal.create)(inside / JOURNAL, facts)
+                if resume and unfinished:
+                    journal = Journal.resume(inside / JOURNAL, facts)
+                else:
+                    journal = Journal.create(inside / JOURNAL, facts, command=command)
+                for folder in made:
+                    sync_path(folder.parent)
                 try:
                     yield RunFolder(path, journal)
                 finally:
@@ -107,12 +120,15 @@ class RunFolder:
         finally:
             if journal is not None or not unfinished:
                 _remove_empty([inside, *made])
+            if path.exists():  # NFS keeps the files that were open, and so the folder that was exchanged
+                shutil.rmtree(_aside(path), ignore_errors=True)
 
     @contextmanager
     def results(self) -> Iterator[Path]:
         """A folder to write results in, beside; when all went well it takes this one's place and the run is done."""
         with _staging(self.path) as staging:
             yield staging
+            self.journal.close()
             _put(staging, self.path)
         shutil.rmtree(self.path / INSIDE, ignore_errors=True)
 
@@ -121,12 +137,12 @@ class RunFolder:
         """A folder to write a part of the results in, while the run goes on; it appears as ``name``, whole."""
         with _staging(self.path) as staging:
             yield staging
-            _sync_files(staging)
+            _sync_all(staging)
             target = self.path / name
             if target.exists():  # of the same run, before it was cut off, or of one that is replaced
                 shutil.rmtree(target)
             staging.rename(target)
-            _sync(self.path)
+            sync_path(self.path)
 
 
 @contextmanager
@@ -144,9 +160,11 @@ def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     going_on = path / INSIDE / LOCK
     try:
-        with locked(going_on if going_on.exists() else path.with_name(f".{path.name}.lock")), _staging(path) as staging:
-            yield staging
-            _put(staging, path)
+        with locked(going_on if going_on.exists() else path.with_name(f".{path.name}.lock")):
+            _put_back(path)
+            with _staging(path) as staging:
+                yield staging
+                _put(staging, path)
     finally:
         _remove_empty(made)
 
@@ -180,11 +198,17 @@ def _lock(path: Path) -> IO[str]:
     while True:
         file = path.open("a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Of the process, where flock's would be of its forked workers too, which may outlive it. It is gone as soon
+            # as the process closes the file, through whatever descriptor.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno in NO_LOCKS:
+                warnings.warn(f"there are no locks where {path} is: see that no two runs write there", stacklevel=2)
+                return file
             with file:
                 who = _holder(file)
-            raise ValueError(f"{path.parent.parent} is being written to by {who}: choose another folder") from error
+            folder = path.parent.parent if path.parent.name == INSIDE else path.parent
+            raise ValueError(f"{folder} is being written to by {who}: choose another folder") from error
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
         file.close()  # its last holder has removed it meanwhile
@@ -211,17 +235,21 @@ def _staging(path: Path) -> Iterator[Path]:
 
 
 def _put(staging: Path, path: Path) -> None:
-    _sync_files(staging)
-    if not path.exists():
-        staging.rename(path)
-    elif path.is_mount() or path in (here := Path.cwd(), *here.parents):
-        _move_files(staging, path)  # such a folder cannot be exchanged, or not under the feet of who stands in it
-    else:
+    # Some folders cannot be exchanged, and not under the feet of who stands in one.
+    stays = path.exists() and (path.is_mount() or path in (here := Path.cwd(), *here.parents))
+    _sync_all(staging)
+    if stays:
+        _move_files(staging, path)
+    elif path.exists():
+        _take_over(path, staging)
         _exchange(staging, path)
+    else:
+        staging.rename(path)
+    sync_path(path.parent)
 
 
-def _exchange(staging: Path, path: Path) -> None:
-    """Put a folder in the place of another, with the files that only the other has."""
+def _take_over(path: Path, staging: Path) -> None:
+    """The files that only the old folder has."""
 
     def written(folder: str, names: list[str]) -> list[str]:
         pairs = ((name, Path(folder, name), staging / Path(folder, name).relative_to(path)) for name in names)
@@ -229,15 +257,33 @@ def _exchange(staging: Path, path: Path) -> None:
         return [*kept, *(name for name in names if name == INSIDE)]
 
     shutil.copytree(path, staging, symlinks=True, ignore=written, copy_function=_link, dirs_exist_ok=True)
+    for folder in (staging, *(inner for inner in staging.rglob("*") if inner.is_dir() and not inner.is_symlink())):
+        sync_path(folder)
+
+
+def _exchange(staging: Path, path: Path) -> None:
+    """Put a folder in the place of another."""
     aside = _aside(path)
+    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed when this had been done
     try:
         path.rename(aside)
         staging.rename(path)
     finally:
         if not path.exists():
             aside.rename(path)
-    _sync(path.parent)
+    sync_path(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_back(path: Path) -> None:
+    """The folder of a run that was killed between the two renames of an exchange."""
+    aside = _aside(path)
+    if path.exists() or not aside.exists():
+        return
+    inside = aside / INSIDE
+    with locked(inside / LOCK) if inside.exists() else nullcontext():  # it may still be at it
+        if not path.exists():
+            aside.rename(path)
 
 
 def _aside(path: Path) -> Path:
@@ -259,22 +305,18 @@ def _move_files(staging: Path, path: Path) -> None:
         target = path / file.relative_to(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
         file.replace(target)
+        sync_path(target.parent)
 
 
-def _sync_files(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            _sync(file)
+def _sync_all(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        if (path.is_file() or path.is_dir()) and not path.is_symlink():
+            sync_path(path)
 
 
-def _sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk, where the system can say so."""
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _is_taken(path: Path) -> bool:
+    """Whether a folder holds anything but what a run leaves that was killed before it began."""
+    return path.is_dir() and any(file.name != INSIDE or (file / JOURNAL).exists() for file in path.iterdir())
 
 
 def _remove_empty(folders: list[Path]) -> None:
