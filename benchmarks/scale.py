@@ -42,16 +42,22 @@ ONE_MACHINE = 64  # cores, and no more: others are reached by Dask, files over t
 # Bytes in a second that are asked of the usual hardware: a good disk or shared file system, a network of 10 Gbit.
 DISK_BYTES, NETWORK_BYTES = 2e9, 1.2e9
 TAKEN, PUT_DOWN = "taken from a forked worker", "put down in the journal"
+TAKEN_MEGABYTE, DASK_MEGABYTE = "taken from a forked worker: a megabyte of sums", "Dask: a megabyte of sums"
+BLOCK_BYTES = 2**22  # the sums of a block of a box of 72
 TASK, BY_DASK = "Dask: a task of 256 items without results", "Dask: a result"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one item at one stage: seconds of a worker; bytes that are read from files, and that come back."""
+    """Of one particle at one stage: seconds of a worker; bytes that are read from files, and that come back.
+
+    ``rows`` are the particles behind one result: it comes back when all of them are done.
+    """
 
     seconds: float
     read_bytes: int = 0
     back_bytes: int = 0
+    rows: int = 1
 
 
 @dataclass
@@ -73,7 +79,7 @@ class Weighing:
     def cost(self, *, each: int = 1, read_bytes: int = 0) -> Cost:
         """Of an item that stands for ``each`` rows: medians, the first left out, in which caches are filled."""
         seconds, results = self.seconds[1:] or self.seconds, self.results[1:] or self.results
-        return Cost(float(np.median(seconds)) / each, read_bytes, round(np.median([*map(len, results)]) / each))
+        return Cost(float(np.median(seconds)) / each, read_bytes, round(np.median([*map(len, results)]) / each), each)
 
 
 @contextmanager
@@ -141,6 +147,9 @@ def collecting(folder: Path, found: list[lists.AlignedRow], count: int) -> dict[
     give = partial(_given, records[0])
     seconds = took(lambda: [pickle.loads(one) for one in Local(2)("weigh", give, count)])
     costs = {TAKEN: Cost(seconds / count, 0, len(records[0]))}
+    give, blocks = partial(_given, bytes(BLOCK_BYTES)), -(-count // 200)
+    seconds = took(lambda: sum(len(one) for one in Local(2)("blocks", give, blocks)))
+    costs[TAKEN_MEGABYTE] = Cost(1e6 * seconds / blocks / BLOCK_BYTES)
     opened = Journal.create(folder / "journal", {})
     add = partial(opened.add, "align")
     seconds = took(lambda: [add(row, found[row % len(found)], source=table.image(row)) for row in range(count)])
@@ -190,11 +199,13 @@ def scheduled(record: bytes, tasks: int) -> dict[str, Cost] | None:
             pass
         empty = took(lambda: sum(1 for _ in engine("empty", partial(_given, b""), whole)))
         full = took(lambda: sum(1 for _ in engine("full", partial(_given, record), whole)))
+        blocks = took(lambda: sum(1 for _ in engine("blocks", partial(_given, bytes(BLOCK_BYTES)), -(-tasks // 8))))
         single = took(lambda: [list(engine(f"single {i}", partial(_given, b""), 1)) for i in range(tasks)])
     return {
         "Dask: a stage, its function and a task": Cost(single / tasks),
         TASK: Cost(empty / tasks),
         BY_DASK: Cost(max(full - empty, 0.0) / whole, 0, len(record)),
+        DASK_MEGABYTE: Cost(1e6 * blocks / -(-tasks // 8) / BLOCK_BYTES),
     }
 
 
@@ -406,23 +417,29 @@ def saturation_lines(found: Found, count: int) -> Iterator[tuple[str, ...]]:
 
 
 def limits(found: Found, cost: Cost, *, cores: int, kept: bool) -> dict[str, float]:
-    """Seconds between one item and the next, were each part alone the slowest."""
-    moved = cost.read_bytes + cost.back_bytes
+    """Seconds between one particle and the next, were each part alone the slowest."""
     by_dask = cores > ONE_MACHINE and TASK in found.collected
-    collecting = dask_seconds(found, cost) if by_dask else found.collected[TAKEN].seconds
+    collecting = dask_seconds(found, cost) if by_dask else taken_seconds(found, cost, TAKEN, TAKEN_MEGABYTE)
     if kept:
         collecting += found.collected[PUT_DOWN].seconds
     limits = {"cores": cost.seconds / cores, "disk": cost.read_bytes / DISK_BYTES, "collecting": collecting}
+    moved = cost.read_bytes + cost.back_bytes
     return limits if cores <= ONE_MACHINE else {**limits, "network": moved / NETWORK_BYTES}
 
 
+def taken_seconds(found: Found, cost: Cost, result: str, megabyte: str) -> float:
+    """Of the process that collects, for a particle: its share of a result as small as an alignment's, or its bytes."""
+    small, large = found.collected[result].seconds / cost.rows, found.collected[megabyte].seconds
+    return max(small, 1e-6 * cost.back_bytes * large)
+
+
 def dask_seconds(found: Found, cost: Cost) -> float:
-    """Of the process of client and scheduler for an item: its share of a task of half a second, and its result."""
+    """The same of client and scheduler, with a share of a task, which are half a second long."""
     from gonio.run.cluster import CHUNK_SECONDS, MAX_CHUNK
 
-    items = min(max(CHUNK_SECONDS / cost.seconds, 1.0), MAX_CHUNK)
-    result = found.collected[BY_DASK]
-    return found.collected[TASK].seconds / items + result.seconds * cost.back_bytes / result.back_bytes
+    items = min(max(CHUNK_SECONDS / (cost.seconds * cost.rows), 1.0), MAX_CHUNK)
+    task = found.collected[TASK].seconds / (items * cost.rows)
+    return task + taken_seconds(found, cost, BY_DASK, DASK_MEGABYTE)
 
 
 def full_at(cost: Cost, waits: dict[str, float]) -> str:

@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import scale
-from scale import BY_DASK, PUT_DOWN, TAKEN, TASK, Cost, Found, Weighing
+from scale import BY_DASK, DASK_MEGABYTE, PUT_DOWN, TAKEN, TAKEN_MEGABYTE, TASK, Cost, Found, Weighing
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,8 @@ def found(cost: Cost, *, put_down: float = 1e-5, task: float = 5e-3) -> Found:
         PUT_DOWN: Cost(put_down, 0, 2000),
         TASK: Cost(task),
         BY_DASK: Cost(1e-5, 0, 2000),
+        TAKEN_MEGABYTE: Cost(1e-3),
+        DASK_MEGABYTE: Cost(4e-3),
     }
     return Found({32: {"reading and aligning": cost}}, {}, collected, [])
 
@@ -81,6 +83,13 @@ def test_times_of_all_follow_from_the_slowest_part() -> None:
     # Five items of a tenth of a second to a task of half a second, a result for each, and a record.
     pytest.importorskip("distributed")
     assert waits["collecting"] == pytest.approx(5e-3 / 5 + 1e-5 + 1e-5)
+
+
+def test_sums_of_many_rows_come_back_at_once() -> None:
+    pytest.importorskip("distributed")
+    cost = Cost(0.05, 1000, 100_000, rows=32)  # 1.6 s and 3.2 MB a result, each a task of its own
+    waits = scale.limits(found(cost), cost, cores=512, kept=False)
+    assert waits["collecting"] == pytest.approx(5e-3 / 32 + 0.1 * 4e-3)
 
 
 def test_few_cores_are_of_one_machine() -> None:
