@@ -545,7 +545,7 @@ def test_broken_input_is_told_in_one_line(broken, tmp_path, capsys, how):
     spoil, expected = SPOILERS[how]
     spoil(broken)
     before, output = sorted(tmp_path.rglob("*")), tmp_path / "new" / "out"
-    assert expected in complaint(capsys, align_words(broken, output, "--threads", "1"))
+    assert expected in complaint_after_progress(capsys, align_words(broken, output, "--threads", "1"))
     # Where particles were done before it, they are kept for --resume; no result is written.
     assert not list(output.glob("*.*")) or [path.name for path in output.iterdir()] == [".gonio"]
     shutil.rmtree(output.parent, ignore_errors=True)

@@ -495,7 +495,5 @@ def _write_optimisation_set(path: Path, tomograms_path: Path) -> Path:
 
 def _is_set_of(target: Path, particles: Path) -> bool:
     entry = next((block for block in read_star(target).blocks if "rlnTomoParticlesFile" in block), None)
-    if entry is None:
-        return False
-    named = locate(entry.first("rlnTomoParticlesFile"), target.parent)
+    named = None if entry is None else locate(entry.first("rlnTomoParticlesFile"), target.parent)
     return named is not None and named.resolve() == particles.resolve()
