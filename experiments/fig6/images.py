@@ -34,7 +34,7 @@ def matrices(found: dict[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, 
 def slices(rows: dict[str, dict[str, np.ndarray]], count: int) -> Figure:
     """The middle slices along y and z of each map: a row for each complex."""
     columns = len(next(iter(rows.values())))
-    figure = Figure(figsize=(1.45 * columns, 0.5 + 1.55 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.6 * columns, 0.5 + 0.85 * len(rows)), layout="constrained")
     for axes, (name, maps) in zip(figure.subplots(len(rows), columns, squeeze=False), rows.items(), strict=True):
         for ax, (title, data) in zip(axes, maps.items(), strict=True):
             draw_slices(ax, data)

@@ -39,7 +39,7 @@ NOTHING_SHARED = 2.0
 # Weights are learned from nearest neighbours, who are found with the weights of before: so many times.
 LEARN = 2
 # Classes are proposed when they are this much apart: Kaufman & Rousseeuw (1990) call 0.51 to 0.70 reasonable. Of 2 to
-# 4 complexes silhouettes are 0.60 to 0.91 at SNR 0.5 to 0.1, of one complex that is split 0.24 to 0.57.
+# 4 complexes the best silhouette is 0.66 to 0.91 at SNR 0.5 and 0.1, of one complex that is split at most 0.57.
 MIN_SILHOUETTE = 0.6
 # No more classes are proposed, nor so many that they have fewer particles than this on average.
 MOST_CLASSES, LEAST_EACH = 20, 2
