@@ -96,5 +96,5 @@ def test_mask_of_another_box_is_refused(rng):
 
 
 def test_a_map_is_no_mask(rng):
-    with pytest.raises(ValueError, match="a mask holds values from 0 to 1, this one .* to 4"):
+    with pytest.raises(ValueError, match=r"a mask holds values from 0 to 1, this one .* to 4"):
         half_map_fsc((TRUTH, TRUTH), mask=Volume(TRUTH.data * 3.0, VOXEL), rng=rng)
