@@ -93,3 +93,8 @@ def test_mask_of_another_box_is_refused(rng):
     mask = Volume(np.eye(16)[None] * np.ones((16, 1, 1)), VOXEL)
     with pytest.raises(ValueError, match="mask has a box of 16 voxels, the half maps one of 32"):
         half_map_fsc((TRUTH, TRUTH), mask=mask, rng=rng)
+
+
+def test_a_map_is_no_mask(rng):
+    with pytest.raises(ValueError, match=r"a mask holds values from 0 to 1, this one .* to 4"):
+        half_map_fsc((TRUTH, TRUTH), mask=Volume(TRUTH.data * 3.0, VOXEL), rng=rng)

@@ -53,6 +53,8 @@ RANDOM_DRAWS = 12
 # standard deviations; it is widened by so many voxels, and falls off over so many more.
 MASK_RESOLUTION_VOXELS, MASK_SD, MASK_WIDER_VOXELS, MASK_EDGE_VOXELS = 6.0, 3.0, 2.0, 4.0
 SD_OF_MAD = 1.4826
+# Masks that were resampled ring a little.
+MASK_TOLERANCE = 0.1
 # Directions are told apart by cones of so many degrees to every side.
 CONE_DEG = 20.0
 
@@ -103,7 +105,7 @@ def half_map_fsc(halves: tuple[Volume, Volume], *, mask: Volume | None, rng: np.
     Raises
     ------
     ValueError
-        Boxes that differ.
+        Boxes that differ, or a mask that is not one.
     """
     one, two = halves
     unmasked = fourier_shell_correlation(one, two)
@@ -111,6 +113,9 @@ def half_map_fsc(halves: tuple[Volume, Volume], *, mask: Volume | None, rng: np.
         return HalfMapFsc(unmasked, None, None, None, one.box_angstrom)
     if mask.box != one.box:
         raise ValueError(f"the mask has a box of {mask.box} voxels, the half maps one of {one.box}")
+    if mask.data.min() < -MASK_TOLERANCE or mask.data.max() > 1.0 + MASK_TOLERANCE or not mask.data.any():
+        low, high = float(mask.data.min()), float(mask.data.max())
+        raise ValueError(f"a mask holds values from 0 to 1, this one {low:g} to {high:g}; scale it, or give none")
     below = np.flatnonzero(unmasked[1:] < RANDOM_BELOW) + 1
     first = int(below[0]) if len(below) else len(unmasked)
     masked, randomised = _masked_fsc(one.data, two.data, mask), _randomised_fsc(halves, first, mask, rng)

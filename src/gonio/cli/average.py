@@ -69,7 +69,8 @@ def average(
 
     Every particle counts at each spatial frequency by what it has measured there: its wedge, or the CTF and the dose
     of its tilt images. With half sets two more maps are made from one half of the particles each; how well they agree,
-    without a mask and within a soft one (what the mask itself adds taken off), is the resolution.
+    without a mask and within a soft one (what the mask itself adds taken off), is the resolution: where
+    that curve first falls below 0.143, whatever it does beyond.
 
     MAP is written as it was averaged, neither filtered nor sharpened, and beside it MAP_coverage.mrc, which says how
     often each frequency was measured, and MAP.settings.toml; with half sets MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc
@@ -99,6 +100,8 @@ def average(
     if split:
         table = replace(table, half_sets=(1 + np.arange(len(table)) % 2).astype(np.int8))
     given = None if mask is None else options.read_map(mask)
+    if given is not None and given.box != (box := table.load(0).box):
+        raise ValueError(f"--mask has a box of {given.box} voxels, the particles one of {box}")
     mapper = Journaled(Local(thread_count(threads)), progress=progress)
     made = average_list(table, halves=halves, symmetry=symmetry, mapper=mapper)
     agreement = agreement_of(made, given)
