@@ -20,6 +20,13 @@ from gonio.run.parallel import in_order
 forks = pytest.mark.skipif(sys.platform != "linux", reason="workers are processes on Linux")
 
 
+@pytest.fixture(autouse=True)
+def alone(request, monkeypatch):
+    """Libraries of other tests may have left a thread behind; what is forked here does not meet it."""
+    if "another_thread" not in request.node.name:
+        monkeypatch.setattr(parallel, "_is_alone", lambda: True)
+
+
 def slowly_squared(x, seconds=0.0):
     time.sleep(seconds)
     return x * x

@@ -62,7 +62,7 @@ def in_order(
     items = chain(first, items)
     if workers == 1 or len(first) < 2:
         return (function(*item) for item in items)
-    forks = processes and sys.platform == "linux" and threading.active_count() == 1
+    forks = processes and sys.platform == "linux" and _is_alone()
     return _in_processes(function, items, workers) if forks else _in_threads(function, items, workers)
 
 
@@ -73,6 +73,11 @@ def portable(error: Exception) -> Exception:
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
+
+
+def _is_alone() -> bool:
+    """Whether no other thread of Python could be cut off in the middle of something by a fork."""
+    return threading.active_count() == 1
 
 
 def _in_threads(function: Callable[..., T], items: Iterator[tuple], workers: int) -> Iterator[T]:
