@@ -82,6 +82,7 @@ ROOMS_BELOW = {
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
+    "motion": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment"},
     "denovo": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists", "motion"},
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists", "motion"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "pairwise"},
