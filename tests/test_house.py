@@ -91,6 +91,7 @@ ROOMS_BELOW = {
     "inspection": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
+    "motion": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment"},
     "denovo": {room for room, floor in FLOORS.items() if floor < 3}
     | {"alignment", "averaging", "lists", "motion", "pairwise", "synchronisation"},
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists", "motion"},

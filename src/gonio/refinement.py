@@ -20,14 +20,14 @@ from gonio.averaging import Average, average_table
 from gonio.fourier import MIN_SHELLS, index_grid, low_passed, resolution_at, shell_limit
 from gonio.halves import Duplicate, duplicates
 from gonio.lists import align_table
-from gonio.motion import Motion, displacement
+from gonio.motion import Motion, drift_of
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 from gonio.resolution import FSC_HALVES, HalfMapFsc, half_map_fsc
 from gonio.restoration import sphere_diameter_angstrom
 from gonio.result import Result
 from gonio.run.engine import Local, Mapper
-from gonio.volume import MASK_EDGE, Subtomogram, Volume, soft_sphere
+from gonio.volume import MASK_EDGE, Volume, soft_sphere
 
 __all__ = ["Iteration", "Listed", "Plan", "best_of", "fsc_mask", "independent_samples", "refined", "start_map"]
 
@@ -43,9 +43,6 @@ LOCAL_BELOW = 1.0
 REST_BELOW, REST_SHELLS = 0.25, 0.25
 # or when the resolution has been less than the best, by as much, for so many iterations.
 PATIENCE = 3
-# Half 2 is laid on half 1 where its particle has drifted by this share of the resolution, about a tenth of a voxel, and
-# by this many of the standard deviations of that drift.
-DRIFT_SHARE, DRIFT_SDS = 0.05, 3.0
 
 
 @dataclass(frozen=True)
@@ -382,7 +379,7 @@ class _Run:
         """Both halves in the frame of half 1, and the poses that go with it."""
         made = self.average(f"iteration {number}, averaging", table)
         assert made.halves is not None
-        drift = None if self.plan.listed else self.drift(made.halves, limit, motion)
+        drift = None if self.plan.listed else drift_of(made.halves, motion, radius=self.radius_angstrom, limit=limit)
         if drift is None:
             return table, made, None
         second = np.asarray(table.half_sets) == 2
@@ -394,25 +391,6 @@ class _Run:
         half_sets = np.asarray(table.half_sets)
         symmetry = self.plan.settings.symmetry
         return average_table(table, mapper=self.mapper, half_sets=half_sets, symmetry=symmetry, stage=stage)
-
-    def drift(self, halves: tuple[Volume, Volume], limit: float, motion: Motion) -> Pose | None:
-        """The pose that lays half 1 on half 2, where they have drifted apart.
-
-        A map is where its particles are on average: in one iteration it cannot go further than the mean of so many
-        errors, which is what is expected of it here, twice over.
-        """
-        share = 2.0 * np.sqrt(2.0 / (0.5 * len(motion.sds)) / 3.0)  # of two halves; of one axis
-        settings = Settings(
-            search=Search.LOCAL,
-            resolution_angstrom=limit,
-            particle_diameter_angstrom=2.0 * self.radius_angstrom,
-            prior_rotation_sd_deg=max(share * motion.rotation_sd_deg, 1e-3),
-            prior_shift_sd_angstrom=max(share * motion.shift_sd_angstrom, 1e-3),
-        )
-        found = Aligner(halves[0], settings).align(Subtomogram(halves[1]), start=Pose.identity())
-        moved = displacement(found.pose, Pose.identity(), self.radius_angstrom)
-        sd = np.sqrt(3.0) * np.hypot(self.radius_angstrom * np.radians(found.rotation_sd_deg), found.shift_sd_angstrom)
-        return found.pose if moved > max(DRIFT_SHARE * limit, DRIFT_SDS * sd) else None
 
     @property
     def radius_angstrom(self) -> float:

@@ -21,8 +21,8 @@ SD_OF_MAD = 1.4826
 SIGNS = (
     ("dissimilarity", False, "fits worse than the others (dissimilarity {:.3f}, median {:.3f})"),
     ("overlap", True, "shares little with the reference (overlap {:.2f}, median {:.2f})"),
-    ("rotation_sd_deg", False, "its orientation is known badly (sd {:.1f} degrees, median {:.1f})"),
-    ("shift_sd_angstrom", False, "its position is known badly (sd {:.1f} angstrom, median {:.1f})"),
+    ("rotation_sd_deg", False, "is badly known in orientation (sd {:.1f} degrees, median {:.1f})"),
+    ("shift_sd_angstrom", False, "is badly known in position (sd {:.1f} angstrom, median {:.1f})"),
     ("change_of_shift_angstrom", False, "moved further than the others ({:.1f} angstrom, median {:.1f})"),
 )
 ENDED_WELL = ("converged", "stalled")
@@ -39,7 +39,7 @@ def odd_particles(particles: ParticleTable, *, most: int) -> list[tuple[int, Odd
                 reasons.setdefault(row, []).append(text.format(values[row], middle))
     for row, status in enumerate(particles.columns.get("status", ())):
         if status not in ENDED_WELL:
-            reasons.setdefault(row, []).append(f"its refinement ended as '{status}'")
+            reasons.setdefault(row, []).append(f"ended its refinement as '{status}'")
     order = sorted(reasons, key=lambda row: (-len(reasons[row]), row))[:most]
     return [(row, Odd(particles.names[row], "; ".join(reasons[row]))) for row in order]
 
