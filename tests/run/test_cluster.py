@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class KilledOnce:
 
 def works_on_this_machine(folder: Path) -> None:
     cluster.ALLOWED_FAILURES = 1
-    with warnings.catch_warnings(), cluster.dask(None, 4) as engine:
+    with warnings.catch_warnings(), cluster.dask(None, 3) as engine:
         warnings.simplefilter("error")
         for check in (
             gives_the_same,
@@ -214,6 +214,11 @@ def test_dask(case, tmp_path):
     path = os.pathsep.join([str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     source = f"import pathlib, test_cluster; test_cluster.{case.__name__}(pathlib.Path({str(tmp_path)!r}))"
     command = [sys.executable, "-c", source]
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    options = {"stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONPATH": path}, "start_new_session": True}
+    with subprocess.Popen(command, text=True, **options) as process:
+        try:
+            error = process.communicate(timeout=300)[1]
+        finally:  # whatever it has begun
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, error

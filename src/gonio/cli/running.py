@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -107,7 +108,13 @@ def running(
     begun = RunFolder.opened(
         output, facts, command=shlex.join(command_line()), resume=how.resume, overwrite=how.overwrite
     )
-    with begun as folder, how.engine() as engine:
+    with ExitStack() as stack:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            folder = stack.enter_context(begun)
+        for warning in told:
+            print(f"gonio: {warning.message}", file=sys.stderr)
+        engine = stack.enter_context(how.engine())
         try:
             yield Running(Journaled(engine, folder.journal, progress), folder)
         except BaseException:

@@ -43,6 +43,14 @@ CONNECT_SECONDS = 20.0
 ALLOWED_FAILURES = 10
 GONE = "the Dask scheduler is gone: start it again"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# Workers of this machine; an interruption is for the process that has begun them.
+LOCAL: dict[str, Any] = {
+    "threads_per_worker": 1,
+    "dashboard_address": ":0",
+    "env": ONE_THREAD,
+    "preload": ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"],
+    "silence_logs": 50,
+}
 
 
 class Dask:
@@ -113,12 +121,7 @@ def dask(address: str | None, workers: int) -> Iterator[Dask]:
     quiet = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES, "distributed.comm.timeouts.connect": "20s"}
     with dask.config.set(quiet):
         if address is None:
-            with (
-                LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=":0", env=ONE_THREAD, silence_logs=50
-                ) as cluster,
-                Client(cluster) as client,
-            ):
+            with LocalCluster(n_workers=workers, **LOCAL) as cluster, Client(cluster) as client:
                 yield Dask(client)
             return
         try:
