@@ -18,7 +18,15 @@ from gonio.volume import Volume
 
 BOX, COUNT = 16, 12
 FILES = {"half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "particles.star"}
-MORE = {"mask.mrc", "runners_up.star", "iterations.csv", "duplicates.csv", "summary.json", "settings.toml"}
+MORE = {
+    "mask.mrc",
+    "runners_up.star",
+    "iterations.csv",
+    "duplicates.csv",
+    "report.html",
+    "summary.json",
+    "settings.toml",
+}
 
 
 @pytest.fixture(autouse=True)
