@@ -87,6 +87,8 @@ def test_a_map_is_told(simulated, tmp_path, capsys):
     odd = Volume(-np.pad(density().data, ((5, 6),) * 3), 16.0)
     write_volume(tmp_path / "odd.em", odd)
     assert names(told(capsys, tmp_path / "odd.em")) == {"odd box", "inverted contrast"}
+    write_em(tmp_path / "tiny.em", np.arange(64.0).reshape(4, 4, 4))
+    assert names(told(capsys, tmp_path / "tiny.em")) == set()
     write_em(tmp_path / "flat.em", np.zeros((12, 12, 12), np.float32))
     assert names(told(capsys, tmp_path / "flat.em")) == {"constant"}
 

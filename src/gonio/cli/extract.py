@@ -142,6 +142,8 @@ def extract(
     opened = _opened(table, tomograms, voxel_size, permissive=permissive)
     job = Extraction(table, opened, Cutting(box, binning), centre, normalise, diameter, invert, float16)
     job.check()
+    if tilts:
+        job.check_tilts(tilts, tilt_weights)
     with result_folder(output, overwrite=overwrite) as folder:
         job.folder = folder
         chosen = job.chosen(edge)
@@ -218,6 +220,13 @@ class Extraction:
         if self.radius_px is not None and self.radius_px >= 0.5 * np.sqrt(3) * (self.cutting.box - 1):
             edge = self.cutting.box * self.voxel_size_angstrom
             raise ValueError(f"--diameter {self.diameter_angstrom:g} leaves nothing of a box of {edge:g} angstrom")
+
+    def check_tilts(self, tilts: Sequence[Path], weighting: str) -> None:
+        """Raise FormatError for tilt files that do not fit: better now than after an hour of cutting."""
+        from gonio.io.wedges import weights_of
+
+        for _ in weights_of(tuple(self.tomograms), tilts, 8, 10.0, weighting=weighting):
+            pass
 
     @cached_property
     def positions_zyx(self) -> NDArray[np.float64]:

@@ -106,10 +106,10 @@ def _volume(path: Path, options: ReadOptions) -> Understood:
         inner = tuple(slice((n - edge) // 2, (n - edge) // 2 + edge) for n in piece.shape)
         understood.volumes = [Volume(piece[inner], size or 1.0)]
         _look_at_power(understood, options)
-    if is_map:
+    if is_map and understood.volumes:
         understood.facts["contrast"] = f"{look.contrast_t(understood.volumes):+.1f} sd, middle minus surroundings"
         understood.doubt(look.box_without_a_middle(shape[0]), look.inverted_contrast(understood.volumes))
-    else:
+    elif not is_map:
         understood.doubt(look.tomogram_without_a_middle(shape[::-1]), look.dark_tomogram(piece))
     return understood
 

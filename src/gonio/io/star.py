@@ -27,10 +27,9 @@ from gonio.io.errors import FormatError, locate
 from gonio.io.paths import moved, relative
 from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS, ReadOptions, StarSource, name_label
 from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
-from gonio.io.tilts import read_tilt_series
+from gonio.io.tilts import TiltSeries, read_tilt_series
 from gonio.particles import BoxFrames, ParticleTable
 from gonio.pose import Pose
-from gonio.tilts import TiltSeries
 
 __all__ = ["read_particles", "write_particles", "write_simulated"]
 
