@@ -40,11 +40,9 @@ def tables(folder, name):
 
 @pytest.fixture(scope="module")
 def undisturbed(folder):
-    """The tables of a run that was left alone, and the seconds that it took."""
-    for more in ((), ("--overwrite",)):  # the first time much is imported
-        start = time.monotonic()
-        assert run(words(folder, "undisturbed", "--threads", "1", *more)) == 0
-    return tables(folder, "undisturbed"), time.monotonic() - start
+    """The tables of a run that was left alone."""
+    assert run(words(folder, "undisturbed", "--threads", "1")) == 0
+    return tables(folder, "undisturbed")
 
 
 def begun(folder, name):
@@ -61,8 +59,10 @@ def begun(folder, name):
     return process
 
 
-def killed(process):
-    """Whether it was there to be killed."""
+def killed(process, sign):
+    """Kill it as soon as there is a sign; whether it was there to be killed."""
+    while not sign() and process.is_alive():
+        time.sleep(0.0005)
     process.kill()
     process.join()
     return process.exitcode == -signal.SIGKILL
@@ -79,15 +79,14 @@ def ends_as(folder, name, expected):
     )
 
 
-def test_killed_at_any_moment(folder, undisturbed):
-    expected, seconds = undisturbed
-    rng, there = random.Random(0), 0
+def test_killed_at_random_as_it_aligns(folder, undisturbed):
+    """Before anything was done, and when so many bytes more are in the journal: 2 kB for a particle."""
+    rng, there, journal = random.Random(0), 0, folder / "any" / ".gonio" / "journal"
     for _ in range(4):
-        process = begun(folder, "any")
-        time.sleep(rng.uniform(0.0, seconds))
-        there += killed(process)
+        size = (journal.stat().st_size if journal.exists() else 0) + rng.randint(0, 4000)
+        there += killed(begun(folder, "any"), lambda size=size: journal.exists() and journal.stat().st_size >= size)
     assert there
-    ends_as(folder, "any", expected)
+    ends_as(folder, "any", undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -95,25 +94,19 @@ def test_killed_at_any_moment(folder, undisturbed):
     [("journals", "journals/.gonio/journal"), ("writes", ".writes.tmp"), ("last", ".last.tmp/settings.toml")],
 )
 def test_killed_as_it_journals_and_writes(folder, undisturbed, name, sign):
-    process = begun(folder, name)
-    while not (folder / sign).exists() and process.is_alive():
-        time.sleep(0.0005)
-    assert killed(process)
-    ends_as(folder, name, undisturbed[0])
+    assert killed(begun(folder, name), (folder / sign).exists)
+    ends_as(folder, name, undisturbed)
 
 
 def test_a_run_that_was_killed_is_told_of(folder, undisturbed, capsys):
-    process = begun(folder, "told")
-    while not (folder / "told" / ".gonio" / "journal").exists():
-        time.sleep(0.001)
-    killed(process)
+    assert killed(begun(folder, "told"), (folder / "told" / ".gonio" / "journal").exists)
     assert run(words(folder, "told")) == 2
     assert "holds a run that was cut off (gonio" in (error := capsys.readouterr().err)
     assert "pass --resume to go on with it, or --overwrite to begin again" in error
     assert run([*words(folder, "told", "--resume"), "--score", "fcs"]) == 2
     assert "this is not the run that was cut off: settings.alignment.score was rcs, is fcs" in capsys.readouterr().err
     assert run(words(folder, "told", "--overwrite", "--threads", "1")) == 0
-    assert tables(folder, "told") == undisturbed[0]
+    assert tables(folder, "told") == undisturbed
 
 
 def test_options_that_exclude_each_other(folder, capsys):
