@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -107,6 +108,20 @@ def test_a_run_that_was_killed_is_told_of(folder, undisturbed, capsys):
     assert "this is not the run that was cut off: settings.alignment.score was rcs, is fcs" in capsys.readouterr().err
     assert run(words(folder, "told", "--overwrite", "--threads", "1")) == 0
     assert tables(folder, "told") == undisturbed
+
+
+def test_an_error_says_that_what_was_done_is_kept(folder, undisturbed, tmp_path, capsys):
+    shutil.copytree(folder / "sim", tmp_path / "sim")
+    last = tmp_path / "sim" / "particles" / f"{COUNT}.mrc"
+    content = last.read_bytes()
+    last.write_bytes(content[:2000])
+    assert run(words(tmp_path, "spoilt", "--threads", "1")) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert f"{last}: is truncated" in line
+    assert line.endswith(f"what was done is kept in {tmp_path}/spoilt: go on with --resume")
+    last.write_bytes(content)
+    assert run(words(tmp_path, "spoilt", "--resume")) == 0
+    assert tables(tmp_path, "spoilt") == undisturbed
 
 
 def test_options_that_exclude_each_other(folder, capsys):

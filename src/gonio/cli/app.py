@@ -134,4 +134,4 @@ def main() -> None:
 
 def _sentence(error: BaseException) -> str:
     text = error.format_message() if hasattr(error, "format_message") else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return "; ".join([" ".join(text.split()) or type(error).__name__, *getattr(error, "__notes__", ())])

@@ -117,7 +117,10 @@ def running(
         engine = stack.enter_context(how.engine())
         try:
             yield Running(Journaled(engine, folder.journal, progress), folder)
-        except BaseException:
+        except (Exception, KeyboardInterrupt) as error:
             if len(folder.journal):
-                print(f"gonio: what was done is kept in {output}: go on with --resume", file=sys.stderr)
+                kept = f"what was done is kept in {output}: go on with --resume"
+                if isinstance(error, KeyboardInterrupt):  # of which the program says no more than that it was one
+                    print(f"gonio: {kept}", file=sys.stderr)
+                error.add_note(kept)
             raise
