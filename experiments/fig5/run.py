@@ -51,6 +51,7 @@ from tables import method_settings
 METHODS = ("rcs_60", "fcs_60", "defaults")
 TEMPLATES = {"imaged": imaged_map, "bare": true_map}
 WAYS = tuple((template, method) for template in TEMPLATES for method in METHODS)
+PAPER_PARTICLES = 1000
 RIGHT = 0.9  # laid down with less correlation than this a map is elsewhere, or turned by much
 SINGLES = 100  # subtomograms behind the mean curve of single ones
 EDGE = BOX * VOXEL_SIZE_ANGSTROM
@@ -188,7 +189,7 @@ def target_met(summaries: list[dict]) -> bool:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--particles", "--pairs", type=int, default=1000, help="of each complex")
+    parser.add_argument("--particles", "--pairs", type=int, default=PAPER_PARTICLES, help="of each complex")
     parser.add_argument("--complex", nargs="+", help="names of structures or phantoms; all unless given")
     parser.add_argument("--structures", type=Path, default=STRUCTURES, help="folder of 1oel.pdb.gz and the others")
     parser.add_argument("--processes", type=int, default=2)
@@ -239,7 +240,7 @@ def main() -> None:
     if options.markdown:
         options.markdown.write_text(piped(*lines(summaries)) + "\n")
     print(aligned(*lines(summaries)))
-    verdict = "met" if target_met(summaries) else "MISSED"
+    verdict = "met" if target_met(summaries) else "MISSED" if options.particles >= PAPER_PARTICLES else "open"
     print(f"{verdict}: FSC 0.5 with the truth at {RESOLUTION_ANGSTROM:g} angstrom or better, both scores")
 
 
