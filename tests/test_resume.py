@@ -1,4 +1,4 @@
-"""A run that was cut off goes on, whoever does the work, and comes to the same files."""
+"""A run that was cut off goes on, whoever does the work, and comes to the same files; kills: run/test_killed.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 TABLES = ("particles.star", "runners_up.star")
-KILLED = Path(__file__).parents[1] / "experiments" / "killed.py"
 
 
 def gonio(folder: Path, *words: str, status: int = 0) -> str:
@@ -52,13 +51,6 @@ def test_dask_comes_to_the_same_files(folder):
     assert same(folder, "undisturbed", "dask")
 
 
-def test_runs_that_are_killed_and_resumed_come_to_the_same_files():
-    command = [sys.executable, str(KILLED), "--kills", "3", "--particles", "40", "--seed", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 tables differ" in done.stdout
-
-
 def test_a_particle_that_was_repaired_is_done_and_the_others_are_not_again(folder):
     image = folder / "sim" / "particles" / "07.mrc"
     content = image.read_bytes()
@@ -84,16 +76,3 @@ def test_what_has_changed_since_is_refused_by_name(folder):
     assert "02.mrc has changed since it was read" in align(folder, "changed", "--resume", status=2)
     align(folder, "changed", "--overwrite", "--threads", "1")
     assert same(folder, "undisturbed", "changed")
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (("--dask", "cluster"), "--dask must be local"),
-        (("--dask", "local", "--scheduler", "tcp://x:1"), "exclude each other"),
-        (("--resume", "--overwrite"), "exclude each other"),
-    ],
-)
-def test_options_that_do_not_fit_are_told(folder, words, told):
-    assert told in align(folder, "none", *words, status=2)
-    assert not (folder / "none").exists()

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from gonio.classification import Classes
     from gonio.clustering import AllPairs, Clustering
     from gonio.particles import ParticleTable
-    from gonio.report import Report
+    from gonio.report import Matrix, Report
     from gonio.volume import Volume
 
 # Of an earlier classification these do not stay.
@@ -186,10 +186,11 @@ def classify(
         found, paired = classified(table, way, maps, count, settings, mapper=run.mapper, seed=seed)
         with run.results() as folder:
             write_classes(folder, table, found)
-            if paired is not None:
-                write_pairs(folder, paired, score)
+            matrix = None if paired is None else matrix_of(paired, score)
+            if paired is not None and matrix is not None:
+                write_pairs(folder, paired, matrix)
             write_text(folder / "summary.json", json_text(summary_of(found, way, paired), indent=2) + "\n")
-            report = report_of(found, table, paired, score, title=f"Classes of {particles.name}", seed=seed)
+            report = report_of(found, matrix, title=f"Classes of {particles.name}", seed=seed)
             write_text(folder / "report.html", html(report))
             write_settings(folder / "settings.toml", {**asked_for, "threads": how.workers}, seed=seed, inputs=files)
     for line in lines_of(found, paired):
@@ -274,19 +275,13 @@ def classified(
     return classification.classes_of_references(table, shown, settings, mapper=mapper, seed=seed), paired
 
 
-def report_of(
-    found: Classes, table: ParticleTable, paired: Paired | None, score: str, *, title: str, seed: int
-) -> Report:
+def report_of(found: Classes, matrix: Matrix | None, *, title: str, seed: int) -> Report:
     """The page about a classification: class averages side by side, and the matrix that they come from."""
     from gonio.report import Classes as Shown
-    from gonio.report import Matrix, Report
+    from gonio.report import Report
 
     made = {one: average for one, average in enumerate(found.averages, start=1) if average is not None}
     counts = [int((found.labels == one).sum()) for one in made]
-    matrix = None
-    if paired is not None and len(paired.clustering.linkage):
-        before, after = (paired.pairs.dissimilarity(score, aligned=aligned) for aligned in (False, True))
-        matrix = Matrix(before, after, paired.clustering.linkage, paired.clustering.labels)
     curves = {f"class {one}": average.fsc for one, average in made.items() if average.fsc is not None}
     return Report(
         title,
@@ -296,8 +291,16 @@ def report_of(
         box_angstrom=next(iter(made.values())).volume.box_angstrom if made else 0.0,
         maps={f"class {one}": average.volume for one, average in made.items()},
         classes=Shown({f"class {one}": average.volume for one, average in made.items()}, counts) if made else None,
-        matrix=matrix,
+        matrix=matrix if matrix is not None and len(matrix.linkage) else None,
     )
+
+
+def matrix_of(paired: Paired, score: str) -> Matrix:
+    """The dissimilarities of all pairs, and how they were clustered."""
+    from gonio.report import Matrix
+
+    before, after = (paired.pairs.dissimilarity(score, aligned=aligned) for aligned in (False, True))
+    return Matrix(before, after, paired.clustering.linkage, paired.clustering.labels)
 
 
 def write_classes(folder: Path, table: ParticleTable, found: Classes) -> None:
@@ -316,18 +319,19 @@ def write_classes(folder: Path, table: ParticleTable, found: Classes) -> None:
         write_average(folder / f"class_{one}.mrc", made, agreement_of(made))
 
 
-def write_pairs(folder: Path, paired: Paired, score: str) -> None:
+def write_pairs(folder: Path, paired: Paired, matrix: Matrix) -> None:
     """The matrices, as numbers and as a picture, and the particles of their rows."""
-    from gonio.cli.matrix import picture
     from gonio.io import write_particles
+    from gonio.report.matrices import matrix_drawing
 
-    before, after = (paired.pairs.dissimilarity(score, aligned=aligned) for aligned in (False, True))
     listed = without_found(replace(paired.table, classes=paired.clustering.labels))
     write_particles(folder / "pairs.star", listed, with_optimisation_set=False)
-    for name, matrix in (("before", before), ("after", after)):
+    for name, values in (("before", matrix.before), ("after", matrix.after)):
+        assert values is not None  # of pairs both are known
         with (folder / f"dissimilarity_{name}.npy").open("wb") as file:
-            np.save(file, matrix)
-    picture(before, after, paired.clustering).savefig(folder / "dissimilarity.png", dpi=130)
+            np.save(file, values)
+    if len(matrix.linkage):  # one particle has no tree
+        matrix_drawing(matrix).savefig(folder / "dissimilarity.png", dpi=130)
 
 
 def summary_of(found: Classes, way: Way, paired: Paired | None) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram
@@ -9,10 +11,13 @@ from scipy.cluster.hierarchy import dendrogram
 from gonio.report.content import Matrix
 from gonio.report.figures import COLOURS, INK, figure_html
 
-__all__ = ["matrix_figure"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["matrix_drawing", "matrix_figure"]
 
 
-def matrix_figure(matrix: Matrix) -> str:
+def matrix_drawing(matrix: Matrix) -> Figure:
     """Before alignment and after, in the order of the tree above, with the class of each row at the side."""
     from matplotlib.figure import Figure
 
@@ -33,14 +38,19 @@ def matrix_figure(matrix: Matrix) -> str:
         axes.locator_params(integer=True)
         axes.set(title=name, xlabel="particle, in the order of the tree", ylabel="particle")
         figure.colorbar(image, ax=axes, shrink=0.8, label="dissimilarity")
+    return figure
+
+
+def matrix_figure(matrix: Matrix) -> str:
+    """The same for a page."""
     caption = (
         "How unlike each pair of particles is: dark squares along the diagonal are groups whose members fit one"
         " another. The tree above joins the two most alike groups again and again, the height of a joint being how"
         " unlike they are; lines at the side of the matrix separate the classes."
     )
-    count = len(order)
-    data = {f"particle_{i + 1}": matrix.after[:, i] for i in range(count)}
-    return f"<div class=wide>{figure_html('dissimilarity of all pairs', figure, caption, data)}</div>"
+    data = {f"particle_{i + 1}": matrix.after[:, i] for i in range(len(matrix.after))}
+    figure = figure_html("dissimilarity of all pairs", matrix_drawing(matrix), caption, data)
+    return f"<div class=wide>{figure}</div>"
 
 
 def _tree(axes, tree: dict) -> None:  # type: ignore[no-untyped-def]
