@@ -28,12 +28,12 @@ def matrix_drawing(matrix: Matrix) -> Figure:
     figure = Figure(figsize=(4.2 * len(panels), 5.2), layout="constrained")
     grid = figure.add_gridspec(2, len(panels), height_ratios=[1, 4])
     _tree(figure.add_subplot(grid[0, len(panels) - 1]), tree)
-    off = ~np.eye(len(order), dtype=bool)
+    # One scale from 0 for both, or small differences among particles that are alike would look like classes.
+    known = np.concatenate([values[np.isfinite(values)] for values in panels.values()])
+    high = max(float(np.percentile(known, 99)), 1e-6) if len(known) else 1.0
     for column, (name, values) in enumerate(panels.items()):
         axes = figure.add_subplot(grid[1, column])
-        known = values[off & np.isfinite(values)]
-        low, high = np.percentile(known, [1, 99]) if len(known) else (0.0, 1.0)
-        image = axes.imshow(values, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+        image = axes.imshow(values, cmap="viridis", vmin=0.0, vmax=high, interpolation="nearest")
         _classes(axes, matrix.labels[order])
         axes.locator_params(integer=True)
         axes.set(title=name, xlabel="particle, in the order of the tree", ylabel="particle")
