@@ -25,9 +25,10 @@ def test_a_tight_mask_on_noise_shows_no_resolution(rng):
     halves = tuple(noisy(low_passed(TRUTH, resolution_angstrom=80.0), 1.0, rng) for _ in range(2))
     data = (TRUTH.data > 0.25 * TRUTH.data.max()).astype(float)
     told = half_map_fsc(halves, mask=Volume(data, VOXEL), rng=rng)
-    beyond = slice(10, 16)  # the signal ends at shell 4
-    assert np.abs(told.masked[beyond]).mean() > 2 * np.abs(told.unmasked[beyond]).mean() or told.masked[6] > 0.3
-    assert np.abs(told.corrected[beyond]).mean() < 0.25
+    beyond = slice(8, 16)  # the signal ends at shell 4, what the mask smears two or three later
+    assert np.abs(told.unmasked[beyond]).max() < 0.1
+    assert told.masked[beyond].min() > 0.5
+    assert told.corrected[beyond].max() < 0.3
     assert (told.corrected <= told.masked).all()  # whatever the draws of random phases
 
 
