@@ -51,6 +51,7 @@ from gonio.cli.output import (
     command_line,
     json_text,
     numbers_text,
+    write_particle_scene,
     write_settings,
     write_text,
 )
@@ -145,7 +146,8 @@ def align(
 
     DIR/particles.star is the list with the new poses, in its own format and with gonio's columns: how well and how
     surely each particle fits, and its next best pose. DIR/runners_up.star lists all other optima; DIR/report.html shows
-    how well it went; DIR/summary.json and DIR/settings.toml say it to programs.
+    how well it went; DIR/particles.cxc shows the particles in ChimeraX where the list has positions; DIR/summary.json
+    and DIR/settings.toml say it to programs.
 
     All of them are written at the end: a particle that cannot be read, or does not fit the reference, stops the run
     with its name and its file, and nothing is replaced. What was done is kept in DIR whatever stops the run: --resume
@@ -208,6 +210,8 @@ def align(
         with run.results() as folder:
             write_particles(folder / "particles.star", writable(aligned.table))
             write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
+            box = aligned.box_angstrom or reference_map.box_angstrom
+            write_particle_scene(folder, aligned.table, box_angstrom=box)
             write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
             report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
             write_text(folder / "report.html", html(replace(report, odd=odd_of(aligned.table))))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gonio.volume import Volume
 
 HALF_ENDINGS = ("_half1.mrc", "_half2.mrc", "_fsc.csv")
-MASK_ENDING, COVERAGE_ENDING = "_mask.mrc", "_coverage.mrc"
+MASK_ENDING, COVERAGE_ENDING, SCRIPT_ENDING = "_mask.mrc", "_coverage.mrc", ".cxc"
 
 
 def average(
@@ -73,13 +73,14 @@ def average(
     that curve first falls below 0.143, whatever it does beyond.
 
     MAP is written as it was averaged, neither filtered nor sharpened, and beside it MAP_coverage.mrc, which says how
-    often each frequency was measured, and MAP.settings.toml; with half sets MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc
-    and MAP_fsc.csv: all at the end. A particle that cannot be read stops the run with its name and its file.
+    often each frequency was measured, MAP.cxc, which opens the maps in ChimeraX, and MAP.settings.toml; with half sets
+    MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc and MAP_fsc.csv: all at the end. A particle that cannot be read stops the
+    run with its name and its file.
 
     Example: `gonio average aligned/particles.star -o average.mrc`
     """
     endings = (*HALF_ENDINGS, *(() if mask else (MASK_ENDING,))) if halves else ()
-    target = check_map(output, ".settings.toml", COVERAGE_ENDING, *endings, overwrite=overwrite)
+    target = check_map(output, ".settings.toml", COVERAGE_ENDING, SCRIPT_ENDING, *endings, overwrite=overwrite)
     if split and not halves:
         raise ValueError("--split and --no-halves exclude each other: give one")
     if mask and not halves:
@@ -158,12 +159,16 @@ def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
 
 
 def write_average(path: Path, made: Average, agreement: Agreement | None) -> None:
-    """The map, its coverage, its halves, their mask and their Fourier shell correlation."""
+    """The map, its coverage, its halves, their mask and Fourier shell correlation, and what shows them in ChimeraX."""
     from gonio.io import write_volume
+    from gonio.report import MapFile, maps_script
     from gonio.volume import Volume
 
     write_volume(path, made.volume)
     write_volume(beside(path, COVERAGE_ENDING), Volume(made.coverage, made.volume.voxel_size_angstrom))
+    halves = [] if made.halves is None else list(zip(HALF_ENDINGS, made.halves, strict=False))
+    shown = [MapFile(path.name, made.volume), *(MapFile(beside(path, end).name, one, False) for end, one in halves)]
+    write_text(beside(path, SCRIPT_ENDING), maps_script(shown))
     if made.halves is None or agreement is None:
         return
     *half_endings, fsc_ending = HALF_ENDINGS

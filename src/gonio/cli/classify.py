@@ -37,7 +37,7 @@ from gonio.cli.options import (
     TomogramsPath,
     VoxelSize,
 )
-from gonio.cli.output import json_text, write_settings, write_text
+from gonio.cli.output import json_text, write_particle_scene, write_settings, write_text
 from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 from gonio.run.engine import Mapper
 
@@ -134,7 +134,8 @@ def classify(
     are its classes, DIR/class_1.mrc and so on their averages, with half maps and FSC. With pairs, DIR/pairs.star lists
     the particles whose dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
     DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/report.html
-    shows all of it; DIR/summary.json and DIR/settings.toml say it to programs.
+    shows all of it; DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml say
+    it to programs.
 
     Example: `gonio classify particles.star --tilt-range -60 60 -o classes`
     """
@@ -307,11 +308,18 @@ def write_classes(folder: Path, table: ParticleTable, found: Classes) -> None:
     """The list, and each class: its own list and its average."""
     from gonio.cli.average import agreement_of, write_average
     from gonio.io import write_particles
+    from gonio.report import MapFile, maps_script
 
     columns = {"class_margin": found.margin} if np.isfinite(found.margin).any() else {}
     classed = without_found(replace(table, classes=found.labels)).without(*FOUND)
     classed = writable(classed.with_poses(found.poses, **columns))
     write_particles(folder / "particles.star", classed)
+    shown = [
+        MapFile(f"class_{one}.mrc", made.volume) for one, made in enumerate(found.averages, start=1) if made is not None
+    ]
+    if shown:
+        write_text(folder / "maps.cxc", maps_script(shown, side_by_side=True))
+        write_particle_scene(folder, classed, box_angstrom=shown[0].volume.box_angstrom)
     for one, made in enumerate(found.averages, start=1):
         if made is None:
             continue

@@ -14,8 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gonio.run.folder import check_target
+
+if TYPE_CHECKING:
+    from gonio.particles import ParticleTable
 
 __all__ = [
     "beside",
@@ -25,6 +29,7 @@ __all__ = [
     "naming",
     "numbers_text",
     "progress",
+    "write_particle_scene",
     "write_settings",
     "write_text",
 ]
@@ -80,6 +85,15 @@ def write_text(path: Path, text: str) -> None:
 
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_particle_scene(folder: Path, table: ParticleTable, *, box_angstrom: float) -> None:
+    """``particles.cxc`` and its markers, where the list has positions."""
+    from gonio.report import particle_scene
+
+    for name, text in particle_scene(table, box_angstrom=box_angstrom).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_text(folder / name, text)
 
 
 def json_text(values: Mapping[str, object], *, indent: int | None = None) -> str:

@@ -42,7 +42,7 @@ from gonio.cli.options import (
     VoxelSize,
     positive,
 )
-from gonio.cli.output import json_text, write_settings, write_text
+from gonio.cli.output import json_text, write_particle_scene, write_settings, write_text
 from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 
 if TYPE_CHECKING:
@@ -161,8 +161,8 @@ def refine(
 
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then. DIR
     holds those of the iteration whose halves agree best, as a rule the last, and mask.mrc, runners_up.star,
-    iterations.csv, duplicates.csv, report.html, summary.json and settings.toml. A run that is cut off goes on with
-    --resume.
+    iterations.csv, duplicates.csv, report.html, summary.json and settings.toml; maps.cxc and particles.cxc show them in
+    ChimeraX. A run that is cut off goes on with --resume.
 
     Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
     """
@@ -368,11 +368,15 @@ def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
     """The last iteration, and what became of all of them."""
     from gonio.io import write_volume
     from gonio.refinement import best_of, fsc_mask
+    from gonio.report import MapFile, maps_script
 
     best = best_of(done)
     write_iteration(folder, best)
     write_volume(folder / "mask.mrc", fsc_mask(best.volume, plan))
     write_runners_up(folder / "runners_up.star", best.table, best.results)
+    shown = [("map.mrc", best.volume), ("half1.mrc", best.halves[0]), ("half2.mrc", best.halves[1])]
+    write_text(folder / "maps.cxc", maps_script([MapFile(name, one, name == "map.mrc") for name, one in shown]))
+    write_particle_scene(folder, _with_columns(best), box_angstrom=best.volume.box_angstrom)
     write_text(folder / "summary.json", json_text(summary_of(done), indent=2) + "\n")
     names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
     rows = [f"{','.join(names)},resolution_angstrom"]
