@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from gonio.cli.options import (
+    AsJson,
     DataPath,
     Invert,
     ListOptions,
@@ -26,7 +27,7 @@ from gonio.cli.options import (
     VoxelSize,
     thread_count,
 )
-from gonio.cli.output import beside, check_map, progress, write_settings, write_text
+from gonio.cli.output import beside, check_map, json_text, numbers_text, progress, write_settings, write_text
 from gonio.run.engine import Journaled, Local, Mapper
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def average(
         typer.Option(metavar="MAP", help="Mask for the FSC, 0 to 1. Default: made from the average, and written."),
     ] = None,
     threads: Threads = None,
+    as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Average particles at the poses in their list.
@@ -119,13 +121,12 @@ def average(
     }
     inputs = [*table.files, *(() if mask is None else (mask,))]
     write_settings(beside(target, ".settings.toml"), settings, inputs=inputs)
+    if as_json:
+        print(json_text(summary_of(made, agreement)))
+        return
     print(f"wrote {output}: {made.count} particles, {made.volume.box} voxels of {size:g} A")
-    for line in coverage_lines(made):
-        print(line)
-    if agreement is not None:
-        for name, value, _ in resolutions(agreement.fsc):
-            print(f"resolution, {name}: {value}")
-    elif halves:
+    print(numbers_text(rows_of(made, agreement)))
+    if halves and agreement is None:
         print("no half sets in the list: pass --split for a resolution")
 
 
@@ -193,25 +194,62 @@ def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
     """What to say of them: name, value, how to read it."""
     from gonio.resolution import FSC_HALVES, FSC_KNOWN
 
-    named = {"no mask": fsc.unmasked, "soft mask, corrected": fsc.corrected}
+    named = (
+        ("no mask", "", fsc.unmasked),
+        ("soft mask", ", what the mask adds taken off", fsc.corrected),
+    )
     return [
-        (f"{name}, FSC {level:g}", resolution_text(curve, level, fsc.box_angstrom), f"half maps fall through {level:g}")
-        for name, curve in named.items()
+        (
+            f"resolution {level:g}, {name}",
+            resolution_text(curve, level, fsc.box_angstrom),
+            f"where the halves' FSC falls through {level:g}{more}",
+        )
+        for name, more, curve in named
         if curve is not None
         for level in (FSC_HALVES, FSC_KNOWN)
     ]
 
 
-def coverage_lines(made: Average) -> list[str]:
-    """How evenly the average was measured."""
+def rows_of(made: Average, agreement: Agreement | None) -> list[tuple[str, str, str]]:
+    """How far halves agree and how evenly was measured: name, value, how to read it."""
     from gonio.resolution import CONE_DEG, evenness
 
     even = evenness(made.coverage)
     worst = ", ".join(f"{x:.2f}" for x in even.worst_xyz)
+    found = [] if agreement is None else resolutions(agreement.fsc)
     return [
-        f"coverage: {100 * even.seen:.1f} % of frequencies measured, efficiency {even.efficiency:.2f} (1 is even)",
-        f"coverage, worst direction: ({worst}) xyz, {even.worst:.2f} times the mean within {CONE_DEG:g} degrees",
+        *found,
+        ("coverage", f"{100 * even.seen:.1f} %", "of frequencies were measured"),
+        ("coverage, efficiency", f"{even.efficiency:.2f}", "1 where all were measured evenly"),
+        (
+            "coverage, worst direction",
+            f"{even.worst:.2f}",
+            f"times the mean, within {CONE_DEG:g} degrees of {worst} xyz",
+        ),
     ]
+
+
+def summary_of(made: Average, agreement: Agreement | None) -> dict[str, object]:
+    """The same for programs."""
+    from gonio.resolution import evenness
+
+    even = evenness(made.coverage)
+    summary: dict[str, object] = {
+        "particles": made.count,
+        "box": made.volume.box,
+        "voxel_size_angstrom": made.volume.voxel_size_angstrom,
+        "coverage": {"seen": even.seen, "efficiency": even.efficiency, "worst": even.worst},
+    }
+    return summary if agreement is None else {**summary, "fsc_falls_at_angstrom": falls_at(agreement.fsc)}
+
+
+def falls_at(fsc: HalfMapFsc) -> dict[str, float]:
+    """Where the best curve falls through each threshold, for programs."""
+    return {
+        "0.143": fsc.resolution_angstrom(),
+        "0.5": fsc.resolution_angstrom(0.5),
+        "0.143_no_mask": replace(fsc, corrected=None).resolution_angstrom(),
+    }
 
 
 def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> str:
@@ -222,4 +260,4 @@ def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> s
     finest = box_angstrom / (len(fsc) - 1)
     if not np.isfinite(resolution):
         return f"worse than {box_angstrom:.0f} angstrom"
-    return f"{resolution:.1f} angstrom" + (" or better: it never falls below" if resolution <= finest else "")
+    return f"{resolution:.1f} angstrom" + (" or better" if resolution <= finest else "")

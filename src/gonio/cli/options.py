@@ -237,6 +237,7 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", min=1, help="Particles aligned at a time. Default: one for each processor."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are already there.")]
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "naming",
     "numbers_text",
     "progress",
+    "wrapped",
     "write_particle_scene",
     "write_settings",
     "write_text",
@@ -111,11 +112,19 @@ def _finite(value: object) -> object:
 
 def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
     """Name, value and how to read it, line by line, in the width of a terminal."""
-    lines = []
+    lines, before = [], " " * (2 + NAME_WIDTH + 1 + VALUE_WIDTH + 2)
     for name, value, reading in rows:
         first = f"  {name:<{NAME_WIDTH}} {value:>{VALUE_WIDTH}}  "
-        lines.append(textwrap.fill(reading, WIDTH, initial_indent=first, subsequent_indent=" " * len(first)))
-    return "\n".join(lines)
+        if len(first) > len(before):  # how to read it begins below
+            lines.append(first.rstrip())
+            first = before
+        lines.append(textwrap.fill(reading, WIDTH, initial_indent=first, subsequent_indent=before).rstrip())
+    return "\n".join(line for line in lines if line)
+
+
+def wrapped(text: str) -> str:
+    """Prose in the width of a terminal; paths and numbers stay whole."""
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def command_line() -> list[str]:
