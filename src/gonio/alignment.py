@@ -93,6 +93,10 @@ class Aligner:
         self._symmetry = Symmetry.named(self.settings.symmetry)
         self._preparation = Preparation(self.reference, self.settings, mask=mask, reference_fsc=reference_fsc)
 
+    def __repr__(self) -> str:
+        asked = self.settings
+        return f"Aligner({self.reference!r}, {asked.search} by {asked.score}, symmetry {asked.symmetry})"
+
     def align(
         self,
         target: Particle,
