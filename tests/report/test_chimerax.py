@@ -87,8 +87,8 @@ def test_positions_from_the_centre_of_the_tomogram_are_said_to_be(listed):
 def test_maps_are_opened_at_a_height_within_them(rng):
     volume = Volume(rng.normal(size=(16, 16, 16)), 10.0)
     text = maps_script([MapFile("my map.mrc", volume), MapFile("half1.mrc", volume, shown=False)])
-    assert 'open "my map.mrc" id #1' in text and "open half1.mrc id #2" in text
-    assert "hide #2 models" in text and "hide #1 models" not in text
+    assert 'open "my map.mrc" id #1' in text and "open half1.mrc id #3" in text
+    assert "hide #3 models" in text and "hide #1 models" not in text
     levels = [float(level) for level in re.findall(r"level (\S+)", text)]
     assert levels == pytest.approx([height(volume)] * 2, rel=1e-5)
     assert volume.data.mean() < levels[0] < volume.data.max()
@@ -96,4 +96,18 @@ def test_maps_are_opened_at_a_height_within_them(rng):
 
 def test_classes_stand_side_by_side(rng):
     volume = Volume(rng.normal(size=(8, 8, 8)), 10.0)
-    assert "\ntile\n" in maps_script([MapFile("a.mrc", volume), MapFile("b.mrc", volume)], side_by_side=True)
+    assert "\ntile #1,3\n" in maps_script([MapFile("a.mrc", volume), MapFile("b.mrc", volume)], side_by_side=True)
+
+
+def test_maps_are_shown_to_their_resolution_at_a_height_of_the_filtered_map(rng):
+    noise = rng.normal(size=(32, 32, 32))
+    x = np.arange(32) - 16
+    blob = np.exp(-(x[:, None, None] ** 2 + x[:, None] ** 2 + x**2) / 18.0)
+    volume = Volume(blob + 0.3 * noise, 10.0)
+    one = MapFile("map.mrc", volume, resolution_angstrom=60.0)
+    # At the resolution the Gaussian's transform, exp(-2 pi^2 s^2 / d^2), is one half.
+    assert np.exp(-2 * np.pi**2 * one.filter_sd_angstrom**2 / 60.0**2) == pytest.approx(0.5)
+    text = maps_script([one])
+    assert "open map.mrc id #1\nvolume gaussian #1 sDev 11.24 modelId #2\nvolume #2 " in text
+    level = float(re.search(r"level (\S+)", text)[1])
+    assert 0.1 < level < 0.8  # within the blob, above what is left of the noise

@@ -56,7 +56,7 @@ from gonio.cli.output import (
     write_settings,
     write_text,
 )
-from gonio.cli.page import defocus_of, facts_of, looked_at, odd_of
+from gonio.cli.page import as_seen, defocus_of, facts_of, looked_at, odd_of
 from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def numbers_of(aligned: Aligned) -> list[Number]:
         ("dissimilarity, median", np.median(columns["dissimilarity"]), "{:.4f}", "lower is better"),
         *_numbers_of_certainty(aligned),
         *_numbers_of_changes(columns),
-        ("came to rest", 100 * ended, "{:.0f} %", "refinements that no step improves any further"),
+        ("came to rest", 100 * ended, "{:.0f} %", "no step improves them further"),
         ("time", aligned.seconds, "{:.1f} s", f"{count / max(aligned.seconds, 1e-9):.1f} particles per second"),
     ]
 
@@ -329,8 +329,8 @@ def _numbers_of_certainty(aligned: Aligned) -> list[Number]:
     columns = aligned.table.columns
     rotation, shift = np.median(columns["rotation_sd_deg"]), np.median(columns["shift_sd_angstrom"])
     numbers: list[Number] = [
-        ("rotation sd, median", rotation, "{:.2f} degrees", "predicted error about any one axis, from the data"),
-        ("shift sd, median", shift, "{:.2f} angstrom", "predicted error along any one axis, from the data"),
+        ("rotation sd, median", rotation, "{:.2f} degrees", "predicted, about any one axis"),
+        ("shift sd, median", shift, "{:.2f} angstrom", "predicted, along any one axis"),
     ]
     if "runner_up_margin" in columns:
         reading = "over the next best pose; a particle near 0 could as well be there"
@@ -393,7 +393,7 @@ def _with_looks(report: Report, aligned: Aligned, reference: Volume, mapper: Map
         report,
         numbers=[*report.numbers, *((which, value, reading) for which, value, _ in found)],
         curves={} if looked.fsc is None else {f"halves, {k}": v for k, v in looked.fsc.curves.items()},
-        maps={**maps, **report.maps},
+        maps={**as_seen(maps, np.inf if looked.fsc is None else looked.fsc.resolution_angstrom()), **report.maps},
         coverage=looked.average.coverage,
     )
 

@@ -128,7 +128,8 @@ def _silence() -> Iterator[None]:
 
 def main() -> None:
     """The console script."""
-    kernels.before_compiling = lambda: print(COMPILING, file=sys.stderr)
+    # In one piece, so that workers which compile at the same time do not write into one another's line.
+    kernels.before_compiling = lambda: print(f"{COMPILING}\n", end="", file=sys.stderr)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -168,7 +168,9 @@ def write_average(path: Path, made: Average, agreement: Agreement | None) -> Non
     write_volume(path, made.volume)
     write_volume(beside(path, COVERAGE_ENDING), Volume(made.coverage, made.volume.voxel_size_angstrom))
     halves = [] if made.halves is None else list(zip(HALF_ENDINGS, made.halves, strict=False))
-    shown = [MapFile(path.name, made.volume), *(MapFile(beside(path, end).name, one, False) for end, one in halves)]
+    limit = float("inf") if agreement is None else agreement.fsc.resolution_angstrom()
+    files = [(path.name, made.volume, True), *((beside(path, end).name, one, False) for end, one in halves)]
+    shown = [MapFile(name, volume, first, limit) for name, volume, first in files]
     write_text(beside(path, SCRIPT_ENDING), maps_script(shown))
     if made.halves is None or agreement is None:
         return
@@ -195,16 +197,16 @@ def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
     from gonio.resolution import FSC_HALVES, FSC_KNOWN
 
     named = (
-        ("no mask", "", fsc.unmasked),
-        ("soft mask", ", what the mask adds taken off", fsc.corrected),
+        ("no mask", "where the halves' FSC falls so", fsc.unmasked),
+        ("soft mask", "corrected for the mask", fsc.corrected),
     )
     return [
         (
             f"resolution {level:g}, {name}",
             resolution_text(curve, level, fsc.box_angstrom),
-            f"where the halves' FSC falls through {level:g}{more}",
+            reading,
         )
-        for name, more, curve in named
+        for name, reading, curve in named
         if curve is not None
         for level in (FSC_HALVES, FSC_KNOWN)
     ]
@@ -220,7 +222,7 @@ def rows_of(made: Average, agreement: Agreement | None) -> list[tuple[str, str, 
     return [
         *found,
         ("coverage", f"{100 * even.seen:.1f} %", "of frequencies were measured"),
-        ("coverage, efficiency", f"{even.efficiency:.2f}", "1 where all were measured evenly"),
+        ("coverage, efficiency", f"{even.efficiency:.2f}", "1 where all were alike"),
         (
             "coverage, worst direction",
             f"{even.worst:.2f}",

@@ -38,7 +38,7 @@ from gonio.cli.options import (
     VoxelSize,
 )
 from gonio.cli.output import json_text, numbers_text, wrapped, write_particle_scene, write_settings, write_text
-from gonio.cli.page import facts_of
+from gonio.cli.page import as_seen, facts_of
 from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 from gonio.run.engine import Mapper
 
@@ -292,6 +292,9 @@ def report_of(classed: ParticleTable, found: Classes, matrix: Matrix | None, *, 
     made = {one: average for one, average in enumerate(found.averages, start=1) if average is not None}
     counts = [int((found.labels == one).sum()) for one in made]
     curves = {f"class {one}": average.fsc for one, average in made.items() if average.fsc is not None}
+    seen: dict[str, Volume] = {}
+    for one, average in made.items():
+        seen |= as_seen({f"class {one}": average.volume}, _resolution(found, one - 1) or 0.0)
     return Report(
         title,
         facts_of(seed),
@@ -299,8 +302,8 @@ def report_of(classed: ParticleTable, found: Classes, matrix: Matrix | None, *, 
         classed,
         curves=curves,
         box_angstrom=next(iter(made.values())).volume.box_angstrom if made else 0.0,
-        maps={f"class {one}": average.volume for one, average in made.items()},
-        classes=Shown({f"class {one}": average.volume for one, average in made.items()}, counts) if made else None,
+        maps=seen,
+        classes=Shown(seen, counts) if seen else None,
         matrix=matrix if matrix is not None and len(matrix.linkage) else None,
     )
 
@@ -328,7 +331,9 @@ def write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None:
 
     write_particles(folder / "particles.star", classed)
     shown = [
-        MapFile(f"class_{one}.mrc", made.volume) for one, made in enumerate(found.averages, start=1) if made is not None
+        MapFile(f"class_{one}.mrc", made.volume, True, _resolution(found, one - 1) or np.inf)
+        for one, made in enumerate(found.averages, start=1)
+        if made is not None
     ]
     if shown:
         write_text(folder / "maps.cxc", maps_script(shown, side_by_side=True))

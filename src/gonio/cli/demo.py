@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from gonio.cli.align import Aligned, align_list, errors_of, report_of, rows_of
@@ -13,7 +14,7 @@ from gonio.cli.average import Agreement, agreement_of, average_list, resolution_
 from gonio.cli.columns import writable, write_runners_up
 from gonio.cli.options import ListOptions, Overwrite, Seed, thread_count
 from gonio.cli.output import numbers_text, progress, write_settings, write_text
-from gonio.cli.page import odd_of
+from gonio.cli.page import as_seen, odd_of
 from gonio.cli.simulate import random_poses, write_simulation
 from gonio.run.engine import Journaled, Local
 from gonio.run.folder import result_folder
@@ -105,7 +106,10 @@ def _report(aligned: Aligned, made: Average, agreement: Agreement | None, refere
         numbers=[*report.numbers, *_resolutions(made, agreement, reference)],
         curves=curves,
         box_angstrom=reference.box_angstrom,
-        maps={"average": made.volume, "reference": reference},
+        maps={
+            **as_seen({"average": made.volume}, np.inf if agreement is None else agreement.fsc.resolution_angstrom()),
+            "reference": reference,
+        },
         coverage=made.coverage,
         odd=odd_of(aligned.table),
     )
@@ -116,7 +120,7 @@ def _resolutions(made: Average, agreement: Agreement | None, reference: Volume) 
     from gonio.resolution import FSC_KNOWN
 
     known = resolution_text(fourier_shell_correlation(made.volume, reference), FSC_KNOWN, reference.box_angstrom)
-    reading = f"where the FSC with the reference falls through {FSC_KNOWN:g}"
+    reading = "FSC with the reference"
     rows = [(f"resolution {FSC_KNOWN:g}, reference", known, reading)]
     return rows if agreement is None else [*rows, *resolutions(agreement.fsc)]
 

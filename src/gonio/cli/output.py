@@ -161,7 +161,7 @@ def _bar(verb: str, total: int, before: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    start = last = time.monotonic()
+    last, rate = -BAR_SECONDS, _Rate(total, before)
     # No thread of its own, which would keep workers from being processes (gonio.run.parallel).
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
         task = bar.add_task(verb, total=total, completed=before, rate="")
@@ -169,32 +169,50 @@ def _bar(verb: str, total: int, before: int) -> Iterator[Callable[[int], None]]:
         def report(done: int) -> None:
             nonlocal last
             now = time.monotonic()
+            told = rate.after(done, now)
             if done == total or now - last >= BAR_SECONDS:
                 last = now
-                bar.update(task, completed=done, rate=_rate(done - before, total - done, now - start), refresh=True)
+                bar.update(task, completed=done, rate=told, refresh=True)
 
         yield report
 
 
 def _lines(verb: str, total: int, before: int) -> Callable[[int], None]:
-    start = last = time.monotonic()
+    last, rate = time.monotonic(), _Rate(total, before)
 
     def report(done: int) -> None:
         nonlocal last
         now = time.monotonic()
+        told = rate.after(done, now)
         if done < total and now - last < PLAIN_PROGRESS_SECONDS:
             return
         last = now
-        rate = _rate(done - before, total - done, now - start)
-        print(f"{verb}: {done} of {total}, {rate}", file=sys.stderr, flush=True)
+        print(f"{verb}: {done} of {total}{', ' if told else ''}{told}", file=sys.stderr, flush=True)
 
     return report
 
 
-def _rate(done: int, missing: int, seconds: float) -> str:
-    rate = done / max(seconds, 1e-9)
-    left = f", {_time(missing / max(rate, 1e-9))} left" if missing else ""
-    return f"{rate:.1f} per second{left}"
+class _Rate:
+    """How fast items are done, and how long the rest takes.
+
+    The clock starts with the first item that is done: what comes before it, kernels that are compiled and a reference
+    that is prepared, does not come again. Until a second one is done nothing is known, and nothing said.
+    """
+
+    def __init__(self, total: int, before: int) -> None:
+        self.total, self.begun, self.first = total, time.monotonic(), before
+        self.from_start = True
+
+    def after(self, done: int, now: float) -> str:
+        """In words, when ``done`` items are done."""
+        seconds = now - self.begun
+        if self.from_start and done < self.total:
+            self.begun, self.first, self.from_start = now, done, False
+            return ""
+        rate, missing = (done - self.first) / max(seconds, 1e-9), self.total - done
+        if rate <= 0:
+            return ""
+        return f"{rate:.1f} per second" + (f", {_time(missing / rate)} left" if missing else "")
 
 
 def _time(seconds: float) -> str:

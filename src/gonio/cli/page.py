@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from gonio.report import Odd
     from gonio.resolution import HalfMapFsc
     from gonio.run.engine import Mapper
+    from gonio.volume import Volume
 
-__all__ = ["DEFOCUS", "Looked", "defocus_of", "facts_of", "looked_at", "odd_of"]
+__all__ = ["DEFOCUS", "Looked", "as_seen", "defocus_of", "facts_of", "looked_at", "odd_of"]
 
 MOST_ODD = 6  # particles that a page shows because they differ from the others
 # A picture needs no more particles than this, and a plot no more points.
@@ -73,6 +75,23 @@ def looked_at(table: ParticleTable, *, symmetry: str, mapper: Mapper) -> Looked:
         return Looked(made, len(some), None)
     fsc = half_map_fsc(made.halves, mask=soft_mask(made.volume), rng=np.random.default_rng(0))
     return Looked(made, len(some), fsc)
+
+
+def as_seen(maps: Mapping[str, Volume], resolution_angstrom: float) -> dict[str, Volume]:
+    """Maps as a page shows them, by names that say so: beyond their resolution they are noise, and hide in it.
+
+    Where halves agree on nothing, three shells are left to look at.
+    """
+    from gonio.fourier import MIN_SHELLS, low_passed
+
+    seen = {}
+    for name, volume in maps.items():
+        limit = min(resolution_angstrom, volume.box_angstrom / MIN_SHELLS)
+        if limit <= 2.0 * volume.voxel_size_angstrom * 1.001:
+            seen[name] = volume
+        else:
+            seen[f"{name}, to {limit:.0f} angstrom"] = low_passed(volume, resolution_angstrom=limit)
+    return seen
 
 
 def defocus_of(table: ParticleTable) -> dict[str, NDArray[np.float64]]:

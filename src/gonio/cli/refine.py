@@ -44,7 +44,7 @@ from gonio.cli.options import (
     positive,
 )
 from gonio.cli.output import json_text, numbers_text, write_particle_scene, write_settings, write_text
-from gonio.cli.page import defocus_of, facts_of, odd_of
+from gonio.cli.page import as_seen, defocus_of, facts_of, odd_of
 from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 
 if TYPE_CHECKING:
@@ -390,7 +390,10 @@ def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
     write_volume(folder / "mask.mrc", fsc_mask(best.volume, plan))
     write_runners_up(folder / "runners_up.star", best.table, best.results)
     shown = [("map.mrc", best.volume), ("half1.mrc", best.halves[0]), ("half2.mrc", best.halves[1])]
-    write_text(folder / "maps.cxc", maps_script([MapFile(name, one, name == "map.mrc") for name, one in shown]))
+    write_text(
+        folder / "maps.cxc",
+        maps_script([MapFile(name, one, name == "map.mrc", best.resolution_angstrom) for name, one in shown]),
+    )
     write_particle_scene(folder, _with_columns(best), box_angstrom=best.volume.box_angstrom)
     write_text(folder / "summary.json", json_text(summary_of(done), indent=2) + "\n")
     names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
@@ -418,8 +421,8 @@ def rows_of(done: Sequence[Iteration]) -> list[tuple[str, str, str]]:
         ("iterations", str(len(done)), done[-1].ended),
         ("iteration shown", str(best.number), which),
         *resolutions(best.fsc),
-        ("rotation sd, median", f"{sds[0]:.2f} degrees", "predicted error about any one axis, from the data"),
-        ("shift sd, median", f"{sds[1]:.2f} angstrom", "predicted error along any one axis, from the data"),
+        ("rotation sd, median", f"{sds[0]:.2f} degrees", "predicted, about any one axis"),
+        ("shift sd, median", f"{sds[1]:.2f} angstrom", "predicted, along any one axis"),
         *dropped,
     ]
 
@@ -440,7 +443,9 @@ def report_of(done: Sequence[Iteration], *, title: str, seed: int) -> Report:
         table,
         curves={f"half maps, {name}": curve for name, curve in best.fsc.curves.items()},
         box_angstrom=box,
-        maps={"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]},
+        maps=as_seen(
+            {"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]}, best.resolution_angstrom
+        ),
         against=defocus_of(table),
         coverage=best.coverage,
         odd=odd_of(table),

@@ -13,6 +13,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from gonio.particles import ParticleTable
 from gonio.report.figures import COLOURS, identifier
@@ -35,24 +36,43 @@ UNKNOWN = "#8a8f98"
 
 @dataclass(frozen=True)
 class MapFile:
-    """A map as a file beside the script; ``shown`` says whether it is seen at first."""
+    """A map as a file beside the script.
+
+    ``shown`` says whether it is seen at first; ``resolution_angstrom`` to what detail: beyond it the map is noise, and
+    without a filter its surface too. Infinite where nothing is known: then it is shown as it is.
+    """
 
     file: str
     volume: Volume
     shown: bool = True
+    resolution_angstrom: float = np.inf
+
+    @property
+    def filter_sd_angstrom(self) -> float:
+        """Of the Gaussian that halves what is at the resolution; 0 for none."""
+        finite = np.isfinite(self.resolution_angstrom)
+        return float(self.resolution_angstrom * np.sqrt(np.log(2.0) / 2.0) / np.pi) if finite else 0.0
 
 
 def maps_script(maps: Sequence[MapFile], *, side_by_side: bool = False) -> str:
-    """A script that opens maps as surfaces at the height of the report's, side by side or on one another."""
+    """A script that opens maps as surfaces, filtered to their resolution, side by side or on one another."""
     lines = ["# Maps of gonio: open this file with UCSF ChimeraX.", "set bgColor white", "lighting soft"]
-    for number, one in enumerate(maps, start=1):
-        colour = COLOURS[(number - 1) % len(COLOURS)]
-        lines += [
-            f"open {_quoted(one.file)} id #{number}",
-            f"volume #{number} step 1 style surface level {height(one.volume):.6g} color {colour}",
-        ]
-        lines += [] if one.shown else [f"hide #{number} models"]
-    return "\n".join([*lines, "tile" if side_by_side and len(maps) > 1 else "view", ""])
+    seen = []
+    for number, one in enumerate(maps):
+        as_it_is, shown = 2 * number + 1, 2 * number + 2 if one.filter_sd_angstrom else 2 * number + 1
+        lines.append(f"open {_quoted(one.file)} id #{as_it_is}")
+        if one.filter_sd_angstrom:  # which hides the map as it is
+            lines.append(f"volume gaussian #{as_it_is} sDev {one.filter_sd_angstrom:.4g} modelId #{shown}")
+        level, colour = height(_filtered(one)), COLOURS[number % len(COLOURS)]
+        lines.append(f"volume #{shown} step 1 style surface level {level:.6g} color {colour}")
+        lines += [] if one.shown else [f"hide #{shown} models"]
+        seen.append(str(shown))
+    return "\n".join([*lines, f"tile #{','.join(seen)}" if side_by_side and len(maps) > 1 else "view", ""])
+
+
+def _filtered(one: MapFile) -> Volume:
+    size = one.volume.voxel_size_angstrom
+    return Volume(gaussian_filter(one.volume.data, one.filter_sd_angstrom / size, mode="constant"), size)
 
 
 def particle_scene(table: ParticleTable, *, box_angstrom: float) -> dict[str, str]:
