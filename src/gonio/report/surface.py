@@ -24,7 +24,7 @@ __all__ = ["height", "library", "surface"]
 MAX_BOX = 48
 # Ends of the slider, in standard deviations over the mean. A surface holds this share of the box at first: particles
 # fill 5 to 15 % of theirs, and noise that is filtered to their resolution has few peaks as high.
-LOWEST, HIGHEST, HELD = 0.5, 6.0, 0.04
+LOWEST, HIGHEST, HELD = 1.0, 6.0, 0.04
 
 
 def height(volume: Volume) -> float:
@@ -102,12 +102,13 @@ DRAW = """
     }
     const scene = figure.querySelector('.scene'), axis = title => ({
       title: {text: title}, color: ink(), showbackground: false, gridcolor: 'rgba(128,128,128,.25)', zeroline: false});
+    // Two surfaces: the lower is at the height, the upper above all there is. A single one would lie between them.
     const data = [{type: 'isosurface', x, y, z, value: values, isomin: content.level, isomax: content.most + 1,
-      surface: {count: 1}, caps: {x: {show: false}, y: {show: false}, z: {show: false}}, showscale: false,
+      surface: {count: 2}, caps: {x: {show: false}, y: {show: false}, z: {show: false}}, showscale: false,
       colorscale: [[0, '#3b7dd8'], [1, '#3b7dd8']], hoverinfo: 'skip',
       lighting: {ambient: .45, diffuse: .7, specular: .25, roughness: .6}}];
     const layout = {margin: {l: 0, r: 0, t: 0, b: 0}, paper_bgcolor: 'rgba(0,0,0,0)', height: 320,
-      scene: {aspectmode: 'data', xaxis: axis('x'), yaxis: axis('y'), zaxis: axis('z')}};
+      scene: {aspectmode: 'data', camera: {eye: {x: .9, y: .9, z: .7}}, xaxis: axis('x'), yaxis: axis('y'), zaxis: axis('z')}};
     scene.textContent = '';
     await Plotly.newPlot(scene, data, layout, {responsive: true, displaylogo: false,
       modeBarButtonsToRemove: ['tableRotation', 'resetCameraLastSave3d']});
