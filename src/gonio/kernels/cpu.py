@@ -77,11 +77,11 @@ def common_weights(reference, frequency, weight, rotation, out):
     """The weight of every sample: the target's where the reference was measured too, else 0."""
     n = frequency.shape[1]
     if reference.weights.shape[0] > 0:
+        volume, s = reference.weights.ravel(), reference.weight_scale
         for j in range(n):
             kx, ky, kz = frequency[0, j], frequency[1, j], frequency[2, j]
             qx, qy, qz = turned_back(rotation, kx, ky, kz)
-            s = reference.weight_scale
-            out[j] = weight[j] * volume_weight(reference.weights, s * qx, s * qy, s * qz)
+            out[j] = weight[j] * volume_weight(volume, 0, reference.weights.shape[0], s * qx, s * qy, s * qz)
         return
     out[:] = 0.0
     for i in range(reference.regions.shape[0]):

@@ -98,20 +98,23 @@ def region_holds(region, qx, qy, qz):
 
 
 @njit(inline="always")
-def volume_weight(weights, x, y, z):
-    """Weight interpolated linearly in a centred volume (z, y, x) at grid position x, y, z from its centre."""
-    n = weights.shape[0]
+def volume_weight(weights, first, n, x, y, z):
+    """Weight interpolated linearly in a centred volume at grid position x, y, z from its centre.
+
+    The volume's n^3 elements in order (z, y, x) are those of the flat ``weights`` from ``first`` on.
+    """
     x, y, z = x + n // 2, y + n // 2, z + n // 2
-    ix, iy, iz = math.floor(x), math.floor(y), math.floor(z)
+    ix, iy, iz = np.int64(math.floor(x)), np.int64(math.floor(y)), np.int64(math.floor(z))
     if min(ix, iy, iz) < 0 or max(ix, iy, iz) > n - 2:
         return np.float32(0.0)
     fx, fy, fz = np.float32(x - ix), np.float32(y - iy), np.float32(z - iz)
-    one = np.float32(1.0)
-    lower = weights[iz, iy, ix] * (one - fx) + weights[iz, iy, ix + 1] * fx
-    upper = weights[iz, iy + 1, ix] * (one - fx) + weights[iz, iy + 1, ix + 1] * fx
+    one, here = np.float32(1.0), first + (iz * n + iy) * n + ix
+    lower = weights[here] * (one - fx) + weights[here + 1] * fx
+    upper = weights[here + n] * (one - fx) + weights[here + n + 1] * fx
     near = lower * (one - fy) + upper * fy
-    lower = weights[iz + 1, iy, ix] * (one - fx) + weights[iz + 1, iy, ix + 1] * fx
-    upper = weights[iz + 1, iy + 1, ix] * (one - fx) + weights[iz + 1, iy + 1, ix + 1] * fx
+    here += n * n
+    lower = weights[here] * (one - fx) + weights[here + 1] * fx
+    upper = weights[here + n] * (one - fx) + weights[here + n + 1] * fx
     return near * (one - fz) + (lower * (one - fy) + upper * fy) * fz
 
 
