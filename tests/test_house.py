@@ -38,6 +38,8 @@ FLOORS = {
     "result": 2,
     "settings": 3,
     "problem": 3,
+    "evaluation": 3,
+    "device": 3,
     "frame": 3,
     "coarse_to_fine": 3,
     "measured": 3,
@@ -56,7 +58,7 @@ FLOORS = {
 }
 
 # What an alignment is put together from, on its own floor.
-SEARCHING = {"problem", "settings", "frame", "coarse_to_fine", "preparation", "uncertainty"}
+SEARCHING = {"problem", "evaluation", "settings", "frame", "coarse_to_fine", "preparation", "uncertainty", "device"}
 
 # Rooms whose neighbours below are not simply all lower floors.
 ROOMS_BELOW = {
@@ -69,11 +71,14 @@ ROOMS_BELOW = {
     "io": {room for room, floor in FLOORS.items() if floor == 0},
     "report": {room for room, floor in FLOORS.items() if floor in (0, 3)} | {"fourier"},
     # Aligning is searching with the problem that the score poses.
-    "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "settings"},
-    "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
+    "evaluation": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
+    "device": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
+    "uncertainty": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
+    "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation", "settings"},
+    "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
-    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
+    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "device", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "pairwise"},

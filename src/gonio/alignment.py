@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gonio import candidates, coarse_to_fine, lm
 from gonio.coarse_to_fine import Found, Pair, Plan, Tactics
+from gonio.evaluation import Asking, Equations, Refinement, ShellSums, answered
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.frame import Frame, about_normals, everywhere, near, neighbours
@@ -27,7 +28,7 @@ from gonio.run.parallel import in_order
 from gonio.score import Comparison, Score
 from gonio.settings import Inputs, Pool, Search, Settings
 from gonio.symmetry import Symmetry
-from gonio.uncertainty import pose_covariance
+from gonio.uncertainty import ask_pose_covariance
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 
 __all__ = ["Aligner", "History", "Inputs", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
@@ -124,17 +125,46 @@ class Aligner:
         ValueError
             Voxel sizes that differ, a box too small for the resolution, a missing ``rng``, ``start`` or normal.
         """
+        return answered(self._ask(target, rng, start, expectation, record=record, kept=kept))
+
+    def _ask(
+        self,
+        target: Particle,
+        rng: np.random.Generator | None,
+        start: Pose | None,
+        expectation: Expectation | None,
+        *,
+        record: bool = False,
+        kept: dict | None = None,
+    ) -> Asking[Result]:
+        """``align``, asked for."""
+        self._check(rng, start)
+        pair = self._preparation.pair(target, kept=kept)
+        return (yield from self._ask_pair(target, pair, rng, start, expectation, record=record))
+
+    def _check(self, rng: np.random.Generator | None, start: Pose | None) -> None:
         search = self.settings.search
         if search is Search.LOCAL and start is None:
             raise ValueError("a local search needs the pose to start from: align(..., start=pose)")
         if rng is None and self._draws:
             raise ValueError("a stochastic search needs a random generator: align(..., rng=np.random.default_rng(0))")
-        pair = self._preparation.pair(target, kept=kept)
+
+    def _ask_pair(
+        self,
+        target: Particle,
+        pair: Pair,
+        rng: np.random.Generator | None,
+        start: Pose | None,
+        expectation: Expectation | None,
+        *,
+        record: bool = False,
+    ) -> Asking[Result]:
+        search = self.settings.search
         if search.is_papers:
-            return self._by_papers_schedule(target, pair, rng, record)
+            return (yield from self._by_papers_schedule(target, pair, rng, record))
         if search is Search.LOCAL and start is not None and not self.settings.restores:
-            return self.refine(pair.plain(self.settings.score), start)
-        return self._from_coarse_to_fine(target, pair, rng, start, expectation)
+            return (yield from self._ask_refined(pair.plain(self.settings.score), start))
+        return (yield from self._from_coarse_to_fine(target, pair, rng, start, expectation))
 
     def align_many(
         self,
@@ -193,10 +223,17 @@ class Aligner:
 
         The comparison stands for a target without a name: its box and voxel size are all that is used of it.
         """
+        return answered(self._ask_refined(comparison, start))
+
+    def _ask_refined(self, comparison: Comparison, start: Pose) -> Asking[Result]:
         frame = near(comparison.target, start, self.settings, reach_deg=None)
-        (seeds, _), maximum = frame.seeds(comparison), self.settings.max_refinement_iterations
-        outcome = candidates.refine_all(frame.problem(comparison), seeds, max_iterations=maximum)
-        return _result(comparison, outcome, frame)
+        seeds, _ = yield from frame.ask_seeds(comparison)
+        return (yield from _result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
+
+    def _ask_all(self, comparison: Comparison, frame: Frame, seeds: NDArray) -> Asking[candidates.Outcome]:
+        """Every seed refined until it rests."""
+        maximum = self.settings.max_refinement_iterations
+        return candidates.all_refined((yield Refinement(frame.pose_problem(comparison), seeds, maximum)))
 
     @property
     def memory_bytes(self) -> int:
@@ -241,22 +278,21 @@ class Aligner:
 
     def _by_papers_schedule(
         self, target: Particle, pair: Pair, rng: np.random.Generator | None, record: bool
-    ) -> Result:
+    ) -> Asking[Result]:
         comparison, frame = pair.plain(self.settings.score), self._frame(target, None, None)
-        problem, (seeds, _) = frame.problem(comparison), frame.seeds(comparison)
+        seeds, _ = yield from frame.ask_seeds(comparison)
         if self.settings.search is Search.INDEPENDENT:
-            maximum = self.settings.max_refinement_iterations
-            return _result(comparison, candidates.refine_all(problem, seeds, max_iterations=maximum), frame)
+            return (yield from _result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
         assert rng is not None  # align has asked for it
         outcome = candidates.refine_stochastically(
-            problem,
+            frame.problem(comparison),
             seeds,
             schedule=self.settings.schedule,
             signature=partial(signature, voxel_size_angstrom=target.voxel_size_angstrom),
             rng=rng,
             record=record,
         )
-        return _result(comparison, outcome, frame)
+        return (yield from _result(comparison, outcome, frame))
 
     def _from_coarse_to_fine(
         self,
@@ -265,7 +301,7 @@ class Aligner:
         rng: np.random.Generator | None,
         start: Pose | None,
         expectation: Expectation | None,
-    ) -> Result:
+    ) -> Asking[Result]:
         diameter = self.settings.particle_diameter_angstrom or pair.diameter_angstrom
         diameter = diameter or self._preparation.diameter_angstrom(target)
         edge, cut = pair.target.box * target.voxel_size_angstrom, pair.target.box / target.box
@@ -287,23 +323,23 @@ class Aligner:
             neighbours=neighbours if look else None,
         )
         points = int(np.ceil(4 * plan.limits[0]))
-        found = coarse_to_fine.search(
+        found = yield from coarse_to_fine.ask(
             pair,
-            lambda coarse: frame.seeds(coarse, points=points),
+            lambda coarse: frame.ask_seeds(coarse, points=points),
             plan=plan,
             score=self.settings.score,
             tactics=tactics,
             expectation=None if expectation is None else expectation.in_box(cut, pair.target.n_shells),
         )
-        result = _found(pair, found, frame, self.settings.score)
+        result = yield from _found(pair, found, frame, self.settings.score)
         shells = int(np.rint(pair.target.limit / cut)) + 1
         told = found.expectation.in_box(1.0 / cut, shells) if expectation is None else expectation
         result = replace(result, expectation=told)
         if self._preparation.keeps_out or found.expectation.shared_power < NOISE_FREE:
             return result
-        return self._as_measured(target, result, frame, pair.crowding)
+        return (yield from self._as_measured(target, result, frame, pair.crowding))
 
-    def _as_measured(self, target: Particle, result: Result, frame: Frame, crowding: float) -> Result:
+    def _as_measured(self, target: Particle, result: Result, frame: Frame, crowding: float) -> Asking[Result]:
         """The same pose refined on the particles as they are, where that is the surer answer.
 
         Without noise and with next to no wedge there is nothing to restore, and a sphere only takes something away.
@@ -311,8 +347,7 @@ class Aligner:
         """
         plain = self._preparation.plain_pair(target).plain(Score.RCS)
         point = pack(result.pose.matrix[None], result.pose.shift_angstrom[None])
-        maximum = self.settings.max_refinement_iterations
-        again = _result(plain, candidates.refine_all(frame.problem(plain), point, max_iterations=maximum), frame)
+        again = yield from _result(plain, (yield from self._ask_all(plain, frame, point)), frame)
         covariance, steps = crowding * again.covariance, result.n_iterations + again.n_iterations
         surer = again.status.ok and np.trace(covariance[:3, :3]) < SURER * np.trace(result.covariance[:3, :3])
         if not surer:
@@ -328,15 +363,16 @@ class Aligner:
         frame: Frame,
         crowding: float,
         rng: np.random.Generator | None,
-    ) -> lm.State:
-        problem = frame.problem(comparison, crowding=crowding)
+    ) -> Asking[lm.State]:
+        problem = frame.pose_problem(comparison, crowding=crowding)
         if self.settings.pool is Pool.ALL or steps > coarse_to_fine.STEPS:
-            return lm.minimise(problem, points, max_iterations=steps)
+            state: lm.State = yield Refinement(problem, points, steps)
+            return state
         assert rng is not None  # align has asked for it
         size = comparison.target.voxel_size_angstrom
         most = max(1, round(DRAWN_SHARE * steps * len(points)))
         return candidates.refine_stochastically(
-            problem,
+            problem.problem,
             points,
             schedule=replace(self.settings.schedule, max_iterations=most, regression_window=most),
             signature=partial(signature, voxel_size_angstrom=size),
@@ -344,10 +380,10 @@ class Aligner:
         ).state
 
 
-def _result(comparison: Comparison, outcome: candidates.Outcome, frame: Frame) -> Result:
+def _result(comparison: Comparison, outcome: candidates.Outcome, frame: Frame) -> Asking[Result]:
     """Of a plain comparison."""
     poses, values = poses_of(outcome.state.points), outcome.state.dissimilarity
-    equations = comparison.normal_equations(poses.matrix[:1], poses.shift_angstrom[:1])
+    equations = yield Equations(comparison, pack(poses.matrix[:1], poses.shift_angstrom[:1]))
     target, points, found = comparison.target, outcome.best_points, float(equations.dissimilarity[0])
     alone = frame.shift_angstrom is not None
     rows = [] if alone else _runners_up(poses, values)
@@ -357,23 +393,24 @@ def _result(comparison: Comparison, outcome: candidates.Outcome, frame: Frame) -
         status=outcome.state.status[0],
         n_iterations=outcome.iterations,
         overlap=float(equations.overlap[0] / target.weight.sum(dtype=np.float64)),
-        covariance=_covariance(target, comparison.reference, poses[0], frame, crowding=1.0),
+        covariance=(yield from _covariance(target, comparison.reference, poses[0], frame, crowding=1.0)),
         runners_up=tuple(Optimum(poses[i], float(values[i]), float(values[i] - values[0])) for i in rows),
         history=History(outcome.history, poses_of(points)) if points is not None and len(points) else None,
     )
 
 
-def _found(pair: Pair, found: Found, frame: Frame, score: Score) -> Result:
+def _found(pair: Pair, found: Found, frame: Frame, score: Score) -> Asking[Result]:
     """Of a search from coarse to fine."""
     poses, choice = poses_of(found.state.points), found.choice
     # What was minimised holds the frame's prior too.
-    equations = pair.filtered(score, found.expectation).normal_equations(poses.matrix, poses.shift_angstrom)
+    points = pack(poses.matrix, poses.shift_angstrom)
+    equations = yield Equations(pair.filtered(score, found.expectation), points)
     values = np.where(np.isfinite(found.state.dissimilarity), equations.dissimilarity, np.inf)
     weighted = pair.filtered(Score.FCS, found.expectation).target
     # Weighted as the target weights its samples, which exact pairs do all along.
     overlap = equations.overlap[0]
     if not pair.exact:
-        overlap = pair.plain(Score.FCS).totals(poses.matrix[0], poses.shift_angstrom[0])[3]
+        overlap = (yield ShellSums(pair.plain(Score.FCS), points[:1]))[0, :, 3].sum()
     rows = [i for i in range(1, len(values)) if np.isfinite(values[i])]
     return Result(
         pose=poses[0],
@@ -381,7 +418,7 @@ def _found(pair: Pair, found: Found, frame: Frame, score: Score) -> Result:
         status=found.state.status[0],
         n_iterations=found.iterations,
         overlap=float(overlap / pair.target.weight.sum(dtype=np.float64)),
-        covariance=_covariance(weighted, pair.reference, poses[0], frame, crowding=pair.crowding),
+        covariance=(yield from _covariance(weighted, pair.reference, poses[0], frame, crowding=pair.crowding)),
         runners_up=tuple(Optimum(poses[i], float(values[i]), float(choice[i] - choice[0])) for i in rows),
         expectation=found.expectation,
     )
@@ -389,8 +426,8 @@ def _found(pair: Pair, found: Found, frame: Frame, score: Score) -> Result:
 
 def _covariance(
     target: Spectrum, reference: FourierVolume, pose: Pose, frame: Frame, *, crowding: float
-) -> NDArray[np.float64]:
-    return pose_covariance(
+) -> Asking[NDArray[np.float64]]:
+    return ask_pose_covariance(
         target,
         reference,
         pose,

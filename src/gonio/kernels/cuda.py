@@ -17,7 +17,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cuda, float32, float64, int32
+from numba import cuda as _cuda
+from numba import float32, float64, int32
 
 from gonio.kernels.compiled import inlined
 from gonio.kernels.cpu import FF, FG, GG, JTF, JTG, N_SUMS, WEIGHT
@@ -36,6 +37,8 @@ from gonio.kernels.sample import (
 
 __all__ = ["LANDSCAPE", "LANDSCAPE_NUMBERS", "PART", "REFERENCE", "SIMULATED", "THREADS", "Kernels", "kernels"]
 
+cuda: Any = _cuda  # its names depend on whether it is the simulator's
+
 # Threads of a block, a power of two: a pose has some hundred samples, and each thread should have a few.
 THREADS = 64
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
@@ -51,8 +54,11 @@ LANDSCAPE = {
     "power": 18, "radius": 19, "tolerance": 20, "prior_numbers": 21, "directions": 39,
 }  # fmt: skip
 PRIOR_NUMBERS, LANDSCAPE_NUMBERS = 18, 75
-# Columns of samples: re and im of the value, transfer, weight, |f|^2 and the share of |g|^2 that counts.
+# Frequencies are rows (n, 3). Columns of samples, (6, n): re and im of the value, transfer, weight, |f|^2 and the share
+# of |g|^2 that counts.
 RE, IM, TRANSFER, OWN_WEIGHT, POWER, OWN = range(6)
+# Registers of a thread that refines: of more, too few blocks would fit beside each other. Never tuned on a device.
+REGISTERS = 168
 # Sums that a value needs.
 N_TOTALS = 4
 
@@ -69,7 +75,7 @@ class _Spot(NamedTuple):
     frequency: int
     column: int
     order: int
-    count: int
+    samples: int
     scale: float
     volume_scale: float
 
@@ -100,10 +106,10 @@ def _thread_sums(spot, grids, regions, volumes, frequency, columns, order, rotat
     """One thread's share of the 37 sums of docs/theory.md eq. 8 at a pose, into ``sums`` (37,) float32."""
     for i in range(N_SUMS):
         sums[i] = np.float32(0.0)
-    for i in range(thread, spot.count, threads):
+    for i in range(thread, spot.samples, threads):
         j = order[spot.order + i]
         at, c = spot.frequency + j, spot.column + j
-        kx, ky, kz = frequency[0, at], frequency[1, at], frequency[2, at]
+        kx, ky, kz = frequency[at, 0], frequency[at, 1], frequency[at, 2]
         qx, qy, qz = turned_back(rotation, kx, ky, kz)
         w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
         if w > np.float32(0.0):
@@ -132,10 +138,10 @@ def _thread_totals(spot, grids, regions, volumes, frequency, columns, order, rot
     """One thread's share of |f|^2, |g|^2, f.g and the total weight at a pose, into ``totals`` (4,) float32."""
     for i in range(N_TOTALS):
         totals[i] = np.float32(0.0)
-    for i in range(thread, spot.count, threads):
+    for i in range(thread, spot.samples, threads):
         j = order[spot.order + i]
         at, c = spot.frequency + j, spot.column + j
-        kx, ky, kz = frequency[0, at], frequency[1, at], frequency[2, at]
+        kx, ky, kz = frequency[at, 0], frequency[at, 1], frequency[at, 2]
         qx, qy, qz = turned_back(rotation, kx, ky, kz)
         w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
         if w > np.float32(0.0):
@@ -157,10 +163,10 @@ def _thread_products(
     """One thread's share of w f conj(G') before any shift, re and im (n,), and of what no shift changes (4,)."""
     for i in range(N_TOTALS):
         totals[i] = np.float32(0.0)
-    for i in range(thread, spot.count, threads):
+    for i in range(thread, spot.samples, threads):
         j = order[spot.order + i]
         at, c = spot.frequency + j, spot.column + j
-        qx, qy, qz = turned_back(rotation, frequency[0, at], frequency[1, at], frequency[2, at])
+        qx, qy, qz = turned_back(rotation, frequency[at, 0], frequency[at, 1], frequency[at, 2])
         w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
         re[i] = im[i] = np.float32(0.0)
         if w > np.float32(0.0):
@@ -185,13 +191,13 @@ def _best_of_thread(spot, frequency, order, shifts, first, count, cos, sin, tabl
     for shift in range(thread, count, threads):
         total = np.float32(0.0)
         if tables:
-            for i in range(spot.count):
+            for i in range(spot.samples):
                 total += cos[i, shift] * re[i] - sin[i, shift] * im[i]
         else:
             back = shifts[first + shift]
-            for i in range(spot.count):
+            for i in range(spot.samples):
                 at = spot.frequency + order[spot.order + i]
-                c, s = phase_factor(back, frequency[0, at], frequency[1, at], frequency[2, at])
+                c, s = phase_factor(back, frequency[at, 0], frequency[at, 1], frequency[at, 2])
                 total += c * re[i] + s * im[i]
         if total > best:
             best, where = total, np.int64(shift)
@@ -233,7 +239,7 @@ else:
 
 @cuda.jit(device=True)
 def _add_up(buffer, thread, threads, width):
-    """Sums over the rows of a block's ``buffer`` (threads, width), into the first: pairs of rows, then pairs of pairs."""
+    """Sums over the rows of a block's ``buffer`` (threads, width), into the first: pairs, then pairs of pairs."""
     half = threads // 2
     while half > 0:
         cuda.syncthreads()
@@ -371,12 +377,12 @@ def _best_shifts_kernel(threads: int) -> Any:
 
 
 def _refine_kernel(threads: int, k: int) -> Any:
-    @cuda.jit(fastmath=False)
+    @cuda.jit(**({} if SIMULATED else {"max_registers": REGISTERS}))
     def refine(
         grids, regions, volumes, references, scales, frequency, columns, order, parts, whole, numbers, jobs, n_steps,
         points, value, hessian, descent, damping, growth, status, iterations,
     ):  # fmt: skip
-        """Refine each job's point (``jobs`` (b,) its part) from its start by at most ``n_steps``: ``lm.minimise``.
+        """Refine each job's point (``jobs`` (b,) its part) by at most ``n_steps`` (b,): ``lm.minimise``.
 
         The arrays are those of a ``gonio.lm.State`` with b rows; ``damping`` and ``growth`` hold their first values.
         """
@@ -434,7 +440,7 @@ def _refine_kernel(threads: int, k: int) -> Any:
                         landscape, here, own_value, own_hessian, own_descent, own_damping, own_growth, determined,
                         step, tangent, trial, after, next_hessian, next_descent,
                     )  # fmt: skip
-                going[0] = code == RUNNING and done < n_steps
+                going[0] = code == RUNNING and done < n_steps[block]
                 done += 1
             cuda.syncthreads()
             if going[0] == 0:

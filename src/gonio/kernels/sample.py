@@ -103,11 +103,12 @@ def volume_weight(weights, first, n, x, y, z):
 
     The volume's n^3 elements in order (z, y, x) are those of the flat ``weights`` from ``first`` on.
     """
-    x, y, z = x + n // 2, y + n // 2, z + n // 2
-    ix, iy, iz = np.int64(math.floor(x)), np.int64(math.floor(y)), np.int64(math.floor(z))
+    ix, iy, iz = np.int32(whole_below(x)), np.int32(whole_below(y)), np.int32(whole_below(z))
+    fx, fy, fz = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
+    middle = n // 2
+    ix, iy, iz = ix + middle, iy + middle, iz + middle
     if min(ix, iy, iz) < 0 or max(ix, iy, iz) > n - 2:
         return np.float32(0.0)
-    fx, fy, fz = np.float32(x - ix), np.float32(y - iy), np.float32(z - iz)
     one, here = np.float32(1.0), first + (iz * n + iy) * n + ix
     lower = weights[here] * (one - fx) + weights[here + 1] * fx
     upper = weights[here + n] * (one - fx) + weights[here + n + 1] * fx
