@@ -52,7 +52,7 @@ class ShiftSearch:
 
     @property
     def allowed(self) -> NDArray[np.int64]:
-        """Shifts that are tried, (s, 3), in steps of ``step_angstrom``; one step is ``turn`` in phase at frequency 1."""
+        """Shifts that are tried, (s, 3), in steps of ``step_angstrom``; a step is ``turn`` in phase at frequency 1."""
         return self._cube[(self._cube**2).sum(axis=1) <= self._radius**2 + 1e-6]
 
     def best(

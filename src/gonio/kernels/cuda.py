@@ -20,7 +20,7 @@ import numpy as np
 from numba import cuda as _cuda
 from numba import float32, float64, int32
 
-from gonio.kernels.compiled import inlined
+from gonio.kernels.compiled import compiled, inlined
 from gonio.kernels.cpu import FF, FG, GG, JTF, JTG, N_SUMS, WEIGHT
 from gonio.kernels.lm import MAX_ITERATIONS, NO_OVERLAP, RUNNING
 from gonio.kernels.model import model
@@ -63,6 +63,10 @@ REGISTERS = 168
 N_TOTALS = 4
 
 
+# What a thread does between two meetings: for the simulator compiled once and kept.
+_by_thread = compiled if SIMULATED else inlined
+
+
 class _Spot(NamedTuple):
     """Where a part and its reference lie."""
 
@@ -80,7 +84,7 @@ class _Spot(NamedTuple):
     volume_scale: float
 
 
-@inlined
+@_by_thread
 def _spot(references, scales, parts, part):
     r = parts[part, 0]
     return _Spot(
@@ -101,7 +105,7 @@ def _measured(spot, regions, volumes, qx, qy, qz):
     return np.float32(0.0)
 
 
-@inlined
+@_by_thread
 def _thread_sums(spot, grids, regions, volumes, frequency, columns, order, rotation, phase, thread, threads, sums):
     """One thread's share of the 37 sums of docs/theory.md eq. 8 at a pose, into ``sums`` (37,) float32."""
     for i in range(N_SUMS):
@@ -133,7 +137,7 @@ def _thread_sums(spot, grids, regions, volumes, frequency, columns, order, rotat
             sums[WEIGHT] += w
 
 
-@inlined
+@_by_thread
 def _thread_totals(spot, grids, regions, volumes, frequency, columns, order, rotation, phase, thread, threads, totals):
     """One thread's share of |f|^2, |g|^2, f.g and the total weight at a pose, into ``totals`` (4,) float32."""
     for i in range(N_TOTALS):
@@ -156,7 +160,7 @@ def _thread_totals(spot, grids, regions, volumes, frequency, columns, order, rot
             totals[3] += w
 
 
-@inlined
+@_by_thread
 def _thread_products(
     spot, grids, regions, volumes, frequency, columns, order, rotation, thread, threads, re, im, totals
 ):
@@ -180,7 +184,7 @@ def _thread_products(
             re[i], im[i] = w * (fr * gr + fi * gi), w * (fi * gr - fr * gi)
 
 
-@inlined
+@_by_thread
 def _best_of_thread(spot, frequency, order, shifts, first, count, cos, sin, tables, re, im, thread, threads):
     """The best of every so many-th shift, the first of equals: its number and f.g there.
 
@@ -204,7 +208,7 @@ def _best_of_thread(spot, frequency, order, shifts, first, count, cos, sin, tabl
     return best, where
 
 
-@inlined
+@_by_thread
 def _landscape(whole, numbers, directions, centre, cone_centre, prior_numbers, k):
     """A ``Landscape`` from its row of tables; its arrays are put into those given."""
     for i in range(3):
@@ -390,7 +394,8 @@ def _refine_kernel(threads: int, k: int) -> Any:
         part = jobs[block]
         sums = cuda.local.array(N_SUMS, float32)
         buffer = cuda.shared.array((threads, N_SUMS), float64)
-        rotation, phases = cuda.shared.array((3, 3), float32), cuda.shared.array(3, float32)
+        rotation = cuda.shared.array((3, 3), float32)  # the simulator knows shared arrays by their lines
+        phases = cuda.shared.array(3, float32)
         going = cuda.shared.array(1, int32)
         # The first thread's own.
         directions, cone_centre = cuda.local.array((6, k), float64), cuda.local.array((3, 3), float64)
