@@ -13,7 +13,6 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio import device as devices
 from gonio.device import Device, results
 from gonio.evaluation import BestShifts, Equations, Refinement, ShellMatrices, ShellSums
 from gonio.expectation import Expectation
@@ -109,12 +108,15 @@ def test_best_shifts_of_samples_off_the_grid_are_those_of_the_cpu(card):
 
 def frames() -> dict:
     target, start = particle(1), POSES[0]
-    local = dict(search="local", max_rotation_deg=20.0, prior_rotation_sd_deg=3.0, prior_shift_sd_angstrom=5.0)
+    prior = {"max_rotation_deg": 20.0, "prior_rotation_sd_deg": 3.0, "prior_shift_sd_angstrom": 5.0}
+    axis = gonio.Settings(search="axis"), gonio.Settings(search="axis", axis_sd_deg=4.0)
     return {
         "free": near(target, start, gonio.Settings(search="local"), reach_deg=None),
-        "prior": near(target, start, gonio.Settings(**local), reach_deg=None),
-        "axis": about_normals(target, particle(11), gonio.Settings(search="axis"), reach_deg=None),
-        "axis, prior": about_normals(target, particle(11), gonio.Settings(search="axis", axis_sd_deg=4.0), reach_deg=None),
+        "prior": near(target, start, gonio.Settings(search="local", **prior), reach_deg=None),
+        "axis": about_normals(target, particle(11), axis[0], reach_deg=None),
+        "axis, prior": about_normals(
+            target, particle(11), gonio.Settings(search="axis", axis_sd_deg=4.0), reach_deg=None
+        ),
     }
 
 
@@ -206,7 +208,7 @@ def test_threads_of_a_block_are_a_power_of_two():
 
 
 def aligner(search: str, **settings) -> gonio.Aligner:
-    lengths = dict(resolution_angstrom=40.0, particle_diameter_angstrom=90.0, max_shift_angstrom=20.0)
+    lengths = {"resolution_angstrom": 40.0, "particle_diameter_angstrom": 90.0, "max_shift_angstrom": 20.0}
     return gonio.Aligner(particle(7, noise=0.05), gonio.Settings(search=search, **lengths, **settings))
 
 
@@ -220,22 +222,24 @@ def assert_alike(found: list, wanted: list) -> None:
 
 
 @pytest.mark.parametrize("search", ["local", "axis"])
-def test_whole_alignments_find_what_the_cpu_finds(search, monkeypatch):
-    monkeypatch.setattr(devices, "opened", lambda name: Device(cards.Card(threads=THREADS)))
+def test_whole_alignments_find_what_the_cpu_finds(card, search):
     targets = [particle(7, noise=0.1), particle(7, noise=0.3)]
     starts = gonio.Pose(Rotation.from_rotvec([[0.05, 0.0, 0.1], [0.0, -0.1, 0.05]]), np.full((2, 3), 3.0))
     given = {"starts": starts} if search == "local" else {}
     wanted = aligner(search).align_many(targets, **given)
-    found = gonio.Aligner(particle(7, noise=0.05), aligner(search).settings, device="cuda").align_many(targets, **given)
+    on_card = gonio.Aligner(particle(7, noise=0.05), aligner(search).settings, device=card)
+    assert on_card.device == "cuda:0 (simulated card)"
+    found = on_card.align_many(targets, **given)
     assert_alike(found, wanted)
+    alone = on_card.align(targets[1], start=starts[1] if search == "local" else None)
+    np.testing.assert_array_equal(alone.covariance, found[1].covariance)
 
 
-def test_all_pairs_find_what_the_cpu_finds(monkeypatch):
-    monkeypatch.setattr(devices, "opened", lambda name: Device(cards.Card(threads=THREADS)))
+def test_all_pairs_find_what_the_cpu_finds(card):
     particles = [particle(7, noise=noise) for noise in (0.05, 0.1, 0.2)]
     settings = aligner("axis").settings
     wanted = list(gonio.align_all_pairs(particles, settings))
-    found = list(gonio.align_all_pairs(particles, settings, device="cuda"))
+    found = list(gonio.align_all_pairs(particles, settings, device=card))
     assert [(p.reference, p.target) for p in found] == [(p.reference, p.target) for p in wanted]
     assert_alike([p.result for p in found], [p.result for p in wanted])
 

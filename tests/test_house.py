@@ -78,7 +78,8 @@ ROOMS_BELOW = {
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
-    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "device", "settings"},
+    "pairwise": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"alignment", "coarse_to_fine", "device", "evaluation", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "pairwise"},

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gonio import candidates, coarse_to_fine, lm
 from gonio.coarse_to_fine import Found, Pair, Plan, Tactics
+from gonio.device import AUTO, CPU, Device, opened, results
 from gonio.evaluation import Asking, Equations, Refinement, ShellSums, answered
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
@@ -45,6 +46,12 @@ DRAWN_SHARE = 0.5
 RUNNER_UP_DEG, RUNNERS_UP = 10.0, 5
 
 
+DRAWS = (
+    'device="cuda" is for searches that refine all of their candidates: one that draws them one by one, stochastic or '
+    'with a drawn pool, runs with device="cpu"'
+)
+
+
 class Aligner:
     """Aligns particles to one reference; what depends on the reference alone is computed once.
 
@@ -59,11 +66,16 @@ class Aligner:
     reference_fsc
         FSC of the reference's half maps, one value for each shell (``fourier_shell_correlation``): no shell is expected
         to agree better than the reference with the truth. None when it is not known.
+    device
+        Where alignments are computed: ``"cpu"``, ``"cuda"`` (the first graphics card), ``"cuda:1"`` and so on, or
+        ``"auto"``, a card where one works and the search can use it; or a ``Device`` that is open. Searches that draw
+        their candidates one by one run on the CPU alone.
 
     Raises
     ------
     ValueError, TypeError
-        When the reference is constant, is a tilt stack, or does not suit the resolution asked for.
+        When the reference is constant, is a tilt stack, or does not suit the resolution asked for; when a card is asked
+        for that is not there, or for a search that draws.
 
     Examples
     --------
@@ -82,6 +94,7 @@ class Aligner:
         *,
         mask: Volume | None = None,
         reference_fsc: NDArray[np.float64] | None = None,
+        device: str | Device = CPU,
     ) -> None:
         if isinstance(reference, TiltStack):
             raise TypeError("a tilt stack cannot be the reference: give a Volume or a Subtomogram")
@@ -90,6 +103,7 @@ class Aligner:
         self.settings = Settings() if settings is None else settings
         self.reference = Subtomogram(reference) if isinstance(reference, Volume) else reference
         self._symmetry = Symmetry.named(self.settings.symmetry)
+        self._device = device_for(device, self.settings)
         self._preparation = Preparation(self.reference, self.settings, mask=mask, reference_fsc=reference_fsc)
 
     def align(
@@ -125,40 +139,33 @@ class Aligner:
         ValueError
             Voxel sizes that differ, a box too small for the resolution, a missing ``rng``, ``start`` or normal.
         """
-        return answered(self._ask(target, rng, start, expectation, record=record, kept=kept))
-
-    def _ask(
-        self,
-        target: Particle,
-        rng: np.random.Generator | None,
-        start: Pose | None,
-        expectation: Expectation | None,
-        *,
-        record: bool = False,
-        kept: dict | None = None,
-    ) -> Asking[Result]:
-        """``align``, asked for."""
         self._check(rng, start)
-        pair = self._preparation.pair(target, kept=kept)
-        return (yield from self._ask_pair(target, pair, rng, start, expectation, record=record))
+        pair = self.prepare(target, kept=kept)
+        asking = self.ask(target, pair, rng=rng, start=start, expectation=expectation, record=record)
+        return answered(asking) if self._device is None else next(results(iter([asking]), self._device))
+
+    def prepare(self, target: Particle, *, kept: dict | None = None) -> Pair:
+        """What is compared of a target and the reference, on the CPU; ``kept`` as in ``align``."""
+        return self._preparation.pair(target, kept=kept)
 
     def _check(self, rng: np.random.Generator | None, start: Pose | None) -> None:
         search = self.settings.search
         if search is Search.LOCAL and start is None:
             raise ValueError("a local search needs the pose to start from: align(..., start=pose)")
-        if rng is None and self._draws:
+        if rng is None and draws(self.settings):
             raise ValueError("a stochastic search needs a random generator: align(..., rng=np.random.default_rng(0))")
 
-    def _ask_pair(
+    def ask(
         self,
         target: Particle,
         pair: Pair,
-        rng: np.random.Generator | None,
-        start: Pose | None,
-        expectation: Expectation | None,
         *,
+        rng: np.random.Generator | None = None,
+        start: Pose | None = None,
+        expectation: Expectation | None = None,
         record: bool = False,
     ) -> Asking[Result]:
+        """``align`` of a target that is prepared, as a search that asks for what it wants evaluated."""
         search = self.settings.search
         if search.is_papers:
             return (yield from self._by_papers_schedule(target, pair, rng, record))
@@ -178,16 +185,22 @@ class Aligner:
     ) -> list[Result]:
         """Align each of ``targets``, read one by one, ``n_threads`` at a time; results do not depend on how many.
 
-        They are processes where these can be forked, else threads (``gonio.run.parallel``). ``starts`` is a batch of
+        They are processes where these can be forked, else threads (``gonio.run.parallel``); for a card they are threads
+        that prepare targets, and the card takes some thousand at a time. ``starts`` is a batch of
         poses for a local search; ``expectation`` as in ``align``; ``progress`` is called with the number of targets
         done.
         """
-        results: list[Result] = []
-        for result in in_order(partial(self._one, expectation, starts), self._items(targets, rng, starts), n_threads):
-            results.append(result)
+        found: list[Result] = []
+        items = self._items(targets, rng, starts)
+        if self._device is None:
+            every = in_order(partial(self._one, expectation, starts), items, n_threads)
+        else:
+            every = results(self._asked(items, starts, expectation, n_threads), self._device)
+        for result in every:
+            found.append(result)
             if progress:
-                progress(len(results))
-        return results
+                progress(len(found))
+        return found
 
     def learn(
         self,
@@ -236,14 +249,14 @@ class Aligner:
         return candidates.all_refined((yield Refinement(frame.pose_problem(comparison), seeds, maximum)))
 
     @property
+    def device(self) -> str:
+        """Where alignments are computed."""
+        return CPU if self._device is None else self._device.name
+
+    @property
     def memory_bytes(self) -> int:
         """What the prepared reference takes."""
         return self._preparation.memory_bytes
-
-    @property
-    def _draws(self) -> bool:
-        drawn = self.settings.pool is Pool.DRAWN and not self.settings.search.is_papers
-        return drawn or self.settings.search in (Search.STOCHASTIC, Search.AXIS_STOCHASTIC)
 
     def _one(
         self,
@@ -255,6 +268,23 @@ class Aligner:
     ) -> Result:
         start = None if starts is None else starts[index]
         return self.align(target, rng=rng, start=start, expectation=expectation)
+
+    def _asked(
+        self,
+        items: Iterator[tuple[Particle, np.random.Generator | None, int]],
+        starts: Pose | None,
+        expectation: Expectation | None,
+        n_threads: int,
+    ) -> Iterator[Asking[Result]]:
+        """The searches of targets, which are prepared in threads: processes could not hand over what lies here."""
+
+        def prepared(target: Particle, _: np.random.Generator | None, index: int) -> tuple[Particle, Pair, Pose | None]:
+            start = None if starts is None else starts[index]
+            self._check(None, start)
+            return target, self.prepare(target), start
+
+        for target, pair, start in in_order(prepared, items, n_threads, processes=False):
+            yield self.ask(target, pair, start=start, expectation=expectation)
 
     @staticmethod
     def _items(
@@ -380,6 +410,27 @@ class Aligner:
         ).state
 
 
+def device_for(device: str | Device, settings: Settings) -> Device | None:
+    """The device of a name for what is asked, open; None for the CPU.
+
+    Raises
+    ------
+    ValueError
+        For a card that is not there, and for one that is asked to draw.
+    """
+    if not draws(settings) or device == CPU:
+        return device if isinstance(device, Device) else opened(device)
+    if device == AUTO:
+        return None
+    raise ValueError(DRAWS)
+
+
+def draws(settings: Settings) -> bool:
+    """Whether candidates are drawn at random."""
+    drawn = settings.pool is Pool.DRAWN and not settings.search.is_papers
+    return drawn or settings.search in (Search.STOCHASTIC, Search.AXIS_STOCHASTIC)
+
+
 def _result(comparison: Comparison, outcome: candidates.Outcome, frame: Frame) -> Asking[Result]:
     """Of a plain comparison."""
     poses, values = poses_of(outcome.state.points), outcome.state.dissimilarity
@@ -457,6 +508,7 @@ def align(
     rng: np.random.Generator | None = None,
     start: Pose | None = None,
     record: bool = False,
+    device: str | Device = CPU,
 ) -> Result:
     """Find the pose that lays ``reference`` on ``target``: ``Aligner(reference, settings).align(target, ...)``."""
-    return Aligner(reference, settings).align(target, rng=rng, start=start, record=record)
+    return Aligner(reference, settings, device=device).align(target, rng=rng, start=start, record=record)

@@ -6,13 +6,17 @@ that a budget of memory holds; a target is restored once for all references of a
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from gonio.alignment import Aligner
+from gonio.alignment import Aligner, device_for
+from gonio.coarse_to_fine import Pair
+from gonio.device import CPU, Device, results
+from gonio.evaluation import Asking
 from gonio.result import Result
 from gonio.run.parallel import in_order
 from gonio.settings import Settings
@@ -42,6 +46,7 @@ def align_all_pairs(
     n_threads: int = 1,
     memory_bytes: float = MEMORY_BYTES,
     progress: Callable[[int, int], None] | None = None,
+    device: str | Device = CPU,
 ) -> Iterator[PairResult]:
     """Align all pairs of n particles, n (n - 1) / 2 of them.
 
@@ -59,6 +64,8 @@ def align_all_pairs(
         What the prepared references of a block may take; more memory, fewer blocks. Results do not depend on it.
     progress
         Called with the pairs that are done and all of them.
+    device
+        Where alignments are computed, as for an ``Aligner``.
 
     Yields
     ------
@@ -67,7 +74,7 @@ def align_all_pairs(
     Raises
     ------
     ValueError
-        A local search, a missing ``rng``, particles that cannot be compared.
+        A local search, a missing ``rng``, particles that cannot be compared, a card that is not there.
     """
     settings = Settings() if settings is None else settings
     if settings.search == "local":
@@ -76,15 +83,45 @@ def align_all_pairs(
     # A generator for each pair, whatever the blocks: drawn here, once.
     seeds = None if rng is None else rng.integers(2**63, size=(n, n))
     first, done = 0, 0
+    card = device_for(device, settings)
     while first < n - 1:
         block = _block(particles, settings, first, n_threads, memory_bytes)
+        if card is not None:
+            for found in _on(card, block, particles, first, n_threads):
+                done += 1
+                yield found
+                if progress:
+                    progress(done, n * (n - 1) // 2)
+            first += len(block)
+            continue
         work = partial(_against, block, particles, first, seeds)
-        for results in in_order(work, ((target,) for target in range(first + 1, n)), n_threads):
-            done += len(results)
-            yield from results
+        for some in in_order(work, ((target,) for target in range(first + 1, n)), n_threads):
+            done += len(some)
+            yield from some
             if progress:
                 progress(done, n * (n - 1) // 2)
         first += len(block)
+
+
+def _on(
+    card: Device, block: list[Aligner], particles: Sequence[Subtomogram], first: int, n_threads: int
+) -> Iterator[PairResult]:
+    """All targets against a block of references on a card: prepared in threads here, searched there."""
+    numbers: deque[tuple[int, int]] = deque()
+
+    def prepared(target: int) -> tuple[int, Subtomogram, list[Pair]]:
+        particle, kept = particles[target], {}  # type: ignore[var-annotated]
+        return target, particle, [aligner.prepare(particle, kept=kept) for aligner in block[: target - first]]
+
+    def asked() -> Iterator[Asking[Result]]:
+        targets = ((target,) for target in range(first + 1, len(particles)))
+        for target, particle, pairs in in_order(prepared, targets, n_threads, processes=False):
+            for reference, (aligner, pair) in enumerate(zip(block, pairs, strict=False), start=first):
+                numbers.append((reference, target))
+                yield aligner.ask(particle, pair)
+
+    for result in results(asked(), card):
+        yield PairResult(*numbers.popleft(), result)
 
 
 def _block(

@@ -57,6 +57,11 @@ def card_count() -> int:
     return count
 
 
+@cuda.jit
+def _count(number):
+    number[0] += 1.0
+
+
 class _Kept:
     """One long array on the card, with the arrays that lie in it."""
 
@@ -106,12 +111,25 @@ class Card:
         if index >= count:
             raise NoCard(f"there is no card {index}: those found are 0 to {count - 1}")
         self.index = index
+        self._try()
         self.kernels = kernels(threads)
         self.moved_bytes = 0
         self.launches = 0
         with self.used():
             self._uploads = cuda.stream()
         self.forget()
+
+    def _try(self) -> None:
+        """Compile and launch something small."""
+        try:
+            with cuda.gpus[self.index]:
+                one = cuda.to_device(np.zeros(1, np.float32))
+                _count[1, 1](one)
+                works = one.copy_to_host()[0] == 1.0
+        except Exception as error:  # a driver, compiler or card too old, or in another's use
+            raise NoCard(f"card {self.index} does not work ({str(error).strip().splitlines()[0]})") from error
+        if not works:
+            raise NoCard(f"card {self.index} computes wrong numbers")
 
     @contextmanager
     def used(self) -> Iterator[None]:
