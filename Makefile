@@ -3,6 +3,7 @@
 #   make test       the tests                                                      (PYTEST_ARGS="-k pose")
 #   make check      formatting, lint and types
 #   make bench      how fast it is, as one table                                   (BENCH_ARGS=--quick)
+#   make bench-gpu  the same on a graphics card of NVIDIA's                        (BENCH_ARGS=--quick)
 #   make reproduce  what docs/reproduce.md reports, into results/
 #   make clean      remove what these have made
 
@@ -16,7 +17,7 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: help demo test check bench reproduce clean
+.PHONY: help demo test check bench bench-gpu reproduce clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -33,6 +34,9 @@ check: .venv/.gonio-check
 
 bench: .venv/.gonio
 	$(BIN)/python benchmarks/run_all.py $(BENCH_ARGS)
+
+bench-gpu: .venv/.gonio-cuda
+	$(BIN)/python benchmarks/gpu.py $(BENCH_ARGS)
 
 reproduce: .venv/.gonio
 	$(BIN)/python experiments/run_all.py
@@ -55,6 +59,10 @@ clean:
 
 .venv/.gonio-test: .venv/.made pyproject.toml
 	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/.gonio-cuda: .venv/.made pyproject.toml
+	$(PIP) -e '.[cuda]'
 	@touch $@
 
 .venv/.gonio-check: .venv/.made pyproject.toml

@@ -19,29 +19,14 @@ ASSEMBLER = Path(next(iter(nvidia.cuda_nvcc.__path__))) / "bin" / "ptxas"
 f4, f8, i4, i8 = ({n: t.Array(kind, n, "C") for n in (1, 2, 3)} for kind in (t.float32, t.float64, t.int32, t.int64))
 COMMON = [f4[1], f4[2], f4[1], i8[2], f4[2], f4[2], f4[2], i4[1], i8[2]]
 SUMS = [*COMMON, i8[2], f4[3], f4[2], f8[2]]
-SHIFTS = [
-    i8[2],
-    f8[2],
-    i8[2],
-    f4[3],
-    f4[2],
-    t.int64,
-    t.int64,
-    f4[2],
-    f4[2],
-    t.boolean,
-    f4[2],
-    f4[2],
-    i8[1],
-    f8[1],
-    f8[2],
-]
+SHIFTS = [i8[2], f8[2], i8[2], f4[3], f4[2], t.int64, t.int64, f4[2], f4[2], t.boolean]
+FOUND = [f4[2], f4[2], i8[1], f8[1], f8[2]]
 STATE = [f8[2], f8[1], f8[3], f8[2], f8[1], f8[1], i8[1], i8[1]]
 made = kernels()
 KERNELS = {
     "normal_equations": (made.normal_equations, SUMS, True),
     "totals": (made.totals, SUMS, True),
-    "best_shifts": (made.best_shifts, [*COMMON, *SHIFTS], True),
+    "best_shifts": (made.best_shifts, [*COMMON, *SHIFTS, *FOUND], True),
     "refine": (made.refine[6], [*COMMON, i8[2], f8[2], i8[1], i8[1], *STATE], False),
 }
 

@@ -209,6 +209,7 @@ def test_threads_of_a_block_are_a_power_of_two():
 
 def aligner(search: str, **settings) -> gonio.Aligner:
     lengths = {"resolution_angstrom": 40.0, "particle_diameter_angstrom": 90.0, "max_shift_angstrom": 20.0}
+    lengths["tolerance_angstrom"] = 1e-3  # what is left of a refinement must not decide
     return gonio.Aligner(particle(7, noise=0.05), gonio.Settings(search=search, **lengths, **settings))
 
 
@@ -253,3 +254,24 @@ def test_searches_end_in_their_order_however_long_they_take(card):
         return number
 
     assert list(results((asking(i) for i in range(11)), card, together=2)) == list(range(11))
+
+
+def test_the_first_search_that_fails_is_told_after_those_before_it(card):
+    request = ShellSums(comparison("full", Score.FCS), POINTS[:1])
+
+    def asking(number: int):
+        for _ in range(3 if number == 1 else 1):
+            yield request
+        if number == 2:
+            raise ValueError("the third")
+        return number
+
+    def source():
+        for number in range(4):
+            yield asking(number)
+        raise ValueError("the fifth")
+
+    found = results(source(), card, together=3)
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ValueError, match="the third"):
+        next(found)

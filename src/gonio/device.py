@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -152,19 +152,64 @@ class Device:
 
 
 def results(askings: Iterator[Asking[T]], device: Device, *, together: int = TOGETHER) -> Iterator[T]:
-    """What searches return, in their order; two groups of so many are under way at a time."""
-    numbered = enumerate(askings)
-    done: dict[int, T] = {}
-    groups = [_Group(device, done), _Group(device, done)]
+    """What searches return, in their order; two groups of so many are under way at a time.
+
+    Raises
+    ------
+    Exception
+        The first, in the order of the searches, that one ends with, or that ``askings`` ends with in place of one.
+    """
+    source = _Source(askings)
+    groups = [_Group(device, source), _Group(device, source)]
     following = 0
     while True:
         for group in groups:
-            group.advance(numbered, together)
-            while following in done:
-                yield done.pop(following)
+            group.advance(together)
+            while following in source.done:
+                result = source.done.pop(following)
+                if isinstance(result, _Failed):
+                    raise result.error
+                yield result
                 following += 1
         if not any(group.waiting for group in groups):
             return
+
+
+@dataclass
+class _Failed:
+    """What stands for the result of a search that failed."""
+
+    error: Exception
+
+
+@dataclass
+class _Source:
+    """Searches that are not begun, how many were, and the results of those that have ended."""
+
+    askings: Iterator[Asking[Any]]
+    taken: int = 0
+    ended: bool = False
+    done: dict[int, Any] = field(default_factory=dict)
+
+    def next(self) -> tuple[int, Asking[Any]] | None:
+        """The next search and its number; None when there is none, or one has failed: what follows is in vain."""
+        if self.ended:
+            return None
+        try:
+            asking = next(self.askings)
+        except StopIteration:
+            self.ended = True
+            return None
+        except Exception as error:
+            self.failed(self.taken, error)
+            return None
+        self.taken += 1
+        return self.taken - 1, asking
+
+    def failed(self, number: int, error: Exception) -> None:
+        """A search has failed: those before it go on, so that the first failure is told."""
+        self.done[number] = _Failed(error)
+        self.ended = True
 
 
 @dataclass
@@ -172,22 +217,19 @@ class _Group:
     """Searches whose requests go to the card together."""
 
     device: Device
-    done: dict[int, Any]
+    source: _Source
     waiting: list[tuple[int, Asking[Any]]] = field(default_factory=list)
     _finish: Callable[[], list[Any]] | None = None
 
-    def advance(self, more: Iterator[tuple[int, Asking[Any]]], together: int) -> None:
+    def advance(self, together: int) -> None:
         """Give every search its answer, take up new ones for those that end, and start what they ask for."""
         answers = [] if self._finish is None else self._finish()
         still: list[tuple[int, Asking[Any]]] = []
         requests: list[Request] = []
         for (number, asking), answer in zip(self.waiting, answers, strict=True):
             self._step(number, asking, answer, still, requests)
-        while len(still) < together:
-            new = list(islice(more, 1))
-            if not new:
-                break
-            self._step(*new[0], None, still, requests)
+        while len(still) < together and (new := self.source.next()) is not None:
+            self._step(*new, None, still, requests)
         self.waiting = still
         self._finish = self.device.submit(requests) if requests else None
 
@@ -196,7 +238,9 @@ class _Group:
             requests.append(asking.send(answer))
             still.append((number, asking))
         except StopIteration as end:
-            self.done[number] = end.value
+            self.source.done[number] = end.value
+        except Exception as error:
+            self.source.failed(number, error)
 
 
 def _kind(request: Request) -> Any:

@@ -181,7 +181,15 @@ class Spectrum:
 
     def below(self, limit: float) -> Spectrum:
         """The samples within a smaller ball."""
-        return replace(self.take(self.radius <= limit * (1 + 1e-6)), limit=limit)
+        keep, frequency = _inside(_Same(self.frequency_xyz), limit)
+        return replace(
+            self,
+            frequency_xyz=frequency,
+            value=self.value[keep],
+            transfer=self.transfer[keep],
+            weight=self.weight[keep],
+            limit=limit,
+        )
 
     def whitened(self) -> Spectrum:
         """The same samples, each weighted by one over the power of noise in its shell; weights have a mean of one.
@@ -218,6 +226,27 @@ class Spectrum:
     def __repr__(self) -> str:
         resolution = self.box * self.voxel_size_angstrom / self.limit
         return f"Spectrum({len(self)} samples to {resolution:.1f} angstrom)"
+
+
+class _Same:
+    """An array that is known by being the same one: particles of a set share their frequencies."""
+
+    def __init__(self, array: NDArray) -> None:
+        self.array = array
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.array is self.array
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _inside(frequency_xyz: _Same, limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Which frequencies (3, n) lie within a limit, and these."""
+    radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
+    keep = radius <= limit * (1 + 1e-6)
+    return keep, np.ascontiguousarray(frequency_xyz.array[:, keep])
 
 
 def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray]:

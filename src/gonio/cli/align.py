@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
+    DeviceName,
     Diameter,
     HalfMaps,
     InputsName,
@@ -136,6 +137,7 @@ def align(
     voxel_size: VoxelSize = None,
     permissive: Permissive = False,
     threads: Threads = None,
+    device: DeviceName = "cpu",
     seed: Seed = 0,
     seed_interval: SeedInterval = None,
     truth: Annotated[
@@ -184,7 +186,9 @@ def align(
     settings = asked.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom)
     if learn and not settings.restores:
         raise ValueError("--learn is for restored inputs: from plain ones nothing is expected")
-    aligner = known.read(options.read_map, reference_map, settings).aligner(reference_map, settings)
+    aligner = known.read(options.read_map, reference_map, settings).aligner(reference_map, settings, device=device)
+    if device != "cpu":
+        print(f"aligns on {aligner.device}")
     table, true_table = options.read(), None if truth is None else replace(options, path=truth).read()
     aligned = align_table(table, aligner, seed=seed, threads=thread_count(threads), learn=learn)
     if true_table is not None:
@@ -203,6 +207,7 @@ def align(
                 "voxel_size_angstrom": reference_map.voxel_size_angstrom,
                 "truth": truth,
                 "threads": thread_count(threads),
+                "device": aligner.device,
                 "learn": learn,
                 "alignment": asdict(aligned.settings),
                 "list": asdict(options),

@@ -183,6 +183,14 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", min=1, help="Particles aligned at a time. Default: one for each processor."),
 ]
+DeviceName = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="cpu; cuda or cuda:1, a graphics card; auto, a card where one works and the search can use it.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are already there.")]
 
 
@@ -354,11 +362,11 @@ class ReferenceFacts:
     mask: Volume | None = None
     fsc: NDArray[np.float64] | None = None
 
-    def aligner(self, reference: Volume | Subtomogram, settings: Settings) -> Aligner:
+    def aligner(self, reference: Volume | Subtomogram, settings: Settings, *, device: str = "cpu") -> Aligner:
         """An aligner that knows them."""
         from gonio.alignment import Aligner
 
-        return Aligner(reference, settings, mask=self.mask, reference_fsc=self.fsc)
+        return Aligner(reference, settings, mask=self.mask, reference_fsc=self.fsc, device=device)
 
 
 def _in_words_of_options(message: str) -> str:

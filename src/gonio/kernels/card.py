@@ -8,6 +8,7 @@ the library calls it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -104,6 +105,8 @@ class Card:
         Which of the cards there are.
     threads
         Of a block.
+
+    ``moved_bytes`` counts what goes up and comes down.
     """
 
     def __init__(self, index: int = 0, *, threads: int = THREADS) -> None:
@@ -114,7 +117,7 @@ class Card:
         self._try()
         self.kernels = kernels(threads)
         self.moved_bytes = 0
-        self.launches = 0
+        self.times: dict[str, float] | None = None
         with self.used():
             self._uploads = cuda.stream()
         self.forget()
@@ -209,9 +212,15 @@ class Card:
         return copy
 
     def launch(self, kernel: Any, blocks: int, stream: Any, *arguments: Any) -> None:
-        """Start a kernel."""
-        self.launches += 1
+        """Start a kernel. Where ``times`` are kept it is waited for, and its seconds are added to those of its name."""
+        if self.times is not None:
+            stream.synchronize()
+        start = time.perf_counter()
         kernel[blocks, self.kernels.threads, stream](*arguments)
+        if self.times is not None:
+            stream.synchronize()
+            name = getattr(kernel, "__name__", str(kernel))
+            self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - start
 
     def _upload(self, array: NDArray, part: Any) -> None:
         self.moved_bytes += array.nbytes
