@@ -127,10 +127,10 @@ def kernel_rows(device: Device, box: int, extent: Extent, flops: float, bandwidt
         rate = samples / best
         note = (
             f"{rate:.3g} samples/s: {cost * rate / 1e12:.2f} Tflop/s, {100 * cost * rate / flops:.0f} % of the most;"
-            f" {sum(BYTES.values()) * rate / 1e9:.0f} GB/s asked of caches and memory, a copy moves {bandwidth / 1e9:.0f}"
+            f" {sum(BYTES.values()) * rate / 1e9:.0f} GB/s asked of caches, a copy moves {bandwidth / 1e9:.0f}"
         )
-        rows.append(Row(f"{kind}, box {box}", seconds=best / samples, busy=best / samples, per="sample", note=note))
-        rows.append(Row(f"{kernel}, box {box}", note=note))
+        rows.append(Row(f"{kind}, box {box}", seconds=best / samples, per="sample"))
+        rows.append(Row(f"{kind}, box {box} ({kernel})", note=note))
     return rows
 
 
@@ -165,7 +165,9 @@ def alignment_rows(device: Device, box: int, extent: Extent, up: float) -> list[
 
     size, small = extent.set_size, min(extent.set_size, 16)
     ways: dict[str, tuple[Callable[[], object], float, Callable[[], object], float]] = {
-        "pairs": (lambda: list(results(pairs(extent.pairs, box), device)), extent.pairs, lambda: pairs_on_cpu(few), few),
+        "pairs": (
+            lambda: list(results(pairs(extent.pairs, box), device)), extent.pairs, lambda: pairs_on_cpu(few), few,
+        ),
         "particles, all orientations": (
             lambda: against_map(device, many, local=False), many, lambda: against_map("cpu", few, local=False), few,
         ),
@@ -192,7 +194,7 @@ def alignment_rows(device: Device, box: int, extent: Extent, up: float) -> list[
             f" {moved / count / 1e3:.0f} KB moved for each, {100 * moved / up / seconds:.1f} % of the time"
         )
         name = f"{what}, box {box}"
-        rows.append(Row(name, seconds / count, None, "alignment", seconds / count / beside, "processors", note))
+        rows.append(Row(name, seconds / count, None, "alignment", seconds / count / beside, "processors"))
         rows.append(Row(name, note=note))
     return rows
 

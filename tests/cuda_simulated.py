@@ -30,6 +30,10 @@ assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1"
 
 ROUNDING = 1e-5
 N, VOXEL, LIMIT, THREADS = 16, 10.0, 4.0, 4
+# A dissimilarity is known to 3e-7, the rounding of float32 sums of one, and no step goes where it falls by less. It
+# rises by (2 pi k r / n)^2 times the square of an angle, with k the shells that count, 2, and r the radius of gyration of
+# the blobs' centres about their weakest axis, in voxels: two searches may end this far apart, here 0.08 degrees.
+FLAT_DEG = np.degrees(2.0 * np.sqrt(3e-7) / (2.0 * np.pi * 2.0 * 0.97 / N))
 WEDGES = {
     "full": NoWedge(),
     "tilted": SingleAxisWedge(-60, 50),
@@ -44,6 +48,12 @@ scores = pytest.mark.parametrize("score", list(Score))
 @pytest.fixture(scope="module")
 def card() -> Device:
     return Device(cards.Card(threads=THREADS))
+
+
+@pytest.fixture(scope="module")
+def small_card() -> Device:
+    """Of blocks that whole alignments do not take long with."""
+    return Device(cards.Card(threads=2))
 
 
 @cache
@@ -208,39 +218,40 @@ def test_threads_of_a_block_are_a_power_of_two():
 
 
 def aligner(search: str, **settings) -> gonio.Aligner:
-    lengths = {"resolution_angstrom": 40.0, "particle_diameter_angstrom": 90.0, "max_shift_angstrom": 20.0}
+    lengths = {"resolution_angstrom": 40.0, "particle_diameter_angstrom": 90.0, "max_shift_angstrom": 10.0}
     lengths["tolerance_angstrom"] = 1e-3  # what is left of a refinement must not decide
     return gonio.Aligner(particle(7, noise=0.05), gonio.Settings(search=search, **lengths, **settings))
 
 
 def assert_alike(found: list, wanted: list) -> None:
-    """The same optimum, 0.01 degree and 0.001 voxel from it."""
+    """The same optimum, as far as rounding lets it be told (FLAT_DEG)."""
     for one, two in zip(found, wanted, strict=True):
         angle = np.degrees((one.pose.rotation * two.pose.rotation.inv()).magnitude())
-        assert angle < 0.01 and np.abs(one.pose.shift_angstrom - two.pose.shift_angstrom).max() < 1e-3 * VOXEL
+        assert angle < FLAT_DEG and np.abs(one.pose.shift_angstrom - two.pose.shift_angstrom).max() < 1e-3 * VOXEL
         assert one.status.ok == two.status.ok and len(one.runners_up) == len(two.runners_up)
         np.testing.assert_allclose(one.covariance, two.covariance, rtol=1e-2)
 
 
 @pytest.mark.parametrize("search", ["local", "axis"])
-def test_whole_alignments_find_what_the_cpu_finds(card, search):
+def test_whole_alignments_find_what_the_cpu_finds(small_card, search):
     targets = [particle(7, noise=0.1), particle(7, noise=0.3)]
     starts = gonio.Pose(Rotation.from_rotvec([[0.05, 0.0, 0.1], [0.0, -0.1, 0.05]]), np.full((2, 3), 3.0))
     given = {"starts": starts} if search == "local" else {}
     wanted = aligner(search).align_many(targets, **given)
-    on_card = gonio.Aligner(particle(7, noise=0.05), aligner(search).settings, device=card)
+    on_card = gonio.Aligner(particle(7, noise=0.05), aligner(search).settings, device=small_card)
     assert on_card.device == "cuda:0 (simulated card)"
     found = on_card.align_many(targets, **given)
     assert_alike(found, wanted)
-    alone = on_card.align(targets[1], start=starts[1] if search == "local" else None)
-    np.testing.assert_array_equal(alone.covariance, found[1].covariance)
+    if search == "local":
+        alone = on_card.align(targets[1], start=starts[1])
+        np.testing.assert_array_equal(alone.covariance, found[1].covariance)
 
 
-def test_all_pairs_find_what_the_cpu_finds(card):
+def test_all_pairs_find_what_the_cpu_finds(small_card):
     particles = [particle(7, noise=noise) for noise in (0.05, 0.1, 0.2)]
     settings = aligner("axis").settings
     wanted = list(gonio.align_all_pairs(particles, settings))
-    found = list(gonio.align_all_pairs(particles, settings, device=card))
+    found = list(gonio.align_all_pairs(particles, settings, device=small_card))
     assert [(p.reference, p.target) for p in found] == [(p.reference, p.target) for p in wanted]
     assert_alike([p.result for p in found], [p.result for p in wanted])
 
