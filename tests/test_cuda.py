@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import gonio
-from gonio import alignment, device
+from gonio import device
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
@@ -66,8 +66,8 @@ def test_other_names_are_refused(name):
 @pytest.mark.parametrize("settings", [{"search": "stochastic"}, {"pool": "drawn"}])
 def test_searches_that_draw_are_for_the_cpu(settings):
     with pytest.raises(ValueError, match=r'draws them one by one.* runs with device="cpu"'):
-        alignment.device_for("cuda", gonio.Settings(**settings))
-    assert alignment.device_for("auto", gonio.Settings(**settings)) is None
+        device.device_for("cuda", draws=gonio.Settings(**settings).draws)
+    assert device.device_for("auto", draws=gonio.Settings(**settings).draws) is None
 
 
 def test_the_front_door_does_not_load_cuda():

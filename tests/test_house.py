@@ -39,6 +39,7 @@ FLOORS = {
     "settings": 3,
     "problem": 3,
     "evaluation": 3,
+    "launches": 3,
     "device": 3,
     "frame": 3,
     "coarse_to_fine": 3,
@@ -72,7 +73,8 @@ ROOMS_BELOW = {
     "report": {room for room, floor in FLOORS.items() if floor in (0, 3)} | {"fourier"},
     # Aligning is searching with the problem that the score poses.
     "evaluation": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
-    "device": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
+    "launches": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
+    "device": {room for room, floor in FLOORS.items() if floor < 3} | {"evaluation", "launches"},
     "uncertainty": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
     "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation", "settings"},
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},

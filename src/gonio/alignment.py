@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gonio import candidates, coarse_to_fine, lm
 from gonio.coarse_to_fine import Found, Pair, Plan, Tactics
-from gonio.device import AUTO, CPU, Device, opened, results
+from gonio.device import CPU, Device, device_for, results
 from gonio.evaluation import Asking, Equations, Refinement, ShellSums, answered
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
@@ -44,12 +44,6 @@ LEARN_FROM = 50
 DRAWN_SHARE = 0.5
 # The paper's searches keep their whole pool: its optima are those further apart than this, and no more of them.
 RUNNER_UP_DEG, RUNNERS_UP = 10.0, 5
-
-
-DRAWS = (
-    'device="cuda" is for searches that refine all of their candidates: one that draws them one by one, stochastic or '
-    'with a drawn pool, runs with device="cpu"'
-)
 
 
 class Aligner:
@@ -103,7 +97,7 @@ class Aligner:
         self.settings = Settings() if settings is None else settings
         self.reference = Subtomogram(reference) if isinstance(reference, Volume) else reference
         self._symmetry = Symmetry.named(self.settings.symmetry)
-        self._device = device_for(device, self.settings)
+        self._device = device_for(device, draws=self.settings.draws)
         self._preparation = Preparation(self.reference, self.settings, mask=mask, reference_fsc=reference_fsc)
 
     def align(
@@ -152,7 +146,7 @@ class Aligner:
         search = self.settings.search
         if search is Search.LOCAL and start is None:
             raise ValueError("a local search needs the pose to start from: align(..., start=pose)")
-        if rng is None and draws(self.settings):
+        if rng is None and self.settings.draws:
             raise ValueError("a stochastic search needs a random generator: align(..., rng=np.random.default_rng(0))")
 
     def ask(
@@ -408,27 +402,6 @@ class Aligner:
             signature=partial(signature, voxel_size_angstrom=size),
             rng=rng,
         ).state
-
-
-def device_for(device: str | Device, settings: Settings) -> Device | None:
-    """The device of a name for what is asked, open; None for the CPU.
-
-    Raises
-    ------
-    ValueError
-        For a card that is not there, and for one that is asked to draw.
-    """
-    if not draws(settings) or device == CPU:
-        return device if isinstance(device, Device) else opened(device)
-    if device == AUTO:
-        return None
-    raise ValueError(DRAWS)
-
-
-def draws(settings: Settings) -> bool:
-    """Whether candidates are drawn at random."""
-    drawn = settings.pool is Pool.DRAWN and not settings.search.is_papers
-    return drawn or settings.search in (Search.STOCHASTIC, Search.AXIS_STOCHASTIC)
 
 
 def _result(comparison: Comparison, outcome: candidates.Outcome, frame: Frame) -> Asking[Result]:

@@ -13,9 +13,9 @@ from functools import partial
 
 import numpy as np
 
-from gonio.alignment import Aligner, device_for
+from gonio.alignment import Aligner
 from gonio.coarse_to_fine import Pair
-from gonio.device import CPU, Device, results
+from gonio.device import CPU, Device, device_for, results
 from gonio.evaluation import Asking
 from gonio.result import Result
 from gonio.run.parallel import in_order
@@ -83,7 +83,7 @@ def align_all_pairs(
     # A generator for each pair, whatever the blocks: drawn here, once.
     seeds = None if rng is None else rng.integers(2**63, size=(n, n))
     first, done = 0, 0
-    card = device_for(device, settings)
+    card = device_for(device, draws=settings.draws)
     while first < n - 1:
         block = _block(particles, settings, first, n_threads, memory_bytes)
         if card is not None:
