@@ -4,6 +4,7 @@
 #   make check      formatting, lint and types
 #   make bench      how fast it is, as one table                                   (BENCH_ARGS=--quick)
 #   make bench-gpu  the same on a graphics card of NVIDIA's                        (BENCH_ARGS=--quick)
+#   make docs       the documentation as a site, into build/site
 #   make reproduce  what docs/reproduce.md reports, into results/
 #   make clean      remove what these have made
 
@@ -17,7 +18,7 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: help demo test check bench bench-gpu reproduce clean
+.PHONY: help demo test check bench bench-gpu docs reproduce clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -37,6 +38,9 @@ bench: .venv/.gonio
 
 bench-gpu: .venv/.gonio-cuda
 	$(BIN)/python benchmarks/gpu.py $(BENCH_ARGS)
+
+docs: .venv/.gonio-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 reproduce: .venv/.gonio
 	$(BIN)/python experiments/run_all.py
@@ -63,6 +67,10 @@ clean:
 
 .venv/.gonio-cuda: .venv/.made pyproject.toml
 	$(PIP) -e '.[cuda]'
+	@touch $@
+
+.venv/.gonio-docs: .venv/.made pyproject.toml
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 .venv/.gonio-check: .venv/.made pyproject.toml

@@ -25,6 +25,12 @@ class Plan:
         Targets between which memory must not grow.
     kernel_boxes, poses
         Boxes whose samples the kernels go over, and poses in one call.
+    scale_boxes, scale_particles
+        Boxes in which the cost of a particle is weighed, and particles in each.
+    scale_records, scale_tasks
+        Results that one process collects and puts down; tasks that Dask is given.
+    scale_rows
+        Lengths of lists.
     rounds
         Turns where one call is long in itself, or very short.
     """
@@ -39,6 +45,11 @@ class Plan:
     memory_targets: tuple[int, int] = (100, 10_000)
     kernel_boxes: tuple[int, ...] = (32, 64)
     poses: int = 500
+    scale_boxes: tuple[int, ...] = (32, 64, 96)
+    scale_particles: int = 24
+    scale_records: int = 5000
+    scale_tasks: int = 200
+    scale_rows: tuple[int, ...] = (1000, 10_000, 100_000)
     rounds: int = 5
 
 
@@ -53,6 +64,11 @@ QUICK = Plan(
     memory_targets=(2, 10),
     kernel_boxes=(32,),
     poses=100,
+    scale_boxes=(32,),
+    scale_particles=3,
+    scale_records=20,
+    scale_tasks=1,
+    scale_rows=(20, 200),
     rounds=1,
 )
 LONG = Plan(pairs=100, all_ways_in_all_boxes=True, global_targets=(1, 100, 1000))

@@ -19,7 +19,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-PARTS = ("kernels", "one_pair", "interpreter", "many", "all_pairs", "memory", "startup")
+PARTS = ("kernels", "one_pair", "interpreter", "many", "all_pairs", "memory", "startup", "scale")
 # What is timed has as many threads as it is given: those of the libraries below would come on top.
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 

@@ -24,8 +24,10 @@ EXPERIMENTS = {
     "fig4_iterations": ["--interval", "60", *ONE_CELL],
     "wrong_optima": ["--phantom", "sharp", *ONE_CELL],
     "inputs": ["--phantom", "sharp", *ONE_CELL],
+    "fig5": ["--particles", "3"],
+    "fig6": ["--particles", "3", "--methods", "rcs"],
 }
-TABLES = ("tables_1_2", "tables_3_4", "wrong_optima", "inputs")  # those that write Markdown
+TABLES = ("tables_1_2", "tables_3_4", "wrong_optima", "inputs", "fig5", "fig6")  # those that write Markdown
 
 
 def command(name: str, options: argparse.Namespace) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -16,6 +18,7 @@ import pytest
 import gonio
 from gonio.cli import demo, options, output, pair
 from gonio.cli.app import COMMANDS, run
+from gonio.run.folder import result_folder
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 
 BOX, COUNT = 20, 4
@@ -111,7 +114,7 @@ def test_alignment_finds_the_true_poses(simulated, tmp_path, capsys):
     assert (told["search"], told["inputs"]) == ("coarse_to_fine", "restored")
     assert settings["versions"]["gonio"] == gonio.__version__
     assert f"{simulated}/reference.mrc" in settings["inputs"]
-    assert "<h2>Numbers" in (out / "report.html").read_text()
+    assert "<h2>Is it good?" in (out / "report.html").read_text()
 
 
 def test_results_do_not_depend_on_threads(simulated, tmp_path):
@@ -329,10 +332,11 @@ def test_average_of_true_poses_looks_like_the_reference(simulated, tmp_path, cap
     map_path = tmp_path / "maps" / "average.mrc"
     assert run(["average", f"{simulated}/truth.star", "-o", str(map_path)]) == 0
     names = {"average.mrc", "average_half1.mrc", "average_half2.mrc", "average_fsc.csv", "average.settings.toml"}
+    names |= {"average_mask.mrc", "average_coverage.mrc"}
     assert {path.name for path in map_path.parent.iterdir()} == names
     told = capsys.readouterr().out
-    assert "FSC 0.5, no mask:" in told
-    assert "FSC 0.143, no mask:" in told
+    assert "resolution, no mask, FSC 0.5:" in told
+    assert "resolution, soft mask, corrected, FSC 0.143:" in told
     fsc = gonio.fourier_shell_correlation(gonio.read_volume(map_path), gonio.read_volume(simulated / "reference.mrc"))
     assert fsc[1:4].min() > 0.8
 
@@ -540,8 +544,11 @@ SPOILERS = {
 def test_broken_input_is_told_in_one_line(broken, tmp_path, capsys, how):
     spoil, expected = SPOILERS[how]
     spoil(broken)
-    before = sorted(tmp_path.rglob("*"))
-    assert expected in complaint(capsys, align_words(broken, tmp_path / "new" / "out", "--threads", "1"))
+    before, output = sorted(tmp_path.rglob("*")), tmp_path / "new" / "out"
+    assert expected in complaint_after_progress(capsys, align_words(broken, output, "--threads", "1"))
+    # Where particles were done before it, they are kept for --resume; no result is written.
+    assert not list(output.glob("*.*")) or [path.name for path in output.iterdir()] == [".gonio"]
+    shutil.rmtree(output.parent, ignore_errors=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -698,9 +705,11 @@ def test_an_error_names_the_particle(broken, tmp_path, capsys, spoil, how):
     line = complaint_after_progress(capsys, words)
     assert "particle 'simulated/3'" in line
     assert spoil is misfit or ("3.mrc: is truncated" in line and str(broken) in line)
-    assert not (tmp_path / "new").exists()
+    # What was done before it is kept for --resume: no result is written.
+    assert [path.name for path in tmp_path.glob("new/out/*")] == ([] if how == "average" else [".gonio"])
 
 
+@pytest.mark.filterwarnings("default::RuntimeWarning")
 def test_files_that_other_programs_accept_are_read_when_asked(broken, tmp_path, capsys):
     for path in (broken / "particles" / "3.mrc", broken / "reference.mrc"):
         path.write_bytes(path.read_bytes() + b"tail")
@@ -711,7 +720,7 @@ def test_files_that_other_programs_accept_are_read_when_asked(broken, tmp_path, 
         maps,
     ):
         assert "--permissive" in complaint_after_progress(capsys, words)
-        assert run([*words, "--permissive"]) == 0
+        assert run([*words, "--permissive", *(["--overwrite"] if words[0] == "align" else [])]) == 0
 
 
 def test_json_holds_only_what_every_parser_reads(simulated, tmp_path, monkeypatch):
@@ -735,7 +744,7 @@ def fill(folder: Path) -> None:
 
 
 def write_new(folder: Path) -> None:
-    with output.result_folder(folder, overwrite=True) as staging:
+    with result_folder(folder, overwrite=True) as staging:
         (staging / "deep").mkdir()
         for name in ("both.txt", "deep/new.txt"):
             (staging / name).write_text("new")
@@ -825,7 +834,7 @@ def test_an_interruption_is_one_line_and_leaves_nothing(simulated, tmp_path, mon
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path):
     def fail() -> None:
-        with output.result_folder(tmp_path / "a" / "b", overwrite=False) as folder:
+        with result_folder(tmp_path / "a" / "b", overwrite=False) as folder:
             (folder / "half.txt").write_text("half")
             raise OSError("the disk is full")
 
@@ -834,12 +843,50 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", [name for name, _ in COMMANDS])
+@pytest.mark.parametrize("command", [name for name, _, _ in COMMANDS])
 def test_help_teaches(capsys, command):
     assert run([command, "--help"]) == 0
     told = capsys.readouterr().out
     assert f"Example: gonio {command}" in told
     assert "Usage: gonio" in told
+
+
+def test_quiet_prints_errors_alone(simulated, tmp_path, capsys):
+    assert run([*align_words(simulated, tmp_path / "out"), "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "")
+    assert (tmp_path / "out" / "particles.star").exists()
+    assert run(["--quiet", *align_words(simulated, tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("gonio: error: ")
+
+
+def test_a_summary_fits_a_terminal_and_programs(simulated, tmp_path, capsys):
+    truth = ("--truth", f"{simulated}/truth.star")
+    assert run(align_words(simulated, tmp_path / "a", *truth)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[:-1])) <= 80  # the last holds paths
+    assert run(align_words(simulated, tmp_path / "b", *truth, "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((tmp_path / "b" / "summary.json").read_text())
+
+
+def test_help_is_grouped_by_what_people_want(capsys):
+    assert run(["--help"]) == 0
+    told = capsys.readouterr().out
+    order = [told.index(f"─ {group} ─") for group in ("Begin", "Find poses", "Make maps")]
+    assert order == sorted(order)
+    assert order[0] < told.index("│ demo ") < order[1] < told.index("│ align ") < order[2]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell):
+    shown = subprocess.run(
+        [sys.executable, "-m", "gonio", "--show-completion", shell], capture_output=True, text=True, check=True
+    )
+    assert "_GONIO_COMPLETE" in shown.stdout
+    asked = {**os.environ, "_GONIO_COMPLETE": "complete_bash", "COMP_WORDS": "gonio al", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-m", "gonio"], env=asked, capture_output=True, text=True, check=False)
+    assert "align" in done.stdout.split()
 
 
 def test_version_and_bare_call(capsys):

@@ -6,9 +6,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 
 import pytest
+
+import gonio
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -44,12 +48,60 @@ def test_python_of_the_readme_finds_the_pose(capsys: pytest.CaptureFixture[str])
 
 
 def test_simulated_commands_of_the_readme_run(tmp_path: Path) -> None:
+    """As they are typed, one after the other; those about real particles come from ribosomes.md, and begin with map."""
     typed = [words[1:] for words in commands(ROOT / "README.md")]
-    simulate, align, average = typed[:3]
-    simulate[simulate.index("--count") + 1] = "3"
-    for arguments in (simulate, align, average):
+    real = next(i for i, words in enumerate(typed) if words[0] == "map")
+    for arguments in [*typed[:real], *(words for words in typed[real:] if words[0] == "convert")]:
         run_gonio(arguments, tmp_path)
-    assert (tmp_path / "average.mrc").exists()
+    for made in ("average.mrc", "refined/map.mrc", "denovo/map.mrc", "classes/class_1.mrc", "aligned.tbl"):
+        assert (tmp_path / made).exists(), made
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = [words[1:] for words in commands(ROOT / "docs" / "tutorial.md")]
+    typed[0][typed[0].index("--count") + 1] = "8"
+    for arguments in typed:
+        run_gonio(arguments, tmp_path)
+    assert (tmp_path / "aligned" / "report.html").exists()
+    assert (tmp_path / "average_fsc.csv").exists()
+    monkeypatch.chdir(tmp_path)
+    (source,) = blocks(ROOT / "docs" / "tutorial.md", "python")
+    exec(compile(source, "tutorial.md", "exec"), {})
+    assert (tmp_path / "from_python.mrc").exists()
+    assert capsys.readouterr().out
+
+
+def public() -> Iterator[tuple[str, object]]:
+    """What `gonio` offers, and what its classes do."""
+    for name in gonio.__all__:
+        thing = getattr(gonio, name)
+        yield name, thing
+        if isinstance(thing, type):
+            own = {key: value for key, value in vars(thing).items() if not key.startswith("_")}
+            kinds = (property, staticmethod, classmethod, FunctionType)
+            yield from ((f"{name}.{key}", value) for key, value in own.items() if isinstance(value, kinds))
+
+
+def test_everything_public_is_documented() -> None:
+    silent = [name for name, thing in public() if not (getattr(thing, "__doc__", "") or "").strip()]
+    assert not silent
+
+
+def test_the_python_interface_has_a_page() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    shown = {line.rpartition(".")[2] for line in page.splitlines() if line.startswith("::: ")}
+    assert set(gonio.__all__) - {"__version__"} <= shown
+
+
+def test_versions_agree() -> None:
+    assert f"version: {gonio.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {gonio.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_page_is_in_the_contents() -> None:
+    contents = (ROOT / "mkdocs.yml").read_text()
+    lost = [page.name for page in (ROOT / "docs").glob("*.md") if page.name not in contents]
+    assert not lost
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"the real ribosomes are not there: {DATA}")

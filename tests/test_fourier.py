@@ -7,8 +7,6 @@ from functools import cache
 import numpy as np
 import pytest
 import scipy.fft
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from gonio.fourier import (
@@ -244,23 +242,6 @@ def test_an_offset_of_the_map_changes_nothing(n, rng):
 def test_beyond_its_limit_a_spectrum_is_not_sampled():
     with pytest.raises(ValueError, match="kept to 6, sampled at 7"):
         FourierVolume.of(map_of(24), limit=6.0).sample([[7.0, 0.0, 0.0]])
-
-
-@given(st.integers(0, 10**6))
-def test_scatter_is_the_transpose_of_gather(seed):
-    """<gather a, b> = <a, scatter b> for any grid a and samples b, as real vectors."""
-    rng = np.random.default_rng(seed)
-    side, scale = 19, np.float32(2.0)
-    frequency = random_frequencies(rng, 50, 3.0).T.astype(np.float32)
-    grid = rng.normal(size=2 * side**3).astype(np.float32)
-    values = (rng.normal(size=50) + 1j * rng.normal(size=50)).astype(np.complex64)
-    gathered = np.empty(50, np.complex64)
-    cpu.gather(grid, side, scale, np.ascontiguousarray(frequency), gathered)
-    scattered = np.zeros(2 * side**3)
-    cpu.scatter(side, scale, np.ascontiguousarray(frequency), values, scattered)
-    forward = (gathered.astype(complex) * values.conj().astype(complex)).real.sum()
-    size = float(np.linalg.norm(gathered) * np.linalg.norm(values))
-    assert forward == pytest.approx(grid.astype(float) @ scattered, abs=1e-6 * size)  # float32 sums of 64 neighbours
 
 
 def test_the_windows_transform_is_its_own():

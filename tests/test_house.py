@@ -20,6 +20,7 @@ FLOORS = {
     "pose": 0,
     "wedge": 0,
     "ctf": 0,
+    "tilts": 0,
     "volume": 0,
     "particles": 0,
     "symmetry": 0,
@@ -31,12 +32,17 @@ FLOORS = {
     "kernels": 1,
     "run": 1,
     "expectation": 1,
+    "synchronisation": 1,
+    "resolution": 2,
     "score": 2,
     "candidates": 2,
+    "insertion": 2,
     "restoration": 2,
+    "halves": 2,
     "simulate": 2,
     "result": 2,
     "settings": 3,
+    "motion": 3,
     "problem": 3,
     "evaluation": 3,
     "launches": 3,
@@ -48,9 +54,14 @@ FLOORS = {
     "uncertainty": 3,
     "alignment": 3,
     "averaging": 3,
+    "lists": 3,
+    "extraction": 3,
+    "inspection": 3,
     "pairwise": 3,
     "refinement": 3,
+    "denovo": 3,
     "classification": 3,
+    "clustering": 3,
     "report": 4,
     "io": 4,
     "cli": 5,
@@ -71,6 +82,8 @@ ROOMS_BELOW = {
     "shifts": {room for room, floor in FLOORS.items() if floor == 0} | {"fourier", "kernels", "lattice"},
     "io": {room for room, floor in FLOORS.items() if floor == 0},
     "report": {room for room, floor in FLOORS.items() if floor in (0, 3)} | {"fourier"},
+    # How evenly a map was measured is told with the weights that it is divided by.
+    "resolution": {room for room, floor in FLOORS.items() if floor < 2} | {"insertion"},
     # Aligning is searching with the problem that the score poses.
     "evaluation": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
     "launches": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
@@ -80,15 +93,24 @@ ROOMS_BELOW = {
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
-    "pairwise": {room for room, floor in FLOORS.items() if floor < 3}
-    | {"alignment", "coarse_to_fine", "device", "evaluation", "settings"},
+    "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
+    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"},
+    "inspection": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
-    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging"},
-    "classification": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "pairwise"},
+    "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
+    "motion": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment"},
+    "denovo": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"alignment", "averaging", "lists", "motion", "pairwise", "synchronisation"},
+    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists", "motion"},
+    "classification": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"alignment", "averaging", "clustering", "lists", "pairwise"},
 }
 
 # Foreign packages by room; where nothing is stated, anything but numba.
 FOREIGN = {room: {"numpy", "scipy"} for room, floor in FLOORS.items() if floor <= 1 and room != "run"} | {
+    # What notebooks ask for: pictures of volumes, tables of particles.
+    "volume": {"matplotlib", "numpy", "scipy"},
+    "particles": {"numpy", "pandas", "scipy"},
     "lm": {"numpy"},
     "kernels": {"llvmlite", "numba", "numpy"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from gonio.alignment import Aligner, Settings
 from gonio.pairwise import align_all_pairs
-from gonio.volume import Subtomogram
+from gonio.pose import Pose
+from gonio.volume import Subtomogram, TiltStack
 from test_alignment import POSES, assert_found, noisy
 
 COUNT = 4
@@ -57,10 +59,57 @@ def test_neither_threads_nor_memory_change_a_bit(options):
         np.testing.assert_array_equal(other[pair], pose)
 
 
-def test_a_particle_is_asked_for_once_a_block():
+def test_a_particle_is_asked_for_once_a_tile():
     reader = Reader()
     list(align_all_pairs(reader))
-    assert sorted(reader.asked) == [0, 1, 1, 2, 2, 3]  # as a reference but the last, as a target but the first
+    assert sorted(reader.asked) == [0, 0, 1, 2, 3]  # the first also tells how many a tile may hold
+    reader = Reader()
+    list(align_all_pairs(reader, memory_bytes=1))  # tiles of one pair
+    assert len(reader.asked) == 1 + 4 + 2 * 6
+
+
+def test_the_sums_tell_the_poses_that_were_listed_from_those_found():
+    particles = [noisy(i) for i in range(3)]
+    for pair in align_all_pairs(particles, poses=POSES[np.arange(3)]):
+        truth = POSES[pair.target] @ POSES[pair.reference].inverse()
+        aligner = Aligner(particles[pair.reference])
+        frequency, sums = aligner.shell_sums(particles[pair.target], Pose.stack([truth, pair.result.pose]))
+        np.testing.assert_array_equal(pair.sums, sums)
+        np.testing.assert_array_equal(pair.frequency_per_angstrom, frequency)
+    for listed, boxes in zip(
+        align_all_pairs(particles, poses=Pose.identity(3)), align_all_pairs(particles), strict=True
+    ):
+        np.testing.assert_array_equal(listed.sums, boxes.sums)
+        assert correlation(boxes.sums[1]) > correlation(boxes.sums[0])
+
+
+def correlation(sums: np.ndarray) -> float:
+    """Over all shells."""
+    ff, gg, fg, _ = sums.sum(axis=0)
+    return fg / np.sqrt(ff * gg)
+
+
+def test_any_engine_does_the_tiles():
+    asked = []
+
+    def mapper(stage, function, count, *, keep=True):
+        asked.append((stage, count))
+        function = pickle.loads(pickle.dumps(function))
+        return iter([function(index) for index in range(count)])
+
+    particles = [noisy(i) for i in range(3)]
+    for here, there in zip(
+        align_all_pairs(particles), align_all_pairs(particles, mapper=mapper, memory_bytes=1), strict=True
+    ):
+        assert (here.reference, here.target) == (there.reference, there.target)
+        np.testing.assert_array_equal(here.sums, there.sums)
+    assert asked == [("aligning pairs", 6)]
+
+
+def test_tilt_stacks_cannot_be_paired():
+    stack = TiltStack(np.ones((1, 16, 16)), np.eye(3)[None, :2], 10.0)
+    with pytest.raises(TypeError, match="by references"):
+        next(align_all_pairs([stack, stack]))
 
 
 def test_draws_do_not_depend_on_blocks():

@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from run import RESOLUTION_ANGSTROM, laid_on, read_ribosomes
 
 import gonio
+from run import RESOLUTION_ANGSTROM, laid_on, read_ribosomes
 
 NEAR_DEG = 10.0
 

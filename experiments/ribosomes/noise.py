@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from run import BOX, DIAMETER_ANGSTROM, RESOLUTION_ANGSTROM, VOXEL_SIZE_ANGSTROM, laid_on, read_ribosomes
 
 import gonio
 from gonio.fourier import Spectrum, image_samples
 from gonio.score import Comparison, Score
 from gonio.volume import TiltStack, masked
+from run import BOX, DIAMETER_ANGSTROM, RESOLUTION_ANGSTROM, VOXEL_SIZE_ANGSTROM, laid_on, read_ribosomes
 
 PARTNERS = 6
 LIMIT = BOX * VOXEL_SIZE_ANGSTROM / RESOLUTION_ANGSTROM

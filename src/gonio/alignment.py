@@ -42,6 +42,8 @@ SURER = 0.5
 LEARN_FROM = 50
 # A drawn pool is given this share of the steps that refining all of it would take.
 DRAWN_SHARE = 0.5
+# No shell is taken to correlate better, squared: float32 sums tell no more.
+MOST_ALIKE = 1.0 - 1e-4
 # The paper's searches keep their whole pool: its optima are those further apart than this, and no more of them.
 RUNNER_UP_DEG, RUNNERS_UP = 10.0, 5
 
@@ -225,6 +227,43 @@ class Aligner:
         comparison = self._preparation.pair(target).plain(score)
         return comparison.normal_equations(poses.matrix, poses.shift_angstrom).dissimilarity
 
+    def shell_sums(
+        self, target: Particle, poses: Pose, *, kept: dict | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What target and reference have in common at poses (a batch of p), shell by shell, as they are compared.
+
+        Returns
+        -------
+        Frequencies of the shells, 1/angstrom, shape (s,); and |f|^2, |g|^2, f.g and |Omega| of each, shape (p, s, 4):
+        zero at poses where the wedges share too little to mean anything. ``kept`` is as in ``align``.
+        """
+        comparison = self._preparation.pair(target, kept=kept).plain(Score.FCS)
+        sums = comparison.shell_sums(poses.matrix, poses.shift_angstrom)
+        sums[sums[:, :, 3].sum(axis=1) < comparison.least] = 0.0
+        samples = comparison.target
+        return np.arange(samples.n_shells) / (samples.box * samples.voxel_size_angstrom), sums
+
+    def log_likelihood(self, target: Particle, poses: Pose) -> NDArray[np.float64]:
+        """How much likelier ``target`` is as the reference at poses (a batch of p) than as noise, natural log, (p,).
+
+        What a choice among references goes by: shells have the noise and the gain that fit best, so that neither a
+        reference's noise nor its sharpness counts, and the target is the same for all references whose settings name
+        one diameter. It is compared as it was measured, in the sphere that holds it.
+
+        Notes
+        -----
+        With c_s the correlation of shell s (0 where it is negative), n_s its samples and kappa those for each one
+        that the sphere leaves independent, ``-sum_s n_s ln(1 - c_s^2) / kappa``: the likelihood of Gaussian noise at
+        its most likely variance. Of 80 particles of four structures 80, 80 and 79 found the right one of averages of
+        20, 4, 10 and 3 of them at SNR 0.5, 0.1 and 0.05; by their dissimilarities, which expect of each reference
+        what it shows, 77, 70 and 66 (docs/reproduce.md).
+        """
+        comparison, crowding = self._preparation.measured_pair(target)
+        sums = comparison.shell_sums(poses.matrix, poses.shift_angstrom)  # (p, s, 4)
+        ff, gg, fg, count = np.moveaxis(sums[:, 1:], -1, 0)
+        square = np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300)
+        return -(count * np.log1p(-np.minimum(square, MOST_ALIKE))).sum(axis=1) / crowding
+
     def refine(self, comparison: Comparison, start: Pose) -> Result:
         """The local search by itself, on a comparison whose samples and weights are the caller's own.
 
@@ -246,6 +285,11 @@ class Aligner:
     def device(self) -> str:
         """Where alignments are computed."""
         return CPU if self._device is None else self._device.name
+
+    @property
+    def diameter_angstrom(self) -> float:
+        """Of the sphere that the reference shows."""
+        return self._preparation.extent_angstrom
 
     @property
     def memory_bytes(self) -> int:

@@ -1,39 +1,35 @@
-"""Averages of aligned particles, weighted by what each has measured.
+"""Averages of aligned particles, weighted by what each has measured (docs/theory.md eq. 20).
 
-Flow: particle and pose -> weighted samples in the reference's frame -> running sums of signal and weight -> map.
-With F a particle's transform, w its weight and c its transfer, the average is
-
-    V(k) = sum w c F(R k) exp(2 pi i R k.t / n)  /  sum w c^2                             (docs/theory.md eq. 20)
-
-A subtomogram is *gathered*: its spectrum is interpolated at R k for every k of the map, so no gridding error enters.
-Tilt images have no spectrum between their slices: their samples are *scattered* onto an oversampled grid.
+Flow: rows of a list, in blocks of one size -> the sums of each block (``insertion``), by whoever does such work
+(``run.engine``) -> added in the order of the blocks -> maps of all particles, of half sets, of classes. The sums of a
+block are the same bits whoever makes them, and so is the map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.fourier import (
-    FourierVolume,
-    Spectrum,
-    centred_fft,
-    centred_ifft,
-    fourier_shell_correlation,
-    index_grid,
-)
-from gonio.kernels import cpu
-from gonio.kernels.window import OVERSAMPLING, window_transform
+from gonio.fourier import fourier_shell_correlation
+from gonio.insertion import Insertion, Sums, insertion_of
+from gonio.particles import ParticleTable
 from gonio.pose import Pose
-from gonio.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.run.engine import Local, Mapper
+from gonio.symmetry import Symmetry
+from gonio.volume import Particle, Volume
 
-__all__ = ["Average", "average"]
+__all__ = ["Average", "average", "average_classes", "average_table"]
 
-# A sample whose weight is below this share of its shell's mean is damped: too few particles have seen it.
-MIN_RELATIVE_WEIGHT = 0.1
+# Rows that are summed before their sums are added to the others': what a worker does at a time. Sums of other blocks
+# would differ by rounding.
+BLOCK = 32
+
+# What a particle is called in complaints, the particle, its pose, and the group that it is averaged with.
+Row = tuple[str, Particle, Pose, int]
 
 
 @dataclass(frozen=True)
@@ -50,104 +46,25 @@ class Average:
         Fourier shell correlation of the halves without a mask, shape (n // 2 + 1,), or None.
     count
         Number of particles.
+    coverage
+        How often each frequency of the map was measured: the sums of weights, of the box's shape (n, n, n), zero
+        frequency at n // 2, beyond the largest sphere zero.
     """
 
     volume: Volume
     halves: tuple[Volume, Volume] | None
     fsc: NDArray[np.float64] | None
     count: int
+    coverage: NDArray[np.float32]
 
 
-class _Sums:
-    """Running sums of signal and weight on a centred Fourier grid of side ``size`` (z, y, x)."""
-
-    def __init__(self, size: int) -> None:
-        self.signal = np.zeros((size, size, size), dtype=np.complex128)
-        self.weight = np.zeros((size, size, size))
-
-    def __iadd__(self, other: _Sums) -> _Sums:
-        self.signal += other.signal
-        self.weight += other.weight
-        return self
-
-    def spectrum(self) -> NDArray[np.complex128]:
-        shell = np.rint(np.linalg.norm(index_grid(len(self.weight)), axis=-1)).astype(int).ravel()
-        mean = np.bincount(shell, weights=self.weight.ravel()) / np.maximum(np.bincount(shell), 1)
-        floor = MIN_RELATIVE_WEIGHT * mean[shell].reshape(self.weight.shape)
-        weight = np.maximum(self.weight, floor)
-        return np.where(weight > 0, self.signal / np.where(weight > 0, weight, 1.0), 0.0)
-
-
-class _Gathering:
-    """Sums for subtomograms, on the map's own grid."""
-
-    def __init__(self, box: int) -> None:
-        self._limit = (box - 1) // 2
-        index = index_grid(box)
-        self._keep = (index**2).sum(axis=-1) <= self._limit**2
-        self._frequency = index[self._keep].astype(np.float64)  # (n, 3)
-        self.box = box
-
-    def sums_of(self, particle: Subtomogram, pose: Pose) -> _Sums:
-        volume = particle.volume
-        turned = self._frequency @ pose.matrix.T  # R k
-        phase = np.exp(2j * np.pi * turned @ pose.shift_angstrom / volume.box_angstrom)
-        weight = particle.wedge.weight_at(turned / volume.box_angstrom)
-        result = _Sums(self.box)
-        result.signal[self._keep] = weight * phase * FourierVolume.of(volume, limit=self._limit).sample(turned)
-        result.weight[self._keep] = weight
-        return result
-
-    def map_of(self, sums: _Sums, voxel_size_angstrom: float) -> Volume:
-        return Volume(centred_ifft(sums.spectrum()).real, voxel_size_angstrom)
-
-
-class _Scattering:
-    """Sums for tilt stacks, on a grid oversampled by two."""
-
-    def __init__(self, box: int) -> None:
-        self.box = box
-        self._size = OVERSAMPLING * box
-        self._half = OVERSAMPLING * ((box - 1) // 2) + 3
-
-    def sums_of(self, particle: TiltStack, pose: Pose) -> _Sums:
-        samples = Spectrum.of(particle, resolution_angstrom=None)
-        box_angstrom = particle.box * particle.voxel_size_angstrom
-        frequency = samples.frequency_xyz.astype(np.float64)  # (3, n)
-        phase = np.exp(2j * np.pi * (pose.shift_angstrom / box_angstrom) @ frequency)
-        signal = samples.weight * samples.transfer * samples.value * phase
-        turned = (pose.matrix.T @ frequency).astype(np.float32)  # R^T k
-        result = _Sums(self._size)
-        result.signal = self._scattered(turned, signal)
-        result.weight = self._scattered(turned, samples.weight * samples.transfer**2).real
-        return result
-
-    def _scattered(self, frequency: NDArray[np.float32], values: NDArray) -> NDArray[np.complex128]:
-        side = 2 * self._half + 1
-        flat = np.zeros(2 * side**3)
-        cpu.scatter(side, np.float32(OVERSAMPLING), frequency, values.astype(np.complex64), flat)
-        cube = flat.view(np.complex128).reshape(side, side, side)
-        cube = cube + cube[::-1, ::-1, ::-1].conj()  # the other Friedel half
-        inside = min(self._half, self._size // 2 - 1)
-        cut = slice(self._half - inside, self._half + inside + 1)
-        put = slice(self._size // 2 - inside, self._size // 2 + inside + 1)
-        result = np.zeros((self._size,) * 3, dtype=np.complex128)
-        result[put, put, put] = cube[cut, cut, cut]
-        return result
-
-    def map_of(self, sums: _Sums, voxel_size_angstrom: float) -> Volume:
-        padded = centred_ifft(sums.spectrum()).real
-        first = self._size // 2 - self.box // 2
-        inside = slice(first, first + self.box)
-        # The window smooths the spectrum: its transform tapers the map.
-        taper = window_transform(0.0) / window_transform((np.arange(self.box) - self.box // 2) / self._size)
-        data = padded[inside, inside, inside] * taper[:, None, None] * taper[:, None] * taper
-        spectrum = centred_fft(data)
-        spectrum[np.linalg.norm(index_grid(self.box), axis=-1) > (self.box - 1) // 2] = 0.0
-        return Volume(centred_ifft(spectrum).real, voxel_size_angstrom)
-
-
-def average(particles: Iterable[Particle], poses: Pose, *, half_sets: NDArray[np.int8] | None = None) -> Average:
+def average(
+    particles: Iterable[Particle],
+    poses: Pose,
+    *,
+    half_sets: NDArray[np.int8] | None = None,
+    symmetry: str = "C1",
+) -> Average:
     """Average particles in the reference's frame, each weighted by what it has measured.
 
     Parameters
@@ -158,51 +75,182 @@ def average(particles: Iterable[Particle], poses: Pose, *, half_sets: NDArray[np
         Batch of m, ``x_particle = R x_reference + t``.
     half_sets
         1 or 2 for each particle (0: in neither half), or None for no halves.
+    symmetry
+        Of the reference, "C1", "D2" and so on, its axes as ``gonio.symmetry`` says.
 
     Raises
     ------
     ValueError
         No particles, a number of poses or half sets that differs, or particles that differ in kind, box or voxel size.
     """
-    if half_sets is not None and (np.shape(half_sets) != (len(poses),) or not np.isin(half_sets, [0, 1, 2]).all()):
-        raise ValueError(f"half_sets must be 0, 1 or 2 for each of {len(poses)} particles, got {half_sets!r}")
-    method: _Gathering | _Scattering | None = None
-    sums: list[_Sums] = []
-    voxel_size, count = 0.0, 0
-    for particle in particles:
-        if count >= len(poses):
-            raise ValueError(f"there are more particles than poses ({len(poses)})")
-        if method is None:
-            method = _Gathering(particle.box) if isinstance(particle, Subtomogram) else _Scattering(particle.box)
-            voxel_size = particle.voxel_size_angstrom
-            sums = [_Sums(_size_of(method)) for _ in range(3)]
-        if particle.box != method.box or particle.voxel_size_angstrom != voxel_size:
-            raise ValueError(f"particle {count + 1} differs from the first in box or voxel size")
-        sums[0 if half_sets is None else int(half_sets[count])] += _sums_of(particle, poses[count], method)
-        count += 1
-    if method is None or count != len(poses):
+    groups = _groups_of(half_sets, len(poses))
+    reading = iter(particles)
+    first = next(reading, None)
+    if first is None or not len(poses):
+        raise ValueError(f"{len(poses)} poses need as many particles, got {'some' if first else 0}")
+    insertion = insertion_of(first, Symmetry.named(symmetry))
+    rows = _counted(chain([first], reading), poses, groups)
+    made = _Totals(insertion)
+    for begun in range(0, len(poses), BLOCK):
+        made.add(_sums_of(insertion, islice(rows, min(BLOCK, len(poses) - begun))))
+    if next(rows, None) is not None:
+        raise ValueError(f"there are more particles than poses ({len(poses)})")
+    return made.average([0, 1, 2], None if half_sets is None else (1, 2))
+
+
+def average_table(
+    table: ParticleTable,
+    *,
+    mapper: Mapper | None = None,
+    poses: Pose | None = None,
+    half_sets: NDArray[np.int8] | None = None,
+    symmetry: str = "C1",
+    stage: str = "average",
+) -> Average:
+    """The average of a list's particles, by any engine; as ``average``, to the bit.
+
+    Parameters
+    ----------
+    table
+        m particles with a source to read them from.
+    mapper
+        Who does it; this process unless given.
+    poses
+        In place of those of the table.
+    half_sets, symmetry
+        As in ``average``.
+    stage
+        Its name, once in a run.
+    """
+    groups = _groups_of(half_sets, len(table))
+    made = _summed(table, table.poses if poses is None else poses, groups, symmetry, mapper, stage)
+    return made.average([0, 1, 2], None if half_sets is None else (1, 2))
+
+
+def average_classes(
+    table: ParticleTable,
+    classes: NDArray[np.int64],
+    *,
+    mapper: Mapper | None = None,
+    poses: Pose | None = None,
+    half_sets: NDArray[np.int8] | None = None,
+    symmetry: str = "C1",
+    stage: str = "average",
+) -> dict[int, Average]:
+    """The average of each class, in one pass over the particles.
+
+    Parameters
+    ----------
+    classes
+        A number for each particle, shape (m,); those below 0 are in no class.
+    table, mapper, poses, half_sets, symmetry, stage
+        As in ``average_table``.
+
+    Returns
+    -------
+    By class, those that have particles.
+    """
+    if np.shape(classes) != (len(table),):
+        raise ValueError(f"classes must be one number for each of {len(table)} particles, got {np.shape(classes)}")
+    groups = np.where(classes < 0, -1, 3 * np.asarray(classes) + _groups_of(half_sets, len(table)))
+    made = _summed(table, table.poses if poses is None else poses, groups, symmetry, mapper, stage)
+    return {
+        int(one): made.average(
+            [3 * one, 3 * one + 1, 3 * one + 2], None if half_sets is None else (3 * one + 1, 3 * one + 2)
+        )
+        for one in np.unique(classes[classes >= 0])
+    }
+
+
+def _groups_of(half_sets: NDArray[np.int8] | None, count: int) -> NDArray[np.int64]:
+    if half_sets is None:
+        return np.zeros(count, dtype=np.int64)
+    if np.shape(half_sets) != (count,) or not np.isin(half_sets, [0, 1, 2]).all():
+        raise ValueError(f"half_sets must be 0, 1 or 2 for each of {count} particles, got {half_sets!r}")
+    return np.asarray(half_sets, dtype=np.int64)
+
+
+def _counted(particles: Iterator[Particle], poses: Pose, groups: NDArray[np.int64]) -> Iterator[Row]:
+    """Particles by number; beyond the last pose, one that has none."""
+    count = 0
+    for count, particle in enumerate(particles, start=1):
+        place = min(count, len(poses)) - 1
+        yield str(count), particle, poses[place], int(groups[place])
+    if count < len(poses):
         raise ValueError(f"{len(poses)} poses need as many particles, got {count}")
-    return _finished(method, sums, voxel_size, count)
 
 
-def _sums_of(particle: Particle, pose: Pose, method: _Gathering | _Scattering) -> _Sums:
-    if isinstance(method, _Gathering) and isinstance(particle, Subtomogram):
-        return method.sums_of(particle, pose)
-    if isinstance(method, _Scattering) and isinstance(particle, TiltStack):
-        return method.sums_of(particle, pose)
-    raise ValueError(f"particles must all be of one kind, subtomograms or tilt stacks; got a {type(particle).__name__}")
+def _summed(
+    table: ParticleTable, poses: Pose, groups: NDArray[np.int64], symmetry: str, mapper: Mapper | None, stage: str
+) -> _Totals:
+    """The sums of all rows whose group is not negative."""
+    if len(poses) != len(table) or not len(table):
+        raise ValueError(f"{len(poses)} poses need as many particles, got {len(table)}")
+    chosen = np.flatnonzero(groups >= 0)
+    if not len(chosen):
+        raise ValueError("there is no particle to average: none is in any class")
+    insertion = insertion_of(table.load(int(chosen[0])), Symmetry.named(symmetry))
+    made = _Totals(insertion)
+    task = _SumBlock(insertion, table, poses, groups)
+    for part in (mapper or Local())(stage, task, -(-len(table) // BLOCK), keep=False):
+        made.add(part)
+    return made
 
 
-def _size_of(method: _Gathering | _Scattering) -> int:
-    return method.box if isinstance(method, _Gathering) else OVERSAMPLING * method.box
+@dataclass(frozen=True)
+class _SumBlock:
+    """The sums of a block of rows, by its number."""
+
+    insertion: Insertion
+    table: ParticleTable
+    poses: Pose
+    groups: NDArray[np.int64]
+
+    def __call__(self, block: int) -> dict[int, Sums]:
+        return _sums_of(self.insertion, self._rows(block))
+
+    def _rows(self, block: int) -> Iterator[Row]:
+        for row in range(block * BLOCK, min((block + 1) * BLOCK, len(self.table))):
+            if self.groups[row] >= 0:
+                name = repr(self.table.names[row])
+                yield name, self.table.load(row), self.poses[row], int(self.groups[row])
 
 
-def _finished(method: _Gathering | _Scattering, sums: list[_Sums], voxel_size: float, count: int) -> Average:
-    neither, one, two = sums
-    halves = None
-    if one.weight.any() and two.weight.any():
-        halves = (method.map_of(one, voxel_size), method.map_of(two, voxel_size))
-    neither += one
-    neither += two
-    fsc = None if halves is None else fourier_shell_correlation(*halves)
-    return Average(method.map_of(neither, voxel_size), halves, fsc, count)
+def _sums_of(insertion: Insertion, rows: Iterable[Row]) -> dict[int, Sums]:
+    """The sums of some rows, by group."""
+    running: dict[int, Sums] = {}
+    for name, particle, pose, group in rows:
+        if group not in running:
+            running[group] = insertion.start()
+        try:
+            insertion.add(particle, pose, into=running[group])
+        except ValueError as error:
+            raise ValueError(f"particle {name}: {error}") from error
+    return {group: insertion.packed(running[group]) for group in sorted(running)}
+
+
+@dataclass
+class _Totals:
+    """The sums of all blocks, by group."""
+
+    insertion: Insertion
+    sums: dict[int, Sums] = field(default_factory=dict)
+
+    def add(self, block: dict[int, Sums]) -> None:
+        for group, sums in block.items():
+            if group not in self.sums:
+                self.sums[group] = Sums.zeros(self.insertion.size)
+            self.sums[group] += sums
+
+    def average(self, groups: Sequence[int], halves: tuple[int, int] | None) -> Average:
+        """Of the particles of some groups, of which two may be half sets."""
+        total, half_maps = Sums.zeros(self.insertion.size), None
+        for group in groups:
+            if group in self.sums:
+                total += self.sums[group]
+        if halves is not None and all(half in self.sums for half in halves):
+            one, two = (self.insertion.map_of(self.sums[half]) for half in halves)
+            half_maps = (one, two)
+        fsc = None if half_maps is None else fourier_shell_correlation(*half_maps)
+        volume, coverage = self.insertion.map_of(total), self.insertion.coverage(total)
+        return Average(volume, half_maps, fsc, total.count, coverage)

@@ -30,20 +30,24 @@ from gonio.lattice import (
     low_spectrum,
     shell_means,
 )
-from gonio.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.volume import Particle, Subtomogram, TiltStack, Volume, boxed
 from gonio.wedge import NoWedge, Wedge, WeightVolumeWedge
 
 __all__ = [
     "FourierVolume",
     "Spectrum",
+    "background",
     "centred_fft",
     "centred_ifft",
     "fourier_shell_correlation",
+    "half_shells",
     "in_friedel_half",
     "index_grid",
     "low_passed",
     "moved",
+    "moved_into",
     "resolution_at",
+    "shell_correlation",
     "shell_limit",
 ]
 
@@ -53,6 +57,8 @@ KEPT_TURNS = 2
 # Where images hold next to no noise, their power is that of the signal and no reason to trust a shell: none is taken to
 # have less noise than this share of the noisiest. Real noise falls to a fifth.
 MIN_NOISE = 0.1
+# Power of a shell, of that of the strongest, below which it holds nothing: 6e-8 of rounding, squared, and a margin.
+EMPTY_SHELL = 1e-12
 
 
 def centred_fft(array: NDArray) -> NDArray[np.complexfloating]:
@@ -335,7 +341,7 @@ class FourierVolume:
         padded = OVERSAMPLING * volume.box
         scale = padded / box
         half = int(np.floor(scale * limit)) + 3  # the window reaches two points beyond the cell
-        spectrum = _padded_spectrum(volume.data - np.float32(_background(volume.data)), padded, half)
+        spectrum = _padded_spectrum(volume.data - np.float32(background(volume.data)), padded, half)
         box_angstrom = box * volume.voxel_size_angstrom
         regions = wedge.regions.copy()
         regions[:, 6] *= box_angstrom
@@ -396,7 +402,7 @@ class FourierVolume:
         return out
 
 
-def _background(data: NDArray) -> float:
+def background(data: NDArray) -> float:
     """Mean over the faces of the box. Left in, the box itself would be an object with edges, and turn with the map."""
     inner = data[1:-1, 1:-1, 1:-1]
     return float((data.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / (data.size - inner.size))
@@ -428,15 +434,30 @@ def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float
     """
     if first.box != second.box:
         raise ValueError(f"the two volumes differ in box: {first.box} and {second.box} voxels")
-    a, b = (centred_fft(v.data.astype(np.float64)) for v in (first, second))
-    shell = np.rint(np.linalg.norm(index_grid(first.box), axis=-1)).astype(int).ravel()
+    return shell_correlation(*(scipy.fft.rfftn(v.data.astype(np.float64)) for v in (first, second)))
+
+
+def shell_correlation(first: NDArray[np.complex128], second: NDArray[np.complex128]) -> NDArray[np.float64]:
+    """The same of two spectra as ``rfftn`` orders them, (n, n, n // 2 + 1)."""
+    shell, times = half_shells(len(first))
     cross, one, two = (
-        np.bincount(shell, weights=x.ravel(), minlength=first.box)[: first.box // 2 + 1]
-        for x in ((a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2)
+        np.bincount(shell, weights=times * x.ravel(), minlength=len(first))[: len(first) // 2 + 1]
+        for x in ((first * second.conj()).real, np.abs(first) ** 2, np.abs(second) ** 2)
     )
-    result = cross / np.sqrt(np.maximum(one * two, max(1e-30 * one.max() * two.max(), 1e-300)))
+    # A shell that holds nothing but the rounding of single precision agrees in nothing.
+    result = cross / np.sqrt(np.maximum(one * two, max(EMPTY_SHELL**2 * one.max() * two.max(), 1e-300)))
     result[0] = 1.0
     return result
+
+
+@lru_cache(maxsize=REMEMBERED)
+def half_shells(box: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of each sample that ``rfftn`` keeps, flat: its shell, and for how many it stands, 1 or 2."""
+    whole, half = scipy.fft.fftfreq(box, 1.0 / box), scipy.fft.rfftfreq(box, 1.0 / box)
+    radius = np.sqrt((whole**2)[:, None, None] + (whole**2)[:, None] + half**2)
+    alone = (half == 0) | (2 * half == box)
+    times = np.broadcast_to(np.where(alone, 1.0, 2.0), radius.shape)
+    return np.rint(radius).astype(np.int64).ravel(), times.ravel()
 
 
 def resolution_at(fsc: NDArray[np.float64], threshold: float, *, box_angstrom: float) -> float:
@@ -473,3 +494,11 @@ def moved(volume: Volume, rotation_matrix: NDArray[np.float64], shift_angstrom: 
     spectrum = np.zeros(index.shape[:-1], dtype=np.complex128)
     spectrum[keep] = phase * FourierVolume.of(volume, limit=limit).sample(frequency @ rotation_matrix)
     return Volume(centred_ifft(spectrum).real, volume.voxel_size_angstrom)
+
+
+def moved_into(
+    volume: Volume, rotation_matrix: NDArray[np.float64], shift_angstrom: NDArray[np.float64], box: int
+) -> Volume:
+    """``moved`` into another box: it moves in the larger one, so that nothing is cut off before."""
+    large = boxed(volume, max(volume.box, box))
+    return boxed(moved(large, rotation_matrix, shift_angstrom), box)

@@ -1,155 +1,182 @@
 """All pairs of a set of particles, each aligned once: what classification starts from.
 
-A particle is a reference for those that come after it and a target for those before. References are prepared in blocks
-that a budget of memory holds; a target is restored once for all references of a block.
+A particle is a reference for those that come after it and a target for those before. Pairs are done in tiles: a block
+of references against a block of targets, each of which is read and prepared once a tile. A tile knows its particles by
+their numbers, so that it does not matter who does it.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gonio.alignment import Aligner
-from gonio.coarse_to_fine import Pair
-from gonio.device import CPU, Device, device_for, results
-from gonio.evaluation import Asking
+from gonio.lists import ParticleError
+from gonio.particles import ParticleTable
+from gonio.pose import Pose
 from gonio.result import Result
-from gonio.run.parallel import in_order
+from gonio.run.engine import Local, Mapper
 from gonio.settings import Settings
-from gonio.volume import Subtomogram
+from gonio.volume import Particle, TiltStack
 
 __all__ = ["PairResult", "align_all_pairs"]
 
+STAGE = "aligning pairs"
 MEMORY_BYTES = 2**30
 # What a reference remembers of seeds may come to this many times its spectra (n = 32, 40 angstrom: 3 times).
 WITH_SEEDS = 4
+# Particles of a block, at most: 64 pairs are half a second of work, and preparing their references 4 % of it.
+BLOCK = 8
 
 
 @dataclass(frozen=True)
 class PairResult:
-    """Particles ``reference`` < ``target`` of the set, and the pose that lays the first on the second."""
+    """Particles ``reference`` < ``target`` of the set, and the pose that lays the first on the second.
+
+    ``sums`` are |f|^2, |g|^2, f.g and |Omega| of shells at frequencies ``frequency_per_angstrom`` (s,), shape
+    (2, s, 4): first where the poses that were listed lay the reference, then where it was found to lie. All samples
+    that both have measured count alike (``Aligner.shell_sums``).
+    """
 
     reference: int
     target: int
     result: Result
+    frequency_per_angstrom: NDArray[np.float64]
+    sums: NDArray[np.float64]
 
 
 def align_all_pairs(
-    particles: Sequence[Subtomogram],
+    particles: Sequence[Particle] | ParticleTable,
     settings: Settings | None = None,
     *,
     rng: np.random.Generator | None = None,
     n_threads: int = 1,
+    poses: Pose | None = None,
+    mapper: Mapper | None = None,
     memory_bytes: float = MEMORY_BYTES,
     progress: Callable[[int, int], None] | None = None,
-    device: str | Device = CPU,
 ) -> Iterator[PairResult]:
     """Align all pairs of n particles, n (n - 1) / 2 of them.
 
     Parameters
     ----------
     particles
-        Any sequence; one that reads its particles when they are asked for is asked for each once a block.
+        Any sequence, or a list; one that reads its particles when they are asked for is asked for each once a tile.
     settings
         Of every alignment; a local search is refused, since no pair has a start.
     rng
         Draws the candidates of a stochastic search or a drawn pool, which need it.
     n_threads
-        Results do not depend on it.
+        Tiles done at a time in this machine; results do not depend on it.
+    poses
+        Where the particles are thought to be, a batch of n: what ``PairResult.sums`` compares before alignment. None
+        for the boxes as they are.
+    mapper
+        Who does the tiles (``gonio.run.engine``), in place of ``n_threads`` of this machine.
     memory_bytes
-        What the prepared references of a block may take; more memory, fewer blocks. Results do not depend on it.
+        What the prepared references of a tile may take; more memory, larger tiles. Results do not depend on it.
     progress
         Called with the pairs that are done and all of them.
-    device
-        Where alignments are computed, as for an ``Aligner``.
 
     Yields
     ------
-    Within a block of references, target after target. Results are not held.
+    Tile after tile, within it target after target. Results are not held.
 
     Raises
     ------
     ValueError
-        A local search, a missing ``rng``, particles that cannot be compared, a card that is not there.
+        A local search, a missing ``rng``; particles that cannot be compared, by name.
+    TypeError
+        Tilt stacks, which cannot be a reference.
     """
     settings = Settings() if settings is None else settings
     if settings.search == "local":
         raise ValueError("a local search needs a start for each pair: use Aligner(...).align_many(..., starts=poses)")
     n = len(particles)
-    # A generator for each pair, whatever the blocks: drawn here, once.
-    seeds = None if rng is None else rng.integers(2**63, size=(n, n))
-    first, done = 0, 0
-    card = device_for(device, draws=settings.draws)
-    while first < n - 1:
-        block = _block(particles, settings, first, n_threads, memory_bytes)
-        if card is not None:
-            for found in _on(card, block, particles, first, n_threads):
-                done += 1
-                yield found
-                if progress:
-                    progress(done, n * (n - 1) // 2)
-            first += len(block)
-            continue
-        work = partial(_against, block, particles, first, seeds)
-        for some in in_order(work, ((target,) for target in range(first + 1, n)), n_threads):
-            done += len(some)
-            yield from some
-            if progress:
-                progress(done, n * (n - 1) // 2)
-        first += len(block)
+    if poses is not None and len(poses) != n:
+        raise ValueError(f"{n} particles need as many poses, got {len(poses)}")
+    if n < 2:
+        return
+    # One number for all: a pair draws from it and its own numbers, whatever tile it is in.
+    seed = None if rng is None else int(rng.integers(2**63))
+    tiles = _Tiles(particles, settings, poses, seed, _block(particles, settings, memory_bytes))
+    done, mapper = 0, Local(n_threads) if mapper is None else mapper
+    for results in mapper(STAGE, tiles, len(tiles)):
+        done += len(results)
+        yield from results
+        if progress:
+            progress(done, n * (n - 1) // 2)
 
 
-def _on(
-    card: Device, block: list[Aligner], particles: Sequence[Subtomogram], first: int, n_threads: int
-) -> Iterator[PairResult]:
-    """All targets against a block of references on a card: prepared in threads here, searched there."""
-    numbers: deque[tuple[int, int]] = deque()
-
-    def prepared(target: int) -> tuple[int, Subtomogram, list[Pair]]:
-        particle, kept = particles[target], {}  # type: ignore[var-annotated]
-        return target, particle, [aligner.prepare(particle, kept=kept) for aligner in block[: target - first]]
-
-    def asked() -> Iterator[Asking[Result]]:
-        targets = ((target,) for target in range(first + 1, len(particles)))
-        for target, particle, pairs in in_order(prepared, targets, n_threads, processes=False):
-            for reference, (aligner, pair) in enumerate(zip(block, pairs, strict=False), start=first):
-                numbers.append((reference, target))
-                yield aligner.ask(particle, pair)
-
-    for result in results(asked(), card):
-        yield PairResult(*numbers.popleft(), result)
+def _block(particles: Sequence[Particle] | ParticleTable, settings: Settings, memory_bytes: float) -> int:
+    """How many references memory holds, at least one."""
+    try:
+        one = Aligner(_particle(particles, 0), settings)  # type: ignore[arg-type]  # no stack comes here
+    except ValueError as error:
+        raise ParticleError(f"particle {_name(particles, 0)}: {error}") from error
+    return int(np.clip(memory_bytes // max(WITH_SEEDS * one.memory_bytes, 1), 1, BLOCK))
 
 
-def _block(
-    particles: Sequence[Subtomogram], settings: Settings, first: int, n_threads: int, memory_bytes: float
-) -> list[Aligner]:
-    """The references from ``first`` on that memory holds, at least one."""
-    one = Aligner(particles[first], settings)
-    size = int(np.clip(memory_bytes // max(WITH_SEEDS * one.memory_bytes, 1), 1, len(particles) - 1 - first))
-    others = ((i,) for i in range(first + 1, first + size))
-    # In threads: what is prepared has to be here.
-    return [one, *in_order(partial(_aligner, particles, settings), others, n_threads, processes=False)]
+def _particle(particles: Sequence[Particle] | ParticleTable, index: int) -> Particle:
+    particle = particles.load(index) if isinstance(particles, ParticleTable) else particles[index]
+    if isinstance(particle, TiltStack):
+        raise TypeError("tilt stacks cannot be compared with one another: classify them by references")
+    return particle
 
 
-def _aligner(particles: Sequence[Subtomogram], settings: Settings, index: int) -> Aligner:
-    return Aligner(particles[index], settings)
+def _name(particles: Sequence[Particle] | ParticleTable, index: int) -> str:
+    return repr(particles.names[index]) if isinstance(particles, ParticleTable) else str(index + 1)
 
 
-def _against(
-    block: list[Aligner],
-    particles: Sequence[Subtomogram],
-    first: int,
-    seeds: np.ndarray | None,
-    target: int,
-) -> list[PairResult]:
-    """A target against the references of a block that come before it."""
-    particle, kept = particles[target], {}  # type: ignore[var-annotated]
-    results = []
-    for reference, aligner in enumerate(block[: target - first], start=first):
-        rng = None if seeds is None else np.random.default_rng(seeds[reference, target])
-        results.append(PairResult(reference, target, aligner.align(particle, rng=rng, kept=kept)))
-    return results
+@dataclass(frozen=True)
+class _Tiles:
+    """The tiles of a set: called with a tile's number, aligns its pairs."""
+
+    particles: Sequence[Particle] | ParticleTable
+    settings: Settings
+    poses: Pose | None
+    seed: int | None
+    block: int
+
+    def __len__(self) -> int:
+        blocks = -(-len(self.particles) // self.block)
+        return blocks * (blocks + 1) // 2
+
+    def __call__(self, number: int) -> list[PairResult]:
+        firsts = range(0, len(self.particles), self.block)
+        rows, columns = (self._members(f) for f in list(combinations_with_replacement(firsts, 2))[number])
+        read = {index: _particle(self.particles, index) for index in {*rows, *columns}}
+        last = columns[-1]
+        aligners = {index: self._aligner(read[index], index) for index in rows if index < last}
+        results: list[PairResult] = []
+        for target in columns:
+            kept: dict[Any, Any] = {}
+            for reference in (i for i in rows if i < target):
+                results.append(self._pair(aligners[reference], reference, target, read[target], kept))
+        return results
+
+    def _members(self, first: int) -> range:
+        return range(first, min(first + self.block, len(self.particles)))
+
+    def _aligner(self, particle: Particle, index: int) -> Aligner:
+        try:
+            return Aligner(particle, self.settings)  # type: ignore[arg-type]  # no stack comes here
+        except ValueError as error:
+            raise ParticleError(f"particle {_name(self.particles, index)}: {error}") from error
+
+    def _pair(self, aligner: Aligner, reference: int, target: int, particle: Particle, kept: dict) -> PairResult:
+        rng = None if self.seed is None else np.random.default_rng([self.seed, reference, target])
+        try:
+            result = aligner.align(particle, rng=rng, kept=kept)
+        except ValueError as error:
+            names = f"particle {_name(self.particles, target)}, with {_name(self.particles, reference)} as reference"
+            raise ParticleError(f"{names}: {error}") from error
+        listed = Pose.identity() if self.poses is None else self.poses[target] @ self.poses[reference].inverse()
+        return PairResult(
+            reference, target, result, *aligner.shell_sums(particle, Pose.stack([listed, result.pose]), kept=kept)
+        )

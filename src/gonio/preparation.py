@@ -25,8 +25,10 @@ from gonio.restoration import (
     Restorer,
     circle_crowding,
     sphere_diameter_angstrom,
+    sphere_of,
     widest_sphere_angstrom,
 )
+from gonio.score import Comparison, Score
 from gonio.settings import Settings
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
 from gonio.wedge import NoWedge, Wedge
@@ -114,6 +116,10 @@ class Preparation:
         else:
             self._plain_reference(reference.box, settings.mask_diameter_angstrom)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """What is prepared travels as what it is prepared from, which is less, and comes out the same."""
+        return _prepared, (self.reference, self.settings, self._mask, self._fsc)
+
     def pair(self, target: Particle, *, kept: dict[Hashable, tuple[Spectrum, Restored]] | None = None) -> Pair:
         """Target and reference as the settings ask for them.
 
@@ -163,6 +169,11 @@ class Preparation:
         if self._is_given or isinstance(target, TiltStack):
             return self._picked_within(target)
         return max(self._extent, self._shown_angstrom(target.volume, self._extent))
+
+    @property
+    def extent_angstrom(self) -> float:
+        """Diameter of the sphere that the reference shows."""
+        return self._extent
 
     @property
     def _is_given(self) -> bool:
@@ -236,6 +247,17 @@ class Preparation:
         reference = self._plain_reference(target.box, diameter_angstrom)
         target = target if diameter_angstrom is None else masked(target, diameter_angstrom)
         return Pair(Spectrum.of(target, limit=reference.limit), reference)
+
+    def measured_pair(self, target: Particle) -> tuple[Comparison, float]:
+        """Target and reference as they are in the target's sphere, every sample alike; and its crowding."""
+        self.check(target)
+        diameter = self.diameter_angstrom(target)
+        if isinstance(target, TiltStack):
+            crowding = circle_crowding(target, diameter)
+        else:
+            sphere = sphere_of(target.box, target.voxel_size_angstrom, diameter)
+            crowding = float(1.0 / np.square(sphere).mean(dtype=np.float64))
+        return self.plain_pair(target, diameter_angstrom=diameter).plain(Score.FCS), crowding
 
     def _plain_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
         with self._lock:
@@ -344,3 +366,9 @@ def _about_centre(volume: Volume, box: int) -> Volume:
     first = volume.box // 2 - box // 2
     part = slice(first, first + box)
     return Volume(np.ascontiguousarray(volume.data[part, part, part]), volume.voxel_size_angstrom)
+
+
+def _prepared(
+    reference: Subtomogram, settings: Settings, mask: Volume | None, reference_fsc: NDArray[np.float64] | None
+) -> Preparation:
+    return Preparation(reference, settings, mask=mask, reference_fsc=reference_fsc)

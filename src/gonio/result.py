@@ -80,3 +80,26 @@ class Result:
     def shift_sd_angstrom(self) -> float:
         """Standard deviation of the shift along any one axis, on average, angstrom."""
         return float(np.sqrt(np.trace(self.covariance[3:, 3:]) / 3.0))
+
+    def __repr__(self) -> str:
+        sd = f"sd {self.rotation_sd_deg:.2f} degrees, {self.shift_sd_angstrom:.2f} angstrom"
+        return f"Result({self.pose}, dissimilarity {self.dissimilarity:.4f}, {sd}, {self.status.name.lower()})"
+
+    def as_dict(self) -> dict[str, float | int | str]:
+        """One row of a table: ``pandas.DataFrame(result.as_dict() for result in results)``.
+
+        Euler angles (ZYZ, degrees) and shift (angstrom) of the pose, how it ended, how sure it is, and the margin over
+        the next best pose (infinite where there is none).
+        """
+        angles, shift = self.pose.euler_zyz_deg(), self.pose.shift_angstrom
+        return {
+            **{f"{name}_deg": float(angle) for name, angle in zip(("rot", "tilt", "psi"), angles, strict=True)},
+            **{f"shift_{axis}_angstrom": float(t) for axis, t in zip("xyz", shift, strict=True)},
+            "dissimilarity": float(self.dissimilarity),
+            "rotation_sd_deg": self.rotation_sd_deg,
+            "shift_sd_angstrom": self.shift_sd_angstrom,
+            "overlap": float(self.overlap),
+            "runner_up_margin": float(self.runners_up[0].margin) if self.runners_up else float("inf"),
+            "iterations": int(self.n_iterations),
+            "status": self.status.name.lower(),
+        }

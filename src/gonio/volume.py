@@ -6,7 +6,9 @@ density is positive inside the particle.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,9 +16,22 @@ from numpy.typing import ArrayLike, NDArray
 from gonio.ctf import Ctf
 from gonio.wedge import NoWedge, Wedge
 
-__all__ = ["Particle", "Subtomogram", "TiltStack", "Volume", "correlation", "masked", "masked_volume", "soft_sphere"]
+__all__ = [
+    "Particle",
+    "Subtomogram",
+    "TiltStack",
+    "Volume",
+    "boxed",
+    "correlation",
+    "masked",
+    "masked_volume",
+    "mirrored_volume",
+    "soft_sphere",
+]
 
 MIN_BOX = 8
+# Edge of each slice that a notebook shows.
+NOTEBOOK_PX = 160
 
 
 def _frozen_float32(array: NDArray, name: str) -> NDArray[np.float32]:
@@ -81,6 +96,20 @@ class Volume:
 
     def __repr__(self) -> str:
         return f"Volume({self.box}^3 voxels of {self.voxel_size_angstrom:g} angstrom)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the three central slices, as ``gonio.report`` draws them but without axes."""
+        from matplotlib.image import imsave  # in notebooks alone
+
+        middle = self.box // 2
+        planes = (self.data[middle], self.data[:, middle], self.data[:, :, middle])
+        low, high = np.percentile(self.data, [0.1, 99.9])
+        picture = BytesIO()
+        imsave(picture, np.hstack(planes), cmap="gray", vmin=low, vmax=high, origin="lower", format="png")
+        source = b64encode(picture.getvalue()).decode()
+        size = f'width="{3 * NOTEBOOK_PX}" height="{NOTEBOOK_PX}" style="image-rendering: pixelated"'
+        text = f"{self!r}; central slices: y over x, z over x, z over y"
+        return f'<img {size} alt="{text}" src="data:image/png;base64,{source}"><br><small>{text}</small>'
 
 
 @dataclass(frozen=True)
@@ -274,3 +303,20 @@ def correlation(first: Volume, second: Volume, *, mask: NDArray | None = None) -
     weight = np.ones(first.data.shape) if mask is None else np.asarray(mask, dtype=np.float64)
     a, b = (v.data - np.average(v.data, weights=weight) for v in (first, second))
     return float((weight * a * b).sum() / np.sqrt((weight * a**2).sum() * (weight * b**2).sum()))
+
+
+def mirrored_volume(volume: Volume) -> Volume:
+    """The image in a mirror across the yz plane through the centre voxel: the other hand."""
+    return replace(volume, data=np.roll(volume.data[:, :, ::-1], 1 if volume.box % 2 == 0 else 0, axis=2))
+
+
+def boxed(volume: Volume, box: int) -> Volume:
+    """Cut or fill up to another box about the centre voxel, filling with the mean."""
+    if volume.box == box:
+        return volume
+    data = np.full((box,) * 3, volume.data.mean(), dtype=np.float32)
+    low = min(box // 2, volume.box // 2)
+    high = min(box - box // 2, volume.box - volume.box // 2)
+    into, out_of = (slice(n // 2 - low, n // 2 + high) for n in (box, volume.box))
+    data[into, into, into] = volume.data[out_of, out_of, out_of]
+    return Volume(data, volume.voxel_size_angstrom)

@@ -23,7 +23,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 
-__all__ = ["DualAxisWedge", "NoWedge", "SingleAxisWedge", "TiltListWedge", "Wedge", "WeightVolumeWedge"]
+__all__ = [
+    "DualAxisWedge",
+    "NoWedge",
+    "SingleAxisWedge",
+    "TiltListWedge",
+    "TiltSeriesWedge",
+    "Wedge",
+    "WeightVolumeWedge",
+]
 
 # A frequency on the limiting plane itself counts as measured; relative to |k|^2, so that rounding does not decide.
 EDGE_TOLERANCE = 1e-6
@@ -172,6 +180,40 @@ class TiltListWedge(_Analytic):
         normals = tilt_plane_normal(self.tilts_deg, self.axis_deg)  # (t, 3)
         half = np.full((len(normals), 1), 0.5 / self.particle_diameter_angstrom)
         return np.hstack([normals, normals, half])
+
+
+@dataclass(frozen=True)
+class TiltSeriesWedge(_Analytic):
+    """Runs of tilts of any direction: all between the first and the last plane of each run, as if tilted continuously.
+
+    Parameters
+    ----------
+    runs_xyz
+        For each run the direction of the beam in its first and in its last image, pairs of unit vectors. A run of one
+        image, the same vector twice, is a slab of full thickness one over the particle diameter.
+    particle_diameter_angstrom
+        D; a slab's thickness is 1/D.
+    """
+
+    runs_xyz: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
+    particle_diameter_angstrom: float
+
+    def __post_init__(self) -> None:
+        runs = np.asarray(self.runs_xyz, dtype=np.float64)
+        if runs.ndim != 3 or runs.shape[1:] != (2, 3) or not np.allclose(np.linalg.norm(runs, axis=-1), 1.0):
+            raise ValueError(f"runs_xyz must hold at least one pair of unit vectors, got {self.runs_xyz!r}")
+        if not self.particle_diameter_angstrom > 0:
+            raise ValueError(f"particle_diameter_angstrom must be positive, got {self.particle_diameter_angstrom!r}")
+        pairs = tuple((tuple(first), tuple(last)) for first, last in runs.tolist())
+        object.__setattr__(self, "runs_xyz", pairs)
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        """One region for each run."""
+        runs = np.array(self.runs_xyz)  # (w, 2, 3)
+        alone = (runs[:, 0] == runs[:, 1]).all(axis=1)
+        half = np.where(alone, 0.5 / self.particle_diameter_angstrom, 0.0)
+        return np.hstack([runs[:, 0], runs[:, 1], half[:, None]])
 
 
 @dataclass(frozen=True)

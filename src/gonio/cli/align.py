@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
-    DeviceName,
+    Cone,
+    DataPath,
     Diameter,
     HalfMaps,
     InputsName,
@@ -29,6 +29,8 @@ from gonio.cli.options import (
     ParticlesPath,
     Permissive,
     PoolName,
+    PriorDeg,
+    PriorShift,
     ReferenceOptions,
     Resolution,
     ScoreName,
@@ -39,31 +41,30 @@ from gonio.cli.options import (
     SymmetryName,
     Threads,
     TiltAxis,
+    TiltFiles,
     TiltRange,
+    TiltWeights,
     TomogramsPath,
     VoxelSize,
-    thread_count,
 )
 from gonio.cli.output import (
-    check_target,
     command_line,
     json_text,
-    naming,
-    progress,
-    result_folder,
+    numbers_text,
     write_settings,
     write_text,
 )
+from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 
 if TYPE_CHECKING:
     from gonio.alignment import Aligner, Result, Settings
-    from gonio.expectation import Expectation
     from gonio.particles import ParticleTable
     from gonio.pose import Pose
-    from gonio.report import Errors, Report
-    from gonio.volume import Particle
+    from gonio.report import Errors, Odd, Report
+    from gonio.run.engine import Mapper
 
 WRONG_DEG = 15.0  # errors beyond this are another optimum
+MOST_ODD = 6  # particles that a report shows because they differ from the others
 
 
 @dataclass(frozen=True)
@@ -90,26 +91,9 @@ def align(
     start_local: Annotated[
         bool, typer.Option("--local", help="Refine the poses in the list, in place of a search over all orientations.")
     ] = False,
-    cone: Annotated[
-        float | None,
-        typer.Option(metavar="DEG", help="With --local: search within this angle of each listed orientation, degrees."),
-    ] = None,
-    prior_deg: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DEG",
-            help="With --local: how far listed orientations may be off, per axis, degrees; 0: any. Default: 2, any with"
-            " --cone.",
-        ),
-    ] = None,
-    prior_shift: Annotated[
-        float | None,
-        typer.Option(
-            metavar="A",
-            help="With --local: how far listed positions may be off, per axis, angstrom; 0: any. Default: half a voxel,"
-            " any with --cone.",
-        ),
-    ] = None,
+    cone: Cone = None,
+    prior_deg: PriorDeg = None,
+    prior_shift: PriorShift = None,
     score: ScoreName = "rcs",
     search: SearchName = None,
     inputs: InputsName = None,
@@ -132,18 +116,24 @@ def align(
     ] = False,
     tilt_range: TiltRange = None,
     tilt_axis: TiltAxis = 90.0,
+    tilts: TiltFiles = None,
+    tilt_weights: TiltWeights = "plain",
     tomograms: TomogramsPath = None,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
     permissive: Permissive = False,
+    data: DataPath = None,
     threads: Threads = None,
-    device: DeviceName = "cpu",
     seed: Seed = 0,
     seed_interval: SeedInterval = None,
     truth: Annotated[
         Path | None, typer.Option(metavar="STAR", help="List of the same particles with true poses: tell the errors.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")] = False,
     overwrite: Overwrite = False,
+    resume: Resume = False,
+    scheduler: Scheduler = None,
+    dask: DaskLocal = None,
 ) -> None:
     """Align a list of particles to a reference map.
 
@@ -158,13 +148,14 @@ def align(
     how well it went; DIR/summary.json and DIR/settings.toml say it to programs.
 
     All of them are written at the end: a particle that cannot be read, or does not fit the reference, stops the run
-    with its name and its file, and nothing is written or replaced.
+    with its name and its file, and nothing is replaced. What was done is kept in DIR whatever stops the run: --resume
+    goes on from there.
 
     Example: `gonio align particles.star --reference map.mrc --tilt-range -60 60 -o aligned`
     """
     from gonio.io import write_particles
+    from gonio.report import html
 
-    check_target(output, overwrite=overwrite)
     asked = SearchOptions(
         score,
         search,
@@ -181,118 +172,85 @@ def align(
     if not start_local and (prior_deg, prior_shift, cone) != (None, None, None):
         raise ValueError("--prior-deg, --prior-shift and --cone need --local: a search over all poses expects none")
     asked.check()
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
+    options = ListOptions(
+        particles,
+        tilt_range,
+        tilt_axis,
+        tomograms,
+        invert,
+        voxel_size,
+        permissive,
+        tuple(tilts or ()),
+        tilt_weights,
+        data,
+    )
     reference_map, known = options.read_map(reference), ReferenceOptions(mask, half_maps)
     settings = asked.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom)
     if learn and not settings.restores:
         raise ValueError("--learn is for restored inputs: from plain ones nothing is expected")
-    aligner = known.read(options.read_map, reference_map, settings).aligner(reference_map, settings, device=device)
-    if device != "cpu":
-        print(f"aligns on {aligner.device}")
+    aligner = known.read(options.read_map, reference_map, settings).aligner(reference_map, settings)
     table, true_table = options.read(), None if truth is None else replace(options, path=truth).read()
-    aligned = align_table(table, aligner, seed=seed, threads=thread_count(threads), learn=learn)
-    if true_table is not None:
-        aligned = replace(aligned, errors=errors_of(aligned, true_table))
-    with result_folder(output, overwrite=overwrite) as folder:
-        write_particles(folder / "particles.star", writable(aligned.table))
-        write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
-        write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
-        write_text(folder / "report.html", report_of(aligned, title=f"Alignment of {particles.name}", seed=seed).html())
-        write_settings(
-            folder / "settings.toml",
-            {
-                "reference": reference,
-                "mask": mask,
-                "half_maps": half_maps,
-                "voxel_size_angstrom": reference_map.voxel_size_angstrom,
-                "truth": truth,
-                "threads": thread_count(threads),
-                "device": aligner.device,
-                "learn": learn,
-                "alignment": asdict(aligned.settings),
-                "list": asdict(options),
-            },
-            seed=seed,
-            inputs=[*table.files, reference, *known.files, *(() if true_table is None else true_table.files)],
-        )
-    _print_numbers(numbers_of(aligned))
+    asked_for = {
+        "reference": reference,
+        "mask": mask,
+        "half_maps": half_maps,
+        "voxel_size_angstrom": reference_map.voxel_size_angstrom,
+        "truth": truth,
+        "learn": learn,
+        "list": asdict(options),
+    }
+    files = [*table.files, reference, *known.files, *(() if true_table is None else true_table.files)]
+    how = HowToRun(threads, overwrite, resume, scheduler, dask)
+    with running(output, how, settings={**asked_for, "alignment": asdict(settings)}, seed=seed, inputs=files) as run:
+        aligned = align_list(table, aligner, mapper=run.mapper, seed=seed, learn=learn)
+        if true_table is not None:
+            aligned = replace(aligned, errors=errors_of(aligned, true_table))
+        with run.results() as folder:
+            write_particles(folder / "particles.star", writable(aligned.table))
+            write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
+            write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
+            report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
+            write_text(folder / "report.html", html(replace(report, odd=odd_of(aligned.table))))
+            shown = {**asked_for, "threads": how.workers, "alignment": asdict(aligned.settings)}
+            write_settings(folder / "settings.toml", shown, seed=seed, inputs=files)
+    if as_json:
+        print(json_text(summary_of(aligned)))
+        return
+    print(numbers_text(rows_of(aligned)))
     print(f"wrote {output / 'particles.star'}; look at {output / 'report.html'}")
 
 
-def align_table(table: ParticleTable, aligner: Aligner, *, seed: int, threads: int, learn: bool = False) -> Aligned:
+def align_list(table: ParticleTable, aligner: Aligner, *, mapper: Mapper, seed: int, learn: bool = False) -> Aligned:
     """Align every particle; poses in the table are where a local search starts."""
+    from gonio import lists
     from gonio.pose import Pose
 
-    run = _Run(table, aligner, seed, threads)
     start = time.monotonic()
-    expectation = run.learnt() if learn else None
-    results = run.results("aligning", table, expectation)
-    columns = {**columns_of(table, results), **run.changes(Pose.stack([result.pose for result in results]))}
-    aligned = without_found(table).with_poses(Pose.stack([result.pose for result in results]), **columns)
-    size, box = aligner.reference.voxel_size_angstrom, next(iter(run.boxes)) if len(run.boxes) == 1 else None
+    expectation = lists.learn(table, aligner, mapper=mapper, seed=seed) if learn else None
+    rows = lists.align_rows(table, aligner, mapper=mapper, seed=seed, expectation=expectation)
+    results, boxes = [row.result for row in rows], {row.box for row in rows}
+    poses = Pose.stack([result.pose for result in results])
+    before = np.array([row.before for row in rows])
+    columns = {**columns_of(table, results), **_changes(table, poses, before, aligner.settings)}
+    aligned = without_found(table).with_poses(poses, **columns)
+    size, box = aligner.reference.voxel_size_angstrom, next(iter(boxes)) if len(boxes) == 1 else None
     settings = aligner.settings if box is None else _spelt_out(aligner.settings, box, size)
     return Aligned(aligned, results, time.monotonic() - start, settings, None if box is None else box * size)
 
 
-class _Run:
-    """One alignment of a list: reads each particle once, and remembers what is not in its result."""
+def _changes(
+    table: ParticleTable, poses: Pose, before: NDArray[np.float64], settings: Settings
+) -> dict[str, NDArray[np.float64]]:
+    """What is new against the list; of little meaning where all its poses are alike."""
+    from gonio.alignment import Search
 
-    def __init__(self, table: ParticleTable, aligner: Aligner, seed: int, threads: int) -> None:
-        from gonio.alignment import Search
-
-        self._table, self._aligner, self._seed, self._threads = table, aligner, seed, threads
-        self._is_local = aligner.settings.search is Search.LOCAL
-        # Restored inputs are weighted as the pose found tells: the listed one has no dissimilarity to compare with.
-        self._compares = self._is_local and not aligner.settings.restores
-        self._before = np.full(len(table), np.nan)
-        self.boxes: set[int] = set()
-
-    def learnt(self) -> Expectation | None:
-        """As ``Aligner.learn``, but with progress and the name of a particle that fails."""
-        from gonio.alignment import LEARN_FROM
-        from gonio.expectation import Expectation
-
-        found = [result.expectation for result in self.results("learning", self._table[:LEARN_FROM], None)]
-        return Expectation.mean([expectation for expectation in found if expectation is not None])
-
-    def results(self, verb: str, table: ParticleTable, expectation: Expectation | None) -> list[Result]:
-        """Of the first particles of the list."""
-        finished = 0
-
-        def report(count: int) -> None:
-            nonlocal finished
-            finished = count
-            done(count)
-
-        # Results come in the order of the list: the first that fails is the next to be finished.
-        with progress(verb, len(table)) as done, naming(lambda: table.names[finished]):
-            return self._aligner.align_many(
-                self._read(table),
-                rng=np.random.default_rng(self._seed),
-                starts=table.poses if self._is_local else None,
-                expectation=expectation,
-                n_threads=self._threads,
-                progress=report,
-            )
-
-    def _read(self, table: ParticleTable) -> Iterator[Particle]:
-        for index, particle in enumerate(table.particles()):
-            self.boxes.add(particle.box)
-            if self._compares:
-                with naming(partial(table.names.__getitem__, index)):
-                    listed = table.poses[index : index + 1]
-                    self._before[index] = self._aligner.dissimilarity(particle, listed)[0]
-            yield particle
-
-    def changes(self, poses: Pose) -> dict[str, NDArray[np.float64]]:
-        """What is new against the list; of little meaning where all its poses are alike."""
-        listed, columns = self._table.poses, {}
-        if self._compares:
-            columns["dissimilarity_before"] = self._before
-        if self._is_local or np.any(listed.rotation_distance_deg(listed[0]) > 1e-6):
-            columns["change_of_orientation_deg"] = _turned_deg(self._aligner.settings, poses, listed)
-            columns["change_of_shift_angstrom"] = np.asarray(poses.shift_distance_angstrom(listed))
-        return columns
+    listed, columns = table.poses, {}
+    if np.isfinite(before).any():
+        columns["dissimilarity_before"] = before
+    if settings.search is Search.LOCAL or np.any(listed.rotation_distance_deg(listed[0]) > 1e-6):
+        columns["change_of_orientation_deg"] = _turned_deg(settings, poses, listed)
+        columns["change_of_shift_angstrom"] = np.asarray(poses.shift_distance_angstrom(listed))
+    return columns
 
 
 def _turned_deg(settings: Settings, first: Pose, second: Pose) -> NDArray[np.float64]:
@@ -402,22 +360,40 @@ def summary_of(aligned: Aligned) -> dict[str, object]:
     return {**numbers, "status": dict(zip(names.tolist(), counts.tolist(), strict=True))}
 
 
-def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
-    """The page about an alignment, to which others may add."""
+def facts_of(seed: int) -> dict[str, str]:
+    """What was done, for a page."""
     from datetime import datetime
 
-    from gonio.report import Report
     from gonio.run.provenance import versions
 
-    facts = {
+    return {
         "command": " ".join(command_line()),
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "seed": str(seed),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    numbers = [(name, form.format(value), reading) for name, value, form, reading in numbers_of(aligned)]
+
+
+def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
+    """The page about an alignment, to which others may add."""
+    from gonio.report import Report
+
+    facts = facts_of(seed)
+    numbers = rows_of(aligned)
     expected, box = _expected(aligned), aligned.box_angstrom or 0.0
     return Report(title, facts, numbers, aligned.table, aligned.errors, expected=expected, box_angstrom=box)
+
+
+def odd_of(table: ParticleTable) -> list[Odd]:
+    """The particles of a list to be looked at, with their volumes; tilt images have none."""
+    from gonio.report import odd_particles
+    from gonio.volume import Subtomogram
+
+    found = []
+    for row, odd in odd_particles(table, most=MOST_ODD):
+        particle = table.load(row)
+        found.append(replace(odd, volume=particle.volume if isinstance(particle, Subtomogram) else None))
+    return found
 
 
 def _expected(aligned: Aligned) -> NDArray[np.float64] | None:
@@ -428,10 +404,9 @@ def _expected(aligned: Aligned) -> NDArray[np.float64] | None:
     return np.array([e.correlation for e in known if e is not None]) if all(e is not None for e in known) else None
 
 
-def _print_numbers(numbers: list[Number]) -> None:
-    width = max(len(name) for name, *_ in numbers)
-    for name, value, form, reading in numbers:
-        print(f"  {name:<{width}}  {form.format(value):>14}  {reading}")
+def rows_of(aligned: Aligned) -> list[tuple[str, str, str]]:
+    """The same as text: name, value with unit, how to read it."""
+    return [(name, form.format(value), reading) for name, value, form, reading in numbers_of(aligned)]
 
 
 def _identifier(name: str, form: str) -> str:

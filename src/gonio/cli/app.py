@@ -5,9 +5,13 @@ Values that do not fit and files that are broken end with status 2, an interrupt
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,8 +19,13 @@ import typer
 from gonio import kernels
 from gonio.cli.align import align
 from gonio.cli.average import average
+from gonio.cli.classify import classify
+from gonio.cli.convert import convert
 from gonio.cli.demo import demo
+from gonio.cli.extract import extract
+from gonio.cli.inspect import inspect
 from gonio.cli.pair import pair
+from gonio.cli.refine import refine
 from gonio.cli.simulate import map_, simulate
 
 __all__ = ["app", "main", "run"]
@@ -28,7 +37,6 @@ FAILED, INTERRUPTED = 2, 130
 COMPILING = "gonio: compiling for this processor, once: half a minute"
 
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,6 +52,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def program(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors. May stand anywhere.")] = False,
     show_version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
     ] = False,
@@ -56,35 +65,65 @@ def program(
     """
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
-    ("demo", demo),
-    ("align", align),
-    ("average", average),
-    ("pair", pair),
-    ("map", map_),
-    ("simulate", simulate),
+BEGIN, POSES, MAPS, FILES = "Begin", "Find poses", "Make maps", "Handle files"
+
+# In the order in which people come to them: name, command, what it is for.
+COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("demo", demo, BEGIN),
+    ("simulate", simulate, BEGIN),
+    ("align", align, POSES),
+    ("pair", pair, POSES),
+    ("average", average, MAPS),
+    ("refine", refine, MAPS),
+    ("classify", classify, MAPS),
+    ("map", map_, MAPS),
+    ("convert", convert, FILES),
+    ("extract", extract, FILES),
+    ("inspect", inspect, FILES),
 )
-for name, command in COMMANDS:
-    app.command(name)(command)
+for name, command, purpose in COMMANDS:
+    app.command(name, rich_help_panel=purpose)(command)
+
+ANYWHERE = {"--debug", "--quiet"}
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line, without the program's name, and return its exit status."""
-    words = [word for word in arguments if word != "--debug"]
+    words = [word for word in arguments if word not in ANYWHERE]
     try:
-        status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
+        with _warnings_in_lines(), _silence() if "--quiet" in arguments else nullcontext():
+            status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
     except typer.Exit as request:
         status = request.exit_code
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     except (USAGE_ERROR, ValueError, OSError) as error:
-        if len(words) < len(arguments):
+        if "--debug" in arguments:
             raise
         print(f"gonio: error: {_sentence(error)}", file=sys.stderr)
         status = FAILED
     if status == INTERRUPTED:  # typer turns some interruptions into a status
         print("gonio: interrupted", file=sys.stderr)
     return status
+
+
+@contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """Warnings as people read them, in place of where in the source they come from."""
+
+    def told(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"gonio: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = told
+        yield
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Results on the disk alone: neither text nor progress."""
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        yield
 
 
 def main() -> None:
@@ -95,4 +134,4 @@ def main() -> None:
 
 def _sentence(error: BaseException) -> str:
     text = error.format_message() if hasattr(error, "format_message") else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return "; ".join([" ".join(text.split()) or type(error).__name__, *getattr(error, "__notes__", ())])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,26 +10,33 @@ import numpy as np
 import typer
 
 from gonio.cli.options import (
+    DataPath,
     Invert,
     ListOptions,
     Overwrite,
     ParticlesPath,
     Permissive,
+    SymmetryName,
+    Threads,
     TiltAxis,
+    TiltFiles,
     TiltRange,
+    TiltWeights,
     TomogramsPath,
     VoxelSize,
+    thread_count,
 )
-from gonio.cli.output import beside, check_map, naming, progress, write_settings, write_text
+from gonio.cli.output import beside, check_map, progress, write_settings, write_text
+from gonio.run.engine import Journaled, Local, Mapper
 
 if TYPE_CHECKING:
     from gonio.averaging import Average
     from gonio.particles import ParticleTable
-    from gonio.volume import Particle
+    from gonio.resolution import HalfMapFsc
+    from gonio.volume import Volume
 
 HALF_ENDINGS = ("_half1.mrc", "_half2.mrc", "_fsc.csv")
-FSC_HALVES = 0.143  # of two half maps (Rosenthal & Henderson 2003)
-FSC_KNOWN = 0.5  # of a map against a known one, and the older, more careful threshold for halves
+MASK_ENDING, COVERAGE_ENDING = "_mask.mrc", "_coverage.mrc"
 
 
 def average(
@@ -38,84 +44,169 @@ def average(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="MAP", help="MRC file to write.")],
     tilt_range: TiltRange = None,
     tilt_axis: TiltAxis = 90.0,
+    tilts: TiltFiles = None,
+    tilt_weights: TiltWeights = "plain",
     tomograms: TomogramsPath = None,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
     permissive: Permissive = False,
+    data: DataPath = None,
     halves: Annotated[
         bool, typer.Option("--halves/--no-halves", help="Average the half sets of the list (rlnRandomSubset) too.")
     ] = True,
     split: Annotated[
         bool, typer.Option("--split", help="Make half sets of every other particle, whatever the list says.")
     ] = False,
+    symmetry: SymmetryName = "C1",
+    mask: Annotated[
+        Path | None,
+        typer.Option(metavar="MAP", help="Mask for the FSC, 0 to 1. Default: made from the average, and written."),
+    ] = None,
+    threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Average particles at the poses in their list.
 
     Every particle counts at each spatial frequency by what it has measured there: its wedge, or the CTF and the dose
-    of its tilt images. With half sets two more maps are made from one half of the particles each; how well they agree
-    is the resolution.
+    of its tilt images. With half sets two more maps are made from one half of the particles each; how well they agree,
+    without a mask and within a soft one (what the mask itself adds taken off), is the resolution: where
+    that curve first falls below 0.143, whatever it does beyond.
 
-    MAP is written, and beside it MAP.settings.toml and with half sets MAP_half1.mrc, MAP_half2.mrc and MAP_fsc.csv: all
-    at the end. A particle that cannot be read stops the run with its name and its file.
+    MAP is written as it was averaged, neither filtered nor sharpened, and beside it MAP_coverage.mrc, which says how
+    often each frequency was measured, and MAP.settings.toml; with half sets MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc
+    and MAP_fsc.csv: all at the end. A particle that cannot be read stops the run with its name and its file.
 
     Example: `gonio average aligned/particles.star -o average.mrc`
     """
-    target = check_map(output, ".settings.toml", *(HALF_ENDINGS if halves else ()), overwrite=overwrite)
+    endings = (*HALF_ENDINGS, *(() if mask else (MASK_ENDING,))) if halves else ()
+    target = check_map(output, ".settings.toml", COVERAGE_ENDING, *endings, overwrite=overwrite)
     if split and not halves:
         raise ValueError("--split and --no-halves exclude each other: give one")
-    options = ListOptions(particles, tilt_range, tilt_axis, tomograms, invert, voxel_size, permissive)
+    if mask and not halves:
+        raise ValueError("--mask is for the FSC of half maps, and --no-halves makes none: give one of them")
+    options = ListOptions(
+        particles,
+        tilt_range,
+        tilt_axis,
+        tomograms,
+        invert,
+        voxel_size,
+        permissive,
+        tuple(tilts or ()),
+        tilt_weights,
+        data,
+    )
     table = options.read()
     if split:
         table = replace(table, half_sets=(1 + np.arange(len(table)) % 2).astype(np.int8))
-    made = average_table(table, halves=halves)
+    given = None if mask is None else options.read_map(mask)
+    if given is not None and given.box != (box := table.load(0).box):
+        raise ValueError(f"--mask has a box of {given.box} voxels, the particles one of {box}")
+    mapper = Journaled(Local(thread_count(threads)), progress=progress)
+    made = average_list(table, halves=halves, symmetry=symmetry, mapper=mapper)
+    agreement = agreement_of(made, given)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_average(target, made)
+    write_average(target, made, agreement)
     size = made.volume.voxel_size_angstrom
-    settings = {"halves": halves, "split": split, "voxel_size_angstrom": size, "list": asdict(options)}
-    write_settings(beside(target, ".settings.toml"), settings, inputs=table.files)
-    print(f"wrote {output}: {made.count} particles, {made.volume.box} voxels of {made.volume.voxel_size_angstrom:g} A")
-    if made.fsc is not None:
-        for threshold in (FSC_HALVES, FSC_KNOWN):
-            found = resolution_text(made.fsc, threshold, made.volume.box_angstrom)
-            print(f"resolution of the halves at FSC {threshold:g}, no mask: {found}")
+    settings = {
+        "halves": halves,
+        "split": split,
+        "symmetry": symmetry,
+        "mask": mask,
+        "voxel_size_angstrom": size,
+        "list": asdict(options),
+    }
+    inputs = [*table.files, *(() if mask is None else (mask,))]
+    write_settings(beside(target, ".settings.toml"), settings, inputs=inputs)
+    print(f"wrote {output}: {made.count} particles, {made.volume.box} voxels of {size:g} A")
+    for line in coverage_lines(made):
+        print(line)
+    if agreement is not None:
+        for name, value, _ in resolutions(agreement.fsc):
+            print(f"resolution, {name}: {value}")
     elif halves:
         print("no half sets in the list: pass --split for a resolution")
 
 
-def average_table(table: ParticleTable, *, halves: bool) -> Average:
-    """Average all particles of a list, with progress."""
-    from gonio.averaging import average as average_particles
+@dataclass(frozen=True)
+class Agreement:
+    """How far half maps agree, and the mask that was made for it, or None where one was given."""
 
-    half_sets = table.half_sets if halves else None
-    if half_sets is not None and not np.isin(half_sets, [0, 1, 2]).all():
+    fsc: HalfMapFsc
+    mask: Volume | None
+
+
+def average_list(table: ParticleTable, *, halves: bool, symmetry: str, mapper: Mapper) -> Average:
+    """Average all particles of a list, and its half sets where there are any."""
+    from gonio.averaging import average_table
+
+    half_sets = np.asarray(table.half_sets)
+    if halves and not np.isin(half_sets, [0, 1, 2]).all():
         raise ValueError("half sets (rlnRandomSubset) must be 0, 1 or 2: pass --split or --no-halves")
-    finished = 0
-    with progress("averaging", len(table)) as done, naming(lambda: table.names[finished]):
-
-        def counted() -> Iterator[Particle]:
-            nonlocal finished
-            for index, particle in enumerate(table.particles()):
-                yield particle
-                finished = index + 1
-                done(finished)
-
-        return average_particles(counted(), table.poses, half_sets=half_sets)
+    return average_table(table, mapper=mapper, half_sets=half_sets if halves else None, symmetry=symmetry)
 
 
-def write_average(path: Path, made: Average) -> None:
-    """The map, its halves and their Fourier shell correlation."""
+def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
+    """Of the halves of an average, within a mask that is given or made from it; None where it has none."""
+    from gonio.resolution import half_map_fsc, soft_mask
+
+    if made.halves is None:
+        return None
+    own = soft_mask(made.volume) if mask is None else None
+    fsc = half_map_fsc(made.halves, mask=own if mask is None else mask, rng=np.random.default_rng(0))
+    return Agreement(fsc, own)
+
+
+def write_average(path: Path, made: Average, agreement: Agreement | None) -> None:
+    """The map, its coverage, its halves, their mask and their Fourier shell correlation."""
     from gonio.io import write_volume
+    from gonio.volume import Volume
 
     write_volume(path, made.volume)
-    if made.halves is None or made.fsc is None:
+    write_volume(beside(path, COVERAGE_ENDING), Volume(made.coverage, made.volume.voxel_size_angstrom))
+    if made.halves is None or agreement is None:
         return
     *half_endings, fsc_ending = HALF_ENDINGS
     for ending, half in zip(half_endings, made.halves, strict=True):
         write_volume(beside(path, ending), half)
-    box = made.volume.box_angstrom
-    rows = [f"{s},{box / s if s else float('inf'):.4f},{value:.6f}" for s, value in enumerate(made.fsc)]
-    write_text(beside(path, fsc_ending), "\n".join(["shell,resolution_angstrom,fsc", *rows, ""]))
+    if agreement.mask is not None:
+        write_volume(beside(path, MASK_ENDING), agreement.mask)
+    write_text(beside(path, fsc_ending), fsc_csv(agreement.fsc))
+
+
+def fsc_csv(fsc: HalfMapFsc) -> str:
+    """Every curve, shell by shell."""
+    box, curves = fsc.box_angstrom, fsc.curves
+    rows = [",".join(["shell", "resolution_angstrom", *curves])]
+    for s in range(len(fsc.unmasked)):
+        values = ",".join(f"{curve[s]:.6f}" for curve in curves.values())
+        rows.append(f"{s},{box / s if s else float('inf'):.4f},{values}")
+    return "\n".join([*rows, ""])
+
+
+def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
+    """What to say of them: name, value, how to read it."""
+    from gonio.resolution import FSC_HALVES, FSC_KNOWN
+
+    named = {"no mask": fsc.unmasked, "soft mask, corrected": fsc.corrected}
+    return [
+        (f"{name}, FSC {level:g}", resolution_text(curve, level, fsc.box_angstrom), f"half maps fall through {level:g}")
+        for name, curve in named.items()
+        if curve is not None
+        for level in (FSC_HALVES, FSC_KNOWN)
+    ]
+
+
+def coverage_lines(made: Average) -> list[str]:
+    """How evenly the average was measured."""
+    from gonio.resolution import CONE_DEG, evenness
+
+    even = evenness(made.coverage)
+    worst = ", ".join(f"{x:.2f}" for x in even.worst_xyz)
+    return [
+        f"coverage: {100 * even.seen:.1f} % of frequencies measured, efficiency {even.efficiency:.2f} (1 is even)",
+        f"coverage, worst direction: ({worst}) xyz, {even.worst:.2f} times the mean within {CONE_DEG:g} degrees",
+    ]
 
 
 def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> str:

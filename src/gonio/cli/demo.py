@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gonio.cli.align import Aligned, align_table, errors_of, numbers_of, report_of
-from gonio.cli.average import FSC_HALVES, FSC_KNOWN, average_table, resolution_text, write_average
+from gonio.cli.align import Aligned, align_list, errors_of, odd_of, report_of, rows_of
+from gonio.cli.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
 from gonio.cli.columns import writable, write_runners_up
 from gonio.cli.options import ListOptions, Overwrite, Seed, thread_count
-from gonio.cli.output import result_folder, write_settings, write_text
+from gonio.cli.output import numbers_text, progress, write_settings, write_text
 from gonio.cli.simulate import random_poses, write_simulation
+from gonio.run.engine import Journaled, Local
+from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
     from gonio.averaging import Average
@@ -48,6 +50,7 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     """Run the chain in a folder and return what came of it."""
     from gonio.alignment import Aligner
     from gonio.io import read_volume, write_particles
+    from gonio.report import html
     from gonio.simulate import Imaging, Phantom
 
     imaging = Imaging(BOX, VOXEL_SIZE_ANGSTROM, -TILT_DEG, TILT_DEG, snr=SNR)
@@ -62,15 +65,17 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     _say("2. Alignment to the reference, over all orientations, from coarse to fine. It does not know the true poses.")
     reference = read_volume(simulated / "reference.mrc")
     table = ListOptions(simulated / "particles.star").read()
-    aligned = align_table(table, Aligner(reference), seed=seed, threads=thread_count(None))
+    engine = Journaled(Local(thread_count(None)), progress=progress)
+    aligned = align_list(table, Aligner(reference), mapper=engine, seed=seed)
     truth = ListOptions(simulated / "truth.star").read()
     aligned = replace(aligned, errors=errors_of(aligned, truth))
     _say("3. Average of all particles, and of two halves of them for the resolution.")
-    made = average_table(aligned.table, halves=True)
+    made = average_list(aligned.table, halves=True, symmetry="C1", mapper=engine)
+    agreement = agreement_of(made)
     write_particles(folder / "particles.star", writable(aligned.table))
     write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
-    write_average(folder / "average.mrc", made)
-    write_text(folder / "report.html", _report(aligned, made, reference, seed).html())
+    write_average(folder / "average.mrc", made, agreement)
+    write_text(folder / "report.html", html(_report(aligned, made, agreement, reference, seed)))
     shown = {
         "phantom": PHANTOM,
         "particles": count,
@@ -80,45 +85,45 @@ def _chain(folder: Path, count: int, seed: int) -> str:
         "alignment": asdict(aligned.settings),
     }
     write_settings(folder / "settings.toml", shown, seed=seed)
-    return _table(aligned, made, reference)
+    return _table(aligned, made, agreement, reference)
 
 
 def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _report(aligned: Aligned, made: Average, reference: Volume, seed: int) -> Report:
+def _report(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume, seed: int) -> Report:
     from gonio.fourier import fourier_shell_correlation
 
     report = report_of(aligned, title="Gonio at work: simulated particles, aligned", seed=seed)
     curves = {"average against reference": fourier_shell_correlation(made.volume, reference)}
-    if made.fsc is not None:
-        curves = {"half maps": made.fsc, **curves}
-    extra = [(f"resolution, {name}", value, reading) for name, value, reading in _resolutions(made, reference)]
+    if agreement is not None:
+        curves = {f"half maps, {name}": curve for name, curve in agreement.fsc.curves.items()} | curves
+    extra = [
+        (f"resolution, {name}", value, reading) for name, value, reading in _resolutions(made, agreement, reference)
+    ]
     return replace(
         report,
         numbers=[*report.numbers, *extra],
         curves=curves,
         box_angstrom=reference.box_angstrom,
         maps={"average": made.volume, "reference": reference},
+        coverage=made.coverage,
+        odd=odd_of(aligned.table),
     )
 
 
-def _resolutions(made: Average, reference: Volume) -> list[tuple[str, str, str]]:
+def _resolutions(made: Average, agreement: Agreement | None, reference: Volume) -> list[tuple[str, str, str]]:
     from gonio.fourier import fourier_shell_correlation
+    from gonio.resolution import FSC_KNOWN
 
-    box = reference.box_angstrom
-    known = fourier_shell_correlation(made.volume, reference)
-    rows = [("against reference", resolution_text(known, FSC_KNOWN, box), f"where the FSC falls through {FSC_KNOWN:g}")]
-    if made.fsc is not None:
-        for level in (FSC_HALVES, FSC_KNOWN):
-            text = resolution_text(made.fsc, level, box)
-            rows.append((f"half maps at {level:g}", text, f"where their FSC falls through {level:g}"))
-    return rows
+    known = resolution_text(fourier_shell_correlation(made.volume, reference), FSC_KNOWN, reference.box_angstrom)
+    rows = [("against reference", known, f"where the FSC falls through {FSC_KNOWN:g}")]
+    return rows if agreement is None else [*rows, *resolutions(agreement.fsc)]
 
 
-def _table(aligned: Aligned, made: Average, reference: Volume) -> str:
-    rows = [(name, form.format(value), reading) for name, value, form, reading in numbers_of(aligned)]
-    rows += [(f"resolution, {name}", value, reading) for name, value, reading in _resolutions(made, reference)]
-    width = max(len(name) for name, *_ in rows)
-    return "\n".join(f"  {name:<{width}}  {value:>14}  {reading}" for name, value, reading in rows)
+def _table(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume) -> str:
+    found = [
+        (f"resolution, {name}", value, reading) for name, value, reading in _resolutions(made, agreement, reference)
+    ]
+    return numbers_text([*rows_of(aligned), *found])

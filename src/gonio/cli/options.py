@@ -32,6 +32,8 @@ LOCAL_PRIOR_SHIFT_VOXELS = 0.5
 PAPERS_SEARCHES = ("stochastic", "independent")
 SEARCHES = ("coarse_to_fine", *PAPERS_SEARCHES)
 
+WEIGHTINGS = ("plain", "dose", "ctf")
+
 # What is called otherwise on the command line than in ``Settings``.
 OPTION_OF = {
     "score": "--score",
@@ -56,7 +58,19 @@ def positive(value: float | None) -> float | None:
 
 
 ParticlesPath = Annotated[
-    Path, typer.Argument(metavar="PARTICLES", help="Particle list (RELION or WarpTools STAR) or optimisation set.")
+    Path,
+    typer.Argument(
+        metavar="PARTICLES",
+        help="Particle list (of RELION, WarpTools, Dynamo, STOPGAP, AV3, PyTom or EMAN2) or optimisation set.",
+    ),
+]
+DataPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Subtomograms of lists that number them (Dynamo, STOPGAP, AV3); without it, those beside the list.",
+    ),
 ]
 TiltRange = Annotated[
     tuple[float, float] | None,
@@ -68,10 +82,30 @@ TiltAxis = Annotated[
     float,
     typer.Option("--tilt-axis", metavar="DEG", help="Direction of the tilt axis, degrees from x towards y; 90 is y."),
 ]
+TiltFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--tilts",
+        metavar="FILE",
+        help="Tilts of 3-D subtomograms, one by one: .tlt, .rawtlt, mdoc, tilt-series STAR, STOPGAP wedge list, or a"
+        " folder of them; may be given several times. Tomograms find theirs by name.",
+    ),
+]
+TiltWeights = Annotated[
+    str,
+    typer.Option(
+        "--tilt-weights",
+        metavar="plain|dose|ctf",
+        help="With --tilts: what a tilt is worth. dose weighs by what the dose before it left; ctf by the size of its"
+        " contrast transfer, too.",
+    ),
+]
 TomogramsPath = Annotated[
     Path | None,
     typer.Option(
-        "--tomograms", metavar="FILE", help="tomograms.star of 2-D stacks; without it, the one found beside the list."
+        "--tomograms",
+        metavar="FILE",
+        help="tomograms.star of 2-D stacks, or the wedge list of a STOPGAP list; without it, the one beside the list.",
     ),
 ]
 Invert = Annotated[
@@ -90,6 +124,26 @@ Permissive = Annotated[
     bool,
     typer.Option(
         "--permissive", help="Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too."
+    ),
+]
+Cone = Annotated[
+    float | None,
+    typer.Option(metavar="DEG", help="With --local: search within this angle of each listed orientation, degrees."),
+]
+PriorDeg = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DEG",
+        help="With --local: how far listed orientations may be off, per axis, degrees; 0: any. Default: 2, any with"
+        " --cone.",
+    ),
+]
+PriorShift = Annotated[
+    float | None,
+    typer.Option(
+        metavar="A",
+        help="With --local: how far listed positions may be off, per axis, angstrom; 0: any. Default: half a voxel,"
+        " any with --cone.",
     ),
 ]
 ScoreName = Annotated[
@@ -205,12 +259,28 @@ class ListOptions:
     invert: bool = False
     voxel_size_angstrom: float | None = None
     permissive: bool = False
+    tilt_files: tuple[Path, ...] = ()
+    tilt_weights: str = "plain"
+    data_path: Path | None = None
 
     def read(self) -> ParticleTable:
-        """The table behind the list; its particles load when asked for."""
-        from gonio.io import read_particles
+        """The table behind the list; its particles load when asked for.
 
-        return read_particles(
+        Raises
+        ------
+        ValueError
+            For options that exclude each other, or do not fit the list.
+        """
+        from gonio.io import read_particles
+        from gonio.io.wedges import with_tilts
+
+        if self.tilt_weights not in WEIGHTINGS:
+            raise ValueError(f"--tilt-weights must be one of {', '.join(WEIGHTINGS)}, got {self.tilt_weights!r}")
+        if self.tilt_files and self.tilt_range_deg is not None:
+            raise ValueError("--tilts and --tilt-range exclude each other: give one")
+        if self.tilt_weights != WEIGHTINGS[0] and not self.tilt_files:
+            raise ValueError("--tilt-weights needs --tilts: what is to be weighed")
+        table = read_particles(
             self.path,
             tilt_range_deg=self.tilt_range_deg,
             axis_deg=self.axis_deg,
@@ -218,7 +288,9 @@ class ListOptions:
             tomograms_path=self.tomograms_path,
             invert_contrast=self.invert,
             permissive=self.permissive,
+            data_path=self.data_path,
         )
+        return with_tilts(table, self.tilt_files, weighting=self.tilt_weights) if self.tilt_files else table
 
     def read_map(self, path: Path) -> Volume:
         """A map of the particles' voxel size."""

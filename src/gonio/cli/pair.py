@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from gonio.cli.average import FSC_KNOWN, resolution_text
+from gonio.cli.average import resolution_text
 from gonio.cli.options import (
     Diameter,
     HalfMaps,
@@ -39,7 +39,6 @@ from gonio.cli.output import beside, check_map, json_text, write_settings
 if TYPE_CHECKING:
     from gonio.alignment import Optimum, Result, Settings
     from gonio.cli.options import ReferenceFacts
-    from gonio.pose import Pose
     from gonio.volume import Subtomogram, Volume
     from gonio.wedge import SingleAxisWedge
 
@@ -60,6 +59,7 @@ class Fit:
     def resolution_angstrom(self) -> float:
         """Where the FSC falls through 0.5."""
         from gonio.fourier import resolution_at
+        from gonio.resolution import FSC_KNOWN
 
         return resolution_at(self.fsc, FSC_KNOWN, box_angstrom=self.moved.box_angstrom)
 
@@ -175,7 +175,9 @@ def pair(
     fitted = _Fitting(volume_a, wedges[0], settings, seed)
     fits = {"as given": fitted.fit(_subtomogram(volume_b, wedges[1]), facts)}
     if mirror:
-        flipped = facts if facts.mask is None else replace(facts, mask=_flipped(facts.mask))
+        from gonio.volume import mirrored_volume
+
+        flipped = facts if facts.mask is None else replace(facts, mask=mirrored_volume(facts.mask))
         fits["mirrored"] = fitted.fit(_mirrored(volume_b, wedges[1]), flipped)
     hand = max(fits, key=lambda name: fits[name].correlation)
     if target_path is not None:
@@ -220,12 +222,12 @@ class _Fitting:
 
     def fit(self, reference: Subtomogram, known: ReferenceFacts) -> Fit:
         """Lay a reference on A, with the same random numbers for every reference."""
-        from gonio.fourier import fourier_shell_correlation, low_passed
+        from gonio.fourier import fourier_shell_correlation, low_passed, moved_into
         from gonio.volume import correlation
 
         aligner, target = known.aligner(reference, self._settings), self._target.volume
         result = aligner.align(self._target, rng=np.random.default_rng(self._seed))
-        laid = _laid(reference.volume, result.pose, target.box)
+        laid = moved_into(reference.volume, result.pose.matrix, result.pose.shift_angstrom, target.box)
         smooth = (low_passed(v, resolution_angstrom=self._resolution) for v in (target, laid))
         fsc = fourier_shell_correlation(self._inside(target), self._inside(laid))
         return Fit(result, laid, correlation(*smooth, mask=self._mask), fsc, self._settings.symmetry)
@@ -233,14 +235,6 @@ class _Fitting:
     def _inside(self, volume: Volume) -> Volume:
         # Without its mean: else the mask's own shape would correlate.
         return replace(volume, data=(volume.data - np.average(volume.data, weights=self._mask)) * self._mask)
-
-
-def _laid(volume: Volume, pose: Pose, box: int) -> Volume:
-    """A map moved by a pose, in another box: it moves in the larger one, so that nothing is cut off before."""
-    from gonio.fourier import moved
-
-    large = _boxed(volume, max(volume.box, box))
-    return _boxed(moved(large, pose.matrix, pose.shift_angstrom), box)
 
 
 def _subtomogram(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
@@ -251,30 +245,13 @@ def _subtomogram(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
 
 def _mirrored(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
     """The image in a mirror across the yz plane through the centre voxel; turns about an axis change their sense."""
+    from gonio.volume import mirrored_volume
     from gonio.wedge import SingleAxisWedge
 
     mirrored = None
     if wedge is not None:
         mirrored = SingleAxisWedge(-wedge.tilt_max_deg, -wedge.tilt_min_deg, 180.0 - wedge.axis_deg)
-    return _subtomogram(_flipped(volume), mirrored)
-
-
-def _flipped(volume: Volume) -> Volume:
-    return replace(volume, data=np.roll(volume.data[:, :, ::-1], 1 if volume.box % 2 == 0 else 0, axis=2))
-
-
-def _boxed(volume: Volume, box: int) -> Volume:
-    """Cut or fill up to another box about the centre voxel, filling with the mean."""
-    from gonio.volume import Volume
-
-    if volume.box == box:
-        return volume
-    data = np.full((box,) * 3, volume.data.mean(), dtype=np.float32)
-    low = min(box // 2, volume.box // 2)
-    high = min(box - box // 2, volume.box - volume.box // 2)
-    into, out_of = (slice(n // 2 - low, n // 2 + high) for n in (box, volume.box))
-    data[into, into, into] = volume.data[out_of, out_of, out_of]
-    return Volume(data, volume.voxel_size_angstrom)
+    return _subtomogram(mirrored_volume(volume), mirrored)
 
 
 def _margin(fits: dict[str, Fit], hand: str) -> float:
@@ -310,6 +287,8 @@ def _print(fits: dict[str, Fit], hand: str, *, names: tuple[str, str], output: P
         print(f"  shift x, y, z      {shift}  angstrom")
         print(f"  dissimilarity      {result.dissimilarity:9.4f}  lower is better")
         print(f"  correlation        {fit.correlation:9.4f}  masked, low-passed; 1 is perfect")
+        from gonio.resolution import FSC_KNOWN
+
         number, _, rest = resolution_text(fit.fsc, FSC_KNOWN, fit.moved.box_angstrom).partition(" ")
         print(f"  FSC falls to {FSC_KNOWN:g}   {number:>9}  {rest}, masked")
         print(f"  sd of rotation     {result.rotation_sd_deg:9.3f}  degrees about any axis, predicted")

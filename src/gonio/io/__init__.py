@@ -1,8 +1,9 @@
 """Foreign files: everything that gonio reads and writes, and nothing of their conventions beyond this folder."""
 
 from gonio.io.errors import FormatError
-from gonio.io.mrc import read_stack, read_volume, write_volume
-from gonio.io.star import read_particles, write_particles, write_simulated
+from gonio.io.lists import read_particles, write_particles
+from gonio.io.maps import read_stack, read_volume, write_volume
+from gonio.io.star import write_simulated
 
 __all__ = [
     "FormatError",

@@ -2,16 +2,18 @@
 
 Owns reading and writing of blocks. Every value stays the text that it was in the file, so that whatever gonio does
 not change is written back as it came; numbers are made where they are needed. Knows no label.
+
+It is read here and not by a library because complaints name lines, values must stay text, and lists of millions of rows
+must not be held several times over: a file is gone through once, line by line.
 """
 
 from __future__ import annotations
 
-import linecache
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,18 +22,26 @@ from gonio.io.errors import FormatError, reading, replacing
 
 __all__ = ["Block", "Star", "read_star", "write_star"]
 
+LIST_WANTED = "give a STAR file as RELION or WarpTools writes it"
+VERSION = re.compile(r"\s*# version (\d+)")
+WORD = re.compile(r"""(?<!\S)(?:"([^"]*)"|'([^']*)'|(\S+))""")
+ROWS_AT_A_TIME = 4096
+TO_QUOTE = re.compile(r"[\s#]|^[\"'_]|^data_")
+
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a STAR file: columns of text by label (without the leading underscore), in order.
+    """A block of a STAR file, or the one table of another: columns of text by label (without underscore), in order.
 
-    A block without ``loop_`` has one row.
+    A block without ``loop_`` has one row. ``lines`` are the lines of its rows in the file, where it came from one.
     """
 
     path: Path
     name: str
     columns: Mapping[str, tuple[str, ...]]
     is_loop: bool = True
+    lines: Sequence[int] = field(default=(), compare=False, repr=False)
+    is_star: bool = True
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -48,9 +58,7 @@ class Block:
             If the block has no such column.
         """
         if label not in self.columns:
-            raise FormatError(
-                self.path, f"block data_{self.name} has no column {label}", "add the column or give another file"
-            )
+            raise FormatError(self.path, f"{self.called}has no column {label}", "add the column or give another file")
         return self.columns[label]
 
     def numbers(self, label: str) -> NDArray[np.float64]:
@@ -77,7 +85,7 @@ class Block:
             row = int(np.flatnonzero(~np.isfinite(numbers))[0])
             raise FormatError(
                 self.path,
-                f"column {label} of block data_{self.name} holds {values[row]!r} in row {row + 1}, not a number",
+                f"column {label}{self.of_it} holds {values[row]!r} in row {row + 1}{self.at(row)}, not a number",
                 "correct the value",
             )
         return numbers
@@ -86,6 +94,20 @@ class Block:
         """One value of a column as a finite number, without making numbers of the whole column."""
         value = _float(self.text(label)[row])
         return value if np.isfinite(value) else float(self.numbers(label)[row])  # which raises
+
+    @property
+    def called(self) -> str:
+        """How complaints call it: nothing where it is all of its file."""
+        return f"block data_{self.name} " if self.is_star else ""
+
+    @property
+    def of_it(self) -> str:
+        """The same after what is in it."""
+        return f" of block data_{self.name}" if self.is_star else ""
+
+    def at(self, row: int) -> str:
+        """Where a row stands in the file, for complaints."""
+        return f" (line {self.lines[row]})" if len(self.lines) else ""
 
     def first(self, label: str) -> str:
         """The first value of a column.
@@ -97,13 +119,15 @@ class Block:
         """
         values = self.text(label)
         if not values:
-            raise FormatError(self.path, f"block data_{self.name} has no rows", "write the file again")
+            raise FormatError(self.path, f"{self.called}has no rows", "write the file again")
         return values[0]
 
     def take(self, rows: ArrayLike) -> Block:
         """The chosen rows, in the given order."""
         chosen = np.asarray(rows)
-        return replace(self, columns={k: tuple(v[i] for i in chosen) for k, v in self.columns.items()})
+        chosen = np.arange(len(self))[chosen]
+        lines = np.asarray(self.lines)[chosen] if len(self.lines) else ()
+        return replace(self, columns={k: tuple(v[i] for i in chosen) for k, v in self.columns.items()}, lines=lines)
 
     def without(self, labels: Iterable[str]) -> Block:
         """The block without these columns."""
@@ -137,65 +161,147 @@ def read_star(path: str | Path) -> Star:
         Missing, empty, or not a STAR file; a row that is too short or too long; two blocks of one name.
     """
     path = Path(path)
-    with reading(path, "give a STAR file as RELION or WarpTools writes it"):
-        text = path.read_text(encoding="utf-8")
-        if not text.strip():
+    parser = _Parser(path)
+    with reading(path, LIST_WANTED):
+        if path.stat().st_size == 0:
             raise FormatError(path, "is empty", "write the file again")
-        parsed = _parse(path, labels=sorted(set(re.findall(r"^\s*_(\S+)", text, re.MULTILINE))))
-        names = re.findall(r"^\s*data_(\S*)\s*$", text, re.MULTILINE)
-    if not parsed:
-        raise FormatError(path, "has no STAR data block", "give a STAR file as RELION or WarpTools writes it")
+        with path.open(encoding="utf-8") as stream:  # whatever ends a line, \n, \r\n or \r, ends it here
+            for number, line in enumerate(stream, start=1):
+                parser.feed(number, line)
+        blocks = parser.finish()
+    if not blocks:
+        raise FormatError(path, "has no STAR data block", LIST_WANTED)
+    names = [block.name for block in blocks]
     if len(names) != len(set(names)):
         raise FormatError(path, f"has two blocks of one name among {names}", "rename one of them")
-    has_gaps = re.search(r"""(?<!\S)(nan|NaN|<NA>|""|'')(?!\S)""", text) is not None
-    blocks = tuple(_block(path, name, content, has_gaps) for name, content in parsed.items())
-    version = re.search(r"^# version (\d+)", text, re.MULTILINE)
-    return Star(path, blocks, version.group(1) if version else None)
+    return Star(path, blocks, parser.version)
 
 
 def write_star(path: str | Path, star: Star) -> None:
     """Write a STAR file in one step; an older file of that name stays whole if that fails."""
     head = f"\n# version {star.version}\n" if star.version else ""
-    text = "".join(head + "\n" + "\n".join(_lines(block)) + "\n\n" for block in star.blocks)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        for block in star.blocks:
+            stream.write(head + "\n")
+            stream.writelines(line + "\n" for line in _lines(block))
+            stream.write("\n")
 
 
-def _parse(path: Path, labels: list[str]) -> dict:
-    import starfile  # loads pandas, which `import gonio` must not
+class _Parser:
+    """Goes through a STAR file line by line."""
 
-    try:
-        return starfile.read(path, always_dict=True, parse_as_string=labels)
-    finally:
-        linecache.clearcache()  # starfile reads through it and, where it fails, would find the old text next time
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.version: str | None = None
+        self.blocks: list[Block] = []
+        self.open: _Rows | None = None
+
+    def feed(self, number: int, line: str) -> None:
+        words = _words(line)
+        if not words:
+            found = VERSION.match(line)
+            self.version = self.version or (found[1] if found else None)
+        elif len(words) == 1 and words[0].startswith("data_"):
+            self._close()
+            self.open = _Rows(self.path, words[0].removeprefix("data_"))
+        elif self.open is not None:
+            self.open.feed(number, words)
+
+    def finish(self) -> tuple[Block, ...]:
+        self._close()
+        return tuple(self.blocks)
+
+    def _close(self) -> None:
+        if self.open is not None:
+            self.blocks.append(self.open.block())
 
 
-def _block(path: Path, name: str, content: Any, has_gaps: bool) -> Block:
-    if content is None:
-        return Block(path, name, {})
-    if isinstance(content, dict):
-        return Block(path, name, {label: (str(value),) for label, value in content.items()}, is_loop=False)
-    # starfile fills up a row that ends early as if "" stood there, and reads the word "nan" as a missing value
-    missing = content.isna()
-    gaps = (missing | (content == "")).to_numpy()
-    if not has_gaps and gaps.any():
-        row = int(np.flatnonzero(gaps.any(axis=1))[0])
-        raise FormatError(path, f"row {row + 1} of block data_{name} ends early", "write the file again")
-    filled = content.astype(object).where(~missing, "nan")
-    return Block(path, name, {label: tuple(str(v) for v in filled[label]) for label in filled.columns})
+class _Rows:
+    """The block that is being read."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name, self.is_loop = path, name, False
+        self.columns: dict[str, list[str]] = {}
+        self.lines = array("q")
+        self.waiting: list[list[str]] = []
+        self.seen: dict[str, dict[str, str]] = {}
+
+    def feed(self, number: int, words: list[str]) -> None:
+        if not self.lines and words[0] == "loop_":
+            self.is_loop = True
+        elif words[0].startswith("_") and not self.lines and (self.is_loop or len(words) == 2):
+            self._label(number, words)
+        elif self.is_loop:
+            self._row(number, words)
+        else:
+            problem = f"line {number} of block data_{self.name} is not a label with one value"
+            raise FormatError(self.path, problem, "correct that line")
+
+    def block(self) -> Block:
+        self._flush()
+        columns = {label: tuple(values) for label, values in self.columns.items()}
+        return Block(self.path, self.name, columns, is_loop=self.is_loop or not columns, lines=self.lines)
+
+    def _label(self, number: int, words: list[str]) -> None:
+        label = words[0][1:]
+        if label in self.columns:
+            problem = f"line {number} names column {label} of block data_{self.name} a second time"
+            raise FormatError(self.path, problem, "rename one of them")
+        self.columns[label] = [] if self.is_loop else [words[1]]
+
+    def _row(self, number: int, words: list[str]) -> None:
+        if len(words) != len(self.columns):
+            row = len(self.lines) + 1
+            problem = f"row {row} of block data_{self.name} ends early: {len(words)} of {len(self.columns)} values"
+            if len(words) > len(self.columns):
+                problem = f"row {row} of block data_{self.name} has {len(words)} values for {len(self.columns)} columns"
+            raise FormatError(self.path, f"{problem} (line {number})", "correct that line, or write the file again")
+        self.lines.append(number)
+        self.waiting.append(words)
+        if len(self.waiting) == ROWS_AT_A_TIME:
+            self._flush()
+
+    def _flush(self) -> None:
+        for (label, column), values in zip(self.columns.items(), zip(*self.waiting, strict=True), strict=False):
+            column.extend(self._shared(label, values))
+        self.waiting = []
+
+    def _shared(self, label: str, values: tuple[str, ...]) -> Iterable[str]:
+        """The same texts, one object for all that are equal where many are: lists are long and names repeat."""
+        if len(set(values)) > len(values) // 4:
+            return values
+        seen = self.seen.setdefault(label, {})
+        return [seen.setdefault(value, value) for value in values]
 
 
-def _lines(block: Block) -> list[str]:
+def _words(line: str) -> list[str]:
+    """The values on a line, quotes taken off; a comment starts at a word that starts with #."""
+    if "#" not in line and '"' not in line and "'" not in line:
+        return line.split()
+    words = []
+    for double, single, word in WORD.findall(line):
+        if word.startswith("#"):
+            break
+        words.append(word or single or double)
+    return words
+
+
+def _lines(block: Block) -> Iterator[str]:
+    yield f"data_{block.name}"
+    yield ""
     if not block.is_loop:
-        return [f"data_{block.name}", "", *(f"_{label}\t{_quoted(v)}" for label, (v,) in block.columns.items())]
-    head = [f"data_{block.name}", ""]
+        yield from (f"_{label}\t{_quoted(value)}" for label, (value,) in block.columns.items())
+        return
     if block.columns:
-        head += ["loop_", *(f"_{label} #{i}" for i, label in enumerate(block.columns, 1))]
-    return head + ["\t".join(map(_quoted, row)) for row in zip(*block.columns.values(), strict=True)]
+        yield "loop_"
+        yield from (f"_{label} #{i}" for i, label in enumerate(block.columns, 1))
+    yield from ("\t".join(map(_quoted, row)) for row in zip(*block.columns.values(), strict=True))
 
 
 def _quoted(value: str) -> str:
-    return value if value and not re.search(r"[\s#]", value) else f'"{value}"'
+    if value and not TO_QUOTE.search(value):
+        return value
+    return f"'{value}'" if '"' in value else f'"{value}"'
 
 
 def _float(value: str) -> float:

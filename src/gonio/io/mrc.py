@@ -1,16 +1,14 @@
-"""MRC files: density maps and stacks of images.
+"""MRC files: density maps, tomograms and stacks of images.
 
-Owns what of an MRC header counts: shape, data type and voxel size. Everything read is complete (the file is as long
-as its header says) and finite; everything written replaces its target in one step.
+Owns what of an MRC header counts: shape, data type and voxel size. Modes 0 (int8), 1 (int16), 2 (float32), 6 (uint16)
+and 12 (float16) are read, of either byte order. Everything read is complete (the file is as long as its header says)
+and finite; everything written replaces its target in one step.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import warnings
 from dataclasses import dataclass
-from io import BufferedIOBase
 from pathlib import Path
 
 import mrcfile
@@ -18,10 +16,10 @@ import mrcfile.utils
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.io.compressed import Layout, compression_of, opened, payload
 from gonio.io.errors import FormatError, reading, replacing
-from gonio.volume import Volume
 
-__all__ = ["MrcImage", "read_mrc", "read_stack", "read_volume", "write_volume"]
+__all__ = ["MapFile", "finite_float32", "mrc_layout", "read_mrc", "write_mrc"]
 
 HEADER_BYTES = 1024
 # Headers hold float32 cell lengths and integers: 0.1 % is far above their rounding and below any real squeeze.
@@ -30,8 +28,8 @@ BROKEN = "write the file again, or pass --permissive (permissive=True) if other 
 
 
 @dataclass(frozen=True)
-class MrcImage:
-    """What an MRC file holds: values (z, y, x), float32, finite, and the header's voxel size (xyz, angstrom)."""
+class MapFile:
+    """What a file of a map or of images holds: values (z, y, x), float32, finite; voxel size (xyz, angstrom)."""
 
     path: Path
     data: NDArray[np.float32]
@@ -54,7 +52,7 @@ class MrcImage:
         return float(sizes[0])
 
 
-def read_mrc(path: str | Path, *, permissive: bool = False) -> MrcImage:
+def read_mrc(path: str | Path, *, permissive: bool = False) -> MapFile:
     """Read an MRC file, plain or compressed (gzip, bzip2).
 
     Parameters
@@ -62,7 +60,7 @@ def read_mrc(path: str | Path, *, permissive: bool = False) -> MrcImage:
     path
         The file.
     permissive
-        Accept a wrong map ID or machine stamp, and bytes after the data.
+        Accept a wrong map ID or machine stamp, and bytes after the data, with a warning.
 
     Raises
     ------
@@ -71,71 +69,49 @@ def read_mrc(path: str | Path, *, permissive: bool = False) -> MrcImage:
         with values that are not finite.
     """
     path = Path(path)
+    layout = mrc_layout(path, permissive=permissive)
+    with reading(path, BROKEN), opened(path) as stream:
+        stream.seek(layout.start)
+        data, longer = payload(path, stream, layout.dtype, layout.shape)
+    if longer:
+        _complain(path, f"is longer than the shape {layout.shape} in its header", permissive)
+    return MapFile(path, finite_float32(path, data), layout.voxel_size_xyz_angstrom)
+
+
+def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
+    """What an MRC header says; raises as ``read_mrc``, for what can be known without the values."""
     with reading(path, BROKEN):
+        compression_of(path)  # raises for a folder and for an empty file
         header = _header(path, permissive)
         dtype = mrcfile.utils.data_dtype_from_header(header)
-        shape = mrcfile.utils.data_shape_from_header(header)
+        shape = tuple(int(n) for n in mrcfile.utils.data_shape_from_header(header))
         _check_header(path, header, dtype, shape)
-        data = _payload(path, HEADER_BYTES + int(header.nsymbt), dtype, shape, permissive=permissive)
         sampling = np.array([header.mx, header.my, header.mz], dtype=np.float64)
         cell = np.array([header.cella.x, header.cella.y, header.cella.z], dtype=np.float64)
-    return MrcImage(path, data, np.divide(cell, sampling, out=np.zeros(3), where=sampling > 0))
+        size = np.divide(cell, sampling, out=np.zeros(3), where=sampling > 0)
+        return Layout(path, HEADER_BYTES + int(header.nsymbt), dtype, shape, size)
 
 
-def read_volume(
-    path: str | Path,
-    *,
-    voxel_size_angstrom: float | None = None,
-    invert_contrast: bool = False,
-    permissive: bool = False,
-) -> Volume:
-    """Read a cubic density map.
-
-    Parameters
-    ----------
-    path
-        MRC or MAP file, plain or compressed.
-    voxel_size_angstrom
-        Replaces the header's voxel size.
-    invert_contrast
-        Flip the sign: for files whose density is dark (negative).
-    permissive
-        See ``read_mrc``.
+def finite_float32(path: Path, data: NDArray) -> NDArray[np.float32]:
+    """The values as float32.
 
     Raises
     ------
     FormatError
-        As ``read_mrc``; not a cube; no voxel size known.
+        If some are NaN or infinite, or complex.
     """
-    image = read_mrc(path, permissive=permissive)
-    size = voxel_size_angstrom if voxel_size_angstrom is not None else image.voxel_size_angstrom()
-    if size == 0:
-        raise FormatError(path, "the header has no voxel size", "pass --voxel-size ANGSTROM")
-    with reading(path, "a particle or reference must be a cubic map"):
-        return Volume(-image.data if invert_contrast else image.data, size)
+    if data.dtype.kind == "c":
+        raise FormatError(path, "holds complex numbers", "give a map in real space")
+    with np.errstate(over="ignore"):  # doubles that no float32 holds become infinite, and are told below
+        values = data.astype(np.float32)
+    bad = values.size - np.count_nonzero(np.isfinite(values))
+    if bad:
+        raise FormatError(path, f"holds {bad} values that are NaN or infinite", "mask or replace them first")
+    return values
 
 
-def read_stack(path: str | Path) -> NDArray[np.float32]:
-    """Read a stack of images, shape (t, y, x), float32.
-
-    Raises
-    ------
-    FormatError
-        As ``read_mrc``; not a stack of images.
-    """
-    return image_stack(read_mrc(path))
-
-
-def image_stack(image: MrcImage) -> NDArray[np.float32]:
-    """The values as (t, y, x), also where the stack holds a single image."""
-    data = image.data[None] if image.data.ndim == 2 else image.data
-    if data.ndim != 3:
-        raise FormatError(image.path, f"holds an array of shape {data.shape}", "give a stack of 2-D images")
-    return data
-
-
-def write_volume(path: str | Path, volume: Volume) -> None:
-    """Write a map as float32 MRC, with its voxel size, origin and start at 0; compressed where the name ends in .gz.
+def write_mrc(path: str | Path, data: NDArray, voxel_size_angstrom: float) -> None:
+    """Write a volume (z, y, x), float32 or float16, with its voxel size, origin and start at 0; gzip for names in .gz.
 
     Raises
     ------
@@ -144,23 +120,26 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     """
     compression = "gzip" if Path(path).suffix == ".gz" else None
     with replacing(path) as temporary, mrcfile.new(temporary, compression=compression) as mrc:
-        mrc.set_data(volume.data)
+        mrc.set_data(data)
         mrc.set_volume()
-        mrc.voxel_size = volume.voxel_size_angstrom
+        mrc.voxel_size = voxel_size_angstrom
 
 
 def _header(path: Path, permissive: bool) -> np.recarray:
-    if path.is_dir():
-        raise FormatError(path, "is a folder", "give a file")
-    if path.stat().st_size == 0:
-        raise FormatError(path, "is empty", "write the file again")
-    if not permissive:  # mrcfile raises and never warns here
-        with mrcfile.open(path, header_only=True) as mrc:
-            return mrc.header.copy().view(np.recarray)
-    with warnings.catch_warnings():  # the complaints that the caller chose to pass over
-        warnings.simplefilter("ignore", RuntimeWarning)
-        with mrcfile.open(path, header_only=True, permissive=True) as mrc:
-            return mrc.header.copy().view(np.recarray)
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        with mrcfile.open(path, header_only=True, permissive=permissive) as mrc:  # strict, it raises and never warns
+            header = mrc.header.copy().view(np.recarray)
+    said = [str(complaint.message) for complaint in complaints if issubclass(complaint.category, RuntimeWarning)]
+    if said:
+        _complain(path, "; ".join(said), permissive)
+    return header
+
+
+def _complain(path: Path, problem: str, permissive: bool) -> None:
+    if not permissive:
+        raise FormatError(path, problem, BROKEN)
+    warnings.warn(f"{path}: {problem}; read all the same", RuntimeWarning, stacklevel=3)
 
 
 def _check_header(path: Path, header: np.recarray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -171,32 +150,3 @@ def _check_header(path: Path, header: np.recarray, dtype: np.dtype, shape: tuple
     axes = (int(header.mapc), int(header.mapr), int(header.maps))
     if axes not in ((1, 2, 3), (0, 0, 0)):  # some programs leave the three fields empty
         raise FormatError(path, f"its axes are stored in the order {axes}", "write it with axes in the order (1, 2, 3)")
-
-
-def _payload(
-    path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], *, permissive: bool
-) -> NDArray[np.float32]:
-    expected = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-    with _open(path) as stream:
-        stream.seek(start)
-        raw = stream.read(expected)
-        longer = bool(stream.read(1))
-    if len(raw) < expected:
-        raise FormatError(path, f"is truncated: {len(raw)} of {expected} bytes of data", "copy or write the file again")
-    if longer and not permissive:
-        raise FormatError(path, f"is longer than the shape {shape} in its header", BROKEN)
-    data = np.frombuffer(raw, dtype=dtype).reshape(shape).astype(np.float32)  # (z, y, x)
-    bad = data.size - np.count_nonzero(np.isfinite(data))
-    if bad:
-        raise FormatError(path, f"holds {bad} values that are NaN or infinite", "mask or replace them first")
-    return data
-
-
-def _open(path: Path) -> BufferedIOBase:
-    with path.open("rb") as stream:
-        start = stream.read(212)
-    if start[208:211] != b"MAP" and start[:2] == b"\x1f\x8b":
-        return gzip.open(path, "rb")
-    if start[208:211] != b"MAP" and start[:2] == b"BZ":
-        return bz2.open(path, "rb")
-    return path.open("rb")

@@ -14,23 +14,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.ctf import Ctf
 from gonio.io.blocks import Block, Star
 from gonio.io.errors import FormatError, locate, reading
-from gonio.io.mrc import MrcImage, image_stack, read_mrc
-from gonio.io.tilts import TiltSeries, visible_tilts
+from gonio.io.maps import image_stack, read_listed
+from gonio.io.mrc import MapFile
+from gonio.io.tilts import visible_tilts
+from gonio.io.wedges import StatedWedges
+from gonio.tilts import TiltSeries
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
 
-__all__ = ["ReadOptions", "StarSource", "name_label"]
+__all__ = ["ReadOptions", "StarSource", "centred_weights", "name_label"]
 
 VOXEL_SIZE_TOLERANCE = 0.01
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
 
 
-def name_label(particles: Block) -> str:
-    """The column that names particles."""
-    return "rlnTomoParticleName" if "rlnTomoParticleName" in particles else "rlnImageName"
+def name_label(particles: Block) -> str | None:
+    """The column that names particles; lists of positions alone have none."""
+    return next((label for label in ("rlnTomoParticleName", "rlnImageName") if label in particles), None)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class ReadOptions:
     voxel_size_angstrom: float | None = None
     invert_contrast: bool = False
     permissive: bool = False
+    pixel_size_angstrom: float | None = None
+    may_count_pixels: bool = False
+    tomograms_path: Path | None = None
+    data_path: Path | None = None
+    wedges: StatedWedges | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,8 @@ class StarSource:
         What the caller said.
     sets
         Optimisation sets through which list or tomograms were found.
+    stacks
+        Whether images are 2-D stacks. Without their tilt series they cannot be loaded.
     """
 
     star: Star
@@ -70,6 +81,7 @@ class StarSource:
     tomograms_path: Path | None
     options: ReadOptions
     sets: tuple[Path, ...] = ()
+    stacks: bool = False
 
     @property
     def path(self) -> Path:
@@ -78,9 +90,11 @@ class StarSource:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every STAR file that was read: sets, list, tomograms and the files of single tilt series."""
+        """Every list that was read: sets, the list, tomograms and the files of single tilt series."""
         tomograms = () if self.tomograms_path is None or not self.series else (self.tomograms_path,)
-        return tuple(dict.fromkeys((*self.sets, self.path, *tomograms, *(s.path for s in self.series.values()))))
+        series = [one.path for one in self.series.values()]
+        series += [] if self.options.wedges is None else [one.series.path for one in self.options.wedges.wedges]
+        return tuple(dict.fromkeys((*self.sets, self.path, *tomograms, *series)))
 
     @cached_property
     def optics_rows(self) -> NDArray[np.int64]:
@@ -119,6 +133,10 @@ class StarSource:
         detector_um, magnification = self.values("rlnDetectorPixelSize"), self.values("rlnMagnification")
         return None if detector_um is None or magnification is None else 1e4 * detector_um / magnification
 
+    def image(self, index: int) -> Path | None:
+        """The file of the particle at this row, or None where it is not found."""
+        return locate(self.particles.text("rlnImageName")[index], self.path.parent)
+
     def load(self, index: int) -> Particle:
         """The particle at this row of the file.
 
@@ -137,16 +155,19 @@ class StarSource:
             raise FormatError(self.path, problem, "correct the list, or leave this particle out") from error
 
     def _who(self, index: int, path: str) -> str:
-        name = self.particles.text(name_label(self.particles))[index]
+        label = name_label(self.particles)
+        name = f"in row {index + 1}" if label is None else self.particles.text(label)[index]
         return f"particle {name!r}" + ("" if path == str(self.path) else f" of {self.path}")
 
     def _load(self, index: int) -> Particle:
+        if self.stacks and not self.series:
+            raise FormatError(self.path, "lists 2-D stacks and was read without their tomograms", "pass --tomograms")
         image = self._read("rlnImageName", index)
         size = self._voxel_size(index, image)
         return self._tilt_stack(index, image, size) if self.series else self._subtomogram(index, image, size)
 
-    def _read(self, label: str, index: int) -> MrcImage:
-        return read_mrc(self._locate(label, index), permissive=self.options.permissive)
+    def _read(self, label: str, index: int) -> MapFile:
+        return read_listed(self.path, self._locate(label, index), permissive=self.options.permissive)
 
     def _locate(self, label: str, index: int) -> Path:
         token = self.particles.text(label)[index]
@@ -156,7 +177,7 @@ class StarSource:
             raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
         return found
 
-    def _voxel_size(self, index: int, image: MrcImage) -> float:
+    def _voxel_size(self, index: int, image: MapFile) -> float:
         if self.options.voxel_size_angstrom is not None:
             return self.options.voxel_size_angstrom
         header = image.voxel_size_angstrom(axes=2 if self.series else 3)
@@ -171,7 +192,7 @@ class StarSource:
     def _contrast(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
         return -data if self.options.invert_contrast else data
 
-    def _tilt_stack(self, index: int, image: MrcImage, size: float) -> TiltStack:
+    def _tilt_stack(self, index: int, image: MapFile, size: float) -> TiltStack:
         images = image_stack(image)
         series = self.series[self.particles.text("rlnTomoName")[index]]
         series, visible = self._match(index, image.path, len(images), series)
@@ -180,15 +201,20 @@ class StarSource:
                 self._contrast(images),
                 series.projections_xyz,
                 size,
-                ctf=series.ctf(
-                    voltage_kv=self._optics(index, "rlnVoltage"),
-                    spherical_aberration_mm=self._optics(index, "rlnSphericalAberration"),
-                    amplitude_contrast=self._optics(index, "rlnAmplitudeContrast"),
-                ),
+                ctf=self._ctf(index, series),
                 ctf_premultiplied=bool(self.value("rlnCtfDataAreCtfPremultiplied", index)),
                 dose=series.dose,
                 scale=visible.astype(np.float64) if series.scale is None else visible * series.scale,
             )
+
+    def _ctf(self, index: int, series: TiltSeries) -> Ctf | None:
+        if series.defocus is None:
+            return None
+        return series.ctf(
+            voltage_kv=self._optics(index, "rlnVoltage"),
+            spherical_aberration_mm=self._optics(index, "rlnSphericalAberration"),
+            amplitude_contrast=self._optics(index, "rlnAmplitudeContrast"),
+        )
 
     def _match(self, index: int, path: Path, count: int, series: TiltSeries) -> tuple[TiltSeries, NDArray[np.bool_]]:
         # RELION 5 stores the visible tilts only, WarpTools all of them with the others left zero.
@@ -209,12 +235,14 @@ class StarSource:
             raise FormatError(self.path, f"has no column {label}, which the CTF needs", "add it to block data_optics")
         return value
 
-    def _subtomogram(self, index: int, image: MrcImage, size: float) -> Subtomogram:
+    def _subtomogram(self, index: int, image: MapFile, size: float) -> Subtomogram:
         with reading(image.path, "a 3-D subtomogram must be a cubic map"):
             volume = Volume(self._contrast(image.data), size)
             return Subtomogram(volume, self._wedge(index, volume))
 
     def _wedge(self, index: int, volume: Volume) -> Wedge:
+        if self.options.wedges is not None:
+            return self.options.wedges.of(index, volume.box, volume.voxel_size_angstrom)
         tilts = self._tilts(index)
         if tilts is None:
             return self._weights(index, volume)
@@ -235,15 +263,23 @@ class StarSource:
             raise FormatError(self.path, "does not say which tilts were measured", "pass --tilt-range MIN MAX")
         image = self._read("rlnCtfImage", index)
         with reading(image.path, "pass --tilt-range MIN MAX instead"):
-            return WeightVolumeWedge(_centred_weights(image.data, volume.box), volume.voxel_size_angstrom)
+            return WeightVolumeWedge(centred_weights(image.data, volume.box), volume.voxel_size_angstrom)
 
 
-def _centred_weights(weights: NDArray[np.float32], box: int) -> NDArray[np.float32]:
-    """RELION's two layouts of a 3-D CTF as a cube with zero frequency at n // 2.
+def centred_weights(weights: NDArray[np.float32], box: int) -> NDArray[np.float32]:
+    """RELION's layouts of a 3-D CTF as a cube (z, y, x) with zero frequency at n // 2.
 
     A whole cube is centred already; half a transform (kx >= 0 only) has its zero frequency in the corner
-    (RELION src/ml_optimiser.cpp, where rlnCtfImage is read).
+    (RELION src/ml_optimiser.cpp, where rlnCtfImage is read). Twice as many sections hold the multiplicity of each
+    frequency behind the weights (RELION 4, src/jaz/tomography/programs/subtomo.cpp): it is left out.
+
+    Raises
+    ------
+    ValueError
+        For any other shape.
     """
+    if weights.ndim == 3 and len(weights) == 2 * box:
+        weights = weights[:box]
     if weights.shape == (box, box, box):
         return weights
     if weights.shape != (box, box, box // 2 + 1):

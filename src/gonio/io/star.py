@@ -13,22 +13,22 @@ change goes back into a file as the text it was.
 
 from __future__ import annotations
 
-import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block, Star, read_star, write_star
 from gonio.io.errors import FormatError, locate
+from gonio.io.paths import moved, relative
 from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS, ReadOptions, StarSource, name_label
+from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
 from gonio.io.tilts import TiltSeries, read_tilt_series
-from gonio.particles import ParticleTable
+from gonio.particles import BoxFrames, ParticleTable
 from gonio.pose import Pose
 
 __all__ = ["read_particles", "write_particles", "write_simulated"]
@@ -39,6 +39,10 @@ ORIGINS_PX = ("rlnOriginX", "rlnOriginY", "rlnOriginZ")
 CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
 COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 IMAGES = ("rlnImageName", "rlnCtfImage")
+TOMOGRAMS = ("rlnTomoName", "rlnMicrographName")
+HALF_SET, CLASS, SCORE = "rlnRandomSubset", "rlnClassNumber", "rlnAutopickFigureOfMerit"
+FIELDS = (*ANGLES, *ORIGINS_ANGSTROM, *ORIGINS_PX, *CENTRED, *COORDINATES_PX, IMAGES[0], HALF_SET, CLASS, SCORE)
+TILTS = {"rlnTomoYTilt", "rlnTomoProjX"}
 OPTIMISATION_SET = "optimisation_set.star"
 
 
@@ -51,12 +55,14 @@ def read_particles(
     tomograms_path: str | Path | None = None,
     invert_contrast: bool = False,
     permissive: bool = False,
+    pixel_size_angstrom: float | None = None,
+    images_needed: bool = True,
 ) -> ParticleTable:
     """Read a RELION or WarpTools particle list; its particles load one at a time, when asked for.
 
     Lists of 2-D stacks (rlnTomoSubTomosAre2DStacks 1) load as ``TiltStack``, others as ``Subtomogram``.
     ``coordinates_angstrom`` are rlnCenteredCoordinate*Angst (from the tomogram's centre) or else rlnCoordinate* times
-    rlnTomoTiltSeriesPixelSize (from its first voxel).
+    rlnTomoTiltSeriesPixelSize, or in lists that lack it times the pixel size of the images (from its first voxel).
 
     Parameters
     ----------
@@ -73,6 +79,11 @@ def read_particles(
         Flip the sign of the images: for files whose density is dark (negative).
     permissive
         Of image files, accept a wrong map ID or machine stamp, and bytes after the data.
+    pixel_size_angstrom
+        Of the pixels that coordinates count in, in place of what the list says.
+    images_needed
+        Whether particles are to be loaded. Without, tomograms of 2-D stacks are not read, poses are those in the
+        tomogram, and lengths in pixels of unknown size stay pixels, which is enough to convert a list.
 
     Raises
     ------
@@ -83,22 +94,40 @@ def read_particles(
     star, tomograms_path, sets = _open(Path(path), None if tomograms_path is None else Path(tomograms_path))
     particles = _particle_block(star)
     series: dict[str, TiltSeries] = {}
-    if _are_stacks(star):
-        if tomograms_path is None:
-            tomograms_path, found_by = _tomograms_beside(star.path)
-            sets += found_by
+    stacks = _are_stacks(star)
+    if stacks and tomograms_path is None:
+        tomograms_path, found_by = _tomograms_beside(star.path, needed=images_needed)
+        sets += found_by
+    if stacks and images_needed:
+        assert tomograms_path is not None
         tomograms = read_star(tomograms_path)
         series = {name: read_tilt_series(tomograms, name) for name in dict.fromkeys(particles.text("rlnTomoName"))}
-    said = ReadOptions(tilt_range_deg, axis_deg, voxel_size_angstrom, invert_contrast, permissive)
-    source = StarSource(star, particles, series, tomograms_path, said, sets)
+    said = ReadOptions(
+        tilt_range_deg,
+        axis_deg,
+        voxel_size_angstrom,
+        invert_contrast,
+        permissive,
+        pixel_size_angstrom,
+        may_count_pixels=not images_needed,
+    )
+    source = StarSource(star, particles, series, tomograms_path, said, sets, stacks=stacks)
+    pixels = _coordinate_pixels(source)
     return ParticleTable(
-        poses=_read_poses(source),
+        poses=_read_poses(source, pixels),
         names=_names(particles),
         tomograms=_tomogram_names(particles),
-        coordinates_angstrom=_coordinates(source),
+        coordinates_angstrom=_coordinates(particles, pixels),
         half_sets=_half_sets(particles),
         columns=_own_columns(particles),
         source=source,
+        coordinates_from="centre" if CENTRED[0] in particles else "corner",
+        pixel_sizes_angstrom=pixels,
+        classes=_optional(particles, CLASS, np.int64),
+        scores=_optional(particles, SCORE, np.float64),
+        images=particles.text(IMAGES[0]) if IMAGES[0] in particles else None,
+        extras=_extras(source),
+        frames=_box_frames(source),
     )
 
 
@@ -134,8 +163,8 @@ def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation
         raise ValueError(f"table must come from read_particles, its source is {source!r}")
     block = source.particles.without(_dropped(source.particles, table)).take(np.asarray(table.rows))
     block = block.with_columns(pose_columns(source, table))
-    block = block.with_columns(_half_set_column(block, table)).with_columns(_moved_images(block, source.path, path))
-    block = block.with_columns({_own_label(name): map(_token, column) for name, column in table.columns.items()})
+    block = block.with_columns(_changed(block, table)).with_columns(_moved_images(block, source.path, path))
+    block = block.with_columns({own_label(name): map(token, column) for name, column in table.columns.items()})
     blocks = tuple(block if old is source.particles else old for old in source.star.blocks)
     write_star(path, replace(source.star, blocks=blocks))
     if not (with_optimisation_set and source.tomograms_path):
@@ -184,22 +213,22 @@ def write_simulated(
     optics = {
         "rlnOpticsGroup": "1",
         "rlnOpticsGroupName": "opticsGroup1",
-        "rlnTomoTiltSeriesPixelSize": _token(voxel_size_angstrom),
+        "rlnTomoTiltSeriesPixelSize": token(voxel_size_angstrom),
         "rlnImageDimensionality": "3",
         "rlnTomoSubtomogramBinning": "1",
-        "rlnImagePixelSize": _token(voxel_size_angstrom),
+        "rlnImagePixelSize": token(voxel_size_angstrom),
         "rlnImageSize": str(box),
-        **dict(zip(TILT_COLUMNS, map(_token, (*tilt_range_deg, axis_deg)), strict=True)),
+        **dict(zip(TILT_COLUMNS, map(token, (*tilt_range_deg, axis_deg)), strict=True)),
     }
     particles = {
         "rlnTomoName": [tomogram_name] * count,
         "rlnTomoParticleName": [f"{tomogram_name}/{i}" for i in range(1, count + 1)],
         **{label: ["0.000000"] * count for label in CENTRED},
-        **_decimals(ANGLES, Pose(poses.rotation.inv(), np.zeros((count, 3))).euler_zyz_deg()),
-        **_decimals(ORIGINS_ANGSTROM, -poses.shift_angstrom),
-        "rlnImageName": [_relative(Path(image), path.parent) for image in image_paths],
+        **decimals(ANGLES, Pose(poses.rotation.inv(), np.zeros((count, 3))).euler_zyz_deg()),
+        **decimals(ORIGINS_ANGSTROM, -poses.shift_angstrom),
+        "rlnImageName": [relative(Path(image), path.parent) for image in image_paths],
         "rlnOpticsGroup": ["1"] * count,
-        "rlnRandomSubset": [str(1 + i % 2) for i in range(count)],
+        HALF_SET: [str(1 + i % 2) for i in range(count)],
     }
     blocks = (
         Block(path, "general", {"rlnTomoSubTomosAre2DStacks": ("0",)}, is_loop=False),
@@ -232,7 +261,7 @@ def _named_file(entry: Block, label: str) -> Path:
     return found
 
 
-def _tomograms_beside(path: Path) -> tuple[Path, tuple[Path, ...]]:
+def _tomograms_beside(path: Path, *, needed: bool) -> tuple[Path | None, tuple[Path, ...]]:
     """tomograms.star beside a particle list, or the one that an optimisation set there names for it; and that set."""
     for other in sorted(path.parent.glob("*optimisation_set.star")):
         entry = next((block for block in read_star(other).blocks if "rlnTomoTomogramsFile" in block), None)
@@ -243,12 +272,18 @@ def _tomograms_beside(path: Path) -> tuple[Path, tuple[Path, ...]]:
             return _named_file(entry, "rlnTomoTomogramsFile"), (other,)
     if (path.parent / "tomograms.star").is_file():
         return path.parent / "tomograms.star", ()
+    if not needed:
+        return None, ()
     raise FormatError(path, "lists 2-D stacks, and no tomograms.star is beside it", "pass --tomograms FILE")
 
 
 def _particle_block(star: Star) -> Block:
-    """The block of particles: data_particles, or the one with image names in lists of RELION 3.0 and older."""
-    block = star.find("particles") or next((block for block in star.blocks if "rlnImageName" in block), None)
+    """The block of particles: data_particles, or in lists of RELION 3.0 and Warp the one with images or positions."""
+    wanted = ("rlnImageName", COORDINATES_PX[0])
+    block = star.find("particles")
+    block = block or next((block for block in star.blocks if any(label in block for label in wanted)), None)
+    if block is None and (star.find("global") is not None or TILTS & {c for b in star.blocks for c in b.columns}):
+        raise FormatError(star.path, "lists tomograms or tilts, no particles", "give the list of their particles")
     if block is None:
         raise FormatError(star.path, "has no block data_particles and no column rlnImageName", "give a particle list")
     if len(block) == 0:
@@ -265,35 +300,47 @@ def _are_stacks(star: Star) -> bool:
 # Poses
 
 
-def _read_poses(source: StarSource) -> Pose:
-    turned, flips = _frames(source)
+def _read_poses(source: StarSource, pixels: NDArray[np.float64] | None) -> Pose:
     part = _rotations(source.particles, ANGLES)
-    shift = -flips * turned.apply(_origins(source))
-    return Pose(_mirrored(turned * part, flips), shift)
+    origins = _origins(source, pixels)
+    if not source.stacks:
+        return Pose(part, -origins)
+    turned, flips = _rotations(source.particles, SUBTOMOGRAM_ANGLES), _flips(source)
+    return Pose(_mirrored(turned * part, flips), -flips * turned.apply(origins))
 
 
 def pose_columns(source: StarSource, table: ParticleTable) -> dict[str, list[str]]:
     """The exact inverse of ``_read_poses``, for the rows of the table."""
-    turned, flips = _frames(source)
     rows = np.asarray(table.rows)
-    turned, flips = turned[rows], flips[rows]
-    part = turned.inv() * _mirrored(table.poses.rotation, flips)
-    origins = -turned.inv().apply(flips * table.poses.shift_angstrom)
+    part, origins = table.poses.rotation, -table.poses.shift_angstrom
+    if source.stacks:
+        turned, flips = _rotations(source.particles, SUBTOMOGRAM_ANGLES)[rows], _flips(source)[rows]
+        part = turned.inv() * _mirrored(part, flips)
+        origins = turned.inv().apply(flips * origins)
     labels = _origin_labels(source)
     if labels == ORIGINS_PX:
-        origins = origins / _pixel_sizes(source)[rows, None]
+        origins = origins / _pixel_sizes(source, table.pixel_sizes_angstrom)[rows, None]
     angles = Pose(part.inv(), np.zeros_like(origins)).euler_zyz_deg()
-    return {**_decimals(ANGLES, angles), **_decimals(labels, origins)}
+    return {**decimals(ANGLES, angles), **decimals(labels, origins)}
 
 
-def _frames(source: StarSource) -> tuple[Rotation, NDArray[np.float64]]:
-    """A_s^T of each particle and the diagonal of its D, shape (m, 3); neither turns a 3-D subtomogram."""
-    count = len(source.particles)
-    if not source.series:
-        return Rotation.identity(count), np.ones((count, 3))
-    hands = [source.series[name].hand for name in source.particles.text("rlnTomoName")]
-    flips = np.stack([np.ones(count), np.ones(count), hands], axis=-1)  # (m, 3)
-    return _rotations(source.particles, SUBTOMOGRAM_ANGLES), flips
+def _box_frames(source: StarSource) -> BoxFrames | None:
+    """How the frames of poses lie in the tomogram: D for stacks, A_s^T for subtomograms that were cut out turned."""
+    if source.series:
+        return BoxFrames(Rotation.identity(len(source.particles)), _flips(source))
+    if source.stacks or not any(label in source.particles for label in SUBTOMOGRAM_ANGLES):
+        return None
+    lost = {label: ("0",) * len(source.particles) for label in SUBTOMOGRAM_ANGLES if label not in source.particles}
+    turned = _rotations(source.particles.with_columns(lost), SUBTOMOGRAM_ANGLES)
+    return BoxFrames(turned, np.ones((len(source.particles), 3)))
+
+
+def _flips(source: StarSource) -> NDArray[np.float64]:
+    """The diagonal of each particle's D, shape (m, 3); without tilt series poses stay in RELION's frame."""
+    flips = np.ones((len(source.particles), 3))
+    if source.series:
+        flips[:, 2] = [source.series[name].hand for name in source.particles.text("rlnTomoName")]
+    return flips
 
 
 def _rotations(particles: Block, labels: Sequence[str]) -> Rotation:
@@ -312,22 +359,36 @@ def _origin_labels(source: StarSource) -> tuple[str, str, str]:
     return ORIGINS_PX if old and ORIGINS_ANGSTROM[0] not in source.particles else ORIGINS_ANGSTROM
 
 
-def _origins(source: StarSource) -> NDArray[np.float64]:
+def _origins(source: StarSource, pixels: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """RELION's origins in angstrom, shape (m, 3)."""
     labels = _origin_labels(source)
     if not any(label in source.particles for label in labels):
         return np.zeros((len(source.particles), 3))
     origins = source.particles.vectors(labels)
-    return origins * _pixel_sizes(source)[:, None] if labels == ORIGINS_PX else origins
+    return origins * _pixel_sizes(source, pixels)[:, None] if labels == ORIGINS_PX else origins
 
 
-def _pixel_sizes(source: StarSource) -> NDArray[np.float64]:
+def _pixel_sizes(source: StarSource, pixels: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Of the images, whose pixels are those of old origins."""
     sizes = source.voxel_sizes_angstrom
     if source.options.voxel_size_angstrom is not None:
         return np.full(len(source.particles), source.options.voxel_size_angstrom)
-    if sizes is None:
+    if sizes is not None:
+        return sizes
+    if pixels is None and not source.options.may_count_pixels:
         raise FormatError(source.path, "has origins in pixels and no pixel size", "pass --voxel-size ANGSTROM")
-    return sizes
+    return np.ones(len(source.particles)) if pixels is None else pixels
+
+
+def _coordinate_pixels(source: StarSource) -> NDArray[np.float64] | None:
+    """Of the pixels that coordinates count in; lists before RELION 4 do not tell them from the images'."""
+    said = source.options.pixel_size_angstrom
+    if said is not None:
+        return np.full(len(source.particles), said)
+    sizes = source.values("rlnTomoTiltSeriesPixelSize")
+    if sizes is None and source.options.voxel_size_angstrom is not None:
+        return np.full(len(source.particles), source.options.voxel_size_angstrom)
+    return source.voxel_sizes_angstrom if sizes is None else sizes
 
 
 # The other columns
@@ -335,119 +396,97 @@ def _pixel_sizes(source: StarSource) -> NDArray[np.float64]:
 
 def _names(particles: Block) -> tuple[str, ...]:
     label = name_label(particles)
+    if label is None:
+        return tuple(f"{tomogram}/{row}" for row, tomogram in enumerate(_tomogram_names(particles), start=1))
     names = particles.text(label)
     if len(set(names)) != len(names):
         twice = Counter(names).most_common(1)[0][0]
-        problem = f"column {label} holds {twice!r} more than once: results could not be told apart"
+        row = names.index(twice, names.index(twice) + 1)
+        where = f"as in row {row + 1}{particles.at(row)}"
+        problem = f"column {label} holds {twice!r} more than once, {where}: results could not be told apart"
         raise FormatError(particles.path, problem, "remove the double rows or rename them")
     return names
 
 
+def tomogram_label(particles: Block) -> str | None:
+    """The column that names tomograms."""
+    return next((label for label in TOMOGRAMS if label in particles), None)
+
+
 def _tomogram_names(particles: Block) -> tuple[str, ...]:
-    label = next((label for label in ("rlnTomoName", "rlnMicrographName") if label in particles), None)
+    label = tomogram_label(particles)
     return particles.text(label) if label else ("",) * len(particles)
 
 
-def _coordinates(source: StarSource) -> NDArray[np.float64] | None:
-    particles = source.particles
+def _coordinates(particles: Block, pixels: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
     if all(label in particles for label in CENTRED):
         return particles.vectors(CENTRED)
-    pixel = source.values("rlnTomoTiltSeriesPixelSize")
-    if pixel is None or not all(label in particles for label in COORDINATES_PX):
+    if not all(label in particles for label in COORDINATES_PX):
         return None
-    return particles.vectors(COORDINATES_PX) * pixel[:, None]
+    if pixels is None and any(label in particles for label in ORIGINS_ANGSTROM):
+        return None  # nothing says how they go together
+    return particles.vectors(COORDINATES_PX) * (1.0 if pixels is None else pixels[:, None])
+
+
+def _optional(particles: Block, label: str, kind: type) -> NDArray | None:
+    return particles.numbers(label).astype(kind) if label in particles else None
+
+
+def _extras(source: StarSource) -> dict[str, Sequence[str]]:
+    """All that is not a field of the table: of the rows, of their optics groups, and whether images are stacks."""
+    star, particles = source.star, source.particles
+    fields = {*FIELDS, name_label(particles), tomogram_label(particles)}
+    extras: dict[str, Sequence[str]] = {}
+    general, optics = star.find("general"), star.find("optics")
+    if general is not None and general.columns and len(general) == 1:
+        extras |= {label: (value,) * len(particles) for label, (value,) in general.columns.items()}
+    if optics is not None:
+        extras |= optics.take(source.optics_rows).columns
+    own = (label for label in particles.columns if not label.startswith("gonio") or label in TILT_COLUMNS)
+    return extras | {label: particles.text(label) for label in own if label not in fields}
 
 
 def _half_sets(particles: Block) -> NDArray[np.int8]:
-    if "rlnRandomSubset" not in particles:
+    if HALF_SET not in particles:
         return np.zeros(len(particles), dtype=np.int8)
-    return particles.numbers("rlnRandomSubset").astype(np.int8)
+    return particles.numbers(HALF_SET).astype(np.int8)
 
 
-def _half_set_column(block: Block, table: ParticleTable) -> dict[str, list[str]]:
-    halves = np.asarray(table.half_sets)
-    return {} if np.array_equal(_half_sets(block), halves) else {"rlnRandomSubset": [str(int(h)) for h in halves]}
+def _changed(block: Block, table: ParticleTable) -> dict[str, list[str]]:
+    """Half sets, classes and scores that are no longer those of the list."""
+    changed = {}
+    if not np.array_equal(_half_sets(block), np.asarray(table.half_sets)):
+        changed[HALF_SET] = [str(int(half)) for half in np.asarray(table.half_sets)]
+    for label, values in ((CLASS, table.classes), (SCORE, table.scores)):
+        if values is not None and not (label in block and np.array_equal(block.numbers(label), values)):
+            changed[label] = list(map(token, values.tolist()))
+    return changed
 
 
 def _own_columns(particles: Block) -> dict[str, NDArray]:
     """Columns that gonio wrote: numbers where all are, else text."""
     own = {label: particles.text(label) for label in particles.columns if label.startswith("gonio")}
-    return {_own_name(label): _numbers_or_text(values) for label, values in own.items()}
+    return {own_name(label): numbers_or_text(values) for label, values in own.items()}
 
 
 def _dropped(particles: Block, table: ParticleTable) -> list[str]:
     """Labels of gonio's columns that the table has no more; those that state the wedge belong to the images."""
     own = [label for label in particles.columns if label.startswith("gonio") and label not in TILT_COLUMNS]
-    return [label for label in own if _own_name(label) not in table.columns]
-
-
-def _numbers_or_text(values: tuple[str, ...]) -> NDArray:
-    try:
-        return np.array(values, dtype=np.float64)
-    except ValueError:
-        return np.array(values)
-
-
-def _own_label(name: str) -> str:
-    """``log_likelihood`` is written as ``gonioLogLikelihood``."""
-    return "gonio" + "".join(part[:1].upper() + part[1:] for part in re.split(r"[^0-9A-Za-z]+", name))
-
-
-def _own_name(label: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", label.removeprefix("gonio")).lower()
-
-
-def _token(value: object) -> str:
-    if isinstance(value, bool | np.bool_):
-        return str(int(value))
-    return f"{value:.9g}" if isinstance(value, float | np.floating) else str(value)
-
-
-def _decimals(labels: Sequence[str], values: ArrayLike) -> dict[str, list[str]]:
-    # Adding 0 turns -0 into 0, which reads better.
-    rounded = np.round(np.asarray(values, dtype=np.float64), 6) + 0.0
-    return {label: [f"{value:.6f}" for value in rounded[:, i]] for i, label in enumerate(labels)}
+    return [label for label in own if own_name(label) not in table.columns]
 
 
 # Paths
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-
-
 def _moved_images(block: Block, old: Path, new: Path) -> dict[str, list[str]]:
-    if old.parent.resolve() == new.parent.resolve():
-        return {}
-    return {label: _moved(block.text(label), old.parent, new.parent) for label in IMAGES if label in block}
-
-
-def _moved(tokens: Iterable[str], old: Path, new: Path) -> list[str]:
-    # Whether a folder's files still resolve is asked of one of its files only: lists are long and disks are slow.
-    prefixes: dict[str, str | None] = {}
-    moved = []
-    for token in tokens:
-        folder, _, name = token.rpartition("/")
-        if folder not in prefixes:
-            prefixes[folder] = _new_folder(token, old, new)
-        prefix = prefixes[folder]
-        moved.append(token if prefix is None else f"{prefix}/{name}")
-    return moved
-
-
-def _new_folder(token: str, old: Path, new: Path) -> str | None:
-    """The folder of a file relative to ``new``, or None where its path from ``old`` is as good from there."""
-    before, after = locate(token, old), locate(token, new)
-    if before is None or (after is not None and after.resolve() == before.resolve()):
-        return None
-    return _relative(before.parent, new)
+    return {label: moved(block.text(label), old.parent, new.parent) for label in IMAGES if label in block}
 
 
 def _write_optimisation_set(path: Path, tomograms_path: Path) -> Path:
     target = path.parent / OPTIMISATION_SET
     if target.is_file() and not _is_set_of(target, path):
         target = path.parent / f"{path.stem}_{OPTIMISATION_SET}"
-    names = {"rlnTomoParticlesFile": path.name, "rlnTomoTomogramsFile": _relative(tomograms_path, path.parent)}
+    names = {"rlnTomoParticlesFile": path.name, "rlnTomoTomogramsFile": relative(tomograms_path, path.parent)}
     block = Block(target, "", {label: (name,) for label, name in names.items()}, is_loop=False)
     write_star(target, Star(target, (block,)))
     return target
@@ -455,7 +494,5 @@ def _write_optimisation_set(path: Path, tomograms_path: Path) -> Path:
 
 def _is_set_of(target: Path, particles: Path) -> bool:
     entry = next((block for block in read_star(target).blocks if "rlnTomoParticlesFile" in block), None)
-    if entry is None:
-        return False
-    named = locate(entry.first("rlnTomoParticlesFile"), target.parent)
+    named = None if entry is None else locate(entry.first("rlnTomoParticlesFile"), target.parent)
     return named is not None and named.resolve() == particles.resolve()

@@ -12,67 +12,23 @@ mirrored in z, D = diag(1, 1, -1): the projections are P D here, and ``star.py``
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.ctf import Ctf
 from gonio.io.blocks import Block, Star, read_star
 from gonio.io.errors import FormatError, locate
+from gonio.tilts import Optics, TiltSeries
 
-__all__ = ["TiltSeries", "read_tilt_series", "visible_tilts"]
+__all__ = ["read_tilt_series", "series_of_block", "visible_tilts"]
 
 ANGLES = ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot")
+STAGE_TILT = "rlnTomoNominalStageTiltAngle"
+OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
-
-
-@dataclass(frozen=True)
-class TiltSeries:
-    """One tilt series: t projections and what is known of each.
-
-    Parameters
-    ----------
-    path
-        The file it was read from.
-    hand
-        +1 or -1, rlnTomoHand.
-    projections_xyz
-        Shape (t, 2, 3), in gonio's frame (mirrored in z for hand -1).
-    defocus
-        Shape (t, 3): U and V in angstrom, astigmatism in degrees; or None.
-    dose, scale
-        Shape (t,), as in ``TiltStack``; or None.
-    """
-
-    path: Path
-    hand: int
-    projections_xyz: NDArray[np.float64]
-    defocus: NDArray[np.float64] | None = None
-    dose: NDArray[np.float64] | None = None
-    scale: NDArray[np.float64] | None = None
-
-    def __len__(self) -> int:
-        return len(self.projections_xyz)
-
-    def take(self, chosen: NDArray[np.bool_]) -> TiltSeries:
-        """The chosen tilts."""
-        return replace(
-            self,
-            projections_xyz=self.projections_xyz[chosen],
-            defocus=None if self.defocus is None else self.defocus[chosen],
-            dose=None if self.dose is None else self.dose[chosen],
-            scale=None if self.scale is None else self.scale[chosen],
-        )
-
-    def ctf(self, *, voltage_kv: float, spherical_aberration_mm: float, amplitude_contrast: float) -> Ctf | None:
-        """The contrast transfer of the t images, None where no defocus is known."""
-        if self.defocus is None:
-            return None
-        u, v, angle = self.defocus.T
-        return Ctf(u, v, angle, voltage_kv, spherical_aberration_mm, amplitude_contrast)
 
 
 def read_tilt_series(tomograms: Star, name: str) -> TiltSeries:
@@ -93,11 +49,30 @@ def read_tilt_series(tomograms: Star, name: str) -> TiltSeries:
     hand = float(row.numbers("rlnTomoHand")[0])
     if hand not in (1.0, -1.0):
         raise FormatError(tomograms.path, f"rlnTomoHand of {name!r} is {hand:g}", "set it to 1 or -1")
+    known = Optics(*row.vectors(OPTICS)[0].tolist()) if all(label in row for label in OPTICS) else None
+    series = series_of_block(tilts)
     flip = np.array([1.0, 1.0, hand])
+    return replace(series, hand=int(hand), projections_xyz=series.projections_xyz * flip, optics=known)
+
+
+def series_of_block(tilts: Block) -> TiltSeries:
+    """One tilt series from a block of its tilts alone, which knows neither hand nor microscope.
+
+    Tilts that were not aligned are taken from the stage: then the tilt axis is y, as in the tomogram it will be.
+
+    Raises
+    ------
+    FormatError
+        If the tilts lack angles, or a value is not a number.
+    """
+    if "rlnTomoProjX" in tilts or "rlnTomoYTilt" in tilts or STAGE_TILT not in tilts:
+        projections = _projections(tilts)
+    else:
+        projections = TiltSeries.of_angles(tilts.path, tilts.numbers(STAGE_TILT)).projections_xyz
     return TiltSeries(
         path=tilts.path,
-        hand=int(hand),
-        projections_xyz=_projections(tilts) * flip,
+        hand=1,
+        projections_xyz=projections,
         defocus=tilts.vectors(DEFOCUS) if all(label in tilts for label in DEFOCUS) else None,
         dose=tilts.numbers("rlnMicrographPreExposure") if "rlnMicrographPreExposure" in tilts else None,
         scale=tilts.numbers("rlnCtfScalefactor") if "rlnCtfScalefactor" in tilts else None,

@@ -21,7 +21,6 @@ from gonio.kernels.sample import (
     phase_factor,
     region_holds,
     shown,
-    spread,
     turned_back,
     volume_weight,
     window_slopes,
@@ -34,7 +33,6 @@ __all__ = [
     "Samples",
     "gather",
     "normal_equations",
-    "scatter",
     "shell_equations",
     "shell_sums",
     "sums_at",
@@ -326,11 +324,3 @@ def gather(grid, side, scale, frequency, out):
                 grid.ctypes.data, np.int64(place[j]), row, plane, window_memory, np.int64(j), g_memory
             )
             out[first + j] = complex(g[j, 0], g[j, 1])
-
-
-@compiled
-def scatter(side, scale, frequency, values, grid):
-    """Add samples (n,) complex64 at each frequency (3, n) to the flat ``grid`` (float64): the transpose of gather."""
-    for j in range(frequency.shape[1]):
-        qx, qy, qz = scale * frequency[0, j], scale * frequency[1, j], scale * frequency[2, j]
-        spread(grid, side, qx, qy, qz, values[j].real, values[j].imag)

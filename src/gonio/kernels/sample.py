@@ -222,19 +222,3 @@ def interpolated_with_slopes(grid, first, side, qx, qy, qz):
         cr, ci = cr + dz[i] * pr, ci + dz[i] * pi
         place += plane
     return gr, gi, (ar, ai, br, bi, cr, ci)
-
-
-@njit(inline="always")
-def spread(grid, side, qx, qy, qz, re, im):
-    """Add a complex sample to the 4 x 4 x 4 neighbours of q: the transpose of interpolation."""
-    place, row, plane, sx, sy, sz = corner(side, qx, qy, qz)
-    wx, wy, wz = window_values(sx), window_values(sy), window_values(sz)
-    for i in range(4):
-        start = place
-        for j in range(4):
-            w = wz[i] * wy[j]
-            for m in range(4):
-                grid[start + np.uint64(2 * m)] += w * wx[m] * re
-                grid[start + np.uint64(2 * m + 1)] += w * wx[m] * im
-            start += row
-        place += plane

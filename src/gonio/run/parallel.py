@@ -25,7 +25,7 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-__all__ = ["in_order"]
+__all__ = ["in_order", "portable"]
 
 T = TypeVar("T")
 
@@ -56,14 +56,28 @@ def in_order(
     Raises
     ------
     Exception
-        The first, in the order of the items, that a job ends with; RuntimeError when a worker was killed.
+        The first, in the order of the items, that a job ends with; ChildProcessError when a worker was killed.
     """
     first = [] if workers == 1 else list(islice(items, 2))
     items = chain(first, items)
     if workers == 1 or len(first) < 2:
         return (function(*item) for item in items)
-    forks = processes and sys.platform == "linux" and threading.active_count() == 1
+    forks = processes and sys.platform == "linux" and _is_alone()
     return _in_processes(function, items, workers) if forks else _in_threads(function, items, workers)
+
+
+def portable(error: Exception) -> Exception:
+    """The same error where it survives pickling, which not every one does; else one that tells as much."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _is_alone() -> bool:
+    """Whether no other thread of Python could be cut off in the middle of something by a fork."""
+    return threading.active_count() == 1
 
 
 def _in_threads(function: Callable[..., T], items: Iterator[tuple], workers: int) -> Iterator[T]:
@@ -179,9 +193,12 @@ class _Worker:
             self._process.terminate()
             self._process.join()
 
-    def _death(self) -> RuntimeError:
+    def _death(self) -> ChildProcessError:
         self._process.join(END)
-        return RuntimeError(f"a worker process was ended from outside (exit status {self._process.exitcode})")
+        return ChildProcessError(
+            f"a worker process was ended from outside (exit status {self._process.exitcode}): where memory is short,"
+            " ask for fewer workers"
+        )
 
 
 def _serve(function: Callable[..., Any], connection: socket.socket, ours: list[socket.socket]) -> None:
@@ -194,22 +211,10 @@ def _serve(function: Callable[..., Any], connection: socket.socket, ours: list[s
         while True:
             item = _asked(connection)
             try:
-                answer = (True, function(*item))
+                content = pickle.dumps((True, function(*item)))
             except Exception as error:
-                answer = (False, error)
-            content = _pickled(answer)
+                content = pickle.dumps((False, portable(error)))
             connection.sendall(LENGTH.pack(len(content)) + content)
-
-
-def _pickled(answer: tuple[bool, Any]) -> bytes:
-    """As bytes that are known to come back: not every error does."""
-    content = pickle.dumps(answer)
-    if not answer[0]:
-        try:
-            pickle.loads(content)
-        except Exception:
-            return pickle.dumps((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
-    return content
 
 
 def _question(item: tuple) -> list[memoryview]:

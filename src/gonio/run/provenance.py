@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from shlex import join
 
-__all__ = ["settings_toml", "versions"]
+__all__ = ["checksums", "settings_toml", "versions"]
 
 PACKAGES = ("gonio", "numpy", "scipy", "numba")
 
@@ -25,6 +25,15 @@ PACKAGES = ("gonio", "numpy", "scipy", "numba")
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def checksums(paths: Iterable[str | Path]) -> dict[str, str]:
+    """The SHA-256 of files, by their full names."""
+    sums = {}
+    for path in (Path(p).resolve() for p in paths):
+        with path.open("rb") as file:
+            sums[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
 
 
 def settings_toml(
@@ -48,8 +57,7 @@ def settings_toml(
         Files that were read; each is named in full, with its SHA-256.
     """
     run = {"command": join(command), "date": datetime.now().astimezone().isoformat(timespec="seconds"), "seed": seed}
-    files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (Path(p).resolve() for p in inputs)}
-    tables = {"run": run, "settings": settings, "versions": versions(), "inputs": files}
+    tables = {"run": run, "settings": settings, "versions": versions(), "inputs": checksums(inputs)}
     return "\n".join(line for name, table in tables.items() for line in _table(name, table))
 
 

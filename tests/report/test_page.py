@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from gonio import ParticleTable, Pose, Volume
-from gonio.report import Errors, Report
+from gonio.report import Classes, Errors, Iteration, Matrix, Odd, Report, html, odd_particles
 
 FACTS = {"command": "gonio align <x> & more", "seed": "0"}
 
@@ -43,13 +45,21 @@ def full(rng) -> Report:
         curves={"half maps": np.linspace(1, -0.1, 9), "against reference": np.linspace(1, 0, 9)},
         box_angstrom=160.0,
         maps={"average": noise, "reference": noise},
+        against={"defocus (angstrom)": 1e4 * rng.random(30)},
+        coverage=rng.random((16, 16, 16)),
+        odd=[Odd("particle/3", "fits worse than the others", noise), Odd("particle/4", "ended as 'max_iterations'")],
+        classes=Classes({"class 1": noise, "class 2": Volume(-noise.data, 10.0)}, [10, 20]),
+        matrix=Matrix(
+            None, np.ones((4, 4)), np.array([[0, 1, 0.1, 2], [2, 3, 0.1, 2], [4, 5, 0.9, 4]]), np.array([1, 1, 2, 2])
+        ),
+        iterations=[Iteration(60.0, 40.0, 10.0, 8.0), Iteration(40.0, 30.0, 1.0, 0.5)],
     )
 
 
 class Tags(HTMLParser):
     """Checks that what is opened is closed, and collects what could refer elsewhere."""
 
-    VOID = frozenset({"meta", "link", "br", "img"})
+    VOID = frozenset({"meta", "link", "br", "img", "input"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -76,48 +86,83 @@ class Tags(HTMLParser):
 
 
 def test_page_needs_nothing_else(full):
-    tags = Tags(full.html())
+    tags = Tags(html(full))
     assert all(reference.startswith(("#", "data:")) for reference in tags.references)
-    assert not re.search(r"url\((?!#)", full.html())
+    assert not re.search(r"url\((?!#)", html(full))
 
 
 def test_ids_of_plots_do_not_clash(full):
-    tags = Tags(full.html())
+    tags = Tags(html(full))
     assert len(tags.ids) == len(set(tags.ids))
     assert {reference[1:] for reference in tags.references if reference.startswith("#")} <= set(tags.ids)
 
 
-def test_every_plot_has_a_caption_and_the_ink_of_the_page(full):
-    page = full.html()
-    # Six histograms, directions, two histograms of errors and two of them against predictions, two FSC, two maps.
-    assert page.count("<figcaption>") == page.count("<figure>") == page.count("<svg") == 15
+def test_every_figure_has_a_caption_and_the_ink_of_the_page(full):
+    page = html(full)
+    # Six histograms, directions, two dissimilarities against something, two histograms of errors and two of them
+    # against predictions, FSC, expectation, two of iterations, two maps, an odd particle, classes, matrix, coverage.
+    assert page.count("<svg") == 23
+    assert page.count("<figcaption>") == page.count("</figure>") == 24  # and the surface
     assert "currentColor" in page
     assert "#010203" not in page
     assert "prefers-color-scheme: dark" in page
 
 
+def test_numbers_behind_a_plot_are_in_the_page(full):
+    link = re.search(
+        r'download="fourier-shell-correlation.csv" href="data:text/csv;charset=utf-8;base64,([^"]+)"', html(full)
+    )
+    rows = b64decode(link[1]).decode().splitlines()
+    assert rows[0] == "per_angstrom,half maps,against reference"
+    assert rows[1:] == [f"{s / 160:.6g},{1 - 1.1 * s / 8:.6g},{1 - s / 8:.6g}" for s in range(9)]
+
+
+def test_surface_holds_the_map(full):
+    content = json.loads(re.search(r"<script type=application/json>(.*?)</script>", html(full))[1])
+    values = np.frombuffer(b64decode(content["values"]), "<f4").reshape((content["box"],) * 3)
+    data = full.maps["average"].data
+    np.testing.assert_allclose(values, (data - data.mean()) / data.std(), atol=0.006)
+    assert content["step"] == 10.0
+
+
+def test_odd_particles_are_those_far_from_the_others_with_reasons(rng):
+    dissimilarity, status = 0.5 + 0.01 * rng.normal(size=40), np.full(40, "converged", dtype=object)
+    dissimilarity[7], status[7], status[9] = 0.9, "max_iterations", "max_iterations"
+    found = odd_particles(table(40, rng, dissimilarity=dissimilarity, status=status), most=5)
+    assert [row for row, _ in found] == [7, 9]
+    assert "fits worse" in found[0][1].why
+    assert "max_iterations" in found[0][1].why
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, np.inf, np.nan])
+def test_nothing_is_odd_where_all_are_alike(rng, value):
+    alike = {name: np.full(5, value) for name in ("dissimilarity", "rotation_sd_deg", "shift_sd_angstrom")}
+    alike["change_of_shift_angstrom"] = alike["overlap"] = np.full(5, value)
+    assert odd_particles(table(5, rng, **alike), most=5) == []
+
+
 def test_text_is_escaped(full):
-    assert "gonio align &lt;x&gt; &amp; more" in full.html()
+    assert "gonio align &lt;x&gt; &amp; more" in html(full)
 
 
 def test_same_report_same_page(full):
-    assert full.html() == full.html()
+    assert html(full) == html(full)
 
 
 def test_worst_particles_come_first(rng):
-    page = Report("x", FACTS, particles=table(12, rng, dissimilarity=np.arange(12.0))).html()
+    page = html(Report("x", FACTS, particles=table(12, rng, dissimilarity=np.arange(12.0))))
     shown = re.findall(r"particle/(\d+)", page)
     assert shown == [str(i) for i in range(11, 1, -1)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3000])
 def test_any_number_of_particles_can_be_shown(rng, count):
-    Tags(Report("x", FACTS, particles=table(count, rng)).html())
+    Tags(html(Report("x", FACTS, particles=table(count, rng))))
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-300, 7.0, np.inf, np.nan])
 def test_any_value_can_be_shown(rng, value):
-    Tags(Report("x", FACTS, particles=table(3, rng, dissimilarity=np.full(3, value))).html())
+    Tags(html(Report("x", FACTS, particles=table(3, rng, dissimilarity=np.full(3, value)))))
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-300, 1e30, np.inf, np.nan])
@@ -125,32 +170,32 @@ def test_any_prediction_can_be_shown(rng, value):
     """Of poses that nothing is known of, that are perfect, or that have no rival."""
     same = np.full(3, value)
     unsure = table(3, rng, rotation_sd_deg=same, shift_sd_angstrom=same, runner_up_margin=same)
-    Tags(Report("x", FACTS, particles=unsure, errors=Errors(same, np.ones(3))).html())
+    Tags(html(Report("x", FACTS, particles=unsure, errors=Errors(same, np.ones(3)))))
 
 
 def test_errors_stand_beside_what_was_predicted(rng):
     errors = Errors(np.ones(5), np.ones(5))
-    page = Report("x", FACTS, particles=table(5, rng), errors=errors).html()
+    page = html(Report("x", FACTS, particles=table(5, rng), errors=errors))
     assert "Rotation errors against predictions" in page
     assert "Shift errors against predictions" in page
-    assert "against predictions" not in Report("x", FACTS, particles=table(5, rng)).html()
+    assert "against predictions" not in html(Report("x", FACTS, particles=table(5, rng)))
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (4, 9)])
 def test_what_is_expected_can_be_shown_of_few(shape):
-    page = Report("x", FACTS, expected=np.ones(shape), box_angstrom=160.0).html()
+    page = html(Report("x", FACTS, expected=np.ones(shape), box_angstrom=160.0))
     assert "Expected agreement of a particle" in page
     assert f"{160.0 / (shape[1] - 1):.3g} angstrom" in page
 
 
 def test_what_is_missing_is_left_out():
-    page = Report("x", FACTS).html()
-    assert "<h2>" not in page
+    page = html(Report("x", FACTS))
+    assert re.findall("<h2>(.*?)</h2>", page) == ["What was done"]
 
 
 def test_making_a_page_leaves_matplotlib_as_it_was(full):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    full.html()
+    html(full)
     assert dict(matplotlib.rcParams) == before

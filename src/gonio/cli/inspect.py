@@ -1,0 +1,181 @@
+"""``gonio inspect``: what was understood of a file, and what looks wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from gonio.cli.options import (
+    Diameter,
+    Invert,
+    Overwrite,
+    Permissive,
+    Resolution,
+    Seed,
+    TiltAxis,
+    TiltFiles,
+    TiltRange,
+    TomogramsPath,
+    VoxelSize,
+    wedge_of,
+)
+from gonio.cli.output import check_target, json_text
+from gonio.cli.pictures import draw, drawing
+from gonio.cli.understanding import Understood, understand
+
+if TYPE_CHECKING:
+    from gonio.inspection import HandScore
+    from gonio.io.source import ReadOptions
+    from gonio.particles import ParticleTable
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Particle list, map, tomogram, or tilt file.")],
+    hand: Annotated[
+        Path | None,
+        typer.Option(
+            "--hand", metavar="MAP", help="Say whether this map or its mirror image fits the list's particles."
+        ),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option("--sample", metavar="N", min=1, help="Particles that are looked at, spread over the list.")
+    ] = 50,
+    resolution: Resolution = None,
+    diameter: Diameter = None,
+    tilt_range: TiltRange = None,
+    tilt_axis: TiltAxis = 90.0,
+    tilts: TiltFiles = None,
+    tomograms: TomogramsPath = None,
+    invert: Invert = False,
+    voxel_size: VoxelSize = None,
+    permissive: Permissive = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="PNG", help="Draw wedge, power and tilts into this file.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show what gonio understands of a file, and what looks wrong with it.
+
+    Of a list: its format, particles, positions, orientations, half sets, images and wedge. Of a map or tomogram: its
+    size, contrast and where its power is. Of a tilt file: its tilts, their order and dose. A doubt is no proof, and
+    its absence neither.
+
+    With --hand the particles are averaged at their poses; MAP, in any frame, and its mirror image are laid on that
+    average, and each particle is refined against both. The margin is the mean difference of the two dissimilarities,
+    with its standard error over particles.
+
+    Example: `gonio inspect particles.star --hand 7p6z.mrc --diameter 260 --resolution 38`
+    """
+    from gonio.io.source import ReadOptions
+
+    if output is not None:
+        check_target(output, overwrite=overwrite)
+    wedge_of(tilt_range, tilt_axis)  # which checks the range
+    options = ReadOptions(tilt_range, tilt_axis, voxel_size, invert, permissive, tomograms_path=tomograms)
+    understood, table = understand(path, options, tilts or (), sample)
+    score = None
+    if hand is not None:
+        if table is None:
+            raise ValueError(f"--hand needs a list of particles, and {path} is {understood.kind}")
+        score = _score(table, options, hand, sample, resolution, diameter, seed)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        draw(understood, output)
+    if as_json:
+        print(json_text(_as_dict(path, understood, score), indent=2))
+    else:
+        _print(path, understood, score, output)
+
+
+# Hand
+
+
+def _score(
+    table: ParticleTable,
+    options: ReadOptions,
+    map_path: Path,
+    sample: int,
+    resolution: float | None,
+    diameter: float | None,
+    seed: int,
+) -> HandScore:
+    from gonio.inspection import hand_of
+    from gonio.io import read_volume
+
+    rows = np.unique(np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int))
+    chosen = table[rows]
+    particles = list(chosen.particles())
+    volume = read_volume(map_path, voxel_size_angstrom=options.voxel_size_angstrom, permissive=options.permissive)
+    size = particles[0].voxel_size_angstrom
+    if abs(volume.voxel_size_angstrom / size - 1) > 0.01:
+        raise ValueError(
+            f"{map_path} has voxels of {volume.voxel_size_angstrom:g} A, the particles of {size:g} A: resample it"
+        )
+    return hand_of(
+        particles,
+        chosen.poses,
+        volume,
+        resolution_angstrom=resolution,
+        diameter_angstrom=diameter,
+        rng=np.random.default_rng(seed),
+    )
+
+
+# Telling
+
+
+def _as_dict(path: Path, understood: Understood, score: HandScore | None) -> dict[str, object]:
+    told: dict[str, object] = {
+        "file": str(path),
+        "kind": understood.kind,
+        "facts": understood.facts,
+        "suspicions": [{"name": s.name, "what": s.what, "remedy": s.remedy} for s in understood.suspicions],
+    }
+    if score is not None:
+        told["hand"] = {
+            "fits": score.fits,
+            "margin": score.margin,
+            "standard_error": score.standard_error,
+            "particles": len(score.dissimilarities),
+            "particles_for_the_map": int((score.dissimilarities[:, 1] > score.dissimilarities[:, 0]).sum()),
+            "correlation_of_the_average": list(score.correlations),
+        }
+    return told
+
+
+def _print(path: Path, understood: Understood, score: HandScore | None, output: Path | None) -> None:
+    print(f"{path}: {understood.kind}")
+    width = max(map(len, understood.facts), default=0)
+    for name, fact in understood.facts.items():
+        text = " x ".join(map(str, fact)) if isinstance(fact, list) else fact
+        print(f"  {name:<{width}}  {text}")
+    if understood.wedge is not None:
+        print("\n".join(["", *drawing(understood.wedge, understood.frequency_per_angstrom), ""]))
+    for suspicion in understood.suspicions:
+        print(f"  look again: {suspicion}")
+    if not understood.suspicions:
+        print("  nothing looks wrong")
+    if score is not None:
+        _print_hand(score)
+    if output is not None:
+        print(f"wrote {output}")
+
+
+def _print_hand(score: HandScore) -> None:
+    better = int((score.dissimilarities[:, 1] > score.dissimilarities[:, 0]).sum())
+    count = len(score.dissimilarities)
+    words = {
+        "as given": "the map fits as it is",
+        "mirrored": "the map's MIRROR IMAGE fits",
+        "undecided": "neither hand fits better",
+    }
+    one, other = score.correlations
+    print(
+        f"  hand: {words[score.fits]}; margin {abs(score.margin):.4f} +- {score.standard_error:.4f}, {better} of"
+        f" {count} particles for the map; their average correlates {one:.3f} with it, {other:.3f} with its mirror image"
+    )

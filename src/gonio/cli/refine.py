@@ -1,0 +1,456 @@
+"""``gonio refine``: aligning and averaging in turns, in two halves, from a map or from nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from gonio.cli.align import facts_of, odd_of
+from gonio.cli.average import fsc_csv, resolutions
+from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
+from gonio.cli.options import (
+    Cone,
+    DataPath,
+    Diameter,
+    Invert,
+    ListOptions,
+    LocalOptions,
+    MaskDiameter,
+    MaskPath,
+    MaxShift,
+    Overwrite,
+    ParticlesPath,
+    Permissive,
+    PriorDeg,
+    PriorShift,
+    ScoreName,
+    SearchOptions,
+    Seed,
+    SymmetryName,
+    Threads,
+    TiltAxis,
+    TiltFiles,
+    TiltRange,
+    TiltWeights,
+    TomogramsPath,
+    VoxelSize,
+    positive,
+)
+from gonio.cli.output import json_text, write_settings, write_text
+from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
+
+if TYPE_CHECKING:
+    from gonio.denovo import DeNovoHalves
+    from gonio.particles import ParticleTable
+    from gonio.refinement import Iteration, Listed, Plan
+    from gonio.report import Report
+    from gonio.run.engine import Mapper
+    from gonio.run.folder import RunFolder
+    from gonio.volume import Volume
+
+SHOWN = 5  # names that are told in full
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a refinement starts: a map, so many particles of each half, or with neither the poses of the list."""
+
+    reference: Volume | None = None
+    subset: int | None = None
+
+
+def refine(
+    particles: ParticlesPath,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.")],
+    reference: Annotated[
+        Path | None, typer.Option("--reference", metavar="MAP", help="MRC map to start from, at low resolution.")
+    ] = None,
+    denovo: Annotated[
+        bool, typer.Option("--denovo", help="Start from the particles alone: each half makes a map of its own.")
+    ] = False,
+    subset: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=6,
+            help="With --denovo: particles of each half, of which all pairs are aligned. Default: 40.",
+        ),
+    ] = None,
+    start_local: Annotated[
+        bool,
+        typer.Option(
+            "--local",
+            help="Poses in the list are nearly right: search around them alone. Without --reference each half starts"
+            " from its own average at these poses.",
+        ),
+    ] = False,
+    cone: Cone = None,
+    prior_deg: PriorDeg = None,
+    prior_shift: PriorShift = None,
+    start_resolution: Annotated[
+        float,
+        typer.Option(metavar="A", callback=positive, help="To which the start map is taken, angstrom."),
+    ] = 60.0,
+    resolution: Annotated[
+        float | None,
+        typer.Option(
+            "--resolution",
+            metavar="A",
+            callback=positive,
+            help="Finest detail that is ever compared, angstrom. Default: as far as the halves agree.",
+        ),
+    ] = None,
+    iterations: Annotated[int, typer.Option(metavar="N", min=1, help="After which it ends, at rest or not.")] = 12,
+    split: Annotated[
+        bool, typer.Option("--split", help="Make new half sets, whatever the list says; siblings share a half.")
+    ] = False,
+    siblings: Annotated[
+        float | None,
+        typer.Option(
+            metavar="A",
+            callback=positive,
+            help="Particles nearer than this along every axis share a half, angstrom. Default: the box's edge.",
+        ),
+    ] = None,
+    duplicates: Annotated[
+        float | None,
+        typer.Option(
+            metavar="A",
+            callback=positive,
+            help="Drop particles that come to lie nearer than this to one that fits better, angstrom.",
+        ),
+    ] = None,
+    score: ScoreName = "rcs",
+    symmetry: SymmetryName = "C1",
+    max_shift: MaxShift = None,
+    diameter: Diameter = None,
+    mask_diameter: MaskDiameter = None,
+    mask: MaskPath = None,
+    tilt_range: TiltRange = None,
+    tilt_axis: TiltAxis = 90.0,
+    tomograms: TomogramsPath = None,
+    invert: Invert = False,
+    voxel_size: VoxelSize = None,
+    tilts: TiltFiles = None,
+    tilt_weights: TiltWeights = "plain",
+    data: DataPath = None,
+    permissive: Permissive = False,
+    threads: Threads = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    scheduler: Scheduler = None,
+    dask: DaskLocal = None,
+) -> None:
+    """Refine poses and map together, the two halves of the particles apart from the first step.
+
+    Each half is aligned to its own map, whose resolution limit follows the Fourier shell correlation of the halves and
+    never runs ahead of it; over all orientations first, near the poses found later, until neither moves any more. Half
+    sets are those of the list (rlnRandomSubset); without them, or with --split, they are made such that overlapping
+    boxes and parts of one particle share a half.
+
+    A map given as --reference is taken at low resolution alone, and both halves start from it: to that resolution they
+    agree whatever the particles show. With --denovo each half makes its own start map from its own particles; with
+    --local each half starts from its average at the poses of the list, which stay where a prior expects them.
+
+    DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then. DIR
+    holds those of the iteration whose halves agree best, as a rule the last, and mask.mrc, runners_up.star,
+    iterations.csv, duplicates.csv, report.html, summary.json and settings.toml. A run that is cut off goes on with
+    --resume.
+
+    Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
+    """
+    from gonio.denovo import SUBSET
+    from gonio.refinement import Plan
+    from gonio.report import html
+
+    _check_start(reference, denovo=denovo, local=start_local)
+    if not start_local and (prior_deg, prior_shift, cone) != (None, None, None):
+        raise ValueError("--prior-deg, --prior-shift and --cone need --local: a search over all poses expects none")
+    if subset is not None and not denovo:
+        raise ValueError("--subset is how many particles of each half --denovo makes a map from")
+    asked = SearchOptions(
+        score,
+        symmetry=symmetry,
+        resolution_angstrom=resolution,
+        max_shift_angstrom=max_shift,
+        diameter_angstrom=diameter,
+        mask_diameter_angstrom=mask_diameter,
+    )
+    asked.check()
+    options = ListOptions(
+        particles,
+        tilt_range,
+        tilt_axis,
+        tomograms,
+        invert,
+        voxel_size,
+        permissive,
+        tuple(tilts or ()),
+        tilt_weights,
+        data,
+    )
+    start = Start(None if reference is None else options.read_map(reference), (subset or SUBSET) if denovo else None)
+    local = LocalOptions(prior_deg, prior_shift, cone) if start_local else None
+    plan = Plan(
+        settings=asked.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
+        start_resolution_angstrom=start_resolution,
+        max_iterations=iterations,
+        mask=None if mask is None else options.read_map(mask),
+        duplicates_angstrom=duplicates,
+        seed=seed,
+    )
+    table = with_half_sets(options.read(), split=split, siblings_angstrom=siblings, seed=seed)
+    plan = replace(plan, listed=None if local is None else _listed(local, table))
+    settings = {
+        "reference": reference,
+        "denovo": denovo,
+        "subset": subset,
+        "split": split,
+        "siblings_angstrom": siblings,
+        "mask": mask,
+        "plan": {**asdict(replace(plan, mask=None)), "mask": None},
+        "list": asdict(options),
+    }
+    files = [*table.files, *(path for path in (reference, mask) if path is not None)]
+    how = HowToRun(threads, overwrite, resume, scheduler, dask)
+    with running(output, how, settings=settings, seed=seed, inputs=files) as work:
+        done = run(work.mapper, work.folder, table, plan, start)
+        with work.results() as folder:
+            write_results(folder, done, plan)
+            write_text(
+                folder / "report.html", html(report_of(done, title=f"Refinement of {particles.name}", seed=seed))
+            )
+            write_settings(folder / "settings.toml", {**settings, "threads": how.workers}, seed=seed, inputs=files)
+    _tell_end(done, plan, start, output)
+
+
+def _check_start(reference: Path | None, *, denovo: bool, local: bool) -> None:
+    if denovo and reference is not None:
+        raise ValueError("--reference and --denovo exclude each other: give one")
+    if denovo and local:
+        raise ValueError("--denovo looks at no listed pose, and --local starts from them: give one")
+    if not (denovo or local or reference is not None):
+        raise ValueError(
+            "give --reference MAP to start from a map, --denovo to start from the particles alone,"
+            " or --local to start from the poses in the list"
+        )
+
+
+def _listed(local: LocalOptions, table: ParticleTable) -> Listed:
+    from gonio.refinement import Listed
+
+    own = local.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom)
+    return Listed(own["prior_rotation_sd_deg"], own["prior_shift_sd_angstrom"], own["max_rotation_deg"])
+
+
+def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: float | None, seed: int) -> ParticleTable:
+    """The list with every particle in half set 1 or 2; those that it has stay unless they are to be made anew.
+
+    Raises
+    ------
+    ValueError
+        Half sets that are neither 0, 1 nor 2; a list of a single family, which cannot be split.
+    """
+    from gonio import halves
+
+    given = np.asarray(table.half_sets)
+    if not np.isin(given, [0, 1, 2]).all():
+        raise ValueError("half sets (rlnRandomSubset) must be 0, 1 or 2: pass --split to make new ones")
+    if siblings_angstrom is None:
+        first = table.load(0)
+        siblings_angstrom = first.box * first.voxel_size_angstrom
+    family = halves.families(
+        table.names, table.tomograms, table.coordinates_angstrom, within_angstrom=siblings_angstrom
+    )
+    rng = np.random.default_rng(seed)
+    sets = halves.split(family, rng=rng, given=None if split else given)
+    if len(set(sets.tolist())) < 2:
+        raise ValueError(
+            f"all {len(table)} particles are siblings, within {siblings_angstrom:g} angstrom of one another: they"
+            " cannot be split into halves that share nothing; pass --siblings with the diameter of the particle"
+        )
+    mixed = halves.parted(family, sets)
+    if len(mixed):
+        names = [table.names[row] for row in np.flatnonzero(np.isin(family, mixed))]
+        _note(
+            f"{len(names)} particles overlap with others, or stem from one with others, that the list has in the other"
+            f" half: {_some(names)}; their noise is in both halves, and the resolution may come out too good (--split)"
+        )
+    return replace(table, half_sets=sets)
+
+
+def run(mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start) -> list[Iteration]:
+    """Refine, and write each iteration when it is done; the same inputs give the same files."""
+    from gonio.refinement import refined
+
+    plan, starts = _starts(mapper, folder, table, plan, start)
+    places = None if table.places_angstrom is None else (lambda one: np.asarray(one.places_angstrom))
+    done: list[Iteration] = []
+    for iteration in refined(table, starts, plan, mapper=mapper, places_angstrom=places):
+        with folder.part(f"iteration_{iteration.number:03d}") as part:
+            write_iteration(part, iteration)
+        print(iteration_line(iteration), flush=True)
+        done.append(iteration)
+    return done
+
+
+def _starts(
+    mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start
+) -> tuple[Plan, tuple[Volume, Volume] | None]:
+    """The map that each half starts from, and the plan with its resolution; None for the listed poses."""
+    from gonio.denovo import denovo_halves
+    from gonio.refinement import start_map
+
+    if start.reference is not None:
+        map_ = start_map(start.reference, resolution_angstrom=plan.start_resolution_angstrom)
+        return plan, (map_, map_)
+    if start.subset is None:
+        return plan, None
+    made = denovo_halves(table, plan.settings, count=start.subset, seed=plan.seed, mapper=mapper)
+    with folder.part("denovo") as part:
+        _write_denovo(part, made)
+    agreed = made.resolution_angstrom
+    print(f"maps from {len(made.made[0].table)} and {len(made.made[1].table)} particles agree to {agreed:.0f} angstrom")
+    resolution = max(plan.start_resolution_angstrom, agreed)
+    if resolution > made.volumes[0].box_angstrom / 3.0:
+        raise ValueError(
+            f"the maps that the two halves made by themselves (denovo/ in {folder.path}) do not agree: "
+            "pass a larger --subset, or --reference"
+        )
+    one, two = (start_map(map_, resolution_angstrom=resolution) for map_ in made.volumes)
+    return replace(plan, start_resolution_angstrom=resolution), (one, two)
+
+
+def iteration_line(one: Iteration) -> str:
+    """An iteration for people."""
+    where = "near the poses" if one.search == "local" else "everywhere"
+    found = "no angstrom" if not np.isfinite(one.resolution_angstrom) else f"{one.resolution_angstrom:.1f} A"
+    dropped = f"; dropped {len(one.dropped)} duplicates" if one.dropped else ""
+    return (
+        f"iteration {one.number}: looked {where} to {one.limit_angstrom:.1f} A; halves agree to {found}; the median"
+        f" particle moved by {one.moved_deg:.2f} degrees, {one.moved_angstrom:.1f} A ({one.moved_sds:.2f} sd){dropped}"
+    )
+
+
+def write_iteration(folder: Path, one: Iteration) -> None:
+    """Maps, FSC and list."""
+    from gonio.io import write_particles, write_volume
+
+    for name, volume in (("half1", one.halves[0]), ("half2", one.halves[1]), ("map", one.volume)):
+        write_volume(folder / f"{name}.mrc", volume)
+    write_text(folder / "fsc.csv", fsc_csv(one.fsc))
+    write_particles(folder / "particles.star", writable(_with_columns(one)))
+
+
+def _with_columns(one: Iteration) -> ParticleTable:
+    listed = without_found(one.table)
+    return listed.with_poses(listed.poses, **columns_of(listed, one.results))
+
+
+def _write_denovo(folder: Path, made: DeNovoHalves) -> None:
+    from gonio.io import write_particles, write_volume
+
+    for half, (volume, one) in enumerate(zip(made.volumes, made.made, strict=True), start=1):
+        write_volume(folder / f"half{half}.mrc", volume)
+        listed = without_found(one.table)
+        listed = listed.with_poses(listed.poses, pairs_that_agree=one.agreement)
+        write_particles(folder / f"particles_half{half}.star", writable(listed))
+
+
+def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
+    """The last iteration, and what became of all of them."""
+    from gonio.io import write_volume
+    from gonio.refinement import best_of, fsc_mask
+
+    best = best_of(done)
+    write_iteration(folder, best)
+    write_volume(folder / "mask.mrc", fsc_mask(best.volume, plan))
+    write_runners_up(folder / "runners_up.star", best.table, best.results)
+    write_text(folder / "summary.json", json_text(summary_of(done), indent=2) + "\n")
+    names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
+    rows = [f"{','.join(names)},resolution_angstrom"]
+    for one in done:
+        values = [getattr(one, name) for name in names] + [one.resolution_angstrom]
+        rows.append(",".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in values))
+    write_text(folder / "iterations.csv", "\n".join([*rows, ""]))
+    lost = [f"{one.number},{a},{b},{apart:.2f}" for one in done for a, b, apart in one.dropped]
+    write_text(folder / "duplicates.csv", "\n".join(["iteration,dropped,kept,distance_angstrom", *lost, ""]))
+
+
+def report_of(done: Sequence[Iteration], *, title: str, seed: int) -> Report:
+    """The page about a refinement: the iteration whose halves agree best, and how it came there."""
+    from gonio.refinement import best_of
+    from gonio.report import Iteration as Turn
+    from gonio.report import Report
+
+    best = best_of(done)
+    table, box = _with_columns(best), best.volume.box_angstrom
+    turns = [Turn(one.limit_angstrom, one.resolution_angstrom, one.moved_deg, one.moved_angstrom) for one in done]
+    numbers = [(f"resolution, {name}", value, reading) for name, value, reading in resolutions(best.fsc)]
+    return Report(
+        title,
+        facts_of(seed),
+        [("particles", str(len(table)), f"in iteration {best.number} of {len(done)}"), *numbers],
+        table,
+        curves={f"half maps, {name}": curve for name, curve in best.fsc.curves.items()},
+        box_angstrom=box,
+        maps={"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]},
+        odd=odd_of(table),
+        iterations=turns,
+    )
+
+
+def summary_of(done: Sequence[Iteration]) -> dict[str, object]:
+    """The end of a refinement, for programs."""
+    from gonio.refinement import best_of
+
+    best = best_of(done)
+    sets = np.asarray(best.table.half_sets)
+    return {
+        "particles": len(best.table),
+        "half_sets": [int((sets == half).sum()) for half in (1, 2)],
+        "dropped": sum(len(one.dropped) for one in done),
+        "iterations": len(done),
+        "best_iteration": best.number,
+        "ended": done[-1].ended,
+        "limit_angstrom": best.limit_angstrom,
+        "resolution_angstrom": best.resolution_angstrom,
+        "fsc_falls_at_angstrom": {
+            "0.143": best.fsc.resolution_angstrom(),
+            "0.5": best.fsc.resolution_angstrom(0.5),
+            "0.143_no_mask": replace(best.fsc, corrected=None).resolution_angstrom(),
+        },
+    }
+
+
+def _tell_end(done: Sequence[Iteration], plan: Plan, start: Start, output: Path) -> None:
+    from gonio.refinement import best_of
+
+    best = best_of(done)
+    print(f"ended, {done[-1].ended}")
+    if best is not done[-1]:
+        print(f"iteration {best.number} is the result: there the halves agree best")
+    lost = [name for one in done for name, *_ in one.dropped]
+    if lost:
+        print(f"dropped {len(lost)} duplicates (duplicates.csv): {_some(lost)}")
+    if start.reference is not None and best.resolution_angstrom > 0.95 * plan.start_resolution_angstrom:
+        _note(
+            f"the halves agree no further than the map that both started from ({plan.start_resolution_angstrom:g}"
+            " angstrom): that agreement may be the map's alone, and says nothing of the particles"
+        )
+    print(f"wrote {output / 'map.mrc'}, its halves, and {output / 'particles.star'}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _note(text: str) -> None:
+    print(f"gonio: note: {text}", file=sys.stderr)

@@ -1,0 +1,364 @@
+"""What gonio makes of a file: its kind, what it says, what looks wrong with it, and what there is to draw.
+
+Reads with ``gonio.io`` and judges with ``gonio.inspection``; here is only which question is asked of what.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.cli.options import wedge_of
+
+if TYPE_CHECKING:
+    from gonio.inspection import Suspicion
+    from gonio.io.source import ReadOptions
+    from gonio.particles import ParticleTable
+    from gonio.tilts import TiltSeries
+    from gonio.volume import Particle, Volume
+    from gonio.wedge import Wedge
+
+LARGEST_MAP, PIECE = 1024, 128
+DUPLICATE_SHARE = 0.25  # of the box: particles nearer than this are one
+
+
+@dataclass
+class Understood:
+    """What a file is, what it says, what looks wrong, and what there is to draw."""
+
+    kind: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    suspicions: list[Suspicion] = field(default_factory=list)
+    wedge: Wedge | None = None
+    frequency_per_angstrom: float = 0.05  # up to which the wedge is drawn
+    volumes: list[Volume] = field(default_factory=list)
+    series: TiltSeries | None = None
+
+    def doubt(self, *found: Suspicion | None) -> None:
+        """Take up what was found to be odd."""
+        self.suspicions += [one for one in found if one is not None]
+
+
+def understand(
+    path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int
+) -> tuple[Understood, ParticleTable | None]:
+    """What a file is by what it holds; the table, if it is a list.
+
+    Raises
+    ------
+    FormatError
+        If it is missing, broken, or nothing that gonio knows.
+    """
+    from gonio.io.compressed import first_bytes
+    from gonio.io.em import em_layout, is_em
+    from gonio.io.errors import reading
+    from gonio.io.tilt_files import is_tilt_file
+
+    if path.is_dir():
+        return _volume(path, options), None
+    with reading(path, "give a particle list, a map, a tomogram or a tilt file"):
+        start = first_bytes(path, 212)
+    if is_em(start) and em_layout(path).shape[::2] == (1, 20):
+        return _list(path, options, tilts, sample)
+    if is_em(start) or start[208:211] == b"MAP" or (options.permissive and b"\0" in start):
+        return _volume(path, options), None
+    if is_tilt_file(path):
+        return _tilts(path), None
+    return _list(path, options, tilts, sample)
+
+
+# Volumes
+
+
+def _volume(path: Path, options: ReadOptions) -> Understood:
+    from gonio import inspection as look
+    from gonio.io.tomogram import open_tomogram
+    from gonio.volume import Volume
+
+    tomogram = open_tomogram(path, voxel_size_angstrom=options.voxel_size_angstrom, permissive=options.permissive)
+    shape = tomogram.shape_zyx
+    is_map = len(set(shape)) == 1 and shape[0] <= LARGEST_MAP
+    size = tomogram.voxel_size_angstrom
+    understood = Understood("a map" if is_map else "a tomogram")
+    understood.facts = {
+        "format": tomogram.kind,
+        "voxels (x, y, z)": list(shape[::-1]),
+        "voxel size": f"{size:g} A" if size > 0 else "not said: pass --voxel-size",
+    }
+    edges = shape if is_map else tuple(min(n, PIECE) for n in shape)
+    low = [(n - edge) // 2 for n, edge in zip(shape, edges, strict=True)]
+    piece = tomogram.cut(low, [a + edge for a, edge in zip(low, edges, strict=True)])
+    piece = -piece if options.invert_contrast else piece
+    where = "values" if is_map else "values in the middle"
+    numbers = (float(piece.min()), float(piece.mean()), float(piece.max()), float(piece.std()))
+    understood.facts[where] = "from {:.4g}, mean {:.4g}, to {:.4g}; sd {:.4g}".format(*numbers)
+    if piece.min() == piece.max():
+        understood.doubt(look.Suspicion("constant", "all values are alike", "there is nothing in it"))
+        return understood
+    edge = min(edges)
+    if edge >= 8:
+        inner = tuple(slice((n - edge) // 2, (n - edge) // 2 + edge) for n in piece.shape)
+        understood.volumes = [Volume(piece[inner], size or 1.0)]
+        _look_at_power(understood, options)
+    if is_map and understood.volumes:
+        understood.facts["contrast"] = f"{look.contrast_t(understood.volumes):+.1f} sd, middle minus surroundings"
+        understood.doubt(look.box_without_a_middle(shape[0]), look.inverted_contrast(understood.volumes))
+    elif not is_map:
+        understood.doubt(look.tomogram_without_a_middle(shape[::-1]), look.dark_tomogram(piece))
+    return understood
+
+
+def _look_at_power(understood: Understood, options: ReadOptions) -> None:
+    """Where the power of volumes is, against the wedge that is known, or a usual one."""
+    from gonio import inspection as look
+
+    wedge = understood.wedge
+    if wedge is None and options.tilt_range_deg is not None:
+        wedge = understood.wedge = wedge_of(options.tilt_range_deg, options.axis_deg)
+    understood.frequency_per_angstrom = 0.5 / understood.volumes[0].voxel_size_angstrom
+    if wedge is not None:
+        emptiness = look.wedge_emptiness(understood.volumes, wedge)
+        if np.isfinite(emptiness):
+            understood.facts["power where not measured"] = f"{100 * emptiness:.0f} % of that elsewhere"
+        understood.doubt(look.measured_nowhere_empty(understood.volumes, wedge))
+    if wedge is None or not _is_about_x(wedge):
+        understood.doubt(look.tilt_axis_like_x(understood.volumes, options.tilt_range_deg or (-60.0, 60.0)))
+
+
+def _is_about_x(wedge: Wedge) -> bool:
+    from gonio.wedge import SingleAxisWedge
+
+    return isinstance(wedge, SingleAxisWedge) and abs((wedge.axis_deg + 90.0) % 180.0 - 90.0) < 45.0
+
+
+# Tilts
+
+
+def _tilts(path: Path) -> Understood:
+    from gonio import inspection as look
+    from gonio.io.tilt_files import read_tilts
+
+    every = read_tilts(path)
+    name, series = next(iter(every.items()))
+    understood = Understood("tilts", series=series)
+    understood.facts = {"tilt series": f"{len(every)}: {_few(every)}"}
+    if len(every) > 1:
+        understood.facts["below"] = f"the first, {name}"
+    understood.facts |= _tilt_facts(series)
+    for name, one in every.items():
+        found = (look.few_tilts(one.tilts_deg), look.tilts_listed_twice(one.tilts_deg))
+        told = [s if len(every) == 1 else look.Suspicion(s.name, f"{name}: {s.what}", s.remedy) for s in found if s]
+        understood.doubt(*told)
+    understood.wedge = series.in_tomogram().wedge(1000.0)
+    return understood
+
+
+def _tilt_facts(series: TiltSeries) -> dict[str, Any]:
+    plain = series.in_tomogram()
+    tilts = plain.tilts_deg
+    facts: dict[str, Any] = {
+        "tilts": f"{len(tilts)}, from {tilts.min():.1f} to {tilts.max():.1f} degrees",
+        "tilt axis": f"{plain.axis_deg:.1f} degrees from x; 90 is y",
+        "runs": len(plain.runs()),
+        "hand": f"rlnTomoHand {series.hand:+d}" if series.hand < 0 else "not mirrored",
+    }
+    order = series.order
+    if order is not None:
+        first = ", ".join(f"{tilts[i]:.0f}" for i in order[:6])
+        facts["order"] = f"{first}, ... degrees, by dose"
+        dose = np.asarray(series.dose)
+        facts["dose before"] = f"from {dose.min():.1f} to {dose.max():.1f} electrons per square angstrom"
+    else:
+        facts["dose before"] = "not said"
+    if series.defocus is not None:
+        mean = series.defocus[:, :2].mean(axis=1) * 1e-4
+        facts["defocus"] = f"from {mean.min():.2f} to {mean.max():.2f} micrometres"
+    if series.optics is not None:
+        optics = series.optics
+        facts["microscope"] = (
+            f"{optics.voltage_kv:g} kV, Cs {optics.spherical_aberration_mm:g} mm, amplitude contrast"
+            f" {optics.amplitude_contrast:g}"
+        )
+    return facts
+
+
+# Lists
+
+
+def _list(path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int) -> tuple[Understood, ParticleTable]:
+    from gonio.io.formats import format_of
+    from gonio.io.wedges import with_tilts
+
+    kind = format_of(path)
+    table, unread = _read_list(path, options)
+    if tilts:
+        table = with_tilts(table, tilts)
+    understood = Understood("a particle list")
+    understood.facts = {"format": kind.title, **_list_facts(table)}
+    particles = [] if unread else _some(table, sample, understood)
+    if unread:
+        understood.facts["images"] = f"not looked at: {unread}"
+    if particles:
+        _look_at_images(understood, particles, options, len(table))
+    _look_at_list(understood, table, particles)
+    return understood, table
+
+
+def _read_list(path: Path, options: ReadOptions) -> tuple[ParticleTable, str]:
+    """The list, and why its particles cannot be loaded, if so."""
+    from dataclasses import replace
+
+    from gonio.io import FormatError
+    from gonio.io.lists import read_with
+
+    try:
+        return read_with(path, options), ""
+    except FormatError as error:
+        problem = str(error)
+    return read_with(path, replace(options, may_count_pixels=True)), problem
+
+
+def _list_facts(table: ParticleTable) -> dict[str, Any]:
+    counts = Counter(table.tomograms)
+    facts: dict[str, Any] = {
+        "particles": len(table),
+        "tomograms": f"{len(counts)}: " + _few(f"{name or 'no name'} ({n})" for name, n in counts.items()),
+    }
+    pixels = table.pixel_sizes_angstrom
+    unit = "A" if pixels is not None else "pixels of unknown size"
+    if pixels is not None:
+        facts["pixel size of positions"] = f"{_range(pixels)} A"
+    if table.coordinates_angstrom is not None:
+        start = "the tomogram's centre" if table.coordinates_from == "centre" else "the centre of the first voxel"
+        ranges = (f"{axis} {_range(c, digits=0)}" for axis, c in zip("xyz", table.coordinates_angstrom.T, strict=True))
+        facts["positions"] = f"{', '.join(ranges)} {unit} from {start}"
+    lengths = np.linalg.norm(table.poses.shift_angstrom, axis=1)
+    facts["shifts"] = (
+        f"median {np.median(lengths):.1f}, largest {lengths.max():.1f} {unit}" if lengths.any() else "none"
+    )
+    angles = table.poses.euler_zyz_deg()
+    facts["orientations"] = "R = Rz(a) Ry(b) Rz(c), " + ", ".join(
+        f"{name} {_range(column, digits=0)}" for name, column in zip("abc", np.atleast_2d(angles).T, strict=True)
+    )
+    half_sets = np.asarray(table.half_sets)
+    facts["half sets"] = f"{(half_sets == 1).sum()} and {(half_sets == 2).sum()}" if half_sets.any() else "none"
+    if table.classes is not None:
+        facts["classes"] = _few(f"{name} ({n})" for name, n in sorted(Counter(table.classes.tolist()).items()))
+    hands = {getattr(series, "hand", 1) for series in getattr(table.source, "series", {}).values()}
+    facts["hand"] = _hand_words(hands)
+    if table.extras:
+        facts["other columns"] = _few(table.extras, shown=8)
+    return facts
+
+
+def _hand_words(hands: set[int]) -> str:
+    if not hands:
+        return "not stated; 3-D subtomograms are not mirrored"
+    words = {1: "rlnTomoHand +1: not mirrored", -1: "rlnTomoHand -1: positions and directions are read mirrored in z"}
+    return "; ".join(words[hand] for hand in sorted(hands))
+
+
+def _some(table: ParticleTable, sample: int, understood: Understood) -> list[Particle]:
+    from gonio.io import FormatError
+
+    rows = np.unique(np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int))
+    try:
+        return [table.load(int(row)) for row in rows]
+    except FormatError as error:
+        understood.facts["images"] = f"not looked at: {error}"
+        return []
+
+
+def _look_at_images(understood: Understood, particles: Sequence[Particle], options: ReadOptions, count: int) -> None:
+    from gonio import inspection as look
+    from gonio.tilts import TiltSeries
+    from gonio.volume import Subtomogram
+
+    first = particles[0]
+    looked = f"{len(particles)} of {count} looked at"
+    voxels = f"box {first.box}, {first.voxel_size_angstrom:g} A; {looked}"
+    understood.doubt(look.box_without_a_middle(first.box))
+    if isinstance(first, Subtomogram):
+        understood.facts["images"] = f"3-D subtomograms, {voxels}"
+        understood.wedge = first.wedge
+        understood.volumes = [one.volume for one in particles if isinstance(one, Subtomogram) and one.box == first.box]
+        understood.facts["wedge"] = _wedge_words(first.wedge)
+        understood.facts["contrast"] = f"{look.contrast_t(understood.volumes):+.1f} standard errors, middle minus edge"
+        understood.doubt(look.inverted_contrast(understood.volumes))
+        _look_at_power(understood, options)
+        return
+    understood.facts["images"] = f"2-D stacks of {len(first.images)} tilts, {int(first.used.sum())} used, {voxels}"
+    understood.facts["CTF"] = "none" if first.ctf is None else "multiplied in" if first.ctf_premultiplied else "not yet"
+    understood.series = TiltSeries(Path(), 1, first.projections_xyz[first.used], dose=first.dose)
+    if first.dose is not None:
+        understood.series = TiltSeries(Path(), 1, first.projections_xyz[first.used], dose=first.dose[first.used])
+    understood.wedge = understood.series.wedge(first.box * first.voxel_size_angstrom)
+    understood.facts["wedge"] = _wedge_words(understood.wedge)
+    understood.frequency_per_angstrom = 0.5 / first.voxel_size_angstrom
+    understood.doubt(look.few_tilts(understood.series.tilts_deg))
+
+
+def _wedge_words(wedge: Wedge) -> str:
+    from gonio.wedge import SingleAxisWedge, TiltSeriesWedge, WeightVolumeWedge
+
+    if isinstance(wedge, SingleAxisWedge):
+        return f"tilts from {wedge.tilt_min_deg:g} to {wedge.tilt_max_deg:g} degrees, axis {wedge.axis_deg:g}"
+    if isinstance(wedge, WeightVolumeWedge):
+        return f"weights of {len(wedge.weights)}^3, {100 * (wedge.weights > 0).mean():.0f} % not 0"
+    if isinstance(wedge, TiltSeriesWedge):
+        normals = np.array(wedge.runs_xyz)
+        tilts = np.degrees(np.arccos(np.clip(normals[..., 2], -1, 1)))
+        return f"single tilts in {len(normals)} run{'s' * (len(normals) > 1)}, up to {tilts.max():.1f} degrees from z"
+    return type(wedge).__name__
+
+
+def _look_at_list(understood: Understood, table: ParticleTable, particles: Sequence[Particle]) -> None:
+    from gonio import inspection as look
+
+    angles = _written_angles(table)
+    if angles is not None:
+        understood.doubt(look.angles_out_of_range(angles), look.angles_in_radians(angles))
+    understood.doubt(look.no_orientations(table.poses))
+    box = particles[0].box * particles[0].voxel_size_angstrom if particles else None
+    coordinates = table.coordinates_angstrom
+    places = None if coordinates is None else coordinates + table.tomogram_poses.shift_angstrom
+    halves = np.asarray(table.half_sets)
+    understood.doubt(look.shared_by_halves(table.names, table.tomograms, coordinates, halves, box_angstrom=box or 1e-6))
+    if box is not None:
+        understood.doubt(look.shifts_beyond_the_box(table.poses, box))
+    if coordinates is None or places is None or not np.ptp(coordinates, axis=0).any():
+        return  # places that are all alike are none
+    if box is not None:
+        near = DUPLICATE_SHARE * box
+        understood.doubt(look.listed_twice(table.names, table.tomograms, places, distance_angstrom=near))
+    if table.coordinates_from == "corner":
+        understood.doubt(look.outside_of_the_tomogram(places, size_xyz_angstrom=None, from_centre=False))
+
+
+def _written_angles(table: ParticleTable) -> NDArray[np.float64] | None:
+    """As a STAR list has them, rot, tilt, psi; other formats have been turned into rotations."""
+    from gonio.io.source import StarSource
+    from gonio.io.star import ANGLES
+
+    source = table.source
+    if not isinstance(source, StarSource) or not all(label in source.particles for label in ANGLES):
+        return None
+    return source.particles.vectors(ANGLES)
+
+
+def _few(names: Iterable[str], shown: int = 4) -> str:
+    every = list(names)
+    return ", ".join(every[:shown]) + (f" and {len(every) - shown} more" if len(every) > shown else "")
+
+
+def _range(values: NDArray, digits: int = 4) -> str:
+    low, high = float(values.min()), float(values.max())
+    if digits == 0:
+        return f"{low:.0f} to {high:.0f}"
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"

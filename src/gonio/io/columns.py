@@ -1,0 +1,419 @@
+"""Lists that are one table of columns: how such a table becomes a ``ParticleTable`` and back.
+
+Owns what Dynamo, STOPGAP, AV3, PEET and plain tables share. A ``Layout`` says which columns a format has and what
+its angles mean; the rest of its columns ride along as ``FAMILY_COLUMN``. With the format's Euler angles (a, b, c),
+
+    R = R_3(c) R_2(b) R_1(a)      about fixed axes, for axes written in lower case as SciPy does, or its inverse
+    position = coordinate + shift,      coordinate of the first voxel = ``first``
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from gonio.io.blocks import Block
+from gonio.io.errors import FormatError, replacing
+from gonio.io.source import TILT_COLUMNS, ReadOptions
+from gonio.io.subtomograms import ListSource
+from gonio.io.text import number_text, numbers_or_text, own_label, own_name, token
+from gonio.particles import ParticleTable
+from gonio.pose import Pose
+
+__all__ = [
+    "Layout",
+    "block_of",
+    "checked_names",
+    "numbered_files",
+    "numbers_of",
+    "own_texts",
+    "read_documents",
+    "shown",
+    "table_of",
+    "tomogram_numbers",
+    "write_documents",
+]
+
+# Angles and lengths closer than this are those of the file, which then keeps its text: above the rounding of float64
+# through two conversions, below six decimals.
+SAME = 1e-7
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a format. Those it does not have are None or empty.
+
+    Parameters
+    ----------
+    family
+        Prefix of its columns in other formats.
+    names, tomograms, half_sets, classes, scores
+        Labels of these columns.
+    coordinates, shifts, angles
+        Labels of three columns each; angles in the order in which they turn.
+    axes
+        Of the angles, as in SciPy: lower case about fixed axes, upper case about those that turn along.
+    inverted
+        Whether the angles turn the particle onto the reference.
+    first
+        The coordinate of the first voxel.
+    halves
+        What stands for half sets 0, 1 and 2.
+    numbered
+        Whether particles and tomograms have numbers in place of names.
+    strict_halves
+        Whether no other word may stand for a half set; else it stands for none.
+    """
+
+    family: str
+    names: str
+    coordinates: tuple[str, ...]
+    shifts: tuple[str, ...]
+    angles: tuple[str, ...]
+    axes: str
+    inverted: bool = False
+    first: float = 1.0
+    tomograms: str | None = None
+    half_sets: str | None = None
+    classes: str | None = None
+    scores: str | None = None
+    halves: tuple[str, str, str] = ("0", "1", "2")
+    numbered: bool = True
+    strict_halves: bool = False
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Labels of columns that have a place in the table."""
+        single = (self.names, self.tomograms, self.half_sets, self.classes, self.scores)
+        labels = (*single, *self.coordinates, *self.shifts, *self.angles)
+        return frozenset(label for label in labels if label is not None)
+
+    def label(self, column: str) -> str:
+        """How one of its columns is called in other formats."""
+        return f"{self.family}_{column}" if self.family else column
+
+    def rotations(self, angles_deg: NDArray[np.float64]) -> Rotation:
+        """R of angles, shape (m, 3)."""
+        turned = Rotation.from_euler(self.axes, angles_deg, degrees=True)
+        return turned.inv() if self.inverted else turned
+
+    def angles_deg(self, rotations: Rotation) -> NDArray[np.float64]:
+        """The inverse of ``rotations``, shape (m, 3)."""
+        turned = rotations.inv() if self.inverted else rotations
+        return turned.as_euler(self.axes, degrees=True, suppress_warnings=True)
+
+
+# Reading
+
+
+def table_of(
+    block: Block,
+    layout: Layout,
+    options: ReadOptions,
+    *,
+    source: Callable[[NDArray[np.float64] | None], ListSource],
+    pixel_sizes: NDArray[np.float64] | None = None,
+    tomogram_names: Mapping[str, str] | None = None,
+) -> ParticleTable:
+    """The particles of a table of text.
+
+    Parameters
+    ----------
+    block
+        The table, with at least one row.
+    layout
+        Its columns.
+    options
+        What the caller said.
+    source
+        Makes the source, given the pixel sizes.
+    pixel_sizes
+        As the file states them, shape (m,), or None.
+    tomogram_names
+        Names of numbered tomograms.
+
+    Raises
+    ------
+    FormatError
+        A column is missing or is not what it must be, particles have one name, or the pixel size is needed and unknown.
+    """
+    if len(block) == 0:
+        raise FormatError(block.path, "lists no particles", "give a list with particles")
+    shelf = source(pixel_sizes)
+    sizes = shelf.pixel_sizes(pixel_sizes)
+    scale = 1.0 if sizes is None else sizes[:, None]
+    shifts = _vectors(block, layout.shifts)
+    known = _has(block, layout.coordinates)
+    return ParticleTable(
+        poses=Pose(layout.rotations(_vectors(block, layout.angles)), shifts * scale),
+        names=_names(block, layout),
+        tomograms=_tomograms(block, layout, tomogram_names or {}),
+        coordinates_angstrom=(block.vectors(layout.coordinates) - layout.first) * scale if known else None,
+        half_sets=_half_sets(block, layout),
+        columns={own_name(label): numbers_or_text(block.text(label)) for label in block.columns if _is_own(label)},
+        source=shelf,
+        pixel_sizes_angstrom=sizes,
+        classes=_optional(block, layout.classes, np.int64),
+        scores=_scores(block, layout.scores),
+        images=shelf.images,
+        extras=_extras(block, layout, shelf),
+    )
+
+
+def _is_own(label: str) -> bool:
+    return label.startswith("gonio") and label not in TILT_COLUMNS
+
+
+def _has(block: Block, labels: Sequence[str]) -> bool:
+    return bool(labels) and any(label in block for label in labels)
+
+
+def _vectors(block: Block, labels: Sequence[str]) -> NDArray[np.float64]:
+    return block.vectors(labels) if _has(block, labels) else np.zeros((len(block), 3))
+
+
+def _optional(block: Block, label: str | None, kind: type) -> NDArray | None:
+    return None if label is None or label not in block else block.numbers(label).astype(kind)
+
+
+def _scores(block: Block, label: str | None) -> NDArray[np.float64] | None:
+    """Numbers, of which those that were never made are NaN."""
+    if label is None or label not in block:
+        return None
+    try:
+        return np.array(block.text(label), dtype=np.float64)
+    except ValueError:
+        return block.numbers(label)  # which says where
+
+
+def _words(block: Block, label: str, *, numbered: bool) -> tuple[str, ...]:
+    if not numbered:
+        return block.text(label)
+    return tuple(str(round(number)) for number in block.numbers(label).tolist())
+
+
+def _names(block: Block, layout: Layout) -> tuple[str, ...]:
+    names = _words(block, layout.names, numbered=layout.numbered)
+    if len(set(names)) < len(names) and layout.numbered and layout.tomograms is not None and layout.tomograms in block:
+        # some programs number the particles of each tomogram from 1
+        within = tuple(f"{t}/{n}" for t, n in zip(_words(block, layout.tomograms, numbered=True), names, strict=True))
+        names = within if len(set(within)) == len(within) else names
+    return checked_names(block, layout.names, names)
+
+
+def checked_names(block: Block, label: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, each of which may be there once.
+
+    Raises
+    ------
+    FormatError
+        If two particles have one name.
+    """
+    if len(set(names)) == len(names):
+        return names
+    twice = Counter(names).most_common(1)[0][0]
+    rows = [row for row, name in enumerate(names) if name == twice]
+    problem = f"column {label} holds {twice!r} more than once, as in row {rows[1] + 1}{block.at(rows[1])}"
+    raise FormatError(block.path, problem, "remove the double rows or rename them")
+
+
+def _tomograms(block: Block, layout: Layout, names: Mapping[str, str]) -> tuple[str, ...]:
+    if layout.tomograms is None or layout.tomograms not in block:
+        return ("",) * len(block)
+    words = _words(block, layout.tomograms, numbered=layout.numbered)
+    return tuple(names.get(word, word) for word in words)
+
+
+def _half_sets(block: Block, layout: Layout) -> NDArray[np.int8] | None:
+    if layout.half_sets is None or layout.half_sets not in block:
+        return None
+    values = block.text(layout.half_sets)
+    if not layout.strict_halves:
+        values = tuple(value if value in layout.halves else layout.halves[0] for value in values)
+    known = {word: half for half, word in enumerate(layout.halves)}
+    wrong = next((row for row, value in enumerate(values) if value not in known), None)
+    if wrong is not None:
+        problem = f"column {layout.half_sets} holds {values[wrong]!r} in row {wrong + 1}{block.at(wrong)}"
+        raise FormatError(block.path, problem, f"use one of {', '.join(map(repr, layout.halves))}")
+    return np.array([known[value] for value in values], dtype=np.int8)
+
+
+def _extras(block: Block, layout: Layout, shelf: ListSource) -> dict[str, Sequence[str]]:
+    free = (label for label in block.columns if label not in layout.fields and not _is_own(label))
+    extras: dict[str, Sequence[str]] = {layout.label(label): block.text(label) for label in free}
+    if shelf.tilt_ranges_deg is not None:
+        tilts = np.nan_to_num(shelf.tilt_ranges_deg, nan=0.0).T
+        if np.isfinite(shelf.tilt_ranges_deg).all():
+            extras |= {
+                label: tuple(map(number_text, values)) for label, values in zip(TILT_COLUMNS, tilts, strict=True)
+            }
+    return extras
+
+
+# Writing
+
+
+def block_of(
+    table: ParticleTable,
+    layout: Layout,
+    path: Path,
+    *,
+    columns: Iterable[str],
+    defaults: Mapping[str, str],
+    tomogram_numbers: Mapping[str, int] | None = None,
+) -> Block:
+    """The table's rows in a format's own columns, all as text.
+
+    Parameters
+    ----------
+    table
+        In the pixels and with the coordinates that the format wants.
+    columns
+        The columns to write, in order.
+    defaults
+        What stands in columns that the table knows nothing of; others get 0.
+    tomogram_numbers
+        Of each tomogram, where the format numbers them.
+    """
+    made = _field_columns(table, layout, tomogram_numbers or {})
+    made |= _kept(table, layout, made)
+    count = len(table)
+    texts: dict[str, tuple[str, ...]] = {}
+    for label in columns:
+        value = made.get(label)
+        if value is None:
+            value = table.extras.get(layout.label(label), (defaults.get(label, "0"),) * count)
+        texts[label] = tuple(value)
+    return Block(path, "", texts)
+
+
+def _field_columns(
+    table: ParticleTable, layout: Layout, tomogram_numbers: Mapping[str, int]
+) -> dict[str, Sequence[str]]:
+    sizes = table.pixel_sizes_angstrom
+    scale = 1.0 if sizes is None else sizes[:, None]
+    poses = table.tomogram_poses
+    made: dict[str, Sequence[str]] = {layout.names: table.names}
+    if layout.numbered:
+        made[layout.names] = [str(number) for number in numbers_of(table.names)]
+    if layout.tomograms is not None:
+        made[layout.tomograms] = [str(tomogram_numbers[name]) if layout.numbered else name for name in table.tomograms]
+    made |= _triples(layout.angles, layout.angles_deg(poses.rotation))
+    made |= _triples(layout.shifts, poses.shift_angstrom / scale)
+    if table.coordinates_angstrom is not None:
+        made |= _triples(layout.coordinates, table.coordinates_angstrom / scale + layout.first)
+    for label, values in ((layout.classes, table.classes), (layout.scores, table.scores)):
+        if label is not None and values is not None:
+            made[label] = [number_text(value) for value in values.tolist()]
+    if layout.half_sets is not None:
+        made[layout.half_sets] = [layout.halves[half] for half in np.asarray(table.half_sets)]
+    return made
+
+
+def _triples(labels: Sequence[str], values: NDArray[np.float64]) -> dict[str, Sequence[str]]:
+    return {label: list(map(number_text, values[:, i].tolist())) for i, label in enumerate(labels)}
+
+
+def _kept(table: ParticleTable, layout: Layout, made: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Text of the file itself for angles and lengths that still mean the same: one rotation has many angles."""
+    source = table.source
+    if not isinstance(source, ListSource) or source.block is None or source.family != layout.family:
+        return {}
+    old = source.block.take(np.asarray(table.rows))
+    kept: dict[str, Sequence[str]] = {}
+    if _has(old, layout.angles):
+        turns = (layout.rotations(old.vectors(layout.angles)) * table.tomogram_poses.rotation.inv()).magnitude()
+        kept |= {label: _where(turns < SAME, old.text(label), made[label]) for label in layout.angles}
+    for label in (*layout.shifts, *layout.coordinates, layout.classes, layout.scores):
+        if label is not None and label in old and label in made:
+            before = np.array(old.text(label), dtype=np.float64)
+            same = ~(np.abs(before - np.array(made[label], dtype=np.float64)) >= 10 * SAME)
+            kept[label] = _where(same, old.text(label), made[label])
+    if layout.numbered:
+        words = _words(old, layout.names, numbered=True)
+        if all(name.rpartition("/")[2] == word for name, word in zip(table.names, words, strict=True)):
+            kept[layout.names] = old.text(layout.names)
+    if layout.half_sets is not None and layout.half_sets in old:
+        words = old.text(layout.half_sets)
+        new = made[layout.half_sets]
+        meant = [word if word in layout.halves else layout.halves[0] for word in words]
+        kept[layout.half_sets] = _where(np.array(meant) == np.array(new), words, new)
+    return kept
+
+
+def shown(layout: Layout, table: ParticleTable) -> dict[str, Sequence[str]]:
+    """Positions, shifts and angles as the format has them."""
+    made = _field_columns(replace(table, tomograms=("1",) * len(table)), layout, {"1": 1})
+    made |= _kept(table, layout, made)
+    return {label: made[label] for label in (*layout.coordinates, *layout.shifts, *layout.angles) if label in made}
+
+
+def _where(same: NDArray[np.bool_], old: Sequence[str], new: Sequence[str]) -> list[str]:
+    return [a if keep else b for keep, a, b in zip(same.tolist(), old, new, strict=True)]
+
+
+def own_texts(table: ParticleTable) -> dict[str, tuple[str, ...]]:
+    """What gonio found out, as columns of text, for formats that hold any column."""
+    return {own_label(name): tuple(map(token, column)) for name, column in table.columns.items()}
+
+
+# Numbers for names
+
+
+def numbers_of(names: Sequence[str]) -> list[int]:
+    """The names as numbers where all are, each once; else 1, 2, ..."""
+    if all(name.isascii() and name.isdigit() for name in names):
+        numbers = [int(name) for name in names]
+        if len(set(numbers)) == len(numbers) and min(numbers, default=1) > 0:
+            return numbers
+    return list(range(1, len(names) + 1))
+
+
+def tomogram_numbers(table: ParticleTable) -> dict[str, int]:
+    """A number for each tomogram: its name where all names are numbers, else by order of appearance."""
+    names = list(dict.fromkeys(table.tomograms))
+    if all(name.isascii() and name.isdigit() for name in names) and len({int(name) for name in names}) == len(names):
+        return {name: int(name) for name in names}
+    return {name: number for number, name in enumerate(names, start=1)}
+
+
+def document_path(path: Path) -> Path:
+    """The file beside a numbered list that names its tomograms: Dynamo's table map, ``NUMBER NAME`` in each line."""
+    return path.with_name(path.name + ".doc")
+
+
+def read_documents(path: Path) -> dict[str, str]:
+    """Names of tomograms by number, from the file beside a list; none where there is no such file."""
+    document = document_path(path)
+    if not document.is_file():
+        return {}
+    pairs = [line.split(maxsplit=1) for line in document.read_text(encoding="utf-8").splitlines() if line.strip()]
+    wrong = next((row for row, pair in enumerate(pairs, 1) if len(pair) != 2 or not pair[0].isdigit()), None)
+    if wrong is not None:
+        raise FormatError(document, f"line {wrong} is not a number and the name of a tomogram", "correct or remove it")
+    return {number: name.strip() for number, name in pairs}
+
+
+def _have_names(numbers: Mapping[str, int]) -> bool:
+    return not all(name in ("", str(number)) for name, number in numbers.items())
+
+
+def numbered_files(path: Path, table: ParticleTable) -> list[Path]:
+    """The files that a numbered list is written into."""
+    return [path, *([document_path(path)] if _have_names(tomogram_numbers(table)) else [])]
+
+
+def write_documents(path: Path, numbers: Mapping[str, int]) -> tuple[Path, ...]:
+    """Write that file where names are not numbers, and say which file it is."""
+    if not _have_names(numbers):
+        return ()
+    document = document_path(path)
+    with replacing(document) as temporary:
+        temporary.write_text("".join(f"{number} {name}\n" for name, number in numbers.items()), encoding="utf-8")
+    return (document,)

@@ -1,0 +1,216 @@
+"""From one format to another: what the target needs and the list lacks, and what it cannot hold.
+
+Owns where the centre of a tomogram is,
+
+    centred coordinate = coordinate - centre,      centre = size / 2, size / 2 - 1 or floor(size / 2) pixels
+
+of which the first is RELION's own (src/jaz/tomography/tomogram_set.cpp), the second that of its Python pickers. Reads
+and writes no list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gonio.io.formats as formats
+import gonio.io.relion as relion
+import gonio.io.stopgap as stopgap
+from gonio.io.blocks import read_star
+from gonio.io.columns import numbers_of, tomogram_numbers
+from gonio.io.errors import FormatError
+from gonio.io.formats import Format
+from gonio.io.source import TILT_COLUMNS, StarSource
+from gonio.io.text import own_label
+from gonio.particles import ParticleTable
+from gonio.pose import Pose
+
+__all__ = ["CENTRES", "TomogramSizes", "WriteOptions", "losses", "needs_centres", "prepared"]
+
+CENTRES: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "size/2": lambda size: size / 2,
+    "size/2-1": lambda size: size / 2 - 1,
+    "floor": lambda size: np.floor(size / 2),
+}
+
+
+# Names of numbered things are kept beside the list where they can be.
+WORDS = {
+    formats.TOMOGRAMS: "names of tomograms (numbers stand for them; the names are kept beside the list, in OUT.doc)",
+    formats.NAMES: "names of particles (numbers stand for them)",
+}
+# Columns that say what formats say in other ways.
+TELL_TILTS = ("dynamo", "pytom")
+TOLD_OTHERWISE = {relion.SERIES_PIXEL, relion.IMAGE_PIXEL, relion.OLD_PIXEL, relion.BINNING, relion.GROUP}
+
+
+@dataclass(frozen=True)
+class TomogramSizes:
+    """How large tomograms are, in pixels, xyz.
+
+    Parameters
+    ----------
+    every
+        Of each tomogram that ``by_name`` does not name, in pixels of the list's coordinates; or None.
+    by_name
+        Size and pixel size in angstrom (x, y, z, angstrom) by tomogram.
+    """
+
+    every: tuple[float, float, float] | None = None
+    by_name: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @staticmethod
+    def read(path: Path) -> TomogramSizes:
+        """From RELION's or Warp's tomograms.star, or a STOPGAP wedge list.
+
+        Raises
+        ------
+        FormatError
+            Missing or broken, or without sizes.
+        """
+        found = read_star(path)
+        if found.find(stopgap.WEDGE_LIST) is not None:
+            return TomogramSizes(by_name=stopgap.tomogram_sizes(path))
+        block = found.find("global")
+        if block is None:
+            raise FormatError(path, "has no block data_global", "give tomograms.star or a STOPGAP wedge list")
+        sizes = block.vectors(["rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ", "rlnTomoTiltSeriesPixelSize"])
+        return TomogramSizes(by_name=dict(zip(block.text("rlnTomoName"), sizes, strict=True)))
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """What the caller says of a list that is written.
+
+    Parameters
+    ----------
+    pixel_size_angstrom
+        Of the pixels to count in; None for those of the source.
+    sizes
+        Of the tomograms, to get from their corner to their centre and back.
+    centre
+        Which point the centre is, a key of ``CENTRES``.
+    whole
+        Whether coordinates become whole pixels, the rest going into shifts: for programs that cut boxes there.
+    """
+
+    pixel_size_angstrom: float | None = None
+    sizes: TomogramSizes = field(default_factory=TomogramSizes)
+    centre: str = "size/2"
+    whole: bool = False
+
+
+def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, path: Path) -> ParticleTable:
+    """The list in the pixels, and with the coordinates, that a format wants.
+
+    Parameters
+    ----------
+    path
+        Of the list that is read or written, for complaints.
+
+    Raises
+    ------
+    FormatError
+        If the pixel size or the size of a tomogram is needed and not known.
+    """
+    if table.pixel_sizes_angstrom is None and (target.needs_angstrom or options.pixel_size_angstrom is not None):
+        problem = f"does not say the size of its pixels, which {target.title} needs"
+        raise FormatError(path, problem, "pass --pixel-size ANGSTROM")
+    if needs_centres(table, target):
+        table = _recentred(table, target, options, path)
+    if options.pixel_size_angstrom is not None:
+        table = _in_pixels(table, options.pixel_size_angstrom)
+    return _whole(table) if options.whole else table
+
+
+def needs_centres(table: ParticleTable, target: Format) -> bool:
+    """Whether a list must be told where the centres of its tomograms are."""
+    if table.coordinates_angstrom is None or target.centred is None:
+        return False
+    return table.coordinates_from != ("centre" if target.centred else "corner")
+
+
+def _recentred(table: ParticleTable, target: Format, options: WriteOptions, path: Path) -> ParticleTable:
+    assert table.coordinates_angstrom is not None
+    to_centre = table.coordinates_from == "corner"
+    centres = _centres(table, target, options, path)
+    moved = table.coordinates_angstrom + (-centres if to_centre else centres)
+    return replace(table, coordinates_angstrom=moved, coordinates_from="centre" if to_centre else "corner")
+
+
+def _centres(table: ParticleTable, target: Format, options: WriteOptions, path: Path) -> NDArray[np.float64]:
+    """Where the centre of each particle's tomogram is, from its first voxel, shape (m, 3), in the table's unit."""
+    pixels = table.pixel_sizes_angstrom
+    scale = np.ones(len(table)) if pixels is None else pixels
+    index_of = CENTRES[options.centre]
+    centres = np.empty((len(table), 3))
+    for row, name in enumerate(table.tomograms):
+        if name in options.sizes.by_name:
+            *size, pixel = options.sizes.by_name[name]
+            centres[row] = index_of(np.array(size)) * (1.0 if pixels is None else pixel)
+        elif options.sizes.every is not None:
+            centres[row] = index_of(np.array(options.sizes.every)) * scale[row]
+        else:
+            where = "centre" if table.coordinates_from == "corner" else "corner"
+            other = ", or choose --to relion4, whose coordinates start at the corner" if target.centred else ""
+            problem = f"does not say the size of tomogram {name!r}, which coordinates from its {where} need"
+            raise FormatError(path, problem, f"pass --tomogram-size X Y Z or --tomograms FILE{other}")
+    return centres
+
+
+def _in_pixels(table: ParticleTable, size: float) -> ParticleTable:
+    """Counting in other pixels; those of the images stay, and are said where nothing else says them."""
+    assert table.pixel_sizes_angstrom is not None
+    extras = dict(table.extras)
+    if not any(label in extras for label in (relion.IMAGE_PIXEL, relion.OLD_PIXEL)) and table.images is not None:
+        extras[relion.IMAGE_PIXEL] = tuple(f"{old:.9g}" for old in table.pixel_sizes_angstrom)
+    extras = {label: values for label, values in extras.items() if label not in (relion.SERIES_PIXEL, relion.BINNING)}
+    return replace(table, pixel_sizes_angstrom=np.full(len(table), size), extras=extras)
+
+
+def _whole(table: ParticleTable) -> ParticleTable:
+    """Coordinates of whole pixels: a particle stays where it is, its box moves by less than half a pixel."""
+    if table.coordinates_angstrom is None:
+        return table
+    scale = 1.0 if table.pixel_sizes_angstrom is None else table.pixel_sizes_angstrom[:, None]
+    whole = np.round(table.coordinates_angstrom / scale) * scale
+    poses = table.tomogram_poses
+    moved = Pose(poses.rotation, poses.shift_angstrom + table.coordinates_angstrom - whole)
+    own = moved if table.frames is None else table.frames.to_box(moved)
+    return replace(table, poses=own, coordinates_angstrom=whole)
+
+
+def losses(table: ParticleTable, target: Format) -> list[str]:
+    """What of a list a format cannot hold, each in a few words."""
+    facts = {
+        formats.POSITIONS: table.coordinates_angstrom is not None,
+        formats.ANGLES: bool((table.poses.rotation.magnitude() > 1e-9).any()),
+        formats.HALVES: bool(np.any(table.half_sets)),
+        formats.CLASSES: table.classes is not None,
+        formats.SCORES: table.scores is not None,
+        formats.IMAGES: table.images is not None,
+        formats.PIXEL: table.pixel_sizes_angstrom is not None,
+        formats.TOMOGRAMS: any(table.tomograms)
+        and list(tomogram_numbers(table)) != list(map(str, tomogram_numbers(table).values())),
+        formats.NAMES: list(table.names) != list(map(str, numbers_of(table.names))),
+    }
+    lost = [WORDS.get(fact, fact) for fact, there in facts.items() if there and fact not in target.holds]
+    sizes = table.pixel_sizes_angstrom
+    if formats.PIXEL not in target.holds and sizes is not None and np.ptp(sizes) > 0:
+        lost.append("that its pixels are not all of one size (pass --to-pixel-size to count in one)")
+    if formats.SHIFTS not in target.holds and table.poses.shift_angstrom.any():
+        lost.append("shifts (they are added to the positions)")
+    if formats.ANY not in target.holds:
+        own = f"{target.family}_"
+        said = TOLD_OTHERWISE | (set(TILT_COLUMNS) if target.family in TELL_TILTS else set())
+        labels = [label for label in table.extras if not label.startswith(own) and label not in said]
+        labels += [own_label(name) for name in table.columns]
+        lost += [f"columns {', '.join(labels)}"] if labels else []
+    source = table.source
+    if isinstance(source, StarSource) and source.stacks and not target.name.startswith("relion5"):
+        lost.append("that images are 2-D stacks of tilts, and their tomograms file")
+    return lost

@@ -1,0 +1,95 @@
+"""The list of subtomograms that were cut at the positions of another list.
+
+Owns which columns no longer hold once a particle has a volume of its own, and which take their place. Every other
+column of the list rides along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.io.conversion import TomogramSizes, WriteOptions
+from gonio.io.lists import write_particles
+from gonio.io.relion import BINNING, GENERAL, IMAGE_PIXEL, OLD_PIXEL
+from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS
+from gonio.io.star import IMAGES
+from gonio.io.text import token
+from gonio.particles import ParticleTable
+from gonio.pose import Pose
+
+__all__ = ["Extracted", "write_extracted"]
+
+# Of what an image was before: its stack, its pixels, its transfer, the way it was cut.
+OUTDATED = (
+    *(*SUBTOMOGRAM_ANGLES, "rlnTomoVisibleFrames", IMAGES[1], BINNING, OLD_PIXEL, "rlnDetectorPixelSize"),
+    *("rlnMagnification", "rlnCtfDataAreCtfPremultiplied", "rlnImageDimensionality", "rlnImageSize", GENERAL),
+)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What was cut, for each of m particles.
+
+    Parameters
+    ----------
+    images
+        File of each, as seen from the list's folder.
+    positions_angstrom
+        Of each box's centre voxel, from the centre of the tomogram's first voxel, shape (m, 3), xyz.
+    voxel_size_angstrom, box
+        Of every subtomogram.
+    sizes
+        Of each tomogram by name: voxels x, y, z and their size in angstrom.
+    centre
+        Which point of a tomogram is its centre, a key of ``gonio.io.conversion.CENTRES``.
+    wedges
+        File of the weights of each, as seen from the list's folder; or None.
+    tilt_range_deg
+        First tilt, last tilt and direction of the axis of all; or None.
+    """
+
+    images: Sequence[str]
+    positions_angstrom: NDArray[np.float64]
+    voxel_size_angstrom: float
+    box: int
+    sizes: Mapping[str, NDArray[np.float64]]
+    centre: str = "size/2"
+    wedges: Sequence[str] | None = None
+    tilt_range_deg: tuple[float, float, float] | None = None
+
+
+def write_extracted(path: Path, table: ParticleTable, extracted: Extracted) -> None:
+    """Write the list, of RELION 5; its shifts are 0, as boxes were cut where particles are, and not turned.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be written.
+    """
+    count = len(table)
+    extras = {label: values for label, values in table.extras.items() if label not in OUTDATED}
+    extras[IMAGE_PIXEL] = (token(extracted.voxel_size_angstrom),) * count
+    extras |= {"rlnImageSize": (str(extracted.box),) * count, "rlnImageDimensionality": ("3",) * count}
+    if extracted.wedges is not None or extracted.tilt_range_deg is not None:
+        extras = {label: values for label, values in extras.items() if label not in TILT_COLUMNS}
+    if extracted.wedges is not None:
+        extras[IMAGES[1]] = tuple(extracted.wedges)
+    if extracted.tilt_range_deg is not None:
+        extras |= {k: (token(v),) * count for k, v in zip(TILT_COLUMNS, extracted.tilt_range_deg, strict=True)}
+    made = replace(
+        table,
+        poses=Pose(table.tomogram_poses.rotation, np.zeros((count, 3))),
+        coordinates_angstrom=extracted.positions_angstrom,
+        coordinates_from="corner",
+        images=tuple(extracted.images),
+        extras=extras,
+        frames=None,
+        source=None,
+    )
+    options = WriteOptions(sizes=TomogramSizes(by_name=extracted.sizes), centre=extracted.centre)
+    write_particles(path, made, format="relion5", options=options)

@@ -1,0 +1,135 @@
+"""Particle lists in and out: the two functions that everybody calls.
+
+Owns the choice of a format, by what a file holds or what a new one is called. Knows no format.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gonio.io.star as star
+from gonio.io.conversion import WriteOptions, prepared
+from gonio.io.formats import FORMATS, Format, format_named, format_of, format_of_ending, own_format
+from gonio.io.source import ReadOptions, StarSource
+from gonio.particles import ParticleTable
+
+__all__ = ["keeps_text", "read_particles", "read_with", "write_particles"]
+
+
+def read_particles(
+    path: str | Path,
+    *,
+    tilt_range_deg: tuple[float, float] | None = None,
+    axis_deg: float = 90.0,
+    voxel_size_angstrom: float | None = None,
+    tomograms_path: str | Path | None = None,
+    invert_contrast: bool = False,
+    permissive: bool = False,
+    data_path: str | Path | None = None,
+    format: str | None = None,
+) -> ParticleTable:
+    """Read a particle list of any format; its particles load one at a time, when asked for.
+
+    RELION's and WarpTools' lists of 2-D stacks (rlnTomoSubTomosAre2DStacks 1) load as ``TiltStack``, all others as
+    ``Subtomogram``.
+
+    Parameters
+    ----------
+    path
+        A particle list or an optimisation set. Paths inside are relative to its folder, or to the current one.
+    tilt_range_deg, axis_deg
+        The wedge of 3-D subtomograms, as in ``SingleAxisWedge``. Without a range it comes from the list: its columns
+        gonioTiltMin, gonioTiltMax and gonioTiltAxis, the weights in rlnCtfImage, or what other formats say of it.
+    voxel_size_angstrom
+        Replaces the voxel size of the list and of the image headers.
+    tomograms_path
+        tomograms.star for 2-D stacks, or the wedge list of a STOPGAP list; found beside the list when not given.
+    invert_contrast
+        Flip the sign of the images: for files whose density is dark (negative).
+    permissive
+        Of MRC files, accept a wrong map ID or machine stamp, and bytes after the data.
+    data_path
+        The folder of the subtomograms of lists that number them (Dynamo, STOPGAP, AV3).
+    format
+        A key of ``FORMATS``; told by what the file holds when not given.
+
+    Raises
+    ------
+    FormatError
+        A file is missing or broken, a column or tomogram is missing, a value is not a number, two particles have
+        one name, or lengths are pixels of unknown size.
+    """
+    options = ReadOptions(
+        tilt_range_deg,
+        axis_deg,
+        voxel_size_angstrom,
+        invert_contrast,
+        permissive,
+        tomograms_path=None if tomograms_path is None else Path(tomograms_path),
+        data_path=None if data_path is None else Path(data_path),
+    )
+    return read_with(Path(path), options, format=format)
+
+
+def read_with(path: Path, options: ReadOptions, *, format: str | None = None) -> ParticleTable:
+    """``read_particles`` with all that can be said of a list; ``may_count_pixels`` reads what cannot be loaded, too."""
+    return (format_of(path) if format is None else format_named(format)).read(path, options)
+
+
+def write_particles(
+    path: str | Path,
+    table: ParticleTable,
+    *,
+    format: str | None = None,
+    options: WriteOptions | None = None,
+    with_optimisation_set: bool = True,
+) -> tuple[Path, ...]:
+    """Write a list in any format.
+
+    Parameters
+    ----------
+    path
+        The new list; may be the source itself.
+    table
+        Possibly a selection, reordered, with new poses and columns.
+    format
+        A key of ``FORMATS``. Without it a list that was read from a STAR file of RELION or Warp is written back as it
+        was, every value that did not change as the text that it was; others become what the file's ending stands for,
+        and .star a list of RELION 5, or of RELION 4 where coordinates start at the tomogram's corner.
+    options
+        Pixels to count in, sizes of tomograms and what their centre is, where the format needs them.
+    with_optimisation_set
+        For 2-D stacks, also write optimisation_set.star beside it, naming list and tomograms. Where that name is taken
+        by the set of another list, it becomes NAME_optimisation_set.star.
+
+    Returns
+    -------
+    The files written.
+
+    Raises
+    ------
+    FormatError
+        If a file cannot be written, or the format needs what is not known; nothing half-written stays behind.
+    """
+    path = Path(path)
+    if options is None and keeps_text(path, table, format):
+        return star.write_particles(path, table, with_optimisation_set=with_optimisation_set)
+    target = _default_target(path, table) if format is None else format_named(format)
+    if target.write is None:
+        raise ValueError(f"{target.title} is read and not written: choose another format")
+    return target.write(path, prepared(table, target, options or WriteOptions(), path=path))
+
+
+def keeps_text(path: Path, table: ParticleTable, format: str | None) -> bool:
+    """Whether a list stays a STAR file of the kind that it is, so that all that is not changed keeps its text."""
+    source = table.source
+    if not isinstance(source, StarSource):
+        return False
+    return format == own_format(source) or (format is None and path.suffix == ".star")
+
+
+def _default_target(path: Path, table: ParticleTable) -> Format:
+    if path.suffix != ".star":
+        return format_of_ending(path)
+    cornered = table.coordinates_angstrom is not None and table.coordinates_from == "corner"
+    return FORMATS["relion4" if cornered else "relion5"]

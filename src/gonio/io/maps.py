@@ -1,0 +1,139 @@
+"""Density maps and stacks of images of any format, told by what the files hold.
+
+Owns which reader a file goes to: EM where the header is one, else MRC, either plain or compressed. Contrast is turned
+here, and only when asked for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.io.compressed import first_bytes
+from gonio.io.em import is_em, read_em, write_em
+from gonio.io.errors import FormatError, reading
+from gonio.io.mrc import MapFile, finite_float32, read_mrc, write_mrc
+from gonio.volume import Volume
+
+__all__ = ["image_stack", "read_listed", "read_map", "read_stack", "read_volume", "write_volume"]
+
+SNIFFED_BYTES = 212
+BROKEN = "write the file again"
+
+
+def read_map(path: str | Path, *, permissive: bool = False) -> MapFile:
+    """Read an MRC or EM file, plain or compressed (gzip, bzip2), whatever its name.
+
+    Parameters
+    ----------
+    path
+        The file.
+    permissive
+        Of MRC files, accept a wrong map ID or machine stamp, and bytes after the data, with a warning.
+
+    Raises
+    ------
+    FormatError
+        Missing, empty, truncated, longer than its header says, without real numbers, or with values that are not
+        finite.
+    """
+    path = Path(path)
+    with reading(path, BROKEN):
+        start = first_bytes(path, SNIFFED_BYTES)
+    if not is_em(start):
+        return read_mrc(path, permissive=permissive)
+    em = read_em(path)
+    return MapFile(path, finite_float32(path, em.data), np.full(3, em.voxel_size_angstrom))
+
+
+def read_listed(list_path: Path, path: Path, *, permissive: bool) -> MapFile:
+    """``read_map`` for one of many images of a list, of whose broken headers it warns once."""
+    if not permissive:
+        return read_map(path)
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        image = read_map(path, permissive=True)
+    if complaints:  # in these words for every image, so that Python tells it once
+        warnings.warn(f"{list_path}: images have broken headers; read all the same", RuntimeWarning, stacklevel=2)
+    return image
+
+
+def read_volume(
+    path: str | Path,
+    *,
+    voxel_size_angstrom: float | None = None,
+    invert_contrast: bool = False,
+    permissive: bool = False,
+) -> Volume:
+    """Read a cubic density map.
+
+    Parameters
+    ----------
+    path
+        MRC, MAP or EM file, plain or compressed.
+    voxel_size_angstrom
+        Replaces the header's voxel size. EM files say none, unless gonio wrote them.
+    invert_contrast
+        Flip the sign: for files whose density is dark (negative).
+    permissive
+        See ``read_map``.
+
+    Raises
+    ------
+    FormatError
+        As ``read_map``; not a cube; no voxel size known.
+    """
+    image = read_map(path, permissive=permissive)
+    size = voxel_size_angstrom if voxel_size_angstrom is not None else image.voxel_size_angstrom()
+    if size == 0:
+        raise FormatError(path, "the header has no voxel size", "pass --voxel-size ANGSTROM")
+    with reading(path, "a particle or reference must be a cubic map"):
+        return Volume(-image.data if invert_contrast else image.data, size)
+
+
+def read_stack(path: str | Path) -> NDArray[np.float32]:
+    """Read a stack of images, shape (t, y, x), float32.
+
+    Raises
+    ------
+    FormatError
+        As ``read_map``; not a stack of images.
+    """
+    return image_stack(read_map(path))
+
+
+def image_stack(image: MapFile) -> NDArray[np.float32]:
+    """The values as (t, y, x), also where the stack holds a single image."""
+    data = image.data[None] if image.data.ndim == 2 else image.data
+    if data.ndim != 3:
+        raise FormatError(image.path, f"holds an array of shape {data.shape}", "give a stack of 2-D images")
+    return data
+
+
+def write_volume(path: str | Path, volume: Volume, *, half_precision: bool = False) -> None:
+    """Write a map with its voxel size, float32: EM where the name ends in .em, else MRC; gzip where it ends in .gz.
+
+    Parameters
+    ----------
+    half_precision
+        MRC of mode 12 (float16), half as large, good to three digits.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be written, or float16 cannot hold the values; an older file of that name is then untouched.
+    """
+    name = Path(path).name.removesuffix(".gz")
+    if name.endswith(".em"):
+        write_em(path, volume.data, voxel_size_angstrom=volume.voxel_size_angstrom)
+        return
+    data = volume.data
+    if half_precision:
+        with np.errstate(over="ignore"):
+            data = data.astype(np.float16)
+        if not np.isfinite(data).all():
+            raise FormatError(path, "has values beyond 65504, which float16 cannot hold", "write float32")
+    write_mrc(path, data, volume.voxel_size_angstrom)

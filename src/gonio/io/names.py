@@ -1,0 +1,60 @@
+"""Which of several files belongs to which tomogram of a list, by their names.
+
+Owns that rule: the names without folder and endings are equal; else one stands in the other between characters that are
+neither letters nor digits (``TS_01`` in ``rec_TS_01_10.00Apx.mrc``); else the tomogram is a number that is the only one
+in the file's name (``17`` in ``tomo_017.rec``). One tomogram and one file belong together whatever they are called.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+
+__all__ = ["match", "stem"]
+
+ENDINGS = re.compile(
+    r"\.(gz|bz2|mrc|mrcs|map|rec|em|st|ali|zarr|ome|tomostar|tlt|rawtlt|mdoc|star|tif|tiff|eer)$", re.IGNORECASE
+)
+
+
+def stem(name: str) -> str:
+    """A file's or tomogram's name without folder and without the endings that programs give it."""
+    short = PurePosixPath(name.rstrip("/")).name
+    while (shorter := ENDINGS.sub("", short)) != short and shorter:
+        short = shorter
+    return short
+
+
+def match(tomograms: Sequence[str], files: Sequence[str]) -> dict[str, str]:
+    """The file of each tomogram.
+
+    Raises
+    ------
+    ValueError
+        If a tomogram has no file, or several.
+    """
+    if len(tomograms) == len(files) == 1:
+        return {tomograms[0]: files[0]}
+    return {tomogram: _one(tomogram, files) for tomogram in tomograms}
+
+
+def _one(tomogram: str, files: Sequence[str]) -> str:
+    short = stem(tomogram)
+    rules: tuple[Callable[[str, str], bool], ...] = (str.__eq__, _within, lambda a, b: _within(b, a), _is_number)
+    for rule in rules if short else ():
+        found = [file for file in files if rule(short, stem(file))]
+        if len(found) > 1:
+            raise ValueError(f"tomogram {tomogram!r} may be {found[0]} or {found[1]}: give one of them, or rename one")
+        if found:
+            return found[0]
+    raise ValueError(f"no file is that of tomogram {tomogram!r}, of {', '.join(files[:5])}{'...' if files[5:] else ''}")
+
+
+def _within(one: str, other: str) -> bool:
+    return re.search(rf"(?<![0-9A-Za-z]){re.escape(one)}(?![0-9A-Za-z])", other) is not None if one else False
+
+
+def _is_number(tomogram: str, file: str) -> bool:
+    numbers = re.findall(r"\d+", file)
+    return tomogram.isdigit() and len(numbers) == 1 and int(numbers[0]) == int(tomogram)

@@ -1,0 +1,224 @@
+"""Plain tables, CSV and Parquet, in gonio's own words: for people, spreadsheets and data frames.
+
+Columns, of which ``name`` alone must be there; lengths are angstrom, or pixels (``x_px``, ``shift_x_px``) where the
+pixel size is not known:
+
+    name, tomogram                                        text
+    x_angstrom, y_angstrom, z_angstrom, from              position of the box's centre, from the tomogram's first voxel
+                                                          (corner) or from its centre (centre)
+    shift_x_angstrom, shift_y_angstrom, shift_z_angstrom  t; the particle is at position + t
+    rot_a_deg, rot_b_deg, rot_c_deg                       R = Rz(a) Ry(b) Rz(c), x_tomogram = R x_reference + t
+    pixel_size_angstrom, half_set, class, score, image
+
+and every other column that a list had, by its label.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.io.blocks import Block
+from gonio.io.columns import Layout, block_of, own_texts, table_of
+from gonio.io.errors import FormatError, reading, replacing
+from gonio.io.paths import moved
+from gonio.io.source import TILT_COLUMNS, ReadOptions
+from gonio.io.subtomograms import ListSource
+from gonio.particles import ParticleTable
+
+__all__ = ["is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
+
+AXES = ("x", "y", "z")
+LAYOUT = Layout(
+    family="",
+    names="name",
+    coordinates=tuple(f"{axis}_px" for axis in AXES),
+    shifts=tuple(f"shift_{axis}_px" for axis in AXES),
+    angles=("rot_a_deg", "rot_b_deg", "rot_c_deg"),
+    axes="ZYZ",
+    first=0.0,
+    tomograms="tomogram",
+    half_sets="half_set",
+    classes="class",
+    scores="score",
+    numbered=False,
+    strict_halves=True,
+)
+SIZE, FROM, IMAGE = "pixel_size_angstrom", "from", "image"
+EXTRA = "pip install 'gonio[parquet]'"
+
+
+def is_plain(start: str) -> bool:
+    """Whether the first line of a file is the head of a plain table."""
+    words = start.lstrip("\ufeff").splitlines()[:1]
+    return bool(words) and "name" in [word.strip().strip('"') for word in words[0].split(",")] and "," in words[0]
+
+
+def read_csv(path: Path, options: ReadOptions) -> ParticleTable:
+    """Read a plain CSV table.
+
+    Raises
+    ------
+    FormatError
+        Missing or broken, a row of another length, a value that is no number, two particles of one name.
+    """
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    with reading(path, "give a plain table"), path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream)
+        head = [word.strip() for word in next(reader, [])]
+        for words in reader:
+            if not words:
+                continue
+            if len(words) != len(head):
+                problem = f"line {reader.line_num} has {len(words)} values, the head names {len(head)} columns"
+                raise FormatError(path, problem, "correct that line, or write the file again")
+            rows.append(words)
+            lines.append(reader.line_num)
+    if not head:
+        raise FormatError(path, "is empty", "write the file again")
+    if len(set(head)) != len(head):
+        raise FormatError(path, "names a column twice in line 1", "rename one of them")
+    columns = dict(zip(head, zip(*rows, strict=True), strict=False)) if rows else dict.fromkeys(head, ())
+    return _table(Block(path, "", columns, lines=lines, is_star=False), options)
+
+
+def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
+    """Read a plain Parquet table; numbers may be numbers or text.
+
+    Raises
+    ------
+    FormatError
+        As ``read_csv``; or pyarrow is not installed.
+    """
+    parquet = _pyarrow(path)
+    with reading(path, "give a Parquet table as gonio writes it"):
+        content = parquet.read_table(path)
+        columns = {label: tuple(map(_text, content[label].to_pylist())) for label in content.column_names}
+    return _table(Block(path, "", columns, is_star=False), options)
+
+
+def write_csv(path: Path, table: ParticleTable) -> tuple[Path, ...]:
+    """Write a plain CSV table."""
+    columns = _columns(path, table)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return (path,)
+
+
+def write_parquet(path: Path, table: ParticleTable) -> tuple[Path, ...]:
+    """Write a plain Parquet table: numbers as numbers in gonio's own columns, all others as the text that they were.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be written, or pyarrow is not installed.
+    """
+    parquet = _pyarrow(path)
+    import pyarrow
+
+    columns = _columns(path, table)
+    words = {LAYOUT.names, LAYOUT.tomograms, FROM, IMAGE, *table.extras, *own_texts(table)}
+    kinds = dict.fromkeys((LAYOUT.half_sets, LAYOUT.classes), np.int64)
+    arrays = {k: list(v) if k in words else np.array(v, dtype=kinds.get(k, np.float64)) for k, v in columns.items()}
+    with replacing(path) as temporary:
+        parquet.write_table(pyarrow.table(arrays), temporary)
+    return (path,)
+
+
+def _table(block: Block, options: ReadOptions) -> ParticleTable:
+    sizes = block.numbers(SIZE) if SIZE in block and len(block) else None
+    block = _in_pixels(block, sizes)
+    images = block.text(IMAGE) if IMAGE in block and any(block.text(IMAGE)) else None
+    tilts = None
+    if all(label in block for label in TILT_COLUMNS):
+        tilts = block.vectors(TILT_COLUMNS)
+    start = set(block.text(FROM)) if FROM in block else {"corner"}
+    if not start <= {"corner", "centre"} or len(start) != 1:
+        raise FormatError(block.path, f"column {FROM} holds {sorted(start)}", "use corner or centre, for all rows")
+    path = block.path
+    own = block.without([SIZE, FROM, IMAGE])
+
+    def source(_: object) -> ListSource:
+        return ListSource(path, "plain", options, block.text("name"), images, tilts, own)
+
+    table = table_of(own, LAYOUT, options, source=source, pixel_sizes=sizes)
+    return replace(table, coordinates_from="centre" if start == {"centre"} else "corner")
+
+
+def _in_pixels(block: Block, sizes: NDArray[np.float64] | None) -> Block:
+    """Lengths in angstrom become lengths in pixels, which is what the layout has."""
+    for label in (*LAYOUT.coordinates, *LAYOUT.shifts):
+        stated = label.replace("_px", "_angstrom")
+        if stated not in block:
+            continue
+        if sizes is None:
+            problem = f"has a column {stated} and no column {SIZE}"
+            raise FormatError(block.path, problem, f"add the column, or call it {label}")
+        numbers = block.numbers(stated) / sizes
+        block = block.with_columns({label: map(repr, numbers.tolist())}).without([stated])
+    return block
+
+
+def _columns(path: Path, table: ParticleTable) -> dict[str, Sequence[str]]:
+    labels = [label for label in _labels(table) if label is not None]
+    texts = dict(block_of(table, LAYOUT, path, columns=labels, defaults={}).columns)
+    columns: dict[str, Sequence[str]] = {}
+    for label, values in texts.items():
+        if label.endswith("_px") and table.pixel_sizes_angstrom is not None:
+            columns[label.replace("_px", "_angstrom")] = _angstrom(table, label)
+        else:
+            columns[label] = values
+    if table.coordinates_angstrom is not None:
+        columns[FROM] = (table.coordinates_from,) * len(table)
+    if table.pixel_sizes_angstrom is not None:
+        columns[SIZE] = [f"{size:.9g}" for size in table.pixel_sizes_angstrom]
+    if table.images is not None:
+        folder = path.parent if not table.files else table.files[0].parent
+        columns[IMAGE] = moved(table.images, folder, path.parent)
+    return {**columns, **{label: tuple(v) for label, v in table.extras.items()}, **own_texts(table)}
+
+
+def shown(table: ParticleTable) -> dict[str, Sequence[str]]:
+    """Positions, shifts and angles as the table has them."""
+    columns = _columns(Path(), table)
+    return {label: values for label, values in columns.items() if label.endswith(("_px", "_angstrom", "_deg"))}
+
+
+def _angstrom(table: ParticleTable, label: str) -> list[str]:
+    axis = AXES.index(label.removeprefix("shift_")[0])
+    values = table.tomogram_poses.shift_angstrom if label.startswith("shift_") else table.coordinates_angstrom
+    assert values is not None
+    return [f"{value:.6f}" for value in (np.round(values[:, axis], 6) + 0.0).tolist()]
+
+
+def _labels(table: ParticleTable) -> tuple[str | None, ...]:
+    return (
+        LAYOUT.names,
+        LAYOUT.tomograms,
+        *(() if table.coordinates_angstrom is None else LAYOUT.coordinates),
+        *LAYOUT.shifts,
+        *LAYOUT.angles,
+        LAYOUT.half_sets if np.any(table.half_sets) else None,
+        LAYOUT.classes if table.classes is not None else None,
+        LAYOUT.scores if table.scores is not None else None,
+    )
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _pyarrow(path: Path):  # type: ignore[no-untyped-def]
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise FormatError(path, "is a Parquet table, which needs pyarrow", EXTRA) from error
+    return pyarrow.parquet

@@ -1,0 +1,231 @@
+"""Particle lists of RELION 3.0 to 5, Warp and M, made new from the particles of any list.
+
+``star`` owns the angles and the geometry; this module owns which columns each version has, and in which block:
+
+    warp    one block; positions with shifts, in pixels                    rlnCoordinate*, rlnMicrographName
+    3.0     one block; coordinates and origins in pixels                   rlnOriginX, rlnPixelSize
+    3.1     data_optics, data_particles; origins in angstrom               rlnOriginXAngst, rlnImagePixelSize
+    4       tomograms and particles by name; unbinned pixels               rlnTomoName, rlnTomoParticleName
+    5       coordinates in angstrom from the tomogram's centre             rlnCenteredCoordinateXAngst
+
+RELION src/metadata_label.h, src/jaz/tomography/particle_set.cpp. Coordinates count from 0, the first voxel's centre.
+Where a list says how its boxes were turned when they were cut out (rlnTomoSubtomogramRot, ...) that stays, and the
+angles of the particle are those in the box (versions 4 and 5); older versions get the angles in the tomogram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from gonio.io.blocks import Block, Star, write_star
+from gonio.io.columns import own_texts
+from gonio.io.errors import FormatError
+from gonio.io.paths import moved
+from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS
+from gonio.io.star import (
+    ANGLES,
+    CENTRED,
+    CLASS,
+    COORDINATES_PX,
+    HALF_SET,
+    IMAGES,
+    ORIGINS_ANGSTROM,
+    ORIGINS_PX,
+    SCORE,
+    TOMOGRAMS,
+)
+from gonio.io.text import decimals, number_text
+from gonio.particles import ParticleTable
+from gonio.pose import Pose
+
+__all__ = ["VERSIONS", "shown", "write_relion"]
+
+VERSIONS = ("warp", "3.0", "3.1", "4", "5")
+STAR_VERSION = {"3.1": "30001", "4": "30001", "5": "50001"}
+NAME = "rlnTomoParticleName"
+GENERAL = "rlnTomoSubTomosAre2DStacks"
+GROUP, GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
+SERIES_PIXEL, BINNING, IMAGE_PIXEL = "rlnTomoTiltSeriesPixelSize", "rlnTomoSubtomogramBinning", "rlnImagePixelSize"
+OLD_PIXEL = "rlnPixelSize"
+OPTICS = (
+    *(GROUP_NAME, "rlnSphericalAberration", "rlnVoltage", SERIES_PIXEL, "rlnCtfDataAreCtfPremultiplied"),
+    *("rlnImageDimensionality", BINNING, IMAGE_PIXEL, "rlnImageSize", "rlnAmplitudeContrast", *TILT_COLUMNS),
+    *("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "rlnBeamTiltX", "rlnBeamTiltY"),
+)
+
+
+def write_relion(path: Path, table: ParticleTable, version: str) -> tuple[Path, ...]:
+    """Write a list of a RELION version, or of Warp (``version="warp"``).
+
+    Parameters
+    ----------
+    path
+        The new list.
+    table
+        Its coordinates from the corner, for version 5 from the centre.
+
+    Raises
+    ------
+    FormatError
+        If the version needs a pixel size that is not known, or the file cannot be written.
+    """
+    rows = _rows(path, table, version)
+    blocks = [Block(path, "", rows)] if version in ("warp", "3.0") else _blocks(path, rows, version)
+    write_star(path, Star(path, tuple(blocks), STAR_VERSION.get(version)))
+    return (path,)
+
+
+def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str, ...]]:
+    """All columns of the list, those of optics among them."""
+    extras = {label: tuple(values) for label, values in table.extras.items()}
+    boxed = version in ("4", "5") and all(label in extras for label in SUBTOMOGRAM_ANGLES)
+    if not boxed:
+        extras = {label: values for label, values in extras.items() if label not in SUBTOMOGRAM_ANGLES}
+    made: dict[str, Sequence[str]] = {}
+    if any(table.tomograms):
+        made[TOMOGRAMS[0] if version in ("4", "5") else TOMOGRAMS[1]] = table.tomograms
+    if version in ("4", "5"):
+        made[NAME] = table.names
+    made |= _places(table, version)
+    made |= _poses(path, table, version, _turned(extras) if boxed else None)
+    made |= _facts(path, table, version)
+    made |= _sizes(table, version, extras)
+    return {**{k: tuple(v) for k, v in made.items()}, **_free(extras, made), **own_texts(table)}
+
+
+def shown(table: ParticleTable, version: str) -> dict[str, Sequence[str]]:
+    """Positions, shifts and angles as the version has them."""
+    rows = _rows(Path(), table, version)
+    labels = (*CENTRED, *COORDINATES_PX, *ORIGINS_ANGSTROM, *ORIGINS_PX, *SUBTOMOGRAM_ANGLES, *ANGLES)
+    return {label: rows[label] for label in labels if label in rows}
+
+
+def _free(extras: Mapping[str, tuple[str, ...]], made: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    return {label: values for label, values in extras.items() if label not in made}
+
+
+def _turned(extras: Mapping[str, tuple[str, ...]]) -> Rotation:
+    """A_s^T of each particle."""
+    angles = np.array([extras[label] for label in SUBTOMOGRAM_ANGLES], dtype=np.float64).T  # (m, 3)
+    return Pose.from_euler_zyz_deg(angles, np.zeros(angles.shape)).rotation.inv()
+
+
+def _places(table: ParticleTable, version: str) -> dict[str, list[str]]:
+    if table.coordinates_angstrom is None:
+        return {}
+    if version == "5":
+        return decimals(CENTRED, table.coordinates_angstrom)
+    places = table.coordinates_angstrom
+    if version == "warp":
+        places = places + table.tomogram_poses.shift_angstrom
+    return decimals(COORDINATES_PX, places / _scale(table))
+
+
+def _poses(path: Path, table: ParticleTable, version: str, turned: Rotation | None) -> dict[str, list[str]]:
+    poses = table.tomogram_poses
+    rotation, origins = poses.rotation, -poses.shift_angstrom
+    if turned is not None:
+        rotation, origins = turned.inv() * rotation, turned.inv().apply(origins)
+    angles = decimals(ANGLES, Pose(rotation.inv(), np.zeros_like(origins)).euler_zyz_deg())
+    if version == "warp":
+        return angles
+    if version == "3.0":
+        image = _image_pixels(table)
+        return {**angles, **decimals(ORIGINS_PX, origins / (1.0 if image is None else image[:, None]))}
+    if table.pixel_sizes_angstrom is None:
+        raise FormatError(
+            path,
+            f"RELION {version} lists count in angstrom, and the pixel size is not known",
+            "pass --pixel-size ANGSTROM",
+        )
+    return {**angles, **decimals(ORIGINS_ANGSTROM, origins)}
+
+
+def _facts(path: Path, table: ParticleTable, version: str) -> dict[str, Sequence[str]]:
+    made: dict[str, Sequence[str]] = {}
+    if table.images is not None:
+        folder = path.parent if not table.files else table.files[0].parent
+        made[IMAGES[0]] = moved(table.images, folder, path.parent)
+    elif version in ("3.0", "3.1"):  # which have no other name for particles
+        made[IMAGES[0]] = table.names
+    if version in ("3.0", "3.1", "warp") and table.names != table.images and table.images is not None:
+        made[NAME] = table.names
+    if np.any(table.half_sets):
+        made[HALF_SET] = [str(int(half)) for half in np.asarray(table.half_sets)]
+    if table.classes is not None:
+        made[CLASS] = [str(value) for value in table.classes.tolist()]
+    if table.scores is not None:
+        made[SCORE] = [number_text(value) for value in table.scores.tolist()]
+    return made
+
+
+def _sizes(table: ParticleTable, version: str, extras: Mapping[str, tuple[str, ...]]) -> dict[str, Sequence[str]]:
+    """Pixel sizes, where they are known: of coordinates, and of images."""
+    pixels, image = table.pixel_sizes_angstrom, _image_pixels(table)
+    if pixels is None or image is None:
+        return {}
+    if version in ("warp", "3.0"):
+        return {OLD_PIXEL: _sizes_text(image), **_only_if_other(SERIES_PIXEL, pixels, image)}
+    made: dict[str, Sequence[str]] = {IMAGE_PIXEL: _sizes_text(image)}
+    if version == "3.1":
+        return {**made, **_only_if_other(SERIES_PIXEL, pixels, image)}
+    made[SERIES_PIXEL] = _sizes_text(pixels)
+    made[BINNING] = extras.get(BINNING) or _sizes_text(image / pixels)
+    made["rlnImageDimensionality"] = extras.get("rlnImageDimensionality") or ("3",) * len(table)
+    return made
+
+
+def _only_if_other(label: str, pixels: NDArray[np.float64], image: NDArray[np.float64]) -> dict[str, Sequence[str]]:
+    return {} if np.allclose(pixels, image) else {label: _sizes_text(pixels)}
+
+
+def _sizes_text(sizes: NDArray[np.float64]) -> list[str]:
+    return [f"{size:.9g}" for size in sizes.tolist()]
+
+
+def _image_pixels(table: ParticleTable) -> NDArray[np.float64] | None:
+    """Of the images: as the list states it, else as coordinates count."""
+    for label in (IMAGE_PIXEL, OLD_PIXEL):
+        if label in table.extras:
+            return np.array(table.extras[label], dtype=np.float64)
+    return table.pixel_sizes_angstrom
+
+
+def _scale(table: ParticleTable) -> NDArray[np.float64] | float:
+    return 1.0 if table.pixel_sizes_angstrom is None else table.pixel_sizes_angstrom[:, None]
+
+
+def _blocks(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> Sequence[Block]:
+    """data_general, data_optics and data_particles, from one table."""
+    count = len(next(iter(rows.values())))
+    labels = [label for label in OPTICS if label in rows and label != GROUP_NAME]
+    kinds = list(zip(*(rows[label] for label in labels), strict=True)) if labels else [()] * count
+    groups = _groups(rows.get(GROUP), kinds)
+    names = rows.get(GROUP_NAME)
+    first = {group: row for row, group in reversed(list(enumerate(groups)))}
+    order = sorted(first, key=lambda group: (len(group), group))
+    optics = {
+        GROUP: tuple(order),
+        GROUP_NAME: tuple(names[first[group]] if names else f"opticsGroup{group}" for group in order),
+        **{label: tuple(rows[label][first[group]] for group in order) for label in labels},
+    }
+    inner = (*OPTICS, GENERAL)
+    particles = {label: values for label, values in rows.items() if label not in inner} | {GROUP: tuple(groups)}
+    blocks = [Block(path, "optics", optics), Block(path, "particles", particles)]
+    if version == "5":
+        stacks = rows.get(GENERAL, ("0",))[0]
+        blocks.insert(0, Block(path, "general", {GENERAL: (stacks,)}, is_loop=False))
+    return blocks
+
+
+def _groups(stated: tuple[str, ...] | None, kinds: Sequence[tuple[str, ...]]) -> list[str]:
+    """The optics group of each particle: as stated where each group is of one kind, else one for each kind."""
+    if stated is not None and len(set(zip(stated, kinds, strict=True))) == len(set(stated)):
+        return list(stated)
+    numbers = {kind: str(number) for number, kind in enumerate(dict.fromkeys(kinds), start=1)}
+    return [numbers[kind] for kind in kinds]

@@ -1,0 +1,245 @@
+"""Subtomograms behind lists that are not RELION's: one volume per particle, loaded when asked for.
+
+Owns where such volumes are looked for, their voxel size, contrast and wedge. Knows nothing of poses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.io.blocks import Block
+from gonio.io.errors import FormatError, locate, reading
+from gonio.io.maps import read_listed
+from gonio.io.paths import relative
+from gonio.io.source import VOXEL_SIZE_TOLERANCE, ReadOptions
+from gonio.volume import Particle, Subtomogram, Volume
+from gonio.wedge import SingleAxisWedge, Wedge
+
+__all__ = ["ListSource", "numbered_images"]
+
+VOLUME = re.compile(r"(?P<stem>.+?)\.(em|mrc|map|rec)(\.gz)?$", re.IGNORECASE)
+HDF_ENDINGS = (".hdf", ".hdf5", ".h5")
+
+
+@dataclass(frozen=True)
+class ListSource:
+    """A list that has been read, and its volumes.
+
+    Parameters
+    ----------
+    path
+        The list.
+    family
+        Its format.
+    options
+        What the caller said.
+    names
+        Of the particles.
+    images
+        File of each particle, relative to the list's folder or the current one, ``NUMBER@FILE`` in a stack; or None.
+    tilt_ranges_deg
+        First tilt, last tilt and direction of the axis for each particle, shape (m, 3), NaN where unknown; or None.
+    block
+        The list's own columns, where it is a table.
+    others
+        Further files that were read.
+    """
+
+    path: Path
+    family: str
+    options: ReadOptions
+    names: Sequence[str]
+    images: tuple[str, ...] | None = None
+    tilt_ranges_deg: NDArray[np.float64] | None = None
+    block: Block | None = None
+    others: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The list and what was read beside it."""
+        return (self.path, *self.others)
+
+    def pixel_sizes(self, stated: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+        """Of the list's pixels: what the caller said, what the list states, or what the first volume's header says.
+
+        Raises
+        ------
+        FormatError
+            If none of these is known and the particles are to be loaded.
+        """
+        said = self.options.pixel_size_angstrom or self.options.voxel_size_angstrom
+        if said is not None:
+            return np.full(len(self.names), said)
+        if stated is not None:
+            return stated
+        header = self.first_header_angstrom
+        if header > 0:
+            return np.full(len(self.names), header)
+        if self.options.may_count_pixels:
+            return None
+        raise FormatError(self.path, "counts in pixels and does not say their size", "pass --voxel-size ANGSTROM")
+
+    def image(self, index: int) -> Path | None:
+        """The file of the particle at this row, or None where it is not found."""
+        return None if self.images is None else locate(self.images[index].rpartition("@")[2], self.path.parent)
+
+    def load(self, index: int) -> Particle:
+        """The particle at this row of the list.
+
+        Raises
+        ------
+        FormatError
+            If its volume is missing or broken, or its voxel size or wedge unknown; names the particle.
+        """
+        try:
+            return self._load(index)
+        except (FormatError, ValueError) as error:
+            path, problem, remedy = str(self.path), str(error), "correct the list, or leave this particle out"
+            if isinstance(error, FormatError):
+                path, problem, remedy = error.path, error.problem, error.remedy
+            of = "" if path == str(self.path) else f" of {self.path}"
+            raise FormatError(path, f"{problem} (particle {self.names[index]!r}{of})", remedy) from error
+
+    def _load(self, index: int) -> Particle:
+        path, number = self._image(index)
+        data, header = _read(self.path, path, number, permissive=self.options.permissive)
+        size = self._voxel_size(path, header)
+        with reading(path, "a particle must be a cubic map"):
+            volume = Volume(-data if self.options.invert_contrast else data, size)
+            return Subtomogram(volume, self._wedge(index, volume))
+
+    def _image(self, index: int) -> tuple[Path, int | None]:
+        if self.images is None:
+            problem = "does not say where its subtomograms are"
+            raise FormatError(self.path, problem, "pass --data FOLDER, or put them beside the list")
+        number, at, token = self.images[index].rpartition("@")
+        found = locate(token, self.path.parent)
+        if found is None:
+            problem = f"{token} of row {index + 1} is neither in {self.path.parent} nor in {Path.cwd()}"
+            raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
+        return found, int(number) if at else None
+
+    def _voxel_size(self, path: Path, header: float) -> float:
+        said = self.options.voxel_size_angstrom or self.options.pixel_size_angstrom
+        if said is not None:
+            return said
+        if header <= 0:
+            raise FormatError(path, "no voxel size in the list nor in the header", "pass --voxel-size ANGSTROM")
+        first = self.first_header_angstrom
+        if first > 0 and abs(header / first - 1) > VOXEL_SIZE_TOLERANCE:
+            problem = f"its header says {header:g} angstrom per voxel, that of the first particle {first:g}"
+            raise FormatError(path, problem, "pass --voxel-size with the right one")
+        return header
+
+    @cached_property
+    def first_header_angstrom(self) -> float:
+        """The voxel size that the first volume states; 0 where it does not, or is not found."""
+        if not self.images or locate(self.images[0].rpartition("@")[2], self.path.parent) is None:
+            return 0.0
+        path, number = self._image(0)
+        return _read(self.path, path, number, permissive=self.options.permissive)[1]
+
+    def _wedge(self, index: int, volume: Volume) -> Wedge:
+        if self.options.wedges is not None:
+            return self.options.wedges.of(index, volume.box, volume.voxel_size_angstrom)
+        tilts = None if self.tilt_ranges_deg is None else self.tilt_ranges_deg[index]
+        if self.options.tilt_range_deg is not None:
+            tilts = np.array([*self.options.tilt_range_deg, self.options.axis_deg])
+        if tilts is None or not np.isfinite(tilts).all():
+            raise FormatError(self.path, "does not say which tilts were measured", "pass --tilt-range MIN MAX")
+        with reading(self.path, "pass --tilt-range MIN MAX in degrees"):
+            return SingleAxisWedge(*tilts.tolist())
+
+
+def numbered_images(
+    list_path: Path, folder: Path | None, numbers: Sequence[int], stem: str, *, beside: Sequence[str]
+) -> tuple[str, ...] | None:
+    """The volume of each number in a folder: files whose name without its ending is ``stem`` with that number.
+
+    Parameters
+    ----------
+    list_path
+        The list.
+    folder
+        Where they must be, or None.
+    numbers
+        Of the particles.
+    stem
+        A regular expression with one group, the number; leading zeros do not count.
+    beside
+        Folders, as seen from the list, that are looked into when none is given.
+
+    Returns
+    -------
+    Absolute paths, or as seen from the list where they lie beside it; None where no folder was given and none has all.
+
+    Raises
+    ------
+    FormatError
+        If the folder is missing, a number has no file, or two.
+    """
+    if folder is None:
+        places = [list_path.parent / place for place in beside]
+        shelves = (_volumes(place, stem) for place in places if place.is_dir())
+        whole = next((shelf for shelf in shelves if shelf and _lacks(shelf, numbers) is None), None)
+        return None if whole is None else tuple(relative(whole[number], list_path.parent) for number in numbers)
+    if not folder.is_dir():
+        raise FormatError(folder, "is no folder", "give the folder of the subtomograms with --data")
+    found = _volumes(folder, stem)
+    lost = _lacks(found, numbers)
+    if lost is not None:
+        raise FormatError(folder, f"has no volume of particle {lost} of {list_path}", "give the folder that has it")
+    return tuple(found[number].resolve().as_posix() for number in numbers)
+
+
+def _volumes(folder: Path, stem: str) -> dict[int, Path]:
+    """Volumes in a folder by number."""
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        volume = VOLUME.match(path.name)
+        matched = re.fullmatch(stem, volume["stem"]) if volume else None
+        if matched is None:
+            continue
+        number = int(matched[1])
+        if number in found:
+            problem = f"holds two volumes of number {number}: {found[number].name} and {path.name}"
+            raise FormatError(folder, problem, "move one of them away")
+        found[number] = path
+    return found
+
+
+def _lacks(found: Mapping[int, Path], numbers: Sequence[int]) -> int | None:
+    return next((number for number in numbers if number not in found), None)
+
+
+def _read(list_path: Path, path: Path, number: int | None, *, permissive: bool) -> tuple[NDArray[np.float32], float]:
+    """The volume (z, y, x) and the voxel size that its header states, or 0."""
+    if path.suffix.lower() in HDF_ENDINGS:
+        return _with_hdf(path, number, lambda image: _hdf_volume(path, image))
+    image = read_listed(list_path, path, permissive=permissive)
+    return image.data, image.voxel_size_angstrom()
+
+
+def _with_hdf(path: Path, number: int | None, use: Callable) -> tuple[NDArray[np.float32], float]:
+    """One image of EMAN2's HDF files, where image N is the group /MDF/images/N."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise FormatError(path, "is an HDF file, which needs h5py", "pip install 'gonio[eman]'") from error
+    with reading(path, "give an HDF file as EMAN2 writes it"), h5py.File(path, "r") as file:
+        return use(file["MDF/images"][str(number or 0)])
+
+
+def _hdf_volume(path: Path, image) -> tuple[NDArray[np.float32], float]:  # type: ignore[no-untyped-def]
+    data = np.asarray(image["image"], dtype=np.float32)  # (z, y, x)
+    if not np.isfinite(data).all():
+        raise FormatError(path, "holds values that are NaN or infinite", "mask or replace them first")
+    size = image.attrs.get("EMAN.apix_x", 0.0)
+    return data, float(np.ravel(size)[0])

@@ -1,0 +1,58 @@
+"""Values as words of text, and words as values.
+
+Owns how numbers are written into lists, and how gonio's own columns are called there. Knows no format.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["decimals", "number_text", "numbers_or_text", "own_label", "own_name", "token"]
+
+
+def numbers_or_text(values: Sequence[str]) -> NDArray:
+    """A column as numbers where all are, else as text."""
+    try:
+        return np.array(values, dtype=np.float64)
+    except ValueError:
+        return np.array(values)
+
+
+def own_label(name: str) -> str:
+    """How gonio's column is called in a list: ``log_likelihood`` is written as ``gonioLogLikelihood``."""
+    return "gonio" + "".join(part[:1].upper() + part[1:] for part in re.split(r"[^0-9A-Za-z]+", name))
+
+
+def own_name(label: str) -> str:
+    """The inverse of ``own_label``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", label.removeprefix("gonio")).lower()
+
+
+def token(value: object) -> str:
+    """A value as one word."""
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    return f"{value:.9g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def decimals(labels: Sequence[str], values: ArrayLike) -> dict[str, list[str]]:
+    """Numbers, shape (m, labels), as columns of text of six decimals."""
+    # Adding 0 turns -0 into 0, which reads better.
+    rounded = np.round(np.asarray(values, dtype=np.float64), 6) + 0.0
+    return {label: [f"{value:.6f}" for value in rounded[:, i]] for i, label in enumerate(labels)}
+
+
+def number_text(value: float) -> str:
+    """A number as short as it can be written with six decimals, or in full where that would lose digits."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 1e15 and value == int(value):
+        return str(int(value))
+    if abs(value) < 1e-3 or abs(value) >= 1e9:
+        return f"{value:.9g}"
+    return f"{value:.6f}".rstrip("0").rstrip(".")

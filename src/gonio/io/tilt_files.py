@@ -1,0 +1,212 @@
+"""Tilt series from the files that programs leave beside a tomogram.
+
+Owns what each of them says of single tilts; which is which is told by what the file holds:
+
+    IMOD .tlt, .rawtlt      one angle per line, degrees
+    SerialEM mdoc           TiltAngle; dose before each tilt from PriorRecordDose, else from ExposureDose in the order
+                            of DateTime. Its Defocus is that of the lenses, not of the specimen: not read
+    RELION 5 STAR           a tilt series, or tomograms.star with all (``gonio.io.tilts``)
+    STOPGAP wedge list      tilt_angle, exposure; defocus in micrometres, underfocus positive
+
+Angles turn the specimen right-handed about the tomogram's y axis, along which these programs lay the tilt axis; only
+RELION's projections say otherwise. Tilts stay in the order of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.io.blocks import Block, Star, read_star
+from gonio.io.errors import FormatError, reading
+from gonio.io.names import stem
+from gonio.io.tilts import read_tilt_series, series_of_block
+from gonio.tilts import Optics, TiltSeries
+
+__all__ = ["is_tilt_file", "read_tilts"]
+
+WEDGE_LIST = "stopgap_wedgelist"
+SECTION = re.compile(r"^\[ZValue\s*=\s*(\d+)\s*\]")
+ENTRY = re.compile(r"^(\w+)\s*=\s*(.*\S)")
+DATES = ("%d-%b-%y  %H:%M:%S", "%d-%b-%Y  %H:%M:%S", "%Y-%m-%d  %H:%M:%S", "%Y-%b-%d  %H:%M:%S")
+KINDS = "give a .tlt, .rawtlt, mdoc, tilt-series STAR file or a STOPGAP wedge list"
+SNIFFED_CHARACTERS = 100_000
+
+
+def is_tilt_file(path: Path) -> bool:
+    """Whether a file holds tilts, as far as its first characters tell; a file that cannot be read does not."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(SNIFFED_CHARACTERS)
+    except (OSError, UnicodeDecodeError):
+        return False
+    if SECTION.search(text) or re.search(r"^\[ZValue", text, re.MULTILINE):
+        return True
+    if re.search(r"^\s*data_", text, re.MULTILINE):
+        labels = r"^\s*_(tilt_angle|rlnTomoYTilt|rlnTomoProjX|rlnTomoNominalStageTiltAngle|rlnTomoTiltSeriesStarFile)\b"
+        return re.search(labels, text, re.MULTILINE) is not None
+    try:
+        return len(_angles(path, text[: text.rfind("\n") + 1] or text)) > 0
+    except FormatError:
+        return False
+
+
+def read_tilts(path: str | Path) -> dict[str, TiltSeries]:
+    """The tilt series in a file, by name of their tomogram; where the file does not say it, by the file's name.
+
+    Raises
+    ------
+    FormatError
+        Missing, empty, of no known kind, or with values that are no numbers.
+    """
+    path = Path(path)
+    with reading(path, KINDS):
+        text = path.read_text(encoding="utf-8")
+    if not text.strip():
+        raise FormatError(path, "is empty", "write the file again")
+    if re.search(r"^\[ZValue", text, re.MULTILINE):
+        return {stem(path.name): _mdoc(path, text)}
+    if re.search(r"^\s*data_", text, re.MULTILINE):
+        return _of_star(read_star(path))
+    return {stem(path.name): _series(path, _angles(path, text))}
+
+
+def _series(path: Path, tilts_deg: NDArray[np.float64]) -> TiltSeries:
+    beyond = np.flatnonzero(~(np.abs(tilts_deg) <= 90.0))
+    if len(beyond):
+        problem = f"tilt {beyond[0] + 1} is {tilts_deg[beyond[0]]:g} degrees, not within -90 to 90"
+        raise FormatError(path, problem, "correct the value")
+    return TiltSeries.of_angles(path, tilts_deg)
+
+
+# IMOD
+
+
+def _angles(path: Path, text: str) -> NDArray[np.float64]:
+    angles = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            (word,) = words
+            angles.append(float(word))
+        except ValueError as error:
+            raise FormatError(path, f"line {number} is {line.strip()!r}, not one angle", KINDS) from error
+    return np.array(angles)
+
+
+# SerialEM
+
+
+def _mdoc(path: Path, text: str) -> TiltSeries:
+    sections = _sections(text)
+    if not sections:
+        raise FormatError(path, "has no section [ZValue = ...]", KINDS)
+    tilts = np.array([_number(path, section, "TiltAngle") for section in sections])
+    return replace(_series(path, tilts), dose=_mdoc_dose(path, sections))
+
+
+def _sections(text: str) -> list[dict[str, str]]:
+    """The entries of each section [ZValue = ...] as text, and the line where it starts."""
+    sections: list[dict[str, str]] = []
+    current: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if SECTION.match(line):
+            current = {"line": str(number)}
+            sections.append(current)
+        elif found := ENTRY.match(line):
+            current[found[1]] = found[2]
+    return sections
+
+
+def _number(path: Path, section: dict[str, str], key: str) -> float:
+    value = section.get(key)
+    if value is None or not _is_number(value):
+        problem = f"the section at line {section['line']} has {key} = {value!r}, not a number"
+        raise FormatError(path, problem, "correct the value, or take the section out")
+    return float(value)
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return bool(np.isfinite(float(value)))
+    except ValueError:
+        return False
+
+
+def _mdoc_dose(path: Path, sections: list[dict[str, str]]) -> NDArray[np.float64] | None:
+    """Dose before each tilt, or None where the file does not say enough."""
+    if all("PriorRecordDose" in section for section in sections):
+        return np.array([_number(path, section, "PriorRecordDose") for section in sections])
+    times = [_time(section.get("DateTime", "")) for section in sections]
+    if not all("ExposureDose" in section for section in sections) or None in times:
+        return None
+    doses = np.array([_number(path, section, "ExposureDose") for section in sections])
+    if not doses.any():
+        return None
+    order = np.argsort(np.array(times), kind="stable")
+    before = np.empty(len(doses))
+    before[order] = np.cumsum(doses[order]) - doses[order]
+    return before
+
+
+def _time(text: str) -> float | None:
+    for form in DATES:
+        try:
+            return datetime.strptime(" ".join(text.split()), " ".join(form.split())).timestamp()
+        except ValueError:
+            continue
+    return None
+
+
+# STAR
+
+
+def _of_star(star: Star) -> dict[str, TiltSeries]:
+    wedges = star.find(WEDGE_LIST)
+    if wedges is not None:
+        return _wedge_list(wedges)
+    overview = star.find("global")
+    if overview is not None and "rlnTomoName" in overview:
+        return {name: read_tilt_series(star, name) for name in overview.text("rlnTomoName")}
+    tilts = [block for block in star.blocks if len(block)]
+    if not tilts:
+        raise FormatError(star.path, "lists no tilts", KINDS)
+    return {block.name or stem(star.path.name): series_of_block(block) for block in tilts}
+
+
+def _wedge_list(wedges: Block) -> dict[str, TiltSeries]:
+    numbers = wedges.text("tomo_num")
+    return {
+        name: _of_wedge_list(wedges.take([row for row, number in enumerate(numbers) if number == name]))
+        for name in dict.fromkeys(numbers)
+    }
+
+
+def _of_wedge_list(tilts: Block) -> TiltSeries:
+    series = _series(tilts.path, tilts.numbers("tilt_angle"))
+    optics = ("voltage", "cs", "amp_contrast")
+    known = all(label in tilts for label in optics)
+    return replace(
+        series,
+        defocus=_micrometres(tilts),
+        dose=tilts.numbers("exposure") if "exposure" in tilts else None,
+        optics=Optics(*tilts.vectors(optics)[0].tolist()) if known else None,
+    )
+
+
+def _micrometres(tilts: Block) -> NDArray[np.float64] | None:
+    """U, V in angstrom and the astigmatism's direction, (t, 3)."""
+    if "defocus" in tilts:
+        mean = 1e4 * tilts.numbers("defocus")
+        return np.stack([mean, mean, np.zeros_like(mean)], axis=-1)
+    if "defocus1" not in tilts or "defocus2" not in tilts:
+        return None
+    angle = tilts.numbers("astig_ang") if "astig_ang" in tilts else np.zeros(len(tilts))
+    return np.stack([1e4 * tilts.numbers("defocus1"), 1e4 * tilts.numbers("defocus2"), angle], axis=-1)

@@ -1,0 +1,244 @@
+"""Tomograms: volumes too large to read, of which pieces are cut.
+
+Owns how a file becomes something to cut from, and nothing is read but what is cut:
+
+    MRC, MAP, REC and EM    mapped into memory
+    the same in gzip, bzip2 decompressed once into a temporary file without a name, and mapped
+    OME-Zarr                chunks are read when a piece needs them (an extra: gonio[zarr])
+
+Of an OME-Zarr pyramid the finest level is taken, or the one whose array is named (``tomogram.zarr/1``): coarser levels
+are averages of voxels, which damp detail and may be shifted by half a voxel.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.io.compressed import compression_of, first_bytes, opened
+from gonio.io.em import em_layout, is_em
+from gonio.io.errors import FormatError, reading
+from gonio.io.mrc import MapFile, mrc_layout
+
+__all__ = ["Tomogram", "open_tomogram", "tomogram_files"]
+
+SNIFFED_BYTES = 212
+PIECE_BYTES = 2**24
+UNITS_ANGSTROM = {"angstrom": 1.0, "nanometer": 10.0, "nanometre": 10.0, "micrometer": 1e4, "picometer": 1e-2}
+BROKEN = "write the file again"
+ENDINGS = re.compile(r"\.(mrc|rec|map|em)(\.gz|\.bz2)?$", re.IGNORECASE)
+NEEDS_ZARR = "pip install 'gonio[zarr]'"
+
+
+@dataclass(frozen=True)
+class Tomogram:
+    """A volume to cut from.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    shape_zyx
+        Voxels along each axis.
+    voxel_size_angstrom
+        0 where the file does not say it.
+    kind
+        What it is, for people.
+    array
+        Anything that gives a piece for three slices (z, y, x).
+    """
+
+    path: Path
+    shape_zyx: tuple[int, int, int]
+    voxel_size_angstrom: float
+    kind: str
+    array: Any
+
+    def cut(self, low_zyx: Sequence[int], high_zyx: Sequence[int]) -> NDArray[np.float32]:
+        """The voxels from low up to high, which lie inside.
+
+        Raises
+        ------
+        FormatError
+            If they cannot be read, or some are NaN or infinite.
+        """
+        where = tuple(slice(int(low), int(high)) for low, high in zip(low_zyx, high_zyx, strict=True))
+        try:
+            piece = np.asarray(self.array[where], dtype=np.float32)
+        except Exception as error:  # a zarr's codecs have many kinds
+            told = str(error) or type(error).__name__
+            raise FormatError(self.path, f"cannot be read ({told})", "copy or write it again") from error
+        if not np.isfinite(piece).all():
+            bad = piece.size - np.count_nonzero(np.isfinite(piece))
+            place = ", ".join(f"{one.start}:{one.stop}" for one in where)
+            problem = f"holds {bad} values that are NaN or infinite in [{place}] (z, y, x)"
+            raise FormatError(self.path, problem, "mask or replace them first")
+        return piece
+
+
+def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None, permissive: bool = False) -> Tomogram:
+    """Open a tomogram to cut from.
+
+    Parameters
+    ----------
+    path
+        MRC or EM file, plain or compressed, or OME-Zarr folder.
+    voxel_size_angstrom
+        Replaces what the file says.
+    permissive
+        Accept broken MRC headers with a warning, as ``read_mrc``.
+
+    Raises
+    ------
+    FormatError
+        Missing, empty, truncated, no volume, of voxels that are no cubes, or zarr is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _of_zarr(path, voxel_size_angstrom)
+    with reading(path, BROKEN):
+        compression = compression_of(path)
+        start = first_bytes(path, SNIFFED_BYTES)
+    layout = em_layout(path) if is_em(start) else mrc_layout(path, permissive=permissive)
+    if len(layout.shape) != 3 or min(layout.shape) < 2:
+        raise FormatError(path, f"holds an array of shape {layout.shape}", "give a tomogram, a volume")
+    kind = "EM" if is_em(start) else "MRC"
+    array = _mapped(path, layout.start, layout.dtype, layout.shape, compressed=compression is not None)
+    size = voxel_size_angstrom
+    if size is None:
+        size = MapFile(path, np.zeros(0, np.float32), layout.voxel_size_xyz_angstrom).voxel_size_angstrom()
+    named = f"{kind}, {layout.dtype.name}" + (f", {compression}" if compression else ", mapped")
+    z, y, x = layout.shape
+    return Tomogram(path, (z, y, x), size, named, array)
+
+
+def tomogram_files(paths: Sequence[Path]) -> list[Path]:
+    """Tomograms, and for folders the tomograms in them by their endings.
+
+    Raises
+    ------
+    FormatError
+        If a folder is neither a zarr nor has a tomogram in it.
+    """
+    files = []
+    for path in paths:
+        if not path.is_dir() or _is_zarr(path):
+            files.append(path)
+            continue
+        inside = [file for file in sorted(path.iterdir()) if ENDINGS.search(file.name) or _is_zarr(file)]
+        if not inside:
+            problem = "has no tomogram (.mrc, .rec, .map, .em, or these with .gz) and no zarr in it"
+            raise FormatError(path, problem, "give the tomograms themselves")
+        files += inside
+    return files
+
+
+def _is_zarr(path: Path) -> bool:
+    return path.is_dir() and any((path / name).is_file() for name in (".zgroup", ".zarray", "zarr.json"))
+
+
+def _mapped(path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], *, compressed: bool) -> NDArray:
+    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    with reading(path, "copy or write the file again; if the disk is full, set TMPDIR to one with space"):
+        if compressed:
+            return _unpacked(path, start, dtype, shape, expected)
+        present = path.stat().st_size - start
+        if present < expected:
+            problem = f"is truncated: {max(present, 0)} of {expected} bytes of data"
+            raise FormatError(path, problem, "copy or write the file again")
+        return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape)
+
+
+def _unpacked(path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], expected: int) -> NDArray:
+    with tempfile.TemporaryFile() as unpacked, opened(path) as stream:
+        stream.seek(start)
+        done = 0
+        while done < expected and (piece := stream.read(min(PIECE_BYTES, expected - done))):
+            unpacked.write(piece)
+            done += len(piece)
+        if done < expected:
+            problem = f"is truncated: {done} of {expected} bytes of data"
+            raise FormatError(path, problem, "copy or write the file again")
+        unpacked.flush()
+        return np.memmap(unpacked, dtype=dtype, mode="r", shape=shape)  # the mapping outlives the file's name
+
+
+# OME-Zarr
+
+
+def _of_zarr(path: Path, voxel_size_angstrom: float | None) -> Tomogram:
+    try:
+        import zarr
+    except ImportError as error:
+        raise FormatError(path, "is a folder; an OME-Zarr tomogram needs zarr", NEEDS_ZARR) from error
+    with reading(path, "give an OME-Zarr folder, or the folder of one of its arrays"):
+        try:
+            found = zarr.open(path, mode="r")
+        except Exception as error:  # zarr has many kinds, some of its own
+            raise FormatError(path, "is a folder, and no zarr", "give a tomogram file or an OME-Zarr folder") from error
+        if isinstance(found, zarr.Array):
+            level, above = path.name, path.parent
+            group = zarr.open_group(above, mode="r") if _is_group(above) else None
+            said = _said(path, None if group is None else dict(group.attrs), level)
+            return _tomogram_of(path, found, said, voxel_size_angstrom)
+        multiscales = _multiscales(dict(found.attrs))
+        if not multiscales:
+            raise FormatError(path, "has no multiscales: it is no OME-Zarr image", "give the folder of its array")
+        level = multiscales[0]["datasets"][0]["path"]
+        return _tomogram_of(path, found[level], _said(path, dict(found.attrs), level), voxel_size_angstrom)
+
+
+def _is_group(path: Path) -> bool:
+    return any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+
+
+def _multiscales(attributes: dict[str, Any]) -> list[dict[str, Any]]:
+    return attributes.get("ome", attributes).get("multiscales", [])  # inside "ome" since version 0.5
+
+
+def _said(path: Path, attributes: dict[str, Any] | None, level: str) -> float:
+    """The voxel size of a level in angstrom; 0 where nothing says it."""
+    multiscales = _multiscales(attributes or {})
+    if not multiscales:
+        return 0.0
+    axes = multiscales[0].get("axes", [])
+    names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
+    if names and names[-3:] != ["z", "y", "x"]:
+        raise FormatError(path, f"has axes in the order {names}", "give a tomogram with axes z, y, x")
+    units = [UNITS_ANGSTROM.get(axis.get("unit", ""), 0.0) for axis in axes[-3:] if isinstance(axis, dict)]
+    dataset = next((one for one in multiscales[0]["datasets"] if one["path"] == level), None)
+    if dataset is None or len(units) != 3:
+        return 0.0
+    transforms = [*dataset.get("coordinateTransformations", []), *multiscales[0].get("coordinateTransformations", [])]
+    scale = np.prod([one["scale"][-3:] for one in transforms if one.get("type") == "scale"] or [[0.0] * 3], axis=0)
+    sizes_xyz = np.asarray(scale * np.array(units), dtype=np.float64)[::-1]
+    return MapFile(path, np.zeros(0, np.float32), sizes_xyz).voxel_size_angstrom()
+
+
+def _tomogram_of(path: Path, array: Any, said: float, voxel_size_angstrom: float | None) -> Tomogram:
+    leading, shape = array.shape[:-3], array.shape[-3:]
+    if len(shape) != 3 or any(n != 1 for n in leading) or min(shape) < 2:
+        raise FormatError(path, f"holds an array of shape {array.shape}", "give a tomogram of one channel and time")
+    if np.dtype(array.dtype).kind not in "iuf":
+        raise FormatError(path, f"holds values of type {array.dtype}", "give a tomogram of real numbers")
+    size = said if voxel_size_angstrom is None else voxel_size_angstrom
+    lazy = _Last3(array, len(leading)) if leading else array
+    return Tomogram(path, (int(shape[0]), int(shape[1]), int(shape[2])), size, f"OME-Zarr, {array.dtype}", lazy)
+
+
+@dataclass(frozen=True)
+class _Last3:
+    """An array of which leading axes of length one are passed over."""
+
+    array: Any
+    leading: int
+
+    def __getitem__(self, where: tuple[slice, slice, slice]) -> NDArray:
+        return self.array[(0,) * self.leading + where]

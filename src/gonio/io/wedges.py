@@ -1,0 +1,154 @@
+"""Wedges of the subtomograms of a list, from tilt files: which file is whose, and who is told.
+
+Owns the way from the files' tilt series to the source that loads particles. What a series says of a wedge is told in
+``gonio.tilts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from gonio.io.errors import FormatError
+from gonio.io.names import match
+from gonio.io.tilt_files import is_tilt_file, read_tilts
+from gonio.particles import ParticleTable
+from gonio.tilts import TiltSeries, TiltWedge, Weighting
+from gonio.wedge import Wedge, WeightVolumeWedge
+
+__all__ = ["StatedWedges", "read_tilts_of", "weights_of", "with_tilts"]
+
+
+@dataclass(frozen=True)
+class StatedWedges:
+    """The wedge of every particle of a source, by the row of the source.
+
+    Parameters
+    ----------
+    wedges
+        One for each tomogram.
+    of_row
+        For each row its tomogram's place in ``wedges``, -1 where the row is not asked for; shape (m,).
+    turns
+        How each row's box was cut out turned, ``x_tomogram = turn x_box``, or None where none was.
+    """
+
+    wedges: tuple[TiltWedge, ...]
+    of_row: NDArray[np.int64]
+    turns: Rotation | None = None
+
+    def of(self, row: int, box: int, voxel_size_angstrom: float) -> Wedge:
+        """The wedge of the particle in a row, for its box."""
+        turn = None if self.turns is None else self.turns[row]
+        return self.wedges[self.of_row[row]].of(box, voxel_size_angstrom, turn)
+
+
+def read_tilts_of(paths: Sequence[str | Path]) -> dict[str, TiltSeries]:
+    """All tilt series of files and of folders of such files, by the names of their tomograms.
+
+    Raises
+    ------
+    FormatError
+        If a file is none of tilts, a folder has none, or two files have a series of one name.
+    """
+    series: dict[str, TiltSeries] = {}
+    for path in map(Path, paths):
+        files = sorted(filter(is_tilt_file, path.iterdir())) if path.is_dir() else [path]
+        if not files:
+            raise FormatError(path, "has no tilt file in it", "give the folder of .tlt, .rawtlt, mdoc or STAR files")
+        for file in files:
+            for name, one in read_tilts(file).items():
+                if name in series:
+                    problem = f"has the tilt series {name!r}, as has {series[name].path}"
+                    raise FormatError(file, problem, "give one of them")
+                series[name] = one
+    return series
+
+
+def with_tilts(
+    table: ParticleTable, paths: Sequence[str | Path], *, weighting: Weighting | str = Weighting.PLAIN
+) -> ParticleTable:
+    """The same list of subtomograms, whose wedges are those of tilt files.
+
+    Every particle's wedge is what its tomogram's tilts have measured (``TiltSeries.wedge``). Hand -1 does not matter
+    here: 3-D subtomograms are not mirrored.
+
+    Parameters
+    ----------
+    table
+        Read from a list of 3-D subtomograms.
+    paths
+        Tilt files (see ``gonio.io.tilt_files``) or folders of them. Which series is a particle's is told by its
+        tomogram's name (see ``gonio.io.names``).
+    weighting
+        What dose and contrast transfer make of a tilt.
+
+    Raises
+    ------
+    FormatError
+        As ``read_tilts_of``; or a tomogram has no series, or several may be its; or a weighting needs what the files do
+        not say.
+    ValueError
+        If the list was not read from a file, or is one of 2-D stacks, which have their tilt series already.
+    """
+    source: Any = table.source
+    if source is None or not hasattr(source, "options"):
+        raise ValueError("wedges from tilt files need a list that was read from a file")
+    if getattr(source, "stacks", False):
+        raise ValueError(f"{source.path} lists 2-D stacks, whose tilts are in tomograms.star: leave out --tilts")
+    names = tuple(dict.fromkeys(table.tomograms))
+    kinds = _kinds(names, paths, Weighting(weighting))
+    stated = StatedWedges(kinds, *_by_row(table, {name: place for place, name in enumerate(names)}))
+    return replace(table, source=replace(source, options=replace(source.options, wedges=stated)))
+
+
+def weights_of(
+    tomograms: Sequence[str],
+    paths: Sequence[str | Path],
+    box: int,
+    voxel_size_angstrom: float,
+    *,
+    weighting: Weighting | str = Weighting.PLAIN,
+) -> Iterator[tuple[str, WeightVolumeWedge]]:
+    """The wedge of each tomogram as a volume of weights for boxes that are not turned; raises as ``with_tilts``."""
+    kind = Weighting(weighting)
+    for name, wedge in zip(tomograms, _kinds(tomograms, paths, kind), strict=True):
+        yield name, wedge.series.weights(box, voxel_size_angstrom, kind)
+
+
+def _kinds(names: Sequence[str], paths: Sequence[str | Path], weighting: Weighting) -> tuple[TiltWedge, ...]:
+    series = read_tilts_of(paths)
+    try:
+        chosen = match(names, tuple(series))
+    except ValueError as error:
+        listed = ", ".join(map(str, paths))
+        raise FormatError(listed, str(error), "give the tilt series of every tomogram of the list") from error
+    return tuple(_checked(series[chosen[name]].in_tomogram(), weighting) for name in names)
+
+
+def _checked(series: TiltSeries, weighting: Weighting) -> TiltWedge:
+    if weighting is not Weighting.PLAIN:
+        try:
+            series.weights(8, 10.0, weighting)  # says now what is missing, not at the first particle
+        except ValueError as error:
+            raise FormatError(
+                series.path, str(error).removeprefix(f"{series.path} "), "leave out --tilt-weights"
+            ) from error
+    return TiltWedge(series, weighting)
+
+
+def _by_row(table: ParticleTable, places: Mapping[str, int]) -> tuple[NDArray[np.int64], Rotation | None]:
+    rows = np.asarray(table.rows)
+    of_row = np.full(rows.max() + 1, -1)
+    of_row[rows] = [places[name] for name in table.tomograms]
+    if table.frames is None:
+        return of_row, None
+    turns = np.tile(np.eye(3), (len(of_row), 1, 1))
+    turns[rows] = table.frames.turns.as_matrix()
+    return of_row, Rotation.from_matrix(turns)

@@ -1,0 +1,130 @@
+"""A list of particles against a reference, row after row, by any engine.
+
+Each row is read by whoever aligns it, and its random generator follows from the seed and its number: results depend on
+nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gonio.alignment import LEARN_FROM, Aligner
+from gonio.expectation import Expectation
+from gonio.particles import ParticleTable
+from gonio.result import Result
+from gonio.run.engine import Local, Mapper
+from gonio.settings import Search
+
+__all__ = ["AlignedRow", "ParticleError", "align_rows", "align_table", "learn"]
+
+
+class ParticleError(ValueError):
+    """What does not fit with one particle of a list, told with its name."""
+
+
+@dataclass(frozen=True)
+class AlignedRow:
+    """What a row came to.
+
+    ``before`` is the dissimilarity at the listed pose, where a local search of plain inputs began with it: restored
+    inputs are weighted as the pose found tells, and have none to compare with. Else it is nan.
+    """
+
+    result: Result
+    box: int
+    before: float
+
+
+def align_table(
+    table: ParticleTable,
+    aligner: Aligner,
+    *,
+    mapper: Mapper | None = None,
+    seed: int = 0,
+    expectation: Expectation | None = None,
+    local: bool | None = None,
+    stage: str = "align",
+) -> list[Result]:
+    """The results of ``align_rows``."""
+    rows = align_rows(table, aligner, mapper=mapper, seed=seed, expectation=expectation, local=local, stage=stage)
+    return [row.result for row in rows]
+
+
+def align_rows(
+    table: ParticleTable,
+    aligner: Aligner,
+    *,
+    mapper: Mapper | None = None,
+    seed: int = 0,
+    expectation: Expectation | None = None,
+    local: bool | None = None,
+    stage: str = "align",
+) -> list[AlignedRow]:
+    """Align the particle of every row.
+
+    Parameters
+    ----------
+    table
+        m particles with a source to read them from.
+    aligner
+        Of the reference.
+    mapper
+        Who does it; this process, one after another, unless given.
+    seed
+        Row i has the generator that is the i-th child of this seed, as in ``Aligner.align_many``.
+    expectation
+        As in ``Aligner.align``.
+    local
+        Whether to begin at the poses in the table; told by the aligner's search unless given.
+    stage
+        Its name, once in a run.
+
+    Raises
+    ------
+    ParticleError, FormatError
+        Naming the first particle that cannot be read or does not fit.
+    """
+    starts = aligner.settings.search is Search.LOCAL if local is None else local
+    task = _AlignRow(table, aligner, seed, expectation, starts)
+    return list((mapper or Local())(stage, task, len(table)))
+
+
+def learn(table: ParticleTable, aligner: Aligner, *, mapper: Mapper | None = None, seed: int = 0) -> Expectation | None:
+    """As ``Aligner.learn``, from the first rows of a list."""
+    found = align_table(table[:LEARN_FROM], aligner, mapper=mapper, seed=seed, stage="learn")
+    return Expectation.mean([one.expectation for one in found if one.expectation is not None])
+
+
+@dataclass(frozen=True)
+class _AlignRow:
+    table: ParticleTable
+    aligner: Aligner
+    seed: int
+    expectation: Expectation | None
+    starts: bool
+
+    def __call__(self, row: int) -> AlignedRow:
+        particle = self.table.load(row)
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(row,)))
+        start = self.table.poses[row] if self.starts else None
+        try:
+            result = self.aligner.align(particle, rng=rng, start=start, expectation=self.expectation)
+            before = np.nan
+            if self.compares:
+                before = float(self.aligner.dissimilarity(particle, self.table.poses[row : row + 1])[0])
+        except ValueError as error:
+            raise ParticleError(f"particle {self.table.names[row]!r}: {error}") from error
+        return AlignedRow(result, particle.box, before)
+
+    @cached_property
+    def compares(self) -> bool:
+        """Whether the listed pose has a dissimilarity to compare with."""
+        return self.starts and not self.aligner.settings.restores
+
+    def source(self, row: int) -> Path | None:
+        """The file of a row's particle."""
+        return self.table.image(row)

@@ -1,0 +1,477 @@
+"""Gold-standard refinement: aligning and averaging in turns, the two halves of the particles apart from the first step.
+
+Flow of one iteration: each half aligned to its own reference, below the limit -> averages -> half 2 laid on half 1 ->
+FSC -> the next limit. Halves share the start map (or, de novo, not even that), the frame, and the FSC with the limit
+that it sets: numbers, never a map (docs/refinement.md).
+
+Must not know where particles come from, who does the work, nor how results are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.alignment import Aligner, Search, Settings
+from gonio.averaging import Average, average_table
+from gonio.fourier import MIN_SHELLS, index_grid, low_passed, resolution_at, shell_limit
+from gonio.halves import Duplicate, duplicates
+from gonio.lists import align_table
+from gonio.motion import Motion, drift_of
+from gonio.particles import ParticleTable
+from gonio.pose import Pose
+from gonio.resolution import FSC_HALVES, HalfMapFsc, half_map_fsc
+from gonio.restoration import sphere_diameter_angstrom
+from gonio.result import Result
+from gonio.run.engine import Local, Mapper
+from gonio.volume import MASK_EDGE, Volume, soft_sphere
+
+__all__ = ["Iteration", "Listed", "Plan", "best_of", "fsc_mask", "independent_samples", "refined", "start_map"]
+
+# Halves agree where their FSC is above 0.143 and above so many standard deviations of chance, which in shells of few
+# samples is more; one half is always enough. 40 particles of noise (`experiments/refine`) came to 0.15 to 0.3 in the
+# lowest six.
+CHANCE_SDS, ALWAYS_ENOUGH = 2.0, 0.5
+# A local search looks this many of the predicted standard deviations around, and at least this share of the resolution.
+CONE_SDS, CONE_SHARE = 3.0, 0.5
+# Searches are local once the median particle moved by less than this many of its own standard deviations,
+LOCAL_BELOW = 1.0
+# and all is at rest when it moved by less than this many while the resolution gained less than so many shells.
+REST_BELOW, REST_SHELLS = 0.25, 0.25
+# or when the resolution has been less than the best, by as much, for so many iterations.
+PATIENCE = 3
+
+
+@dataclass(frozen=True)
+class Listed:
+    """How far the poses of a list may be off: standard deviations of a Gaussian prior, per axis, and a cone.
+
+    None stands for no expectation, and without a cone for the nearest optimum. As the prior stays on the listed poses,
+    noise cannot carry poses away step by step.
+    """
+
+    rotation_sd_deg: float | None = None
+    shift_sd_angstrom: float | None = None
+    cone_deg: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a refinement is asked to do.
+
+    Parameters
+    ----------
+    settings
+        Of every alignment. The search is global first and local later, whatever it says;
+        ``resolution_angstrom`` is the finest that is ever compared, None for the last whole shell.
+    start_resolution_angstrom
+        To which the start map is taken, and beyond which nothing is compared in the first iteration.
+    margin_shells
+        How far beyond where the halves agree the next iteration compares, in shells of one over the box.
+    max_iterations
+        After which it ends, at rest or not.
+    listed
+        For poses of the list that are nearly right: every search is local, around them. None to search everywhere
+        first.
+    mask
+        Where the particle has density, a volume of its box, 0 to 1; None for a soft sphere.
+    duplicates_angstrom
+        Particles nearer than this to a better one are dropped after each alignment; None keeps all.
+    seed
+        Of the random numbers of searches that draw any.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    start_resolution_angstrom: float = 60.0
+    margin_shells: float = 0.0
+    max_iterations: int = 12
+    listed: Listed | None = None
+    mask: Volume | None = None
+    duplicates_angstrom: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.start_resolution_angstrom) and self.start_resolution_angstrom > 0):
+            raise ValueError(
+                f"start_resolution_angstrom must be a positive number, got {self.start_resolution_angstrom!r}"
+            )
+        if not 0.0 <= self.margin_shells <= 2.0:
+            raise ValueError(
+                f"margin_shells must lie between 0 and 2, got {self.margin_shells!r}: further ahead there is only noise"
+            )
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations!r}")
+        if self.settings.search not in (Search.COARSE_TO_FINE, Search.AXIS):
+            raise ValueError(f"a refinement chooses its searches itself: leave out {self.settings.search}")
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration came to.
+
+    Attributes
+    ----------
+    number
+        1, 2, ...
+    search
+        How poses were looked for.
+    limit_angstrom
+        The finest detail that was compared.
+    table
+        The particles with their poses and half sets.
+    results
+        Of the alignment, one for each particle of the table.
+    halves, volume
+        The averages of each half, and of all, in one frame.
+    fsc
+        Of the halves: under the mask, and corrected for what the mask adds.
+    resolution_angstrom
+        How far they agree: to where that falls below 0.143, or below what chance alone may come to.
+    moved_deg, moved_angstrom, moved_sds
+        How far the median particle moved since the last iteration: turned, shifted, and both in units of its predicted
+        standard deviation. Against the listed poses in the first.
+    drift
+        By which half 2 was moved to lie on half 1; None where it was not.
+    dropped
+        Duplicates by name: the one dropped, the one that stays, and angstrom between them.
+    ended
+        Why the refinement ends here; empty where it goes on.
+    """
+
+    number: int
+    search: Search
+    limit_angstrom: float
+    table: ParticleTable
+    results: Sequence[Result]
+    halves: tuple[Volume, Volume]
+    volume: Volume
+    fsc: HalfMapFsc
+    resolution_angstrom: float
+    moved_deg: float
+    moved_angstrom: float
+    moved_sds: float
+    drift: Pose | None
+    dropped: tuple[tuple[str, str, float], ...]
+    ended: str
+
+
+def start_map(volume: Volume, *, resolution_angstrom: float) -> Volume:
+    """A map from which both halves start: nothing of it is left at the resolution and beyond.
+
+    The edge of ``low_passed`` is two shells wide; here it ends at the resolution, so that what particles of noise
+    would borrow from the map ends there too.
+    """
+    shells = volume.box_angstrom / resolution_angstrom - 1.0
+    if shells < 1.0:
+        raise ValueError(
+            f"a box of {volume.box_angstrom:g} angstrom holds nothing at {resolution_angstrom:g} angstrom: "
+            "start from a finer resolution, or use larger boxes"
+        )
+    return low_passed(volume, resolution_angstrom=volume.box_angstrom / shells)
+
+
+def refined(
+    table: ParticleTable,
+    starts: tuple[Volume, Volume] | None,
+    plan: Plan | None = None,
+    *,
+    mapper: Mapper | None = None,
+    places_angstrom: Callable[[ParticleTable], NDArray[np.float64]] | None = None,
+) -> Iterator[Iteration]:
+    """Refine the poses of a list; gives each iteration when it is done, the last of which tells why it is.
+
+    Parameters
+    ----------
+    table
+        Particles that are all in half set 1 or 2.
+    starts
+        The map that each half starts from, in one frame: as a rule one map twice (``start_map``). None for the averages
+        of the halves at the poses of the list, which must then be ``plan.listed``, as far as these agree.
+    plan
+        What to do.
+    mapper
+        Who does the work; this process unless given. Each stage has a name of its own.
+    places_angstrom
+        Tells where the particles of a table are in their tomograms, (m, 3): needed to find duplicates.
+
+    Raises
+    ------
+    ValueError
+        Particles without a half, an empty half, no places to find duplicates by; maps and particles that do not fit.
+    """
+    plan = Plan() if plan is None else plan
+    mapper = mapper or Local()
+    _check(table, starts, plan, places_angstrom)
+    if starts is None:
+        run, state = _from_list(table, plan, mapper, places_angstrom)
+    else:
+        _check_limits(starts[0], plan, plan.start_resolution_angstrom)
+        run = _Run(plan, mapper, fsc_mask(starts[0], plan), places_angstrom)
+        state = _State(table, table.poses, starts, limit_angstrom=plan.start_resolution_angstrom)
+    for number in range(1, plan.max_iterations + 1):
+        state, iteration = run.iteration(number, state)
+        yield iteration
+        if iteration.ended:
+            return
+
+
+def independent_samples(mask: Volume) -> NDArray[np.float64]:
+    """Samples of each shell 0..n//2 that tell something of their own of a volume under a mask, (n // 2 + 1,).
+
+    Half of a shell, as the others are Friedel mates, times the share of the box that the mask leaves. Where two volumes
+    have nothing in common their FSC has a standard deviation of one over the root of that.
+    """
+    shell = np.rint(np.linalg.norm(index_grid(mask.box), axis=-1)).astype(int).ravel()
+    count = np.bincount(shell)[: mask.box // 2 + 1] / 2.0
+    return np.maximum(count * float((mask.data.astype(np.float64) ** 2).mean()), 1.0)
+
+
+def best_of(iterations: Sequence[Iteration]) -> Iteration:
+    """The last iteration whose halves agree as far as any's, but for a quarter of a shell."""
+    shells = [one.fsc.box_angstrom / one.resolution_angstrom for one in iterations]
+    return [one for one, shell in zip(iterations, shells, strict=True) if shell >= max(shells) - REST_SHELLS][-1]
+
+
+def _from_list(
+    table: ParticleTable,
+    plan: Plan,
+    mapper: Mapper,
+    places: Callable[[ParticleTable], NDArray[np.float64]] | None,
+) -> tuple[_Run, _State]:
+    """Start from the averages of the listed poses, as far as these agree."""
+    made = average_table(
+        table,
+        mapper=mapper,
+        half_sets=np.asarray(table.half_sets),
+        symmetry=plan.settings.symmetry,
+        stage="averaging listed poses",
+    )
+    assert made.halves is not None
+    _check_limits(made.volume, plan, None)
+    run = _Run(plan, mapper, fsc_mask(made.volume, plan), places)
+    fsc = run.fsc(made.halves)
+    limit = run.next_limit(made.volume, run.agreement(fsc))
+    return run, _State(table, table.poses, made.halves, limit, np.clip(fsc.best, 0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class _State:
+    """What one iteration hands to the next.
+
+    ``listed`` are the poses that the list had, ``cone`` is how far a local search looks, degrees and angstrom, and
+    ``behind`` for how many iterations the best resolution, in shells, has not been reached.
+    """
+
+    table: ParticleTable
+    listed: Pose
+    references: tuple[Volume, Volume]
+    limit_angstrom: float
+    fsc: NDArray[np.float64] | None = None
+    cone: tuple[float, float] | None = None
+    best_shell: float = 0.0
+    behind: int = 0
+
+
+@dataclass(frozen=True)
+class _Run:
+    plan: Plan
+    mapper: Mapper
+    mask: Volume
+    places: Callable[[ParticleTable], NDArray[np.float64]] | None = None
+
+    def iteration(self, number: int, state: _State) -> tuple[_State, Iteration]:
+        """One turn of aligning and averaging."""
+        results = self.aligned(number, state)
+        poses = Pose.stack([result.pose for result in results])
+        motion = Motion.of(
+            state.table.poses, poses, results, symmetry=self.plan.settings.symmetry, radius=self.radius_angstrom
+        )
+        table, listed = state.table.with_poses(poses), state.listed
+        dropped = self.duplicates(table, results)
+        if dropped:
+            kept = np.setdiff1d(np.arange(len(table)), [one.row for one in dropped])
+            table, results, motion, listed = table[kept], [results[i] for i in kept], motion.take(kept), listed[kept]
+            _check_halves(table)
+        table, made, drift = self.averaged(number, table, state.limit_angstrom, motion)
+        assert made.halves is not None  # both halves have particles
+        fsc = self.fsc(made.halves)
+        shell = self.agreement(fsc)
+        gained = shell - state.best_shell
+        behind = state.behind + 1 if gained < -REST_SHELLS else 0
+        iteration = Iteration(
+            number=number,
+            search=self.search(state),
+            limit_angstrom=state.limit_angstrom,
+            table=table,
+            results=results,
+            halves=made.halves,
+            volume=made.volume,
+            fsc=fsc,
+            resolution_angstrom=fsc.box_angstrom / shell if shell else float("inf"),
+            moved_deg=float(np.median(motion.turned_deg)),
+            moved_angstrom=float(np.median(motion.shifted_angstrom)),
+            moved_sds=float(np.median(motion.sds)),
+            drift=drift,
+            dropped=tuple(
+                (state.table.names[d.row], state.table.names[d.of_row], d.distance_angstrom) for d in dropped
+            ),
+            ended=self.end(number, state, float(np.median(motion.sds)), gained, behind),
+        )
+        following = _State(
+            table=table,
+            listed=listed,
+            references=made.halves,
+            limit_angstrom=self.next_limit(made.volume, shell),
+            fsc=np.clip(fsc.best, 0.0, 1.0),
+            cone=self.cone(state, motion, self.next_limit(made.volume, shell)),
+            best_shell=max(shell, state.best_shell),
+            behind=behind,
+        )
+        return following, iteration
+
+    def agreement(self, fsc: HalfMapFsc) -> float:
+        """The shell to which halves agree."""
+        chance = CHANCE_SDS / np.sqrt(independent_samples(self.mask))
+        enough = np.clip(chance, FSC_HALVES, ALWAYS_ENOUGH)
+        return fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
+
+    def fsc(self, halves: tuple[Volume, Volume]) -> HalfMapFsc:
+        return half_map_fsc(halves, mask=self.mask, rng=np.random.default_rng(self.plan.seed))
+
+    def aligned(self, number: int, state: _State) -> list[Result]:
+        """Each half to its own reference; in the order of the table."""
+        found: dict[int, Result] = {}
+        starts = state.table if self.plan.listed is None else state.table.with_poses(state.listed)
+        for half, reference in zip((1, 2), state.references, strict=True):
+            rows = np.flatnonzero(np.asarray(state.table.half_sets) == half)
+            aligner = Aligner(
+                reference, self.settings(state), mask=self.plan.mask, reference_fsc=_fsc_of_a_half(state.fsc)
+            )
+            stage = f"iteration {number}, half {half}"
+            results = align_table(starts[rows], aligner, mapper=self.mapper, seed=self.plan.seed, stage=stage)
+            found.update(zip(rows.tolist(), results, strict=True))
+        return [found[row] for row in range(len(state.table))]
+
+    def search(self, state: _State) -> Search:
+        everywhere = state.cone is None and self.plan.listed is None
+        return self.plan.settings.search if everywhere else Search.LOCAL
+
+    def settings(self, state: _State) -> Settings:
+        """Of the alignments of an iteration."""
+        own = replace(self.plan.settings, search=self.search(state), resolution_angstrom=state.limit_angstrom)
+        if self.plan.listed is not None:
+            return replace(
+                own,
+                prior_rotation_sd_deg=self.plan.listed.rotation_sd_deg,
+                prior_shift_sd_angstrom=self.plan.listed.shift_sd_angstrom,
+                max_rotation_deg=self.plan.listed.cone_deg,
+            )
+        if state.cone is None:
+            return own
+        return replace(own, max_rotation_deg=state.cone[0], max_shift_angstrom=state.cone[1])
+
+    def averaged(
+        self, number: int, table: ParticleTable, limit: float, motion: Motion
+    ) -> tuple[ParticleTable, Average, Pose | None]:
+        """Both halves in the frame of half 1, and the poses that go with it."""
+        made = self.average(f"iteration {number}, averaging", table)
+        assert made.halves is not None
+        drift = None if self.plan.listed else drift_of(made.halves, motion, radius=self.radius_angstrom, limit=limit)
+        if drift is None:
+            return table, made, None
+        second = np.asarray(table.half_sets) == 2
+        moves = Pose.stack([drift if moved else Pose.identity() for moved in second])
+        table = table.with_poses(table.poses @ moves)
+        return table, self.average(f"iteration {number}, averaging in one frame", table), drift
+
+    def average(self, stage: str, table: ParticleTable) -> Average:
+        half_sets = np.asarray(table.half_sets)
+        symmetry = self.plan.settings.symmetry
+        return average_table(table, mapper=self.mapper, half_sets=half_sets, symmetry=symmetry, stage=stage)
+
+    @property
+    def radius_angstrom(self) -> float:
+        """Of the particle: where its mask is half of its largest."""
+        volume = float((self.mask.data > 0.5 * self.mask.data.max()).sum()) * self.mask.voxel_size_angstrom**3
+        return float((0.75 / np.pi * volume) ** (1.0 / 3.0))
+
+    def next_limit(self, volume: Volume, shell: float) -> float:
+        """How far the halves agree, and the margin; not beyond what was asked for, nor too coarse to align."""
+        finest = float((volume.box - 1) // 2)
+        if self.plan.settings.resolution_angstrom is not None:
+            finest = min(finest, volume.box_angstrom / self.plan.settings.resolution_angstrom)
+        return float(volume.box_angstrom / np.clip(shell + self.plan.margin_shells, MIN_SHELLS, finest))
+
+    def cone(self, state: _State, motion: Motion, limit: float) -> tuple[float, float] | None:
+        """How far the next iteration looks around poses; None for everywhere."""
+        if state.cone is None and (state.fsc is None or np.median(motion.sds) > LOCAL_BELOW):
+            return None
+        turn = max(CONE_SDS * motion.rotation_sd_deg, np.degrees(CONE_SHARE * limit / self.radius_angstrom))
+        return float(min(turn, 180.0)), float(max(CONE_SDS * motion.shift_sd_angstrom, CONE_SHARE * limit))
+
+    def end(self, number: int, state: _State, moved_sds: float, gained: float, behind: int) -> str:
+        """Why it ends after this iteration; empty where it does not."""
+        if self.search(state) is Search.LOCAL and moved_sds < REST_BELOW and gained < REST_SHELLS:
+            return f"at rest: the median particle moved by {moved_sds:.2f} of its sd, the FSC by {gained:+.2f} shells"
+        if behind >= PATIENCE:
+            return f"the halves have agreed less than before for {PATIENCE} iterations"
+        if number == self.plan.max_iterations:
+            return f"{number} iterations were asked for"
+        return ""
+
+    def duplicates(self, table: ParticleTable, results: list[Result]) -> list[Duplicate]:
+        """Particles that have come to lie on a better one."""
+        if self.plan.duplicates_angstrom is None or self.places is None:
+            return []
+        return duplicates(
+            table.tomograms,
+            self.places(table),
+            distance_angstrom=self.plan.duplicates_angstrom,
+            dissimilarity=[result.dissimilarity for result in results],
+        )
+
+
+def _fsc_of_a_half(fsc: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """The FSC that the half maps of one half would have, from that of the halves.
+
+    A map of FSC F correlates with the truth by sqrt(2 F / (1 + F)), each of its halves by sqrt(F).
+    """
+    return None if fsc is None else fsc / (2.0 - fsc)
+
+
+def fsc_mask(start: Volume, plan: Plan) -> Volume:
+    """The mask of the FSC: as given, or the soft sphere of the particle's diameter, as given or as the map shows."""
+    if plan.mask is not None:
+        return plan.mask
+    given = plan.settings.mask_diameter_angstrom or plan.settings.particle_diameter_angstrom
+    diameter = (given or sphere_diameter_angstrom(start)) / start.voxel_size_angstrom
+    sphere = soft_sphere(start.box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
+    return Volume(sphere, start.voxel_size_angstrom)
+
+
+def _check(table: ParticleTable, starts: tuple[Volume, Volume] | None, plan: Plan, places: object) -> None:
+    if starts is None and plan.listed is None:
+        raise ValueError("without start maps the poses of the list are where to start from: say how good they are")
+    for map_ in () if starts is None else (starts[1], plan.mask):
+        if starts is not None and map_ is not None and map_.box != starts[0].box:
+            raise ValueError(f"start maps and mask differ in box: {starts[0].box} and {map_.box} voxels")
+    if not np.isin(np.asarray(table.half_sets), [1, 2]).all():
+        raise ValueError("every particle must be in half set 1 or 2: make half sets first (gonio.halves)")
+    _check_halves(table)
+    if plan.duplicates_angstrom is not None and places is None:
+        raise ValueError("the list does not say where particles are in their tomograms: duplicates cannot be found")
+
+
+def _check_limits(volume: Volume, plan: Plan, start_resolution_angstrom: float | None) -> None:
+    """Raise ValueError where a resolution does not suit the box."""
+    for resolution in (start_resolution_angstrom, plan.settings.resolution_angstrom):
+        shell_limit(volume.box, volume.voxel_size_angstrom, resolution)
+
+
+def _check_halves(table: ParticleTable) -> None:
+    counts = [int((np.asarray(table.half_sets) == half).sum()) for half in (1, 2)]
+    if min(counts) < 1:
+        raise ValueError(f"both halves need particles, they have {counts[0]} and {counts[1]}")

@@ -1,0 +1,93 @@
+"""A figure of the page: its drawing, how to read it, and the numbers behind it.
+
+Drawings take their ink from the page, so that they follow its light or dark colours. Matplotlib is used by its object
+interface: no state is left behind.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["BLUE", "COLOURS", "INK", "ORANGE", "axes_of", "figure_html", "identifier", "point_size", "svg_of"]
+
+INK = "#010203"  # stands for the page's text colour
+# All readable on white and on near-black, and apart for the colour-blind (after Okabe & Ito).
+BLUE, ORANGE = "#3b7dd8", "#d9822b"
+COLOURS = (BLUE, ORANGE, "#1a9e77", "#b858a8", "#8a8f98", "#c9a227")
+SIZE_INCHES = (4.2, 2.9)
+
+
+def axes_of() -> tuple[Figure, Axes]:
+    """An empty plot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def point_size(count: int) -> float:
+    """Of each of many points, so that all together stay readable."""
+    return float(np.clip(600 / max(count, 1), 1.0, 16.0))
+
+
+def figure_html(name: str, drawing: str | Figure, caption: str, data: Mapping[str, ArrayLike] | None = None) -> str:
+    """A figure with its caption, and its data (columns of one length, by name) as a file to save."""
+    body = drawing if isinstance(drawing, str) else svg_of(drawing, name)
+    link = "" if not data else _data_link(name, data)
+    text = f"<figcaption>{escape(caption)}{link}</figcaption>"
+    return f"<figure><h3>{escape(name[:1].upper() + name[1:])}</h3>{body}{text}</figure>"
+
+
+def svg_of(figure: Figure, name: str) -> str:
+    """As SVG for a page: its ink the page's, its ids its own among several figures."""
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    for axes in figure.axes:
+        axes.tick_params(colors=INK, labelsize=8)
+        axes.spines[:].set_color(INK)
+    for text in figure.findobj(Text):
+        text.set(color=INK, fontsize=min(text.get_fontsize(), 9))
+    file = StringIO()
+    with rc_context({"svg.hashsalt": "gonio"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{identifier(name)}-", svg)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(name)}"', 1)
+
+
+def identifier(name: str) -> str:
+    """A name as it may stand in ids and file names."""
+    return re.sub(r"\W+", "-", name).strip("-").lower()
+
+
+def _data_link(name: str, data: Mapping[str, ArrayLike]) -> str:
+    columns = [[_cell(value) for value in np.asarray(values)] for values in data.values()]
+    rows = [",".join(_quoted(heading) for heading in data), *(",".join(row) for row in zip(*columns, strict=True)), ""]
+    content = b64encode("\n".join(rows).encode()).decode()
+    return (
+        f' <a class=data download="{identifier(name)}.csv" href="data:text/csv;charset=utf-8;base64,{content}">CSV</a>'
+    )
+
+
+def _cell(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else _quoted(str(value))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if re.search(r'[",\n\r]', text) else text

@@ -1,0 +1,238 @@
+"""The page: sections in the order of what a reader asks, tables, and the HTML around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from gonio.particles import ParticleTable
+from gonio.report.content import Errors, Odd, Report
+from gonio.report.figures import identifier
+from gonio.report.matrices import matrix_figure
+from gonio.report.pictures import class_gallery, odd_gallery, slices
+from gonio.report.plots import (
+    against,
+    changes,
+    correlations,
+    coverage_map,
+    directions,
+    error_plots,
+    expected_agreement,
+    progress,
+    quality,
+)
+from gonio.report.surface import library, surface
+
+__all__ = ["html"]
+
+WORST_COUNT = 10
+
+
+def html(report: Report) -> str:
+    """Everything that a report holds, as one page: no other file and no network is needed to read it."""
+    sections = {
+        "Is it good?": _good(report),
+        "What does it look like?": _look(report),
+        "Is it biased?": _bias(report),
+        "Which particles are odd?": _odd(report),
+        "What was done": _facts(report.facts),
+    }
+    shown = {name: content for name, content in sections.items() if content}
+    links = "".join(f"<a href=#{identifier(name)}>{escape(name)}</a>" for name in shown)
+    body = "".join(
+        f"<section id={identifier(name)}><h2>{escape(name)}</h2>{content}</section>" for name, content in shown.items()
+    )
+    script = library() if report.maps else ""
+    page = PAGE.replace("@TITLE@", escape(report.title)).replace("@LINKS@", links)
+    return page.replace("@BODY@", body + script)
+
+
+def _good(report: Report) -> str:
+    figures = [] if not report.curves else [correlations(report.curves, report.box_angstrom)]
+    if report.iterations:
+        figures += progress(report.iterations)
+    if report.particles is not None:
+        figures += quality(report.particles)
+    if report.errors is not None:
+        figures += error_plots(report.particles, report.errors)
+    if report.expected is not None and len(report.expected):
+        figures.append(expected_agreement(report.expected, report.box_angstrom))
+    if report.particles is not None:
+        figures += changes(report.particles)
+    return _numbers(report.numbers) + _grid(figures)
+
+
+def _look(report: Report) -> str:
+    figures = [slices(name, volume) for name, volume in report.maps.items()]
+    if report.maps:
+        name, volume = next(iter(report.maps.items()))
+        figures.insert(0, surface(name, volume))
+    if report.classes is not None:
+        figures.insert(0, class_gallery(report.classes))
+    return _grid(figures) + ("" if report.matrix is None else matrix_figure(report.matrix))
+
+
+def _bias(report: Report) -> str:
+    figures = []
+    if report.particles is not None:
+        figures += [directions(report.particles), *against(report.particles, report.against)]
+    if report.coverage is not None:
+        figures.append(coverage_map(report.coverage))
+    return _grid(figures)
+
+
+def _odd(report: Report) -> str:
+    worst = "" if report.particles is None else _worst(report.particles, report.errors)
+    return _reasons(report.odd) + _grid([odd_gallery(list(report.odd))]) + worst
+
+
+def _grid(figures: Sequence[str]) -> str:
+    content = "".join(figures)
+    return f"<div class=plots>{content}</div>" if content else ""
+
+
+# Tables
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    return f"<dl>{rows}</dl>"
+
+
+def _numbers(numbers: Sequence[tuple[str, str, str]]) -> str:
+    if not numbers:
+        return ""
+    rows = "".join(
+        f"<tr><th scope=row>{escape(name)}</th><td class=value>{escape(value)}</td><td>{escape(reading)}</td></tr>"
+        for name, value, reading in numbers
+    )
+    return _table(f"<table class=numbers>{rows}</table>")
+
+
+# Column of the table, heading, format.
+WORST_COLUMNS = (
+    ("dissimilarity", "dissimilarity", ".3f"),
+    ("overlap", "overlap", ".2f"),
+    ("rotation_sd_deg", "sd (°)", ".1f"),
+    ("shift_sd_angstrom", "sd (Å)", ".1f"),
+    ("runner_up_margin", "margin", ".3g"),
+    ("change_of_orientation_deg", "turned (°)", ".1f"),
+    ("change_of_shift_angstrom", "shifted (Å)", ".1f"),
+)
+
+
+def _worst(particles: ParticleTable, errors: Errors | None) -> str:
+    if "dissimilarity" not in particles.columns:
+        return ""
+    order = np.argsort(-particles.columns["dissimilarity"], kind="stable")[:WORST_COUNT]
+    shown = [
+        (heading, particles.columns[name], form) for name, heading, form in WORST_COLUMNS if name in particles.columns
+    ]
+    if errors is not None:
+        shown += [("error (°)", errors.rotation_deg, ".1f"), ("error (Å)", errors.shift_angstrom, ".1f")]
+    head = "".join(
+        f"<th scope=col>{escape(text)}</th>" for text in ("particle", *(column[0] for column in shown), "ended")
+    )
+    status = particles.columns.get("status", np.full(len(particles), ""))
+    rows = "".join(
+        f"<tr><th scope=row>{escape(particles.names[i])}</th>"
+        + "".join(f"<td class=value>{values[i]:{form}}</td>" for _, values, form in shown)
+        + f"<td>{escape(str(status[i]))}</td></tr>"
+        for i in order
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    reading = "The particles that fit least well: look at these first when something seems wrong."
+    return f"<h3>Lowest agreement: {len(order)} particles</h3><p>{reading}</p>{_table(table)}"
+
+
+def _reasons(odd: Sequence[Odd]) -> str:
+    if not odd:
+        return ""
+    rows = "".join(f"<tr><th scope=row>{escape(one.name)}</th><td>It {escape(one.why)}.</td></tr>" for one in odd)
+    reading = "Particles that differ from the others by more than four robust standard deviations, or did not finish."
+    table = (
+        f"<table><thead><tr><th scope=col>particle</th><th scope=col>why</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+    return f"<p>{reading}</p>{_table(table)}"
+
+
+def _table(table: str) -> str:
+    """A table that can be scrolled, and copied as text with tabs."""
+    return f"<div class=table><button class=copy type=button>Copy</button><div class=scroll>{table}</div></div>"
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>@TITLE@</title>
+<style>
+:root { --ink: #1b1f24; --soft: #5c6670; --paper: #ffffff; --card: #f5f6f8; --line: #dde1e6; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ed; --soft: #9aa5b1; --paper: #14171a; --card: #1d2125; --line: #343a41; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.2rem; max-width: 84rem; color: var(--ink); background: var(--paper);
+       font: 16px/1.5 system-ui, sans-serif; }
+h1, th, figcaption, h3 { overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .4rem 0 1rem; }
+h2 { font-size: 1.2rem; margin: 2rem 0 .6rem; }
+h3 { font-size: .95rem; margin: 0 0 .4rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 0; }
+dt { color: var(--soft); }
+dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .92rem; }
+th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-weight: 600; }
+thead th { color: var(--soft); white-space: nowrap; }
+.value { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.numbers td:last-child { color: var(--soft); }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
+figure { margin: 0; padding: .9rem; background: var(--card); border-radius: .5rem; }
+figure svg { display: block; width: 100%; height: auto; }
+figure:has(> .scene) { grid-row: span 2; }
+.scene { min-height: 20rem; color: var(--soft); }
+.level { display: flex; gap: .5rem; align-items: center; font-size: .85rem; color: var(--soft); }
+.level input { flex: 1; min-width: 0; }
+.wide { margin-top: 1rem; max-width: 60rem; }
+.wide svg { min-width: 30rem; }
+.wide figure { overflow-x: auto; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
+a { color: inherit; }
+a.data, button.copy { font: inherit; font-size: .8rem; color: var(--soft); }
+button.copy { float: right; background: none; border: 1px solid var(--line); border-radius: .3rem; cursor: pointer; }
+section { clear: both; }
+@media print {
+  :root { --ink: #000; --soft: #444; --paper: #fff; --card: #fff; --line: #ccc; }
+  nav, button.copy, a.data, .level { display: none; }
+  figure, tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+}
+figcaption { margin-top: .5rem; font-size: .85rem; color: var(--soft); }
+</style>
+</head>
+<body>
+<header><h1>@TITLE@</h1><nav aria-label="sections">@LINKS@</nav></header>
+<main>
+@BODY@
+</main>
+<script>
+for (const button of document.querySelectorAll('button.copy')) button.addEventListener('click', async () => {
+  const rows = [...button.parentElement.querySelectorAll('tr')];
+  const text = rows.map(row => [...row.cells].map(cell => cell.textContent).join('\\t')).join('\\n');
+  try { await navigator.clipboard.writeText(text); }
+  catch {  // pages from disk may not be allowed to
+    const area = Object.assign(document.createElement('textarea'), {value: text});
+    document.body.append(area); area.select(); document.execCommand('copy'); area.remove();
+  }
+  button.textContent = 'Copied'; setTimeout(() => { button.textContent = 'Copy'; }, 1500);
+});
+</script>
+</body>
+</html>
+"""

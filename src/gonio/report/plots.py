@@ -1,0 +1,309 @@
+"""Plots of particles, errors and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from gonio.particles import ParticleTable
+from gonio.report.content import Errors, Iteration
+from gonio.report.figures import BLUE, COLOURS, INK, ORANGE, axes_of, figure_html, point_size
+
+__all__ = [
+    "against",
+    "changes",
+    "correlations",
+    "coverage_map",
+    "directions",
+    "error_plots",
+    "expected_agreement",
+    "progress",
+    "quality",
+]
+
+FSC_THRESHOLDS = (0.5, 0.143)
+# Of a median along an axis.
+BINS = 8
+
+# Column of the table, label of the axis, how to read it.
+QUALITY = (
+    ("dissimilarity", "dissimilarity", "Lower is better; a second hump at high values is what did not align."),
+    (
+        "rotation_sd_deg",
+        "predicted rotation error (degrees)",
+        "How far each orientation may be off about any one axis: a standard deviation, from the noise and the detail of"
+        " each particle, if its optimum is the right one. As there are three axes, 8 of 10 true angles are 0.8 to 2.5"
+        " times as large.",
+    ),
+    (
+        "shift_sd_angstrom",
+        "predicted shift error (angstrom)",
+        "How far each position may be off along any one axis, likewise.",
+    ),
+    (
+        "runner_up_margin",
+        "margin over the next best pose",
+        "How much less likely the best pose at another optimum is: only to be compared within one run. Those nearest to"
+        " 0 could as well be at the other pose, which runners_up.star holds. Particles with no other are not shown.",
+    ),
+)
+CHANGES = (
+    (
+        "change_of_orientation_deg",
+        "change of orientation (degrees)",
+        "How far each particle turned from the pose in the input list. After a local search a hump near 0 is good.",
+    ),
+    (
+        "change_of_shift_angstrom",
+        "change of shift (angstrom)",
+        "How far each particle moved. Values piled up at the right end mean that the largest shift was too small.",
+    ),
+)
+
+
+def quality(particles: ParticleTable) -> list[str]:
+    """How well particles fit, and how surely."""
+    return _histograms(particles, QUALITY)
+
+
+def changes(particles: ParticleTable) -> list[str]:
+    """How far they moved."""
+    return _histograms(particles, CHANGES)
+
+
+def _histograms(particles: ParticleTable, which: Sequence[tuple[str, str, str]]) -> list[str]:
+    return [
+        _histogram(particles.columns[name], label, text) for name, label, text in which if name in particles.columns
+    ]
+
+
+def error_plots(particles: ParticleTable | None, errors: Errors) -> list[str]:
+    """Where the truth is known: errors, and whether they are as predicted."""
+    text = "Distance from the true {}: most lie near 0; single values far to the right are wrong optima."
+    return [
+        _histogram(errors.rotation_deg, "rotation error (degrees)", text.format("orientation"), colour=ORANGE),
+        _histogram(errors.shift_angstrom, "shift error (angstrom)", text.format("position"), colour=ORANGE),
+        *([] if particles is None else _predictions(particles, errors)),
+    ]
+
+
+# Of each kind: column of what was predicted, name, unit.
+PREDICTIONS = (("rotation_sd_deg", "rotation", "degrees"), ("shift_sd_angstrom", "shift", "angstrom"))
+
+
+def _predictions(particles: ParticleTable, errors: Errors) -> list[str]:
+    made = ((name, unit, particles.columns.get(column)) for column, name, unit in PREDICTIONS)
+    found = (errors.rotation_deg, errors.shift_angstrom)
+    return [
+        _prediction(np.asarray(sd), error, name, unit)
+        for (name, unit, sd), error in zip(made, found, strict=True)
+        if sd is not None
+    ]
+
+
+def _prediction(sd: NDArray, error: NDArray[np.float64], name: str, unit: str) -> str:
+    """True errors against predicted ones, of all three axes together."""
+    predicted = np.sqrt(3.0) * np.asarray(sd, dtype=np.float64)
+    shown = np.isfinite(predicted) & np.isfinite(error) & (predicted > 0) & (error > 0)
+    figure, axes = axes_of()
+    axes.set_xlabel(f"predicted {name} error ({unit})")
+    axes.set_ylabel(f"true {name} error ({unit})")
+    if shown.any():
+        x, y = predicted[shown], error[shown]
+        low, high = 0.7 * min(x.min(), y.min()), 1.4 * max(x.max(), y.max())
+        axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle="--")
+        size = point_size(len(x))
+        axes.scatter(x, y, s=size, color=ORANGE, alpha=0.7, linewidths=0)
+        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
+    caption = (
+        f"Each particle's {name} error against the one predicted for it (root mean square, three axes together). About"
+        " the dashed line, a little more below, the predictions are right; all above, they are too small. Single points"
+        " far above are wrong optima, which no prediction knows of: look at their margins."
+    )
+    data = {f"predicted_{name}_{unit}": predicted, f"true_{name}_{unit}": error}
+    return figure_html(f"{name} errors against predictions", figure, caption, data)
+
+
+def expected_agreement(correlation: NDArray[np.float64], box_angstrom: float) -> str:
+    """What particles have in common with the reference, shape (m, s)."""
+    figure, axes = axes_of()
+    frequency = np.arange(1, correlation.shape[1]) / box_angstrom
+    low, middle, high = np.percentile(correlation[:, 1:], [10, 50, 90], axis=0)
+    axes.fill_between(frequency, low, high, color=BLUE, alpha=0.25, linewidth=0)
+    axes.plot(frequency, middle, color=BLUE, linewidth=1.8)
+    axes.set_xlabel("spatial frequency (1/angstrom)")
+    axes.set_ylabel("Fourier shell correlation")
+    axes.set_ylim(0.0, 1.05)
+    caption = (
+        "What a particle has in common with the reference at its pose, at each level of detail up to the resolution"
+        " that was compared: median, and the middle 80 % of particles as a band. Detail near 0 helps no alignment; a"
+        f" curve still high at its right end, {1.0 / frequency[-1]:.3g} angstrom, invites a finer resolution."
+    )
+    data = {"per_angstrom": frequency, "tenth": low, "median": middle, "ninetieth": high}
+    return figure_html("expected agreement of a particle", figure, caption, data)
+
+
+def _histogram(values: NDArray, label: str, caption: str, *, colour: str = BLUE) -> str:
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    figure, axes = axes_of()
+    axes.set_xlabel(label)
+    axes.set_ylabel("particles")
+    axes.locator_params(axis="y", integer=True)
+    if len(finite):
+        bins = int(np.clip(2 * np.sqrt(len(finite)), 5, 60))
+        low, high = finite.min(), finite.max()
+        # Nothing measurable lies below a relative 1e-6: such values share a bin.
+        width = max(high - low, 1e-6 * max(abs(low), abs(high), 1.0))
+        axes.hist(finite, bins=bins, range=(low, low + width), color=colour)
+        axes.axvline(float(np.median(finite)), color=INK, linewidth=1, linestyle="--")
+        caption = f"{caption} Dashed: median, {np.median(finite):.3g}."
+    return figure_html(label, figure, caption, {label: finite})
+
+
+def directions(particles: ParticleTable) -> str:
+    """Where the beam came from, in the reference's frame: R^T z, in an equal-area projection."""
+    from matplotlib.figure import Figure
+
+    matrices = particles.poses.matrix
+    beam = matrices[:, 2, :]  # rows z of R: (m, 3)
+    longitude, latitude = np.arctan2(beam[:, 1], beam[:, 0]), np.arcsin(np.clip(beam[:, 2], -1.0, 1.0))
+    figure = Figure(figsize=(4.2, 2.9), layout="constrained")
+    axes = figure.add_subplot(projection="mollweide")
+    size = point_size(len(beam))
+    axes.scatter(longitude, latitude, s=size, color=BLUE, alpha=0.7, linewidths=0)
+    axes.set_xticks(np.radians([-120, -60, 0, 60, 120]))
+    axes.set_yticks(np.radians([-60, -30, 0, 30, 60]))
+    axes.grid(color=INK, alpha=0.2, linewidth=0.5)
+    axes.set_xlabel("longitude (degrees), latitude upwards")
+    caption = (
+        "From where the beam at zero tilt saw each particle, in the reference's frame, on an equal-area map: an even"
+        " cover is good, an empty region is a view that the average lacks."
+    )
+    data = {"longitude_deg": np.degrees(longitude), "latitude_deg": np.degrees(latitude)}
+    return figure_html("angular distribution", figure, caption, data)
+
+
+def correlations(curves: Mapping[str, NDArray[np.float64]], box_angstrom: float) -> str:
+    """Fourier shell correlations, with both thresholds."""
+    figure, axes = axes_of()
+    for (name, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
+        axes.plot(np.arange(len(curve)) / box_angstrom, curve, color=colour, label=name, linewidth=1.8)
+    for threshold in FSC_THRESHOLDS:
+        axes.axhline(threshold, color=INK, linewidth=0.8, linestyle=":")
+        axes.annotate(f"{threshold:g}", (1.0, threshold), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    axes.set_xlabel("spatial frequency (1/angstrom)")
+    axes.set_ylabel("Fourier shell correlation")
+    axes.set_ylim(min(-0.1, *(float(curve.min()) for curve in curves.values())), 1.05)
+    axes.legend(frameon=False, loc="lower left")
+    caption = (
+        "How well two maps agree at each level of detail, finer to the right. Where the half maps fall through 0.143"
+        " (and a map against a known one through 0.5) is the resolution; the reciprocal of the axis is in angstrom."
+    )
+    shells = np.arange(min(len(curve) for curve in curves.values()))
+    data = {"per_angstrom": shells / box_angstrom, **{name: curve[: len(shells)] for name, curve in curves.items()}}
+    return figure_html("Fourier shell correlation", figure, caption, data)
+
+
+def against(particles: ParticleTable, values: Mapping[str, NDArray[np.float64]]) -> list[str]:
+    """Dissimilarity against what it should not depend on: one plot for each of ``values``, (m,)."""
+    if "dissimilarity" not in particles.columns:
+        return []
+    beam = np.clip(particles.poses.matrix[:, 2, 2], -1.0, 1.0)  # z of the reference along z of the tomogram
+    shown = {"angle between the reference's z and the beam (degrees)": np.degrees(np.arccos(beam)), **values}
+    return [_scatter(particles.columns["dissimilarity"], x, label) for label, x in shown.items()]
+
+
+def _scatter(dissimilarity: NDArray, x: NDArray[np.float64], label: str) -> str:
+    y, x = np.asarray(dissimilarity, dtype=np.float64), np.asarray(x, dtype=np.float64)
+    shown = np.isfinite(x) & np.isfinite(y)
+    figure, axes = axes_of()
+    axes.set_xlabel(label)
+    axes.set_ylabel("dissimilarity")
+    axes.scatter(x[shown], y[shown], s=point_size(int(shown.sum())), color=BLUE, alpha=0.6, linewidths=0)
+    edges = np.quantile(x[shown], np.linspace(0, 1, BINS + 1)) if shown.sum() >= 5 * BINS else np.zeros(0)
+    if len(edges) and edges[0] < edges[-1]:
+        which = np.clip(np.searchsorted(edges, x[shown], side="right") - 1, 0, BINS - 1)
+        inside = [which == bin_ for bin_ in range(BINS) if (which == bin_).any()]
+        middle = [(float(np.median(x[shown][one])), float(np.median(y[shown][one]))) for one in inside]
+        axes.plot(*np.transpose(middle), color=ORANGE, linewidth=1.8)
+    caption = (
+        "Each particle's dissimilarity, and their median along the axis where there are enough. It should be level: a"
+        " slope says that the score follows something other than how well the particle fits."
+    )
+    return figure_html(f"dissimilarity by {label}", figure, caption, {label: x[shown], "dissimilarity": y[shown]})
+
+
+def coverage_map(weights: NDArray[np.floating]) -> str:
+    """What was measured in each direction, from weights (n, n, n): their mean along each ray, over the largest."""
+    from matplotlib.figure import Figure
+
+    half = len(weights) // 2
+    longitude, latitude = np.radians(np.linspace(-180, 180, 121)), np.radians(np.linspace(-90, 90, 61))
+    middle = [(edges[1:] + edges[:-1]) / 2 for edges in (longitude, latitude)]
+    lon, lat = np.meshgrid(*middle)  # (60, 120)
+    ray_xyz = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+    radii = np.arange(2.0, half - 1.0)
+    at_zyx = half + ray_xyz[::-1, ..., None] * radii  # (3, 60, 120, r)
+    mean = map_coordinates(np.asarray(weights, dtype=np.float64), at_zyx, order=1).mean(axis=-1)
+    share = mean / max(float(mean.max()), 1e-300)
+    figure = Figure(figsize=(4.2, 2.9), layout="constrained")
+    axes = figure.add_subplot(projection="mollweide")
+    image = axes.pcolormesh(longitude, latitude, share, cmap="viridis", vmin=0.0, vmax=1.0, rasterized=True)
+    axes.set_xticks(np.radians([-120, -60, 0, 60, 120]))
+    axes.set_yticks(np.radians([-60, -30, 0, 30, 60]))
+    axes.set_xlabel("longitude (degrees), latitude upwards")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the best")
+    caption = (
+        "How much of Fourier space was measured in each direction of the average, on an equal-area map; 1 where most."
+        f" The least is {share.min():.2f}: dark regions are directions in which the average is blurred."
+    )
+    data = {"longitude_deg": np.degrees(lon).ravel(), "latitude_deg": np.degrees(lat).ravel(), "share": share.ravel()}
+    return figure_html("directional coverage", figure, caption, data)
+
+
+def progress(iterations: Sequence[Iteration]) -> list[str]:
+    """Resolution and movement, turn after turn."""
+    turns = np.arange(1, len(iterations) + 1)
+    limit, found, turned, shifted = (
+        np.array([getattr(one, name) for one in iterations], dtype=np.float64)
+        for name in ("limit_angstrom", "resolution_angstrom", "turned_deg", "shifted_angstrom")
+    )
+    first, axes = axes_of()
+    axes.plot(turns, limit, color=ORANGE, marker="o", markersize=4, label="aligned to")
+    axes.plot(turns, found, color=BLUE, marker="o", markersize=4, label="found (FSC 0.143)")
+    axes.set(xlabel="iteration", ylabel="resolution (angstrom)")
+    axes.locator_params(axis="x", integer=True)
+    axes.legend(frameon=False)
+    second, axes = axes_of()
+    axes.plot(turns, turned, color=BLUE, marker="o", markersize=4, label="turned (degrees)")
+    axes.plot(turns, shifted, color=ORANGE, marker="o", markersize=4, label="moved (angstrom)")
+    axes.set(xlabel="iteration", ylabel="median change of pose", yscale="symlog")
+    axes.locator_params(axis="x", integer=True)
+    axes.legend(frameon=False)
+    resolution = (
+        "The resolution limit of each alignment, and the resolution of the half maps that came of it: the first must"
+        " never be finer than the second of the turn before."
+    )
+    moved = "How far particles moved against the turn before: a refinement is done when this comes to rest near 0."
+    return [
+        figure_html(
+            "resolution, turn after turn",
+            first,
+            resolution,
+            {"iteration": turns, "aligned_to_angstrom": limit, "found_angstrom": found},
+        ),
+        figure_html(
+            "poses, turn after turn",
+            second,
+            moved,
+            {"iteration": turns, "turned_deg": turned, "moved_angstrom": shifted},
+        ),
+    ]

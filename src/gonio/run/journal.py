@@ -1,0 +1,354 @@
+"""The journal of a run: what has been done, so that a run that was cut off goes on where it was.
+
+A file of records, each ``marker, CRC-32 of what follows, synced, length, content`` (little-endian; uint32, uint64,
+uint64). The first record is what the run is: JSON, compared name by name when the run is resumed. Every other is two
+pickles, (stage, item, stamp) and the value, read back through an unpickler that knows only values of gonio, NumPy and
+SciPy: a journal from elsewhere runs no code. Records are only ever added.
+
+``synced`` is how much of the file was known to be on the disk when the record was written. A crash can lose or spoil
+what was written after that, in any order: a record that is not whole is the end of the journal, and dropped with a
+warning, unless a later one says that it had been synced. Then the disk or somebody has changed it, which is an error.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import mmap
+import os
+import pickle
+import re
+import struct
+import time
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["Changed", "Journal", "TornRecord", "command_in", "flat", "stamp_of", "sync_path"]
+
+MAGIC = b"gonio journal 2\n"
+MARKER = b"\xf5gj\n"
+HEAD = struct.Struct("<4sIQQ")
+UNCHECKED = 8  # bytes of marker and checksum
+# Records are synced together that are made within so many seconds.
+SYNC_SECONDS = 0.5
+# Where what may be unpickled comes from; besides, these builtins, and the functions with which NumPy makes arrays.
+MODULES = re.compile(r"gonio(\..+)?|numpy(\._core\..+|\.dtypes)?|scipy\.spatial\.transform(\..+)?")
+BUILTINS = {"complex", "frozenset", "set", "slice", "range", "bytearray"}
+MAKERS = {"_reconstruct", "_frombuffer", "scalar"}
+
+
+class TornRecord(UserWarning):
+    """The last record of a journal was not whole."""
+
+
+class Changed(ValueError):
+    """A run cannot be resumed since it is no longer the same run."""
+
+
+class _Place(NamedTuple):
+    """Where a record's content, or a part of it, lies in the file."""
+
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+class Journal:
+    """An open journal, to be made by ``create`` or ``resume`` and to be closed."""
+
+    def __init__(self, path: Path, *, values: dict[tuple[str, int], _Place]) -> None:
+        self.path = path
+        self._values = values
+        self._file = path.open("r+b", buffering=0)
+        self._end = self._synced = self._file.seek(0, os.SEEK_END)
+        self._sync_time = time.monotonic()
+
+    @staticmethod
+    def create(path: Path, facts: Mapping[str, object], *, command: str = "") -> Journal:
+        """A new one, of a run that is described by ``facts``: whatever JSON can say.
+
+        ``command`` is what was typed, for whoever finds the journal: it need not be the same when the run is resumed.
+        """
+        content = json.dumps({"facts": facts, "command": command}, default=str).encode()
+        temporary = path.with_suffix(".new")
+        with _told(path), temporary.open("wb") as file:
+            file.write(MAGIC + _record(content, synced=0))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_path(path.parent)
+        return Journal(path, values={})
+
+    @staticmethod
+    def resume(path: Path, facts: Mapping[str, object]) -> Journal:
+        """The journal of a run that was cut off.
+
+        Raises
+        ------
+        Changed
+            Naming what is not as it was: a fact, or the input of an item that was done.
+        ValueError
+            The file is no journal, or was damaged after it had been synced.
+        """
+        with _content(path) as content:
+            places, whole, size = _whole(path, content)
+            head = _header(path, content, places.pop(0))
+            _compare(head["facts"], json.loads(json.dumps(facts, default=str)))
+            values = dict(_values(content, places))
+        if whole < size:
+            warnings.warn(TornRecord(f"{path}: the last record was not whole, and is done again"), stacklevel=2)
+        with path.open("r+b") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())
+        return Journal(path, values=values)
+
+    def __contains__(self, key: tuple[str, int]) -> bool:
+        return key in self._values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether all that was added is on the disk."""
+        return self._synced == self._end
+
+    def value(self, stage: str, item: int) -> Any:
+        """What was found for an item that is done."""
+        place = self._values[stage, item]
+        self._file.seek(place.start)
+        return _Unpickler(io.BytesIO(self._file.read(place.length))).load()
+
+    def add(self, stage: str, item: int, value: object, *, source: Path | None = None) -> None:
+        """Put down what was found for an item, from a file that must not change until the run is done.
+
+        Raises
+        ------
+        OSError
+            It cannot be written: the journal is as it was.
+        ValueError
+            It could not be read back: a journal does not hold such values.
+        """
+        key = pickle.dumps((stage, item, None if source is None else stamp_of(source)), protocol=5)
+        content = pickle.dumps(value, protocol=5)
+        _unpickled(io.BytesIO(content))  # told now, not when the run is resumed
+        record = memoryview(_record(key + content, synced=self._synced))
+        with self._or_up_to(self._end):
+            self._file.seek(self._end)
+            while record:
+                record = record[self._file.write(record) :]
+        start = self._end + HEAD.size + len(key)
+        self._values[stage, item] = _Place(start, len(content))
+        self._end = start + len(content)
+        if time.monotonic() - self._sync_time > SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Have all of it on the disk.
+
+        Raises
+        ------
+        OSError
+            It does not come there: the journal is as it was when last synced.
+        """
+        if not self.is_synced:
+            with self._or_up_to(self._synced):  # some systems say only now that there was no room
+                os.fsync(self._file.fileno())
+        self._synced, self._sync_time = self._end, time.monotonic()
+
+    def close(self) -> None:
+        """Sync and close, once."""
+        if not self._file.closed:
+            with self._file:
+                self.sync()
+
+    @contextmanager
+    def _or_up_to(self, end: int) -> Iterator[None]:
+        """Where the disk refuses, keep the journal up to there."""
+        try:
+            with _told(self.path):
+                yield
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(end)
+            self._values = {key: place for key, place in self._values.items() if place.end <= end}
+            self._end = end
+            raise
+
+
+def command_in(path: Path) -> str:
+    """What was typed to begin the run of a journal; empty where it cannot be read."""
+    with suppress(ValueError, OSError), _content(path) as content:
+        return _header(path, content, _whole(path, content)[0][0])["command"]
+    return ""
+
+
+def stamp_of(path: Path) -> tuple[str, int, int] | None:
+    """By what a file is known again: its full name, size and time of change (ns); None where it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return str(path.absolute()), status.st_size, status.st_mtime_ns
+
+
+def sync_path(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk.
+
+    Raises
+    ------
+    OSError
+        A file does not come there. Not every system can sync a folder, which is no error.
+    """
+    with suppress(OSError) if path.is_dir() else _told(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested mappings as one, ``a.b``."""
+    result: dict[str, object] = {}
+    for name, value in values.items():
+        inner = flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        result.update(inner)
+    return result
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write to {path}: {error.strerror}; make room, and try again") from error
+
+
+@contextmanager
+def _content(path: Path) -> Iterator[mmap.mmap | bytes]:
+    """All of a file, read as far as it is looked at."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:  # of which there is no map
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            yield content
+
+
+def _record(content: bytes, *, synced: int) -> bytes:
+    checked = HEAD.pack(MARKER, 0, synced, len(content))[UNCHECKED:] + content
+    return MARKER + struct.pack("<I", zlib.crc32(checked)) + checked
+
+
+def _whole(path: Path, content: mmap.mmap | bytes) -> tuple[list[_Place], int, int]:
+    """Every whole record's content, of which there is one at least, where the last ends, and the file.
+
+    Raises
+    ------
+    ValueError
+        The file is no journal, or the records break off where they had been synced.
+    """
+    if content[: len(MAGIC)] != MAGIC:
+        raise ValueError(f"{path} is not a journal of this version of gonio: pass --overwrite to begin again")
+    places, at = [], len(MAGIC)
+    while (found := _at(content, at)) is not None:
+        places.append(found[0])
+        at = found[0].end
+    later = content.find(MARKER, at + 1)
+    while later >= 0:
+        found = _at(content, later)
+        if found is not None and found[1] > at:
+            raise ValueError(f"{path} is damaged at byte {at}: pass --overwrite to begin again")
+        later = content.find(MARKER, later + 1)
+    if not places:
+        raise ValueError(f"{path} was cut off before it began: pass --overwrite to begin again")
+    return places, at, len(content)
+
+
+def _at(content: mmap.mmap | bytes, at: int) -> tuple[_Place, int] | None:
+    """The content of the record that begins there, and how much had been synced before it; None where none does."""
+    if at + HEAD.size > len(content):
+        return None
+    marker, checksum, synced, length = HEAD.unpack_from(content, at)
+    place = _Place(at + HEAD.size, length)
+    if marker != MARKER or place.end > len(content) or zlib.crc32(content[at + UNCHECKED : place.end]) != checksum:
+        return None
+    return place, synced
+
+
+def _header(path: Path, content: mmap.mmap | bytes, place: _Place) -> dict[str, Any]:
+    return json.loads(content[place.start : place.end])
+
+
+def _values(content: mmap.mmap | bytes, places: list[_Place]) -> Iterator[tuple[tuple[str, int], _Place]]:
+    """Which item each record is of, and where its value lies.
+
+    Raises
+    ------
+    Changed
+        The input of one has.
+    """
+    same = set()
+    for place in places:
+        stream = io.BytesIO(content[place.start : place.end])
+        stage, item, stamp = _unpickled(stream)
+        if stamp is not None and stamp not in same:
+            now = stamp_of(Path(stamp[0]))
+            if now != stamp:
+                what = "is not there any more" if now is None else "has changed since it was read"
+                raise Changed(f"{stamp[0]} {what}: put it back as it was, or pass --overwrite to begin again")
+            same.add(stamp)
+        start = place.start + stream.tell()
+        _unpickled(stream)
+        yield (stage, item), _Place(start, place.end - start)
+
+
+def _compare(before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    old, new = flat(before), flat(now)
+    for name in [*old, *(name for name in new if name not in old)]:
+        if old.get(name) != new.get(name):
+            change = f"{name} was {old.get(name, 'not given')}, is {new.get(name, 'not given')}"
+            raise Changed(f"this is not the run that was cut off: {change}; pass --overwrite to begin again")
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "builtins" and name in BUILTINS:
+            return super().find_class(module, name)
+        # A name with a dot would be looked up in whatever the module has imported.
+        if MODULES.fullmatch(module) and "." not in name:
+            found = super().find_class(module, name)
+            if _is_harmless(found):
+                return found
+        raise pickle.UnpicklingError(f"a journal holds no {module}.{name}")
+
+
+def _is_harmless(found: Any) -> bool:
+    """Whether making one does nothing else: gonio's values, NumPy's arrays and numbers, and rotations."""
+    home = getattr(found, "__module__", "") or ""
+    if not isinstance(found, type):
+        return home.startswith("numpy.") and found.__name__ in MAKERS
+    if home.startswith("gonio."):
+        return is_dataclass(found) or issubclass(found, Enum) or hasattr(found, "_fields")
+    if home.startswith("scipy.spatial.transform."):
+        return found.__name__ == "Rotation"
+    return found is np.ndarray or issubclass(found, np.dtype | np.generic)
+
+
+def _unpickled(stream: io.BytesIO) -> Any:
+    try:
+        return _Unpickler(stream).load()
+    except Exception as error:  # of whatever kind: its bytes say what is made
+        raise ValueError(f"the journal holds what this version of gonio cannot read: {error}") from error

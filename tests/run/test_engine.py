@@ -1,0 +1,122 @@
+"""The same results from every engine, and what was done is not done again."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+
+from gonio.run.engine import Journaled, Local
+from gonio.run.journal import Journal
+
+
+@pytest.fixture
+def opened():
+    """Opens journals, and closes them in the end."""
+    made = []
+
+    def open_one(how, *arguments):
+        made.append(how(*arguments))
+        return made[-1]
+
+    yield open_one
+    for journal in made:
+        journal.close()
+
+
+class Squares:
+    """Counts what it was asked for, in a file for each item."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, item):
+        with (self.folder / f"{item}.asked").open("a") as file:
+            file.write("x")
+        return item**2
+
+    def source(self, item):
+        return self.folder / f"{item}.asked"
+
+
+def asked(folder):
+    return {int(path.stem): len(path.read_text()) for path in folder.glob("*.asked")}
+
+
+def fails_at_seven(item):
+    if item == 7:
+        raise ValueError("particle 'seven' is no good")
+    return item
+
+
+@pytest.fixture
+def seen():
+    return []
+
+
+@pytest.fixture
+def progress(seen):
+    @contextmanager
+    def told(stage, count, before):
+        seen.append((stage, count, before))
+        yield seen.append
+
+    return told
+
+
+def test_results_are_kept_and_not_made_again(tmp_path, seen, progress, opened):
+    journal = opened(Journal.create, tmp_path / "journal", {})
+    first = Journaled(Local(1), journal, progress)("squares", Squares(tmp_path), 10)
+    assert [next(first) for _ in range(4)] == [0, 1, 4, 9]
+    first.close()  # as an interruption does
+    journal.close()
+
+    journal = opened(Journal.resume, tmp_path / "journal", {})
+    assert list(Journaled(Local(2), journal, progress)("squares", Squares(tmp_path), 10)) == [i * i for i in range(10)]
+    again = asked(tmp_path)
+    assert [again[item] for item in range(4)] == [1, 1, 1, 1]
+    assert [entry for entry in seen if isinstance(entry, tuple)] == [("squares", 10, 0), ("squares", 10, 4)]
+    assert seen[-1] == 10
+
+
+def test_progress_counts_what_is_on_the_disk(tmp_path, seen, progress, opened, monkeypatch):
+    journal = opened(Journal.create, tmp_path / "journal", {})
+    mapper = Journaled(Local(1), journal, progress)
+    monkeypatch.setattr("gonio.run.journal.SYNC_SECONDS", 1e9)
+    squares = mapper("squares", Squares(tmp_path), 5)
+    assert [next(squares) for _ in range(3)] == [0, 1, 4]
+    assert seen == [("squares", 5, 0)]
+    monkeypatch.setattr("gonio.run.journal.SYNC_SECONDS", -1.0)
+    assert list(squares) == [9, 16]
+    assert seen == [("squares", 5, 0), 4, 5]
+
+
+def test_stages_are_kept_apart_and_some_not_at_all(tmp_path, opened):
+    journal = opened(Journal.create, tmp_path / "journal", {})
+    for _ in range(2):  # runs
+        mapper = Journaled(Local(1), journal)
+        for stage in ("one", "two"):
+            assert list(mapper(stage, Squares(tmp_path), 3)) == [0, 1, 4]
+    assert asked(tmp_path) == {0: 2, 1: 2, 2: 2}
+    for _ in range(2):
+        list(mapper("three", Squares(tmp_path), 3, keep=False))
+    assert asked(tmp_path) == {0: 4, 1: 4, 2: 4}
+
+
+def test_a_stage_does_not_get_the_results_of_another_of_its_name(tmp_path, opened):
+    mapper = Journaled(Local(1), opened(Journal.create, tmp_path / "journal", {}))
+    list(mapper("one", Squares(tmp_path), 3))
+    with pytest.raises(RuntimeError, match="two stages 'one'"):
+        list(mapper("one", abs, 3))
+
+
+def test_without_a_journal_it_tells_progress(seen, progress):
+    assert list(Journaled(Local(1), progress=progress)("x", abs, 3)) == [0, 1, 2]
+    assert seen == [("x", 3, 0), 1, 2, 3]
+
+
+def test_items_before_an_error_are_kept(tmp_path, opened):
+    journal = opened(Journal.create, tmp_path / "journal", {})
+    with pytest.raises(ValueError, match="seven"):
+        list(Journaled(Local(2), journal)("x", fails_at_seven, 20))
+    assert [("x", item) in journal for item in range(9)] == [True] * 7 + [False] * 2
