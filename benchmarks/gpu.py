@@ -140,7 +140,7 @@ def pairs(count: int, box: int) -> Iterator[Asking[gonio.Result]]:
     for i in range(count):
         target, reference = made[2 * i % len(made)], made[(2 * i + 1) % len(made)]
         aligner = gonio.Aligner(reference)
-        yield aligner.ask(target, aligner.prepare(target))
+        yield aligner.ask(target)
 
 
 def alignment_rows(device: Device, box: int, extent: Extent, up: float) -> list[Row]:

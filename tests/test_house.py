@@ -47,6 +47,7 @@ FLOORS = {
     "evaluation": 3,
     "launches": 3,
     "device": 3,
+    "cards": 3,
     "frame": 3,
     "coarse_to_fine": 3,
     "measured": 3,
@@ -71,6 +72,8 @@ FLOORS = {
 
 # What an alignment is put together from, on its own floor.
 SEARCHING = {"problem", "evaluation", "settings", "frame", "coarse_to_fine", "preparation", "uncertainty", "device"}
+# What searches are given to.
+ASKED = {"cards", "device", "evaluation"}
 
 # Rooms whose neighbours below are not simply all lower floors.
 ROOMS_BELOW = {
@@ -88,13 +91,15 @@ ROOMS_BELOW = {
     "evaluation": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
     "launches": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
     "device": {room for room, floor in FLOORS.items() if floor < 3} | {"evaluation", "launches"},
+    # Who does many searches needs no more of them than what they ask for.
+    "cards": {room for room, floor in FLOORS.items() if floor < 3} | {"device"},
     "uncertainty": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
     "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation", "settings"},
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
-    "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
-    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"},
+    "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"} | ASKED,
+    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,
     "inspection": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gonio import candidates, coarse_to_fine, lm
 from gonio.coarse_to_fine import Found, Pair, Plan, Tactics
-from gonio.device import CPU, Device, device_for, results
+from gonio.device import CPU, Device, device_for, results, searched
 from gonio.evaluation import Asking, Equations, Refinement, ShellSums, answered
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
@@ -99,7 +99,7 @@ class Aligner:
         self.settings = Settings() if settings is None else settings
         self.reference = Subtomogram(reference) if isinstance(reference, Volume) else reference
         self._symmetry = Symmetry.named(self.settings.symmetry)
-        self._device = device_for(device, draws=self.settings.draws)
+        self.card = device_for(device, draws=self.settings.draws)
         self._preparation = Preparation(self.reference, self.settings, mask=mask, reference_fsc=reference_fsc)
 
     def align(
@@ -135,14 +135,8 @@ class Aligner:
         ValueError
             Voxel sizes that differ, a box too small for the resolution, a missing ``rng``, ``start`` or normal.
         """
-        self._check(rng, start)
-        pair = self.prepare(target, kept=kept)
-        asking = self.ask(target, pair, rng=rng, start=start, expectation=expectation, record=record)
-        return answered(asking) if self._device is None else next(results(iter([asking]), self._device))
-
-    def prepare(self, target: Particle, *, kept: dict | None = None) -> Pair:
-        """What is compared of a target and the reference, on the CPU; ``kept`` as in ``align``."""
-        return self._preparation.pair(target, kept=kept)
+        asking = self.ask(target, rng=rng, start=start, expectation=expectation, record=record, kept=kept)
+        return answered(asking) if self.card is None else next(results(iter([asking]), self.card))
 
     def _check(self, rng: np.random.Generator | None, start: Pose | None) -> None:
         search = self.settings.search
@@ -154,15 +148,16 @@ class Aligner:
     def ask(
         self,
         target: Particle,
-        pair: Pair,
         *,
         rng: np.random.Generator | None = None,
         start: Pose | None = None,
         expectation: Expectation | None = None,
         record: bool = False,
+        kept: dict | None = None,
     ) -> Asking[Result]:
-        """``align`` of a target that is prepared, as a search that asks for what it wants evaluated."""
-        search = self.settings.search
+        """``align`` as a search that asks for what it wants evaluated (``gonio.evaluation``)."""
+        self._check(rng, start)
+        search, pair = self.settings.search, self._preparation.pair(target, kept=kept)
         if search.is_papers:
             return (yield from self._by_papers_schedule(target, pair, rng, record))
         if search is Search.LOCAL and start is not None and not self.settings.restores:
@@ -188,10 +183,10 @@ class Aligner:
         """
         found: list[Result] = []
         items = self._items(targets, rng, starts)
-        if self._device is None:
+        if self.card is None:
             every = in_order(partial(self._one, expectation, starts), items, n_threads)
         else:
-            every = results(self._asked(items, starts, expectation, n_threads), self._device)
+            every = searched(partial(self._ask_one, expectation, starts), items, self.card, n_threads=n_threads)
         for result in every:
             found.append(result)
             if progress:
@@ -237,8 +232,14 @@ class Aligner:
         Frequencies of the shells, 1/angstrom, shape (s,); and |f|^2, |g|^2, f.g and |Omega| of each, shape (p, s, 4):
         zero at poses where the wedges share too little to mean anything. ``kept`` is as in ``align``.
         """
+        return answered(self.ask_shell_sums(target, poses, kept=kept))
+
+    def ask_shell_sums(
+        self, target: Particle, poses: Pose, *, kept: dict | None = None
+    ) -> Asking[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """The same, asked for."""
         comparison = self._preparation.pair(target, kept=kept).plain(Score.FCS)
-        sums = comparison.shell_sums(poses.matrix, poses.shift_angstrom)
+        sums = yield ShellSums(comparison, pack(poses.matrix, poses.shift_angstrom))
         sums[sums[:, :, 3].sum(axis=1) < comparison.least] = 0.0
         samples = comparison.target
         return np.arange(samples.n_shells) / (samples.box * samples.voxel_size_angstrom), sums
@@ -284,7 +285,7 @@ class Aligner:
     @property
     def device(self) -> str:
         """Where alignments are computed."""
-        return CPU if self._device is None else self._device.name
+        return CPU if self.card is None else self.card.name
 
     @property
     def diameter_angstrom(self) -> float:
@@ -304,25 +305,18 @@ class Aligner:
         rng: np.random.Generator | None,
         index: int,
     ) -> Result:
-        start = None if starts is None else starts[index]
-        return self.align(target, rng=rng, start=start, expectation=expectation)
+        return answered(self._ask_one(expectation, starts, target, rng, index))
 
-    def _asked(
+    def _ask_one(
         self,
-        items: Iterator[tuple[Particle, np.random.Generator | None, int]],
-        starts: Pose | None,
         expectation: Expectation | None,
-        n_threads: int,
-    ) -> Iterator[Asking[Result]]:
-        """The searches of targets, which are prepared in threads: processes could not hand over what lies here."""
-
-        def prepared(target: Particle, _: np.random.Generator | None, index: int) -> tuple[Particle, Pair, Pose | None]:
-            start = None if starts is None else starts[index]
-            self._check(None, start)
-            return target, self.prepare(target), start
-
-        for target, pair, start in in_order(prepared, items, n_threads, processes=False):
-            yield self.ask(target, pair, start=start, expectation=expectation)
+        starts: Pose | None,
+        target: Particle,
+        rng: np.random.Generator | None,
+        index: int,
+    ) -> Asking[Result]:
+        start = None if starts is None else starts[index]
+        return self.ask(target, rng=rng, start=start, expectation=expectation)
 
     @staticmethod
     def _items(

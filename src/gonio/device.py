@@ -3,32 +3,41 @@
 ``results`` runs many searches (``evaluation``) side by side: whatever they ask for in a round goes to the card as one
 launch for each kind of request. Two groups take turns, so that one is advanced here while the card works for the other.
 What stays on the CPU is what the searches do between their requests, and the preparation of particles. An answer does
-not depend on what else is asked for. Must not know any search.
+not depend on what else is asked for. A card is used by the process that opened it, by one thread of it. Must not know
+any search.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gonio.evaluation import Asking, Request
+from gonio.evaluation import Asking, Request, Together, begun
 from gonio.launches import WORK, bytes_of, kind_of
+from gonio.run.parallel import in_order
 
 if TYPE_CHECKING:
     from gonio.kernels.card import Card
 
-__all__ = ["AUTO", "CPU", "Device", "device_for", "opened", "results"]
+__all__ = ["AUTO", "CPU", "Device", "device_for", "opened", "results", "searched"]
 
 T = TypeVar("T")
 
 CPU, CUDA, AUTO = "cpu", "cuda", "auto"
-INSTALL = "install the extra with: pip install 'gonio[cuda]'"
+INSTALL = "pip install 'gonio[cuda]' 'numba-cuda[cu13]', or [cu12] where the driver is of CUDA 12 (docs/gpu.md)"
 DRAWS = (
     'device="cuda" is for searches that refine all of their candidates: one that draws them one by one, stochastic or '
     'with a drawn pool, runs with device="cpu"'
 )
-# Searches of a group: some ten thousand refinements in a launch fill a large card, and what they hold here is small.
+ONE_PROCESS = (
+    "a graphics card is used by the process that opened it: for workers, give an aligner without device= and"
+    " mapper=gonio.cards.cards_for(device)"
+)
+# What a group asks for at a time: some ten thousand refinements in a launch fill a large card, and what they hold here
+# is small.
 TOGETHER = 1024
 
 
@@ -69,10 +78,10 @@ def device_for(device: str | Device, *, draws: bool) -> Device | None:
 
 
 def _card(index: int) -> Card:
-    try:
-        from gonio.kernels.card import Card, NoCard
-    except ImportError as error:
-        raise ValueError(f'device="cuda" needs numba-cuda: {INSTALL}') from error
+    if find_spec("numba_cuda") is None:
+        raise ValueError(f'device="{CUDA}" needs numba-cuda: {INSTALL}')
+    from gonio.kernels.card import Card, NoCard
+
     try:
         return Card(index)
     except NoCard as error:
@@ -84,6 +93,10 @@ class Device:
     """A card that answers requests."""
 
     card: Card
+    _process: int = field(default_factory=os.getpid, init=False, repr=False)
+
+    def __reduce__(self) -> str:
+        raise TypeError(ONE_PROCESS)
 
     @property
     def name(self) -> str:
@@ -95,7 +108,28 @@ class Device:
         return self.submit(requests)()
 
     def submit(self, requests: Sequence[Request]) -> Callable[[], list[Any]]:
-        """Start the work of requests; what is returned waits for it and gives their answers, in their order."""
+        """Start the work of requests; what is returned waits for it and gives their answers, in their order.
+
+        Raises
+        ------
+        RuntimeError
+            In another process than the one that opened the card, such as one forked from it.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError(ONE_PROCESS)
+        finish = self._submitted([part for request in requests for part in _parts(request)])
+
+        def finished() -> list[Any]:
+            answers = iter(finish())
+            return [
+                [next(answers) for _ in request.requests] if isinstance(request, Together) else next(answers)
+                for request in requests
+            ]
+
+        return finished
+
+    def _submitted(self, requests: Sequence[Request]) -> Callable[[], list[Any]]:
+        """The same, of requests each of which is one thing to be done."""
         kinds: dict[Any, list[int]] = {}
         for place, request in enumerate(requests):
             kinds.setdefault(kind_of(request), []).append(place)
@@ -160,8 +194,23 @@ class Device:
         return lambda: first + second
 
 
+def _parts(request: Request) -> Sequence[Request]:
+    return request.requests if isinstance(request, Together) else (request,)
+
+
+def searched(
+    ask: Callable[..., Asking[T]], items: Iterator[tuple], device: Device, *, n_threads: int = 1
+) -> Iterator[T]:
+    """What the searches ``ask(*item)`` return, in their order.
+
+    One of so many threads does each as far as its first request, while the card works for others: that is where
+    particles are read and prepared. Processes could not hand over what lies here.
+    """
+    return results(in_order(lambda *item: begun(ask(*item)), items, n_threads, processes=False), device)
+
+
 def results(askings: Iterator[Asking[T]], device: Device, *, together: int = TOGETHER) -> Iterator[T]:
-    """What searches return, in their order; two groups of so many are under way at a time.
+    """What searches return, in their order; two groups take turns, each of which asks for about so much at a time.
 
     Raises
     ------
@@ -235,18 +284,22 @@ class _Group:
         answers = [] if self._finish is None else self._finish()
         still: list[tuple[int, Asking[Any]]] = []
         requests: list[Request] = []
+        asked = 0
         for (number, asking), answer in zip(self.waiting, answers, strict=True):
-            self._step(number, asking, answer, still, requests)
-        while len(still) < together and (new := self.source.next()) is not None:
-            self._step(*new, None, still, requests)
+            asked += self._step(number, asking, answer, still, requests)
+        while asked < together and (new := self.source.next()) is not None:
+            asked += self._step(*new, None, still, requests)
         self.waiting = still
         self._finish = self.device.submit(requests) if requests else None
 
-    def _step(self, number: int, asking: Asking[Any], answer: Any, still: list, requests: list) -> None:
+    def _step(self, number: int, asking: Asking[Any], answer: Any, still: list, requests: list) -> int:
+        """For how much a search asks that was given its answer."""
         try:
             requests.append(asking.send(answer))
             still.append((number, asking))
+            return len(_parts(requests[-1]))
         except StopIteration as end:
             self.source.done[number] = end.value
         except Exception as error:
             self.source.failed(number, error)
+        return 0

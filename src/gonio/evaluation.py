@@ -7,7 +7,7 @@ the CPU at once (``answered``), or on a graphics card together with what a thous
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +18,19 @@ from gonio import lm
 from gonio.problem import PoseProblem, unpack
 from gonio.score import Comparison, NormalEquations
 
-__all__ = ["Asking", "BestShifts", "Equations", "Refinement", "Request", "ShellMatrices", "ShellSums", "answered"]
+__all__ = [
+    "Asking",
+    "BestShifts",
+    "Equations",
+    "Refinement",
+    "Request",
+    "ShellMatrices",
+    "ShellSums",
+    "Together",
+    "answered",
+    "begun",
+    "side_by_side",
+]
 
 T = TypeVar("T")
 
@@ -44,6 +56,60 @@ def answered(asking: Asking[T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def begun(asking: Asking[T]) -> Asking[T]:
+    """What asks, done here and now as far as its first request."""
+    try:
+        request = next(asking)
+    except StopIteration as end:
+        return _ended(end.value)
+    return _gone_on(asking, request)
+
+
+def _ended(result: T) -> Asking[T]:
+    return result
+    yield  # a generator, which asks for nothing
+
+
+def _gone_on(asking: Asking[T], request: Request) -> Asking[T]:
+    """The rest of what has asked for ``request``."""
+    try:
+        while True:
+            request = asking.send((yield request))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several requests of searches that do not wait for one another."""
+
+    requests: Sequence[Request]
+
+    def answer(self) -> list[Any]:
+        """One for each."""
+        return [request.answer() for request in self.requests]
+
+
+def side_by_side(askings: Iterable[Asking[T]]) -> Asking[list[T]]:
+    """The results of several searches, all of which ask at the same time."""
+    results: dict[int, T] = {}
+    waiting: list[tuple[int, Asking[T]]] = list(enumerate(askings))
+    count, answers = len(waiting), [None] * len(waiting)
+    while waiting:
+        still, requests = [], []
+        for (number, asking), answer in zip(waiting, answers, strict=True):
+            try:
+                requests.append(asking.send(answer))
+                still.append((number, asking))
+            except StopIteration as end:
+                results[number] = end.value
+        waiting = still
+        if requests:
+            answers = yield Together(requests)
+    return [results[number] for number in range(count)]
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,8 @@ DeviceName = Annotated[
     typer.Option(
         "--device",
         metavar="NAME",
-        help="cpu; cuda or cuda:1, a graphics card; auto, a card where one works and the search can use it.",
+        help="cpu; cuda or cuda:1, a graphics card; cuda:0,cuda:1, several; auto, a card where one works and the search"
+        " can use it.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are already there.")]
@@ -434,11 +435,11 @@ class ReferenceFacts:
     mask: Volume | None = None
     fsc: NDArray[np.float64] | None = None
 
-    def aligner(self, reference: Volume | Subtomogram, settings: Settings, *, device: str = "cpu") -> Aligner:
+    def aligner(self, reference: Volume | Subtomogram, settings: Settings) -> Aligner:
         """An aligner that knows them."""
         from gonio.alignment import Aligner
 
-        return Aligner(reference, settings, mask=self.mask, reference_fsc=self.fsc, device=device)
+        return Aligner(reference, settings, mask=self.mask, reference_fsc=self.fsc)
 
 
 def _in_words_of_options(message: str) -> str:

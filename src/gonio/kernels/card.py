@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ cuda: Any = _cuda
 FIRST_LENGTH = 1 << 16
 # Of free memory what one launch may take: two are under way at a time, and long arrays grow.
 SHARE = 0.3
+NEEDED = "which takes NVIDIA's driver and what pip install 'numba-cuda[cu13]' or 'numba-cuda[cu12]' brings"
 # What a simulated card is said to have, bytes.
 SIMULATED_MEMORY = 1 << 30
 
@@ -47,8 +47,6 @@ def card_count() -> int:
     NoCard
         When there is none, or no driver.
     """
-    if not SIMULATED and find_spec("numba_cuda") is None:
-        raise NoCard("numba-cuda is not installed (pip install 'gonio[cuda]')")
     try:
         count = len(cuda.gpus.lst) if not SIMULATED else 1
     except Exception as error:  # whatever a driver that is not there leads to
@@ -130,7 +128,8 @@ class Card:
                 _count[1, 1](one)
                 works = one.copy_to_host()[0] == 1.0
         except Exception as error:  # a driver, compiler or card too old, or in another's use
-            raise NoCard(f"card {self.index} does not work ({str(error).strip().splitlines()[0]})") from error
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise NoCard(f"card {self.index} does not work ({said[0]}), {NEEDED}") from error
         if not works:
             raise NoCard(f"card {self.index} computes wrong numbers")
 
