@@ -53,6 +53,7 @@ FLOORS = {
     "measured": 3,
     "preparation": 3,
     "uncertainty": 3,
+    "findings": 3,
     "alignment": 3,
     "averaging": 3,
     "lists": 3,
@@ -71,7 +72,7 @@ FLOORS = {
 }
 
 # What an alignment is put together from, on its own floor.
-SEARCHING = {"problem", "evaluation", "settings", "frame", "coarse_to_fine", "preparation", "uncertainty", "device"}
+SEARCHING = {"problem", "evaluation", "settings", "frame", "coarse_to_fine", "preparation", "findings", "device"}
 # What searches are given to.
 ASKED = {"cards", "device", "evaluation"}
 
@@ -97,6 +98,8 @@ ROOMS_BELOW = {
     "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation", "settings"},
     "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
+    "findings": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"problem", "evaluation", "frame", "coarse_to_fine", "uncertainty"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"} | ASKED,
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,

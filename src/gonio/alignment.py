@@ -1,7 +1,7 @@
 """Alignment of a particle to a reference: where the score meets the search.
 
 Flow: particle -> samples (preparation) -> seeds (orientations, best shift by FFT) -> refinement (coarse_to_fine or
-candidates, lm) of the dissimilarity (score, problem) -> Result, with how sure it is (uncertainty).
+candidates, lm) of the dissimilarity (score, problem) -> Result, with how sure it is (findings, uncertainty).
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio import candidates, coarse_to_fine, lm
-from gonio.coarse_to_fine import Found, Pair, Plan, Tactics
+from gonio.coarse_to_fine import Pair, Plan, Tactics
 from gonio.device import CPU, Device, device_for, results, searched
-from gonio.evaluation import Asking, Equations, Refinement, ShellSums, answered
+from gonio.evaluation import Asking, Refinement, ShellSums, answered
 from gonio.expectation import Expectation
-from gonio.fourier import FourierVolume, Spectrum
+from gonio.findings import ask_found, ask_result
 from gonio.frame import Frame, about_normals, everywhere, near, neighbours
 from gonio.pose import Pose
 from gonio.preparation import Preparation
-from gonio.problem import pack, poses_of, signature, signatures
+from gonio.problem import pack, signature, signatures
 from gonio.result import History, Optimum, Result
 from gonio.run.parallel import in_order
 from gonio.score import Comparison, Score
 from gonio.settings import Inputs, Pool, Search, Settings
 from gonio.symmetry import Symmetry
-from gonio.uncertainty import ask_pose_covariance
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 
 __all__ = ["Aligner", "History", "Inputs", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
@@ -44,8 +43,6 @@ LEARN_FROM = 50
 DRAWN_SHARE = 0.5
 # No shell is taken to correlate better, squared: float32 sums tell no more.
 MOST_ALIKE = 1.0 - 1e-4
-# The paper's searches keep their whole pool: its optima are those further apart than this, and no more of them.
-RUNNER_UP_DEG, RUNNERS_UP = 10.0, 5
 
 
 class Aligner:
@@ -275,7 +272,7 @@ class Aligner:
     def _ask_refined(self, comparison: Comparison, start: Pose) -> Asking[Result]:
         frame = near(comparison.target, start, self.settings, reach_deg=None)
         seeds, _ = yield from frame.ask_seeds(comparison)
-        return (yield from _result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
+        return (yield from ask_result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
 
     def _ask_all(self, comparison: Comparison, frame: Frame, seeds: NDArray) -> Asking[candidates.Outcome]:
         """Every seed refined until it rests."""
@@ -344,7 +341,7 @@ class Aligner:
         comparison, frame = pair.plain(self.settings.score), self._frame(target, None, None)
         seeds, _ = yield from frame.ask_seeds(comparison)
         if self.settings.search is Search.INDEPENDENT:
-            return (yield from _result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
+            return (yield from ask_result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
         assert rng is not None  # align has asked for it
         outcome = candidates.refine_stochastically(
             frame.problem(comparison),
@@ -354,7 +351,7 @@ class Aligner:
             rng=rng,
             record=record,
         )
-        return (yield from _result(comparison, outcome, frame))
+        return (yield from ask_result(comparison, outcome, frame))
 
     def _from_coarse_to_fine(
         self,
@@ -393,7 +390,7 @@ class Aligner:
             tactics=tactics,
             expectation=None if expectation is None else expectation.in_box(cut, pair.target.n_shells),
         )
-        result = yield from _found(pair, found, frame, self.settings.score)
+        result = yield from ask_found(pair, found, frame, self.settings.score)
         shells = int(np.rint(pair.target.limit / cut)) + 1
         told = found.expectation.in_box(1.0 / cut, shells) if expectation is None else expectation
         result = replace(result, expectation=told)
@@ -409,7 +406,7 @@ class Aligner:
         """
         plain = self._preparation.plain_pair(target).plain(Score.RCS)
         point = pack(result.pose.matrix[None], result.pose.shift_angstrom[None])
-        again = yield from _result(plain, (yield from self._ask_all(plain, frame, point)), frame)
+        again = yield from ask_result(plain, (yield from self._ask_all(plain, frame, point)), frame)
         covariance, steps = crowding * again.covariance, result.n_iterations + again.n_iterations
         surer = again.status.ok and np.trace(covariance[:3, :3]) < SURER * np.trace(result.covariance[:3, :3])
         if not surer:
@@ -440,75 +437,6 @@ class Aligner:
             signature=partial(signature, voxel_size_angstrom=size),
             rng=rng,
         ).state
-
-
-def _result(comparison: Comparison, outcome: candidates.Outcome, frame: Frame) -> Asking[Result]:
-    """Of a plain comparison."""
-    poses, values = poses_of(outcome.state.points), outcome.state.dissimilarity
-    equations = yield Equations(comparison, pack(poses.matrix[:1], poses.shift_angstrom[:1]))
-    target, points, found = comparison.target, outcome.best_points, float(equations.dissimilarity[0])
-    alone = frame.shift_angstrom is not None
-    rows = [] if alone else _runners_up(poses, values)
-    return Result(
-        pose=poses[0],
-        dissimilarity=found,
-        status=outcome.state.status[0],
-        n_iterations=outcome.iterations,
-        overlap=float(equations.overlap[0] / target.weight.sum(dtype=np.float64)),
-        covariance=(yield from _covariance(target, comparison.reference, poses[0], frame, crowding=1.0)),
-        runners_up=tuple(Optimum(poses[i], float(values[i]), float(values[i] - values[0])) for i in rows),
-        history=History(outcome.history, poses_of(points)) if points is not None and len(points) else None,
-    )
-
-
-def _found(pair: Pair, found: Found, frame: Frame, score: Score) -> Asking[Result]:
-    """Of a search from coarse to fine."""
-    poses, choice = poses_of(found.state.points), found.choice
-    # What was minimised holds the frame's prior too.
-    points = pack(poses.matrix, poses.shift_angstrom)
-    equations = yield Equations(pair.filtered(score, found.expectation), points)
-    values = np.where(np.isfinite(found.state.dissimilarity), equations.dissimilarity, np.inf)
-    weighted = pair.filtered(Score.FCS, found.expectation).target
-    # Weighted as the target weights its samples, which exact pairs do all along.
-    overlap = equations.overlap[0]
-    if not pair.exact:
-        overlap = (yield ShellSums(pair.plain(Score.FCS), points[:1]))[0, :, 3].sum()
-    rows = [i for i in range(1, len(values)) if np.isfinite(values[i])]
-    return Result(
-        pose=poses[0],
-        dissimilarity=float(values[0]),
-        status=found.state.status[0],
-        n_iterations=found.iterations,
-        overlap=float(overlap / pair.target.weight.sum(dtype=np.float64)),
-        covariance=(yield from _covariance(weighted, pair.reference, poses[0], frame, crowding=pair.crowding)),
-        runners_up=tuple(Optimum(poses[i], float(values[i]), float(choice[i] - choice[0])) for i in rows),
-        expectation=found.expectation,
-    )
-
-
-def _covariance(
-    target: Spectrum, reference: FourierVolume, pose: Pose, frame: Frame, *, crowding: float
-) -> Asking[NDArray[np.float64]]:
-    return ask_pose_covariance(
-        target,
-        reference,
-        pose,
-        directions=frame.directions,
-        crowding=crowding,
-        precision=frame.precision(pose),
-    )
-
-
-def _runners_up(poses: Pose, values: NDArray[np.float64]) -> list[int]:
-    """The best poses of a pool that are not near the first nor one another."""
-    kept = [0]
-    for i in range(1, len(values)):
-        apart = (poses[i].rotation * poses[np.array(kept)].rotation.inv()).magnitude()
-        if np.isfinite(values[i]) and np.degrees(apart.min()) > RUNNER_UP_DEG:
-            kept.append(i)
-        if len(kept) > RUNNERS_UP:
-            break
-    return kept[1:]
 
 
 def align(

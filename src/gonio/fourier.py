@@ -27,6 +27,7 @@ from gonio.lattice import (
     Places,
     in_friedel_half,
     index_grid,
+    inside,
     low_spectrum,
     shell_means,
 )
@@ -187,7 +188,7 @@ class Spectrum:
 
     def below(self, limit: float) -> Spectrum:
         """The samples within a smaller ball."""
-        keep, frequency = _inside(_Same(self.frequency_xyz), limit)
+        keep, frequency = inside(self.frequency_xyz, limit)
         return replace(
             self,
             frequency_xyz=frequency,
@@ -232,27 +233,6 @@ class Spectrum:
     def __repr__(self) -> str:
         resolution = self.box * self.voxel_size_angstrom / self.limit
         return f"Spectrum({len(self)} samples to {resolution:.1f} angstrom)"
-
-
-class _Same:
-    """An array that is known by being the same one: particles of a set share their frequencies."""
-
-    def __init__(self, array: NDArray) -> None:
-        self.array = array
-
-    def __hash__(self) -> int:
-        return id(self.array)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.array is self.array
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _inside(frequency_xyz: _Same, limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Which frequencies (3, n) lie within a limit, and these."""
-    radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
-    keep = radius <= limit * (1 + 1e-6)
-    return keep, np.ascontiguousarray(frequency_xyz.array[:, keep])
 
 
 def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray]:
