@@ -13,13 +13,15 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 import gonio
+from gonio.cards import cards_for
 from gonio.device import Device, results
-from gonio.evaluation import BestShifts, Equations, Refinement, ShellMatrices, ShellSums
+from gonio.evaluation import BestShifts, Equations, Refinement, ShellMatrices, ShellSums, answered
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.frame import about_normals, near
 from gonio.kernels import card as cards
 from gonio.kernels.cuda import SIMULATED, kernels
+from gonio.launches import bytes_of
 from gonio.problem import pack
 from gonio.score import Comparison, Score
 from gonio.volume import Subtomogram, Volume
@@ -193,6 +195,15 @@ def test_work_that_memory_does_not_hold_is_halved_and_goes_on(card, monkeypatch)
     assert same_bits(card.answers(requests), wanted) and launched
 
 
+def test_launches_are_as_large_as_free_memory_allows(card, monkeypatch):
+    requests, blocks = [Equations(comparison("full", Score.RCS), POINTS[[i % 3]]) for i in range(6)], []
+    wanted, launch = card.answers(requests), card.card.launch
+    most = 2.5 * bytes_of(requests[0])
+    monkeypatch.setattr(cards, "SIMULATED_MEMORY", most / cards.SHARE)
+    monkeypatch.setattr(card.card, "launch", lambda kernel, n, *rest: blocks.append(n) or launch(kernel, n, *rest))
+    assert same_bits(card.answers(requests), wanted) and blocks == [2, 2, 2]
+
+
 def test_a_pair_that_does_not_fit_alone_is_one_clear_error(card, monkeypatch):
     def never(shape, dtype):
         raise cards.OutOfMemory
@@ -255,6 +266,26 @@ def test_all_pairs_find_what_the_cpu_finds(small_card):
     found = list(gonio.align_all_pairs(particles, settings, device=small_card))
     assert [(p.reference, p.target) for p in found] == [(p.reference, p.target) for p in wanted]
     assert_alike([p.result for p in found], [p.result for p in wanted])
+
+
+class Sums:
+    """A stage of searches that ask for one thing each."""
+
+    searches = 1
+
+    def ask(self, item: int):
+        return (yield ShellSums(comparison("tilted", Score.FCS, seed=1 + item % 3), POINTS[[item % 3]]))
+
+
+def test_workers_with_a_card_each_compute_what_one_card_computes():
+    # The simulator has one card: two processes take it.
+    alone = list(cards_for("cuda")("sums", Sums(), 7))
+    with cards_for("cuda:0,cuda:0", n_threads=2) as two:
+        assert two.name == "cuda:0 (simulated card), cuda:0 (simulated card)"
+        together = list(two("sums", Sums(), 7))
+    assert same_bits(together, alone)
+    for item, found in enumerate(alone):
+        assert_close(found, answered(Sums().ask(item)))
 
 
 def test_searches_end_in_their_order_however_long_they_take(card):

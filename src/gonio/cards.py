@@ -108,10 +108,11 @@ class OneCard:
 
 @dataclass
 class ManyCards:
-    """A worker process for each of some cards. This process uses none of them."""
+    """A worker process for each of some cards, which ``open`` opens there. This process uses none of them."""
 
     names: tuple[str, ...]
     n_threads: int = 1
+    open: Callable[[str], Device | None] = opened
     _workers: list[_Worker] = field(default_factory=list, init=False, repr=False)
 
     def __enter__(self) -> ManyCards:
@@ -135,7 +136,7 @@ class ManyCards:
     def _begin(self) -> None:
         try:
             for name in self.names:
-                self._workers.append(_Worker(name, max(1, self.n_threads // len(self.names))))
+                self._workers.append(_Worker(name, self.open, max(1, self.n_threads // len(self.names))))
             for worker in self._workers:
                 worker.wait()
         except BaseException:
@@ -187,18 +188,22 @@ class ManyCards:
 class _Worker:
     """A process that has opened a card, seen from outside."""
 
-    def __init__(self, card: str, n_threads: int) -> None:
+    def __init__(self, card: str, open_card: Callable[[str], Device | None], n_threads: int) -> None:
         # Not forked: a card cannot be used by a copy of a process that has looked for one.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.name, self.busy = card, 0
-        self._process = context.Process(target=_serve, args=(theirs, card, n_threads), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, card, open_card, n_threads), daemon=True)
         self._process.start()
         theirs.close()
 
     def wait(self) -> None:
         """Until it has opened its card."""
-        said = self._heard()
+        try:
+            said = self._heard()
+        except ChildProcessError as error:
+            error.add_note('a script that begins workers does so below if __name__ == "__main__":')
+            raise
         if isinstance(said, Exception):
             raise said
         self.name = said
@@ -266,12 +271,12 @@ class _Told:
                 self._kept = told
 
 
-def _serve(connection: Connection, name: str, n_threads: int) -> None:
+def _serve(connection: Connection, name: str, open_card: Callable[[str], Device | None], n_threads: int) -> None:
     """Open a card and do what is told, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that gives the work ends this one
     with suppress(EOFError, OSError):
         try:
-            device = opened(name)
+            device = open_card(name)
             if device is None:
                 raise ValueError(f'of several devices each must be a card, "cuda:0", got {name!r}')
             card = OneCard(device, n_threads)
