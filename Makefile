@@ -5,6 +5,7 @@
 #   make bench      how fast it is, as one table                                   (BENCH_ARGS=--quick)
 #   make bench-gpu  the same on a graphics card of NVIDIA's                        (BENCH_ARGS=--quick)
 #   make docs       the documentation as a site, into build/site
+#   make dist       wheel and sdist into dist/, each installed and tried in an environment of its own
 #   make reproduce  what docs/reproduce.md reports, into results/
 #   make clean      remove what these have made
 
@@ -18,7 +19,7 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: help demo test check bench bench-gpu docs reproduce clean
+.PHONY: help demo test check bench bench-gpu docs dist reproduce clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -41,6 +42,18 @@ bench-gpu: .venv/.gonio-cuda
 
 docs: .venv/.gonio-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# As a user gets them: nothing of the checkout is seen from build/smoke, and the kernels compile anew.
+dist: .venv/.gonio-check
+	rm -rf dist build/smoke
+	$(BIN)/python -m build --outdir dist . > /dev/null
+	for file in dist/*; do \
+	  rm -rf build/smoke && $(PYTHON) -m venv build/smoke/venv && \
+	  build/smoke/venv/bin/python -m pip install $(PIP_FLAGS) "$$file" && \
+	  (cd build/smoke && venv/bin/gonio --version && venv/bin/gonio demo demo --particles 4 --quiet && \
+	   test -s demo/report.html && venv/bin/python -c "import gonio; print(gonio.Pose.identity())") || exit 1; \
+	  echo "$$file installs and runs"; \
+	done
 
 reproduce: .venv/.gonio
 	$(BIN)/python experiments/run_all.py

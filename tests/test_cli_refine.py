@@ -20,6 +20,9 @@ BOX, COUNT = 16, 12
 FILES = {"half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "particles.star"}
 MORE = {
     "mask.mrc",
+    "maps.cxc",
+    "particles.cxc",
+    "markers",
     "runners_up.star",
     "iterations.csv",
     "duplicates.csv",

@@ -104,6 +104,43 @@ def test_every_page_is_in_the_contents() -> None:
     assert not lost
 
 
+EQUATION = r"\d+[a-z]?\b(?!\.\d)"  # not 2.4, which is another author's
+
+
+def numbered() -> list[str]:
+    """The numbers of the equations of theory.md: each at the end of its line, apart from what it numbers."""
+    return re.findall(rf"  \(({EQUATION})\)$", (ROOT / "docs" / "theory.md").read_text(), flags=re.MULTILINE)
+
+
+def cited(text: str) -> set[str]:
+    """The numbers that a text cites as "eq. 6", "eqs. 7, 17-19", "eqs. 3 to 8"."""
+    found: set[str] = set()
+    for several in re.findall(rf"\beqs?\.\s+({EQUATION}(?:(?:, | and | to |-){EQUATION})*)", text):
+        found.update(re.findall(EQUATION, several))
+        for first, last in re.findall(r"(\d+)(?:-| to )(\d+)", several):
+            found.update(str(number) for number in range(int(first), int(last)))
+    return found
+
+
+def test_every_equation_that_is_cited_has_its_number_in_theory() -> None:
+    """The paper's equations are cited by number as well; there are fewer of them than of the page's."""
+    numbers = numbered()
+    assert len(numbers) == len(set(numbers)), "two equations have one number"
+    folders = ("src", "tests", "docs", "experiments", "benchmarks")
+    pages = [page for folder in folders for ending in ("py", "md") for page in (ROOT / folder).rglob(f"*.{ending}")]
+    lost = {str(page.relative_to(ROOT)): sorted(cited(page.read_text()) - set(numbers)) for page in pages}
+    assert not {page: missing for page, missing in lost.items() if missing}
+    assert cited("eqs. 7, 17-19") == {"7", "17", "18", "19"}
+    assert cited("eq. 13a and eq. 2.4") == {"13a"}
+
+
+def test_every_section_of_theory_that_is_cited_exists() -> None:
+    sections = re.findall(r"^## (\d+)\.", (ROOT / "docs" / "theory.md").read_text(), flags=re.MULTILINE)
+    for page in [*(ROOT / "src").rglob("*.py"), *(ROOT / "docs").glob("*.md")]:
+        for number in re.findall(r"theory(?:\.md)?\)?,? section (\d+)", page.read_text()):
+            assert number in sections, f"{page.name} cites section {number} of theory.md"
+
+
 @pytest.mark.skipif(not DATA.exists(), reason=f"the real ribosomes are not there: {DATA}")
 def test_commands_about_ribosomes_run(tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(DATA)

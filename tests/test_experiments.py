@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
@@ -58,6 +59,26 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (*NO_PLOT, *FILES):
         assert f"== {name}" in printed
     return out
+
+
+def test_one_page_shows_all_of_it(results):
+    page = (results / "report.html").read_text()
+    for title in ("Noise-free pairs", "Tables 1 and 2: all orientations", "Figure 3: convergence", "Wrong optima"):
+        assert f"<h2>{title}</h2>" in page
+    assert "the paper&#x27;s best" in page  # a heading of the tables
+    assert page.count("data:image/png;base64,") >= len(FILES)
+    assert (results / "noise_free.txt").read_text().strip() in html.unescape(page)
+
+
+def test_a_folder_without_results_has_no_page(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(RUN_ALL), "--page-only", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and "holds no results" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def read(results: Path, name: str) -> dict:

@@ -126,6 +126,8 @@ class Iteration:
         Of the alignment, one for each particle of the table.
     halves, volume
         The averages of each half, and of all, in one frame.
+    coverage
+        How often each frequency was measured, as ``Average.coverage``.
     fsc
         Of the halves: under the mask, and corrected for what the mask adds.
     resolution_angstrom
@@ -148,6 +150,7 @@ class Iteration:
     results: Sequence[Result]
     halves: tuple[Volume, Volume]
     volume: Volume
+    coverage: NDArray[np.float32]
     fsc: HalfMapFsc
     resolution_angstrom: float
     moved_deg: float
@@ -309,6 +312,7 @@ class _Run:
             results=results,
             halves=made.halves,
             volume=made.volume,
+            coverage=made.coverage,
             fsc=fsc,
             resolution_angstrom=fsc.box_angstrom / shell if shell else float("inf"),
             moved_deg=float(np.median(motion.turned_deg)),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gonio import ParticleTable, Pose, Volume
-from gonio.report import Classes, Errors, Iteration, Matrix, Odd, Report, html, odd_particles
+from gonio.report import Chapter, Classes, Errors, Iteration, Matrix, Odd, Report, html, odd_particles
 
 FACTS = {"command": "gonio align <x> & more", "seed": "0"}
 
@@ -53,6 +53,7 @@ def full(rng) -> Report:
             None, np.ones((4, 4)), np.array([[0, 1, 0.1, 2], [2, 3, 0.1, 2], [4, 5, 0.9, 4]]), np.array([1, 1, 2, 2])
         ),
         iterations=[Iteration(60.0, 40.0, 10.0, 8.0), Iteration(40.0, 30.0, 1.0, 0.5)],
+        chapters=[Chapter("A study", "It <shows>.", {"of it": [["a", "b"], ["1", "<2>"]]}, {"drawn": b"png"}, "told")],
     )
 
 
@@ -102,7 +103,7 @@ def test_every_figure_has_a_caption_and_the_ink_of_the_page(full):
     # Six histograms, directions, two dissimilarities against something, two histograms of errors and two of them
     # against predictions, FSC, expectation, two of iterations, two maps, an odd particle, classes, matrix, coverage.
     assert page.count("<svg") == 23
-    assert page.count("<figcaption>") == page.count("</figure>") == 24  # and the surface
+    assert page.count("<figcaption>") == page.count("</figure>") == 25  # and the surface, and a picture
     assert "currentColor" in page
     assert "#010203" not in page
     assert "prefers-color-scheme: dark" in page

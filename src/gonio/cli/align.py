@@ -12,8 +12,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from gonio.cli.average import resolutions
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
+    AsJson,
     Cone,
     DataPath,
     DeviceName,
@@ -49,23 +51,24 @@ from gonio.cli.options import (
     VoxelSize,
 )
 from gonio.cli.output import (
-    command_line,
     json_text,
     numbers_text,
+    write_particle_scene,
     write_settings,
     write_text,
 )
+from gonio.cli.page import defocus_of, facts_of, looked_at, odd_of
 from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 
 if TYPE_CHECKING:
     from gonio.alignment import Aligner, Result, Settings
     from gonio.particles import ParticleTable
     from gonio.pose import Pose
-    from gonio.report import Errors, Odd, Report
+    from gonio.report import Errors, Report
     from gonio.run.engine import Mapper
+    from gonio.volume import Volume
 
 WRONG_DEG = 15.0  # errors beyond this are another optimum
-MOST_ODD = 6  # particles that a report shows because they differ from the others
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def align(
     truth: Annotated[
         Path | None, typer.Option(metavar="STAR", help="List of the same particles with true poses: tell the errors.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")] = False,
+    as_json: AsJson = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
     scheduler: Scheduler = None,
@@ -147,7 +150,8 @@ def align(
 
     DIR/particles.star is the list with the new poses, in its own format and with gonio's columns: how well and how
     surely each particle fits, and its next best pose. DIR/runners_up.star lists all other optima; DIR/report.html shows
-    how well it went; DIR/summary.json and DIR/settings.toml say it to programs.
+    how well it went; DIR/particles.cxc shows the particles in ChimeraX where the list has positions; DIR/summary.json
+    and DIR/settings.toml say it to programs.
 
     All of them are written at the end: a particle that cannot be read, or does not fit the reference, stops the run
     with its name and its file, and nothing is replaced. What was done is kept in DIR whatever stops the run: --resume
@@ -212,16 +216,18 @@ def align(
         with run.results() as folder:
             write_particles(folder / "particles.star", writable(aligned.table))
             write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
+            box = aligned.box_angstrom or reference_map.box_angstrom
+            write_particle_scene(folder, aligned.table, box_angstrom=box)
             write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
             report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
-            write_text(folder / "report.html", html(replace(report, odd=odd_of(aligned.table))))
+            write_text(folder / "report.html", html(_with_looks(report, aligned, reference_map, run.mapper)))
             shown = {**asked_for, "threads": how.workers, "alignment": asdict(aligned.settings)}
             write_settings(folder / "settings.toml", shown, seed=seed, inputs=files)
     if as_json:
         print(json_text(summary_of(aligned)))
         return
     print(numbers_text(rows_of(aligned)))
-    print(f"wrote {output / 'particles.star'}; look at {output / 'report.html'}")
+    print(f"wrote {output / 'particles.star'}\nlook at {output / 'report.html'}")
 
 
 def align_list(table: ParticleTable, aligner: Aligner, *, mapper: Mapper, seed: int, learn: bool = False) -> Aligned:
@@ -364,20 +370,6 @@ def summary_of(aligned: Aligned) -> dict[str, object]:
     return {**numbers, "status": dict(zip(names.tolist(), counts.tolist(), strict=True))}
 
 
-def facts_of(seed: int) -> dict[str, str]:
-    """What was done, for a page."""
-    from datetime import datetime
-
-    from gonio.run.provenance import versions
-
-    return {
-        "command": " ".join(command_line()),
-        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "seed": str(seed),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-    }
-
-
 def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
     """The page about an alignment, to which others may add."""
     from gonio.report import Report
@@ -388,16 +380,26 @@ def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
     return Report(title, facts, numbers, aligned.table, aligned.errors, expected=expected, box_angstrom=box)
 
 
-def odd_of(table: ParticleTable) -> list[Odd]:
-    """The particles of a list to be looked at, with their volumes; tilt images have none."""
-    from gonio.report import odd_particles
-    from gonio.volume import Subtomogram
-
-    found = []
-    for row, odd in odd_particles(table, most=MOST_ODD):
-        particle = table.load(row)
-        found.append(replace(odd, volume=particle.volume if isinstance(particle, Subtomogram) else None))
-    return found
+def _with_looks(report: Report, aligned: Aligned, reference: Volume, mapper: Mapper) -> Report:
+    """The page with what has to be read from the particles again: their average, the odd ones, defocus."""
+    table = aligned.table
+    report = replace(report, odd=odd_of(table), against=defocus_of(table), maps={"reference": reference})
+    if aligned.box_angstrom is None:
+        return report  # particles of several boxes have no average
+    looked = looked_at(table, symmetry=aligned.settings.symmetry, mapper=mapper)
+    name = "average" if looked.count == len(table) else f"average of {looked.count} of the particles"
+    maps = {name: looked.average.volume}
+    for number, half in enumerate(looked.average.halves or (), start=1):
+        maps[f"half {number} of it"] = half
+    found = [] if looked.fsc is None else resolutions(looked.fsc)
+    reading = "both halves were laid on one reference, so this is no gold standard: noise may agree"
+    return replace(
+        report,
+        numbers=[*report.numbers, *((which, value, reading) for which, value, _ in found)],
+        curves={} if looked.fsc is None else {f"halves, {k}": v for k, v in looked.fsc.curves.items()},
+        maps={**maps, **report.maps},
+        coverage=looked.average.coverage,
+    )
 
 
 def _expected(aligned: Aligned) -> NDArray[np.float64] | None:

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from gonio.cli.options import (
+    AsJson,
     DataPath,
     Invert,
     ListOptions,
@@ -26,7 +27,7 @@ from gonio.cli.options import (
     VoxelSize,
     thread_count,
 )
-from gonio.cli.output import beside, check_map, progress, write_settings, write_text
+from gonio.cli.output import beside, check_map, json_text, numbers_text, progress, write_settings, write_text
 from gonio.run.engine import Journaled, Local, Mapper
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from gonio.volume import Volume
 
 HALF_ENDINGS = ("_half1.mrc", "_half2.mrc", "_fsc.csv")
-MASK_ENDING, COVERAGE_ENDING = "_mask.mrc", "_coverage.mrc"
+MASK_ENDING, COVERAGE_ENDING, SCRIPT_ENDING = "_mask.mrc", "_coverage.mrc", ".cxc"
 
 
 def average(
@@ -63,6 +64,7 @@ def average(
         typer.Option(metavar="MAP", help="Mask for the FSC, 0 to 1. Default: made from the average, and written."),
     ] = None,
     threads: Threads = None,
+    as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Average particles at the poses in their list.
@@ -73,13 +75,14 @@ def average(
     that curve first falls below 0.143, whatever it does beyond.
 
     MAP is written as it was averaged, neither filtered nor sharpened, and beside it MAP_coverage.mrc, which says how
-    often each frequency was measured, and MAP.settings.toml; with half sets MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc
-    and MAP_fsc.csv: all at the end. A particle that cannot be read stops the run with its name and its file.
+    often each frequency was measured, MAP.cxc, which opens the maps in ChimeraX, and MAP.settings.toml; with half sets
+    MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc and MAP_fsc.csv: all at the end. A particle that cannot be read stops the
+    run with its name and its file.
 
     Example: `gonio average aligned/particles.star -o average.mrc`
     """
     endings = (*HALF_ENDINGS, *(() if mask else (MASK_ENDING,))) if halves else ()
-    target = check_map(output, ".settings.toml", COVERAGE_ENDING, *endings, overwrite=overwrite)
+    target = check_map(output, ".settings.toml", COVERAGE_ENDING, SCRIPT_ENDING, *endings, overwrite=overwrite)
     if split and not halves:
         raise ValueError("--split and --no-halves exclude each other: give one")
     if mask and not halves:
@@ -118,13 +121,12 @@ def average(
     }
     inputs = [*table.files, *(() if mask is None else (mask,))]
     write_settings(beside(target, ".settings.toml"), settings, inputs=inputs)
+    if as_json:
+        print(json_text(summary_of(made, agreement)))
+        return
     print(f"wrote {output}: {made.count} particles, {made.volume.box} voxels of {size:g} A")
-    for line in coverage_lines(made):
-        print(line)
-    if agreement is not None:
-        for name, value, _ in resolutions(agreement.fsc):
-            print(f"resolution, {name}: {value}")
-    elif halves:
+    print(numbers_text(rows_of(made, agreement)))
+    if halves and agreement is None:
         print("no half sets in the list: pass --split for a resolution")
 
 
@@ -158,12 +160,16 @@ def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
 
 
 def write_average(path: Path, made: Average, agreement: Agreement | None) -> None:
-    """The map, its coverage, its halves, their mask and their Fourier shell correlation."""
+    """The map, its coverage, its halves, their mask and Fourier shell correlation, and what shows them in ChimeraX."""
     from gonio.io import write_volume
+    from gonio.report import MapFile, maps_script
     from gonio.volume import Volume
 
     write_volume(path, made.volume)
     write_volume(beside(path, COVERAGE_ENDING), Volume(made.coverage, made.volume.voxel_size_angstrom))
+    halves = [] if made.halves is None else list(zip(HALF_ENDINGS, made.halves, strict=False))
+    shown = [MapFile(path.name, made.volume), *(MapFile(beside(path, end).name, one, False) for end, one in halves)]
+    write_text(beside(path, SCRIPT_ENDING), maps_script(shown))
     if made.halves is None or agreement is None:
         return
     *half_endings, fsc_ending = HALF_ENDINGS
@@ -188,25 +194,62 @@ def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
     """What to say of them: name, value, how to read it."""
     from gonio.resolution import FSC_HALVES, FSC_KNOWN
 
-    named = {"no mask": fsc.unmasked, "soft mask, corrected": fsc.corrected}
+    named = (
+        ("no mask", "", fsc.unmasked),
+        ("soft mask", ", what the mask adds taken off", fsc.corrected),
+    )
     return [
-        (f"{name}, FSC {level:g}", resolution_text(curve, level, fsc.box_angstrom), f"half maps fall through {level:g}")
-        for name, curve in named.items()
+        (
+            f"resolution {level:g}, {name}",
+            resolution_text(curve, level, fsc.box_angstrom),
+            f"where the halves' FSC falls through {level:g}{more}",
+        )
+        for name, more, curve in named
         if curve is not None
         for level in (FSC_HALVES, FSC_KNOWN)
     ]
 
 
-def coverage_lines(made: Average) -> list[str]:
-    """How evenly the average was measured."""
+def rows_of(made: Average, agreement: Agreement | None) -> list[tuple[str, str, str]]:
+    """How far halves agree and how evenly was measured: name, value, how to read it."""
     from gonio.resolution import CONE_DEG, evenness
 
     even = evenness(made.coverage)
     worst = ", ".join(f"{x:.2f}" for x in even.worst_xyz)
+    found = [] if agreement is None else resolutions(agreement.fsc)
     return [
-        f"coverage: {100 * even.seen:.1f} % of frequencies measured, efficiency {even.efficiency:.2f} (1 is even)",
-        f"coverage, worst direction: ({worst}) xyz, {even.worst:.2f} times the mean within {CONE_DEG:g} degrees",
+        *found,
+        ("coverage", f"{100 * even.seen:.1f} %", "of frequencies were measured"),
+        ("coverage, efficiency", f"{even.efficiency:.2f}", "1 where all were measured evenly"),
+        (
+            "coverage, worst direction",
+            f"{even.worst:.2f}",
+            f"times the mean, within {CONE_DEG:g} degrees of {worst} xyz",
+        ),
     ]
+
+
+def summary_of(made: Average, agreement: Agreement | None) -> dict[str, object]:
+    """The same for programs."""
+    from gonio.resolution import evenness
+
+    even = evenness(made.coverage)
+    summary: dict[str, object] = {
+        "particles": made.count,
+        "box": made.volume.box,
+        "voxel_size_angstrom": made.volume.voxel_size_angstrom,
+        "coverage": {"seen": even.seen, "efficiency": even.efficiency, "worst": even.worst},
+    }
+    return summary if agreement is None else {**summary, "fsc_falls_at_angstrom": falls_at(agreement.fsc)}
+
+
+def falls_at(fsc: HalfMapFsc) -> dict[str, float]:
+    """Where the best curve falls through each threshold, for programs."""
+    return {
+        "0.143": fsc.resolution_angstrom(),
+        "0.5": fsc.resolution_angstrom(0.5),
+        "0.143_no_mask": replace(fsc, corrected=None).resolution_angstrom(),
+    }
 
 
 def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> str:
@@ -217,4 +260,4 @@ def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> s
     finest = box_angstrom / (len(fsc) - 1)
     if not np.isfinite(resolution):
         return f"worse than {box_angstrom:.0f} angstrom"
-    return f"{resolution:.1f} angstrom" + (" or better: it never falls below" if resolution <= finest else "")
+    return f"{resolution:.1f} angstrom" + (" or better" if resolution <= finest else "")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from gonio.cli.align import facts_of
 from gonio.cli.columns import without_found, writable
 from gonio.cli.options import (
+    AsJson,
     DataPath,
     Diameter,
     InputsName,
@@ -37,7 +37,8 @@ from gonio.cli.options import (
     TomogramsPath,
     VoxelSize,
 )
-from gonio.cli.output import json_text, write_settings, write_text
+from gonio.cli.output import json_text, numbers_text, wrapped, write_particle_scene, write_settings, write_text
+from gonio.cli.page import facts_of
 from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 from gonio.run.engine import Mapper
 
@@ -116,6 +117,7 @@ def classify(
     permissive: Permissive = False,
     threads: Threads = None,
     seed: Seed = 0,
+    as_json: AsJson = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
     scheduler: Scheduler = None,
@@ -134,7 +136,8 @@ def classify(
     are its classes, DIR/class_1.mrc and so on their averages, with half maps and FSC. With pairs, DIR/pairs.star lists
     the particles whose dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
     DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/report.html
-    shows all of it; DIR/summary.json and DIR/settings.toml say it to programs.
+    shows all of it; DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml say
+    it to programs.
 
     Example: `gonio classify particles.star --tilt-range -60 60 -o classes`
     """
@@ -171,7 +174,8 @@ def classify(
         raise ValueError(f"--classes {count} is more than the {len(table)} particles of {particles}")
     maps = [options.read_map(path) for path in references or ()]
     way = way_of(table, maps, count, pairs_up_to=pairs_up_to, local=start_local, seed=seed)
-    print(way.reason)
+    if not as_json:
+        print(wrapped(way.reason), flush=True)
     settings = asked.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom)
     asked_for = {
         "classes": classes,
@@ -185,17 +189,22 @@ def classify(
     with running(output, how, settings=asked_for, seed=seed, inputs=files) as run:
         found, paired = classified(table, way, maps, count, settings, mapper=run.mapper, seed=seed)
         with run.results() as folder:
-            write_classes(folder, table, found)
+            classed = classed_table(table, found)
+            write_classes(folder, classed, found)
             matrix = None if paired is None else matrix_of(paired, score)
             if paired is not None and matrix is not None:
                 write_pairs(folder, paired, matrix)
             write_text(folder / "summary.json", json_text(summary_of(found, way, paired), indent=2) + "\n")
-            report = report_of(found, matrix, title=f"Classes of {particles.name}", seed=seed)
+            report = report_of(classed, found, matrix, title=f"Classes of {particles.name}", seed=seed)
             write_text(folder / "report.html", html(report))
             write_settings(folder / "settings.toml", {**asked_for, "threads": how.workers}, seed=seed, inputs=files)
-    for line in lines_of(found, paired):
-        print(line)
-    print(f"wrote {output / 'particles.star'} and {output / 'class_1.mrc'}")
+    if as_json:
+        print(json_text(summary_of(found, way, paired)))
+        return
+    if paired is not None:
+        print(wrapped(paired.clustering.reason))
+    print(numbers_text(rows_of(found)))
+    print(f"wrote {output / 'particles.star'} and {output / 'class_1.mrc'}\nlook at {output / 'report.html'}")
 
 
 def _count(classes: str) -> int | None:
@@ -275,7 +284,7 @@ def classified(
     return classification.classes_of_references(table, shown, settings, mapper=mapper, seed=seed), paired
 
 
-def report_of(found: Classes, matrix: Matrix | None, *, title: str, seed: int) -> Report:
+def report_of(classed: ParticleTable, found: Classes, matrix: Matrix | None, *, title: str, seed: int) -> Report:
     """The page about a classification: class averages side by side, and the matrix that they come from."""
     from gonio.report import Classes as Shown
     from gonio.report import Report
@@ -286,7 +295,8 @@ def report_of(found: Classes, matrix: Matrix | None, *, title: str, seed: int) -
     return Report(
         title,
         facts_of(seed),
-        [(f"class {one}", str(count), "particles") for one, count in zip(made, counts, strict=True)],
+        rows_of(found),
+        classed,
         curves=curves,
         box_angstrom=next(iter(made.values())).volume.box_angstrom if made else 0.0,
         maps={f"class {one}": average.volume for one, average in made.items()},
@@ -303,15 +313,26 @@ def matrix_of(paired: Paired, score: str) -> Matrix:
     return Matrix(before, after, paired.clustering.linkage, paired.clustering.labels)
 
 
-def write_classes(folder: Path, table: ParticleTable, found: Classes) -> None:
+def classed_table(table: ParticleTable, found: Classes) -> ParticleTable:
+    """The list with classes, poses in the frame of each, and by how much a class fits better than the next."""
+    columns = {"class_margin": found.margin} if np.isfinite(found.margin).any() else {}
+    classed = without_found(replace(table, classes=found.labels)).without(*FOUND)
+    return writable(classed.with_poses(found.poses, **columns))
+
+
+def write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None:
     """The list, and each class: its own list and its average."""
     from gonio.cli.average import agreement_of, write_average
     from gonio.io import write_particles
+    from gonio.report import MapFile, maps_script
 
-    columns = {"class_margin": found.margin} if np.isfinite(found.margin).any() else {}
-    classed = without_found(replace(table, classes=found.labels)).without(*FOUND)
-    classed = writable(classed.with_poses(found.poses, **columns))
     write_particles(folder / "particles.star", classed)
+    shown = [
+        MapFile(f"class_{one}.mrc", made.volume) for one, made in enumerate(found.averages, start=1) if made is not None
+    ]
+    if shown:
+        write_text(folder / "maps.cxc", maps_script(shown, side_by_side=True))
+        write_particle_scene(folder, classed, box_angstrom=shown[0].volume.box_angstrom)
     for one, made in enumerate(found.averages, start=1):
         if made is None:
             continue
@@ -362,20 +383,18 @@ def _resolution(found: Classes, one: int) -> float | None:
     return resolution_at(made.fsc, FSC_HALVES, box_angstrom=made.volume.box_angstrom)
 
 
-def lines_of(found: Classes, paired: Paired | None) -> list[str]:
-    """What was found, to people."""
-    lines = [] if paired is None else [paired.clustering.reason]
+def rows_of(found: Classes) -> list[tuple[str, str, str]]:
+    """What was found: name, value with unit, how to read it."""
+    rows = []
     if found.rounds:
         last = found.rounds[-1]
-        end = (
-            "at rest" if found.at_rest else f"not at rest: {last.moved} changed class, {last.motion_voxels:.2f} voxels"
-        )
-        lines.append(f"{len(found.rounds)} turns, {end}")
+        moved = f"not at rest: {last.moved} changed class, moved by {last.motion_voxels:.2f} voxels"
+        rows.append(("turns", str(len(found.rounds)), "at rest" if found.at_rest else moved))
     for one, made in enumerate(found.averages, start=1):
         if made is None:
-            lines.append(f"class {one}: empty, no particle shows it")
+            rows.append((f"class {one}", "empty", "no particle shows it"))
             continue
         reached = _resolution(found, one - 1)
-        told = "" if reached is None else f", halves agree (FSC 0.143, no mask) to {reached:.1f} angstrom"
-        lines.append(f"class {one}: {made.count} particles{told}")
-    return lines
+        told = "" if reached is None else f"halves agree (FSC 0.143, no mask) to {reached:.1f} angstrom"
+        rows.append((f"class {one}", f"{made.count} particles", told))
+    return rows

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gonio.cli.align import Aligned, align_list, errors_of, odd_of, report_of, rows_of
+from gonio.cli.align import Aligned, align_list, errors_of, report_of, rows_of
 from gonio.cli.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
 from gonio.cli.columns import writable, write_runners_up
 from gonio.cli.options import ListOptions, Overwrite, Seed, thread_count
 from gonio.cli.output import numbers_text, progress, write_settings, write_text
+from gonio.cli.page import odd_of
 from gonio.cli.simulate import random_poses, write_simulation
 from gonio.run.engine import Journaled, Local
 from gonio.run.folder import result_folder
@@ -99,12 +100,9 @@ def _report(aligned: Aligned, made: Average, agreement: Agreement | None, refere
     curves = {"average against reference": fourier_shell_correlation(made.volume, reference)}
     if agreement is not None:
         curves = {f"half maps, {name}": curve for name, curve in agreement.fsc.curves.items()} | curves
-    extra = [
-        (f"resolution, {name}", value, reading) for name, value, reading in _resolutions(made, agreement, reference)
-    ]
     return replace(
         report,
-        numbers=[*report.numbers, *extra],
+        numbers=[*report.numbers, *_resolutions(made, agreement, reference)],
         curves=curves,
         box_angstrom=reference.box_angstrom,
         maps={"average": made.volume, "reference": reference},
@@ -118,12 +116,10 @@ def _resolutions(made: Average, agreement: Agreement | None, reference: Volume) 
     from gonio.resolution import FSC_KNOWN
 
     known = resolution_text(fourier_shell_correlation(made.volume, reference), FSC_KNOWN, reference.box_angstrom)
-    rows = [("against reference", known, f"where the FSC falls through {FSC_KNOWN:g}")]
+    reading = f"where the FSC with the reference falls through {FSC_KNOWN:g}"
+    rows = [(f"resolution {FSC_KNOWN:g}, reference", known, reading)]
     return rows if agreement is None else [*rows, *resolutions(agreement.fsc)]
 
 
 def _table(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume) -> str:
-    found = [
-        (f"resolution, {name}", value, reading) for name, value, reading in _resolutions(made, agreement, reference)
-    ]
-    return numbers_text([*rows_of(aligned), *found])
+    return numbers_text([*rows_of(aligned), *_resolutions(made, agreement, reference)])

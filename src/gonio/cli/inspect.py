@@ -9,6 +9,7 @@ import numpy as np
 import typer
 
 from gonio.cli.options import (
+    AsJson,
     Diameter,
     Invert,
     Overwrite,
@@ -56,7 +57,7 @@ def inspect(
         Path | None, typer.Option("-o", "--output", metavar="PNG", help="Draw wedge, power and tilts into this file.")
     ] = None,
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")] = False,
+    as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Show what gonio understands of a file, and what looks wrong with it.

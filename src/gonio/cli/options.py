@@ -246,6 +246,7 @@ DeviceName = Annotated[
         " can use it.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are already there.")]
 
 

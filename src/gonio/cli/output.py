@@ -14,8 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gonio.run.folder import check_target
+
+if TYPE_CHECKING:
+    from gonio.particles import ParticleTable
 
 __all__ = [
     "beside",
@@ -25,6 +29,8 @@ __all__ = [
     "naming",
     "numbers_text",
     "progress",
+    "wrapped",
+    "write_particle_scene",
     "write_settings",
     "write_text",
 ]
@@ -82,6 +88,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_particle_scene(folder: Path, table: ParticleTable, *, box_angstrom: float) -> None:
+    """``particles.cxc`` and its markers, where the list has positions."""
+    from gonio.report import particle_scene
+
+    for name, text in particle_scene(table, box_angstrom=box_angstrom).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_text(folder / name, text)
+
+
 def json_text(values: Mapping[str, object], *, indent: int | None = None) -> str:
     """JSON as every parser reads it: numbers that are infinite or none become null."""
     return json.dumps(_finite(values), indent=indent, allow_nan=False)
@@ -97,11 +112,19 @@ def _finite(value: object) -> object:
 
 def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
     """Name, value and how to read it, line by line, in the width of a terminal."""
-    lines = []
+    lines, before = [], " " * (2 + NAME_WIDTH + 1 + VALUE_WIDTH + 2)
     for name, value, reading in rows:
         first = f"  {name:<{NAME_WIDTH}} {value:>{VALUE_WIDTH}}  "
-        lines.append(textwrap.fill(reading, WIDTH, initial_indent=first, subsequent_indent=" " * len(first)))
-    return "\n".join(lines)
+        if len(first) > len(before):  # how to read it begins below
+            lines.append(first.rstrip())
+            first = before
+        lines.append(textwrap.fill(reading, WIDTH, initial_indent=first, subsequent_indent=before).rstrip())
+    return "\n".join(line for line in lines if line)
+
+
+def wrapped(text: str) -> str:
+    """Prose in the width of a terminal; paths and numbers stay whole."""
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def command_line() -> list[str]:

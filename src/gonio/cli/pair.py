@@ -12,6 +12,7 @@ import typer
 
 from gonio.cli.average import resolution_text
 from gonio.cli.options import (
+    AsJson,
     Diameter,
     HalfMaps,
     InputsName,
@@ -132,7 +133,7 @@ def pair(
     permissive: Permissive = False,
     seed: Seed = 0,
     seed_interval: SeedInterval = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")] = False,
+    as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Lay one subtomogram on another.

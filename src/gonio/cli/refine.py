@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
-from gonio.cli.align import facts_of, odd_of
-from gonio.cli.average import fsc_csv, resolutions
+from gonio.cli.average import falls_at, fsc_csv, resolutions
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
+    AsJson,
     Cone,
     DataPath,
     Diameter,
@@ -42,7 +43,8 @@ from gonio.cli.options import (
     VoxelSize,
     positive,
 )
-from gonio.cli.output import json_text, write_settings, write_text
+from gonio.cli.output import json_text, numbers_text, write_particle_scene, write_settings, write_text
+from gonio.cli.page import defocus_of, facts_of, odd_of
 from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
 
 if TYPE_CHECKING:
@@ -143,6 +145,7 @@ def refine(
     permissive: Permissive = False,
     threads: Threads = None,
     seed: Seed = 0,
+    as_json: AsJson = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
     scheduler: Scheduler = None,
@@ -161,8 +164,8 @@ def refine(
 
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then. DIR
     holds those of the iteration whose halves agree best, as a rule the last, and mask.mrc, runners_up.star,
-    iterations.csv, duplicates.csv, report.html, summary.json and settings.toml. A run that is cut off goes on with
-    --resume.
+    iterations.csv, duplicates.csv, report.html, summary.json and settings.toml; maps.cxc and particles.cxc show them in
+    ChimeraX. A run that is cut off goes on with --resume.
 
     Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
     """
@@ -220,15 +223,22 @@ def refine(
     }
     files = [*table.files, *(path for path in (reference, mask) if path is not None)]
     how = HowToRun(threads, overwrite, resume, scheduler, dask)
+    # Standard output holds JSON alone where that was asked for.
+    say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
     with running(output, how, settings=settings, seed=seed, inputs=files) as work:
-        done = run(work.mapper, work.folder, table, plan, start)
+        done = run(work.mapper, work.folder, table, plan, start, say)
         with work.results() as folder:
             write_results(folder, done, plan)
             write_text(
                 folder / "report.html", html(report_of(done, title=f"Refinement of {particles.name}", seed=seed))
             )
             write_settings(folder / "settings.toml", {**settings, "threads": how.workers}, seed=seed, inputs=files)
-    _tell_end(done, plan, start, output)
+    _note_doubts(done, plan, start)
+    if as_json:
+        print(json_text(summary_of(done)))
+        return
+    print(numbers_text(rows_of(done)))
+    print(f"wrote {output / 'map.mrc'}, its halves and its particles\nlook at {output / 'report.html'}")
 
 
 def _check_start(reference: Path | None, *, denovo: bool, local: bool) -> None:
@@ -286,23 +296,27 @@ def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: floa
     return replace(table, half_sets=sets)
 
 
-def run(mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start) -> list[Iteration]:
-    """Refine, and write each iteration when it is done; the same inputs give the same files."""
+def run(
+    mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start, say: Callable[[str], None]
+) -> list[Iteration]:
+    """Refine, and write and tell each iteration when it is done; the same inputs give the same files."""
     from gonio.refinement import refined
 
-    plan, starts = _starts(mapper, folder, table, plan, start)
+    plan, starts = _starts(mapper, folder, table, plan, start, say)
     places = None if table.places_angstrom is None else (lambda one: np.asarray(one.places_angstrom))
     done: list[Iteration] = []
     for iteration in refined(table, starts, plan, mapper=mapper, places_angstrom=places):
         with folder.part(f"iteration_{iteration.number:03d}") as part:
             write_iteration(part, iteration)
-        print(iteration_line(iteration), flush=True)
+        if not done:
+            say(HEADINGS)
+        say(iteration_line(iteration))
         done.append(iteration)
     return done
 
 
 def _starts(
-    mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start
+    mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start, say: Callable[[str], None]
 ) -> tuple[Plan, tuple[Volume, Volume] | None]:
     """The map that each half starts from, and the plan with its resolution; None for the listed poses."""
     from gonio.denovo import denovo_halves
@@ -317,7 +331,7 @@ def _starts(
     with folder.part("denovo") as part:
         _write_denovo(part, made)
     agreed = made.resolution_angstrom
-    print(f"maps from {len(made.made[0].table)} and {len(made.made[1].table)} particles agree to {agreed:.0f} angstrom")
+    say(f"maps from {len(made.made[0].table)} and {len(made.made[1].table)} particles agree to {agreed:.0f} angstrom")
     resolution = max(plan.start_resolution_angstrom, agreed)
     if resolution > made.volumes[0].box_angstrom / 3.0:
         raise ValueError(
@@ -328,15 +342,16 @@ def _starts(
     return replace(plan, start_resolution_angstrom=resolution), (one, two)
 
 
+# One line for each iteration, in the width of a terminal.
+HEADINGS = "iteration  looked      compared to  halves agree  median particle moved by"
+
+
 def iteration_line(one: Iteration) -> str:
-    """An iteration for people."""
-    where = "near the poses" if one.search == "local" else "everywhere"
-    found = "no angstrom" if not np.isfinite(one.resolution_angstrom) else f"{one.resolution_angstrom:.1f} A"
-    dropped = f"; dropped {len(one.dropped)} duplicates" if one.dropped else ""
-    return (
-        f"iteration {one.number}: looked {where} to {one.limit_angstrom:.1f} A; halves agree to {found}; the median"
-        f" particle moved by {one.moved_deg:.2f} degrees, {one.moved_angstrom:.1f} A ({one.moved_sds:.2f} sd){dropped}"
-    )
+    """An iteration for people, under ``HEADINGS``."""
+    where = "near" if one.search == "local" else "everywhere"
+    found = "nowhere" if not np.isfinite(one.resolution_angstrom) else f"{one.resolution_angstrom:.1f} A"
+    moved = f"{one.moved_deg:.2f} deg, {one.moved_angstrom:.1f} A, {one.moved_sds:.2f} sd"
+    return f"{one.number:>9}  {where:<10}  {f'{one.limit_angstrom:.1f} A':>11}  {found:>12}  {moved}"
 
 
 def write_iteration(folder: Path, one: Iteration) -> None:
@@ -368,11 +383,15 @@ def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
     """The last iteration, and what became of all of them."""
     from gonio.io import write_volume
     from gonio.refinement import best_of, fsc_mask
+    from gonio.report import MapFile, maps_script
 
     best = best_of(done)
     write_iteration(folder, best)
     write_volume(folder / "mask.mrc", fsc_mask(best.volume, plan))
     write_runners_up(folder / "runners_up.star", best.table, best.results)
+    shown = [("map.mrc", best.volume), ("half1.mrc", best.halves[0]), ("half2.mrc", best.halves[1])]
+    write_text(folder / "maps.cxc", maps_script([MapFile(name, one, name == "map.mrc") for name, one in shown]))
+    write_particle_scene(folder, _with_columns(best), box_angstrom=best.volume.box_angstrom)
     write_text(folder / "summary.json", json_text(summary_of(done), indent=2) + "\n")
     names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
     rows = [f"{','.join(names)},resolution_angstrom"]
@@ -384,6 +403,27 @@ def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
     write_text(folder / "duplicates.csv", "\n".join(["iteration,dropped,kept,distance_angstrom", *lost, ""]))
 
 
+def rows_of(done: Sequence[Iteration]) -> list[tuple[str, str, str]]:
+    """What came of it: name, value with unit, how to read it."""
+    from gonio.refinement import best_of
+
+    best, lost = best_of(done), [name for one in done for name, *_ in one.dropped]
+    sds = [
+        np.median(np.asarray(_with_columns(best).columns[name])) for name in ("rotation_sd_deg", "shift_sd_angstrom")
+    ]
+    which = "the last" if best is done[-1] else "the one whose halves agree best"
+    dropped = [("duplicates dropped", str(len(lost)), f"duplicates.csv: {_some(lost)}")] if lost else []
+    return [
+        ("particles", str(len(best.table)), "in two halves"),
+        ("iterations", str(len(done)), done[-1].ended),
+        ("iteration shown", str(best.number), which),
+        *resolutions(best.fsc),
+        ("rotation sd, median", f"{sds[0]:.2f} degrees", "predicted error about any one axis, from the data"),
+        ("shift sd, median", f"{sds[1]:.2f} angstrom", "predicted error along any one axis, from the data"),
+        *dropped,
+    ]
+
+
 def report_of(done: Sequence[Iteration], *, title: str, seed: int) -> Report:
     """The page about a refinement: the iteration whose halves agree best, and how it came there."""
     from gonio.refinement import best_of
@@ -393,15 +433,16 @@ def report_of(done: Sequence[Iteration], *, title: str, seed: int) -> Report:
     best = best_of(done)
     table, box = _with_columns(best), best.volume.box_angstrom
     turns = [Turn(one.limit_angstrom, one.resolution_angstrom, one.moved_deg, one.moved_angstrom) for one in done]
-    numbers = [(f"resolution, {name}", value, reading) for name, value, reading in resolutions(best.fsc)]
     return Report(
         title,
         facts_of(seed),
-        [("particles", str(len(table)), f"in iteration {best.number} of {len(done)}"), *numbers],
+        rows_of(done),
         table,
         curves={f"half maps, {name}": curve for name, curve in best.fsc.curves.items()},
         box_angstrom=box,
         maps={"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]},
+        against=defocus_of(table),
+        coverage=best.coverage,
         odd=odd_of(table),
         iterations=turns,
     )
@@ -422,30 +463,18 @@ def summary_of(done: Sequence[Iteration]) -> dict[str, object]:
         "ended": done[-1].ended,
         "limit_angstrom": best.limit_angstrom,
         "resolution_angstrom": best.resolution_angstrom,
-        "fsc_falls_at_angstrom": {
-            "0.143": best.fsc.resolution_angstrom(),
-            "0.5": best.fsc.resolution_angstrom(0.5),
-            "0.143_no_mask": replace(best.fsc, corrected=None).resolution_angstrom(),
-        },
+        "fsc_falls_at_angstrom": falls_at(best.fsc),
     }
 
 
-def _tell_end(done: Sequence[Iteration], plan: Plan, start: Start, output: Path) -> None:
+def _note_doubts(done: Sequence[Iteration], plan: Plan, start: Start) -> None:
     from gonio.refinement import best_of
 
-    best = best_of(done)
-    print(f"ended, {done[-1].ended}")
-    if best is not done[-1]:
-        print(f"iteration {best.number} is the result: there the halves agree best")
-    lost = [name for one in done for name, *_ in one.dropped]
-    if lost:
-        print(f"dropped {len(lost)} duplicates (duplicates.csv): {_some(lost)}")
-    if start.reference is not None and best.resolution_angstrom > 0.95 * plan.start_resolution_angstrom:
+    if start.reference is not None and best_of(done).resolution_angstrom > 0.95 * plan.start_resolution_angstrom:
         _note(
             f"the halves agree no further than the map that both started from ({plan.start_resolution_angstrom:g}"
             " angstrom): that agreement may be the map's alone, and says nothing of the particles"
         )
-    print(f"wrote {output / 'map.mrc'}, its halves, and {output / 'particles.star'}")
 
 
 def _some(names: Sequence[str]) -> str:

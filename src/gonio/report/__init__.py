@@ -1,11 +1,26 @@
 """The report of a run: one HTML page with everything in it, to be read in a browser, on a telephone, or in ten years.
 
-Flow: values (content) -> figures (plots, pictures, matrices, surface) and tables -> page. Matplotlib and plotly are
-imported when a page is made. Knows nothing of files, commands or alignment.
+Flow: values (content) -> figures (plots, pictures, matrices, surface) and tables -> page. Beside it, scripts that show
+the same in ChimeraX (chimerax). Matplotlib and plotly are imported when a page is made. Knows nothing of files,
+commands or alignment.
 """
 
-from gonio.report.content import Classes, Errors, Iteration, Matrix, Odd, Report
+from gonio.report.chimerax import MapFile, maps_script, particle_scene
+from gonio.report.content import Chapter, Classes, Errors, Iteration, Matrix, Odd, Report
 from gonio.report.odd import odd_particles
 from gonio.report.page import html
 
-__all__ = ["Classes", "Errors", "Iteration", "Matrix", "Odd", "Report", "html", "odd_particles"]
+__all__ = [
+    "Chapter",
+    "Classes",
+    "Errors",
+    "Iteration",
+    "MapFile",
+    "Matrix",
+    "Odd",
+    "Report",
+    "html",
+    "maps_script",
+    "odd_particles",
+    "particle_scene",
+]

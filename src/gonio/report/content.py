@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gonio.particles import ParticleTable
 from gonio.volume import Volume
 
-__all__ = ["Classes", "Errors", "Iteration", "Matrix", "Odd", "Report"]
+__all__ = ["Chapter", "Classes", "Errors", "Iteration", "Matrix", "Odd", "Report"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,29 @@ class Matrix:
     after: NDArray[np.float64]
     linkage: NDArray[np.float64]
     labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One study of several on a page.
+
+    Attributes
+    ----------
+    title, reading
+        What it is, and what it shows.
+    tables
+        By caption: rows of cells, the first of them the headings.
+    pictures
+        PNG files by caption.
+    text
+        What it printed, line by line.
+    """
+
+    title: str
+    reading: str = ""
+    tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +130,8 @@ class Report:
         Of a classification.
     iterations
         Of a refinement, in order.
+    chapters
+        Of several studies, in order, each a section of its own.
     """
 
     title: str
@@ -124,3 +149,4 @@ class Report:
     classes: Classes | None = None
     matrix: Matrix | None = None
     iterations: Sequence[Iteration] = ()
+    chapters: Sequence[Chapter] = ()

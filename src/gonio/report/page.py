@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 
 from gonio.particles import ParticleTable
-from gonio.report.content import Errors, Odd, Report
+from gonio.report.content import Chapter, Errors, Odd, Report
 from gonio.report.figures import identifier
 from gonio.report.matrices import matrix_figure
 from gonio.report.pictures import class_gallery, odd_gallery, slices
@@ -37,6 +38,7 @@ def html(report: Report) -> str:
         "What does it look like?": _look(report),
         "Is it biased?": _bias(report),
         "Which particles are odd?": _odd(report),
+        **{chapter.title: _chapter(chapter) for chapter in report.chapters},
         "What was done": _facts(report.facts),
     }
     shown = {name: content for name, content in sections.items() if content}
@@ -86,6 +88,26 @@ def _bias(report: Report) -> str:
 def _odd(report: Report) -> str:
     worst = "" if report.particles is None else _worst(report.particles, report.errors)
     return _reasons(report.odd) + _grid([odd_gallery(list(report.odd))]) + worst
+
+
+def _chapter(chapter: Chapter) -> str:
+    reading = f"<p>{escape(chapter.reading)}</p>" if chapter.reading else ""
+    tables = "".join(f"<h3>{escape(caption)}</h3>{_cells(rows)}" for caption, rows in chapter.tables.items())
+    pictures = "".join(
+        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{b64encode(png).decode()}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, png in chapter.pictures.items()
+    )
+    text = f"<div class=scroll><pre>{escape(chapter.text)}</pre></div>" if chapter.text else ""
+    return reading + tables + (f"<div class=pictures>{pictures}</div>" if pictures else "") + text
+
+
+def _cells(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row holds the headings."""
+    head, *body = rows
+    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    headings = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
+    return _table(f"<table><thead><tr>{headings}</tr></thead><tbody>{lines}</tbody></table>")
 
 
 def _grid(figures: Sequence[str]) -> str:
@@ -199,6 +221,9 @@ figure:has(> .scene) { grid-row: span 2; }
 .scene { min-height: 20rem; color: var(--soft); }
 .level { display: flex; gap: .5rem; align-items: center; font-size: .85rem; color: var(--soft); }
 .level input { flex: 1; min-width: 0; }
+.pictures { display: grid; gap: 1rem; margin-top: 1rem; max-width: 60rem; }
+.pictures img { display: block; max-width: 100%; height: auto; }
+pre { font-size: .85rem; line-height: 1.35; }
 .wide { margin-top: 1rem; max-width: 60rem; }
 .wide svg { min-width: 30rem; }
 .wide figure { overflow-x: auto; }

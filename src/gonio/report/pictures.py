@@ -46,7 +46,7 @@ def class_gallery(classes: Classes) -> str:
     low, high = np.percentile(np.stack([volume.data for _, volume in averages]), [0.1, 99.9])
     across = min(CLASSES_ACROSS, len(averages))
     down = -(-len(averages) // across)
-    figure = Figure(figsize=(1.9 * across, 2.1 * down), layout="constrained")
+    figure = Figure(figsize=(1.9 * max(across, 2), 2.1 * down), layout="constrained")
     for place, ((name, volume), count) in enumerate(zip(averages, classes.counts, strict=True), start=1):
         axes = figure.add_subplot(down, across, place)
         _plane(axes, volume.data[volume.box // 2], volume, low, high)

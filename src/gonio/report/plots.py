@@ -202,7 +202,8 @@ def correlations(curves: Mapping[str, NDArray[np.float64]], box_angstrom: float)
     axes.set_xlabel("spatial frequency (1/angstrom)")
     axes.set_ylabel("Fourier shell correlation")
     axes.set_ylim(min(-0.1, *(float(curve.min()) for curve in curves.values())), 1.05)
-    axes.legend(frameon=False, loc="lower left")
+    # Below the plot: inside it, names would lie on the curves that matter most.
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     caption = (
         "How well two maps agree at each level of detail, finer to the right. Where the half maps fall through 0.143"
         " (and a map against a known one through 0.5) is the resolution; the reciprocal of the axis is in angstrom."

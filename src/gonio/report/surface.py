@@ -17,7 +17,7 @@ from scipy.ndimage import zoom
 from gonio.report.figures import identifier
 from gonio.volume import Volume
 
-__all__ = ["surface"]
+__all__ = ["height", "library", "surface"]
 
 # Voxels along an edge at most: finer surfaces take long to draw and are not told apart at this size.
 MAX_BOX = 48
@@ -25,12 +25,23 @@ MAX_BOX = 48
 LEVELS, START = np.arange(0.5, 6.01, 0.25), 2.5
 
 
+def height(volume: Volume) -> float:
+    """The density at which a surface is shown first."""
+    mean, deviation = float(volume.data.mean()), float(volume.data.std())
+    return mean + _start(volume.data.max() - mean, deviation) * deviation
+
+
+def _start(most: float, deviation: float) -> float:
+    """In standard deviations over the mean, for a map that rises by ``most`` over it."""
+    return float(min(START, 0.6 * most / max(deviation, 1e-30)))
+
+
 def surface(name: str, volume: Volume) -> str:
     """A figure with a surface of one height, and a slider for it."""
     factor = min(1.0, MAX_BOX / volume.box)
     data = zoom(volume.data, factor, order=1) if factor < 1 else volume.data
     values = ((data - data.mean()) / max(float(data.std()), 1e-30)).astype(np.float32)
-    start = float(min(START, 0.6 * values.max()))
+    start = _start(float(values.max()), 1.0)
     step = volume.box_angstrom / len(data)
     content = {
         "box": len(data),
