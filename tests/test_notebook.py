@@ -65,3 +65,22 @@ def test_a_list_is_a_table_of_pandas(rng):
     shown = table._repr_html_()
     assert "particle &lt;9&gt;" in shown
     assert "particle &lt;10&gt;" not in shown
+
+
+def test_an_average_shows_its_slices_and_how_far_its_halves_agree(rng):
+    volume = gonio.Volume(rng.normal(size=(16, 16, 16)), 10.0)
+    fsc = np.array([1.0, 1.0, 1.0, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0])
+    made = gonio.Average(volume, (volume, volume), fsc, 40, np.ones((16, 16, 16), np.float32))
+    assert repr(made).startswith("Average(40 particles, Volume(16^3 voxels of 10 angstrom), halves agree to 4")
+    assert repr(made) in made._repr_html_() and "base64," in made._repr_html_()
+    nowhere = gonio.Average(volume, (volume, volume), 0 * fsc, 40, made.coverage)
+    assert "halves do not agree" in repr(nowhere)
+
+
+def test_particles_and_aligners_are_told_in_a_line(rng):
+    volume = gonio.Volume(rng.normal(size=(16, 16, 16)), 10.0)
+    wedge = gonio.SingleAxisWedge(-60, 60)
+    assert "tilt_min_deg=-60" in gonio.Subtomogram(volume, wedge)._repr_html_()
+    stack = gonio.TiltStack(rng.normal(size=(3, 8, 8)), np.tile(np.eye(3)[:2], (3, 1, 1)), 5.0, dose=np.arange(3))
+    assert repr(stack) == "TiltStack(3 images of 8^2 pixels of 5 angstrom, with dose)"
+    assert "coarse_to_fine by rcs, symmetry C1" in repr(gonio.Aligner(gonio.Subtomogram(volume, wedge)))

@@ -99,6 +99,10 @@ class Aligner:
         self.card = device_for(device, draws=self.settings.draws)
         self._preparation = Preparation(self.reference, self.settings, mask=mask, reference_fsc=reference_fsc)
 
+    def __repr__(self) -> str:
+        asked = self.settings
+        return f"Aligner({self.reference!r}, {asked.search} by {asked.score}, symmetry {asked.symmetry})"
+
     def align(
         self,
         target: Particle,

@@ -14,10 +14,11 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.fourier import fourier_shell_correlation
+from gonio.fourier import fourier_shell_correlation, resolution_at
 from gonio.insertion import Insertion, Sums, insertion_of
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
+from gonio.resolution import FSC_HALVES
 from gonio.run.engine import Local, Mapper
 from gonio.symmetry import Symmetry
 from gonio.volume import Particle, Volume
@@ -56,6 +57,16 @@ class Average:
     fsc: NDArray[np.float64] | None
     count: int
     coverage: NDArray[np.float32]
+
+    def __repr__(self) -> str:
+        halves = ""
+        if self.fsc is not None:
+            found = resolution_at(self.fsc, FSC_HALVES, box_angstrom=self.volume.box_angstrom)
+            halves = f", halves agree to {found:.1f} angstrom" if np.isfinite(found) else ", halves do not agree"
+        return f"Average({self.count} particles, {self.volume!r}{halves})"
+
+    def _repr_html_(self) -> str:
+        return f"{self.volume._repr_html_()}<p>{self!r}</p>"
 
 
 def average(

@@ -39,6 +39,10 @@ class Expectation:
     null: NDArray[np.float64]
     contrast: float = 1.0
 
+    def __repr__(self) -> str:
+        curve = ", ".join(f"{value:.2f}" for value in self.correlation)
+        return f"Expectation(correlation {curve}; contrast {self.contrast:.3g})"
+
     @staticmethod
     def of_sums(sums: NDArray[np.float64], null: NDArray[np.float64]) -> Expectation:
         """From |f|^2, |g|^2, f.g and |Omega| of each shell, shape (s, 4), at the best pose known.

@@ -140,6 +140,9 @@ class Subtomogram:
             raise ValueError("the volume is constant: there is nothing in it to align")
         object.__setattr__(self, "normal_xyz", unit_normal(self.normal_xyz))
 
+    def _repr_html_(self) -> str:
+        return f"{self.volume._repr_html_()}<p>{self.wedge!r}</p>"
+
     @property
     def box(self) -> int:
         """Voxels along an edge."""
@@ -212,6 +215,12 @@ class TiltStack:
             if value is not None:
                 object.__setattr__(self, name, _per_tilt(value, shape[0], name))
         object.__setattr__(self, "normal_xyz", unit_normal(self.normal_xyz))
+
+    def __repr__(self) -> str:
+        known = [name for name in ("ctf", "dose", "scale", "normal_xyz") if getattr(self, name) is not None]
+        more = f", with {', '.join(known)}" if known else ""
+        size = f"{len(self.images)} images of {self.box}^2 pixels of {self.voxel_size_angstrom:g} angstrom"
+        return f"TiltStack({size}{more})"
 
     @property
     def box(self) -> int:

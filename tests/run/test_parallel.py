@@ -191,8 +191,10 @@ def test_no_process_is_left_by_results_that_nobody_takes():
 
 SCRIPT = textwrap.dedent(
     """
-    import os, sys, time
+    import os, signal, sys, time
     from gonio.run.parallel import in_order
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what is in the background without
 
     def work(i):
         time.sleep(0.02)
