@@ -3,6 +3,7 @@
 #   make test       the tests                                                      (PYTEST_ARGS="-k pose")
 #   make check      formatting, lint and types
 #   make bench      how fast it is, as one table                                   (BENCH_ARGS=--quick)
+#   make bench-gpu  the same on a graphics card of NVIDIA's                        (BENCH_ARGS=--quick)
 #   make docs       the documentation as a site, into build/site
 #   make dist       wheel and sdist into dist/, each installed and tried in an environment of its own
 #   make reproduce  what docs/reproduce.md reports, into results/
@@ -18,7 +19,7 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: help demo test check bench docs dist reproduce clean
+.PHONY: help demo test check bench bench-gpu docs dist reproduce clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -35,6 +36,9 @@ check: .venv/.gonio-check
 
 bench: .venv/.gonio
 	$(BIN)/python benchmarks/run_all.py $(BENCH_ARGS)
+
+bench-gpu: .venv/.gonio-cuda
+	$(BIN)/python benchmarks/gpu.py $(BENCH_ARGS)
 
 docs: .venv/.gonio-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
@@ -72,6 +76,10 @@ clean:
 
 .venv/.gonio-test: .venv/.made pyproject.toml
 	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/.gonio-cuda: .venv/.made pyproject.toml
+	$(PIP) -e '.[cuda]'
 	@touch $@
 
 .venv/.gonio-docs: .venv/.made pyproject.toml

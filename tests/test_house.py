@@ -44,11 +44,16 @@ FLOORS = {
     "settings": 3,
     "motion": 3,
     "problem": 3,
+    "evaluation": 3,
+    "launches": 3,
+    "device": 3,
+    "cards": 3,
     "frame": 3,
     "coarse_to_fine": 3,
     "measured": 3,
     "preparation": 3,
     "uncertainty": 3,
+    "findings": 3,
     "alignment": 3,
     "averaging": 3,
     "lists": 3,
@@ -67,7 +72,9 @@ FLOORS = {
 }
 
 # What an alignment is put together from, on its own floor.
-SEARCHING = {"problem", "settings", "frame", "coarse_to_fine", "preparation", "uncertainty"}
+SEARCHING = {"problem", "evaluation", "settings", "frame", "coarse_to_fine", "preparation", "findings", "device"}
+# What searches are given to.
+ASKED = {"cards", "device", "evaluation"}
 
 # Rooms whose neighbours below are not simply all lower floors.
 ROOMS_BELOW = {
@@ -82,12 +89,20 @@ ROOMS_BELOW = {
     # How evenly a map was measured is told with the weights that it is divided by.
     "resolution": {room for room, floor in FLOORS.items() if floor < 2} | {"insertion"},
     # Aligning is searching with the problem that the score poses.
-    "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "settings"},
-    "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
+    "evaluation": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
+    "launches": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
+    "device": {room for room, floor in FLOORS.items() if floor < 3} | {"evaluation", "launches"},
+    # Who does many searches needs no more of them than what they ask for.
+    "cards": {room for room, floor in FLOORS.items() if floor < 3} | {"device"},
+    "uncertainty": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
+    "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation", "settings"},
+    "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
+    "findings": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"problem", "evaluation", "frame", "coarse_to_fine", "uncertainty"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
-    "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"},
-    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"},
+    "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"} | ASKED,
+    "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,
     "inspection": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},

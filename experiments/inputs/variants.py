@@ -9,7 +9,7 @@ With the default variant this is ``gonio.align``, step for step: ``tests/test_ex
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from bound import ball_xyz, noise_power_at, noise_variance, signal
 from cells import WRONG_DEG
 from gonio import coarse_to_fine, lm
 from gonio.coarse_to_fine import Found, Plan, Tactics
+from gonio.evaluation import Asking, Refinement
 from gonio.expectation import Expectation, null_correlation
 from gonio.fourier import FourierVolume, Spectrum, centred_fft, index_grid, shell_limit
 from gonio.frame import Frame, everywhere
@@ -210,6 +211,11 @@ def as_compared(
     return Subtomogram(volume, without_margin(particle.wedge, inputs.margin)), restored.signal_share
 
 
+def minimised(frame: Frame, comparison: Comparison, points: np.ndarray, steps: int) -> Asking[lm.State]:
+    """Every point refined by itself."""
+    return (yield Refinement(frame.pose_problem(comparison), points, steps))
+
+
 def align_with(variant: Variant, cell: Cell, index: int) -> Found:
     """The optima of a pair."""
     ready, truth = prepared(cell, index, variant.inputs), make_pair(cell, index).truth
@@ -219,14 +225,14 @@ def align_with(variant: Variant, cell: Cell, index: int) -> Found:
     frame = everywhere(pair.target, settings, reach_deg=plan.reach_deg)
     one = Symmetry.named("C1")
     tactics = Tactics(
-        minimise=lambda comparison, points, steps: lm.minimise(frame.problem(comparison), points, max_iterations=steps),
+        minimise=partial(minimised, frame),
         signature=lambda points: signatures(points, VOXEL_SIZE_ANGSTROM, one),
         last_steps=settings.max_refinement_iterations,
     )
     grid = int(np.ceil(4 * plan.limits[0]))
     return coarse_to_fine.search(
         pair,
-        lambda coarse: frame.seeds(coarse, points=grid),
+        lambda coarse: frame.ask_seeds(coarse, points=grid),
         plan=plan,
         score=Score(variant.score),
         tactics=tactics,

@@ -1,7 +1,7 @@
 """Alignment of a particle to a reference: where the score meets the search.
 
 Flow: particle -> samples (preparation) -> seeds (orientations, best shift by FFT) -> refinement (coarse_to_fine or
-candidates, lm) of the dissimilarity (score, problem) -> Result, with how sure it is (uncertainty).
+candidates, lm) of the dissimilarity (score, problem) -> Result, with how sure it is (findings, uncertainty).
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio import candidates, coarse_to_fine, lm
-from gonio.coarse_to_fine import Found, Pair, Plan, Tactics
+from gonio.coarse_to_fine import Pair, Plan, Tactics
+from gonio.device import CPU, Device, device_for, results, searched
+from gonio.evaluation import Asking, Refinement, ShellSums, answered
 from gonio.expectation import Expectation
-from gonio.fourier import FourierVolume, Spectrum
+from gonio.findings import ask_found, ask_result
 from gonio.frame import Frame, about_normals, everywhere, near, neighbours
 from gonio.pose import Pose
 from gonio.preparation import Preparation
-from gonio.problem import pack, poses_of, signature, signatures
+from gonio.problem import pack, signature, signatures
 from gonio.result import History, Optimum, Result
 from gonio.run.parallel import in_order
 from gonio.score import Comparison, Score
 from gonio.settings import Inputs, Pool, Search, Settings
 from gonio.symmetry import Symmetry
-from gonio.uncertainty import pose_covariance
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 
 __all__ = ["Aligner", "History", "Inputs", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
@@ -42,8 +43,6 @@ LEARN_FROM = 50
 DRAWN_SHARE = 0.5
 # No shell is taken to correlate better, squared: float32 sums tell no more.
 MOST_ALIKE = 1.0 - 1e-4
-# The paper's searches keep their whole pool: its optima are those further apart than this, and no more of them.
-RUNNER_UP_DEG, RUNNERS_UP = 10.0, 5
 
 
 class Aligner:
@@ -60,11 +59,16 @@ class Aligner:
     reference_fsc
         FSC of the reference's half maps, one value for each shell (``fourier_shell_correlation``): no shell is expected
         to agree better than the reference with the truth. None when it is not known.
+    device
+        Where alignments are computed: ``"cpu"``, ``"cuda"`` (the first graphics card), ``"cuda:1"`` and so on, or
+        ``"auto"``, a card where one works and the search can use it; or a ``Device`` that is open. Searches that draw
+        their candidates one by one run on the CPU alone.
 
     Raises
     ------
     ValueError, TypeError
-        When the reference is constant, is a tilt stack, or does not suit the resolution asked for.
+        When the reference is constant, is a tilt stack, or does not suit the resolution asked for; when a card is asked
+        for that is not there, or for a search that draws.
 
     Examples
     --------
@@ -83,6 +87,7 @@ class Aligner:
         *,
         mask: Volume | None = None,
         reference_fsc: NDArray[np.float64] | None = None,
+        device: str | Device = CPU,
     ) -> None:
         if isinstance(reference, TiltStack):
             raise TypeError("a tilt stack cannot be the reference: give a Volume or a Subtomogram")
@@ -91,6 +96,7 @@ class Aligner:
         self.settings = Settings() if settings is None else settings
         self.reference = Subtomogram(reference) if isinstance(reference, Volume) else reference
         self._symmetry = Symmetry.named(self.settings.symmetry)
+        self.card = device_for(device, draws=self.settings.draws)
         self._preparation = Preparation(self.reference, self.settings, mask=mask, reference_fsc=reference_fsc)
 
     def __repr__(self) -> str:
@@ -130,17 +136,34 @@ class Aligner:
         ValueError
             Voxel sizes that differ, a box too small for the resolution, a missing ``rng``, ``start`` or normal.
         """
+        asking = self.ask(target, rng=rng, start=start, expectation=expectation, record=record, kept=kept)
+        return answered(asking) if self.card is None else next(results(iter([asking]), self.card))
+
+    def _check(self, rng: np.random.Generator | None, start: Pose | None) -> None:
         search = self.settings.search
         if search is Search.LOCAL and start is None:
             raise ValueError("a local search needs the pose to start from: align(..., start=pose)")
-        if rng is None and self._draws:
+        if rng is None and self.settings.draws:
             raise ValueError("a stochastic search needs a random generator: align(..., rng=np.random.default_rng(0))")
-        pair = self._preparation.pair(target, kept=kept)
+
+    def ask(
+        self,
+        target: Particle,
+        *,
+        rng: np.random.Generator | None = None,
+        start: Pose | None = None,
+        expectation: Expectation | None = None,
+        record: bool = False,
+        kept: dict | None = None,
+    ) -> Asking[Result]:
+        """``align`` as a search that asks for what it wants evaluated (``gonio.evaluation``)."""
+        self._check(rng, start)
+        search, pair = self.settings.search, self._preparation.pair(target, kept=kept)
         if search.is_papers:
-            return self._by_papers_schedule(target, pair, rng, record)
+            return (yield from self._by_papers_schedule(target, pair, rng, record))
         if search is Search.LOCAL and start is not None and not self.settings.restores:
-            return self.refine(pair.plain(self.settings.score), start)
-        return self._from_coarse_to_fine(target, pair, rng, start, expectation)
+            return (yield from self._ask_refined(pair.plain(self.settings.score), start))
+        return (yield from self._from_coarse_to_fine(target, pair, rng, start, expectation))
 
     def align_many(
         self,
@@ -154,16 +177,22 @@ class Aligner:
     ) -> list[Result]:
         """Align each of ``targets``, read one by one, ``n_threads`` at a time; results do not depend on how many.
 
-        They are processes where these can be forked, else threads (``gonio.run.parallel``). ``starts`` is a batch of
+        They are processes where these can be forked, else threads (``gonio.run.parallel``); for a card they are threads
+        that prepare targets, and the card takes some thousand at a time. ``starts`` is a batch of
         poses for a local search; ``expectation`` as in ``align``; ``progress`` is called with the number of targets
         done.
         """
-        results: list[Result] = []
-        for result in in_order(partial(self._one, expectation, starts), self._items(targets, rng, starts), n_threads):
-            results.append(result)
+        found: list[Result] = []
+        items = self._items(targets, rng, starts)
+        if self.card is None:
+            every = in_order(partial(self._one, expectation, starts), items, n_threads)
+        else:
+            every = searched(partial(self._ask_one, expectation, starts), items, self.card, n_threads=n_threads)
+        for result in every:
+            found.append(result)
             if progress:
-                progress(len(results))
-        return results
+                progress(len(found))
+        return found
 
     def learn(
         self,
@@ -204,8 +233,14 @@ class Aligner:
         Frequencies of the shells, 1/angstrom, shape (s,); and |f|^2, |g|^2, f.g and |Omega| of each, shape (p, s, 4):
         zero at poses where the wedges share too little to mean anything. ``kept`` is as in ``align``.
         """
+        return answered(self.ask_shell_sums(target, poses, kept=kept))
+
+    def ask_shell_sums(
+        self, target: Particle, poses: Pose, *, kept: dict | None = None
+    ) -> Asking[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """The same, asked for."""
         comparison = self._preparation.pair(target, kept=kept).plain(Score.FCS)
-        sums = comparison.shell_sums(poses.matrix, poses.shift_angstrom)
+        sums = yield ShellSums(comparison, pack(poses.matrix, poses.shift_angstrom))
         sums[sums[:, :, 3].sum(axis=1) < comparison.least] = 0.0
         samples = comparison.target
         return np.arange(samples.n_shells) / (samples.box * samples.voxel_size_angstrom), sums
@@ -236,10 +271,22 @@ class Aligner:
 
         The comparison stands for a target without a name: its box and voxel size are all that is used of it.
         """
+        return answered(self._ask_refined(comparison, start))
+
+    def _ask_refined(self, comparison: Comparison, start: Pose) -> Asking[Result]:
         frame = near(comparison.target, start, self.settings, reach_deg=None)
-        (seeds, _), maximum = frame.seeds(comparison), self.settings.max_refinement_iterations
-        outcome = candidates.refine_all(frame.problem(comparison), seeds, max_iterations=maximum)
-        return _result(comparison, outcome, frame)
+        seeds, _ = yield from frame.ask_seeds(comparison)
+        return (yield from ask_result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
+
+    def _ask_all(self, comparison: Comparison, frame: Frame, seeds: NDArray) -> Asking[candidates.Outcome]:
+        """Every seed refined until it rests."""
+        maximum = self.settings.max_refinement_iterations
+        return candidates.all_refined((yield Refinement(frame.pose_problem(comparison), seeds, maximum)))
+
+    @property
+    def device(self) -> str:
+        """Where alignments are computed."""
+        return CPU if self.card is None else self.card.name
 
     @property
     def diameter_angstrom(self) -> float:
@@ -251,11 +298,6 @@ class Aligner:
         """What the prepared reference takes."""
         return self._preparation.memory_bytes
 
-    @property
-    def _draws(self) -> bool:
-        drawn = self.settings.pool is Pool.DRAWN and not self.settings.search.is_papers
-        return drawn or self.settings.search in (Search.STOCHASTIC, Search.AXIS_STOCHASTIC)
-
     def _one(
         self,
         expectation: Expectation | None,
@@ -264,8 +306,18 @@ class Aligner:
         rng: np.random.Generator | None,
         index: int,
     ) -> Result:
+        return answered(self._ask_one(expectation, starts, target, rng, index))
+
+    def _ask_one(
+        self,
+        expectation: Expectation | None,
+        starts: Pose | None,
+        target: Particle,
+        rng: np.random.Generator | None,
+        index: int,
+    ) -> Asking[Result]:
         start = None if starts is None else starts[index]
-        return self.align(target, rng=rng, start=start, expectation=expectation)
+        return self.ask(target, rng=rng, start=start, expectation=expectation)
 
     @staticmethod
     def _items(
@@ -289,22 +341,21 @@ class Aligner:
 
     def _by_papers_schedule(
         self, target: Particle, pair: Pair, rng: np.random.Generator | None, record: bool
-    ) -> Result:
+    ) -> Asking[Result]:
         comparison, frame = pair.plain(self.settings.score), self._frame(target, None, None)
-        problem, (seeds, _) = frame.problem(comparison), frame.seeds(comparison)
+        seeds, _ = yield from frame.ask_seeds(comparison)
         if self.settings.search is Search.INDEPENDENT:
-            maximum = self.settings.max_refinement_iterations
-            return _result(comparison, candidates.refine_all(problem, seeds, max_iterations=maximum), frame)
+            return (yield from ask_result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
         assert rng is not None  # align has asked for it
         outcome = candidates.refine_stochastically(
-            problem,
+            frame.problem(comparison),
             seeds,
             schedule=self.settings.schedule,
             signature=partial(signature, voxel_size_angstrom=target.voxel_size_angstrom),
             rng=rng,
             record=record,
         )
-        return _result(comparison, outcome, frame)
+        return (yield from ask_result(comparison, outcome, frame))
 
     def _from_coarse_to_fine(
         self,
@@ -313,7 +364,7 @@ class Aligner:
         rng: np.random.Generator | None,
         start: Pose | None,
         expectation: Expectation | None,
-    ) -> Result:
+    ) -> Asking[Result]:
         diameter = self.settings.particle_diameter_angstrom or pair.diameter_angstrom
         diameter = diameter or self._preparation.diameter_angstrom(target)
         edge, cut = pair.target.box * target.voxel_size_angstrom, pair.target.box / target.box
@@ -335,23 +386,23 @@ class Aligner:
             neighbours=neighbours if look else None,
         )
         points = int(np.ceil(4 * plan.limits[0]))
-        found = coarse_to_fine.search(
+        found = yield from coarse_to_fine.ask(
             pair,
-            lambda coarse: frame.seeds(coarse, points=points),
+            lambda coarse: frame.ask_seeds(coarse, points=points),
             plan=plan,
             score=self.settings.score,
             tactics=tactics,
             expectation=None if expectation is None else expectation.in_box(cut, pair.target.n_shells),
         )
-        result = _found(pair, found, frame, self.settings.score)
+        result = yield from ask_found(pair, found, frame, self.settings.score)
         shells = int(np.rint(pair.target.limit / cut)) + 1
         told = found.expectation.in_box(1.0 / cut, shells) if expectation is None else expectation
         result = replace(result, expectation=told)
         if self._preparation.keeps_out or found.expectation.shared_power < NOISE_FREE:
             return result
-        return self._as_measured(target, result, frame, pair.crowding)
+        return (yield from self._as_measured(target, result, frame, pair.crowding))
 
-    def _as_measured(self, target: Particle, result: Result, frame: Frame, crowding: float) -> Result:
+    def _as_measured(self, target: Particle, result: Result, frame: Frame, crowding: float) -> Asking[Result]:
         """The same pose refined on the particles as they are, where that is the surer answer.
 
         Without noise and with next to no wedge there is nothing to restore, and a sphere only takes something away.
@@ -359,8 +410,7 @@ class Aligner:
         """
         plain = self._preparation.plain_pair(target).plain(Score.RCS)
         point = pack(result.pose.matrix[None], result.pose.shift_angstrom[None])
-        maximum = self.settings.max_refinement_iterations
-        again = _result(plain, candidates.refine_all(frame.problem(plain), point, max_iterations=maximum), frame)
+        again = yield from ask_result(plain, (yield from self._ask_all(plain, frame, point)), frame)
         covariance, steps = crowding * again.covariance, result.n_iterations + again.n_iterations
         surer = again.status.ok and np.trace(covariance[:3, :3]) < SURER * np.trace(result.covariance[:3, :3])
         if not surer:
@@ -376,88 +426,21 @@ class Aligner:
         frame: Frame,
         crowding: float,
         rng: np.random.Generator | None,
-    ) -> lm.State:
-        problem = frame.problem(comparison, crowding=crowding)
+    ) -> Asking[lm.State]:
+        problem = frame.pose_problem(comparison, crowding=crowding)
         if self.settings.pool is Pool.ALL or steps > coarse_to_fine.STEPS:
-            return lm.minimise(problem, points, max_iterations=steps)
+            state: lm.State = yield Refinement(problem, points, steps)
+            return state
         assert rng is not None  # align has asked for it
         size = comparison.target.voxel_size_angstrom
         most = max(1, round(DRAWN_SHARE * steps * len(points)))
         return candidates.refine_stochastically(
-            problem,
+            problem.problem,
             points,
             schedule=replace(self.settings.schedule, max_iterations=most, regression_window=most),
             signature=partial(signature, voxel_size_angstrom=size),
             rng=rng,
         ).state
-
-
-def _result(comparison: Comparison, outcome: candidates.Outcome, frame: Frame) -> Result:
-    """Of a plain comparison."""
-    poses, values = poses_of(outcome.state.points), outcome.state.dissimilarity
-    equations = comparison.normal_equations(poses.matrix[:1], poses.shift_angstrom[:1])
-    target, points, found = comparison.target, outcome.best_points, float(equations.dissimilarity[0])
-    alone = frame.shift_angstrom is not None
-    rows = [] if alone else _runners_up(poses, values)
-    return Result(
-        pose=poses[0],
-        dissimilarity=found,
-        status=outcome.state.status[0],
-        n_iterations=outcome.iterations,
-        overlap=float(equations.overlap[0] / target.weight.sum(dtype=np.float64)),
-        covariance=_covariance(target, comparison.reference, poses[0], frame, crowding=1.0),
-        runners_up=tuple(Optimum(poses[i], float(values[i]), float(values[i] - values[0])) for i in rows),
-        history=History(outcome.history, poses_of(points)) if points is not None and len(points) else None,
-    )
-
-
-def _found(pair: Pair, found: Found, frame: Frame, score: Score) -> Result:
-    """Of a search from coarse to fine."""
-    poses, choice = poses_of(found.state.points), found.choice
-    # What was minimised holds the frame's prior too.
-    equations = pair.filtered(score, found.expectation).normal_equations(poses.matrix, poses.shift_angstrom)
-    values = np.where(np.isfinite(found.state.dissimilarity), equations.dissimilarity, np.inf)
-    weighted = pair.filtered(Score.FCS, found.expectation).target
-    # Weighted as the target weights its samples, which exact pairs do all along.
-    overlap = equations.overlap[0]
-    if not pair.exact:
-        overlap = pair.plain(Score.FCS).totals(poses.matrix[0], poses.shift_angstrom[0])[3]
-    rows = [i for i in range(1, len(values)) if np.isfinite(values[i])]
-    return Result(
-        pose=poses[0],
-        dissimilarity=float(values[0]),
-        status=found.state.status[0],
-        n_iterations=found.iterations,
-        overlap=float(overlap / pair.target.weight.sum(dtype=np.float64)),
-        covariance=_covariance(weighted, pair.reference, poses[0], frame, crowding=pair.crowding),
-        runners_up=tuple(Optimum(poses[i], float(values[i]), float(choice[i] - choice[0])) for i in rows),
-        expectation=found.expectation,
-    )
-
-
-def _covariance(
-    target: Spectrum, reference: FourierVolume, pose: Pose, frame: Frame, *, crowding: float
-) -> NDArray[np.float64]:
-    return pose_covariance(
-        target,
-        reference,
-        pose,
-        directions=frame.directions,
-        crowding=crowding,
-        precision=frame.precision(pose),
-    )
-
-
-def _runners_up(poses: Pose, values: NDArray[np.float64]) -> list[int]:
-    """The best poses of a pool that are not near the first nor one another."""
-    kept = [0]
-    for i in range(1, len(values)):
-        apart = (poses[i].rotation * poses[np.array(kept)].rotation.inv()).magnitude()
-        if np.isfinite(values[i]) and np.degrees(apart.min()) > RUNNER_UP_DEG:
-            kept.append(i)
-        if len(kept) > RUNNERS_UP:
-            break
-    return kept[1:]
 
 
 def align(
@@ -468,6 +451,7 @@ def align(
     rng: np.random.Generator | None = None,
     start: Pose | None = None,
     record: bool = False,
+    device: str | Device = CPU,
 ) -> Result:
     """Find the pose that lays ``reference`` on ``target``: ``Aligner(reference, settings).align(target, ...)``."""
-    return Aligner(reference, settings).align(target, rng=rng, start=start, record=record)
+    return Aligner(reference, settings, device=device).align(target, rng=rng, start=start, record=record)

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from gonio import lm
 from gonio.kernels import pool
 
-__all__ = ["Outcome", "Schedule", "draw_probabilities", "refine_all", "refine_stochastically", "regression_slope"]
+__all__ = [
+    "Outcome",
+    "Schedule",
+    "all_refined",
+    "draw_probabilities",
+    "refine_all",
+    "refine_stochastically",
+    "regression_slope",
+]
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,11 @@ def _explore(
 
 def refine_all(problem: lm.Problem, seeds: NDArray[np.float64], *, max_iterations: int) -> Outcome:
     """Refine every seed (p, m) by itself to its minimum: what the stochastic refinement is measured against."""
-    state = lm.minimise(problem, seeds, max_iterations=max_iterations)
+    return all_refined(lm.minimise(problem, seeds, max_iterations=max_iterations))
+
+
+def all_refined(state: lm.State) -> Outcome:
+    """What is left of seeds that were refined each by itself."""
     history = np.minimum.accumulate(np.sort(state.dissimilarity)[::-1])
     return _outcome(state, np.isfinite(state.dissimilarity), history, None)
 

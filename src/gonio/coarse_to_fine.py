@@ -5,7 +5,7 @@ those that can still win, fewer of them after each stage (`Cut`), from limit to 
 weighted by what they are expected to tell (eq. 28) -> that expectation taken again from the best pose, twice -> the
 optimum that is most likely (eq. 30) refined until it rests.
 
-Must not know where the particles or the seeds come from, nor how a dissimilarity is made.
+Must not know where the particles or the seeds come from, how a dissimilarity is made, nor where (``evaluation``).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio import lm
+from gonio.evaluation import Asking, Equations, ShellSums, answered
 from gonio.expectation import Expectation, null_correlation
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.kernels import pool
 from gonio.kernels.model import LIKELIHOOD_ROOT
-from gonio.problem import unpack
 from gonio.score import Comparison, Score, weighted
 
-__all__ = ["Cut", "Found", "Pair", "Plan", "Tactics", "distinct", "expected", "search"]
+__all__ = ["Cut", "Found", "Pair", "Plan", "Tactics", "ask", "distinct", "expected", "search"]
 
 # Optima that are left once before the last refinement: another may lie near by, of a narrower basin.
 LEFT = 3
@@ -151,28 +151,44 @@ class Found:
 class Tactics:
     """How candidates are refined and told apart.
 
-    ``minimise`` refines points (p, m) of a comparison by at most so many steps each; ``signature`` gives points (p, m)
-    as vectors (p, s, v) for each of s poses that symmetry makes equal; ``last_steps`` lets the last refinement come to
-    rest; ``neighbours`` gives points (p, m) near those given, from which other optima near by are looked for, or None;
-    ``prior`` the negative logarithm of how probable points are before any data, (p,), or None.
+    ``minimise`` asks for points (p, m) of a comparison to be refined by at most so many steps each; ``signature`` gives
+    points (p, m) as vectors (p, s, v) for each of s poses that symmetry makes equal; ``last_steps`` lets the last
+    refinement come to rest; ``neighbours`` gives points (p, m) near those given, from which other optima near by are
+    looked for, or None; ``prior`` the negative logarithm of how probable points are before any data, (p,), or None.
     """
 
-    minimise: Callable[[Comparison, NDArray, int], lm.State]
+    minimise: Callable[[Comparison, NDArray, int], Asking[lm.State]]
     signature: Callable[[NDArray], NDArray]
     last_steps: int
     neighbours: Callable[[NDArray], NDArray] | None = None
     prior: Callable[[NDArray], NDArray] | None = None
 
 
+Seeds = Callable[[Comparison], Asking[tuple[NDArray, NDArray | None]]]
+
+
 def search(
     pair: Pair,
-    seeds: Callable[[Comparison], tuple[NDArray, NDArray | None]],
+    seeds: Seeds,
     *,
     plan: Plan,
     score: Score,
     tactics: Tactics,
     expectation: Expectation | None = None,
 ) -> Found:
+    """Find the optima of a pair, here and now: ``ask``, answered."""
+    return answered(ask(pair, seeds, plan=plan, score=score, tactics=tactics, expectation=expectation))
+
+
+def ask(
+    pair: Pair,
+    seeds: Seeds,
+    *,
+    plan: Plan,
+    score: Score,
+    tactics: Tactics,
+    expectation: Expectation | None = None,
+) -> Asking[Found]:
     """Find the optima of a pair.
 
     Parameters
@@ -180,7 +196,8 @@ def search(
     pair
         What is compared.
     seeds
-        Starting points (p, m) for the comparison at the coarse limit, and the dissimilarity there, (p,), if known.
+        Asks for starting points (p, m) for the comparison at the coarse limit, and the dissimilarity there, (p,), if
+        known.
     plan
         The limits of its stages.
     score
@@ -193,20 +210,20 @@ def search(
     """
     before = pair.before if expectation is None else expectation
     coarse = pair.filtered(Score.LIKELIHOOD, before, plan.limits[0])
-    points, scores = seeds(coarse)
-    null = _null(pair, points)
+    points, scores = yield from seeds(coarse)
+    null = yield from _null(pair, points)
     if len(plan.limits) == 1:
-        return _at_full_limit(pair, points, 0, score, tactics, expectation, null)
-    scores = coarse.normal_equations(*unpack(points)).dissimilarity if scores is None else scores
+        return (yield from _at_full_limit(pair, points, 0, score, tactics, expectation, null))
+    scores = (yield Equations(coarse, points)).dissimilarity if scores is None else scores
     deviation, order = _deviation(scores), np.argsort(scores, kind="stable")
     points, steps = points[order[: SEEDS.count(scores[order], deviation)]], SEEDS.steps
     before = before if before is None or expectation is not None else before.above(null)
     iterations = 0
     for limit, cut in _stages(plan):
-        state = tactics.minimise(pair.filtered(Score.LIKELIHOOD, before, limit), points, steps)
+        state = yield from tactics.minimise(pair.filtered(Score.LIKELIHOOD, before, limit), points, steps)
         iterations += int(state.iterations.sum())
         points, steps = _cut(state, cut, deviation, tactics.signature), cut.steps
-    return _at_full_limit(pair, points, iterations, score, tactics, expectation, null)
+    return (yield from _at_full_limit(pair, points, iterations, score, tactics, expectation, null))
 
 
 def _stages(plan: Plan) -> list[tuple[float, Cut]]:
@@ -218,17 +235,22 @@ def _stages(plan: Plan) -> list[tuple[float, Cut]]:
 
 def expected(pair: Pair, point: NDArray, null: NDArray[np.float64]) -> Expectation:
     """What the pair has in common when ``point`` (m,) is its pose, on average over its shells."""
-    found = Expectation.of_sums(pair.plain(Score.FCS).shell_sums(*unpack(point[None]))[0], null)
+    return answered(_expected(pair, point, null))
+
+
+def _expected(pair: Pair, point: NDArray, null: NDArray[np.float64]) -> Asking[Expectation]:
+    sums = yield ShellSums(pair.plain(Score.FCS), point[None])
+    found = Expectation.of_sums(sums[0], null)
     return found if pair.ceiling is None else found.below(pair.ceiling)
 
 
-def _null(pair: Pair, points: NDArray) -> NDArray[np.float64]:
+def _null(pair: Pair, points: NDArray) -> Asking[NDArray[np.float64]]:
     """The correlation of wrong poses: that of the seeds, nearly all of which are wrong."""
     some = points[:: max(1, len(points) // NULL_POSES)]
     comparison = pair.plain(Score.FCS)
     if len(some) < MIN_NULL_POSES:
         return np.zeros(comparison.target.n_shells)
-    return null_correlation(comparison.shell_sums(*unpack(some)))
+    return null_correlation((yield ShellSums(comparison, some)))
 
 
 def _deviation(scores: NDArray[np.float64]) -> float:
@@ -251,28 +273,29 @@ def _at_full_limit(
     tactics: Tactics,
     known: Expectation | None,
     null: NDArray[np.float64],
-) -> Found:
+) -> Asking[Found]:
     """Points (p, m), best first, compared twice, each time with what the best lets expect; then the best to its rest.
 
     The others stay where they are: their choice does not change any more (section 10).
     """
     if pair.exact and len(points) == 1:
         # Nothing is to be chosen, and nothing of the pair needs to be expected.
-        state = tactics.minimise(pair.filtered(score, None), points, tactics.last_steps)
-        expectation = expected(pair, state.points[0], null) if known is None else known
+        state = yield from tactics.minimise(pair.filtered(score, None), points, tactics.last_steps)
+        expectation = (yield from _expected(pair, state.points[0], null)) if known is None else known
         return Found(state, state.dissimilarity, expectation, iterations + int(state.iterations.sum()))
     for leave in (False, False) if tactics.neighbours is None else (False, True, False):
-        expectation = expected(pair, points[0], null) if known is None else known
+        expectation = (yield from _expected(pair, points[0], null)) if known is None else known
         if leave and tactics.neighbours is not None:
             points = np.concatenate([points, tactics.neighbours(points[:LEFT])])
-        state = tactics.minimise(pair.filtered(score, expectation), points, FULL.steps)
+        state = yield from tactics.minimise(pair.filtered(score, expectation), points, FULL.steps)
         iterations += int(state.iterations.sum())
-        state, choice = _ordered(state, _unlikeliness(pair, expectation, state.points, tactics.prior))
+        choice = yield from _unlikeliness(pair, expectation, state.points, tactics.prior)
+        state, choice = _ordered(state, choice)
         rows = _distinct_rows(state, tactics.signature, LAST_CANDIDATES)
         state, choice = state.take(rows), choice[rows]
         points = state.points
-    expectation = expected(pair, points[0], null) if known is None else known
-    best = tactics.minimise(pair.filtered(score, expectation), points[:1], tactics.last_steps)
+    expectation = (yield from _expected(pair, points[0], null)) if known is None else known
+    best = yield from tactics.minimise(pair.filtered(score, expectation), points[:1], tactics.last_steps)
     iterations += int(best.iterations.sum())
     state = _with_first(state, best)
     rows = _distinct_rows(state, tactics.signature, LAST_CANDIDATES)
@@ -287,15 +310,15 @@ def _with_first(state: lm.State, first: lm.State) -> lm.State:
 
 def _unlikeliness(
     pair: Pair, expectation: Expectation, points: NDArray, prior: Callable[[NDArray], NDArray] | None
-) -> NDArray[np.float64]:
+) -> Asking[NDArray[np.float64]]:
     """What optima are chosen by, smallest first (eq. 30): minus the likelihood ratio over |Omega|^(3/4).
 
     A sum over more samples wanders further. The exponent, and expecting sqrt(rho), were measured on pools of optima of
     `pseudo_symmetric` (docs/reproduce.md): 12 wrong choices in 320, with rho and the exponent of the score itself 23.
     """
     if pair.exact:
-        return pair.plain(Score.RCS).normal_equations(*unpack(points)).dissimilarity
-    equations = pair.filtered(Score.LIKELIHOOD, expectation.raised(CHOICE_POWER)).normal_equations(*unpack(points))
+        return (yield Equations(pair.plain(Score.RCS), points)).dissimilarity
+    equations = yield Equations(pair.filtered(Score.LIKELIHOOD, expectation.raised(CHOICE_POWER)), points)
     count = np.maximum(equations.overlap, 1.0)
     ratio = equations.dissimilarity * count**LIKELIHOOD_ROOT
     # Of so many samples only one in ``crowding`` speaks for itself, and a prior speaks once.

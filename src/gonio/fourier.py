@@ -27,6 +27,7 @@ from gonio.lattice import (
     Places,
     in_friedel_half,
     index_grid,
+    inside,
     low_spectrum,
     shell_means,
 )
@@ -187,7 +188,15 @@ class Spectrum:
 
     def below(self, limit: float) -> Spectrum:
         """The samples within a smaller ball."""
-        return replace(self.take(self.radius <= limit * (1 + 1e-6)), limit=limit)
+        keep, frequency = inside(self.frequency_xyz, limit)
+        return replace(
+            self,
+            frequency_xyz=frequency,
+            value=self.value[keep],
+            transfer=self.transfer[keep],
+            weight=self.weight[keep],
+            limit=limit,
+        )
 
     def whitened(self) -> Spectrum:
         """The same samples, each weighted by one over the power of noise in its shell; weights have a mean of one.

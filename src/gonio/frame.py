@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio import lm, orientations
+from gonio.evaluation import Asking, BestShifts, answered
 from gonio.fourier import Spectrum
 from gonio.pose import Pose, moved_along
 from gonio.problem import AxisPrior, Cone, PoseProblem, Prior, StartPrior, pack, prior_model, unpack
@@ -81,14 +82,23 @@ class Frame:
 
         They are tried at every voxel, or at ``points`` along the box.
         """
+        return answered(self.ask_seeds(comparison, points=points))
+
+    def ask_seeds(
+        self, comparison: Comparison, *, points: int | None = None
+    ) -> Asking[tuple[NDArray[np.float64], NDArray[np.float64] | None]]:
+        """The same, asked for."""
         if self.shift_angstrom is not None:
             return pack(self.rotations, np.broadcast_to(self.shift_angstrom, (len(self.rotations), 3))), None
-        furthest = self.max_shift_angstrom
-        shifts, d = comparison.best_shifts(self.rotations, max_shift_angstrom=furthest, points=points)
+        shifts, d = yield BestShifts(comparison, self.rotations, self.max_shift_angstrom, points)
         return pack(self.rotations, shifts), d
 
     def problem(self, comparison: Comparison, *, crowding: float = 1.0) -> lm.Problem:
         """The comparison as the optimiser sees it in this frame."""
+        return self.pose_problem(comparison, crowding=crowding).problem
+
+    def pose_problem(self, comparison: Comparison, *, crowding: float = 1.0) -> PoseProblem:
+        """The same, with all that describes it."""
         return PoseProblem(
             comparison,
             directions=self.directions,
@@ -99,7 +109,7 @@ class Frame:
             cone=self.cone,
             prior=self.prior,
             crowding=crowding,
-        ).problem
+        )
 
     @property
     def unlikeliness(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:

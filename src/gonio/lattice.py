@@ -21,7 +21,7 @@ from gonio.kernels.waves import plane_waves, through, waves
 from gonio.volume import Subtomogram
 from gonio.wedge import Wedge
 
-__all__ = ["Places", "in_friedel_half", "index_grid", "low_spectrum", "remembered", "shell_means"]
+__all__ = ["Places", "in_friedel_half", "index_grid", "inside", "low_spectrum", "remembered", "shell_means"]
 
 T = TypeVar("T")
 
@@ -203,3 +203,28 @@ def _ball(limit: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     index = np.stack([x, y, z], axis=-1)  # (z, y, x, 3)
     keep = in_friedel_half(index) & ((index**2).sum(axis=-1) <= limit**2 * (1 + 1e-9))
     return index[keep], np.flatnonzero(keep)
+
+
+class _Same:
+    """An array that is known by being the same one: particles of a set share their frequencies."""
+
+    def __init__(self, array: NDArray) -> None:
+        self.array = array
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.array is self.array
+
+
+def inside(frequency_xyz: NDArray[np.float32], limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Which frequencies (3, n) lie within a limit, shape (n,), and these: the same array for the same one."""
+    return _inside(_Same(frequency_xyz), limit)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _inside(frequency_xyz: _Same, limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
+    keep = radius <= limit * (1 + 1e-6)
+    return keep, np.ascontiguousarray(frequency_xyz.array[:, keep])

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from gonio.alignment import LEARN_FROM, Aligner
+from gonio.cards import OneCard
+from gonio.evaluation import Asking, answered
 from gonio.expectation import Expectation
 from gonio.particles import ParticleTable
 from gonio.result import Result
@@ -73,7 +75,7 @@ def align_rows(
     aligner
         Of the reference.
     mapper
-        Who does it; this process, one after another, unless given.
+        Who does it; this process, one after another or on the aligner's card, unless given.
     seed
         Row i has the generator that is the i-th child of this seed, as in ``Aligner.align_many``.
     expectation
@@ -90,7 +92,9 @@ def align_rows(
     """
     starts = aligner.settings.search is Search.LOCAL if local is None else local
     task = _AlignRow(table, aligner, seed, expectation, starts)
-    return list((mapper or Local())(stage, task, len(table)))
+    if mapper is None:
+        mapper = Local() if aligner.card is None else OneCard(aligner.card)
+    return list(mapper(stage, task, len(table)))
 
 
 def learn(table: ParticleTable, aligner: Aligner, *, mapper: Mapper | None = None, seed: int = 0) -> Expectation | None:
@@ -108,11 +112,15 @@ class _AlignRow:
     starts: bool
 
     def __call__(self, row: int) -> AlignedRow:
+        return answered(self.ask(row))
+
+    def ask(self, row: int) -> Asking[AlignedRow]:
+        """The same as a search, of which an engine may do many at a time."""
         particle = self.table.load(row)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(row,)))
         start = self.table.poses[row] if self.starts else None
         try:
-            result = self.aligner.align(particle, rng=rng, start=start, expectation=self.expectation)
+            result = yield from self.aligner.ask(particle, rng=rng, start=start, expectation=self.expectation)
             before = np.nan
             if self.compares:
                 before = float(self.aligner.dissimilarity(particle, self.table.poses[row : row + 1])[0])

@@ -27,7 +27,7 @@ from gonio.kernels import lm as kernels
 
 __all__ = ["Model", "Problem", "State", "Status", "minimise", "start", "step"]
 
-FIRST_DAMPING = 1e-2
+FIRST_DAMPING, FIRST_GROWTH = 1e-2, 2.0
 
 
 class Status(Enum):
@@ -128,7 +128,7 @@ def start(problem: Problem, points: NDArray[np.float64]) -> State:
     count = len(points)
     dissimilarity, hessian, descent = _model(problem, points)
     code = np.where(np.isfinite(dissimilarity), Status.RUNNING.code, Status.NO_OVERLAP.code)
-    damping, growth = np.full(count, FIRST_DAMPING), np.full(count, 2.0)
+    damping, growth = np.full(count, FIRST_DAMPING), np.full(count, FIRST_GROWTH)
     iterations = np.zeros(count, dtype=np.int64)
     return State(points.copy(), dissimilarity, hessian, descent, damping, growth, code, iterations)
 

@@ -8,6 +8,7 @@ their numbers, so that it does not matter who does it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import Any
@@ -16,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.alignment import Aligner
+from gonio.cards import cards_for
+from gonio.device import CPU, Device
+from gonio.evaluation import Asking, answered, side_by_side
 from gonio.lists import ParticleError
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
@@ -60,6 +64,7 @@ def align_all_pairs(
     mapper: Mapper | None = None,
     memory_bytes: float = MEMORY_BYTES,
     progress: Callable[[int, int], None] | None = None,
+    device: str | Device = CPU,
 ) -> Iterator[PairResult]:
     """Align all pairs of n particles, n (n - 1) / 2 of them.
 
@@ -82,6 +87,9 @@ def align_all_pairs(
         What the prepared references of a tile may take; more memory, larger tiles. Results do not depend on it.
     progress
         Called with the pairs that are done and all of them.
+    device
+        Where alignments are computed: as for an ``Aligner``, or several cards, ``"cuda:0,cuda:1"``
+        (``gonio.cards.cards_for``). In place of ``mapper``.
 
     Yields
     ------
@@ -90,7 +98,7 @@ def align_all_pairs(
     Raises
     ------
     ValueError
-        A local search, a missing ``rng``; particles that cannot be compared, by name.
+        A local search, a missing ``rng``; particles that cannot be compared, by name; a card that is not there.
     TypeError
         Tilt stacks, which cannot be a reference.
     """
@@ -105,12 +113,15 @@ def align_all_pairs(
     # One number for all: a pair draws from it and its own numbers, whatever tile it is in.
     seed = None if rng is None else int(rng.integers(2**63))
     tiles = _Tiles(particles, settings, poses, seed, _block(particles, settings, memory_bytes))
-    done, mapper = 0, Local(n_threads) if mapper is None else mapper
-    for results in mapper(STAGE, tiles, len(tiles)):
-        done += len(results)
-        yield from results
-        if progress:
-            progress(done, n * (n - 1) // 2)
+    if mapper is not None and device != CPU:
+        raise ValueError("device and mapper exclude each other: either says who does the work")
+    with cards_for(device, draws=settings.draws, n_threads=n_threads) or nullcontext(mapper or Local(n_threads)) as who:
+        done = 0
+        for results in who(STAGE, tiles, len(tiles)):
+            done += len(results)
+            yield from results
+            if progress:
+                progress(done, n * (n - 1) // 2)
 
 
 def _block(particles: Sequence[Particle] | ParticleTable, settings: Settings, memory_bytes: float) -> int:
@@ -148,17 +159,28 @@ class _Tiles:
         return blocks * (blocks + 1) // 2
 
     def __call__(self, number: int) -> list[PairResult]:
+        return [answered(asking) for asking in self._askings(number)]
+
+    def ask(self, number: int) -> Asking[list[PairResult]]:
+        """The same as searches, all of which ask at the same time."""
+        return side_by_side(self._askings(number))
+
+    @property
+    def searches(self) -> int:
+        """Pairs of a tile, nearly all."""
+        return self.block**2
+
+    def _askings(self, number: int) -> Iterator[Asking[PairResult]]:
+        """The searches of a tile's pairs, each made when its turn comes."""
         firsts = range(0, len(self.particles), self.block)
         rows, columns = (self._members(f) for f in list(combinations_with_replacement(firsts, 2))[number])
         read = {index: _particle(self.particles, index) for index in {*rows, *columns}}
         last = columns[-1]
         aligners = {index: self._aligner(read[index], index) for index in rows if index < last}
-        results: list[PairResult] = []
         for target in columns:
             kept: dict[Any, Any] = {}
             for reference in (i for i in rows if i < target):
-                results.append(self._pair(aligners[reference], reference, target, read[target], kept))
-        return results
+                yield self._ask(aligners[reference], reference, target, read[target], kept)
 
     def _members(self, first: int) -> range:
         return range(first, min(first + self.block, len(self.particles)))
@@ -169,14 +191,13 @@ class _Tiles:
         except ValueError as error:
             raise ParticleError(f"particle {_name(self.particles, index)}: {error}") from error
 
-    def _pair(self, aligner: Aligner, reference: int, target: int, particle: Particle, kept: dict) -> PairResult:
+    def _ask(self, aligner: Aligner, reference: int, target: int, particle: Particle, kept: dict) -> Asking[PairResult]:
         rng = None if self.seed is None else np.random.default_rng([self.seed, reference, target])
         try:
-            result = aligner.align(particle, rng=rng, kept=kept)
+            result = yield from aligner.ask(particle, rng=rng, kept=kept)
         except ValueError as error:
             names = f"particle {_name(self.particles, target)}, with {_name(self.particles, reference)} as reference"
             raise ParticleError(f"{names}: {error}") from error
         listed = Pose.identity() if self.poses is None else self.poses[target] @ self.poses[reference].inverse()
-        return PairResult(
-            reference, target, result, *aligner.shell_sums(particle, Pose.stack([listed, result.pose]), kept=kept)
-        )
+        sums = yield from aligner.ask_shell_sums(particle, Pose.stack([listed, result.pose]), kept=kept)
+        return PairResult(reference, target, result, *sums)

@@ -167,12 +167,12 @@ class PoseProblem:
         prior: Prior | None = None,
         crowding: float = 1.0,
     ) -> None:
-        self._comparison = comparison
+        self.comparison = comparison
         self._directions = np.ascontiguousarray(directions, dtype=np.float64)
         self._radius = radius_angstrom
         self._tolerance = tolerance_angstrom
         score = comparison.score
-        self._landscape = refine.Landscape(
+        self.landscape = refine.Landscape(
             score=CODES[score],
             unit=float(comparison.unit),
             phase=float(comparison.phase),
@@ -194,7 +194,7 @@ class PoseProblem:
     @property
     def target_power(self) -> float:
         """Mean square of the target's samples, the unit of FCS."""
-        target = self._comparison.target
+        target = self.comparison.target
         return float(np.average(np.abs(target.value) ** 2, weights=target.weight))
 
     @property
@@ -207,14 +207,14 @@ class PoseProblem:
         count, k = len(points), self._directions.shape[1]
         value, hessian, descent = np.empty(count), np.empty((count, k, k)), np.empty((count, k))
         points = np.ascontiguousarray(points, dtype=np.float64)
-        refine.evaluate(*self._pair, self._landscape, points, value, hessian, descent)
+        refine.evaluate(*self._pair, self.landscape, points, value, hessian, descent)
         return value, hessian, descent
 
     def advance(self, state: lm.State, rows: NDArray[np.int64], n_steps: int) -> None:
         """Up to ``n_steps`` steps of some rows of a state, in place."""
         refine.refine(
             *self._pair,
-            self._landscape,
+            self.landscape,
             rows,
             n_steps,
             *state.arrays,
@@ -234,8 +234,8 @@ class PoseProblem:
         return int(
             pool.explore(
                 *self._pair,
-                self._landscape,
-                float(self._comparison.target.voxel_size_angstrom),
+                self.landscape,
+                float(self.comparison.target.voxel_size_angstrom),
                 schedule.draw_contrast,
                 schedule.duplicate_distance,
                 schedule.regression_window,
@@ -260,4 +260,4 @@ class PoseProblem:
 
     @property
     def _pair(self) -> tuple:
-        return self._comparison.reference.kernel, self._comparison.samples
+        return self.comparison.reference.kernel, self.comparison.samples

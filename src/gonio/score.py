@@ -100,9 +100,9 @@ class Comparison:
         sums = np.empty((len(rotations), cpu.N_SUMS))
         matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
         cpu.normal_equations(self.reference.kernel, self.samples, matrices, phases, sums)
-        return self._equations(sums)
+        return self.equations(sums)
 
-    def _equations(self, sums: NDArray[np.float64]) -> NormalEquations:
+    def equations(self, sums: NDArray[np.float64]) -> NormalEquations:
         """d, H and b from the 37 sums (p, 37)."""
         d, hessian, descent = np.empty(len(sums)), np.empty((len(sums), 6, 6)), np.empty((len(sums), 6))
         model.models(CODES[self.score], sums, self.unit, self.phase, self.least, d, hessian, descent)
@@ -120,7 +120,7 @@ class Comparison:
         matrices = np.ascontiguousarray(rotations, dtype=np.float32)
         shifts, sums[:, cpu.FG], norms = search.best(self.reference, matrices)
         sums[:, cpu.FF], sums[:, cpu.GG], sums[:, cpu.WEIGHT] = norms.T
-        return shifts, self._equations(sums).dissimilarity
+        return shifts, self.equations(sums).dissimilarity
 
     def shell_sums(self, rotations: NDArray, shifts_angstrom: NDArray) -> NDArray[np.float64]:
         """|f|^2, |g|^2, f.g and |Omega| of each shell at p poses, shape (p, s, 4): shell s holds round(abs(k)) = s."""
@@ -134,14 +134,14 @@ class Comparison:
         sums = np.empty((self.target.n_shells, cpu.N_SUMS))
         matrices, phases = self._as_kernels_take_them(rotation[None], shift_angstrom[None])
         cpu.shell_equations(self.reference.kernel, self.samples, matrices[0], phases[0], self.target.shell, sums)
+        return self.matrices(sums)
+
+    def matrices(self, sums: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
+        """The same from the 37 sums of each shell (s, 37)."""
         units = np.repeat([1.0, self.phase], 3)
         normal = np.zeros((len(sums), 6, 6))
         normal[:, _UPPER[0], _UPPER[1]] = normal[:, _UPPER[1], _UPPER[0]] = sums[:, cpu.JTJ : cpu.JTF]
         return normal * units[:, None] * units, sums[:, [cpu.FF, cpu.GG, cpu.FG, cpu.WEIGHT]]
-
-    def totals(self, rotation: NDArray, shift_angstrom: NDArray) -> NDArray[np.float64]:
-        """|f|^2, |g|^2, f.g and |Omega| at one pose, shape (4,)."""
-        return self.shell_sums(rotation[None], shift_angstrom[None])[0].sum(axis=0)
 
     def _as_kernels_take_them(
         self, rotations: NDArray, shifts_angstrom: NDArray

@@ -184,6 +184,12 @@ class Settings:
         """Whether the inputs are restored."""
         return not self.search.is_papers if self.inputs is None else self.inputs is Inputs.RESTORED
 
+    @property
+    def draws(self) -> bool:
+        """Whether candidates are drawn at random."""
+        drawn = self.pool is Pool.DRAWN and not self.search.is_papers
+        return drawn or self.search in (Search.STOCHASTIC, Search.AXIS_STOCHASTIC)
+
     def lengths(self, *, box: int, voxel_size_angstrom: float) -> Lengths:
         """The lengths that were given, and the defaults of the others, for a particle's box and voxel size."""
         return Lengths(

@@ -45,10 +45,15 @@ class ShiftSearch:
         n = spectrum.box if points is None else max(points, 2 * int(spectrum.limit) + 2)
         self._samples = samples
         self._spectrum = spectrum
-        self._step_angstrom = spectrum.voxel_size_angstrom * spectrum.box / n
-        self._radius = max(min(max_shift_angstrom / self._step_angstrom * (1 + 1e-9), n // 2), 0.0)
+        self.step_angstrom = spectrum.voxel_size_angstrom * spectrum.box / n
+        self._radius = max(min(max_shift_angstrom / self.step_angstrom * (1 + 1e-9), n // 2), 0.0)
         self._cube = index_grid(2 * int(self._radius) + 1).reshape(-1, 3)  # shifts (s, 3) xyz in order (z, y, x)
-        self._turn = 2.0 * np.pi / n
+        self.turn = 2.0 * np.pi / n
+
+    @property
+    def allowed(self) -> NDArray[np.int64]:
+        """Shifts that are tried, (s, 3), in steps of ``step_angstrom``; a step is ``turn`` in phase at frequency 1."""
+        return self._cube[(self._cube**2).sum(axis=1) <= self._radius**2 + 1e-6]
 
     def best(
         self, reference: FourierVolume, rotations: NDArray[np.float32]
@@ -66,7 +71,7 @@ class ShiftSearch:
         shifts = (self._on_grid if on_grid else self._anywhere)(*turned, place, value, norms)
         # Where the wedges share nothing there is nothing to tell one shift from another.
         shifts[norms[:, 2] == 0.0] = 0
-        return np.asarray(shifts * self._step_angstrom), value.astype(np.float64), norms
+        return np.asarray(shifts * self.step_angstrom), value.astype(np.float64), norms
 
     def _on_grid(
         self, values: NDArray, weights: NDArray, place: NDArray, value: NDArray, norms: NDArray
@@ -76,7 +81,7 @@ class ShiftSearch:
         side = 2 * reach + 1
         places = (z * side + y + reach) * side + x + reach  # z is never negative in the Friedel half
         shifts = np.arange(-int(self._radius), int(self._radius) + 1)
-        angle = self._turn * np.outer(shifts, np.arange(-reach, reach + 1))
+        angle = self.turn * np.outer(shifts, np.arange(-reach, reach + 1))
         cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
         kernels.best_on_grid(
             self._samples,
@@ -97,12 +102,12 @@ class ShiftSearch:
     def _anywhere(
         self, values: NDArray, weights: NDArray, place: NDArray, value: NDArray, norms: NDArray
     ) -> NDArray[np.int64]:
-        allowed = self._cube[(self._cube**2).sum(axis=1) <= self._radius**2 + 1e-6]
+        allowed = self.allowed
         portion = max(1, int(PHASES / len(self._spectrum)))
         shifts = np.zeros((len(weights), 3), np.int64)
         for first in range(0, len(allowed), portion):
             some = allowed[first : first + portion]
-            angle = (self._turn * some @ self._spectrum.frequency_xyz.astype(np.float64)).astype(np.float32)
+            angle = (self.turn * some @ self._spectrum.frequency_xyz.astype(np.float64)).astype(np.float32)
             before = value.copy()
             kernels.best_anywhere(self._samples, values, weights, np.cos(angle), np.sin(angle), place, value, norms)
             better = value > before

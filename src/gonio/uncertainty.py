@@ -16,11 +16,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.evaluation import Asking, ShellMatrices, answered
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.pose import Pose
+from gonio.problem import pack
 from gonio.score import Comparison, Score
 
-__all__ = ["pose_covariance"]
+__all__ = ["ask_pose_covariance", "pose_covariance"]
 
 # Shells that follow the reference less than this say nothing of the pose.
 MIN_SHARE = 1e-3
@@ -56,8 +58,22 @@ def pose_covariance(
     -------
     Infinite where data and prior do not determine the pose.
     """
-    comparison = Comparison(target, reference, score=Score.FCS)
-    normal, sums = comparison.normal_matrices(pose.matrix, pose.shift_angstrom)
+    asking = ask_pose_covariance(target, reference, pose, directions=directions, crowding=crowding, precision=precision)
+    return answered(asking)
+
+
+def ask_pose_covariance(
+    target: Spectrum,
+    reference: FourierVolume,
+    pose: Pose,
+    *,
+    directions: NDArray[np.float64],
+    crowding: float,
+    precision: NDArray[np.float64] | None = None,
+) -> Asking[NDArray[np.float64]]:
+    """The same, asked for."""
+    point = pack(pose.matrix[None], pose.shift_angstrom[None])[0]
+    normal, sums = yield ShellMatrices(Comparison(target, reference, score=Score.FCS), point)
     shell, weight = target.shell, target.weight.astype(np.float64)
     mean_weight = np.bincount(shell, weight**2, len(sums)) / np.maximum(np.bincount(shell, weight, len(sums)), 1e-300)
     told = (sums[:, 3] > 0) & (sums[:, 1] > 0)

@@ -18,6 +18,7 @@ from gonio.cli.options import (
     AsJson,
     Cone,
     DataPath,
+    DeviceName,
     Diameter,
     HalfMaps,
     InputsName,
@@ -127,6 +128,7 @@ def align(
     permissive: Permissive = False,
     data: DataPath = None,
     threads: Threads = None,
+    device: DeviceName = "cpu",
     seed: Seed = 0,
     seed_interval: SeedInterval = None,
     truth: Annotated[
@@ -192,6 +194,8 @@ def align(
     settings = asked.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom)
     if learn and not settings.restores:
         raise ValueError("--learn is for restored inputs: from plain ones nothing is expected")
+    how = HowToRun(threads, overwrite, resume, scheduler, dask, device, draws=settings.draws)
+    how.check()
     aligner = known.read(options.read_map, reference_map, settings).aligner(reference_map, settings)
     table, true_table = options.read(), None if truth is None else replace(options, path=truth).read()
     asked_for = {
@@ -200,11 +204,11 @@ def align(
         "half_maps": half_maps,
         "voxel_size_angstrom": reference_map.voxel_size_angstrom,
         "truth": truth,
+        "device": how.kind,
         "learn": learn,
         "list": asdict(options),
     }
     files = [*table.files, reference, *known.files, *(() if true_table is None else true_table.files)]
-    how = HowToRun(threads, overwrite, resume, scheduler, dask)
     with running(output, how, settings={**asked_for, "alignment": asdict(settings)}, seed=seed, inputs=files) as run:
         aligned = align_list(table, aligner, mapper=run.mapper, seed=seed, learn=learn)
         if true_table is not None:

@@ -237,6 +237,15 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", min=1, help="Particles aligned at a time. Default: one for each processor."),
 ]
+DeviceName = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="cpu; cuda or cuda:1, a graphics card; cuda:0,cuda:1, several; auto, a card where one works and the search"
+        " can use it.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are already there.")]
 

@@ -1,6 +1,6 @@
 """Long work of a command: its folder, its journal, and who does it.
 
-how = HowToRun(threads, overwrite, resume, scheduler, dask)
+how = HowToRun(threads, overwrite, resume, scheduler, dask)  # and device, for what has searches to be done on cards
 with running(output, how, settings=everything_that_was_asked, seed=seed, inputs=files) as run:
     results = align_table(table, aligner, mapper=run.mapper)
     with run.results() as folder:
@@ -9,14 +9,16 @@ with running(output, how, settings=everything_that_was_asked, seed=seed, inputs=
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +26,9 @@ from gonio.cli.options import thread_count
 from gonio.cli.output import command_line, progress
 from gonio.run.engine import Journaled, Local, Mapper
 from gonio.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from gonio.cards import ManyCards, OneCard
 
 __all__ = ["DaskLocal", "HowToRun", "Resume", "Running", "Scheduler", "running"]
 
@@ -42,13 +47,18 @@ DaskLocal = Annotated[
 
 @dataclass(frozen=True)
 class HowToRun:
-    """What the user said about how long work is done; results do not depend on it."""
+    """What the user said about how long work is done; results do not depend on it, but for the rounding of cards.
+
+    ``device`` and ``draws`` are as in ``gonio.cards.cards_for``.
+    """
 
     threads: int | None = None
     overwrite: bool = False
     resume: bool = False
     scheduler: str | None = None
     dask: str | None = None
+    device: str = "cpu"
+    draws: bool = False
 
     @property
     def workers(self) -> int:
@@ -63,14 +73,64 @@ class HowToRun:
             raise ValueError("--dask and --scheduler exclude each other: give one")
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other: one goes on with what the other drops")
+        if self.device != "cpu" and (self.dask or self.scheduler):
+            raise ValueError(
+                "--device and Dask exclude each other: cards are used by processes of this machine alone"
+                " (--device cuda:0,cuda:1 for several); for many machines give each a part of the list"
+            )
+
+    @property
+    def kind(self) -> str:
+        """``"cpu"`` or ``"cuda"``: what the bits of results depend on."""
+        return "cpu" if self.cards is None else "cuda"
+
+    @cached_property
+    def cards(self) -> OneCard | ManyCards | None:
+        """The graphics cards that do the work, if any.
+
+        Raises
+        ------
+        ValueError
+            For a card that is not there, in the words of the command line.
+        """
+        self.check()
+        if self.device == "cpu":
+            return None
+        from gonio.cards import cards_for
+
+        with _in_words_of_options():
+            return cards_for(self.device, draws=self.draws, n_threads=self.workers)
 
     def engine(self) -> AbstractContextManager[Mapper]:
         """Who does the work."""
+        if self.cards is not None:
+            return _opened(self.cards)
+        if self.device != "cpu":
+            print("gonio: no graphics card can be used for this: computes on the processors", file=sys.stderr)
         if self.scheduler is None and self.dask is None:
             return nullcontext(Local(self.workers))
         from gonio.run.cluster import dask
 
         return dask(self.scheduler, self.workers)
+
+
+@contextmanager
+def _opened(cards: OneCard | ManyCards) -> Iterator[Mapper]:
+    with ExitStack() as stack:
+        with _in_words_of_options():
+            stack.enter_context(cards)
+        print(f"gonio: computes on {cards.name}", file=sys.stderr)
+        yield cards
+
+
+@contextmanager
+def _in_words_of_options() -> Iterator[None]:
+    """What is said of devices, with the name of the option."""
+    try:
+        yield
+    except ValueError as error:
+        said = re.sub(r'\bdevice(?:="(.*?)"| (?=must))', lambda found: f"--device {found[1] or ''}", str(error))
+        raise ValueError(said) from error
 
 
 @dataclass(frozen=True)

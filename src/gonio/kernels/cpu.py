@@ -20,7 +20,7 @@ from gonio.kernels.sample import (
     cell,
     phase_factor,
     region_holds,
-    rotation_derivative,
+    shown,
     turned_back,
     volume_weight,
     window_slopes,
@@ -75,11 +75,11 @@ def common_weights(reference, frequency, weight, rotation, out):
     """The weight of every sample: the target's where the reference was measured too, else 0."""
     n = frequency.shape[1]
     if reference.weights.shape[0] > 0:
+        volume, s = reference.weights.ravel(), reference.weight_scale
         for j in range(n):
             kx, ky, kz = frequency[0, j], frequency[1, j], frequency[2, j]
             qx, qy, qz = turned_back(rotation, kx, ky, kz)
-            s = reference.weight_scale
-            out[j] = weight[j] * volume_weight(reference.weights, s * qx, s * qy, s * qz)
+            out[j] = weight[j] * volume_weight(volume, 0, reference.weights.shape[0], s * qx, s * qy, s * qz)
         return
     out[:] = 0.0
     for i in range(reference.regions.shape[0]):
@@ -147,26 +147,20 @@ def taken(samples, weights, seen, first, count, block):
 
 @inlined
 def _derivatives(rotation, phase, scale, block, g, jacobian):
-    """Rows of ``jacobian`` (14, BLOCK): Re and Im of dG'/d omega, of dG'/dp, and of G' itself.
+    """Rows of ``jacobian`` (14, BLOCK), in the order of ``sample.shown``.
 
     ``g`` (BLOCK, 8) as from ``interpolate_rows``.
     """
     for j in range(BLOCK):
         kx, ky, kz = block[0, j], block[1, j], block[2, j]
         cos, sin = phase_factor(phase, kx, ky, kz)
-        cos, sin = block[5, j] * cos, block[5, j] * sin
-        gr, gi = cos * g[j, 0] - sin * g[j, 1], cos * g[j, 1] + sin * g[j, 0]
-        ax, ay, az = rotation_derivative(rotation, g[j, 2], g[j, 4], g[j, 6], kx, ky, kz)
-        bx, by, bz = rotation_derivative(rotation, g[j, 3], g[j, 5], g[j, 7], kx, ky, kz)
-        cos, sin = scale * cos, scale * sin
-        jacobian[0, j], jacobian[7, j] = cos * ax - sin * bx, cos * bx + sin * ax
-        jacobian[1, j], jacobian[8, j] = cos * ay - sin * by, cos * by + sin * ay
-        jacobian[2, j], jacobian[9, j] = cos * az - sin * bz, cos * bz + sin * az
-        # dG'/dp = -i k G': real part k Im G', imaginary part -k Re G'.
-        jacobian[3, j], jacobian[10, j] = kx * gi, -kx * gr
-        jacobian[4, j], jacobian[11, j] = ky * gi, -ky * gr
-        jacobian[5, j], jacobian[12, j] = kz * gi, -kz * gr
-        jacobian[6, j], jacobian[13, j] = gr, gi
+        slopes = g[j, 2], g[j, 3], g[j, 4], g[j, 5], g[j, 6], g[j, 7]
+        found = shown(rotation, g[j, 0], g[j, 1], slopes, block[5, j], scale, cos, sin, kx, ky, kz)
+        (
+            jacobian[0, j], jacobian[1, j], jacobian[2, j], jacobian[3, j], jacobian[4, j], jacobian[5, j],
+            jacobian[6, j], jacobian[7, j], jacobian[8, j], jacobian[9, j], jacobian[10, j], jacobian[11, j],
+            jacobian[12, j], jacobian[13, j],
+        ) = found  # fmt: skip
 
 
 @inlined

@@ -66,6 +66,7 @@ def add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
     half = grid.shape[0] // 2
     back, minus = rotation.T, -phase
     side, columns = grid.shape[1], grid.shape[2]
+    measures, edge = volume.ravel(), volume.shape[0]
     row, plane = np.int64(2 * columns), np.int64(2 * columns * side)
     place, seen = carray(scratch_int(), (BLOCK,)), carray(scratch_int(), (BLOCK,))
     window_memory, g_memory = scratch_float(), scratch_float()
@@ -75,8 +76,8 @@ def add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
     for i in range(frequency.shape[1]):
         qx, qy, qz = turned_back(back, frequency[0, i], frequency[1, i], frequency[2, i])
         measured = np.float32(0.0)
-        if volume.shape[0] > 0:
-            measured = volume_weight(volume, volume_scale * qx, volume_scale * qy, volume_scale * qz)
+        if edge > 0:
+            measured = volume_weight(measures, 0, edge, volume_scale * qx, volume_scale * qy, volume_scale * qz)
         else:
             for r in range(regions.shape[0]):
                 if region_holds(regions[r], qx, qy, qz):

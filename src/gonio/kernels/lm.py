@@ -31,7 +31,8 @@ def solve(hessian, descent, damping, matrix, step):
         largest = max(largest, hessian[a, a])
         step[a] = descent[a]
     if not largest > 0.0:
-        step[:] = 0.0
+        for a in range(k):
+            step[a] = 0.0
         return False
     for a in range(k):
         for b in range(k):
@@ -60,7 +61,8 @@ def solve(hessian, descent, damping, matrix, step):
         step[a] /= matrix[a, a]
     for a in range(k):
         if not math.isfinite(step[a]):
-            step[:] = 0.0
+            for b in range(k):
+                step[b] = 0.0
             return False
     return True
 

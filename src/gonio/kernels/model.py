@@ -74,15 +74,15 @@ def models(score, sums, unit, phase, least, dissimilarity, hessian, descent):
 
 
 @strict
-def _start_prior(numbers, rotation, shift, hessian, descent):
+def _start_prior(numbers, point, hessian, descent):
     """``numbers``: rotation by rows (9), shift (3), precision (6). Half the squared distance in standard deviations."""
-    moved = np.empty(6)
-    # The rotation vector of R S^T, from its antisymmetric part and its trace.
-    turn = np.zeros((3, 3))
+    # The rotation vector of R S^T, from its antisymmetric part and its trace; both wait where the results will be.
+    turn, moved = hessian, descent
     for i in range(3):
         for j in range(3):
+            turn[i, j] = 0.0
             for m in range(3):
-                turn[i, j] += rotation[i, m] * numbers[3 * j + m]
+                turn[i, j] += point[3 * i + m] * numbers[3 * j + m]
     x, y, z = turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]
     sine, cosine = 0.5 * math.sqrt(x * x + y * y + z * z), 0.5 * (turn[0, 0] + turn[1, 1] + turn[2, 2] - 1.0)
     angle = math.atan2(sine, cosine)
@@ -101,23 +101,24 @@ def _start_prior(numbers, rotation, shift, hessian, descent):
         for i in range(3):
             moved[i] = angle * 0.5 * (turn[i, longest] + (1.0 if i == longest else 0.0)) / length
     value = 0.0
-    hessian[:, :] = 0.0
     for i in range(6):
         if i >= 3:
-            moved[i] = shift[i - 3] - numbers[9 + i - 3]
+            moved[i] = point[9 + i - 3] - numbers[9 + i - 3]
         value += 0.5 * numbers[12 + i] * moved[i] ** 2
-        hessian[i, i] = numbers[12 + i]
+        for j in range(6):
+            hessian[i, j] = numbers[12 + i] if i == j else 0.0
         descent[i] = -numbers[12 + i] * moved[i]
     return value
 
 
 @strict
-def _axis_prior(numbers, rotation, hessian, descent):
+def _axis_prior(numbers, point, hessian, descent):
     """``numbers``: the normals of target and reference (3 each), sd (radians). Half the squared angle in sds."""
-    carried, across = np.zeros(3), np.empty(3)
+    carried, across = descent[:3], descent[3:]  # until the results are put there
     for i in range(3):
+        carried[i] = 0.0
         for m in range(3):
-            carried[i] += rotation[i, m] * numbers[3 + m]
+            carried[i] += point[3 * i + m] * numbers[3 + m]
     # Turning about it brings the normals together.
     across[0] = carried[1] * numbers[2] - carried[2] * numbers[1]
     across[1] = carried[2] * numbers[0] - carried[0] * numbers[2]
@@ -125,32 +126,29 @@ def _axis_prior(numbers, rotation, hessian, descent):
     sine = math.sqrt(across[0] ** 2 + across[1] ** 2 + across[2] ** 2)
     angle = math.atan2(sine, carried[0] * numbers[0] + carried[1] * numbers[1] + carried[2] * numbers[2])
     ratio, precision = angle / sine if sine > 1e-9 else 1.0, 1.0 / numbers[6] ** 2
-    hessian[:, :] = 0.0
-    descent[:] = 0.0
+    for i in range(6):
+        for j in range(6):
+            free = (1.0 if i == j else 0.0) - carried[i] * carried[j] if i < 3 and j < 3 else 0.0
+            hessian[i, j] = free * precision
     for i in range(3):
         descent[i] = ratio * across[i] * precision
-        for j in range(3):
-            hessian[i, j] = ((1.0 if i == j else 0.0) - carried[i] * carried[j]) * precision
+        descent[3 + i] = 0.0
     return 0.5 * angle * angle * precision
 
 
 @strict
-def prior(kind, numbers, rotation, shift, hessian, descent):
-    """The negative logarithm of how probable a pose is before any data, with its second derivative and descent."""
+def prior(kind, numbers, point, hessian, descent):
+    """The negative logarithm of how probable a point is before any data, with its second derivative and descent."""
     if kind == START_PRIOR:
-        return _start_prior(numbers, rotation, shift, hessian, descent)
-    return _axis_prior(numbers, rotation, hessian, descent)
+        return _start_prior(numbers, point, hessian, descent)
+    return _axis_prior(numbers, point, hessian, descent)
 
 
 @strict
 def priors(kind, numbers, points, value, hessian, descent):
     """The same at p points (p, 12)."""
-    rotation = np.empty((3, 3))
     for i in range(points.shape[0]):
-        for j in range(9):
-            rotation[j // 3, j % 3] = points[i, j]
-        shift = points[i, 9:]
-        value[i] = prior(kind, numbers, rotation, shift, hessian[i], descent[i])
+        value[i] = prior(kind, numbers, points[i], hessian[i], descent[i])
 
 
 @strict

@@ -1,8 +1,9 @@
 """Levenberg-Marquardt refinement of many poses of one pair, without leaving compiled code.
 
-Flow for each pose: sums over samples (``cpu``) -> dissimilarity, prior, directions (``model``) -> step and what its
-outcome means (``lm``) -> the next pose, until it has come to rest or used its steps. Poses are refined one after the
-other: what is read of the reference around one pose stays in the cache.
+Flow for each pose: sums over samples (``cpu``) -> dissimilarity, prior, directions (``valued``) -> step (``proposed``)
+and what its outcome means (``settled``) -> the next pose, until it has come to rest or used its steps. Poses are
+refined one after the other: what is read of the reference around one pose stays in the cache. ``cuda`` refines with the
+same three functions, which keep nothing in memory of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gonio.kernels.cpu import N_SUMS, WEIGHT, sums_at
 from gonio.kernels.lm import RUNNING, judge, solve
 from gonio.kernels.model import NO_PRIOR, log_likelihood, model, prior
 
-__all__ = ["Landscape", "evaluate", "quaternions", "refine", "turned"]
+__all__ = ["Landscape", "evaluate", "placed", "proposed", "quaternions", "refine", "settled", "turned", "valued"]
 
 
 class Landscape(NamedTuple):
@@ -48,32 +49,36 @@ class Landscape(NamedTuple):
 
 
 @strict
-def _is_outside(landscape, rotation, shift):
+def _is_outside(landscape, point):
     square = trace = 0.0
     for i in range(3):
-        square += (shift[i] - landscape.centre[i]) ** 2
+        square += (point[9 + i] - landscape.centre[i]) ** 2
         for j in range(3):
-            trace += rotation[i, j] * landscape.cone_centre[i, j]
+            trace += point[3 * i + j] * landscape.cone_centre[i, j]
     return math.sqrt(square) > landscape.max_shift or 0.5 * (trace - 1.0) < landscape.cone_cosine
 
 
 @strict
-def _value_at(reference, samples, landscape, rotation, shift, hessian, descent, memory):
-    """What is minimised at one pose, with its model along the directions: ``hessian`` (k, k), ``descent`` (k,)."""
-    weights, seen, sums, full, slope, curvature, pull, matrix, phases = memory
+def placed(landscape, point, matrix, phases):
+    """A point (12,) as the loops over samples take it, in float32: ``matrix`` (3, 3) and ``phases`` (3,)."""
     for i in range(3):
-        phases[i] = landscape.phase * shift[i]
+        phases[i] = landscape.phase * point[9 + i]
         for j in range(3):
-            matrix[i, j] = rotation[i, j]
-    sums_at(reference, samples, matrix, phases, weights, seen, sums)
+            matrix[i, j] = point[3 * i + j]
+
+
+@strict
+def valued(landscape, sums, point, hessian, descent, memory):
+    """What is minimised, from the 37 sums at a point; its model along the directions: (k, k) and (k,)."""
+    full, slope, curvature, pull = memory
     overlap = sums[WEIGHT]
     value = model(landscape.score, sums, landscape.unit, landscape.phase, landscape.least, full, slope)
-    lost = not math.isfinite(value) or _is_outside(landscape, rotation, shift)
+    lost = not math.isfinite(value) or _is_outside(landscape, point)
     if landscape.prior != NO_PRIOR:
         count = max(overlap / landscape.crowding, 1.0)
         finite = value if math.isfinite(value) else landscape.power
         value, gain = log_likelihood(landscape.score, finite, overlap, landscape.power)
-        value += prior(landscape.prior, landscape.prior_numbers, rotation, shift, curvature, pull) / count
+        value += prior(landscape.prior, landscape.prior_numbers, point, curvature, pull) / count
         # d(x + dx) ~ d - 2 b.dx + dx^T H dx: half a gradient and half a second derivative.
         for a in range(6):
             slope[a] = gain * slope[a] + 0.5 * pull[a] / count
@@ -81,9 +86,54 @@ def _value_at(reference, samples, landscape, rotation, shift, hessian, descent, 
                 full[a, b] = gain * full[a, b] + 0.5 * curvature[a, b] / count
     told = _along(landscape.directions, full, slope, hessian, descent)
     if not told:
-        hessian[:, :] = 0.0
-        descent[:] = 0.0
+        for a in range(len(descent)):
+            descent[a] = 0.0
+            for b in range(len(descent)):
+                hessian[a, b] = 0.0
     return np.inf if lost else value
+
+
+@strict
+def _value_at(reference, samples, landscape, point, hessian, descent, memory):
+    weights, seen, sums, matrix, phases, work = memory
+    placed(landscape, point, matrix, phases)
+    sums_at(reference, samples, matrix, phases, weights, seen, sums)
+    return valued(landscape, sums, point, hessian, descent, work)
+
+
+@strict
+def proposed(landscape, point, hessian, descent, damping, matrix, step, tangent, trial):
+    """The pose to try next, ``trial`` (12,), with its ``step`` (k,) and ``tangent`` (6,); whether it is determined."""
+    determined = solve(hessian, descent, damping, matrix, step)
+    for a in range(6):
+        tangent[a] = 0.0
+        for c in range(len(step)):
+            tangent[a] += landscape.directions[a, c] * step[c]
+    turned(point, tangent, trial)
+    for j in range(3):
+        trial[9 + j] = point[9 + j] + tangent[3 + j]
+    return determined
+
+
+@strict
+def settled(
+    landscape, point, value, hessian, descent, damping, growth, determined, step, tangent, trial, after, next_hessian,
+    next_descent,
+):  # fmt: skip
+    """Goes to ``trial`` where that is better: value, damping, growth and status after it; the arrays are changed."""
+    length = _length(tangent, 0) * landscape.radius + _length(tangent, 3)
+    better, damping, growth, status = judge(
+        value, after, hessian, descent, step, determined, length, landscape.tolerance, damping, growth
+    )
+    if better:
+        value = after
+        for j in range(12):
+            point[j] = trial[j]
+        for a in range(len(descent)):
+            descent[a] = next_descent[a]
+            for b in range(len(descent)):
+                hessian[a, b] = next_hessian[a, b]
+    return value, damping, growth, status
 
 
 @strict
@@ -107,8 +157,8 @@ def _along(directions, full, slope, hessian, descent):
 
 
 @strict
-def turned(rotation, vector, out):
-    """exp(vector) R, by Rodrigues' formula."""
+def turned(point, vector, out):
+    """exp(vector) R, by Rodrigues' formula; R and the result by rows, (9,) or the first of a point."""
     x, y, z = vector[0], vector[1], vector[2]
     square = x * x + y * y + z * z
     angle = math.sqrt(square)
@@ -116,13 +166,13 @@ def turned(rotation, vector, out):
         a, b = math.sin(angle) / angle, (1.0 - math.cos(angle)) / square
     else:
         a, b = 1.0 - square / 6.0, 0.5 - square / 24.0
-    turn = np.empty((3, 3))
-    turn[0, 0], turn[0, 1], turn[0, 2] = 1.0 - b * (y * y + z * z), b * x * y - a * z, b * x * z + a * y
-    turn[1, 0], turn[1, 1], turn[1, 2] = b * x * y + a * z, 1.0 - b * (x * x + z * z), b * y * z - a * x
-    turn[2, 0], turn[2, 1], turn[2, 2] = b * x * z - a * y, b * y * z + a * x, 1.0 - b * (x * x + y * y)
-    for i in range(3):
-        for j in range(3):
-            out[i, j] = turn[i, 0] * rotation[0, j] + turn[i, 1] * rotation[1, j] + turn[i, 2] * rotation[2, j]
+    xx, xy, xz = 1.0 - b * (y * y + z * z), b * x * y - a * z, b * x * z + a * y
+    yx, yy, yz = b * x * y + a * z, 1.0 - b * (x * x + z * z), b * y * z - a * x
+    zx, zy, zz = b * x * z - a * y, b * y * z + a * x, 1.0 - b * (x * x + y * y)
+    for j in range(3):
+        out[j] = xx * point[j] + xy * point[3 + j] + xz * point[6 + j]
+        out[3 + j] = yx * point[j] + yy * point[3 + j] + yz * point[6 + j]
+        out[6 + j] = zx * point[j] + zy * point[3 + j] + zz * point[6 + j]
 
 
 @strict
@@ -152,17 +202,8 @@ def quaternions(points, out):
 def _memory(samples):
     n = samples.frequency.shape[1]
     weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
-    full, slope, curvature, pull = np.empty((6, 6)), np.empty(6), np.empty((6, 6)), np.empty(6)
-    matrix, phases = np.empty((3, 3), np.float32), np.empty(3, np.float32)
-    return weights, seen, np.empty(N_SUMS), full, slope, curvature, pull, matrix, phases
-
-
-@strict
-def _unpack(point, rotation, shift):
-    for i in range(3):
-        shift[i] = point[9 + i]
-        for j in range(3):
-            rotation[i, j] = point[3 * i + j]
+    work = np.empty((6, 6)), np.empty(6), np.empty((6, 6)), np.empty(6)
+    return weights, seen, np.empty(N_SUMS), np.empty((3, 3), np.float32), np.empty(3, np.float32), work
 
 
 @strict
@@ -173,10 +214,9 @@ def _length(vector, first):
 @strict
 def evaluate(reference, samples, landscape, points, value, hessian, descent):
     """What is minimised at p points (p, 12) and its model: into (p,), (p, k, k) and (p, k)."""
-    memory, rotation, shift = _memory(samples), np.empty((3, 3)), np.empty(3)
+    memory = _memory(samples)
     for i in range(points.shape[0]):
-        _unpack(points[i], rotation, shift)
-        value[i] = _value_at(reference, samples, landscape, rotation, shift, hessian[i], descent[i], memory)
+        value[i] = _value_at(reference, samples, landscape, points[i], hessian[i], descent[i], memory)
 
 
 @strict
@@ -198,35 +238,18 @@ def refine(
     """Take up to ``n_steps`` steps from each of ``rows`` of a state (``gonio.lm.State``), changed in place."""
     k = landscape.directions.shape[1]
     memory, matrix = _memory(samples), np.empty((k, k))
-    step, tangent, rotation, trial, shift = np.empty(k), np.empty(6), np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
+    step, tangent, trial = np.empty(k), np.empty(6), np.empty(12)
     next_hessian, next_descent = np.empty((k, k)), np.empty(k)
     for i in rows:
         for _ in range(n_steps):
             if status[i] != RUNNING:
                 break
-            determined = solve(hessian[i], descent[i], damping[i], matrix, step)
-            for a in range(6):
-                tangent[a] = 0.0
-                for c in range(k):
-                    tangent[a] += landscape.directions[a, c] * step[c]
-            _unpack(points[i], rotation, shift)
-            turned(rotation, tangent, trial)
-            for j in range(3):
-                shift[j] += tangent[3 + j]
-            after = _value_at(reference, samples, landscape, trial, shift, next_hessian, next_descent, memory)
-            length = _length(tangent, 0) * landscape.radius + _length(tangent, 3)
-            better, damping[i], growth[i], status[i] = judge(
-                value[i], after, hessian[i], descent[i], step, determined, length, landscape.tolerance, damping[i],
-                growth[i],
+            determined = proposed(
+                landscape, points[i], hessian[i], descent[i], damping[i], matrix, step, tangent, trial
+            )
+            after = _value_at(reference, samples, landscape, trial, next_hessian, next_descent, memory)
+            value[i], damping[i], growth[i], status[i] = settled(
+                landscape, points[i], value[i], hessian[i], descent[i], damping[i], growth[i], determined, step,
+                tangent, trial, after, next_hessian, next_descent,
             )  # fmt: skip
-            if better:
-                value[i] = after
-                for j in range(3):
-                    points[i, 9 + j] = shift[j]
-                    for m in range(3):
-                        points[i, 3 * j + m] = trial[j, m]
-                for a in range(k):
-                    descent[i, a] = next_descent[a]
-                    for b in range(k):
-                        hessian[i, a, b] = next_hessian[a, b]
             iterations[i] += 1

@@ -1,4 +1,7 @@
-"""What happens at one Fourier sample, scalars in, tuples out; the sum over its neighbours stands in ``vector``.
+"""What happens at one Fourier sample, scalars in, tuples out: the only copy, for processors and graphics cards.
+
+Loops over samples are in ``cpu`` and ``cuda``, which compile the same functions. The sum over a sample's neighbours is
+written here for one thread of a card, and in ``vector`` for the registers of a processor.
 
 Legend (docs/theory.md eqs. 3-8)
     k       frequency of a sample of the target, in its own grid index units, xyz
@@ -62,6 +65,13 @@ def window_slopes(s):
 
 
 @njit(inline="always")
+def whole_below(x):
+    """The largest whole number not above x, as float32: by truncation, which every vector unit has."""
+    whole = np.float32(np.int32(x))
+    return whole - np.float32(whole > x)
+
+
+@njit(inline="always")
 def cell(q, centre):
     """First of the four grid points around q, and q's place s in [-1, 1) between the middle two."""
     below = np.float32(math.floor(q))
@@ -88,20 +98,24 @@ def region_holds(region, qx, qy, qz):
 
 
 @njit(inline="always")
-def volume_weight(weights, x, y, z):
-    """Weight interpolated linearly in a centred volume (z, y, x) at grid position x, y, z from its centre."""
-    n = weights.shape[0]
-    x, y, z = x + n // 2, y + n // 2, z + n // 2
-    ix, iy, iz = math.floor(x), math.floor(y), math.floor(z)
+def volume_weight(weights, first, n, x, y, z):
+    """Weight interpolated linearly in a centred volume at grid position x, y, z from its centre.
+
+    The volume's n^3 elements in order (z, y, x) are those of the flat ``weights`` from ``first`` on.
+    """
+    ix, iy, iz = np.int32(whole_below(x)), np.int32(whole_below(y)), np.int32(whole_below(z))
+    fx, fy, fz = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
+    middle = n // 2
+    ix, iy, iz = ix + middle, iy + middle, iz + middle
     if min(ix, iy, iz) < 0 or max(ix, iy, iz) > n - 2:
         return np.float32(0.0)
-    fx, fy, fz = np.float32(x - ix), np.float32(y - iy), np.float32(z - iz)
-    one = np.float32(1.0)
-    lower = weights[iz, iy, ix] * (one - fx) + weights[iz, iy, ix + 1] * fx
-    upper = weights[iz, iy + 1, ix] * (one - fx) + weights[iz, iy + 1, ix + 1] * fx
+    one, here = np.float32(1.0), first + (iz * n + iy) * n + ix
+    lower = weights[here] * (one - fx) + weights[here + 1] * fx
+    upper = weights[here + n] * (one - fx) + weights[here + n + 1] * fx
     near = lower * (one - fy) + upper * fy
-    lower = weights[iz + 1, iy, ix] * (one - fx) + weights[iz + 1, iy, ix + 1] * fx
-    upper = weights[iz + 1, iy + 1, ix] * (one - fx) + weights[iz + 1, iy + 1, ix + 1] * fx
+    here += n * n
+    lower = weights[here] * (one - fx) + weights[here + 1] * fx
+    upper = weights[here + n] * (one - fx) + weights[here + n + 1] * fx
     return near * (one - fz) + (lower * (one - fy) + upper * fy) * fz
 
 
@@ -119,7 +133,7 @@ def turned_back(rotation, kx, ky, kz):
 def phase_factor(phase, kx, ky, kz):
     """exp(-i p.k) as (re, im), by polynomials of half the angle: calls of a library would end the vector loop."""
     turns = (phase[0] * kx + phase[1] * ky + phase[2] * kz) * PER_TURN
-    half = turns - np.floor(turns + np.float32(0.5))  # -1/2 to 1/2: half angles of -pi/2 to pi/2
+    half = turns - whole_below(turns + np.float32(0.5))  # -1/2 to 1/2: half angles of -pi/2 to pi/2
     square = half * half
     sin, cos = HALF_SIN[-1], HALF_COS[-1]
     for power in range(len(HALF_SIN) - 2, -1, -1):
@@ -136,3 +150,75 @@ def rotation_derivative(rotation, gx, gy, gz, kx, ky, kz):
     ry = rotation[1, 0] * gx + rotation[1, 1] * gy + rotation[1, 2] * gz
     rz = rotation[2, 0] * gx + rotation[2, 1] * gy + rotation[2, 2] * gz
     return ry * kz - rz * ky, rz * kx - rx * kz, rx * ky - ry * kx
+
+
+@njit(inline="always")
+def shown(rotation, gr, gi, slopes, transfer, scale, cos, sin, kx, ky, kz):
+    """G' and its derivatives by the pose (docs/theory.md eqs. 5 and 6), from G and its gradient at q.
+
+    ``slopes`` are re and im of dG/dqx, dG/dqy, dG/dqz in grid points; ``cos`` and ``sin`` the phase factor. Returns the
+    real parts of dG'/d omega and dG'/dp, three each, and of G'; then the imaginary parts.
+    """
+    xr, xi, yr, yi, zr, zi = slopes
+    cos, sin = transfer * cos, transfer * sin
+    gr, gi = cos * gr - sin * gi, cos * gi + sin * gr
+    ax, ay, az = rotation_derivative(rotation, xr, yr, zr, kx, ky, kz)
+    bx, by, bz = rotation_derivative(rotation, xi, yi, zi, kx, ky, kz)
+    cos, sin = scale * cos, scale * sin
+    # dG'/dp = -i k G': real part k Im G', imaginary part -k Re G'.
+    return (
+        cos * ax - sin * bx, cos * ay - sin * by, cos * az - sin * bz, kx * gi, ky * gi, kz * gi, gr,
+        cos * bx + sin * ax, cos * by + sin * ay, cos * bz + sin * az, -kx * gr, -ky * gr, -kz * gr, gi,
+    )  # fmt: skip
+
+
+@njit(inline="always")
+def interpolated(grid, first, side, qx, qy, qz):
+    """G at q, as ``vector.interpolate_row_values``: ``grid`` is flat, and begins with element ``first``."""
+    place, row, plane, sx, sy, sz = corner(side, qx, qy, qz)
+    wx, wy, wz = window_values(sx), window_values(sy), window_values(sz)
+    re = im = np.float32(0.0)
+    place += np.uint64(first)
+    for i in range(4):
+        start = place
+        for j in range(4):
+            w = wz[i] * wy[j]
+            xr = xi = np.float32(0.0)
+            for m in range(4):
+                xr += wx[m] * grid[start + np.uint64(2 * m)]
+                xi += wx[m] * grid[start + np.uint64(2 * m + 1)]
+            re, im = re + w * xr, im + w * xi
+            start += row
+        place += plane
+    return re, im
+
+
+@njit(inline="always")
+def interpolated_with_slopes(grid, first, side, qx, qy, qz):
+    """G at q and re and im of its derivatives by grid position along x, y, z, as ``vector.interpolate_rows``."""
+    place, row, plane, sx, sy, sz = corner(side, qx, qy, qz)
+    wx, wy, wz = window_values(sx), window_values(sy), window_values(sz)
+    dx, dy, dz = window_slopes(sx), window_slopes(sy), window_slopes(sz)
+    zero = np.float32(0.0)
+    gr = gi = ar = ai = br = bi = cr = ci = zero
+    place += np.uint64(first)
+    for i in range(4):
+        start = place
+        # Along this plane's rows: values, and what follows x and y.
+        pr = pi = xr = xi = yr = yi = zero
+        for j in range(4):
+            vr = vi = ur = ui = zero
+            for m in range(4):
+                re, im = grid[start + np.uint64(2 * m)], grid[start + np.uint64(2 * m + 1)]
+                vr, vi = vr + wx[m] * re, vi + wx[m] * im
+                ur, ui = ur + dx[m] * re, ui + dx[m] * im
+            pr, pi = pr + wy[j] * vr, pi + wy[j] * vi
+            xr, xi = xr + wy[j] * ur, xi + wy[j] * ui
+            yr, yi = yr + dy[j] * vr, yi + dy[j] * vi
+            start += row
+        gr, gi = gr + wz[i] * pr, gi + wz[i] * pi
+        ar, ai = ar + wz[i] * xr, ai + wz[i] * xi
+        br, bi = br + wz[i] * yr, bi + wz[i] * yi
+        cr, ci = cr + dz[i] * pr, ci + dz[i] * pi
+        place += plane
+    return gr, gi, (ar, ai, br, bi, cr, ci)

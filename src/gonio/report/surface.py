@@ -108,7 +108,8 @@ DRAW = """
       colorscale: [[0, '#3b7dd8'], [1, '#3b7dd8']], hoverinfo: 'skip',
       lighting: {ambient: .45, diffuse: .7, specular: .25, roughness: .6}}];
     const layout = {margin: {l: 0, r: 0, t: 0, b: 0}, paper_bgcolor: 'rgba(0,0,0,0)', height: 320,
-      scene: {aspectmode: 'data', camera: {eye: {x: .9, y: .9, z: .7}}, xaxis: axis('x'), yaxis: axis('y'), zaxis: axis('z')}};
+      scene: {aspectmode: 'data', camera: {eye: {x: .9, y: .9, z: .7}},
+        xaxis: axis('x'), yaxis: axis('y'), zaxis: axis('z')}};
     scene.textContent = '';
     await Plotly.newPlot(scene, data, layout, {responsive: true, displaylogo: false,
       modeBarButtonsToRemove: ['tableRotation', 'resetCameraLastSave3d']});

@@ -3,7 +3,7 @@
 A *stage* is one function and a number of items; an item is known by its number, so that whoever does it needs no more
 than the function, and what was done can be found again. Results do not depend on the engine.
 
-    Local or Dask (gonio.run.cluster)  ->  Journaled: keeps results, tells progress  ->  results in order
+    Local, Dask (gonio.run.cluster), cards (gonio.cards)  ->  Journaled: keeps results, tells progress  ->  in order
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from gonio.run.journal import Journal
 from gonio.run.parallel import in_order
@@ -116,3 +116,14 @@ class _Chosen(Generic[T]):
 
     def __call__(self, index: int) -> T:
         return self.function(self.items[index])
+
+    @property
+    def ask(self) -> Callable[[int], Any] | None:
+        """What the function offers to engines that do many items at once (``gonio.cards``), or None."""
+        own = getattr(self.function, "ask", None)
+        return None if own is None else lambda index: own(self.items[index])
+
+    @property
+    def searches(self) -> int:
+        """How many searches an item is."""
+        return getattr(self.function, "searches", 1)

@@ -1,0 +1,44 @@
+"""Compiles the kernels for a card of compute capability 9.0 where there is none, and prints what they came to."""
+
+import subprocess
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numba.cuda.dispatcher
+import nvidia.cuda_nvcc
+from numba import cuda
+from numba import types as t
+
+from gonio.kernels.cuda import kernels
+
+# Functions that a kernel calls are compiled for the card at hand.
+numba.cuda.dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(9, 0))
+
+ASSEMBLER = Path(next(iter(nvidia.cuda_nvcc.__path__))) / "bin" / "ptxas"
+f4, f8, i4, i8 = ({n: t.Array(kind, n, "C") for n in (1, 2, 3)} for kind in (t.float32, t.float64, t.int32, t.int64))
+COMMON = [f4[1], f4[2], f4[1], i8[2], f4[2], f4[2], f4[2], i4[1], i8[2]]
+SUMS = [*COMMON, i8[2], f4[3], f4[2], f8[2]]
+SHIFTS = [i8[2], f8[2], i8[2], f4[3], f4[2], t.int64, t.int64, f4[2], f4[2], t.boolean]
+FOUND = [f4[2], f4[2], i8[1], f8[1], f8[2]]
+STATE = [f8[2], f8[1], f8[3], f8[2], f8[1], f8[1], i8[1], i8[1]]
+made = kernels()
+KERNELS = {
+    "normal_equations": (made.normal_equations, SUMS, True),
+    "totals": (made.totals, SUMS, True),
+    "best_shifts": (made.best_shifts, [*COMMON, *SHIFTS, *FOUND], True),
+    "refine": (made.refine[6], [*COMMON, i8[2], f8[2], i8[1], i8[1], *STATE], False),
+}
+
+for name, (kernel, arguments, fast) in KERNELS.items():
+    ptx, _ = cuda.compile(
+        kernel.py_func, t.void(*arguments), cc=(9, 0), device=False, abi="numba", output="ptx", fastmath=fast
+    )
+    ptx = ptx if isinstance(ptx, str) else ptx.decode()
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        done = subprocess.run(
+            [ASSEMBLER, "-v", "-arch=sm_90", file.name, "-o", "/dev/null"], capture_output=True, text=True, check=True
+        )
+    print(f"=== {name}\n{ptx}\n--- assembler\n{done.stderr}")

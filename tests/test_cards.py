@@ -1,0 +1,396 @@
+"""Cards as engines: whoever does the searches of a stage, results come in order, are kept, and are the same to the bit.
+
+The cards here are the processor: a device that answers every request as ``answered`` does. What real ones compute is in
+``test_cuda``.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gonio
+from gonio import device
+from gonio.cards import TILE, ManyCards, OneCard, cards_for
+from gonio.device import Device
+from gonio.evaluation import Together, answered, begun, side_by_side
+from gonio.lists import ParticleError, align_rows, align_table
+from gonio.run.engine import Journaled, Local
+from gonio.run.journal import Journal
+from listed import aligner, bits, listed
+from test_alignment import noisy
+
+COUNT = 5
+LOCAL = gonio.Settings(search="local", inputs="plain")
+
+
+@dataclass
+class Processor(Device):
+    """A card that is the processor, and how much each launch was asked for."""
+
+    card: None = None  # type: ignore[assignment]
+    launches: list[int] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return "processor"
+
+    def _submitted(self, requests):
+        self.launches.append(len(requests))
+        return lambda: [request.answer() for request in requests]
+
+
+def open_processor(name: str) -> Device | None:
+    if name == "cpu":
+        return None
+    if name == "cuda:7":
+        raise ValueError('device="cuda" cannot be used, there is no card 7')
+    return Processor()
+
+
+@pytest.fixture(scope="module")
+def two_cards():
+    with ManyCards(("cuda:0", "cuda:1"), open=open_processor) as cards:
+        assert cards.name == "processor, processor"
+        yield cards
+
+
+@pytest.fixture(params=["one", "one, threads", "two"])
+def cards(request, two_cards):
+    return {"one": OneCard(Processor()), "one, threads": OneCard(Processor(), 3), "two": two_cards}[request.param]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    listed(tmp_path_factory.mktemp("cards") / "listed", COUNT)
+    return next(tmp_path_factory.getbasetemp().glob("cards*/listed"))
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    return bits(align_table(listed(folder, COUNT), aligner(folder)))
+
+
+@dataclass(frozen=True)
+class Number:
+    """A request."""
+
+    value: int
+
+    def answer(self) -> tuple[int, int]:
+        return self.value, os.getpid()
+
+
+@dataclass(frozen=True)
+class Asks:
+    """A stage whose items ask as often as their number says; some fail, some end the process that does them."""
+
+    fails: int = -1
+    kills: int = -1
+    searches: int = 1
+
+    def __call__(self, item: int) -> int:
+        return answered(self.ask(item))
+
+    def ask(self, item: int):
+        if item == self.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        total = 0
+        for i in range(item % 4):
+            total += (yield Number(i))[0]
+        if item == self.fails:
+            raise ValueError(f"item {item} is no good")
+        return item + total
+
+
+def plain(item: int) -> int:
+    return item**2
+
+
+def pid(item: int) -> int:
+    return os.getpid()
+
+
+@dataclass(frozen=True)
+class WhoAsks:
+    """A stage that tells which process answers."""
+
+    searches: int = 1
+
+    def ask(self, item: int):
+        return item, (yield Number(item))[1]
+
+
+def test_lists_are_aligned_to_the_bit(folder, alone, cards):
+    assert bits(align_table(listed(folder, COUNT), aligner(folder), mapper=cards)) == alone
+
+
+def test_local_searches_compare_with_the_listed_poses(folder, cards):
+    table = listed(folder, COUNT, "truth.star")[:3]
+    found, wanted = (align_rows(table, aligner(folder, LOCAL), mapper=mapper) for mapper in (cards, None))
+    assert bits([row.result for row in found]) == bits([row.result for row in wanted])
+    assert [row.before for row in found] == [row.before for row in wanted]
+
+
+def test_an_aligner_with_a_card_needs_no_engine(folder, alone):
+    card = Processor()
+    with_card = gonio.Aligner(gonio.read_volume(folder / "reference.mrc"), device=card)
+    assert bits(align_table(listed(folder, COUNT), with_card)) == alone
+    assert max(card.launches) >= COUNT, "particles were not searched side by side"
+
+
+def test_all_pairs_are_the_same_to_the_bit(cards):
+    particles = [noisy(i) for i in range(4)]
+    found, wanted = (list(gonio.align_all_pairs(particles, mapper=mapper)) for mapper in (cards, Local()))
+    assert [(p.reference, p.target) for p in found] == [(p.reference, p.target) for p in wanted]
+    assert bits([p.result for p in found]) == bits([p.result for p in wanted])
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one.sums, other.sums)
+
+
+def test_pairs_of_a_tile_are_searched_side_by_side():
+    card = Processor()
+    list(gonio.align_all_pairs([noisy(i) for i in range(4)], device=card))
+    assert max(card.launches) >= 6
+
+
+def test_device_and_mapper_exclude_each_other():
+    with pytest.raises(ValueError, match="device and mapper exclude each other"):
+        list(gonio.align_all_pairs([noisy(0), noisy(1)], device=Processor(), mapper=Local()))
+
+
+def test_a_run_on_cards_that_was_cut_off_goes_on(folder, alone, cards, tmp_path):
+    """What was done before an error is kept, and not done again."""
+    table, other = listed(folder, COUNT), aligner(folder)
+    image = table.image(3)
+    content = image.read_bytes()
+    image.write_bytes(content[:2000])
+    journal = Journal.create(tmp_path / "journal", {})
+    try:
+        with pytest.raises(gonio.io.errors.FormatError, match=image.name):
+            align_table(table, other, mapper=Journaled(cards, journal))
+    finally:
+        image.write_bytes(content)
+    assert len(journal) == 3
+    journal.close()
+    again = Journal.resume(tmp_path / "journal", {})
+    done: list[int] = []
+
+    def counted(stage, function, count, *, keep=True):
+        done.append(count)
+        return cards(stage, function, count, keep=keep)
+
+    assert bits(align_table(table, other, mapper=Journaled(counted, again))) == alone
+    assert done == [COUNT - 3]
+    again.close()
+
+
+def test_a_particle_that_does_not_fit_is_named(folder, cards):
+    table, reference = listed(folder, COUNT), aligner(folder).reference.volume
+    with pytest.raises(ParticleError, match=f"particle '{table.names[0]}': voxel sizes differ"):
+        align_table(table, gonio.Aligner(gonio.Volume(reference.data, 12.0)), mapper=cards)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 3 * TILE + 5])
+def test_results_come_in_the_order_of_the_items(cards, count):
+    assert list(cards("stage", Asks(), count)) == [Asks()(item) for item in range(count)]
+
+
+def test_items_of_many_searches_are_dealt_one_by_one(two_cards):
+    found = list(two_cards("stage", WhoAsks(searches=10 * TILE), 8))
+    assert [item for item, _ in found] == list(range(8))
+    assert len({who for _, who in found} - {os.getpid()}) == 2, "one of the workers did nothing"
+
+
+def test_stages_of_no_search_are_done_here(cards):
+    assert list(cards("stage", plain, 5)) == [0, 1, 4, 9, 16]
+    if isinstance(cards, OneCard):
+        assert set(cards("stage", pid, 5)) == {os.getpid()}, "a process with a card was forked"
+
+
+def test_the_first_error_comes_after_what_was_done_before_it(cards):
+    found = cards("stage", Asks(fails=2 * TILE + 3), 4 * TILE)
+    assert [next(found) for _ in range(2 * TILE + 3)] == [Asks()(item) for item in range(2 * TILE + 3)]
+    with pytest.raises(ValueError, match=f"item {2 * TILE + 3} is no good"):
+        next(found)
+    assert list(cards("another", Asks(), 5)) == [Asks()(item) for item in range(5)]
+
+
+def test_a_stage_that_is_left_before_its_end_does_not_disturb_the_next(cards):
+    found = cards("stage", Asks(), 20 * TILE)
+    assert next(found) == 0
+    found.close()
+    assert list(cards("another", Asks(), 5)) == [Asks()(item) for item in range(5)]
+
+
+def test_a_worker_that_is_killed_is_one_clear_error():
+    with ManyCards(("cuda:0", "cuda:1"), open=open_processor) as cards:
+        with pytest.raises(ChildProcessError, match=r"^the worker of processor was ended \(exit status -9\)"):
+            list(cards("stage", Asks(kills=40), 50))
+        assert list(cards("another", Asks(), 3)) == [Asks()(item) for item in range(3)]
+
+
+def test_a_card_that_is_not_there_is_told_before_any_work():
+    with pytest.raises(ValueError, match="there is no card 7"):
+        ManyCards(("cuda:0", "cuda:7"), open=open_processor).__enter__()
+    with pytest.raises(ValueError, match="each must be a card, \"cuda:0\", got 'cpu'"):
+        ManyCards(("cuda:0", "cpu"), open=open_processor).__enter__()
+
+
+def test_names_make_engines():
+    assert cards_for("cpu") is None
+    several = cards_for("cuda:0,cuda:1", n_threads=4)
+    assert isinstance(several, ManyCards) and several.names == ("cuda:0", "cuda:1") and several.n_threads == 4
+    with pytest.raises(ValueError, match="draws them one by one"):
+        cards_for("cuda:0,cuda:1", draws=True)
+
+
+def test_a_card_stays_in_its_process():
+    with pytest.raises(TypeError, match="used by the process that opened it"):
+        pickle.dumps(gonio.Aligner(noisy(0), device=Processor()))
+    card = Processor()
+    card._process = -1
+    with pytest.raises(RuntimeError, match="used by the process that opened it"):
+        card.answers([Number(1)])
+
+
+def test_searches_side_by_side_ask_together():
+    asking = side_by_side(Asks().ask(item) for item in range(4))
+    asked = [next(asking)]
+    try:
+        while True:
+            asked.append(asking.send(asked[-1].answer()))
+    except StopIteration as end:
+        assert end.value == [Asks()(item) for item in range(4)]
+    assert [len(one.requests) for one in asked] == [3, 2, 1]
+    assert answered(side_by_side(iter(()))) == []
+
+
+def test_what_has_begun_goes_on_to_the_same_end():
+    for item in range(5):
+        assert answered(begun(Asks().ask(item))) == Asks()(item)
+
+
+@cache
+def out_of_memory() -> type[Exception]:
+    return pytest.importorskip("gonio.kernels.card").OutOfMemory
+
+
+class SmallCard:
+    """Takes so many requests at a time, and says so as they are started or when their answers are asked for."""
+
+    index, name, launch_bytes = 0, "small", 64.0
+
+    def __init__(self, most: int, late: bool) -> None:
+        self.most, self.late = most, late
+        self.taken: list[int] = []
+        self.forgotten = 0
+
+    def used(self):
+        return nullcontext()
+
+    def stream(self):
+        return None
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+    def work(self, requests):
+        if len(requests) > self.most and not self.late:
+            raise out_of_memory()
+
+        def finish():
+            if len(requests) > self.most:
+                raise out_of_memory()
+            self.taken.append(len(requests))
+            return [request.answer()[0] for request in requests]
+
+        return finish
+
+
+@pytest.fixture
+def of_eight_bytes(monkeypatch):
+    """Requests of one kind that take 8 bytes each."""
+    monkeypatch.setattr(device, "bytes_of", lambda request: 8.0)
+    monkeypatch.setattr(device, "kind_of", type)
+    monkeypatch.setattr(device, "WORK", {Number: lambda card, requests, stream: card.work(requests)})
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("most", [1, 2, 3, 8])
+def test_work_that_does_not_fit_is_halved_until_it_does_and_nothing_is_lost(of_eight_bytes, most, late):
+    card = SmallCard(most, late)
+    assert Device(card).answers([Number(i) for i in range(19)]) == list(range(19))
+    assert max(card.taken) <= most and sum(card.taken) == 19
+    assert (card.forgotten > 0) == (most < 8), "64 bytes are 8 requests: only fewer than these have to be halved"
+
+
+def test_what_does_not_fit_alone_is_one_clear_error(of_eight_bytes):
+    with pytest.raises(MemoryError, match=r"small.* has not enough memory for a single pair: use device='cpu'"):
+        Device(SmallCard(0, False)).answers([Number(1)])
+
+
+def test_requests_that_belong_together_are_answered_together(of_eight_bytes):
+    asked = [Number(1), Together([Number(2), Number(3)]), Together([]), Number(4)]
+    assert Device(SmallCard(2, False)).answers(asked) == [1, [2, 3], [], 4]
+
+
+def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    given = ("align", "sim/particles.star", "--reference", "sim/reference.mrc")
+    command = [sys.executable, "-m", "gonio", *given, *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def typing(folder, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("typed")
+    (path / "sim").symlink_to(folder)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--device", "cuda", "--dask", "local"), "--device and Dask exclude each other"),
+        (("--device", "auto", "--scheduler", "tcp://x:1"), "--device and Dask exclude each other"),
+        (("--device", "gpu"), "--device must be \"cpu\""),
+        (("--device", "cuda", "--search", "stochastic"), "--device cuda is for searches that refine all"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_before_anything_is_made(typing, words, said):
+    done = typed(typing, "-o", "refused", *words)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert not (typing / "refused").exists()
+
+
+def works() -> bool:
+    try:
+        return device.opened("cuda") is not None
+    except ValueError:
+        return False
+
+
+@pytest.mark.skipif(works(), reason="there is a graphics card")
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "cuda:0,cuda:1"])
+def test_without_a_card_the_command_says_so_and_makes_nothing(typing, name):
+    done = typed(typing, "-o", "none", "--device", name)
+    assert done.returncode == 2 and not (typing / "none").exists()
+    assert done.stderr.count("\n") == 1 and "--device cuda " in done.stderr
+    assert "needs numba-cuda: pip install" in done.stderr or "cannot be used" in done.stderr
+
+
+@pytest.mark.skipif(works(), reason="there is a graphics card")
+def test_auto_says_that_it_is_the_processors(typing):
+    done = typed(typing, "-o", "auto", "--device", "auto", "--threads", "1")
+    assert done.returncode == 0 and "no graphics card can be used for this" in done.stderr
+    assert 'device = "cpu"' in (typing / "auto" / "settings.toml").read_text()
