@@ -23,7 +23,7 @@ from gonio.cli.options import (
     VoxelSize,
     wedge_of,
 )
-from gonio.cli.output import check_target, json_text
+from gonio.cli.output import check_target, hanging, json_text
 from gonio.cli.pictures import draw, drawing
 from gonio.cli.understanding import Understood, understand
 
@@ -154,11 +154,11 @@ def _print(path: Path, understood: Understood, score: HandScore | None, output: 
     width = max(map(len, understood.facts), default=0)
     for name, fact in understood.facts.items():
         text = " x ".join(map(str, fact)) if isinstance(fact, list) else fact
-        print(f"  {name:<{width}}  {text}")
+        print(hanging(f"  {name:<{width}}  ", str(text)))
     if understood.wedge is not None:
         print("\n".join(["", *drawing(understood.wedge, understood.frequency_per_angstrom), ""]))
     for suspicion in understood.suspicions:
-        print(f"  look again: {suspicion}")
+        print(hanging("  look again: ", str(suspicion)))
     if not understood.suspicions:
         print("  nothing looks wrong")
     if score is not None:
@@ -176,7 +176,8 @@ def _print_hand(score: HandScore) -> None:
         "undecided": "neither hand fits better",
     }
     one, other = score.correlations
-    print(
-        f"  hand: {words[score.fits]}; margin {abs(score.margin):.4f} +- {score.standard_error:.4f}, {better} of"
+    told = (
+        f"{words[score.fits]}; margin {abs(score.margin):.4f} +- {score.standard_error:.4f}, {better} of"
         f" {count} particles for the map; their average correlates {one:.3f} with it, {other:.3f} with its mirror image"
     )
+    print(hanging("  hand: ", told))

@@ -25,6 +25,7 @@ __all__ = [
     "beside",
     "check_map",
     "command_line",
+    "hanging",
     "json_text",
     "naming",
     "numbers_text",
@@ -125,6 +126,12 @@ def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
 def wrapped(text: str) -> str:
     """Prose in the width of a terminal; paths and numbers stay whole."""
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def hanging(first: str, text: str) -> str:
+    """Prose after a heading, its further lines below its first word."""
+    filled = textwrap.TextWrapper(WIDTH, first, " " * len(first), break_long_words=False, break_on_hyphens=False)
+    return filled.fill(text)
 
 
 def command_line() -> list[str]:
