@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -11,6 +13,9 @@ from oracle import Blobs
 # The same examples on every machine and no wall clock: a test that fails once fails always.
 settings.register_profile("gonio", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("gonio")
+
+# Programs that ``test_cuda`` runs: one under the simulator of graphics cards, one where their compiler is.
+collect_ignore = ["cuda_compiled.py", *([] if os.environ.get("NUMBA_ENABLE_CUDASIM") else ["cuda_simulated.py"])]
 
 
 @pytest.fixture
