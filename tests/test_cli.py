@@ -210,13 +210,13 @@ def test_all_runners_up_are_listed(sure):
 
 
 def test_what_is_not_known_is_written_as_a_number(simulated, tmp_path, monkeypatch):
-    aligned = gonio.Aligner.align
+    asked = gonio.Aligner.ask
 
     def unsure(*arguments, **options):
-        result = aligned(*arguments, **options)
+        result = yield from asked(*arguments, **options)
         return replace(result, covariance=np.full((6, 6), np.inf), dissimilarity=np.inf, runners_up=())
 
-    monkeypatch.setattr(gonio.Aligner, "align", unsure)
+    monkeypatch.setattr(gonio.Aligner, "ask", unsure)
     assert run(align_words(simulated, tmp_path / "out", "--threads", "1")) == 0
     columns = gonio.read_particles(tmp_path / "out" / "particles.star").columns
     for name in ("rotation_sd_deg", "shift_sd_angstrom", "dissimilarity"):
@@ -728,12 +728,12 @@ def test_files_that_other_programs_accept_are_read_when_asked(broken, tmp_path, 
 def test_json_holds_only_what_every_parser_reads(simulated, tmp_path, monkeypatch):
     values = {"a": float("inf"), "b": [1.5, np.float64("nan")], "c": {"d": -np.inf, "e": "inf"}, "f": 2}
     assert json.loads(output.json_text(values)) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": "inf"}, "f": 2}
-    aligned = gonio.Aligner.align
+    asked = gonio.Aligner.ask
 
     def lost(*arguments, **options):
-        return replace(aligned(*arguments, **options), dissimilarity=float("inf"))
+        return replace((yield from asked(*arguments, **options)), dissimilarity=float("inf"))
 
-    monkeypatch.setattr(gonio.Aligner, "align", lost)
+    monkeypatch.setattr(gonio.Aligner, "ask", lost)
     assert run(align_words(simulated, tmp_path / "out")) == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["dissimilarity_median"] is None
 
