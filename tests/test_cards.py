@@ -22,6 +22,7 @@ import pytest
 import gonio
 from gonio import device
 from gonio.cards import TILE, ManyCards, OneCard, cards_for
+from gonio.cli.app import run
 from gonio.device import Device
 from gonio.evaluation import Together, answered, begun, side_by_side
 from gonio.lists import ParticleError, align_rows, align_table
@@ -371,6 +372,28 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(typing, words, s
     done = typed(typing, "-o", "refused", *words)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert not (typing / "refused").exists()
+
+
+WHOLE = {
+    "refine": (["--reference", "sim/reference.mrc", "--iterations", "1"], ["particles.star", "fsc.csv"]),
+    "classify": (["--classes", "2"], ["particles.star", "class_1_fsc.csv"]),
+}
+
+
+@pytest.mark.parametrize("command", sorted(WHOLE))
+def test_maps_and_classes_made_with_a_card_are_those_of_the_processor(typing, monkeypatch, command):
+    monkeypatch.chdir(typing)
+    processor, (words, files) = Processor(), WHOLE[command]
+    monkeypatch.setattr(
+        "gonio.cards.cards_for", lambda name, **_: None if name == "cpu" else OneCard(processor, n_threads=1)
+    )
+    for name in ("cpu", "cuda"):
+        out = f"{command}_{name}"
+        assert run([command, "sim/particles.star", *words, "--device", name, "--threads", "1", "-o", out]) == 0
+        assert f'device = "{name}"' in Path(out, "settings.toml").read_text()
+    assert max(processor.launches) > 1  # several particles at a time
+    for file in files:
+        assert Path(f"{command}_cpu", file).read_bytes() == Path(f"{command}_cuda", file).read_bytes(), file
 
 
 def works() -> bool:

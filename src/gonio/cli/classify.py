@@ -14,6 +14,7 @@ from gonio.cli.columns import without_found, writable
 from gonio.cli.options import (
     AsJson,
     DataPath,
+    DeviceName,
     Diameter,
     InputsName,
     Invert,
@@ -116,6 +117,7 @@ def classify(
     data: DataPath = None,
     permissive: Permissive = False,
     threads: Threads = None,
+    device: DeviceName = "cpu",
     seed: Seed = 0,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -177,15 +179,16 @@ def classify(
     if not as_json:
         print(wrapped(way.reason), flush=True)
     settings = asked.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom)
+    how = HowToRun(threads, overwrite, resume, scheduler, dask, device, draws=settings.draws)
     asked_for = {
         "classes": classes,
         "references": list(references or ()),
         "pairs_up_to": pairs_up_to,
+        "device": how.kind,
         "alignment": asdict(settings),
         "list": asdict(options),
     }
     files = [*table.files, *(references or ())]
-    how = HowToRun(threads, overwrite, resume, scheduler, dask)
     with running(output, how, settings=asked_for, seed=seed, inputs=files) as run:
         found, paired = classified(table, way, maps, count, settings, mapper=run.mapper, seed=seed)
         with run.results() as folder:

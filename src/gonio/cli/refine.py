@@ -18,6 +18,7 @@ from gonio.cli.options import (
     AsJson,
     Cone,
     DataPath,
+    DeviceName,
     Diameter,
     Invert,
     ListOptions,
@@ -144,6 +145,7 @@ def refine(
     data: DataPath = None,
     permissive: Permissive = False,
     threads: Threads = None,
+    device: DeviceName = "cpu",
     seed: Seed = 0,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -187,6 +189,8 @@ def refine(
         mask_diameter_angstrom=mask_diameter,
     )
     asked.check()
+    how = HowToRun(threads, overwrite, resume, scheduler, dask, device)
+    how.check()
     options = ListOptions(
         particles,
         tilt_range,
@@ -218,11 +222,11 @@ def refine(
         "split": split,
         "siblings_angstrom": siblings,
         "mask": mask,
+        "device": how.kind,
         "plan": {**asdict(replace(plan, mask=None)), "mask": None},
         "list": asdict(options),
     }
     files = [*table.files, *(path for path in (reference, mask) if path is not None)]
-    how = HowToRun(threads, overwrite, resume, scheduler, dask)
     # Standard output holds JSON alone where that was asked for.
     say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
     with running(output, how, settings=settings, seed=seed, inputs=files) as work:
