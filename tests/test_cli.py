@@ -882,13 +882,15 @@ def test_help_is_grouped_by_what_people_want(capsys):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands(shell):
-    shown = subprocess.run(
-        [sys.executable, "-m", "gonio", "--show-completion", shell], capture_output=True, text=True, check=True
-    )
-    assert "_GONIO_COMPLETE" in shown.stdout
-    asked = {**os.environ, "_GONIO_COMPLETE": "complete_bash", "COMP_WORDS": "gonio al", "COMP_CWORD": "1"}
-    done = subprocess.run([sys.executable, "-m", "gonio"], env=asked, capture_output=True, text=True, check=False)
-    assert "align" in done.stdout.split()
+    def told(**asked: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "gonio"], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+        )
+        return done.stdout
+
+    script = told(_GONIO_COMPLETE=f"source_{shell}")
+    assert f"_GONIO_COMPLETE=complete_{shell}" in script  # each shell's own
+    assert "align" in told(_GONIO_COMPLETE="complete_bash", COMP_WORDS="gonio al", COMP_CWORD="1").split()
 
 
 def test_version_and_bare_call(capsys):

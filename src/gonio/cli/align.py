@@ -16,24 +16,15 @@ from gonio.cli.average import resolutions
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
     AsJson,
-    Cone,
-    DataPath,
-    DeviceName,
     Diameter,
     HalfMaps,
     InputsName,
-    Invert,
     ListOptions,
     LocalOptions,
     MaskDiameter,
     MaskPath,
     MaxShift,
-    Overwrite,
-    ParticlesPath,
-    Permissive,
     PoolName,
-    PriorDeg,
-    PriorShift,
     ReferenceOptions,
     Resolution,
     ScoreName,
@@ -42,13 +33,6 @@ from gonio.cli.options import (
     Seed,
     SeedInterval,
     SymmetryName,
-    Threads,
-    TiltAxis,
-    TiltFiles,
-    TiltRange,
-    TiltWeights,
-    TomogramsPath,
-    VoxelSize,
 )
 from gonio.cli.output import (
     json_text,
@@ -58,7 +42,7 @@ from gonio.cli.output import (
     write_text,
 )
 from gonio.cli.page import as_seen, defocus_of, facts_of, looked_at, odd_of
-from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
+from gonio.cli.running import HowToRun, running
 
 if TYPE_CHECKING:
     from gonio.alignment import Aligner, Result, Settings
@@ -89,15 +73,13 @@ class Aligned:
 
 
 def align(
-    particles: ParticlesPath,
+    *,
     reference: Annotated[Path, typer.Option("--reference", metavar="MAP", help="MRC map that the particles show.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.")],
     start_local: Annotated[
         bool, typer.Option("--local", help="Refine the poses in the list, in place of a search over all orientations.")
     ] = False,
-    cone: Cone = None,
-    prior_deg: PriorDeg = None,
-    prior_shift: PriorShift = None,
+    local: LocalOptions,
     score: ScoreName = "rcs",
     search: SearchName = None,
     inputs: InputsName = None,
@@ -118,27 +100,14 @@ def align(
             " need no expectation.",
         ),
     ] = False,
-    tilt_range: TiltRange = None,
-    tilt_axis: TiltAxis = 90.0,
-    tilts: TiltFiles = None,
-    tilt_weights: TiltWeights = "plain",
-    tomograms: TomogramsPath = None,
-    invert: Invert = False,
-    voxel_size: VoxelSize = None,
-    permissive: Permissive = False,
-    data: DataPath = None,
-    threads: Threads = None,
-    device: DeviceName = "cpu",
+    options: ListOptions,
+    how: HowToRun,
     seed: Seed = 0,
     seed_interval: SeedInterval = None,
     truth: Annotated[
         Path | None, typer.Option(metavar="STAR", help="List of the same particles with true poses: tell the errors.")
     ] = None,
     as_json: AsJson = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    scheduler: Scheduler = None,
-    dask: DaskLocal = None,
 ) -> None:
     """Align a list of particles to a reference map.
 
@@ -173,28 +142,14 @@ def align(
         max_shift_angstrom=max_shift,
         diameter_angstrom=diameter,
         mask_diameter_angstrom=mask_diameter,
-        local=LocalOptions(prior_deg, prior_shift, cone) if start_local else None,
+        local=local.of(start_local),
     )
-    if not start_local and (prior_deg, prior_shift, cone) != (None, None, None):
-        raise ValueError("--prior-deg, --prior-shift and --cone need --local: a search over all poses expects none")
     asked.check()
-    options = ListOptions(
-        particles,
-        tilt_range,
-        tilt_axis,
-        tomograms,
-        invert,
-        voxel_size,
-        permissive,
-        tuple(tilts or ()),
-        tilt_weights,
-        data,
-    )
     reference_map, known = options.read_map(reference), ReferenceOptions(mask, half_maps)
     settings = asked.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom)
     if learn and not settings.restores:
         raise ValueError("--learn is for restored inputs: from plain ones nothing is expected")
-    how = HowToRun(threads, overwrite, resume, scheduler, dask, device, draws=settings.draws)
+    how = replace(how, draws=settings.draws)
     how.check()
     aligner = known.read(options.read_map, reference_map, settings).aligner(reference_map, settings)
     table, true_table = options.read(), None if truth is None else replace(options, path=truth).read()
@@ -219,7 +174,7 @@ def align(
             box = aligned.box_angstrom or reference_map.box_angstrom
             write_particle_scene(folder, aligned.table, box_angstrom=box)
             write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
-            report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
+            report = report_of(aligned, title=f"Alignment of {options.path.name}", seed=seed)
             write_text(folder / "report.html", html(_with_looks(report, aligned, reference_map, run.mapper)))
             shown = {**asked_for, "threads": how.workers, "alignment": asdict(aligned.settings)}
             write_settings(folder / "settings.toml", shown, seed=seed, inputs=files)

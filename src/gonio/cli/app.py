@@ -23,6 +23,7 @@ from gonio.cli.classify import classify
 from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.extract import extract
+from gonio.cli.grouped import with_single_options
 from gonio.cli.inspect import inspect
 from gonio.cli.pair import pair
 from gonio.cli.refine import refine
@@ -82,7 +83,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("inspect", inspect, FILES),
 )
 for name, command, purpose in COMMANDS:
-    app.command(name, rich_help_panel=purpose)(command)
+    app.command(name, rich_help_panel=purpose)(with_single_options(command))
 
 ANYWHERE = {"--debug", "--quiet"}
 

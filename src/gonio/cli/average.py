@@ -11,20 +11,10 @@ import typer
 
 from gonio.cli.options import (
     AsJson,
-    DataPath,
-    Invert,
     ListOptions,
     Overwrite,
-    ParticlesPath,
-    Permissive,
     SymmetryName,
     Threads,
-    TiltAxis,
-    TiltFiles,
-    TiltRange,
-    TiltWeights,
-    TomogramsPath,
-    VoxelSize,
     thread_count,
 )
 from gonio.cli.output import beside, check_map, json_text, numbers_text, progress, write_settings, write_text
@@ -41,17 +31,9 @@ MASK_ENDING, COVERAGE_ENDING, SCRIPT_ENDING = "_mask.mrc", "_coverage.mrc", ".cx
 
 
 def average(
-    particles: ParticlesPath,
+    *,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="MAP", help="MRC file to write.")],
-    tilt_range: TiltRange = None,
-    tilt_axis: TiltAxis = 90.0,
-    tilts: TiltFiles = None,
-    tilt_weights: TiltWeights = "plain",
-    tomograms: TomogramsPath = None,
-    invert: Invert = False,
-    voxel_size: VoxelSize = None,
-    permissive: Permissive = False,
-    data: DataPath = None,
+    options: ListOptions,
     halves: Annotated[
         bool, typer.Option("--halves/--no-halves", help="Average the half sets of the list (rlnRandomSubset) too.")
     ] = True,
@@ -87,18 +69,6 @@ def average(
         raise ValueError("--split and --no-halves exclude each other: give one")
     if mask and not halves:
         raise ValueError("--mask is for the FSC of half maps, and --no-halves makes none: give one of them")
-    options = ListOptions(
-        particles,
-        tilt_range,
-        tilt_axis,
-        tomograms,
-        invert,
-        voxel_size,
-        permissive,
-        tuple(tilts or ()),
-        tilt_weights,
-        data,
-    )
     table = options.read()
     if split:
         table = replace(table, half_sets=(1 + np.arange(len(table)) % 2).astype(np.int8))

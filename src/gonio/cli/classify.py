@@ -13,34 +13,21 @@ import typer
 from gonio.cli.columns import without_found, writable
 from gonio.cli.options import (
     AsJson,
-    DataPath,
-    DeviceName,
     Diameter,
     InputsName,
-    Invert,
     ListOptions,
     LocalOptions,
     MaskDiameter,
     MaxShift,
-    Overwrite,
-    ParticlesPath,
-    Permissive,
     Resolution,
     ScoreName,
     SearchName,
     SearchOptions,
     Seed,
-    Threads,
-    TiltAxis,
-    TiltFiles,
-    TiltRange,
-    TiltWeights,
-    TomogramsPath,
-    VoxelSize,
 )
 from gonio.cli.output import json_text, numbers_text, wrapped, write_particle_scene, write_settings, write_text
 from gonio.cli.page import as_seen, facts_of
-from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
+from gonio.cli.running import HowToRun, running
 from gonio.run.engine import Mapper
 
 if TYPE_CHECKING:
@@ -77,7 +64,7 @@ class Paired:
 
 
 def classify(
-    particles: ParticlesPath,
+    *,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.")],
     classes: Annotated[
         str, typer.Option(metavar="K|auto", help="How many classes; auto proposes a number and says why.")
@@ -107,23 +94,10 @@ def classify(
     max_shift: MaxShift = None,
     diameter: Diameter = None,
     mask_diameter: MaskDiameter = None,
-    tilt_range: TiltRange = None,
-    tilt_axis: TiltAxis = 90.0,
-    tomograms: TomogramsPath = None,
-    invert: Invert = False,
-    voxel_size: VoxelSize = None,
-    tilts: TiltFiles = None,
-    tilt_weights: TiltWeights = "plain",
-    data: DataPath = None,
-    permissive: Permissive = False,
-    threads: Threads = None,
-    device: DeviceName = "cpu",
+    options: ListOptions,
+    how: HowToRun,
     seed: Seed = 0,
     as_json: AsJson = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    scheduler: Scheduler = None,
-    dask: DaskLocal = None,
 ) -> None:
     """Find classes of particles, and average each.
 
@@ -157,29 +131,17 @@ def classify(
     )
     asked.check()
     count = _count(classes)
-    options = ListOptions(
-        particles,
-        tilt_range,
-        tilt_axis,
-        tomograms,
-        invert,
-        voxel_size,
-        permissive,
-        tuple(tilts or ()),
-        tilt_weights,
-        data,
-    )
     table = options.read()
     if not len(table):
-        raise ValueError(f"{particles} lists no particle: there is nothing to classify")
+        raise ValueError(f"{options.path} lists no particle: there is nothing to classify")
     if count is not None and count > len(table):
-        raise ValueError(f"--classes {count} is more than the {len(table)} particles of {particles}")
+        raise ValueError(f"--classes {count} is more than the {len(table)} particles of {options.path}")
     maps = [options.read_map(path) for path in references or ()]
     way = way_of(table, maps, count, pairs_up_to=pairs_up_to, local=start_local, seed=seed)
     if not as_json:
         print(wrapped(way.reason), flush=True)
     settings = asked.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom)
-    how = HowToRun(threads, overwrite, resume, scheduler, dask, device, draws=settings.draws)
+    how = replace(how, draws=settings.draws)
     asked_for = {
         "classes": classes,
         "references": list(references or ()),
@@ -198,7 +160,7 @@ def classify(
             if paired is not None and matrix is not None:
                 write_pairs(folder, paired, matrix)
             write_text(folder / "summary.json", json_text(summary_of(found, way, paired), indent=2) + "\n")
-            report = report_of(classed, found, matrix, title=f"Classes of {particles.name}", seed=seed)
+            report = report_of(classed, found, matrix, title=f"Classes of {options.path.name}", seed=seed)
             write_text(folder / "report.html", html(report))
             write_settings(folder / "settings.toml", {**asked_for, "threads": how.workers}, seed=seed, inputs=files)
     if as_json:

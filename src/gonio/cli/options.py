@@ -128,11 +128,14 @@ Permissive = Annotated[
 ]
 Cone = Annotated[
     float | None,
-    typer.Option(metavar="DEG", help="With --local: search within this angle of each listed orientation, degrees."),
+    typer.Option(
+        "--cone", metavar="DEG", help="With --local: search within this angle of each listed orientation, degrees."
+    ),
 ]
 PriorDeg = Annotated[
     float | None,
     typer.Option(
+        "--prior-deg",
         metavar="DEG",
         help="With --local: how far listed orientations may be off, per axis, degrees; 0: any. Default: 2, any with"
         " --cone.",
@@ -141,6 +144,7 @@ PriorDeg = Annotated[
 PriorShift = Annotated[
     float | None,
     typer.Option(
+        "--prior-shift",
         metavar="A",
         help="With --local: how far listed positions may be off, per axis, angstrom; 0: any. Default: half a voxel,"
         " any with --cone.",
@@ -252,18 +256,18 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results th
 
 @dataclass(frozen=True)
 class ListOptions:
-    """A particle list and what the user said about it."""
+    """A particle list and what the user said about it: a group of options (``gonio.cli.grouped``)."""
 
-    path: Path
-    tilt_range_deg: tuple[float, float] | None = None
-    axis_deg: float = 90.0
-    tomograms_path: Path | None = None
-    invert: bool = False
-    voxel_size_angstrom: float | None = None
-    permissive: bool = False
-    tilt_files: tuple[Path, ...] = ()
-    tilt_weights: str = "plain"
-    data_path: Path | None = None
+    path: ParticlesPath
+    tilt_range_deg: TiltRange = None
+    axis_deg: TiltAxis = 90.0
+    tilt_files: TiltFiles = None
+    tilt_weights: TiltWeights = "plain"
+    tomograms_path: TomogramsPath = None
+    invert: Invert = False
+    voxel_size_angstrom: VoxelSize = None
+    permissive: Permissive = False
+    data_path: DataPath = None
 
     def read(self) -> ParticleTable:
         """The table behind the list; its particles load when asked for.
@@ -313,11 +317,20 @@ def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> Sin
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """Refine listed poses: what is expected of them (0 stands for nothing), and how far from them to search."""
+    """Refine listed poses: what is expected of them (0 stands for nothing), and how far from them to search.
 
-    prior_deg: float | None = None
-    prior_shift_angstrom: float | None = None
-    cone_deg: float | None = None
+    A group of options (``gonio.cli.grouped``).
+    """
+
+    cone_deg: Cone = None
+    prior_deg: PriorDeg = None
+    prior_shift_angstrom: PriorShift = None
+
+    def of(self, start_local: bool) -> LocalOptions | None:
+        """Themselves where a local search is asked for; else None, and ValueError where they say something."""
+        if not start_local and self != LocalOptions():
+            raise ValueError("--prior-deg, --prior-shift and --cone need --local: a search over all poses expects none")
+        return self if start_local else None
 
     def settings(self, *, voxel_size_angstrom: float) -> dict[str, float | None]:
         """The settings of a local search. Within a cone poses are expected anywhere, unless a prior is asked for."""

@@ -207,16 +207,15 @@ class _Rate:
     """
 
     def __init__(self, total: int, before: int) -> None:
-        self.total, self.begun, self.first = total, time.monotonic(), before
-        self.from_start = True
+        self._total, self._since, self._done_then = total, time.monotonic(), before
+        self._waits = True  # for the first
 
     def after(self, done: int, now: float) -> str:
-        """In words, when ``done`` items are done."""
-        seconds = now - self.begun
-        if self.from_start and done < self.total:
-            self.begun, self.first, self.from_start = now, done, False
+        """In words, when ``done`` items are done; empty while there is nothing to say."""
+        if self._waits and done < self._total:
+            self._since, self._done_then, self._waits = now, done, False
             return ""
-        rate, missing = (done - self.first) / max(seconds, 1e-9), self.total - done
+        rate, missing = (done - self._done_then) / max(now - self._since, 1e-9), self._total - done
         if rate <= 0:
             return ""
         return f"{rate:.1f} per second" + (f", {_time(missing / rate)} left" if missing else "")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gonio.run.engine import Mapper
     from gonio.volume import Volume
 
-__all__ = ["DEFOCUS", "Looked", "as_seen", "defocus_of", "facts_of", "looked_at", "odd_of"]
+__all__ = ["Looked", "as_seen", "defocus_of", "facts_of", "looked_at", "odd_of"]
 
 MOST_ODD = 6  # particles that a page shows because they differ from the others
 # A picture needs no more particles than this, and a plot no more points.

@@ -16,37 +16,21 @@ from gonio.cli.average import falls_at, fsc_csv, resolutions
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
     AsJson,
-    Cone,
-    DataPath,
-    DeviceName,
     Diameter,
-    Invert,
     ListOptions,
     LocalOptions,
     MaskDiameter,
     MaskPath,
     MaxShift,
-    Overwrite,
-    ParticlesPath,
-    Permissive,
-    PriorDeg,
-    PriorShift,
     ScoreName,
     SearchOptions,
     Seed,
     SymmetryName,
-    Threads,
-    TiltAxis,
-    TiltFiles,
-    TiltRange,
-    TiltWeights,
-    TomogramsPath,
-    VoxelSize,
     positive,
 )
 from gonio.cli.output import json_text, numbers_text, write_particle_scene, write_settings, write_text
 from gonio.cli.page import as_seen, defocus_of, facts_of, odd_of
-from gonio.cli.running import DaskLocal, HowToRun, Resume, Scheduler, running
+from gonio.cli.running import HowToRun, running
 
 if TYPE_CHECKING:
     from gonio.denovo import DeNovoHalves
@@ -69,7 +53,7 @@ class Start:
 
 
 def refine(
-    particles: ParticlesPath,
+    *,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.")],
     reference: Annotated[
         Path | None, typer.Option("--reference", metavar="MAP", help="MRC map to start from, at low resolution.")
@@ -93,9 +77,7 @@ def refine(
             " from its own average at these poses.",
         ),
     ] = False,
-    cone: Cone = None,
-    prior_deg: PriorDeg = None,
-    prior_shift: PriorShift = None,
+    local: LocalOptions,
     start_resolution: Annotated[
         float,
         typer.Option(metavar="A", callback=positive, help="To which the start map is taken, angstrom."),
@@ -135,23 +117,10 @@ def refine(
     diameter: Diameter = None,
     mask_diameter: MaskDiameter = None,
     mask: MaskPath = None,
-    tilt_range: TiltRange = None,
-    tilt_axis: TiltAxis = 90.0,
-    tomograms: TomogramsPath = None,
-    invert: Invert = False,
-    voxel_size: VoxelSize = None,
-    tilts: TiltFiles = None,
-    tilt_weights: TiltWeights = "plain",
-    data: DataPath = None,
-    permissive: Permissive = False,
-    threads: Threads = None,
-    device: DeviceName = "cpu",
+    options: ListOptions,
+    how: HowToRun,
     seed: Seed = 0,
     as_json: AsJson = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    scheduler: Scheduler = None,
-    dask: DaskLocal = None,
 ) -> None:
     """Refine poses and map together, the two halves of the particles apart from the first step.
 
@@ -176,8 +145,6 @@ def refine(
     from gonio.report import html
 
     _check_start(reference, denovo=denovo, local=start_local)
-    if not start_local and (prior_deg, prior_shift, cone) != (None, None, None):
-        raise ValueError("--prior-deg, --prior-shift and --cone need --local: a search over all poses expects none")
     if subset is not None and not denovo:
         raise ValueError("--subset is how many particles of each half --denovo makes a map from")
     asked = SearchOptions(
@@ -189,22 +156,9 @@ def refine(
         mask_diameter_angstrom=mask_diameter,
     )
     asked.check()
-    how = HowToRun(threads, overwrite, resume, scheduler, dask, device)
     how.check()
-    options = ListOptions(
-        particles,
-        tilt_range,
-        tilt_axis,
-        tomograms,
-        invert,
-        voxel_size,
-        permissive,
-        tuple(tilts or ()),
-        tilt_weights,
-        data,
-    )
     start = Start(None if reference is None else options.read_map(reference), (subset or SUBSET) if denovo else None)
-    local = LocalOptions(prior_deg, prior_shift, cone) if start_local else None
+    expected = local.of(start_local)
     plan = Plan(
         settings=asked.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
         start_resolution_angstrom=start_resolution,
@@ -214,7 +168,7 @@ def refine(
         seed=seed,
     )
     table = with_half_sets(options.read(), split=split, siblings_angstrom=siblings, seed=seed)
-    plan = replace(plan, listed=None if local is None else _listed(local, table))
+    plan = replace(plan, listed=None if expected is None else _listed(expected, table))
     settings = {
         "reference": reference,
         "denovo": denovo,
@@ -234,7 +188,7 @@ def refine(
         with work.results() as folder:
             write_results(folder, done, plan)
             write_text(
-                folder / "report.html", html(report_of(done, title=f"Refinement of {particles.name}", seed=seed))
+                folder / "report.html", html(report_of(done, title=f"Refinement of {options.path.name}", seed=seed))
             )
             write_settings(folder / "settings.toml", {**settings, "threads": how.workers}, seed=seed, inputs=files)
     _note_doubts(done, plan, start)
@@ -415,9 +369,6 @@ def rows_of(done: Sequence[Iteration]) -> list[tuple[str, str, str]]:
     from gonio.refinement import best_of
 
     best, lost = best_of(done), [name for one in done for name, *_ in one.dropped]
-    sds = [
-        np.median(np.asarray(_with_columns(best).columns[name])) for name in ("rotation_sd_deg", "shift_sd_angstrom")
-    ]
     which = "the last" if best is done[-1] else "the one whose halves agree best"
     dropped = [("duplicates dropped", str(len(lost)), f"duplicates.csv: {_some(lost)}")] if lost else []
     return [
@@ -425,8 +376,16 @@ def rows_of(done: Sequence[Iteration]) -> list[tuple[str, str, str]]:
         ("iterations", str(len(done)), done[-1].ended),
         ("iteration shown", str(best.number), which),
         *resolutions(best.fsc),
-        ("rotation sd, median", f"{sds[0]:.2f} degrees", "predicted, about any one axis"),
-        ("shift sd, median", f"{sds[1]:.2f} angstrom", "predicted, along any one axis"),
+        (
+            "rotation sd, median",
+            f"{np.median([one.rotation_sd_deg for one in best.results]):.2f} degrees",
+            "predicted, about any one axis",
+        ),
+        (
+            "shift sd, median",
+            f"{np.median([one.shift_sd_angstrom for one in best.results]):.2f} angstrom",
+            "predicted, along any one axis",
+        ),
         *dropped,
     ]
 

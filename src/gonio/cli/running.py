@@ -1,6 +1,6 @@
 """Long work of a command: its folder, its journal, and who does it.
 
-how = HowToRun(threads, overwrite, resume, scheduler, dask)  # and device, for what has searches to be done on cards
+how: HowToRun  # a parameter of the command
 with running(output, how, settings=everything_that_was_asked, seed=seed, inputs=files) as run:
     results = align_table(table, aligner, mapper=run.mapper)
     with run.results() as folder:
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gonio.cli.options import thread_count
+from gonio.cli.options import DeviceName, Overwrite, Threads, thread_count
 from gonio.cli.output import command_line, progress
 from gonio.run.engine import Journaled, Local, Mapper
 from gonio.run.folder import RunFolder
@@ -30,7 +30,7 @@ from gonio.run.folder import RunFolder
 if TYPE_CHECKING:
     from gonio.cards import ManyCards, OneCard
 
-__all__ = ["DaskLocal", "HowToRun", "Resume", "Running", "Scheduler", "running"]
+__all__ = ["HowToRun", "Running", "running"]
 
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with a run in this folder that was cut off; begin where there is none.")
@@ -49,15 +49,16 @@ DaskLocal = Annotated[
 class HowToRun:
     """What the user said about how long work is done; results do not depend on it, but for the rounding of cards.
 
-    ``device`` and ``draws`` are as in ``gonio.cards.cards_for``.
+    A group of options (``gonio.cli.grouped``), and ``draws``, which follows from others; ``device`` and ``draws`` are
+    as in ``gonio.cards.cards_for``.
     """
 
-    threads: int | None = None
-    overwrite: bool = False
-    resume: bool = False
-    scheduler: str | None = None
-    dask: str | None = None
-    device: str = "cpu"
+    threads: Threads = None
+    device: DeviceName = "cpu"
+    overwrite: Overwrite = False
+    resume: Resume = False
+    scheduler: Scheduler = None
+    dask: DaskLocal = None
     draws: bool = False
 
     @property

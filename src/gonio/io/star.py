@@ -138,24 +138,7 @@ def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation
     table no longer has are left out, and every other value is the text of the source. Image paths that would no longer
     be found from the new folder are made relative to it.
 
-    Parameters
-    ----------
-    path
-        The new list; may be the source itself.
-    table
-        Read by ``read_particles``; possibly a selection, reordered, with new poses and columns.
-    with_optimisation_set
-        For 2-D stacks, also write optimisation_set.star beside it, naming list and tomograms. Where that name is taken
-        by the set of another list, it becomes NAME_optimisation_set.star.
-
-    Returns
-    -------
-    The files written.
-
-    Raises
-    ------
-    FormatError
-        If a file cannot be written; nothing half-written stays behind.
+    Parameters, files and errors as ``gonio.io.write_particles``; the table must be read by ``read_particles`` here.
     """
     path = Path(path)
     source = table.source

@@ -271,59 +271,35 @@ def kernels(threads: int = THREADS) -> Kernels:
         raise ValueError(f"the threads of a block must be a power of two, got {threads!r}")
     return Kernels(
         threads,
-        _normal_equations_kernel(threads),
-        _totals_kernel(threads),
+        _sums_kernel(threads, _thread_sums, N_SUMS),
+        _sums_kernel(threads, _thread_totals, N_TOTALS),
         _best_shifts_kernel(threads),
         {k: _refine_kernel(threads, k) for k in (4, 6)},
     )
 
 
-def _normal_equations_kernel(threads: int) -> Any:
+def _sums_kernel(threads: int, thread_sums: Any, width: int) -> Any:
     @cuda.jit(fastmath=True)
-    def normal_equations(
+    def sums_of_jobs(
         grids, regions, volumes, references, scales, frequency, columns, order, parts, jobs, rotations, phases, out
     ):
-        """The 37 sums of each job, a part and a pose (``jobs`` (b, 2)), into ``out`` (b, 37)."""
+        """The sums of each job, a part and a pose (``jobs`` (b, 2)), into ``out`` (b, width)."""
         block, thread = cuda.blockIdx.x, cuda.threadIdx.x
-        sums = cuda.local.array(N_SUMS, float32)
-        buffer = cuda.shared.array((threads, N_SUMS), float64)
+        sums = cuda.local.array(width, float32)
+        buffer = cuda.shared.array((threads, width), float64)
         pose = jobs[block, 1]
         spot = _spot(_array(references), _array(scales), _array(parts), jobs[block, 0])
-        _thread_sums(
+        thread_sums(
             spot, _array(grids), _array(regions), _array(volumes), _array(frequency), _array(columns), _array(order),
             _array(rotations)[pose], _array(phases)[pose], thread, threads, sums,
         )  # fmt: skip
-        for i in range(N_SUMS):
+        for i in range(width):
             buffer[thread, i] = sums[i]
-        _add_up(buffer, thread, threads, N_SUMS)
-        for i in range(thread, N_SUMS, threads):
+        _add_up(buffer, thread, threads, width)
+        for i in range(thread, width, threads):
             out[block, i] = buffer[0, i]
 
-    return normal_equations
-
-
-def _totals_kernel(threads: int) -> Any:
-    @cuda.jit(fastmath=True)
-    def totals(
-        grids, regions, volumes, references, scales, frequency, columns, order, parts, jobs, rotations, phases, out
-    ):
-        """|f|^2, |g|^2, f.g and the total weight of each job, into ``out`` (b, 4)."""
-        block, thread = cuda.blockIdx.x, cuda.threadIdx.x
-        sums = cuda.local.array(N_TOTALS, float32)
-        buffer = cuda.shared.array((threads, N_TOTALS), float64)
-        pose = jobs[block, 1]
-        spot = _spot(_array(references), _array(scales), _array(parts), jobs[block, 0])
-        _thread_totals(
-            spot, _array(grids), _array(regions), _array(volumes), _array(frequency), _array(columns), _array(order),
-            _array(rotations)[pose], _array(phases)[pose], thread, threads, sums,
-        )  # fmt: skip
-        for i in range(N_TOTALS):
-            buffer[thread, i] = sums[i]
-        _add_up(buffer, thread, threads, N_TOTALS)
-        for i in range(thread, N_TOTALS, threads):
-            out[block, i] = buffer[0, i]
-
-    return totals
+    return sums_of_jobs
 
 
 def _best_shifts_kernel(threads: int) -> Any:

@@ -131,7 +131,7 @@ def _score_colours(name: str, values: NDArray[np.float64]) -> tuple[NDArray[np.f
     low, high = np.percentile(values[np.isfinite(values)], SCORE_RANGE)
     share = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
     scale = colormaps["viridis"]
-    colours = np.array([scale(one)[:3] for one in share])
+    colours = scale(share)[:, :3]
     colours[~np.isfinite(values)] = _rgb(UNKNOWN)
     steps = np.linspace(0.0, 1.0, SCALE_LABELS)
     key = " ".join(f"{to_hex(scale(one))}:{low + one * (high - low):.3g}" for one in steps)
