@@ -10,25 +10,61 @@ import nvidia.cuda_nvcc
 from numba import cuda
 from numba import types as t
 
-from gonio.kernels.cuda import kernels
+from gonio.kernels.cuda import THREADS, kernels
+from gonio.kernels.cuda_stages import stage_kernels
 
 # Functions that a kernel calls are compiled for the card at hand.
 numba.cuda.dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(9, 0))
 
 ASSEMBLER = Path(next(iter(nvidia.cuda_nvcc.__path__))) / "bin" / "ptxas"
 f4, f8, i4, i8 = ({n: t.Array(kind, n, "C") for n in (1, 2, 3)} for kind in (t.float32, t.float64, t.int32, t.int64))
-COMMON = [f4[1], f4[2], f4[1], i8[2], f4[2], f4[2], f4[2], i4[1], i8[2]]
-SUMS = [*COMMON, i8[2], f4[3], f4[2], f8[2]]
-SHIFTS = [i8[2], f8[2], i8[2], f4[3], f4[2], t.int64, t.int64, f4[2], f4[2], t.boolean]
-FOUND = [f4[2], f4[2], i8[1], f8[1], f8[2]]
+whole, number, flag = t.int64, t.float64, t.boolean
+GROUND = [f4[1], f4[2], f4[1], i8[2], f4[2], f4[2]]
+COMMON = [*GROUND, f4[2], i8[2]]
+SUMS = [*COMMON, i8[1], f8[1], i8[1], i8[1], i8[1], whole, whole, f8[2], f8[2]]
+SHIFTS = [*COMMON, i8[2], f8[2], i8[2], whole, f8[2], f8[2], f4[2], f4[2], f4[2], f8[2], f8[1]]
 STATE = [f8[2], f8[1], f8[3], f8[2], f8[1], f8[1], i8[1], i8[1]]
-made = kernels()
+REFINE = [*COMMON, i8[2], f8[2], i8[1], i8[1], whole, i8[1], *STATE]
+POOL = [f8[2], f8[1], i8[1], f8[1]]
+made, stages = kernels(), stage_kernels(THREADS)
 KERNELS = {
     "normal_equations": (made.normal_equations, SUMS, True),
     "totals": (made.totals, SUMS, True),
-    "best_shifts": (made.best_shifts, [*COMMON, *SHIFTS, *FOUND], True),
-    "refine": (made.refine[6], [*COMMON, i8[2], f8[2], i8[1], i8[1], *STATE], False),
-}
+    "best_shifts": (made.best_shifts, SHIFTS, True),
+    "refine": (made.refine[6], REFINE, False),
+    "weigh": (
+        stages.weigh,
+        [whole, number, number, number, i8[2], f8[2], f8[1], f8[2], f4[2], f4[2], i8[2], f4[2], i8[2], f8[2]],
+        False,
+    ),
+    "nulls": (stages.nulls, [i8[2], f8[2], whole, whole, f8[1], f8[2]], False),
+    "keep_seeds": (
+        stages.keep_seeds,
+        [i8[2], f8[2], f8[1], number, whole, whole, whole, whole, i8[1], f8[1], f8[2], i8[1]],
+        False,
+    ),
+    "leave": (
+        stages.leave,
+        [
+            f8[2], f8[3], number, flag, flag, number, whole, whole, whole, whole, f8[1], i8[1], *POOL, i8[1], i8[1],
+            f8[2], i8[1], whole, *POOL,
+        ],
+        False,
+    ),
+    "expect": (stages.expect, [i8[2], f8[2], whole, f8[1], f8[1], f8[2], f8[1]], False),
+    "look_around": (stages.look_around, [f8[2], whole, whole, i8[1], f8[2]], False),
+    "values": (stages.values, [f8[2], i8[1], i8[1], whole, i8[2], f8[2], f8[1]], False),
+    "choices": (
+        stages.choices,
+        [i8[2], f8[2], f8[2], whole, whole, i8[1], i8[2], f8[2], f8[2], f8[1]],
+        False,
+    ),
+    "curvatures": (
+        stages.curvatures,
+        [i8[2], f8[2], i8[2], i8[1], f8[2], f4[2], f8[2], whole, f8[2], f8[3], f8[3]],
+        False,
+    ),
+}  # fmt: skip
 
 for name, (kernel, arguments, fast) in KERNELS.items():
     ptx, _ = cuda.compile(

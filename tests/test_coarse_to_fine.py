@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gonio import lm
 from gonio.alignment import Aligner, align
 from gonio.coarse_to_fine import (
     BETWEEN,
@@ -24,12 +23,12 @@ from gonio.coarse_to_fine import (
     Cut,
     Pair,
     Plan,
-    distinct,
 )
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
+from gonio.kernels import pool
 from gonio.pose import Pose
-from gonio.problem import pack, signatures
+from gonio.problem import pack, signature
 from gonio.score import Score
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 from gonio.symmetry import Symmetry
@@ -113,47 +112,53 @@ def test_a_doubtful_pair_is_looked_at_longer_than_a_clear_one():
     assert doubtful > clear
 
 
-def state(points: np.ndarray) -> lm.State:
-    """Points as if refined, their values in order."""
-
-    def model(points):
-        return np.arange(len(points), dtype=float), np.tile(np.eye(6), (len(points), 1, 1)), np.zeros((len(points), 6))
-
-    return lm.start(lm.Problem(model, lambda points, steps: points, lambda steps: steps[:, 0], 1.0), points)
+def distinct(points: np.ndarray, symmetry: str, count: int = 99) -> np.ndarray:
+    """The first so many distinct points, in their order."""
+    rows = np.empty(len(points), np.int64)
+    kept = pool.distinct(points, VOXEL, Symmetry.named(symmetry).matrices, DISTINCT, count, rows)
+    return points[rows[:kept]]
 
 
-def near_and_far(symmetry: str) -> tuple[np.ndarray, partial]:
+def near_and_far(symmetry: str) -> np.ndarray:
     """Three poses, then each again, turned by an element of the group and moved by a hundredth of a voxel."""
     group = Symmetry.named(symmetry)
     rotations = Rotation.from_euler("xyz", [[0, 0, 0], [0, 70, 0], [90, 0, 20]], degrees=True).as_matrix()
     again = rotations @ group.matrices[np.array([1, 2, 3]) % group.order]
     shifts = np.array([[0.0, 0, 0], [3, 0, 0], [0, -4, 2]])
-    points = pack(np.concatenate([rotations, again]), np.concatenate([shifts, shifts + 0.01 * VOXEL]))
-    return points, partial(signatures, voxel_size_angstrom=VOXEL, symmetry=group)
+    return pack(np.concatenate([rotations, again]), np.concatenate([shifts, shifts + 0.01 * VOXEL]))
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "C4", "D2"])
 def test_of_poses_that_symmetry_makes_equal_the_first_is_kept(symmetry):
-    points, signature = near_and_far(symmetry)
-    kept = distinct(state(points), signature, 99)
-    np.testing.assert_array_equal(kept.points, points[:3])
-    np.testing.assert_array_equal(distinct(state(points[::-1]), signature, 99).points, points[:2:-1])
-    np.testing.assert_array_equal(distinct(state(points), signature, 2).points, points[:2])
-    assert (kept.dissimilarity == [0, 1, 2]).all()
+    points = near_and_far(symmetry)
+    np.testing.assert_array_equal(distinct(points, symmetry), points[:3])
+    np.testing.assert_array_equal(distinct(points[::-1].copy(), symmetry), points[:2:-1])
+    np.testing.assert_array_equal(distinct(points, symmetry, 2), points[:2])
 
 
 def test_without_the_symmetry_they_are_different():
-    points, _ = near_and_far("C4")
-    signature = partial(signatures, voxel_size_angstrom=VOXEL, symmetry=Symmetry.named("C1"))
-    assert len(distinct(state(points), signature, 99)) == 6
+    assert len(distinct(near_and_far("C4"), "C1")) == 6
 
 
 def test_poses_are_distinct_beyond_a_third_of_a_voxel():
     # Eq. 12 takes three anchors, each moved by the shift: sqrt(3) times its length.
-    signature = partial(signatures, voxel_size_angstrom=VOXEL, symmetry=Symmetry.named("C1"))
     for factor, count in ((0.99, 1), (1.01, 2)):
         shifts = np.array([[0.0, 0, 0], [factor * DISTINCT * VOXEL / np.sqrt(3), 0, 0]])
-        assert len(distinct(state(pack(np.tile(np.eye(3), (2, 1, 1)), shifts)), signature, 9)) == count
+        assert len(distinct(pack(np.tile(np.eye(3), (2, 1, 1)), shifts), "C1")) == count
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "C4", "D2", "T"])
+def test_how_far_poses_are_apart_is_eq_12_of_their_nearest_equivalents(symmetry):
+    """As the oracle has it: all equivalents of one pose, turned one by one, against the other."""
+    group, rng = Symmetry.named(symmetry), np.random.default_rng(4)
+    one, two = (Pose(Rotation.random(rng=rng), rng.normal(size=3)) for _ in range(2))
+    literal = min(
+        Pose(one.rotation * turn, one.shift_angstrom).frobenius_distance(two, voxel_size_angstrom=VOXEL)
+        for turn in group.rotations
+    )
+    signatures = [signature(pack(p.matrix[None], p.shift_angstrom[None]), VOXEL)[0] for p in (one, two)]
+    found = min(pool.apart(signatures[0], matrix, signatures[1]) for matrix in group.matrices)
+    assert np.sqrt(found) == pytest.approx(literal)
 
 
 @pytest.mark.parametrize("score", list(Score))

@@ -96,8 +96,8 @@ def assembler() -> bool:
 def test_samples_are_done_in_float32_and_in_registers(kernel, registers):
     ptx, told = compiled_for_a_card()[kernel]
     double = re.findall(r"(?:fma|mul|div|sqrt)\S*\.f64", ptx)
-    # Best shifts end with a dissimilarity, in float64, after the loops.
-    assert not double or kernel == "best_shifts", "float64 arithmetic besides the sums of threads"
+    # A shift becomes three phases before the loops; best shifts end with a dissimilarity after them.
+    assert len(double) <= 3 or kernel == "best_shifts", "float64 arithmetic besides the sums of threads"
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in told
     assert int(re.search(r"Used (\d+) registers", told)[1]) <= registers
 

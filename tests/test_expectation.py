@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.optimize import isotonic_regression
 
 from gonio.expectation import MAX_CORRELATION, MAX_NULL, Expectation, null_correlation, shell_weight
+from gonio.kernels import shells
 
 SHELLS = 9
 ROUNDING = 1e-12  # a few double-precision operations on numbers up to 1
 COUNTS = 2.0 * np.pi * np.arange(SHELLS) ** 2  # samples of half a shell
 
-shares = arrays(float, SHELLS, elements=st.floats(-1.0, 1.0))
+correlations = arrays(float, SHELLS, elements=st.floats(-1.0, 1.0))
 fractions = arrays(float, SHELLS, elements=st.floats(0.0, 1.0))
 powers = arrays(float, SHELLS, elements=st.floats(0.1, 10.0))
 
@@ -39,7 +41,7 @@ def expectation(correlation=None, null=None, contrast=1.0) -> Expectation:
     return Expectation(rho, np.full(SHELLS, 2.0), np.full(SHELLS, 3.0), 0.4 * rho if null is None else null, contrast)
 
 
-@given(shares, powers, powers, fractions)
+@given(correlations, powers, powers, fractions)
 def test_it_falls_and_stays_within_bounds(correlation, ff, gg, null):
     e = Expectation.of_sums(sums(correlation, ff, gg), null)
     assert_lawful(e)
@@ -115,14 +117,26 @@ def test_the_mean_lies_between_and_reaches_as_far_as_the_shortest():
     assert_lawful(mean)
 
 
-@given(fractions)
-def test_nothing_is_expected_above_a_ceiling(ceiling):
-    e = expectation()
-    under = e.below(ceiling)
+@given(correlations, powers, powers, fractions, fractions)
+def test_nothing_is_expected_above_a_ceiling(correlation, ff, gg, null, ceiling):
+    seen = sums(correlation, ff, gg)
+    free, under = Expectation.of_sums(seen, null), Expectation.of_sums(seen, null, ceiling)
     assert_lawful(under)
-    assert (under.correlation <= np.minimum(e.correlation, ceiling) + ROUNDING).all()
-    np.testing.assert_array_equal(e.below(np.ones(SHELLS)).correlation, e.correlation)
-    assert not e.below(np.full(SHELLS, -0.3)).correlation.any()
+    np.testing.assert_array_equal(under.correlation, np.minimum(free.correlation, ceiling))
+    np.testing.assert_array_equal(under.target_power, free.target_power)
+    assert under.contrast == free.contrast
+    assert not Expectation.of_sums(seen, null, np.full(SHELLS, -0.3)).correlation.any()
+
+
+@given(correlations, st.lists(st.just(0.0) | st.floats(1e-3, 400.0), min_size=SHELLS, max_size=SHELLS).map(np.array))
+def test_the_fit_that_falls_is_that_of_scipy(correlation, count):
+    """Weighted by the samples of a shell; those without any have next to no weight."""
+    table = np.empty((SHELLS, 4))
+    seen = np.stack([count, count, correlation * count, count], axis=1)
+    shells._falling(seen, table)
+    raw = np.where(count > 0, correlation, 0.0)
+    fit = isotonic_regression(raw, weights=np.maximum(count, 1e-3), increasing=False).x
+    np.testing.assert_allclose(table[:, shells.RHO], fit, atol=1e-9)
 
 
 @given(fractions)
@@ -133,11 +147,11 @@ def test_a_wrong_pose_agrees_less_than_the_right_one(null):
 
 
 def test_between_shells_it_is_linear():
-    e = expectation()
-    assert e.at(np.array([2.0, 2.5, 3.0])) == pytest.approx(
-        [e.correlation[2], e.correlation[2:4].mean(), e.correlation[3]]
-    )
-    assert e.null_at(np.array([2.5, 99.0])) == pytest.approx([e.null[2:4].mean(), e.null[-1]])
+    table = expectation().table
+    for column in range(4):
+        found = [shells.at(table, column, radius) for radius in (2.0, 2.5, 3.0, 99.0)]
+        values = table[:, column]
+        assert found == pytest.approx([values[2], values[2:4].mean(), values[3], values[-1]])
 
 
 def test_the_null_is_the_median_of_poses_and_never_negative():
@@ -152,4 +166,4 @@ def test_the_null_is_the_median_of_poses_and_never_negative():
 def test_a_weight_grows_with_the_correlation(one, other):
     low, high = shell_weight(np.array([min(one, other), max(one, other)]))
     assert 0.0 <= low <= high
-    assert shell_weight(np.array(0.5)) == pytest.approx(2 / 3)
+    assert shell_weight(np.array([0.5])) == pytest.approx(2 / 3)

@@ -45,6 +45,9 @@ FLOORS = {
     "motion": 3,
     "problem": 3,
     "evaluation": 3,
+    "ground": 3,
+    "stages": 3,
+    "batches": 3,
     "launches": 3,
     "device": 3,
     "cards": 3,
@@ -72,7 +75,9 @@ FLOORS = {
 }
 
 # What an alignment is put together from, on its own floor.
-SEARCHING = {"problem", "evaluation", "settings", "frame", "coarse_to_fine", "preparation", "findings", "device"}
+SEARCHING = {"problem", "evaluation", "settings", "frame", "coarse_to_fine", "preparation", "stages", "findings"} | {
+    "device"
+}
 # What searches are given to.
 ASKED = {"cards", "device", "evaluation"}
 
@@ -80,6 +85,7 @@ ASKED = {"cards", "device", "evaluation"}
 ROOMS_BELOW = {
     "kernels": set(),
     "lm": {"kernels"},
+    "expectation": {room for room, floor in FLOORS.items() if floor == 0} | {"kernels"},
     "lattice": {room for room, floor in FLOORS.items() if floor == 0} | {"kernels"},
     # The kernels know nothing of gonio, so sampling a spectrum may stand on them.
     "fourier": {room for room, floor in FLOORS.items() if floor == 0} | {"kernels", "lattice"},
@@ -90,16 +96,23 @@ ROOMS_BELOW = {
     "resolution": {room for room, floor in FLOORS.items() if floor < 2} | {"insertion"},
     # Aligning is searching with the problem that the score poses.
     "evaluation": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
-    "launches": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
+    "ground": {room for room, floor in FLOORS.items() if floor < 3},
+    # The order of the stages knows nothing of who does them.
+    "stages": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"coarse_to_fine", "frame", "problem", "uncertainty"},
+    "batches": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"coarse_to_fine", "frame", "ground", "stages", "uncertainty"},
+    "launches": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"problem", "evaluation", "batches", "ground", "stages"},
     "device": {room for room, floor in FLOORS.items() if floor < 3} | {"evaluation", "launches"},
     # Who does many searches needs no more of them than what they ask for.
     "cards": {room for room, floor in FLOORS.items() if floor < 3} | {"device"},
     "uncertainty": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
     "frame": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation", "settings"},
-    "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3} | {"problem", "evaluation"},
+    "coarse_to_fine": {room for room, floor in FLOORS.items() if floor < 3},
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "findings": {room for room, floor in FLOORS.items() if floor < 3}
-    | {"problem", "evaluation", "frame", "coarse_to_fine", "uncertainty"},
+    | {"problem", "evaluation", "frame", "coarse_to_fine", "stages", "uncertainty"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"} | ASKED,
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,
@@ -108,10 +121,10 @@ ROOMS_BELOW = {
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
     "motion": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment"},
     "denovo": {room for room, floor in FLOORS.items() if floor < 3}
-    | {"alignment", "averaging", "lists", "motion", "pairwise", "synchronisation"},
+    | {"alignment", "averaging", "evaluation", "lists", "motion", "pairwise", "synchronisation"},
     "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists", "motion"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3}
-    | {"alignment", "averaging", "clustering", "lists", "pairwise"},
+    | {"alignment", "averaging", "clustering", "evaluation", "lists", "pairwise"},
 }
 
 # Foreign packages by room; where nothing is stated, anything but numba.

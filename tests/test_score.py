@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
+from gonio.kernels import cpu
 from gonio.score import Comparison, Score
 from gonio.volume import Subtomogram, TiltStack, Volume
 from gonio.wedge import NoWedge, SingleAxisWedge
@@ -444,8 +445,13 @@ def test_normal_matrices_of_shells_are_those_of_their_samples_alone(n):
     """And add up to that of all; to the rounding of float32 sums."""
     whole = comparison(*volumes(n), Score.FCS, wedge="both")
     pose = TURN, VOXEL * SHIFT
-    normal, sums = whole.normal_matrices(*pose)
-    target = whole.target
+    found, target = whole.shell_equations(*pose), whole.target
+    sums = found[:, [cpu.FF, cpu.GG, cpu.FG, cpu.WEIGHT]]
+    units = np.repeat([1.0, whole.phase], 3)
+    upper = np.triu_indices(6)
+    normal = np.zeros((target.n_shells, 6, 6))
+    normal[:, upper[0], upper[1]] = normal[:, upper[1], upper[0]] = found[:, cpu.JTJ : cpu.JTF]
+    normal *= units[:, None] * units
     for shell in range(1, target.n_shells):
         alone = Comparison(target.take(target.shell == shell), whole.reference, score=Score.FCS)
         equations = alone.normal_equations(pose[0][None], pose[1][None])

@@ -9,24 +9,24 @@ With the default variant this is ``gonio.align``, step for step: ``tests/test_ex
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 
 import gonio
 from bound import ball_xyz, noise_power_at, noise_variance, signal
 from cells import WRONG_DEG
-from gonio import coarse_to_fine, lm
-from gonio.coarse_to_fine import Found, Plan, Tactics
-from gonio.evaluation import Asking, Refinement
+from gonio import coarse_to_fine
+from gonio.coarse_to_fine import Plan
 from gonio.expectation import Expectation, null_correlation
 from gonio.fourier import FourierVolume, Spectrum, centred_fft, index_grid, shell_limit
 from gonio.frame import Frame, everywhere
 from gonio.preparation import Preparation
-from gonio.problem import pack, poses_of, signatures, unpack
+from gonio.problem import pack, poses_of, unpack
 from gonio.restoration import Restored, Restorer, sphere_of, working_box
 from gonio.score import Comparison, Score, weighted
 from gonio.simulate import Phantom
+from gonio.stages import Found, PairSearch, expected, null_poses
 from gonio.symmetry import Symmetry
 from gonio.volume import Subtomogram, masked
 from gonio.wedge import SingleAxisWedge, WeightVolumeWedge
@@ -35,7 +35,6 @@ from pairs import BOX, VOXEL_SIZE_ANGSTROM, Cell, imaging_of, make_pair, pair_po
 BOX_ANGSTROM = BOX * VOXEL_SIZE_ANGSTROM
 # The wedge without its margin is a volume of weights, this many points for each sample of the box.
 POINTS, WEDGE_BOX = 4, 96
-NULL_POSES = 50
 
 
 @dataclass(frozen=True)
@@ -211,11 +210,6 @@ def as_compared(
     return Subtomogram(volume, without_margin(particle.wedge, inputs.margin)), restored.signal_share
 
 
-def minimised(frame: Frame, comparison: Comparison, points: np.ndarray, steps: int) -> Asking[lm.State]:
-    """Every point refined by itself."""
-    return (yield Refinement(frame.pose_problem(comparison), points, steps))
-
-
 def align_with(variant: Variant, cell: Cell, index: int) -> Found:
     """The optima of a pair."""
     ready, truth = prepared(cell, index, variant.inputs), make_pair(cell, index).truth
@@ -223,36 +217,31 @@ def align_with(variant: Variant, cell: Cell, index: int) -> Found:
     plan = Plan.of(limit=pair.target.limit, diameter_share=ready.diameter_angstrom / BOX_ANGSTROM)
     settings = gonio.Settings()
     frame = everywhere(pair.target, settings, reach_deg=plan.reach_deg)
-    one = Symmetry.named("C1")
-    tactics = Tactics(
-        minimise=partial(minimised, frame),
-        signature=lambda points: signatures(points, VOXEL_SIZE_ANGSTROM, one),
-        last_steps=settings.max_refinement_iterations,
-    )
-    grid = int(np.ceil(4 * plan.limits[0]))
-    return coarse_to_fine.search(
+    return PairSearch(
         pair,
-        lambda coarse: frame.ask_seeds(coarse, points=grid),
-        plan=plan,
-        score=Score(variant.score),
-        tactics=tactics,
-        expectation=expectation_at(pair, truth, frame, plan, grid) if variant.known else None,
-    )
+        frame,
+        plan,
+        Score(variant.score),
+        group=Symmetry.named("C1").matrices,
+        last_steps=settings.max_refinement_iterations,
+        expectation=expectation_at(pair, truth, frame, plan) if variant.known else None,
+    ).answer()
 
 
-def expectation_at(pair: coarse_to_fine.Pair, truth: gonio.Pose, frame: Frame, plan: Plan, grid: int) -> Expectation:
+def expectation_at(pair: coarse_to_fine.Pair, truth: gonio.Pose, frame: Frame, plan: Plan) -> Expectation:
     """What the pair has in common at its true pose."""
-    seeds, _ = frame.seeds(pair.filtered(Score.LIKELIHOOD, pair.before, plan.limits[0]), points=grid)
-    some = seeds[:: max(1, len(seeds) // NULL_POSES)]
+    coarse = pair.filtered(Score.LIKELIHOOD, pair.before, plan.limits[0])
+    seeds, _ = frame.seeds(coarse, points=int(np.ceil(4 * plan.limits[0])))
+    some = seeds[null_poses(len(seeds))]
     null = null_correlation(pair.plain(Score.FCS).shell_sums(*unpack(some)))
-    return coarse_to_fine.expected(pair, pack(truth.matrix[None], truth.shift_angstrom[None])[0], null)
+    return expected(pair, pack(truth.matrix[None], truth.shift_angstrom[None]), null)
 
 
 def variant_job(phantom: str, tilt_deg: int, snr: float, variant: str, index: int) -> dict:
     """One pair: errors, whether the right optimum was found but not chosen, and steps."""
     cell = Cell(phantom, tilt_deg, snr)
     found = align_with(VARIANTS[variant], cell, index)
-    poses, simulated = poses_of(found.state.points), make_pair(cell, index)
+    poses, simulated = poses_of(found.points), make_pair(cell, index)
     rotation_deg, shift_voxel, _ = simulated.errors(poses[0])
     nearest = min(float(pose.rotation_distance_deg(simulated.truth)) for pose in poses)
     return {

@@ -15,23 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio import candidates, coarse_to_fine, lm
-from gonio.coarse_to_fine import Pair, Plan, Tactics
+from gonio.coarse_to_fine import Pair, Plan
 from gonio.device import CPU, Device, device_for, results, searched
 from gonio.evaluation import Asking, Refinement, ShellSums, answered
 from gonio.expectation import Expectation
-from gonio.findings import ask_found, ask_result
-from gonio.frame import Frame, about_normals, everywhere, near, neighbours
+from gonio.findings import ask_result, result_of
+from gonio.frame import Frame, about_normals, everywhere, near
 from gonio.pose import Pose
-from gonio.preparation import Preparation
-from gonio.problem import pack, signature, signatures
+from gonio.preparation import Kept, Preparation
+from gonio.problem import pack, signature
 from gonio.result import History, Optimum, Result
 from gonio.run.parallel import in_order
 from gonio.score import Comparison, Score
 from gonio.settings import Inputs, Pool, Search, Settings
+from gonio.stages import Found, PairSearch
 from gonio.symmetry import Symmetry
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 
-__all__ = ["Aligner", "History", "Inputs", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
+__all__ = ["Aligner", "History", "Inputs", "Kept", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
 
 # A pair that shares this much of its power may be compared as it is.
 NOISE_FREE = 0.97
@@ -111,7 +112,7 @@ class Aligner:
         start: Pose | None = None,
         expectation: Expectation | None = None,
         record: bool = False,
-        kept: dict | None = None,
+        kept: Kept | None = None,
     ) -> Result:
         """Find the pose that lays the reference on ``target``.
 
@@ -154,7 +155,7 @@ class Aligner:
         start: Pose | None = None,
         expectation: Expectation | None = None,
         record: bool = False,
-        kept: dict | None = None,
+        kept: Kept | None = None,
     ) -> Asking[Result]:
         """``align`` as a search that asks for what it wants evaluated (``gonio.evaluation``)."""
         self._check(rng, start)
@@ -224,7 +225,7 @@ class Aligner:
         return comparison.normal_equations(poses.matrix, poses.shift_angstrom).dissimilarity
 
     def shell_sums(
-        self, target: Particle, poses: Pose, *, kept: dict | None = None
+        self, target: Particle, poses: Pose, *, kept: Kept | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What target and reference have in common at poses (a batch of p), shell by shell, as they are compared.
 
@@ -236,7 +237,7 @@ class Aligner:
         return answered(self.ask_shell_sums(target, poses, kept=kept))
 
     def ask_shell_sums(
-        self, target: Particle, poses: Pose, *, kept: dict | None = None
+        self, target: Particle, poses: Pose, *, kept: Kept | None = None
     ) -> Asking[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """The same, asked for."""
         comparison = self._preparation.pair(target, kept=kept).plain(Score.FCS)
@@ -260,11 +261,15 @@ class Aligner:
         20, 4, 10 and 3 of them at SNR 0.5, 0.1 and 0.05; by their dissimilarities, which expect of each reference
         what it shows, 77, 70 and 66 (docs/reproduce.md).
         """
+        return answered(self.ask_log_likelihood(target, poses))
+
+    def ask_log_likelihood(self, target: Particle, poses: Pose) -> Asking[NDArray[np.float64]]:
+        """The same, asked for."""
         comparison, crowding = self._preparation.measured_pair(target)
-        sums = comparison.shell_sums(poses.matrix, poses.shift_angstrom)  # (p, s, 4)
+        sums = yield ShellSums(comparison, pack(poses.matrix, poses.shift_angstrom))  # (p, s, 4)
         ff, gg, fg, count = np.moveaxis(sums[:, 1:], -1, 0)
         square = np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300)
-        return -(count * np.log1p(-np.minimum(square, MOST_ALIKE))).sum(axis=1) / crowding
+        return np.asarray(-(count * np.log1p(-np.minimum(square, MOST_ALIKE))).sum(axis=1) / crowding)
 
     def refine(self, comparison: Comparison, start: Pose) -> Result:
         """The local search by itself, on a comparison whose samples and weights are the caller's own.
@@ -378,23 +383,19 @@ class Aligner:
             plan = replace(plan, limits=plan.limits[-1:])
         # Subtomograms are found alike with and without it (320 of the three phantoms, SNR 0.5 and 0.1).
         look = pair.exact and not pair.target.on_grid and self.settings.search is Search.COARSE_TO_FINE
-        tactics = Tactics(
-            minimise=partial(self._minimise, frame=frame, crowding=pair.crowding, rng=rng),
-            signature=lambda points: signatures(points, target.voxel_size_angstrom, self._symmetry),
-            last_steps=self.settings.max_refinement_iterations,
-            prior=frame.unlikeliness,
-            neighbours=neighbours if look else None,
-        )
-        points = int(np.ceil(4 * plan.limits[0]))
-        found = yield from coarse_to_fine.ask(
+        drawn = partial(self._drawn, frame=frame, crowding=pair.crowding, rng=rng)
+        found: Found = yield PairSearch(
             pair,
-            lambda coarse: frame.ask_seeds(coarse, points=points),
-            plan=plan,
-            score=self.settings.score,
-            tactics=tactics,
+            frame,
+            plan,
+            self.settings.score,
+            group=self._symmetry.matrices,
+            last_steps=self.settings.max_refinement_iterations,
+            looks=look,
             expectation=None if expectation is None else expectation.in_box(cut, pair.target.n_shells),
+            minimise=drawn if self.settings.pool is Pool.DRAWN else None,
         )
-        result = yield from ask_found(pair, found, frame, self.settings.score)
+        result = result_of(pair, found, frame)
         shells = int(np.rint(pair.target.limit / cut)) + 1
         told = found.expectation.in_box(1.0 / cut, shells) if expectation is None else expectation
         result = replace(result, expectation=told)
@@ -417,7 +418,7 @@ class Aligner:
             return replace(result, n_iterations=steps)
         return replace(result, pose=again.pose, covariance=covariance, n_iterations=steps)
 
-    def _minimise(
+    def _drawn(
         self,
         comparison: Comparison,
         points: NDArray,
@@ -426,16 +427,16 @@ class Aligner:
         frame: Frame,
         crowding: float,
         rng: np.random.Generator | None,
-    ) -> Asking[lm.State]:
-        problem = frame.pose_problem(comparison, crowding=crowding)
-        if self.settings.pool is Pool.ALL or steps > coarse_to_fine.STEPS:
-            state: lm.State = yield Refinement(problem, points, steps)
-            return state
+    ) -> lm.State:
+        """Candidates that are drawn share their steps; the last one comes to rest by itself."""
+        problem = frame.problem(comparison, crowding=crowding)
+        if steps > coarse_to_fine.STEPS:
+            return lm.minimise(problem, points, max_iterations=steps)
         assert rng is not None  # align has asked for it
         size = comparison.target.voxel_size_angstrom
         most = max(1, round(DRAWN_SHARE * steps * len(points)))
         return candidates.refine_stochastically(
-            problem.problem,
+            problem,
             points,
             schedule=replace(self.settings.schedule, max_iterations=most, regression_window=most),
             signature=partial(signature, voxel_size_angstrom=size),

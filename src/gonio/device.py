@@ -1,16 +1,17 @@
 """Where alignments are computed: on the CPU, or many at a time on graphics cards.
 
-``results`` runs many searches (``evaluation``) side by side: whatever they ask for in a round goes to the card as one
-launch for each kind of request. Two groups take turns, so that one is advanced here while the card works for the other.
-What stays on the CPU is what the searches do between their requests, and the preparation of particles. An answer does
-not depend on what else is asked for. A card is used by the process that opened it, by one thread of it. Must not know
-any search.
+``results`` runs many searches (``evaluation``) side by side: whatever they ask for in a round, above all whole searches
+of pairs (``batches``), goes to the card together, all that is of one kind. Two groups take turns, so that one is made
+into results and the next particles are prepared here while the card works for the other. An answer does not depend on
+what else is asked for. A card is used by the process that opened it, by one thread of it. Must not know any search.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +21,7 @@ from gonio.launches import WORK, bytes_of, kind_of
 from gonio.run.parallel import in_order
 
 if TYPE_CHECKING:
-    from gonio.kernels.card import Card
+    from gonio.kernels.card import Card, Queue
 
 __all__ = ["AUTO", "CPU", "Device", "device_for", "opened", "results", "searched"]
 
@@ -36,8 +37,8 @@ ONE_PROCESS = (
     "a graphics card is used by the process that opened it: for workers, give an aligner without device= and"
     " mapper=gonio.cards.cards_for(device)"
 )
-# What a group asks for at a time: some ten thousand refinements in a launch fill a large card, and what they hold here
-# is small.
+# What a group asks for at a time: the best poses of a thousand pairs are as many blocks as a large card runs at a time,
+# and most launches have more.
 TOGETHER = 1024
 
 
@@ -133,55 +134,60 @@ class Device:
         kinds: dict[Any, list[int]] = {}
         for place, request in enumerate(requests):
             kinds.setdefault(kind_of(request), []).append(place)
-        portions = [some for places in kinds.values() for some in self._portions(requests, places)]
+        room = self.card.launch_bytes
+        waiting = deque(portion for places in kinds.values() for portion in _portions(requests, places, room))
         with self.card.used():
-            stream = self.card.stream()
-        under_way = [(some, self._started([requests[i] for i in some], stream)) for some in portions]
+            queue = self.card.queue()
+        under_way: deque[tuple[_Portion, Callable[[], list[Any]]]] = deque()
+
+        def start() -> None:
+            """Portions that there is room for beside those under way, or one."""
+            while waiting and (
+                not under_way or sum(portion.size for portion, _ in under_way) + waiting[0].size <= room
+            ):
+                portion = waiting.popleft()
+                under_way.append((portion, self._started([requests[i] for i in portion.places], queue.beside())))
 
         def finish() -> list[Any]:
             answers: list[Any] = [None] * len(requests)
-            for some, started in under_way:
-                for place, answer in zip(some, started(), strict=True):
+            while under_way:
+                portion, started = under_way[0]
+                for place, answer in zip(portion.places, started(), strict=True):
                     answers[place] = answer
+                under_way.popleft()
+                start()
             return answers
 
+        start()
         return finish
 
-    def _portions(self, requests: Sequence[Request], places: list[int]) -> Iterator[list[int]]:
-        """Requests of one kind that the free memory holds together."""
-        portion: list[int] = []
-        taken, most = 0.0, self.card.launch_bytes
-        for place in places:
-            size = bytes_of(requests[place])
-            if portion and taken + size > most:
-                yield portion
-                portion, taken = [], 0.0
-            portion.append(place)
-            taken += size
-        yield portion
-
-    def _started(self, requests: list[Any], stream: Any) -> Callable[[], list[Any]]:
+    def _started(self, requests: list[Any], queue: Queue) -> Callable[[], list[Any]]:
         """The work of requests of one kind; where memory runs out, of one half after the other."""
         from gonio.kernels.card import OutOfMemory
 
-        work = WORK[type(requests[0])]
-        try:
-            with self.card.used():
-                finish = work(self.card, requests, stream)
-        except OutOfMemory:
-            return self._in_halves(requests, stream)
+        work, finish = WORK[type(requests[0])], None
+        # Halves begin after the error is gone, which holds all that the work held.
+        with suppress(OutOfMemory), self.card.used():
+            finish = work(self.card, requests, queue)
+        if finish is None:
+            return self._in_halves(requests, queue)
+        begun: list[Callable[[], list[Any]]] = [finish]
 
         def finished() -> list[Any]:
-            try:
-                with self.card.used():
-                    answers: list[Any] = finish()
-                    return answers
-            except OutOfMemory:
-                return self._in_halves(requests, stream)()
+            answers: list[Any] | None = None
+            with suppress(OutOfMemory), self.card.used():
+                answers = begun[0]()
+                self.card.release(queue)
+            begun.clear()
+            return self._in_halves(requests, queue)() if answers is None else answers
 
+        del finish
         return finished
 
-    def _in_halves(self, requests: list[Any], stream: Any) -> Callable[[], list[Any]]:
+    def _in_halves(self, requests: list[Any], queue: Queue) -> Callable[[], list[Any]]:
+        with self.card.used():
+            self.card.wait(queue)
+        self.card.release(queue)
         self.card.forget()
         if len(requests) == 1:
             raise MemoryError(
@@ -189,9 +195,31 @@ class Device:
             ) from None
         half = len(requests) // 2
         # The second begins when the first is done: both did not fit.
-        first = self._started(requests[:half], stream)()
-        second = self._started(requests[half:], stream)()
+        first = self._started(requests[:half], queue.beside())()
+        second = self._started(requests[half:], queue.beside())()
         return lambda: first + second
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """Requests of one kind that memory holds together, by their places, and the bytes that they take."""
+
+    places: list[int]
+    size: float
+
+
+def _portions(requests: Sequence[Request], places: list[int], room: float) -> Iterator[_Portion]:
+    """Requests of one kind, as many at a time as there is room for, or one."""
+    some: list[int] = []
+    taken = 0.0
+    for place in places:
+        size = bytes_of(requests[place])
+        if some and taken + size > room:
+            yield _Portion(some, taken)
+            some, taken = [], 0.0
+        some.append(place)
+        taken += size
+    yield _Portion(some, taken)
 
 
 def _parts(request: Request) -> Sequence[Request]:

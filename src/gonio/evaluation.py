@@ -2,7 +2,8 @@
 
 A search is a generator. It yields what it wants evaluated and receives the result, so that it does not say where: on
 the CPU at once (``answered``), or on a graphics card together with what a thousand other searches have asked for
-(``gonio.device``). There is one description of every search, whoever answers it. Must not know any search.
+(``gonio.device``). What is asked for may be as much as the optima of a pair (``stages.PairSearch``). There is one
+description of every search, whoever answers it. Must not know any search.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = [
     "Equations",
     "Refinement",
     "Request",
-    "ShellMatrices",
+    "ShellEquations",
     "ShellSums",
     "Together",
     "answered",
@@ -153,16 +154,16 @@ class ShellSums:
 
 
 @dataclass(frozen=True)
-class ShellMatrices:
-    """J^T J of each shell and the sums at one point (12,)."""
+class ShellEquations:
+    """The 37 sums of each shell (``kernels.cpu``) at one point (12,)."""
 
     comparison: Comparison
     point: NDArray[np.float64]
 
-    def answer(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Shapes (s, 6, 6) and (s, 4)."""
+    def answer(self) -> NDArray[np.float64]:
+        """Shape (s, 37)."""
         rotations, shifts = unpack(self.point[None])
-        return self.comparison.normal_matrices(rotations[0], shifts[0])
+        return self.comparison.shell_equations(rotations[0], shifts[0])
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
+
+from gonio.kernels import shells as kernels
+from gonio.kernels.shells import MAX_CORRELATION, MAX_NULL
 
 __all__ = ["Expectation", "null_correlation", "shell_weight", "stretched"]
-
-# rho / (1 - rho^2) is not taken beyond rho = 0.99: no two inputs agree better than interpolation and box allow.
-MAX_CORRELATION = 0.99
-# A wrong pose is expected to agree less than the right one, by at least this share.
-MAX_NULL = 0.95
 
 
 @dataclass(frozen=True)
@@ -44,28 +42,32 @@ class Expectation:
         return f"Expectation(correlation {curve}; contrast {self.contrast:.3g})"
 
     @staticmethod
-    def of_sums(sums: NDArray[np.float64], null: NDArray[np.float64]) -> Expectation:
+    def of_sums(
+        sums: NDArray[np.float64], null: NDArray[np.float64], ceiling: NDArray[np.float64] | None = None
+    ) -> Expectation:
         """From |f|^2, |g|^2, f.g and |Omega| of each shell, shape (s, 4), at the best pose known.
 
         The FSC falls with frequency: a monotonic fit, weighted by the samples of a shell. Where it is below its own
-        standard deviation, 1 / sqrt(2 n), and so on to the finest shell, it counts as zero.
+        standard deviation, 1 / sqrt(2 n), and so on to the finest shell, it counts as zero. ``null`` (s,) is the
+        correlation of wrong poses; no shell is expected to agree better than its ``ceiling`` (s,), such as the
+        correlation of the reference with the truth.
         """
-        ff, gg, fg, count = sums.T
-        seen = (count > 0) & (ff > 0) & (gg > 0)
-        raw = np.where(seen, fg / np.sqrt(np.where(seen, ff * gg, 1.0)), 0.0)
-        fit = np.array(isotonic_regression(raw, weights=np.maximum(count, 1e-3), increasing=False).x)
-        told = np.flatnonzero(fit >= 1.0 / np.sqrt(2.0 * np.maximum(count, 1.0)))
-        fit[(told[-1] + 1 if len(told) else 0) :] = 0.0
-        total, fit = np.maximum(count, 1e-12), np.clip(fit, 0.0, MAX_CORRELATION)
-        weight = shell_weight(fit)
-        contrast = float(weight @ fg) / max(float(weight @ gg), 1e-300)
-        return Expectation(
-            correlation=fit,
-            target_power=_filled(ff / total, seen),
-            reference_power=_filled(gg / total, seen),
-            null=np.clip(null, 0.0, MAX_NULL * fit),
-            contrast=contrast if contrast > 0 else 1.0,
-        )
+        table = np.empty((len(sums), 4))
+        above = np.full(len(sums), np.inf) if ceiling is None else np.ascontiguousarray(ceiling, dtype=np.float64)
+        contrast = kernels.expected(np.ascontiguousarray(sums), np.ascontiguousarray(null), above, table)
+        return Expectation.of_table(table, contrast)
+
+    @staticmethod
+    def of_table(table: NDArray[np.float64], contrast: float) -> Expectation:
+        """From the table of ``kernels.shells``, (s, 4)."""
+        rho, target_power, reference_power, null = table.T
+        return Expectation(rho, target_power, reference_power, null, contrast)
+
+    @cached_property
+    def table(self) -> NDArray[np.float64]:
+        """As the kernels take it, (s, 4)."""
+        columns = self.correlation, self.target_power, self.reference_power, self.null
+        return np.stack(columns, axis=1).astype(np.float64)
 
     @staticmethod
     def of_shares(
@@ -102,7 +104,7 @@ class Expectation:
 
     def in_box(self, share: float, shells: int) -> Expectation:
         """The same in ``shells`` shells of a box that is ``share`` times as large."""
-        if share == 1.0:
+        if share == 1.0 and len(self.correlation) == shells:
             return self
         return Expectation(
             correlation=stretched(self.correlation, share, shells),
@@ -117,14 +119,6 @@ class Expectation:
         """The mean of rho over the target's power."""
         return float(self.correlation @ self.target_power / max(float(self.target_power.sum()), 1e-300))
 
-    def at(self, radius: NDArray) -> NDArray[np.float64]:
-        """rho at distances from zero frequency in units of one over the box, linear between shells."""
-        return np.interp(radius, np.arange(len(self.correlation)), self.correlation)
-
-    def null_at(self, radius: NDArray) -> NDArray[np.float64]:
-        """The correlation of a wrong pose at such distances."""
-        return np.interp(radius, np.arange(len(self.null)), self.null)
-
     def raised(self, power: float) -> Expectation:
         """The same, with rho to a power."""
         return replace(self, correlation=np.minimum(self.correlation**power, MAX_CORRELATION))
@@ -132,11 +126,6 @@ class Expectation:
     def above(self, null: NDArray[np.float64]) -> Expectation:
         """The same, with the correlation of wrong poses (s,)."""
         return replace(self, null=np.clip(null, 0.0, MAX_NULL * self.correlation))
-
-    def below(self, ceiling: NDArray[np.float64]) -> Expectation:
-        """The same, the correlation nowhere above ``ceiling`` (s,): that of the reference with the truth, say."""
-        rho = np.minimum(self.correlation, np.maximum(ceiling, 0.0))
-        return replace(self, correlation=rho, null=np.minimum(self.null, MAX_NULL * rho))
 
 
 def stretched(values: NDArray[np.float64], share: float, shells: int) -> NDArray[np.float64]:
@@ -146,21 +135,13 @@ def stretched(values: NDArray[np.float64], share: float, shells: int) -> NDArray
 
 def null_correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """The median correlation of each shell over poses that are mostly wrong, from their sums (p, s, 4)."""
-    ff, gg, fg, _ = np.moveaxis(sums, -1, 0)
-    square = ff * gg
-    return np.maximum(
-        np.median(np.where(square > 0, fg, 0.0) / np.sqrt(np.where(square > 0, square, 1.0)), axis=0), 0.0
-    )
-
-
-def _filled(values: NDArray, seen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    if not seen.any():
-        return np.ones(len(values))
-    shells = np.arange(len(values))
-    return np.interp(shells, shells[seen], values[seen])
+    null = np.empty(sums.shape[1])
+    kernels.null_correlations(np.ascontiguousarray(sums), null)
+    return null
 
 
 def shell_weight(correlation: NDArray) -> NDArray[np.float64]:
-    """rho / (1 - rho^2), eq. 28."""
-    rho = np.clip(correlation, 0.0, MAX_CORRELATION)
-    return rho / (1.0 - rho**2)
+    """rho / (1 - rho^2) of each shell (s,), eq. 28."""
+    weight = np.empty(len(correlation))
+    kernels.weights_of_shells(np.ascontiguousarray(correlation, dtype=np.float64), weight)
+    return weight

@@ -25,6 +25,7 @@ from gonio.lattice import (
     NOTHING_MEASURED,
     REMEMBERED,
     Places,
+    by_radius,
     in_friedel_half,
     index_grid,
     inside,
@@ -176,6 +177,11 @@ class Spectrum:
         """Distance of each sample from zero frequency, in units of one over the box, shape (n,)."""
         return np.linalg.norm(self.frequency_xyz.astype(np.float64), axis=0)
 
+    @cached_property
+    def by_radius(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """The order of the samples by their distance from zero frequency, (n,), and these distances in it, (n,)."""
+        return by_radius(self.frequency_xyz)
+
     @property
     def n_shells(self) -> int:
         """Shells 0, 1, ... up to the limit."""
@@ -216,6 +222,11 @@ class Spectrum:
         count = np.bincount(self.shell, weights=self.weight)
         total = np.bincount(self.shell, weights=self.weight * np.abs(self.value) ** 2)
         return shell_means(total, count, np.arange(self.n_shells))
+
+    def shell_weights(self) -> NDArray[np.float64]:
+        """The sums of the samples' weights and of their squares in each shell, (s, 2)."""
+        weight = self.weight.astype(np.float64)
+        return np.stack([np.bincount(self.shell, weight**power, self.n_shells) for power in (1, 2)], axis=1)
 
     def take(self, keep: NDArray[np.bool_]) -> Spectrum:
         """Some of the samples."""

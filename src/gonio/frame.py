@@ -25,7 +25,7 @@ from gonio.settings import Settings
 from gonio.symmetry import Symmetry
 from gonio.volume import Particle
 
-__all__ = ["Frame", "about_normals", "everywhere", "near", "neighbours"]
+__all__ = ["Frame", "about_normals", "everywhere", "near", "neighbour_turns", "neighbours"]
 
 # Symmetry cuts the seeds to a part of SO(3), whose edges they cover by 10 to 15 % less (`tests/test_orientations.py`).
 EDGE_OF_SYMMETRY = 0.9
@@ -129,12 +129,18 @@ def neighbours(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Ribosomes have a second optimum that far from the right one, with the wider basin (docs/ribosomes.md).
     """
+    turns = neighbour_turns()
+    tangents = np.zeros((len(turns), 6))
+    tangents[:, :3] = turns
+    rotations, shifts = unpack(np.repeat(points, len(turns), axis=0))
+    return pack(*moved_along(rotations, shifts, np.tile(tangents, (len(points), 1))))
+
+
+def neighbour_turns() -> NDArray[np.float64]:
+    """These turns as rotation vectors (12, 3)."""
     golden = 0.5 * (1.0 + np.sqrt(5.0))
     corners = [np.roll((0.0, a, b * golden), turn) for turn in range(3) for a in (-1, 1) for b in (-1, 1)]
-    tangents = np.zeros((len(corners), 6))
-    tangents[:, :3] = np.radians(NEIGHBOUR_DEG) * np.array(corners) / np.hypot(1.0, golden)
-    rotations, shifts = unpack(np.repeat(points, len(corners), axis=0))
-    return pack(*moved_along(rotations, shifts, np.tile(tangents, (len(points), 1))))
+    return np.radians(NEIGHBOUR_DEG) * np.array(corners) / np.hypot(1.0, golden)
 
 
 def everywhere(target: Particle, settings: Settings, *, reach_deg: float | None) -> Frame:
@@ -143,15 +149,17 @@ def everywhere(target: Particle, settings: Settings, *, reach_deg: float | None)
 
 
 @lru_cache(maxsize=8)
-def _seed_orientations(symmetry: str, interval_deg: float, reach_deg: float | None) -> Rotation:
-    """The same for all particles of a kind."""
+def _seed_orientations(symmetry: str, interval_deg: float, reach_deg: float | None) -> NDArray[np.float64]:
+    """Matrices (p, 3, 3), the same for all particles of a kind."""
     group = Symmetry.named(symmetry)
     if reach_deg is None:
         rotations = orientations.euler_grid(interval_deg)
     else:
         edge = EDGE_OF_SYMMETRY if group.order > 1 else 1.0
         rotations = orientations.uniform(orientations.uniform_count(edge * reach_deg))
-    return orientations.reduced(rotations, group)
+    matrices = orientations.reduced(rotations, group).as_matrix()
+    matrices.flags.writeable = False
+    return matrices
 
 
 def about_normals(target: Particle, reference: Particle, settings: Settings, *, reach_deg: float | None) -> Frame:
@@ -172,11 +180,11 @@ def about_normals(target: Particle, reference: Particle, settings: Settings, *, 
         directions = np.zeros((6, 4))
         directions[:3, 0] = target.normal_xyz
         directions[3:, 1:] = np.eye(3)
-        return _frame(target, settings, turns, directions=directions)
+        return _frame(target, settings, turns.as_matrix(), directions=directions)
     if reach_deg is not None:
         turns = _tilted(turns, target.normal_xyz, settings.axis_sd_deg, reach_deg)
     prior = AxisPrior(target.normal_xyz, reference.normal_xyz, float(np.radians(settings.axis_sd_deg)))
-    return _frame(target, settings, turns, prior=prior)
+    return _frame(target, settings, turns.as_matrix(), prior=prior)
 
 
 def near(target: Particle | Spectrum, start: Pose, settings: Settings, *, reach_deg: float | None) -> Frame:
@@ -189,13 +197,13 @@ def near(target: Particle | Spectrum, start: Pose, settings: Settings, *, reach_
     turn, shift = settings.prior_rotation_sd_deg, settings.prior_shift_sd_angstrom
     precision = np.repeat([np.radians(turn) ** -2 if turn else 0.0, shift**-2 if shift else 0.0], 3)
     prior = StartPrior(start, precision) if precision.any() else None
-    return _frame(target, settings, turns, shift_angstrom=start.shift_angstrom, cone=cone, prior=prior)
+    return _frame(target, settings, turns.as_matrix(), shift_angstrom=start.shift_angstrom, cone=cone, prior=prior)
 
 
 def _frame(
     target: Particle | Spectrum,
     settings: Settings,
-    rotations: Rotation,
+    rotations: NDArray[np.float64],
     *,
     directions: NDArray[np.float64] | None = None,
     shift_angstrom: NDArray[np.float64] | None = None,
@@ -204,7 +212,7 @@ def _frame(
 ) -> Frame:
     size = target.voxel_size_angstrom
     return Frame(
-        rotations=rotations.as_matrix(),
+        rotations=rotations,
         shift_angstrom=shift_angstrom,
         max_shift_angstrom=settings.lengths(box=target.box, voxel_size_angstrom=size).max_shift_angstrom,
         # Half of the box is what most particles fill.

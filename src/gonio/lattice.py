@@ -21,7 +21,16 @@ from gonio.kernels.waves import plane_waves, through, waves
 from gonio.volume import Subtomogram
 from gonio.wedge import Wedge
 
-__all__ = ["Places", "in_friedel_half", "index_grid", "inside", "low_spectrum", "remembered", "shell_means"]
+__all__ = [
+    "Places",
+    "by_radius",
+    "in_friedel_half",
+    "index_grid",
+    "inside",
+    "low_spectrum",
+    "remembered",
+    "shell_means",
+]
 
 T = TypeVar("T")
 
@@ -33,6 +42,8 @@ REMEMBERED = 32
 LEAST_REACH = 0.3
 # Shells beyond the limit from which something is smeared into it.
 MARGIN = 3
+# A sample at the limit is within it, whatever rounding says.
+WITHIN = 1 + 1e-6
 NOTHING_MEASURED = "no Fourier sample below the resolution limit was measured: check wedge and limit"
 
 
@@ -218,6 +229,21 @@ class _Same:
         return isinstance(other, _Same) and other.array is self.array
 
 
+def by_radius(frequency_xyz: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The order of frequencies (3, n) by their distance from zero, (n,), and these distances in it, (n,).
+
+    The same arrays for the same one.
+    """
+    return _by_radius(_Same(frequency_xyz))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _by_radius(frequency_xyz: _Same) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
+    order = np.argsort(radius, kind="stable")
+    return order, radius[order]
+
+
 def inside(frequency_xyz: NDArray[np.float32], limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Which frequencies (3, n) lie within a limit, shape (n,), and these: the same array for the same one."""
     return _inside(_Same(frequency_xyz), limit)
@@ -226,5 +252,5 @@ def inside(frequency_xyz: NDArray[np.float32], limit: float) -> tuple[NDArray[np
 @lru_cache(maxsize=REMEMBERED)
 def _inside(frequency_xyz: _Same, limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
-    keep = radius <= limit * (1 + 1e-6)
+    keep = radius <= limit * WITHIN
     return keep, np.ascontiguousarray(frequency_xyz.array[:, keep])

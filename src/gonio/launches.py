@@ -1,285 +1,212 @@
 """How requests (``evaluation``) become launches of kernels (``kernels.cuda``) on a graphics card.
 
 For each kind of request: what goes up, the launch, and what comes down, for many requests together. Each returns what
-waits for the card and gives the answers, in order. Must not know what asks, nor what else is under way.
+waits for the card and gives the answers, in order. Whole searches of pairs are in ``batches``. Must not know what asks,
+nor what else is under way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gonio import lm
-from gonio.evaluation import BestShifts, Equations, Refinement, Request, ShellMatrices, ShellSums
-from gonio.fourier import Spectrum
+from gonio.batches import bytes_of_search, conducted, kind_of_search
+from gonio.evaluation import BestShifts, Equations, Refinement, Request, ShellEquations, ShellSums
+from gonio.ground import Ground, Shifts, begins, turn_bytes
 from gonio.kernels import cpu
 from gonio.score import CODES, Comparison
-from gonio.shifts import ShiftSearch
+from gonio.shifts import shift_grid
+from gonio.stages import PairSearch
 
 if TYPE_CHECKING:
-    from gonio.kernels.card import Card
+    from gonio.kernels.card import Card, Queue
 
 __all__ = ["WORK", "bytes_of", "kind_of"]
 
 # What a job of a kind takes on the card besides its samples, bytes: points, models and sums.
 JOB_BYTES = 2048
 
+# Waits for the card and gives the answers.
+Finish = Callable[[], list[Any]]
 
-def kind_of(request: Request) -> Any:
+
+def kind_of(request: Request) -> Hashable:
     """Requests of one kind go into one launch."""
+    if isinstance(request, PairSearch):
+        return kind_of_search(request)
     if isinstance(request, Refinement):
         return Refinement, request.problem.landscape.directions.shape[1]
-    if isinstance(request, BestShifts):
-        target = request.comparison.target
-        where = id(target.frequency_xyz) if target.on_grid else 0
-        return BestShifts, target.box, target.limit, request.max_shift_angstrom, request.points, where
     return type(request)
 
 
 def bytes_of(request: Any) -> float:
     """What a request takes on the card, nearly."""
+    if isinstance(request, PairSearch):
+        return bytes_of_search(request)
     samples = len(request.comparison.target)
     own = 64.0 * samples
     if isinstance(request, BestShifts):
-        return own + len(request.rotations) * (8.0 * samples + JOB_BYTES)
-    if isinstance(request, ShellSums | ShellMatrices):
+        target, radius, points = request.comparison.target, request.max_shift_angstrom, request.points
+        shifts = len(shift_grid(target.box, target.voxel_size_angstrom, target.limit, radius, points).allowed)
+        return own + turn_bytes(target, target.limit, shifts) + len(request.rotations) * (8.0 * samples + JOB_BYTES)
+    if isinstance(request, ShellSums):
+        return own + JOB_BYTES + 64.0 * request.comparison.target.n_shells * len(request.points)
+    if isinstance(request, ShellEquations):
         return own + JOB_BYTES * request.comparison.target.n_shells
     return own + JOB_BYTES * len(request.points)
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """The comparisons of a launch on the card, and where in its arrays they lie."""
+class _Compared:
+    """Comparisons on the card: their ground and their samples as they are weighted."""
 
-    arrays: tuple[Any, ...]
-    first: NDArray[np.int64]
+    ground: Ground
+    columns: Any
 
+    @staticmethod
+    def of(card: Card, comparisons: Sequence[Comparison], queue: Queue) -> _Compared:
+        """What each minimises, in the order of its samples' radius."""
+        # Values and weights go up; where samples lie, and what a reference shows there, is kept.
+        ground = Ground(card, [(c.target, c.reference) for c in comparisons], queue)
+        columns = [
+            np.array([*c.samples.value, c.samples.transfer, c.samples.weight, c.samples.power, c.samples.own])[
+                :, c.target.by_radius[0]
+            ]
+            for c in comparisons
+        ]
+        return _Compared(ground, card.up(np.concatenate(columns, axis=1, dtype=np.float32), queue))
 
-def _parts(card: Card, comparisons: Sequence[Comparison], stream: Any, *, by_shell: bool) -> _Parts:
-    """One part for each comparison, or for each shell of each; ``first`` are those that a comparison's begin with."""
-    references = list({id(c.reference): c.reference for c in comparisons}.values())
-    number = {id(reference): i for i, reference in enumerate(references)}
-    table = np.zeros((len(references), 6), np.int64)
-    table[:, 0] = card.places("grids", [(id(r.grid), r.grid, r.grid) for r in references])
-    table[:, 1] = [r.side for r in references]
-    table[:, 2] = card.places("regions", [(id(r.regions), r.regions, r.regions) for r in references])
-    table[:, 3] = [len(r.regions) for r in references]
-    table[:, 4] = card.places("volumes", [(id(r.weights), r.weights.reshape(-1), r.weights) for r in references])
-    table[:, 5] = [len(r.weights) for r in references]
-    scales = np.array([(r.scale, r.weight_scale) for r in references], np.float32)
-    targets = [c.target for c in comparisons]
-    held = [t.frequency_xyz for t in targets]
-    frequency = card.places("frequency", [(id(array), array.T, array) for array in held])
-    counts = np.array([len(t) for t in targets])
-    column = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    orders = [_order(target, by_shell) for target in targets]
-    order = card.places("order", [(key, places, array) for (key, places, _), array in zip(orders, held, strict=True)])
-    rows: list[tuple[int, ...]] = []
-    first: list[int] = []
-    for i, comparison in enumerate(comparisons):
-        first.append(len(rows))
-        bounds = orders[i][2]
-        for a, b in pairwise(bounds):
-            rows.append((number[id(comparison.reference)], frequency[i], column[i], order[i] + a, b - a))
-    columns = np.concatenate(
-        [[*c.samples.value, c.samples.transfer, c.samples.weight, c.samples.power, c.samples.own] for c in comparisons],
-        axis=1,
-        dtype=np.float32,
-    )
-    kept = (card.kept("grids"), card.kept("regions"), card.kept("volumes"))
-    own = [card.up(array, stream) for array in (table, scales)]
-    rest = [card.up(array, stream) for array in (columns, np.array(rows, np.int64))]
-    return _Parts((*kept, *own, card.kept("frequency"), rest[0], card.kept("order"), rest[1]), np.array(first))
-
-
-def _order(target: Spectrum, by_shell: bool) -> tuple[Any, NDArray[np.int32], NDArray[np.int64]]:
-    """Places of a target's samples, what they are known by, and where each part begins and the last ends."""
-    if by_shell:
-        # Samples that share their frequencies share their shells.
-        key = id(target.frequency_xyz), target.n_shells
-        bounds = np.concatenate([[0], np.cumsum(np.bincount(target.shell, minlength=target.n_shells))])
-        return key, np.argsort(target.shell, kind="stable").astype(np.int32), bounds
-    length = 1 << int(len(target) - 1).bit_length()
-    return length, np.arange(length, dtype=np.int32), np.array([0, len(target)])
-
-
-def _poses(comparison: Comparison, points: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Points (p, 12) as rotations (p, 3, 3) and phases (p, 3) that the loops over samples take."""
-    rotations = points[:, :9].reshape(-1, 3, 3).astype(np.float32)
-    return rotations, (comparison.phase * points[:, 9:]).astype(np.float32)
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """What begins every kernel's arguments."""
+        return *self.ground.arrays, self.columns
 
 
 def _sums(
-    card: Card, asked: Sequence[tuple[Comparison, NDArray]], stream: Any, *, values: bool, by_shell: bool
+    card: Card, asked: Sequence[tuple[Comparison, NDArray]], queue: Queue, *, values: bool, by_shell: bool
 ) -> Callable[[], list[NDArray[np.float64]]]:
-    """Sums at points (p, 12) of comparisons: (p, width), or (p, s, width) of each shell."""
-    parts = _parts(card, [comparison for comparison, _ in asked], stream, by_shell=by_shell)
-    poses = [_poses(comparison, points) for comparison, points in asked]
-    rotations, phases = (np.concatenate(kind) for kind in zip(*poses, strict=True))
-    jobs, shapes, pose = [], [], 0
-    for i, (comparison, points) in enumerate(asked):
-        count = comparison.target.n_shells if by_shell else 1
-        shapes.append((len(points), count))
-        rows = np.indices((len(points), count)).reshape(2, -1).T  # (p s, 2)
-        jobs.append(np.stack([parts.first[i] + rows[:, 1], pose + rows[:, 0]], axis=1))
-        pose += len(points)
+    """Sums at points (p, 12) of comparisons: (p, s, width), of each shell or of all together."""
     kernel, width = (card.kernels.totals, 4) if values else (card.kernels.normal_equations, cpu.N_SUMS)
-    work = np.concatenate(jobs)
-    if not len(work):
-        return lambda: [np.zeros((*shape, width)) for shape in shapes]
-    out = card.empty((len(work), width), np.float64)
-    given = [card.up(array, stream) for array in (work, rotations, phases)]
-    card.launch(kernel, len(work), stream, *parts.arrays, *given, out)
+    compared = _Compared.of(card, [comparison for comparison, _ in asked], queue)
+    if by_shell:
+        parts, part_first, first = compared.ground.shell_parts()
+    else:
+        first = np.arange(len(asked) + 1)
+        parts, part_first = compared.ground.parts(), card.up(first, queue)
+    shells, counts = np.diff(first), np.array([len(points) for _, points in asked])
+    most, most_shells = int(counts.max()), int(shells.max())
+    if not most:
+        return lambda: [np.zeros((0, count, width)) for count in shells]
+    out = card.empty((len(asked) * most * most_shells, width), np.float64, queue)
+    phases = card.up(np.array([comparison.phase for comparison, _ in asked]), queue)
+    poses = [card.up(array, queue) for array in (begins(counts), np.ones(len(asked), np.int64), counts)]
+    points = card.up(np.concatenate([points for _, points in asked]).astype(np.float64), queue)
+    card.launch(
+        kernel, len(out), queue, *compared.arrays, parts, part_first, phases, *poses, most, most_shells, points, out
+    )
 
     def finish() -> list[NDArray[np.float64]]:
-        ends = np.cumsum([p * s for p, s in shapes])[:-1]
-        split = np.split(card.down(out, stream), ends)
-        return [sums.reshape(*shape, width) for sums, shape in zip(split, shapes, strict=True)]
+        sums = card.down(out, queue).reshape(len(asked), most, most_shells, width)
+        return [sums[i, : counts[i], : shells[i]].copy() for i in range(len(asked))]
 
     return finish
 
 
-def _equations(card: Card, requests: list[Equations], stream: Any) -> Callable[[], list[Any]]:
+def _equations(card: Card, requests: list[Equations], queue: Queue) -> Finish:
     asked = [(r.comparison, r.points) for r in requests]
-    finish = _sums(card, asked, stream, values=False, by_shell=False)
+    finish = _sums(card, asked, queue, values=False, by_shell=False)
     return lambda: [
         r.comparison.equations(np.ascontiguousarray(sums[:, 0])) for r, sums in zip(requests, finish(), strict=True)
     ]
 
 
-def _shell_sums(card: Card, requests: list[ShellSums], stream: Any) -> Callable[[], list[Any]]:
-    return _sums(card, [(r.comparison, r.points) for r in requests], stream, values=True, by_shell=True)
+def _shell_sums(card: Card, requests: list[ShellSums], queue: Queue) -> Finish:
+    return _sums(card, [(r.comparison, r.points) for r in requests], queue, values=True, by_shell=True)
 
 
-def _shell_matrices(card: Card, requests: list[ShellMatrices], stream: Any) -> Callable[[], list[Any]]:
+def _shell_equations(card: Card, requests: list[ShellEquations], queue: Queue) -> Finish:
     asked = [(r.comparison, r.point[None]) for r in requests]
-    finish = _sums(card, asked, stream, values=False, by_shell=True)
-    return lambda: [r.comparison.matrices(sums[0]) for r, sums in zip(requests, finish(), strict=True)]
+    finish = _sums(card, asked, queue, values=False, by_shell=True)
+    return lambda: [sums[0] for sums in finish()]
 
 
-def _best_shifts(card: Card, requests: list[BestShifts], stream: Any) -> Callable[[], list[Any]]:
-    """All of one set of shifts and, on a grid, of one set of samples."""
+def _best_shifts(card: Card, requests: list[BestShifts], queue: Queue) -> Finish:
     comparisons = [r.comparison for r in requests]
-    parts = _parts(card, comparisons, stream, by_shell=False)
-    target = comparisons[0].target
-    search = ShiftSearch(
-        target,
-        comparisons[0].samples,
-        max_shift_angstrom=requests[0].max_shift_angstrom,
-        points=requests[0].points,
+    compared = _Compared.of(card, comparisons, queue)
+    asked = [(r.comparison.target, r.comparison.target.limit, r.max_shift_angstrom, r.points) for r in requests]
+    tried = Shifts(card, asked, queue)
+    counts = np.array([len(r.rotations) for r in requests])
+    first, most = begins(counts), int(counts.max())
+    seeds = np.concatenate([np.stack([first, counts], axis=1), tried.rows, first[:, None]], axis=1)
+    # Of a landscape only what a value needs.
+    whole, numbers = _value_rows(comparisons)
+    given = (whole, numbers, seeds.astype(np.int64))
+    tables = [card.up(array, queue) for array in given]
+    rotations = card.up(np.concatenate([r.rotations.reshape(-1, 9) for r in requests]).astype(np.float64), queue)
+    memory = [card.empty((int(counts.sum()), int(compared.ground.sizes.max())), np.float32, queue) for _ in range(2)]
+    points, value = (
+        card.empty((int(counts.sum()), 12), np.float64, queue),
+        card.empty((int(counts.sum()),), np.float64, queue),
     )
-    allowed = search.allowed
-    phases = (search.turn * allowed).astype(np.float32)
-    if target.on_grid:
-        key = id(target.frequency_xyz), search.turn, len(allowed)
-
-        def make() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-            angle = search.turn * (target.frequency_xyz.T.astype(np.float64) @ allowed.T)  # (n, s)
-            # The frequencies are kept too, so that nothing else is known by their address.
-            return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32), target.frequency_xyz
-
-        cos, sin, _ = card.table(key, make)
-    else:
-        cos = sin = card.empty((1, 1), np.float32)
-    different: dict[bytes, tuple[int, NDArray]] = {}
-    jobs, pose = [], 0
-    for i, request in enumerate(requests):
-        rotations = np.asarray(request.rotations, dtype=np.float32)
-        begins, _ = different.setdefault(rotations.tobytes(), (pose, rotations))
-        pose += len(rotations) if begins == pose else 0
-        here = np.arange(len(rotations))
-        jobs.append(np.stack([np.full(len(here), parts.first[i]), begins + here], axis=1))
-    work, longest = np.concatenate(jobs), max(len(c.target) for c in comparisons)
-    whole = np.array([(CODES[c.score], 0) for c in comparisons], np.int64)
-    numbers = np.array([(c.unit, c.phase, c.least) for c in comparisons], np.float64)
-    tables = [card.up(array, stream) for array in (whole, numbers, work)]
-    turned = card.up(np.concatenate([rotations for _, rotations in different.values()]), stream)
-    shifts = card.up(phases, stream)
-    re, im = (card.empty((len(work), longest), np.float32) for _ in range(2))
-    place, value = card.empty((len(work),), np.int64), card.empty((len(work),), np.float64)
-    totals = card.empty((len(work), 4), np.float64)
     card.launch(
-        card.kernels.best_shifts,
-        len(work),
-        stream,
-        *parts.arrays,
-        *tables,
-        turned,
-        shifts,
-        0,
-        len(allowed),
-        cos,
-        sin,
-        target.on_grid,
-        re,
-        im,
-        place,
-        value,
-        totals,
-    )
+        card.kernels.best_shifts, len(requests) * most, queue, *compared.arrays, compared.ground.parts(), *tables,
+        most, rotations, tried.shifts, tried.turns, *memory, points, value,
+    )  # fmt: skip
 
     def finish() -> list[Any]:
-        best, d, sums = (card.down(array, stream) for array in (place, value, totals))
-        chosen = allowed[best] * search.step_angstrom
-        # Where the wedges share nothing there is nothing to tell one shift from another.
-        chosen[sums[:, 3] == 0.0] = 0.0
-        ends = np.cumsum([len(r.rotations) for r in requests])[:-1]
-        return list(zip(np.split(chosen, ends), np.split(d, ends), strict=True))
+        shifts, d = card.down(points, queue)[:, 9:], card.down(value, queue)
+        return list(zip(np.split(shifts, first[1:]), np.split(d, first[1:]), strict=True))
 
     return finish
 
 
-def _refinements(card: Card, requests: list[Refinement], stream: Any) -> Callable[[], list[Any]]:
-    """All along as many directions."""
+def _value_rows(comparisons: Sequence[Comparison]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     from gonio.kernels.cuda import LANDSCAPE, LANDSCAPE_NUMBERS
 
+    whole, numbers = np.zeros((len(comparisons), 2), np.int64), np.zeros((len(comparisons), LANDSCAPE_NUMBERS))
+    whole[:, 0] = [CODES[c.score] for c in comparisons]
+    for name in ("unit", "phase", "least"):
+        numbers[:, LANDSCAPE[name]] = [getattr(c, name) for c in comparisons]
+    return whole, numbers
+
+
+def _refinements(card: Card, requests: list[Refinement], queue: Queue) -> Finish:
+    """All along as many directions."""
+    from gonio.kernels.cuda import landscape_rows
+
     k = requests[0].problem.landscape.directions.shape[1]
-    parts = _parts(card, [r.comparison for r in requests], stream, by_shell=False)
-    whole, numbers = np.zeros((len(requests), 2), np.int64), np.zeros((len(requests), LANDSCAPE_NUMBERS))
-    for i, request in enumerate(requests):
-        landscape = request.problem.landscape
-        whole[i] = landscape.score, landscape.prior
-        for name, begin in LANDSCAPE.items():
-            entry = np.ravel(getattr(landscape, name))
-            numbers[i, begin : begin + len(entry)] = entry
-    points = np.concatenate([r.points for r in requests]).astype(np.float64)
-    count = len(points)
-    owner = np.repeat(parts.first, [len(r.points) for r in requests])
-    steps = np.repeat([r.max_iterations for r in requests], [len(r.points) for r in requests]).astype(np.int64)
-    state = lm.State(
-        points,
-        np.empty(count),
-        np.empty((count, k, k)),
-        np.empty((count, k)),
-        np.full(count, lm.FIRST_DAMPING),
-        np.full(count, lm.FIRST_GROWTH),
-        np.empty(count, np.int64),
-        np.empty(count, np.int64),
-    )
-    given = [card.up(array, stream) for array in (whole, numbers, owner, steps)]
-    arrays = [
-        card.up(array, stream) if name in ("points", "damping", "growth") else card.empty(array.shape, array.dtype)
-        for name, array in zip(lm.State.__dataclass_fields__, state.arrays, strict=True)
-    ]
-    card.launch(card.kernels.refine[k], count, stream, *parts.arrays, *given, *arrays)
+    compared = _Compared.of(card, [r.comparison for r in requests], queue)
+    counts = np.array([len(r.points) for r in requests])
+    first, count = begins(counts), int(counts.sum())
+    steps = np.array([r.max_iterations for r in requests])
+    given = (*landscape_rows([r.problem.landscape for r in requests]), first, counts)
+    tables = [card.up(array, queue) for array in given]
+    state = [card.up(np.concatenate([r.points for r in requests]).astype(np.float64), queue)]
+    for shape, dtype in (((), float), ((k, k), float), ((k,), float), *[((), float)] * 2, *[((), np.int64)] * 2):
+        state.append(card.empty((count, *shape), dtype, queue))
+    most = int(counts.max())
+    card.launch(
+        card.kernels.refine[k], len(requests) * most, queue, *compared.arrays, compared.ground.parts(), *tables, most,
+        card.up(steps, queue), *state,
+    )  # fmt: skip
 
     def finish() -> list[Any]:
-        found = lm.State(*(card.down(array, stream) for array in arrays))
-        ends = np.cumsum([len(r.points) for r in requests])
-        return [found.take(np.arange(end - len(r.points), end)) for r, end in zip(requests, ends, strict=True)]
+        found = lm.State(*(card.down(array, queue) for array in state))
+        return [found.take(np.arange(begin, begin + n)) for begin, n in zip(first, counts, strict=True)]
 
     return finish
 
 
-WORK: dict[type, Callable[[Any, list[Any], Any], Callable[[], list[Any]]]] = {
+WORK: dict[type, Callable[[Any, list[Any], Any], Finish]] = {
     BestShifts: _best_shifts,
     Equations: _equations,
     ShellSums: _shell_sums,
-    ShellMatrices: _shell_matrices,
+    ShellEquations: _shell_equations,
     Refinement: _refinements,
+    PairSearch: conducted,
 }

@@ -24,10 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.kernels import lm as kernels
+from gonio.kernels.lm import FIRST_DAMPING, FIRST_GROWTH
 
 __all__ = ["Model", "Problem", "State", "Status", "minimise", "start", "step"]
-
-FIRST_DAMPING, FIRST_GROWTH = 1e-2, 2.0
 
 
 class Status(Enum):
@@ -49,6 +48,11 @@ class Status(Enum):
     def __init__(self, code: int, sentence: str) -> None:
         self.code = code
         self.sentence = sentence
+
+    @staticmethod
+    def of(code: int) -> Status:
+        """The one that kernels know by a number."""
+        return _BY_CODE[code]
 
     @property
     def ok(self) -> bool:

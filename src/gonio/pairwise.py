@@ -1,22 +1,24 @@
 """All pairs of a set of particles, each aligned once: what classification starts from.
 
 A particle is a reference for those that come after it and a target for those before. Pairs are done in tiles: a block
-of references against a block of targets, each of which is read and prepared once a tile. A tile knows its particles by
-their numbers, so that it does not matter who does it.
+of references against a block of targets, each of which is read once a tile. A tile knows particles by their numbers,
+so that it does not matter who does it; whoever does several keeps what was prepared for them.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
-from typing import Any
+from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.alignment import Aligner
+from gonio.alignment import Aligner, Kept
 from gonio.cards import cards_for
 from gonio.device import CPU, Device
 from gonio.evaluation import Asking, answered, side_by_side
@@ -30,12 +32,16 @@ from gonio.volume import Particle, TiltStack
 
 __all__ = ["PairResult", "align_all_pairs"]
 
+T = TypeVar("T")
+
 STAGE = "aligning pairs"
 MEMORY_BYTES = 2**30
 # What a reference remembers of seeds may come to this many times its spectra (n = 32, 40 angstrom: 3 times).
 WITH_SEEDS = 4
-# Particles of a block, at most: 64 pairs are half a second of work, and preparing their references 4 % of it.
+# Particles of a block, at most: 64 pairs are half a second of work.
 BLOCK = 8
+# References that are kept, at most: tiles come row by row, and a row has the references of one block.
+HELD = 4 * BLOCK
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ def align_all_pairs(
     mapper
         Who does the tiles (``gonio.run.engine``), in place of ``n_threads`` of this machine.
     memory_bytes
-        What the prepared references of a tile may take; more memory, larger tiles. Results do not depend on it.
+        What prepared references may take, and targets as much again, in each process; at n = 32 it is a tenth of the
+        default. Results do not depend on it.
     progress
         Called with the pairs that are done and all of them.
     device
@@ -112,7 +119,8 @@ def align_all_pairs(
         return
     # One number for all: a pair draws from it and its own numbers, whatever tile it is in.
     seed = None if rng is None else int(rng.integers(2**63))
-    tiles = _Tiles(particles, settings, poses, seed, _block(particles, settings, memory_bytes))
+    held = _held(particles, settings, memory_bytes)
+    tiles = _Tiles(particles, settings, poses, seed, min(held, BLOCK), _Prepared(min(held, HELD), held))
     if mapper is not None and device != CPU:
         raise ValueError("device and mapper exclude each other: either says who does the work")
     with cards_for(device, draws=settings.draws, n_threads=n_threads) or nullcontext(mapper or Local(n_threads)) as who:
@@ -124,13 +132,50 @@ def align_all_pairs(
                 progress(done, n * (n - 1) // 2)
 
 
-def _block(particles: Sequence[Particle] | ParticleTable, settings: Settings, memory_bytes: float) -> int:
-    """How many references memory holds, at least one."""
+def _held(particles: Sequence[Particle] | ParticleTable, settings: Settings, memory_bytes: float) -> int:
+    """How many prepared references memory holds, at least one."""
     try:
         one = Aligner(_particle(particles, 0), settings)  # type: ignore[arg-type]  # no stack comes here
     except ValueError as error:
         raise ParticleError(f"particle {_name(particles, 0)}: {error}") from error
-    return int(np.clip(memory_bytes // max(WITH_SEEDS * one.memory_bytes, 1), 1, BLOCK))
+    return int(max(memory_bytes // max(WITH_SEEDS * one.memory_bytes, 1), 1))
+
+
+class _Prepared:
+    """References and what was made of targets, by their numbers: the last so many of each that were asked for."""
+
+    def __init__(self, references: int, targets: int) -> None:
+        self._most, self._lock = (references, targets), Lock()
+        self._references: OrderedDict[int, Aligner] = OrderedDict()
+        self._targets: OrderedDict[int, Kept] = OrderedDict()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process prepares for itself."""
+        return _Prepared, self._most
+
+    def reference(self, index: int, make: Callable[[], Aligner]) -> Aligner:
+        """A reference, made where it is not there."""
+        with self._lock:
+            if index in self._references:
+                self._references.move_to_end(index)
+                return self._references[index]
+        made = make()
+        with self._lock:
+            return _kept(self._references, index, made, self._most[0])
+
+    def target(self, index: int) -> Kept:
+        """What was made of a target; receives what is made."""
+        with self._lock:
+            return _kept(self._targets, index, self._targets.get(index, {}), self._most[1])
+
+
+def _kept(held: OrderedDict[int, T], index: int, made: T, most: int) -> T:
+    """What is held under a number, or what was made for it: then the last that was asked for, of at most so many."""
+    found = held.setdefault(index, made)
+    held.move_to_end(index)
+    while len(held) > most:
+        held.popitem(last=False)
+    return found
 
 
 def _particle(particles: Sequence[Particle] | ParticleTable, index: int) -> Particle:
@@ -153,6 +198,7 @@ class _Tiles:
     poses: Pose | None
     seed: int | None
     block: int
+    prepared: _Prepared = field(compare=False)
 
     def __len__(self) -> int:
         blocks = -(-len(self.particles) // self.block)
@@ -176,14 +222,17 @@ class _Tiles:
         rows, columns = (self._members(f) for f in list(combinations_with_replacement(firsts, 2))[number])
         read = {index: _particle(self.particles, index) for index in {*rows, *columns}}
         last = columns[-1]
-        aligners = {index: self._aligner(read[index], index) for index in rows if index < last}
+        aligners = {index: self._reference(read[index], index) for index in rows if index < last}
         for target in columns:
-            kept: dict[Any, Any] = {}
+            kept = self.prepared.target(target)
             for reference in (i for i in rows if i < target):
                 yield self._ask(aligners[reference], reference, target, read[target], kept)
 
     def _members(self, first: int) -> range:
         return range(first, min(first + self.block, len(self.particles)))
+
+    def _reference(self, particle: Particle, index: int) -> Aligner:
+        return self.prepared.reference(index, lambda: self._aligner(particle, index))
 
     def _aligner(self, particle: Particle, index: int) -> Aligner:
         try:
@@ -191,7 +240,7 @@ class _Tiles:
         except ValueError as error:
             raise ParticleError(f"particle {_name(self.particles, index)}: {error}") from error
 
-    def _ask(self, aligner: Aligner, reference: int, target: int, particle: Particle, kept: dict) -> Asking[PairResult]:
+    def _ask(self, aligner: Aligner, reference: int, target: int, particle: Particle, kept: Kept) -> Asking[PairResult]:
         rng = None if self.seed is None else np.random.default_rng([self.seed, reference, target])
         try:
             result = yield from aligner.ask(particle, rng=rng, kept=kept)

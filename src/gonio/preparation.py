@@ -6,10 +6,11 @@ Flow: particle -> cut to a box that holds it -> restored within its sphere (rest
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ from gonio.settings import Settings
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
 from gonio.wedge import NoWedge, Wedge
 
-__all__ = ["Preparation"]
+__all__ = ["Kept", "Preparation"]
 
 VOXEL_SIZE_TOLERANCE = 1e-3
 # Particles are picked to within an eighth of their diameter on either side, so a sphere this much wider holds them.
@@ -70,6 +71,26 @@ class _Reference:
     signal_share: NDArray[np.float64]
     power: NDArray[np.float64]
     clean: tuple[FourierVolume, NDArray[np.float64]] | None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A restored target: its samples, in its shells the share of signal and the power, (s,), and its crowding."""
+
+    samples: Spectrum
+    signal_share: NDArray[np.float64]
+    power: NDArray[np.float64]
+    crowding: float
+
+
+# What was made of a target, by what it was made for.
+Kept = dict[Hashable, Any]
+
+
+def _kept(kept: Kept, key: Hashable, make: Callable[[], Any]) -> Any:
+    if key not in kept:
+        kept[key] = make()
+    return kept[key]
 
 
 class Preparation:
@@ -120,7 +141,7 @@ class Preparation:
         """What is prepared travels as what it is prepared from, which is less, and comes out the same."""
         return _prepared, (self.reference, self.settings, self._mask, self._fsc)
 
-    def pair(self, target: Particle, *, kept: dict[Hashable, tuple[Spectrum, Restored]] | None = None) -> Pair:
+    def pair(self, target: Particle, *, kept: Kept | None = None) -> Pair:
         """Target and reference as the settings ask for them.
 
         A box that is larger than its particle needs is cut. ``kept`` holds what was made of this target for other
@@ -139,22 +160,19 @@ class Preparation:
         clean = self._clean_pair(target, ready)
         if clean is not None:
             return clean
-        diameter = self.diameter_angstrom(target)
-        restorer = self._restorer(target.wedge, target.box, diameter, reference.limit)
         kept = {} if kept is None else kept
-        made_for = target.box, diameter, reference.limit
-        if made_for not in kept:
-            made = restorer.restore(target.volume)
-            kept[made_for] = Spectrum.of(replace(target, volume=made.volume), limit=reference.limit), made
-        samples, restored = kept[made_for]
-        before = Expectation.of_shares(
-            restored.signal_share,
-            ready.signal_share,
-            target_power=samples.shell_power(),
-            reference_power=ready.power,
-        )
-        crowding, ceiling = restorer.restored_crowding, self._ceiling(target.box, reference.limit)
-        return Pair(samples, reference, crowding, ceiling, before, diameter_angstrom=diameter)
+        diameter: float = _kept(kept, ("diameter", target.box, self._extent), lambda: self.diameter_angstrom(target))
+        made_for = "restored", target.box, diameter, reference.limit
+        made: _Made = _kept(kept, made_for, lambda: self._made(target, diameter, reference.limit))
+        before = Expectation.of_shares(made.signal_share, ready.signal_share, made.power, ready.power)
+        ceiling = self._ceiling(target.box, reference.limit)
+        return Pair(made.samples, reference, made.crowding, ceiling, before, diameter_angstrom=diameter)
+
+    def _made(self, target: Subtomogram, diameter_angstrom: float, limit: float) -> _Made:
+        restorer = self._restorer(target.wedge, target.box, diameter_angstrom, limit)
+        restored = restorer.restore(target.volume)
+        samples = Spectrum.of(replace(target, volume=restored.volume), limit=limit)
+        return _Made(samples, restored.signal_share, samples.shell_power(), restorer.restored_crowding)
 
     def _tilt_pair(self, target: TiltStack) -> Pair:
         reference, diameter = self._reference_for(target.box).spectrum, self._picked_within(target)

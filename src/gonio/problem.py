@@ -19,7 +19,6 @@ from gonio.candidates import Schedule
 from gonio.kernels import model, pool, refine
 from gonio.pose import Pose, anchors, moved_along
 from gonio.score import CODES, Comparison, Score
-from gonio.symmetry import Symmetry
 
 __all__ = [
     "AxisPrior",
@@ -31,7 +30,6 @@ __all__ = [
     "poses_of",
     "prior_model",
     "signature",
-    "signatures",
     "unpack",
 ]
 
@@ -57,13 +55,6 @@ def signature(points: NDArray, voxel_size_angstrom: float) -> NDArray[np.float64
     """What the paper's eq. 12 measures distances between, shape (p, 9), with shifts in voxels."""
     rotations, shifts = unpack(points)
     return anchors(rotations, shifts / voxel_size_angstrom).reshape(len(points), 9)
-
-
-def signatures(points: NDArray, voxel_size_angstrom: float, symmetry: Symmetry) -> NDArray[np.float64]:
-    """The same for every pose that the reference's symmetry makes equal, shape (p, order, 9)."""
-    rotations, shifts = unpack(points)
-    every = symmetry.equivalents(rotations)  # (p, order, 3, 3)
-    return anchors(every, (shifts / voxel_size_angstrom)[:, None]).reshape(*every.shape[:2], 9)
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,15 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.expectation import MAX_NULL, Expectation, shell_weight
+from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum
-from gonio.kernels import cpu, model
+from gonio.kernels import cpu, model, shells
 from gonio.shifts import ShiftSearch
 
 __all__ = ["Comparison", "NormalEquations", "Score", "weighted"]
 
 # Fewer samples in common than this, or than this share of the target's, fit anything: four for each unknown, 5 %.
 MIN_SAMPLES, MIN_OVERLAP = 24, 0.05
-# Shells that are expected to agree less than this say nothing in a likelihood ratio.
-MIN_CORRELATION = 1e-3
-_UPPER = np.triu_indices(6)
 
 
 class Score(StrEnum):
@@ -116,11 +113,18 @@ class Comparison:
         Shifts lie within a ball, on the grid of the voxels, or of ``points`` along the edge of the box.
         """
         search = ShiftSearch(self.target, self.samples, max_shift_angstrom=max_shift_angstrom, points=points)
-        sums = np.zeros((len(rotations), cpu.N_SUMS))
         matrices = np.ascontiguousarray(rotations, dtype=np.float32)
-        shifts, sums[:, cpu.FG], norms = search.best(self.reference, matrices)
-        sums[:, cpu.FF], sums[:, cpu.GG], sums[:, cpu.WEIGHT] = norms.T
-        return shifts, self.equations(sums).dissimilarity
+        shifts, product, norms = search.best(self.reference, matrices)
+        sums, d = np.insert(norms, 2, product, axis=1), np.empty(len(rotations))
+        model.dissimilarities(CODES[self.score], sums, self.unit, self.least, d)
+        return shifts, d
+
+    def values(self, rotations: NDArray, shifts_angstrom: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Dissimilarity and total weight of Omega at p poses, (p,) each."""
+        sums = self.shell_sums(rotations, shifts_angstrom).sum(axis=1)
+        d = np.empty(len(sums))
+        model.dissimilarities(CODES[self.score], sums, self.unit, self.least, d)
+        return d, sums[:, 3]
 
     def shell_sums(self, rotations: NDArray, shifts_angstrom: NDArray) -> NDArray[np.float64]:
         """|f|^2, |g|^2, f.g and |Omega| of each shell at p poses, shape (p, s, 4): shell s holds round(abs(k)) = s."""
@@ -129,19 +133,12 @@ class Comparison:
         cpu.shell_sums(self.reference.kernel, self.samples, matrices, phases, self.target.shell, sums)
         return sums
 
-    def normal_matrices(self, rotation: NDArray, shift_angstrom: NDArray) -> tuple[NDArray, NDArray]:
-        """J^T J of each shell at one pose, (s, 6, 6), and the shell sums there, (s, 4)."""
+    def shell_equations(self, rotation: NDArray, shift_angstrom: NDArray) -> NDArray[np.float64]:
+        """The 37 sums of docs/theory.md eq. 8 of each shell at one pose, (s, 37), in the order of ``kernels.cpu``."""
         sums = np.empty((self.target.n_shells, cpu.N_SUMS))
         matrices, phases = self._as_kernels_take_them(rotation[None], shift_angstrom[None])
         cpu.shell_equations(self.reference.kernel, self.samples, matrices[0], phases[0], self.target.shell, sums)
-        return self.matrices(sums)
-
-    def matrices(self, sums: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
-        """The same from the 37 sums of each shell (s, 37)."""
-        units = np.repeat([1.0, self.phase], 3)
-        normal = np.zeros((len(sums), 6, 6))
-        normal[:, _UPPER[0], _UPPER[1]] = normal[:, _UPPER[1], _UPPER[0]] = sums[:, cpu.JTJ : cpu.JTF]
-        return normal * units[:, None] * units, sums[:, [cpu.FF, cpu.GG, cpu.FG, cpu.WEIGHT]]
+        return sums
 
     def _as_kernels_take_them(
         self, rotations: NDArray, shifts_angstrom: NDArray
@@ -161,21 +158,10 @@ def _likelihood_counts(target: Spectrum, expectation: Expectation) -> tuple[tupl
 
     Weights have a mean of one, so that their sum still counts samples.
     """
-    shells, radius = np.arange(len(expectation.correlation)), target.radius
-    rho = np.maximum(expectation.at(radius), MIN_CORRELATION)
-    null = np.minimum(expectation.null_at(radius), MAX_NULL * rho)
-    f_rms = np.sqrt(np.interp(radius, shells, expectation.target_power))
-    g_rms = np.sqrt(np.interp(radius, shells, expectation.reference_power))
-    cross = rho / (1.0 - rho**2) - null / (1.0 - null**2)
-    norm = rho**2 / (1.0 - rho**2) - null**2 / (1.0 - null**2)
-    constant = np.log((1.0 - rho**2) / (1.0 - null**2))
-    gain = cross / (f_rms * g_rms)
-    power = (norm * np.abs(target.value) ** 2 / f_rms**2 + constant) / gain
-    own = norm / g_rms**2 / gain
-    kept = np.asarray(expectation.at(radius) > 0)
-    unit = float((gain * kept).mean()) or 1.0
-    weight = target.weight * gain * kept / unit
-    return (weight.astype(np.float32), power.astype(np.float32), own.astype(np.float32)), unit
+    counts = np.empty((3, len(target)), np.float32)
+    unit = shells.likelihood_counts(expectation.table, target.radius, target.value, target.weight, counts)
+    weight, power, own = counts
+    return (weight, power, own), unit
 
 
 def weighted(target: Spectrum, expectation: Expectation) -> Spectrum:
@@ -183,8 +169,6 @@ def weighted(target: Spectrum, expectation: Expectation) -> Spectrum:
 
     Weights have a mean of one.
     """
-    radius = target.radius
-    weight = target.weight * shell_weight(expectation.at(radius))
-    mean = float(weight.mean(dtype=np.float64)) or 1.0
-    value = target.value / np.complex64(expectation.contrast)
-    return replace(target, value=value, weight=(weight / mean).astype(np.float32))
+    weight = np.empty(len(target), np.float32)
+    shells.sample_weights(expectation.table, target.radius, target.weight, weight)
+    return replace(target, value=target.value / np.complex64(expectation.contrast), weight=weight)

@@ -10,18 +10,53 @@ For a fixed rotation Omega and both norms do not depend on the shift, so one max
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.kernels import shift as kernels
 from gonio.kernels.cpu import Samples
-from gonio.lattice import index_grid
+from gonio.lattice import REMEMBERED, index_grid
 
-__all__ = ["ShiftSearch"]
+__all__ = ["ShiftGrid", "ShiftSearch", "shift_grid"]
 
 # Phases of samples that are not on a grid are held in memory for so many pairs of a sample and a shift at a time.
 PHASES = 4e6
+
+
+@dataclass(frozen=True)
+class ShiftGrid:
+    """Shifts that are tried, in steps of ``step_angstrom``; one is a phase of ``turn`` radians at frequency one.
+
+    They lie within ``radius`` steps of the middle of a ``cube`` (s, 3), xyz in the order (z, y, x).
+    """
+
+    step_angstrom: float
+    turn: float
+    radius: float
+    cube: NDArray[np.int64]
+
+    @cached_property
+    def allowed(self) -> NDArray[np.int64]:
+        """Those in the ball, (s, 3), in steps."""
+        return self.cube[(self.cube**2).sum(axis=1) <= self.radius**2 + 1e-6]
+
+
+@lru_cache(maxsize=REMEMBERED)
+def shift_grid(
+    box: int, voxel_size_angstrom: float, limit: float, max_shift_angstrom: float, points: int | None
+) -> ShiftGrid:
+    """For a box and a limit in shells: shifts within a distance, ``points`` along the edge of the box, or each voxel.
+
+    No fewer than the limit needs; zero shift is always allowed.
+    """
+    n = box if points is None else max(points, 2 * int(limit) + 2)
+    step = voxel_size_angstrom * box / n
+    radius = max(min(max_shift_angstrom / step * (1 + 1e-9), n // 2), 0.0)
+    return ShiftGrid(step, 2.0 * np.pi / n, radius, index_grid(2 * int(radius) + 1).reshape(-1, 3))
 
 
 class ShiftSearch:
@@ -42,18 +77,9 @@ class ShiftSearch:
     def __init__(
         self, spectrum: Spectrum, samples: Samples, *, max_shift_angstrom: float, points: int | None = None
     ) -> None:
-        n = spectrum.box if points is None else max(points, 2 * int(spectrum.limit) + 2)
-        self._samples = samples
-        self._spectrum = spectrum
-        self.step_angstrom = spectrum.voxel_size_angstrom * spectrum.box / n
-        self._radius = max(min(max_shift_angstrom / self.step_angstrom * (1 + 1e-9), n // 2), 0.0)
-        self._cube = index_grid(2 * int(self._radius) + 1).reshape(-1, 3)  # shifts (s, 3) xyz in order (z, y, x)
-        self.turn = 2.0 * np.pi / n
-
-    @property
-    def allowed(self) -> NDArray[np.int64]:
-        """Shifts that are tried, (s, 3), in steps of ``step_angstrom``; a step is ``turn`` in phase at frequency 1."""
-        return self._cube[(self._cube**2).sum(axis=1) <= self._radius**2 + 1e-6]
+        size = spectrum.box, spectrum.voxel_size_angstrom, spectrum.limit
+        self._samples, self._spectrum = samples, spectrum
+        self._grid = shift_grid(*size, max_shift_angstrom, points)
 
     def best(
         self, reference: FourierVolume, rotations: NDArray[np.float32]
@@ -71,7 +97,7 @@ class ShiftSearch:
         shifts = (self._on_grid if on_grid else self._anywhere)(*turned, place, value, norms)
         # Where the wedges share nothing there is nothing to tell one shift from another.
         shifts[norms[:, 2] == 0.0] = 0
-        return np.asarray(shifts * self.step_angstrom), value.astype(np.float64), norms
+        return np.asarray(shifts * self._grid.step_angstrom), value.astype(np.float64), norms
 
     def _on_grid(
         self, values: NDArray, weights: NDArray, place: NDArray, value: NDArray, norms: NDArray
@@ -80,8 +106,8 @@ class ShiftSearch:
         limit, reach = self._spectrum.limit * (1 + 1e-6), int(self._spectrum.limit * (1 + 1e-6))
         side = 2 * reach + 1
         places = (z * side + y + reach) * side + x + reach  # z is never negative in the Friedel half
-        shifts = np.arange(-int(self._radius), int(self._radius) + 1)
-        angle = self.turn * np.outer(shifts, np.arange(-reach, reach + 1))
+        shifts = np.arange(-int(self._grid.radius), int(self._grid.radius) + 1)
+        angle = self._grid.turn * np.outer(shifts, np.arange(-reach, reach + 1))
         cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
         kernels.best_on_grid(
             self._samples,
@@ -92,22 +118,22 @@ class ShiftSearch:
             reach,
             cos,
             sin,
-            self._radius,
+            self._grid.radius,
             place,
             value,
             norms,
         )
-        return self._cube[place]
+        return self._grid.cube[place]
 
     def _anywhere(
         self, values: NDArray, weights: NDArray, place: NDArray, value: NDArray, norms: NDArray
     ) -> NDArray[np.int64]:
-        allowed = self.allowed
+        allowed = self._grid.allowed
         portion = max(1, int(PHASES / len(self._spectrum)))
         shifts = np.zeros((len(weights), 3), np.int64)
         for first in range(0, len(allowed), portion):
             some = allowed[first : first + portion]
-            angle = (self.turn * some @ self._spectrum.frequency_xyz.astype(np.float64)).astype(np.float32)
+            angle = (self._grid.turn * some @ self._spectrum.frequency_xyz.astype(np.float64)).astype(np.float32)
             before = value.copy()
             kernels.best_anywhere(self._samples, values, weights, np.cos(angle), np.sin(angle), place, value, norms)
             better = value > before

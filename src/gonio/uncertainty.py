@@ -13,21 +13,20 @@ particle's support leaves independent. Knows nothing of searches.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.evaluation import Asking, ShellMatrices, answered
+from gonio.evaluation import Asking, ShellEquations, answered
 from gonio.fourier import FourierVolume, Spectrum
+from gonio.kernels import shells as kernels
+from gonio.kernels.shells import ROUNDING
 from gonio.pose import Pose
 from gonio.problem import pack
 from gonio.score import Comparison, Score
 
-__all__ = ["ask_pose_covariance", "pose_covariance"]
-
-# Shells that follow the reference less than this say nothing of the pose.
-MIN_SHARE = 1e-3
-# Sums of float32 samples tell no direction from another whose information is this share of the largest, or less.
-ROUNDING = 1e-6
+__all__ = ["Curvature", "ask_pose_covariance", "pose_covariance"]
 
 
 def pose_covariance(
@@ -72,26 +71,45 @@ def ask_pose_covariance(
     precision: NDArray[np.float64] | None = None,
 ) -> Asking[NDArray[np.float64]]:
     """The same, asked for."""
-    point = pack(pose.matrix[None], pose.shift_angstrom[None])[0]
-    normal, sums = yield ShellMatrices(Comparison(target, reference, score=Score.FCS), point)
-    shell, weight = target.shell, target.weight.astype(np.float64)
-    mean_weight = np.bincount(shell, weight**2, len(sums)) / np.maximum(np.bincount(shell, weight, len(sums)), 1e-300)
-    told = (sums[:, 3] > 0) & (sums[:, 1] > 0)
-    ff, gg, fg, count = sums[told].T
-    share = np.maximum(fg / gg, MIN_SHARE)
-    unexplained = np.maximum(ff - fg**2 / gg, ROUNDING * ff) / count
-    follow = np.einsum("s,sij->ij", share, normal[told])
-    scatter = np.einsum("s,sij->ij", mean_weight[told] * unexplained, normal[told])
-    b = directions
-    follow, scatter = b.T @ follow @ b, (0.5 * crowding) * (b.T @ scatter @ b)
-    information = _sandwich(follow, scatter)
-    if precision is not None:
-        information = information + b.T @ precision @ b
-    covariance = _inverse(information)
-    if covariance is None:
-        return np.where(np.abs(b) @ np.abs(b).T > 0, np.inf, 0.0)
-    covariance = b @ covariance @ b.T
-    return 0.5 * (covariance + covariance.T)
+    comparison = Comparison(target, reference, score=Score.FCS)
+    sums = yield ShellEquations(comparison, pack(pose.matrix[None], pose.shift_angstrom[None])[0])
+    curvature = Curvature.of_sums(sums, target.shell_weights(), phase=comparison.phase, crowding=crowding)
+    return curvature.covariance(directions=directions, precision=precision)
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Of a weighted comparison at its optimum: how the gradient follows the pose and how it scatters.
+
+    A and B of eq. 31, (6, 6) each, for the tangent (omega in radians, t in angstrom).
+    """
+
+    follow: NDArray[np.float64]
+    scatter: NDArray[np.float64]
+
+    @staticmethod
+    def of_sums(sums: NDArray[np.float64], weights: NDArray[np.float64], *, phase: float, crowding: float) -> Curvature:
+        """From the 37 sums of each shell (s, 37), and the sums of weights and of their squares (s, 2).
+
+        ``phase`` is that of a shift of one angstrom at frequency one, in radians; ``crowding`` is kappa.
+        """
+        follow, scatter = np.empty((6, 6)), np.empty((6, 6))
+        kernels.curvature(sums, weights, phase, crowding, follow, scatter)
+        return Curvature(follow, scatter)
+
+    def covariance(
+        self, *, directions: NDArray[np.float64], precision: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """Covariance (6, 6), as ``pose_covariance``."""
+        b = directions
+        information = _sandwich(b.T @ self.follow @ b, b.T @ self.scatter @ b)
+        if precision is not None:
+            information = information + b.T @ precision @ b
+        covariance = _inverse(information)
+        if covariance is None:
+            return np.where(np.abs(b) @ np.abs(b).T > 0, np.inf, 0.0)
+        covariance = b @ covariance @ b.T
+        return 0.5 * (covariance + covariance.T)
 
 
 def _sandwich(follow: NDArray[np.float64], scatter: NDArray[np.float64]) -> NDArray[np.float64]:

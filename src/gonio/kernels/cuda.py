@@ -13,17 +13,19 @@ of their meetings is compiled for the CPU.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda as _cuda
 from numba import float32, float64, int32
+from numpy.typing import NDArray
 
 from gonio.kernels.compiled import compiled, inlined
 from gonio.kernels.cpu import FF, FG, GG, JTF, JTG, N_SUMS, WEIGHT
-from gonio.kernels.lm import MAX_ITERATIONS, NO_OVERLAP, RUNNING
-from gonio.kernels.model import model
+from gonio.kernels.lm import FIRST_DAMPING, FIRST_GROWTH, MAX_ITERATIONS, NO_OVERLAP, RUNNING
+from gonio.kernels.model import dissimilarity
 from gonio.kernels.refine import Landscape, placed, proposed, settled, valued
 from gonio.kernels.sample import (
     interpolated,
@@ -35,7 +37,17 @@ from gonio.kernels.sample import (
     volume_weight,
 )
 
-__all__ = ["LANDSCAPE", "LANDSCAPE_NUMBERS", "PART", "REFERENCE", "SIMULATED", "THREADS", "Kernels", "kernels"]
+__all__ = [
+    "LANDSCAPE",
+    "LANDSCAPE_NUMBERS",
+    "PART",
+    "REFERENCE",
+    "SIMULATED",
+    "THREADS",
+    "Kernels",
+    "kernels",
+    "landscape_rows",
+]
 
 cuda: Any = _cuda  # its names depend on whether it is the simulator's
 
@@ -45,15 +57,16 @@ SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
 # What the rows of tables of whole numbers say. Of a reference: where its grid begins and the points along its edge,
 # where its regions begin and how many there are, where its volume of weights begins and the points along its edge.
 REFERENCE = ("grid", "side", "region", "regions", "volume", "volume_side")
-# Of a part, samples of one comparison that are added up together: where the comparison's frequencies and its other
-# columns begin, where the part's places among its samples begin and how many there are.
-PART = ("reference", "frequency", "column", "order", "count")
+# Of a part, samples of one comparison that are added up together: where its frequencies and its other columns begin and
+# how many there are. Samples are in the order of their distance from zero frequency: shells and limits are parts.
+PART = ("reference", "frequency", "column", "count")
 # Where the numbers of a ``Landscape`` begin in a row of them, float64; directions are 6 x k, by rows.
 LANDSCAPE = {
     "unit": 0, "phase": 1, "least": 2, "centre": 3, "max_shift": 6, "cone_centre": 7, "cone_cosine": 16, "crowding": 17,
     "power": 18, "radius": 19, "tolerance": 20, "prior_numbers": 21, "directions": 39,
 }  # fmt: skip
 PRIOR_NUMBERS, LANDSCAPE_NUMBERS = 18, 75
+UNIT, PHASE, LEAST = (LANDSCAPE[name] for name in ("unit", "phase", "least"))
 # Frequencies are rows (n, 3). Columns of samples, (6, n): re and im of the value, transfer, weight, |f|^2 and the share
 # of |g|^2 that counts.
 RE, IM, TRANSFER, OWN_WEIGHT, POWER, OWN = range(6)
@@ -64,7 +77,7 @@ N_TOTALS = 4
 
 
 # What a thread does between two meetings: for the simulator compiled once and kept.
-_by_thread = compiled if SIMULATED else inlined
+by_thread = compiled if SIMULATED else inlined
 
 
 class _Spot(NamedTuple):
@@ -78,18 +91,17 @@ class _Spot(NamedTuple):
     volume_side: int
     frequency: int
     column: int
-    order: int
     samples: int
     scale: float
     volume_scale: float
 
 
-@_by_thread
+@by_thread
 def _spot(references, scales, parts, part):
     r = parts[part, 0]
     return _Spot(
         references[r, 0], references[r, 1], references[r, 2], references[r, 3], references[r, 4], references[r, 5],
-        parts[part, 1], parts[part, 2], parts[part, 3], parts[part, 4], scales[r, 0], scales[r, 1],
+        parts[part, 1], parts[part, 2], parts[part, 3], scales[r, 0], scales[r, 1],
     )  # fmt: skip
 
 
@@ -105,14 +117,13 @@ def _measured(spot, regions, volumes, qx, qy, qz):
     return np.float32(0.0)
 
 
-@_by_thread
-def _thread_sums(spot, grids, regions, volumes, frequency, columns, order, rotation, phase, thread, threads, sums):
+@by_thread
+def _thread_sums(spot, grids, regions, volumes, frequency, columns, rotation, phase, thread, threads, sums):
     """One thread's share of the 37 sums of docs/theory.md eq. 8 at a pose, into ``sums`` (37,) float32."""
     for i in range(N_SUMS):
         sums[i] = np.float32(0.0)
     for i in range(thread, spot.samples, threads):
-        j = order[spot.order + i]
-        at, c = spot.frequency + j, spot.column + j
+        at, c = spot.frequency + i, spot.column + i
         kx, ky, kz = frequency[at, 0], frequency[at, 1], frequency[at, 2]
         qx, qy, qz = turned_back(rotation, kx, ky, kz)
         w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
@@ -137,14 +148,13 @@ def _thread_sums(spot, grids, regions, volumes, frequency, columns, order, rotat
             sums[WEIGHT] += w
 
 
-@_by_thread
-def _thread_totals(spot, grids, regions, volumes, frequency, columns, order, rotation, phase, thread, threads, totals):
+@by_thread
+def _thread_totals(spot, grids, regions, volumes, frequency, columns, rotation, phase, thread, threads, totals):
     """One thread's share of |f|^2, |g|^2, f.g and the total weight at a pose, into ``totals`` (4,) float32."""
     for i in range(N_TOTALS):
         totals[i] = np.float32(0.0)
     for i in range(thread, spot.samples, threads):
-        j = order[spot.order + i]
-        at, c = spot.frequency + j, spot.column + j
+        at, c = spot.frequency + i, spot.column + i
         kx, ky, kz = frequency[at, 0], frequency[at, 1], frequency[at, 2]
         qx, qy, qz = turned_back(rotation, kx, ky, kz)
         w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
@@ -160,16 +170,13 @@ def _thread_totals(spot, grids, regions, volumes, frequency, columns, order, rot
             totals[3] += w
 
 
-@_by_thread
-def _thread_products(
-    spot, grids, regions, volumes, frequency, columns, order, rotation, thread, threads, re, im, totals
-):
+@by_thread
+def _thread_products(spot, grids, regions, volumes, frequency, columns, rotation, thread, threads, re, im, totals):
     """One thread's share of w f conj(G') before any shift, re and im (n,), and of what no shift changes (4,)."""
     for i in range(N_TOTALS):
         totals[i] = np.float32(0.0)
     for i in range(thread, spot.samples, threads):
-        j = order[spot.order + i]
-        at, c = spot.frequency + j, spot.column + j
+        at, c = spot.frequency + i, spot.column + i
         qx, qy, qz = turned_back(rotation, frequency[at, 0], frequency[at, 1], frequency[at, 2])
         w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
         re[i] = im[i] = np.float32(0.0)
@@ -184,23 +191,26 @@ def _thread_products(
             re[i], im[i] = w * (fr * gr + fi * gi), w * (fi * gr - fr * gi)
 
 
-@_by_thread
-def _best_of_thread(spot, frequency, order, shifts, first, count, cos, sin, tables, re, im, thread, threads):
+@by_thread
+def _best_of_thread(spot, frequency, phase, shifts, turns, first, count, table, re, im, thread, threads):
     """The best of every so many-th shift, the first of equals: its number and f.g there.
 
-    ``shifts`` (s, 3) are phases per unit of frequency; ``cos`` and ``sin`` (n, s) those of every sample and shift,
-    where ``tables`` says that there are any.
+    ``shifts`` (s, 3) in angstrom, of which ``count`` from ``first`` on are tried. ``turns`` (t, 2) are cosines and
+    sines of every sample and shift, from ``table`` on; where that is negative they are not there.
     """
     best, where = np.float32(-3e38), np.int64(-1)
     for shift in range(thread, count, threads):
         total = np.float32(0.0)
-        if tables:
+        if table >= 0:
+            at = table + shift
             for i in range(spot.samples):
-                total += cos[i, shift] * re[i] - sin[i, shift] * im[i]
+                total += turns[at, 0] * re[i] - turns[at, 1] * im[i]
+                at += count
         else:
-            back = shifts[first + shift]
+            x, y, z = shifts[first + shift, 0], shifts[first + shift, 1], shifts[first + shift, 2]
+            back = np.float32(phase * x), np.float32(phase * y), np.float32(phase * z)
             for i in range(spot.samples):
-                at = spot.frequency + order[spot.order + i]
+                at = spot.frequency + i
                 c, s = phase_factor(back, frequency[at, 0], frequency[at, 1], frequency[at, 2])
                 total += c * re[i] + s * im[i]
         if total > best:
@@ -208,7 +218,7 @@ def _best_of_thread(spot, frequency, order, shifts, first, count, cos, sin, tabl
     return best, where
 
 
-@_by_thread
+@by_thread
 def _landscape(whole, numbers, directions, centre, cone_centre, prior_numbers, k):
     """A ``Landscape`` from its row of tables; its arrays are put into those given."""
     for i in range(3):
@@ -229,20 +239,20 @@ def _landscape(whole, numbers, directions, centre, cone_centre, prior_numbers, k
 # Until here nothing knows of blocks; from here on threads wait for one another.
 if SIMULATED:
 
-    def _array(array: Any) -> Any:
+    def as_array(array: Any) -> Any:
         """An argument of a kernel as compiled functions take it."""
         return array._item._ary
 
 else:
 
     @cuda.jit(device=True)
-    def _array(array):
+    def as_array(array):
         """An argument of a kernel as compiled functions take it."""
         return array
 
 
 @cuda.jit(device=True)
-def _add_up(buffer, thread, threads, width):
+def add_up(buffer, thread, threads, width):
     """Sums over the rows of a block's ``buffer`` (threads, width), into the first: pairs, then pairs of pairs."""
     half = threads // 2
     while half > 0:
@@ -252,6 +262,17 @@ def _add_up(buffer, thread, threads, width):
             buffer[row, column] += buffer[row + half, column]
         half //= 2
     cuda.syncthreads()
+
+
+def landscape_rows(landscapes: Sequence[Landscape]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Landscapes as rows of whole numbers (b, 2), score and prior, and of others (b, 75)."""
+    whole, numbers = np.zeros((len(landscapes), 2), np.int64), np.zeros((len(landscapes), LANDSCAPE_NUMBERS))
+    for i, landscape in enumerate(landscapes):
+        whole[i] = landscape.score, landscape.prior
+        for name, begin in LANDSCAPE.items():
+            entry = np.ravel(getattr(landscape, name))
+            numbers[i, begin : begin + len(entry)] = entry
+    return whole, numbers
 
 
 class Kernels(NamedTuple):
@@ -280,58 +301,83 @@ def kernels(threads: int = THREADS) -> Kernels:
 
 def _sums_kernel(threads: int, thread_sums: Any, width: int) -> Any:
     @cuda.jit(fastmath=True)
-    def sums_of_jobs(
-        grids, regions, volumes, references, scales, frequency, columns, order, parts, jobs, rotations, phases, out
-    ):
-        """The sums of each job, a part and a pose (``jobs`` (b, 2)), into ``out`` (b, width)."""
+    def sums_of_poses(
+        grids, regions, volumes, references, scales, frequency, columns, parts, part_first, phases, first, step, counts,
+        most, shells, points, out,
+    ):  # fmt: skip
+        """The sums at poses of comparisons, for each of a comparison's parts, into ``out`` (b most shells, width).
+
+        Comparison c has the parts from ``part_first[c]`` on, ``shells`` or fewer; its poses are every ``step[c]``-th of
+        ``points`` (p, 12) from ``first[c]`` on, ``counts[c]`` of them but no more than ``most``. Rows of ``out`` are in
+        the order (comparison, pose, part); what there is none of is left as it is. ``phases`` (c,) are those of a shift
+        of one angstrom at frequency one.
+        """
         block, thread = cuda.blockIdx.x, cuda.threadIdx.x
+        shell, pose = block % shells, block // shells % most
+        which = block // (shells * most)
+        part = part_first[which] + shell
+        if part >= part_first[which + 1] or pose >= counts[which]:
+            return
         sums = cuda.local.array(width, float32)
         buffer = cuda.shared.array((threads, width), float64)
-        pose = jobs[block, 1]
-        spot = _spot(_array(references), _array(scales), _array(parts), jobs[block, 0])
+        rotation = cuda.shared.array((3, 3), float32)  # the simulator knows shared arrays by their lines
+        phase = cuda.shared.array(3, float32)
+        if thread == 0:
+            placed(phases[which], as_array(points)[first[which] + pose * step[which]], rotation, phase)
+        cuda.syncthreads()
+        spot = _spot(as_array(references), as_array(scales), as_array(parts), part)
         thread_sums(
-            spot, _array(grids), _array(regions), _array(volumes), _array(frequency), _array(columns), _array(order),
-            _array(rotations)[pose], _array(phases)[pose], thread, threads, sums,
+            spot, as_array(grids), as_array(regions), as_array(volumes), as_array(frequency), as_array(columns),
+            rotation, phase, thread, threads, sums,
         )  # fmt: skip
         for i in range(width):
             buffer[thread, i] = sums[i]
-        _add_up(buffer, thread, threads, width)
+        add_up(buffer, thread, threads, width)
         for i in range(thread, width, threads):
             out[block, i] = buffer[0, i]
 
-    return sums_of_jobs
+    return sums_of_poses
 
 
 def _best_shifts_kernel(threads: int) -> Any:
     @cuda.jit(fastmath=True)
     def best_shifts(
-        grids, regions, volumes, references, scales, frequency, columns, order, parts, whole, numbers, jobs, rotations,
-        shifts, shift_first, shift_count, cos, sin, tables, re, im, place, value, totals,
+        grids, regions, volumes, references, scales, frequency, columns, parts, whole, numbers, seeds, most, rotations,
+        shifts, turns, re, im, points, value,
     ):  # fmt: skip
-        """The best shift of each job, a part and an orientation: its number and the dissimilarity there, (b,).
+        """The best shift of each orientation of a comparison, as a point (12,), and the dissimilarity there.
 
-        ``whole`` and ``numbers`` are those of the part's landscape. ``re`` and ``im`` (b, n) are memory to work in;
-        ``totals`` (b, 4) receives |f|^2, |g|^2, f.g and the weight.
+        Seeds (6,) of comparison c say: where its orientations (r, 9) begin and how many there are, ``most`` or fewer;
+        where its shifts (s, 3) in angstrom begin and how many there are; where its ``turns`` begin (`_best_of_thread`);
+        where its results begin. ``whole`` and ``numbers`` are those of the landscape; ``re`` and ``im``
+        (r, n), as many rows as results, are memory to work in.
         """
         block, thread = cuda.blockIdx.x, cuda.threadIdx.x
-        sums, full = cuda.local.array(N_SUMS, float64), cuda.local.array((6, 6), float64)
-        slope, some = cuda.local.array(6, float64), cuda.local.array(N_TOTALS, float32)
+        which, seed = block // most, block % most
+        if seed >= seeds[which, 1]:
+            return
+        some = cuda.local.array(N_TOTALS, float32)
         buffer = cuda.shared.array((threads, N_TOTALS), float64)
         best = cuda.shared.array(threads, float32)
         where = cuda.shared.array(threads, int32)
-        part = jobs[block, 0]
-        spot = _spot(_array(references), _array(scales), _array(parts), part)
-        own_re, own_im = _array(re)[block], _array(im)[block]
+        rotation = cuda.shared.array((3, 3), float32)
+        given, first, row = seeds[which, 0] + seed, seeds[which, 2], seeds[which, 5] + seed
+        for i in range(thread, 9, threads):
+            rotation[i // 3, i % 3] = rotations[given, i]
+        cuda.syncthreads()
+        spot = _spot(as_array(references), as_array(scales), as_array(parts), which)
+        own_re, own_im = as_array(re)[row], as_array(im)[row]
         _thread_products(
-            spot, _array(grids), _array(regions), _array(volumes), _array(frequency), _array(columns), _array(order),
-            _array(rotations)[jobs[block, 1]], thread, threads, own_re, own_im, some,
+            spot, as_array(grids), as_array(regions), as_array(volumes), as_array(frequency), as_array(columns),
+            rotation, thread, threads, own_re, own_im, some,
         )  # fmt: skip
         for i in range(N_TOTALS):
             buffer[thread, i] = some[i]
-        _add_up(buffer, thread, threads, N_TOTALS)  # after it, products of every thread are there too
+        add_up(buffer, thread, threads, N_TOTALS)  # after it, products of every thread are there too
+        phase = numbers[which, PHASE]
         best[thread], where[thread] = _best_of_thread(
-            spot, _array(frequency), _array(order), _array(shifts), shift_first, shift_count, _array(cos), _array(sin),
-            tables, own_re, own_im, thread, threads,
+            spot, as_array(frequency), phase, as_array(shifts), as_array(turns), first, seeds[which, 3],
+            seeds[which, 4], own_re, own_im, thread, threads,
         )  # fmt: skip
         half = threads // 2
         while half > 0:
@@ -342,16 +388,18 @@ def _best_shifts_kernel(threads: int) -> Any:
                 if larger or (equal and (where[thread] < 0 or where[thread + half] < where[thread])):
                     best[thread], where[thread] = best[thread + half], where[thread + half]
             half //= 2
+        cuda.syncthreads()
+        for i in range(thread, 12, threads):
+            if i < 9:
+                points[row, i] = rotations[given, i]
+            else:
+                # Where the wedges share nothing there is nothing to tell one shift from another.
+                points[row, i] = shifts[first + where[0], i - 9] if buffer[0, 3] > 0.0 else 0.0
         if thread == 0:
-            for i in range(N_SUMS):
-                sums[i] = 0.0
-            buffer[0, 2] = best[0]
-            sums[FF], sums[GG], sums[FG], sums[WEIGHT] = buffer[0, 0], buffer[0, 1], buffer[0, 2], buffer[0, 3]
-            of, at = _array(whole)[part], _array(numbers)[part]
-            value[block] = model(of[0], sums, at[0], at[1], at[2], full, slope)
-            place[block] = where[0]
-            for i in range(N_TOTALS):
-                totals[block, i] = buffer[0, i]
+            value[row] = dissimilarity(
+                whole[which, 0], buffer[0, 0], buffer[0, 1], float64(best[0]), buffer[0, 3],
+                numbers[which, UNIT], numbers[which, LEAST],
+            )  # fmt: skip
 
     return best_shifts
 
@@ -359,15 +407,19 @@ def _best_shifts_kernel(threads: int) -> Any:
 def _refine_kernel(threads: int, k: int) -> Any:
     @cuda.jit(**({} if SIMULATED else {"max_registers": REGISTERS}))
     def refine(
-        grids, regions, volumes, references, scales, frequency, columns, order, parts, whole, numbers, jobs, n_steps,
-        points, value, hessian, descent, damping, growth, status, iterations,
+        grids, regions, volumes, references, scales, frequency, columns, parts, whole, numbers, first, counts, most,
+        n_steps, points, value, hessian, descent, damping, growth, status, iterations,
     ):  # fmt: skip
-        """Refine each job's point (``jobs`` (b,) its part) by at most ``n_steps`` (b,): ``lm.minimise``.
+        """Refine the first points of each comparison by at most ``n_steps`` (c,): ``lm.minimise``.
 
-        The arrays are those of a ``gonio.lm.State`` with b rows; ``damping`` and ``growth`` hold their first values.
+        Those of comparison c are the rows from ``first[c]`` on, ``counts[c]`` of them but no more than ``most``. The
+        arrays are those of a ``gonio.lm.State``; only ``points`` need to be filled.
         """
         block, thread = cuda.blockIdx.x, cuda.threadIdx.x
-        part = jobs[block]
+        part = block // most
+        if block % most >= counts[part]:
+            return
+        row = first[part] + block % most
         sums = cuda.local.array(N_SUMS, float32)
         buffer = cuda.shared.array((threads, N_SUMS), float64)
         rotation = cuda.shared.array((3, 3), float32)  # the simulator knows shared arrays by their lines
@@ -383,14 +435,14 @@ def _refine_kernel(threads: int, k: int) -> Any:
         tangent, total = cuda.local.array(6, float64), cuda.local.array(N_SUMS, float64)
         full, curvature = cuda.local.array((6, 6), float64), cuda.local.array((6, 6), float64)
         slope, pull = cuda.local.array(6, float64), cuda.local.array(6, float64)
-        spot = _spot(_array(references), _array(scales), _array(parts), part)
+        spot = _spot(as_array(references), as_array(scales), as_array(parts), part)
         landscape = _landscape(
-            _array(whole)[part], _array(numbers)[part], directions, centre, cone_centre, prior_numbers, k
+            as_array(whole)[part], as_array(numbers)[part], directions, centre, cone_centre, prior_numbers, k
         )
-        own_value, own_damping, own_growth, code, done = np.inf, damping[block], growth[block], RUNNING, 0
+        own_value, own_damping, own_growth, code, done = np.inf, FIRST_DAMPING, FIRST_GROWTH, RUNNING, 0
         determined = False
         for i in range(12):
-            here[i] = trial[i] = points[block, i]
+            here[i] = trial[i] = points[row, i]
         while True:
             if thread == 0:
                 # The first look is at the start itself.
@@ -398,15 +450,15 @@ def _refine_kernel(threads: int, k: int) -> Any:
                     determined = proposed(
                         landscape, here, own_hessian, own_descent, own_damping, matrix, step, tangent, trial
                     )
-                placed(landscape, trial, rotation, phases)
+                placed(landscape.phase, trial, rotation, phases)
             cuda.syncthreads()
             _thread_sums(
-                spot, _array(grids), _array(regions), _array(volumes), _array(frequency), _array(columns),
-                _array(order), rotation, phases, thread, threads, sums,
+                spot, as_array(grids), as_array(regions), as_array(volumes), as_array(frequency), as_array(columns),
+                rotation, phases, thread, threads, sums,
             )  # fmt: skip
             for i in range(N_SUMS):
                 buffer[thread, i] = sums[i]
-            _add_up(buffer, thread, threads, N_SUMS)
+            add_up(buffer, thread, threads, N_SUMS)
             if thread == 0:
                 for i in range(N_SUMS):
                     total[i] = buffer[0, i]
@@ -421,20 +473,20 @@ def _refine_kernel(threads: int, k: int) -> Any:
                         landscape, here, own_value, own_hessian, own_descent, own_damping, own_growth, determined,
                         step, tangent, trial, after, next_hessian, next_descent,
                     )  # fmt: skip
-                going[0] = code == RUNNING and done < n_steps[block]
+                going[0] = code == RUNNING and done < n_steps[part]
                 done += 1
             cuda.syncthreads()
             if going[0] == 0:
                 break
         if thread == 0:
-            value[block], damping[block], growth[block] = own_value, own_damping, own_growth
-            status[block] = MAX_ITERATIONS if code == RUNNING else code
-            iterations[block] = done - 1
+            value[row], damping[row], growth[row] = own_value, own_damping, own_growth
+            status[row] = MAX_ITERATIONS if code == RUNNING else code
+            iterations[row] = done - 1
             for i in range(12):
-                points[block, i] = here[i]
+                points[row, i] = here[i]
             for a in range(k):
-                descent[block, a] = own_descent[a]
+                descent[row, a] = own_descent[a]
                 for b in range(k):
-                    hessian[block, a, b] = own_hessian[a, b]
+                    hessian[row, a, b] = own_hessian[a, b]
 
     return refine

@@ -10,6 +10,7 @@ from gonio.kernels.compiled import strict
 
 __all__ = ["propose", "settle"]
 
+FIRST_DAMPING, FIRST_GROWTH = 1e-2, 2.0
 MIN_DAMPING = 1e-9
 MAX_DAMPING = 1e12
 MAX_GROWTH = 1e6

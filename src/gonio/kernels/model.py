@@ -17,7 +17,19 @@ import numpy as np
 from gonio.kernels.compiled import strict
 from gonio.kernels.cpu import FF, FG, GG, JTF, JTG, JTJ, WEIGHT
 
-__all__ = ["FCS", "LIKELIHOOD", "RCS", "models", "priors"]
+__all__ = [
+    "FCS",
+    "LIKELIHOOD",
+    "RCS",
+    "dissimilarities",
+    "dissimilarity",
+    "model",
+    "models",
+    "prior",
+    "priors",
+    "unlikeliness",
+    "unlikelinesses",
+]
 
 RCS, FCS, LIKELIHOOD = 0, 1, 2
 NO_PRIOR, START_PRIOR, AXIS_PRIOR = 0, 1, 2
@@ -25,8 +37,30 @@ NO_PRIOR, START_PRIOR, AXIS_PRIOR = 0, 1, 2
 MIN_CONTRAST = 0.05
 # A sum over more samples wanders further: eq. 30 is divided by |Omega| to this power, measured on pools of optima.
 LIKELIHOOD_ROOT = 0.25
+# What optima are chosen by is the ratio over |Omega| to this power: see `unlikeliness`.
+CHOICE_ROOT = 0.75
 # Sums of float32 samples are known to this share of their size; nothing is read into less.
 ROUNDING = 1e-7
+
+
+@strict
+def dissimilarity(score, ff, gg, fg, total, unit, least):
+    """The value alone, from |f|^2, |g|^2, f.g and the total weight, as sums of samples have them."""
+    ff, gg, fg = unit * ff, unit * gg, unit * fg
+    if not (total >= least and total > 0.0):
+        return np.inf
+    if score == RCS:
+        value = 2.0 - 2.0 * fg / math.sqrt(ff * gg) if ff > 0.0 and gg > 0.0 else np.inf
+    else:
+        value = (ff + gg - 2.0 * fg) / (total if score == FCS else total**LIKELIHOOD_ROOT)
+    return value if value < np.inf else np.inf  # no number is as bad as can be
+
+
+@strict
+def dissimilarities(score, sums, unit, least, out):
+    """The same at p poses: ``sums`` (p, 4) into ``out`` (p,)."""
+    for i in range(sums.shape[0]):
+        out[i] = dissimilarity(score, sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3], unit, least)
 
 
 @strict
@@ -54,7 +88,6 @@ def model(score, sums, unit, phase, least, hessian, descent):
             descent[a] = to_a * sums[JTF + a] / math.sqrt(ff * gg) - c / gg * jtg
             for b in range(6):
                 hessian[a, b] = scale * (hessian[a, b] - jtg * (unit if b < 3 else unit * phase) * sums[JTG + b] / gg)
-        value = 2.0 - 2.0 * c if seen else np.inf
     else:
         counted = total if total > 0.0 else 1.0
         norm = counted if score == FCS else counted**LIKELIHOOD_ROOT
@@ -62,8 +95,25 @@ def model(score, sums, unit, phase, least, hessian, descent):
             descent[a] = (unit if a < 3 else unit * phase) * (sums[JTF + a] - sums[JTG + a]) / norm
             for b in range(6):
                 hessian[a, b] /= norm
-        value = (ff + gg - 2.0 * fg) / norm
-    return value if total >= least and total > 0.0 else np.inf
+    return dissimilarity(score, sums[FF], sums[GG], sums[FG], total, unit, least)
+
+
+@strict
+def unlikeliness(ratio, overlap, before, crowding):
+    """What optima are chosen by, the smallest first (eq. 30): minus the likelihood ratio over |Omega|^(3/4).
+
+    ``ratio`` is the dissimilarity of the likelihood, over |Omega|^(1/4); ``before`` the negative logarithm of the
+    prior. Of so many samples only one in ``crowding`` speaks for itself, and a prior speaks once.
+    """
+    count = max(overlap, 1.0)
+    return (ratio * count**LIKELIHOOD_ROOT + crowding * before) / count**CHOICE_ROOT
+
+
+@strict
+def unlikelinesses(ratio, overlap, before, crowding):
+    """The same of p optima, (p,) each, in place of ``ratio``."""
+    for i in range(len(ratio)):
+        ratio[i] = unlikeliness(ratio[i], overlap[i], before[i], crowding)
 
 
 @strict

@@ -1,6 +1,7 @@
-"""The paper's pool of candidates in compiled code: which to refine next, which are the same, when to stop.
+"""Pools of candidates in compiled code: which are the same, which go on, which to refine next, when to stop.
 
-The rules are those of ``gonio.candidates``; ``explore`` follows them for poses without leaving compiled code.
+The rules of the paper's pool are those of ``gonio.candidates``; ``explore`` follows them for poses without leaving
+compiled code. Those of the default search are in ``gonio.coarse_to_fine``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,19 @@ from gonio.kernels.compiled import strict
 from gonio.kernels.lm import RUNNING
 from gonio.kernels.refine import refine
 
-__all__ = ["best_alive", "distinct", "draw", "draw_probabilities", "drop_duplicates_of", "explore", "has_settled"]
+__all__ = [
+    "apart",
+    "best_alive",
+    "distinct",
+    "draw",
+    "draw_probabilities",
+    "drop_duplicates_of",
+    "explore",
+    "has_settled",
+    "how_many",
+    "regression_slope",
+    "signature",
+]
 
 
 @strict
@@ -87,26 +100,58 @@ def drop_duplicates_of(row, signatures, dissimilarity, alive, gamma):
 
 
 @strict
-def distinct(signatures, distance, count, rows):
-    """Places of the first ``count`` points that differ from those before, into ``rows``; how many there are.
+def signature(point, voxel, out):
+    """``gonio.problem.signature`` of one point: R^T (I - (a, a, a)) by rows, a the shift in voxels."""
+    for i in range(3):
+        along = 0.0
+        for m in range(3):
+            along += point[3 * m + i] * point[9 + m] / voxel
+        for j in range(3):
+            out[3 * i + j] = point[3 * j + i] - along
 
-    ``signatures`` (p, s, v) are those of each point's s equivalents: one of them against all of another's.
+
+@strict
+def apart(signature, matrix, other):
+    """The square of the distance (eq. 12) of two points, one of them turned by a rotation ``matrix`` of the group.
+
+    Signatures (9,) are R^T (I - (a, a, a)) by rows: that of R g is g^T times that of R.
     """
+    square = 0.0
+    for i in range(3):
+        for j in range(3):
+            turned = 0.0
+            for m in range(3):
+                turned += matrix[m, i] * signature[3 * m + j]
+            square += (turned - other[3 * i + j]) ** 2
+    return square
+
+
+@strict
+def distinct(points, voxel, group, distance, count, rows):
+    """Places of the first ``count`` of points (p, 12) that differ from those before, into ``rows``; how many there are.
+
+    ``group`` (g, 3, 3) are the rotations that make poses equal; ``voxel`` is in the unit of the shifts.
+    """
+    signatures = np.empty((points.shape[0], 9))
     kept = 0
-    for row in range(signatures.shape[0]):
+    for row in range(points.shape[0]):
+        signature(points[row], voxel, signatures[row])
         new = True
         for place in range(kept):
-            for s in range(signatures.shape[1]):
-                square = 0.0
-                for v in range(signatures.shape[2]):
-                    square += (signatures[rows[place], s, v] - signatures[row, 0, v]) ** 2
-                new = new and square > distance * distance
+            for g in range(group.shape[0]):
+                new = new and apart(signatures[rows[place]], group[g], signatures[row]) > distance * distance
         if new:
             rows[kept] = row
             kept += 1
         if kept == count:
             break
     return kept
+
+
+@strict
+def how_many(near, least, most, count):
+    """Of ``count`` poses those that go on: ``near`` are within reach of the best, within the bounds of a cut."""
+    return min(max(near, least), most, count)
 
 
 @strict
@@ -127,17 +172,6 @@ def has_settled(history, window, tolerance):
     if len(history) < window or history[0] <= 0.0:
         return False
     return abs(regression_slope(history[len(history) - window :]) / history[0]) <= tolerance
-
-
-@strict
-def _signature(point, voxel, out):
-    """``gonio.problem.signature`` of one point: R^T (I - (a, a, a)) by rows, a the shift in voxels."""
-    for i in range(3):
-        along = 0.0
-        for m in range(3):
-            along += point[3 * m + i] * point[9 + m] / voxel
-        for j in range(3):
-            out[3 * i + j] = point[3 * j + i] - along
 
 
 @strict
@@ -183,7 +217,7 @@ def explore(
             reference, samples, landscape, one, 1, points, value, hessian, descent, damping, growth, code, iterations
         )
         if not settled:
-            _signature(points[row], voxel, signatures[row])
+            signature(points[row], voxel, signatures[row])
             drop_duplicates_of(row, signatures, value, alive, gamma)
         best = best_alive(value, alive)
         history[count] = value[best]

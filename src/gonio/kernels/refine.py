@@ -59,10 +59,13 @@ def _is_outside(landscape, point):
 
 
 @strict
-def placed(landscape, point, matrix, phases):
-    """A point (12,) as the loops over samples take it, in float32: ``matrix`` (3, 3) and ``phases`` (3,)."""
+def placed(phase, point, matrix, phases):
+    """A point (12,) as the loops over samples take it, in float32: ``matrix`` (3, 3) and ``phases`` (3,).
+
+    ``phase`` is that of a shift of one angstrom at frequency one.
+    """
     for i in range(3):
-        phases[i] = landscape.phase * point[9 + i]
+        phases[i] = phase * point[9 + i]
         for j in range(3):
             matrix[i, j] = point[3 * i + j]
 
@@ -96,7 +99,7 @@ def valued(landscape, sums, point, hessian, descent, memory):
 @strict
 def _value_at(reference, samples, landscape, point, hessian, descent, memory):
     weights, seen, sums, matrix, phases, work = memory
-    placed(landscape, point, matrix, phases)
+    placed(landscape.phase, point, matrix, phases)
     sums_at(reference, samples, matrix, phases, weights, seen, sums)
     return valued(landscape, sums, point, hessian, descent, work)
 

@@ -1,0 +1,146 @@
+"""What pairs look at on a graphics card, and where in it theirs lies: spectra, wedges, frequencies, shifts, landscapes.
+
+Samples of a target lie in the order of their distance from zero frequency: whatever is below a limit, or in a shell, is
+one stretch of them. Must not know what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.fourier import FourierVolume, Spectrum
+from gonio.lattice import WITHIN
+from gonio.shifts import ShiftGrid, shift_grid
+
+if TYPE_CHECKING:
+    from gonio.kernels.card import Card, Queue
+
+__all__ = ["Ground", "Shifts", "begins", "turn_bytes", "within"]
+
+# Bytes of a turn, and the most that those of one target may take: of more the card makes the phases itself.
+TURN_BYTES, MOST_TURNS = 8.0, 16e6
+
+
+def begins(counts: NDArray) -> NDArray[np.int64]:
+    """Where stretches of so many (b,) begin that follow one another, (b,)."""
+    return np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+
+
+def within(target: Spectrum, limits: Sequence[float]) -> NDArray[np.intp]:
+    """How many of a target's samples, in the order of their radius, lie within each of l limits in shells, (l,)."""
+    _, radius = target.by_radius
+    counts = np.searchsorted(radius, np.asarray(limits) * WITHIN, side="right")
+    return np.where(np.asarray(limits) >= target.limit, len(radius), counts)
+
+
+def _shells(target: Spectrum) -> NDArray[np.intp]:
+    """Where each shell of a target begins in that order, and the last ends, (s + 1,)."""
+    order, _ = target.by_radius
+    return np.searchsorted(target.shell[order], np.arange(target.n_shells + 1))
+
+
+class Ground:
+    """What pairs of a target and a reference look at on the card, and where in it theirs lies.
+
+    ``arrays`` are those that begin every kernel's arguments; ``columns`` (6, n) come after them. ``column`` (b,) are
+    where the columns of each pair begin.
+    """
+
+    def __init__(self, card: Card, pairs: Sequence[tuple[Spectrum, FourierVolume]], queue: Queue) -> None:
+        self._card, self._queue = card, queue
+        targets, references = zip(*pairs, strict=True)
+        different = list({id(r): r for r in references}.values())
+        number = {id(reference): i for i, reference in enumerate(different)}
+        table = np.zeros((len(different), 6), np.int64)
+        table[:, 0] = card.places("grids", [(id(r.grid), _same(r.grid), r.grid) for r in different])
+        table[:, 1] = [r.side for r in different]
+        table[:, 2] = card.places("regions", [(id(r.regions), _same(r.regions), r.regions) for r in different])
+        table[:, 3] = [len(r.regions) for r in different]
+        volumes = [(id(r.weights), _same(r.weights.reshape(-1)), r.weights) for r in different]
+        table[:, 4] = card.places("volumes", volumes)
+        table[:, 5] = [len(r.weights) for r in different]
+        scales = np.array([(r.scale, r.weight_scale) for r in different], np.float32)
+        frequencies = [(id(t.frequency_xyz), _frequencies(t), t.frequency_xyz) for t in targets]
+        self._frequency = np.array(card.places("frequency", frequencies))
+        self._reference = np.array([number[id(r)] for r in references])
+        self._targets = targets
+        self.sizes = np.array([len(t) for t in targets])
+        self.column = begins(self.sizes)
+        kept = card.kept("grids", queue), card.kept("regions", queue), card.kept("volumes", queue)
+        self.arrays = (*kept, card.up(table, queue), card.up(scales, queue), card.kept("frequency", queue))
+
+    def parts(self, counts: NDArray | None = None) -> Any:
+        """The first samples of each pair as a part, on the card, (b, 4): so many, or all."""
+        counts = self.sizes if counts is None else counts
+        rows = np.stack([self._reference, self._frequency, self.column, counts], axis=1)
+        return self._card.up(rows.astype(np.int64), self._queue)
+
+    def shell_parts(self) -> tuple[Any, Any, NDArray[np.int64]]:
+        """Every shell of each pair as a part, (r, 4), and where those of each begin, (b + 1,), on the card and here."""
+        bounds = [_shells(target) for target in self._targets]
+        counts = np.array([len(one) - 1 for one in bounds])
+        begin, lengths = np.concatenate([one[:-1] for one in bounds]), np.concatenate([np.diff(one) for one in bounds])
+        pair = np.repeat(np.arange(len(counts)), counts)
+        rows = np.stack(
+            [self._reference[pair], self._frequency[pair] + begin, self.column[pair] + begin, lengths], axis=1
+        )
+        first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return self._card.up(rows.astype(np.int64), self._queue), self._card.up(first, self._queue), first
+
+
+def _same(array: NDArray) -> Callable[[], NDArray]:
+    return lambda: array
+
+
+def _frequencies(target: Spectrum) -> Callable[[], NDArray]:
+    return lambda: target.frequency_xyz.T[target.by_radius[0]]
+
+
+class Shifts:
+    """The shifts that are tried, ``shifts`` (s, 3) in angstrom, and their ``turns`` (t, 2), on the card.
+
+    ``rows`` (b, 3) say of each target where its shifts begin, how many there are, and where its turns begin; -1 where
+    there are none.
+    """
+
+    def __init__(self, card: Card, asked: Sequence[tuple[Spectrum, float, float, int | None]], queue: Queue) -> None:
+        """For targets, each with a limit in shells, the radius of a ball, and the points along the edge of its box."""
+        grids = [shift_grid(t.box, t.voxel_size_angstrom, limit, most, points) for t, limit, most, points in asked]
+        first, count, every = {}, 0, []
+        for grid in grids:
+            if id(grid) not in first:
+                first[id(grid)] = count
+                count += len(grid.allowed)
+                every.append(grid.allowed * grid.step_angstrom)
+        self.rows = np.array([(first[id(g)], len(g.allowed), -1) for g in grids])
+        tables = [
+            (place, ((id(t.frequency_xyz), g.turn, len(g.allowed), limit), _turns(t, limit, g), t.frequency_xyz))
+            for place, (g, (t, limit, _, _)) in enumerate(zip(grids, asked, strict=True))
+            if turn_bytes(t, limit, len(g.allowed))
+        ]
+        if tables:
+            self.rows[[place for place, _ in tables], 2] = card.places("turns", [table for _, table in tables])
+        self.shifts = card.up(np.concatenate(every), queue)
+        self.turns = card.kept("turns", queue) if tables else card.empty((1, 2), np.float32, queue)
+
+
+def turn_bytes(target: Spectrum, limit: float, shifts: int) -> float:
+    """What the turns of a target take; nothing where it has none, off the grid or of too many samples and shifts."""
+    size = TURN_BYTES * float(within(target, [limit])[0]) * shifts
+    return size if target.on_grid and size <= MOST_TURNS else 0.0
+
+
+def _turns(target: Spectrum, limit: float, grid: ShiftGrid) -> Callable[[], NDArray]:
+    """Cosine and sine of every sample within the limit and every shift, (n s, 2)."""
+
+    def make() -> NDArray[np.float32]:
+        order, _ = target.by_radius
+        frequency = target.frequency_xyz.T[order[: within(target, [limit])[0]]].astype(np.float64)
+        angle = grid.turn * (frequency @ grid.allowed.T)
+        return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32).reshape(-1, 2)
+
+    return make
