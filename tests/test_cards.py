@@ -6,6 +6,7 @@ The cards here are the processor: a device that answers every request as ``answe
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -14,7 +15,10 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import ClassVar
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -22,7 +26,9 @@ import pytest
 import gonio
 from gonio import device
 from gonio.cards import TILE, ManyCards, OneCard, cards_for
+from gonio.classification import classes_of_references
 from gonio.cli.app import run
+from gonio.denovo import _AlignToLater, _Alone
 from gonio.device import Device
 from gonio.evaluation import Together, answered, begun, side_by_side
 from gonio.lists import ParticleError, align_rows, align_table
@@ -30,6 +36,8 @@ from gonio.run.engine import Journaled, Local
 from gonio.run.journal import Journal
 from listed import aligner, bits, listed
 from test_alignment import noisy
+from test_classification import listed as ten_of_two_kinds
+from test_classification import true_map
 
 COUNT = 5
 LOCAL = gonio.Settings(search="local", inputs="plain")
@@ -248,6 +256,25 @@ def test_a_card_that_is_not_there_is_told_before_any_work():
         ManyCards(("cuda:0", "cpu"), open=open_processor).__enter__()
 
 
+def test_a_choice_among_references_is_done_on_cards(cards):
+    """Three particles of two kinds, at SNR 1 in boxes of 16."""
+    table, maps = ten_of_two_kinds()[[0, 1, 9]], [true_map("sharp"), true_map("pseudo_symmetric")]
+    found, wanted = (classes_of_references(table, maps, most_rounds=1, mapper=mapper) for mapper in (cards, Local()))
+    np.testing.assert_array_equal(found.labels, wanted.labels)
+    np.testing.assert_array_equal(found.poses.matrix, wanted.poses.matrix)
+    np.testing.assert_array_equal(found.margin, wanted.margin)
+
+
+def test_a_start_from_nothing_is_done_on_cards():
+    card = Processor()
+    stage = _AlignToLater(_Alone(ten_of_two_kinds()[[0, 1, 2]]), gonio.Settings())
+    found, wanted = list(OneCard(card)("pairs", stage, 2)), [stage(0), stage(1)]
+    assert [[len(poses) for poses in row] for row in found] == [[len(poses) for poses in row] for row in wanted]
+    for one, other in zip(chain(*found), chain(*wanted), strict=True):
+        np.testing.assert_array_equal(one.matrix, other.matrix)
+    assert max(card.launches) == 3, "the pairs were not searched side by side"
+
+
 def test_names_make_engines():
     assert cards_for("cpu") is None
     several = cards_for("cuda:0,cuda:1", n_threads=4)
@@ -287,6 +314,19 @@ def out_of_memory() -> type[Exception]:
     return pytest.importorskip("gonio.kernels.card").OutOfMemory
 
 
+class Queue:
+    """Work on such a card, and whether its memory was given back."""
+
+    every: ClassVar[list] = []
+
+    def __init__(self) -> None:
+        self.released, self.blocks = False, []
+
+    def beside(self) -> Queue:
+        self.every.append(Queue())
+        return self.every[-1]
+
+
 class SmallCard:
     """Takes so many requests at a time, and says so as they are started or when their answers are asked for."""
 
@@ -300,8 +340,14 @@ class SmallCard:
     def used(self):
         return nullcontext()
 
-    def stream(self):
-        return None
+    def queue(self):
+        return Queue()
+
+    def wait(self, queue) -> None:
+        pass
+
+    def release(self, queue) -> None:
+        queue.released = True
 
     def forget(self) -> None:
         self.forgotten += 1
@@ -324,21 +370,62 @@ def of_eight_bytes(monkeypatch):
     """Requests of one kind that take 8 bytes each."""
     monkeypatch.setattr(device, "bytes_of", lambda request: 8.0)
     monkeypatch.setattr(device, "kind_of", type)
-    monkeypatch.setattr(device, "WORK", {Number: lambda card, requests, stream: card.work(requests)})
+    monkeypatch.setattr(device, "WORK", {Number: lambda card, requests, queue: card.work(requests)})
 
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("most", [1, 2, 3, 8])
 def test_work_that_does_not_fit_is_halved_until_it_does_and_nothing_is_lost(of_eight_bytes, most, late):
     card = SmallCard(most, late)
+    Queue.every.clear()
     assert Device(card).answers([Number(i) for i in range(19)]) == list(range(19))
     assert max(card.taken) <= most and sum(card.taken) == 19
+    assert all(queue.released for queue in Queue.every), "memory was not given back"
     assert (card.forgotten > 0) == (most < 8), "64 bytes are 8 requests: only fewer than these have to be halved"
 
 
 def test_what_does_not_fit_alone_is_one_clear_error(of_eight_bytes):
     with pytest.raises(MemoryError, match=r"small.* has not enough memory for a single pair: use device='cpu'"):
         Device(SmallCard(0, False)).answers([Number(1)])
+
+
+class Block:
+    """Memory that is free when nothing knows of it any more."""
+
+    living: ClassVar[WeakSet] = WeakSet()
+
+    def __init__(self) -> None:
+        self.living.add(self)
+
+
+class FullCard(SmallCard):
+    """Has memory for five requests at a time, whoever holds it."""
+
+    def work(self, requests, queue):
+        held = []
+        for _ in requests:
+            held.append(Block())
+            queue.blocks.append(held[-1])
+            if len(Block.living) > 5:
+                raise out_of_memory()
+        self.taken.append(len(requests))
+        return lambda: [request.answer()[0] for request, _ in zip(requests, held, strict=True)]
+
+    def release(self, queue) -> None:
+        queue.blocks.clear()
+
+
+@pytest.mark.parametrize("launch_bytes", [8.0, 24.0, 40.0, 1e6])
+def test_what_did_not_fit_holds_no_memory_while_its_halves_are_done(monkeypatch, of_eight_bytes, launch_bytes):
+    card = FullCard(99, late=False)
+    card.launch_bytes = launch_bytes
+    monkeypatch.setattr(device, "WORK", {Number: lambda card, requests, queue: card.work(requests, queue)})
+    gc.disable()
+    try:
+        assert Device(card).answers([Number(i) for i in range(33)]) == list(range(33))
+    finally:
+        gc.enable()
+    assert (card.forgotten > 0) == (launch_bytes > 40.0), "as many portions at a time as there is room for"
 
 
 def test_requests_that_belong_together_are_answered_together(of_eight_bytes):

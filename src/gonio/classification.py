@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment import Aligner, Inputs, Search, Settings
+from gonio.alignment import Aligner, Inputs, Kept, Search, Settings
 from gonio.averaging import Average, average_classes
 from gonio.clustering import AllPairs, Clustering
+from gonio.evaluation import Asking, answered, side_by_side
 from gonio.lists import ParticleError
 from gonio.pairwise import align_all_pairs
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 from gonio.run.engine import Local, Mapper
-from gonio.volume import Volume
+from gonio.volume import Particle, Volume
 
 __all__ = [
     "Classes",
@@ -351,21 +352,33 @@ class _FitRow:
     seed: int
 
     def __call__(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        particle, kept = self.table.load(row), {}  # type: ignore[var-annotated]
+        return answered(self.ask(row))
+
+    def ask(self, row: int) -> Asking[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+        """The same, asked for: all references at the same time."""
+        particle, kept = self.table.load(row), Kept()
         quaternions, shifts = np.tile([0.0, 0.0, 0.0, 1.0], (self.count, 1)), np.zeros((self.count, 3))
         likelihood = np.full(self.count, -np.inf)
-        for k in range(self.count) if self.only is None else [int(self.only[row]) - 1]:
-            aligner = self.aligners.get((k + 1, int(self.half_of[row])))
-            if aligner is None:
-                continue
-            rng = np.random.default_rng([self.seed, row, k])
-            try:
-                pose = aligner.align(particle, rng=rng, start=self._start(row, k), kept=kept).pose
-                likelihood[k] = aligner.log_likelihood(particle, Pose.stack([pose]))[0]
-            except ValueError as error:
-                raise ParticleError(f"particle {self.table.names[row]!r}: {error}") from error
-            quaternions[k], shifts[k] = pose.rotation.as_quat(), pose.shift_angstrom
+        wanted = range(self.count) if self.only is None else [int(self.only[row]) - 1]
+        keys = {k: (k + 1, int(self.half_of[row])) for k in wanted}
+        asked = {k: self.aligners[key] for k, key in keys.items() if key in self.aligners}
+        try:
+            found = yield from side_by_side(self._ask(row, k, one, particle, kept) for k, one in asked.items())
+        except ValueError as error:
+            raise ParticleError(f"particle {self.table.names[row]!r}: {error}") from error
+        for k, (pose, value) in zip(asked, found, strict=True):
+            quaternions[k], shifts[k], likelihood[k] = pose.rotation.as_quat(), pose.shift_angstrom, value
         return quaternions, shifts, likelihood
+
+    @property
+    def searches(self) -> int:
+        """Those of a row."""
+        return self.count if self.only is None else 1
+
+    def _ask(self, row: int, k: int, aligner: Aligner, particle: Particle, kept: Kept) -> Asking[tuple[Pose, float]]:
+        rng = np.random.default_rng([self.seed, row, k])
+        pose = (yield from aligner.ask(particle, rng=rng, start=self._start(row, k), kept=kept)).pose
+        return pose, float((yield from aligner.ask_log_likelihood(particle, Pose.stack([pose])))[0])
 
     def _start(self, row: int, k: int) -> Pose | None:
         if self.starts is None:

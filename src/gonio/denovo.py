@@ -8,7 +8,6 @@ Two subtomograms lie on each other in their own hand only, so the map has the pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.alignment import Aligner, Search, Settings
 from gonio.averaging import average, average_table
+from gonio.evaluation import Asking, answered, side_by_side
 from gonio.fourier import fourier_shell_correlation, index_grid, moved, resolution_at
 from gonio.lists import ParticleError, align_table
 from gonio.motion import displacement
@@ -243,15 +243,23 @@ class _AlignToLater:
     settings: Settings
 
     def __call__(self, reference: int) -> list[Pose]:
-        return list(self._poses(reference))
+        return answered(self.ask(reference))
 
-    def _poses(self, reference: int) -> Iterator[Pose]:
-        names = self.alone.table.names
+    def ask(self, reference: int) -> Asking[list[Pose]]:
+        """The same, asked for: all of them at the same time."""
         aligner = Aligner(self.alone.load(reference), self.settings)
-        for target in range(reference + 1, len(names)):
-            particle = self.alone.load(target)
-            try:
-                result = aligner.align(particle)
-            except ValueError as error:
-                raise ParticleError(f"particle {names[target]!r} on {names[reference]!r}: {error}") from error
-            yield Pose.stack([result.pose, *(optimum.pose for optimum in result.runners_up)])
+        later = range(reference + 1, len(self.alone.table))
+        return side_by_side(self._ask(aligner, reference, target) for target in later)
+
+    @property
+    def searches(self) -> int:
+        """Those of one reference, at most."""
+        return len(self.alone.table)
+
+    def _ask(self, aligner: Aligner, reference: int, target: int) -> Asking[Pose]:
+        names = self.alone.table.names
+        try:
+            result = yield from aligner.ask(self.alone.load(target))
+        except ValueError as error:
+            raise ParticleError(f"particle {names[target]!r} on {names[reference]!r}: {error}") from error
+        return Pose.stack([result.pose, *(optimum.pose for optimum in result.runners_up)])
