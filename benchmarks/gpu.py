@@ -1,10 +1,12 @@
 """How fast alignments are on a graphics card, beside this machine's processors in the same run.
 
-    python benchmarks/gpu.py [--quick] [--device cuda:1] [--out FILE.md]
+    python benchmarks/gpu.py [--quick] [--device cuda:1] [--only PART ...] [--out FILE.md]
 
 Kernels: samples a second of full normal equations (within refinements too) and of values, with the share of what the
 card reaches in a loop of fused multiply-adds and in a copy, both measured here. Alignments: pairs, many particles
-against one map, all pairs of a set; and the share of the time that transfers take by the bandwidth measured here.
+against one map, all pairs of a set in memory and from files; on the card alone, of particles that are prepared, and
+with all that this machine does for them; and the share of the time that transfers take by the bandwidth measured here.
+Memory: free bytes, and the time of a particle, after a tenth of many particles against five maps and after all.
 Without a card it says so in one sentence.
 """
 
@@ -16,8 +18,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -28,20 +32,26 @@ from particles import PHANTOM, clean_map, simulated, starts
 from table import Row, markdown
 
 import gonio
-from gonio.device import Device, opened, results
-from gonio.evaluation import Asking, Equations, Refinement, ShellSums
+from gonio.cli.app import run as run_command
+from gonio.clustering import AllPairs
+from gonio.device import TOGETHER, Device, opened, results
+from gonio.evaluation import Asking, Equations, Refinement, ShellSums, answered, side_by_side
 from gonio.fourier import FourierVolume, Spectrum
 from gonio.frame import everywhere
 from gonio.problem import pack
+from gonio.run.parallel import in_order
 from gonio.score import Comparison, Score
 
+if TYPE_CHECKING:
+    from ceilings import Ceilings
+
 RESOLUTION_ANGSTROM = 40.0
-LOOP = 4096  # fused multiply-adds of a thread, eight at a time
+PARTS = ("kernels", "alignments", "sets", "memory")
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Sizes: boxes, poses of each of ``targets`` comparisons, pairs, particles, particles of a set, of the CPU."""
+    """Sizes: boxes, poses of each of ``targets`` comparisons, pairs, particles, those of a set, many, of the CPU."""
 
     boxes: tuple[int, ...] = (32, 64, 96)
     targets: int = 64
@@ -49,53 +59,15 @@ class Extent:
     pairs: int = 2048
     particles: int = 20_000
     set_size: int = 80
+    many: int = 100_000
     on_cpu: int = 100
     rounds: int = 5
 
 
-QUICK = Extent(boxes=(32,), targets=4, poses=16, pairs=8, particles=16, set_size=4, on_cpu=4, rounds=1)
+QUICK = Extent(boxes=(32,), targets=2, poses=2, pairs=2, particles=2, set_size=3, many=4, on_cpu=4, rounds=1)
 
 
-def ceilings(device: Device, rounds: int) -> tuple[float, float, float]:
-    """Of the card: float32 operations a second, bytes a second of a copy within it, and of one from here to it."""
-    from numba import cuda, float32
-
-    @cuda.jit(fastmath=True)
-    def multiply_add(out: Any, factor: Any) -> None:
-        i = cuda.grid(1)
-        a = b = c = d = e = f = g = h = float32(i)
-        for _ in range(LOOP // 8):
-            a, b, c, d = a * factor + b, b * factor + c, c * factor + d, d * factor + a
-            e, f, g, h = e * factor + f, f * factor + g, g * factor + h, h * factor + e
-        out[i] = a + b + c + d + e + f + g + h
-
-    @cuda.jit
-    def copy(source: Any, target: Any) -> None:
-        for i in range(cuda.grid(1), source.shape[0], cuda.gridsize(1)):
-            target[i] = source[i]
-
-    with device.card.used():
-        blocks, threads = 4096, 256
-        out, size = cuda.device_array(blocks * threads, np.float32), 1 << 26
-        here = np.zeros(size, np.float32)
-        one, other = cuda.to_device(here), cuda.device_array(size, np.float32)
-
-        def seconds(work: Callable[[], object]) -> float:
-            best = np.inf
-            for _ in range(rounds + 1):
-                cuda.synchronize()
-                start = time.perf_counter()
-                work()
-                cuda.synchronize()
-                best = min(best, time.perf_counter() - start)
-            return float(best)
-
-        flops = 2.0 * LOOP * blocks * threads / seconds(lambda: multiply_add[blocks, threads](out, np.float32(0.5)))
-        within = 2.0 * here.nbytes / seconds(lambda: copy[blocks, threads](one, other))
-        return flops, within, here.nbytes / seconds(lambda: one.copy_to_device(here))
-
-
-def kernel_rows(device: Device, box: int, extent: Extent, flops: float, bandwidth: float) -> list[Row]:
+def kernel_rows(device: Device, box: int, extent: Extent, most: Ceilings) -> list[Row]:
     """Samples a second of each kernel, its own time alone."""
     made, map_ = simulated(min(extent.targets, 16), box=box), clean_map(box=box)
     spectra = [Spectrum.of(particle, resolution_angstrom=RESOLUTION_ANGSTROM) for particle in made.particles]
@@ -123,80 +95,137 @@ def kernel_rows(device: Device, box: int, extent: Extent, flops: float, bandwidt
         device.card.times = None
         looks = [a.iterations.sum() + len(points) if kind == "refinement" else len(points) for a in answers]
         samples = sum(len(c.target) * float(count) for c, count in zip(compared, looks, strict=True))
-        cost = FLOPS["value" if kind == "value" else "normal equations"]
-        rate = samples / best
+        cost, rate = FLOPS["value" if kind == "value" else "normal equations"], samples / best
+        asked_of_caches = sum(BYTES.values()) * rate / 1e9
         note = (
-            f"{rate:.3g} samples/s: {cost * rate / 1e12:.2f} Tflop/s, {100 * cost * rate / flops:.0f} % of the most;"
-            f" {sum(BYTES.values()) * rate / 1e9:.0f} GB/s asked of caches, a copy moves {bandwidth / 1e9:.0f}"
+            f"{rate:.3g} samples/s: {cost * rate / 1e12:.2f} Tflop/s, {100 * cost * rate / most.flops:.0f} % of what"
+            f" there is; {asked_of_caches:.0f} GB/s asked of caches, a copy moves {most.within / 1e9:.0f}"
         )
         rows.append(Row(f"{kind}, box {box}", seconds=best / samples, per="sample"))
         rows.append(Row(f"{kind}, box {box} ({kernel})", note=note))
     return rows
 
 
-def pairs(count: int, box: int) -> Iterator[Asking[gonio.Result]]:
+Searches = Iterator[Asking[gonio.Result]]
+
+
+def pairs(count: int, box: int) -> Searches:
     """Searches of pairs that share nothing."""
     made = simulated(min(2 * count, 32), box=box).particles
     for i in range(count):
-        target, reference = made[2 * i % len(made)], made[(2 * i + 1) % len(made)]
-        aligner = gonio.Aligner(reference)
-        yield aligner.ask(target)
+        yield gonio.Aligner(made[(2 * i + 1) % len(made)]).ask(made[2 * i % len(made)])
 
 
-def alignment_rows(device: Device, box: int, extent: Extent, up: float) -> list[Row]:
-    """Seconds for each alignment on the card, and beside it on all processors."""
-    made, map_ = simulated(32, box=box), clean_map(box=box)
-    many, few, threads = extent.particles, extent.on_cpu, os.cpu_count() or 1
-    near, settings = gonio.Pose.identity(), gonio.Settings(search="local")
+def against_map(count: int, box: int, *, local: bool) -> Searches:
+    """Searches of particles against one map, from everywhere or from near by."""
+    made = simulated(32, box=box)
+    aligner = gonio.Aligner(clean_map(box=box), gonio.Settings(search="local") if local else None)
+    near = starts(made.poses, gonio.Pose.identity(), count=count) if local else None
+    for i, particle in enumerate(made.repeated(count)):
+        yield aligner.ask(particle, start=None if near is None else near[i])
 
-    def against_map(where: Any, count: int, *, local: bool) -> None:
-        given = {"starts": starts(made.poses, near, count=count)} if local else {}
-        aligner = gonio.Aligner(map_, settings if local else None, device=where)
-        aligner.align_many(made.repeated(count), n_threads=threads, **given)
 
-    def all_pairs(where: Any, count: int) -> None:
-        for _ in gonio.align_all_pairs(simulated(count, box=box).particles, device=where, n_threads=threads):
-            pass
-
-    def pairs_on_cpu(count: int) -> None:
-        made = simulated(min(2 * count, 32), box=box).particles
-        for i in range(count):
-            gonio.Aligner(made[(2 * i + 1) % len(made)]).align(made[2 * i % len(made)])
-
-    size, small = extent.set_size, min(extent.set_size, 16)
-    ways: dict[str, tuple[Callable[[], object], float, Callable[[], object], float]] = {
-        "pairs": (
-            lambda: list(results(pairs(extent.pairs, box), device)), extent.pairs, lambda: pairs_on_cpu(few), few,
-        ),
-        "particles, all orientations": (
-            lambda: against_map(device, many, local=False), many, lambda: against_map("cpu", few, local=False), few,
-        ),
-        "particles, local": (
-            lambda: against_map(device, many, local=True), many, lambda: against_map("cpu", few, local=True), few,
-        ),
-        f"all pairs of {size}": (
-            lambda: all_pairs(device, size), size * (size - 1) / 2, lambda: all_pairs("cpu", small),
-            small * (small - 1) / 2,
-        ),
-    }  # fmt: skip
+def alignment_rows(device: Device, box: int, extent: Extent, most: Ceilings) -> list[Row]:
+    """Seconds for each alignment on the card, and beside it on all processors of this machine."""
+    ways: dict[str, tuple[Callable[[int], Searches], int]] = {
+        "pairs": (lambda count: pairs(count, box), extent.pairs),
+        "particles, all orientations": (lambda count: against_map(count, box, local=False), extent.particles),
+        "particles, local": (lambda count: against_map(count, box, local=True), extent.particles),
+    }
     rows = []
-    for what, (on_card, count, on_cpu, cpu_count) in ways.items():
-        on_card()
-        device.card.moved_bytes, start = 0, time.perf_counter()
-        on_card()
-        seconds = time.perf_counter() - start
-        moved = device.card.moved_bytes
-        start = time.perf_counter()
-        on_cpu()
-        beside = (time.perf_counter() - start) / cpu_count
-        note = (
-            f"{count / seconds:.0f} /s on the card, {1.0 / beside:.0f} /s on {threads} processors;"
-            f" {moved / count / 1e3:.0f} KB moved for each, {100 * moved / up / seconds:.1f} % of the time"
-        )
+    for what, (searches, count) in ways.items():
         name = f"{what}, box {box}"
-        rows.append(Row(name, seconds / count, None, "alignment", seconds / count / beside, "processors"))
-        rows.append(Row(name, note=note))
+        beside = on_processors(searches, extent.on_cpu)
+        rows += timed(device, name, count, lambda s=searches, n=count: list(results(s(n), device)), beside, most)  # type: ignore[misc]
+        requests = [next(search) for search in searches(min(count, TOGETHER))]
+        device.answers(requests)
+        seconds = best_of(extent.rounds, lambda r=requests: device.answers(r)) / len(requests)  # type: ignore[misc]
+        rows.append(Row(f"{name}, prepared", note=f"{1.0 / seconds:.0f} /s on the card alone"))
     return rows
+
+
+def set_rows(device: Device, extent: Extent, most: Ceilings) -> list[Row]:
+    """All pairs of a set: in memory, and from files to the matrix of their dissimilarities."""
+    size, threads = extent.set_size, os.cpu_count() or 1
+    count, small = size * (size - 1) // 2, simulated(min(size, 16)).particles
+    start = time.perf_counter()
+    list(gonio.align_all_pairs(small, n_threads=threads))
+    beside = (time.perf_counter() - start) / (len(small) * (len(small) - 1) / 2)
+    with TemporaryDirectory() as folder:
+        command = ["simulate", f"{folder}/set", "--count", str(size), "--box", "32", "--seed", "0"]
+        if run_command(command) != 0:
+            raise RuntimeError("gonio simulate failed")
+        listed = f"{folder}/set/particles.star"
+
+        def from_files() -> object:
+            table = gonio.read_particles(listed)
+            return AllPairs.gathered(gonio.align_all_pairs(table, device=device, n_threads=threads), len(table))
+
+        made = simulated(size).particles
+        in_memory = partial(list_all_pairs, made, device, threads)
+        return [
+            *timed(device, f"all pairs of {size}, in memory", count, in_memory, beside, most),
+            *timed(device, f"all pairs of {size}, from files to matrix", count, from_files, beside, most),
+        ]
+
+
+def list_all_pairs(particles: list[gonio.Subtomogram], device: Device, threads: int) -> list[gonio.PairResult]:
+    """All of them."""
+    return list(gonio.align_all_pairs(particles, device=device, n_threads=threads))
+
+
+def memory_rows(device: Device, extent: Extent) -> list[Row]:
+    """Free memory and the time of a particle, after a tenth of many particles against five maps and after all."""
+    made, aligners = simulated(32), [gonio.Aligner(clean_map(), gonio.Settings(search="local")) for _ in range(5)]
+    near = starts(made.poses, gonio.Pose.identity(), count=32)
+    told = []
+    for count in (max(1, extent.many // 10), extent.many):
+        start = time.perf_counter()
+        every = (
+            side_by_side(aligner.ask(particle, start=near[i % 32]) for aligner in aligners)
+            for i, particle in enumerate(made.repeated(count))
+        )
+        for _ in results(every, device):
+            pass
+        seconds = (time.perf_counter() - start) / count
+        told.append(f"{count} particles: {1e3 * seconds:.3f} ms each, {device.card.free_bytes / 1e6:.0f} MB free after")
+    return [Row("local, five maps", note="; ".join(told))]
+
+
+def on_processors(searches: Callable[[int], Searches], count: int) -> float:
+    """Seconds of a search on all processors."""
+    list(in_order(answered, ((search,) for search in searches(1)), 1))  # compiles
+    start = time.perf_counter()
+    threads = os.cpu_count() or 1
+    list(in_order(answered, ((search,) for search in searches(count)), threads, processes=False))
+    return (time.perf_counter() - start) / count
+
+
+def timed(
+    device: Device, name: str, count: int, work: Callable[[], object], beside: float, most: Ceilings
+) -> list[Row]:
+    """Of work that is done a second time, when everything is compiled."""
+    work()
+    device.card.moved_bytes, start = 0, time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    moved = device.card.moved_bytes
+    note = (
+        f"{count / seconds:.0f} /s, {seconds:.2f} s in all; {1.0 / beside:.0f} /s on {os.cpu_count()} processors;"
+        f" {moved / count / 1e3:.0f} KB moved for each, {100 * moved / most.up / seconds:.1f} % of the time"
+    )
+    ratio = seconds / count / beside
+    return [Row(name, seconds / count, None, "alignment", ratio, "processors"), Row(name, note=note)]
+
+
+def best_of(rounds: int, work: Callable[[], object]) -> float:
+    """The least seconds."""
+    best = np.inf
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return float(best)
 
 
 def main() -> None:
@@ -204,6 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a glance, to see that everything runs")
     parser.add_argument("--device", default="cuda", help="which card")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to time")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="a file to write")
     chosen = parser.parse_args()
     try:
@@ -214,16 +244,21 @@ def main() -> None:
     if device is None:
         print(f"{chosen.device} is no graphics card: nothing was timed")
         return
+    from ceilings import measured
+
     extent = QUICK if chosen.quick else Extent()
-    flops, within, up = ceilings(device, extent.rounds)
-    most = f"{flops / 1e12:.1f} Tflop/s of float32, {within / 1e9:.0f} GB/s in a copy, {up / 1e9:.1f} GB/s from here"
+    small = {"blocks": 2, "threads": 2, "size": 1 << 10} if chosen.quick else {}
+    most = measured(device.card, rounds=extent.rounds, **small)
     text = [f"{device.name}: at most {most}", ""]
     print(text[0], flush=True)
-    for part, rows in (
-        ("kernels", [row for box in extent.boxes for row in kernel_rows(device, box, extent, flops, within)]),
-        ("alignments", [row for box in extent.boxes for row in alignment_rows(device, box, extent, up)]),
-    ):
-        text.append(markdown(part, rows))
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "kernels": lambda: [row for box in extent.boxes for row in kernel_rows(device, box, extent, most)],
+        "alignments": lambda: [row for box in extent.boxes for row in alignment_rows(device, box, extent, most)],
+        "sets": lambda: set_rows(device, extent, most),
+        "memory": lambda: memory_rows(device, extent),
+    }
+    for part in chosen.only:
+        text.append(markdown(part, parts[part]()))
         print(text[-1], flush=True)
     if chosen.out is not None:
         chosen.out.write_text("\n".join(text), encoding="utf-8")
