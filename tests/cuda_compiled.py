@@ -10,7 +10,8 @@ import nvidia.cuda_nvcc
 from numba import cuda
 from numba import types as t
 
-from gonio.kernels.cuda import THREADS, kernels
+from gonio.kernels.cuda import kernels
+from gonio.kernels.cuda_samples import THREADS
 from gonio.kernels.cuda_stages import stage_kernels
 
 # Functions that a kernel calls are compiled for the card at hand.
@@ -22,7 +23,7 @@ whole, number, flag = t.int64, t.float64, t.boolean
 GROUND = [f4[1], f4[2], f4[1], i8[2], f4[2], f4[2]]
 COMMON = [*GROUND, f4[2], i8[2]]
 SUMS = [*COMMON, i8[1], f8[1], i8[1], i8[1], i8[1], whole, whole, f8[2], f8[2]]
-SHIFTS = [*COMMON, i8[2], f8[2], i8[2], whole, f8[2], f8[2], f4[2], f4[2], f4[2], f8[2], f8[1]]
+SHIFTS = [*COMMON, i8[2], f8[2], i8[2], whole, f8[2], f8[2], f4[2], f4[3], f4[3], f8[2], f8[1]]
 STATE = [f8[2], f8[1], f8[3], f8[2], f8[1], f8[1], i8[1], i8[1]]
 REFINE = [*COMMON, i8[2], f8[2], i8[1], i8[1], whole, i8[1], *STATE]
 POOL = [f8[2], f8[1], i8[1], f8[1]]

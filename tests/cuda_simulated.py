@@ -28,7 +28,8 @@ from gonio.expectation import Expectation
 from gonio.fourier import FourierVolume, Spectrum, moved
 from gonio.frame import about_normals, near
 from gonio.kernels import card as cards
-from gonio.kernels.cuda import SIMULATED, kernels
+from gonio.kernels.cuda import kernels
+from gonio.kernels.cuda_samples import SIMULATED
 from gonio.kernels.lm import NO_OVERLAP
 from gonio.launches import bytes_of
 from gonio.problem import pack, poses_of

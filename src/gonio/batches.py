@@ -18,10 +18,9 @@ from gonio.coarse_to_fine import CHOICE_POWER, DISTINCT, LAST_CANDIDATES, LEFT, 
 from gonio.expectation import Expectation
 from gonio.fourier import Spectrum
 from gonio.frame import neighbour_turns
-from gonio.ground import Ground, Shifts, begins, turn_bytes, within
+from gonio.ground import Ground, Seeds, SeedsOnCard, begins, within
 from gonio.kernels import cpu
 from gonio.score import CODES, MIN_OVERLAP, MIN_SAMPLES, Score
-from gonio.shifts import shift_grid
 from gonio.stages import Found, PairSearch, null_poses
 from gonio.uncertainty import Curvature
 
@@ -45,15 +44,17 @@ def kind_of_search(search: PairSearch) -> Hashable:
 
 def bytes_of_search(search: PairSearch) -> float:
     """What a search takes on the card, nearly."""
-    samples, seeds = len(search.pair.target), len(search.frame.rotations)
-    target, limit, frame = search.pair.target, search.plan.limits[0], search.frame
-    coarse, turns = int(within(target, [limit])[0]), 0.0
-    if frame.shift_angstrom is None:
-        grid = shift_grid(target.box, target.voxel_size_angstrom, limit, frame.max_shift_angstrom, search.grid)
-        turns = turn_bytes(target, limit, len(grid.allowed))
+    target, frame = search.pair.target, search.frame
+    seeds = _seeds(search).bytes if frame.shift_angstrom is None else 128.0 * len(frame.rotations)
     sums = (32.0 * 2 * NULL_POSES + 8.0 * cpu.N_SUMS) * target.n_shells
     poses = _room([search]) * POSE_BYTES
-    return ROUNDED * (64.0 * samples + seeds * (8.0 * coarse + 128.0) + turns + sums + poses + SEARCH_BYTES)
+    return ROUNDED * (64.0 * len(target) + seeds + sums + poses + SEARCH_BYTES)
+
+
+def _seeds(search: PairSearch) -> Seeds:
+    frame = search.frame
+    limit = search.plan.limits[0]
+    return Seeds(search.pair.target, frame.rotations, limit, frame.max_shift_angstrom, search.grid)
 
 
 def conducted(card: Card, searches: list[PairSearch], queue: Queue) -> Callable[[], list[Found]]:
@@ -79,7 +80,7 @@ class _OnCard:
     """The stages of a batch: arrays on the card, and how many poses a pool has at most."""
 
     def __init__(self, card: Card, searches: list[PairSearch], queue: Queue) -> None:
-        from gonio.kernels.cuda import landscape_rows
+        from gonio.kernels.cuda_samples import landscape_rows
         from gonio.kernels.cuda_stages import WEIGHTS
 
         self._card, self._searches, self._queue, self._weights = card, searches, queue, WEIGHTS
@@ -90,7 +91,6 @@ class _OnCard:
         self._ground = Ground(card, [(s.pair.target, s.pair.reference) for s in searches], queue)
         self._samples = card.kept("samples", queue)
         limits = np.array([within(s.pair.target, s.plan.limits) for s in searches])  # (b, levels)
-        self._coarse = int(limits[:, 0].max())
         self._parts = [self._ground.parts(column) for column in limits.T]
         self._whole_parts, self._part_first = self._ground.parts(), self._up(np.arange(self._count + 1))
         self._shell_parts, self._shell_first, shell_first = self._ground.shell_parts()
@@ -177,7 +177,11 @@ class _OnCard:
         count = int(self._seed_counts.sum())
         if self._searches[0].frame.shift_angstrom is None:
             self._seeds = self._empty((count, 12), np.float64), self._empty((count,), np.float64)
-            self._best_shifts()
+            seeds = SeedsOnCard(self._card, [_seeds(search) for search in self._searches], self._queue)
+            self._launch(
+                self._card.kernels.best_shifts, seeds.blocks, *self._ground.arrays, self._columns, self._parts[0],
+                self._whole, self._numbers, *seeds.arguments, *self._seeds,
+            )  # fmt: skip
         else:
             points = [search.frame.seeds(search.pair.plain(Score.RCS))[0] for search in self._searches]
             self._seeds = self._up(np.concatenate(points)), self._up(np.zeros(count))
@@ -192,23 +196,6 @@ class _OnCard:
         self._stage("nulls", self._count, self._table, sums, most, self._shells, self._null, self._before[0])
         if self._course.levels == 1:
             self.keep_seeds(Cut(0.0, self._room, self._room, 0))
-
-    def _best_shifts(self) -> None:
-        searches, most = self._searches, int(self._seed_counts.max())
-        asked = [(s.pair.target, s.plan.limits[0], s.frame.max_shift_angstrom, s.grid) for s in searches]
-        tried = Shifts(self._card, asked, self._queue)
-        different = {id(s.frame.rotations): s.frame.rotations for s in searches}
-        where = begins(np.array([len(rotations) for rotations in different.values()]))
-        begin = dict(zip(different, where, strict=True))
-        first = np.array([begin[id(s.frame.rotations)] for s in searches])
-        seeds = np.column_stack([first, self._seed_counts, tried.rows, self._seed_first]).astype(np.int64)
-        rotations = np.concatenate([rotations.reshape(-1, 9) for rotations in different.values()])
-        memory = [self._empty((int(self._seed_counts.sum()), self._coarse), np.float32) for _ in range(2)]
-        self._launch(
-            self._card.kernels.best_shifts, self._count * most, *self._ground.arrays, self._columns, self._parts[0],
-            self._whole, self._numbers, self._up(seeds), most, self._up(rotations), tried.shifts, tried.turns, *memory,
-            *self._seeds,
-        )  # fmt: skip
 
     def keep_seeds(self, cut: Cut) -> None:
         """As ``Stages``."""

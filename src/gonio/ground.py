@@ -7,7 +7,7 @@ one stretch of them. Must not know what is computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from gonio.shifts import ShiftGrid, shift_grid
 if TYPE_CHECKING:
     from gonio.kernels.card import Card, Queue
 
-__all__ = ["Ground", "Shifts", "begins", "turn_bytes", "within"]
+__all__ = ["Ground", "Seeds", "SeedsOnCard", "begins", "within"]
 
 # Bytes of a turn, and the most that those of one target may take: of more the card makes the phases itself.
 TURN_BYTES, MOST_TURNS = 8.0, 16e6
@@ -100,32 +100,83 @@ def _frequencies(target: Spectrum) -> Callable[[], NDArray]:
     return lambda: target.frequency_xyz.T[target.by_radius[0]]
 
 
-class Shifts:
-    """The shifts that are tried, ``shifts`` (s, 3) in angstrom, and their ``turns`` (t, 2), on the card.
+class Seeds(NamedTuple):
+    """What is asked for seeds: the shifts of a target that are tried for rotations (p, 3, 3), up to a limit in shells.
 
-    ``rows`` (b, 3) say of each target where its shifts begin, how many there are, and where its turns begin; -1 where
-    there are none.
+    They lie within a distance, on a grid of ``points`` along the edge of the box, or of each voxel.
     """
 
-    def __init__(self, card: Card, asked: Sequence[tuple[Spectrum, float, float, int | None]], queue: Queue) -> None:
-        """For targets, each with a limit in shells, the radius of a ball, and the points along the edge of its box."""
-        grids = [shift_grid(t.box, t.voxel_size_angstrom, limit, most, points) for t, limit, most, points in asked]
-        first, count, every = {}, 0, []
-        for grid in grids:
-            if id(grid) not in first:
-                first[id(grid)] = count
-                count += len(grid.allowed)
-                every.append(grid.allowed * grid.step_angstrom)
-        self.rows = np.array([(first[id(g)], len(g.allowed), -1) for g in grids])
-        tables = [
-            (place, ((id(t.frequency_xyz), g.turn, len(g.allowed), limit), _turns(t, limit, g), t.frequency_xyz))
-            for place, (g, (t, limit, _, _)) in enumerate(zip(grids, asked, strict=True))
-            if turn_bytes(t, limit, len(g.allowed))
-        ]
-        if tables:
-            self.rows[[place for place, _ in tables], 2] = card.places("turns", [table for _, table in tables])
-        self.shifts = card.up(np.concatenate(every), queue)
-        self.turns = card.kept("turns", queue) if tables else card.empty((1, 2), np.float32, queue)
+    target: Spectrum
+    rotations: NDArray[np.float64]
+    limit: float
+    max_shift_angstrom: float
+    points: int | None
+
+    @property
+    def grid(self) -> ShiftGrid:
+        """The shifts."""
+        box, voxel = self.target.box, self.target.voxel_size_angstrom
+        return shift_grid(box, voxel, self.limit, self.max_shift_angstrom, self.points)
+
+    @property
+    def bytes(self) -> float:
+        """What they take on the card, nearly."""
+        samples = float(within(self.target, [self.limit])[0])
+        return turn_bytes(self.target, self.limit, len(self.grid.allowed)) + len(self.rotations) * (8.0 * samples + 128)
+
+
+class SeedsOnCard:
+    """Seeds of targets on the card: ``arguments`` of the kernel, its ``blocks``, and where results begin, (b,)."""
+
+    def __init__(self, card: Card, asked: Sequence[Seeds], queue: Queue) -> None:
+        from gonio.kernels.cuda_samples import LANES
+
+        self.counts = np.array([len(one.rotations) for one in asked])
+        self.first, groups = begins(self.counts), -(-self.counts // LANES)
+        different = {id(one.rotations): one.rotations for one in asked}
+        where = begins(np.array([len(rotations) for rotations in different.values()]))
+        begin = dict(zip(different, where, strict=True))
+        rows, shifts, turns = _shifts(card, asked, queue)
+        seeds = np.column_stack(
+            [[begin[id(one.rotations)] for one in asked], self.counts, rows, self.first, begins(groups)]
+        ).astype(np.int64)
+        rotations = np.concatenate([rotations.reshape(-1, 9) for rotations in different.values()], dtype=np.float64)
+        most, samples = int(groups.max()), max(int(within(one.target, [one.limit])[0]) for one in asked)
+        memory = [card.empty((int(groups.sum()), samples, LANES), np.float32, queue) for _ in range(2)]
+        self.blocks = len(asked) * most
+        self.arguments = card.up(seeds, queue), most, card.up(rotations, queue), shifts, turns, *memory
+
+
+def _shifts(card: Card, asked: Sequence[Seeds], queue: Queue) -> tuple[NDArray[np.int64], Any, Any]:
+    """Of each target where its shifts begin, how many there are, and where its turns begin, or -1, (b, 3).
+
+    And all shifts (s, 3) in angstrom and turns (t, 2), on the card.
+    """
+    grids = [one.grid for one in asked]
+    first: dict[int, int] = {}
+    count, every = 0, []
+    for grid in grids:
+        if id(grid) not in first:
+            first[id(grid)] = count
+            count += len(grid.allowed)
+            every.append(grid.allowed * grid.step_angstrom)
+    rows = np.array([(first[id(grid)], len(grid.allowed), -1) for grid in grids])
+    tables = [
+        (
+            place,
+            (
+                (id(one.target.frequency_xyz), grid.turn, len(grid.allowed), one.limit),
+                _turns(one.target, one.limit, grid),
+                one.target.frequency_xyz,
+            ),
+        )
+        for place, (one, grid) in enumerate(zip(asked, grids, strict=True))
+        if turn_bytes(one.target, one.limit, len(grid.allowed))
+    ]
+    if tables:
+        rows[[place for place, _ in tables], 2] = card.places("turns", [table for _, table in tables])
+    turns = card.kept("turns", queue) if tables else card.empty((1, 2), np.float32, queue)
+    return rows, card.up(np.concatenate(every), queue), turns
 
 
 def turn_bytes(target: Spectrum, limit: float, shifts: int) -> float:

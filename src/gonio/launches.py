@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from gonio import lm
 from gonio.batches import bytes_of_search, conducted, kind_of_search
 from gonio.evaluation import BestShifts, Equations, Refinement, Request, ShellEquations, ShellSums
-from gonio.ground import Ground, Shifts, begins, turn_bytes
+from gonio.ground import Ground, Seeds, SeedsOnCard, begins
 from gonio.kernels import cpu
 from gonio.score import CODES, Comparison
-from gonio.shifts import shift_grid
 from gonio.stages import PairSearch
 
 if TYPE_CHECKING:
@@ -51,9 +50,7 @@ def bytes_of(request: Any) -> float:
     samples = len(request.comparison.target)
     own = 64.0 * samples
     if isinstance(request, BestShifts):
-        target, radius, points = request.comparison.target, request.max_shift_angstrom, request.points
-        shifts = len(shift_grid(target.box, target.voxel_size_angstrom, target.limit, radius, points).allowed)
-        return own + turn_bytes(target, target.limit, shifts) + len(request.rotations) * (8.0 * samples + JOB_BYTES)
+        return own + _seeds(request).bytes
     if isinstance(request, ShellSums):
         return own + JOB_BYTES + 64.0 * request.comparison.target.n_shells * len(request.points)
     if isinstance(request, ShellEquations):
@@ -135,38 +132,32 @@ def _shell_equations(card: Card, requests: list[ShellEquations], queue: Queue) -
     return lambda: [sums[0] for sums in finish()]
 
 
+def _seeds(request: BestShifts) -> Seeds:
+    target = request.comparison.target
+    return Seeds(target, request.rotations, target.limit, request.max_shift_angstrom, request.points)
+
+
 def _best_shifts(card: Card, requests: list[BestShifts], queue: Queue) -> Finish:
     comparisons = [r.comparison for r in requests]
-    compared = _Compared.of(card, comparisons, queue)
-    asked = [(r.comparison.target, r.comparison.target.limit, r.max_shift_angstrom, r.points) for r in requests]
-    tried = Shifts(card, asked, queue)
-    counts = np.array([len(r.rotations) for r in requests])
-    first, most = begins(counts), int(counts.max())
-    seeds = np.concatenate([np.stack([first, counts], axis=1), tried.rows, first[:, None]], axis=1)
+    compared, seeds = _Compared.of(card, comparisons, queue), SeedsOnCard(card, [_seeds(r) for r in requests], queue)
     # Of a landscape only what a value needs.
-    whole, numbers = _value_rows(comparisons)
-    given = (whole, numbers, seeds.astype(np.int64))
-    tables = [card.up(array, queue) for array in given]
-    rotations = card.up(np.concatenate([r.rotations.reshape(-1, 9) for r in requests]).astype(np.float64), queue)
-    memory = [card.empty((int(counts.sum()), int(compared.ground.sizes.max())), np.float32, queue) for _ in range(2)]
-    points, value = (
-        card.empty((int(counts.sum()), 12), np.float64, queue),
-        card.empty((int(counts.sum()),), np.float64, queue),
-    )
+    tables = [card.up(array, queue) for array in _value_rows(comparisons)]
+    count = int(seeds.counts.sum())
+    points, value = card.empty((count, 12), np.float64, queue), card.empty((count,), np.float64, queue)
     card.launch(
-        card.kernels.best_shifts, len(requests) * most, queue, *compared.arrays, compared.ground.parts(), *tables,
-        most, rotations, tried.shifts, tried.turns, *memory, points, value,
+        card.kernels.best_shifts, seeds.blocks, queue, *compared.arrays, compared.ground.parts(), *tables,
+        *seeds.arguments, points, value,
     )  # fmt: skip
 
     def finish() -> list[Any]:
         shifts, d = card.down(points, queue)[:, 9:], card.down(value, queue)
-        return list(zip(np.split(shifts, first[1:]), np.split(d, first[1:]), strict=True))
+        return list(zip(np.split(shifts, seeds.first[1:]), np.split(d, seeds.first[1:]), strict=True))
 
     return finish
 
 
 def _value_rows(comparisons: Sequence[Comparison]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    from gonio.kernels.cuda import LANDSCAPE, LANDSCAPE_NUMBERS
+    from gonio.kernels.cuda_samples import LANDSCAPE, LANDSCAPE_NUMBERS
 
     whole, numbers = np.zeros((len(comparisons), 2), np.int64), np.zeros((len(comparisons), LANDSCAPE_NUMBERS))
     whole[:, 0] = [CODES[c.score] for c in comparisons]
@@ -177,7 +168,7 @@ def _value_rows(comparisons: Sequence[Comparison]) -> tuple[NDArray[np.int64], N
 
 def _refinements(card: Card, requests: list[Refinement], queue: Queue) -> Finish:
     """All along as many directions."""
-    from gonio.kernels.cuda import landscape_rows
+    from gonio.kernels.cuda_samples import landscape_rows
 
     k = requests[0].problem.landscape.directions.shape[1]
     compared = _Compared.of(card, [r.comparison for r in requests], queue)

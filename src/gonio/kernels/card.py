@@ -18,7 +18,8 @@ import numpy as np
 from numba import cuda as _cuda
 from numpy.typing import NDArray
 
-from gonio.kernels.cuda import SIMULATED, THREADS, kernels
+from gonio.kernels.cuda import kernels
+from gonio.kernels.cuda_samples import SIMULATED, THREADS
 from gonio.kernels.cuda_stages import stage_kernels
 
 __all__ = ["Card", "NoCard", "OutOfMemory", "Queue", "card_count"]

@@ -18,7 +18,7 @@ import numpy as np
 from numba import float64, int32
 
 from gonio.kernels.compiled import strict
-from gonio.kernels.cuda import (
+from gonio.kernels.cuda_samples import (
     IM,
     LANDSCAPE,
     LEAST,

@@ -1,0 +1,298 @@
+"""What a thread of a graphics card (CUDA) does with samples, with the functions that the CPU's loops call.
+
+What happens at a sample (``sample``) is compiled here once more from the same source. A thread takes every so many-th
+sample of a part and adds up in float32; those of all threads of a block are added in float64, as a tree of fixed order.
+No two threads ever add to one number: same input, same bits.
+
+What blocks look at lies in flat arrays that many pairs share, and whole numbers say where (``REFERENCE``, ``PART``).
+Needs numba-cuda (the extra ``cuda``). Under Numba's simulator threads are those of Python, and everything between two
+of their meetings is compiled for the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda as _cuda
+from numpy.typing import NDArray
+
+from gonio.kernels.compiled import compiled, inlined
+from gonio.kernels.cpu import FF, FG, GG, JTF, JTG, N_SUMS, WEIGHT
+from gonio.kernels.refine import Landscape
+from gonio.kernels.sample import (
+    interpolated,
+    interpolated_with_slopes,
+    phase_factor,
+    region_holds,
+    shown,
+    turned_back,
+    volume_weight,
+)
+
+__all__ = [
+    "LANDSCAPE",
+    "LANDSCAPE_NUMBERS",
+    "LANES",
+    "N_TOTALS",
+    "PART",
+    "REFERENCE",
+    "SIMULATED",
+    "THREADS",
+    "add_up",
+    "as_array",
+    "best_of_thread",
+    "landscape_of",
+    "landscape_rows",
+    "spot_of",
+    "thread_products",
+    "thread_sums",
+    "thread_totals",
+]
+
+cuda: Any = _cuda  # its names depend on whether it is the simulator's
+
+# Threads of a block, a power of two: a pose has some hundred samples, and each thread should have a few.
+THREADS = 64
+SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
+# What the rows of tables of whole numbers say. Of a reference: where its grid begins and the points along its edge,
+# where its regions begin and how many there are, where its volume of weights begins and the points along its edge.
+REFERENCE = ("grid", "side", "region", "regions", "volume", "volume_side")
+# Of a part, samples of one comparison that are added up together: where its frequencies and its other columns begin and
+# how many there are. Samples are in the order of their distance from zero frequency: shells and limits are parts.
+PART = ("reference", "frequency", "column", "count")
+# Where the numbers of a ``Landscape`` begin in a row of them, float64; directions are 6 x k, by rows.
+LANDSCAPE = {
+    "unit": 0, "phase": 1, "least": 2, "centre": 3, "max_shift": 6, "cone_centre": 7, "cone_cosine": 16, "crowding": 17,
+    "power": 18, "radius": 19, "tolerance": 20, "prior_numbers": 21, "directions": 39,
+}  # fmt: skip
+PRIOR_NUMBERS, LANDSCAPE_NUMBERS = 18, 75
+UNIT, PHASE, LEAST = (LANDSCAPE[name] for name in ("unit", "phase", "least"))
+# Frequencies are rows (n, 3). Columns of samples, (6, n): re and im of the value, transfer, weight, |f|^2 and the share
+# of |g|^2 that counts.
+RE, IM, TRANSFER, OWN_WEIGHT, POWER, OWN = range(6)
+# Sums that a value needs.
+N_TOTALS = 4
+# Orientations whose best shifts a block looks for together: a phase is read once for all of them.
+LANES = 8
+
+
+# What a thread does between two meetings: for the simulator compiled once and kept.
+by_thread = compiled if SIMULATED else inlined
+
+
+class _Spot(NamedTuple):
+    """Where a part and its reference lie."""
+
+    grid: int
+    side: int
+    region: int
+    regions: int
+    volume: int
+    volume_side: int
+    frequency: int
+    column: int
+    samples: int
+    scale: float
+    volume_scale: float
+
+
+@by_thread
+def spot_of(references, scales, parts, part):
+    """Where a part and its reference lie, from the rows of tables."""
+    r = parts[part, 0]
+    return _Spot(
+        references[r, 0], references[r, 1], references[r, 2], references[r, 3], references[r, 4], references[r, 5],
+        parts[part, 1], parts[part, 2], parts[part, 3], scales[r, 0], scales[r, 1],
+    )  # fmt: skip
+
+
+@inlined
+def _measured(spot, regions, volumes, qx, qy, qz):
+    """How well the reference was measured at q."""
+    if spot.volume_side > 0:
+        s = spot.volume_scale
+        return volume_weight(volumes, spot.volume, spot.volume_side, s * qx, s * qy, s * qz)
+    for i in range(spot.region, spot.region + spot.regions):
+        if region_holds(regions[i], qx, qy, qz):
+            return np.float32(1.0)
+    return np.float32(0.0)
+
+
+@by_thread
+def thread_sums(spot, grids, regions, volumes, frequency, columns, rotation, phase, thread, threads, sums):
+    """One thread's share of the 37 sums of docs/theory.md eq. 8 at a pose, into ``sums`` (37,) float32."""
+    for i in range(N_SUMS):
+        sums[i] = np.float32(0.0)
+    for i in range(thread, spot.samples, threads):
+        at, c = spot.frequency + i, spot.column + i
+        kx, ky, kz = frequency[at, 0], frequency[at, 1], frequency[at, 2]
+        qx, qy, qz = turned_back(rotation, kx, ky, kz)
+        w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
+        if w > np.float32(0.0):
+            s = spot.scale
+            gr, gi, slopes = interpolated_with_slopes(grids, spot.grid, spot.side, s * qx, s * qy, s * qz)
+            cos, sin = phase_factor(phase, kx, ky, kz)
+            found = shown(rotation, gr, gi, slopes, columns[TRANSFER, c], s, cos, sin, kx, ky, kz)
+            fr, fi, gr, gi = columns[RE, c], columns[IM, c], found[6], found[13]
+            own = w * columns[OWN, c]
+            place = 0
+            for a in range(6):
+                re, im = found[a], found[7 + a]
+                for b in range(a, 6):
+                    sums[place] += own * (re * found[b] + im * found[7 + b])
+                    place += 1
+                sums[JTF + a] += w * (re * fr + im * fi)
+                sums[JTG + a] += own * (re * gr + im * gi)
+            sums[FF] += w * columns[POWER, c]
+            sums[GG] += own * (gr * gr + gi * gi)
+            sums[FG] += w * (fr * gr + fi * gi)
+            sums[WEIGHT] += w
+
+
+@by_thread
+def thread_totals(spot, grids, regions, volumes, frequency, columns, rotation, phase, thread, threads, totals):
+    """One thread's share of |f|^2, |g|^2, f.g and the total weight at a pose, into ``totals`` (4,) float32."""
+    for i in range(N_TOTALS):
+        totals[i] = np.float32(0.0)
+    for i in range(thread, spot.samples, threads):
+        at, c = spot.frequency + i, spot.column + i
+        kx, ky, kz = frequency[at, 0], frequency[at, 1], frequency[at, 2]
+        qx, qy, qz = turned_back(rotation, kx, ky, kz)
+        w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
+        if w > np.float32(0.0):
+            s = spot.scale
+            re, im = interpolated(grids, spot.grid, spot.side, s * qx, s * qy, s * qz)
+            cos, sin = phase_factor(phase, kx, ky, kz)
+            transfer = columns[TRANSFER, c]
+            gr, gi = transfer * (cos * re - sin * im), transfer * (cos * im + sin * re)
+            totals[0] += w * columns[POWER, c]
+            totals[1] += w * columns[OWN, c] * (gr * gr + gi * gi)
+            totals[2] += w * (columns[RE, c] * gr + columns[IM, c] * gi)
+            totals[3] += w
+
+
+@by_thread
+def thread_products(spot, grids, regions, volumes, frequency, columns, rotation, thread, threads, lane, re, im, totals):
+    """One thread's share of w f conj(G') before any shift and of what no shift changes, ``totals`` (4,).
+
+    Into column ``lane`` of ``re`` and ``im`` (n, LANES).
+    """
+    for i in range(N_TOTALS):
+        totals[i] = np.float32(0.0)
+    for i in range(thread, spot.samples, threads):
+        at, c = spot.frequency + i, spot.column + i
+        qx, qy, qz = turned_back(rotation, frequency[at, 0], frequency[at, 1], frequency[at, 2])
+        w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
+        re[i, lane] = im[i, lane] = np.float32(0.0)
+        if w > np.float32(0.0):
+            s = spot.scale
+            gr, gi = interpolated(grids, spot.grid, spot.side, s * qx, s * qy, s * qz)
+            transfer, fr, fi = columns[TRANSFER, c], columns[RE, c], columns[IM, c]
+            gr, gi = transfer * gr, transfer * gi
+            totals[0] += w * columns[POWER, c]
+            totals[1] += w * columns[OWN, c] * (gr * gr + gi * gi)
+            totals[3] += w
+            re[i, lane], im[i, lane] = w * (fr * gr + fi * gi), w * (fi * gr - fr * gi)
+
+
+@inlined
+def _turn(spot, frequency, phase, shifts, turns, first, count, table, shift, i):
+    """Cosine and sine of a shift's phase at a sample: from the table, or made here where that is negative."""
+    if table >= 0:
+        at = table + i * count + shift
+        return turns[at, 0], turns[at, 1]
+    x, y, z = shifts[first + shift, 0], shifts[first + shift, 1], shifts[first + shift, 2]
+    back = np.float32(phase * x), np.float32(phase * y), np.float32(phase * z)
+    at = spot.frequency + i
+    cos, sin = phase_factor(back, frequency[at, 0], frequency[at, 1], frequency[at, 2])
+    return cos, -sin
+
+
+@by_thread
+def best_of_thread(
+    spot, frequency, phase, shifts, turns, first, count, table, re, im, thread, threads, one, two, best, where
+):
+    """The best of every so many-th shift for each lane, the first of equals: its number, and f.g there.
+
+    ``shifts`` (s, 3) in angstrom, of which ``count`` from ``first`` on are tried, two at a time: what is read of a
+    sample serves them and all lanes, ``re`` and ``im`` (n, LANES). ``turns`` (t, 2) are cosines and sines of every
+    sample and shift, from ``table`` on; where that is negative they are not there. ``one`` and ``two`` (LANES,) are
+    memory; ``best`` and ``where`` (threads, LANES) receive the thread's rows.
+    """
+    for lane in range(LANES):
+        best[thread, lane], where[thread, lane] = np.float32(-3e38), -1
+    for shift in range(thread, count, 2 * threads):
+        next_shift = shift + threads if shift + threads < count else shift
+        for lane in range(LANES):
+            one[lane] = two[lane] = np.float32(0.0)
+        for i in range(spot.samples):
+            c, s = _turn(spot, frequency, phase, shifts, turns, first, count, table, shift, i)
+            d, t = _turn(spot, frequency, phase, shifts, turns, first, count, table, next_shift, i)
+            for lane in range(LANES):
+                a, b = re[i, lane], im[i, lane]
+                one[lane] += c * a - s * b
+                two[lane] += d * a - t * b
+        for lane in range(LANES):
+            if one[lane] > best[thread, lane]:
+                best[thread, lane], where[thread, lane] = one[lane], shift
+            if two[lane] > best[thread, lane]:
+                best[thread, lane], where[thread, lane] = two[lane], next_shift
+
+
+@by_thread
+def landscape_of(whole, numbers, directions, centre, cone_centre, prior_numbers, k):
+    """A ``Landscape`` from its row of tables; its arrays are put into those given."""
+    for i in range(3):
+        centre[i] = numbers[3 + i]
+        for j in range(3):
+            cone_centre[i, j] = numbers[7 + 3 * i + j]
+    for i in range(PRIOR_NUMBERS):
+        prior_numbers[i] = numbers[21 + i]
+    for i in range(6):
+        for j in range(k):
+            directions[i, j] = numbers[39 + i * k + j]
+    return Landscape(
+        whole[0], numbers[0], numbers[1], numbers[2], directions, centre, numbers[6], cone_centre, numbers[16],
+        whole[1], prior_numbers, numbers[17], numbers[18], numbers[19], numbers[20],
+    )  # fmt: skip
+
+
+# Until here nothing knows of blocks; from here on threads wait for one another.
+if SIMULATED:
+
+    def as_array(array: Any) -> Any:
+        """An argument of a kernel as compiled functions take it."""
+        return array._item._ary
+
+else:
+
+    @cuda.jit(device=True)
+    def as_array(array):
+        """An argument of a kernel as compiled functions take it."""
+        return array
+
+
+@cuda.jit(device=True)
+def add_up(buffer, thread, threads, width):
+    """Sums over the rows of a block's ``buffer`` (threads, width), into the first: pairs, then pairs of pairs."""
+    half = threads // 2
+    while half > 0:
+        cuda.syncthreads()
+        for i in range(thread, half * width, threads):
+            row, column = i // width, i % width
+            buffer[row, column] += buffer[row + half, column]
+        half //= 2
+    cuda.syncthreads()
+
+
+def landscape_rows(landscapes: Sequence[Landscape]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Landscapes as rows of whole numbers (b, 2), score and prior, and of others (b, 75)."""
+    whole, numbers = np.zeros((len(landscapes), 2), np.int64), np.zeros((len(landscapes), LANDSCAPE_NUMBERS))
+    for i, landscape in enumerate(landscapes):
+        whole[i] = landscape.score, landscape.prior
+        for name, begin in LANDSCAPE.items():
+            entry = np.ravel(getattr(landscape, name))
+            numbers[i, begin : begin + len(entry)] = entry
+    return whole, numbers
