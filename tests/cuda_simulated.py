@@ -381,8 +381,9 @@ def pair_search(name: str, seed: int, limit: float = LIMIT, off_grid: bool = Fal
 def assert_found(found: Found, wanted: Found, name: str) -> None:
     """The same optimum, as far as rounding lets it be told (FLAT_DEG); and what is told of it."""
     one, two = (poses_of(f.points) for f in (found, wanted))
-    assert one[0].rotation_distance_deg(two[0]) < FLAT_DEG, name
-    assert np.abs(one[0].shift_angstrom - two[0].shift_angstrom).max() < FLAT_ANGSTROM, name
+    # Twice: where wedges have edges, samples that cross one move the optimum too.
+    assert one[0].rotation_distance_deg(two[0]) < 2.0 * FLAT_DEG, name
+    assert np.abs(one[0].shift_angstrom - two[0].shift_angstrom).max() < 2.0 * FLAT_ANGSTROM, name
     assert found.status.ok == wanted.status.ok and len(found.points) == len(wanted.points), name
     assert abs(found.iterations - wanted.iterations) <= 0.2 * wanted.iterations + 5, name
     for one, two in ((found.dissimilarity, wanted.dissimilarity), (found.choice, wanted.choice)):

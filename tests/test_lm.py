@@ -223,3 +223,29 @@ def test_every_status_has_a_sentence():
     assert all(len(sentence) > 10 for sentence in sentences)
     assert len(set(sentences)) == len(sentences)
     assert {status for status in Status if status.ok} == {Status.CONVERGED, Status.STALLED}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_steps_that_values_do_not_tell_follow_the_gradient(known):
+    """Of a parabola whose values are wrong by up to 1e-6: all to its middle where the noise is said, else not all."""
+    curvature, middle, size = np.diag([1.0, 3.0]), np.array([0.3, -0.2]), 1e-6
+
+    def model(points):
+        away = points - middle
+        value = ((away @ curvature) * away).sum(axis=1) + size * np.sin(1e7 * points.sum(axis=1))
+        return value, np.tile(curvature, (len(points), 1, 1)), -away @ curvature
+
+    problem = lm.Problem(
+        model,
+        retract=lambda points, steps: points + steps,
+        length=lambda steps: np.linalg.norm(steps, axis=1),
+        tolerance=1e-4,
+        noise=(lambda points: np.full(len(points), 4.0 * size)) if known else None,
+    )
+    starts = middle + 5e-4 * np.random.default_rng(0).normal(size=(40, 2))
+    state = lm.minimise(problem, starts, max_iterations=50)
+    off = np.linalg.norm(state.points - middle, axis=1)
+    if known:
+        assert off.max() < 1e-5 and all(status is lm.Status.CONVERGED for status in state.status)
+    else:
+        assert off.max() > 1e-5

@@ -5,7 +5,8 @@ For each of p problems, around a point x with d(x + dx) ~ d - 2 b.dx + dx^T H dx
     step        (H + lambda diag H) dx = b
     predicted   d(x) - d(x + dx)  ~  2 b.dx - dx^T H dx
     gain        rho = (d(x) - d(x + dx)) / predicted
-    accept      only if d decreases
+    accept      only if d decreases, or if the step is short and predicts less than what d is known to: then its
+                gradient, which is known better, is followed, with more damping
     damping     accepted: lambda *= max(1/3, 1 - (2 rho - 1)^3), nu = 2;   rejected: lambda *= nu, nu *= 2
                 (Nielsen 1999, "Damping parameter in Marquardt's method", eq. 2.4)
 
@@ -72,7 +73,8 @@ class Problem:
     """What is minimised: a model at points (p, m), a retraction along steps (p, k), and the length of a step (p,).
 
     ``advance`` takes up to so many steps of some rows of a state, as ``step`` would one by one; ``explore`` refines
-    drawn candidates (``gonio.candidates``); None where there is no faster way than the general one.
+    drawn candidates (``gonio.candidates``); None where there is no faster way than the general one. ``noise`` is what
+    values at points are known to, (p,); None where they are exact.
     """
 
     model: Callable[[NDArray[np.float64]], Model]
@@ -81,6 +83,7 @@ class Problem:
     tolerance: float
     advance: Callable[[State, NDArray[np.int64], int], None] | None = None
     explore: Callable[..., int] | None = None
+    noise: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
 
 
 @dataclass
@@ -149,8 +152,21 @@ def step(problem: Problem, state: State, rows: NDArray[np.int64]) -> None:
     after, next_hessian, next_descent = _model(problem, trial)
     better, damping, growth, code = determined.copy(), state.damping[rows], state.growth[rows], state.code[rows]
     length = problem.length(steps)
+    noise = np.zeros(len(rows)) if problem.noise is None else problem.noise(trial)
     kernels.settle(
-        before, after, hessian, descent, steps, determined, length, problem.tolerance, damping, growth, better, code
+        before,
+        after,
+        hessian,
+        descent,
+        steps,
+        determined,
+        length,
+        problem.tolerance,
+        noise,
+        damping,
+        growth,
+        better,
+        code,
     )
     won = rows[better]
     state.points[won], state.dissimilarity[won] = trial[better], after[better]

@@ -191,7 +191,9 @@ class PoseProblem:
     @property
     def problem(self) -> lm.Problem:
         """As the optimiser takes it."""
-        return lm.Problem(self.model, self.retract, self.length, self._tolerance, self.advance, self.explore)
+        return lm.Problem(
+            self.model, self.retract, self.length, self._tolerance, self.advance, self.explore, self.noise
+        )
 
     def model(self, points: NDArray) -> lm.Model:
         """What is minimised at points (p, 12) and its quadratic model along the directions; infinite outside."""
@@ -200,6 +202,12 @@ class PoseProblem:
         points = np.ascontiguousarray(points, dtype=np.float64)
         refine.evaluate(*self._pair, self.landscape, points, value, hessian, descent)
         return value, hessian, descent
+
+    def noise(self, points: NDArray) -> NDArray[np.float64]:
+        """What the values at points (p, 12) are known to, (p,)."""
+        known = np.empty(len(points))
+        refine.noises(*self._pair, self.landscape, np.ascontiguousarray(points, dtype=np.float64), known)
+        return known
 
     def advance(self, state: lm.State, rows: NDArray[np.int64], n_steps: int) -> None:
         """Up to ``n_steps`` steps of some rows of a state, in place."""

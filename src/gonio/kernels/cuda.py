@@ -36,7 +36,7 @@ from gonio.kernels.cuda_samples import (
 )
 from gonio.kernels.lm import FIRST_DAMPING, FIRST_GROWTH, MAX_ITERATIONS, NO_OVERLAP, RUNNING
 from gonio.kernels.model import dissimilarity
-from gonio.kernels.refine import placed, proposed, settled, valued
+from gonio.kernels.refine import noise, placed, proposed, settled, valued
 
 __all__ = ["Kernels", "kernels"]
 
@@ -250,7 +250,7 @@ def _refine_kernel(threads: int, k: int) -> Any:
                     after = valued(landscape, total, trial, next_hessian, next_descent, work)
                     own_value, own_damping, own_growth, code = settled(
                         landscape, here, own_value, own_hessian, own_descent, own_damping, own_growth, determined,
-                        step, tangent, trial, after, next_hessian, next_descent,
+                        step, tangent, trial, after, noise(landscape, total), next_hessian, next_descent,
                     )  # fmt: skip
                 going[0] = code == RUNNING and done < n_steps[part]
                 done += 1

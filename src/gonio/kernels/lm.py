@@ -16,6 +16,8 @@ MAX_DAMPING = 1e12
 MAX_GROWTH = 1e6
 # Below this share of the largest, a diagonal element of H counts as zero: the direction moves nothing.
 MIN_DIAGONAL = 1e-12
+# Steps that values do not tell are taken up to so many tolerances.
+UNSEEN = 10.0
 # Codes of ``gonio.lm.Status``.
 RUNNING, CONVERGED, STALLED, MAX_ITERATIONS, SINGULAR, NO_OVERLAP = 0, 1, 2, 3, 4, 5
 
@@ -77,15 +79,20 @@ def propose(hessian, descent, damping, step, determined):
 
 
 @strict
-def judge(before, after, hessian, descent, step, determined, length, tolerance, damping, growth):
-    """Whether a step is taken, the damping and its growth after it, and the status that it leaves."""
-    better = determined and after < before
+def judge(before, after, hessian, descent, step, determined, length, tolerance, noise, damping, growth):
+    """Whether a step is taken, the damping and its growth after it, and the status that it leaves.
+
+    Values are known to ``noise``: a step that is to gain less cannot be judged by them. It is taken for its gradient,
+    which is known better, if it is no longer than ``UNSEEN`` tolerances; the damping rises, so that such steps end.
+    """
     predicted = 0.0
     for a in range(len(step)):
         predicted += 2.0 * descent[a] * step[a]
         for b in range(len(step)):
             predicted -= step[a] * hessian[a, b] * step[b]
-    if better:
+    unseen = determined and 0.0 < predicted < noise and length < UNSEEN * tolerance and after - before < noise
+    better = determined and (after < before or unseen)
+    if better and not unseen:
         # A drop where none was predicted is a gain without bound.
         gain = min(max((before - after) / predicted, 0.0), 2.0) if predicted > 0.0 else 2.0
         factor, growth_after = max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), 2.0
@@ -103,10 +110,12 @@ def judge(before, after, hessian, descent, step, determined, length, tolerance, 
 
 
 @strict
-def settle(before, after, hessian, descent, step, determined, length, tolerance, damping, growth, better, status):
+def settle(
+    before, after, hessian, descent, step, determined, length, tolerance, noise, damping, growth, better, status
+):
     """The same for p problems; ``damping`` and ``growth`` (p,) are changed, ``better`` and ``status`` (p,) filled."""
     for i in range(len(before)):
         better[i], damping[i], growth[i], status[i] = judge(
-            before[i], after[i], hessian[i], descent[i], step[i], determined[i], length[i], tolerance, damping[i],
-            growth[i],
+            before[i], after[i], hessian[i], descent[i], step[i], determined[i], length[i], tolerance, noise[i],
+            damping[i], growth[i],
         )  # fmt: skip

@@ -25,6 +25,7 @@ __all__ = [
     "dissimilarity",
     "model",
     "models",
+    "noise_of",
     "prior",
     "priors",
     "unlikeliness",
@@ -54,6 +55,16 @@ def dissimilarity(score, ff, gg, fg, total, unit, least):
     else:
         value = (ff + gg - 2.0 * fg) / (total if score == FCS else total**LIKELIHOOD_ROOT)
     return value if value < np.inf else np.inf  # no number is as bad as can be
+
+
+@strict
+def noise_of(score, ff, gg, fg, total, unit):
+    """What a dissimilarity is known to, with float32 samples in its sums."""
+    if score == RCS:
+        return 2.0 * ROUNDING
+    terms = unit * (abs(ff) + abs(gg) + 2.0 * abs(fg))
+    counted = total if total > 0.0 else 1.0
+    return ROUNDING * terms / (counted if score == FCS else counted**LIKELIHOOD_ROOT)
 
 
 @strict

@@ -15,11 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.kernels.compiled import strict
-from gonio.kernels.cpu import N_SUMS, WEIGHT, sums_at
+from gonio.kernels.cpu import FF, FG, GG, N_SUMS, WEIGHT, sums_at
 from gonio.kernels.lm import RUNNING, judge, solve
-from gonio.kernels.model import NO_PRIOR, log_likelihood, model, prior
+from gonio.kernels.model import NO_PRIOR, dissimilarity, log_likelihood, model, noise_of, prior
 
-__all__ = ["Landscape", "evaluate", "placed", "proposed", "quaternions", "refine", "settled", "turned", "valued"]
+__all__ = [
+    "Landscape",
+    "evaluate",
+    "noise",
+    "noises",
+    "placed",
+    "proposed",
+    "quaternions",
+    "refine",
+    "settled",
+    "turned",
+    "valued",
+]
 
 
 class Landscape(NamedTuple):
@@ -97,6 +109,18 @@ def valued(landscape, sums, point, hessian, descent, memory):
 
 
 @strict
+def noise(landscape, sums):
+    """What ``valued`` is known to, from the 37 sums."""
+    ff, gg, fg, overlap = sums[FF], sums[GG], sums[FG], sums[WEIGHT]
+    found = noise_of(landscape.score, ff, gg, fg, overlap, landscape.unit)
+    if landscape.prior != NO_PRIOR:
+        value = dissimilarity(landscape.score, ff, gg, fg, overlap, landscape.unit, landscape.least)
+        finite = value if math.isfinite(value) else landscape.power
+        found *= log_likelihood(landscape.score, finite, overlap, landscape.power)[1]
+    return found
+
+
+@strict
 def _value_at(reference, samples, landscape, point, hessian, descent, memory):
     weights, seen, sums, matrix, phases, work = memory
     placed(landscape.phase, point, matrix, phases)
@@ -120,13 +144,16 @@ def proposed(landscape, point, hessian, descent, damping, matrix, step, tangent,
 
 @strict
 def settled(
-    landscape, point, value, hessian, descent, damping, growth, determined, step, tangent, trial, after, next_hessian,
-    next_descent,
+    landscape, point, value, hessian, descent, damping, growth, determined, step, tangent, trial, after, unsure,
+    next_hessian, next_descent,
 ):  # fmt: skip
-    """Goes to ``trial`` where that is better: value, damping, growth and status after it; the arrays are changed."""
+    """Goes to ``trial`` where that is better: value, damping, growth and status after it; the arrays are changed.
+
+    ``after`` is the value there, which is known to ``unsure``.
+    """
     length = _length(tangent, 0) * landscape.radius + _length(tangent, 3)
     better, damping, growth, status = judge(
-        value, after, hessian, descent, step, determined, length, landscape.tolerance, damping, growth
+        value, after, hessian, descent, step, determined, length, landscape.tolerance, unsure, damping, growth
     )
     if better:
         value = after
@@ -223,6 +250,16 @@ def evaluate(reference, samples, landscape, points, value, hessian, descent):
 
 
 @strict
+def noises(reference, samples, landscape, points, out):
+    """What is known of the values at p points (p, 12), into (p,)."""
+    k = landscape.directions.shape[1]
+    memory, hessian, descent = _memory(samples), np.empty((k, k)), np.empty(k)
+    for i in range(points.shape[0]):
+        _value_at(reference, samples, landscape, points[i], hessian, descent, memory)
+        out[i] = noise(landscape, memory[2])
+
+
+@strict
 def refine(
     reference,
     samples,
@@ -253,6 +290,6 @@ def refine(
             after = _value_at(reference, samples, landscape, trial, next_hessian, next_descent, memory)
             value[i], damping[i], growth[i], status[i] = settled(
                 landscape, points[i], value[i], hessian[i], descent[i], damping[i], growth[i], determined, step,
-                tangent, trial, after, next_hessian, next_descent,
+                tangent, trial, after, noise(landscape, memory[2]), next_hessian, next_descent,
             )  # fmt: skip
             iterations[i] += 1
