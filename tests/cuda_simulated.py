@@ -44,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ceilings
 import gpu
+import without_card
 
 assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1"
 # The simulator looks at its threads in a loop that they wait for: with Python's 5 ms it takes twenty times as long.
@@ -548,6 +549,13 @@ def test_the_benchmark_measures_each_thing_once(small_card):
     assert all(row.seconds is None or row.seconds > 0 for row in rows)
     (told,) = gpu.memory_rows(small_card, extent)
     assert re.fullmatch(r"1 particles: .* ms each, .* MB free after; 2 particles: .* MB free after", told.note)
+
+
+def test_what_is_said_without_a_card_is_measured():
+    rows = without_card.feeding(2, set_size=3)
+    assert [row.per for row in rows[::2]] == ["search"] * 3 and all(row.seconds > 0 for row in rows[::2])
+    (told,) = without_card.agreement(2, 2, ("local",))
+    assert re.match(r"\d+ % of 2 within 0.01 degree and 0.001 voxel, 100 % the same optimum", told.note)
 
 
 class Sums:

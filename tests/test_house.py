@@ -45,7 +45,7 @@ FLOORS = {
     "motion": 3,
     "problem": 3,
     "evaluation": 3,
-    "ground": 3,
+    "residency": 3,
     "stages": 3,
     "batches": 3,
     "launches": 3,
@@ -96,14 +96,14 @@ ROOMS_BELOW = {
     "resolution": {room for room, floor in FLOORS.items() if floor < 2} | {"insertion"},
     # Aligning is searching with the problem that the score poses.
     "evaluation": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
-    "ground": {room for room, floor in FLOORS.items() if floor < 3},
+    "residency": {room for room, floor in FLOORS.items() if floor < 3},
     # The order of the stages knows nothing of who does them.
     "stages": {room for room, floor in FLOORS.items() if floor < 3}
     | {"coarse_to_fine", "frame", "problem", "uncertainty"},
     "batches": {room for room, floor in FLOORS.items() if floor < 3}
-    | {"coarse_to_fine", "frame", "ground", "stages", "uncertainty"},
+    | {"coarse_to_fine", "frame", "residency", "stages", "uncertainty"},
     "launches": {room for room, floor in FLOORS.items() if floor < 3}
-    | {"problem", "evaluation", "batches", "ground", "stages"},
+    | {"problem", "evaluation", "batches", "residency", "stages"},
     "device": {room for room, floor in FLOORS.items() if floor < 3} | {"evaluation", "launches"},
     # Who does many searches needs no more of them than what they ask for.
     "cards": {room for room, floor in FLOORS.items() if floor < 3} | {"device"},

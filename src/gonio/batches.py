@@ -18,8 +18,8 @@ from gonio.coarse_to_fine import CHOICE_POWER, DISTINCT, LAST_CANDIDATES, LEFT, 
 from gonio.expectation import Expectation
 from gonio.fourier import Spectrum
 from gonio.frame import neighbour_turns
-from gonio.ground import Ground, Seeds, SeedsOnCard, begins, within
 from gonio.kernels import cpu
+from gonio.residency import Resident, Seeds, SeedsOnCard, begins, within
 from gonio.score import CODES, MIN_OVERLAP, MIN_SAMPLES, Score
 from gonio.stages import Found, PairSearch, null_poses
 from gonio.uncertainty import Curvature
@@ -88,14 +88,14 @@ class _OnCard:
         self._room, self._most = _room(searches), 0
         targets = [search.pair.target for search in searches]
         raw = card.places("samples", [(id(t), _samples(t), t) for t in targets])
-        self._ground = Ground(card, [(s.pair.target, s.pair.reference) for s in searches], queue)
+        self._resident = Resident(card, [(s.pair.target, s.pair.reference) for s in searches], queue)
         self._samples = card.kept("samples", queue)
         limits = np.array([within(s.pair.target, s.plan.limits) for s in searches])  # (b, levels)
-        self._parts = [self._ground.parts(column) for column in limits.T]
-        self._whole_parts, self._part_first = self._ground.parts(), self._up(np.arange(self._count + 1))
-        self._shell_parts, self._shell_first, shell_first = self._ground.shell_parts()
+        self._parts = [self._resident.parts(column) for column in limits.T]
+        self._whole_parts, self._part_first = self._resident.parts(), self._up(np.arange(self._count + 1))
+        self._shell_parts, self._shell_first, shell_first = self._resident.shell_parts()
         self._shells, n_shells = int(np.diff(shell_first).max()), np.diff(shell_first)
-        self._columns, self._plain = (self._empty((6, int(self._ground.sizes.sum())), np.float32) for _ in range(2))
+        self._columns, self._plain = (self._empty((6, int(self._resident.sizes.sum())), np.float32) for _ in range(2))
         self._seed_counts = np.array([len(s.frame.rotations) for s in searches])
         self._seed_first = begins(self._seed_counts)
         self._describe(raw, shell_first, n_shells)
@@ -179,7 +179,7 @@ class _OnCard:
             self._seeds = self._empty((count, 12), np.float64), self._empty((count,), np.float64)
             seeds = SeedsOnCard(self._card, [_seeds(search) for search in self._searches], self._queue)
             self._launch(
-                self._card.kernels.best_shifts, seeds.blocks, *self._ground.arrays, self._columns, self._parts[0],
+                self._card.kernels.best_shifts, seeds.blocks, *self._resident.arrays, self._columns, self._parts[0],
                 self._whole, self._numbers, *seeds.arguments, *self._seeds,
             )  # fmt: skip
         else:
@@ -316,14 +316,14 @@ class _OnCard:
         """Samples of parts into columns, weighted as ``mode`` says by what is expected."""
         self._stage(
             "weigh", self._count, self._weights[mode], power, float(MIN_SAMPLES), MIN_OVERLAP, self._table, *expected,
-            self._raised, self._ground.arrays[-1], self._samples, parts, columns, self._whole, self._numbers,
+            self._raised, self._resident.arrays[-1], self._samples, parts, columns, self._whole, self._numbers,
         )  # fmt: skip
 
     def _refine(self, parts: Any, most: int, steps: int) -> None:
         points, values, codes, _ = self._pool
         steps_of = self._up(np.full(self._count, steps))
         self._launch(
-            self._refinement, self._count * most, *self._ground.arrays,
+            self._refinement, self._count * most, *self._resident.arrays,
             self._columns, parts, self._whole, self._numbers, self._pool_first, self._counts, most, steps_of, points,
             values, *self._models, codes, self._iterations,
         )  # fmt: skip
@@ -346,7 +346,7 @@ class _OnCard:
         """Sums of all samples of each pair at poses, (b most, 4)."""
         out = self._empty((self._count * most, 4), np.float64)
         self._launch(
-            self._card.kernels.totals, len(out), *self._ground.arrays, columns, parts, self._part_first, self._phases,
+            self._card.kernels.totals, len(out), *self._resident.arrays, columns, parts, self._part_first, self._phases,
             first, step, counts, most, 1, points, out,
         )  # fmt: skip
         return out
@@ -356,7 +356,7 @@ class _OnCard:
         width = 4 if kernel == "totals" else cpu.N_SUMS
         out = self._empty((self._count * most * self._shells, width), np.float64)
         self._launch(
-            getattr(self._card.kernels, kernel), len(out), *self._ground.arrays, columns, self._shell_parts,
+            getattr(self._card.kernels, kernel), len(out), *self._resident.arrays, columns, self._shell_parts,
             self._shell_first, self._phases, first, step, counts, most, self._shells, points, out,
         )  # fmt: skip
         return out

@@ -138,7 +138,7 @@ class Device:
         waiting = deque(portion for places in kinds.values() for portion in _portions(requests, places, room))
         with self.card.used():
             queue = self.card.queue()
-        under_way: deque[tuple[_Portion, Callable[[], list[Any]]]] = deque()
+        under_way: deque[tuple[_Portion, _Work]] = deque()
 
         def start() -> None:
             """Portions that there is room for beside those under way, or one."""
@@ -151,8 +151,8 @@ class Device:
         def finish() -> list[Any]:
             answers: list[Any] = [None] * len(requests)
             while under_way:
-                portion, started = under_way[0]
-                for place, answer in zip(portion.places, started(), strict=True):
+                portion, work = under_way[0]
+                for place, answer in zip(portion.places, self._answers(work), strict=True):
                     answers[place] = answer
                 under_way.popleft()
                 start()
@@ -161,43 +161,50 @@ class Device:
         start()
         return finish
 
-    def _started(self, requests: list[Any], queue: Queue) -> Callable[[], list[Any]]:
-        """The work of requests of one kind; where memory runs out, of one half after the other."""
+    def _started(self, requests: list[Any], queue: Queue) -> _Work:
+        """The work of requests of one kind."""
         from gonio.kernels.card import OutOfMemory
 
-        work, finish = WORK[type(requests[0])], None
-        # Halves begin after the error is gone, which holds all that the work held.
+        work = _Work(requests, queue)
         with suppress(OutOfMemory), self.card.used():
-            finish = work(self.card, requests, queue)
-        if finish is None:
-            return self._in_halves(requests, queue)
-        begun: list[Callable[[], list[Any]]] = [finish]
+            work.finish = WORK[type(requests[0])](self.card, requests, queue)
+        return work
 
-        def finished() -> list[Any]:
-            answers: list[Any] | None = None
-            with suppress(OutOfMemory), self.card.used():
-                answers = begun[0]()
-                self.card.release(queue)
-            begun.clear()
-            return self._in_halves(requests, queue)() if answers is None else answers
+    def _answers(self, work: _Work) -> list[Any]:
+        """Of work that was started; where memory runs out or has run out, of one half after the other."""
+        from gonio.kernels.card import OutOfMemory
 
-        del finish
-        return finished
+        answers: list[Any] | None = None
+        with suppress(OutOfMemory), self.card.used():
+            if work.finish is not None:
+                answers = work.finish()
+                self.card.release(work.queue)
+        # Halves begin when nothing is left that holds what the whole held: neither this nor the error.
+        work.finish = None
+        return self._in_halves(work) if answers is None else answers
 
-    def _in_halves(self, requests: list[Any], queue: Queue) -> Callable[[], list[Any]]:
+    def _in_halves(self, work: _Work) -> list[Any]:
         with self.card.used():
-            self.card.wait(queue)
-        self.card.release(queue)
+            self.card.wait(work.queue)
+        self.card.release(work.queue)
         self.card.forget()
-        if len(requests) == 1:
+        half = len(work.requests) // 2
+        if not half:
             raise MemoryError(
                 f"{self.name} has not enough memory for a single pair: use device='cpu', or a coarser resolution"
-            ) from None
-        half = len(requests) // 2
+            )
         # The second begins when the first is done: both did not fit.
-        first = self._started(requests[:half], queue.beside())()
-        second = self._started(requests[half:], queue.beside())()
-        return lambda: first + second
+        first = self._answers(self._started(work.requests[:half], work.queue.beside()))
+        return first + self._answers(self._started(work.requests[half:], work.queue.beside()))
+
+
+@dataclass
+class _Work:
+    """Requests of one kind under way, and what waits for them; None where memory ran out as they were started."""
+
+    requests: list[Any]
+    queue: Queue
+    finish: Callable[[], list[Any]] | None = None
 
 
 @dataclass(frozen=True)

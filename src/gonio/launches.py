@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from gonio import lm
 from gonio.batches import bytes_of_search, conducted, kind_of_search
 from gonio.evaluation import BestShifts, Equations, Refinement, Request, ShellEquations, ShellSums
-from gonio.ground import Ground, Seeds, SeedsOnCard, begins
 from gonio.kernels import cpu
+from gonio.residency import Resident, Seeds, SeedsOnCard, begins
 from gonio.score import CODES, Comparison
 from gonio.stages import PairSearch
 
@@ -60,28 +60,28 @@ def bytes_of(request: Any) -> float:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Comparisons on the card: their ground and their samples as they are weighted."""
+    """Comparisons on the card: what is resident and their samples as they are weighted."""
 
-    ground: Ground
+    resident: Resident
     columns: Any
 
     @staticmethod
     def of(card: Card, comparisons: Sequence[Comparison], queue: Queue) -> _Compared:
         """What each minimises, in the order of its samples' radius."""
         # Values and weights go up; where samples lie, and what a reference shows there, is kept.
-        ground = Ground(card, [(c.target, c.reference) for c in comparisons], queue)
+        resident = Resident(card, [(c.target, c.reference) for c in comparisons], queue)
         columns = [
             np.array([*c.samples.value, c.samples.transfer, c.samples.weight, c.samples.power, c.samples.own])[
                 :, c.target.by_radius[0]
             ]
             for c in comparisons
         ]
-        return _Compared(ground, card.up(np.concatenate(columns, axis=1, dtype=np.float32), queue))
+        return _Compared(resident, card.up(np.concatenate(columns, axis=1, dtype=np.float32), queue))
 
     @property
     def arrays(self) -> tuple[Any, ...]:
         """What begins every kernel's arguments."""
-        return *self.ground.arrays, self.columns
+        return *self.resident.arrays, self.columns
 
 
 def _sums(
@@ -91,10 +91,10 @@ def _sums(
     kernel, width = (card.kernels.totals, 4) if values else (card.kernels.normal_equations, cpu.N_SUMS)
     compared = _Compared.of(card, [comparison for comparison, _ in asked], queue)
     if by_shell:
-        parts, part_first, first = compared.ground.shell_parts()
+        parts, part_first, first = compared.resident.shell_parts()
     else:
         first = np.arange(len(asked) + 1)
-        parts, part_first = compared.ground.parts(), card.up(first, queue)
+        parts, part_first = compared.resident.parts(), card.up(first, queue)
     shells, counts = np.diff(first), np.array([len(points) for _, points in asked])
     most, most_shells = int(counts.max()), int(shells.max())
     if not most:
@@ -145,7 +145,7 @@ def _best_shifts(card: Card, requests: list[BestShifts], queue: Queue) -> Finish
     count = int(seeds.counts.sum())
     points, value = card.empty((count, 12), np.float64, queue), card.empty((count,), np.float64, queue)
     card.launch(
-        card.kernels.best_shifts, seeds.blocks, queue, *compared.arrays, compared.ground.parts(), *tables,
+        card.kernels.best_shifts, seeds.blocks, queue, *compared.arrays, compared.resident.parts(), *tables,
         *seeds.arguments, points, value,
     )  # fmt: skip
 
@@ -182,7 +182,7 @@ def _refinements(card: Card, requests: list[Refinement], queue: Queue) -> Finish
         state.append(card.empty((count, *shape), dtype, queue))
     most = int(counts.max())
     card.launch(
-        card.kernels.refine[k], len(requests) * most, queue, *compared.arrays, compared.ground.parts(), *tables, most,
+        card.kernels.refine[k], len(requests) * most, queue, *compared.arrays, compared.resident.parts(), *tables, most,
         card.up(steps, queue), *state,
     )  # fmt: skip
 

@@ -90,8 +90,7 @@ def align_all_pairs(
     mapper
         Who does the tiles (``gonio.run.engine``), in place of ``n_threads`` of this machine.
     memory_bytes
-        What prepared references may take, and targets as much again, in each process; at n = 32 it is a tenth of the
-        default. Results do not depend on it.
+        What prepared references may take, and targets as much again, in each process. Results do not depend on it.
     progress
         Called with the pairs that are done and all of them.
     device

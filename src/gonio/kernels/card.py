@@ -22,7 +22,7 @@ from gonio.kernels.cuda import kernels
 from gonio.kernels.cuda_samples import SIMULATED, THREADS
 from gonio.kernels.cuda_stages import stage_kernels
 
-__all__ = ["Card", "NoCard", "OutOfMemory", "Queue", "card_count"]
+__all__ = ["Card", "NoCard", "Entry", "OutOfMemory", "Queue", "card_count"]
 
 cuda: Any = _cuda
 # Elements that a long array begins with.

@@ -68,7 +68,10 @@ LANDSCAPE = {
     "power": 18, "radius": 19, "tolerance": 20, "prior_numbers": 21, "directions": 39,
 }  # fmt: skip
 PRIOR_NUMBERS, LANDSCAPE_NUMBERS = 18, 75
-UNIT, PHASE, LEAST = (LANDSCAPE[name] for name in ("unit", "phase", "least"))
+(
+    UNIT, PHASE, LEAST, CENTRE, MAX_SHIFT, CONE_CENTRE, CONE_COSINE, CROWDING, TARGET_POWER, RADIUS, TOLERANCE, PRIOR,
+    DIRECTIONS,
+) = LANDSCAPE.values()  # fmt: skip
 # Frequencies are rows (n, 3). Columns of samples, (6, n): re and im of the value, transfer, weight, |f|^2 and the share
 # of |g|^2 that counts.
 RE, IM, TRANSFER, OWN_WEIGHT, POWER, OWN = range(6)
@@ -120,21 +123,28 @@ def _measured(spot, regions, volumes, qx, qy, qz):
     return np.float32(0.0)
 
 
+@inlined
+def _sample(spot, regions, volumes, frequency, columns, rotation, i):
+    """A part's sample i: its column, its frequency k, where that lies in the reference, s q, and its weight there."""
+    at, c = spot.frequency + i, spot.column + i
+    kx, ky, kz = frequency[at, 0], frequency[at, 1], frequency[at, 2]
+    qx, qy, qz = turned_back(rotation, kx, ky, kz)
+    w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
+    s = spot.scale
+    return c, (kx, ky, kz), (s * qx, s * qy, s * qz), w
+
+
 @by_thread
 def thread_sums(spot, grids, regions, volumes, frequency, columns, rotation, phase, thread, threads, sums):
     """One thread's share of the 37 sums of docs/theory.md eq. 8 at a pose, into ``sums`` (37,) float32."""
     for i in range(N_SUMS):
         sums[i] = np.float32(0.0)
     for i in range(thread, spot.samples, threads):
-        at, c = spot.frequency + i, spot.column + i
-        kx, ky, kz = frequency[at, 0], frequency[at, 1], frequency[at, 2]
-        qx, qy, qz = turned_back(rotation, kx, ky, kz)
-        w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
+        c, (kx, ky, kz), (x, y, z), w = _sample(spot, regions, volumes, frequency, columns, rotation, i)
         if w > np.float32(0.0):
-            s = spot.scale
-            gr, gi, slopes = interpolated_with_slopes(grids, spot.grid, spot.side, s * qx, s * qy, s * qz)
+            gr, gi, slopes = interpolated_with_slopes(grids, spot.grid, spot.side, x, y, z)
             cos, sin = phase_factor(phase, kx, ky, kz)
-            found = shown(rotation, gr, gi, slopes, columns[TRANSFER, c], s, cos, sin, kx, ky, kz)
+            found = shown(rotation, gr, gi, slopes, columns[TRANSFER, c], spot.scale, cos, sin, kx, ky, kz)
             fr, fi, gr, gi = columns[RE, c], columns[IM, c], found[6], found[13]
             own = w * columns[OWN, c]
             place = 0
@@ -157,13 +167,9 @@ def thread_totals(spot, grids, regions, volumes, frequency, columns, rotation, p
     for i in range(N_TOTALS):
         totals[i] = np.float32(0.0)
     for i in range(thread, spot.samples, threads):
-        at, c = spot.frequency + i, spot.column + i
-        kx, ky, kz = frequency[at, 0], frequency[at, 1], frequency[at, 2]
-        qx, qy, qz = turned_back(rotation, kx, ky, kz)
-        w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
+        c, (kx, ky, kz), (x, y, z), w = _sample(spot, regions, volumes, frequency, columns, rotation, i)
         if w > np.float32(0.0):
-            s = spot.scale
-            re, im = interpolated(grids, spot.grid, spot.side, s * qx, s * qy, s * qz)
+            re, im = interpolated(grids, spot.grid, spot.side, x, y, z)
             cos, sin = phase_factor(phase, kx, ky, kz)
             transfer = columns[TRANSFER, c]
             gr, gi = transfer * (cos * re - sin * im), transfer * (cos * im + sin * re)
@@ -182,13 +188,10 @@ def thread_products(spot, grids, regions, volumes, frequency, columns, rotation,
     for i in range(N_TOTALS):
         totals[i] = np.float32(0.0)
     for i in range(thread, spot.samples, threads):
-        at, c = spot.frequency + i, spot.column + i
-        qx, qy, qz = turned_back(rotation, frequency[at, 0], frequency[at, 1], frequency[at, 2])
-        w = columns[OWN_WEIGHT, c] * _measured(spot, regions, volumes, qx, qy, qz)
+        c, _, (x, y, z), w = _sample(spot, regions, volumes, frequency, columns, rotation, i)
         re[i, lane] = im[i, lane] = np.float32(0.0)
         if w > np.float32(0.0):
-            s = spot.scale
-            gr, gi = interpolated(grids, spot.grid, spot.side, s * qx, s * qy, s * qz)
+            gr, gi = interpolated(grids, spot.grid, spot.side, x, y, z)
             transfer, fr, fi = columns[TRANSFER, c], columns[RE, c], columns[IM, c]
             gr, gi = transfer * gr, transfer * gi
             totals[0] += w * columns[POWER, c]
@@ -245,17 +248,18 @@ def best_of_thread(
 def landscape_of(whole, numbers, directions, centre, cone_centre, prior_numbers, k):
     """A ``Landscape`` from its row of tables; its arrays are put into those given."""
     for i in range(3):
-        centre[i] = numbers[3 + i]
+        centre[i] = numbers[CENTRE + i]
         for j in range(3):
-            cone_centre[i, j] = numbers[7 + 3 * i + j]
+            cone_centre[i, j] = numbers[CONE_CENTRE + 3 * i + j]
     for i in range(PRIOR_NUMBERS):
-        prior_numbers[i] = numbers[21 + i]
+        prior_numbers[i] = numbers[PRIOR + i]
     for i in range(6):
         for j in range(k):
-            directions[i, j] = numbers[39 + i * k + j]
+            directions[i, j] = numbers[DIRECTIONS + i * k + j]
     return Landscape(
-        whole[0], numbers[0], numbers[1], numbers[2], directions, centre, numbers[6], cone_centre, numbers[16],
-        whole[1], prior_numbers, numbers[17], numbers[18], numbers[19], numbers[20],
+        whole[0], numbers[UNIT], numbers[PHASE], numbers[LEAST], directions, centre, numbers[MAX_SHIFT], cone_centre,
+        numbers[CONE_COSINE], whole[1], prior_numbers, numbers[CROWDING], numbers[TARGET_POWER], numbers[RADIUS],
+        numbers[TOLERANCE],
     )  # fmt: skip
 
 

@@ -20,14 +20,15 @@ from numba import float64, int32
 from gonio.kernels.compiled import strict
 from gonio.kernels.cuda_samples import (
     IM,
-    LANDSCAPE,
     LEAST,
     OWN,
     OWN_WEIGHT,
     PHASE,
     POWER,
+    PRIOR,
     PRIOR_NUMBERS,
     RE,
+    TARGET_POWER,
     TRANSFER,
     UNIT,
     add_up,
@@ -66,8 +67,6 @@ PLAIN, BEFORE, BY_SCORE, FOR_CHOICE, _ = WEIGHTS.values()
 ALIKE, FILTERED, AS_LIKELIHOOD = range(3)
 # Seeds that tell what wrong poses have in common: fewer than twice `coarse_to_fine.NULL_POSES`.
 MOST_NULL_POSES = 40
-# Of a landscape: the power of the target, and where the numbers of the prior begin.
-TARGET_POWER, PRIOR = LANDSCAPE["power"], LANDSCAPE["prior_numbers"]
 SEED, SHELL, SAMPLE, SEEDS, SHELLS, NULLS, SCORE, EXACT, KNOWN = SEARCH.values()
 CROWDING, VOXEL = PAIR.values()
 

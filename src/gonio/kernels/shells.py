@@ -27,8 +27,8 @@ __all__ = [
     "likelihood_terms",
     "median_correlation",
     "null_correlations",
-    "shell_weight",
     "sample_weights",
+    "shell_weight",
     "weights_of_shells",
     "with_null",
 ]

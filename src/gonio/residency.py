@@ -1,4 +1,4 @@
-"""What pairs look at on a graphics card, and where in it theirs lies: spectra, wedges, frequencies, shifts, landscapes.
+"""What of pairs is resident on a graphics card, and where in it theirs lies: spectra, wedges, frequencies, shifts.
 
 Samples of a target lie in the order of their distance from zero frequency: whatever is below a limit, or in a shell, is
 one stretch of them. Must not know what is computed.
@@ -7,7 +7,9 @@ one stretch of them. Must not know what is computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +19,9 @@ from gonio.lattice import WITHIN
 from gonio.shifts import ShiftGrid, shift_grid
 
 if TYPE_CHECKING:
-    from gonio.kernels.card import Card, Queue
+    from gonio.kernels.card import Card, Entry, Queue
 
-__all__ = ["Ground", "Seeds", "SeedsOnCard", "begins", "within"]
+__all__ = ["Resident", "Seeds", "SeedsOnCard", "begins", "within"]
 
 # Bytes of a turn, and the most that those of one target may take: of more the card makes the phases itself.
 TURN_BYTES, MOST_TURNS = 8.0, 16e6
@@ -43,8 +45,8 @@ def _shells(target: Spectrum) -> NDArray[np.intp]:
     return np.searchsorted(target.shell[order], np.arange(target.n_shells + 1))
 
 
-class Ground:
-    """What pairs of a target and a reference look at on the card, and where in it theirs lies.
+class Resident:
+    """References and frequencies of pairs of a target and a reference, resident on the card, and where theirs lie.
 
     ``arrays`` are those that begin every kernel's arguments; ``columns`` (6, n) come after them. ``column`` (b,) are
     where the columns of each pair begin.
@@ -100,7 +102,8 @@ def _frequencies(target: Spectrum) -> Callable[[], NDArray]:
     return lambda: target.frequency_xyz.T[target.by_radius[0]]
 
 
-class Seeds(NamedTuple):
+@dataclass(frozen=True)
+class Seeds:
     """What is asked for seeds: the shifts of a target that are tried for rotations (p, 3, 3), up to a limit in shells.
 
     They lie within a distance, on a grid of ``points`` along the edge of the box, or of each voxel.
@@ -112,17 +115,40 @@ class Seeds(NamedTuple):
     max_shift_angstrom: float
     points: int | None
 
-    @property
+    @cached_property
+    def samples(self) -> int:
+        """How many of the target's there are to the limit."""
+        return int(within(self.target, [self.limit])[0])
+
+    @cached_property
     def grid(self) -> ShiftGrid:
         """The shifts."""
         box, voxel = self.target.box, self.target.voxel_size_angstrom
         return shift_grid(box, voxel, self.limit, self.max_shift_angstrom, self.points)
 
     @property
+    def turn_bytes(self) -> float:
+        """What their turns take on the card: nothing off the grid or of too many, which it then makes itself."""
+        size = TURN_BYTES * self.samples * len(self.grid.allowed)
+        return size if self.target.on_grid and size <= MOST_TURNS else 0.0
+
+    @property
     def bytes(self) -> float:
         """What they take on the card, nearly."""
-        samples = float(within(self.target, [self.limit])[0])
-        return turn_bytes(self.target, self.limit, len(self.grid.allowed)) + len(self.rotations) * (8.0 * samples + 128)
+        return self.turn_bytes + len(self.rotations) * (8.0 * self.samples + 128.0)
+
+    @property
+    def turn_entry(self) -> Entry:
+        """Their turns as an array that is kept."""
+        frequency = self.target.frequency_xyz
+        return (id(frequency), self.grid.turn, len(self.grid.allowed), self.limit), self._turns, frequency
+
+    def _turns(self) -> NDArray[np.float32]:
+        """Cosine and sine of every sample within the limit and every shift, (n s, 2)."""
+        order, _ = self.target.by_radius
+        frequency = self.target.frequency_xyz.T[order[: self.samples]].astype(np.float64)
+        angle = self.grid.turn * (frequency @ self.grid.allowed.T)
+        return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32).reshape(-1, 2)
 
 
 class SeedsOnCard:
@@ -141,7 +167,7 @@ class SeedsOnCard:
             [[begin[id(one.rotations)] for one in asked], self.counts, rows, self.first, begins(groups)]
         ).astype(np.int64)
         rotations = np.concatenate([rotations.reshape(-1, 9) for rotations in different.values()], dtype=np.float64)
-        most, samples = int(groups.max()), max(int(within(one.target, [one.limit])[0]) for one in asked)
+        most, samples = int(groups.max()), max(one.samples for one in asked)
         memory = [card.empty((int(groups.sum()), samples, LANES), np.float32, queue) for _ in range(2)]
         self.blocks = len(asked) * most
         self.arguments = card.up(seeds, queue), most, card.up(rotations, queue), shifts, turns, *memory
@@ -152,46 +178,12 @@ def _shifts(card: Card, asked: Sequence[Seeds], queue: Queue) -> tuple[NDArray[n
 
     And all shifts (s, 3) in angstrom and turns (t, 2), on the card.
     """
-    grids = [one.grid for one in asked]
-    first: dict[int, int] = {}
-    count, every = 0, []
-    for grid in grids:
-        if id(grid) not in first:
-            first[id(grid)] = count
-            count += len(grid.allowed)
-            every.append(grid.allowed * grid.step_angstrom)
-    rows = np.array([(first[id(grid)], len(grid.allowed), -1) for grid in grids])
-    tables = [
-        (
-            place,
-            (
-                (id(one.target.frequency_xyz), grid.turn, len(grid.allowed), one.limit),
-                _turns(one.target, one.limit, grid),
-                one.target.frequency_xyz,
-            ),
-        )
-        for place, (one, grid) in enumerate(zip(asked, grids, strict=True))
-        if turn_bytes(one.target, one.limit, len(grid.allowed))
-    ]
-    if tables:
-        rows[[place for place, _ in tables], 2] = card.places("turns", [table for _, table in tables])
-    turns = card.kept("turns", queue) if tables else card.empty((1, 2), np.float32, queue)
-    return rows, card.up(np.concatenate(every), queue), turns
-
-
-def turn_bytes(target: Spectrum, limit: float, shifts: int) -> float:
-    """What the turns of a target take; nothing where it has none, off the grid or of too many samples and shifts."""
-    size = TURN_BYTES * float(within(target, [limit])[0]) * shifts
-    return size if target.on_grid and size <= MOST_TURNS else 0.0
-
-
-def _turns(target: Spectrum, limit: float, grid: ShiftGrid) -> Callable[[], NDArray]:
-    """Cosine and sine of every sample within the limit and every shift, (n s, 2)."""
-
-    def make() -> NDArray[np.float32]:
-        order, _ = target.by_radius
-        frequency = target.frequency_xyz.T[order[: within(target, [limit])[0]]].astype(np.float64)
-        angle = grid.turn * (frequency @ grid.allowed.T)
-        return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32).reshape(-1, 2)
-
-    return make
+    different = {id(one.grid): one.grid for one in asked}
+    first = dict(zip(different, begins(np.array([len(grid.allowed) for grid in different.values()])), strict=True))
+    rows = np.array([(first[id(one.grid)], len(one.grid.allowed), -1) for one in asked])
+    with_turns = [place for place, one in enumerate(asked) if one.turn_bytes]
+    if with_turns:
+        rows[with_turns, 2] = card.places("turns", [asked[place].turn_entry for place in with_turns])
+    turns = card.kept("turns", queue) if with_turns else card.empty((1, 2), np.float32, queue)
+    every = np.concatenate([grid.allowed * grid.step_angstrom for grid in different.values()])
+    return rows, card.up(every, queue), turns
