@@ -263,6 +263,8 @@ def test_a_choice_among_references_is_done_on_cards(cards):
     np.testing.assert_array_equal(found.labels, wanted.labels)
     np.testing.assert_array_equal(found.poses.matrix, wanted.poses.matrix)
     np.testing.assert_array_equal(found.margin, wanted.margin)
+    if isinstance(cards, OneCard):
+        assert max(cards.device.launches) > 1, "references were not searched side by side"
 
 
 def test_a_start_from_nothing_is_done_on_cards():
