@@ -107,8 +107,10 @@ class ParticleTable:
     coordinates_from
         Where coordinates start: the centre of the tomogram's first voxel (``corner``), or its centre.
     pixel_sizes_angstrom
-        Of the pixels that the file counts coordinates in, shape (m,). None where it does not say: then all lengths
-        here are pixels, and only what needs no angstrom can be done with them.
+        Of the pixels that the file counts coordinates in, shape (m,). None where it does not say.
+    lengths
+        Unit of all lengths here: ``angstrom``, or ``pixels`` of a list that counts them and does not say their size;
+        then only what needs no angstrom can be done. Lists of angstrom need not say a pixel size.
     classes, scores
         Class and score of each particle as the file has them, shape (m,), or None.
     images
@@ -135,11 +137,14 @@ class ParticleTable:
     images: tuple[str, ...] | None = None
     extras: Mapping[str, Sequence[str]] = field(default_factory=dict)
     frames: BoxFrames | None = None
+    lengths: Literal["angstrom", "pixels"] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.names)
         if not self.poses.is_batch or len(self.poses) != count or len(self.tomograms) != count:
             raise ValueError(f"{count} names need a batch of {count} poses and {count} tomogram names")
+        if self.lengths is None or self.pixel_sizes_angstrom is not None:
+            object.__setattr__(self, "lengths", "pixels" if self.pixel_sizes_angstrom is None else "angstrom")
         if self.half_sets is None:
             object.__setattr__(self, "half_sets", np.zeros(count, dtype=np.int8))
         if self.rows is None:

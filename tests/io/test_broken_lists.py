@@ -62,7 +62,6 @@ BROKEN = {
     "lst, eleven numbers": ("a.lst", LST + '0\ta\t{"xform.align3d":{"matrix":"[1,0]"}}\n', "is not twelve numbers"),
     "json, cut short": ("a.json", '{"(\'a\', 1)": {"xform.align3d": {"matr', "broken JSON in line 1"),
     "csv, a row cut short": ("a.csv", "name,tomogram\na,b\nc\n", "line 3 has 1 values, the head names 2 columns"),
-    "csv, angstrom and no pixel": ("a.csv", "name,x_angstrom,y_angstrom,z_angstrom\na,1,2,3\n", "no column pixel_size"),
     "csv, a half set of 3": ("a.csv", "name,half_set\na,3\n", r"half_set holds '3' in row 1 \(line 2\)"),
     "csv, a column twice": ("a.csv", "name,class,class\na,3,3\n", "names a column twice"),
     "nothing": ("a.tbl", "", "is empty"),

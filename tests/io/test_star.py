@@ -298,7 +298,7 @@ def test_selections_and_columns_are_written_and_read(tmp_path):
 def test_lists_say_where_their_particles_are(tmp_path):
     table = read_particles(stacks(tmp_path))
     assert table.tomograms == ("T1", "2", "T1")
-    assert table.coordinates_angstrom[0].tolist() == [26.25, 50.0, 75.0]
+    assert table.coordinates_angstrom[0].tolist() == [52.5, 100.0, 150.0]  # pixels of the images
     assert table.half_sets.tolist() == [1, 2, 1]
 
 

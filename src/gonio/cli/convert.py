@@ -197,7 +197,7 @@ def _tell(source: Path, table: ParticleTable, target: Path, made: ParticleTable,
 def _pixels(table: ParticleTable) -> str:
     sizes = table.pixel_sizes_angstrom
     if sizes is None:
-        return "pixels of unknown size"
+        return "pixels of unknown size" if table.lengths == "pixels" else "in angstrom"
     few = np.unique(sizes)
     return f"pixels of {few[0]:g} A" if len(few) == 1 else f"pixels of {few[0]:g} to {few[-1]:g} A"
 

@@ -372,7 +372,7 @@ def _read_list(path: Path, pixel_size: float | None) -> ParticleTable:
     table = read_with(path, ReadOptions(pixel_size_angstrom=pixel_size, may_count_pixels=True))
     if table.coordinates_angstrom is None:
         raise FormatError(path, "says no positions in a tomogram", "give a list with coordinates")
-    if table.pixel_sizes_angstrom is None and table.coordinates_from == "corner":
+    if table.lengths == "pixels":
         raise FormatError(path, "counts in pixels and does not say their size", "pass --pixel-size ANGSTROM")
     return table
 

@@ -193,6 +193,7 @@ def _tilt_facts(series: TiltSeries) -> dict[str, Any]:
 
 def _list(path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int) -> tuple[Understood, ParticleTable]:
     from gonio.io.formats import format_of
+    from gonio.io.source import StarSource
     from gonio.io.wedges import with_tilts
 
     kind = format_of(path)
@@ -201,8 +202,11 @@ def _list(path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int) 
         table = with_tilts(table, tilts)
     understood = Understood("a particle list")
     understood.facts = {"format": kind.title, **_list_facts(table)}
-    particles = [] if unread else _some(table, sample, understood)
-    if unread:
+    positions_alone = table.images is None and isinstance(table.source, StarSource)
+    particles = [] if unread or positions_alone else _some(table, sample, understood)
+    if positions_alone:
+        understood.facts["images"] = "none listed"
+    elif unread:
         understood.facts["images"] = f"not looked at: {unread}"
     if particles:
         _look_at_images(understood, particles, options, len(table))
@@ -231,7 +235,7 @@ def _list_facts(table: ParticleTable) -> dict[str, Any]:
         "tomograms": f"{len(counts)}: " + _few(f"{name or 'no name'} ({n})" for name, n in counts.items()),
     }
     pixels = table.pixel_sizes_angstrom
-    unit = "A" if pixels is not None else "pixels of unknown size"
+    unit = "A" if table.lengths == "angstrom" else "pixels of unknown size"
     if pixels is not None:
         facts["pixel size of positions"] = f"{_range(pixels)} A"
     if table.coordinates_angstrom is not None:

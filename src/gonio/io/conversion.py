@@ -10,7 +10,7 @@ and writes no list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import gonio.io.formats as formats
 import gonio.io.relion as relion
 import gonio.io.stopgap as stopgap
-from gonio.io.blocks import read_star
+from gonio.io.blocks import Block, read_star
 from gonio.io.columns import numbers_of, tomogram_numbers
 from gonio.io.errors import FormatError
 from gonio.io.formats import Format
@@ -38,6 +38,8 @@ CENTRES: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
 }
 
 
+SIZES = ("rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ", "rlnTomoTiltSeriesPixelSize")
+WEDGE_SIZES = ("tomo_x", "tomo_y", "tomo_z", "pixelsize")
 # Names of numbered things are kept beside the list where they can be.
 WORDS = {
     formats.TOMOGRAMS: "names of tomograms (numbers stand for them; the names are kept beside the list, in OUT.doc)",
@@ -58,28 +60,54 @@ class TomogramSizes:
         Of each tomogram that ``by_name`` does not name, in pixels of the list's coordinates; or None.
     by_name
         Size and pixel size in angstrom (x, y, z, angstrom) by tomogram.
+    path
+        The file that states them, or does not, for complaints.
     """
 
     every: tuple[float, float, float] | None = None
-    by_name: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    by_name: Mapping[str, Sequence[float] | NDArray[np.float64]] = field(default_factory=dict)
+    path: Path | None = None
 
     @staticmethod
     def read(path: Path) -> TomogramSizes:
-        """From RELION's or Warp's tomograms.star, or a STOPGAP wedge list.
+        """Read what RELION's or Warp's tomograms.star, or a STOPGAP wedge list, states.
+
+        Sizes below 1 (RELION's own -999, 0) and blanks are not set: such a tomogram is as one that is not named.
 
         Raises
         ------
         FormatError
-            Missing or broken, or without sizes.
+            Missing, broken, or without tomograms.
         """
         found = read_star(path)
-        if found.find(stopgap.WEDGE_LIST) is not None:
-            return TomogramSizes(by_name=stopgap.tomogram_sizes(path))
-        block = found.find("global")
+        wedges, block = found.find(stopgap.WEDGE_LIST), found.find("global")
+        if wedges is not None:
+            numbers = [str(round(number)) for number in wedges.numbers("tomo_num").tolist()]
+            return TomogramSizes(by_name=_set_sizes(wedges, numbers, WEDGE_SIZES), path=path)
         if block is None:
             raise FormatError(path, "has no block data_global", "give tomograms.star or a STOPGAP wedge list")
-        sizes = block.vectors(["rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ", "rlnTomoTiltSeriesPixelSize"])
-        return TomogramSizes(by_name=dict(zip(block.text("rlnTomoName"), sizes, strict=True)))
+        return TomogramSizes(by_name=_set_sizes(block, block.text("rlnTomoName"), SIZES), path=path)
+
+
+def _set_sizes(
+    block: Block, names: Sequence[str], labels: Sequence[str]
+) -> dict[str, Sequence[float] | NDArray[np.float64]]:
+    """The sizes that are set, and the pixels they count, by tomogram."""
+    if not all(label in block for label in labels[:3]):
+        return {}
+    sizes = np.array([[_size(word) for word in block.text(label)] for label in labels[:3]]).T  # (m, 3)
+    chosen = np.flatnonzero((sizes >= 1).all(axis=1))
+    pixels = block.take(chosen).numbers(labels[3]) if len(chosen) else ()
+    return {
+        names[row]: [*sizes[row].tolist(), float(pixel)] for row, pixel in zip(chosen.tolist(), pixels, strict=True)
+    }
+
+
+def _size(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:  # a blank, or a word such as "None"
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +145,7 @@ def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, pat
     FormatError
         If the pixel size or the size of a tomogram is needed and not known.
     """
-    if table.pixel_sizes_angstrom is None and (target.needs_angstrom or options.pixel_size_angstrom is not None):
+    if _lacks_pixels(table, target, options):
         problem = f"does not say the size of its pixels, which {target.title} needs"
         raise FormatError(path, problem, "pass --pixel-size ANGSTROM")
     if needs_centres(table, target):
@@ -125,6 +153,16 @@ def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, pat
     if options.pixel_size_angstrom is not None:
         table = _in_pixels(table, options.pixel_size_angstrom)
     return _whole(table) if options.whole else table
+
+
+def _lacks_pixels(table: ParticleTable, target: Format, options: WriteOptions) -> bool:
+    """Whether the list would have to say how large its pixels are to be counted as the format counts."""
+    if table.pixel_sizes_angstrom is not None:
+        return False
+    if table.lengths == "pixels":
+        return target.needs_angstrom or options.pixel_size_angstrom is not None
+    in_its_pixels = needs_centres(table, target) and options.sizes.every is not None
+    return in_its_pixels or (target.needs_pixels and options.pixel_size_angstrom is None)
 
 
 def needs_centres(table: ParticleTable, target: Format) -> bool:
@@ -151,22 +189,24 @@ def _centres(table: ParticleTable, target: Format, options: WriteOptions, path: 
     for row, name in enumerate(table.tomograms):
         if name in options.sizes.by_name:
             *size, pixel = options.sizes.by_name[name]
-            centres[row] = index_of(np.array(size)) * (1.0 if pixels is None else pixel)
+            centres[row] = index_of(np.array(size)) * (1.0 if table.lengths == "pixels" else pixel)
         elif options.sizes.every is not None:
             centres[row] = index_of(np.array(options.sizes.every)) * scale[row]
         else:
             where = "centre" if table.coordinates_from == "corner" else "corner"
             other = ", or choose --to relion4, whose coordinates start at the corner" if target.centred else ""
-            problem = f"does not say the size of tomogram {name!r}, which coordinates from its {where} need"
-            raise FormatError(path, problem, f"pass --tomogram-size X Y Z or --tomograms FILE{other}")
+            problem = f"does not state the size of tomogram {name!r}, which coordinates from its {where} need"
+            remedy = f"pass --tomogram-size X Y Z{'' if options.sizes.path else ' or --tomograms FILE'}{other}"
+            raise FormatError(options.sizes.path or path, problem, remedy)
     return centres
 
 
 def _in_pixels(table: ParticleTable, size: float) -> ParticleTable:
     """Counting in other pixels; those of the images stay, and are said where nothing else says them."""
-    assert table.pixel_sizes_angstrom is not None
     extras = dict(table.extras)
-    if not any(label in extras for label in (relion.IMAGE_PIXEL, relion.OLD_PIXEL)) and table.images is not None:
+    known = table.pixel_sizes_angstrom is None or any(k in extras for k in (relion.IMAGE_PIXEL, relion.OLD_PIXEL))
+    if not known and table.images is not None:
+        assert table.pixel_sizes_angstrom is not None
         extras[relion.IMAGE_PIXEL] = tuple(f"{old:.9g}" for old in table.pixel_sizes_angstrom)
     extras = {label: values for label, values in extras.items() if label not in (relion.SERIES_PIXEL, relion.BINNING)}
     return replace(table, pixel_sizes_angstrom=np.full(len(table), size), extras=extras)

@@ -65,6 +65,8 @@ class Format:
         Whether coordinates start at the tomogram's centre: True, False, or None where the list says so itself.
     needs_angstrom
         Whether lengths are angstrom, so that the pixel size must be known.
+    needs_pixels
+        Whether positions count pixels, so that of a list in angstrom the pixel size must be known.
     endings
         Of file names that stand for it.
     shown
@@ -82,6 +84,7 @@ class Format:
     family: str = ""
     centred: bool | None = False
     needs_angstrom: bool = False
+    needs_pixels: bool = True
     endings: tuple[str, ...] = ()
     shown: Callable[[ParticleTable], Mapping[str, Sequence[str]]] = dict  # type: ignore[assignment]
     files: Callable[[Path, ParticleTable], list[Path]] = lambda path, table: [path]
@@ -219,6 +222,7 @@ def _relion(version: str) -> Format:
         FREE - {SHIFTS} if version == "warp" else FREE,
         centred=version == "5",
         needs_angstrom=version not in ("warp", "3.0"),
+        needs_pixels=version != "5",
         endings=(".star",) if version == "5" else (),
         shown=partial(relion.shown, version=version),
     )
@@ -340,6 +344,7 @@ FORMATS: Mapping[str, Format] = {
             FREE,
             centred=None,
             endings=(".csv",),
+            needs_pixels=False,
             shown=plain.shown,
         ),
         Format(
@@ -350,6 +355,7 @@ FORMATS: Mapping[str, Format] = {
             plain.write_parquet,
             FREE,
             centred=None,
+            needs_pixels=False,
             endings=(".parquet",),
             shown=plain.shown,
         ),

@@ -49,6 +49,7 @@ LAYOUT = Layout(
     numbered=False,
     strict_halves=True,
 )
+LENGTHS = (*LAYOUT.coordinates, *LAYOUT.shifts)
 SIZE, FROM, IMAGE = "pixel_size_angstrom", "from", "image"
 EXTRA = "pip install 'gonio[parquet]'"
 
@@ -135,6 +136,14 @@ def write_parquet(path: Path, table: ParticleTable) -> tuple[Path, ...]:
 
 def _table(block: Block, options: ReadOptions) -> ParticleTable:
     sizes = block.numbers(SIZE) if SIZE in block and len(block) else None
+    in_angstrom = sizes is None and any(_stated(label) in block for label in LENGTHS)
+    if in_angstrom:  # which needs no pixel size: any does until the lengths are angstrom again
+        said = options.pixel_size_angstrom or options.voxel_size_angstrom
+        mixed = next((label for label in LENGTHS if label in block), None)
+        if mixed is not None and said is None:
+            problem = f"has angstrom beside pixels ({mixed}) and no column {SIZE}"
+            raise FormatError(block.path, problem, "add the column, or pass --pixel-size ANGSTROM")
+        sizes = np.full(len(block), said or 1.0)
     block = _in_pixels(block, sizes)
     images = block.text(IMAGE) if IMAGE in block and any(block.text(IMAGE)) else None
     tilts = None
@@ -150,18 +159,22 @@ def _table(block: Block, options: ReadOptions) -> ParticleTable:
         return ListSource(path, "plain", options, block.text("name"), images, tilts, own)
 
     table = table_of(own, LAYOUT, options, source=source, pixel_sizes=sizes)
+    if in_angstrom and not said:
+        table = replace(table, pixel_sizes_angstrom=None, lengths="angstrom")
     return replace(table, coordinates_from="centre" if start == {"centre"} else "corner")
+
+
+def _stated(label: str) -> str:
+    """A column of pixels as it is called when it holds angstrom."""
+    return label.replace("_px", "_angstrom")
 
 
 def _in_pixels(block: Block, sizes: NDArray[np.float64] | None) -> Block:
     """Lengths in angstrom become lengths in pixels, which is what the layout has."""
-    for label in (*LAYOUT.coordinates, *LAYOUT.shifts):
-        stated = label.replace("_px", "_angstrom")
-        if stated not in block:
+    for label in LENGTHS:
+        stated = _stated(label)
+        if stated not in block or sizes is None:
             continue
-        if sizes is None:
-            problem = f"has a column {stated} and no column {SIZE}"
-            raise FormatError(block.path, problem, f"add the column, or call it {label}")
         numbers = block.numbers(stated) / sizes
         block = block.with_columns({label: map(repr, numbers.tolist())}).without([stated])
     return block
@@ -172,8 +185,8 @@ def _columns(path: Path, table: ParticleTable) -> dict[str, Sequence[str]]:
     texts = dict(block_of(table, LAYOUT, path, columns=labels, defaults={}).columns)
     columns: dict[str, Sequence[str]] = {}
     for label, values in texts.items():
-        if label.endswith("_px") and table.pixel_sizes_angstrom is not None:
-            columns[label.replace("_px", "_angstrom")] = _angstrom(table, label)
+        if label.endswith("_px") and table.lengths == "angstrom":
+            columns[_stated(label)] = _angstrom(table, label)
         else:
             columns[label] = values
     if table.coordinates_angstrom is not None:

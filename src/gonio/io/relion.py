@@ -95,6 +95,8 @@ def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str
     made |= _poses(path, table, version, _turned(extras) if boxed else None)
     made |= _facts(path, table, version)
     made |= _sizes(table, version, extras)
+    if version not in ("4", "5") and table.pixel_sizes_angstrom is not None:
+        extras.pop(SERIES_PIXEL, None)  # where it differs from the pixels of coordinates, nothing would say so
     return {**{k: tuple(v) for k, v in made.items()}, **_free(extras, made), **own_texts(table)}
 
 
@@ -123,7 +125,7 @@ def _places(table: ParticleTable, version: str) -> dict[str, list[str]]:
     places = table.coordinates_angstrom
     if version == "warp":
         places = places + table.tomogram_poses.shift_angstrom
-    return decimals(COORDINATES_PX, places / _scale(table))
+    return decimals(COORDINATES_PX, places / _scale(table, version))
 
 
 def _poses(path: Path, table: ParticleTable, version: str, turned: Rotation | None) -> dict[str, list[str]]:
@@ -137,7 +139,7 @@ def _poses(path: Path, table: ParticleTable, version: str, turned: Rotation | No
     if version == "3.0":
         image = _image_pixels(table)
         return {**angles, **decimals(ORIGINS_PX, origins / (1.0 if image is None else image[:, None]))}
-    if table.pixel_sizes_angstrom is None:
+    if table.lengths == "pixels":
         raise FormatError(
             path,
             f"RELION {version} lists count in angstrom, and the pixel size is not known",
@@ -166,7 +168,7 @@ def _facts(path: Path, table: ParticleTable, version: str) -> dict[str, Sequence
 
 def _sizes(table: ParticleTable, version: str, extras: Mapping[str, tuple[str, ...]]) -> dict[str, Sequence[str]]:
     """Pixel sizes, where they are known: of coordinates, and of images."""
-    pixels, image = table.pixel_sizes_angstrom, _image_pixels(table)
+    pixels, image = _counted_pixels(table, version), _image_pixels(table)
     if pixels is None or image is None:
         return {}
     if version in ("warp", "3.0"):
@@ -196,8 +198,16 @@ def _image_pixels(table: ParticleTable) -> NDArray[np.float64] | None:
     return table.pixel_sizes_angstrom
 
 
-def _scale(table: ParticleTable) -> NDArray[np.float64] | float:
-    return 1.0 if table.pixel_sizes_angstrom is None else table.pixel_sizes_angstrom[:, None]
+def _scale(table: ParticleTable, version: str) -> NDArray[np.float64] | float:
+    pixels = _counted_pixels(table, version)
+    return 1.0 if pixels is None else pixels[:, None]
+
+
+def _counted_pixels(table: ParticleTable, version: str) -> NDArray[np.float64] | None:
+    """The pixels that coordinates count, from version 4 on those of the tilt series, which WarpTools' stacks do not."""
+    if version in ("4", "5") and SERIES_PIXEL in table.extras and table.pixel_sizes_angstrom is not None:
+        return np.array(table.extras[SERIES_PIXEL], dtype=np.float64)
+    return table.pixel_sizes_angstrom
 
 
 def _blocks(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> Sequence[Block]:

@@ -156,8 +156,8 @@ class StarSource:
 
     def _who(self, index: int, path: str) -> str:
         label = name_label(self.particles)
-        name = f"in row {index + 1}" if label is None else self.particles.text(label)[index]
-        return f"particle {name!r}" + ("" if path == str(self.path) else f" of {self.path}")
+        name = f"in row {index + 1}" if label is None else repr(self.particles.text(label)[index])
+        return f"particle {name}" + ("" if path == str(self.path) else f" of {self.path}")
 
     def _load(self, index: int) -> Particle:
         if self.stacks and not self.series:

@@ -25,6 +25,15 @@ from scipy.spatial.transform import Rotation
 from gonio.io.blocks import Block, Star, read_star, write_star
 from gonio.io.errors import FormatError, locate
 from gonio.io.paths import moved, relative
+from gonio.io.positions import (
+    CENTRED,
+    COORDINATES_PX,
+    SERIES_PIXEL,
+    are_centred,
+    coordinate_pixels,
+    coordinates_angstrom,
+    pixels_by_tomogram,
+)
 from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS, ReadOptions, StarSource, name_label
 from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
 from gonio.io.tilts import TiltSeries, read_tilt_series
@@ -36,13 +45,12 @@ __all__ = ["read_particles", "write_particles", "write_simulated"]
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
 ORIGINS_PX = ("rlnOriginX", "rlnOriginY", "rlnOriginZ")
-CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
-COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 IMAGES = ("rlnImageName", "rlnCtfImage")
 TOMOGRAMS = ("rlnTomoName", "rlnMicrographName")
 HALF_SET, CLASS, SCORE = "rlnRandomSubset", "rlnClassNumber", "rlnAutopickFigureOfMerit"
 FIELDS = (*ANGLES, *ORIGINS_ANGSTROM, *ORIGINS_PX, *CENTRED, *COORDINATES_PX, IMAGES[0], HALF_SET, CLASS, SCORE)
 TILTS = {"rlnTomoYTilt", "rlnTomoProjX"}
+BINNING = "rlnTomoSubtomogramBinning"
 OPTIMISATION_SET = "optimisation_set.star"
 
 
@@ -62,7 +70,7 @@ def read_particles(
 
     Lists of 2-D stacks (rlnTomoSubTomosAre2DStacks 1) load as ``TiltStack``, others as ``Subtomogram``.
     ``coordinates_angstrom`` are rlnCenteredCoordinate*Angst (from the tomogram's centre) or else rlnCoordinate* times
-    rlnTomoTiltSeriesPixelSize, or in lists that lack it times the pixel size of the images (from its first voxel).
+    the size of the pixels that they count (from its first voxel): ``gonio.io.positions`` has the rule.
 
     Parameters
     ----------
@@ -112,16 +120,20 @@ def read_particles(
         may_count_pixels=not images_needed,
     )
     source = StarSource(star, particles, series, tomograms_path, said, sets, stacks=stacks)
-    pixels = _coordinate_pixels(source)
+    pixels = coordinate_pixels(source)
+    if pixels is None and are_centred(particles):
+        pixels, source = _tomograms_pixels(source)
+    in_angstrom = pixels is not None or _origin_labels(source) == ORIGINS_ANGSTROM
     return ParticleTable(
         poses=_read_poses(source, pixels),
         names=_names(particles),
         tomograms=_tomogram_names(particles),
         coordinates_angstrom=_coordinates(particles, pixels),
+        lengths="angstrom" if in_angstrom else "pixels",
         half_sets=_half_sets(particles),
         columns=_own_columns(particles),
         source=source,
-        coordinates_from="centre" if CENTRED[0] in particles else "corner",
+        coordinates_from="centre" if are_centred(particles) else "corner",
         pixel_sizes_angstrom=pixels,
         classes=_optional(particles, CLASS, np.int64),
         scores=_optional(particles, SCORE, np.float64),
@@ -262,7 +274,7 @@ def _tomograms_beside(path: Path, *, needed: bool) -> tuple[Path | None, tuple[P
 
 def _particle_block(star: Star) -> Block:
     """The block of particles: data_particles, or in lists of RELION 3.0 and Warp the one with images or positions."""
-    wanted = ("rlnImageName", COORDINATES_PX[0])
+    wanted = ("rlnImageName", COORDINATES_PX[0], CENTRED[0])
     block = star.find("particles")
     block = block or next((block for block in star.blocks if any(label in block for label in wanted)), None)
     if block is None and (star.find("global") is not None or TILTS & {c for b in star.blocks for c in b.columns}):
@@ -338,7 +350,8 @@ def _mirrored(rotations: Rotation, flips: NDArray[np.float64]) -> Rotation:
 
 
 def _origin_labels(source: StarSource) -> tuple[str, str, str]:
-    old = ORIGINS_PX[0] in source.particles or source.star.find("optics") is None
+    new = source.star.find("optics") is not None or are_centred(source.particles)
+    old = ORIGINS_PX[0] in source.particles or not new
     return ORIGINS_PX if old and ORIGINS_ANGSTROM[0] not in source.particles else ORIGINS_ANGSTROM
 
 
@@ -363,15 +376,16 @@ def _pixel_sizes(source: StarSource, pixels: NDArray[np.float64] | None) -> NDAr
     return np.ones(len(source.particles)) if pixels is None else pixels
 
 
-def _coordinate_pixels(source: StarSource) -> NDArray[np.float64] | None:
-    """Of the pixels that coordinates count in; lists before RELION 4 do not tell them from the images'."""
-    said = source.options.pixel_size_angstrom
-    if said is not None:
-        return np.full(len(source.particles), said)
-    sizes = source.values("rlnTomoTiltSeriesPixelSize")
-    if sizes is None and source.options.voxel_size_angstrom is not None:
-        return np.full(len(source.particles), source.options.voxel_size_angstrom)
-    return source.voxel_sizes_angstrom if sizes is None else sizes
+def _tomograms_pixels(source: StarSource) -> tuple[NDArray[np.float64] | None, StarSource]:
+    """The pixels of the tilt series where only tomograms.star states them, and the source that knows that file."""
+    path, sets = source.tomograms_path, source.sets
+    if path is None:
+        path, found_by = _tomograms_beside(source.path, needed=False)
+        sets += found_by
+    if path is None:
+        return None, source
+    pixels = pixels_by_tomogram(path, _tomogram_names(source.particles))
+    return pixels, source if pixels is None else replace(source, sets=(*sets, path))
 
 
 # The other columns
@@ -402,13 +416,8 @@ def _tomogram_names(particles: Block) -> tuple[str, ...]:
 
 
 def _coordinates(particles: Block, pixels: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-    if all(label in particles for label in CENTRED):
-        return particles.vectors(CENTRED)
-    if not all(label in particles for label in COORDINATES_PX):
-        return None
-    if pixels is None and any(label in particles for label in ORIGINS_ANGSTROM):
-        return None  # nothing says how they go together
-    return particles.vectors(COORDINATES_PX) * (1.0 if pixels is None else pixels[:, None])
+    shifts = any(label in particles for label in ORIGINS_ANGSTROM)
+    return coordinates_angstrom(particles, pixels, shifts_in_angstrom=shifts)
 
 
 def _optional(particles: Block, label: str, kind: type) -> NDArray | None:
@@ -425,8 +434,11 @@ def _extras(source: StarSource) -> dict[str, Sequence[str]]:
         extras |= {label: (value,) * len(particles) for label, (value,) in general.columns.items()}
     if optics is not None:
         extras |= optics.take(source.optics_rows).columns
+    if source.options.pixel_size_angstrom is not None:  # which stands in the place of these
+        fields |= {SERIES_PIXEL, BINNING}
     own = (label for label in particles.columns if not label.startswith("gonio") or label in TILT_COLUMNS)
-    return extras | {label: particles.text(label) for label in own if label not in fields}
+    extras |= {label: particles.text(label) for label in own}
+    return {label: values for label, values in extras.items() if label not in fields}
 
 
 def _half_sets(particles: Block) -> NDArray[np.int8]:

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gonio.io.blocks import Star, read_star, write_star
 from gonio.io.columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
@@ -119,15 +118,6 @@ def read_wedge_list(path: Path) -> Mapping[int, Wedge]:
     sizes = block.numbers("pixelsize")
     rows = {number: numbers == number for number in dict.fromkeys(numbers.tolist())}
     return {number: Wedge(tilts[r].min(), tilts[r].max(), sizes[r][0]) for number, r in rows.items()}
-
-
-def tomogram_sizes(path: Path) -> Mapping[str, NDArray[np.float64]]:
-    """Size of each tomogram in pixels and its pixel size, (x, y, z, angstrom), by its number, from a wedge list."""
-    block = read_star(path).find(WEDGE_LIST)
-    if block is None:
-        raise FormatError(path, f"has no block data_{WEDGE_LIST}", "give a STOPGAP wedge list")
-    values = block.vectors(["tomo_num", "tomo_x", "tomo_y", "tomo_z", "pixelsize"])
-    return {str(round(row[0])): row[1:] for row in values.tolist()}
 
 
 def _wedges(path: Path, options: ReadOptions, tomograms: set[int]) -> tuple[Mapping[int, Wedge], tuple[Path, ...]]:
