@@ -24,7 +24,8 @@ from gonio.io.blocks import Block, read_star
 from gonio.io.columns import numbers_of, tomogram_numbers
 from gonio.io.errors import FormatError
 from gonio.io.formats import Format
-from gonio.io.source import TILT_COLUMNS, StarSource
+from gonio.io.particle_series import SeriesSource
+from gonio.io.source import TILT_COLUMNS
 from gonio.io.text import own_label
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
@@ -250,7 +251,8 @@ def losses(table: ParticleTable, target: Format) -> list[str]:
         labels = [label for label in table.extras if not label.startswith(own) and label not in said]
         labels += [own_label(name) for name in table.columns]
         lost += [f"columns {', '.join(labels)}"] if labels else []
-    source = table.source
-    if isinstance(source, StarSource) and source.stacks and not target.name.startswith("relion5"):
+    if isinstance(table.source, SeriesSource):
+        lost.append("tilt images, which only a particle series of M lists one by one")
+    elif getattr(table.source, "stacks", False) and not target.name.startswith("relion5"):
         lost.append("that images are 2-D stacks of tilts, and their tomograms file")
     return lost

@@ -18,11 +18,13 @@ import gonio.io.peet as peet
 import gonio.io.plain as plain
 import gonio.io.pytom as pytom
 import gonio.io.relion as relion
+import gonio.io.species as species
 import gonio.io.star as star
 import gonio.io.stopgap as stopgap
 from gonio.io.compressed import first_bytes
 from gonio.io.em import is_em
 from gonio.io.errors import FormatError, reading
+from gonio.io.particle_series import SeriesSource, is_series, read_series
 from gonio.io.source import ReadOptions, StarSource
 from gonio.particles import ParticleTable
 
@@ -164,7 +166,7 @@ def _star_labels(start: bytes) -> set[str]:
 
 def star_version(labels: set[str]) -> str | None:
     """Which RELION wrote a list, by its labels: a key of ``relion.VERSIONS``, or None for no STAR file."""
-    if "data_" not in labels or "data_stopgap_motivelist" in labels:
+    if "data_" not in labels or "data_stopgap_motivelist" in labels or is_series(labels) or species.is_species(labels):
         return None
     if star.CENTRED[0] in labels or relion.GENERAL in labels or "rlnTomoParticlesFile" in labels:
         return "5"
@@ -193,8 +195,10 @@ def _read_star(path: Path, options: ReadOptions) -> ParticleTable:
     )
 
 
-def own_format(source: StarSource) -> str:
+def own_format(source: StarSource | SeriesSource) -> str:
     """The format that a STAR list was read in."""
+    if isinstance(source, SeriesSource):
+        return "m-series"
     labels = {"data_", *(f"data_{block.name}" for block in source.star.blocks), *source.particles.columns}
     labels |= {label for block in source.star.blocks for label in block.columns}
     return FORMAT_OF_VERSION[star_version(labels) or "5"]
@@ -370,6 +374,22 @@ FORMATS: Mapping[str, Format] = {
             shown=partial(columns.shown, dynamo.LAYOUT),
             files=columns.numbered_files,
             endings=(".tbl",),
+        ),
+        Format(
+            "m-series",
+            "M particle series",
+            lambda start: is_series(_star_labels(start)),
+            read_series,
+            None,
+            frozenset(),
+        ),
+        Format(
+            "m-species",
+            "M species list",
+            lambda start: species.is_species(_star_labels(start)),
+            species.read_species,
+            None,
+            frozenset(),
         ),
     )
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 import gonio.io.star as star
 from gonio.io.conversion import WriteOptions, prepared
 from gonio.io.formats import FORMATS, Format, format_named, format_of, format_of_ending, own_format
+from gonio.io.particle_series import SeriesSource, write_series
 from gonio.io.source import ReadOptions, StarSource
 from gonio.particles import ParticleTable
 
@@ -113,6 +114,8 @@ def write_particles(
     """
     path = Path(path)
     if options is None and keeps_text(path, table, format):
+        if isinstance(table.source, SeriesSource):
+            return write_series(path, table)
         return star.write_particles(path, table, with_optimisation_set=with_optimisation_set)
     target = _default_target(path, table) if format is None else format_named(format)
     if target.write is None:
@@ -123,7 +126,7 @@ def write_particles(
 def keeps_text(path: Path, table: ParticleTable, format: str | None) -> bool:
     """Whether a list stays a STAR file of the kind that it is, so that all that is not changed keeps its text."""
     source = table.source
-    if not isinstance(source, StarSource):
+    if not isinstance(source, StarSource | SeriesSource):
         return False
     return format == own_format(source) or (format is None and path.suffix == ".star")
 

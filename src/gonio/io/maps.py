@@ -7,6 +7,8 @@ here, and only when asked for.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,18 @@ from numpy.typing import NDArray
 from gonio.io.compressed import first_bytes
 from gonio.io.em import is_em, read_em, write_em
 from gonio.io.errors import FormatError, reading
-from gonio.io.mrc import MapFile, finite_float32, read_mrc, write_mrc
+from gonio.io.mrc import MapFile, finite_float32, read_mrc, read_sections, write_mrc
 from gonio.volume import Volume
 
-__all__ = ["image_stack", "read_listed", "read_map", "read_stack", "read_volume", "write_volume"]
+__all__ = [
+    "image_stack",
+    "read_listed",
+    "read_listed_sections",
+    "read_map",
+    "read_stack",
+    "read_volume",
+    "write_volume",
+]
 
 SNIFFED_BYTES = 212
 BROKEN = "write the file again"
@@ -51,14 +61,29 @@ def read_map(path: str | Path, *, permissive: bool = False) -> MapFile:
 
 def read_listed(list_path: Path, path: Path, *, permissive: bool) -> MapFile:
     """``read_map`` for one of many images of a list, of whose broken headers it warns once."""
-    if not permissive:
-        return read_map(path)
+    with _warned_once(list_path, wanted=permissive):
+        return read_map(path, permissive=permissive)
+
+
+def read_listed_sections(
+    list_path: Path, path: Path, sections: Sequence[int], *, permissive: bool
+) -> NDArray[np.float32]:
+    """``read_sections`` for images of a list, of whose broken headers it warns once."""
+    with _warned_once(list_path, wanted=permissive):
+        return read_sections(path, sections, permissive=permissive)
+
+
+@contextmanager
+def _warned_once(list_path: Path, *, wanted: bool) -> Iterator[None]:
+    """Replace what is complained of many files of a list by one warning in the same words for all."""
+    if not wanted:
+        yield
+        return
     with warnings.catch_warnings(record=True) as complaints:
         warnings.simplefilter("always")
-        image = read_map(path, permissive=True)
+        yield
     if complaints:  # in these words for every image, so that Python tells it once
-        warnings.warn(f"{list_path}: images have broken headers; read all the same", RuntimeWarning, stacklevel=2)
-    return image
+        warnings.warn(f"{list_path}: images have broken headers; read all the same", RuntimeWarning, stacklevel=4)
 
 
 def read_volume(

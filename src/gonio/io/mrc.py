@@ -8,6 +8,7 @@ and finite; everything written replaces its target in one step.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from gonio.io.compressed import Layout, compression_of, opened, payload
 from gonio.io.errors import FormatError, reading, replacing
 
-__all__ = ["MapFile", "finite_float32", "mrc_layout", "read_mrc", "write_mrc"]
+__all__ = ["MapFile", "finite_float32", "mrc_layout", "read_mrc", "read_sections", "write_mrc"]
 
 HEADER_BYTES = 1024
 # Headers hold float32 cell lengths and integers: 0.1 % is far above their rounding and below any real squeeze.
@@ -76,6 +77,30 @@ def read_mrc(path: str | Path, *, permissive: bool = False) -> MapFile:
     if longer:
         _complain(path, f"is longer than the shape {layout.shape} in its header", permissive)
     return MapFile(path, finite_float32(path, data), layout.voxel_size_xyz_angstrom)
+
+
+def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = False) -> NDArray[np.float32]:
+    """Read some sections (from 0) of an MRC stack, shape (sections, y, x); of the others nothing is asked.
+
+    Stacks that were shortened keep the header of the whole: such a file is as good as its sections.
+
+    Raises
+    ------
+    FormatError
+        As ``read_mrc``; or the file ends before a section.
+    """
+    layout = mrc_layout(path, permissive=permissive)
+    shape = layout.shape[-2:]
+    count = int(np.prod(shape)) * layout.dtype.itemsize
+    read = []
+    with reading(path, BROKEN), opened(path) as stream:
+        for section in sections:
+            stream.seek(layout.start + section * count)
+            raw = stream.read(count)
+            if section < 0 or len(raw) < count:
+                raise FormatError(path, f"holds no image {section + 1}", "restore the file that the list was made for")
+            read.append(np.frombuffer(raw, dtype=layout.dtype).reshape(shape))
+    return finite_float32(path, np.stack(read))
 
 
 def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:

@@ -14,7 +14,7 @@ change goes back into a file as the text it was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,15 +156,20 @@ def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation
     source = table.source
     if not isinstance(source, StarSource):
         raise ValueError(f"table must come from read_particles, its source is {source!r}")
-    block = source.particles.without(_dropped(source.particles, table)).take(np.asarray(table.rows))
-    block = block.with_columns(pose_columns(source, table))
-    block = block.with_columns(_changed(block, table)).with_columns(_moved_images(block, source.path, path))
-    block = block.with_columns({own_label(name): map(token, column) for name, column in table.columns.items()})
+    block = updated(source, table, path, pose_columns(source, table))
     blocks = tuple(block if old is source.particles else old for old in source.star.blocks)
     write_star(path, replace(source.star, blocks=blocks))
     if not (with_optimisation_set and source.tomograms_path):
         return (path,)
     return (path, _write_optimisation_set(path, source.tomograms_path))
+
+
+def updated(source: StarSource, table: ParticleTable, path: Path, poses: Mapping[str, Iterable[str]]) -> Block:
+    """Return the block of particles for the rows of a table, with new columns of poses, as the file ``path`` has it."""
+    block = source.particles.without(_dropped(source.particles, table)).take(np.asarray(table.rows))
+    block = block.with_columns(poses)
+    block = block.with_columns(_changed(block, table)).with_columns(_moved_images(block, source.path, path))
+    return block.with_columns({own_label(name): map(token, column) for name, column in table.columns.items()})
 
 
 def write_simulated(

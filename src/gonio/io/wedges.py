@@ -101,7 +101,7 @@ def with_tilts(
     if source is None or not hasattr(source, "options"):
         raise ValueError("wedges from tilt files need a list that was read from a file")
     if getattr(source, "stacks", False):
-        raise ValueError(f"{source.path} lists 2-D stacks, whose tilts are in tomograms.star: leave out --tilts")
+        raise ValueError(f"{source.path} lists 2-D stacks, whose tilts are known: leave out --tilts")
     names = tuple(dict.fromkeys(table.tomograms))
     kinds = _kinds(names, paths, Weighting(weighting))
     stated = StatedWedges(kinds, *_by_row(table, {name: place for place, name in enumerate(names)}))
