@@ -208,10 +208,10 @@ def test_the_map_may_lie_anywhere():
     assert score.correlations[0] > 0.9
 
 
-def write_series(folder, hand):
-    """Stacks of a particle that was imaged with rlnTomoHand, as a list of RELION 5 has them."""
+def write_series(folder, hand, *, reversed_tilts=False):
+    """Stacks as a list of RELION 5 has them; of reversed tilts where the images are those of the mirrored specimen."""
     rng, count = np.random.default_rng(3), 8
-    mirror = np.array([1.0, 1.0, hand])
+    mirror = np.array([1.0, 1.0, -1.0 if reversed_tilts else 1.0])
     imaging = Imaging(box=BOX, voxel_size_angstrom=VOXEL, tilt_step_deg=6.0, ctf=None, detector_mtf=False, snr=2.0)
     poses = Pose.random(count, rng=rng)  # in gonio's frame
     rows, tilts = [], None
@@ -238,24 +238,27 @@ def write_series(folder, hand):
     return folder / "particles.star"
 
 
+def fits(table):
+    """Which hand of the reference the particles of a list fit."""
+    return look.hand_of(list(table.particles()), table.poses, reference(), rng=np.random.default_rng(0)).fits
+
+
 @pytest.mark.parametrize("hand", [1, -1])
-def test_the_tomograms_hand_is_respected(tmp_path, hand):
-    path = write_series(tmp_path, hand)
-    table = read_particles(path)
-    score = look.hand_of(list(table.particles()), table.poses, reference(), rng=np.random.default_rng(0))
-    assert score.fits == "as given"
-    tomograms = tmp_path / "tomograms.star"
-    tomograms.write_text(tomograms.read_text().replace(f"T {hand}\n", f"T {-hand}\n"))
-    wrong = read_particles(path)
-    score = look.hand_of(list(wrong.particles()), wrong.poses, reference(), rng=np.random.default_rng(0))
-    assert score.fits == "mirrored"
+def test_the_tomograms_hand_mirrors_nothing(tmp_path, hand):
+    assert fits(read_particles(write_series(tmp_path, hand))) == "as given"
+
+
+def test_reversed_tilts_are_read_in_the_other_sense_when_asked(tmp_path):
+    path = write_series(tmp_path, -1, reversed_tilts=True)
+    assert fits(read_particles(path)) == "mirrored"
+    assert fits(read_particles(path, reverse_tilts=True)) == "as given"
 
 
 @pytest.mark.skipif(not RIBOSOMES.is_dir(), reason="shared/data/empiar10499 is not here")
 def test_real_ribosomes_have_the_hand_of_7p6z():
     from gonio.simulate import Structure
 
-    table = read_particles(RIBOSOMES / "particles.star")
+    table = read_particles(RIBOSOMES / "particles.star", reverse_tilts=True)
     atoms = Structure.from_file(SHARED / "structures" / "7p6z.cif.gz", resolution_angstrom=24.0)
     map_ = Volume(atoms.density(Pose.identity(), box=32, voxel_size_angstrom=12.0), 12.0)
     score = look.hand_of(

@@ -17,7 +17,6 @@ import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
-from gonio.ctf import dose_decay
 from gonio.kernels import cpu, shift
 from gonio.kernels.waves import plane_waves, through, waves
 from gonio.kernels.window import OVERSAMPLING, window_transform
@@ -251,8 +250,8 @@ def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDA
 
     Returns
     -------
-    Frequency (s, 2) in units of one over the box, xy; value (t, s); and transfer (t, s): CTF times scale times decay
-    with dose. Images that are ``ctf_premultiplied`` were multiplied by that transfer once more.
+    Frequency (s, 2) in units of one over the box, xy; value (t, s); and transfer (t, s), ``TiltStack.transfer``.
+    Images that are ``ctf_premultiplied`` were multiplied by that transfer once more.
     """
     index = index_grid(stack.box, dimensions=2)
     keep = in_friedel_half(index) & ((index**2).sum(axis=-1) <= limit**2 * (1 + 1e-9))
@@ -261,14 +260,7 @@ def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDA
     images = scipy.fft.ifftshift(stack.images.astype(np.float64), axes)
     value = scipy.fft.fftshift(scipy.fft.fft2(images, axes=axes), axes)[:, keep]  # (t, s)
     per_angstrom = frequency / (stack.box * stack.voxel_size_angstrom)
-    transfer = np.ones(value.shape)
-    if stack.ctf is not None:
-        transfer = transfer * stack.ctf.transfer(per_angstrom)
-    if stack.scale is not None:
-        transfer = transfer * stack.scale[:, None]
-    if stack.dose is not None:
-        transfer = transfer * dose_decay(np.linalg.norm(per_angstrom, axis=-1), stack.dose)
-    return frequency, value, transfer
+    return frequency, value, stack.transfer(per_angstrom)
 
 
 # Where a premultiplied image was multiplied by nearly nothing it holds only rounding and leakage; left out.

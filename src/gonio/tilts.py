@@ -1,8 +1,13 @@
 """A tilt series: how each of its images looks at the tomogram, and what is known of each image.
 
-Owns how projections, doses and defocus of single tilts become the wedge of a subtomogram. The first two rows of a
-projection are the image's axes x and y in the tomogram's frame, so the image measures the central plane that they span;
-its normal, their product, is the beam. Knows no file.
+Owns how projections, doses and defocus of single tilts become the wedge of a subtomogram, and the contrast transfer
+of each image of a particle. The first two rows of a projection are the image's axes x and y in the tomogram's frame, so
+the image measures the central plane that they span; its normal, their product, is the beam. A particle at p, from the
+tomogram's centre, lies at the depth d = b.p along the beam b of an image, and its underfocus there is
+
+    defocus + defocus_per_depth d,      b the third row of the projection
+
+at +60 degrees about y b = (-sin 60, 0, cos 60): 250 nm beside the axis are 217 nm of defocus. Knows no file.
 """
 
 from __future__ import annotations
@@ -11,18 +16,24 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.ctf import Ctf, dose_decay
+from gonio.ctf import Ctf, image_transfer
 from gonio.wedge import TiltSeriesWedge, Wedge, WeightVolumeWedge, tilt_plane_normal
 
 __all__ = ["Optics", "TiltSeries", "TiltWedge", "Weighting"]
 
 # Neighbouring tilts farther apart than this leave a hole between them.
 LARGEST_GAP_DEG = 12.0
+# What a series says of each of its tilts.
+PER_TILT = (
+    *("projections_xyz", "defocus", "dose", "scale"),
+    *("phase_shift_deg", "bfactor_angstrom2", "beams_xyz"),
+)
 
 
 class Weighting(StrEnum):
@@ -54,25 +65,39 @@ class TiltSeries:
     ----------
     path
         The file it was read from.
-    hand
-        +1 or -1, rlnTomoHand.
     projections_xyz
-        Shape (t, 2, 3), in gonio's frame (mirrored in z for hand -1).
+        Shape (t, 2, 3), in the tomogram's frame.
     defocus
-        Shape (t, 3): U and V in angstrom, astigmatism in degrees; or None.
+        Of the tomogram's centre, shape (t, 3): U and V in angstrom, astigmatism in degrees; or None.
     dose, scale
         Shape (t,), as in ``TiltStack``; or None.
     optics
         What the file says of the microscope, or None.
+    phase_shift_deg, bfactor_angstrom2
+        As in ``Ctf``, shape (t,); or None.
+    bfactor_per_dose
+        As in ``dose_decay``.
+    beams_xyz
+        Third rows of the projections, (t, 3), or None for the product of the first two.
+    defocus_per_depth
+        By how much underfocus grows for each angstrom along the beam: the hand of the tilt geometry times the slope of
+        defocus in RELION's words. 0 where it is not known.
+    centre_angstrom
+        Of the tomogram, from the centre of its first voxel, xyz, or None where its size is not known.
     """
 
     path: Path
-    hand: int
     projections_xyz: NDArray[np.float64]
     defocus: NDArray[np.float64] | None = None
     dose: NDArray[np.float64] | None = None
     scale: NDArray[np.float64] | None = None
     optics: Optics | None = None
+    phase_shift_deg: NDArray[np.float64] | None = None
+    bfactor_angstrom2: NDArray[np.float64] | None = None
+    bfactor_per_dose: float = 0.0
+    beams_xyz: NDArray[np.float64] | None = None
+    defocus_per_depth: float = 0.0
+    centre_angstrom: NDArray[np.float64] | None = None
 
     @staticmethod
     def of_angles(path: Path, tilts_deg: ArrayLike, *, axis_deg: float = 90.0) -> TiltSeries:
@@ -80,33 +105,33 @@ class TiltSeries:
         normals = tilt_plane_normal(tilts_deg, axis_deg)  # (t, 3)
         axis = np.array([np.cos(np.radians(axis_deg)), np.sin(np.radians(axis_deg)), 0.0])
         across = np.cross(axis, normals)
-        return TiltSeries(path, 1, np.stack([across, np.broadcast_to(axis, across.shape)], axis=1))  # (t, 2, 3)
+        return TiltSeries(path, np.stack([across, np.broadcast_to(axis, across.shape)], axis=1))  # (t, 2, 3)
 
     def __len__(self) -> int:
         return len(self.projections_xyz)
 
-    def take(self, chosen: NDArray[np.bool_]) -> TiltSeries:
-        """The chosen tilts."""
-        return replace(
-            self,
-            projections_xyz=self.projections_xyz[chosen],
-            defocus=None if self.defocus is None else self.defocus[chosen],
-            dose=None if self.dose is None else self.dose[chosen],
-            scale=None if self.scale is None else self.scale[chosen],
-        )
+    def take(self, chosen: NDArray) -> TiltSeries:
+        """Return the series of the chosen tilts."""
+        every = ((name, getattr(self, name)) for name in PER_TILT)
+        kept: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in every}
+        return replace(self, **kept)
 
-    def in_tomogram(self) -> TiltSeries:
-        """The same series in the frame of the tomogram itself, which is not mirrored for hand -1."""
-        return replace(self, hand=1, projections_xyz=self.projections_xyz * np.array([1.0, 1.0, self.hand]))
+    def depths_angstrom(self, place_angstrom: ArrayLike) -> NDArray[np.float64]:
+        """Return how far along each beam a place is, counted from the tomogram's centre, shape (t,)."""
+        beams = self.beams_xyz
+        if beams is None:
+            beams = np.cross(self.projections_xyz[:, 0], self.projections_xyz[:, 1])
+        return beams @ np.asarray(place_angstrom, dtype=np.float64)
 
-    def ctf(
-        self,
-        *,
-        voltage_kv: float | None = None,
-        spherical_aberration_mm: float | None = None,
-        amplitude_contrast: float | None = None,
-    ) -> Ctf | None:
-        """The contrast transfer of the t images, None where no defocus is known.
+    def ctf(self, *, place_angstrom: ArrayLike | None = None, optics: Optics | None = None) -> Ctf | None:
+        """Return the contrast transfer of the t images of a particle, None where no defocus is known.
+
+        Parameters
+        ----------
+        place_angstrom
+            Where the particle is, from the tomogram's centre, xyz; None for the centre itself.
+        optics
+            The microscope; None for what the series' file says.
 
         Raises
         ------
@@ -115,12 +140,16 @@ class TiltSeries:
         """
         if self.defocus is None:
             return None
-        given = (voltage_kv, spherical_aberration_mm, amplitude_contrast)
-        known = Optics(*given) if None not in given else self.optics  # type: ignore[arg-type]
+        known = optics or self.optics
         if known is None:
             raise ValueError(f"{self.path} says the defocus, but not voltage, aberration and amplitude contrast")
         u, v, angle = self.defocus.T
-        return Ctf(u, v, angle, known.voltage_kv, known.spherical_aberration_mm, known.amplitude_contrast)
+        plate, bfactor = (np.zeros(len(u)) if x is None else x for x in (self.phase_shift_deg, self.bfactor_angstrom2))
+        microscope = (known.voltage_kv, known.spherical_aberration_mm, known.amplitude_contrast)
+        at_centre = Ctf(u, v, angle, *microscope, phase_shift_deg=plate, bfactor_angstrom2=bfactor)
+        if place_angstrom is None:
+            return at_centre
+        return at_centre.refocused(self.defocus_per_depth * self.depths_angstrom(place_angstrom))
 
     @cached_property
     def normals_xyz(self) -> NDArray[np.float64]:
@@ -180,8 +209,7 @@ class TiltSeries:
         """
         if self.dose is None and weighting is Weighting.DOSE:
             raise ValueError(f"{self.path} does not say the dose of its tilts: weights need it")
-        ctf = self.ctf() if weighting is Weighting.CTF else None
-        if ctf is None and weighting is Weighting.CTF:
+        if weighting is Weighting.CTF and self.ctf() is None:
             raise ValueError(f"{self.path} does not say the defocus of its tilts: weights need it")
         index = np.indices((box, box, box), dtype=np.float32).reshape(3, -1)[::-1].T - box // 2  # (n, 3) xyz
         frequency = index / (box * voxel_size_angstrom)
@@ -195,21 +223,25 @@ class TiltSeries:
             nearer, alike = away < nearest, away == nearest
             total[nearer], count[nearer], nearest[nearer] = 0.0, 0.0, away[nearer]
             here = nearer | alike
-            total[here] += self._worth(tilt, inside[here], ctf, weighting)
+            total[here] += self.take(np.array([tilt]))._worth(inside[here], weighting)
             count[here] += 1
         weights = np.zeros(len(frequency), np.float32)
         weights[measured] = total / np.maximum(count, 1)
         return WeightVolumeWedge(weights.reshape(box, box, box), voxel_size_angstrom)
 
-    def _worth(self, tilt: int, frequency: NDArray, ctf: Ctf | None, weighting: Weighting) -> NDArray[np.float64]:
-        worth = np.ones(len(frequency))
-        if self.dose is not None and weighting is not Weighting.PLAIN:
-            worth *= dose_decay(np.linalg.norm(frequency, axis=-1), self.dose[tilt])
-        if ctf is None:
-            return worth
-        u, v, angle = np.asarray(self.defocus)[tilt]
-        one = replace(ctf, defocus_u_angstrom=u, defocus_v_angstrom=v, astigmatism_deg=angle)
-        return worth * np.abs(one.transfer(frequency @ self.projections_xyz[tilt].T))
+    def _worth(self, frequency: NDArray, weighting: Weighting) -> NDArray[np.float64]:
+        """Return what the only tilt of a series has left of frequencies (n, 3) of its plane, shape (n,)."""
+        if weighting is Weighting.PLAIN:
+            return np.ones(len(frequency))
+        with_ctf = weighting is Weighting.CTF
+        transfer = image_transfer(
+            frequency @ self.projections_xyz[0].T,
+            self.ctf() if with_ctf else None,
+            scale=self.scale if with_ctf else None,
+            dose=self.dose,
+            bfactor_per_dose=self.bfactor_per_dose,
+        )
+        return np.abs(transfer).reshape(len(frequency))
 
 
 @dataclass(frozen=True)

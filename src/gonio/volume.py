@@ -13,7 +13,7 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gonio.ctf import Ctf
+from gonio.ctf import Ctf, image_transfer
 from gonio.wedge import NoWedge, Wedge
 
 __all__ = [
@@ -180,6 +180,8 @@ class TiltStack:
         Relative strength of each image (for instance cosine of the tilt), shape (t,), or None.
     normal_xyz
         Direction of a known axis of the particle in the tomogram frame, or None.
+    bfactor_per_dose
+        B factor by which dose decays, square angstrom per electron per square angstrom; 0 for the measured decay.
     """
 
     images: NDArray[np.float32]
@@ -190,6 +192,7 @@ class TiltStack:
     dose: NDArray[np.float64] | None = None
     scale: NDArray[np.float64] | None = None
     normal_xyz: NDArray[np.float64] | None = None
+    bfactor_per_dose: float = 0.0
 
     def __post_init__(self) -> None:
         shape = np.shape(self.images)
@@ -226,6 +229,17 @@ class TiltStack:
     def box(self) -> int:
         """Pixels along an edge."""
         return self.images.shape[1]
+
+    def transfer(self, frequency_xy_per_angstrom: ArrayLike) -> NDArray[np.float64]:
+        """Return CTF times scale times decay with dose of the t images at frequencies (s, 2), shape (t, s)."""
+        transfer = image_transfer(
+            frequency_xy_per_angstrom,
+            self.ctf,
+            scale=self.scale,
+            dose=self.dose,
+            bfactor_per_dose=self.bfactor_per_dose,
+        )
+        return np.broadcast_to(transfer, (len(self.images), transfer.shape[-1]))
 
     @property
     def used(self) -> NDArray[np.bool_]:

@@ -36,8 +36,9 @@ def matrix_text(row):
 
 def write_tomograms(folder, *, hand=-1, geometry="matrices", names=("T1", "2"), scale=(1.0, 1.0, 1.0, 1.0)):
     """tomograms.star of four tilts about y, as WarpTools (matrices) or RELION 5 (angles) states them."""
-    lines = ["data_global", "", "loop_", "_rlnTomoName #1", "_rlnTomoHand #2"]
-    lines += [f"{name} {hand:.1f}" for name in names]
+    lines = ["data_global", "", "loop_", "_rlnTomoName #1", "_rlnTomoHand #2", "_rlnTomoTiltSeriesPixelSize"]
+    lines += ["_rlnTomoSizeX", "_rlnTomoSizeY", "_rlnTomoSizeZ"]
+    lines += [f"{name} {hand:.1f} 2.5 400 300 200" for name in names]
     for name in names:
         lines += ["", f"data_{name}", "", "loop_"]
         geometric = {"matrices": ["ProjX", "ProjY", "ProjZ", "ProjW"], "angles": ["XTilt", "YTilt", "ZRot"]}[geometry]
@@ -133,17 +134,16 @@ def test_poses_at_the_pole_of_the_euler_angles_survive(tmp_path, tilt):
 
 
 @pytest.mark.parametrize("hand", [-1, 1])
-def test_points_project_where_relion_has_them(tmp_path, hand):
-    """Image position of a reference point x: P (A^T x' - o) with x' = D x, for a reference seen in gonio's frame."""
+def test_points_project_where_relion_has_them_whatever_the_hand(tmp_path, hand):
+    """Image position of a reference point x: P (A^T x - o)."""
     angles, origins = np.array([[30.0, 60.0, 100.0]]), np.array([[7.0, -3.0, 11.0]])
     write_tomograms(tmp_path, hand=hand)
     table = read_particles(write_stacks(tmp_path, angles, origins))
     points = np.random.default_rng(5).normal(size=(9, 3)) * 30 + [5.0, 0.0, -9.0]
     seen = np.einsum("tij,pj->tpi", table.load(0).projections_xyz, table.poses[0].apply(points))  # (t, p, 2)
     a = Rotation.from_euler("ZYZ", angles[0], degrees=True).as_matrix()
-    d = np.diag([1.0, 1.0, hand])
     p = Rotation.from_euler("y", np.array(TILTS)[:, None], degrees=True).as_matrix()[:, :2]  # (t, 2, 3)
-    expected = np.einsum("tij,jp->tpi", p, a.T @ d @ points.T - origins.T)
+    expected = np.einsum("tij,jp->tpi", p, a.T @ points.T - origins.T)
     assert np.abs(seen - expected).max() < 1e-5  # matrices in the file have 9 digits, points are below 100
 
 
@@ -181,7 +181,11 @@ def test_a_stack_carries_geometry_ctf_and_dose(tmp_path):
     assert particle.ctf_premultiplied
     assert particle.dose.tolist() == [0, 3, 6, 9]
     assert (particle.ctf.voltage_kv, particle.ctf.amplitude_contrast) == (300.0, 0.1)
-    assert particle.ctf.defocus_u_angstrom.tolist() == [30000] * 4
+    away = np.array([10.5 - 200.0, 20.0 - 150.0, 30.0 - 100.0]) * 2.5  # from the centre of the tomogram
+    turned = np.radians(TILTS)
+    depth = np.cos(turned) * away[2] - np.sin(turned) * away[0]
+    assert np.abs(particle.ctf.defocus_u_angstrom - (30000 - depth)).max() < 1e-4  # hand -1
+    assert np.abs(particle.ctf.defocus_v_angstrom - (29000 - depth)).max() < 1e-4
     with mrcfile.open(tmp_path / "images/1.mrcs") as mrc:
         assert np.array_equal(particle.images, -mrc.data.astype(np.float32))
 
@@ -204,7 +208,8 @@ def test_relion_5_angles_compose_as_rz_ry_rx(tmp_path):
     (tmp_path / "tomograms.star").write_text(lines)
     tilts = "data_any\nloop_\n_rlnTomoXTilt\n_rlnTomoYTilt\n_rlnTomoZRot\n" + "10 20 30\n" * 4
     (tmp_path / "t" / "T1.star").write_text(tilts)
-    stack = read_particles(write_stacks(tmp_path, np.zeros((1, 3)), np.zeros((1, 3)))).load(0)
+    with pytest.warns(RuntimeWarning, match="no defocus is stated of T1"):
+        stack = read_particles(write_stacks(tmp_path, np.zeros((1, 3)), np.zeros((1, 3)))).load(0)
     x, y, z = (Rotation.from_euler(a, v, degrees=True) for a, v in (("x", 10), ("y", 20), ("z", 30)))
     assert np.abs(stack.projections_xyz[2] - (z * y * x).as_matrix()[:2]).max() < 1e-12
     assert stack.ctf is None
@@ -546,7 +551,7 @@ def test_real_ribosomes_read_and_come_back(tmp_path):
         tilt = -np.sign(beam[:, 0]) * np.degrees(np.arccos(beam[:, 2] / np.linalg.norm(beam, axis=1)))
         ranges[name] = [round(tilt.min(), 1), round(tilt.max(), 1)]
     assert counts == {"Unt_083.tomostar": {34}, "Unt_050.tomostar": {37}}
-    assert ranges == {"Unt_083.tomostar": [-46.6, 76.1], "Unt_050.tomostar": [-54.2, 60.6]}
+    assert ranges == {"Unt_083.tomostar": [-76.1, 46.6], "Unt_050.tomostar": [-60.6, 54.2]}
     written = write_particles(tmp_path / "particles.star", table)
     again = read_particles(written[1])
     assert_same_poses(again.poses, table.poses)

@@ -236,9 +236,11 @@ def test_ribosomes_go_through_other_formats_and_back(tmp_path):
     if not ribosomes.is_dir():
         pytest.skip("shared/data/empiar10499 is not here")
     table = read_with(ribosomes / "optimisation_set.star", ReadOptions(may_count_pixels=True))
-    seen = read_particles(ribosomes / "optimisation_set.star")  # in the frame of its images, which mirror z
-    assert np.max(seen.tomogram_poses.rotation_distance_deg(table.poses)) < 1e-6
-    assert np.max(seen.poses.rotation_distance_deg(table.poses)) > 1.0
+    seen = read_particles(ribosomes / "optimisation_set.star")
+    assert np.max(seen.poses.rotation_distance_deg(table.poses)) < 1e-6
+    other = read_particles(ribosomes / "optimisation_set.star", reverse_tilts=True)  # in the frame of mirrored images
+    assert np.max(other.tomogram_poses.rotation_distance_deg(table.poses)) < 1e-6
+    assert np.max(other.poses.rotation_distance_deg(table.poses)) > 1.0
     plain = read_with(write_particles(tmp_path / "a.csv", table)[0], ReadOptions(may_count_pixels=True))
     options = WriteOptions(sizes=TomogramSizes.read(ribosomes / "tomograms.star"))
     path = write_particles(tmp_path / "particles.star", plain, format="relion5", options=options)[0]
@@ -248,4 +250,5 @@ def test_ribosomes_go_through_other_formats_and_back(tmp_path):
     assert np.max(after.poses.rotation_distance_deg(before.poses)) < 1e-5
     assert np.max(after.poses.shift_distance_angstrom(before.poses)) < 1e-5
     assert np.array_equal(after.load(7).images, before.load(7).images)
-    assert np.array_equal(after.load(7).ctf.defocus_u_angstrom, before.load(7).ctf.defocus_u_angstrom)
+    # Positions, and with them the depth that is part of the defocus, go through six decimals of an angstrom.
+    assert np.abs(after.load(7).ctf.defocus_u_angstrom - before.load(7).ctf.defocus_u_angstrom).max() < 1e-4

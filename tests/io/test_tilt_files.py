@@ -270,7 +270,7 @@ def test_stacks_have_their_tilts_already():
     ],
 )
 def test_files_of_other_programs_are_read(name, series, count, first, last, dose):
-    one = read_tilts(TABLES / name)[series].in_tomogram()
+    one = read_tilts(TABLES / name)[series]
     assert count is None or len(one) == count
     assert first is None or abs(one.tilts_deg[0] - first) < 0.05
     assert last is None or abs(one.tilts_deg[-1] - last) < 0.05

@@ -85,5 +85,5 @@ def _draw_tilts(axes: Any, understood: Understood) -> None:
     series = understood.series
     assert series is not None
     along = np.arange(len(series)) if series.dose is None else series.dose
-    axes.plot(along, series.in_tomogram().tilts_deg, ".")
+    axes.plot(along, series.tilts_deg, ".")
     axes.set(title="tilts", ylabel="degrees", xlabel="image" if series.dose is None else "dose before, e/A^2")

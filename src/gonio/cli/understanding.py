@@ -155,18 +155,17 @@ def _tilts(path: Path) -> Understood:
         found = (look.few_tilts(one.tilts_deg), look.tilts_listed_twice(one.tilts_deg))
         told = [s if len(every) == 1 else look.Suspicion(s.name, f"{name}: {s.what}", s.remedy) for s in found if s]
         understood.doubt(*told)
-    understood.wedge = series.in_tomogram().wedge(1000.0)
+    understood.wedge = series.wedge(1000.0)
     return understood
 
 
 def _tilt_facts(series: TiltSeries) -> dict[str, Any]:
-    plain = series.in_tomogram()
-    tilts = plain.tilts_deg
+    tilts = series.tilts_deg
     facts: dict[str, Any] = {
         "tilts": f"{len(tilts)}, from {tilts.min():.1f} to {tilts.max():.1f} degrees",
-        "tilt axis": f"{plain.axis_deg:.1f} degrees from x; 90 is y",
-        "runs": len(plain.runs()),
-        "hand": f"rlnTomoHand {series.hand:+d}" if series.hand < 0 else "not mirrored",
+        "tilt axis": f"{series.axis_deg:.1f} degrees from x; 90 is y",
+        "runs": len(series.runs()),
+        "defocus with depth": _depth_words({series.defocus_per_depth}),
     }
     order = series.order
     if order is not None:
@@ -254,18 +253,19 @@ def _list_facts(table: ParticleTable) -> dict[str, Any]:
     facts["half sets"] = f"{(half_sets == 1).sum()} and {(half_sets == 2).sum()}" if half_sets.any() else "none"
     if table.classes is not None:
         facts["classes"] = _few(f"{name} ({n})" for name, n in sorted(Counter(table.classes.tolist()).items()))
-    hands = {getattr(series, "hand", 1) for series in getattr(table.source, "series", {}).values()}
-    facts["hand"] = _hand_words(hands)
+    slopes = {series.defocus_per_depth for series in getattr(table.source, "series", {}).values()}
+    if slopes:
+        facts["defocus with depth"] = _depth_words(slopes)
+        facts["tilt sense"] = "reversed" if table.source.tilts_reversed.any() else "as listed"  # type: ignore[union-attr]
     if table.extras:
         facts["other columns"] = _few(table.extras, shown=8)
     return facts
 
 
-def _hand_words(hands: set[int]) -> str:
-    if not hands:
-        return "not stated; 3-D subtomograms are not mirrored"
-    words = {1: "rlnTomoHand +1: not mirrored", -1: "rlnTomoHand -1: positions and directions are read mirrored in z"}
-    return "; ".join(words[hand] for hand in sorted(hands))
+def _depth_words(slopes: set[float]) -> str:
+    """How underfocus changes along the beam, away from where the third row of a projection points from."""
+    words = {slope: f"{'grows' if slope > 0 else 'falls'} by {abs(slope):g} A an A along the beam" for slope in slopes}
+    return "; ".join(words[slope] if slope else "not known: no rlnTomoHand" for slope in sorted(slopes))
 
 
 def _some(table: ParticleTable, sample: int, understood: Understood) -> list[Particle]:
@@ -299,9 +299,7 @@ def _look_at_images(understood: Understood, particles: Sequence[Particle], optio
         return
     understood.facts["images"] = f"2-D stacks of {len(first.images)} tilts, {int(first.used.sum())} used, {voxels}"
     understood.facts["CTF"] = "none" if first.ctf is None else "multiplied in" if first.ctf_premultiplied else "not yet"
-    understood.series = TiltSeries(Path(), 1, first.projections_xyz[first.used], dose=first.dose)
-    if first.dose is not None:
-        understood.series = TiltSeries(Path(), 1, first.projections_xyz[first.used], dose=first.dose[first.used])
+    understood.series = TiltSeries(Path(), first.projections_xyz, dose=first.dose).take(first.used)
     understood.wedge = understood.series.wedge(first.box * first.voxel_size_angstrom)
     understood.facts["wedge"] = _wedge_words(understood.wedge)
     understood.frequency_per_angstrom = 0.5 / first.voxel_size_angstrom

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gonio.io.star as star
 from gonio.io.conversion import WriteOptions, prepared
+from gonio.io.errors import FormatError
 from gonio.io.formats import FORMATS, Format, format_named, format_of, format_of_ending, own_format
 from gonio.io.particle_series import SeriesSource, write_series
 from gonio.io.source import ReadOptions, StarSource
@@ -27,6 +28,7 @@ def read_particles(
     invert_contrast: bool = False,
     permissive: bool = False,
     data_path: str | Path | None = None,
+    reverse_tilts: bool = False,
     format: str | None = None,
 ) -> ParticleTable:
     """Read a particle list of any format; its particles load one at a time, when asked for.
@@ -51,6 +53,9 @@ def read_particles(
         Of MRC files, accept a wrong map ID or machine stamp, and bytes after the data.
     data_path
         The folder of the subtomograms of lists that number them (Dynamo, STOPGAP, AV3).
+    reverse_tilts
+        Of 2-D stacks: read every tilt in the other sense, for sets whose tilt sense was reversed on import and which
+        therefore show the mirror image of what they were taken of (docs/ribosomes.md).
     format
         A key of ``FORMATS``; told by what the file holds when not given.
 
@@ -58,7 +63,7 @@ def read_particles(
     ------
     FormatError
         A file is missing or broken, a column or tomogram is missing, a value is not a number, two particles have
-        one name, or lengths are pixels of unknown size.
+        one name, lengths are pixels of unknown size, or the tilts to reverse are not known.
     """
     options = ReadOptions(
         tilt_range_deg,
@@ -68,13 +73,19 @@ def read_particles(
         permissive,
         tomograms_path=None if tomograms_path is None else Path(tomograms_path),
         data_path=None if data_path is None else Path(data_path),
+        reverse_tilts=reverse_tilts,
     )
     return read_with(Path(path), options, format=format)
 
 
 def read_with(path: Path, options: ReadOptions, *, format: str | None = None) -> ParticleTable:
     """``read_particles`` with all that can be said of a list; ``may_count_pixels`` reads what cannot be loaded, too."""
-    return (format_of(path) if format is None else format_named(format)).read(path, options)
+    table = (format_of(path) if format is None else format_named(format)).read(path, options)
+    if options.reverse_tilts and not getattr(table.source, "series", None):
+        problem = "has no tilt images whose sense could be reversed: its particles are volumes"
+        remedy = "leave out --reverse-tilts and mirror the reference: gonio pair AVERAGE MAP --mirror -o REFERENCE"
+        raise FormatError(path, problem, remedy)
+    return table
 
 
 def write_particles(

@@ -1,13 +1,16 @@
 """Particles behind a STAR list, loaded one at a time.
 
 Owns how an image file becomes a ``TiltStack`` or a ``Subtomogram``: which images belong to which tilts, voxel sizes,
-contrast, and where the wedge comes from. Knows nothing of poses.
+contrast, the transfer of each image, and where the wedge comes from. Knows nothing of poses.
+
+Of a set whose tilt sense was reversed on import (``ReadOptions.reverse_tilts``) every projection P is read as P D,
+D = diag(1, 1, -1), which turns what it shows into its mirror image; defocus stays as the files have it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,9 +22,10 @@ from gonio.io.blocks import Block, Star
 from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import image_stack, read_listed
 from gonio.io.mrc import MapFile
+from gonio.io.text import own_label
 from gonio.io.tilts import visible_tilts
 from gonio.io.wedges import StatedWedges
-from gonio.tilts import TiltSeries
+from gonio.tilts import Optics, TiltSeries
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
 
@@ -30,6 +34,9 @@ __all__ = ["ReadOptions", "StarSource", "centred_weights", "name_label"]
 VOXEL_SIZE_TOLERANCE = 0.01
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
+# The column that says that poses were found with tilts read in the other sense.
+TILT_SENSE, REVERSED = "tilt_sense", "reversed"
+OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 
 
 def name_label(particles: Block) -> str | None:
@@ -51,6 +58,7 @@ class ReadOptions:
     tomograms_path: Path | None = None
     data_path: Path | None = None
     wedges: StatedWedges | None = None
+    reverse_tilts: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,8 @@ class StarSource:
         Optimisation sets through which list or tomograms were found.
     stacks
         Whether images are 2-D stacks. Without their tilt series they cannot be loaded.
+    places_angstrom
+        Where the boxes of stacks are, from the centres of their tomograms, (m, 3), NaN where it is not known; or None.
     """
 
     star: Star
@@ -82,6 +92,7 @@ class StarSource:
     options: ReadOptions
     sets: tuple[Path, ...] = ()
     stacks: bool = False
+    places_angstrom: NDArray[np.float64] | None = field(default=None, compare=False)
 
     @property
     def path(self) -> Path:
@@ -132,6 +143,16 @@ class StarSource:
                 return sizes
         detector_um, magnification = self.values("rlnDetectorPixelSize"), self.values("rlnMagnification")
         return None if detector_um is None or magnification is None else 1e4 * detector_um / magnification
+
+    @cached_property
+    def tilts_reversed(self) -> NDArray[np.bool_]:
+        """Of which particles tilts are read in the other sense, (m,): as the caller says, or as the list does."""
+        label, count = own_label(TILT_SENSE), len(self.particles)
+        if not self.series:
+            return np.zeros(count, dtype=bool)
+        if self.options.reverse_tilts or label not in self.particles:
+            return np.full(count, self.options.reverse_tilts)
+        return np.array([value == REVERSED for value in self.particles.text(label)])
 
     def image(self, index: int) -> Path | None:
         """The file of the particle at this row, or None where it is not found."""
@@ -196,25 +217,29 @@ class StarSource:
         images = image_stack(image)
         series = self.series[self.particles.text("rlnTomoName")[index]]
         series, visible = self._match(index, image.path, len(images), series)
+        sense = np.array([1.0, 1.0, -1.0 if self.tilts_reversed[index] else 1.0])
         with reading(image.path, "extract this particle again"):
             return TiltStack(
                 self._contrast(images),
-                series.projections_xyz,
+                series.projections_xyz * sense,
                 size,
                 ctf=self._ctf(index, series),
                 ctf_premultiplied=bool(self.value("rlnCtfDataAreCtfPremultiplied", index)),
                 dose=series.dose,
                 scale=visible.astype(np.float64) if series.scale is None else visible * series.scale,
+                bfactor_per_dose=series.bfactor_per_dose,
             )
 
     def _ctf(self, index: int, series: TiltSeries) -> Ctf | None:
         if series.defocus is None:
             return None
-        return series.ctf(
-            voltage_kv=self._optics(index, "rlnVoltage"),
-            spherical_aberration_mm=self._optics(index, "rlnSphericalAberration"),
-            amplitude_contrast=self._optics(index, "rlnAmplitudeContrast"),
-        )
+        plate = self.value("rlnPhaseShift", index)
+        if series.phase_shift_deg is None and plate is not None:
+            series = replace(series, phase_shift_deg=np.full(len(series), plate))
+        optics = Optics(*(self._optics(index, label) for label in OPTICS))
+        place = None if self.places_angstrom is None else self.places_angstrom[index]
+        known = place is not None and bool(np.isfinite(place).all())
+        return series.ctf(place_angstrom=place if known else None, optics=optics)
 
     def _match(self, index: int, path: Path, count: int, series: TiltSeries) -> tuple[TiltSeries, NDArray[np.bool_]]:
         # RELION 5 stores the visible tilts only, WarpTools all of them with the others left zero.

@@ -2,10 +2,13 @@
 
 Owns every sign between RELION's angles and origins and gonio's poses. With A(rot, tilt, psi) = Rz(rot) Ry(tilt)
 Rz(psi), A_p of rlnAngle*, A_s of rlnTomoSubtomogram* (identity where absent), o the origin in angstrom (RELION
-subtracts it: position = coordinate - A_s^T o) and D = diag(1, 1, rlnTomoHand):
+subtracts it: position = coordinate - A_s^T o):
 
-    tilt stacks          R = D A_s^T A_p^T D        t = -D A_s^T o    (in the tomogram's frame)
-    3-D subtomograms     R = A_p^T                  t = -o            (in the box, which RELION cuts out turned by A_s)
+    tilt stacks          R = A_s^T A_p^T      t = -A_s^T o      (in the tomogram's frame)
+    3-D subtomograms     R = A_p^T            t = -o            (in the box, which RELION cuts out turned by A_s)
+
+Where the tilts of stacks are read in the other sense (``StarSource.tilts_reversed``) their frame is the mirror image of
+the tomogram's, D = diag(1, 1, -1): R = D A_s^T A_p^T D, t = -D A_s^T o. rlnTomoHand mirrors nothing.
 
 Lengths of 2-D and 3-D particles alike are angstrom, angles in the files degrees. Everything that gonio does not
 change goes back into a file as the text it was.
@@ -34,9 +37,18 @@ from gonio.io.positions import (
     coordinates_angstrom,
     pixels_by_tomogram,
 )
-from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS, ReadOptions, StarSource, name_label
+from gonio.io.source import (
+    REVERSED,
+    SUBTOMOGRAM_ANGLES,
+    TILT_COLUMNS,
+    TILT_SENSE,
+    ReadOptions,
+    StarSource,
+    name_label,
+)
 from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
 from gonio.io.tilts import TiltSeries, read_tilt_series
+from gonio.io.unused import warn_of_unused
 from gonio.particles import BoxFrames, ParticleTable
 from gonio.pose import Pose
 
@@ -65,6 +77,7 @@ def read_particles(
     permissive: bool = False,
     pixel_size_angstrom: float | None = None,
     images_needed: bool = True,
+    reverse_tilts: bool = False,
 ) -> ParticleTable:
     """Read a RELION or WarpTools particle list; its particles load one at a time, when asked for.
 
@@ -92,6 +105,9 @@ def read_particles(
     images_needed
         Whether particles are to be loaded. Without, tomograms of 2-D stacks are not read, poses are those in the
         tomogram, and lengths in pixels of unknown size stay pixels, which is enough to convert a list.
+    reverse_tilts
+        Of 2-D stacks: read every tilt in the other sense, for sets whose tilt sense was reversed on import. Lists that
+        gonio writes of them say so in gonioTiltSense, and are read so again.
 
     Raises
     ------
@@ -118,20 +134,25 @@ def read_particles(
         permissive,
         pixel_size_angstrom,
         may_count_pixels=not images_needed,
+        reverse_tilts=reverse_tilts,
     )
     source = StarSource(star, particles, series, tomograms_path, said, sets, stacks=stacks)
     pixels = coordinate_pixels(source)
     if pixels is None and are_centred(particles):
         pixels, source = _tomograms_pixels(source)
     in_angstrom = pixels is not None or _origin_labels(source) == ORIGINS_ANGSTROM
+    coordinates = _coordinates(particles, pixels)
+    if series:
+        source = replace(source, places_angstrom=_places(source, coordinates if in_angstrom else None))
+        _warn_of_unused(source)
     return ParticleTable(
         poses=_read_poses(source, pixels),
         names=_names(particles),
         tomograms=_tomogram_names(particles),
-        coordinates_angstrom=_coordinates(particles, pixels),
+        coordinates_angstrom=coordinates,
         lengths="angstrom" if in_angstrom else "pixels",
         half_sets=_half_sets(particles),
-        columns=_own_columns(particles),
+        columns=_own_columns(source),
         source=source,
         coordinates_from="centre" if are_centred(particles) else "corner",
         pixel_sizes_angstrom=pixels,
@@ -238,6 +259,28 @@ def write_simulated(
     write_star(path, Star(path, blocks, version="50001"))
 
 
+def _places(source: StarSource, coordinates: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Where boxes are, from the centres of their tomograms, (m, 3); NaN where it is not known."""
+    if coordinates is None:
+        return np.full((len(source.particles), 3), np.nan)
+    if are_centred(source.particles):
+        return coordinates
+    series = (source.series[name].centre_angstrom for name in source.particles.text("rlnTomoName"))
+    return coordinates - np.array([np.full(3, np.nan) if centre is None else centre for centre in series])
+
+
+def _warn_of_unused(source: StarSource) -> None:
+    assert source.places_angstrom is not None
+    premultiplied = source.values("rlnCtfDataAreCtfPremultiplied")
+    warn_of_unused(
+        source.star.find("optics"),
+        source.particles,
+        source.series,
+        premultiplied=premultiplied is not None and bool(premultiplied.any()),
+        placed=bool(np.isfinite(source.places_angstrom).all()),
+    )
+
+
 # Which file is which
 
 
@@ -325,8 +368,8 @@ def pose_columns(source: StarSource, table: ParticleTable) -> dict[str, list[str
 
 
 def _box_frames(source: StarSource) -> BoxFrames | None:
-    """How the frames of poses lie in the tomogram: D for stacks, A_s^T for subtomograms that were cut out turned."""
-    if source.series:
+    """How the frames of poses lie in the tomogram: D for stacks of reversed tilts, A_s^T for boxes cut out turned."""
+    if source.tilts_reversed.any():
         return BoxFrames(Rotation.identity(len(source.particles)), _flips(source))
     if source.stacks or not any(label in source.particles for label in SUBTOMOGRAM_ANGLES):
         return None
@@ -336,10 +379,9 @@ def _box_frames(source: StarSource) -> BoxFrames | None:
 
 
 def _flips(source: StarSource) -> NDArray[np.float64]:
-    """The diagonal of each particle's D, shape (m, 3); without tilt series poses stay in RELION's frame."""
+    """The diagonal of each particle's D, shape (m, 3)."""
     flips = np.ones((len(source.particles), 3))
-    if source.series:
-        flips[:, 2] = [source.series[name].hand for name in source.particles.text("rlnTomoName")]
+    flips[source.tilts_reversed, 2] = -1.0
     return flips
 
 
@@ -351,6 +393,8 @@ def _rotations(particles: Block, labels: Sequence[str]) -> Rotation:
 
 
 def _mirrored(rotations: Rotation, flips: NDArray[np.float64]) -> Rotation:
+    if (flips == 1).all():
+        return rotations
     return Rotation.from_matrix(flips[:, :, None] * rotations.as_matrix() * flips[:, None, :])
 
 
@@ -463,10 +507,13 @@ def _changed(block: Block, table: ParticleTable) -> dict[str, list[str]]:
     return changed
 
 
-def _own_columns(particles: Block) -> dict[str, NDArray]:
-    """Columns that gonio wrote: numbers where all are, else text."""
-    own = {label: particles.text(label) for label in particles.columns if label.startswith("gonio")}
-    return {own_name(label): numbers_or_text(values) for label, values in own.items()}
+def _own_columns(source: StarSource) -> dict[str, NDArray]:
+    """Columns that gonio wrote, numbers where all are, else text; and the sense of the tilts where it is reversed."""
+    own = {label: source.particles.text(label) for label in source.particles.columns if label.startswith("gonio")}
+    columns = {own_name(label): numbers_or_text(values) for label, values in own.items()}
+    if source.options.reverse_tilts and source.tilts_reversed.any():
+        columns[TILT_SENSE] = np.full(len(source.particles), REVERSED)
+    return columns
 
 
 def _dropped(particles: Block, table: ParticleTable) -> list[str]:

@@ -6,7 +6,7 @@ Owns what each of them says of single tilts; which is which is told by what the 
     SerialEM mdoc           TiltAngle; dose before each tilt from PriorRecordDose, else from ExposureDose in the order
                             of DateTime. Its Defocus is that of the lenses, not of the specimen: not read
     RELION 5 STAR           a tilt series, or tomograms.star with all (``gonio.io.tilts``)
-    STOPGAP wedge list      tilt_angle, exposure; defocus in micrometres, underfocus positive
+    STOPGAP wedge list      tilt_angle, exposure; defocus in micrometres, underfocus positive; pshift in degrees
 
 Angles turn the specimen right-handed about the tomogram's y axis, along which these programs lay the tilt axis; only
 RELION's projections say otherwise. Tilts stay in the order of the file.
@@ -198,6 +198,7 @@ def _of_wedge_list(tilts: Block) -> TiltSeries:
         defocus=_micrometres(tilts),
         dose=tilts.numbers("exposure") if "exposure" in tilts else None,
         optics=Optics(*tilts.vectors(optics)[0].tolist()) if known else None,
+        phase_shift_deg=tilts.numbers("pshift") if "pshift" in tilts else None,
     )
 
 

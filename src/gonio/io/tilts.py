@@ -1,4 +1,4 @@
-"""The tilt series behind a particle: projections, defocus and dose from RELION's tomograms.star.
+"""The tilt series behind a particle: projections, defocus, envelope and dose from RELION's tomograms.star.
 
 Owns the two ways in which RELION and WarpTools state a projection:
 
@@ -6,8 +6,15 @@ Owns the two ways in which RELION and WarpTools state a projection:
     rlnTomoXTilt, YTilt, ZRot           degrees, P = Rz(ZRot) Ry(YTilt) Rx(XTilt) about fixed axes (RELION 5,
                                         src/jaz/tomography/tomogram.cpp: getProjectionMatrix)
 
-The first two rows are the image's x and y axes in the tomogram. With rlnTomoHand -1 gonio's frame is the tomogram's
-mirrored in z, D = diag(1, 1, -1): the projections are P D here, and ``star.py`` turns the poses.
+The rows of P are the image's x and y axes and the beam in the tomogram. And the sign of the change of defocus with a
+particle's depth d along the beam, counted from the tomogram's centre:
+
+    RELION      rlnTomoHand rlnTomoDefocusSlope d       (src/jaz/tomography/tomogram.cpp: Tomogram::getCtf)
+    WarpTools   -rlnTomoHand d                          (WarpLib/TiltSeries/TiltSeries.cs: GetPositionInAllTilts)
+
+That is all that the hand stands for: it mirrors nothing. WarpTools adds the depth to the defocus unless a series'
+angles are inverted, and writes hand -1 for series whose angles are not: the images that it has multiplied by their CTF
+have the sign given here (docs/conventions.md has the measurement). Its tomograms are called NAME.tomostar.
 """
 
 from __future__ import annotations
@@ -23,12 +30,17 @@ from gonio.io.blocks import Block, Star, read_star
 from gonio.io.errors import FormatError, locate
 from gonio.tilts import Optics, TiltSeries
 
-__all__ = ["read_tilt_series", "series_of_block", "visible_tilts"]
+__all__ = ["bfactors", "is_warps", "read_tilt_series", "series_of_block", "visible_tilts"]
 
 ANGLES = ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot")
 STAGE_TILT = "rlnTomoNominalStageTiltAngle"
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+DOSE, SCALE, BFACTOR, PLATE = "rlnMicrographPreExposure", "rlnCtfScalefactor", "rlnCtfBfactor", "rlnPhaseShift"
+HAND, SLOPE, BFACTOR_PER_DOSE = "rlnTomoHand", "rlnTomoDefocusSlope", "rlnCtfBfactorPerElectronDose"
+SIZES = ("rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ")
+PIXEL = "rlnTomoTiltSeriesPixelSize"
+WARPS_ENDING = ".tomostar"
 
 
 def read_tilt_series(tomograms: Star, name: str) -> TiltSeries:
@@ -46,17 +58,50 @@ def read_tilt_series(tomograms: Star, name: str) -> TiltSeries:
     tilts = _tilts(tomograms, row, name)
     if len(tilts) == 0:
         raise FormatError(tilts.path, f"block data_{tilts.name} lists no tilts", "write the file again")
-    hand = float(row.numbers("rlnTomoHand")[0])
-    if hand not in (1.0, -1.0):
-        raise FormatError(tomograms.path, f"rlnTomoHand of {name!r} is {hand:g}", "set it to 1 or -1")
     known = Optics(*row.vectors(OPTICS)[0].tolist()) if all(label in row for label in OPTICS) else None
     series = series_of_block(tilts)
-    flip = np.array([1.0, 1.0, hand])
-    return replace(series, hand=int(hand), projections_xyz=series.projections_xyz * flip, optics=known)
+    plate = series.phase_shift_deg
+    if plate is None and PLATE in row:
+        plate = np.full(len(series), row.numbers(PLATE)[0])
+    return replace(
+        series,
+        optics=known,
+        phase_shift_deg=plate,
+        bfactor_per_dose=float(row.numbers(BFACTOR_PER_DOSE)[0]) if BFACTOR_PER_DOSE in row else 0.0,
+        defocus_per_depth=_defocus_per_depth(row, name),
+        centre_angstrom=_centre(row),
+    )
+
+
+def is_warps(tomogram: str) -> bool:
+    """Return whether a tomogram's name is one that WarpTools gives."""
+    return tomogram.endswith(WARPS_ENDING)
+
+
+def _defocus_per_depth(row: Block, name: str) -> float:
+    if HAND not in row:
+        return 0.0
+    hand = float(row.numbers(HAND)[0])
+    if hand not in (1.0, -1.0):
+        raise FormatError(row.path, f"{HAND} of {name!r} is {hand:g}", "set it to 1 or -1")
+    if is_warps(name):
+        return -hand
+    return hand * (float(row.numbers(SLOPE)[0]) if SLOPE in row else 1.0)
+
+
+def _centre(row: Block) -> NDArray[np.float64] | None:
+    """The centre of a tomogram from that of its first voxel, angstrom; None where its size is not set."""
+    if PIXEL not in row or not all(label in row for label in SIZES):
+        return None
+    try:
+        size = np.array([row.text(label)[0] for label in SIZES], dtype=np.float64)
+    except ValueError:
+        return None  # blank, or "None": not set
+    return None if not (size >= 1).all() else 0.5 * size * float(row.numbers(PIXEL)[0])
 
 
 def series_of_block(tilts: Block) -> TiltSeries:
-    """One tilt series from a block of its tilts alone, which knows neither hand nor microscope.
+    """One tilt series from a block of its tilts alone, which knows neither hand, size nor microscope.
 
     Tilts that were not aligned are taken from the stage: then the tilt axis is y, as in the tomogram it will be.
 
@@ -66,17 +111,40 @@ def series_of_block(tilts: Block) -> TiltSeries:
         If the tilts lack angles, or a value is not a number.
     """
     if "rlnTomoProjX" in tilts or "rlnTomoYTilt" in tilts or STAGE_TILT not in tilts:
-        projections = _projections(tilts)
+        projections, beams = _projections(tilts)
     else:
-        projections = TiltSeries.of_angles(tilts.path, tilts.numbers(STAGE_TILT)).projections_xyz
+        projections, beams = TiltSeries.of_angles(tilts.path, tilts.numbers(STAGE_TILT)).projections_xyz, None
     return TiltSeries(
         path=tilts.path,
-        hand=1,
         projections_xyz=projections,
         defocus=tilts.vectors(DEFOCUS) if all(label in tilts for label in DEFOCUS) else None,
-        dose=tilts.numbers("rlnMicrographPreExposure") if "rlnMicrographPreExposure" in tilts else None,
-        scale=tilts.numbers("rlnCtfScalefactor") if "rlnCtfScalefactor" in tilts else None,
+        dose=_column(tilts, DOSE),
+        scale=_column(tilts, SCALE),
+        phase_shift_deg=_column(tilts, PLATE),
+        bfactor_angstrom2=bfactors(tilts) if BFACTOR in tilts else None,
+        beams_xyz=beams,
     )
+
+
+def _column(tilts: Block, label: str) -> NDArray[np.float64] | None:
+    return tilts.numbers(label) if label in tilts else None
+
+
+def bfactors(rows: Block) -> NDArray[np.float64]:
+    """B factors of images, positive where they damp.
+
+    RELION damps by exp(-B k^2 / 4), Warp and M by exp(B k^2 / 4): a list whose numbers are negative is M's.
+
+    Raises
+    ------
+    FormatError
+        If some are positive and some negative.
+    """
+    values = rows.numbers(BFACTOR)
+    if (values < 0).any() and (values > 0).any():
+        problem = f"column {BFACTOR}{rows.of_it} holds {values.min():g} and {values.max():g}: one of them would amplify"
+        raise FormatError(rows.path, problem, "give all of them the sign that RELION's have, positive")
+    return np.abs(values)
 
 
 def visible_tilts(token: str, *, path: Path, row: int, count: int) -> NDArray[np.bool_]:
@@ -114,16 +182,18 @@ def _tilts(tomograms: Star, row: Block, name: str) -> Block:
     return block
 
 
-def _projections(tilts: Block) -> NDArray[np.float64]:
+def _projections(tilts: Block) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Axes of the images (t, 2, 3) and beams (t, 3), None where they are the product of the axes."""
     if "rlnTomoProjX" in tilts:
-        return np.stack([_matrix_rows(tilts, "rlnTomoProjX"), _matrix_rows(tilts, "rlnTomoProjY")], axis=1)  # (t, 2, 3)
+        axes = np.stack([_matrix_rows(tilts, label) for label in ("rlnTomoProjX", "rlnTomoProjY")], axis=1)  # (t, 2, 3)
+        return axes, _matrix_rows(tilts, "rlnTomoProjZ") if "rlnTomoProjZ" in tilts else None
     if "rlnTomoYTilt" not in tilts:
         problem = f"block data_{tilts.name} has neither rlnTomoProjX/Y/Z/W nor rlnTomoXTilt/YTilt/ZRot"
         raise FormatError(tilts.path, problem, "align the tilt series first")
     labels = [label for label in ANGLES if label in tilts or label != "rlnTomoXTilt"]  # RELION takes no x tilt as 0
     angles = tilts.vectors(labels)
-    axes = "xyz"[-len(labels) :]  # lower case: about fixed axes, so the first acts first
-    return Rotation.from_euler(axes, angles, degrees=True).as_matrix()[:, :2]  # (t, 2, 3)
+    axes_of_turns = "xyz"[-len(labels) :]  # lower case: about fixed axes, so the first acts first
+    return Rotation.from_euler(axes_of_turns, angles, degrees=True).as_matrix()[:, :2], None  # (t, 2, 3)
 
 
 def _matrix_rows(tilts: Block, label: str) -> NDArray[np.float64]:

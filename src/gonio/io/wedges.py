@@ -76,8 +76,7 @@ def with_tilts(
 ) -> ParticleTable:
     """The same list of subtomograms, whose wedges are those of tilt files.
 
-    Every particle's wedge is what its tomogram's tilts have measured (``TiltSeries.wedge``). Hand -1 does not matter
-    here: 3-D subtomograms are not mirrored.
+    Every particle's wedge is what its tomogram's tilts have measured (``TiltSeries.wedge``).
 
     Parameters
     ----------
@@ -129,7 +128,7 @@ def _kinds(names: Sequence[str], paths: Sequence[str | Path], weighting: Weighti
     except ValueError as error:
         listed = ", ".join(map(str, paths))
         raise FormatError(listed, str(error), "give the tilt series of every tomogram of the list") from error
-    return tuple(_checked(series[chosen[name]].in_tomogram(), weighting) for name in names)
+    return tuple(_checked(series[chosen[name]], weighting) for name in names)
 
 
 def _checked(series: TiltSeries, weighting: Weighting) -> TiltWedge:

@@ -1,0 +1,89 @@
+"""What a list says of the transfer of its tilt images and gonio does not use, and what it should say and does not.
+
+Owns the columns that would change an image and are not modelled, each with the value at which it changes nothing. All
+that is found goes into one warning for each list.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from gonio.io.blocks import Block
+from gonio.io.tilts import HAND
+from gonio.tilts import TiltSeries
+
+__all__ = ["warn_of_unused"]
+
+# RELION: beam tilt and higher aberrations, and magnification that differs with direction, of an optics group.
+NOT_USED: Mapping[str, float] = {
+    "rlnBeamTiltX": 0.0,
+    "rlnBeamTiltY": 0.0,
+    "rlnOddZernike": 0.0,
+    "rlnEvenZernike": 0.0,
+    "rlnMagMat00": 1.0,
+    "rlnMagMat01": 0.0,
+    "rlnMagMat10": 0.0,
+    "rlnMagMat11": 1.0,
+}
+# Those that are read from the tilts of a tomogram, and not from the rows of its particles.
+OF_TILTS: Mapping[str, float] = {"rlnCtfBfactor": 0.0, "rlnCtfScalefactor": 1.0}
+
+
+def warn_of_unused(
+    optics: Block | None, particles: Block, series: Mapping[str, TiltSeries], *, premultiplied: bool, placed: bool
+) -> None:
+    """Warn once of what the images of tilt stacks have been through that is not in their transfer.
+
+    Parameters
+    ----------
+    optics, particles
+        The blocks of the list.
+    series
+        Tilt series by tomogram.
+    premultiplied
+        Whether images were multiplied by their transfer.
+    placed
+        Whether it is known where each particle is in its tomogram.
+    """
+    found = list(_found(optics, particles, series, premultiplied=premultiplied, placed=placed))
+    if found:
+        warnings.warn(f"{particles.path}: {'; '.join(found)}", RuntimeWarning, stacklevel=2)
+
+
+def _found(
+    optics: Block | None, particles: Block, series: Mapping[str, TiltSeries], *, premultiplied: bool, placed: bool
+) -> Iterator[str]:
+    labels = [
+        label
+        for block, known in ((optics, NOT_USED), (particles, {**NOT_USED, **OF_TILTS}))
+        for label, neutral in known.items()
+        if block is not None and label in block and not _is_all(block.text(label), neutral)
+    ]
+    if labels:
+        yield f"{', '.join(dict.fromkeys(labels))} would change the images and is not used"
+    without = sorted(name for name, one in series.items() if one.defocus is None)
+    if premultiplied and without:
+        few = ", ".join(without[:3]) + (" and others" if len(without) > 3 else "")
+        yield f"images were multiplied by their CTF, and no defocus is stated of {few}: nothing is known of that CTF"
+    if len(without) < len(series) and not placed:
+        yield (
+            "it is not known where particles are in their tomograms (rlnTomoSizeX/Y/Z is not set): defocus is that of"
+            " the tomogram's centre"
+        )
+    elif any(one.defocus is not None and one.defocus_per_depth == 0 for one in series.values()):
+        yield f"{HAND} is not stated: defocus is that of the tomogram's centre"
+
+
+def _is_all(values: tuple[str, ...], neutral: float) -> bool:
+    """Whether all of a column, numbers or lists of them, says that nothing is changed."""
+    for value in dict.fromkeys(values):
+        try:
+            numbers = np.array(value.strip("[]").split(","), dtype=np.float64)
+        except ValueError:
+            return False
+        if not np.allclose(numbers, neutral, atol=1e-6):
+            return False
+    return True
