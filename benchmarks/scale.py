@@ -33,7 +33,8 @@ from table import Row, span
 
 import gonio
 from gonio import averaging, lists
-from gonio.io.star import read_particles, write_particles, write_simulated
+from gonio.io.simulated import write_simulated
+from gonio.io.star import read_particles, write_particles
 from gonio.run.engine import Local
 from gonio.run.journal import Journal
 

@@ -2,8 +2,8 @@
 
 Nothing here was made by gonio, so a sign that is wrong anywhere between the file and the pose shows: the atoms' mirror
 image fits worse, and particles moved away from the listed poses would not come back. The tilt sense of this set was
-reversed on import, so that as listed it shows the mirror image of a ribosome, in RELION too: tilts are read in the other
-sense.
+reversed on import, so that as listed it shows the mirror image of a ribosome, in RELION too: tilts are read in the
+other sense.
 """
 
 from __future__ import annotations

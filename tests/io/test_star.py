@@ -181,7 +181,7 @@ def test_a_stack_carries_geometry_ctf_and_dose(tmp_path):
     assert particle.ctf_premultiplied
     assert particle.dose.tolist() == [0, 3, 6, 9]
     assert (particle.ctf.voltage_kv, particle.ctf.amplitude_contrast) == (300.0, 0.1)
-    away = np.array([10.5 - 200.0, 20.0 - 150.0, 30.0 - 100.0]) * 2.5  # from the centre of the tomogram
+    away = np.array([10.5, 20.0, 30.0]) * VOXEL - np.array([200.0, 150.0, 100.0]) * 2.5  # from the centre
     turned = np.radians(TILTS)
     depth = np.cos(turned) * away[2] - np.sin(turned) * away[0]
     assert np.abs(particle.ctf.defocus_u_angstrom - (30000 - depth)).max() < 1e-4  # hand -1

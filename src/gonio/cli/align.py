@@ -161,7 +161,7 @@ def align(
         "truth": truth,
         "device": how.kind,
         "learn": learn,
-        "list": asdict(options),
+        "list": options.told(table),
     }
     files = [*table.files, reference, *known.files, *(() if true_table is None else true_table.files)]
     with running(output, how, settings={**asked_for, "alignment": asdict(settings)}, seed=seed, inputs=files) as run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from gonio.cli.options import (
     SymmetryName,
     Threads,
     thread_count,
+    tilt_sense,
 )
 from gonio.cli.output import beside, check_map, json_text, numbers_text, progress, write_settings, write_text
 from gonio.run.engine import Journaled, Local, Mapper
@@ -87,7 +88,7 @@ def average(
         "symmetry": symmetry,
         "mask": mask,
         "voxel_size_angstrom": size,
-        "list": asdict(options),
+        "list": options.told(table),
     }
     inputs = [*table.files, *(() if mask is None else (mask,))]
     write_settings(beside(target, ".settings.toml"), settings, inputs=inputs)
@@ -96,6 +97,8 @@ def average(
         return
     print(f"wrote {output}: {made.count} particles, {made.volume.box} voxels of {size:g} A")
     print(numbers_text(rows_of(made, agreement)))
+    if (sense := tilt_sense(table)) != "as listed":
+        print(f"tilts were read {sense}: the map is the mirror image of what RELION makes of this list")
     if halves and agreement is None:
         print("no half sets in the list: pass --split for a resolution")
 

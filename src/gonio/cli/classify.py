@@ -148,7 +148,7 @@ def classify(
         "pairs_up_to": pairs_up_to,
         "device": how.kind,
         "alignment": asdict(settings),
-        "list": asdict(options),
+        "list": options.told(table),
     }
     files = [*table.files, *(references or ())]
     with running(output, how, settings=asked_for, seed=seed, inputs=files) as run:

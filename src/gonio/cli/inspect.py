@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,14 @@ from gonio.cli.options import (
     Overwrite,
     Permissive,
     Resolution,
+    ReverseTilts,
     Seed,
     TiltAxis,
     TiltFiles,
     TiltRange,
     TomogramsPath,
     VoxelSize,
+    tilt_sense,
     wedge_of,
 )
 from gonio.cli.output import check_target, hanging, json_text
@@ -50,6 +53,7 @@ def inspect(
     tilt_axis: TiltAxis = 90.0,
     tilts: TiltFiles = None,
     tomograms: TomogramsPath = None,
+    reverse_tilts: ReverseTilts = False,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
     permissive: Permissive = False,
@@ -68,7 +72,8 @@ def inspect(
 
     With --hand the particles are averaged at their poses; MAP, in any frame, and its mirror image are laid on that
     average, and each particle is refined against both. The margin is the mean difference of the two dissimilarities,
-    with its standard error over particles.
+    with its standard error over particles. Where the mirror image fits, both remedies are printed as commands: to read
+    the tilts in the other sense, and to mirror the map; which one is right depends on whose hand is known.
 
     Example: `gonio inspect particles.star --hand 7p6z.mrc --diameter 260 --resolution 38`
     """
@@ -77,7 +82,15 @@ def inspect(
     if output is not None:
         check_target(output, overwrite=overwrite)
     wedge_of(tilt_range, tilt_axis)  # which checks the range
-    options = ReadOptions(tilt_range, tilt_axis, voxel_size, invert, permissive, tomograms_path=tomograms)
+    options = ReadOptions(
+        tilt_range,
+        tilt_axis,
+        voxel_size,
+        invert,
+        permissive,
+        tomograms_path=tomograms,
+        reverse_tilts=reverse_tilts,
+    )
     understood, table = understand(path, options, tilts or (), sample)
     score = None
     if hand is not None:
@@ -87,10 +100,15 @@ def inspect(
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         draw(understood, output)
+    known = (("--mask-diameter", diameter), ("--resolution", resolution))
+    options_of_pair = "".join(f" {option} {value:g}" for option, value in known if value is not None)
+    remedies = (
+        [] if score is None or table is None or hand is None else _remedies(score, table, path, hand, options_of_pair)
+    )
     if as_json:
-        print(json_text(_as_dict(path, understood, score), indent=2))
+        print(json_text(_as_dict(path, understood, score, remedies), indent=2))
     else:
-        _print(path, understood, score, output)
+        _print(path, understood, score, remedies, output)
 
 
 # Hand
@@ -127,10 +145,35 @@ def _score(
     )
 
 
+def _remedies(
+    score: HandScore, table: ParticleTable, path: Path, map_path: Path, options_of_pair: str
+) -> list[tuple[str, str]]:
+    """Where the mirror image of a map fits: when to do what, and the command that does it."""
+    if score.fits != "mirrored":
+        return []
+    average = f"gonio average {path} -o listed.mrc"
+    pair = f"{average} && gonio pair listed.mrc {map_path}{options_of_pair} --mirror -o reference.mrc"
+    mirror = ("the hand of the particles is to stay, or that of the map is not known, mirror the map", pair)
+    if tilt_sense(table) != "as listed":
+        return [
+            ("tilts were read in the other sense by mistake, read them as listed", "leave out --reverse-tilts"),
+            mirror,
+        ]
+    if not getattr(table.source, "series", None):
+        return [mirror]
+    known = (
+        "the hand of the map is known (atoms, right-handed helices), the tilt sense of this set was reversed on import:"
+    )
+    align = f"gonio align {path} --reverse-tilts --reference {map_path} -o aligned"
+    return [(f"{known} read it in the other sense, in average, refine and classify too", align), mirror]
+
+
 # Telling
 
 
-def _as_dict(path: Path, understood: Understood, score: HandScore | None) -> dict[str, object]:
+def _as_dict(
+    path: Path, understood: Understood, score: HandScore | None, remedies: Sequence[tuple[str, str]]
+) -> dict[str, object]:
     told: dict[str, object] = {
         "file": str(path),
         "kind": understood.kind,
@@ -145,11 +188,18 @@ def _as_dict(path: Path, understood: Understood, score: HandScore | None) -> dic
             "particles": len(score.dissimilarities),
             "particles_for_the_map": int((score.dissimilarities[:, 1] > score.dissimilarities[:, 0]).sum()),
             "correlation_of_the_average": list(score.correlations),
+            "remedies": [{"when": when, "command": command} for when, command in remedies],
         }
     return told
 
 
-def _print(path: Path, understood: Understood, score: HandScore | None, output: Path | None) -> None:
+def _print(
+    path: Path,
+    understood: Understood,
+    score: HandScore | None,
+    remedies: Sequence[tuple[str, str]],
+    output: Path | None,
+) -> None:
     print(f"{path}: {understood.kind}")
     width = max(map(len, understood.facts), default=0)
     for name, fact in understood.facts.items():
@@ -163,6 +213,9 @@ def _print(path: Path, understood: Understood, score: HandScore | None, output: 
         print("  nothing looks wrong")
     if score is not None:
         _print_hand(score)
+    for when, command in remedies:
+        print(hanging("  if ", f"{when}:"))
+        print(f"     {command}")
     if output is not None:
         print(f"wrote {output}")
 

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,6 +106,15 @@ TomogramsPath = Annotated[
         "--tomograms",
         metavar="FILE",
         help="tomograms.star of 2-D stacks, or the wedge list of a STOPGAP list; without it, the one beside the list.",
+    ),
+]
+ReverseTilts = Annotated[
+    bool,
+    typer.Option(
+        "--reverse-tilts",
+        help="Of 2-D stacks: read every tilt in the other sense, for sets whose tilt sense was reversed on import and"
+        " that show a mirror image as they are listed (inspect --hand tells). What is written says so, and lists are"
+        " read so again.",
     ),
 ]
 Invert = Annotated[
@@ -268,6 +277,7 @@ class ListOptions:
     voxel_size_angstrom: VoxelSize = None
     permissive: Permissive = False
     data_path: DataPath = None
+    reverse_tilts: ReverseTilts = False
 
     def read(self) -> ParticleTable:
         """The table behind the list; its particles load when asked for.
@@ -295,8 +305,13 @@ class ListOptions:
             invert_contrast=self.invert,
             permissive=self.permissive,
             data_path=self.data_path,
+            reverse_tilts=self.reverse_tilts,
         )
         return with_tilts(table, self.tilt_files, weighting=self.tilt_weights) if self.tilt_files else table
+
+    def told(self, table: ParticleTable) -> dict[str, object]:
+        """Return what was asked and what came of it, for settings that lie beside results."""
+        return {**asdict(self), "tilt_sense": tilt_sense(table)}
 
     def read_map(self, path: Path) -> Volume:
         """A map of the particles' voxel size."""
@@ -306,6 +321,14 @@ class ListOptions:
         if volume.data.min() == volume.data.max():
             raise FormatError(path, "is constant: there is nothing in it", "write the map again, or give another")
         return volume
+
+
+def tilt_sense(table: ParticleTable) -> str:
+    """Return in which sense the tilts of a list's stacks are read."""
+    reversed_rows = getattr(table.source, "tilts_reversed", None)
+    if reversed_rows is None or not reversed_rows.any():
+        return "as listed"
+    return "reversed" if reversed_rows.all() else "reversed of some particles"
 
 
 def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> SingleAxisWedge | None:

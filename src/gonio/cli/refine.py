@@ -178,7 +178,7 @@ def refine(
         "mask": mask,
         "device": how.kind,
         "plan": {**asdict(replace(plan, mask=None)), "mask": None},
-        "list": asdict(options),
+        "list": options.told(table),
     }
     files = [*table.files, *(path for path in (reference, mask) if path is not None)]
     # Standard output holds JSON alone where that was asked for.

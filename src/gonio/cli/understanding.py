@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.cli.options import wedge_of
+from gonio.cli.options import tilt_sense, wedge_of
 
 if TYPE_CHECKING:
     from gonio.inspection import Suspicion
@@ -256,7 +256,7 @@ def _list_facts(table: ParticleTable) -> dict[str, Any]:
     slopes = {series.defocus_per_depth for series in getattr(table.source, "series", {}).values()}
     if slopes:
         facts["defocus with depth"] = _depth_words(slopes)
-        facts["tilt sense"] = "reversed" if table.source.tilts_reversed.any() else "as listed"  # type: ignore[union-attr]
+        facts["tilt sense"] = tilt_sense(table)
     if table.extras:
         facts["other columns"] = _few(table.extras, shown=8)
     return facts

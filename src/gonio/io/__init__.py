@@ -3,7 +3,7 @@
 from gonio.io.errors import FormatError
 from gonio.io.lists import read_particles, write_particles
 from gonio.io.maps import read_stack, read_volume, write_volume
-from gonio.io.star import write_simulated
+from gonio.io.simulated import write_simulated
 
 __all__ = [
     "FormatError",

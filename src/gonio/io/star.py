@@ -52,7 +52,7 @@ from gonio.io.unused import warn_of_unused
 from gonio.particles import BoxFrames, ParticleTable
 from gonio.pose import Pose
 
-__all__ = ["read_particles", "write_particles", "write_simulated"]
+__all__ = ["read_particles", "write_particles"]
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
@@ -191,72 +191,6 @@ def updated(source: StarSource, table: ParticleTable, path: Path, poses: Mapping
     block = block.with_columns(poses)
     block = block.with_columns(_changed(block, table)).with_columns(_moved_images(block, source.path, path))
     return block.with_columns({own_label(name): map(token, column) for name, column in table.columns.items()})
-
-
-def write_simulated(
-    path: str | Path,
-    poses: Pose,
-    image_paths: Sequence[str | Path],
-    *,
-    voxel_size_angstrom: float,
-    box: int,
-    tilt_range_deg: tuple[float, float],
-    axis_deg: float = 90.0,
-    tomogram_name: str = "simulated",
-) -> None:
-    """Write a new RELION 5 list of 3-D subtomograms, which ``read_particles`` reads without further options.
-
-    Parameters
-    ----------
-    path
-        The list; its folder exists.
-    poses
-        Batch of m.
-    image_paths
-        m MRC files, as seen from the current folder; stored relative to the list.
-    voxel_size_angstrom, box
-        Of every subtomogram.
-    tilt_range_deg, axis_deg
-        The wedge, as in ``SingleAxisWedge``.
-    tomogram_name
-        rlnTomoName of all.
-
-    Raises
-    ------
-    ValueError
-        If poses and images differ in number.
-    FormatError
-        If the list cannot be written.
-    """
-    path, count = Path(path), len(poses)
-    if len(image_paths) != count:
-        raise ValueError(f"{count} poses need as many image_paths, got {len(image_paths)}")
-    optics = {
-        "rlnOpticsGroup": "1",
-        "rlnOpticsGroupName": "opticsGroup1",
-        "rlnTomoTiltSeriesPixelSize": token(voxel_size_angstrom),
-        "rlnImageDimensionality": "3",
-        "rlnTomoSubtomogramBinning": "1",
-        "rlnImagePixelSize": token(voxel_size_angstrom),
-        "rlnImageSize": str(box),
-        **dict(zip(TILT_COLUMNS, map(token, (*tilt_range_deg, axis_deg)), strict=True)),
-    }
-    particles = {
-        "rlnTomoName": [tomogram_name] * count,
-        "rlnTomoParticleName": [f"{tomogram_name}/{i}" for i in range(1, count + 1)],
-        **{label: ["0.000000"] * count for label in CENTRED},
-        **decimals(ANGLES, Pose(poses.rotation.inv(), np.zeros((count, 3))).euler_zyz_deg()),
-        **decimals(ORIGINS_ANGSTROM, -poses.shift_angstrom),
-        "rlnImageName": [relative(Path(image), path.parent) for image in image_paths],
-        "rlnOpticsGroup": ["1"] * count,
-        HALF_SET: [str(1 + i % 2) for i in range(count)],
-    }
-    blocks = (
-        Block(path, "general", {"rlnTomoSubTomosAre2DStacks": ("0",)}, is_loop=False),
-        Block(path, "optics", {label: (value,) for label, value in optics.items()}),
-        Block(path, "particles", {label: tuple(values) for label, values in particles.items()}),
-    )
-    write_star(path, Star(path, blocks, version="50001"))
 
 
 def _places(source: StarSource, coordinates: NDArray[np.float64] | None) -> NDArray[np.float64]:
