@@ -72,7 +72,8 @@ class Imaging:
     snr
         Variance of the clean images over that of the noise; infinite for none.
     ctf
-        Of every tilt, without astigmatism, underfocus; None for a perfect lens.
+        Of every tilt, without astigmatism, underfocus, with the phase shift of a phase plate where it has one; None for
+        a perfect lens.
     detector_mtf
         Whether the detector blurs (``mtf``).
     """
@@ -153,7 +154,15 @@ def simulate_subtomogram(density: Density, pose: Pose, *, imaging: Imaging, rng:
     return Subtomogram(Volume(data, imaging.voxel_size_angstrom), imaging.wedge)
 
 
-def simulate_tilt_stack(density: Density, pose: Pose, *, imaging: Imaging, rng: np.random.Generator) -> TiltStack:
+def simulate_tilt_stack(
+    density: Density,
+    pose: Pose,
+    *,
+    imaging: Imaging,
+    rng: np.random.Generator,
+    place_angstrom: ArrayLike | None = None,
+    defocus_per_depth: float = -1.0,
+) -> TiltStack:
     """The same particle as 2-D tilt images: projections times the whole CTF, then white noise.
 
     Noise comes after the CTF here, as electrons are counted after the lens, and the signal-to-noise ratio is that of
@@ -164,18 +173,29 @@ def simulate_tilt_stack(density: Density, pose: Pose, *, imaging: Imaging, rng: 
     ----------
     density, pose, imaging, rng
         As in ``simulate_subtomogram``.
+    place_angstrom
+        Where in its tomogram the particle is, from the centre at which ``imaging.ctf`` is that of every tilt, xyz.
+        Elsewhere each image has a defocus of its own. None for the centre.
+    defocus_per_depth
+        By how much underfocus grows for each angstrom along the beam, as in ``gonio.tilts.TiltSeries``.
+
+    Returns
+    -------
+    The images, and the contrast transfer that each of them has been through.
     """
     poses = tilt_poses(pose, imaging.tilts_deg, axis_deg=imaging.axis_deg)
+    turns = tilt_poses(Pose.identity(), imaging.tilts_deg, axis_deg=imaging.axis_deg).matrix  # (t, 3, 3)
     field = (2 * imaging.box, 2 * imaging.box)
     images = density.projections(poses, shape_yx=field, voxel_size_angstrom=imaging.voxel_size_angstrom)
     ctf = None if imaging.ctf is None else _repeated(imaging.ctf, len(poses))
-    if imaging.ctf is not None:
+    if ctf is not None:
+        if place_angstrom is not None:
+            ctf = ctf.refocused(defocus_per_depth * (turns[:, 2] @ np.asarray(place_angstrom, dtype=np.float64)))
         frequency = _image_frequencies(field, imaging.voxel_size_angstrom)
-        images = apply_transfer(images, imaging.ctf.transfer(frequency.reshape(-1, 2)).reshape(frequency.shape[:2]))
+        images = apply_transfer(images, ctf.transfer(frequency.reshape(-1, 2)).reshape(-1, *frequency.shape[:2]))
     window = _window(images, (imaging.box, imaging.box))
     noisy = add_noise(window, snr=imaging.snr, box=imaging.box, rng=rng)
-    rows = tilt_poses(Pose.identity(), imaging.tilts_deg, axis_deg=imaging.axis_deg).matrix[:, :2]  # (t, 2, 3)
-    return TiltStack(noisy, rows, imaging.voxel_size_angstrom, ctf=ctf)
+    return TiltStack(noisy, turns[:, :2], imaging.voxel_size_angstrom, ctf=ctf)
 
 
 def tilt_angles_deg(tilt_min_deg: float, tilt_max_deg: float, *, step_deg: float = 1.0) -> NDArray[np.float64]:
@@ -226,14 +246,14 @@ def add_noise(images: NDArray, *, snr: float, box: int, rng: np.random.Generator
 def first_zero_per_angstrom(ctf: Ctf) -> float:
     """The lowest frequency, above zero, at which the transfer of an underfocused lens without astigmatism vanishes.
 
-    Solves ``pi lambda z s - pi Cs lambda^3 s^2 / 2 + chi0 = pi`` for s = k^2, with chi0 the amplitude contrast's phase;
-    where the phase turns before it reaches pi, solves for phase 0 instead.
+    Solves ``pi lambda z s - pi Cs lambda^3 s^2 / 2 + chi0 = pi`` for s = k^2, with chi0 the phase of amplitude contrast
+    and phase plate; where the phase turns before it reaches pi, solves for phase 0 instead.
     """
     _check_plain(ctf)
     wavelength = electron_wavelength_angstrom(ctf.voltage_kv)
     linear = wavelength * float(np.asarray(ctf.defocus_u_angstrom))
     quadratic = 0.5e7 * ctf.spherical_aberration_mm * wavelength**3
-    start = np.arcsin(ctf.amplitude_contrast) / np.pi
+    start = np.arcsin(ctf.amplitude_contrast) / np.pi + float(np.asarray(ctf.phase_shift_deg)) / 180.0
     under_root = linear**2 - 4.0 * quadratic * (1.0 - start)
     if under_root >= 0:
         return float(np.sqrt(2.0 * (1.0 - start) / (linear + np.sqrt(under_root))))
@@ -253,7 +273,10 @@ def mtf(fraction_of_nyquist: ArrayLike) -> NDArray[np.float64]:
 
 
 def apply_transfer(images: NDArray, transfer: NDArray) -> NDArray:
-    """Multiply the spectra of images (t, y, x) by a transfer (y, x // 2 + 1) in the order of ``rfft2``; same dtype."""
+    """Multiply spectra of images (t, y, x) by a transfer (y, x // 2 + 1), or one for each image, in ``rfft2``'s order.
+
+    The dtype stays.
+    """
     spectra = fft.rfft2(images)
     spectra *= transfer.astype(images.dtype)
     return fft.irfft2(spectra, s=images.shape[1:], overwrite_x=True)
@@ -375,7 +398,7 @@ def _image_frequencies(shape_yx: tuple[int, int], voxel_size_angstrom: float) ->
 
 def _check_plain(ctf: Ctf) -> None:
     u, v = np.asarray(ctf.defocus_u_angstrom), np.asarray(ctf.defocus_v_angstrom)
-    if u.ndim or v.ndim or u != v or not u > 0:
+    if u.ndim or v.ndim or np.ndim(ctf.phase_shift_deg) or u != v or not u > 0:
         raise ValueError(
             "ctf must hold one positive underfocus (defocus_u_angstrom equal to defocus_v_angstrom, no batch),"
             f" got {ctf.defocus_u_angstrom!r} and {ctf.defocus_v_angstrom!r}"
