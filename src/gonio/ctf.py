@@ -37,7 +37,7 @@ class Ctf:
     astigmatism_deg
         Direction of ``defocus_u_angstrom`` from the image's x axis, degrees, scalar or shape (t,).
     voltage_kv, spherical_aberration_mm, amplitude_contrast
-        Of the microscope; amplitude contrast is a fraction.
+        Of the microscope; amplitude contrast is a fraction. The aberration is a scalar or of shape (t,): M fits it.
     phase_shift_deg
         Of a phase plate, degrees, scalar or shape (t,).
     bfactor_angstrom2
@@ -48,7 +48,7 @@ class Ctf:
     defocus_v_angstrom: ArrayLike
     astigmatism_deg: ArrayLike = 0.0
     voltage_kv: float = 300.0
-    spherical_aberration_mm: float = 2.7
+    spherical_aberration_mm: ArrayLike = 2.7
     amplitude_contrast: float = 0.07
     phase_shift_deg: ArrayLike = 0.0
     bfactor_angstrom2: ArrayLike = 0.0
@@ -75,19 +75,19 @@ class Ctf:
         frequency = np.asarray(frequency_xy_per_angstrom, dtype=np.float64)
         square = (frequency**2).sum(axis=-1)  # (s,)
         direction = np.arctan2(frequency[..., 1], frequency[..., 0])
-        u, v, astigmatism, plate, bfactor = (
+        u, v, astigmatism, aberration, plate, bfactor = (
             np.asarray(x, dtype=np.float64)[..., None]
             for x in (
                 self.defocus_u_angstrom,
                 self.defocus_v_angstrom,
                 np.radians(self.astigmatism_deg),
+                1e7 * np.asarray(self.spherical_aberration_mm),
                 np.radians(self.phase_shift_deg),
                 self.bfactor_angstrom2,
             )
         )
         defocus = 0.5 * (u + v + (u - v) * np.cos(2.0 * (direction - astigmatism)))  # (t, s)
         wavelength = electron_wavelength_angstrom(self.voltage_kv)
-        aberration = 1e7 * self.spherical_aberration_mm
         phase = np.pi * wavelength * defocus * square - 0.5 * np.pi * aberration * wavelength**3 * square**2
         shift = np.arctan2(self.amplitude_contrast, np.sqrt(1.0 - self.amplitude_contrast**2))
         return np.sin(phase + shift + plate) * np.exp(-0.25 * bfactor * square)

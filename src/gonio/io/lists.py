@@ -82,7 +82,7 @@ def read_with(path: Path, options: ReadOptions, *, format: str | None = None) ->
     """``read_particles`` with all that can be said of a list; ``may_count_pixels`` reads what cannot be loaded, too."""
     table = (format_of(path) if format is None else format_named(format)).read(path, options)
     if options.reverse_tilts and not getattr(table.source, "series", None):
-        problem = "has no tilt images whose sense could be reversed: its particles are volumes"
+        problem = "has no tilt series whose sense could be reversed: that is for 2-D stacks with their tomograms file"
         remedy = "leave out --reverse-tilts and mirror the reference: gonio pair AVERAGE MAP --mirror -o REFERENCE"
         raise FormatError(path, problem, remedy)
     return table

@@ -8,10 +8,11 @@ follows from its rows alone. With A_i of row i (``gonio.io.star``) and row 0 the
     -o_i = P_i t + d_i              shifts of rows, where there are any (RELION subtracts o): t of the particle, and
                                     what is left, d_i, by which image i is moved back when it is read
 
-There is no position in a tomogram. rlnCtfBfactor is M's: negative where it damps, -4 times the dose before the image;
-rlnCtfScalefactor weighs an image. Images are not multiplied by their transfer unless the list says so. Headers of such
-stacks claim more images than were copied with the list, and no voxel size: only the images listed are read. Warp
-WarpLib/TiltSeries/ReconstructParticleSeries.cs; conventions of single images as RELION's.
+There is no position in a tomogram: the defocus of each row is the particle's own. rlnCtfBfactor is M's: negative where
+it damps, -4 times the dose before the image; rlnCtfScalefactor weighs an image. Images are not multiplied by their
+transfer unless the list says so. Headers of such stacks claim more images than were copied with the list, and no voxel
+size: only the images listed are read. Warp WarpLib/TiltSeries/ReconstructParticleSeries.cs; single images are in
+RELION's conventions.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import read_listed_sections
 from gonio.io.source import ReadOptions, StarSource
 from gonio.io.text import decimals, numbers_or_text, own_name
+from gonio.io.tilts import PLATE, bfactors
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 from gonio.volume import TiltStack
@@ -178,11 +180,22 @@ class SeriesSource:
     def _ctf(self, rows: NDArray[np.int64]) -> Ctf:
         particles = self.images.particles
         u, v, angle = particles.vectors(DEFOCUS)[rows].T
-        microscope = [self.images.value(label, int(rows[0])) for label in MICROSCOPE]
-        if None in microscope:
-            lost = MICROSCOPE[microscope.index(None)]
+        microscope = [self.images.values(label) for label in MICROSCOPE]
+        lost = next((label for label, values in zip(MICROSCOPE, microscope, strict=True) if values is None), None)
+        if lost is not None:
             raise FormatError(self.path, f"has no column {lost}, which the CTF needs", "add the column")
-        return Ctf(u, v, angle, *microscope)  # type: ignore[arg-type]
+        voltage, aberration, contrast = (values[rows] for values in microscope if values is not None)
+        plate = self.images.values(PLATE)
+        return Ctf(
+            u,
+            v,
+            angle,
+            float(voltage[0]),
+            aberration,
+            float(contrast[0]),
+            phase_shift_deg=0.0 if plate is None else plate[rows],
+            bfactor_angstrom2=bfactors(particles)[rows],
+        )
 
     def _token(self, row: int) -> tuple[int, str]:
         """The number of an image in its stack, from 1, and the stack."""

@@ -252,7 +252,7 @@ def first_zero_per_angstrom(ctf: Ctf) -> float:
     _check_plain(ctf)
     wavelength = electron_wavelength_angstrom(ctf.voltage_kv)
     linear = wavelength * float(np.asarray(ctf.defocus_u_angstrom))
-    quadratic = 0.5e7 * ctf.spherical_aberration_mm * wavelength**3
+    quadratic = 0.5e7 * float(np.asarray(ctf.spherical_aberration_mm)) * wavelength**3
     start = np.arcsin(ctf.amplitude_contrast) / np.pi + float(np.asarray(ctf.phase_shift_deg)) / 180.0
     under_root = linear**2 - 4.0 * quadratic * (1.0 - start)
     if under_root >= 0:
