@@ -522,7 +522,7 @@ def test_pairs_that_do_not_fit_are_refused():
 
 
 def test_kinds_that_do_not_fit_are_refused():
-    stack = TiltStack(np.ones((2, BOX, BOX)), np.tile(np.eye(3)[:2], (2, 1, 1)), VOXEL)
+    stack = TiltStack(np.tile(np.eye(BOX), (2, 1, 1)), np.tile(np.eye(3)[:2], (2, 1, 1)), VOXEL)
     with pytest.raises(TypeError, match="a tilt stack cannot be the reference"):
         Aligner(stack)
     with pytest.raises(TypeError, match=r"reference must be a gonio.Volume or a gonio.Subtomogram, got array"):

@@ -107,7 +107,7 @@ def test_any_engine_does_the_tiles():
 
 
 def test_tilt_stacks_cannot_be_paired():
-    stack = TiltStack(np.ones((1, 16, 16)), np.eye(3)[None, :2], 10.0)
+    stack = TiltStack(np.eye(16)[None], np.eye(3)[None, :2], 10.0)
     with pytest.raises(TypeError, match="by references"):
         next(align_all_pairs([stack, stack]))
 

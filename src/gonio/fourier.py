@@ -427,8 +427,9 @@ def shell_correlation(first: NDArray[np.complex128], second: NDArray[np.complex1
         np.bincount(shell, weights=times * x.ravel(), minlength=len(first))[: len(first) // 2 + 1]
         for x in ((first * second.conj()).real, np.abs(first) ** 2, np.abs(second) ** 2)
     )
-    # A shell that holds nothing but the rounding of single precision agrees in nothing.
-    result = cross / np.sqrt(np.maximum(one * two, max(EMPTY_SHELL**2 * one.max() * two.max(), 1e-300)))
+    # A shell that holds nothing but the rounding of single precision agrees in nothing. The mean, shell 0, is no shell.
+    least = EMPTY_SHELL**2 * one[1:].max() * two[1:].max()
+    result = cross / np.sqrt(np.maximum(one * two, max(least, 1e-300)))
     result[0] = 1.0
     return result
 

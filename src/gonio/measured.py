@@ -90,6 +90,7 @@ class Measured:
         weight = self.samples.weight / np.interp(radius, shells, self.noise)
         return replace(
             self.samples,
+            value=(self.samples.value / gain.max()).astype(np.complex64),  # on the reference's scale
             transfer=np.interp(radius, shells, gain / gain.max()).astype(np.float32),
             weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32),
         )

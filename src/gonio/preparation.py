@@ -31,7 +31,7 @@ from gonio.restoration import (
 )
 from gonio.score import Comparison, Score
 from gonio.settings import Settings
-from gonio.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume
+from gonio.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume, mean_free_volume
 from gonio.wedge import NoWedge, Wedge
 
 __all__ = ["Kept", "Preparation"]
@@ -129,7 +129,8 @@ class Preparation:
             raise ValueError("the mask is zero everywhere: it must be 1 where the reference has density")
         lengths = settings.lengths(box=reference.box, voxel_size_angstrom=reference.voxel_size_angstrom)
         self._resolution_angstrom = lengths.resolution_angstrom
-        shown = mask or reference.volume
+        self._volume = mean_free_volume(reference.volume)
+        shown = mask or self._volume
         self._extent = self._sphere_angstrom(shown, shown.box_angstrom)
         if settings.restores:
             self._needed, self._restored = self._restored_reference()
@@ -152,6 +153,7 @@ class Preparation:
             return self.plain_pair(target, diameter_angstrom=self.settings.mask_diameter_angstrom)
         if isinstance(target, TiltStack):
             return self._tilt_pair(target)
+        target = replace(target, volume=mean_free_volume(target.volume))
         box = self._compared_box(target)
         if box < target.box:
             target = replace(target, volume=_about_centre(target.volume, box))
@@ -280,7 +282,7 @@ class Preparation:
     def _plain_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
         with self._lock:
             if (box, diameter_angstrom) not in self._plain:
-                volume = self.reference.volume
+                volume = self._volume
                 volume = volume if diameter_angstrom is None else masked_volume(volume, diameter_angstrom)
                 limit = self._limit(box)
                 self._plain[box, diameter_angstrom] = FourierVolume.of(
@@ -322,7 +324,7 @@ class Preparation:
 
         Shares are those of the shells of the box in which it was restored.
         """
-        volume = self.reference.volume
+        volume = self._volume
         if self._mask is None:
             volume = _about_centre(volume, self._cut_box(self._extent, volume, REFERENCE_CUT))
         diameter = self.settings.mask_diameter_angstrom or self._extent

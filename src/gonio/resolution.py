@@ -28,7 +28,7 @@ from gonio.fourier import (
     shell_correlation,
 )
 from gonio.insertion import MIN_RELATIVE_WEIGHT
-from gonio.volume import Volume
+from gonio.volume import Volume, mean_within
 
 __all__ = [
     "FSC_HALVES",
@@ -175,7 +175,10 @@ def soft_mask(volume: Volume) -> Volume:
 
 
 def _masked_fsc(one: NDArray, two: NDArray, mask: Volume) -> NDArray[np.float64]:
-    return shell_correlation(*(scipy.fft.rfftn(data * mask.data.astype(np.float64)) for data in (one, two)))
+    """Of two volumes whose solvent, their mean beyond the mask, is zero: else the mask itself would correlate."""
+    within = mask.data.astype(np.float64)
+    solvent = np.clip(1.0 - within, 0.0, 1.0)
+    return shell_correlation(*(scipy.fft.rfftn((data - mean_within(data, solvent)) * within) for data in (one, two)))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from gonio.fourier import index_grid
 from gonio.kernels.restore import Model, Optics, conjugate_gradients, density_of, explained
 from gonio.kernels.waves import Filter, back, filter_of, filtered, resampled, through, waves
 from gonio.lattice import shell_means
-from gonio.volume import MASK_EDGE, TiltStack, Volume, soft_sphere
+from gonio.volume import MASK_EDGE, TiltStack, Volume, mean_within, soft_sphere
 from gonio.wedge import Wedge
 
 __all__ = [
@@ -175,8 +175,7 @@ class Restorer:
         beyond = 1.0 - (self.inscribed if tail > 0 else self.sphere)
         noise = self._power(data, beyond)
         if powers is None:
-            mean = np.vdot(self.sphere, data) / self.sphere.sum()
-            inside = np.maximum(self._power(data - mean, self.sphere) - noise, 0.0)
+            inside = np.maximum(self._power(data, self.sphere) - noise, 0.0)
             signal = np.asarray(isotonic_regression(inside, increasing=False).x)  # it falls with frequency
             signal = signal if signal.any() else MIN_SIGNAL * noise
         else:
@@ -188,7 +187,10 @@ class Restorer:
             precision=self.shells.weight.times(1.0 / np.maximum(self.shells.at_samples(noise), 1e-12)),
             optics=self.optics,
         )
-        density = _in_order(scale * _most_probable(model, data), [self.order.index(axis) for axis in range(3)])
+        density = _most_probable(model, data)
+        if not density.any():
+            density = data  # which holds nothing below the limit, not even rounding
+        density = _in_order(scale * density, [self.order.index(axis) for axis in range(3)])
         share = signal / np.maximum(signal + noise / self.crowding, 1e-12)
         shells = np.arange(int(np.rint(self.limit)) + 1)
         return Restored(
@@ -207,8 +209,11 @@ class Restorer:
         return float(np.clip((outside - (1.0 + TAIL_NOISE) * noise) / max(inside - noise, 1e-12), 0.0, 1.0))
 
     def _power(self, data: NDArray, window: NDArray) -> NDArray[np.float64]:
-        """Mean power within a window in shells 1, 2, ... up to the limit; that of white unit noise is 1."""
-        spectrum = through(data * window, self.optics.waves)
+        """Mean power within a window in shells 1, 2, ... up to the limit; that of white unit noise is 1.
+
+        The mean in the window is taken off: with it the window itself would have power.
+        """
+        spectrum = through((data - mean_within(data, window)) * window, self.optics.waves)
         return self.shells.power(spectrum) / max(float(np.vdot(window, window)) / window.size, 1e-12)
 
 

@@ -25,6 +25,9 @@ __all__ = [
     "correlation",
     "masked",
     "masked_volume",
+    "mean_free",
+    "mean_free_volume",
+    "mean_within",
     "mirrored_volume",
     "soft_sphere",
 ]
@@ -164,7 +167,8 @@ class TiltStack:
     Parameters
     ----------
     images
-        Shape (t, n, n), order (tilt, y, x), centre pixel ``n // 2``. Images of all zeros are excluded tilts.
+        Shape (t, n, n), order (tilt, y, x), centre pixel ``n // 2``. Images of one value, such as all zeros, are
+        excluded tilts.
     projections_xyz
         P, shape (t, 2, 3): rows are the image's x and y axes in the particle's (tomogram) frame.
     voxel_size_angstrom
@@ -209,8 +213,8 @@ class TiltStack:
         if self.ctf is not None and np.shape(self.ctf.defocus_u_angstrom) not in ((), shape[:1]):
             count = np.size(self.ctf.defocus_u_angstrom)
             raise ValueError(f"{shape[0]} images need a ctf of one image or of {shape[0]}, got one of {count}")
-        if not (images != 0).any():
-            raise ValueError("every tilt image is zero: there is nothing to align")
+        if not _varies(images).any():
+            raise ValueError("every tilt image is zero or constant: there is nothing to align")
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "projections_xyz", projections)
         for name in ("dose", "scale"):
@@ -243,12 +247,18 @@ class TiltStack:
 
     @property
     def used(self) -> NDArray[np.bool_]:
-        """Which tilts carry an image, shape (t,): neither all zeros nor of scale zero."""
-        used = np.asarray(self.images.any(axis=(1, 2)))
+        """Which tilts carry an image, shape (t,): neither constant nor of scale zero."""
+        used = _varies(self.images)
         return used if self.scale is None else used & (self.scale > 0)
 
 
 Particle = Subtomogram | TiltStack
+
+
+def _varies(images: NDArray) -> NDArray[np.bool_]:
+    """Say which images (t, n, n) hold more than one value, shape (t,)."""
+    return np.asarray((images != images[:, :1, :1]).any(axis=(1, 2)))
+
 
 # Rows of a projection may differ from unit length and right angles by this much; more is a magnification or a mistake.
 PROJECTION_TOLERANCE = 0.02
@@ -298,8 +308,7 @@ def masked_volume(volume: Volume, diameter_angstrom: float) -> Volume:
         When the diameter is not positive.
     """
     sphere = _mask(volume.box, volume.voxel_size_angstrom, diameter_angstrom)
-    data = (volume.data - np.average(volume.data, weights=sphere)) * sphere
-    return replace(volume, data=data)
+    return replace(volume, data=(volume.data - mean_within(volume.data, sphere)) * sphere)
 
 
 def masked(particle: Particle, diameter_angstrom: float) -> Particle:
@@ -307,9 +316,31 @@ def masked(particle: Particle, diameter_angstrom: float) -> Particle:
     if isinstance(particle, Subtomogram):
         return replace(particle, volume=masked_volume(particle.volume, diameter_angstrom))
     circle = _mask(particle.box, particle.voxel_size_angstrom, diameter_angstrom)[particle.box // 2]  # (y, x)
-    mean = np.average(particle.images, axis=(1, 2), weights=np.broadcast_to(circle, particle.images.shape))
-    kept = (particle.images - mean[:, None, None].astype(np.float32)) * circle
+    means = np.array([mean_within(image, circle) for image in particle.images])
+    kept = (particle.images - means[:, None, None]) * circle
     return replace(particle, images=kept * particle.used[:, None, None])
+
+
+def mean_within(data: NDArray, weight: NDArray) -> np.float32:
+    """Return the mean of values weighted by a mask of their shape, 0 where the mask is; summed in double precision.
+
+    Values far from zero, as cameras write them, keep their digits so.
+    """
+    total = weight.sum(dtype=np.float64)
+    return np.float32(np.multiply(data, weight, dtype=np.float64).sum() / total if total > 0 else 0.0)
+
+
+def mean_free_volume(volume: Volume) -> Volume:
+    """Return the volume without its mean, of which no comparison knows."""
+    return replace(volume, data=volume.data - np.float32(volume.data.mean(dtype=np.float64)))
+
+
+def mean_free(particle: Particle) -> Particle:
+    """Return a subtomogram without its mean, or a tilt stack with every image without its own."""
+    if isinstance(particle, Subtomogram):
+        return replace(particle, volume=mean_free_volume(particle.volume))
+    means = particle.images.mean(axis=(1, 2), dtype=np.float64)
+    return replace(particle, images=particle.images - means[:, None, None].astype(np.float32))
 
 
 def _mask(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
@@ -337,7 +368,7 @@ def boxed(volume: Volume, box: int) -> Volume:
     """Cut or fill up to another box about the centre voxel, filling with the mean."""
     if volume.box == box:
         return volume
-    data = np.full((box,) * 3, volume.data.mean(), dtype=np.float32)
+    data = np.full((box,) * 3, volume.data.mean(dtype=np.float64), dtype=np.float32)
     low = min(box // 2, volume.box // 2)
     high = min(box - box // 2, volume.box - volume.box // 2)
     into, out_of = (slice(n // 2 - low, n // 2 + high) for n in (box, volume.box))
