@@ -189,7 +189,7 @@ class Restorer:
         )
         density = _most_probable(model, data)
         if not density.any():
-            density = data  # which holds nothing below the limit, not even rounding
+            density = np.asarray(data, dtype=np.float32)  # which holds nothing below the limit, not even rounding
         density = _in_order(scale * density, [self.order.index(axis) for axis in range(3)])
         share = signal / np.maximum(signal + noise / self.crowding, 1e-12)
         shells = np.arange(int(np.rint(self.limit)) + 1)
