@@ -240,3 +240,14 @@ def test_markdown_has_one_table_for_each_phantom_and_quantity() -> None:
 
 def test_numbers_are_written_without_powers_of_ten() -> None:
     assert [number(x) for x in (None, 0.0, 0.0000204, 0.12345, 1234.5)] == ["-", "0", "0.0000204", "0.123", "1234"]
+
+
+def test_frames_of_halves_are_told_for_every_iteration() -> None:
+    frames = RUN_ALL.parent / "refine" / "frames.py"
+    few = ["--particles", "8", "--box", "16", "--voxel", "20", "--iterations", "2", "--structure", "none"]
+    done = subprocess.run([sys.executable, str(frames), *few], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, *iterations = done.stdout.splitlines()
+    assert first.startswith("seed 0; true poses: states")
+    assert len(iterations) == 2
+    assert all("frames apart" in line and "FSC 0.5 with the truth" in line for line in iterations)

@@ -43,6 +43,7 @@ FLOORS = {
     "result": 2,
     "settings": 3,
     "motion": 3,
+    "half_frames": 3,
     "problem": 3,
     "evaluation": 3,
     "residency": 3,
@@ -119,10 +120,12 @@ ROOMS_BELOW = {
     "inspection": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
-    "motion": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment"},
+    "motion": {room for room, floor in FLOORS.items() if floor < 3},
+    "half_frames": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "motion"},
     "denovo": {room for room, floor in FLOORS.items() if floor < 3}
     | {"alignment", "averaging", "evaluation", "lists", "motion", "pairwise", "synchronisation"},
-    "refinement": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "lists", "motion"},
+    "refinement": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"alignment", "averaging", "half_frames", "lists", "motion"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3}
     | {"alignment", "averaging", "clustering", "evaluation", "lists", "pairwise"},
 }

@@ -7,10 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gonio.fourier import moved
-from gonio.motion import Motion, displacement, drift_of
+from gonio.motion import Motion, displacement
 from gonio.pose import Pose
-from gonio.volume import Volume
 
 
 def test_a_turn_moves_the_edge_and_a_shift_all():
@@ -35,27 +33,3 @@ def test_equivalent_poses_are_no_motion():
     known = [SimpleNamespace(rotation_sd_deg=1.0, shift_sd_angstrom=1.0)]
     assert Motion.of(before, after, known, symmetry="C4", radius=50.0).turned_deg == pytest.approx([1.0])
     assert Motion.of(before, after, known, symmetry="C1", radius=50.0).turned_deg == pytest.approx([91.0])
-
-
-def parted(blobs, angle_deg: float) -> tuple[Volume, Volume]:
-    """A map, and the same turned about z."""
-    first = Volume(blobs.volume(24), 10.0)
-    turn = Pose.from_euler_zyz_deg([0.0, 0.0, angle_deg], [3.0 if angle_deg else 0.0, 0.0, 0.0])
-    return first, moved(first, turn.matrix, turn.shift_angstrom)
-
-
-def errors(sd: float) -> Motion:
-    """Of 16 particles that are known so well, in degrees and angstrom."""
-    known = [SimpleNamespace(rotation_sd_deg=sd, shift_sd_angstrom=sd)] * 16
-    return Motion.of(Pose.identity(16), Pose.identity(16), known, symmetry="C1", radius=80.0)
-
-
-def test_a_map_that_drifted_is_found_and_one_that_did_not_is_left(blobs):
-    drift = drift_of(parted(blobs, 5.0), errors(5.0), radius=80.0, limit=40.0)
-    assert drift is not None
-    assert drift.rotation_distance_deg(Pose.from_euler_zyz_deg([0.0, 0.0, 5.0])) < 0.5
-    assert drift_of(parted(blobs, 0.0), errors(5.0), radius=80.0, limit=40.0) is None
-
-
-def test_a_drift_further_than_particles_err_is_not_believed(blobs):
-    assert drift_of(parted(blobs, 5.0), errors(0.1), radius=80.0, limit=40.0) is None

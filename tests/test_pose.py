@@ -183,6 +183,20 @@ def test_a_pose_prints_its_angles_and_shift():
     assert repr(Pose.identity(3)) == "Pose(batch of 3)"
 
 
+def test_the_tangent_of_a_product_follows_the_left_factor(rng):
+    pose, first = (
+        Pose.random(1, rng=rng, max_shift_angstrom=30.0)[0],
+        Pose.random(1, rng=rng, max_shift_angstrom=9.0)[0],
+    )
+    small = 1e-5  # central differences: an error of its square
+    for axis, expected in enumerate(pose.tangent_after(first).T):
+        steps = small * np.eye(6)[axis]
+        plus, minus = (pose.retract(sign * steps) @ first for sign in (1, -1))
+        turn = (plus.rotation * minus.rotation.inv()).as_rotvec() / (2 * small)
+        shift = (plus.shift_angstrom - minus.shift_angstrom) / (2 * small)
+        np.testing.assert_allclose(np.append(turn, shift), expected, atol=1e-6)
+
+
 def test_moved_along_is_retract_on_plain_arrays(rng):
     batch, tangent = Pose.random(5, rng=rng, max_shift_angstrom=30.0), rng.normal(size=(5, 6))
     rotations, shifts = moved_along(batch.matrix, batch.shift_angstrom, tangent)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gonio.refinement as refinement_module
 from gonio.alignment import Aligner, Settings
 from gonio.denovo import denovo, denovo_halves
 from gonio.fourier import fourier_shell_correlation, low_passed, moved
@@ -184,6 +185,43 @@ def test_listed_poses_are_held_by_their_prior():
     assert np.median(steps[-1].table.poses.rotation_distance_deg(truth)) < before
     stiff = next(iter(refined(listed, None, replace(PLAN, listed=Listed(1e-3, 1e-3), max_iterations=1))))
     assert np.max(stiff.table.poses.rotation_distance_deg(off)) < 0.05
+
+
+def test_halves_that_a_list_has_in_two_frames_end_in_one():
+    table, truth, _ = sample()
+    second = (np.asarray(table.half_sets) == 2)[:, None]
+    # Maps of 1000 particles each would be as far apart as their frames; no error of single particles hides it here.
+    apart = Pose.from_euler_zyz_deg([10.0, 2.0, -9.0], [6.0, -6.0, 4.0])
+    listed = Pose.stack([truth[i] @ apart if second[i] else truth[i] for i in range(len(table))])
+    steps = list(refined(table.with_poses(listed), None, replace(PLAN, listed=Listed(2.0, 4.0), max_iterations=3)))
+    own = truth.inverse() @ steps[-1].table.poses
+    frames = [
+        Pose(own.rotation[chosen].mean(), own.shift_angstrom[chosen].mean(axis=0))
+        for chosen in (~second[:, 0], second[:, 0])
+    ]
+    last = steps[-1]
+    # The mean of twelve errors is known to their deviation over the root of twelve, and there are two.
+    sd = np.sqrt(3 * 2 / 12) * np.median([result.rotation_sd_deg for result in last.results])
+    assert frames[0].rotation_distance_deg(frames[1]) < 3.0 * sd
+    sd = np.sqrt(3 * 2 / 12) * np.median([result.shift_sd_angstrom for result in last.results])
+    assert frames[0].shift_distance_angstrom(frames[1]) < 3.0 * sd
+
+
+def test_results_and_list_hold_one_pose_when_half_2_was_moved(monkeypatch):
+    drift = Pose.from_euler_zyz_deg([0.0, 0.0, 5.0], [3.0, 0.0, 0.0])
+    step = {}
+    for moved_by in (None, drift):
+        monkeypatch.setattr(refinement_module, "drift_of", lambda *_, by=moved_by, **__: by)
+        step[moved_by is drift] = next(iter(refined(sample()[0], starts(), replace(PLAN, max_iterations=1))))
+    before, after = step[False], step[True]
+    for row, half in enumerate(np.asarray(sample()[0].half_sets)):
+        result = after.results[row]
+        np.testing.assert_array_equal(result.pose.matrix, after.table.poses[row].matrix)
+        np.testing.assert_array_equal(result.pose.shift_angstrom, after.table.poses[row].shift_angstrom)
+        expected = before.results[row].after(drift) if half == 2 else before.results[row]
+        for one, other in zip(result.runners_up, expected.runners_up, strict=True):
+            np.testing.assert_allclose(one.pose.matrix, other.pose.matrix)
+        np.testing.assert_allclose(result.covariance, expected.covariance)
 
 
 def test_the_result_is_the_last_of_those_that_agree_best():

@@ -1,4 +1,4 @@
-"""How far particles moved between two sets of poses, and how far two maps of them came apart.
+"""How far particles moved between two sets of poses.
 
 In degrees, angstrom, and units of how well poses are known. Must not know why they moved.
 """
@@ -11,17 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.alignment import Aligner, Search, Settings
 from gonio.pose import Pose
 from gonio.result import Result
 from gonio.symmetry import Symmetry
-from gonio.volume import Subtomogram, Volume
 
-__all__ = ["Motion", "displacement", "drift_of"]
-
-# A map has drifted where its edge moved by this share of the resolution, about a tenth of a voxel, and by so many
-# standard deviations; one that seems to have gone further than so many times what is expected was laid wrongly.
-DRIFT_SHARE, DRIFT_SDS, CREDIBLE_SDS = 0.05, 3.0, 3.0
+__all__ = ["Motion", "displacement"]
 
 
 @dataclass(frozen=True)
@@ -74,36 +68,3 @@ def displacement(one: Pose, other: Pose, radius: float) -> NDArray[np.float64]:
     """How far a point at a radius moves between poses, root of the sum of the squares of turn and shift, angstrom."""
     turn = radius * np.radians(one.rotation_distance_deg(other))
     return np.hypot(turn, one.shift_distance_angstrom(other))
-
-
-def drift_of(halves: tuple[Volume, Volume], motion: Motion, *, radius: float, limit: float) -> Pose | None:
-    """The pose that lays half 1 on half 2, where they have drifted apart; None where they have not.
-
-    A map is where its particles are on average: in one iteration it goes no further than the mean of so many errors,
-    twice that is what is expected of it here.
-
-    Parameters
-    ----------
-    halves
-        Averages that were in one frame before the last alignment.
-    motion
-        Of the particles in it.
-    radius, limit
-        Of the particle and the resolution, angstrom.
-    """
-    share = 2.0 * np.sqrt(2.0 / (0.5 * len(motion.sds)) / 3.0)  # of two halves; of one axis
-    turn, shift = max(share * motion.rotation_sd_deg, 1e-3), max(share * motion.shift_sd_angstrom, 1e-3)
-    settings = Settings(
-        search=Search.LOCAL,
-        resolution_angstrom=limit,
-        particle_diameter_angstrom=2.0 * radius,
-        prior_rotation_sd_deg=turn,
-        prior_shift_sd_angstrom=shift,
-    )
-    found = Aligner(halves[0], settings).align(Subtomogram(halves[1]), start=Pose.identity())
-    moved = float(displacement(found.pose, Pose.identity(), radius))
-    sd, expected = (
-        np.sqrt(3.0) * np.hypot(radius * np.radians(of_turn), of_shift)
-        for of_turn, of_shift in ((found.rotation_sd_deg, found.shift_sd_angstrom), (turn, shift))
-    )
-    return found.pose if max(DRIFT_SHARE * limit, DRIFT_SDS * sd) < moved < CREDIBLE_SDS * expected else None

@@ -143,6 +143,17 @@ class Pose:
         step = Rotation.from_rotvec(tangent[..., :3])
         return Pose(step * self.rotation, self.shift_angstrom + tangent[..., 3:])
 
+    def tangent_after(self, first: Pose) -> NDArray[np.float64]:
+        """How a small change of a single pose is seen in ``self @ first``: the matrix J (6, 6) of the tangents.
+
+        To first order ``self.retract(d) @ first`` is ``(self @ first).retract(J d)``. The rotation turns the point that
+        ``first`` moves to s about the particle's centre, so that the shift follows it: dt' = dt + omega x (R s).
+        """
+        x, y, z = _turn(self.rotation, first.shift_angstrom)
+        tangent = np.eye(6)
+        tangent[3:, :3] = [[0.0, z, -y], [-z, 0.0, x], [y, -x, 0.0]]
+        return tangent
+
     def rotation_distance_deg(self, other: Pose) -> NDArray[np.float64] | float:
         """Angle of the rotation between two poses, degrees in [0, 180]."""
         return np.degrees((self.rotation * other.rotation.inv()).magnitude())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 from gonio.alignment import Aligner, Search, Settings
 from gonio.averaging import Average, average_table
 from gonio.fourier import MIN_SHELLS, index_grid, low_passed, resolution_at, shell_limit
+from gonio.half_frames import Apart, drift_of, half_2_moved, half_2_seen
 from gonio.halves import Duplicate, duplicates
 from gonio.lists import align_table
-from gonio.motion import Motion, drift_of
+from gonio.motion import Motion
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 from gonio.resolution import FSC_HALVES, HalfMapFsc, half_map_fsc
@@ -244,20 +246,26 @@ def _from_list(
     mapper: Mapper,
     places: Callable[[ParticleTable], NDArray[np.float64]] | None,
 ) -> tuple[_Run, _State]:
-    """Start from the averages of the listed poses, as far as these agree."""
-    made = average_table(
-        table,
-        mapper=mapper,
-        half_sets=np.asarray(table.half_sets),
-        symmetry=plan.settings.symmetry,
-        stage="averaging listed poses",
+    """Start from the averages of the listed poses, in one frame, as far as these agree."""
+    assert plan.listed is not None  # refined has asked for it
+    averaged = partial(
+        average_table, mapper=mapper, half_sets=np.asarray(table.half_sets), symmetry=plan.settings.symmetry
     )
+    made = averaged(table, stage="averaging listed poses")
     assert made.halves is not None
     _check_limits(made.volume, plan, None)
     run = _Run(plan, mapper, fsc_mask(made.volume, plan), places)
-    fsc = run.fsc(made.halves)
-    limit = run.next_limit(made.volume, run.agreement(fsc))
-    return run, _State(table, table.poses, made.halves, limit, np.clip(fsc.best, 0.0, 1.0))
+    fsc, limit = run.start(made)
+    # The halves of a list may come from refinements that never met.
+    turn, shift = plan.listed.rotation_sd_deg, plan.listed.shift_sd_angstrom
+    expected = Apart.listed(turn, shift, voxel_size_angstrom=made.volume.voxel_size_angstrom)
+    drift = drift_of(made.halves, expected, mask=run.mask, radius=run.radius_angstrom, limit=limit)
+    if drift is not None:
+        table = table.with_poses(half_2_moved(table.half_sets, table.poses, drift))
+        made = averaged(table, stage="averaging listed poses in one frame")
+        fsc, limit = run.start(made)
+    assert made.halves is not None
+    return run, _State(table, table.poses, made.halves, limit, fsc)
 
 
 @dataclass(frozen=True)
@@ -285,6 +293,12 @@ class _Run:
     mask: Volume
     places: Callable[[ParticleTable], NDArray[np.float64]] | None = None
 
+    def start(self, made: Average) -> tuple[NDArray[np.float64], float]:
+        """The FSC of the averages to start from, and the limit that it sets."""
+        assert made.halves is not None
+        fsc = self.fsc(made.halves)
+        return np.clip(fsc.best, 0.0, 1.0), self.next_limit(made.volume, self.agreement(fsc))
+
     def iteration(self, number: int, state: _State) -> tuple[_State, Iteration]:
         """One turn of aligning and averaging."""
         results = self.aligned(number, state)
@@ -298,7 +312,12 @@ class _Run:
             kept = np.setdiff1d(np.arange(len(table)), [one.row for one in dropped])
             table, results, motion, listed = table[kept], [results[i] for i in kept], motion.take(kept), listed[kept]
             _check_halves(table)
-        table, made, drift = self.averaged(number, table, state.limit_angstrom, motion)
+        made, drift = self.averaged(number, table, state.limit_angstrom, motion)
+        if drift is not None:
+            results = half_2_seen(table.half_sets, results, drift)
+            table = table.with_poses(Pose.stack([result.pose for result in results]))
+            listed = half_2_moved(table.half_sets, listed, drift)  # or the next alignment would be pulled back
+            made = self.average(f"iteration {number}, averaging in one frame", table)
         assert made.halves is not None  # both halves have particles
         fsc = self.fsc(made.halves)
         shell = self.agreement(fsc)
@@ -377,19 +396,12 @@ class _Run:
             return own
         return replace(own, max_rotation_deg=state.cone[0], max_shift_angstrom=state.cone[1])
 
-    def averaged(
-        self, number: int, table: ParticleTable, limit: float, motion: Motion
-    ) -> tuple[ParticleTable, Average, Pose | None]:
-        """Both halves in the frame of half 1, and the poses that go with it."""
+    def averaged(self, number: int, table: ParticleTable, limit: float, motion: Motion) -> tuple[Average, Pose | None]:
+        """The averages of both halves, and the pose that lays half 1 on half 2 where their frames are apart."""
         made = self.average(f"iteration {number}, averaging", table)
         assert made.halves is not None
-        drift = None if self.plan.listed else drift_of(made.halves, motion, radius=self.radius_angstrom, limit=limit)
-        if drift is None:
-            return table, made, None
-        second = np.asarray(table.half_sets) == 2
-        moves = Pose.stack([drift if moved else Pose.identity() for moved in second])
-        table = table.with_poses(table.poses @ moves)
-        return table, self.average(f"iteration {number}, averaging in one frame", table), drift
+        expected = Apart.after(motion, with_motion=self.plan.listed is not None)
+        return made, drift_of(made.halves, expected, mask=self.mask, radius=self.radius_angstrom, limit=limit)
 
     def average(self, stage: str, table: ParticleTable) -> Average:
         half_sets = np.asarray(table.half_sets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,23 @@ class Result:
     def shift_sd_angstrom(self) -> float:
         """Standard deviation of the shift along any one axis, on average, angstrom."""
         return float(np.sqrt(np.trace(self.covariance[3:, 3:]) / 3.0))
+
+    def after(self, first: Pose) -> Result:
+        """Return the same result for a reference that ``first`` lays on the one it was found with.
+
+        The pose, the runners-up and the history become ``pose @ first``; the covariance follows the tangent, and stays
+        infinite where nothing is known.
+        """
+        tangent = self.pose.tangent_after(first)
+        known = bool(np.isfinite(self.covariance).all())
+        history = self.history
+        return replace(
+            self,
+            pose=self.pose @ first,
+            covariance=tangent @ self.covariance @ tangent.T if known else self.covariance,
+            runners_up=tuple(replace(optimum, pose=optimum.pose @ first) for optimum in self.runners_up),
+            history=None if history is None else replace(history, poses=history.poses @ first),
+        )
 
     def __repr__(self) -> str:
         sd = f"sd {self.rotation_sd_deg:.2f} degrees, {self.shift_sd_angstrom:.2f} angstrom"
