@@ -420,7 +420,6 @@ def test_importing_the_package_loads_no_pandas():
             "p/1  010.50  20  high",
             r"rlnCoordinateZ of block data_particles holds 'high' in row 2",
         ),
-        ("p/1 ", "p/0 ", "'p/0' more than once"),
         ("\nT1 ", "\nT9 ", "no tomogram 'T9'.*--tomograms"),
         ("  2  1.2300e-05", "  2", "row 2 of block data_particles ends early"),
         ("_rlnNote #16\n", "", "particles.star"),

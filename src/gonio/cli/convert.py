@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,6 +81,13 @@ def convert(
             help="Make coordinates whole pixels, the rest a shift: for programs that cut boxes at whole voxels.",
         ),
     ] = False,
+    tomostar: Annotated[
+        bool,
+        typer.Option(
+            "--tomostar",
+            help="Name tomograms as WarpTools names their tilt series: TS_01.tomostar of TS_01_10.00Apx.mrc.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be written, what would be lost, and three particles.")
     ] = False,
@@ -106,12 +114,14 @@ def convert(
     table = _read(source, given, pixel_size, tomograms)
     options = None
     made = table
-    if not _stays(table, wanted) or whole or any(v is not None for v in (pixel_size, to_pixel_size)):
-        options = _write_options(table, wanted, to_pixel_size, tomogram_size, tomograms, centre, whole=whole)
+    if not _stays(table, wanted) or whole or tomostar or any(v is not None for v in (pixel_size, to_pixel_size)):
+        options = _write_options(table, wanted, to_pixel_size, tomogram_size, tomograms, centre)
+        options = replace(options, whole=whole, tomostar=tomostar)
         made = prepared(table, wanted, options, path=source)
     _tell(source, table, target, made, (given, wanted))
     for lost in losses(made, wanted) if options is not None else []:
         print(f"{wanted.title} cannot hold: {lost}")
+    _warn(table, made, wanted)
     if dry_run:
         _show(table, made, (given, wanted))
         return
@@ -128,6 +138,7 @@ def convert(
         "tomograms": tomograms,
         "centre": centre,
         "whole": whole,
+        "tomostar": tomostar,
     }
     write_settings(settings_path, settings, inputs=table.files)
 
@@ -160,8 +171,6 @@ def _write_options(
     tomogram_size: tuple[float, float, float] | None,
     tomograms: Path | None,
     centre: str,
-    *,
-    whole: bool,
 ) -> WriteOptions:
     from gonio.io.conversion import CENTRES, TomogramSizes, WriteOptions, needs_centres
     from gonio.io.source import StarSource
@@ -177,7 +186,7 @@ def _write_options(
         if min(tomogram_size) <= 0:
             raise ValueError(f"--tomogram-size must be three positive numbers, got {tomogram_size}")
         sizes = TomogramSizes(every=tomogram_size)
-    return WriteOptions(pixel_size, sizes, centre, whole)
+    return WriteOptions(pixel_size, sizes, centre)
 
 
 def _write(target: Path, table: ParticleTable, wanted: Format, options: WriteOptions | None) -> None:
@@ -192,6 +201,23 @@ def _tell(source: Path, table: ParticleTable, target: Path, made: ParticleTable,
     """Both lists in a line each."""
     for word, path, what, kind in (("from", source, table, kinds[0]), ("to", target, made, kinds[1])):
         print(f"{word:5}{path}: {kind.title}, {len(what)} particles, {_pixels(what)}{_start(what)}")
+
+
+def _warn(table: ParticleTable, made: ParticleTable, wanted: Format) -> None:
+    """Of what is written as it was found and will not do what it should."""
+    import warnings
+
+    from gonio.cli.understanding import written_angles
+    from gonio.inspection import angles_in_radians, angles_out_of_range
+    from gonio.io.names import tomostar
+
+    angles = written_angles(table)
+    for found in () if angles is None else (angles_out_of_range(angles), angles_in_radians(angles)):
+        if found is not None:
+            warnings.warn(f"{table.files[0]}: {found}", RuntimeWarning, stacklevel=2)
+    name = next((name for name in made.tomograms if name and not name.endswith(".tomostar")), None)
+    if wanted.name == "warp" and name is not None:
+        print(f"WarpTools looks for {tomostar(name)}, and {name} is what this list calls it: pass --tomostar for that")
 
 
 def _pixels(table: ParticleTable) -> str:

@@ -323,7 +323,7 @@ def _wedge_words(wedge: Wedge) -> str:
 def _look_at_list(understood: Understood, table: ParticleTable, particles: Sequence[Particle]) -> None:
     from gonio import inspection as look
 
-    angles = _written_angles(table)
+    angles = written_angles(table)
     if angles is not None:
         understood.doubt(look.angles_out_of_range(angles), look.angles_in_radians(angles))
     understood.doubt(look.no_orientations(table.poses))
@@ -343,7 +343,7 @@ def _look_at_list(understood: Understood, table: ParticleTable, particles: Seque
         understood.doubt(look.outside_of_the_tomogram(places, size_xyz_angstrom=None, from_centre=False))
 
 
-def _written_angles(table: ParticleTable) -> NDArray[np.float64] | None:
+def written_angles(table: ParticleTable) -> NDArray[np.float64] | None:
     """As a STAR list has them, rot, tilt, psi; other formats have been turned into rotations."""
     from gonio.io.source import StarSource
     from gonio.io.star import ANGLES

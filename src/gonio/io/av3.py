@@ -58,7 +58,7 @@ def read_av3(path: Path, options: ReadOptions) -> ParticleTable:
     Raises
     ------
     FormatError
-        Missing or broken, not 20 rows, a value that is not finite, two particles of one number.
+        Missing or broken, not 20 rows, or a value that is not finite.
     """
     values = read_em(path).data
     if values.shape[-1] != len(ROWS) or 1 not in values.shape[:2]:

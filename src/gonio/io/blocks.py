@@ -165,7 +165,7 @@ def read_star(path: str | Path) -> Star:
     with reading(path, LIST_WANTED):
         if path.stat().st_size == 0:
             raise FormatError(path, "is empty", "write the file again")
-        with path.open(encoding="utf-8") as stream:  # whatever ends a line, \n, \r\n or \r, ends it here
+        with path.open(encoding="utf-8-sig") as stream:  # whatever ends a line, \n, \r\n or \r, ends it here
             for number, line in enumerate(stream, start=1):
                 parser.feed(number, line)
         blocks = parser.finish()

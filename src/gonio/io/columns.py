@@ -9,6 +9,7 @@ its angles mean; the rest of its columns ride along as ``FAMILY_COLUMN``. With t
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block
-from gonio.io.errors import FormatError, replacing
+from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text, numbers_or_text, own_label, own_name, token
@@ -141,7 +142,7 @@ def table_of(
     Raises
     ------
     FormatError
-        A column is missing or is not what it must be, particles have one name, or the pixel size is needed and unknown.
+        A column is missing or is not what it must be, or the pixel size is needed and unknown.
     """
     if len(block) == 0:
         raise FormatError(block.path, "lists no particles", "give a list with particles")
@@ -208,19 +209,22 @@ def _names(block: Block, layout: Layout) -> tuple[str, ...]:
 
 
 def checked_names(block: Block, label: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names, each of which may be there once.
+    """Return names of which each is there once: where one is there twice, the numbers of the rows, with a warning.
 
-    Raises
-    ------
-    FormatError
-        If two particles have one name.
+    Rows are distinct whatever they are called; only volumes that are found by such a name need it to be one's own
+    (``gonio.io.subtomograms.numbered_images``).
     """
     if len(set(names)) == len(names):
         return names
     twice = Counter(names).most_common(1)[0][0]
-    rows = [row for row, name in enumerate(names) if name == twice]
-    problem = f"column {label} holds {twice!r} more than once, as in row {rows[1] + 1}{block.at(rows[1])}"
-    raise FormatError(block.path, problem, "remove the double rows or rename them")
+    row = names.index(twice, names.index(twice) + 1)
+    where = f"as in row {row + 1}{block.at(row)}"
+    warnings.warn(
+        f"{block.path}: column {label} holds {twice!r} more than once, {where}: particles are numbered by row",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return tuple(str(row) for row in range(1, len(names) + 1))
 
 
 def _tomograms(block: Block, layout: Layout, names: Mapping[str, str]) -> tuple[str, ...]:
@@ -389,15 +393,33 @@ def document_path(path: Path) -> Path:
 
 
 def read_documents(path: Path) -> dict[str, str]:
-    """Names of tomograms by number, from the file beside a list; none where there is no such file."""
+    """Read names of tomograms by number from the table map beside a list: LIST.tbl.doc, or Dynamo's own crop.doc.
+
+    None where there is no such file.
+    """
     document = document_path(path)
+    if document.is_file():
+        pairs = _pairs(document)
+        wrong = next((row for row, pair in enumerate(pairs, 1) if len(pair) != 2 or not pair[0].isdigit()), None)
+        if wrong is not None:
+            problem = f"line {wrong} is not a number and the name of a tomogram"
+            raise FormatError(document, problem, "correct or remove it")
+        return {number: name.strip() for number, name in pairs}
+    document = path.with_suffix(".doc")
     if not document.is_file():
         return {}
-    pairs = [line.split(maxsplit=1) for line in document.read_text(encoding="utf-8").splitlines() if line.strip()]
-    wrong = next((row for row, pair in enumerate(pairs, 1) if len(pair) != 2 or not pair[0].isdigit()), None)
-    if wrong is not None:
-        raise FormatError(document, f"line {wrong} is not a number and the name of a tomogram", "correct or remove it")
-    return {number: name.strip() for number, name in pairs}
+    try:
+        pairs = _pairs(document)
+    except FormatError:  # a document of another kind, which only happens to be called so
+        return {}
+    known = all(len(pair) == 2 and pair[0].isdigit() for pair in pairs)
+    return {number: name.strip() for number, name in pairs} if known else {}
+
+
+def _pairs(document: Path) -> list[list[str]]:
+    with reading(document, "correct or remove it"):
+        text = document.read_text(encoding="utf-8-sig")
+    return [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
 
 
 def _have_names(numbers: Mapping[str, int]) -> bool:

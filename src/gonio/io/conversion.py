@@ -24,6 +24,7 @@ from gonio.io.blocks import Block, read_star
 from gonio.io.columns import numbers_of, tomogram_numbers
 from gonio.io.errors import FormatError
 from gonio.io.formats import Format
+from gonio.io.names import tomostar
 from gonio.io.particle_series import SeriesSource
 from gonio.io.source import TILT_COLUMNS
 from gonio.io.text import own_label
@@ -48,6 +49,7 @@ WORDS = {
 }
 # Columns that say what formats say in other ways.
 TELL_TILTS = ("dynamo", "pytom")
+OLDER_RELION = ("warp", "relion3.0", "relion3.1")
 TOLD_OTHERWISE = {relion.SERIES_PIXEL, relion.IMAGE_PIXEL, relion.OLD_PIXEL, relion.BINNING, relion.GROUP}
 
 
@@ -125,12 +127,15 @@ class WriteOptions:
         Which point the centre is, a key of ``CENTRES``.
     whole
         Whether coordinates become whole pixels, the rest going into shifts: for programs that cut boxes there.
+    tomostar
+        Whether tomograms are named as WarpTools names their tilt series, ``TS_01.tomostar``.
     """
 
     pixel_size_angstrom: float | None = None
     sizes: TomogramSizes = field(default_factory=TomogramSizes)
     centre: str = "size/2"
     whole: bool = False
+    tomostar: bool = False
 
 
 def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, path: Path) -> ParticleTable:
@@ -153,6 +158,8 @@ def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, pat
         table = _recentred(table, target, options, path)
     if options.pixel_size_angstrom is not None:
         table = _in_pixels(table, options.pixel_size_angstrom)
+    if options.tomostar:
+        table = replace(table, tomograms=tuple(map(tomostar, table.tomograms)))
     return _whole(table) if options.whole else table
 
 
@@ -251,6 +258,10 @@ def losses(table: ParticleTable, target: Format) -> list[str]:
         labels = [label for label in table.extras if not label.startswith(own) and label not in said]
         labels += [own_label(name) for name in table.columns]
         lost += [f"columns {', '.join(labels)}"] if labels else []
+    if target.name in OLDER_RELION and relion.lost_priors(table.extras):
+        lost.append(
+            f"{', '.join(relion.lost_priors(table.extras))} of turned boxes (with tilt and psi they would turn)"
+        )
     if isinstance(table.source, SeriesSource):
         lost.append("tilt images, which only a particle series of M lists one by one")
     elif getattr(table.source, "stacks", False) and not target.name.startswith("relion5"):

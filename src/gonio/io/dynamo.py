@@ -82,7 +82,7 @@ def read_dynamo(path: Path, options: ReadOptions) -> ParticleTable:
     Raises
     ------
     FormatError
-        Missing, empty, a row of another length, a value that is no number, two particles of one tag.
+        Missing, empty, a row of another length, a value that is no number, or volumes of two particles of one tag.
     """
     block = _read_table(path)
     tags = [round(tag) for tag in block.numbers("tag").tolist()]
@@ -123,7 +123,7 @@ def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:
 def _read_table(path: Path) -> Block:
     rows: list[list[str]] = []
     lines: list[int] = []
-    with reading(path, "give a Dynamo table"), path.open(encoding="utf-8") as stream:
+    with reading(path, "give a Dynamo table"), path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, start=1):
             words = line.split()
             if not words:

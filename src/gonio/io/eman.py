@@ -94,7 +94,7 @@ def read_lst(path: Path, options: ReadOptions) -> ParticleTable:
         Missing or broken, a transform that is no rotation and shift, two rows of one image.
     """
     rows = []
-    with reading(path, "give a LST file"), path.open(encoding="utf-8") as stream:
+    with reading(path, "give a LST file"), path.open(encoding="utf-8-sig") as stream:
         for at, line in enumerate(stream, start=1):
             if line.strip() and not line.startswith("#"):
                 rows.append(_lst_row(path, at, line))
@@ -188,7 +188,7 @@ def _json(path: Path) -> dict[str, Any]:
         if path.stat().st_size == 0:
             raise FormatError(path, "is empty", "write the file again")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
         except json.JSONDecodeError as error:
             raise FormatError(path, f"is broken JSON in line {error.lineno}", "write the file again") from error
     if not isinstance(content, dict):

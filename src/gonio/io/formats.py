@@ -24,6 +24,7 @@ import gonio.io.stopgap as stopgap
 from gonio.io.compressed import first_bytes
 from gonio.io.em import is_em
 from gonio.io.errors import FormatError, reading
+from gonio.io.mrc import lacks_map_word
 from gonio.io.particle_series import SeriesSource, is_series, read_series
 from gonio.io.source import ReadOptions, StarSource
 from gonio.particles import ParticleTable
@@ -107,8 +108,13 @@ def format_of(path: Path) -> Format:
         return found
     if f"data_{stopgap.WEDGE_LIST}".encode() in start:
         raise FormatError(path, "is a STOPGAP wedge list", "give a motive list, and this as --tomograms")
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise FormatError(path, "is text in UTF-16", "save it as plain text, UTF-8 or ASCII")
     if b"\0" not in start and start.strip():
         raise FormatError(path, "has no STAR data block, and is no other list that gonio knows", HELP)
+    if lacks_map_word(start):
+        problem = "has the header of an MRC file but for the word MAP"
+        raise FormatError(path, problem, "pass --permissive where a map or tomogram is wanted")
     raise FormatError(path, "is no particle list that gonio knows", HELP)
 
 
@@ -141,7 +147,8 @@ def format_of_ending(path: Path) -> Format:
 
 
 def _text(start: bytes) -> str:
-    return start.decode("utf-8", errors="replace") if b"\0" not in start else ""
+    """What a file of text starts with; a byte order mark is no part of it."""
+    return start.decode("utf-8-sig", errors="replace") if b"\0" not in start else ""
 
 
 def _is_motive_list(start: bytes) -> bool:

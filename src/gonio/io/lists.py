@@ -62,8 +62,8 @@ def read_particles(
     Raises
     ------
     FormatError
-        A file is missing or broken, a column or tomogram is missing, a value is not a number, two particles have
-        one name, lengths are pixels of unknown size, or the tilts to reverse are not known.
+        A file is missing or broken, a column or tomogram is missing, a value is not a number, lengths are pixels of
+        unknown size, or the tilts to reverse are not known.
     """
     options = ReadOptions(
         tilt_range_deg,

@@ -1,12 +1,13 @@
 """MRC files: density maps, tomograms and stacks of images.
 
-Owns what of an MRC header counts: shape, data type and voxel size. Modes 0 (int8), 1 (int16), 2 (float32), 6 (uint16)
-and 12 (float16) are read, of either byte order. Everything read is complete (the file is as long as its header says)
-and finite; everything written replaces its target in one step.
+Owns what of an MRC header counts: shape, data type and voxel size. Modes 0 (int8, or uint8 where IMOD's header says
+so), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16) are read, of either byte order. What is read is complete (the
+file is as long as its header says) and finite; everything written replaces its target in one step.
 """
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ import mrcfile.utils
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.io.compressed import Layout, compression_of, opened, payload
+from gonio.io.compressed import Layout, compression_of, first_bytes, opened, payload
 from gonio.io.errors import FormatError, reading, replacing
 
-__all__ = ["MapFile", "finite_float32", "mrc_layout", "read_mrc", "read_sections", "write_mrc"]
+__all__ = ["MapFile", "finite_float32", "lacks_map_word", "mrc_layout", "read_mrc", "read_sections", "write_mrc"]
 
 HEADER_BYTES = 1024
+MODES = (0, 1, 2, 6, 12)
+IMOD_STAMP = 1146047817
 # Headers hold float32 cell lengths and integers: 0.1 % is far above their rounding and below any real squeeze.
 ISOTROPY = 1e-3
 BROKEN = "write the file again, or pass --permissive (permissive=True) if other programs accept it"
@@ -109,12 +112,39 @@ def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
         compression_of(path)  # raises for a folder and for an empty file
         header = _header(path, permissive)
         dtype = mrcfile.utils.data_dtype_from_header(header)
+        if dtype.kind == "i" and dtype.itemsize == 1 and _has_unsigned_bytes(path):
+            dtype = np.dtype(np.uint8)
         shape = tuple(int(n) for n in mrcfile.utils.data_shape_from_header(header))
         _check_header(path, header, dtype, shape)
         sampling = np.array([header.mx, header.my, header.mz], dtype=np.float64)
         cell = np.array([header.cella.x, header.cella.y, header.cella.z], dtype=np.float64)
         size = np.divide(cell, sampling, out=np.zeros(3), where=sampling > 0)
         return Layout(path, HEADER_BYTES + int(header.nsymbt), dtype, shape, size)
+
+
+def lacks_map_word(start: bytes) -> bool:
+    """Return whether a file begins with the header of an MRC file in all but the word MAP."""
+    if len(start) < HEADER_BYTES or start[208:211] == b"MAP":
+        return False
+    for order in "<>":
+        nx, ny, nz, mode = struct.unpack_from(f"{order}4i", start, 0)
+        axes = struct.unpack_from(f"{order}3i", start, 64)
+        if all(0 < n < 2**20 for n in (nx, ny, nz)) and mode in MODES and sorted(axes) in ([1, 2, 3], [0, 0, 0]):
+            return True
+    return False
+
+
+def _has_unsigned_bytes(path: Path) -> bool:
+    """Whether IMOD wrote the file and says that its bytes are unsigned: stamp 1146047817, bit 0 of the flags clear.
+
+    Others write mode 0 as the standard has it, signed (IMOD, MRC format: imodStamp, imodFlags).
+    """
+    start = first_bytes(path, HEADER_BYTES)
+    for order in "<>":
+        stamp, flags = struct.unpack_from(f"{order}2i", start, 152)
+        if stamp == IMOD_STAMP:
+            return not flags & 1
+    return False
 
 
 def finite_float32(path: Path, data: NDArray) -> NDArray[np.float32]:

@@ -11,11 +11,14 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
-__all__ = ["match", "stem"]
+__all__ = ["match", "stem", "tomostar"]
 
 ENDINGS = re.compile(
     r"\.(gz|bz2|mrc|mrcs|map|rec|em|st|ali|zarr|ome|tomostar|tlt|rawtlt|mdoc|star|tif|tiff|eer)$", re.IGNORECASE
 )
+
+# Warp states the pixel size in the names of its reconstructions.
+PIXEL = re.compile(r"_\d+(\.\d+)?Apx$", re.IGNORECASE)
 
 
 def stem(name: str) -> str:
@@ -24,6 +27,11 @@ def stem(name: str) -> str:
     while (shorter := ENDINGS.sub("", short)) != short and shorter:
         short = shorter
     return short
+
+
+def tomostar(name: str) -> str:
+    """Return how WarpTools names a tomogram's tilt series: ``TS_01.tomostar`` of ``rec/TS_01.mrc_15.00Apx.mrc``."""
+    return f"{stem(PIXEL.sub('', stem(name)))}.tomostar" if name else name
 
 
 def match(tomograms: Sequence[str], files: Sequence[str]) -> dict[str, str]:

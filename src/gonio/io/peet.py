@@ -66,8 +66,19 @@ EXTRA = "pip install 'gonio[imod]'"
 
 
 def is_peet(start: str) -> bool:
-    """Whether the first line of a file is the head of a PEET motive list."""
-    return start.lstrip("\ufeff").lstrip().startswith("CCC,") and "EulerZ(1)" in start
+    """Return whether the first line of a file is the head of a PEET motive list, of any version, or its first row."""
+    words = [word.strip() for word in start.lstrip("\ufeff").lstrip().partition("\n")[0].split(",")]
+    if words[0] == "CCC":
+        return len(words) >= len(COLUMNS) and "pIndex" in words  # its angles were called phi, psi, theta once
+    return len(words) == len(COLUMNS) and all(map(_is_number, words))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def read_peet(path: Path, options: ReadOptions) -> ParticleTable:

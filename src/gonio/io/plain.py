@@ -66,7 +66,7 @@ def read_csv(path: Path, options: ReadOptions) -> ParticleTable:
     Raises
     ------
     FormatError
-        Missing or broken, a row of another length, a value that is no number, two particles of one name.
+        Missing or broken, a row of another length, or a value that is no number.
     """
     rows: list[list[str]] = []
     lines: list[int] = []

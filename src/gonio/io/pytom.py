@@ -74,7 +74,7 @@ def read_pytom(path: Path, options: ReadOptions) -> ParticleTable:
     Raises
     ------
     FormatError
-        Missing, broken or no particle list, a value is missing or no number, two particles of one file.
+        Missing, broken or no particle list, a value is missing or no number.
     """
     block = _read_particles(path)
     images = block.text(FILE)

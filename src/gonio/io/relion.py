@@ -10,7 +10,8 @@
 
 RELION src/metadata_label.h, src/jaz/tomography/particle_set.cpp. Coordinates count from 0, the first voxel's centre.
 Where a list says how its boxes were turned when they were cut out (rlnTomoSubtomogramRot, ...) that stays, and the
-angles of the particle are those in the box (versions 4 and 5); older versions get the angles in the tomogram.
+angles of the particle are those in the box (versions 4 and 5); older versions get the angles in the tomogram, and
+priors of angles turned alike.
 """
 
 from __future__ import annotations
@@ -43,12 +44,13 @@ from gonio.io.text import decimals, number_text
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 
-__all__ = ["VERSIONS", "shown", "write_relion"]
+__all__ = ["VERSIONS", "lost_priors", "shown", "write_relion"]
 
 VERSIONS = ("warp", "3.0", "3.1", "4", "5")
 STAR_VERSION = {"3.1": "30001", "4": "30001", "5": "50001"}
 NAME = "rlnTomoParticleName"
 GENERAL = "rlnTomoSubTomosAre2DStacks"
+PRIORS = ("rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior")
 GROUP, GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
 SERIES_PIXEL, BINNING, IMAGE_PIXEL = "rlnTomoTiltSeriesPixelSize", "rlnTomoSubtomogramBinning", "rlnImagePixelSize"
 OLD_PIXEL = "rlnPixelSize"
@@ -85,7 +87,7 @@ def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str
     extras = {label: tuple(values) for label, values in table.extras.items()}
     boxed = version in ("4", "5") and all(label in extras for label in SUBTOMOGRAM_ANGLES)
     if not boxed:
-        extras = {label: values for label, values in extras.items() if label not in SUBTOMOGRAM_ANGLES}
+        extras = _in_tomogram(extras)
     made: dict[str, Sequence[str]] = {}
     if any(table.tomograms):
         made[TOMOGRAMS[0] if version in ("4", "5") else TOMOGRAMS[1]] = table.tomograms
@@ -98,6 +100,30 @@ def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str
     if version not in ("4", "5") and table.pixel_sizes_angstrom is not None:
         extras.pop(SERIES_PIXEL, None)  # where it differs from the pixels of coordinates, nothing would say so
     return {**{k: tuple(v) for k, v in made.items()}, **_free(extras, made), **own_texts(table)}
+
+
+def _in_tomogram(extras: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Without the angles at which boxes were cut out: priors are turned with the angles, or left out (``lost_priors``).
+
+    Tilt and psi alone state the direction of a particle's axis, whatever its rot.
+    """
+    dropped = {*SUBTOMOGRAM_ANGLES, *lost_priors(extras)}
+    kept = {label: values for label, values in extras.items() if label not in dropped}
+    if not all(label in extras for label in SUBTOMOGRAM_ANGLES) or PRIORS[1] not in kept:
+        return kept
+    zero = ("0",) * len(extras[SUBTOMOGRAM_ANGLES[0]])
+    stated = np.array([kept.get(label, zero) for label in PRIORS], dtype=np.float64).T  # (m, 3)
+    nowhere = np.zeros(stated.shape)
+    rotation = _turned(extras) * Pose.from_euler_zyz_deg(stated, nowhere).rotation.inv()
+    angles = decimals(PRIORS, Pose(rotation.inv(), nowhere).euler_zyz_deg())
+    return {**kept, **{label: tuple(angles[label]) for label in PRIORS if label in kept}}
+
+
+def lost_priors(extras: Mapping[str, Sequence[str]]) -> list[str]:
+    """Labels of priors that cannot be turned into the tomogram with the angles: tilt or psi is missing beside them."""
+    stated = [label for label in PRIORS if label in extras]
+    turned = all(label in extras for label in SUBTOMOGRAM_ANGLES)
+    return stated if turned and not all(label in extras for label in PRIORS[1:]) else []
 
 
 def shown(table: ParticleTable, version: str) -> dict[str, Sequence[str]]:

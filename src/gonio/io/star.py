@@ -16,7 +16,6 @@ change goes back into a file as the text it was.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block, Star, read_star, write_star
+from gonio.io.columns import checked_names
 from gonio.io.errors import FormatError, locate
 from gonio.io.paths import moved, relative
 from gonio.io.positions import (
@@ -112,8 +112,7 @@ def read_particles(
     Raises
     ------
     FormatError
-        A file is missing or broken, a column or tomogram is missing, a value is not a number, or two particles have
-        one name.
+        A file is missing or broken, a column or tomogram is missing, or a value is not a number.
     """
     star, tomograms_path, sets = _open(Path(path), None if tomograms_path is None else Path(tomograms_path))
     particles = _particle_block(star)
@@ -378,14 +377,7 @@ def _names(particles: Block) -> tuple[str, ...]:
     label = name_label(particles)
     if label is None:
         return tuple(f"{tomogram}/{row}" for row, tomogram in enumerate(_tomogram_names(particles), start=1))
-    names = particles.text(label)
-    if len(set(names)) != len(names):
-        twice = Counter(names).most_common(1)[0][0]
-        row = names.index(twice, names.index(twice) + 1)
-        where = f"as in row {row + 1}{particles.at(row)}"
-        problem = f"column {label} holds {twice!r} more than once, {where}: results could not be told apart"
-        raise FormatError(particles.path, problem, "remove the double rows or rename them")
-    return names
+    return checked_names(particles, label, particles.text(label))
 
 
 def tomogram_label(particles: Block) -> str | None:

@@ -59,7 +59,7 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
     Raises
     ------
     FormatError
-        Missing or broken, no motive list, a column is missing, a value is no number, two particles have one motl_idx.
+        Missing or broken, no motive list, a column is missing, or a value is no number.
     """
     star = read_star(path)
     block = star.find(MOTIVE_LIST)
@@ -68,7 +68,7 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
     tomograms = [round(number) for number in block.numbers("tomo_num").tolist()]
     wedges, others = _wedges(path, options, set(tomograms))
     numbers = [round(number) for number in block.numbers("subtomo_num").tolist()]
-    images = numbered_images(path, options.data_path, numbers, IMAGE, beside=FOLDERS)
+    images = numbered_images(path, options.data_path, numbers, IMAGE, beside=FOLDERS, one_each=False)
     unknown = Wedge(np.nan, np.nan, np.nan)
     found = [wedges.get(number, unknown) for number in tomograms]
     tilts = np.array([(wedge[0], wedge[1], 90.0) for wedge in found]) if wedges else None

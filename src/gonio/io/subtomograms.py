@@ -6,6 +6,7 @@ Owns where such volumes are looked for, their voxel size, contrast and wedge. Kn
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,7 +160,13 @@ class ListSource:
 
 
 def numbered_images(
-    list_path: Path, folder: Path | None, numbers: Sequence[int], stem: str, *, beside: Sequence[str]
+    list_path: Path,
+    folder: Path | None,
+    numbers: Sequence[int],
+    stem: str,
+    *,
+    beside: Sequence[str],
+    one_each: bool = True,
 ) -> tuple[str, ...] | None:
     """The volume of each number in a folder: files whose name without its ending is ``stem`` with that number.
 
@@ -175,6 +182,8 @@ def numbered_images(
         A regular expression with one group, the number; leading zeros do not count.
     beside
         Folders, as seen from the list, that are looked into when none is given.
+    one_each
+        Whether every particle has a number, and so a volume, of its own.
 
     Returns
     -------
@@ -183,8 +192,14 @@ def numbered_images(
     Raises
     ------
     FormatError
-        If the folder is missing, a number has no file, or two.
+        If the folder is missing, a number has no file, or two, or two particles have one number.
     """
+    twice = next((n for n, count in Counter(numbers).items() if count > 1), None) if one_each else None
+    if twice is not None and folder is not None:
+        problem = f"has two particles of number {twice}, by which volumes are found"
+        raise FormatError(list_path, problem, "give each particle a number of its own, or leave out --data")
+    if folder is None and twice is not None:
+        return None
     if folder is None:
         places = [list_path.parent / place for place in beside]
         shelves = (_volumes(place, stem) for place in places if place.is_dir())

@@ -2,9 +2,10 @@
 
 Owns what each of them says of single tilts; which is which is told by what the file holds:
 
-    IMOD .tlt, .rawtlt      one angle per line, degrees
-    SerialEM mdoc           TiltAngle; dose before each tilt from PriorRecordDose, else from ExposureDose in the order
-                            of DateTime. Its Defocus is that of the lenses, not of the specimen: not read
+    IMOD .tlt, .rawtlt      one angle per line, degrees; of two columns, that which can be no count and no dose
+    SerialEM mdoc           TiltAngle; dose before each tilt from PriorRecordDose unless all are 0, else from
+                            ExposureDose in the order of DateTime. Its Defocus is that of the lenses, not of the
+                            specimen: not read
     RELION 5 STAR           a tilt series, or tomograms.star with all (``gonio.io.tilts``)
     STOPGAP wedge list      tilt_angle, exposure; defocus in micrometres, underfocus positive; pshift in degrees
 
@@ -15,6 +16,7 @@ RELION's projections say otherwise. Tilts stay in the order of the file.
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -41,17 +43,19 @@ SNIFFED_CHARACTERS = 100_000
 def is_tilt_file(path: Path) -> bool:
     """Whether a file holds tilts, as far as its first characters tell; a file that cannot be read does not."""
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8-sig") as stream:
             text = stream.read(SNIFFED_CHARACTERS)
     except (OSError, UnicodeDecodeError):
         return False
-    if SECTION.search(text) or re.search(r"^\[ZValue", text, re.MULTILINE):
+    if SECTION.search(text) or re.search(r"^\[(ZValue|FrameSet)", text, re.MULTILINE):
         return True
     if re.search(r"^\s*data_", text, re.MULTILINE):
         labels = r"^\s*_(tilt_angle|rlnTomoYTilt|rlnTomoProjX|rlnTomoNominalStageTiltAngle|rlnTomoTiltSeriesStarFile)\b"
         return re.search(labels, text, re.MULTILINE) is not None
     try:
-        return len(_angles(path, text[: text.rfind("\n") + 1] or text)) > 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return len(_angles(path, text[: text.rfind("\n") + 1] or text)) > 0
     except FormatError:
         return False
 
@@ -66,11 +70,14 @@ def read_tilts(path: str | Path) -> dict[str, TiltSeries]:
     """
     path = Path(path)
     with reading(path, KINDS):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     if not text.strip():
         raise FormatError(path, "is empty", "write the file again")
     if re.search(r"^\[ZValue", text, re.MULTILINE):
         return {stem(path.name): _mdoc(path, text)}
+    if re.search(r"^\[FrameSet", text, re.MULTILINE):
+        problem = "is the mdoc of a frame set ([FrameSet = ...]: frames of single exposures), not of a tilt series"
+        raise FormatError(path, problem, "give the mdoc of the series, with sections [ZValue = ...], or its .tlt")
     if re.search(r"^\s*data_", text, re.MULTILINE):
         return _of_star(read_star(path))
     return {stem(path.name): _series(path, _angles(path, text))}
@@ -88,17 +95,41 @@ def _series(path: Path, tilts_deg: NDArray[np.float64]) -> TiltSeries:
 
 
 def _angles(path: Path, text: str) -> NDArray[np.float64]:
-    angles = []
+    rows: list[list[float]] = []
     for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
+        words = line.replace(",", " ").split()
         if not words:
             continue
         try:
-            (word,) = words
-            angles.append(float(word))
-        except ValueError as error:
-            raise FormatError(path, f"line {number} is {line.strip()!r}, not one angle", KINDS) from error
-    return np.array(angles)
+            values = [float(word) for word in words]
+        except ValueError:
+            values = []
+        if len(values) not in (1, 2) or (rows and len(values) != len(rows[0])):
+            raise FormatError(path, f"line {number} is {line.strip()!r}, not one angle", KINDS)
+        rows.append(values)
+    table = np.array(rows).reshape(len(rows), -1)
+    return table[:, 0] if table.shape[1] < 2 else table[:, _column_of_angles(path, table)]
+
+
+def _column_of_angles(path: Path, table: NDArray[np.float64]) -> int:
+    """Which of two columns holds angles: the other is a count of images, or a dose, and never negative.
+
+    Raises
+    ------
+    FormatError
+        If either may be it, or none.
+    """
+    counts = [np.array_equal(np.sort(column), np.arange(len(column)) + column.min()) for column in table.T]
+    signs = [(column < 0).any() for column in table.T]
+    angles = [sign or (counts[1 - i] and not counts[i]) for i, sign in enumerate(signs)]
+    if angles[0] == angles[1]:
+        raise FormatError(path, "has two columns, either of which may be angles", "leave the angles alone in the file")
+    chosen = int(angles[1])
+    which, other = (("the first", "second"), ("the second", "first"))[chosen]
+    warnings.warn(
+        f"{path}: has two columns: {which} are read as angles, the {other} is not used", RuntimeWarning, stacklevel=2
+    )
+    return chosen
 
 
 # SerialEM
@@ -143,7 +174,9 @@ def _is_number(value: str) -> bool:
 def _mdoc_dose(path: Path, sections: list[dict[str, str]]) -> NDArray[np.float64] | None:
     """Dose before each tilt, or None where the file does not say enough."""
     if all("PriorRecordDose" in section for section in sections):
-        return np.array([_number(path, section, "PriorRecordDose") for section in sections])
+        prior = np.array([_number(path, section, "PriorRecordDose") for section in sections])
+        if prior.any() or len(prior) == 1:  # where all are 0, nobody counted
+            return prior
     times = [_time(section.get("DateTime", "")) for section in sections]
     if not all("ExposureDose" in section for section in sections) or None in times:
         return None
