@@ -61,6 +61,7 @@ FLOORS = {
     "alignment": 3,
     "averaging": 3,
     "lists": 3,
+    "decoys": 3,
     "extraction": 3,
     "inspection": 3,
     "pairwise": 3,
@@ -116,6 +117,7 @@ ROOMS_BELOW = {
     | {"problem", "evaluation", "frame", "coarse_to_fine", "stages", "uncertainty"},
     "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"} | ASKED,
+    "decoys": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,
     "inspection": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.

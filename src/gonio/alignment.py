@@ -98,7 +98,15 @@ class Aligner:
         self.reference = Subtomogram(reference) if isinstance(reference, Volume) else reference
         self._symmetry = Symmetry.named(self.settings.symmetry)
         self.card = device_for(device, draws=self.settings.draws)
+        self.mask, self._reference_fsc = mask, reference_fsc
         self._preparation = Preparation(self.reference, self.settings, mask=mask, reference_fsc=reference_fsc)
+
+    def of_another(
+        self, reference: Volume | Subtomogram, *, settings: Settings | None = None, mask: Volume | None = None
+    ) -> Aligner:
+        """Make an aligner of another map, of which the same is known: settings unless given, FSC, where to compute."""
+        settings, device = settings or self.settings, CPU if self.card is None else self.card
+        return Aligner(reference, settings, mask=mask, reference_fsc=self._reference_fsc, device=device)
 
     def __repr__(self) -> str:
         asked = self.settings

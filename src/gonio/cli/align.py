@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gonio.cli.average import resolutions
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
+from gonio.cli.decoys import DecoyOptions, numbers_of_decoys, with_decoys, write_kept
 from gonio.cli.options import (
     AsJson,
     Diameter,
@@ -70,6 +71,7 @@ class Aligned:
     settings: Settings
     box_angstrom: float | None
     errors: Errors | None = None
+    decoys: DecoyOptions = field(default_factory=DecoyOptions)
 
 
 def align(
@@ -100,6 +102,7 @@ def align(
             " need no expectation.",
         ),
     ] = False,
+    decoys: DecoyOptions,
     options: ListOptions,
     how: HowToRun,
     seed: Seed = 0,
@@ -116,6 +119,10 @@ def align(
     right (--prior-deg, --prior-shift; after a coarse search give more, or 0, or --cone). Particles are 3-D subtomograms
     (give the tilt range where the list does not hold it) or stacks of 2-D tilt images (RELION 5, WarpTools), which are
     compared CTF included.
+
+    --decoys tells which particles are real: of template matching's peaks, or of any list that holds false ones. Each
+    particle then has a q-value, the share of false ones among all that fit as clearly, and DIR/kept.star lists those
+    up to --max-q. particles.star still lists all.
 
     DIR/particles.star is the list with the new poses, in its own format and with gonio's columns: how well and how
     surely each particle fits, and its next best pose. DIR/runners_up.star lists all other optima; DIR/report.html shows
@@ -145,6 +152,7 @@ def align(
         local=local.of(start_local),
     )
     asked.check()
+    decoys.check()
     reference_map, known = options.read_map(reference), ReferenceOptions(mask, half_maps)
     settings = asked.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom)
     if learn and not settings.restores:
@@ -161,16 +169,22 @@ def align(
         "truth": truth,
         "device": how.kind,
         "learn": learn,
+        "decoys": decoys.settings,
         "list": options.told(table),
     }
     files = [*table.files, reference, *known.files, *(() if true_table is None else true_table.files)]
     with running(output, how, settings={**asked_for, "alignment": asdict(settings)}, seed=seed, inputs=files) as run:
         aligned = align_list(table, aligner, mapper=run.mapper, seed=seed, learn=learn)
+        if decoys.decoy_count:
+            judged = with_decoys(aligned.table, aligner, decoys, mapper=run.mapper, seed=seed)
+            aligned = replace(aligned, table=judged, decoys=decoys)
         if true_table is not None:
             aligned = replace(aligned, errors=errors_of(aligned, true_table))
         with run.results() as folder:
             write_particles(folder / "particles.star", writable(aligned.table))
             write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
+            if decoys.decoy_count:
+                write_kept(folder / "kept.star", aligned.table, decoys.most_q)
             box = aligned.box_angstrom or reference_map.box_angstrom
             write_particle_scene(folder, aligned.table, box_angstrom=box)
             write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
@@ -255,6 +269,7 @@ def numbers_of(aligned: Aligned) -> list[Number]:
     ended = float(np.isin(columns["status"], ["converged", "stalled"]).mean())
     return [
         ("particles", count, "{:.0f}", "aligned"),
+        *numbers_of_decoys(aligned.table, aligned.decoys),
         *_numbers_of_errors(aligned),
         ("dissimilarity, median", np.median(columns["dissimilarity"]), "{:.4f}", "lower is better"),
         *_numbers_of_certainty(aligned),
@@ -332,7 +347,10 @@ def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
     facts = facts_of(seed)
     numbers = rows_of(aligned)
     expected, box = _expected(aligned), aligned.box_angstrom or 0.0
-    return Report(title, facts, numbers, aligned.table, aligned.errors, expected=expected, box_angstrom=box)
+    most_q = aligned.decoys.most_q if aligned.decoys.decoy_count else None
+    return Report(
+        title, facts, numbers, aligned.table, aligned.errors, expected=expected, box_angstrom=box, most_q=most_q
+    )
 
 
 def _with_looks(report: Report, aligned: Aligned, reference: Volume, mapper: Mapper) -> Report:

@@ -41,6 +41,9 @@ FOUND = (
     "row",
     "rank",
     "margin",
+    "log_likelihood",
+    "decoy_log_likelihood",
+    "q_value",
 )
 BEST_RUNNER_UP = "runner_up_"  # how all columns about it begin
 

@@ -130,6 +130,8 @@ class Report:
         Of a classification.
     iterations
         Of a refinement, in order.
+    most_q
+        The largest q-value of a particle that is kept, where decoys were aligned to.
     chapters
         Of several studies, in order, each a section of its own.
     """
@@ -149,4 +151,5 @@ class Report:
     classes: Classes | None = None
     matrix: Matrix | None = None
     iterations: Sequence[Iteration] = ()
+    most_q: float | None = None
     chapters: Sequence[Chapter] = ()

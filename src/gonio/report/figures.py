@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "COLOURS", "INK", "ORANGE", "axes_of", "figure_html", "identifier", "point_size", "svg_of"]
+__all__ = ["BLUE", "COLOURS", "GREY", "INK", "ORANGE", "axes_of", "figure_html", "identifier", "point_size", "svg_of"]
 
 INK = "#010203"  # stands for the page's text colour
 # All readable on white and on near-black, and apart for the colour-blind (after Okabe & Ito).
-BLUE, ORANGE = "#3b7dd8", "#d9822b"
-COLOURS = (BLUE, ORANGE, "#1a9e77", "#b858a8", "#8a8f98", "#c9a227")
+BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
+COLOURS = (BLUE, ORANGE, "#1a9e77", "#b858a8", GREY, "#c9a227")
 SIZE_INCHES = (4.2, 2.9)
 
 

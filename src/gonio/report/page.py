@@ -18,6 +18,7 @@ from gonio.report.plots import (
     changes,
     correlations,
     coverage_map,
+    decoys,
     directions,
     error_plots,
     expected_agreement,
@@ -57,6 +58,8 @@ def _good(report: Report) -> str:
         figures += progress(report.iterations)
     if report.particles is not None:
         figures += quality(report.particles)
+        if report.most_q is not None:
+            figures.append(decoys(report.particles, report.most_q))
     if report.errors is not None:
         figures += error_plots(report.particles, report.errors)
     if report.expected is not None and len(report.expected):

@@ -11,13 +11,14 @@ from scipy.ndimage import map_coordinates
 
 from gonio.particles import ParticleTable
 from gonio.report.content import Errors, Iteration
-from gonio.report.figures import BLUE, COLOURS, INK, ORANGE, axes_of, figure_html, point_size
+from gonio.report.figures import BLUE, COLOURS, GREY, INK, ORANGE, axes_of, figure_html, point_size
 
 __all__ = [
     "against",
     "changes",
     "correlations",
     "coverage_map",
+    "decoys",
     "directions",
     "error_plots",
     "expected_agreement",
@@ -68,6 +69,33 @@ CHANGES = (
 def quality(particles: ParticleTable) -> list[str]:
     """How well particles fit, and how surely."""
     return _histograms(particles, QUALITY)
+
+
+def decoys(particles: ParticleTable, most_q: float) -> str:
+    """Scores against the reference and the best decoy: kept particles, the others, and where the least kept lies."""
+    target, decoy, q = (
+        np.asarray(particles.columns[name], dtype=np.float64)
+        for name in ("log_likelihood", "decoy_log_likelihood", "q_value")
+    )
+    keeps = q <= most_q
+    figure, axes = axes_of()
+    highest, count = max(float(target.max()), float(decoy.max()), 1e-6), int(np.clip(2 * len(q) ** 0.5, 8, 60))
+    bins = np.linspace(0.0, highest, count).tolist()
+    axes.hist([target[keeps], target[~keeps]], bins=bins, stacked=True, color=[BLUE, GREY], label=["kept", "not kept"])
+    axes.hist(decoy, bins=bins, histtype="step", color=ORANGE, linewidth=1.8, label="best decoy")
+    if keeps.any():
+        axes.axvline(float(target[keeps].min()), color=INK, linewidth=1, linestyle="--")
+    axes.set(xlabel="log-likelihood against noise", ylabel="particles")
+    axes.locator_params(axis="y", integer=True)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    caption = (
+        "How much likelier each particle is at its pose than noise: against the reference, and against the best of its"
+        f" decoys, which nothing real fits. {keeps.sum()} are kept: as clearly ahead of their decoys as that only"
+        f" {100 * most_q:g} % of such should be false. Dashed: the least score of these. What is false lies under the"
+        " decoys' curve; where the kept do too, decoys and reference are too much alike, or the particles too noisy."
+    )
+    data = {"log_likelihood": target, "decoy_log_likelihood": decoy, "q_value": q}
+    return figure_html("which particles are real", figure, caption, data)
 
 
 def changes(particles: ParticleTable) -> list[str]:
