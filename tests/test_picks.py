@@ -1,4 +1,4 @@
-"""Peaks of template matching become subtomograms, poses and a list of those that are real, whichever program found them.
+"""Peaks of template matching become subtomograms, poses and a list of the real ones, whichever program found them.
 
 Lists are written here by the rules of the programs themselves (RELION, Dynamo, AV3), not by gonio.
 """
@@ -56,7 +56,7 @@ def scene(tmp_path_factory):
 
 
 def write_star(path, coarse):
-    """RELION: A = Z Y Z of rot, tilt, psi takes the particle to the reference; pixels from the corner, counted from 0."""
+    """RELION: A, ZYZ of rot, tilt, psi, takes the particle to the reference; pixels from the corner, from 0 on."""
     labels = ["MicrographName", *(f"Coordinate{a}" for a in "XYZ"), "AngleRot", "AngleTilt", "AnglePsi"]
     lines = ["data_", "", "loop_", *(f"_rln{label} #{i}" for i, label in enumerate(labels, 1))]
     for peak, angles in zip(PEAKS, coarse.inv().as_euler("ZYZ", degrees=True), strict=True):

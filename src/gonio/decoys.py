@@ -5,8 +5,7 @@ them -> scores of one kind (``Aligner.log_likelihood``) -> target-decoy competit
 (docs/theory.md section 14).
 
 What is no particle fits the reference as well as a decoy by chance, so that it beats its K decoys one time in K + 1. Of
-the particles whose best map leads by t or more (``leads``), T are led by the reference and D by a decoy; the false
-among the T are about D / K:
+the particles whose best score is t or more, T beat their decoys and D do not; the false among the T are about D / K:
 
     FDR(t) = (D + 1) / (K T),     q of a particle = the least FDR(t) of all t that it passes
 
@@ -36,7 +35,7 @@ from gonio.symmetry import Symmetry
 from gonio.volume import Subtomogram, Volume, mirrored_volume
 from gonio.wedge import NoWedge
 
-__all__ = ["Competition", "Decoys", "compete", "leads", "q_values", "scrambled_volume", "self_likeness"]
+__all__ = ["Competition", "Decoys", "compete", "q_values", "scrambled_volume", "self_likeness"]
 
 # A mirror image that shares this much of the reference's detail is no decoy: what is real would fit it as well.
 MOST_ALIKE = 0.7
@@ -164,7 +163,7 @@ def self_likeness(reference: Volume, other: Aligner) -> float:
 
 
 def _everywhere(settings: Settings) -> Settings:
-    """The same without a start: decoys are looked for as the peak was that led to it, which is the reference's alone."""
+    """The same without a start, which the reference alone was looked for with: decoys have the same choice."""
     return replace(
         settings,
         search=Search.COARSE_TO_FINE,
@@ -215,15 +214,14 @@ def q_values(target: ArrayLike, decoys: ArrayLike) -> NDArray[np.float64]:
 
     Notes
     -----
-    FDR(t) = (D + 1) / (K T) of the particles whose lead (``leads``) is at least t, of which T beat all their decoys and
-    D do not. It holds at every share of false particles, without a model of their scores, where what is false fits
+    FDR(t) = (D + 1) / (K T) of the particles whose best score is at least t, of which T beat all their decoys and D do
+    not. It holds at every share of false particles, without a model of their scores, where what is false fits
     reference and decoys alike; the + 1 makes it hold for few of them, and lets no q-value fall below 1 / (K T).
 
     References
     ----------
     Elias & Gygi, Nature Methods 4, 207 (2007): competition. Barber & Candes, Annals of Statistics 43, 2055 (2015),
-    and He et al., arXiv 1501.00537 (2015): + 1, and any lead. Emery et al., RECOMB 2020, and Gimenez & Zou, AISTATS
-    2019: several decoys.
+    and He et al., arXiv 1501.00537 (2015): + 1. Emery et al., RECOMB 2020: several decoys.
     """
     first, others = np.asarray(target, dtype=np.float64), np.asarray(decoys, dtype=np.float64)
     others = others[:, None] if others.ndim == 1 else others
@@ -231,26 +229,16 @@ def q_values(target: ArrayLike, decoys: ArrayLike) -> NDArray[np.float64]:
         raise ValueError(f"target (m,) and decoys (m, K) are needed, got shapes {first.shape} and {others.shape}")
     if not (np.isfinite(first).all() and np.isfinite(others).all()):
         raise ValueError("scores must be finite numbers")
-    won, lead, count = first > others.max(axis=1), leads(first, others), others.shape[1]
-    order = np.argsort(-lead, kind="stable")
+    best, count = others.max(axis=1), others.shape[1]
+    won, score = first > best, np.maximum(first, best)
+    order = np.argsort(-score, kind="stable")
     beat, lost = np.cumsum(won[order]), np.cumsum(~won[order])
-    # Particles of one lead pass a threshold together: all take what holds at the last of them.
-    last = np.searchsorted(-lead[order], -lead[order], side="right") - 1
+    # Particles of one score pass a threshold together: all take what holds at the last of them.
+    last = np.searchsorted(-score[order], -score[order], side="right") - 1
     rate = (lost[last] + 1.0) / (count * np.maximum(beat[last], 1))
     q = np.empty(len(first))
     q[order] = np.minimum(np.minimum.accumulate(rate[::-1])[::-1], 1.0)
     return np.where(won, q, 1.0)
-
-
-def leads(target: NDArray[np.float64], decoys: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how far the best map of each particle is ahead, (m,): s^2 of the best less the mean s^2 of the others.
-
-    Whatever treats a particle's K + 1 scores alike may rank particles. s alone puts those high that are real and fit
-    the mirror image a little better still; the difference of s alone is as noisy as both.
-    """
-    every = np.column_stack([target, decoys])
-    every = np.sort(every - every.min(initial=np.inf), axis=1) ** 2
-    return np.asarray(every[:, -1] - every[:, :-1].mean(axis=1))
 
 
 def compete(
