@@ -23,11 +23,11 @@ from gonio.findings import ask_result, result_of
 from gonio.frame import Frame, about_normals, everywhere, near
 from gonio.pose import Pose
 from gonio.preparation import Kept, Preparation
-from gonio.problem import pack, signature
+from gonio.problem import pack, signature, with_moving_overlap
 from gonio.result import History, Optimum, Result
 from gonio.run.parallel import in_order
 from gonio.score import Comparison, Score
-from gonio.settings import Inputs, Pool, Search, Settings
+from gonio.settings import Inputs, Overlap, Pool, Search, Settings
 from gonio.stages import Found, PairSearch
 from gonio.symmetry import Symmetry
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
@@ -357,11 +357,17 @@ class Aligner:
     ) -> Asking[Result]:
         comparison, frame = pair.plain(self.settings.score), self._frame(target, None, None)
         seeds, _ = yield from frame.ask_seeds(comparison)
-        if self.settings.search is Search.INDEPENDENT:
+        moving = self.settings.overlap is Overlap.MOVING
+        if self.settings.search is Search.INDEPENDENT and not moving:
             return (yield from ask_result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
+        problem = frame.problem(comparison)
+        problem = with_moving_overlap(problem) if moving else problem
+        if self.settings.search is Search.INDEPENDENT:
+            outcome = candidates.refine_all(problem, seeds, max_iterations=self.settings.max_refinement_iterations)
+            return (yield from ask_result(comparison, outcome, frame))
         assert rng is not None  # align has asked for it
         outcome = candidates.refine_stochastically(
-            frame.problem(comparison),
+            problem,
             seeds,
             schedule=self.settings.schedule,
             signature=partial(signature, voxel_size_angstrom=target.voxel_size_angstrom),

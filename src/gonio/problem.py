@@ -31,7 +31,12 @@ __all__ = [
     "prior_model",
     "signature",
     "unpack",
+    "with_moving_overlap",
 ]
+
+# Half of the difference that a derivative with a moving overlap is taken over: a sample's width at the rim of the
+# sphere of four voxels' detail in a box of 32. Shorter ones see single samples enter and leave, as jumps.
+MOVING_STEP_RAD = np.radians(2.0)
 
 
 def pack(rotations: NDArray, shifts: NDArray) -> NDArray[np.float64]:
@@ -260,3 +265,25 @@ class PoseProblem:
     @property
     def _pair(self) -> tuple:
         return self.comparison.reference.kernel, self.comparison.samples
+
+
+def with_moving_overlap(problem: lm.Problem, *, step_rad: float = MOVING_STEP_RAD) -> lm.Problem:
+    """The problem with rotation gradients of what its values do: Omega moves with the pose (docs/theory.md section 15).
+
+    Analytic derivatives hold Omega, and leave out what the samples bring that enter and leave it. Here rotations have a
+    central difference over ``step_rad`` to either side; shifts, which do not move Omega, and second derivatives stay.
+    It has no compiled loop.
+    """
+
+    def model(points: NDArray[np.float64]) -> lm.Model:
+        value, hessian, descent = problem.model(points)
+        for turn in range(descent.shape[1] - 3):  # tangents begin with their rotations
+            step = np.zeros((len(points), descent.shape[1]))
+            step[:, turn] = step_rad
+            ahead, behind = (problem.model(problem.retract(points, sign * step))[0] for sign in (1.0, -1.0))
+            with np.errstate(invalid="ignore"):  # outside the ball of shifts all are infinite
+                moving = -(ahead - behind) / (4.0 * step_rad)  # b is minus half of the gradient
+            descent[:, turn] = np.where(np.isfinite(moving), moving, descent[:, turn])
+        return value, hessian, descent
+
+    return lm.Problem(model, problem.retract, problem.length, problem.tolerance, noise=problem.noise)

@@ -14,7 +14,7 @@ from gonio import candidates, orientations
 from gonio.score import Score
 from gonio.symmetry import Symmetry
 
-__all__ = ["Inputs", "Lengths", "Pool", "Search", "Settings"]
+__all__ = ["Inputs", "Lengths", "Overlap", "Pool", "Search", "Settings"]
 
 _LENGTHS = (
     "resolution_angstrom",
@@ -72,6 +72,13 @@ class Pool(StrEnum):
     DRAWN = "drawn"
 
 
+class Overlap(StrEnum):
+    """Whether what both wedges have measured is ``HELD`` while a derivative is taken, or ``MOVING`` with the pose."""
+
+    HELD = "held"
+    MOVING = "moving"
+
+
 @dataclass(frozen=True)
 class Lengths:
     """Settings whose default follows from the box, in angstrom: see ``Settings``."""
@@ -124,6 +131,9 @@ class Settings:
         Gaussian prior on their angle); None to keep them together.
     schedule
         Constants of the paper's stochastic refinement.
+    overlap
+        ``Overlap`` or its name, of the rotation derivatives in the paper's searches: ``"held"`` for analytic ones,
+        ``"moving"`` for numerical ones, which know of the samples that enter and leave.
     """
 
     score: Score = Score.RCS
@@ -143,6 +153,7 @@ class Settings:
     prior_shift_sd_angstrom: float | None = None
     axis_sd_deg: float | None = None
     schedule: candidates.Schedule = field(default_factory=candidates.Schedule)
+    overlap: Overlap = Overlap.HELD
 
     def __post_init__(self) -> None:
         self._read_names()
@@ -157,7 +168,7 @@ class Settings:
         self._check_that_options_fit()
 
     def _read_names(self) -> None:
-        kinds: dict[str, type[StrEnum]] = {"score": Score, "search": Search, "pool": Pool}
+        kinds: dict[str, type[StrEnum]] = {"score": Score, "search": Search, "pool": Pool, "overlap": Overlap}
         if self.inputs is not None:
             kinds["inputs"] = Inputs
         for name, kind in kinds.items():
@@ -174,6 +185,10 @@ class Settings:
             raise ValueError(f"max_rotation_deg is about a start, which only a local search has, not {search}")
         if self.axis_sd_deg and search is not Search.AXIS:
             raise ValueError(f"axis_sd_deg is about the normals of an axis search, got a search {search}")
+        if self.overlap is Overlap.MOVING and not search.is_papers:
+            raise ValueError(
+                f"overlap moves in the paper's searches alone, stochastic and independent, not in {search}"
+            )
         if search.is_papers and self.inputs is Inputs.RESTORED:
             raise ValueError(f"the paper's search {search} compares plain inputs; use coarse_to_fine or axis")
         if self.score is Score.LIKELIHOOD and not self.restores:
