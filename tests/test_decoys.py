@@ -208,6 +208,38 @@ def test_decoys_of_a_local_search_are_looked_for_everywhere(noisy):
     np.testing.assert_array_equal(*found)
 
 
+def test_tilt_stacks_are_judged_as_subtomograms_are(rng):
+    from gonio.simulate import Imaging, simulate_tilt_stack
+
+    density, imaging = (
+        Phantom.named("sharp", box=BOX, voxel_size_angstrom=VOXEL),
+        Imaging(box=BOX, voxel_size_angstrom=VOXEL, tilt_step_deg=20.0, snr=0.3),
+    )
+    truth = Pose.random(2, rng=rng, max_shift_angstrom=16.0)
+    stack = simulate_tilt_stack(density, truth[0], imaging=imaging, rng=rng)
+    empty = replace(stack, images=rng.normal(size=stack.images.shape).astype(np.float32))
+    target = Aligner(phantom("sharp"))
+    found = compete(Held([stack, empty]), target, Decoys.of(target, 1, rng=rng), truth)
+    assert found.target[0] - found.best_decoy[0] > 2 * abs(found.target[1] - found.best_decoy[1])
+
+
+class Held:
+    """Particles that are at hand, as a list."""
+
+    def __init__(self, particles):
+        self.particles = particles
+        self.names = [f"held {row}" for row in range(len(particles))]
+
+    def __len__(self):
+        return len(self.particles)
+
+    def load(self, row):
+        return self.particles[row]
+
+    def image(self, row):
+        return None
+
+
 def test_an_error_names_the_particle(noisy, rng, tmp_path):
     table, target = listed(noisy, 4)[:1], aligner(noisy)
     other = Aligner(Volume(np.random.default_rng(0).normal(size=(BOX,) * 3), 3.0))

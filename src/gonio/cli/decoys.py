@@ -82,7 +82,7 @@ def with_decoys(
     if "mirror" not in decoys.kinds:
         print(
             f"gonio: the reference is like its mirror image ({100 * decoys.likeness:.0f} % of its detail), which is no"
-            " decoy then: all decoys have other phases, and tell a little less surely what is false",
+            " decoy then: all decoys have its shape and other detail",
             file=sys.stderr,
         )
     least = 1.0 / (len(table) * options.decoy_count)
