@@ -29,6 +29,11 @@ CHAPTERS = {
     "fig6": ("Figure 6: classes from all pairs", "Four complexes told apart by the dissimilarities of their pairs."),
     "wrong_optima": ("Wrong optima", "Where the score itself prefers a wrong pose, and what chooses better."),
     "inputs": ("What the scores are fed", "The same search on plain and on restored particles."),
+    "scan": (
+        "The scan over all orientations",
+        "Every 5 degrees, shifts by FFT, without refinement: the paper's baseline.",
+    ),
+    "overlap": ("The overlap, held or moved", "Rotation gradients of RCS, and where the search ends with either."),
     "ribosomes_run": ("Real ribosomes", "Poses of RELION 5 against the atoms of 7P6Z, before and after refinement."),
     "ribosomes_noise": ("Ribosomes: noise", "How far a known signal comes back off in the noise of real images."),
     "ribosomes_everywhere": ("Ribosomes from all orientations", "The same particles without their listed poses."),

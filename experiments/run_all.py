@@ -27,6 +27,8 @@ EXPERIMENTS = {
     "fig4_iterations": ["--interval", "60", *ONE_CELL],
     "wrong_optima": ["--phantom", "sharp", *ONE_CELL],
     "inputs": ["--phantom", "sharp", *ONE_CELL],
+    "scan": ["--phantom", "sharp", "--snr", "0.5", "--interval", "20"],
+    "overlap": ["--snr", "0.5"],
     "fig5": ["--particles", "3"],
     "fig6": ["--particles", "3", "--methods", "rcs"],
 }
