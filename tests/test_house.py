@@ -64,6 +64,7 @@ FLOORS = {
     "decoys": 3,
     "extraction": 3,
     "inspection": 3,
+    "placement": 3,
     "pairwise": 3,
     "refinement": 3,
     "denovo": 3,
@@ -119,6 +120,7 @@ ROOMS_BELOW = {
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"} | ASKED,
     "decoys": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,
+    "placement": {"halves", "inspection"},
     "inspection": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "settings"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},

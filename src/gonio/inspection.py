@@ -105,7 +105,12 @@ def angles_out_of_range(angles_deg: ArrayLike) -> Suspicion | None:
         return None
     first = ", ".join(f"{angle:g}" for angle in angles[rows[0]])
     what = f"angles of {len(rows)} of {len(angles)} particles are out of range, first ({first}) in row {rows[0] + 1}"
-    return Suspicion("angles out of range", what, "columns may be exchanged, or angles not in degrees")
+    remedy = "columns may be exchanged, or angles not in degrees"
+    back = np.radians(angles)
+    if np.isfinite(angles).all() and len(angles) >= ENOUGH and (np.abs(back) <= [360.0, 180.0, 360.0]).all():
+        first = ", ".join(f"{angle:.4g}" for angle in back[rows[0]])
+        remedy = f"they may have been turned into degrees twice: those would be ({first})"
+    return Suspicion("angles out of range", what, remedy)
 
 
 def angles_in_radians(angles_deg: ArrayLike) -> Suspicion | None:

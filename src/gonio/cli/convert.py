@@ -207,11 +207,11 @@ def _warn(table: ParticleTable, made: ParticleTable, wanted: Format) -> None:
     """Of what is written as it was found and will not do what it should."""
     import warnings
 
-    from gonio.cli.understanding import written_angles
     from gonio.inspection import angles_in_radians, angles_out_of_range
+    from gonio.io.formats import stated_angles
     from gonio.io.names import tomostar
 
-    angles = written_angles(table)
+    angles = stated_angles(table)
     for found in () if angles is None else (angles_out_of_range(angles), angles_in_radians(angles)):
         if found is not None:
             warnings.warn(f"{table.files[0]}: {found}", RuntimeWarning, stacklevel=2)

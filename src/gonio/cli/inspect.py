@@ -91,7 +91,7 @@ def inspect(
         tomograms_path=tomograms,
         reverse_tilts=reverse_tilts,
     )
-    understood, table = understand(path, options, tilts or (), sample)
+    understood, table = understand(path, options, tilts or (), sample, diameter)
     score = None
     if hand is not None:
         if table is None:

@@ -46,7 +46,7 @@ class Understood:
 
 
 def understand(
-    path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int
+    path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int, diameter: float | None = None
 ) -> tuple[Understood, ParticleTable | None]:
     """What a file is by what it holds; the table, if it is a list.
 
@@ -65,12 +65,12 @@ def understand(
     with reading(path, "give a particle list, a map, a tomogram or a tilt file"):
         start = first_bytes(path, 212)
     if is_em(start) and em_layout(path).shape[::2] == (1, 20):
-        return _list(path, options, tilts, sample)
+        return _list(path, options, tilts, sample, diameter)
     if is_em(start) or start[208:211] == b"MAP" or (options.permissive and b"\0" in start):
         return _volume(path, options), None
     if is_tilt_file(path):
         return _tilts(path), None
-    return _list(path, options, tilts, sample)
+    return _list(path, options, tilts, sample, diameter)
 
 
 # Volumes
@@ -190,7 +190,9 @@ def _tilt_facts(series: TiltSeries) -> dict[str, Any]:
 # Lists
 
 
-def _list(path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int) -> tuple[Understood, ParticleTable]:
+def _list(
+    path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int, diameter: float | None
+) -> tuple[Understood, ParticleTable]:
     from gonio.io.formats import format_of
     from gonio.io.source import StarSource
     from gonio.io.wedges import with_tilts
@@ -209,7 +211,7 @@ def _list(path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int) 
         understood.facts["images"] = f"not looked at: {unread}"
     if particles:
         _look_at_images(understood, particles, options, len(table))
-    _look_at_list(understood, table, particles)
+    _look_at_list(understood, table, particles, options.tomograms_path, diameter)
     return understood, table
 
 
@@ -320,38 +322,72 @@ def _wedge_words(wedge: Wedge) -> str:
     return type(wedge).__name__
 
 
-def _look_at_list(understood: Understood, table: ParticleTable, particles: Sequence[Particle]) -> None:
+def _look_at_list(
+    understood: Understood,
+    table: ParticleTable,
+    particles: Sequence[Particle],
+    tomograms_path: Path | None,
+    diameter: float | None,
+) -> None:
     from gonio import inspection as look
+    from gonio import placement
+    from gonio.io.formats import stated_angles
 
-    angles = written_angles(table)
+    angles = stated_angles(table)
     if angles is not None:
         understood.doubt(look.angles_out_of_range(angles), look.angles_in_radians(angles))
     understood.doubt(look.no_orientations(table.poses))
-    box = particles[0].box * particles[0].voxel_size_angstrom if particles else None
-    coordinates = table.coordinates_angstrom
-    places = None if coordinates is None else coordinates + table.tomogram_poses.shift_angstrom
-    halves = np.asarray(table.half_sets)
-    understood.doubt(look.shared_by_halves(table.names, table.tomograms, coordinates, halves, box_angstrom=box or 1e-6))
+    box = particles[0].box * particles[0].voxel_size_angstrom if particles else _listed_box(table)
+    half_sets = np.asarray(table.half_sets)
+    shared = look.shared_by_halves(
+        table.names, table.tomograms, table.coordinates_angstrom, half_sets, box_angstrom=box or 1e-6
+    )
+    understood.doubt(placement.unequal_halves(half_sets), shared)
     if box is not None:
         understood.doubt(look.shifts_beyond_the_box(table.poses, box))
-    if coordinates is None or places is None or not np.ptp(coordinates, axis=0).any():
-        return  # places that are all alike are none
+    if table.coordinates_angstrom is not None and np.ptp(table.coordinates_angstrom, axis=0).any():
+        _look_at_places(understood, table, box, tomograms_path, diameter)  # places that are all alike are none
+
+
+def _look_at_places(
+    understood: Understood, table: ParticleTable, box: float | None, tomograms_path: Path | None, diameter: float | None
+) -> None:
+    from gonio import inspection as look
+    from gonio import placement
+    from gonio.io.conversion import known_sizes
+
+    places, coordinates = table.places_angstrom, table.coordinates_angstrom
+    assert places is not None and coordinates is not None
+    sizes, centred = known_sizes(table, tomograms_path), table.coordinates_from == "centre"
+    pixels = table.pixel_sizes_angstrom
+    pixel = None if pixels is None else float(np.median(pixels))
+    understood.doubt(
+        placement.outside_of_tomograms(places, sizes, from_centre=centred),
+        placement.only_a_corner(places, sizes, from_centre=centred, pixel_angstrom=pixel),
+    )
+    particle = diameter or (None if box is None else 2 * DUPLICATE_SHARE * box)
+    if table.lengths == "pixels" or particle is None:
+        return
+    dense = placement.crowded(table.tomograms, places, particle_angstrom=particle, pixel_angstrom=pixel)
+    if dense is None:
+        near = 0.5 * particle
+        dense = look.listed_twice(table.names, table.tomograms, places, distance_angstrom=near)
+    understood.doubt(dense)
     if box is not None:
-        near = DUPLICATE_SHARE * box
-        understood.doubt(look.listed_twice(table.names, table.tomograms, places, distance_angstrom=near))
-    if table.coordinates_from == "corner":
-        understood.doubt(look.outside_of_the_tomogram(places, size_xyz_angstrom=None, from_centre=False))
+        chained = placement.boxes_in_chains(table.names, table.tomograms, coordinates, box_angstrom=box)
+        understood.doubt(chained)
 
 
-def written_angles(table: ParticleTable) -> NDArray[np.float64] | None:
-    """As a STAR list has them, rot, tilt, psi; other formats have been turned into rotations."""
-    from gonio.io.source import StarSource
-    from gonio.io.star import ANGLES
-
-    source = table.source
-    if not isinstance(source, StarSource) or not all(label in source.particles for label in ANGLES):
+def _listed_box(table: ParticleTable) -> float | None:
+    """The edge of the boxes in angstrom as the list states it, where its images are not here."""
+    labels = ("rlnImageSize", "rlnImagePixelSize")
+    if not all(label in table.extras for label in labels):
         return None
-    return source.particles.vectors(ANGLES)
+    try:
+        size, pixel = (float(table.extras[label][0]) for label in labels)
+    except ValueError:
+        return None
+    return size * pixel if size * pixel > 0 else None
 
 
 def _few(names: Iterable[str], shown: int = 4) -> str:

@@ -26,12 +26,13 @@ from gonio.io.errors import FormatError
 from gonio.io.formats import Format
 from gonio.io.names import tomostar
 from gonio.io.particle_series import SeriesSource
-from gonio.io.source import TILT_COLUMNS
+from gonio.io.source import TILT_COLUMNS, StarSource
+from gonio.io.star import tomograms_beside
 from gonio.io.text import own_label
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 
-__all__ = ["CENTRES", "TomogramSizes", "WriteOptions", "losses", "needs_centres", "prepared"]
+__all__ = ["CENTRES", "TomogramSizes", "WriteOptions", "known_sizes", "losses", "needs_centres", "prepared"]
 
 CENTRES: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "size/2": lambda size: size / 2,
@@ -111,6 +112,33 @@ def _size(word: str) -> float:
         return float(word)
     except ValueError:  # a blank, or a word such as "None"
         return 0.0
+
+
+def known_sizes(table: ParticleTable, tomograms_path: Path | None = None) -> NDArray[np.float64]:
+    """Return the size of each particle's tomogram, xyz, in the unit of the table; infinite where no file states it.
+
+    Parameters
+    ----------
+    table
+        As read.
+    tomograms_path
+        tomograms.star or a STOPGAP wedge list; of RELION's lists found beside them when not given.
+
+    Raises
+    ------
+    FormatError
+        If that file is broken.
+    """
+    source = table.source
+    if tomograms_path is None and isinstance(source, StarSource):
+        tomograms_path = source.tomograms_path or tomograms_beside(source.path, needed=False)[0]
+    stated = {} if tomograms_path is None else TomogramSizes.read(tomograms_path).by_name
+    sizes = np.full((len(table), 3), np.inf)
+    for row, name in enumerate(table.tomograms):
+        if name in stated:
+            *size, pixel = stated[name]
+            sizes[row] = np.array(size) * (1.0 if table.lengths == "pixels" else pixel)
+    return sizes
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 import gonio.io.av3 as av3
 import gonio.io.columns as columns
 import gonio.io.dynamo as dynamo
@@ -27,9 +30,10 @@ from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import lacks_map_word
 from gonio.io.particle_series import SeriesSource, is_series, read_series
 from gonio.io.source import ReadOptions, StarSource
+from gonio.io.subtomograms import ListSource
 from gonio.particles import ParticleTable
 
-__all__ = ["FORMATS", "Format", "format_named", "format_of", "format_of_ending", "own_format"]
+__all__ = ["FORMATS", "Format", "format_named", "format_of", "format_of_ending", "own_format", "stated_angles"]
 
 START_BYTES = 65536
 # What a list may hold; the rest of its columns are its own.
@@ -212,6 +216,30 @@ def own_format(source: StarSource | SeriesSource) -> str:
     return FORMAT_OF_VERSION[star_version(labels) or "5"]
 
 
+def stated_angles(table: ParticleTable) -> NDArray[np.float64] | None:
+    """Return the three Euler angles of each particle as its list states them, the middle one second, shape (m, 3).
+
+    None where a list states none, or states rotations in another way (EMAN2).
+    """
+    source, rows = table.source, np.asarray(table.rows)
+    labels: tuple[str, ...]
+    if isinstance(source, StarSource):
+        block, labels = source.particles, star.ANGLES
+    elif isinstance(source, ListSource) and source.block is not None and source.family in LAYOUTS:
+        block, labels = source.block, LAYOUTS[source.family].angles
+    else:
+        return None
+    return block.vectors(labels)[rows] if all(label in block for label in labels) else None
+
+
+LAYOUTS = {
+    "dynamo": dynamo.LAYOUT,
+    "stopgap": stopgap.LAYOUT,
+    "av3": av3.LAYOUT,
+    "pytom": pytom.LAYOUT,
+    "peet": peet.LAYOUT,
+    "plain": plain.LAYOUT,
+}
 NUMBERED = frozenset({*POSES, CLASSES, SCORES})
 HELP = "give a list of RELION, Warp, Dynamo, STOPGAP, AV3, PyTom, EMAN2, PEET or a plain table"
 FORMAT_OF_VERSION = {"warp": "warp", **{version: f"relion{version}" for version in relion.VERSIONS[1:]}}

@@ -119,7 +119,7 @@ def read_particles(
     series: dict[str, TiltSeries] = {}
     stacks = _are_stacks(star)
     if stacks and tomograms_path is None:
-        tomograms_path, found_by = _tomograms_beside(star.path, needed=images_needed)
+        tomograms_path, found_by = tomograms_beside(star.path, needed=images_needed)
         sets += found_by
     if stacks and images_needed:
         assert tomograms_path is not None
@@ -237,7 +237,7 @@ def _named_file(entry: Block, label: str) -> Path:
     return found
 
 
-def _tomograms_beside(path: Path, *, needed: bool) -> tuple[Path | None, tuple[Path, ...]]:
+def tomograms_beside(path: Path, *, needed: bool) -> tuple[Path | None, tuple[Path, ...]]:
     """tomograms.star beside a particle list, or the one that an optimisation set there names for it; and that set."""
     for other in sorted(path.parent.glob("*optimisation_set.star")):
         entry = next((block for block in read_star(other).blocks if "rlnTomoTomogramsFile" in block), None)
@@ -362,7 +362,7 @@ def _tomograms_pixels(source: StarSource) -> tuple[NDArray[np.float64] | None, S
     """The pixels of the tilt series where only tomograms.star states them, and the source that knows that file."""
     path, sets = source.tomograms_path, source.sets
     if path is None:
-        path, found_by = _tomograms_beside(source.path, needed=False)
+        path, found_by = tomograms_beside(source.path, needed=False)
         sets += found_by
     if path is None:
         return None, source
