@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gonio.fourier import centred_fft, centred_ifft, index_grid, low_passed
-from gonio.measured import MIN_NOISE, Measured
+from gonio.measured import MIN_NOISE, Measured, Reliability
 from gonio.pose import Pose
 from gonio.volume import Subtomogram, Volume
 from gonio.wedge import NoWedge, SingleAxisWedge
@@ -61,7 +61,7 @@ def test_shells_of_nothing_do_not_count_without_end():
     rough = Volume(MAP.data + MAP.data.max() * noise(), VOXEL)
     seen = measured(low_passed(rough, resolution_angstrom=60.0).data)
     assert seen.noise.min() >= 0.999 * MIN_NOISE * seen.noise.max()
-    samples = seen.spectrum(power_of(MAP.data))
+    samples = seen.spectrum(Reliability(power_of(MAP.data), np.ones(int(LIMIT) + 1)))[0]
     beyond = samples.radius > 6.5
     # What they could add to f.g: weight times value times gain, against the shells that hold something.
     term = samples.weight * np.abs(samples.value) * samples.transfer
@@ -79,7 +79,7 @@ def test_the_gain_is_that_by_which_the_target_was_filtered(gain):
     """Up to a factor, where the signal is; that the curve is a smooth one costs a quarter at most (measured: 0.18)."""
     data = filtered(MAP.data, gain)
     seen = measured(data + 0.3 * data.std() * noise())
-    found = seen.spectrum(power_of(MAP.data))
+    found = seen.spectrum(Reliability(power_of(MAP.data), np.ones(int(LIMIT) + 1)))[0]
     ratio = found.transfer / gain(found.radius.astype(float))
     told = (found.radius >= 1.5) & (found.radius <= 6.5)
     assert np.abs(ratio[told] / np.exp(np.log(ratio[told]).mean()) - 1.0).max() < 0.25

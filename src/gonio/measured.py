@@ -23,7 +23,7 @@ from gonio.lattice import Places, low_spectrum, shell_means
 from gonio.restoration import sphere_of
 from gonio.volume import Subtomogram
 
-__all__ = ["Measured"]
+__all__ = ["Measured", "Reliability"]
 
 # No shell is taken to have less noise than this share of the noisiest: filtered volumes have shells of nothing at all.
 MIN_NOISE = 1e-3
@@ -36,6 +36,18 @@ MAX_SIGNAL = 0.93
 INNER = 0.8
 # Spheres that are remembered.
 REMEMBERED = 8
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What is known of a reference: in shells of the target the truth's power and C_ref^2, (s,) each.
+
+    ``crowding`` is how many samples there are for each that the reference's window leaves independent.
+    """
+
+    power: NDArray[np.float64]
+    reliability: NDArray[np.float64]
+    crowding: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,25 +92,36 @@ class Measured:
         """Whether noise, not what the wedge's edge smears, is what limits the pose."""
         return self.signal_share <= MAX_SIGNAL
 
-    def spectrum(self, reference_power: NDArray[np.float64]) -> Spectrum:
-        """Samples that count by their noise, of a particle that is the reference times a gain.
+    def spectrum(self, reference: Reliability) -> tuple[Spectrum, float]:
+        """Return samples weighted by their noise, of a particle that is the reference times a gain, and their crowding.
 
-        ``reference_power`` is that of the reference's shells, (s,).
+        What a noisy reference leaves open of the truth is noise as well, and the same in neighbouring samples: of so
+        many as its window makes alike only one is independent. The crowding is the mean of how many there are for each
+        independent one, over what the samples tell of the pose.
         """
         shells, radius = np.arange(len(self.noise)), self.samples.radius
-        gain = np.sqrt(self._gain_square(np.maximum(reference_power, 1e-12 * reference_power.max())))
-        weight = self.samples.weight / np.interp(radius, shells, self.noise)
-        return replace(
+        power = reference.power
+        square = self._gain_square(np.maximum(power, 1e-12 * power.max()), reference.reliability)
+        gain, left_open = np.sqrt(square), square * power * (1.0 - reference.reliability)
+        noise = self.noise + reference.crowding * left_open
+        weight = self.samples.weight / np.interp(radius, shells, noise)
+        samples = replace(
             self.samples,
             value=(self.samples.value / gain.max()).astype(np.complex64),  # on the reference's scale
             transfer=np.interp(radius, shells, gain / gain.max()).astype(np.float32),
             weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32),
         )
+        told = self.count * shells**2 * square * power * reference.reliability / noise
+        crowding = float(told @ (noise / (self.noise + left_open)) / told.sum()) if told.any() else 1.0
+        return samples, crowding
 
-    def _gain_square(self, power: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The signal over a reference's power, (s,): the most probable curve of eq. 34."""
+    def _gain_square(self, power: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The signal over a reference's power, (s,): the most probable curve of eq. 34.
+
+        A shell of the reference tells as much of it as it is reliable.
+        """
         square = np.empty(len(power))
-        gain_square(self.signal, self.noise, power, self.count, self.sphere_power, square)
+        gain_square(self.signal, self.noise, power, self.count * reliability, self.sphere_power, square)
         return square
 
 

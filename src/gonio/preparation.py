@@ -19,7 +19,8 @@ from gonio.coarse_to_fine import Pair
 from gonio.expectation import Expectation, stretched
 from gonio.fourier import MIN_SHELLS, FourierVolume, Spectrum, shell_limit
 from gonio.lattice import remembered
-from gonio.measured import Measured
+from gonio.measured import Measured, Reliability
+from gonio.noisy_reference import filtered_reference, open_window, true_power
 from gonio.restoration import (
     EXTENT_SHELLS,
     Restored,
@@ -53,24 +54,27 @@ LOOK = 1.4
 LOOKS = 8
 # Restorers that are remembered, of any reference: one for each wedge and box.
 RESTORERS = 32
-# A reference is clean when every shell holds this share of signal or more. Maps of phantoms hold 0.998 to 1 (imaged
-# `four_gaussians`, which the box cuts, 0.989), the average of 50 particles 0.998 at SNR 0.5 and 0.994 at 0.1: with that
-# one restored targets are found better.
-CLEAN = 0.997
 
 
 @dataclass(frozen=True)
 class _Reference:
     """The reference's spectrum, and in shells of the target the share of its signal and its power, (s,).
 
-    ``clean`` are spectrum and power of a reference that is whole and clean: without a sphere, which would only cut its
-    tail off, unless one was given.
+    ``filtered`` is a reference without a missing wedge as ``noisy_reference`` makes it: signal with a known error.
     """
 
     spectrum: FourierVolume
     signal_share: NDArray[np.float64]
     power: NDArray[np.float64]
-    clean: tuple[FourierVolume, NDArray[np.float64]] | None
+    filtered: _Filtered | None
+
+
+@dataclass(frozen=True)
+class _Filtered:
+    """The spectrum of the filtered reference, and what is known of it in shells of the target."""
+
+    spectrum: FourierVolume
+    known: Reliability
 
 
 @dataclass(frozen=True)
@@ -159,9 +163,9 @@ class Preparation:
             target = replace(target, volume=_about_centre(target.volume, box))
         ready = self._reference_for(target.box)
         reference = ready.spectrum
-        clean = self._clean_pair(target, ready)
-        if clean is not None:
-            return clean
+        weighted = self._noise_weighted_pair(target, ready)
+        if weighted is not None:
+            return weighted
         kept = {} if kept is None else kept
         diameter: float = _kept(kept, ("diameter", target.box, self._extent), lambda: self.diameter_angstrom(target))
         made_for = "restored", target.box, diameter, reference.limit
@@ -235,24 +239,25 @@ class Preparation:
         shells = EXTENT_SHELLS * volume.box_angstrom / (LOOK * about_angstrom)
         return float(np.floor(sphere_diameter_angstrom(volume, shells=shells) / step + 0.5) * step)
 
-    def _clean_pair(self, target: Subtomogram, ready: _Reference) -> Pair | None:
-        """The target as it was measured, weighted by its noise (docs/theory.md section 12); None where that says less.
+    def _noise_weighted_pair(self, target: Subtomogram, ready: _Reference) -> Pair | None:
+        """The target as it was measured, weighted by its noise and by what the reference leaves open (section 12).
 
-        Where the reference is whole and clean nothing has to be guessed of the target.
+        None where the reference has a missing wedge, or the target so little noise that it is restored.
         """
-        if ready.clean is None:
+        if ready.filtered is None:
             return None
-        spectrum, power = ready.clean
-        diameter, ceiling = self._picked_within(target), self._ceiling(target.box, spectrum.limit)
-        seen = Measured.of(target, limit=spectrum.limit, diameter_angstrom=diameter)
-        if not seen.is_noisy or (ceiling is not None and (ceiling**2).min() < CLEAN):
+        reference, diameter = ready.filtered.spectrum, self._picked_within(target)
+        seen = Measured.of(target, limit=reference.limit, diameter_angstrom=diameter)
+        if not seen.is_noisy:
             return None
-        return Pair(seen.spectrum(power), spectrum, 1.0, ceiling, exact=True, diameter_angstrom=diameter)
+        spectrum, crowding = seen.spectrum(ready.filtered.known)
+        return Pair(spectrum, reference, crowding, exact=True, diameter_angstrom=diameter)
 
     @property
     def memory_bytes(self) -> int:
         """What the spectra of the reference and its restored density take."""
-        ready = [r.spectrum for r in self._ready.values()] + [r.clean[0] for r in self._ready.values() if r.clean]
+        ready = [r.spectrum for r in self._ready.values()]
+        ready += [r.filtered.spectrum for r in self._ready.values() if r.filtered]
         different = {id(spectrum): spectrum for spectrum in [*ready, *self._plain.values()]}
         restored = self._restored.volume.data.nbytes if self.settings.restores else 0
         return restored + sum(spectrum.memory_bytes for spectrum in different.values())
@@ -346,10 +351,33 @@ class Preparation:
 
         share = stretched(self._restored.signal_share, box / self._restored_box, shells)
         spectrum, power = seen(self._restored.volume)
-        clean = None
-        if isinstance(wedge, NoWedge) and share.min() >= CLEAN:
-            clean = (spectrum, power) if self.keeps_out else seen(self._needed)
-        return _Reference(spectrum, share, power, clean)
+        filtered = None
+        if isinstance(wedge, NoWedge):
+            reliability = self._reliability()
+            in_own = stretched(reliability, own / self._restored_box, int(np.rint(self._limit(own))) + 1)
+            window = self._window(in_own)
+            filtered_spectrum, seen_power = seen(filtered_reference(self._needed, window, in_own))
+            reliability = stretched(reliability, box / self._restored_box, shells)
+            crowding = float(1.0 / np.square(window).mean(dtype=np.float64)) * (box / own) ** 3
+            known = Reliability(true_power(seen_power, reliability), reliability, crowding)
+            filtered = _Filtered(filtered_spectrum, known)
+        return _Reference(spectrum, share, power, filtered)
+
+    def _reliability(self) -> NDArray[np.float64]:
+        """C_ref^2 in shells of the box in which the reference was restored: by its half maps, or as it shows itself."""
+        share = self._restored.signal_share
+        if self._fsc is None:
+            return share
+        truth = self._truth_correlation() ** 2
+        return stretched(truth, self._restored_box / self.reference.box, len(share))
+
+    def _window(self, reliability: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Where the reference has density: its mask or its sphere, which a reliable reference may reach beyond."""
+        if self._mask is not None:
+            return np.clip(self._mask.data, 0.0, 1.0)
+        given = self.settings.mask_diameter_angstrom
+        sphere = sphere_of(self._needed.box, self._needed.voxel_size_angstrom, given or self._extent)
+        return sphere if given else open_window(sphere, reliability)
 
     def _restorer(
         self, wedge: Wedge, box: int, diameter_angstrom: float, limit: float, mask: Volume | None = None
@@ -365,11 +393,14 @@ class Preparation:
         """Correlation of the reference with the truth: sqrt(2 FSC / (1 + FSC)) of its half maps."""
         if self._fsc is None:
             return None
-        fsc = np.clip(self._fsc, 0.0, 1.0)
-        truth = np.sqrt(2.0 * fsc / (1.0 + fsc))
         # Shells of the target are one over its own box wide.
-        shells = np.arange(int(np.rint(limit)) + 1) * self.reference.box / box
-        return np.interp(shells, np.arange(len(truth)), truth)
+        shells = int(np.rint(limit)) + 1
+        return stretched(self._truth_correlation(), box / self.reference.box, shells)
+
+    def _truth_correlation(self) -> NDArray[np.float64]:
+        """C_ref = sqrt(2 FSC / (1 + FSC)) in shells of the reference's box."""
+        fsc = np.clip(self._fsc, 0.0, 1.0)
+        return np.sqrt(2.0 * fsc / (1.0 + fsc))
 
 
 @lru_cache(maxsize=RESTORERS)
