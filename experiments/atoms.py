@@ -4,7 +4,7 @@
     imaging     twice the box; the frequencies between the first and the last tilt; white noise over the same
                 frequencies; the contrast transfer of one lens, phases flipped, or none (corrected, or a phase plate)
 
-then the middle of it is cut out, whose edge smears the wedge as a reconstruction's does. SNR is the ratio of variances in
+then the middle is cut out, whose edge smears the wedge as that of a reconstruction does. SNR is the ratio of variances in
 the box that is left.
 """
 

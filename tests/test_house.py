@@ -55,6 +55,7 @@ FLOORS = {
     "frame": 3,
     "coarse_to_fine": 3,
     "measured": 3,
+    "noisy_reference": 2,
     "preparation": 3,
     "uncertainty": 3,
     "findings": 3,
