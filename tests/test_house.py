@@ -56,6 +56,8 @@ FLOORS = {
     "coarse_to_fine": 3,
     "measured": 3,
     "noisy_reference": 2,
+    "posterior": 3,
+    "refinement_plan": 3,
     "preparation": 3,
     "uncertainty": 3,
     "findings": 3,
@@ -117,7 +119,9 @@ ROOMS_BELOW = {
     "preparation": {room for room, floor in FLOORS.items() if floor < 3} | {"coarse_to_fine", "measured", "settings"},
     "findings": {room for room, floor in FLOORS.items() if floor < 3}
     | {"problem", "evaluation", "frame", "coarse_to_fine", "stages", "uncertainty"},
-    "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING,
+    "posterior": {room for room, floor in FLOORS.items() if floor < 3}
+    | {"coarse_to_fine", "evaluation", "frame", "problem", "settings"},
+    "alignment": {room for room, floor in FLOORS.items() if floor < 3} | SEARCHING | {"posterior"},
     "lists": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "settings"} | ASKED,
     "decoys": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,
@@ -130,7 +134,8 @@ ROOMS_BELOW = {
     "denovo": {room for room, floor in FLOORS.items() if floor < 3}
     | {"alignment", "averaging", "evaluation", "lists", "motion", "pairwise", "synchronisation"},
     "refinement": {room for room, floor in FLOORS.items() if floor < 3}
-    | {"alignment", "averaging", "half_frames", "lists", "motion"},
+    | {"alignment", "averaging", "half_frames", "lists", "motion", "refinement_plan"},
+    "refinement_plan": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment"},
     "classification": {room for room, floor in FLOORS.items() if floor < 3}
     | {"alignment", "averaging", "clustering", "evaluation", "lists", "pairwise"},
 }

@@ -50,7 +50,7 @@ def test_noisy_targets_of_a_map_are_taken_as_they_were_measured():
     of_map = Preparation(REFERENCE, Settings())
     target = under_noise(POSES[0], 0)
     pair = of_map.pair(target)
-    assert pair.exact and pair.before is None and pair.crowding == 1.0
+    assert pair.exact and pair.before is None and pair.crowding == pytest.approx(1.0, abs=1e-6)
     assert pair.target.on_grid and pair.diameter_angstrom > 100.0
     assert Preparation(Subtomogram(noisy_map()), Settings()).pair(target).exact
     assert Preparation(REFERENCE, Settings(), reference_fsc=np.full(BOX // 2 + 1, 0.9)).pair(target).exact
@@ -68,10 +68,11 @@ def test_what_is_expected_of_a_pair_does_not_jump_as_its_map_gets_noisier():
         found, _ = pair.plain(Score.RCS).values(poses.matrix, poses.shift_angstrom)
         return float(found[0])
 
-    values = np.array([value(fsc) for fsc in np.linspace(1.0, 0.0, 41)])
-    steps = np.abs(np.diff(values))
-    # A 40th of the way each: one that was a jump would be most of it.
-    assert steps.max() < 0.2 * np.ptp(values)
+    def largest_step(count: int) -> float:
+        return float(np.abs(np.diff([value(fsc) for fsc in np.linspace(1.0, 0.0, count)])).max())
+
+    # Of a curve half of the way is half of the step, or a little more where it bends; of a jump it is all of it.
+    assert largest_step(161) < 0.75 * largest_step(81)
 
 
 def test_a_map_that_no_lens_has_shown_is_brought_to_what_the_target_shows():

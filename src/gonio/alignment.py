@@ -22,6 +22,7 @@ from gonio.expectation import Expectation
 from gonio.findings import ask_result, result_of
 from gonio.frame import Frame, about_normals, everywhere, near
 from gonio.pose import Pose
+from gonio.posterior import ask_posterior
 from gonio.preparation import Kept, Preparation
 from gonio.problem import pack, signature, with_moving_overlap
 from gonio.result import History, Optimum, Result
@@ -413,6 +414,8 @@ class Aligner:
         shells = int(np.rint(pair.target.limit / cut)) + 1
         told = found.expectation.in_box(1.0 / cut, shells) if expectation is None else expectation
         result = replace(result, expectation=told)
+        if pair.exact:
+            result = yield from ask_posterior(result, pair, frame, self.settings, rng=rng)
         if self._preparation.keeps_out or found.expectation.shared_power < NOISE_FREE:
             return result
         return (yield from self._as_measured(target, result, frame, pair.crowding))

@@ -7,8 +7,8 @@ block are the same bits whoever makes them, and so is the map.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 import numpy as np
@@ -50,6 +50,8 @@ class Average:
     coverage
         How often each frequency of the map was measured: the sums of weights, of the box's shape (n, n, n), zero
         frequency at n // 2, beyond the largest sphere zero.
+    without
+        By half set and fold, the average of that half without the particles of that fold; None without folds.
     """
 
     volume: Volume
@@ -57,6 +59,7 @@ class Average:
     fsc: NDArray[np.float64] | None
     count: int
     coverage: NDArray[np.float32]
+    without: Mapping[tuple[int, int], Volume] | None = None
 
     def __repr__(self) -> str:
         halves = ""
@@ -113,8 +116,9 @@ def average_table(
     table: ParticleTable,
     *,
     mapper: Mapper | None = None,
-    poses: Pose | None = None,
+    poses: Pose | Sequence[Pose] | None = None,
     half_sets: NDArray[np.int8] | None = None,
+    folds: NDArray[np.int64] | None = None,
     symmetry: str = "C1",
     stage: str = "average",
 ) -> Average:
@@ -127,15 +131,26 @@ def average_table(
     mapper
         Who does it; this process unless given.
     poses
-        In place of those of the table.
+        In place of those of the table; of m single poses or batches, each particle counts at all of its batch, for an
+        equal part of it.
     half_sets, symmetry
         As in ``average``.
+    folds
+        A number from 0 for each particle, (m,), to have the halves without the particles of each fold as well; needs
+        half sets.
     stage
         Its name, once in a run.
     """
     groups = _groups_of(half_sets, len(table))
-    made = _summed(table, table.poses if poses is None else poses, groups, symmetry, mapper, stage)
-    return made.average([0, 1, 2], None if half_sets is None else (1, 2))
+    every = table.poses if poses is None else poses
+    if folds is None or half_sets is None:
+        made = _summed(table, every, groups, symmetry, mapper, stage)
+        return made.average([0, 1, 2], None if half_sets is None else (1, 2))
+    made = _summed(table, every, groups + 3 * folds, symmetry, mapper, stage)
+    without = {
+        (half, fold): made.without(half, fold) for half in (1, 2) for fold in np.unique(folds[groups == half]).tolist()
+    }
+    return replace(made.of_halves().average([0, 1, 2], (1, 2)), without=without)
 
 
 def average_classes(
@@ -192,7 +207,12 @@ def _counted(particles: Iterator[Particle], poses: Pose, groups: NDArray[np.int6
 
 
 def _summed(
-    table: ParticleTable, poses: Pose, groups: NDArray[np.int64], symmetry: str, mapper: Mapper | None, stage: str
+    table: ParticleTable,
+    poses: Pose | Sequence[Pose],
+    groups: NDArray[np.int64],
+    symmetry: str,
+    mapper: Mapper | None,
+    stage: str,
 ) -> _Totals:
     """The sums of all rows whose group is not negative."""
     if len(poses) != len(table) or not len(table):
@@ -214,7 +234,7 @@ class _SumBlock:
 
     insertion: Insertion
     table: ParticleTable
-    poses: Pose
+    poses: Pose | Sequence[Pose]
     groups: NDArray[np.int64]
 
     def __call__(self, block: int) -> dict[int, Sums]:
@@ -252,6 +272,21 @@ class _Totals:
             if group not in self.sums:
                 self.sums[group] = Sums.zeros(self.insertion.size)
             self.sums[group] += sums
+
+    def of_halves(self) -> _Totals:
+        """The sums of groups half + 3 fold, by half."""
+        halves = _Totals(self.insertion)
+        for group in sorted(self.sums):
+            halves.add({group % 3: self.sums[group]})
+        return halves
+
+    def without(self, half: int, fold: int) -> Volume:
+        """The map of a half without a fold; of all of it, where there is no other."""
+        others = [group for group in sorted(self.sums) if group % 3 == half and group != half + 3 * fold]
+        total = Sums.zeros(self.insertion.size)
+        for group in others or [half + 3 * fold]:
+            total += self.sums[group]
+        return self.insertion.map_of(total)
 
     def average(self, groups: Sequence[int], halves: tuple[int, int] | None) -> Average:
         """Of the particles of some groups, of which two may be half sets."""

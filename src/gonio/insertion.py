@@ -75,7 +75,13 @@ class Insertion(Protocol):
         ...
 
     def add(self, particle: Particle, pose: Pose, *, into: Sums) -> None:
-        """Add a particle at its pose; ValueError where it is not of the kind, box and voxel size."""
+        """Add a particle at its pose, or at all poses of a batch, each for an equal part of it.
+
+        Raises
+        ------
+        ValueError
+            Where it is not of the kind, box and voxel size.
+        """
         ...
 
     def packed(self, running: Sums) -> Sums:
@@ -123,11 +129,17 @@ class Gathering:
         assert into.memory is not None
         grid, wedge = _half_spectrum(particle.volume, into.memory), _wedge(particle)
         frequency = _half_ball(_last_shell(self.box))[1]
-        signal = into.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
-        phase, scale = _phase(pose, particle), np.float32(OVERSAMPLING)
-        for turn in _split(self.symmetry)[0]:
-            rotation = (pose.matrix @ turn).astype(np.float32)
-            insert.add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, into.weight)
+        poses = _each(pose)
+        part = into if len(poses) == 1 else Sums.zeros(self.size)
+        signal, scale = part.signal.view(np.float64).reshape(-1, 2), np.float32(OVERSAMPLING)  # (n, 2)
+        for one in poses:
+            phase = _phase(one, particle)
+            for turn in _split(self.symmetry)[0]:
+                rotation = (one.matrix @ turn).astype(np.float32)
+                insert.add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, part.weight)
+        if part is not into:
+            into.signal += part.signal / len(poses)
+            into.weight += part.weight / len(poses)
         into.count += 1
 
     def packed(self, running: Sums) -> Sums:
@@ -180,10 +192,13 @@ class Spreading:
         _check_alike(particle, TiltStack, self.box, self.voxel_size_angstrom)
         assert isinstance(particle, TiltStack)
         limit = _last_shell(self.box) + 0.5
-        images, phase, scale = _images(particle, limit), _phase(pose, particle), np.float32(OVERSAMPLING)
-        for turn in _split(self.symmetry)[0]:
-            rotation = (pose.matrix @ turn).astype(np.float32)
-            insert.add_spread(images, np.float32(limit), scale, rotation, phase, into.signal, into.weight)
+        poses, scale = _each(pose), np.float32(OVERSAMPLING)
+        images = _images(particle, limit, share=1.0 / len(poses))
+        for one in poses:
+            phase = _phase(one, particle)
+            for turn in _split(self.symmetry)[0]:
+                rotation = (one.matrix @ turn).astype(np.float32)
+                insert.add_spread(images, np.float32(limit), scale, rotation, phase, into.signal, into.weight)
         into.count += 1
 
     def packed(self, running: Sums) -> Sums:
@@ -239,6 +254,10 @@ def _check_alike(particle: Particle, kind: type, box: int, voxel_size_angstrom: 
 # Particles
 
 
+def _each(pose: Pose) -> list[Pose]:
+    return [pose[i] for i in range(len(pose))] if pose.is_batch else [pose]
+
+
 def _phase(pose: Pose, particle: Particle) -> NDArray[np.float32]:
     """2 pi t / n, t in voxels."""
     return (2.0 * np.pi / (particle.box * particle.voxel_size_angstrom) * pose.shift_angstrom).astype(np.float32)
@@ -274,8 +293,8 @@ def _axis(box: int) -> tuple[NDArray[np.float32], NDArray[np.complex64]]:
     return taper.astype(np.float32), phases.astype(np.complex64)
 
 
-def _images(stack: TiltStack, limit: float) -> tuple[NDArray, ...]:
-    """The samples of a stack as ``insert.add_spread`` takes them.
+def _images(stack: TiltStack, limit: float, *, share: float) -> tuple[NDArray, ...]:
+    """Return a share of the samples of a stack as ``insert.add_spread`` takes them.
 
     Images that are multiplied by their transfer already are what is to be summed.
     """
@@ -283,7 +302,8 @@ def _images(stack: TiltStack, limit: float) -> tuple[NDArray, ...]:
     signal = value if stack.ctf_premultiplied else transfer * value
     weight = transfer**2 * stack.used[:, None]
     axes = stack.projections_xyz.astype(np.float32)
-    return frequency.astype(np.float32), axes, signal.astype(np.complex64), weight.astype(np.float32)
+    parts = (share * signal).astype(np.complex64), (share * weight).astype(np.float32)
+    return frequency.astype(np.float32), axes, *parts
 
 
 # Frequencies

@@ -6,22 +6,25 @@ nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gonio.alignment import LEARN_FROM, Aligner
 from gonio.cards import OneCard
+from gonio.device import Device
 from gonio.evaluation import Asking, answered
 from gonio.expectation import Expectation
 from gonio.particles import ParticleTable
 from gonio.result import Result
 from gonio.run.engine import Local, Mapper
-from gonio.settings import Search
+from gonio.settings import Search, Settings
 
-__all__ = ["AlignedRow", "ParticleError", "align_rows", "align_table", "learn"]
+__all__ = ["AlignedRow", "Aligners", "ParticleError", "align_rows", "align_table", "learn"]
 
 
 class ParticleError(ValueError):
@@ -41,9 +44,27 @@ class AlignedRow:
     before: float
 
 
+@dataclass(frozen=True)
+class Aligners:
+    """Several aligners of the same settings, and which of them each row of a list is aligned by, (m,)."""
+
+    aligners: Sequence[Aligner]
+    which: NDArray[np.int64]
+
+    @property
+    def settings(self) -> Settings:
+        """Of all of them."""
+        return self.aligners[0].settings
+
+    @property
+    def card(self) -> Device | None:
+        """Where they run, or None for the CPU."""
+        return self.aligners[0].card
+
+
 def align_table(
     table: ParticleTable,
-    aligner: Aligner,
+    aligner: Aligner | Aligners,
     *,
     mapper: Mapper | None = None,
     seed: int = 0,
@@ -58,7 +79,7 @@ def align_table(
 
 def align_rows(
     table: ParticleTable,
-    aligner: Aligner,
+    aligner: Aligner | Aligners,
     *,
     mapper: Mapper | None = None,
     seed: int = 0,
@@ -73,7 +94,7 @@ def align_rows(
     table
         m particles with a source to read them from.
     aligner
-        Of the reference.
+        Of the reference, or several of several.
     mapper
         Who does it; this process, one after another or on the aligner's card, unless given.
     seed
@@ -106,10 +127,15 @@ def learn(table: ParticleTable, aligner: Aligner, *, mapper: Mapper | None = Non
 @dataclass(frozen=True)
 class _AlignRow:
     table: ParticleTable
-    aligner: Aligner
+    aligner: Aligner | Aligners
     seed: int
     expectation: Expectation | None
     starts: bool
+
+    def aligner_of(self, row: int) -> Aligner:
+        """The one of a row."""
+        many = self.aligner
+        return many.aligners[int(many.which[row])] if isinstance(many, Aligners) else many
 
     def __call__(self, row: int) -> AlignedRow:
         return answered(self.ask(row))
@@ -118,12 +144,12 @@ class _AlignRow:
         """The same as a search, of which an engine may do many at a time."""
         particle = self.table.load(row)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(row,)))
-        start = self.table.poses[row] if self.starts else None
+        start, aligner = self.table.poses[row] if self.starts else None, self.aligner_of(row)
         try:
-            result = yield from self.aligner.ask(particle, rng=rng, start=start, expectation=self.expectation)
+            result = yield from aligner.ask(particle, rng=rng, start=start, expectation=self.expectation)
             before = np.nan
             if self.compares:
-                before = float(self.aligner.dissimilarity(particle, self.table.poses[row : row + 1])[0])
+                before = float(aligner.dissimilarity(particle, self.table.poses[row : row + 1])[0])
         except ValueError as error:
             raise ParticleError(f"particle {self.table.names[row]!r}: {error}") from error
         return AlignedRow(result, particle.box, before)

@@ -398,7 +398,8 @@ class Preparation:
         return stretched(self._truth_correlation(), box / self.reference.box, shells)
 
     def _truth_correlation(self) -> NDArray[np.float64]:
-        """C_ref = sqrt(2 FSC / (1 + FSC)) in shells of the reference's box."""
+        """C_ref = sqrt(2 FSC / (1 + FSC)) in shells of the reference's box; its half maps must be known."""
+        assert self._fsc is not None
         fsc = np.clip(self._fsc, 0.0, 1.0)
         return np.sqrt(2.0 * fsc / (1.0 + fsc))
 

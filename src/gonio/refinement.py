@@ -9,29 +9,40 @@ Must not know where particles come from, who does the work, nor how results are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gonio.alignment import Aligner, Search, Settings
-from gonio.averaging import Average, average_table
+from gonio.averaging import BLOCK, Average, average_table
 from gonio.fourier import MIN_SHELLS, index_grid, low_passed, resolution_at, shell_limit
 from gonio.half_frames import Apart, drift_of, half_2_moved, half_2_seen
 from gonio.halves import Duplicate, duplicates
-from gonio.lists import align_table
+from gonio.lists import Aligners, align_table
 from gonio.motion import Motion
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
+from gonio.refinement_plan import Assignment, Iteration, Listed, Plan
 from gonio.resolution import FSC_HALVES, HalfMapFsc, half_map_fsc
-from gonio.restoration import sphere_diameter_angstrom
+from gonio.restoration import sphere_mask
 from gonio.result import Result
 from gonio.run.engine import Local, Mapper
-from gonio.volume import MASK_EDGE, Volume, soft_sphere
+from gonio.volume import Volume
 
-__all__ = ["Iteration", "Listed", "Plan", "best_of", "fsc_mask", "independent_samples", "refined", "start_map"]
+__all__ = [
+    "Assignment",
+    "Iteration",
+    "Listed",
+    "Plan",
+    "best_of",
+    "fsc_mask",
+    "independent_samples",
+    "refined",
+    "start_map",
+]
 
 # Halves agree where their FSC is above 0.143 and above so many standard deviations of chance, which in shells of few
 # samples is more; one half is always enough. 40 particles of noise (`experiments/refine`) came to 0.15 to 0.3 in the
@@ -46,121 +57,11 @@ REST_BELOW, REST_SHELLS = 0.25, 0.25
 # or when the resolution has been less than the best, by as much, for so many iterations.
 PATIENCE = 3
 
-
-@dataclass(frozen=True)
-class Listed:
-    """How far the poses of a list may be off: standard deviations of a Gaussian prior, per axis, and a cone.
-
-    None stands for no expectation, and without a cone for the nearest optimum. As the prior stays on the listed poses,
-    noise cannot carry poses away step by step.
-    """
-
-    rotation_sd_deg: float | None = None
-    shift_sd_angstrom: float | None = None
-    cone_deg: float | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a refinement is asked to do.
-
-    Parameters
-    ----------
-    settings
-        Of every alignment. The search is global first and local later, whatever it says;
-        ``resolution_angstrom`` is the finest that is ever compared, None for the last whole shell.
-    start_resolution_angstrom
-        To which the start map is taken, and beyond which nothing is compared in the first iteration.
-    margin_shells
-        How far beyond where the halves agree the next iteration compares, in shells of one over the box.
-    max_iterations
-        After which it ends, at rest or not.
-    listed
-        For poses of the list that are nearly right: every search is local, around them. None to search everywhere
-        first.
-    mask
-        Where the particle has density, a volume of its box, 0 to 1; None for a soft sphere.
-    duplicates_angstrom
-        Particles nearer than this to a better one are dropped after each alignment; None keeps all.
-    seed
-        Of the random numbers of searches that draw any.
-    """
-
-    settings: Settings = field(default_factory=Settings)
-    start_resolution_angstrom: float = 60.0
-    margin_shells: float = 0.0
-    max_iterations: int = 12
-    listed: Listed | None = None
-    mask: Volume | None = None
-    duplicates_angstrom: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.start_resolution_angstrom) and self.start_resolution_angstrom > 0):
-            raise ValueError(
-                f"start_resolution_angstrom must be a positive number, got {self.start_resolution_angstrom!r}"
-            )
-        if not 0.0 <= self.margin_shells <= 2.0:
-            raise ValueError(
-                f"margin_shells must lie between 0 and 2, got {self.margin_shells!r}: further ahead there is only noise"
-            )
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations!r}")
-        if self.settings.search not in (Search.COARSE_TO_FINE, Search.AXIS):
-            raise ValueError(f"a refinement chooses its searches itself: leave out {self.settings.search}")
-
-
-@dataclass(frozen=True)
-class Iteration:
-    """What one iteration came to.
-
-    Attributes
-    ----------
-    number
-        1, 2, ...
-    search
-        How poses were looked for.
-    limit_angstrom
-        The finest detail that was compared.
-    table
-        The particles with their poses and half sets.
-    results
-        Of the alignment, one for each particle of the table.
-    halves, volume
-        The averages of each half, and of all, in one frame.
-    coverage
-        How often each frequency was measured, as ``Average.coverage``.
-    fsc
-        Of the halves: under the mask, and corrected for what the mask adds.
-    resolution_angstrom
-        How far they agree: to where that falls below 0.143, or below what chance alone may come to.
-    moved_deg, moved_angstrom, moved_sds
-        How far the median particle moved since the last iteration: turned, shifted, and both in units of its predicted
-        standard deviation. Against the listed poses in the first.
-    drift
-        By which half 2 was moved to lie on half 1; None where it was not.
-    dropped
-        Duplicates by name: the one dropped, the one that stays, and angstrom between them.
-    ended
-        Why the refinement ends here; empty where it goes on.
-    """
-
-    number: int
-    search: Search
-    limit_angstrom: float
-    table: ParticleTable
-    results: Sequence[Result]
-    halves: tuple[Volume, Volume]
-    volume: Volume
-    coverage: NDArray[np.float32]
-    fsc: HalfMapFsc
-    resolution_angstrom: float
-    moved_deg: float
-    moved_angstrom: float
-    moved_sds: float
-    drift: Pose | None
-    dropped: tuple[tuple[str, str, float], ...]
-    ended: str
+# Particles are aligned to maps without themselves: without a fifth of their half, theirs, at a time. With its own noise
+# in the map a particle stays where it was, and seems surer than it is.
+FOLDS = 5
+# Poses that are drawn for each particle, and the share of the limit that tells them apart (``Settings``).
+POSTERIOR_POSES, POSTERIOR_RESOLVED = 8, 0.1
 
 
 def start_map(volume: Volume, *, resolution_angstrom: float) -> Volume:
@@ -249,7 +150,11 @@ def _from_list(
     """Start from the averages of the listed poses, in one frame, as far as these agree."""
     assert plan.listed is not None  # refined has asked for it
     averaged = partial(
-        average_table, mapper=mapper, half_sets=np.asarray(table.half_sets), symmetry=plan.settings.symmetry
+        average_table,
+        mapper=mapper,
+        half_sets=np.asarray(table.half_sets),
+        folds=folds_of(len(table)),
+        symmetry=plan.settings.symmetry,
     )
     made = averaged(table, stage="averaging listed poses")
     assert made.halves is not None
@@ -265,7 +170,7 @@ def _from_list(
         made = averaged(table, stage="averaging listed poses in one frame")
         fsc, limit = run.start(made)
     assert made.halves is not None
-    return run, _State(table, table.poses, made.halves, limit, fsc)
+    return run, _State(table, table.poses, made.halves, limit, made.without, fsc)
 
 
 @dataclass(frozen=True)
@@ -280,6 +185,7 @@ class _State:
     listed: Pose
     references: tuple[Volume, Volume]
     limit_angstrom: float
+    without: Mapping[tuple[int, int], Volume] | None = None
     fsc: NDArray[np.float64] | None = None
     cone: tuple[float, float] | None = None
     best_shell: float = 0.0
@@ -312,12 +218,12 @@ class _Run:
             kept = np.setdiff1d(np.arange(len(table)), [one.row for one in dropped])
             table, results, motion, listed = table[kept], [results[i] for i in kept], motion.take(kept), listed[kept]
             _check_halves(table)
-        made, drift = self.averaged(number, table, state.limit_angstrom, motion)
+        made, drift = self.averaged(number, table, results, state.limit_angstrom, motion)
         if drift is not None:
             results = half_2_seen(table.half_sets, results, drift)
             table = table.with_poses(Pose.stack([result.pose for result in results]))
             listed = half_2_moved(table.half_sets, listed, drift)  # or the next alignment would be pulled back
-            made = self.average(f"iteration {number}, averaging in one frame", table)
+            made = self.average(f"iteration {number}, averaging in one frame", table, results)
         assert made.halves is not None  # both halves have particles
         fsc = self.fsc(made.halves)
         shell = self.agreement(fsc)
@@ -348,6 +254,7 @@ class _Run:
             listed=listed,
             references=made.halves,
             limit_angstrom=self.next_limit(made.volume, shell),
+            without=made.without,
             fsc=np.clip(fsc.best, 0.0, 1.0),
             cone=self.cone(state, motion, self.next_limit(made.volume, shell)),
             best_shell=max(shell, state.best_shell),
@@ -368,15 +275,32 @@ class _Run:
         """Each half to its own reference; in the order of the table."""
         found: dict[int, Result] = {}
         starts = state.table if self.plan.listed is None else state.table.with_poses(state.listed)
-        for half, reference in zip((1, 2), state.references, strict=True):
+        folds = folds_of(len(state.table))
+        for half in (1, 2):
             rows = np.flatnonzero(np.asarray(state.table.half_sets) == half)
-            aligner = Aligner(
-                reference, self.settings(state), mask=self.plan.mask, reference_fsc=_fsc_of_a_half(state.fsc)
-            )
+            aligner = self.aligners(state, half, folds[rows])
             stage = f"iteration {number}, half {half}"
-            results = align_table(starts[rows], aligner, mapper=self.mapper, seed=self.plan.seed, stage=stage)
+            # The random numbers of an iteration are its own, or every average would repeat what one of them drew.
+            seed = self.plan.seed if not self.draws else self.plan.seed + number
+            results = align_table(starts[rows], aligner, mapper=self.mapper, seed=seed, stage=stage)
             found.update(zip(rows.tolist(), results, strict=True))
         return [found[row] for row in range(len(state.table))]
+
+    def aligners(self, state: _State, half: int, folds: NDArray[np.int64]) -> Aligners:
+        """The references of a half's particles (m,): for those of each fold the map without them."""
+        if state.without is None:
+            references, which = [state.references[half - 1]], np.zeros(len(folds), np.int64)
+        else:
+            kept, which = np.unique(folds, return_inverse=True)
+            references = [state.without[half, fold] for fold in kept.tolist()]
+        fsc = _fsc_of_a_half(state.fsc, left=1.0 if state.without is None else 1.0 - 1.0 / FOLDS)
+        settings, mask = self.settings(state), self.plan.mask
+        return Aligners([Aligner(r, settings, mask=mask, reference_fsc=fsc) for r in references], which)
+
+    @property
+    def draws(self) -> bool:
+        """Whether poses are drawn."""
+        return self.plan.assignment is not Assignment.HARD
 
     def search(self, state: _State) -> Search:
         everywhere = state.cone is None and self.plan.listed is None
@@ -384,7 +308,13 @@ class _Run:
 
     def settings(self, state: _State) -> Settings:
         """Of the alignments of an iteration."""
-        own = replace(self.plan.settings, search=self.search(state), resolution_angstrom=state.limit_angstrom)
+        own = replace(
+            self.plan.settings,
+            search=self.search(state),
+            resolution_angstrom=state.limit_angstrom,
+            posterior_poses=POSTERIOR_POSES if self.draws else 0,
+            posterior_resolved=0.0 if self.plan.assignment is Assignment.SOFT else POSTERIOR_RESOLVED,
+        )
         if self.plan.listed is not None:
             return replace(
                 own,
@@ -396,17 +326,26 @@ class _Run:
             return own
         return replace(own, max_rotation_deg=state.cone[0], max_shift_angstrom=state.cone[1])
 
-    def averaged(self, number: int, table: ParticleTable, limit: float, motion: Motion) -> tuple[Average, Pose | None]:
+    def averaged(
+        self, number: int, table: ParticleTable, results: Sequence[Result], limit: float, motion: Motion
+    ) -> tuple[Average, Pose | None]:
         """The averages of both halves, and the pose that lays half 1 on half 2 where their frames are apart."""
-        made = self.average(f"iteration {number}, averaging", table)
+        made = self.average(f"iteration {number}, averaging", table, results)
         assert made.halves is not None
         expected = Apart.after(motion, with_motion=self.plan.listed is not None)
         return made, drift_of(made.halves, expected, mask=self.mask, radius=self.radius_angstrom, limit=limit)
 
-    def average(self, stage: str, table: ParticleTable) -> Average:
-        half_sets = np.asarray(table.half_sets)
-        symmetry = self.plan.settings.symmetry
-        return average_table(table, mapper=self.mapper, half_sets=half_sets, symmetry=symmetry, stage=stage)
+    def average(self, stage: str, table: ParticleTable, results: Sequence[Result]) -> Average:
+        """Every particle at the poses that it may have."""
+        return average_table(
+            table,
+            mapper=self.mapper,
+            poses=[result.pose if result.sampled is None else result.sampled for result in results],
+            half_sets=np.asarray(table.half_sets),
+            folds=folds_of(len(table)),
+            symmetry=self.plan.settings.symmetry,
+            stage=stage,
+        )
 
     @property
     def radius_angstrom(self) -> float:
@@ -450,22 +389,29 @@ class _Run:
         )
 
 
-def _fsc_of_a_half(fsc: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-    """The FSC that the half maps of one half would have, from that of the halves.
+def _fsc_of_a_half(fsc: NDArray[np.float64] | None, *, left: float = 1.0) -> NDArray[np.float64] | None:
+    """The FSC that the half maps of one half would have, of which a share of the particles is left, from the halves'.
 
-    A map of FSC F correlates with the truth by sqrt(2 F / (1 + F)), each of its halves by sqrt(F).
+    A map of FSC F correlates with the truth by sqrt(2 F / (1 + F)), each of its halves by sqrt(F); of fewer particles
+    the noise is stronger, F / (1 - F) weaker.
     """
-    return None if fsc is None else fsc / (2.0 - fsc)
+    if fsc is None:
+        return None
+    fewer = left * fsc / np.maximum(1.0 - (1.0 - left) * fsc, 1e-9)
+    return fewer / (2.0 - fewer)
+
+
+def folds_of(count: int) -> NDArray[np.int64]:
+    """Return the fold of each particle of a list, (m,): rows that are summed together share one."""
+    rows = np.arange(count)
+    return rows // BLOCK % FOLDS if count >= FOLDS * BLOCK else rows * FOLDS // max(count, 1)
 
 
 def fsc_mask(start: Volume, plan: Plan) -> Volume:
     """The mask of the FSC: as given, or the soft sphere of the particle's diameter, as given or as the map shows."""
     if plan.mask is not None:
         return plan.mask
-    given = plan.settings.mask_diameter_angstrom or plan.settings.particle_diameter_angstrom
-    diameter = (given or sphere_diameter_angstrom(start)) / start.voxel_size_angstrom
-    sphere = soft_sphere(start.box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
-    return Volume(sphere, start.voxel_size_angstrom)
+    return sphere_mask(start, plan.settings.mask_diameter_angstrom or plan.settings.particle_diameter_angstrom)
 
 
 def _check(table: ParticleTable, starts: tuple[Volume, Volume] | None, plan: Plan, places: object) -> None:

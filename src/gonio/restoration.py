@@ -72,6 +72,12 @@ def sphere_of(box: int, voxel_size_angstrom: float, diameter_angstrom: float) ->
     return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
 
 
+def sphere_mask(volume: Volume, diameter_angstrom: float | None = None) -> Volume:
+    """Return a soft sphere of the box of a map, 0 to 1: of a diameter, or of what the map shows."""
+    diameter = diameter_angstrom or sphere_diameter_angstrom(volume)
+    return Volume(sphere_of(volume.box, volume.voxel_size_angstrom, diameter), volume.voxel_size_angstrom)
+
+
 def widest_sphere_angstrom(box_angstrom: float) -> float:
     """Diameter of the soft sphere whose edge, an eighth of it, ends at the faces of a box."""
     return box_angstrom / (1.0 + 2.0 * MASK_EDGE)

@@ -59,6 +59,9 @@ class Result:
         What the pair was found to have in common, shell by shell; None for plain inputs.
     history
         One entry for each iteration of a stochastic search, when recorded.
+    sampled
+        Poses drawn from the posterior, a batch of equally likely ones, where they were asked for
+        (``Settings.posterior_poses``) and differ by more than the comparison resolves; else None.
     """
 
     pose: Pose
@@ -70,6 +73,7 @@ class Result:
     runners_up: tuple[Optimum, ...] = ()
     expectation: Expectation | None = None
     history: History | None = None
+    sampled: Pose | None = None
 
     @property
     def rotation_sd_deg(self) -> float:
@@ -96,6 +100,7 @@ class Result:
             covariance=tangent @ self.covariance @ tangent.T if known else self.covariance,
             runners_up=tuple(replace(optimum, pose=optimum.pose @ first) for optimum in self.runners_up),
             history=None if history is None else replace(history, poses=history.poses @ first),
+            sampled=None if self.sampled is None else self.sampled @ first,
         )
 
     def __repr__(self) -> str:

@@ -134,6 +134,11 @@ class Settings:
     overlap
         ``Overlap`` or its name, of the rotation derivatives in the paper's searches: ``"held"`` for analytic ones,
         ``"moving"`` for numerical ones, which know of the samples that enter and leave.
+    posterior_poses
+        How many poses are drawn from the posterior of each particle (``Result.sampled``), for averages in which every
+        particle counts at all poses that it may have; 0 for none. For inputs that are weighted by their noise.
+    posterior_resolved
+        A posterior narrower than this share of the finest detail compared is one pose.
     """
 
     score: Score = Score.RCS
@@ -154,6 +159,8 @@ class Settings:
     axis_sd_deg: float | None = None
     schedule: candidates.Schedule = field(default_factory=candidates.Schedule)
     overlap: Overlap = Overlap.HELD
+    posterior_poses: int = 0
+    posterior_resolved: float = 0.1
 
     def __post_init__(self) -> None:
         self._read_names()
@@ -163,6 +170,8 @@ class Settings:
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
         if self.max_refinement_iterations < 1:
             raise ValueError(f"max_refinement_iterations must be at least 1, got {self.max_refinement_iterations!r}")
+        if self.posterior_poses < 0:
+            raise ValueError(f"posterior_poses must not be negative, got {self.posterior_poses!r}")
         Symmetry.named(self.symmetry)
         orientations.euler_grid(self.seed_interval_deg)
         self._check_that_options_fit()

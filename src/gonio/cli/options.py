@@ -168,6 +168,15 @@ ScoreName = Annotated[
         " expected to tell. None has a unit.",
     ),
 ]
+AssignmentName = Annotated[
+    str,
+    typer.Option(
+        "--assignment",
+        metavar="auto|soft|hard",
+        help="hard: a particle enters the averages at the pose found; soft: at poses drawn from all that it may have;"
+        " auto: soft where the resolution tells these apart.",
+    ),
+]
 SearchName = Annotated[
     str | None,
     typer.Option(
@@ -453,7 +462,8 @@ class ReferenceOptions:
         ValueError
             When it does not fit the reference, or plain inputs, which have no use for it.
         """
-        from gonio.fourier import fourier_shell_correlation
+        from gonio.resolution import half_map_fsc
+        from gonio.restoration import sphere_mask
 
         if self.files and not settings.restores:
             raise ValueError("--mask and --half-maps are for restored inputs: plain ones are compared as they are")
@@ -462,7 +472,12 @@ class ReferenceOptions:
         for option, map_ in [("--mask", mask), *(("--half-maps", half) for half in halves)]:
             if map_ is not None and map_.box != reference.box:
                 raise ValueError(f"{option} has a box of {map_.box} voxels, the reference one of {reference.box}")
-        return ReferenceFacts(mask, fourier_shell_correlation(*halves) if halves else None)
+        if not halves:
+            return ReferenceFacts(mask)
+        # Within what is compared of the reference: noise around the particle says nothing of it.
+        window = mask or sphere_mask(reference, settings.mask_diameter_angstrom or settings.particle_diameter_angstrom)
+        fsc = half_map_fsc((halves[0], halves[1]), mask=window, rng=np.random.default_rng(0))
+        return ReferenceFacts(mask, fsc.best)
 
 
 @dataclass(frozen=True)

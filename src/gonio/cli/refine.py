@@ -16,6 +16,7 @@ from gonio.cli.average import falls_at, fsc_csv, resolutions
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.options import (
     AsJson,
+    AssignmentName,
     Diameter,
     ListOptions,
     LocalOptions,
@@ -111,6 +112,7 @@ def refine(
             help="Drop particles that come to lie nearer than this to one that fits better, angstrom.",
         ),
     ] = None,
+    assignment: AssignmentName = "auto",
     score: ScoreName = "rcs",
     symmetry: SymmetryName = "C1",
     max_shift: MaxShift = None,
@@ -164,6 +166,7 @@ def refine(
         start_resolution_angstrom=start_resolution,
         max_iterations=iterations,
         mask=None if mask is None else options.read_map(mask),
+        assignment=assignment,  # type: ignore[arg-type]  # names are read there
         duplicates_angstrom=duplicates,
         seed=seed,
     )

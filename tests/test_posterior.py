@@ -1,0 +1,173 @@
+"""Poses drawn from what a particle says of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from gonio.alignment import Aligner, Settings
+from gonio.averaging import average, average_table
+from gonio.pose import Pose
+from gonio.posterior import PROPOSED, Draws, Worth, drawn, resampled
+from gonio.preparation import Preparation
+from gonio.refinement import folds_of
+from gonio.score import Score
+from gonio.simulate import Imaging, simulate_subtomogram
+from gonio.volume import Subtomogram
+from test_alignment import BOX, POSES, SHARP, VOXEL, random, sharp
+from test_averaging import listed
+
+MAP = sharp(Pose.identity()).volume
+COVARIANCE = np.diag([1e-3, 2e-3, 5e-4, 4.0, 1.0, 9.0])
+
+
+def tangents(poses: Pose, centre: Pose) -> np.ndarray:
+    turn = (poses.rotation * centre.rotation.inv()).as_rotvec()
+    return np.concatenate([turn, poses.shift_angstrom - centre.shift_angstrom], axis=1)
+
+
+def under_noise(snr: float, seed: int) -> Subtomogram:
+    imaging = Imaging(box=BOX, voxel_size_angstrom=VOXEL, tilt_step_deg=3.0, snr=snr)
+    return simulate_subtomogram(SHARP, POSES[0], imaging=imaging, rng=random(seed))
+
+
+def draws_of(log_posterior, *, count: int) -> tuple[Draws, np.ndarray]:
+    """So many sets of draws about one optimum, of equal weight each, and their weights by a log posterior."""
+    one = Pose.stack([POSES[0]])
+    sets = [
+        drawn(one, np.zeros(1), COVARIANCE, directions=np.eye(6), most_shift_angstrom=50.0, rng=random(i))
+        for i in range(count)
+    ]
+    poses = Pose.stack([s.poses[i] for s in sets for i in range(PROPOSED)])
+    every = Draws(poses, np.concatenate([s.log_density for s in sets]))
+    return every, every.weights(log_posterior(tangents(poses, POSES[0])))
+
+
+@pytest.mark.parametrize("wider", [0.7, 1.0, 1.5])
+def test_weights_turn_what_was_proposed_into_the_posterior(wider):
+    """A Gaussian that is narrower or wider than the one that was expected has its own variances again.
+
+    Of 12,800 draws some thousand equal ones are left, whose variances scatter by sqrt(2 / n), five in a hundred.
+    """
+    precision = np.linalg.inv(wider**2 * COVARIANCE)
+    draws, weight = draws_of(lambda t: -0.5 * np.einsum("pi,ij,pj->p", t, precision, t), count=200)
+    t = tangents(draws.poses, POSES[0])
+    found = (t * weight[:, None]).T @ t
+    assert 1.0 / (weight**2).sum() > 1000.0
+    np.testing.assert_allclose(np.diag(found), wider**2 * np.diag(COVARIANCE), rtol=0.2)
+
+
+def test_a_rival_is_drawn_as_often_as_it_is_likely():
+    optima = Pose.stack([POSES[0], Pose(Rotation.from_euler("x", 120, degrees=True), np.zeros(3))])
+    worth = np.log([0.7, 0.3])
+
+    def log_posterior(poses: Pose) -> np.ndarray:
+        precision = np.linalg.inv(COVARIANCE)
+        terms = [
+            w - 0.5 * np.einsum("pi,ij,pj->p", tangents(poses, optima[j]), precision, tangents(poses, optima[j]))
+            for j, w in enumerate(worth)
+        ]
+        return np.logaddexp(*terms)
+
+    share = []
+    for seed in range(60):
+        rng = random(seed)
+        draws = drawn(optima, worth, COVARIANCE, directions=np.eye(6), most_shift_angstrom=50.0, rng=rng)
+        kept = resampled(draws, draws.weights(log_posterior(draws.poses)), 8, rng=rng)
+        share.append((kept.rotation_distance_deg(optima[1]) < 40.0).mean())
+    # Each scatters by a quarter at most: 0.3 to within 0.1 is three standard deviations of the mean of sixty.
+    assert np.mean(share) == pytest.approx(0.3, abs=0.1)
+
+
+def test_poses_are_drawn_along_free_directions_alone():
+    directions = np.zeros((6, 4))
+    directions[2, 0] = 1.0
+    directions[3:, 1:] = np.eye(3)
+    draws = drawn(
+        Pose.stack([POSES[0]]), np.zeros(1), COVARIANCE, directions=directions, most_shift_angstrom=9.0, rng=random(0)
+    )
+    t = tangents(draws.poses, POSES[0])
+    np.testing.assert_allclose(t[:, :2], 0.0, atol=1e-12)
+    assert (np.ptp(t[:, 2:], axis=0) > 0).all() and np.isfinite(draws.log_density).all()
+
+
+def test_what_a_pose_is_worth_is_the_likelihood_of_the_noise():
+    """Against what defines it: weighted squares that the reference leaves, over their variance at the best."""
+    pair = Preparation(Subtomogram(MAP), Settings()).pair(under_noise(0.05, 0))
+    aligner = Aligner(MAP, Settings(search="local", posterior_poses=4, posterior_resolved=0.0))
+    result = aligner.align(under_noise(0.05, 0), start=POSES[0], rng=random(0))
+    poses = result.sampled
+    comparison = pair.plain(Score.RCS)
+    d, _ = comparison.values(poses.matrix, poses.shift_angstrom)
+    best = 1.0 - 0.5 * result.dissimilarity
+    expected = len(pair.target) / pair.crowding * (1.0 - 0.5 * d) ** 2 / (1.0 - best**2)
+    sums = comparison.shell_sums(poses.matrix, poses.shift_angstrom)
+    np.testing.assert_allclose(Worth.of(pair, result.dissimilarity).log_likelihood(sums), expected, rtol=1e-4)
+
+
+def test_sampled_poses_lie_where_the_covariance_says():
+    """Forty particles at SNR 0.2 to one map: their drawn poses scatter about the best as predicted."""
+    aligner = Aligner(MAP, Settings(search="local", posterior_poses=8, posterior_resolved=0.0))
+    ratio = []
+    for seed in range(40):
+        result = aligner.align(under_noise(0.2, seed), start=POSES[0], rng=random(seed))
+        t = tangents(result.sampled, result.pose)
+        ratio.append(np.einsum("pi,ij,pj->p", t, np.linalg.inv(result.covariance), t).mean() / 6.0)
+    # 320 draws, of which half are independent: 1 to within sqrt(2 / (6 * 160)), and what a parabola is not.
+    assert np.mean(ratio) == pytest.approx(1.0, abs=0.2)
+
+
+def test_sharp_posteriors_are_one_pose_and_plain_results_have_none():
+    particle = under_noise(0.5, 0)
+    soft = Aligner(MAP, Settings(search="local", posterior_poses=8)).align(particle, start=POSES[0], rng=random(0))
+    hard = Aligner(MAP, Settings(search="local")).align(particle, start=POSES[0])
+    assert soft.sampled is None and hard.sampled is None
+    assert soft.pose.rotation_distance_deg(hard.pose) == 0.0
+
+
+def test_drawn_poses_follow_the_frame():
+    aligner = Aligner(MAP, Settings(search="local", posterior_poses=4, posterior_resolved=0.0))
+    result = aligner.align(under_noise(0.1, 0), start=POSES[0], rng=random(0))
+    moved = result.after(POSES[1])
+    np.testing.assert_allclose(moved.sampled.matrix, (result.sampled @ POSES[1]).matrix)
+    np.testing.assert_allclose(moved.sampled.shift_angstrom, (result.sampled @ POSES[1]).shift_angstrom)
+
+
+def test_an_average_over_poses_is_the_mean_of_averages():
+    """A particle at two poses, each for a half of it, is two particles of half the weight."""
+    particle, other = under_noise(0.5, 0), under_noise(0.5, 1)
+    both = Pose.stack([POSES[0], POSES[1]])
+    table = listed([particle, other], Pose.stack([POSES[0], POSES[0]]))
+    soft = average_table(table, poses=[both, POSES[0]])
+    hard = average([particle, particle, other, other], Pose.stack([POSES[0], POSES[1], POSES[0], POSES[0]]))
+    np.testing.assert_allclose(soft.volume.data, hard.volume.data, atol=2e-4 * np.abs(hard.volume.data).max())
+    np.testing.assert_allclose(2.0 * soft.coverage, hard.coverage, atol=1e-3 * hard.coverage.max())
+
+
+def test_maps_without_a_fold_are_the_averages_of_the_others():
+    particles = [under_noise(0.5, i) for i in range(10)]
+    poses = Pose.stack([POSES[0]] * 10)
+    table = listed(particles, poses)
+    halves, folds = (1 + np.arange(10) % 2).astype(np.int8), np.arange(10) // 2 % 5
+    made = average_table(table, half_sets=halves, folds=folds)
+    plain = average_table(table, half_sets=halves)
+    np.testing.assert_allclose(made.halves[0].data, plain.halves[0].data, atol=1e-5 * np.abs(made.volume.data).max())
+    rows = np.flatnonzero((halves == 2) & (folds != 3))
+    others = average([particles[i] for i in rows], poses[rows]).volume
+    np.testing.assert_allclose(made.without[2, 3].data, others.data, atol=1e-5 * np.abs(others.data).max())
+    assert sorted(made.without) == [(half, fold) for half in (1, 2) for fold in range(5)]
+
+
+@pytest.mark.parametrize("count", [4, 33, 160, 1000])
+def test_folds_are_five_nearly_equal_parts(count):
+    sizes = np.bincount(folds_of(count), minlength=5)
+    assert len(sizes) == 5 and sizes.sum() == count
+    assert np.ptp(sizes) <= max(1, 32)
+
+
+def test_negative_numbers_of_poses_are_refused():
+    with pytest.raises(ValueError, match="posterior_poses"):
+        replace(Settings(), posterior_poses=-1)
