@@ -26,7 +26,6 @@ from gonio.cli.options import (
     MaskPath,
     MaxShift,
     PoolName,
-    ReferenceOptions,
     Resolution,
     ScoreName,
     SearchName,
@@ -43,6 +42,7 @@ from gonio.cli.output import (
     write_text,
 )
 from gonio.cli.page import as_seen, defocus_of, facts_of, looked_at, odd_of
+from gonio.cli.reference import ReferenceOptions
 from gonio.cli.running import HowToRun, running
 
 if TYPE_CHECKING:

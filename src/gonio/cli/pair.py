@@ -22,7 +22,6 @@ from gonio.cli.options import (
     Overwrite,
     Permissive,
     PoolName,
-    ReferenceOptions,
     Resolution,
     ScoreName,
     SearchName,
@@ -36,10 +35,11 @@ from gonio.cli.options import (
     wedge_of,
 )
 from gonio.cli.output import beside, check_map, json_text, write_settings
+from gonio.cli.reference import ReferenceOptions
 
 if TYPE_CHECKING:
     from gonio.alignment import Optimum, Result, Settings
-    from gonio.cli.options import ReferenceFacts
+    from gonio.cli.reference import ReferenceFacts
     from gonio.volume import Subtomogram, Volume
     from gonio.wedge import SingleAxisWedge
 
