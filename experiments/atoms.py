@@ -4,8 +4,8 @@
     imaging     twice the box; the frequencies between the first and the last tilt; white noise over the same
                 frequencies; the contrast transfer of one lens, phases flipped, or none (corrected, or a phase plate)
 
-then the middle is cut out, whose edge smears the wedge as that of a reconstruction does. SNR is the ratio of variances in
-the box that is left.
+then the middle is cut out, whose edge smears the wedge as that of a reconstruction does. SNR is the ratio of variances
+in the box that is left.
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ class Atoms:
             table = table[np.random.default_rng(seed).choice(len(table), most, replace=False)]
         xyz = table[:, :3] - np.average(table[:, :3], axis=0, weights=table[:, 3])
         return Atoms(xyz, table[:, 3])
+
+    @staticmethod
+    def blobs(radius_angstrom: float, *, count: int = 60, seed: int = 0) -> Atoms:
+        """A stand-in where there are no atoms: random places in an ellipsoid, alike under no rotation."""
+        rng = np.random.default_rng(seed)
+        xyz = rng.normal(size=(count, 3)) * radius_angstrom * np.array([1.0, 0.7, 0.45])
+        return Atoms(xyz - xyz.mean(axis=0), np.ones(count))
 
     def density(self, pose: gonio.Pose, *, box: int, voxel: float) -> NDArray[np.float32]:
         """In a box (z, y, x), low-passed to its voxels by cutting its transform."""

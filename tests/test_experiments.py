@@ -251,3 +251,27 @@ def test_frames_of_halves_are_told_for_every_iteration() -> None:
     assert first.startswith("seed 0; true poses: states")
     assert len(iterations) == 2
     assert all("frames apart" in line and "FSC 0.5 with the truth" in line for line in iterations)
+
+
+def test_low_snr_says_of_every_iteration_how_right_it_is(tmp_path):
+    script = Path(__file__).parents[1] / "experiments" / "low_snr" / "run.py"
+    small = [
+        "--snr",
+        "0.3",
+        "--particles",
+        "12",
+        "--box",
+        "20",
+        "--voxel-size",
+        "12",
+        "--start-resolution",
+        "80",
+        "--iterations",
+        "2",
+    ]
+    places = ["--structures", str(tmp_path / "none"), "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, str(script), *small, *places], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "summary.json").read_text())["0.3"]["iterations"]
+    assert [one["iteration"] for one in told] == [1, 2]
+    assert all(0.0 <= one["right"] <= 1.0 and one["rotation_over_predicted"] > 0.0 for one in told)

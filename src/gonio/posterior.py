@@ -1,4 +1,4 @@
-"""Poses drawn from what a particle says of its own: soft assignment (docs/theory.md section 14).
+"""Poses drawn from what a particle says of its own: soft assignment (docs/theory.md section 16).
 
     ln L(x) = n / kappa  c(x)^2 / (1 - c_best^2)       of a target weighted by its noise, at the contrast that fits best
     q(x)    a mixture over the optima that were kept: Student's t about each, of the best one's covariance, inflated

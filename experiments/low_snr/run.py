@@ -1,0 +1,196 @@
+"""Refinement against the truth at low SNR, on subtomograms that share none of gonio's assumptions.
+
+    python experiments/low_snr/run.py [--snr 0.02 0.01 0.007] [--ctf] [--assignment auto] [--particles 300] [--noise]
+        [--complex 2gho.pdb.gz] [--box 32] [--voxel-size 8] [--start-resolution 50] [--iterations 10] [--out DIR]
+
+RNA polymerase in boxes of 32 voxels of 8 A, +-60 degrees, white noise (``experiments/atoms.py``); low shells are
+present (no lens), or are those of a lens of 3.5 um with an amplitude contrast of 0.07, phases flipped (--ctf). SNR is
+the ratio of variances in the box. Random poses, refined from the structure at 50 A. Printed for every iteration: how
+many poses are right (within 15 degrees), the median errors, the rms error of those that are right over what was
+predicted, how far the halves agree, and how far the map agrees with the truth (FSC 0.5 within a soft sphere). --noise
+refines as many boxes of noise from the same map. Without atoms a stand-in is taken. Writes summary.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+import gonio
+from atoms import STRUCTURES, Atoms, Camera, Lens, particles
+from gonio.averaging import average
+from gonio.fourier import fourier_shell_correlation, resolution_at
+from gonio.refinement import Iteration, Plan, fsc_mask, refined, start_map
+from gonio.run.engine import Local
+
+RIGHT_DEG, AGREES = 15.0, 0.5
+
+
+@dataclass(frozen=True)
+class Held:
+    """Particles in memory, as a table's source."""
+
+    particles: list[gonio.Subtomogram]
+    files: tuple[Path, ...] = ()
+
+    def load(self, index: int) -> gonio.Subtomogram:
+        """The particle."""
+        return self.particles[index]
+
+    def image(self, index: int) -> None:
+        """None lies in a file."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Particles in random half sets at poses that say nothing, their true poses, and the density itself."""
+
+    table: gonio.ParticleTable
+    truth: gonio.Pose
+    density: gonio.Volume
+
+    @property
+    def held(self) -> list[gonio.Subtomogram]:
+        """The particles."""
+        return list(self.table.particles())
+
+
+def sample(atoms: Atoms, camera: Camera, *, count: int, seed: int) -> Sample:
+    """Simulate particles at random poses, up to two voxels off."""
+    rng = np.random.default_rng((seed, 0))
+    truth = gonio.Pose.random(count, rng=rng, max_shift_angstrom=2.0 * camera.voxel)
+    data, density = particles(atoms, camera, truth, seed=seed)
+    return Sample(table_of(data, camera, seed), truth, gonio.Volume(density, camera.voxel))
+
+
+def noise_alone(camera: Camera, *, count: int, seed: int) -> gonio.ParticleTable:
+    """Boxes of noise through the same microscope."""
+    transfer, rng = camera.transfer(), np.random.default_rng((seed, 19))
+    data = np.array([camera.noise(transfer, rng) for _ in range(count)], dtype=np.float32)
+    return table_of(data, camera, seed)
+
+
+def table_of(data: NDArray[np.float32], camera: Camera, seed: int) -> gonio.ParticleTable:
+    """Particles in even halves, at random poses."""
+    wedge = gonio.SingleAxisWedge(-camera.tilt_deg, camera.tilt_deg)
+    held = [gonio.Subtomogram(gonio.Volume(d, camera.voxel), wedge) for d in data]
+    rng, count = np.random.default_rng((seed, 3)), len(data)
+    return gonio.ParticleTable(
+        gonio.Pose(Rotation.random(count, rng=rng), np.zeros((count, 3))),
+        tuple(f"simulated/{i + 1}" for i in range(count)),
+        ("simulated",) * count,
+        half_sets=(1 + rng.permutation(count) % 2).astype(np.int8),
+        source=Held(held),
+    )
+
+
+def agreement(volume: gonio.Volume, truth: gonio.Volume, mask: gonio.Volume) -> float:
+    """To how many angstrom a map agrees with the truth within a mask."""
+    one, two = (gonio.Volume(v.data * mask.data, v.voxel_size_angstrom) for v in (volume, truth))
+    return resolution_at(fourier_shell_correlation(one, two), AGREES, box_angstrom=truth.box_angstrom)
+
+
+def row(one: Iteration, made: Sample, mask: gonio.Volume) -> dict:
+    """What an iteration came to, against the truth; all but the halves are none of the particles of noise."""
+    turned = np.asarray(one.table.poses.rotation_distance_deg(made.truth))
+    shifted = np.asarray(one.table.poses.shift_distance_angstrom(made.truth))
+    right = turned < RIGHT_DEG
+    turn, shift = (
+        np.array([getattr(result, name) for result in one.results]) for name in ("rotation_sd_deg", "shift_sd_angstrom")
+    )
+
+    def over_predicted(error: NDArray, sd: NDArray) -> float:
+        if not right.any():
+            return float("nan")
+        return float(np.sqrt((error[right] ** 2).mean() / 3.0 / (sd[right] ** 2).mean()))
+
+    return {
+        "iteration": one.number,
+        "search": str(one.search),
+        "limit_angstrom": one.limit_angstrom,
+        "right": float(right.mean()),
+        "median_deg": float(np.median(turned)),
+        "median_angstrom": float(np.median(shifted)),
+        "rotation_over_predicted": over_predicted(turned, turn),
+        "shift_over_predicted": over_predicted(shifted, shift),
+        "halves_angstrom": one.resolution_angstrom,
+        "truth_angstrom": agreement(one.volume, made.density, mask),
+        "ended": one.ended,
+    }
+
+
+def shown(one: dict) -> str:
+    """A row in a line."""
+    return (
+        f"  {one['iteration']:2d} {one['search']:14s} to {one['limit_angstrom']:5.1f} A: {one['right']:6.1%} right,"
+        f" {one['median_deg']:5.2f} degrees {one['median_angstrom']:5.2f} A,"
+        f" {one['rotation_over_predicted']:4.2f} and {one['shift_over_predicted']:4.2f} of the predicted;"
+        f" halves {one['halves_angstrom']:5.1f} A, truth {one['truth_angstrom']:5.1f} A {one['ended']}"
+    )
+
+
+def refine(made: Sample, options: argparse.Namespace, workers: int) -> dict:
+    """All iterations, and how far true poses come."""
+    start = start_map(made.density, resolution_angstrom=options.start_resolution)
+    plan = Plan(
+        start_resolution_angstrom=options.start_resolution,
+        max_iterations=options.iterations,
+        assignment=options.assignment,
+    )
+    mask, begun = fsc_mask(start, plan), time.process_time()
+    best = agreement(average(made.held, made.truth).volume, made.density, mask)
+    print(f"  true poses: {best:.1f} A", flush=True)
+    rows = []
+    for one in refined(made.table, (start, start), plan, mapper=Local(workers)):
+        rows.append(row(one, made, mask))
+        print(shown(rows[-1]), flush=True)
+    return {"true_poses_angstrom": best, "iterations": rows, "seconds": time.process_time() - begun}
+
+
+def main() -> None:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--snr", type=float, nargs="+", default=[0.02, 0.01, 0.007])
+    parser.add_argument("--ctf", action="store_true")
+    parser.add_argument("--noise", action="store_true")
+    parser.add_argument("--assignment", default="auto")
+    parser.add_argument("--complex", default="2gho.pdb.gz")
+    parser.add_argument("--structures", type=Path, default=STRUCTURES)
+    parser.add_argument("--particles", type=int, default=300)
+    parser.add_argument("--box", type=int, default=32)
+    parser.add_argument("--voxel-size", type=float, default=8.0)
+    parser.add_argument("--start-resolution", type=float, default=50.0)
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("results/low_snr"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.structures / options.complex
+    atoms = Atoms.read(path) if path.exists() else Atoms.blobs(4.0 * options.voxel_size)
+    summary = {}
+    for snr in options.snr:
+        camera = Camera(options.box, options.voxel_size, 60.0, snr, Lens() if options.ctf else None)
+        made = sample(atoms, camera, count=1 if options.noise else options.particles, seed=options.seed)
+        if options.noise:
+            table = noise_alone(camera, count=options.particles, seed=options.seed)
+            made = Sample(table, table.poses, made.density)
+        print(f"{options.particles} {'boxes of noise' if options.noise else f'particles at SNR {snr:g}'}", flush=True)
+        summary[f"{snr:g}"] = refine(made, options, options.workers)
+        if options.noise:
+            break
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1))
+
+
+if __name__ == "__main__":
+    main()
