@@ -169,8 +169,8 @@ def test_processes_find_what_one_does():
     np.testing.assert_array_equal(one.labels, two.labels)
 
 
-def test_a_half_never_sees_the_other():
-    """Noise put into half 2 alone changes nothing of half 1."""
+def test_a_half_sees_nothing_of_the_other_but_how_far_they_agree():
+    """Noise put into half 2 alone changes half 1 by no more than the weight of its shells does."""
     half_sets = np.tile([1, 2], EACH).astype(np.int8)
     maps = [true_map(kind) for kind in KINDS]
     whole = classes_of_references(listed(half_sets=half_sets), maps, most_rounds=2)
@@ -186,8 +186,9 @@ def test_a_half_never_sees_the_other():
 
     other = classes_of_references(replace(listed(half_sets=half_sets), source=Other()), maps, most_rounds=2)
     first = half_sets == 1
-    np.testing.assert_array_equal(whole.poses.matrix[first], other.poses.matrix[first])
-    assert (whole.poses.matrix[~first] != other.poses.matrix[~first]).any()
+    moved = np.asarray(whole.poses.rotation_distance_deg(other.poses))
+    assert np.median(moved[first]) < 0.2 * np.median(moved[~first])
+    assert moved[first].max() < np.median(moved[~first])
 
 
 def test_a_map_that_nobody_shows_loses_its_class():

@@ -128,7 +128,8 @@ def test_nothing_of_half_2_is_in_half_1():
     assert not np.array_equal(changed.halves[1].data, first.halves[1].data)
 
 
-def test_half_1_follows_its_own_map_in_later_iterations(monkeypatch):
+def test_particles_follow_the_map_of_their_half_without_themselves_in_later_iterations(monkeypatch):
+    """Five maps of each half, of four fifths of its particles: nearer to that half than to the other."""
     seen = []
     made = Aligner.__init__
 
@@ -141,9 +142,15 @@ def test_half_1_follows_its_own_map_in_later_iterations(monkeypatch):
     given = [reference for reference in seen if isinstance(reference, Volume)]
     assert given[0] is starts()[0] or np.array_equal(given[0].data, starts()[0].data)
     one, two = steps[0].halves
-    assert any(reference is one for reference in given)
-    assert any(reference is two for reference in given)
-    assert not any(reference is steps[0].volume for reference in given)
+    first = starts()[0].data
+    later = [r.data for r in given if r is not one and not np.array_equal(r.data, first)]  # half 1 is moved, for drift
+
+    def likeness(data: np.ndarray, half: Volume) -> float:
+        return float(np.corrcoef(data.ravel(), half.data.ravel())[0, 1])
+
+    nearer_one = [likeness(data, one) > likeness(data, two) for data in later]
+    assert sum(nearer_one) == 5 and len(later) == 10
+    assert not any(np.array_equal(data, half.data) for data in later for half in (one, two, steps[0].volume))
 
 
 def test_noise_agrees_no_further_than_the_map_it_started_from():

@@ -19,7 +19,7 @@ from gonio.coarse_to_fine import Pair, Plan
 from gonio.device import CPU, Device, device_for, results, searched
 from gonio.evaluation import Asking, Refinement, ShellSums, answered
 from gonio.expectation import Expectation
-from gonio.findings import ask_result, result_of
+from gonio.findings import ask_result, better_of, result_of
 from gonio.frame import Frame, about_normals, everywhere, near
 from gonio.pose import Pose
 from gonio.posterior import ask_posterior
@@ -132,7 +132,8 @@ class Aligner:
         rng
             Draws the candidates of a stochastic search or a drawn pool, which need it.
         start
-            Where a local search starts, which needs it.
+            Where a local search starts, which needs it. To the search from coarse to fine it is a pose that may be
+            right: against a map its optimum is kept where it is better than what was found.
         expectation
             What such a pair has in common, as ``learn`` finds it from many; None to find it from this pair. Here and in
             the result shells are one over the target's box wide, also where a smaller one is compared.
@@ -414,11 +415,20 @@ class Aligner:
         shells = int(np.rint(pair.target.limit / cut)) + 1
         told = found.expectation.in_box(1.0 / cut, shells) if expectation is None else expectation
         result = replace(result, expectation=told)
+        if pair.exact and start is not None and self.settings.search is Search.COARSE_TO_FINE:
+            result = yield from self._unless_better_near(start, result, pair, frame)
         if pair.exact:
             result = yield from ask_posterior(result, pair, frame, self.settings, rng=rng)
         if self._preparation.keeps_out or found.expectation.shared_power < NOISE_FREE:
             return result
         return (yield from self._as_measured(target, result, frame, pair.crowding))
+
+    def _unless_better_near(self, start: Pose, result: Result, pair: Pair, frame: Frame) -> Asking[Result]:
+        """Return the result, or the optimum near a pose that may be right, where that is better: it was missed."""
+        plain = pair.plain(Score.RCS if self.settings.score is Score.LIKELIHOOD else self.settings.score)
+        point = pack(start.matrix[None], start.shift_angstrom[None])
+        near_it = yield from ask_result(plain, (yield from self._ask_all(plain, frame, point)), frame)
+        return better_of(result, near_it, crowding=pair.crowding)
 
     def _as_measured(self, target: Particle, result: Result, frame: Frame, crowding: float) -> Asking[Result]:
         """The same pose refined on the particles as they are, where that is the surer answer.

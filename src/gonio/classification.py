@@ -23,6 +23,8 @@ from gonio.lists import ParticleError
 from gonio.pairwise import align_all_pairs
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
+from gonio.resolution import fsc_of_a_half, half_map_fsc
+from gonio.restoration import sphere_mask
 from gonio.run.engine import Local, Mapper
 from gonio.volume import Particle, Volume
 
@@ -193,10 +195,10 @@ def classes_of_references(
     labels, poses = np.zeros(len(table), dtype=np.int64), table.poses
     fits: _Fits | None = None
     rounds: list[Round] = []
-    began_local = False
+    began_local, known = False, dict[tuple[int, int], NDArray[np.float64]]()
     for turn in range(1, most_rounds + 1):
         local = turns.settings.search is Search.LOCAL or turn > GLOBAL_ROUNDS
-        fits = turns.fits(maps, turn, starts=turns.starts(fits) if local else None)
+        fits = turns.fits(maps, turn, known=known, starts=turns.starts(fits) if local else None)
         before, labels, poses, from_poses = labels, fits.labels, fits.poses_of(fits.labels), poses
         averages = turns.averages(labels, poses, turn)
         counts = tuple(int((labels == k).sum()) for k in range(1, len(references) + 1))
@@ -207,7 +209,7 @@ def classes_of_references(
         at_rest, began_local = local and not moved and (motion < AT_REST or 0.0 < steady <= motion), local
         if at_rest:
             break
-        maps = turns.maps_of(averages) or maps
+        maps, known = turns.maps_of(averages) or maps, turns.fsc_of(averages)
     assert fits is not None  # there is a turn at least
     shown = tuple(averages.get(k) for k in range(1, len(references) + 1))
     return Classes(labels, poses, shown, fits.margin, tuple(rounds), at_rest)
@@ -265,19 +267,28 @@ class _Turns:
         maps: Mapping[tuple[int, int], Volume],
         turn: int,
         *,
+        known: Mapping[tuple[int, int], NDArray[np.float64]] | None = None,
         starts: _Fits | None = None,
         only: NDArray[np.int64] | None = None,
     ) -> _Fits:
-        """Every particle with every map of its half, or with ``only`` that of its class."""
+        """Align every particle to every map of its half, or with ``only`` that of its class.
+
+        ``known`` is the FSC of half maps of a map, where that is known.
+        """
         settings = self._local if starts is not None else self.settings
-        aligners = self._aligners(maps, settings)
+        aligners = self._aligners(maps, settings, known or {})
         task = _FitRow(self.table, aligners, self._count, self._half_of, starts, only, self._seed)
         rows = list(self._mapper(f"{self._name}, turn {turn}", task, len(self.table)))
         return _Fits(*(np.stack([row[part] for row in rows]) for part in range(3)))
 
-    def _aligners(self, maps: Mapping[tuple[int, int], Volume], settings: Settings) -> dict[tuple[int, int], Aligner]:
+    def _aligners(
+        self,
+        maps: Mapping[tuple[int, int], Volume],
+        settings: Settings,
+        known: Mapping[tuple[int, int], NDArray[np.float64]],
+    ) -> dict[tuple[int, int], Aligner]:
         """All of one diameter, so that all see the same of a particle."""
-        aligners = {key: Aligner(one, settings) for key, one in maps.items()}
+        aligners = {key: Aligner(one, settings, reference_fsc=known.get(key)) for key, one in maps.items()}
         widest = max(aligners.values(), key=lambda one: one.diameter_angstrom)
         given = settings.particle_diameter_angstrom or settings.mask_diameter_angstrom
         diameter = given or widest.diameter_angstrom
@@ -286,7 +297,7 @@ class _Turns:
         if given:
             return aligners
         settings = replace(settings, particle_diameter_angstrom=diameter)
-        return {key: Aligner(one, settings) for key, one in maps.items()}
+        return {key: Aligner(one, settings, reference_fsc=known.get(key)) for key, one in maps.items()}
 
     @property
     def _local(self) -> Settings:
@@ -332,6 +343,20 @@ class _Turns:
                 by_half = (made.volume, *(made.halves or ()))
                 maps |= {(one, half): by_half[half] for half in self.halves}
         return maps
+
+    def fsc_of(self, averages: Mapping[int, Average]) -> dict[tuple[int, int], NDArray[np.float64]]:
+        """The FSC of half maps of each map of a half; none where halves are not those of the list.
+
+        Halves that were aligned to one map agree in what they were aligned to, which says nothing of the truth.
+        """
+        if not self._has_halves:
+            return {}
+        found: dict[tuple[int, int], NDArray[np.float64]] = {}
+        for one, made in averages.items():
+            if made.halves is not None:
+                fsc = half_map_fsc(made.halves, mask=sphere_mask(made.volume), rng=np.random.default_rng(0)).best
+                found |= {(one, half): fsc_of_a_half(fsc) if half else np.clip(fsc, 0.0, 1.0) for half in self.halves}
+        return found
 
     def motion_voxels(self, before: Pose, after: Pose) -> float:
         """How far the points on the particle's sphere of the median particle moved, about."""

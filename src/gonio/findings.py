@@ -5,6 +5,8 @@ What still has to be evaluated for it is asked for (``evaluation``). Must not kn
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,10 +21,12 @@ from gonio.score import Comparison
 from gonio.stages import Found
 from gonio.uncertainty import ask_pose_covariance
 
-__all__ = ["ask_result", "result_of"]
+__all__ = ["ask_result", "better_of", "result_of"]
 
 # The paper's searches keep their whole pool: its optima are those further apart than this, and no more of them.
 RUNNER_UP_DEG, RUNNERS_UP = 10.0, 5
+# An optimum is another one, and better, where its dissimilarity is less by this share.
+SAME_OPTIMUM = 1e-5
 
 
 def ask_result(comparison: Comparison, outcome: Outcome, frame: Frame) -> Asking[Result]:
@@ -65,6 +69,24 @@ def result_of(pair: Pair, found: Found, frame: Frame) -> Result:
         overlap=found.overlap / float(pair.target.weight.sum(dtype=np.float64)),
         covariance=found.curvature.covariance(directions=frame.directions, precision=frame.precision(poses[0])),
         runners_up=tuple(Optimum(poses[i], float(values[i]), float(choice[i] - choice[0])) for i in rows),
+        expectation=found.expectation,
+    )
+
+
+def better_of(found: Result, known: Result, *, crowding: float) -> Result:
+    """Return what a search found, or the optimum near a known pose where that has less of the same dissimilarity.
+
+    Then the other is a runner-up. ``crowding`` is that of the comparison, which the covariance of ``known`` lacks.
+    """
+    steps, gained = found.n_iterations + known.n_iterations, found.dissimilarity - known.dissimilarity
+    if not (known.status.ok and gained > SAME_OPTIMUM * found.dissimilarity):
+        return replace(found, n_iterations=steps)
+    others = [replace(one, margin=one.dissimilarity - known.dissimilarity) for one in found.runners_up]
+    return replace(
+        known,
+        n_iterations=steps,
+        covariance=crowding * known.covariance,
+        runners_up=(Optimum(found.pose, found.dissimilarity, gained), *others),
         expectation=found.expectation,
     )
 

@@ -55,11 +55,15 @@ def ask_posterior(
     themselves are kept if ``settings.posterior_poses`` asks for some; not where there is no rival and the posterior is
     narrower than ``settings.posterior_resolved`` of the finest detail. Without a generator the first of all is taken.
     """
-    worth, wanted = Worth.of(pair, result.dissimilarity), settings.posterior_poses
-    if not np.isfinite(result.dissimilarity) or (not wanted and worth.of_best > LINEAR):
+    wanted = settings.posterior_poses
+    if not np.isfinite(result.dissimilarity):
+        return result
+    if not wanted and settings.score is not Score.FCS and Worth.of(pair, result.dissimilarity).of_best > LINEAR:
         return result
     comparison, optima = pair.plain(Score.RCS), Pose.stack([result.pose, *(o.pose for o in result.runners_up)])
-    log_likelihood = worth.log_likelihood((yield ShellSums(comparison, pack(optima.matrix, optima.shift_angstrom))))
+    sums = yield ShellSums(comparison, pack(optima.matrix, optima.shift_angstrom))
+    worth = Worth.of(pair, float(2.0 - 2.0 * np.sqrt(_square(sums)[0])))
+    log_likelihood = worth.log_likelihood(sums)
     detail = pair.target.box * pair.target.voxel_size_angstrom / pair.target.limit
     certain = bool((log_likelihood[1:] < log_likelihood[0] - CERTAIN).all())
     turn, shift = np.trace(result.covariance[:3, :3]), np.trace(result.covariance[3:, 3:])
@@ -121,9 +125,7 @@ class Worth:
 
     def log_likelihood(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """At p poses, (p,), from |f|^2, |g|^2 and f.g of their shells, (p, s, 4)."""
-        ff, gg, fg, _ = sums.sum(axis=1).T
-        square = np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300)
-        return np.asarray(self.samples * square / (1.0 - self.best))
+        return self.samples * _square(sums) / (1.0 - self.best)
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,12 @@ def resampled(draws: Draws, weight: NDArray[np.float64], count: int, *, rng: np.
     place = (np.arange(count) + rng.random()) / count
     rows = np.searchsorted(np.cumsum(weight), place)
     return draws.poses[np.minimum(rows, len(weight) - 1)]
+
+
+def _square(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The square of the correlation at p poses, (p,), 0 where it is negative, from the sums of their shells."""
+    ff, gg, fg, _ = sums.sum(axis=1).T
+    return np.asarray(np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300))
 
 
 def _tangent(poses: Pose, centre: Pose) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from gonio.motion import Motion
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
 from gonio.refinement_plan import Assignment, Iteration, Listed, Plan
-from gonio.resolution import FSC_HALVES, HalfMapFsc, half_map_fsc
+from gonio.resolution import FSC_HALVES, HalfMapFsc, fsc_of_a_half, half_map_fsc
 from gonio.restoration import sphere_mask
 from gonio.result import Result
 from gonio.run.engine import Local, Mapper
@@ -282,7 +282,9 @@ class _Run:
             stage = f"iteration {number}, half {half}"
             # The random numbers of an iteration are its own, or every average would repeat what one of them drew.
             seed = self.plan.seed if not self.draws else self.plan.seed + number
-            results = align_table(starts[rows], aligner, mapper=self.mapper, seed=seed, stage=stage)
+            # Poses that were found before are known to every search, which then loses none of them.
+            known = number > 1 or self.plan.listed is not None
+            results = align_table(starts[rows], aligner, mapper=self.mapper, seed=seed, local=known, stage=stage)
             found.update(zip(rows.tolist(), results, strict=True))
         return [found[row] for row in range(len(state.table))]
 
@@ -293,7 +295,8 @@ class _Run:
         else:
             kept, which = np.unique(folds, return_inverse=True)
             references = [state.without[half, fold] for fold in kept.tolist()]
-        fsc = _fsc_of_a_half(state.fsc, left=1.0 if state.without is None else 1.0 - 1.0 / FOLDS)
+        left = 1.0 if state.without is None else 1.0 - 1.0 / FOLDS
+        fsc = None if state.fsc is None else fsc_of_a_half(state.fsc, left=left)
         settings, mask = self.settings(state), self.plan.mask
         return Aligners([Aligner(r, settings, mask=mask, reference_fsc=fsc) for r in references], which)
 
@@ -387,18 +390,6 @@ class _Run:
             distance_angstrom=self.plan.duplicates_angstrom,
             dissimilarity=[result.dissimilarity for result in results],
         )
-
-
-def _fsc_of_a_half(fsc: NDArray[np.float64] | None, *, left: float = 1.0) -> NDArray[np.float64] | None:
-    """The FSC that the half maps of one half would have, of which a share of the particles is left, from the halves'.
-
-    A map of FSC F correlates with the truth by sqrt(2 F / (1 + F)), each of its halves by sqrt(F); of fewer particles
-    the noise is stronger, F / (1 - F) weaker.
-    """
-    if fsc is None:
-        return None
-    fewer = left * fsc / np.maximum(1.0 - (1.0 - left) * fsc, 1e-9)
-    return fewer / (2.0 - fewer)
 
 
 def folds_of(count: int) -> NDArray[np.int64]:

@@ -36,6 +36,7 @@ __all__ = [
     "Evenness",
     "HalfMapFsc",
     "evenness",
+    "fsc_of_a_half",
     "half_map_fsc",
     "phases_randomised",
     "soft_mask",
@@ -124,6 +125,17 @@ def half_map_fsc(halves: tuple[Volume, Volume], *, mask: Volume | None, rng: np.
     of_mask = np.clip(randomised[beyond], 0.0, 1.0 - 1e-6)
     corrected[beyond] = (masked[beyond] - of_mask) / (1.0 - of_mask)
     return HalfMapFsc(unmasked, masked, randomised, corrected, one.box_angstrom)
+
+
+def fsc_of_a_half(fsc: NDArray[np.float64], *, left: float = 1.0) -> NDArray[np.float64]:
+    """Return the FSC (s,) that half maps of one half would have, a share of whose particles is left, from the halves'.
+
+    A map of FSC F correlates with the truth by sqrt(2 F / (1 + F)), each of its halves by sqrt(F); of fewer particles
+    the noise is stronger, F / (1 - F) weaker.
+    """
+    clipped = np.clip(fsc, 0.0, 1.0)
+    fewer = left * clipped / np.maximum(1.0 - (1.0 - left) * clipped, 1e-9)
+    return np.asarray(fewer / (2.0 - fewer))
 
 
 def phases_randomised(volume: Volume, first_shell: int, *, rng: np.random.Generator) -> Volume:
