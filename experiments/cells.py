@@ -13,6 +13,7 @@ import numpy as np
 from rich.progress import track
 
 import gonio
+from misses import search_missed
 from pairs import Cell, Pair, make_pair, median_and_mad
 
 TILTS_DEG = (90, 80, 70, 60, 50, 40)
@@ -49,6 +50,7 @@ def align_pair(
         "dissimilarity": result.dissimilarity,
         "true_dissimilarity": true_dissimilarity(aligner, pair),
         "passed_over": passed_over(result, pair.truth) if settings.search in LISTING else None,
+        "search_missed": lost(pair, settings, result),
         **calibration(result, pair.truth),
     }
 
@@ -58,6 +60,14 @@ def true_dissimilarity(aligner: gonio.Aligner, pair: Pair) -> float | None:
     if aligner.settings.search in LISTING:
         return None
     return float(aligner.dissimilarity(pair.target, gonio.Pose.stack([pair.truth]))[0])
+
+
+def lost(pair: Pair, settings: gonio.Settings, result: gonio.Result) -> bool | None:
+    """Whether the search is to blame for a wrong pose; None for searches whose score shows it by itself."""
+    if settings.search not in LISTING:
+        return None
+    wrong = float(result.pose.rotation_distance_deg(pair.truth)) > WRONG_DEG
+    return wrong and search_missed(pair.reference, settings, pair.target, result, pair.truth)
 
 
 def passed_over(result: gonio.Result, truth: gonio.Pose) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from misses import COLUMN
 from pairs import Cell
 from summary import PAPER_METHODS, QUANTITIES, Rows
 
@@ -88,6 +89,7 @@ def work_line(cell: Cell, row: dict) -> list[str]:
         *place(cell),
         counts(row, "wrong", OURS),
         number(defaults.get("passed_over")),
+        number(defaults.get("search_misses")),
         counts(row, "truth_scores_worse", PAPER_METHODS),
         counts(row, "iterations", OURS),
         "/".join(number(row["methods"].get(m, {}).get("seconds"), 2) for m in OURS),
@@ -106,9 +108,21 @@ def plain_text(rows: Rows) -> str:
             header = ["tilt", "SNR", "pairs", "the paper", *PAPER_METHODS, "best", "defaults", "bound", "x bound"]
             parts += [f"{phantom}: {title}", aligned(header, (error_line(c, row, quantity) for c, row in group))]
         order = "/".join(OURS)
-        header = ["tilt", "SNR", "wrong", "passed over", "truth worse", "steps", "seconds", "turn cal.", "shift cal."]
+        header = [
+            "tilt",
+            "SNR",
+            "wrong",
+            "passed over",
+            COLUMN,
+            "truth worse",
+            "steps",
+            "seconds",
+            "turn cal.",
+            "shift cal.",
+        ]
         parts += [
-            f"{phantom}: {order}; off by over 15 degrees; right optimum found but not chosen (defaults); wrong pose "
+            f"{phantom}: {order}; off by over 15 degrees; right optimum found but not chosen, "
+            "and lost by the search (defaults); wrong pose "
             "that scores better than the true one (the schedule); medians of Levenberg-Marquardt steps and seconds; "
             "squared error over predicted variance at the right optimum (of all)",
             aligned(header, (work_line(c, row) for c, row in group)),
@@ -121,8 +135,9 @@ def markdown_line(cell: Cell, row: dict, quantity: str) -> list[str]:
     best, bound = row["schedule_best"][quantity], value(row, "bound", quantity)
     schedule = with_mad(value(row, best, quantity)) + (f" ({name_of(best)})" if best else "")
     wrong = f"{counts(row, 'wrong', [best or ''])}; {counts(row, 'wrong', ['defaults'])} of {row['pairs']}"
-    defaults = with_mad(value(row, "defaults", quantity))
-    return [*place(cell), paper_best(row, quantity), schedule, defaults, number(bound[0] if bound else None), wrong]
+    missed = counts(row, "search_misses", ["defaults"])
+    defaults, least = with_mad(value(row, "defaults", quantity)), number(bound[0] if bound else None)
+    return [*place(cell), paper_best(row, quantity), schedule, defaults, least, wrong, missed]
 
 
 def name_of(method: str) -> str:
@@ -141,6 +156,7 @@ def markdown(rows: Rows) -> str:
         "defaults",
         "bound",
         "wrong: schedule; defaults",
+        COLUMN,
     ]
     parts = []
     for phantom, group in phantoms_of(rows).items():

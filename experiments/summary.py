@@ -92,12 +92,18 @@ def unchosen(method: str, wrong: list[dict]) -> dict:
     """Of the wrong ones: where the right optimum was found but not chosen, and where the true pose scores worse.
 
     The paper's schedule lists no other optima, and the defaults' score has no value without its weights, so that each
-    knows one of them.
+    knows one of them. Where the search has lost the right optimum (``misses``) is known of the defaults; None of
+    records that are older than that count.
     """
     if method in PAPER_METHODS:
         outscored = sum(r["dissimilarity"] < r["true_dissimilarity"] for r in wrong)
-        return {"passed_over": None, "truth_scores_worse": outscored}
-    return {"passed_over": sum(bool(r["passed_over"]) for r in wrong), "truth_scores_worse": None}
+        return {"passed_over": None, "truth_scores_worse": outscored, "search_misses": None}
+    missed = [r.get("search_missed") for r in wrong]
+    return {
+        "passed_over": sum(bool(r["passed_over"]) for r in wrong),
+        "truth_scores_worse": None,
+        "search_misses": None if None in missed else sum(missed),
+    }
 
 
 def calibrations(records: list[dict]) -> dict:

@@ -33,6 +33,7 @@ WRONG_LIMITS = {  # tilt ranges, SNRs, largest share
     },
 }
 BOUND_FACTOR = 1.8
+MISSED_LIMIT = 0.01
 CALIBRATED = (0.7, 1.5)
 AXIS_LIMIT_DEG = 0.8
 
@@ -134,6 +135,17 @@ def wrong_optima(rows: Rows, phantom: str) -> list[dict]:
     return checks
 
 
+def search_misses(rows: Rows, phantom: str) -> dict:
+    """Pairs whose right optimum, refined, fits better than what the search found: one in a hundred at most."""
+    ran = [row for cell, row in rows.items() if cell.phantom == phantom and "defaults" in row["methods"]]
+    missed = [row["methods"]["defaults"].get("search_misses") for row in ran]
+    pairs = sum(row["pairs"] for row in ran)
+    target = f"{phantom}: search misses <= {MISSED_LIMIT:.0%} of all pairs"
+    if not ran or None in missed:
+        return check(target, "-", [None])
+    return check(target, f"{sum(missed)} of {pairs}", [sum(missed) <= MISSED_LIMIT * pairs])
+
+
 def against_bound(rows: Rows, quantity: str) -> dict:
     """Median error over the Cramer-Rao bound, `sharp` at +-60."""
     ratios = [rows.get(Cell("sharp", 60, snr), {}).get("over_bound", {}).get(quantity) for snr in (1.0, 0.5)]
@@ -178,6 +190,7 @@ def shared_checks(rows: Rows, phantoms: Iterable[str]) -> list[dict]:
     return [
         *(against_schedule(rows, phantom, q) for phantom in phantoms for q in QUANTITIES),
         *(calibrated(rows, p, snrs, q) for p in phantoms for snrs in ((INF,), (1.0, 0.5)) for q in QUANTITIES),
+        *(search_misses(rows, phantom) for phantom in phantoms),
         *(not_slower(rows, phantom, name) for phantom in phantoms for name in ("iterations", "seconds")),
     ]
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
 import gonio
+from misses import fits_better, local, local_optimum
 from run import RESOLUTION_ANGSTROM, laid_on, read_ribosomes
 
 NEAR_DEG = 10.0
@@ -28,10 +31,10 @@ def aligned(particle: gonio.TiltStack, listed: gonio.Pose, reference: gonio.Volu
     aligner = gonio.Aligner(reference, settings)
     found = aligner.align(particle)
     seconds = time.process_time() - start
-    near = gonio.Aligner(reference, replace(settings, search="local")).align(particle, start=listed)
+    near = local_optimum(gonio.Aligner(reference, local(settings)), particle, found, listed)
     off = float(found.pose.rotation_distance_deg(listed))
     others = [float(o.pose.rotation_distance_deg(listed)) for o in found.runners_up]
-    fault = "none" if off <= NEAR_DEG else "search" if near.dissimilarity < found.dissimilarity else "score"
+    fault = "none" if off <= NEAR_DEG else "search" if fits_better(near, found) else "score"
     return {
         "off_deg": off,
         "off_angstrom": float(found.pose.shift_distance_angstrom(listed)),

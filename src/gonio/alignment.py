@@ -457,7 +457,7 @@ class Aligner:
     ) -> lm.State:
         """Candidates that are drawn share their steps; the last one comes to rest by itself."""
         problem = frame.problem(comparison, crowding=crowding)
-        if steps > coarse_to_fine.STEPS:
+        if steps > coarse_to_fine.CUTS.steps:
             return lm.minimise(problem, points, max_iterations=steps)
         assert rng is not None  # align has asked for it
         size = comparison.target.voxel_size_angstrom

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio import lm
-from gonio.coarse_to_fine import CHOICE_POWER, DISTINCT, LAST_CANDIDATES, LEFT, NULL_POSES, SEEDS, Cut, conduct
+from gonio.coarse_to_fine import CHOICE_POWER, DISTINCT, LAST_CANDIDATES, LEFT, MIN_SEEDS, NULL_POSES, Cut, conduct
 from gonio.expectation import Expectation
 from gonio.fourier import Spectrum
 from gonio.frame import neighbour_turns
@@ -72,7 +72,8 @@ def conducted(card: Card, searches: list[PairSearch], queue: Queue) -> Callable[
 def _room(searches: list[PairSearch]) -> int:
     """Rows of each search's pool."""
     course = searches[0].course
-    most = SEEDS.most if course.levels > 1 else max(len(s.frame.rotations) for s in searches)
+    seeds = max(len(s.frame.rotations) for s in searches)
+    most = min(course.cuts.seeds.most, seeds) if course.levels > 1 else seeds
     return max(most, LAST_CANDIDATES + (len(neighbour_turns()) * LEFT if course.looks else 0))
 
 
@@ -199,7 +200,7 @@ class _OnCard:
 
     def keep_seeds(self, cut: Cut) -> None:
         """As ``Stages``."""
-        rule = float(cut.margin), cut.least, cut.most, SEEDS.least
+        rule = float(cut.margin), cut.least, cut.most, MIN_SEEDS
         self._stage(
             "keep_seeds", self._count, self._table, *self._seeds, *rule, self._room, self._order, self._deviation,
             self._pool[0], self._counts,

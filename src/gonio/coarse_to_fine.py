@@ -22,7 +22,7 @@ from gonio.fourier import FourierVolume, Spectrum
 from gonio.kernels import pool
 from gonio.score import Comparison, Score, weighted
 
-__all__ = ["Course", "Cut", "Pair", "Plan", "Stages", "conduct", "deviation_of"]
+__all__ = ["Course", "Cut", "Cuts", "Pair", "Plan", "Stages", "conduct", "deviation_of"]
 
 # Optima that are left once before the last refinement: another may lie near by, of a narrower basin.
 LEFT = 3
@@ -60,11 +60,36 @@ class Cut:
         return int(pool.how_many(near, self.least, self.most, len(scores)))
 
 
-# The seeds, the coarse limit, those between, and the full one (measured on pools of optima: section 10).
-SEEDS, COARSE = Cut(1.6, 24, 160, steps=2), Cut(1.2, 12, 48, steps=6)
-BETWEEN, FULL = Cut(0.9, 6, 24, steps=6), Cut(0.9, 4, 16, steps=3)
-# No refinement takes more steps, save the last, in which the best pose comes to rest.
-STEPS = max(cut.steps for cut in (SEEDS, COARSE, BETWEEN, FULL))
+@dataclass(frozen=True)
+class Cuts:
+    """The pruning rules of a search: after the seeds, at the coarse limit, at each limit between, and at the full one.
+
+    Steps are those taken next: of the seeds at the coarse limit, of the others at the limit that follows.
+    """
+
+    seeds: Cut
+    coarse: Cut
+    between: Cut
+    full: Cut
+
+    @property
+    def steps(self) -> int:
+        """The most that one refinement takes, save the last, in which the best pose converges."""
+        return max(cut.steps for cut in (self.seeds, self.coarse, self.between, self.full))
+
+    @staticmethod
+    def none() -> Cuts:
+        """Nothing is pruned before the limits between, and little there: what a search is measured against."""
+        every = Cut(np.inf, 24, 4096, steps=2)
+        return Cuts(every, every, Cut(np.inf, 6, 64, steps=4), Cut(np.inf, 4, 32, steps=3))
+
+
+# Measured on signals in the images of other particles and on pools of optima (section 10).
+SEEDS, COARSE = Cut(3.0, 24, 200, steps=2), Cut(3.0, 16, 140, steps=2)
+BETWEEN, FULL = Cut(1.5, 6, 36, steps=4), Cut(1.5, 4, 24, steps=3)
+CUTS = Cuts(SEEDS, COARSE, BETWEEN, FULL)
+# Fewer seeds tell no standard deviation.
+MIN_SEEDS = 24
 # Optima that are compared once more with what the best of them lets expect, and listed.
 LAST_CANDIDATES = 4
 
@@ -137,7 +162,7 @@ class Pair:
 def deviation_of(scores: NDArray[np.float64]) -> float:
     """The standard deviation of the seeds' scores that are finite; infinite where they are too few to tell it."""
     finite = scores[np.isfinite(scores)]
-    return float(finite.std()) if len(finite) >= SEEDS.least else np.inf
+    return float(finite.std()) if len(finite) >= MIN_SEEDS else np.inf
 
 
 @dataclass(frozen=True)
@@ -145,13 +170,19 @@ class Course:
     """Which stages a search has: its ``levels`` (limits); whether it ``looks`` around for optima near by.
 
     ``alone`` is a single start of an exact pair: nothing is to be chosen, and nothing needs to be expected of the pair.
-    ``last_steps`` let the last refinement come to rest.
+    ``last_steps`` let the last refinement come to rest; ``cuts`` say what is pruned.
     """
 
     levels: int
     alone: bool
     looks: bool
     last_steps: int
+    cuts: Cuts = CUTS
+
+    @property
+    def between(self) -> range:
+        """The levels above the coarse limit at which poses are told apart; the full one where there is no other."""
+        return range(1, max(2, self.levels - 1))
 
 
 class Stages(Protocol):
@@ -191,14 +222,17 @@ def conduct(stages: Stages, course: Course) -> None:
     At the full limit poses are compared twice, each time with what the best lets expect; then the best is refined to
     its rest. The others stay where they are: their choice does not change any more (section 10).
     """
+    cuts = course.cuts
     stages.seed()
     if course.levels > 1:
-        stages.keep_seeds(SEEDS)
-        steps = SEEDS.steps
-        for level, cut in _cuts(course.levels):
-            stages.refine(level, steps)
-            stages.keep(cut)
-            steps = cut.steps
+        stages.keep_seeds(cuts.seeds)
+        stages.refine(0, cuts.seeds.steps)
+        for level in course.between:
+            stages.keep(cuts.coarse)
+            stages.refine(level, cuts.coarse.steps)
+            stages.keep(cuts.between)
+            stages.refine(level, cuts.between.steps)
+        stages.keep(cuts.full)
     if course.alone:
         stages.rest(course.last_steps)
         stages.expect()
@@ -207,13 +241,7 @@ def conduct(stages: Stages, course: Course) -> None:
         stages.expect()
         if look:
             stages.look_around()
-        stages.refine(None, FULL.steps)
+        stages.refine(None, cuts.full.steps)
         stages.choose()
     stages.expect()
     stages.rest(course.last_steps)
-
-
-def _cuts(levels: int) -> list[tuple[int, Cut]]:
-    """The levels at which steps are made below the full limit, and how the pool is cut after each."""
-    between = range(1, levels - 1)
-    return list(zip([0, 0, *between], [COARSE, *[BETWEEN] * len(between), FULL], strict=True))

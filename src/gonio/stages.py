@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gonio import lm
 from gonio.coarse_to_fine import (
     CHOICE_POWER,
+    CUTS,
     DISTINCT,
     LAST_CANDIDATES,
     LEFT,
@@ -22,6 +23,7 @@ from gonio.coarse_to_fine import (
     NULL_POSES,
     Course,
     Cut,
+    Cuts,
     Pair,
     Plan,
     conduct,
@@ -81,6 +83,8 @@ class PairSearch:
     expectation
         What is known of the pair, in the shells of the target; None to take it from the pair itself as its pose
         improves.
+    cuts
+        What is pruned on the way.
     minimise
         Another way to refine points (p, 12) of a comparison by at most so many steps each, for the CPU; None refines
         each by itself.
@@ -94,6 +98,7 @@ class PairSearch:
     last_steps: int
     looks: bool = False
     expectation: Expectation | None = None
+    cuts: Cuts = CUTS
     minimise: Callable[[Comparison, NDArray, int], lm.State] | None = None
 
     def __post_init__(self) -> None:
@@ -107,7 +112,7 @@ class PairSearch:
     def course(self) -> Course:
         """The stages that it has."""
         alone = self.pair.exact and len(self.frame.rotations) == 1
-        return Course(len(self.plan.limits), alone, self.looks, self.last_steps)
+        return Course(len(self.plan.limits), alone, self.looks, self.last_steps, self.cuts)
 
     @property
     def grid(self) -> int:
