@@ -25,7 +25,7 @@ from gonio.score import Comparison, Score, weighted
 __all__ = ["Course", "Cut", "Cuts", "Pair", "Plan", "Stages", "conduct", "deviation_of"]
 
 # Optima that are left once before the last refinement: another may lie near by, of a narrower basin.
-LEFT = 3
+LEFT = 2
 # Seeds at which the correlation of a wrong pose is measured, and how few say nothing of it.
 NULL_POSES, MIN_NULL_POSES = 20, 6
 # The choice among optima (eq. 30, `kernels.model.unlikeliness`) expects rho to this power. It and the exponent there
@@ -85,8 +85,8 @@ class Cuts:
 
 
 # Measured on signals in the images of other particles and on pools of optima (section 10).
-SEEDS, COARSE = Cut(3.0, 24, 200, steps=2), Cut(3.0, 16, 140, steps=2)
-BETWEEN, FULL = Cut(1.5, 6, 36, steps=4), Cut(1.5, 4, 24, steps=3)
+SEEDS, COARSE = Cut(2.6, 24, 180, steps=2), Cut(2.5, 16, 112, steps=2)
+BETWEEN, FULL = Cut(1.2, 6, 28, steps=4), Cut(1.2, 4, 20, steps=3)
 CUTS = Cuts(SEEDS, COARSE, BETWEEN, FULL)
 # Fewer seeds tell no standard deviation.
 MIN_SEEDS = 24
