@@ -29,7 +29,8 @@ PRIORS = {"none": (None, None), "10 deg, 12 A": (10.0, 12.0), "6 deg, 12 A": (6.
 
 def read_ribosomes(data: Path) -> tuple[gonio.ParticleTable, list, Volume, Volume]:
     """The list, its particles, the average of the listed poses, and 7P6Z as a map in its own frame."""
-    table = gonio.read_particles(data / "empiar10499" / "optimisation_set.star")
+    # The tilt sense of this set was reversed on import.
+    table = gonio.read_particles(data / "empiar10499" / "optimisation_set.star", reverse_tilts=True)
     particles = list(table.particles())
     atoms = Structure.from_file(data / "structures" / "7p6z.cif.gz", resolution_angstrom=2 * VOXEL_SIZE_ANGSTROM)
     density = atoms.density(gonio.Pose.identity(), box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM)
