@@ -72,8 +72,7 @@ def conducted(card: Card, searches: list[PairSearch], queue: Queue) -> Callable[
 def _room(searches: list[PairSearch]) -> int:
     """Rows of each search's pool."""
     course = searches[0].course
-    seeds = max(len(s.frame.rotations) for s in searches)
-    most = min(course.cuts.seeds.most, seeds) if course.levels > 1 else seeds
+    most = course.cuts.seeds.most if course.levels > 1 else max(len(s.frame.rotations) for s in searches)
     return max(most, LAST_CANDIDATES + (len(neighbour_turns()) * LEFT if course.looks else 0))
 
 

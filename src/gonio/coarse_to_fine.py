@@ -85,8 +85,8 @@ class Cuts:
 
 
 # Measured on signals in the images of other particles and on pools of optima (section 10).
-SEEDS, COARSE = Cut(2.4, 24, 160, steps=2), Cut(2.2, 16, 96, steps=2)
-BETWEEN, FULL = Cut(1.0, 6, 24, steps=4), Cut(1.0, 4, 16, steps=3)
+SEEDS, COARSE = Cut(2.6, 24, 180, steps=2), Cut(2.5, 16, 112, steps=2)
+BETWEEN, FULL = Cut(1.2, 6, 28, steps=4), Cut(1.2, 4, 20, steps=3)
 CUTS = Cuts(SEEDS, COARSE, BETWEEN, FULL)
 # Fewer seeds tell no standard deviation.
 MIN_SEEDS = 24
