@@ -10,9 +10,13 @@ import pytest
 from scipy.spatial import cKDTree
 
 from gonio import halves, placement
+from gonio import inspection as look
 from gonio.cli.app import run
+from gonio.fourier import index_grid
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
+from gonio.volume import Volume
+from gonio.wedge import SingleAxisWedge, WeightVolumeWedge
 
 LATTICE = Path(__file__).parents[2] / "shared" / "data" / "lists_hiv" / "R5_tutorial_run_data.star"
 SIZE = np.array([3472.0, 4736.0, 789.0])  # angstrom
@@ -118,3 +122,13 @@ def test_hexamers_of_hiv_stand_on_their_lattice_and_can_be_divided():
     listed = (table.names, table.tomograms, table.coordinates_angstrom)
     count = [len(np.unique(halves.families(*listed, within_angstrom=edge))) for edge in (192 * 1.35, 40.0)]
     assert count == [18, 9036]
+
+
+def test_weights_whose_zero_frequency_lies_in_the_corner_are_told():
+    box, voxel, rng = 20, 10.0, np.random.default_rng(0)
+    weights = SingleAxisWedge(-60, 60).weight_at(index_grid(box) / (box * voxel)).astype(np.float32)
+    spectra = (np.fft.fftn(rng.normal(size=(box,) * 3)) for _ in range(3))
+    volumes = [Volume(np.fft.ifftn(one * np.fft.ifftshift(weights)).real, voxel) for one in spectra]
+    assert look.measured_nowhere_empty(volumes, WeightVolumeWedge(weights, voxel)) is None
+    found = look.measured_nowhere_empty(volumes, WeightVolumeWedge(np.fft.ifftshift(weights), voxel))
+    assert "zero frequency of the weights lies in the corner" in str(found)

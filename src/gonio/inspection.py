@@ -13,7 +13,7 @@ start, and the difference of the two dissimilarities, averaged over particles, i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +25,7 @@ from gonio.fourier import centred_fft, index_grid, low_passed, moved_into
 from gonio.pose import Pose
 from gonio.settings import Inputs, Search, Settings
 from gonio.volume import Particle, Subtomogram, Volume, correlation, mirrored_volume, soft_sphere
-from gonio.wedge import SingleAxisWedge, Wedge
+from gonio.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
 
 __all__ = [
     "HandScore",
@@ -293,6 +293,11 @@ def measured_nowhere_empty(volumes: Sequence[Volume], wedge: Wedge) -> Suspicion
     if not emptiness > EMPTY:
         return None
     what = f"where the wedge says nothing was measured there is {100 * emptiness:.0f} % of the power elsewhere"
+    if isinstance(wedge, WeightVolumeWedge):
+        shifted = replace(wedge, weights=np.fft.fftshift(wedge.weights))
+        if wedge_emptiness(volumes, shifted) < EMPTY:
+            remedy = "the zero frequency of the weights lies in the corner: write them with it at n // 2 (fftshift)"
+            return Suspicion("weights from the corner", what, remedy)
     return Suspicion("wedge not seen", what, "the tilt range or axis may be another, or the volumes were filled in")
 
 
