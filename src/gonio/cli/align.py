@@ -210,7 +210,7 @@ def align_list(table: ParticleTable, aligner: Aligner, *, mapper: Mapper, seed: 
     results, boxes = [row.result for row in rows], {row.box for row in rows}
     poses = Pose.stack([result.pose for result in results])
     before = np.array([row.before for row in rows])
-    columns = {**columns_of(table, results), **_changes(table, poses, before, aligner.settings)}
+    columns = {**columns_of(table, results, aligner.settings.score), **_changes(table, poses, before, aligner.settings)}
     aligned = without_found(table).with_poses(poses, **columns)
     size, box = aligner.reference.voxel_size_angstrom, next(iter(boxes)) if len(boxes) == 1 else None
     settings = aligner.settings if box is None else _spelt_out(aligner.settings, box, size)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
+from gonio.cli.half_sets import with_half_sets
 from gonio.cli.options import (
     AsJson,
     ListOptions,
     Overwrite,
     SymmetryName,
     Threads,
+    positive,
     thread_count,
     tilt_sense,
 )
@@ -39,8 +41,18 @@ def average(
         bool, typer.Option("--halves/--no-halves", help="Average the half sets of the list (rlnRandomSubset) too.")
     ] = True,
     split: Annotated[
-        bool, typer.Option("--split", help="Make half sets of every other particle, whatever the list says.")
+        bool,
+        typer.Option("--split", help="Make new half sets, whatever the list says; overlapping particles share a half."),
     ] = False,
+    siblings: Annotated[
+        float | None,
+        typer.Option(
+            metavar="A",
+            callback=positive,
+            help="With --split: particles nearer than this along every axis share a half, angstrom. Default: the"
+            " box's edge.",
+        ),
+    ] = None,
     symmetry: SymmetryName = "C1",
     mask: Annotated[
         Path | None,
@@ -66,13 +78,15 @@ def average(
     """
     endings = (*HALF_ENDINGS, *(() if mask else (MASK_ENDING,))) if halves else ()
     target = check_map(output, ".settings.toml", COVERAGE_ENDING, SCRIPT_ENDING, *endings, overwrite=overwrite)
+    if siblings is not None and not split:
+        raise ValueError("--siblings is for the half sets that --split makes: give both")
     if split and not halves:
         raise ValueError("--split and --no-halves exclude each other: give one")
     if mask and not halves:
         raise ValueError("--mask is for the FSC of half maps, and --no-halves makes none: give one of them")
     table = options.read()
     if split:
-        table = replace(table, half_sets=(1 + np.arange(len(table)) % 2).astype(np.int8))
+        table = with_half_sets(table, split=True, siblings_angstrom=siblings, seed=0)
     given = None if mask is None else options.read_map(mask)
     if given is not None and given.box != (box := table.load(0).box):
         raise ValueError(f"--mask has a box of {given.box} voxels, the particles one of {box}")
@@ -85,6 +99,7 @@ def average(
     settings = {
         "halves": halves,
         "split": split,
+        "siblings_angstrom": siblings,
         "symmetry": symmetry,
         "mask": mask,
         "voxel_size_angstrom": size,

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from gonio.alignment import Optimum, Result
     from gonio.particles import ParticleTable
     from gonio.pose import Pose
+    from gonio.score import Score
 
-__all__ = ["UNKNOWN", "columns_of", "without_found", "writable", "write_runners_up"]
+__all__ = ["UNKNOWN", "as_score", "columns_of", "without_found", "writable", "write_runners_up"]
 
 # Stands in files for what is infinite, or not known: every program reads it, and as a float32 too.
 UNKNOWN = 1e30
@@ -28,6 +29,7 @@ UNKNOWN = 1e30
 # What is found out: of an earlier alignment none of these may stay beside new poses.
 FOUND = (
     "dissimilarity",
+    "score",
     "status",
     "overlap",
     "iterations",
@@ -55,10 +57,12 @@ def without_found(table: ParticleTable) -> ParticleTable:
     return table.without(*FOUND, *(name for name in table.columns if name.startswith(BEST_RUNNER_UP)))
 
 
-def columns_of(table: ParticleTable, results: Sequence[Result]) -> dict[str, ArrayLike]:
+def columns_of(table: ParticleTable, results: Sequence[Result], score: Score) -> dict[str, ArrayLike]:
     """What each particle's result says; values that are not known are infinite."""
+    dissimilarity = np.array([result.dissimilarity for result in results])
     columns: dict[str, ArrayLike] = {
-        "dissimilarity": [result.dissimilarity for result in results],
+        "dissimilarity": dissimilarity,
+        "score": as_score(dissimilarity, score),
         "status": [result.status.name.lower() for result in results],
         "overlap": [result.overlap for result in results],
         "iterations": [result.n_iterations for result in results],
@@ -68,6 +72,13 @@ def columns_of(table: ParticleTable, results: Sequence[Result]) -> dict[str, Arr
         "runners_up": [len(result.runners_up) for result in results],
     }
     return {**columns, **_best_runner_up(table, results)}
+
+
+def as_score(dissimilarity: NDArray[np.float64], score: Score) -> NDArray[np.float64]:
+    """Return what other programs call a score, higher is better: the correlation of RCS, 1 - d / 2, else -d."""
+    from gonio.score import Score
+
+    return 1.0 - 0.5 * dissimilarity if score is Score.RCS else -dissimilarity
 
 
 def writable(table: ParticleTable) -> ParticleTable:

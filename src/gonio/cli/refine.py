@@ -14,6 +14,7 @@ import typer
 
 from gonio.cli.average import falls_at, fsc_csv, resolutions
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
+from gonio.cli.half_sets import note, some, with_half_sets
 from gonio.cli.options import (
     AsJson,
     AssignmentName,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from gonio.run.engine import Mapper
     from gonio.run.folder import RunFolder
     from gonio.volume import Volume
-
-SHOWN = 5  # names that are told in full
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,8 @@ def refine(
         with work.results() as folder:
             write_results(folder, done, plan)
             write_text(
-                folder / "report.html", html(report_of(done, title=f"Refinement of {options.path.name}", seed=seed))
+                folder / "report.html",
+                html(report_of(done, plan, title=f"Refinement of {options.path.name}", seed=seed)),
             )
             write_settings(folder / "settings.toml", {**settings, "threads": how.workers}, seed=seed, inputs=files)
     _note_doubts(done, plan, start)
@@ -221,42 +221,6 @@ def _listed(local: LocalOptions, table: ParticleTable) -> Listed:
     return Listed(own["prior_rotation_sd_deg"], own["prior_shift_sd_angstrom"], own["max_rotation_deg"])
 
 
-def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: float | None, seed: int) -> ParticleTable:
-    """The list with every particle in half set 1 or 2; those that it has stay unless they are to be made anew.
-
-    Raises
-    ------
-    ValueError
-        Half sets that are neither 0, 1 nor 2; a list of a single family, which cannot be split.
-    """
-    from gonio import halves
-
-    given = np.asarray(table.half_sets)
-    if not np.isin(given, [0, 1, 2]).all():
-        raise ValueError("half sets (rlnRandomSubset) must be 0, 1 or 2: pass --split to make new ones")
-    if siblings_angstrom is None:
-        first = table.load(0)
-        siblings_angstrom = first.box * first.voxel_size_angstrom
-    family = halves.families(
-        table.names, table.tomograms, table.coordinates_angstrom, within_angstrom=siblings_angstrom
-    )
-    rng = np.random.default_rng(seed)
-    sets = halves.split(family, rng=rng, given=None if split else given)
-    if len(set(sets.tolist())) < 2:
-        raise ValueError(
-            f"all {len(table)} particles are siblings, within {siblings_angstrom:g} angstrom of one another: they"
-            " cannot be split into halves that share nothing; pass --siblings with the diameter of the particle"
-        )
-    mixed = halves.parted(family, sets)
-    if len(mixed):
-        names = [table.names[row] for row in np.flatnonzero(np.isin(family, mixed))]
-        _note(
-            f"{len(names)} particles overlap with others, or stem from one with others, that the list has in the other"
-            f" half: {_some(names)}; their noise is in both halves, and the resolution may come out too good (--split)"
-        )
-    return replace(table, half_sets=sets)
-
-
 def run(
     mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start, say: Callable[[str], None]
 ) -> list[Iteration]:
@@ -268,7 +232,7 @@ def run(
     done: list[Iteration] = []
     for iteration in refined(table, starts, plan, mapper=mapper, places_angstrom=places):
         with folder.part(f"iteration_{iteration.number:03d}") as part:
-            write_iteration(part, iteration)
+            write_iteration(part, iteration, plan)
         if not done:
             say(HEADINGS)
         say(iteration_line(iteration))
@@ -315,19 +279,19 @@ def iteration_line(one: Iteration) -> str:
     return f"{one.number:>9}  {where:<10}  {f'{one.limit_angstrom:.1f} A':>11}  {found:>12}  {moved}"
 
 
-def write_iteration(folder: Path, one: Iteration) -> None:
+def write_iteration(folder: Path, one: Iteration, plan: Plan) -> None:
     """Maps, FSC and list."""
     from gonio.io import write_particles, write_volume
 
     for name, volume in (("half1", one.halves[0]), ("half2", one.halves[1]), ("map", one.volume)):
         write_volume(folder / f"{name}.mrc", volume)
     write_text(folder / "fsc.csv", fsc_csv(one.fsc))
-    write_particles(folder / "particles.star", writable(_with_columns(one)))
+    write_particles(folder / "particles.star", writable(_with_columns(one, plan)))
 
 
-def _with_columns(one: Iteration) -> ParticleTable:
+def _with_columns(one: Iteration, plan: Plan) -> ParticleTable:
     listed = without_found(one.table)
-    return listed.with_poses(listed.poses, **columns_of(listed, one.results))
+    return listed.with_poses(listed.poses, **columns_of(listed, one.results, plan.settings.score))
 
 
 def _write_denovo(folder: Path, made: DeNovoHalves) -> None:
@@ -347,7 +311,7 @@ def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
     from gonio.report import MapFile, maps_script
 
     best = best_of(done)
-    write_iteration(folder, best)
+    write_iteration(folder, best, plan)
     write_volume(folder / "mask.mrc", fsc_mask(best.volume, plan))
     write_runners_up(folder / "runners_up.star", best.table, best.results)
     shown = [("map.mrc", best.volume), ("half1.mrc", best.halves[0]), ("half2.mrc", best.halves[1])]
@@ -355,7 +319,7 @@ def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
         folder / "maps.cxc",
         maps_script([MapFile(name, one, name == "map.mrc", best.resolution_angstrom) for name, one in shown]),
     )
-    write_particle_scene(folder, _with_columns(best), box_angstrom=best.volume.box_angstrom)
+    write_particle_scene(folder, _with_columns(best, plan), box_angstrom=best.volume.box_angstrom)
     write_text(folder / "summary.json", json_text(summary_of(done), indent=2) + "\n")
     names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
     rows = [f"{','.join(names)},resolution_angstrom"]
@@ -373,7 +337,7 @@ def rows_of(done: Sequence[Iteration]) -> list[tuple[str, str, str]]:
 
     best, lost = best_of(done), [name for one in done for name, *_ in one.dropped]
     which = "the last" if best is done[-1] else "the one whose halves agree best"
-    dropped = [("duplicates dropped", str(len(lost)), f"duplicates.csv: {_some(lost)}")] if lost else []
+    dropped = [("duplicates dropped", str(len(lost)), f"duplicates.csv: {some(lost)}")] if lost else []
     return [
         ("particles", str(len(best.table)), "in two halves"),
         ("iterations", str(len(done)), done[-1].ended),
@@ -393,14 +357,14 @@ def rows_of(done: Sequence[Iteration]) -> list[tuple[str, str, str]]:
     ]
 
 
-def report_of(done: Sequence[Iteration], *, title: str, seed: int) -> Report:
+def report_of(done: Sequence[Iteration], plan: Plan, *, title: str, seed: int) -> Report:
     """The page about a refinement: the iteration whose halves agree best, and how it came there."""
     from gonio.refinement import best_of
     from gonio.report import Iteration as Turn
     from gonio.report import Report
 
     best = best_of(done)
-    table, box = _with_columns(best), best.volume.box_angstrom
+    table, box = _with_columns(best, plan), best.volume.box_angstrom
     turns = [Turn(one.limit_angstrom, one.resolution_angstrom, one.moved_deg, one.moved_angstrom) for one in done]
     return Report(
         title,
@@ -442,15 +406,7 @@ def _note_doubts(done: Sequence[Iteration], plan: Plan, start: Start) -> None:
     from gonio.refinement import best_of
 
     if start.reference is not None and best_of(done).resolution_angstrom > 0.95 * plan.start_resolution_angstrom:
-        _note(
+        note(
             f"the halves agree no further than the map that both started from ({plan.start_resolution_angstrom:g}"
             " angstrom): that agreement may be the map's alone, and says nothing of the particles"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def _note(text: str) -> None:
-    print(f"gonio: note: {text}", file=sys.stderr)

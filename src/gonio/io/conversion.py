@@ -23,7 +23,7 @@ import gonio.io.stopgap as stopgap
 from gonio.io.blocks import Block, read_star
 from gonio.io.columns import numbers_of, tomogram_numbers
 from gonio.io.errors import FormatError
-from gonio.io.formats import Format
+from gonio.io.formats import FORMAT_OF_VERSION, Format
 from gonio.io.names import tomostar
 from gonio.io.particle_series import SeriesSource
 from gonio.io.source import TILT_COLUMNS, StarSource
@@ -182,6 +182,7 @@ def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, pat
     if _lacks_pixels(table, target, options):
         problem = f"does not say the size of its pixels, which {target.title} needs"
         raise FormatError(path, problem, "pass --pixel-size ANGSTROM")
+    table = _scored(table, target)
     if needs_centres(table, target):
         table = _recentred(table, target, options, path)
     if options.pixel_size_angstrom is not None:
@@ -199,6 +200,19 @@ def _lacks_pixels(table: ParticleTable, target: Format, options: WriteOptions) -
         return target.needs_angstrom or options.pixel_size_angstrom is not None
     in_its_pixels = needs_centres(table, target) and options.sizes.every is not None
     return in_its_pixels or (target.needs_pixels and options.pixel_size_angstrom is None)
+
+
+def _scored(table: ParticleTable, target: Format) -> ParticleTable:
+    """With the scores of an alignment where the format has a place for them: a score of an older pose is none.
+
+    What a RELION list calls a figure of merit is that of its picking, and stays.
+    """
+    score = table.columns.get("score")
+    if score is None or formats.SCORES not in target.holds:
+        return table
+    if isinstance(table.source, StarSource) and target.name in FORMAT_OF_VERSION.values():
+        return table
+    return replace(table, scores=np.asarray(score, dtype=np.float64))
 
 
 def needs_centres(table: ParticleTable, target: Format) -> bool:

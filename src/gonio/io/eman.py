@@ -6,8 +6,9 @@
     Q's angles of type eman, (az, alt, phi), from RELION's: (-90 - psi, tilt, 90 - rot); R's (rot + 90, tilt, psi - 90)
 
 EMAN2 libEM/transform.h (order M.T.S.R), e2spt_average.py (what it is applied to). ``ptcl_source_coord`` and the boxes
-of info files are pixels of the unbinned tomogram, from its centre. Scores are EMAN2's, where lower is better. A LST
-file holds any column: its third field is JSON. A mirror in a transform is refused.
+of info files are pixels of the unbinned tomogram, from its centre. EMAN2's scores are better the lower, and are
+negated here, where all are better the higher. A LST file holds any column: its third field is JSON. A mirror in a
+transform is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from scipy.spatial.transform import Rotation
 from gonio.io.blocks import Block
 from gonio.io.columns import checked_names, own_texts
 from gonio.io.errors import FormatError, reading, replacing
-from gonio.io.paths import moved
+from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text, numbers_or_text, own_name
@@ -175,7 +176,7 @@ def _box_row(path: Path, at: int, box: Sequence[Any], tomogram: str, size: float
     if size is not None:
         values[SIZE] = size
     if len(box) > 4 and isinstance(box[4], int | float):
-        values[SCORE] = box[4]
+        values[SCORE] = -box[4]  # a box's is better the higher, all others of EMAN2 the lower
     if len(box) > 5 and isinstance(box[5], int):
         values[CLASS] = box[5]
     if len(box) > 6 and isinstance(box[6], dict):
@@ -221,10 +222,16 @@ def _table(path: Path, rows: list[Row], options: ReadOptions) -> ParticleTable:
         coordinates_from="centre",
         pixel_sizes_angstrom=sizes,
         classes=_known_numbers(path, rows, CLASS, np.int64),
-        scores=_known_numbers(path, rows, SCORE, np.float64),
+        scores=_scores(path, rows),
         images=images,
         extras=_extras(rows),
     )
+
+
+def _scores(path: Path, rows: list[Row]) -> NDArray[np.float64] | None:
+    """Higher is better, as in other formats; EMAN2's are comparisons, of which the lowest is best (e2spt_average)."""
+    known = _known_numbers(path, rows, SCORE, np.float64)
+    return None if known is None else 0.0 - known
 
 
 def _transform(path: Path, row: Row) -> NDArray[np.float64]:
@@ -332,7 +339,7 @@ def _rows(path: Path, table: ParticleTable) -> Iterator[Row]:
         text = _kept(old[i], matrix) if old else _matrix_words(matrix)
         values: dict[str, Any] = {TRANSFORM: {"__class__": "Transform", "matrix": text}}
         if table.scores is not None:
-            values[SCORE] = float(table.scores[i])
+            values[SCORE] = 0.0 - float(table.scores[i])
         if table.classes is not None:
             values[CLASS] = int(table.classes[i])
         if table.coordinates_angstrom is not None:
@@ -384,8 +391,7 @@ def _files(path: Path, table: ParticleTable) -> list[tuple[int, str]]:
     """Number and file of each particle; without images, numbers in a stack that is called as the list is."""
     if table.images is None:
         return [(i, f"{path.stem}.hdf") for i in range(len(table))]
-    folder = path.parent if not table.files else table.files[0].parent
-    pairs = (token.rpartition("@") for token in moved(table.images, folder, path.parent))
+    pairs = (token.rpartition("@") for token in moved(table.images, folder_of(table), path.parent))
     return [(int(number) if number.isdigit() else 0, file) for number, _, file in pairs]
 
 

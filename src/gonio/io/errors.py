@@ -50,8 +50,13 @@ def reading(path: str | Path, remedy: str) -> Iterator[None]:
 
 
 def locate(token: str, folder: Path) -> Path | None:
-    """The file that a path in a list means: relative to the list's folder, else, as in RELION, to the current one."""
-    return next((place for place in (folder / token, Path(token)) if place.is_file()), None)
+    """Return the file that a path in a list means, or None where there is none.
+
+    RELION's paths start at the project's folder, in which its lists lie some levels down: a path is looked for from
+    the list's folder, then from each folder above it, then from the current one.
+    """
+    here = folder.absolute()
+    return next((place for start in (here, *here.parents, Path()) if (place := start / token).is_file()), None)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Owns the choice of a format, by what a file holds or what a new one is called. K
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gonio.io.star as star
@@ -12,6 +13,7 @@ from gonio.io.conversion import WriteOptions, prepared
 from gonio.io.errors import FormatError
 from gonio.io.formats import FORMATS, Format, format_named, format_of, format_of_ending, own_format
 from gonio.io.particle_series import SeriesSource, write_series
+from gonio.io.paths import folder_of, moved_columns
 from gonio.io.source import ReadOptions, StarSource
 from gonio.particles import ParticleTable
 
@@ -39,7 +41,8 @@ def read_particles(
     Parameters
     ----------
     path
-        A particle list or an optimisation set. Paths inside are relative to its folder, or to the current one.
+        A particle list or an optimisation set. Paths inside start at its folder, at one above it
+        (RELION's start at the project's), or at the current one.
     tilt_range_deg, axis_deg
         The wedge of 3-D subtomograms, as in ``SingleAxisWedge``. Without a range it comes from the list: its columns
         gonioTiltMin, gonioTiltMax and gonioTiltAxis, the weights in rlnCtfImage, or what other formats say of it.
@@ -131,7 +134,9 @@ def write_particles(
     target = _default_target(path, table) if format is None else format_named(format)
     if target.write is None:
         raise ValueError(f"{target.title} is read and not written: choose another format")
-    return target.write(path, prepared(table, target, options or WriteOptions(), path=path))
+    extras = {**table.extras, **moved_columns(table.extras, folder_of(table), path.parent)}
+    made = prepared(replace(table, extras=extras), target, options or WriteOptions(), path=path)
+    return target.write(path, made)
 
 
 def keeps_text(path: Path, table: ParticleTable, format: str | None) -> bool:

@@ -214,7 +214,8 @@ class SeriesSource:
             found = locate(name, self.path.parent)
             if found is None:
                 problem = (
-                    f"{IMAGE} of row {rows[own[0]] + 1}, {name}, is neither in {self.path.parent} nor in {Path.cwd()}"
+                    f"{IMAGE} of row {rows[own[0]] + 1}, {name}, is neither in {self.path.parent}, nor above, nor in"
+                    f" {Path.cwd()}"
                 )
                 raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
             numbers = [tokens[place][0] - 1 for place in own]

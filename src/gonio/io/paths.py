@@ -1,17 +1,30 @@
-"""Paths of images in lists: relative to the list's folder, else to the current one.
+"""Paths in lists: where they start, and how they are kept right when a list is written into another folder.
 
-Owns how they are kept right when a list is written into another folder. Knows no format.
+A path starts where ``gonio.io.errors.locate`` finds it. Every column that holds paths follows the list, whatever its
+name is: what is a file from the old folder must be one from the new. Knows no format.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gonio.io.errors import locate
+from gonio.particles import ParticleTable
 
-__all__ = ["moved", "relative"]
+__all__ = ["folder_of", "moved", "moved_columns", "relative"]
+
+# Names, not places, whatever files there may be.
+NAMES = ("rlnTomoName", "rlnTomoParticleName", "rlnGroupName", "rlnOpticsGroupName")
+# Files of a folder that are asked for before it is believed to have none.
+TRIES = 3
+
+
+def folder_of(table: ParticleTable) -> Path | None:
+    """The folder of the list that a table was read from, where its paths start; None where it was not read."""
+    path = getattr(table.source, "path", None)
+    return None if path is None else path.parent
 
 
 def relative(path: Path, folder: Path) -> str:
@@ -19,30 +32,53 @@ def relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
-def moved(tokens: Iterable[str], old: Path, new: Path) -> list[str]:
+def moved(tokens: Iterable[str], old: Path | None, new: Path) -> list[str]:
     """Paths of a list in folder ``old`` as a list in folder ``new`` must name them.
 
     What cannot be found from ``old``, or is as good from ``new``, stays as it is; so does what stands before an ``@``
     (the number of an image in its stack).
     """
-    if old.resolve() == new.resolve():
+    if old is None or old.resolve() == new.resolve():
         return list(tokens)
-    # Whether a folder's files still resolve is asked of one of its files only: lists are long and disks are slow.
+    # Whether a folder's files still resolve is asked of few of its files only: lists are long and disks are slow.
     prefixes: dict[str, str | None] = {}
+    tries: dict[str, int] = {}
     result = []
     for token in tokens:
-        number, at, name = token.rpartition("@")
-        folder, _, name = name.rpartition("/")
-        if folder not in prefixes:
-            prefixes[folder] = _new_folder(token.rpartition("@")[2], old, new)
-        prefix = prefixes[folder]
+        number, at, path = token.rpartition("@")
+        folder, _, name = path.rpartition("/")
+        if folder not in prefixes and tries.setdefault(folder, TRIES):
+            found = locate(path, old)
+            tries[folder] -= 1
+            if found is not None:
+                prefixes[folder] = _new_folder(path, found, new)
+        prefix = prefixes.get(folder)
         result.append(token if prefix is None else f"{number}{at}{prefix}/{name}")
     return result
 
 
-def _new_folder(token: str, old: Path, new: Path) -> str | None:
-    """The folder of a file relative to ``new``, or None where its path from ``old`` is as good from there."""
-    before, after = locate(token, old), locate(token, new)
-    if before is None or (after is not None and after.resolve() == before.resolve()):
+def moved_columns(columns: Mapping[str, Sequence[str]], old: Path | None, new: Path) -> dict[str, Sequence[str]]:
+    """Of text columns those that hold paths which the new folder must name in another way."""
+    if old is None or old.resolve() == new.resolve():
+        return {}
+    paths = {label: values for label, values in columns.items() if label not in NAMES and _may_be_paths(values)}
+    ways = {label: moved(values, old, new) for label, values in paths.items()}
+    return {label: way for label, way in ways.items() if tuple(way) != tuple(paths[label])}
+
+
+def _may_be_paths(values: Sequence[str]) -> bool:
+    """Whether the first of them may be a path: a number is none, nor is a word without a folder or an ending."""
+    first = next(iter(values), "")
+    try:
+        float(first)
+    except ValueError:
+        return "/" in first or "." in first
+    return False
+
+
+def _new_folder(token: str, found: Path, new: Path) -> str | None:
+    """The folder of a file relative to ``new``, or None where its path is as good from there."""
+    after = locate(token, new)
+    if after is not None and after.resolve() == found.resolve():
         return None
-    return relative(before.parent, new)
+    return relative(found.parent, new)

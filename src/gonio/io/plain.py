@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block
 from gonio.io.columns import Layout, block_of, own_texts, table_of
 from gonio.io.errors import FormatError, reading, replacing
-from gonio.io.paths import moved
+from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.particles import ParticleTable
@@ -194,8 +194,7 @@ def _columns(path: Path, table: ParticleTable) -> dict[str, Sequence[str]]:
     if table.pixel_sizes_angstrom is not None:
         columns[SIZE] = [f"{size:.9g}" for size in table.pixel_sizes_angstrom]
     if table.images is not None:
-        folder = path.parent if not table.files else table.files[0].parent
-        columns[IMAGE] = moved(table.images, folder, path.parent)
+        columns[IMAGE] = moved(table.images, folder_of(table), path.parent)
     return {**columns, **{label: tuple(v) for label, v in table.extras.items()}, **own_texts(table)}
 
 

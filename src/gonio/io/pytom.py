@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block
 from gonio.io.columns import Layout, block_of, table_of
 from gonio.io.errors import FormatError, reading, replacing
-from gonio.io.paths import moved
+from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text
@@ -209,8 +209,7 @@ def _number(text: str) -> float:
 def _files(path: Path, table: ParticleTable) -> list[str]:
     if table.images is None:
         return [name if name.endswith((".em", ".mrc")) else f"{name}.em" for name in table.names]
-    folder = path.parent if not table.files else table.files[0].parent
-    return moved(table.images, folder, path.parent)
+    return moved(table.images, folder_of(table), path.parent)
 
 
 def _with_classes(table: ParticleTable, block: Block) -> ParticleTable:

@@ -26,7 +26,7 @@ from scipy.spatial.transform import Rotation
 from gonio.io.blocks import Block, Star, write_star
 from gonio.io.columns import own_texts
 from gonio.io.errors import FormatError
-from gonio.io.paths import moved
+from gonio.io.paths import folder_of, moved
 from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS
 from gonio.io.star import (
     ANGLES,
@@ -90,7 +90,10 @@ def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str
         extras = _in_tomogram(extras)
     made: dict[str, Sequence[str]] = {}
     if any(table.tomograms):
-        made[TOMOGRAMS[0] if version in ("4", "5") else TOMOGRAMS[1]] = table.tomograms
+        if version in ("4", "5"):
+            made[TOMOGRAMS[0]] = table.tomograms
+        else:  # whose tomograms are files
+            made[TOMOGRAMS[1]] = moved(table.tomograms, folder_of(table), path.parent)
     if version in ("4", "5"):
         made[NAME] = table.names
     made |= _places(table, version)
@@ -177,8 +180,7 @@ def _poses(path: Path, table: ParticleTable, version: str, turned: Rotation | No
 def _facts(path: Path, table: ParticleTable, version: str) -> dict[str, Sequence[str]]:
     made: dict[str, Sequence[str]] = {}
     if table.images is not None:
-        folder = path.parent if not table.files else table.files[0].parent
-        made[IMAGES[0]] = moved(table.images, folder, path.parent)
+        made[IMAGES[0]] = moved(table.images, folder_of(table), path.parent)
     elif version in ("3.0", "3.1"):  # which have no other name for particles
         made[IMAGES[0]] = table.names
     if version in ("3.0", "3.1", "warp") and table.names != table.images and table.images is not None:

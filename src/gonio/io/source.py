@@ -194,7 +194,8 @@ class StarSource:
         token = self.particles.text(label)[index]
         found = locate(token, self.path.parent)
         if found is None:
-            problem = f"{label} of row {index + 1}, {token}, is neither in {self.path.parent} nor in {Path.cwd()}"
+            where = f"is neither in {self.path.parent}, nor above, nor in {Path.cwd()}"
+            problem = f"{label} of row {index + 1}, {token}, {where}"
             raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
         return found
 

@@ -27,7 +27,7 @@ from scipy.spatial.transform import Rotation
 from gonio.io.blocks import Block, Star, read_star, write_star
 from gonio.io.columns import checked_names
 from gonio.io.errors import FormatError, locate
-from gonio.io.paths import moved, relative
+from gonio.io.paths import moved_columns, relative
 from gonio.io.positions import (
     CENTRED,
     COORDINATES_PX,
@@ -88,7 +88,8 @@ def read_particles(
     Parameters
     ----------
     path
-        A particle list or an optimisation set. Paths inside are relative to its folder, or to the current one.
+        A particle list or an optimisation set. Paths inside start at its folder, at one above it
+        (RELION's start at the project's), or at the current one.
     tilt_range_deg, axis_deg
         The wedge of 3-D subtomograms, as in ``SingleAxisWedge``. Without a range it comes from the list's columns
         gonioTiltMin, gonioTiltMax and gonioTiltAxis, or from the weights in rlnCtfImage.
@@ -167,8 +168,8 @@ def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation
     """Write a table back in the format it was read from.
 
     Poses, half sets where they changed, and ``table.columns`` (as ``gonioName``) are written; columns of gonio that the
-    table no longer has are left out, and every other value is the text of the source. Image paths that would no longer
-    be found from the new folder are made relative to it.
+    table no longer has are left out, and every other value is the text of the source. Paths that would no longer be
+    found from the new folder are made relative to it, in every column and block.
 
     Parameters, files and errors as ``gonio.io.write_particles``; the table must be read by ``read_particles`` here.
     """
@@ -177,18 +178,18 @@ def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation
     if not isinstance(source, StarSource):
         raise ValueError(f"table must come from read_particles, its source is {source!r}")
     block = updated(source, table, path, pose_columns(source, table))
-    blocks = tuple(block if old is source.particles else old for old in source.star.blocks)
+    blocks = tuple(block if old is source.particles else _moved(old, source, path) for old in source.star.blocks)
     write_star(path, replace(source.star, blocks=blocks))
     if not (with_optimisation_set and source.tomograms_path):
         return (path,)
-    return (path, _write_optimisation_set(path, source.tomograms_path))
+    return (path, _write_optimisation_set(path, source))
 
 
 def updated(source: StarSource, table: ParticleTable, path: Path, poses: Mapping[str, Iterable[str]]) -> Block:
     """Return the block of particles for the rows of a table, with new columns of poses, as the file ``path`` has it."""
     block = source.particles.without(_dropped(source.particles, table)).take(np.asarray(table.rows))
     block = block.with_columns(poses)
-    block = block.with_columns(_changed(block, table)).with_columns(_moved_images(block, source.path, path))
+    block = _moved(block.with_columns(_changed(block, table)), source, path)
     return block.with_columns({own_label(name): map(token, column) for name, column in table.columns.items()})
 
 
@@ -232,7 +233,7 @@ def _named_file(entry: Block, label: str) -> Path:
     token = entry.first(label)
     found = locate(token, entry.path.parent)
     if found is None:
-        problem = f"{label} names {token}, which is neither in {entry.path.parent} nor in {Path.cwd()}"
+        problem = f"{label} names {token}, which is neither in {entry.path.parent}, nor above, nor in {Path.cwd()}"
         raise FormatError(entry.path, problem, "restore the file or run from the folder its paths start at")
     return found
 
@@ -451,16 +452,24 @@ def _dropped(particles: Block, table: ParticleTable) -> list[str]:
 # Paths
 
 
-def _moved_images(block: Block, old: Path, new: Path) -> dict[str, list[str]]:
-    return {label: moved(block.text(label), old.parent, new.parent) for label in IMAGES if label in block}
+def _moved(block: Block, source: StarSource, new: Path) -> Block:
+    return block.with_columns(moved_columns(block.columns, source.path.parent, new.parent))
 
 
-def _write_optimisation_set(path: Path, tomograms_path: Path) -> Path:
+def _write_optimisation_set(path: Path, source: StarSource) -> Path:
+    """Name the list, its tomograms and whatever else the set named through which the list was read."""
+    assert source.tomograms_path is not None  # write_particles has asked for it
     target = path.parent / OPTIMISATION_SET
     if target.is_file() and not _is_set_of(target, path):
         target = path.parent / f"{path.stem}_{OPTIMISATION_SET}"
-    names = {"rlnTomoParticlesFile": path.name, "rlnTomoTomogramsFile": relative(tomograms_path, path.parent)}
-    block = Block(target, "", {label: (name,) for label, name in names.items()}, is_loop=False)
+    columns: dict[str, Sequence[str]] = {}
+    for read in source.sets:
+        entry = next((block for block in read_star(read).blocks if "rlnTomoParticlesFile" in block), None)
+        if entry is not None:
+            columns |= {**entry.columns, **moved_columns(entry.columns, read.parent, path.parent)}
+    columns["rlnTomoParticlesFile"] = (path.name,)
+    columns["rlnTomoTomogramsFile"] = (relative(source.tomograms_path, path.parent),)
+    block = Block(target, "", {label: tuple(values[:1]) for label, values in columns.items()}, is_loop=False)
     write_star(target, Star(target, (block,)))
     return target
 

@@ -123,7 +123,7 @@ class ListSource:
         number, at, token = self.images[index].rpartition("@")
         found = locate(token, self.path.parent)
         if found is None:
-            problem = f"{token} of row {index + 1} is neither in {self.path.parent} nor in {Path.cwd()}"
+            problem = f"{token} of row {index + 1} is neither in {self.path.parent}, nor above, nor in {Path.cwd()}"
             raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
         return found, int(number) if at else None
 
