@@ -302,3 +302,14 @@ def test_ribosomes_are_found_among_the_molecules_that_touch_them(crowded, kind):
     assert row["right"] == 2 and row["search_misses"] == 0
     # Without noise the two kinds end 0.6 degrees and 1 A off: neighbours are the noise that is left.
     assert row["rotation_deg"] < 3.0 and row["shift_angstrom"] < 5.0
+
+
+def test_the_posterior_over_a_grid_agrees_with_the_poses_that_are_drawn(tmp_path):
+    """At an SNR at which nearly all is certain: both put nearly all of it on the truth."""
+    script = Path(__file__).parents[1] / "experiments" / "grid_posterior" / "run.py"
+    small = ["--particles", "3", "--snr", "0.3", "--box", "16", "--voxel-size", "12", "--resolution", "60"]
+    small += ["--spacing", "40", "--reach", "12", "--structures", str(tmp_path / "none"), "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, str(script), *small], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "summary.json").read_text())
+    assert found["mass_grid"] > 0.5 and found["mass_draws"] > 0.5
