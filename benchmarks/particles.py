@@ -11,7 +11,7 @@ import gonio
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 
 VOXEL_ANGSTROM = 10.0
-PHANTOM = Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL_ANGSTROM)
+PHANTOM = Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL_ANGSTROM).unframed()  # in boxes of any size
 MAX_SHIFT_ANGSTROM = 20.0
 # How far off a local search starts: from a list that was aligned before.
 OFF_DEG, OFF_ANGSTROM = 4.0, 5.0

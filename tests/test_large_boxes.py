@@ -24,7 +24,7 @@ IMAGING = Imaging(box=LARGE, tilt_step_deg=3.0, snr=0.3, ctf=None)
 
 def imaged(pose: Pose, seed: int) -> Subtomogram:
     """A particle in a large box, as the paper simulates it."""
-    return simulate_subtomogram(SHARP, pose, imaging=IMAGING, rng=random(seed))
+    return simulate_subtomogram(SHARP.unframed(), pose, imaging=IMAGING, rng=random(seed))
 
 
 def middle(particle: Subtomogram, box: int = SMALL) -> Subtomogram:

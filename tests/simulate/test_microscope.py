@@ -247,13 +247,30 @@ def test_the_same_seed_gives_the_same_subtomogram():
     assert (first != third).any()
 
 
+@pytest.mark.parametrize("simulate", [simulate_subtomogram, simulate_tilt_stack])
+def test_the_phantom_says_box_and_voxels_where_the_imaging_does_not(simulate, rng):
+    phantom, coarse = Phantom.named("sharp", box=20, voxel_size_angstrom=16.0), Imaging(tilt_step_deg=30.0)
+    seen = simulate(phantom, POSE, imaging=coarse, rng=rng)
+    assert (seen.box, seen.voxel_size_angstrom) == (20, 16.0)
+    moved = simulate(phantom.centred(), POSE, imaging=coarse, rng=rng)
+    assert (moved.box, moved.voxel_size_angstrom) == (20, 16.0)
+    half_said = simulate(phantom, POSE, imaging=replace(coarse, box=20), rng=rng)
+    assert (half_said.box, half_said.voxel_size_angstrom) == (20, 16.0)
+    for other in ({"box": 32}, {"voxel_size_angstrom": 10.0}):
+        with pytest.raises(ValueError, match="the phantom was made for (box=20|voxel_size_angstrom=16), the imaging"):
+            simulate(phantom, POSE, imaging=replace(coarse, **other), rng=rng)
+    larger = simulate(phantom.unframed(), POSE, imaging=replace(coarse, box=24, voxel_size_angstrom=16.0), rng=rng)
+    assert larger.box == 24
+    assert simulate(phantom.unframed(), POSE, imaging=coarse, rng=rng).box == 32  # the paper's
+
+
 # Tilt stacks
 
 
 @pytest.mark.parametrize("axis_deg", [90.0, 85.0, -20.0])
 def test_every_image_of_a_stack_is_a_central_slice_times_the_ctf(axis_deg, rng):
     imaging = Imaging(box=48, tilt_min_deg=-30.0, tilt_max_deg=60.0, tilt_step_deg=30.0, axis_deg=axis_deg)
-    stack = simulate_tilt_stack(SHARP, POSE, imaging=imaging, rng=rng)
+    stack = simulate_tilt_stack(SHARP.unframed(), POSE, imaging=imaging, rng=rng)
     k = fft.fftfreq(48, VOXEL)
     y, x = np.meshgrid(k, k, indexing="ij")
     flat = np.stack([x.ravel(), y.ravel()], axis=1)

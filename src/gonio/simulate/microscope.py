@@ -28,7 +28,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.ctf import Ctf, electron_wavelength_angstrom
 from gonio.pose import Pose
-from gonio.simulate.phantom import Density
+from gonio.simulate.phantom import Density, Phantom
 from gonio.volume import MIN_BOX, Subtomogram, TiltStack, Volume
 from gonio.wedge import SingleAxisWedge
 
@@ -51,6 +51,9 @@ __all__ = [
 # Xu & Alber 2012: Cs 2 mm, defocus 4 um; 300 kV puts the first zero at 0.356/nm.
 PAPER_CTF = Ctf(40_000.0, 40_000.0, voltage_kv=300.0, spherical_aberration_mm=2.0, amplitude_contrast=0.0)
 
+# Where neither imaging nor phantom says them; a difference of no more is rounding.
+DEFAULT_BOX, DEFAULT_VOXEL_SIZE_ANGSTROM, SAME_SIZE = 32, 10.0, 1e-6
+
 MATRIX_ENTRIES = 2**26  # 256 MB of float32, 121 tilts of a box of 64; larger back-projections interpolate instead
 SPLINE_OVERSAMPLING = 4  # cubic splines err by (f / (1 - f))^4 = 4e-4 at the image's Nyquist frequency, f = 1/8
 
@@ -62,9 +65,9 @@ class Imaging:
     Parameters
     ----------
     box
-        Voxels along an edge of the subtomogram, n >= 8.
+        Voxels along an edge of the subtomogram, n >= 8; None for those that the phantom was made to fill, else 32.
     voxel_size_angstrom
-        Of the subtomogram and of the tilt images.
+        Of the subtomogram and of the tilt images; None for that of the phantom, else 10.
     tilt_min_deg, tilt_max_deg, tilt_step_deg
         First and last tilt and the step between; the range must be a whole number of steps.
     axis_deg
@@ -78,8 +81,8 @@ class Imaging:
         Whether the detector blurs (``mtf``).
     """
 
-    box: int = 32
-    voxel_size_angstrom: float = 10.0
+    box: int = None  # type: ignore[assignment]  # a number once it is known what is imaged (``of``)
+    voxel_size_angstrom: float = None  # type: ignore[assignment]
     tilt_min_deg: float = -60.0
     tilt_max_deg: float = 60.0
     tilt_step_deg: float = 1.0
@@ -89,10 +92,11 @@ class Imaging:
     detector_mtf: bool = True
 
     def __post_init__(self) -> None:
-        if self.box < MIN_BOX:
-            raise ValueError(f"box must be at least {MIN_BOX} voxels, got {self.box!r}")
-        if not (np.isfinite(self.voxel_size_angstrom) and self.voxel_size_angstrom > 0):
-            raise ValueError(f"voxel_size_angstrom must be a positive number, got {self.voxel_size_angstrom!r}")
+        box, size = self._frame
+        if box < MIN_BOX:
+            raise ValueError(f"box must be at least {MIN_BOX} voxels, got {box!r}")
+        if not (np.isfinite(size) and size > 0):
+            raise ValueError(f"voxel_size_angstrom must be a positive number, got {size!r}")
         if not self.snr > 0:
             raise ValueError(f"snr must be positive, infinite for no noise, got {self.snr!r}")
         if self.ctf is not None:
@@ -110,17 +114,46 @@ class Imaging:
         return SingleAxisWedge(self.tilt_min_deg, self.tilt_max_deg, self.axis_deg)
 
     @property
+    def _frame(self) -> tuple[int, float]:
+        """The box and the voxel size, where nothing says them the paper's."""
+        size = DEFAULT_VOXEL_SIZE_ANGSTROM if self.voxel_size_angstrom is None else self.voxel_size_angstrom
+        return DEFAULT_BOX if self.box is None else self.box, size
+
+    def of(self, density: Density) -> Imaging:
+        """Return the same imaging with the box and the voxel size of what is imaged, where it does not say them.
+
+        Raises
+        ------
+        ValueError
+            When both say them and they differ.
+        """
+        if isinstance(density, Phantom):
+            for name in ("box", "voxel_size_angstrom"):
+                own, its = getattr(self, name), getattr(density, name)
+                if None not in (own, its) and abs(own / its - 1.0) > SAME_SIZE:
+                    raise ValueError(
+                        f"the phantom was made for {name}={its:g}, the imaging has {name}={own:g}: leave it out of the"
+                        " imaging, make the phantom for it, or take phantom.unframed() if another is meant"
+                    )
+            chosen = self.box or density.box, self.voxel_size_angstrom or density.voxel_size_angstrom
+            self = replace(self, box=chosen[0], voxel_size_angstrom=chosen[1])  # type: ignore[arg-type]
+        box, size = self._frame
+        return replace(self, box=box, voxel_size_angstrom=size)
+
+    @property
     def field_yx(self) -> tuple[int, int]:
         """Pixels of the images that are simulated: across the axis the box's diagonal fits, and margins of n/4."""
-        along = 3 * self.box // 2 if self.axis_deg == 90.0 else 2 * self.box
-        return along, 2 * self.box
+        box = self._frame[0]
+        along = 3 * box // 2 if self.axis_deg == 90.0 else 2 * box
+        return along, 2 * box
 
     def transfer(self) -> NDArray[np.float64]:
         """CTF up to its first zero times MTF, on the half plane of ``rfft2`` of the field, shape (y, x // 2 + 1)."""
-        frequency = _image_frequencies(self.field_yx, self.voxel_size_angstrom)
+        size = self._frame[1]
+        frequency = _image_frequencies(self.field_yx, size)
         radius = np.linalg.norm(frequency, axis=-1)
         contrast = np.ones_like(radius) if self.ctf is None else truncated_ctf(frequency, ctf=self.ctf)
-        nyquist = 0.5 / self.voxel_size_angstrom
+        nyquist = 0.5 / size
         return contrast * mtf(radius / nyquist) if self.detector_mtf else contrast
 
 
@@ -144,6 +177,7 @@ def simulate_subtomogram(density: Density, pose: Pose, *, imaging: Imaging, rng:
     density itself, in its units.
     """
     # About z, so that the axis becomes y and the images' axes are d(theta) and a.
+    imaging = imaging.of(density)
     upright = Pose(Rotation.from_rotvec([0.0, 0.0, 90.0 - imaging.axis_deg], degrees=True), np.zeros(3))
     tilts = imaging.tilts_deg
     poses = tilt_poses(upright @ pose, tilts, axis_deg=90.0)
@@ -183,6 +217,7 @@ def simulate_tilt_stack(
     -------
     The images, and the contrast transfer that each of them has been through.
     """
+    imaging = imaging.of(density)
     poses = tilt_poses(pose, imaging.tilts_deg, axis_deg=imaging.axis_deg)
     turns = tilt_poses(Pose.identity(), imaging.tilts_deg, axis_deg=imaging.axis_deg).matrix  # (t, 3, 3)
     field = (2 * imaging.box, 2 * imaging.box)

@@ -12,7 +12,7 @@ It knows nothing of microscopes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -82,6 +82,8 @@ class Phantom:
         c, shape (g, 3).
     covariances_angstrom2
         C, shape (g, 3, 3), symmetric and positive definite.
+    box, voxel_size_angstrom
+        That it was made to fill, which an ``Imaging`` takes where it says none itself; None for any.
 
     Raises
     ------
@@ -92,6 +94,8 @@ class Phantom:
     amplitudes: NDArray[np.float64]
     centres_xyz_angstrom: NDArray[np.float64]
     covariances_angstrom2: NDArray[np.float64]
+    box: int | None = None
+    voxel_size_angstrom: float | None = None
 
     def __post_init__(self) -> None:
         count = np.size(self.amplitudes)
@@ -124,7 +128,11 @@ class Phantom:
         """
         if name not in _BUILDERS:
             raise ValueError(f"name must be one of {', '.join(PHANTOM_NAMES)}, got {name!r}")
-        return _BUILDERS[name](box, voxel_size_angstrom)
+        return replace(_BUILDERS[name](box, voxel_size_angstrom), box=box, voxel_size_angstrom=voxel_size_angstrom)
+
+    def unframed(self) -> Phantom:
+        """Return the same particle, as large as it is, for imaging in any box and voxels."""
+        return replace(self, box=None, voxel_size_angstrom=None)
 
     @property
     def masses(self) -> NDArray[np.float64]:
@@ -147,7 +155,9 @@ class Phantom:
         """The same particle at another place: a single ``pose`` applied to every Gaussian."""
         matrix = pose.matrix
         covariances = matrix @ self.covariances_angstrom2 @ matrix.T
-        return Phantom(self.amplitudes, pose.apply(self.centres_xyz_angstrom), covariances)
+        return replace(
+            self, centres_xyz_angstrom=pose.apply(self.centres_xyz_angstrom), covariances_angstrom2=covariances
+        )
 
     def centred(self) -> Phantom:
         """The same particle with its centre of mass on the centre of the box."""
