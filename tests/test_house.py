@@ -68,6 +68,7 @@ FLOORS = {
     "extraction": 3,
     "inspection": 3,
     "placement": 3,
+    "checks": 3,
     "pairwise": 3,
     "refinement": 3,
     "denovo": 3,
@@ -127,6 +128,7 @@ ROOMS_BELOW = {
     "pairwise": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "lists", "settings"} | ASKED,
     "placement": {"halves", "inspection"},
     "inspection": {room for room, floor in FLOORS.items() if floor < 3} | {"alignment", "averaging", "settings"},
+    "checks": {room for room, floor in FLOORS.items() if floor < 3} | {"inspection"},
     # Refining and classifying are iterated aligning and averaging; these two do not know of them.
     "clustering": {room for room, floor in FLOORS.items() if floor < 3} | {"pairwise"},
     "motion": {room for room, floor in FLOORS.items() if floor < 3},

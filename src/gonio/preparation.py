@@ -21,6 +21,7 @@ from gonio.fourier import MIN_SHELLS, FourierVolume, Spectrum, shell_limit
 from gonio.lattice import remembered
 from gonio.measured import Measured, Reliability
 from gonio.noisy_reference import filtered_reference, open_window, true_power
+from gonio.resolution import check_mask
 from gonio.restoration import (
     EXTENT_SHELLS,
     Restored,
@@ -131,6 +132,8 @@ class Preparation:
             raise ValueError(f"the mask has a box of {mask.box} voxels, the reference one of {reference.box}")
         if mask is not None and not mask.data.max() > 0:
             raise ValueError("the mask is zero everywhere: it must be 1 where the reference has density")
+        if mask is not None:
+            check_mask(mask)
         lengths = settings.lengths(box=reference.box, voxel_size_angstrom=reference.voxel_size_angstrom)
         self._resolution_angstrom = lengths.resolution_angstrom
         self._volume = mean_free_volume(reference.volume)

@@ -34,6 +34,7 @@ __all__ = [
     "FSC_HALVES",
     "FSC_KNOWN",
     "Evenness",
+    "check_mask",
     "HalfMapFsc",
     "evenness",
     "fsc_of_a_half",
@@ -114,9 +115,7 @@ def half_map_fsc(halves: tuple[Volume, Volume], *, mask: Volume | None, rng: np.
         return HalfMapFsc(unmasked, None, None, None, one.box_angstrom)
     if mask.box != one.box:
         raise ValueError(f"the mask has a box of {mask.box} voxels, the half maps one of {one.box}")
-    if mask.data.min() < -MASK_TOLERANCE or mask.data.max() > 1.0 + MASK_TOLERANCE or not mask.data.any():
-        low, high = float(mask.data.min()), float(mask.data.max())
-        raise ValueError(f"a mask holds values from 0 to 1, this one {low:g} to {high:g}; scale it, or give none")
+    check_mask(mask)
     below = np.flatnonzero(unmasked[1:] < RANDOM_BELOW) + 1
     first = int(below[0]) if len(below) else len(unmasked)
     masked, randomised = _masked_fsc(one.data, two.data, mask), _randomised_fsc(halves, first, mask, rng)
@@ -136,6 +135,15 @@ def fsc_of_a_half(fsc: NDArray[np.float64], *, left: float = 1.0) -> NDArray[np.
     clipped = np.clip(fsc, 0.0, 1.0)
     fewer = left * clipped / np.maximum(1.0 - (1.0 - left) * clipped, 1e-9)
     return np.asarray(fewer / (2.0 - fewer))
+
+
+def check_mask(mask: Volume) -> None:
+    """Raise ValueError where a mask holds values that are not from 0 to 1."""
+    low, high = float(mask.data.min()), float(mask.data.max())
+    if low < -MASK_TOLERANCE or high > 1.0 + MASK_TOLERANCE or not high > 0:
+        raise ValueError(
+            f"a mask holds values from 0 to 1, this one {low:g} to {high:g}: is it a map? scale it, or give none"
+        )
 
 
 def phases_randomised(volume: Volume, first_shell: int, *, rng: np.random.Generator) -> Volume:

@@ -257,7 +257,7 @@ def test_the_phantom_says_box_and_voxels_where_the_imaging_does_not(simulate, rn
     half_said = simulate(phantom, POSE, imaging=replace(coarse, box=20), rng=rng)
     assert (half_said.box, half_said.voxel_size_angstrom) == (20, 16.0)
     for other in ({"box": 32}, {"voxel_size_angstrom": 10.0}):
-        with pytest.raises(ValueError, match="the phantom was made for (box=20|voxel_size_angstrom=16), the imaging"):
+        with pytest.raises(ValueError, match=r"the phantom was made for (box=20|voxel_size_angstrom=16), the imaging"):
             simulate(phantom, POSE, imaging=replace(coarse, **other), rng=rng)
     larger = simulate(phantom.unframed(), POSE, imaging=replace(coarse, box=24, voxel_size_angstrom=16.0), rng=rng)
     assert larger.box == 24

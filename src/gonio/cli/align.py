@@ -13,6 +13,7 @@ import typer
 from numpy.typing import NDArray
 
 from gonio.cli.average import resolutions
+from gonio.cli.checking import look_at_list, look_at_symmetry
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.decoys import DecoyOptions, numbers_of_decoys, with_decoys, write_kept
 from gonio.cli.options import (
@@ -159,8 +160,17 @@ def align(
         raise ValueError("--learn is for restored inputs: from plain ones nothing is expected")
     how = replace(how, draws=settings.draws)
     how.check()
-    aligner = known.read(options.read_map, reference_map, settings).aligner(reference_map, settings)
+    facts = known.read(options.read_map, reference_map, settings)
     table, true_table = options.read(), None if truth is None else replace(options, path=truth).read()
+    look_at_list(
+        table,
+        {"the reference": reference_map},
+        mask=facts.mask,
+        resolutions={"--resolution": resolution},
+        poses_for="--local" if start_local else None,
+    )
+    look_at_symmetry(reference_map, symmetry, resolution_angstrom=resolution, diameter_angstrom=diameter)
+    aligner = facts.aligner(reference_map, settings)
     asked_for = {
         "reference": reference,
         "mask": mask,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
+from gonio.cli.checking import look_at_list
 from gonio.cli.half_sets import with_half_sets
 from gonio.cli.options import (
     AsJson,
@@ -90,6 +91,7 @@ def average(
     given = None if mask is None else options.read_map(mask)
     if given is not None and given.box != (box := table.load(0).box):
         raise ValueError(f"--mask has a box of {given.box} voxels, the particles one of {box}")
+    look_at_list(table, mask=given, poses_for="an average")
     mapper = Journaled(Local(thread_count(threads)), progress=progress)
     made = average_list(table, halves=halves, symmetry=symmetry, mapper=mapper)
     agreement = agreement_of(made, given)

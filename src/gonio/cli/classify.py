@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
+from gonio.cli.checking import look_at_list
 from gonio.cli.columns import without_found, writable
 from gonio.cli.options import (
     AsJson,
@@ -141,6 +142,13 @@ def classify(
     if not as_json:
         print(wrapped(way.reason), flush=True)
     settings = asked.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom)
+    names = [f"reference {path.name}" for path in references or ()]
+    look_at_list(
+        table,
+        dict(zip(names, maps, strict=True)),
+        resolutions={"--resolution": resolution},
+        poses_for="--local" if start_local else None,
+    )
     how = replace(how, draws=settings.draws)
     asked_for = {
         "classes": classes,

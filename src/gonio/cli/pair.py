@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from gonio.cli.average import resolution_text
+from gonio.cli.checking import look_at_maps, look_at_symmetry
 from gonio.cli.options import (
     AsJson,
     Diameter,
@@ -173,6 +174,15 @@ def pair(
     settings = settings.resolved(box=volume_a.box, voxel_size_angstrom=volume_a.voxel_size_angstrom)
     known = ReferenceOptions(mask, half_maps)
     facts = known.read(read, volume_b, settings)
+    look_at_maps(
+        [_subtomogram(volume_a, wedges[0])],
+        {"B": volume_b},
+        mask=facts.mask,
+        resolutions={"--resolution": resolution},
+        invert="invert one of them",
+    )
+    if wedges[1] is None:
+        look_at_symmetry(volume_b, symmetry, resolution_angstrom=resolution, diameter_angstrom=diameter)
     fitted = _Fitting(volume_a, wedges[0], settings, seed)
     fits = {"as given": fitted.fit(_subtomogram(volume_b, wedges[1]), facts)}
     if mirror:

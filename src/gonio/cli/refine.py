@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from gonio.cli.average import falls_at, fsc_csv, resolutions
+from gonio.cli.checking import look_at_list, look_at_symmetry
 from gonio.cli.columns import columns_of, without_found, writable, write_runners_up
 from gonio.cli.half_sets import note, some, with_half_sets
 from gonio.cli.options import (
@@ -171,6 +172,7 @@ def refine(
     )
     table = with_half_sets(options.read(), split=split, siblings_angstrom=siblings, seed=seed)
     plan = replace(plan, listed=None if expected is None else _listed(expected, table))
+    _look(table, plan, start)
     settings = {
         "reference": reference,
         "denovo": denovo,
@@ -200,6 +202,23 @@ def refine(
         return
     print(numbers_text(rows_of(done)))
     print(f"wrote {output / 'map.mrc'}, its halves and its particles\nlook at {output / 'report.html'}")
+
+
+def _look(table: ParticleTable, plan: Plan, start: Start) -> None:
+    """Tell what looks wrong before anything is done; a start map is judged at its resolution."""
+    references = {} if start.reference is None else {"the reference": start.reference}
+    resolutions = {"--resolution": plan.settings.resolution_angstrom}
+    if references:
+        resolutions["--start-resolution"] = plan.start_resolution_angstrom
+    local = None if plan.listed is None else "--local"
+    look_at_list(table, references, mask=plan.mask, resolutions=resolutions, poses_for=local)
+    if start.reference is not None:
+        look_at_symmetry(
+            start.reference,
+            plan.settings.symmetry,
+            resolution_angstrom=plan.start_resolution_angstrom,
+            diameter_angstrom=plan.settings.particle_diameter_angstrom,
+        )
 
 
 def _check_start(reference: Path | None, *, denovo: bool, local: bool) -> None:
