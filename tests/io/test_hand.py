@@ -139,8 +139,8 @@ def test_stacks_that_relion_extracted_lie_where_it_says(job, monkeypatch):
     map_ = read_volume("6qzp.mrc")
     for i in range(2):
         truth = table.poses[i]
-        local = Aligner(map_, Settings(search="local", resolution_angstrom=30.0)).align(table.load(i), start=truth)
-        assert local.pose.rotation_distance_deg(truth) <= 3.0  # measured 0.9 and 2.9
+        local = Aligner(map_, Settings(search="local", resolution_angstrom=24.0)).align(table.load(i), start=truth)
+        assert local.pose.rotation_distance_deg(truth) <= 3.0  # measured 1.0 and 2.5
     if job == "job001_filled":  # whose global search is that of the other
-        found = Aligner(map_, Settings(resolution_angstrom=30.0)).align(table.load(1))
-        assert found.pose.rotation_distance_deg(table.poses[1]) <= 3.0  # measured 2.9
+        found = Aligner(map_, Settings(resolution_angstrom=24.0)).align(table.load(1))
+        assert found.pose.rotation_distance_deg(table.poses[1]) <= 3.0  # measured 2.5
