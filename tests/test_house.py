@@ -37,6 +37,7 @@ FLOORS = {
     "score": 2,
     "candidates": 2,
     "insertion": 2,
+    "reference": 2,
     "restoration": 2,
     "halves": 2,
     "simulate": 2,
@@ -101,6 +102,8 @@ ROOMS_BELOW = {
     "report": {room for room, floor in FLOORS.items() if floor in (0, 3)} | {"fourier"},
     # How evenly a map was measured is told with the weights that it is divided by.
     "resolution": {room for room, floor in FLOORS.items() if floor < 2} | {"insertion"},
+    # A particle by itself is an average of one.
+    "reference": {room for room, floor in FLOORS.items() if floor < 2} | {"insertion"},
     # Aligning is searching with the problem that the score poses.
     "evaluation": {room for room, floor in FLOORS.items() if floor < 3} | {"problem"},
     "residency": {room for room, floor in FLOORS.items() if floor < 3},

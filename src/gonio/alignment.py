@@ -25,6 +25,7 @@ from gonio.pose import Pose
 from gonio.posterior import ask_posterior
 from gonio.preparation import Kept, Preparation
 from gonio.problem import pack, signature, with_moving_overlap
+from gonio.reference import by_itself
 from gonio.result import History, Optimum, Result
 from gonio.run.parallel import in_order
 from gonio.score import Comparison, Score
@@ -96,7 +97,7 @@ class Aligner:
         if not isinstance(reference, Volume | Subtomogram):
             raise TypeError(f"reference must be a gonio.Volume or a gonio.Subtomogram, got {reference!r}")
         self.settings = Settings() if settings is None else settings
-        self.reference = Subtomogram(reference) if isinstance(reference, Volume) else reference
+        self.reference = Subtomogram(reference) if isinstance(reference, Volume) else by_itself(reference)
         self._symmetry = Symmetry.named(self.settings.symmetry)
         self.card = device_for(device, draws=self.settings.draws)
         self.mask, self._reference_fsc = mask, reference_fsc

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.alignment import Aligner, Search, Settings
-from gonio.averaging import average, average_table
+from gonio.averaging import average_table
 from gonio.evaluation import Asking, answered, side_by_side
-from gonio.fourier import fourier_shell_correlation, index_grid, moved, resolution_at
+from gonio.fourier import fourier_shell_correlation, moved, resolution_at
 from gonio.lists import ParticleError, align_table
 from gonio.motion import displacement
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
+from gonio.reference import by_itself
 from gonio.resolution import FSC_KNOWN
 from gonio.restoration import sphere_diameter_angstrom
 from gonio.run.engine import Local, Mapper
 from gonio.synchronisation import Pairs, synchronised
-from gonio.volume import Particle, Subtomogram, Volume, masked_volume
-from gonio.wedge import WeightVolumeWedge
+from gonio.volume import Subtomogram, Volume, masked_volume
 
 __all__ = ["SUBSET", "DeNovo", "DeNovoHalves", "denovo", "denovo_halves"]
 
@@ -38,8 +38,6 @@ TOLERANCE_SHARE = 0.5
 # Turns of aligning and averaging after the pairs; fewer when poses come to rest.
 TURNS = 6
 REST_SHARE = 0.05
-# A frequency counts as measured in full when it is seen as often as half the mean of its shell.
-FULLY_SEEN = 0.5
 
 
 @dataclass(frozen=True)
@@ -218,15 +216,7 @@ class _Alone:
     table: ParticleTable
 
     def load(self, row: int) -> Subtomogram:
-        particle: Particle = self.table.load(row)
-        if isinstance(particle, Subtomogram):
-            return particle
-        made = average([particle], Pose.identity(1))
-        shell = np.rint(np.linalg.norm(index_grid(particle.box), axis=-1)).astype(int)
-        mean = np.bincount(shell.ravel(), weights=made.coverage.ravel()) / np.bincount(shell.ravel())
-        seen = made.coverage / np.maximum(FULLY_SEEN * mean[shell], 1e-30)
-        weights = np.minimum(seen, 1.0).astype(np.float32)
-        return Subtomogram(made.volume, WeightVolumeWedge(weights, particle.voxel_size_angstrom))
+        return by_itself(self.table.load(row))
 
 
 def _pairs(alone: _Alone, settings: Settings, mapper: Mapper, stage: str) -> Pairs:

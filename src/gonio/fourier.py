@@ -163,7 +163,7 @@ class Spectrum:
         return Spectrum(
             frequency_xyz=places.frequency_xyz,
             value=held / places.reach,
-            transfer=np.ones_like(places.weight),
+            transfer=places.transfer,
             weight=places.weight,
             box=places.box,
             voxel_size_angstrom=places.voxel_size_angstrom,

@@ -24,9 +24,9 @@ from gonio.fourier import background, centred_fft, centred_ifft, image_samples, 
 from gonio.kernels import insert
 from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.pose import Pose
-from gonio.symmetry import Symmetry
+from gonio.symmetry import Symmetry, split, symmetric
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
-from gonio.wedge import WeightVolumeWedge
+from gonio.wedge import NoWedge, SquaredTransferWedge, WeightVolumeWedge
 
 __all__ = ["Gathering", "Insertion", "Spreading", "Sums", "insertion_of"]
 
@@ -99,17 +99,23 @@ class Insertion(Protocol):
 
 def insertion_of(particle: Particle, symmetry: Symmetry) -> Insertion:
     """How particles like this one are inserted."""
-    kind = Gathering if isinstance(particle, Subtomogram) else Spreading
-    return kind(particle.box, particle.voxel_size_angstrom, symmetry)
+    if isinstance(particle, TiltStack):
+        return Spreading(particle.box, particle.voxel_size_angstrom, symmetry)
+    premultiplied = particle.premultiplied is not None
+    return Gathering(particle.box, particle.voxel_size_angstrom, symmetry, premultiplied=premultiplied)
 
 
 @dataclass(frozen=True)
 class Gathering:
-    """Subtomograms, at the whole frequencies of the map: a Friedel half of its ball."""
+    """Subtomograms, at the whole frequencies of the map: a Friedel half of its ball.
+
+    All are ``premultiplied``, pseudo-subtomograms that are summed with their squared transfers, or none is.
+    """
 
     box: int
     voxel_size_angstrom: float
     symmetry: Symmetry
+    premultiplied: bool = False
 
     @property
     def size(self) -> int:
@@ -126,21 +132,48 @@ class Gathering:
         """As ``Insertion``."""
         _check_alike(particle, Subtomogram, self.box, self.voxel_size_angstrom)
         assert isinstance(particle, Subtomogram)
+        if (particle.premultiplied is not None) != self.premultiplied:
+            raise ValueError("particles must all be of one kind: some are pseudo-subtomograms and some are not")
         assert into.memory is not None
-        grid, wedge = _half_spectrum(particle.volume, into.memory), _wedge(particle)
-        frequency = _half_ball(_last_shell(self.box))[1]
         poses = _each(pose)
         part = into if len(poses) == 1 else Sums.zeros(self.size)
-        signal, scale = part.signal.view(np.float64).reshape(-1, 2), np.float32(OVERSAMPLING)  # (n, 2)
-        for one in poses:
-            phase = _phase(one, particle)
-            for turn in _split(self.symmetry)[0]:
-                rotation = (one.matrix @ turn).astype(np.float32)
-                insert.add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, part.weight)
+        signal = part.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
+        if particle.premultiplied is None:
+            grid = _half_spectrum(particle.volume, background(particle.volume.data), into.memory)
+            self._gather(grid, _wedge(particle), poses, particle, signal, part.weight)
+        else:
+            self._add_sums(particle, particle.premultiplied, poses, into.memory, part)
         if part is not into:
             into.signal += part.signal / len(poses)
             into.weight += part.weight / len(poses)
         into.count += 1
+
+    def _add_sums(
+        self, particle: Subtomogram, sums: SquaredTransferWedge, poses: list[Pose], memory: NDArray, into: Sums
+    ) -> None:
+        """Add D to the signal and W to the weight, both interpolated alike and without what they hold at k = 0.
+
+        Their ratio is the particle's transform, wherever between whole frequencies, as long as both leave out the same.
+        """
+        every = NoWedge().regions.astype(np.float32), np.zeros((0, 0, 0), np.float32), np.float32(1.0)
+        unused, weight = np.zeros(self.size), np.zeros((self.size, 2))
+        grid = _half_spectrum(particle.volume, float(particle.volume.data.mean(dtype=np.float64)), memory)
+        self._gather(grid, every, poses, particle, into.signal.view(np.float64).reshape(-1, 2), unused)
+        grid = _half_spectrum(Volume(sums.point_spread, self.voxel_size_angstrom), 0.0, memory)
+        turns = [Pose(one.rotation, np.zeros(3)) for one in poses]
+        self._gather(grid, every, turns, particle, weight, unused)
+        into.weight += weight[:, 0]
+
+    def _gather(
+        self, grid: NDArray, wedge: tuple, poses: list[Pose], particle: Particle, signal: NDArray, weight: NDArray
+    ) -> None:
+        """Add a spectrum, where a wedge has measured it, to sums (n, 2) and (n,) at every pose."""
+        frequency, scale = _half_ball(_last_shell(self.box))[1], np.float32(OVERSAMPLING)
+        for one in poses:
+            phase = _phase(one, particle)
+            for turn in split(self.symmetry)[0]:
+                rotation = (one.matrix @ turn).astype(np.float32)
+                insert.add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
 
     def packed(self, running: Sums) -> Sums:
         """As ``Insertion``."""
@@ -152,7 +185,7 @@ class Gathering:
         return Volume(centred_ifft(_centred(spectrum, self.box)).real, self.voxel_size_angstrom)
 
     def coverage(self, sums: Sums) -> NDArray[np.float32]:
-        """As ``Insertion``; for a subtomogram 1 where it has measured, or its wedge's weight."""
+        """As ``Insertion``; for a subtomogram 1 where it has measured, its wedge's weight, or its squared transfer."""
         return _centred(self._cube(sums.weight), self.box).astype(np.float32)
 
     def _cube(self, half: NDArray) -> NDArray:
@@ -162,7 +195,7 @@ class Gathering:
         cube = np.zeros(side**3, half.dtype)
         cube[side**3 - 1 - place] = half.conj()
         cube[place] = half
-        return _symmetric(cube.reshape(side, side, side), self.symmetry)
+        return symmetric(cube.reshape(side, side, side), self.symmetry)
 
 
 @dataclass(frozen=True)
@@ -196,7 +229,7 @@ class Spreading:
         images = _images(particle, limit, share=1.0 / len(poses))
         for one in poses:
             phase = _phase(one, particle)
-            for turn in _split(self.symmetry)[0]:
+            for turn in split(self.symmetry)[0]:
                 rotation = (one.matrix @ turn).astype(np.float32)
                 insert.add_spread(images, np.float32(limit), scale, rotation, phase, into.signal, into.weight)
         into.count += 1
@@ -235,7 +268,7 @@ class Spreading:
         flat[_reached(half)] = packed
         cube = np.zeros((side, side, side), packed.dtype)
         cube[..., half - insert.MARGIN :] = flat.reshape(side, side, -1)
-        return _symmetric(cube + cube[::-1, ::-1, ::-1].conj(), self.symmetry)
+        return symmetric(cube + cube[::-1, ::-1, ::-1].conj(), self.symmetry)
 
 
 def _check_alike(particle: Particle, kind: type, box: int, voxel_size_angstrom: float) -> None:
@@ -276,10 +309,10 @@ def _wedge(particle: Subtomogram) -> tuple[NDArray[np.float32], NDArray[np.float
     return regions.astype(np.float32), volume, np.float32(scale)
 
 
-def _half_spectrum(volume: Volume, out: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """The spectrum of the tapered volume (eq. 4), twice as fine: the half that ``insert.add_gathered`` takes."""
+def _half_spectrum(volume: Volume, level: float, out: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """The spectrum of the tapered volume (eq. 4) less a constant, twice as fine: what ``insert.add_gathered`` takes."""
     taper, phases = _axis(volume.box)
-    tapered = (volume.data - np.float32(background(volume.data))) * _outer(taper)
+    tapered = (volume.data - np.float32(level)) * _outer(taper)
     insert.arrange(_to_padded(tapered, OVERSAMPLING * volume.box), phases, out)
     return out.view(np.float32).reshape(*out.shape, 2)  # (z, y, x, 2)
 
@@ -379,41 +412,6 @@ def _from_padded(spectrum: NDArray[np.complex64], box: int) -> NDArray[np.float3
     rows = scipy.fft.ifft(spectrum, axis=0)[:box]
     rows = scipy.fft.ifft(rows, axis=1)[:, :box]
     return scipy.fft.irfft(rows, padded, axis=2)[:, :, :box]
-
-
-# Symmetry
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _split(symmetry: Symmetry) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Rotations g = c h of a group: one c of each coset, (c, 3, 3), and all h that permute the axes, (h, 3, 3).
-
-    C2, C4, D2, T and O have none but the second kind, C3 three cosets of them, an icosahedron five.
-    """
-    group = symmetry.matrices
-    lattice = np.rint(group)[np.abs(group - np.rint(group)).max(axis=(1, 2)) < 1e-6]
-    cosets, left = [], list(group)
-    while left:
-        mates = left[0] @ lattice  # (h, 3, 3)
-        cosets.append(left[0])
-        left = [g for g in left if np.abs(mates - g).max(axis=(1, 2)).min() > 1e-6]
-    return np.array(cosets), lattice.astype(np.int64)
-
-
-def _symmetric(cube: NDArray, symmetry: Symmetry) -> NDArray:
-    """Sum of a cube of odd side, zero frequency in its middle, over the rotations that permute its axes."""
-    first, *others = _split(symmetry)[1]
-    total = _permuted(cube, first)
-    for turn in others:
-        total = total + _permuted(cube, turn)
-    return total
-
-
-def _permuted(cube: NDArray, turn: NDArray[np.int64]) -> NDArray:
-    """What a cube (z, y, x) holds at h k, for every k; h a matrix of one +-1 in each row and column, on xyz."""
-    axes, signs = np.abs(turn).argmax(axis=1), turn.sum(axis=1)  # (h k)_a = sign_a k_axes[a]
-    flipped = cube.transpose(2, 1, 0)[tuple(slice(None, None, sign) for sign in signs)]  # (x, y, z)
-    return flipped.transpose(np.argsort(axes)).transpose(2, 1, 0)
 
 
 # From sums to maps

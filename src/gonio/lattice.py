@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gonio.kernels.waves import plane_waves, through, waves
 from gonio.volume import Subtomogram
-from gonio.wedge import Wedge
+from gonio.wedge import SquaredTransferWedge, Wedge
 
 __all__ = [
     "Places",
@@ -40,6 +40,9 @@ REMEMBERED = 32
 # `sharp`, `pseudo_symmetric` and `four_gaussians` against a clean map, +-40, SNR 0.5, are off by 0.69, 0.92 and 1.80
 # degrees rms; with the wedge's own edge by 0.86, 1.29 and 2.38; from 0.1 on 0.70, 0.95, 1.84, but worse at +-60.
 LEAST_REACH = 0.3
+# Samples of premultiplied volumes whose squared transfer is below this share of their shell's mean are left out: they
+# hold what leaks into them, divided by nearly nothing.
+LEAST_TRANSFER = 0.02
 # Shells beyond the limit from which something is smeared into it.
 MARGIN = 3
 # A sample at the limit is within it, whatever rounding says.
@@ -102,13 +105,15 @@ def _whole(limit: float) -> int:
 class Places:
     """Which samples of ``low_spectrum`` a subtomogram's wedge has measured; shared by all that have the same.
 
-    ``place`` (n,) are flat indices, ``reach`` (n,) how much of each sample the box shows, 1 but near the wedge's edge;
-    the other arrays are those of ``Spectrum``, ordered with k_x running fastest.
+    ``place`` (n,) are flat indices, ``reach`` (n,) by what each sample is divided: how much of it the box shows, 1 but
+    near the wedge's edge, or in premultiplied volumes the standard deviation of its noise; the other arrays are those
+    of ``Spectrum``, ordered with k_x running fastest.
     """
 
     place: NDArray[np.int64]
     reach: NDArray[np.float32]
     frequency_xyz: NDArray[np.float32]
+    transfer: NDArray[np.float32]
     weight: NDArray[np.float32]
     box: int
     voxel_size_angstrom: float
@@ -158,13 +163,21 @@ def _places(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: float) ->
     frequency, place = _ball(limit)
     weight = wedge.weight_at(frequency / (box * voxel_size_angstrom))
     kept = weight > 0
+    if isinstance(wedge, SquaredTransferWedge):
+        shell = np.rint(np.linalg.norm(frequency, axis=1)).astype(int)
+        kept &= weight >= LEAST_TRANSFER * (np.bincount(shell, weight) / np.maximum(np.bincount(shell), 1))[shell]
     if not kept.any():
         raise ValueError(NOTHING_MEASURED)
+    reach = np.ones(kept.sum(), np.float32)
+    if isinstance(wedge, SquaredTransferWedge):
+        # D / sqrt(W) = sqrt(W) G + white noise.
+        reach = np.sqrt(weight[kept])
     return Places(
         place=place[kept],
-        reach=np.ones(kept.sum(), np.float32),
+        reach=reach,
         frequency_xyz=np.ascontiguousarray(frequency[kept].T, dtype=np.float32),  # (3, n)
-        weight=weight[kept],
+        transfer=reach,
+        weight=np.ones_like(reach) if isinstance(wedge, SquaredTransferWedge) else weight[kept],
         box=box,
         voxel_size_angstrom=voxel_size_angstrom,
         limit=limit,
@@ -182,6 +195,7 @@ def _smeared_places(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: f
         place=place[kept],
         reach=reach[kept],
         frequency_xyz=np.ascontiguousarray(frequency[kept].T, dtype=np.float32),  # (3, n)
+        transfer=np.ones(kept.sum(), np.float32),
         weight=reach[kept],
         box=box,
         voxel_size_angstrom=voxel_size_angstrom,

@@ -21,14 +21,15 @@ from gonio.fourier import MIN_SHELLS, FourierVolume, Spectrum, shell_limit
 from gonio.lattice import remembered
 from gonio.measured import Measured, Reliability
 from gonio.noisy_reference import filtered_reference, open_window, true_power
+from gonio.reference import by_itself
 from gonio.resolution import check_mask
 from gonio.restoration import (
     EXTENT_SHELLS,
     Restored,
     Restorer,
     circle_crowding,
+    sphere_crowding,
     sphere_diameter_angstrom,
-    sphere_of,
     widest_sphere_angstrom,
 )
 from gonio.score import Comparison, Score
@@ -156,10 +157,13 @@ class Preparation:
         references before, and receives what is made now.
         """
         self.check(target)
+        target = self._comparable(target)
         if not self.settings.restores:
             return self.plain_pair(target, diameter_angstrom=self.settings.mask_diameter_angstrom)
         if isinstance(target, TiltStack):
             return self._tilt_pair(target)
+        if target.premultiplied is not None:
+            return self._premultiplied_pair(target)
         target = replace(target, volume=mean_free_volume(target.volume))
         box = self._compared_box(target)
         if box < target.box:
@@ -183,6 +187,12 @@ class Preparation:
         samples = Spectrum.of(replace(target, volume=restored.volume), limit=limit)
         return _Made(samples, restored.signal_share, samples.shell_power(), restorer.restored_crowding)
 
+    def _comparable(self, target: Particle) -> Particle:
+        """The target, or what it shows by itself where it is premultiplied and the reference has not measured all."""
+        if isinstance(target, Subtomogram) and not isinstance(self.reference.wedge, NoWedge):
+            return by_itself(target)
+        return target
+
     def _tilt_pair(self, target: TiltStack) -> Pair:
         reference, diameter = self._reference_for(target.box).spectrum, self._picked_within(target)
         samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
@@ -191,9 +201,22 @@ class Preparation:
             return Pair(samples, reference, crowding, ceiling)
         return Pair(samples.whitened(), reference, crowding, ceiling, exact=True, diameter_angstrom=diameter)
 
+    def _premultiplied_pair(self, target: Subtomogram) -> Pair:
+        """A pseudo-subtomogram and a whole reference: what it holds is W G + noise, and nothing has to be guessed.
+
+        It needs no sphere: its product with the reference is D times the density itself, and ends where that does.
+        """
+        ready, diameter, crowding = self._reference_for(target.box), self._picked_within(target), 1.0
+        reference = ready.spectrum if ready.filtered is None else ready.filtered.spectrum
+        if self.settings.mask_diameter_angstrom is not None:
+            target = replace(target, volume=masked_volume(target.volume, diameter))
+            crowding = sphere_crowding(target, diameter)
+        samples, ceiling = Spectrum.of(target, limit=reference.limit), self._ceiling(target.box, reference.limit)
+        return Pair(samples.whitened(), reference, crowding, ceiling, exact=True, diameter_angstrom=diameter)
+
     def diameter_angstrom(self, target: Particle) -> float:
         """Of the sphere that holds the target: as given, or by what target and reference show."""
-        if self._is_given or isinstance(target, TiltStack):
+        if self._is_given or isinstance(target, TiltStack) or target.premultiplied is not None:
             return self._picked_within(target)
         return max(self._extent, self._shown_angstrom(target.volume, self._extent))
 
@@ -279,13 +302,12 @@ class Preparation:
     def measured_pair(self, target: Particle) -> tuple[Comparison, float]:
         """Target and reference as they are in the target's sphere, every sample alike; and its crowding."""
         self.check(target)
+        target = self._comparable(target)
         diameter = self.diameter_angstrom(target)
+        pair = self.plain_pair(target, diameter_angstrom=diameter)
         if isinstance(target, TiltStack):
-            crowding = circle_crowding(target, diameter)
-        else:
-            sphere = sphere_of(target.box, target.voxel_size_angstrom, diameter)
-            crowding = float(1.0 / np.square(sphere).mean(dtype=np.float64))
-        return self.plain_pair(target, diameter_angstrom=diameter).plain(Score.FCS), crowding
+            return pair.plain(Score.FCS), circle_crowding(target, diameter)
+        return pair.plain(Score.FCS), sphere_crowding(target, diameter)
 
     def _plain_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
         with self._lock:

@@ -29,13 +29,14 @@ from gonio.fourier import index_grid
 from gonio.kernels.restore import Model, Optics, conjugate_gradients, density_of, explained
 from gonio.kernels.waves import Filter, back, filter_of, filtered, resampled, through, waves
 from gonio.lattice import shell_means
-from gonio.volume import MASK_EDGE, TiltStack, Volume, mean_within, soft_sphere
+from gonio.volume import MASK_EDGE, Subtomogram, TiltStack, Volume, mean_within, soft_sphere
 from gonio.wedge import Wedge
 
 __all__ = [
     "Restored",
     "Restorer",
     "circle_crowding",
+    "sphere_crowding",
     "extent_angstrom",
     "sphere_diameter_angstrom",
     "sphere_of",
@@ -300,6 +301,12 @@ def circle_crowding(stack: TiltStack, diameter_angstrom: float) -> float:
     """Samples of an image for each one that the circle of ``volume.masked`` leaves independent."""
     circle = sphere_of(stack.box, stack.voxel_size_angstrom, diameter_angstrom)[stack.box // 2]
     return float(circle.size / (circle**2).sum(dtype=np.float64))
+
+
+def sphere_crowding(subtomogram: Subtomogram, diameter_angstrom: float) -> float:
+    """Samples of a subtomogram for each one that the sphere of ``volume.masked`` leaves independent."""
+    sphere = sphere_of(subtomogram.box, subtomogram.voxel_size_angstrom, diameter_angstrom)
+    return float(1.0 / np.square(sphere).mean(dtype=np.float64))
 
 
 def working_box(box: int, limit: float) -> int:

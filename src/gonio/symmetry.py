@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.pose import Pose
 
-__all__ = ["Symmetry"]
+__all__ = ["Symmetry", "split", "symmetric"]
 
 NAMES = re.compile(r"[CD][1-9]\d*|T|O|I[12]?")
 
@@ -120,3 +121,35 @@ class Symmetry:
     def rotation_distance_deg(self, first: Pose, second: Pose) -> NDArray[np.float64] | float:
         """The smallest angle between a pose and an equivalent of the other, degrees; poses or batches of them."""
         return self.nearest(first, to=second).rotation_distance_deg(second)
+
+
+@lru_cache(maxsize=8)
+def split(symmetry: Symmetry) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Rotations g = c h of a group: one c of each coset, (c, 3, 3), and all h that permute the axes, (h, 3, 3).
+
+    C2, C4, D2, T and O have none but the second kind, C3 three cosets of them, an icosahedron five.
+    """
+    group = symmetry.matrices
+    lattice = np.rint(group)[np.abs(group - np.rint(group)).max(axis=(1, 2)) < 1e-6]
+    cosets, left = [], list(group)
+    while left:
+        mates = left[0] @ lattice  # (h, 3, 3)
+        cosets.append(left[0])
+        left = [g for g in left if np.abs(mates - g).max(axis=(1, 2)).min() > 1e-6]
+    return np.array(cosets), lattice.astype(np.int64)
+
+
+def symmetric(cube: NDArray, symmetry: Symmetry) -> NDArray:
+    """Sum of a cube of odd side, zero frequency in its middle, over the rotations that permute its axes."""
+    first, *others = split(symmetry)[1]
+    total = _permuted(cube, first)
+    for turn in others:
+        total = total + _permuted(cube, turn)
+    return total
+
+
+def _permuted(cube: NDArray, turn: NDArray[np.int64]) -> NDArray:
+    """What a cube (z, y, x) holds at h k, for every k; h a matrix of one +-1 in each row and column, on xyz."""
+    axes, signs = np.abs(turn).argmax(axis=1), turn.sum(axis=1)  # (h k)_a = sign_a k_axes[a]
+    flipped = cube.transpose(2, 1, 0)[tuple(slice(None, None, sign) for sign in signs)]  # (x, y, z)
+    return flipped.transpose(np.argsort(axes)).transpose(2, 1, 0)

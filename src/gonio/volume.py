@@ -12,9 +12,10 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import fft
 
 from gonio.ctf import Ctf, image_transfer
-from gonio.wedge import NoWedge, Wedge
+from gonio.wedge import NoWedge, SquaredTransferWedge, Wedge
 
 __all__ = [
     "Particle",
@@ -29,6 +30,7 @@ __all__ = [
     "mean_free_volume",
     "mean_within",
     "mirrored_volume",
+    "premultiplied",
     "soft_sphere",
 ]
 
@@ -141,10 +143,19 @@ class Subtomogram:
             )
         if self.volume.data.min() == self.volume.data.max():
             raise ValueError("the volume is constant: there is nothing in it to align")
+        sums = self.premultiplied
+        if sums is not None and sums.weights.shape != self.volume.data.shape:
+            problem = f"a volume of {self.box} voxels needs squared transfers of as many, got {len(sums.weights)}"
+            raise ValueError(problem)
         object.__setattr__(self, "normal_xyz", unit_normal(self.normal_xyz))
 
     def _repr_html_(self) -> str:
         return f"{self.volume._repr_html_()}<p>{self.wedge!r}</p>"
+
+    @property
+    def premultiplied(self) -> SquaredTransferWedge | None:
+        """The sums of squared transfers of a pseudo-subtomogram; None for any other volume."""
+        return self.wedge if isinstance(self.wedge, SquaredTransferWedge) else None
 
     @property
     def box(self) -> int:
@@ -155,6 +166,23 @@ class Subtomogram:
     def voxel_size_angstrom(self) -> float:
         """Voxel size of the volume."""
         return self.volume.voxel_size_angstrom
+
+
+def premultiplied(volume: Volume, transfer: NDArray[np.float32]) -> Subtomogram:
+    """Return a volume C G + white noise times its transfer C once more: a sum C^2 G of one term, as ``Subtomogram``.
+
+    Parameters
+    ----------
+    volume
+        Of n voxels.
+    transfer
+        C on its Fourier grid, of any sign, shape (n, n, n), order (z, y, x), zero frequency at ``n // 2``.
+    """
+    signed = _frozen_float32(transfer, "the transfer")
+    if signed.shape != volume.data.shape:
+        raise ValueError(f"a volume of {volume.box} voxels needs a transfer of as many, got shape {signed.shape}")
+    data = fft.ifftn(fft.fftn(volume.data) * fft.ifftshift(signed)).real
+    return Subtomogram(replace(volume, data=data), SquaredTransferWedge(signed**2, volume.voxel_size_angstrom))
 
 
 @dataclass(frozen=True)

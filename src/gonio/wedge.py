@@ -12,6 +12,9 @@ Every analytic wedge is a union of regions between two planes,
 a tilt range theta1..theta2 with u, v normal to its two limiting planes and h = 0; a slab of full thickness 1/D with
 u = v normal to the plane and h = 1/(2D); everything with u = v = 0. Kernels know nothing but such rows and, for
 measured weights, one volume that is interpolated linearly.
+
+A volume that is a sum over tilts of transfer times image (a pseudo-subtomogram) was not measured more or less well: it
+holds W G + noise of variance W, W the sum of squared transfers. ``SquaredTransferWedge`` is that W.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import fft
 from scipy.ndimage import map_coordinates
 
 __all__ = [
     "DualAxisWedge",
     "NoWedge",
     "SingleAxisWedge",
+    "SquaredTransferWedge",
     "TiltListWedge",
     "TiltSeriesWedge",
     "Wedge",
@@ -250,7 +255,58 @@ class WeightVolumeWedge:
 
     def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
         """Weights interpolated linearly at frequencies (..., 3) in 1/angstrom; zero outside the grid."""
-        frequency = np.asarray(frequency_xyz_per_angstrom, dtype=np.float64)
-        n = len(self.weights)
-        index_zyx = np.moveaxis(frequency[..., ::-1], -1, 0) * (n * self.voxel_size_angstrom) + n // 2
-        return map_coordinates(self.weights, index_zyx, order=1, mode="constant", cval=0.0).astype(np.float32)
+        return _interpolated(self.weights, self.voxel_size_angstrom, frequency_xyz_per_angstrom)
+
+
+@dataclass(frozen=True)
+class SquaredTransferWedge:
+    """Sums of squared transfers: what multiplies the particle in a premultiplied volume, and the variance of its noise.
+
+    Such a volume is D = W G + noise of variance W, with G the particle and W these sums (RELION's pseudo-subtomograms).
+
+    Parameters
+    ----------
+    weights
+        W on the Fourier grid of the volume, shape (n, n, n), order (z, y, x), zero frequency at ``n // 2``; finite, not
+        negative. That of zero frequency is set to zero: no sample of it is used.
+    voxel_size_angstrom
+        Voxel size of the volume.
+    """
+
+    weights: NDArray[np.float32]
+    voxel_size_angstrom: float
+
+    def __post_init__(self) -> None:
+        weights = np.array(self.weights, dtype=np.float32)
+        if weights.ndim != 3 or len(set(weights.shape)) != 1:
+            raise ValueError(f"squared transfers must be a cube of shape (n, n, n), got {weights.shape}")
+        if not np.isfinite(weights).all() or weights.min() < 0:
+            raise ValueError(f"squared transfers must be finite and not negative, the lowest is {weights.min():.3g}")
+        if not self.voxel_size_angstrom > 0:
+            raise ValueError(f"voxel_size_angstrom must be positive, got {self.voxel_size_angstrom!r}")
+        weights[(len(weights) // 2,) * 3] = 0.0
+        if not weights.any():
+            raise ValueError("squared transfers must not be all zero: nothing was measured")
+        weights.setflags(write=False)
+        object.__setattr__(self, "weights", weights)
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        """None: the sums say it all."""
+        return np.zeros((0, 7))
+
+    def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
+        """Sums interpolated linearly at frequencies (..., 3) in 1/angstrom; zero outside the grid."""
+        return _interpolated(self.weights, self.voxel_size_angstrom, frequency_xyz_per_angstrom)
+
+    @property
+    def point_spread(self) -> NDArray[np.float32]:
+        """The volume of which the sums are the transform, centre voxel ``n // 2``, shape (n, n, n)."""
+        return fft.fftshift(fft.ifftn(fft.ifftshift(self.weights)).real).astype(np.float32)
+
+
+def _interpolated(weights: NDArray, voxel_size_angstrom: float, frequency_xyz: ArrayLike) -> NDArray[np.float32]:
+    frequency = np.asarray(frequency_xyz, dtype=np.float64)
+    n = len(weights)
+    index_zyx = np.moveaxis(frequency[..., ::-1], -1, 0) * (n * voxel_size_angstrom) + n // 2
+    return map_coordinates(weights, index_zyx, order=1, mode="constant", cval=0.0).astype(np.float32)
