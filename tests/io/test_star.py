@@ -265,7 +265,7 @@ def test_weights_of_either_layout_are_the_wedge(tmp_path, half):
     at = next(i for i, line in enumerate(lines) if line.startswith("_rlnImageName"))
     lines.insert(at, f"_rlnCtfImage #{position}")
     path.write_text("\n".join(lines) + "\n")
-    wedge = read_particles(path).load(0).wedge
+    wedge = read_particles(path, ctf_image="confidence").load(0).wedge
     assert isinstance(wedge, WeightVolumeWedge)
     inside = (slice(1, None),) * 3  # the Nyquist planes are their own mirror images and may differ
     assert np.array_equal(wedge.weights[inside], (whole / whole.max())[inside])  # any scale means the same

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gonio.io import FormatError, read_particles, write_simulated, write_volume
+from gonio.io.ctf_images import centred_weights
 from gonio.io.names import match, stem
-from gonio.io.source import centred_weights
 from gonio.io.tilt_files import is_tilt_file, read_tilts
 from gonio.io.wedges import read_tilts_of, with_tilts
 from gonio.pose import Pose

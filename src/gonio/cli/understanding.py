@@ -210,6 +210,7 @@ def _list(
     elif unread:
         understood.facts["images"] = f"not looked at: {unread}"
     if particles:
+        understood.facts |= _ctf_image_facts(table)
         _look_at_images(understood, particles, options, len(table))
     _look_at_list(understood, table, particles, options.tomograms_path, diameter)
     return understood, table
@@ -308,13 +309,27 @@ def _look_at_images(understood: Understood, particles: Sequence[Particle], optio
     understood.doubt(look.few_tilts(understood.series.tilts_deg))
 
 
+def _ctf_image_facts(table: ParticleTable) -> dict[str, Any]:
+    """What the volumes in rlnCtfImage are taken for; nothing where none is used."""
+    from gonio.io.source import StarSource
+
+    source = table.source
+    kind = source.ctf_image_kind(int(np.asarray(table.rows)[0])) if isinstance(source, StarSource) else None
+    return {} if kind is None else {"rlnCtfImage": str(kind)}
+
+
 def _wedge_words(wedge: Wedge) -> str:
-    from gonio.wedge import SingleAxisWedge, TiltSeriesWedge, WeightVolumeWedge
+    from gonio.wedge import SingleAxisWedge, SquaredTransferWedge, TiltSeriesWedge, WeightVolumeWedge
 
     if isinstance(wedge, SingleAxisWedge):
         return f"tilts from {wedge.tilt_min_deg:g} to {wedge.tilt_max_deg:g} degrees, axis {wedge.axis_deg:g}"
     if isinstance(wedge, WeightVolumeWedge):
         return f"weights of {len(wedge.weights)}^3, {100 * (wedge.weights > 0).mean():.0f} % not 0"
+    if isinstance(wedge, SquaredTransferWedge):
+        most = float(wedge.weights.max())
+        return (
+            f"squared transfers of {len(wedge.weights)}^3, up to {most:.3g}, in the volumes once: pseudo-subtomograms"
+        )
     if isinstance(wedge, TiltSeriesWedge):
         normals = np.array(wedge.runs_xyz)
         tilts = np.degrees(np.arccos(np.clip(normals[..., 2], -1, 1)))

@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block
 from gonio.io.errors import FormatError, reading, replacing
-from gonio.io.source import TILT_COLUMNS, ReadOptions
+from gonio.io.source import IMAGE_COLUMNS, TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text, numbers_or_text, own_label, own_name, token
 from gonio.particles import ParticleTable
@@ -168,7 +168,7 @@ def table_of(
 
 
 def _is_own(label: str) -> bool:
-    return label.startswith("gonio") and label not in TILT_COLUMNS
+    return label.startswith("gonio") and label not in IMAGE_COLUMNS
 
 
 def _has(block: Block, labels: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.conversion import TomogramSizes, WriteOptions
+from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage
 from gonio.io.lists import write_particles
 from gonio.io.relion import BINNING, GENERAL, IMAGE_PIXEL, OLD_PIXEL
 from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS
@@ -26,7 +27,15 @@ __all__ = ["Extracted", "write_extracted"]
 
 # Of what an image was before: its stack, its pixels, its transfer, the way it was cut.
 OUTDATED = (
-    *(*SUBTOMOGRAM_ANGLES, "rlnTomoVisibleFrames", IMAGES[1], BINNING, OLD_PIXEL, "rlnDetectorPixelSize"),
+    *(
+        *SUBTOMOGRAM_ANGLES,
+        "rlnTomoVisibleFrames",
+        IMAGES[1],
+        CTF_IMAGE_COLUMN,
+        BINNING,
+        OLD_PIXEL,
+        "rlnDetectorPixelSize",
+    ),
     *("rlnMagnification", "rlnCtfDataAreCtfPremultiplied", "rlnImageDimensionality", "rlnImageSize", GENERAL),
 )
 
@@ -78,7 +87,7 @@ def write_extracted(path: Path, table: ParticleTable, extracted: Extracted) -> N
     if extracted.wedges is not None or extracted.tilt_range_deg is not None:
         extras = {label: values for label, values in extras.items() if label not in TILT_COLUMNS}
     if extracted.wedges is not None:
-        extras[IMAGES[1]] = tuple(extracted.wedges)
+        extras |= {IMAGES[1]: tuple(extracted.wedges), CTF_IMAGE_COLUMN: (CtfImage.CONFIDENCE.value,) * count}
     if extracted.tilt_range_deg is not None:
         extras |= {k: (token(v),) * count for k, v in zip(TILT_COLUMNS, extracted.tilt_range_deg, strict=True)}
     made = replace(

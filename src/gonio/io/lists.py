@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gonio.io.star as star
 from gonio.io.conversion import WriteOptions, prepared
+from gonio.io.ctf_images import CtfImage
 from gonio.io.errors import FormatError
 from gonio.io.formats import FORMATS, Format, format_named, format_of, format_of_ending, own_format
 from gonio.io.particle_series import SeriesSource, write_series
@@ -32,6 +33,7 @@ def read_particles(
     data_path: str | Path | None = None,
     reverse_tilts: bool = False,
     format: str | None = None,
+    ctf_image: CtfImage | str | None = None,
 ) -> ParticleTable:
     """Read a particle list of any format; its particles load one at a time, when asked for.
 
@@ -45,7 +47,7 @@ def read_particles(
         (RELION's start at the project's), or at the current one.
     tilt_range_deg, axis_deg
         The wedge of 3-D subtomograms, as in ``SingleAxisWedge``. Without a range it comes from the list: its columns
-        gonioTiltMin, gonioTiltMax and gonioTiltAxis, the weights in rlnCtfImage, or what other formats say of it.
+        gonioTiltMin, gonioTiltMax and gonioTiltAxis, the volumes in rlnCtfImage, or what other formats say of it.
     voxel_size_angstrom
         Replaces the voxel size of the list and of the image headers.
     tomograms_path
@@ -61,6 +63,9 @@ def read_particles(
         therefore show the mirror image of what they were taken of (docs/ribosomes.md).
     format
         A key of ``FORMATS``; told by what the file holds when not given.
+    ctf_image
+        What the volumes in rlnCtfImage hold, where the list does not say it: "squares" (sums of squared transfers, of
+        RELION's pseudo-subtomograms), "transfer" or "confidence" (``gonio.io.ctf_images``).
 
     Raises
     ------
@@ -77,6 +82,7 @@ def read_particles(
         tomograms_path=None if tomograms_path is None else Path(tomograms_path),
         data_path=None if data_path is None else Path(data_path),
         reverse_tilts=reverse_tilts,
+        ctf_image=None if ctf_image is None else CtfImage(ctf_image),
     )
     return read_with(Path(path), options, format=format)
 
@@ -88,6 +94,9 @@ def read_with(path: Path, options: ReadOptions, *, format: str | None = None) ->
         problem = "has no tilt series whose sense could be reversed: that is for 2-D stacks with their tomograms file"
         remedy = "leave out --reverse-tilts and mirror the reference: gonio pair AVERAGE MAP --mirror -o REFERENCE"
         raise FormatError(path, problem, remedy)
+    source = table.source
+    if options.ctf_image is not None and (not isinstance(source, StarSource) or not source.has_ctf_images):
+        raise FormatError(path, "lists no 3-D volumes in rlnCtfImage", "leave out --ctf-image")
     return table
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gonio.ctf import Ctf
 from gonio.io.blocks import Block, Star
+from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
 from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import image_stack, read_listed
 from gonio.io.mrc import MapFile
@@ -27,9 +28,9 @@ from gonio.io.tilts import visible_tilts
 from gonio.io.wedges import StatedWedges
 from gonio.tilts import Optics, TiltSeries
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
-from gonio.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
+from gonio.wedge import SingleAxisWedge, Wedge
 
-__all__ = ["ReadOptions", "StarSource", "centred_weights", "name_label"]
+__all__ = ["ReadOptions", "StarSource", "name_label"]
 
 VOXEL_SIZE_TOLERANCE = 0.01
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
@@ -37,6 +38,9 @@ TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
 # The column that says that poses were found with tilts read in the other sense.
 TILT_SENSE, REVERSED = "tilt_sense", "reversed"
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+IMAGE_OF_CTF, PREMULTIPLIED = "rlnCtfImage", "rlnCtfDataAreCtfPremultiplied"
+# What gonio states of a particle's image in columns of its own, which stay with it.
+IMAGE_COLUMNS = (*TILT_COLUMNS, CTF_IMAGE_COLUMN)
 
 
 def name_label(particles: Block) -> str | None:
@@ -59,6 +63,7 @@ class ReadOptions:
     data_path: Path | None = None
     wedges: StatedWedges | None = None
     reverse_tilts: bool = False
+    ctf_image: CtfImage | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,7 @@ class StarSource:
                 series.projections_xyz * sense,
                 size,
                 ctf=self._ctf(index, series),
-                ctf_premultiplied=bool(self.value("rlnCtfDataAreCtfPremultiplied", index)),
+                ctf_premultiplied=bool(self.value(PREMULTIPLIED, index)),
                 dose=series.dose,
                 scale=visible.astype(np.float64) if series.scale is None else visible * series.scale,
                 bfactor_per_dose=series.bfactor_per_dose,
@@ -264,17 +269,23 @@ class StarSource:
     def _subtomogram(self, index: int, image: MapFile, size: float) -> Subtomogram:
         with reading(image.path, "a 3-D subtomogram must be a cubic map"):
             volume = Volume(self._contrast(image.data), size)
+            if self.options.wedges is None and self._tilts(index) is None:
+                return self._seen_through(index, volume)
             return Subtomogram(volume, self._wedge(index, volume))
 
     def _wedge(self, index: int, volume: Volume) -> Wedge:
+        if self.value(PREMULTIPLIED, index) and self.options.ctf_image is not CtfImage.CONFIDENCE:
+            problem = (
+                f"row {index + 1} is a sum of images times their CTF ({PREMULTIPLIED}): no tilts say what it holds"
+            )
+            raise FormatError(self.path, problem, "leave out --tilt-range and --tilts, and give rlnCtfImage")
         if self.options.wedges is not None:
             return self.options.wedges.of(index, volume.box, volume.voxel_size_angstrom)
         tilts = self._tilts(index)
-        if tilts is None:
-            return self._weights(index, volume)
+        assert tilts is not None
         if any(abs(self.value(label, index) or 0.0) > 1e-6 for label in SUBTOMOGRAM_ANGLES):
             problem = f"row {index + 1} was cut out rotated (rlnTomoSubtomogramRot, Tilt, Psi): no tilt range fits it"
-            raise FormatError(self.path, problem, "leave out --tilt-range and give weights in rlnCtfImage")
+            raise FormatError(self.path, problem, "leave out --tilt-range and give volumes in rlnCtfImage")
         with reading(self.path, "pass --tilt-range MIN MAX in degrees"):
             return SingleAxisWedge(*tilts)
 
@@ -284,33 +295,37 @@ class StarSource:
         low, high, axis = (self.value(label, index) for label in TILT_COLUMNS)
         return None if low is None or high is None or axis is None else (low, high, axis)
 
-    def _weights(self, index: int, volume: Volume) -> WeightVolumeWedge:
-        if "rlnCtfImage" not in self.particles:
+    def _seen_through(self, index: int, volume: Volume) -> Subtomogram:
+        if IMAGE_OF_CTF not in self.particles:
             raise FormatError(self.path, "does not say which tilts were measured", "pass --tilt-range MIN MAX")
-        image = self._read("rlnCtfImage", index)
-        with reading(image.path, "pass --tilt-range MIN MAX instead"):
-            return WeightVolumeWedge(centred_weights(image.data, volume.box), volume.voxel_size_angstrom)
+        image = self._read(IMAGE_OF_CTF, index)
+        with reading(image.path, f"pass --ctf-image {', '.join(CtfImage)}, or --tilt-range MIN MAX instead"):
+            kind = self._kind_of(index, len(image.data), volume.box).kind
+            flipped = bool(self.value("rlnCtfDataArePhaseFlipped", index))
+            return seen_through(volume, image.data, kind, phase_flipped=flipped)
 
+    def _kind_of(self, index: int, sections: int, box: int) -> CtfImageKind:
+        optics = self.star.find("optics")
+        stated = self.particles.text(CTF_IMAGE_COLUMN)[index] if CTF_IMAGE_COLUMN in self.particles else None
+        if optics is not None and CTF_IMAGE_COLUMN in optics:
+            stated = optics.text(CTF_IMAGE_COLUMN)[self.optics_rows[index]]
+        return kind_of(
+            said=self.options.ctf_image,
+            stated=stated,
+            is_premultiplied=bool(self.value(PREMULTIPLIED, index)),
+            sections=sections,
+            box=box,
+            is_extracted="gonioOutside" in self.particles,
+        )
 
-def centred_weights(weights: NDArray[np.float32], box: int) -> NDArray[np.float32]:
-    """RELION's layouts of a 3-D CTF as a cube (z, y, x) with zero frequency at n // 2.
+    @property
+    def has_ctf_images(self) -> bool:
+        """Whether its subtomograms come with volumes in rlnCtfImage."""
+        return not self.stacks and IMAGE_OF_CTF in self.particles
 
-    A whole cube is centred already; half a transform (kx >= 0 only) has its zero frequency in the corner
-    (RELION src/ml_optimiser.cpp, where rlnCtfImage is read). Twice as many sections hold the multiplicity of each
-    frequency behind the weights (RELION 4, src/jaz/tomography/programs/subtomo.cpp): it is left out.
-
-    Raises
-    ------
-    ValueError
-        For any other shape.
-    """
-    if weights.ndim == 3 and len(weights) == 2 * box:
-        weights = weights[:box]
-    if weights.shape == (box, box, box):
-        return weights
-    if weights.shape != (box, box, box // 2 + 1):
-        raise ValueError(f"weights of shape {weights.shape} do not fit a particle of {box} voxels")
-    k = np.arange(box) - box // 2  # (b,)
-    kz, ky, kx = np.meshgrid(k, k, k, indexing="ij")
-    sign = np.where(kx < 0, -1, 1)  # the weight of -k is that of k
-    return weights[(sign * kz) % box, (sign * ky) % box, np.abs(kx)]  # (b, b, b)
+    def ctf_image_kind(self, index: int) -> CtfImageKind | None:
+        """What the particle's volume in rlnCtfImage is taken for, and why; None where none is used."""
+        if not self.has_ctf_images or self.options.wedges is not None or self._tilts(index) is not None:
+            return None
+        sections, box = (len(self._read(label, index).data) for label in (IMAGE_OF_CTF, "rlnImageName"))
+        return self._kind_of(index, sections, box)

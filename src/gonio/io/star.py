@@ -26,6 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block, Star, read_star, write_star
 from gonio.io.columns import checked_names
+from gonio.io.ctf_images import CtfImage
 from gonio.io.errors import FormatError, locate
 from gonio.io.paths import moved_columns, relative
 from gonio.io.positions import (
@@ -38,6 +39,7 @@ from gonio.io.positions import (
     pixels_by_tomogram,
 )
 from gonio.io.source import (
+    IMAGE_COLUMNS,
     REVERSED,
     SUBTOMOGRAM_ANGLES,
     TILT_COLUMNS,
@@ -78,6 +80,7 @@ def read_particles(
     pixel_size_angstrom: float | None = None,
     images_needed: bool = True,
     reverse_tilts: bool = False,
+    ctf_image: CtfImage | str | None = None,
 ) -> ParticleTable:
     """Read a RELION or WarpTools particle list; its particles load one at a time, when asked for.
 
@@ -92,7 +95,7 @@ def read_particles(
         (RELION's start at the project's), or at the current one.
     tilt_range_deg, axis_deg
         The wedge of 3-D subtomograms, as in ``SingleAxisWedge``. Without a range it comes from the list's columns
-        gonioTiltMin, gonioTiltMax and gonioTiltAxis, or from the weights in rlnCtfImage.
+        gonioTiltMin, gonioTiltMax and gonioTiltAxis, or from the volumes in rlnCtfImage.
     voxel_size_angstrom
         Replaces the voxel size of the list and of the image headers.
     tomograms_path
@@ -109,6 +112,8 @@ def read_particles(
     reverse_tilts
         Of 2-D stacks: read every tilt in the other sense, for sets whose tilt sense was reversed on import. Lists that
         gonio writes of them say so in gonioTiltSense, and are read so again.
+    ctf_image
+        What the volumes in rlnCtfImage hold (``gonio.io.ctf_images``), where the list does not say it.
 
     Raises
     ------
@@ -135,6 +140,7 @@ def read_particles(
         pixel_size_angstrom,
         may_count_pixels=not images_needed,
         reverse_tilts=reverse_tilts,
+        ctf_image=None if ctf_image is None else CtfImage(ctf_image),
     )
     source = StarSource(star, particles, series, tomograms_path, said, sets, stacks=stacks)
     pixels = coordinate_pixels(source)
@@ -412,7 +418,7 @@ def _extras(source: StarSource) -> dict[str, Sequence[str]]:
         extras |= optics.take(source.optics_rows).columns
     if source.options.pixel_size_angstrom is not None:  # which stands in the place of these
         fields |= {SERIES_PIXEL, BINNING}
-    own = (label for label in particles.columns if not label.startswith("gonio") or label in TILT_COLUMNS)
+    own = (label for label in particles.columns if not label.startswith("gonio") or label in IMAGE_COLUMNS)
     extras |= {label: particles.text(label) for label in own}
     return {label: values for label, values in extras.items() if label not in fields}
 
@@ -445,7 +451,7 @@ def _own_columns(source: StarSource) -> dict[str, NDArray]:
 
 def _dropped(particles: Block, table: ParticleTable) -> list[str]:
     """Labels of gonio's columns that the table has no more; those that state the wedge belong to the images."""
-    own = [label for label in particles.columns if label.startswith("gonio") and label not in TILT_COLUMNS]
+    own = [label for label in particles.columns if label.startswith("gonio") and label not in IMAGE_COLUMNS]
     return [label for label in own if own_name(label) not in table.columns]
 
 
