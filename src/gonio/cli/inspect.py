@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
+from gonio.cli.ctf_image import CtfImageName, ctf_image_named
 from gonio.cli.options import (
-    CTF_IMAGES,
     AsJson,
-    CtfImageKindName,
     Diameter,
     Invert,
     Overwrite,
@@ -54,7 +53,7 @@ def inspect(
     tilt_range: TiltRange = None,
     tilt_axis: TiltAxis = 90.0,
     tilts: TiltFiles = None,
-    ctf_image: CtfImageKindName = None,
+    ctf_image: CtfImageName = None,
     tomograms: TomogramsPath = None,
     reverse_tilts: ReverseTilts = False,
     invert: Invert = False,
@@ -80,15 +79,11 @@ def inspect(
 
     Example: `gonio inspect particles.star --hand 7p6z.mrc --diameter 260 --resolution 38`
     """
-    from gonio.io.ctf_images import CtfImage
     from gonio.io.source import ReadOptions
 
-    if ctf_image not in (None, *CTF_IMAGES):
-        raise ValueError(f"--ctf-image must be one of {', '.join(CTF_IMAGES)}, got {ctf_image!r}")
     if output is not None:
         check_target(output, overwrite=overwrite)
     wedge_of(tilt_range, tilt_axis)  # which checks the range
-    kind = None if ctf_image is None else CtfImage(ctf_image)
     options = ReadOptions(
         tilt_range,
         tilt_axis,
@@ -97,7 +92,7 @@ def inspect(
         permissive,
         tomograms_path=tomograms,
         reverse_tilts=reverse_tilts,
-        ctf_image=kind,
+        ctf_image=ctf_image_named(ctf_image),
     )
     understood, table = understand(path, options, tilts or (), sample, diameter)
     score = None

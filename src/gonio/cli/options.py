@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gonio.cli.ctf_image import CtfImageName, ctf_image_named
+
 if TYPE_CHECKING:
     from gonio.alignment import Settings
     from gonio.particles import ParticleTable
@@ -30,7 +32,6 @@ PAPERS_SEARCHES = ("stochastic", "independent")
 SEARCHES = ("coarse_to_fine", *PAPERS_SEARCHES)
 
 WEIGHTINGS = ("plain", "dose", "ctf")
-CTF_IMAGES = ("squares", "transfer", "confidence")
 
 # What is called otherwise on the command line than in ``Settings``.
 OPTION_OF = {
@@ -96,15 +97,6 @@ TiltWeights = Annotated[
         metavar="plain|dose|ctf",
         help="With --tilts: what a tilt is worth. dose weighs by what the dose before it left; ctf by the size of its"
         " contrast transfer, too.",
-    ),
-]
-CtfImageKindName = Annotated[
-    str | None,
-    typer.Option(
-        "--ctf-image",
-        metavar="squares|transfer|confidence",
-        help="What the volumes in rlnCtfImage hold: sums of squared transfers (RELION 4 and 5), the transfer (RELION 3,"
-        " Warp), or how much a frequency counts. Default: what the list says.",
     ),
 ]
 TomogramsPath = Annotated[
@@ -288,7 +280,7 @@ class ListOptions:
     axis_deg: TiltAxis = 90.0
     tilt_files: TiltFiles = None
     tilt_weights: TiltWeights = "plain"
-    ctf_image: CtfImageKindName = None
+    ctf_image: CtfImageName = None
     tomograms_path: TomogramsPath = None
     invert: Invert = False
     voxel_size_angstrom: VoxelSize = None
@@ -309,8 +301,6 @@ class ListOptions:
 
         if self.tilt_weights not in WEIGHTINGS:
             raise ValueError(f"--tilt-weights must be one of {', '.join(WEIGHTINGS)}, got {self.tilt_weights!r}")
-        if self.ctf_image not in (None, *CTF_IMAGES):
-            raise ValueError(f"--ctf-image must be one of {', '.join(CTF_IMAGES)}, got {self.ctf_image!r}")
         if self.tilt_files and self.tilt_range_deg is not None:
             raise ValueError("--tilts and --tilt-range exclude each other: give one")
         if self.tilt_weights != WEIGHTINGS[0] and not self.tilt_files:
@@ -325,7 +315,7 @@ class ListOptions:
             permissive=self.permissive,
             data_path=self.data_path,
             reverse_tilts=self.reverse_tilts,
-            ctf_image=self.ctf_image,
+            ctf_image=ctf_image_named(self.ctf_image),
         )
         return with_tilts(table, self.tilt_files, weighting=self.tilt_weights) if self.tilt_files else table
 

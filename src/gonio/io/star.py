@@ -42,7 +42,6 @@ from gonio.io.source import (
     IMAGE_COLUMNS,
     REVERSED,
     SUBTOMOGRAM_ANGLES,
-    TILT_COLUMNS,
     TILT_SENSE,
     ReadOptions,
     StarSource,
