@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from gonio.settings import Inputs, Pool, Search, Settings
     from gonio.symmetry import Symmetry
     from gonio.volume import Subtomogram, TiltStack, Volume
-    from gonio.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
+    from gonio.wedge import (
+        DualAxisWedge,
+        NoWedge,
+        SingleAxisWedge,
+        SquaredTransferWedge,
+        TiltListWedge,
+        WeightVolumeWedge,
+    )
 
 __version__ = "0.1.0"
 
@@ -44,7 +51,14 @@ _ROOMS = {
     "settings": ("Inputs", "Pool", "Search", "Settings"),
     "symmetry": ("Symmetry",),
     "volume": ("Subtomogram", "TiltStack", "Volume"),
-    "wedge": ("DualAxisWedge", "NoWedge", "SingleAxisWedge", "TiltListWedge", "WeightVolumeWedge"),
+    "wedge": (
+        "DualAxisWedge",
+        "NoWedge",
+        "SingleAxisWedge",
+        "SquaredTransferWedge",
+        "TiltListWedge",
+        "WeightVolumeWedge",
+    ),
 }
 _OWNERS = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -69,6 +83,7 @@ __all__ = [
     "Settings",
     "SingleAxisWedge",
     "Spectrum",
+    "SquaredTransferWedge",
     "Status",
     "Subtomogram",
     "Symmetry",

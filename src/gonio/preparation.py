@@ -30,6 +30,7 @@ from gonio.restoration import (
     circle_crowding,
     sphere_crowding,
     sphere_diameter_angstrom,
+    sphere_of,
     widest_sphere_angstrom,
 )
 from gonio.score import Comparison, Score
