@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gonio.fourier import FourierVolume, index_grid
-from gonio.insertion import _permuted, _split, insertion_of
+from gonio.insertion import insertion_of
 from gonio.kernels import insert
 from gonio.pose import Pose
-from gonio.symmetry import Symmetry
+from gonio.symmetry import Symmetry, _permuted, split
 from gonio.volume import Subtomogram, Volume
 from gonio.wedge import NoWedge, SingleAxisWedge, WeightVolumeWedge
 
@@ -80,7 +80,7 @@ def test_what_is_gathered_is_the_spectrum_that_the_formula_names(box, wedge, rng
 
 @pytest.mark.parametrize("name", ["C1", "C2", "C3", "C4", "C6", "C7", "D2", "D3", "D7", "T", "O", "I1", "I2"])
 def test_a_group_is_its_cosets_times_what_permutes_the_axes(name):
-    cosets, lattice = _split(Symmetry(name))
+    cosets, lattice = split(Symmetry(name))
     products = (cosets[:, None] @ lattice).reshape(-1, 9)  # (order, 9)
     group = Symmetry(name).matrices.reshape(-1, 9)
     assert len(products) == len(group)
@@ -90,7 +90,7 @@ def test_a_group_is_its_cosets_times_what_permutes_the_axes(name):
 
 def test_a_permuted_cube_holds_what_the_turned_frequency_held(rng):
     cube = rng.normal(size=(5, 5, 5))
-    for turn in _split(Symmetry("O"))[1]:
+    for turn in split(Symmetry("O"))[1]:
         permuted = _permuted(cube, turn)
         for k in ([1, 2, -1], [-2, 0, 1], [0, 1, 0]):
             x, y, z = 2 + turn @ k
