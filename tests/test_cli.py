@@ -577,6 +577,7 @@ T T/1 stack.mrcs 1
 """
 
 
+@pytest.mark.filterwarnings("ignore:.*not known where particles are")  # nor needed for what is told
 def test_wrong_number_of_images_is_told_in_one_line(tmp_path, capsys):
     tilts = "".join(f"[1,0,0,0] [0,1,0,0] [0,0,1,0] [0,0,0,1] {d} {d} 0 1 1\n" for d in (20000, 20100, 20200))
     labels = ["ProjX", "ProjY", "ProjZ", "ProjW"]

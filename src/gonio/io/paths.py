@@ -51,7 +51,7 @@ def moved(tokens: Iterable[str], old: Path | None, new: Path) -> list[str]:
             found = locate(path, old)
             tries[folder] -= 1
             if found is not None:
-                prefixes[folder] = _new_folder(path, found, new)
+                prefixes[folder] = _new_folder(path, found, old, new)
         prefix = prefixes.get(folder)
         result.append(token if prefix is None else f"{number}{at}{prefix}/{name}")
     return result
@@ -76,9 +76,14 @@ def _may_be_paths(values: Sequence[str]) -> bool:
     return False
 
 
-def _new_folder(token: str, found: Path, new: Path) -> str | None:
-    """The folder of a file relative to ``new``, or None where its path is as good from there."""
-    after = locate(token, new)
+def _new_folder(token: str, found: Path, old: Path, new: Path) -> str | None:
+    """The folder of a file relative to ``new``, or None where its path is as good from there.
+
+    A path from the list's own folder must be one from the new folder itself: other programs look nowhere else. One that
+    starts further up, at a project's folder, stays where the new list lies below that too.
+    """
+    beside = (old / token).is_file()
+    after = (new / token if (new / token).is_file() else None) if beside else locate(token, new)
     if after is not None and after.resolve() == found.resolve():
         return None
     return relative(found.parent, new)
