@@ -17,7 +17,8 @@ from gonio.denovo import denovo, denovo_halves
 from gonio.fourier import fourier_shell_correlation, low_passed, moved
 from gonio.particles import ParticleTable
 from gonio.pose import Pose
-from gonio.refinement import Iteration, Listed, Plan, best_of, refined, start_map
+from gonio.refinement import Iteration, Listed, Plan, best_of, fsc_mask, refined, start_map
+from gonio.resolution import HalfMapFsc
 from gonio.run.engine import Local
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 from gonio.volume import Particle, Subtomogram, Volume, correlation
@@ -151,6 +152,20 @@ def test_particles_follow_the_map_of_their_half_without_themselves_in_later_iter
     nearer_one = [likeness(data, one) > likeness(data, two) for data in later]
     assert sum(nearer_one) == 5 and len(later) == 10
     assert not any(np.array_equal(data, half.data) for data in later for half in (one, two, steps[0].volume))
+
+
+def test_the_line_between_two_shells_is_no_agreement_beyond_the_start_map():
+    """The last shell of the start map agrees whatever the particles show, the next hardly; where it does, it counts."""
+    begun = BOX * VOXEL / START
+    run = refinement_module._Run(PLAN, Local(), fsc_mask(starts()[0], PLAN))
+    curve = np.where(np.arange(BOX // 2 + 1) <= begun, 0.95, 0.0)
+
+    def agreed(next_shell: float) -> float:
+        curve[int(begun) + 1] = next_shell
+        return run.agreement(HalfMapFsc(curve, None, None, None, BOX * VOXEL))
+
+    assert agreed(0.3) == pytest.approx(begun)
+    assert agreed(0.9) > int(begun) + 1
 
 
 def test_noise_agrees_no_further_than_the_map_it_started_from():

@@ -263,10 +263,16 @@ class _Run:
         return following, iteration
 
     def agreement(self, fsc: HalfMapFsc) -> float:
-        """The shell to which halves agree."""
+        """The shell to which halves agree.
+
+        Halves that started from one map agree up to its resolution whatever the particles show: that is no reason to
+        believe in half of the next shell, as the line from one to the other would.
+        """
         chance = CHANCE_SDS / np.sqrt(independent_samples(self.mask))
         enough = np.clip(chance, FSC_HALVES, ALWAYS_ENOUGH)
-        return fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
+        shell = fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
+        begun = 0.0 if self.plan.listed is not None else fsc.box_angstrom / self.plan.start_resolution_angstrom
+        return min(shell, begun) if begun < shell < np.floor(begun) + 1.0 else shell
 
     def fsc(self, halves: tuple[Volume, Volume]) -> HalfMapFsc:
         return half_map_fsc(halves, mask=self.mask, rng=np.random.default_rng(self.plan.seed))
