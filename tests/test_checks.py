@@ -81,7 +81,10 @@ RIGHT = {
 }
 DARK, VOXELS = ("dark where", "bright"), ("voxel sizes differ",)
 MASK, PLATEAU = ("a mask holds values from 0 to 1",), ("mask has no plateau",)
-FINE, COARSE = ("--resolution", "finer than two voxels"), ("Fourier shells", "use a larger box or a finer limit")
+FINE, COARSE = (
+    ("--resolution", "finer than two voxels"),
+    ("resolution is too coarse: a box of 20", "use a larger box or a finer limit"),
+)
 POSES, SYMMETRY = ("no poses", "one orientation"), ("does not have the symmetry C4",)
 # Command of RIGHT, what is replaced in it, by what, and what must be said.
 WRONG = [

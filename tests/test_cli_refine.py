@@ -130,7 +130,7 @@ def test_it_starts_from_listed_poses(refined, tmp_path):
         (["--subset", "10"], "--subset"),
         (["--cone", "5"], "need --local"),
         (["--resolution", "10"], "finer than two voxels"),
-        (["--start-resolution", "1000"], "holds nothing"),
+        (["--start-resolution", "1000"], "--start-resolution is too coarse: a box of 16"),
         (["--split", "--siblings", "-3"], "positive"),
     ],
 )

@@ -194,7 +194,8 @@ def check_resolution(option: str, resolution_angstrom: float | None, box: int, v
     try:
         shell_limit(box, voxel_size_angstrom, resolution_angstrom)
     except ValueError as error:
-        raise ValueError(str(error).replace("resolution_angstrom", option)) from error
+        said = str(error).replace("resolution_angstrom", option)
+        raise ValueError(said if option in said else f"{option} is too coarse: {said}") from error
 
 
 def check_voxel_sizes(particles: Sequence[Particle], map_: Volume, *, name: str) -> None:
