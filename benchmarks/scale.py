@@ -167,13 +167,14 @@ def ending(folder: Path, table: gonio.ParticleTable, records: list[bytes]) -> di
     from gonio.cli.align import Aligned, report_of
     from gonio.cli.columns import columns_of, write_runners_up
     from gonio.report import html
+    from gonio.score import Score
 
     count, before = len(table), held_bytes()
     results = [pickle.loads(records[row % len(records)]).result for row in range(count)]
     kept = held_bytes() - before
     poses = gonio.Pose.stack([result.pose for result in results])
     done: list[gonio.ParticleTable] = []
-    made = took(lambda: done.append(table.with_poses(poses, **columns_of(table, results))))
+    made = took(lambda: done.append(table.with_poses(poses, **columns_of(table, results, Score.RCS))))
     aligned = Aligned(done[0], results, 1.0, gonio.Settings(), 32 * VOXEL_ANGSTROM)
     runners = took(lambda: write_runners_up(folder / "runners_up.star", done[0], results))
     pages: list[str] = []

@@ -142,7 +142,9 @@ def test_wrong_optima_go_on_from_the_pairs_of_the_tables(results: Path) -> None:
 def test_the_default_variant_of_the_inputs_is_what_gonio_does(results: Path) -> None:
     (row,) = json.loads((results / "inputs" / "summary.json").read_text())["cells"]
     (table,) = read(results, "tables_1_2")["cells"]
-    assert row["variants"]["restored"]["rotation_deg"] == pytest.approx(table["methods"]["defaults"]["rotation_deg"][0])
+    # The mean is taken off in another order: single precision, seven digits, over a refinement.
+    found, expected = row["variants"]["restored"]["rotation_deg"], table["methods"]["defaults"]["rotation_deg"][0]
+    assert found == pytest.approx(expected, rel=1e-4)
     assert row["variants"]["restored"]["iterations"] == table["methods"]["defaults"]["iterations"]
     page = (results / "inputs.md").read_text()
     assert page.count("| **restored, all defaults** |") == 2

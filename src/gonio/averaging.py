@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gonio.fourier import fourier_shell_correlation, resolution_at
 from gonio.insertion import Insertion, Sums, insertion_of
 from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.pose import Pose, PoseSample
 from gonio.resolution import FSC_HALVES
 from gonio.run.engine import Local, Mapper
 from gonio.symmetry import Symmetry
@@ -30,7 +30,7 @@ __all__ = ["Average", "average", "average_classes", "average_table"]
 BLOCK = 32
 
 # What a particle is called in complaints, the particle, its pose, and the group that it is averaged with.
-Row = tuple[str, Particle, Pose, int]
+Row = tuple[str, Particle, Pose | PoseSample, int]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def average_table(
     table: ParticleTable,
     *,
     mapper: Mapper | None = None,
-    poses: Pose | Sequence[Pose] | None = None,
+    poses: Pose | Sequence[Pose | PoseSample] | None = None,
     half_sets: NDArray[np.int8] | None = None,
     folds: NDArray[np.int64] | None = None,
     symmetry: str = "C1",
@@ -131,8 +131,7 @@ def average_table(
     mapper
         Who does it; this process unless given.
     poses
-        In place of those of the table; of m single poses or batches, each particle counts at all of its batch, for an
-        equal part of it.
+        In place of those of the table; a particle that has a sample counts at all poses of it, for their weights.
     half_sets, symmetry
         As in ``average``.
     folds
@@ -208,7 +207,7 @@ def _counted(particles: Iterator[Particle], poses: Pose, groups: NDArray[np.int6
 
 def _summed(
     table: ParticleTable,
-    poses: Pose | Sequence[Pose],
+    poses: Pose | Sequence[Pose | PoseSample],
     groups: NDArray[np.int64],
     symmetry: str,
     mapper: Mapper | None,
@@ -234,7 +233,7 @@ class _SumBlock:
 
     insertion: Insertion
     table: ParticleTable
-    poses: Pose | Sequence[Pose]
+    poses: Pose | Sequence[Pose | PoseSample]
     groups: NDArray[np.int64]
 
     def __call__(self, block: int) -> dict[int, Sums]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gonio.fourier import background, centred_fft, centred_ifft, image_samples, in_friedel_half, index_grid
 from gonio.kernels import insert
 from gonio.kernels.window import OVERSAMPLING, window_transform
-from gonio.pose import Pose
+from gonio.pose import Pose, PoseSample
 from gonio.symmetry import Symmetry, split, symmetric
 from gonio.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.wedge import NoWedge, SquaredTransferWedge, WeightVolumeWedge
@@ -74,8 +74,8 @@ class Insertion(Protocol):
         """What particles are added to."""
         ...
 
-    def add(self, particle: Particle, pose: Pose, *, into: Sums) -> None:
-        """Add a particle at its pose, or at all poses of a batch, each for an equal part of it.
+    def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
+        """Add a particle at its pose, or at all poses of a sample, each for its weight.
 
         Raises
         ------
@@ -128,24 +128,25 @@ class Gathering:
         spectrum = np.empty((2 * half + 1, 2 * half + 1, insert.MARGIN + half + 1), np.complex64)
         return Sums(np.zeros(self.size, np.complex128), np.zeros(self.size), memory=spectrum)
 
-    def add(self, particle: Particle, pose: Pose, *, into: Sums) -> None:
+    def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
         """As ``Insertion``."""
         _check_alike(particle, Subtomogram, self.box, self.voxel_size_angstrom)
         assert isinstance(particle, Subtomogram)
         if (particle.premultiplied is not None) != self.premultiplied:
             raise ValueError("particles must all be of one kind: some are pseudo-subtomograms and some are not")
         assert into.memory is not None
-        poses = _each(pose)
-        part = into if len(poses) == 1 else Sums.zeros(self.size)
-        signal = part.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
-        if particle.premultiplied is None:
-            grid = _half_spectrum(particle.volume, background(particle.volume.data), into.memory)
-            self._gather(grid, _wedge(particle), poses, particle, signal, part.weight)
-        else:
-            self._add_sums(particle, particle.premultiplied, poses, into.memory, part)
-        if part is not into:
-            into.signal += part.signal / len(poses)
-            into.weight += part.weight / len(poses)
+        plain = particle.premultiplied is None
+        grid = _half_spectrum(particle.volume, background(particle.volume.data), into.memory) if plain else None
+        for one, share in _each(pose):
+            part = into if share == 1.0 else Sums.zeros(self.size)
+            signal = part.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
+            if grid is not None:
+                self._gather(grid, _wedge(particle), [one], particle, signal, part.weight)
+            elif particle.premultiplied is not None:
+                self._add_sums(particle, particle.premultiplied, [one], into.memory, part)
+            if part is not into:
+                into.signal += share * part.signal
+                into.weight += share * part.weight
         into.count += 1
 
     def _add_sums(
@@ -220,15 +221,15 @@ class Spreading:
         shape = (2 * self._half + 1, 2 * self._half + 1, insert.MARGIN + self._half + 1)
         return Sums(np.zeros(shape, np.complex64), np.zeros(shape, np.float32))
 
-    def add(self, particle: Particle, pose: Pose, *, into: Sums) -> None:
+    def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
         """As ``Insertion``."""
         _check_alike(particle, TiltStack, self.box, self.voxel_size_angstrom)
         assert isinstance(particle, TiltStack)
         limit = _last_shell(self.box) + 0.5
-        poses, scale = _each(pose), np.float32(OVERSAMPLING)
-        images = _images(particle, limit, share=1.0 / len(poses))
-        for one in poses:
-            phase = _phase(one, particle)
+        frequency, axes, signal, weight = _images(particle, limit)
+        for one, share in _each(pose):
+            images = frequency, axes, (share * signal).astype(np.complex64), (share * weight).astype(np.float32)
+            phase, scale = _phase(one, particle), np.float32(OVERSAMPLING)
             for turn in split(self.symmetry)[0]:
                 rotation = (one.matrix @ turn).astype(np.float32)
                 insert.add_spread(images, np.float32(limit), scale, rotation, phase, into.signal, into.weight)
@@ -287,8 +288,11 @@ def _check_alike(particle: Particle, kind: type, box: int, voxel_size_angstrom: 
 # Particles
 
 
-def _each(pose: Pose) -> list[Pose]:
-    return [pose[i] for i in range(len(pose))] if pose.is_batch else [pose]
+def _each(pose: Pose | PoseSample) -> list[tuple[Pose, float]]:
+    """Each pose, and the share of a particle that is added at it."""
+    if isinstance(pose, Pose):
+        return [(pose, 1.0)]
+    return [(pose.poses[i], float(share)) for i, share in enumerate(pose.weights) if share > 0.0]
 
 
 def _phase(pose: Pose, particle: Particle) -> NDArray[np.float32]:
@@ -326,8 +330,8 @@ def _axis(box: int) -> tuple[NDArray[np.float32], NDArray[np.complex64]]:
     return taper.astype(np.float32), phases.astype(np.complex64)
 
 
-def _images(stack: TiltStack, limit: float, *, share: float) -> tuple[NDArray, ...]:
-    """Return a share of the samples of a stack as ``insert.add_spread`` takes them.
+def _images(stack: TiltStack, limit: float) -> tuple[NDArray, ...]:
+    """The samples of a stack as ``insert.add_spread`` takes them.
 
     Images that are multiplied by their transfer already are what is to be summed.
     """
@@ -335,8 +339,7 @@ def _images(stack: TiltStack, limit: float, *, share: float) -> tuple[NDArray, .
     signal = value if stack.ctf_premultiplied else transfer * value
     weight = transfer**2 * stack.used[:, None]
     axes = stack.projections_xyz.astype(np.float32)
-    parts = (share * signal).astype(np.complex64), (share * weight).astype(np.float32)
-    return frequency.astype(np.float32), axes, *parts
+    return frequency.astype(np.float32), axes, signal.astype(np.complex64), weight.astype(np.float32)
 
 
 # Frequencies

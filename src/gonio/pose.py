@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-__all__ = ["Pose", "anchors", "moved_along"]
+__all__ = ["Pose", "PoseSample", "anchors", "moved_along"]
 
 
 def anchors(rotations: NDArray[np.float64], shifts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -173,3 +173,19 @@ class Pose:
         angles = ", ".join(f"{a:.2f}" for a in self.euler_zyz_deg())
         shift = ", ".join(f"{t:.2f}" for t in self.shift_angstrom)
         return f"Pose(euler_zyz_deg=({angles}), shift_angstrom=({shift}))"
+
+
+@dataclass(frozen=True)
+class PoseSample:
+    """Poses that a particle may have, a batch of q, and how probable each is, (q,), with the sum one."""
+
+    poses: Pose
+    weights: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if not self.poses.is_batch or np.shape(self.weights) != (len(self.poses),):
+            raise ValueError(f"weights must be one for each of a batch of poses, got shape {np.shape(self.weights)}")
+
+    def __matmul__(self, first: Pose) -> PoseSample:
+        """Return the sample for a reference that ``first`` lays on the one it was drawn for."""
+        return PoseSample(self.poses @ first, self.weights)

@@ -2,7 +2,7 @@
 
     ln L(x) = n / kappa  c(x)^2 / (1 - c_best^2)       of a target weighted by its noise, at the contrast that fits best
     q(x)    a mixture over the optima that were kept: Student's t about each, of the best one's covariance, inflated
-    x       drawn from q, weighted by L(x) prior(x) / q(x), and drawn again by these weights
+    x       drawn from q, weighted by L(x) prior(x) / q(x)
 
 c = 1 - d / 2 is the correlation at a pose, n the samples, kappa how many there are for each independent one. Averages
 of such poses are those of expectation-maximisation; at poses that fit best noise adds up to what it was aligned to.
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from gonio.coarse_to_fine import Pair
 from gonio.evaluation import Asking, ShellSums
 from gonio.frame import Frame
-from gonio.pose import Pose
+from gonio.pose import Pose, PoseSample
 from gonio.problem import pack
 from gonio.result import Result
 from gonio.score import Score
 from gonio.settings import Settings
 
-__all__ = ["Draws", "Worth", "ask_posterior", "covariance_of", "drawn", "resampled"]
+__all__ = ["Draws", "Worth", "ask_posterior", "covariance_of", "drawn"]
 
 # Poses that are evaluated, and the freedom of the proposals' tails: with fewer than 64 the weights of sharp posteriors
 # rest on a few.
@@ -84,7 +84,7 @@ def ask_posterior(
         log_posterior = log_posterior - frame.unlikeliness(draws.points)
     weight = draws.weights(log_posterior)
     covariance = result.covariance if worth.of_best > LINEAR else covariance_of(draws, weight, result)
-    kept = resampled(draws, weight, wanted, rng=rng) if wanted and not (certain and narrow) else None
+    kept = draws.first(weight, wanted) if wanted and not (certain and narrow) else None
     return replace(result, covariance=covariance, sampled=kept)
 
 
@@ -146,6 +146,16 @@ class Draws:
         weight = np.exp(ratio - ratio.max())
         return np.asarray(weight / weight.sum())
 
+    def first(self, weight: NDArray[np.float64], count: int) -> PoseSample:
+        """Return the first so many of them, with their weights of all, (p,).
+
+        They follow the particle continuously: to draw some again by their weights would choose others after the least
+        change of any, and every average would be another.
+        """
+        few = weight[:count]
+        total = few.sum()
+        return PoseSample(self.poses[:count], few / total if total > 0 else np.full(count, 1.0 / count))
+
 
 def drawn(
     optima: Pose,
@@ -185,17 +195,6 @@ def drawn(
     )  # (p, j)
     top = density.max(axis=1, keepdims=True)
     return Draws(poses, top[:, 0] + np.log((share * np.exp(density - top)).sum(axis=1)))
-
-
-def resampled(draws: Draws, weight: NDArray[np.float64], count: int, *, rng: np.random.Generator) -> Pose:
-    """Draw ``count`` of the poses again by their weight, (p,).
-
-    Returns a batch of poses that are equally likely, the same ones several times where few are probable.
-    """
-    # Systematic: each pose as often as it should be, to the next whole number.
-    place = (np.arange(count) + rng.random()) / count
-    rows = np.searchsorted(np.cumsum(weight), place)
-    return draws.poses[np.minimum(rows, len(weight) - 1)]
 
 
 def _square(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -61,7 +61,7 @@ PATIENCE = 3
 # in the map a particle stays where it was, and seems surer than it is.
 FOLDS = 5
 # Poses that are drawn for each particle, and the share of the limit that tells them apart (``Settings``).
-POSTERIOR_POSES, POSTERIOR_RESOLVED = 8, 0.1
+POSTERIOR_POSES, POSTERIOR_RESOLVED = 12, 0.1
 
 
 def start_map(volume: Volume, *, resolution_angstrom: float) -> Volume:

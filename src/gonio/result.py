@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gonio.expectation import Expectation
 from gonio.lm import Status
-from gonio.pose import Pose
+from gonio.pose import Pose, PoseSample
 
 __all__ = ["History", "Optimum", "Result"]
 
@@ -60,8 +60,8 @@ class Result:
     history
         One entry for each iteration of a stochastic search, when recorded.
     sampled
-        Poses drawn from the posterior, a batch of equally likely ones, where they were asked for
-        (``Settings.posterior_poses``) and differ by more than the comparison resolves; else None.
+        Poses drawn from the posterior and their weights, where they were asked for (``Settings.posterior_poses``) and
+        differ by more than the comparison resolves; else None.
     """
 
     pose: Pose
@@ -73,7 +73,7 @@ class Result:
     runners_up: tuple[Optimum, ...] = ()
     expectation: Expectation | None = None
     history: History | None = None
-    sampled: Pose | None = None
+    sampled: PoseSample | None = None
 
     @property
     def rotation_sd_deg(self) -> float:
