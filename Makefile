@@ -27,7 +27,7 @@ demo: .venv/.gonio
 	$(BIN)/gonio demo $(DEMO_DIR) --particles $(DEMO_PARTICLES) --overwrite
 
 test: .venv/.gonio-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: .venv/.gonio-check
 	$(BIN)/ruff format --check .
