@@ -30,6 +30,7 @@ from atoms import STRUCTURES, Atoms, Camera, particles
 from gonio import orientations
 from gonio.averaging import average_table
 from gonio.fourier import fourier_shell_correlation
+from gonio.pose import PoseSample
 from gonio.preparation import Preparation
 from gonio.restoration import sphere_mask
 from gonio.score import Score
@@ -90,16 +91,18 @@ def main() -> None:
         weight = np.exp(worth - worth.max())
         weight /= weight.sum()
         result = aligner.align(particle, rng=np.random.default_rng((options.seed, one)))
-        sampled = gonio.Pose.stack([result.pose]) if result.sampled is None else result.sampled
+        alone = PoseSample(gonio.Pose.stack([result.pose]), np.ones(1))
+        sampled = alone if result.sampled is None else result.sampled
         near = np.asarray(grid.rotation_distance_deg(truth[one])) < RIGHT_DEG
         best = int(worth.max(axis=1).argmax())
         flat = rng.choice(weight.size, size=DRAWN, p=weight.ravel())
-        by_grid.append(gonio.Pose(grid.rotation[flat // len(shifts)], shifts[flat % len(shifts)]))
+        drawn = gonio.Pose(grid.rotation[flat // len(shifts)], shifts[flat % len(shifts)])
+        by_grid.append(PoseSample(drawn, np.full(DRAWN, 1.0 / DRAWN)))
         by_draws.append(sampled)
         rows.append(
             {
                 "mass_grid": float(weight[near].sum()),
-                "mass_draws": float((np.asarray(sampled.rotation_distance_deg(truth[one])) < RIGHT_DEG).mean()),
+                "mass_draws": float(sampled.weights[sampled.poses.rotation_distance_deg(truth[one]) < RIGHT_DEG].sum()),
                 "right_grid": bool(near[best]),
                 "right_found": bool(result.pose.rotation_distance_deg(truth[one]) < RIGHT_DEG),
             }
