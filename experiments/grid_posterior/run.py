@@ -34,6 +34,7 @@ from gonio.pose import PoseSample
 from gonio.preparation import Preparation
 from gonio.restoration import sphere_mask
 from gonio.score import Score
+from held import Held
 
 RIGHT_DEG, DRAWN, CHUNK = 15.0, 64, 512
 
@@ -110,7 +111,7 @@ def main() -> None:
         print(
             f"  {one + 1}: " + ", ".join(f"{name} {float(value):.2f}" for name, value in rows[-1].items()), flush=True
         )
-    table = gonio.ParticleTable(truth, tuple(map(str, range(len(held)))), ("t",) * len(held), source=_Held(held))
+    table = gonio.ParticleTable(truth, tuple(map(str, range(len(held)))), ("t",) * len(held), source=Held(held))
     maps = [average_table(table, poses=poses).volume for poses in (by_grid, by_draws)]
     window = sphere_mask(reference)
     within = [gonio.Volume(m.data * window.data, m.voxel_size_angstrom) for m in (*maps, reference)]
@@ -123,22 +124,6 @@ def main() -> None:
     for name, value in summary.items():
         print(f"{name}: {np.round(value, 3).tolist() if isinstance(value, list) else round(value, 3)}")
     (options.out / "summary.json").write_text(json.dumps({**summary, "particles": rows}, indent=1))
-
-
-class _Held:
-    """Particles in memory, as a table's source."""
-
-    files: tuple[Path, ...] = ()
-
-    def __init__(self, held: list[gonio.Subtomogram]) -> None:
-        self._held = held
-
-    def load(self, index: int) -> gonio.Subtomogram:
-        """The particle."""
-        return self._held[index]
-
-    def image(self, index: int) -> None:
-        """None lies in a file."""
 
 
 if __name__ == "__main__":

@@ -32,23 +32,9 @@ from gonio.averaging import average
 from gonio.fourier import fourier_shell_correlation, resolution_at
 from gonio.refinement import Iteration, Plan, fsc_mask, refined, start_map
 from gonio.run.engine import Local
+from held import Held
 
 RIGHT_DEG, AGREES = 15.0, 0.5
-
-
-@dataclass(frozen=True)
-class Held:
-    """Particles in memory, as a table's source."""
-
-    particles: list[gonio.Subtomogram]
-    files: tuple[Path, ...] = ()
-
-    def load(self, index: int) -> gonio.Subtomogram:
-        """The particle."""
-        return self.particles[index]
-
-    def image(self, index: int) -> None:
-        """None lies in a file."""
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ the structure is absent a random heap of atoms takes its place.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import scipy.fft
@@ -33,27 +35,13 @@ from gonio.resolution import half_map_fsc
 from gonio.simulate.microscope import tilt_angles_deg, tilt_poses
 from gonio.simulate.structure import Atoms, Structure, read_atoms
 from gonio.volume import TiltStack, Volume
+from held import Held
 
 TILTS_DEG = tilt_angles_deg(-60.0, 60.0, step_deg=3.0)
 DOSE_PER_TILT = 3.0  # electrons per square angstrom
 FINENESS = 4  # grid points along a pixel on which atoms are counted
 OFF_DEG, OFF_ANGSTROM = 2.0, 4.0
 STRUCTURE = Path(__file__).resolve().parents[3] / "shared" / "data" / "structures" / "7p6z.cif.gz"
-
-
-@dataclass(frozen=True)
-class Held:
-    """Particles in memory, as a table's source."""
-
-    particles: Sequence[TiltStack]
-    files: tuple[Path, ...] = ()
-
-    def load(self, index: int) -> TiltStack:
-        """The particle."""
-        return self.particles[index]
-
-    def image(self, index: int) -> None:
-        """None lies in a file."""
 
 
 @dataclass(frozen=True)

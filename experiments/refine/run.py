@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -27,24 +29,10 @@ from gonio.refinement import Iteration, Plan, best_of, fsc_mask, independent_sam
 from gonio.run.engine import Local
 from gonio.simulate import Imaging, Phantom, Structure, simulate_subtomogram
 from gonio.simulate.microscope import apply_transfer, back_project
+from held import Held
 
 START_ANGSTROM, AGREE_ANGSTROM = 60.0, 50.0
 SDS = 3.0  # how far from its expectation a shell may be by chance
-
-
-@dataclass(frozen=True)
-class Held:
-    """Particles in memory, as a table's source."""
-
-    particles: Sequence[gonio.Subtomogram]
-    files: tuple[Path, ...] = ()
-
-    def load(self, index: int) -> gonio.Subtomogram:
-        """The particle."""
-        return self.particles[index]
-
-    def image(self, index: int) -> None:
-        """None lies in a file."""
 
 
 @dataclass(frozen=True)
