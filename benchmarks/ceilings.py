@@ -11,7 +11,7 @@ import numpy as np
 from numba import cuda as _cuda
 from numba import float32
 
-from gonio.kernels.card import Card
+from gonio.kernels.gpu_memory import Card
 
 cuda: Any = _cuda
 LOOP = 4096  # fused multiply-adds of a thread, eight at a time

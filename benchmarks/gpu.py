@@ -33,14 +33,15 @@ from table import Row, markdown
 
 import gonio
 from gonio.cli.app import run as run_command
-from gonio.clustering import AllPairs
-from gonio.device import TOGETHER, Device, opened, results
-from gonio.evaluation import Asking, Equations, Refinement, ShellSums, answered, side_by_side
-from gonio.fourier import FourierVolume, Spectrum
-from gonio.frame import everywhere
-from gonio.problem import pack
+from gonio.comparison.score import Comparison, Score
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
 from gonio.run.parallel import in_order
-from gonio.score import Comparison, Score
+from gonio.search.gpu.device import TOGETHER, Device, opened, results
+from gonio.search.objective import pack
+from gonio.search.requests import Asking, Equations, Refinement, ShellSums, answered, side_by_side
+from gonio.search.search_space import everywhere
+from gonio.workflows.clustering import AllPairs
 
 if TYPE_CHECKING:
     from ceilings import Ceilings

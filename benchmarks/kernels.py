@@ -19,9 +19,10 @@ from plan import Plan
 from table import BUSY, Row, in_turns, rows_of
 
 import gonio
-from gonio.fourier import FourierVolume, Spectrum
+from gonio.comparison.score import Comparison, Score
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
 from gonio.kernels.window import DEGREE, SLOPE_COEFFICIENTS, VALUE_COEFFICIENTS, WIDTH
-from gonio.score import Comparison, Score
 
 COMPILER, FLAGS = "cc", ("-O3", "-march=native", "-ffast-math", "-fPIC")
 LOOPS = Path(__file__).with_name("kernels.c")

@@ -32,7 +32,8 @@ from plan import QUICK, USUAL, Plan
 from table import Row, span
 
 import gonio
-from gonio import averaging, lists
+from gonio.alignment import particle_list as lists
+from gonio.averaging import average
 from gonio.io.simulated import write_simulated
 from gonio.io.star import read_particles, write_particles
 from gonio.run.engine import Local
@@ -130,10 +131,10 @@ def stages(folder: Path, *, box: int, count: int) -> tuple[dict[str, Cost], dict
         found[name] = lists.align_rows(table, aligner, mapper=weighing)
         costs[f"reading and aligning, {name}"] = weighing.cost(read_bytes=size)
         sent[name] = weighing.sent_bytes
-    block = averaging.BLOCK
+    block = average.BLOCK
     rows = np.arange(3 * block) % count
     weighing = Weighing()
-    averaging.average_table(table[rows], mapper=weighing)
+    average.average_table(table[rows], mapper=weighing)
     costs["reading and averaging"] = weighing.cost(each=block, read_bytes=size)
     sent["held"] = in_fresh_process(folder / "particles.star")["worker_bytes"]
     return costs, sent, found["all orientations"]
@@ -166,8 +167,8 @@ def ending(folder: Path, table: gonio.ParticleTable, records: list[bytes]) -> di
     """What the end of ``gonio align`` costs for each particle of a list."""
     from gonio.cli.align import Aligned, report_of
     from gonio.cli.columns import columns_of, write_runners_up
+    from gonio.comparison.score import Score
     from gonio.report import html
-    from gonio.score import Score
 
     count, before = len(table), held_bytes()
     results = [pickle.loads(records[row % len(records)]).result for row in range(count)]

@@ -28,9 +28,9 @@ from particles import VOXEL_ANGSTROM, Set, clean_map, simulated, starts
 from table import Row, markdown
 
 import gonio
-from gonio.device import Device, results
-from gonio.evaluation import Asking, Request, answered
-from gonio.kernels.card import Card
+from gonio.kernels.gpu_memory import Card
+from gonio.search.gpu.device import Device, results
+from gonio.search.requests import Asking, Request, answered
 
 # Poses of one optimum are alike when they differ by less.
 ALIKE_DEG, ALIKE_VOXELS, SAME_DEG = 0.01, 0.001, 1.0

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle, Wedge
 from numpy.typing import NDArray
 
-from gonio.pose import Pose
-from gonio.wedge import SingleAxisWedge, tilt_plane_normal
+from gonio.particle.pose import Pose
+from gonio.particle.wedge import SingleAxisWedge, tilt_plane_normal
 
 BLUE, ORANGE, GREY, INK = "#2f6fab", "#d9822b", "#8a8f98", "#22262b"
 STYLE = {

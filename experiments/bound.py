@@ -17,8 +17,9 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 import gonio
-from gonio.ctf import Ctf
-from gonio.fourier import centred_fft, in_friedel_half, index_grid
+from gonio.fourier.spectrum import in_friedel_half, index_grid
+from gonio.fourier.transform import centred_fft
+from gonio.particle.ctf import Ctf
 from gonio.simulate import Imaging, Phantom
 from gonio.simulate.microscope import apply_transfer, back_project, mtf, tilt_poses, truncated_ctf
 from pairs import BOX, VOXEL_SIZE_ANGSTROM, Cell, imaging_of, pair_poses

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 import gonio
-from gonio.fourier import moved
+from gonio.fourier.fourier_volume import moved
+from gonio.particle.volume import correlation
 from gonio.simulate import PHANTOM_NAMES, Density, Imaging, Phantom, Structure, simulate_subtomogram
-from gonio.volume import correlation
 from pairs import BOX, MAX_SHIFT_VOXELS, VOXEL_SIZE_ANGSTROM
 
 STRUCTURES = Path(__file__).resolve().parents[2] / "shared" / "data" / "structures"

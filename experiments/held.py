@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gonio.volume import Particle
+from gonio.particle.volume import Particle
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.ctf import dose_decay
-from gonio.volume import TiltStack
+from gonio.particle.ctf import dose_decay
+from gonio.particle.volume import TiltStack
 
 __all__ = ["corners_first", "sums_of"]
 

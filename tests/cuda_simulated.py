@@ -19,25 +19,29 @@ from numba.cuda.simulator.kernelapi import FakeCUDAShared
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio import batches, lm, stages
-from gonio.cards import cards_for
-from gonio.coarse_to_fine import SEEDS, Cut, Pair, Plan, conduct
-from gonio.device import Device, results
-from gonio.evaluation import BestShifts, Equations, Refinement, ShellEquations, ShellSums, answered
-from gonio.expectation import Expectation
-from gonio.fourier import FourierVolume, Spectrum, moved
-from gonio.frame import about_normals, near
-from gonio.kernels import card as cards
+from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.pair import Pair
+from gonio.comparison.score import Comparison, Score
+from gonio.fourier.fourier_volume import FourierVolume, moved
+from gonio.fourier.spectrum import Spectrum
+from gonio.kernels import gpu_memory as cards
 from gonio.kernels.cuda import kernels
 from gonio.kernels.cuda_samples import SIMULATED
-from gonio.kernels.lm import NO_OVERLAP
-from gonio.launches import bytes_of
-from gonio.problem import pack, poses_of
-from gonio.score import Comparison, Score
-from gonio.stages import Found, PairSearch
-from gonio.symmetry import Symmetry
-from gonio.volume import Subtomogram, Volume
-from gonio.wedge import NoWedge, SingleAxisWedge, WeightVolumeWedge
+from gonio.kernels.marquardt import NO_OVERLAP
+from gonio.particle.symmetry import Symmetry
+from gonio.particle.volume import Subtomogram, Volume
+from gonio.particle.wedge import NoWedge, SingleAxisWedge, WeightVolumeWedge
+from gonio.search import cpu
+from gonio.search import levenberg_marquardt as lm
+from gonio.search.coarse_to_fine import SEEDS, Cut, Plan, conduct
+from gonio.search.cpu import Found, PairSearch
+from gonio.search.gpu import stages
+from gonio.search.gpu.device import Device, results
+from gonio.search.gpu.dispatch import bytes_of
+from gonio.search.gpu.multi_gpu import cards_for
+from gonio.search.objective import pack, poses_of
+from gonio.search.requests import BestShifts, Equations, Refinement, ShellEquations, ShellSums, answered
+from gonio.search.search_space import about_normals, near
 from oracle import Blobs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -413,7 +417,7 @@ class Both:
 
     def __init__(self, search: PairSearch, card: cards.Card) -> None:
         self._card, self._queue = card, card.queue()
-        self.on_card, self.on_cpu = batches._OnCard(card, [search], self._queue), stages._OnProcessor(search)
+        self.on_card, self.on_cpu = stages._OnCard(card, [search], self._queue), cpu._OnProcessor(search)
 
     def __getattr__(self, stage: str):
         def done(*arguments) -> None:

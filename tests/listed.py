@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 import gonio
+from gonio.alignment.result import Result
 from gonio.cli.app import run
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
-from gonio.result import Result
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
 
 BOX, VOXEL_SIZE_ANGSTROM = 20, 16.0
 

@@ -15,14 +15,14 @@ from functools import cache
 import numpy as np
 import pytest
 
-from gonio.alignment import Aligner, Result, Search, Settings, align
-from gonio.candidates import Schedule
-from gonio.lm import Status
-from gonio.pose import Pose
-from gonio.score import Score
+from gonio.alignment.aligner import Aligner, Result, Search, Settings, align
+from gonio.comparison.score import Score
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, TiltStack, Volume
+from gonio.particle.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
+from gonio.search.levenberg_marquardt import Status
+from gonio.settings import Schedule
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
-from gonio.volume import Subtomogram, TiltStack, Volume
-from gonio.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
 from test_fourier import premultiplied
 
 VOXEL = 10.0

@@ -7,15 +7,16 @@ from functools import cache
 import numpy as np
 import pytest
 
-from gonio.averaging import Average, average, average_classes, average_table
-from gonio.fourier import fourier_shell_correlation, moved
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.averaging.average import Average, average, average_classes, average_table
+from gonio.fourier.fourier_volume import moved
+from gonio.fourier.fsc import fourier_shell_correlation
+from gonio.particle.pose import Pose
+from gonio.particle.symmetry import Symmetry
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Subtomogram, TiltStack, Volume, correlation, soft_sphere
+from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from gonio.run.engine import Local
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
-from gonio.symmetry import Symmetry
-from gonio.volume import Subtomogram, TiltStack, Volume, correlation, soft_sphere
-from gonio.wedge import NoWedge, SingleAxisWedge
 from test_fourier import premultiplied
 
 VOXEL = 10.0

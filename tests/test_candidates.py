@@ -9,17 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gonio import lm
-from gonio.candidates import (
-    Schedule,
-    draw_probabilities,
-    refine_all,
-    refine_stochastically,
-    regression_slope,
-)
 from gonio.kernels import pool
-from gonio.pose import Pose
-from gonio.problem import pack, signature
+from gonio.particle.pose import Pose
+from gonio.search import levenberg_marquardt as lm
+from gonio.search.objective import pack, signature
+from gonio.search.stochastic import draw_probabilities, refine_all, refine_stochastically, regression_slope
+from gonio.settings import Schedule
 from oracle import candidate_distance
 from oracle import draw_probabilities as literal_probabilities
 

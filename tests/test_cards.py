@@ -24,16 +24,16 @@ import numpy as np
 import pytest
 
 import gonio
-from gonio import device
-from gonio.cards import TILE, ManyCards, OneCard, cards_for
-from gonio.classification import classes_of_references
+from gonio.alignment.particle_list import ParticleError, align_rows, align_table
 from gonio.cli.app import run
-from gonio.denovo import _AlignToLater, _Alone
-from gonio.device import Device
-from gonio.evaluation import Together, answered, begun, side_by_side
-from gonio.lists import ParticleError, align_rows, align_table
 from gonio.run.engine import Journaled, Local
 from gonio.run.journal import Journal
+from gonio.search.gpu import device
+from gonio.search.gpu.device import Device
+from gonio.search.gpu.multi_gpu import TILE, ManyCards, OneCard, cards_for
+from gonio.search.requests import Together, answered, begun, side_by_side
+from gonio.workflows.classification import classes_of_references
+from gonio.workflows.initial_model import _AlignToLater, _Alone
 from listed import aligner, bits, listed
 from test_alignment import noisy
 from test_classification import listed as ten_of_two_kinds
@@ -313,7 +313,7 @@ def test_what_has_begun_goes_on_to_the_same_end():
 
 @cache
 def out_of_memory() -> type[Exception]:
-    return pytest.importorskip("gonio.kernels.card").OutOfMemory
+    return pytest.importorskip("gonio.kernels.gpu_memory").OutOfMemory
 
 
 class Queue:
@@ -453,7 +453,7 @@ def typing(folder, tmp_path_factory) -> Path:
     [
         (("--device", "cuda", "--dask", "local"), "--device and Dask exclude each other"),
         (("--device", "auto", "--scheduler", "tcp://x:1"), "--device and Dask exclude each other"),
-        (("--device", "gpu"), "--device must be \"cpu\""),
+        (("--device", "gpu"), '--device must be "cpu"'),
         (("--device", "cuda", "--search", "stochastic"), "--device cuda is for searches that refine all"),
     ],
 )  # fmt: skip
@@ -474,7 +474,8 @@ def test_maps_and_classes_made_with_a_card_are_those_of_the_processor(typing, mo
     monkeypatch.chdir(typing)
     processor, (words, files) = Processor(), WHOLE[command]
     monkeypatch.setattr(
-        "gonio.cards.cards_for", lambda name, **_: None if name == "cpu" else OneCard(processor, n_threads=1)
+        "gonio.search.gpu.multi_gpu.cards_for",
+        lambda name, **_: None if name == "cpu" else OneCard(processor, n_threads=1),
     )
     for name in ("cpu", "cuda"):
         out = f"{command}_{name}"

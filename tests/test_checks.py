@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gonio import checks
 from gonio.cli.app import run
 from gonio.io import read_particles, read_volume, write_volume
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, Volume, soft_sphere
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
-from gonio.volume import Subtomogram, Volume, soft_sphere
+from gonio.workflows import checks
 
 BOX, VOXEL, COUNT = 20, 16.0, 6
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -184,7 +184,7 @@ REAL = SHARED / "empiar10499"
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="shared/data/empiar10499 is not here")
 def test_real_ribosomes_are_as_bright_as_their_average():
-    from gonio.averaging import average
+    from gonio.averaging.average import average
 
     table = read_particles(REAL / "particles.star")
     particles = list(table.particles())

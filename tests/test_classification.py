@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gonio.alignment import Settings
-from gonio.classification import (
+from gonio.alignment.aligner import Settings
+from gonio.alignment.particle_list import ParticleError
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Subtomogram, Volume, correlation
+from gonio.run.engine import Local
+from gonio.simulate import Imaging, Phantom, simulate_subtomogram
+from gonio.workflows.classification import (
     classes_of_clusters,
     classes_of_references,
     classify_pairs,
     random_references,
 )
-from gonio.clustering import AllPairs, adjusted_rand_index, cluster
-from gonio.lists import ParticleError
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
-from gonio.run.engine import Local
-from gonio.simulate import Imaging, Phantom, simulate_subtomogram
-from gonio.volume import Subtomogram, Volume, correlation
+from gonio.workflows.clustering import AllPairs, adjusted_rand_index, cluster
 
 KINDS, EACH, BOX, SIZE = ("sharp", "pseudo_symmetric"), 5, 16, 20.0
 TRUE = np.repeat([1, 2], EACH)

@@ -11,12 +11,12 @@ import pytest
 
 import gonio
 from gonio.cli.app import run
-from gonio.fourier import centred_fft, centred_ifft, low_passed
+from gonio.fourier.transform import centred_fft, centred_ifft, low_passed
 from gonio.io import read_particles, read_volume, write_volume
 from gonio.io.blocks import read_star
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Volume
 from gonio.simulate import Phantom
-from gonio.volume import Volume
 
 VOXEL, BOX = 10.0, 20
 SHAPES = {"TS_01": (44, 70, 92), "TS_02": (40, 61, 71)}  # z, y, x; one with odd edges

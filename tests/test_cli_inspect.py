@@ -12,10 +12,10 @@ from gonio.cli.app import run
 from gonio.cli.pictures import drawing
 from gonio.io import write_volume
 from gonio.io.em import write_em
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Volume, mirrored_volume
+from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from gonio.simulate import Phantom
-from gonio.volume import Volume, mirrored_volume
-from gonio.wedge import NoWedge, SingleAxisWedge
 
 COUNT, BOX = 6, 20
 

@@ -14,7 +14,7 @@ import gonio
 from gonio.cli.app import run
 from gonio.cli.refine import with_half_sets
 from gonio.io import read_volume, write_volume
-from gonio.volume import Volume
+from gonio.particle.volume import Volume
 
 BOX, COUNT = 16, 12
 FILES = {"half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "particles.star"}

@@ -10,29 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment import Aligner, align
-from gonio.coarse_to_fine import (
-    BETWEEN,
-    COARSE,
-    COARSE_DETAILS,
-    DISTINCT,
-    FULL,
-    LEVEL,
-    REACH,
-    SEEDS,
-    Cut,
-    Pair,
-    Plan,
-)
-from gonio.expectation import Expectation
-from gonio.fourier import FourierVolume, Spectrum
+from gonio.alignment.aligner import Aligner, align
+from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.pair import Pair
+from gonio.comparison.score import Score
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
 from gonio.kernels import pool
-from gonio.pose import Pose
-from gonio.problem import pack, signature
-from gonio.score import Score
+from gonio.particle.pose import Pose
+from gonio.particle.symmetry import Symmetry
+from gonio.particle.volume import Subtomogram, Volume
+from gonio.search.coarse_to_fine import BETWEEN, COARSE, COARSE_DETAILS, DISTINCT, FULL, LEVEL, REACH, SEEDS, Cut, Plan
+from gonio.search.objective import pack, signature
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
-from gonio.symmetry import Symmetry
-from gonio.volume import Subtomogram, Volume
 from test_alignment import IMAGED, POSES, SHARP, VOXEL, assert_found, noisy, sharp
 
 limits = st.floats(3.0, 60.0)

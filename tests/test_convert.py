@@ -12,7 +12,7 @@ from gonio.io import write_volume
 from gonio.io.blocks import read_star
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
-from gonio.volume import Volume
+from gonio.particle.volume import Volume
 
 HEAD = "data_optics\nloop_\n_rlnOpticsGroup\n_rlnTomoTiltSeriesPixelSize\n_rlnImagePixelSize\n1 2 4\n\n"
 HEAD += "data_particles\nloop_\n"

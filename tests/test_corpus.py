@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment import Aligner, Search, Settings
-from gonio.averaging import average
-from gonio.extraction import Cutting, cut_out, normalised
+from gonio.alignment.aligner import Aligner, Search, Settings
+from gonio.averaging.average import average
 from gonio.io import read_particles, read_volume
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
-from gonio.refinement import Listed, Plan, refined
-from gonio.volume import Subtomogram, Volume, mirrored_volume, soft_sphere
-from gonio.wedge import SingleAxisWedge
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Subtomogram, Volume, mirrored_volume, soft_sphere
+from gonio.particle.wedge import SingleAxisWedge
+from gonio.workflows.extraction import Cutting, cut_out, normalised
+from gonio.workflows.refinement import Listed, Plan, refined
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parents[1] / "shared" / "data"

@@ -7,7 +7,7 @@ import pytest
 from scipy import constants
 from scipy.optimize import brentq
 
-from gonio.ctf import Ctf, dose_decay, electron_wavelength_angstrom
+from gonio.particle.ctf import Ctf, dose_decay, electron_wavelength_angstrom
 
 # The paper's microscope: underfocus 4 micrometres, Cs 2 mm.
 PAPER = Ctf(40000.0, 40000.0, voltage_kv=300.0, spherical_aberration_mm=2.0, amplitude_contrast=0.0)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import gonio
-from gonio import device
+from gonio.search.gpu import device
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
@@ -72,7 +72,7 @@ def test_searches_that_draw_are_for_the_cpu(settings):
 
 def test_the_front_door_does_not_load_cuda():
     loaded = "[m for m in sys.modules if m.startswith(('numba.cuda', 'numba_cuda'))]"
-    code = f"import sys, gonio, gonio.alignment; print({loaded})"
+    code = f"import sys, gonio, gonio.alignment.aligner; print({loaded})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

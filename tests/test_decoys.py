@@ -14,15 +14,15 @@ from hypothesis.extra.numpy import arrays
 
 import gonio
 from gonio import Aligner, Pose, Settings, Subtomogram, Volume
+from gonio.alignment.decoys import Competition, Decoys, compete, q_values, scrambled_volume, self_likeness
+from gonio.alignment.particle_list import ParticleError
 from gonio.cli.app import run
-from gonio.decoys import Competition, Decoys, compete, q_values, scrambled_volume, self_likeness
-from gonio.fourier import half_shells
-from gonio.lists import ParticleError
-from gonio.restoration import sphere_of
+from gonio.fourier.fsc import half_shells
+from gonio.particle.wedge import SingleAxisWedge
+from gonio.preparation.extent import sphere_of
 from gonio.run.engine import Journaled, Local
 from gonio.run.journal import Journal
 from gonio.simulate import Phantom
-from gonio.wedge import SingleAxisWedge
 from listed import aligner, listed
 
 BOX, VOXEL = 20, 16.0
@@ -148,8 +148,8 @@ def test_a_map_is_like_itself_at_any_pose(rng):
 
 
 def test_decoys_of_a_symmetric_map_have_its_symmetry(rng):
-    from gonio.fourier import moved
-    from gonio.symmetry import Symmetry
+    from gonio.fourier.fourier_volume import moved
+    from gonio.particle.symmetry import Symmetry
 
     map_, group = phantom("sharp"), Symmetry.named("C4").matrices
     whole = Volume(np.mean([moved(map_, g, np.zeros(3)).data for g in group], axis=0), VOXEL)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import isotonic_regression
 
-from gonio.expectation import MAX_CORRELATION, MAX_NULL, Expectation, null_correlation, shell_weight
+from gonio.comparison.expected_fsc import MAX_CORRELATION, MAX_NULL, Expectation, null_correlation, shell_weight
 from gonio.kernels import shells
 
 SHELLS = 9

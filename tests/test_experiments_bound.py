@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import bound
 from gonio import Pose
-from gonio.fourier import centred_fft
+from gonio.fourier.transform import centred_fft
 from gonio.simulate import Phantom, simulate_subtomogram
 from pairs import BOX, VOXEL_SIZE_ANGSTROM, Cell, imaging_of, pair_poses
 

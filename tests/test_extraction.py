@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from gonio.extraction import Cutting, cut_out, normalised, share_outside
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
 from gonio.simulate import Phantom
+from gonio.workflows.extraction import Cutting, cut_out, normalised, share_outside
 
 SHAPE = (80, 76, 73)
 

@@ -9,27 +9,18 @@ import pytest
 import scipy.fft
 from scipy.spatial.transform import Rotation
 
-from gonio.fourier import (
-    FourierVolume,
-    Spectrum,
-    centred_fft,
-    centred_ifft,
-    fourier_shell_correlation,
-    in_friedel_half,
-    index_grid,
-    low_passed,
-    moved,
-    resolution_at,
-    shell_limit,
-)
+from gonio.fourier.fourier_volume import FourierVolume, moved
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.fourier.grid import LEAST_REACH, MARGIN, Places, low_spectrum
+from gonio.fourier.spectrum import Spectrum, in_friedel_half, index_grid
+from gonio.fourier.transform import centred_fft, centred_ifft, low_passed, shell_limit
 from gonio.kernels import cpu
-from gonio.kernels.waves import plane_waves, through, waves
+from gonio.kernels.dft import plane_waves, through, waves
 from gonio.kernels.window import window_transform
-from gonio.lattice import LEAST_REACH, MARGIN, Places, low_spectrum
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, TiltStack, Volume
+from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_tilt_stack
-from gonio.volume import Subtomogram, TiltStack, Volume
-from gonio.wedge import SingleAxisWedge, WeightVolumeWedge
 from oracle import Blobs, dft_direct
 
 VOXEL = 5.0

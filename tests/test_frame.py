@@ -10,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment import Aligner, Result, Settings, align
-from gonio.fourier import FourierVolume, Spectrum
-from gonio.frame import about_normals, everywhere, near
-from gonio.pose import Pose
-from gonio.problem import AxisPrior, StartPrior, pack, poses_of, prior_model
-from gonio.score import Comparison, Score
+from gonio.alignment.aligner import Aligner, Result, Settings, align
+from gonio.comparison.score import Comparison, Score
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
+from gonio.particle.pose import Pose
+from gonio.particle.symmetry import Symmetry
+from gonio.particle.volume import Subtomogram, Volume
+from gonio.search.objective import AxisPrior, StartPrior, pack, poses_of, prior_model
+from gonio.search.search_space import about_normals, everywhere, near
 from gonio.simulate import Phantom
-from gonio.symmetry import Symmetry
-from gonio.volume import Subtomogram, Volume
 from test_alignment import BOX, NORMAL, POSES, SHARP, VOXEL, assert_found, noisy, sharp
 
 UNIT = NORMAL / np.linalg.norm(NORMAL)

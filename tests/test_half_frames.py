@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gonio.fourier import moved
-from gonio.half_frames import Apart, drift_of, half_2_moved, half_2_seen
-from gonio.lm import Status
-from gonio.motion import Motion
-from gonio.pose import Pose
-from gonio.result import Optimum, Result
-from gonio.volume import Volume, soft_sphere
+from gonio.alignment.result import Optimum, Result
+from gonio.fourier.fourier_volume import moved
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Volume, soft_sphere
+from gonio.search.levenberg_marquardt import Status
+from gonio.workflows.half_frames import Apart, drift_of, half_2_moved, half_2_seen
+from gonio.workflows.pose_change import Motion
 
 MASK = Volume(soft_sphere(24, radius_px=10.0, edge_px=3.0), 10.0)
 DRIFT = Pose.from_euler_zyz_deg([30.0, 5.0, -27.0], [4.0, -6.0, 2.0])

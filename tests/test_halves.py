@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gonio.halves import Duplicate, duplicates, families, origin_of, parted, split
+from gonio.particle.half_sets import Duplicate, duplicates, families, origin_of, parted, split
 
 
 def crowd(count: int, seed: int) -> tuple[list[str], list[str], np.ndarray]:

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gonio.fourier import FourierVolume, index_grid
-from gonio.insertion import insertion_of
+from gonio.averaging.insertion import insertion_of
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import index_grid
 from gonio.kernels import insert
-from gonio.pose import Pose
-from gonio.symmetry import Symmetry, _permuted, split
-from gonio.volume import Subtomogram, Volume
-from gonio.wedge import NoWedge, SingleAxisWedge, WeightVolumeWedge
+from gonio.particle.pose import Pose
+from gonio.particle.symmetry import Symmetry, _permuted, split
+from gonio.particle.volume import Subtomogram, Volume
+from gonio.particle.wedge import NoWedge, SingleAxisWedge, WeightVolumeWedge
 
 VOXEL = 10.0
 EVERYWHERE = (np.zeros((1, 7), np.float32), np.zeros((0, 0, 0), np.float32), np.float32(1.0))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from gonio import inspection as look
 from gonio.io import read_particles, read_volume
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Volume, mirrored_volume
+from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
-from gonio.volume import Volume, mirrored_volume
-from gonio.wedge import NoWedge, SingleAxisWedge
+from gonio.workflows import inspection as look
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 RIBOSOMES = SHARED / "empiar10499"
@@ -198,7 +198,7 @@ def test_a_map_without_a_hand_is_undecided():
 
 
 def test_the_map_may_lie_anywhere():
-    from gonio.fourier import moved
+    from gonio.fourier.fourier_volume import moved
 
     particles, poses = imaged(6, snr=1.0)
     away = Pose.from_euler_zyz_deg([40.0, 70.0, 10.0], [20.0, -10.0, 5.0])
@@ -284,7 +284,7 @@ def test_pytoms_own_particles_are_where_pytom_says(number):
     import gonio
     from gonio.io.lists import read_with
     from gonio.io.source import ReadOptions
-    from gonio.volume import Subtomogram
+    from gonio.particle.volume import Subtomogram
 
     xml = SHARED / "tables" / "pytom_pickpos_format.xml"
     table = read_with(xml, ReadOptions(pixel_size_angstrom=10.0, may_count_pixels=True))

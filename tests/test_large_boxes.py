@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gonio.alignment import Aligner, Settings
-from gonio.expectation import Expectation
-from gonio.pose import Pose
-from gonio.preparation import Preparation
+from gonio.alignment.aligner import Aligner, Settings
+from gonio.comparison.expected_fsc import Expectation
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, Volume, soft_sphere
+from gonio.preparation.prepare import Preparation
 from gonio.simulate import Imaging, simulate_subtomogram
-from gonio.volume import Subtomogram, Volume, soft_sphere
 from test_alignment import NEARBY, NORMAL, POSES, SHARP, VOXEL, assert_found, random, sharp
 
 LARGE, SMALL = 64, 32

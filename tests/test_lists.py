@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gonio import Aligner, Settings, Volume
-from gonio.lists import ParticleError, align_rows, align_table, learn
+from gonio.alignment.particle_list import ParticleError, align_rows, align_table, learn
 from gonio.run.engine import Journaled, Local
 from gonio.run.journal import Journal
 from listed import aligner, bits, listed

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gonio import lm
-from gonio.kernels.lm import MIN_DAMPING
-from gonio.lm import Problem, Status
+from gonio.kernels.marquardt import MIN_DAMPING
+from gonio.search import levenberg_marquardt as lm
+from gonio.search.levenberg_marquardt import Problem, Status
 
 
 def plain(model, *, tolerance=1e-8) -> Problem:

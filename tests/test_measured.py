@@ -7,11 +7,12 @@ from functools import cache
 import numpy as np
 import pytest
 
-from gonio.fourier import centred_fft, centred_ifft, index_grid, low_passed
-from gonio.measured import MIN_NOISE, Measured, Reliability
-from gonio.pose import Pose
-from gonio.volume import Subtomogram, Volume
-from gonio.wedge import NoWedge, SingleAxisWedge
+from gonio.fourier.spectrum import index_grid
+from gonio.fourier.transform import centred_fft, centred_ifft, low_passed
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, Volume
+from gonio.particle.wedge import NoWedge, SingleAxisWedge
+from gonio.preparation.noise_weighting import MIN_NOISE, Measured, Reliability
 from test_alignment import BOX, VOXEL, sharp
 
 LIMIT, SPHERE = 8.0, 230.0

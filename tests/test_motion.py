@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gonio.motion import Motion, displacement
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.workflows.pose_change import Motion, displacement
 
 
 def test_a_turn_moves_the_edge_and_a_shift_all():

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gonio.alignment import Aligner, Settings
-from gonio.averaging import average
-from gonio.fourier import background, index_grid
-from gonio.noisy_reference import filtered_reference, open_window, true_power
-from gonio.pose import Pose
-from gonio.resolution import half_map_fsc
+from gonio.alignment.aligner import Aligner, Settings
+from gonio.averaging.average import average
+from gonio.averaging.resolution import half_map_fsc
+from gonio.fourier.fourier_volume import background
+from gonio.fourier.spectrum import index_grid
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Volume, soft_sphere
+from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power
 from gonio.simulate import Imaging, simulate_subtomogram
-from gonio.volume import Volume, soft_sphere
 from test_alignment import BOX, SHARP, VOXEL, random, sharp
 
 MAP = sharp(Pose.identity()).volume

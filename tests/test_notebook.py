@@ -12,7 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 import gonio
-from gonio.lm import Status
+from gonio.search.levenberg_marquardt import Status
 
 
 @pytest.fixture

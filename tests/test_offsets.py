@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gonio.alignment import Aligner, Settings
-from gonio.averaging import average
-from gonio.classification import classes_of_references, classify_pairs
-from gonio.denovo import denovo
-from gonio.fourier import fourier_shell_correlation
-from gonio.inspection import contrast_t
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
-from gonio.refinement import Plan, refined
-from gonio.resolution import half_map_fsc, soft_mask
-from gonio.restoration import sphere_diameter_angstrom
+from gonio.alignment.aligner import Aligner, Settings
+from gonio.averaging.average import average
+from gonio.averaging.resolution import half_map_fsc, soft_mask
+from gonio.fourier.fsc import fourier_shell_correlation
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, soft_sphere
+from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
-from gonio.volume import Particle, Subtomogram, TiltStack, Volume, soft_sphere
+from gonio.workflows.classification import classes_of_references, classify_pairs
+from gonio.workflows.initial_model import denovo
+from gonio.workflows.inspection import contrast_t
+from gonio.workflows.refinement import Plan, refined
 
 BOX, VOXEL, COUNT = 20, 16.0, 6
 PHANTOM = Phantom.named("sharp", box=BOX, voxel_size_angstrom=VOXEL)

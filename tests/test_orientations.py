@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gonio.orientations import (
+from gonio.particle.orientations import (
     about_axis,
     covering_radius_deg,
     euler_grid,
@@ -17,7 +17,7 @@ from gonio.orientations import (
     uniform,
     within,
 )
-from gonio.symmetry import Symmetry
+from gonio.particle.symmetry import Symmetry
 
 directions = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda v: np.linalg.norm(v) > 0.1)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from gonio.alignment import Aligner, Settings
-from gonio.pairwise import align_all_pairs
-from gonio.pose import Pose
-from gonio.volume import Subtomogram, TiltStack
+from gonio.alignment.aligner import Aligner, Settings
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, TiltStack
+from gonio.workflows.all_pairs import align_all_pairs
 from test_alignment import POSES, assert_found, noisy
 
 COUNT = 4

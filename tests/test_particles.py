@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
 
 
 class Shelf:

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 import gonio
 from gonio.cli.app import run
 from gonio.io import read_particles, write_volume
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
 from gonio.simulate import Phantom
 
 VOXEL, BOX, SHAPE = 16.0, 20, (28, 76, 76)  # z, y, x

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from gonio import halves, placement
-from gonio import inspection as look
 from gonio.cli.app import run
-from gonio.fourier import index_grid
+from gonio.fourier.spectrum import index_grid
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
-from gonio.volume import Volume
-from gonio.wedge import SingleAxisWedge, WeightVolumeWedge
+from gonio.particle import half_sets
+from gonio.particle.volume import Volume
+from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge
+from gonio.workflows import inspection as look
+from gonio.workflows import placement
 
 LATTICE = Path(__file__).parents[2] / "shared" / "data" / "lists_hiv" / "R5_tutorial_run_data.star"
 SIZE = np.array([3472.0, 4736.0, 789.0])  # angstrom
@@ -120,7 +121,7 @@ def test_hexamers_of_hiv_stand_on_their_lattice_and_can_be_divided():
     assert sum(map(len, off)) == 973
     assert np.median(np.concatenate(off)) == pytest.approx(0.7, abs=0.05)
     listed = (table.names, table.tomograms, table.coordinates_angstrom)
-    count = [len(np.unique(halves.families(*listed, within_angstrom=edge))) for edge in (192 * 1.35, 40.0)]
+    count = [len(np.unique(half_sets.families(*listed, within_angstrom=edge))) for edge in (192 * 1.35, 40.0)]
     assert count == [18, 9036]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
-from gonio.pose import Pose, moved_along
+from gonio.particle.pose import Pose, moved_along
 from oracle import candidate_distance
 
 # Coordinates up to 200 angstrom and a few dozen double-precision operations: 200 * 50 * 2.2e-16 = 2e-12.

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment import Aligner, Settings
-from gonio.averaging import average, average_table
-from gonio.pose import Pose, PoseSample
-from gonio.posterior import PROPOSED, Draws, Worth, drawn
-from gonio.preparation import Preparation
-from gonio.refinement import folds_of
-from gonio.score import Score
+from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.posterior import PROPOSED, Draws, Worth, drawn
+from gonio.averaging.average import average, average_table
+from gonio.comparison.score import Score
+from gonio.particle.pose import Pose, PoseSample
+from gonio.particle.volume import Subtomogram
+from gonio.preparation.prepare import Preparation
 from gonio.simulate import Imaging, simulate_subtomogram
-from gonio.volume import Subtomogram
+from gonio.workflows.refinement import folds_of
 from test_alignment import BOX, POSES, SHARP, VOXEL, random, sharp
 from test_averaging import listed
 

@@ -7,15 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gonio.alignment import Aligner, Settings
-from gonio.expectation import Expectation
-from gonio.fourier import Spectrum, centred_fft, centred_ifft, index_grid
-from gonio.pose import Pose
-from gonio.preparation import Preparation
-from gonio.score import Score
+from gonio.alignment.aligner import Aligner, Settings
+from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.score import Score
+from gonio.fourier.spectrum import Spectrum, index_grid
+from gonio.fourier.transform import centred_fft, centred_ifft
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, Volume, soft_sphere
+from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge
+from gonio.preparation.prepare import Preparation
 from gonio.simulate import PAPER_CTF, Imaging, simulate_subtomogram, simulate_tilt_stack
-from gonio.volume import Subtomogram, Volume, soft_sphere
-from gonio.wedge import SingleAxisWedge, WeightVolumeWedge
 from test_alignment import BOX, POSES, SHARP, VOXEL, noisy, random, sharp
 
 MAP = sharp(Pose.identity()).volume

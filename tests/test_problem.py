@@ -9,15 +9,27 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from gonio import Settings, align, lm
-from gonio.candidates import Schedule, refine_stochastically
-from gonio.expectation import Expectation
-from gonio.fourier import FourierVolume, Spectrum
-from gonio.pose import Pose
-from gonio.problem import AxisPrior, Cone, PoseProblem, StartPrior, pack, poses_of, signature, with_moving_overlap
-from gonio.score import Comparison, Score
-from gonio.volume import Subtomogram, Volume
-from gonio.wedge import SingleAxisWedge
+from gonio import Settings, align
+from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.score import Comparison, Score
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, Volume
+from gonio.particle.wedge import SingleAxisWedge
+from gonio.search import levenberg_marquardt as lm
+from gonio.search.objective import (
+    AxisPrior,
+    Cone,
+    PoseProblem,
+    StartPrior,
+    pack,
+    poses_of,
+    signature,
+    with_moving_overlap,
+)
+from gonio.search.stochastic import refine_stochastically
+from gonio.settings import Schedule
 from oracle import Blobs
 
 VOXEL, N, LIMIT = 5.0, 24, 7.0

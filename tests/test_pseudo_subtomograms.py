@@ -11,14 +11,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio.averaging import average
-from gonio.ctf import Ctf
-from gonio.fourier import Spectrum, index_grid
-from gonio.pose import Pose
-from gonio.reference import by_itself
+from gonio.averaging.average import average
+from gonio.averaging.single import by_itself
+from gonio.fourier.spectrum import Spectrum, index_grid
+from gonio.particle.ctf import Ctf
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, TiltStack, Volume, premultiplied, soft_sphere
+from gonio.particle.wedge import SquaredTransferWedge, WeightVolumeWedge
 from gonio.simulate import Imaging, Phantom, simulate_tilt_stack
-from gonio.volume import Subtomogram, TiltStack, Volume, premultiplied, soft_sphere
-from gonio.wedge import SquaredTransferWedge, WeightVolumeWedge
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 

@@ -11,17 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import gonio.refinement as refinement_module
-from gonio.alignment import Aligner, Settings
-from gonio.denovo import denovo, denovo_halves
-from gonio.fourier import fourier_shell_correlation, low_passed, moved
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
-from gonio.refinement import Iteration, Listed, Plan, best_of, fsc_mask, refined, start_map
-from gonio.resolution import HalfMapFsc
+import gonio.workflows.refinement as refinement_module
+from gonio.alignment.aligner import Aligner, Settings
+from gonio.averaging.resolution import HalfMapFsc
+from gonio.fourier.fourier_volume import moved
+from gonio.fourier.fsc import fourier_shell_correlation
+from gonio.fourier.transform import low_passed
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Particle, Subtomogram, Volume, correlation
 from gonio.run.engine import Local
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
-from gonio.volume import Particle, Subtomogram, Volume, correlation
+from gonio.workflows.initial_model import denovo, denovo_halves
+from gonio.workflows.refinement import Iteration, Listed, Plan, best_of, fsc_mask, refined, start_map
 
 BOX, VOXEL, START = 16, 20.0, 80.0
 IMAGING = Imaging(BOX, VOXEL, -60.0, 60.0, snr=1.0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gonio.fourier import centred_fft, fourier_shell_correlation, index_grid, low_passed
-from gonio.pose import Pose
-from gonio.resolution import evenness, half_map_fsc, phases_randomised, soft_mask
+from gonio.averaging.resolution import evenness, half_map_fsc, phases_randomised, soft_mask
+from gonio.fourier.fsc import fourier_shell_correlation
+from gonio.fourier.spectrum import index_grid
+from gonio.fourier.transform import centred_fft, low_passed
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Volume
 from gonio.simulate import Phantom
-from gonio.volume import Volume
 
 BOX, VOXEL = 32, 10.0
 PHANTOM = Phantom.named("sharp", box=BOX, voxel_size_angstrom=VOXEL)

@@ -7,15 +7,17 @@ from itertools import product
 import numpy as np
 import pytest
 
-from gonio import restoration
-from gonio.fourier import centred_fft, centred_ifft, index_grid, shell_limit
+from gonio.fourier.spectrum import index_grid
+from gonio.fourier.transform import centred_fft, centred_ifft, shell_limit
+from gonio.kernels.dft import back, filter_of, resampled
 from gonio.kernels.restore import normal, shown, shown_back
-from gonio.kernels.waves import back, filter_of, resampled
-from gonio.pose import Pose
-from gonio.restoration import MIN_NOISE, Restorer, extent_angstrom, sphere_diameter_angstrom, sphere_of
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Volume, masked_volume
+from gonio.particle.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
+from gonio.preparation import restoration
+from gonio.preparation.extent import extent_angstrom, sphere_diameter_angstrom, sphere_of
+from gonio.preparation.restoration import MIN_NOISE, Restorer
 from gonio.simulate import PHANTOM_NAMES, Imaging, Phantom, simulate_subtomogram
-from gonio.volume import Volume, masked_volume
-from gonio.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
 from oracle import Blobs, frequencies_xyz, paper_wedge, posterior_mean
 
 VOXEL = 10.0

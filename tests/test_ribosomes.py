@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gonio.alignment import Aligner, Result, Search, Settings, align
-from gonio.averaging import average
-from gonio.fourier import fourier_shell_correlation, low_passed, moved, resolution_at
+from gonio.alignment.aligner import Aligner, Result, Search, Settings, align
+from gonio.averaging.average import average
+from gonio.fourier.fourier_volume import moved
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.fourier.transform import low_passed
 from gonio.io import read_particles, write_particles
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Particle, Subtomogram, Volume, correlation, soft_sphere
 from gonio.simulate.structure import Structure
-from gonio.volume import Particle, Subtomogram, Volume, correlation, soft_sphere
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 LIST = DATA / "empiar10499" / "optimisation_set.star"

@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gonio.expectation import Expectation
-from gonio.fourier import FourierVolume, Spectrum
+from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.score import Comparison, Score
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
 from gonio.kernels import cpu
-from gonio.score import Comparison, Score
-from gonio.volume import Subtomogram, TiltStack, Volume
-from gonio.wedge import NoWedge, SingleAxisWedge
+from gonio.particle.volume import Subtomogram, TiltStack, Volume
+from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from oracle import (
     Blobs,
     Shells,

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from gonio.score import Score
+from gonio.comparison.score import Score
 from gonio.settings import Inputs, Pool, Search, Settings
 
 LENGTHS = (

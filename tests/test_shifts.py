@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from gonio import shifts
-from gonio.fourier import FourierVolume, Spectrum
+from gonio.comparison import best_shift
+from gonio.comparison.best_shift import ShiftSearch
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
 from gonio.kernels.cpu import Samples
-from gonio.shifts import ShiftSearch
-from gonio.volume import Subtomogram, TiltStack, Volume
-from gonio.wedge import NoWedge, SingleAxisWedge
+from gonio.particle.volume import Subtomogram, TiltStack, Volume
+from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from oracle import Blobs
 
 VOXEL = 5.0
@@ -79,7 +80,7 @@ def tilted(n: int = 24) -> TiltStack:
 
 
 def test_the_best_shift_off_the_grid_is_that_of_trying_all(monkeypatch):
-    monkeypatch.setattr(shifts, "PHASES", 1e5)  # so that several portions are needed
+    monkeypatch.setattr(best_shift, "PHASES", 1e5)  # so that several portions are needed
     spectrum, samples, reference = compared(Spectrum.of(tilted(), resolution_angstrom=24 * VOXEL / 8.0))
     assert not spectrum.on_grid
     search = ShiftSearch(spectrum, samples, max_shift_angstrom=5 * VOXEL)

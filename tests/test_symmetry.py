@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gonio.pose import Pose
-from gonio.symmetry import Symmetry
+from gonio.particle.pose import Pose
+from gonio.particle.symmetry import Symmetry
 from oracle import Blobs
 
 # A few dozen double-precision operations on numbers up to 1.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gonio.pose import Pose
-from gonio.synchronisation import Pairs, synchronised
+from gonio.particle.pose import Pose
+from gonio.workflows.synchronisation import Pairs, synchronised
 
 
 def pairs_of(truth: Pose, rng: np.random.Generator, *, wrong: float, error_deg: float, runners_up: bool) -> Pairs:

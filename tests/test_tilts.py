@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gonio.ctf import Ctf, dose_decay
-from gonio.tilts import Optics, TiltSeries, TiltWedge, Weighting
-from gonio.wedge import SingleAxisWedge, TiltListWedge, TiltSeriesWedge
+from gonio.particle.ctf import Ctf, dose_decay
+from gonio.particle.tilt_series import Optics, TiltSeries, TiltWedge, Weighting
+from gonio.particle.wedge import SingleAxisWedge, TiltListWedge, TiltSeriesWedge
 
 HERE = Path("here.tlt")
 TILTS = np.arange(-57.0, 61.0, 3.0)

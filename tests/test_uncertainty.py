@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gonio.alignment import Aligner, Result, Settings, align
-from gonio.fourier import FourierVolume, Spectrum
-from gonio.pose import Pose
+from gonio.alignment.aligner import Aligner, Result, Settings, align
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, TiltStack, Volume
+from gonio.particle.wedge import SingleAxisWedge
+from gonio.search.uncertainty import pose_covariance
 from gonio.simulate import Imaging, simulate_tilt_stack
-from gonio.uncertainty import pose_covariance
-from gonio.volume import Subtomogram, TiltStack, Volume
-from gonio.wedge import SingleAxisWedge
 from test_alignment import NORMAL, POSES, SHARP, SIXTY, VOXEL, noisy, sharp
 
 MAP = sharp(Pose.identity()).volume

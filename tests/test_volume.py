@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gonio.ctf import Ctf
-from gonio.volume import MIN_BOX, Subtomogram, TiltStack, Volume, masked, masked_volume
-from gonio.wedge import NoWedge, SingleAxisWedge
+from gonio.particle.ctf import Ctf
+from gonio.particle.volume import MIN_BOX, Subtomogram, TiltStack, Volume, masked, masked_volume
+from gonio.particle.wedge import NoWedge, SingleAxisWedge
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gonio.wedge import (
+from gonio.particle.wedge import (
     DualAxisWedge,
     NoWedge,
     SingleAxisWedge,

@@ -26,12 +26,12 @@ from camera import Camera, Series, back_projected, expose
 from scene import Molecule, Scene, make_scene
 
 import gonio
-from gonio.averaging import average
-from gonio.ctf import Ctf
-from gonio.fourier import fourier_shell_correlation, resolution_at
+from gonio.averaging.average import average
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.particle.ctf import Ctf
+from gonio.particle.volume import soft_sphere
+from gonio.particle.wedge import SingleAxisWedge
 from gonio.simulate import Structure
-from gonio.volume import soft_sphere
-from gonio.wedge import SingleAxisWedge
 from misses import COLUMN, search_missed
 
 TARGET, OTHERS = "7p6z.cif.gz", ("1oel.pdb.gz", "2gho.pdb.gz", "1w6t.pdb.gz", "1yg6.pdb.gz")

@@ -31,14 +31,14 @@ from scipy import fft
 import gonio
 from cells import run_jobs
 from complexes import STRUCTURES
-from gonio.ctf import Ctf
-from gonio.decoys import Decoys, q_values
-from gonio.pose import Pose
+from gonio.alignment.decoys import Decoys, q_values
+from gonio.particle.ctf import Ctf
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, Volume
+from gonio.particle.wedge import SingleAxisWedge
 from gonio.simulate import Density, Phantom, Structure
 from gonio.simulate.microscope import apply_transfer, back_project, tilt_poses
 from gonio.simulate.structure import read_atoms
-from gonio.volume import Subtomogram, Volume
-from gonio.wedge import SingleAxisWedge
 
 BOX, VOXEL, RESOLUTION = 32, 8.0, 28.0
 FIELD = (3 * BOX // 2, 2 * BOX)

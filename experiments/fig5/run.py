@@ -41,7 +41,8 @@ from complexes import (
     simulated,
     true_map,
 )
-from gonio.fourier import fourier_shell_correlation, moved, resolution_at
+from gonio.fourier.fourier_volume import moved
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.io import read_volume, write_volume
 from listing import aligned, number, piped
 from pairs import BOX, VOXEL_SIZE_ANGSTROM

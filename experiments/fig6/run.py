@@ -25,12 +25,13 @@ from images import matrices, slices
 
 import gonio
 from complexes import COMPLEXES, STRUCTURES, names_at, pose_of, simulated, true_map
-from gonio.classification import Classes, classes_of_clusters
-from gonio.clustering import AllPairs, Clustering, adjusted_rand_index, cluster
-from gonio.fourier import fourier_shell_correlation, moved, resolution_at
-from gonio.pairwise import align_all_pairs
-from gonio.particles import ParticleTable
+from gonio.fourier.fourier_volume import moved
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.particle.table import ParticleTable
 from gonio.run.engine import Local
+from gonio.workflows.all_pairs import align_all_pairs
+from gonio.workflows.classification import Classes, classes_of_clusters
+from gonio.workflows.clustering import AllPairs, Clustering, adjusted_rand_index, cluster
 from listing import aligned, number, piped
 from pairs import BOX, VOXEL_SIZE_ANGSTROM
 from plots import save

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 import gonio
 from atoms import STRUCTURES, Atoms, Camera, particles
-from gonio import orientations
-from gonio.averaging import average_table
-from gonio.fourier import fourier_shell_correlation
-from gonio.pose import PoseSample
-from gonio.preparation import Preparation
-from gonio.restoration import sphere_mask
-from gonio.score import Score
+from gonio.averaging.average import average_table
+from gonio.comparison.score import Score
+from gonio.fourier.fsc import fourier_shell_correlation
+from gonio.particle import orientations
+from gonio.particle.pose import PoseSample
+from gonio.preparation.extent import sphere_mask
+from gonio.preparation.prepare import Preparation
 from held import Held
 
 RIGHT_DEG, DRAWN, CHUNK = 15.0, 64, 512

@@ -16,20 +16,23 @@ import numpy as np
 import gonio
 from bound import ball_xyz, noise_power_at, noise_variance, signal
 from cells import WRONG_DEG
-from gonio import coarse_to_fine
-from gonio.coarse_to_fine import Plan
-from gonio.expectation import Expectation, null_correlation
-from gonio.fourier import FourierVolume, Spectrum, centred_fft, index_grid, shell_limit
-from gonio.frame import Frame, everywhere
-from gonio.preparation import Preparation
-from gonio.problem import pack, poses_of, unpack
-from gonio.restoration import Restored, Restorer, sphere_of, working_box
-from gonio.score import Comparison, Score, weighted
+from gonio.comparison.expected_fsc import Expectation, null_correlation
+from gonio.comparison.score import Comparison, Score, weighted
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum, index_grid
+from gonio.fourier.transform import centred_fft, shell_limit
+from gonio.particle.symmetry import Symmetry
+from gonio.particle.volume import Subtomogram, masked
+from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge
+from gonio.preparation.extent import sphere_of
+from gonio.preparation.prepare import Preparation
+from gonio.preparation.restoration import Restored, Restorer, working_box
+from gonio.search import coarse_to_fine
+from gonio.search.coarse_to_fine import Plan
+from gonio.search.cpu import Found, PairSearch, expected, null_poses
+from gonio.search.objective import pack, poses_of, unpack
+from gonio.search.search_space import Frame, everywhere
 from gonio.simulate import Phantom
-from gonio.stages import Found, PairSearch, expected, null_poses
-from gonio.symmetry import Symmetry
-from gonio.volume import Subtomogram, masked
-from gonio.wedge import SingleAxisWedge, WeightVolumeWedge
 from pairs import BOX, VOXEL_SIZE_ANGSTROM, Cell, imaging_of, make_pair, pair_poses
 
 BOX_ANGSTROM = BOX * VOXEL_SIZE_ANGSTROM

@@ -28,10 +28,10 @@ from scipy.spatial.transform import Rotation
 
 import gonio
 from atoms import STRUCTURES, Atoms, Camera, Lens, particles
-from gonio.averaging import average
-from gonio.fourier import fourier_shell_correlation, resolution_at
-from gonio.refinement import Iteration, Plan, fsc_mask, refined, start_map
+from gonio.averaging.average import average
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.run.engine import Local
+from gonio.workflows.refinement import Iteration, Plan, fsc_mask, refined, start_map
 from held import Held
 
 RIGHT_DEG, AGREES = 15.0, 0.5

@@ -21,8 +21,10 @@ from scipy.spatial.transform import Rotation
 
 import gonio
 from cells import align_pair, describe, run_jobs
-from gonio.fourier import FourierVolume, Spectrum, shell_limit
-from gonio.score import Comparison, Score
+from gonio.comparison.score import Comparison, Score
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
+from gonio.fourier.transform import shell_limit
 from pairs import BOX, VOXEL_SIZE_ANGSTROM, Cell, make_pair
 
 OFF_DEG, STEPS_DEG = (2.0, 10.0), (0.5, 1.0, 2.0)

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio.averaging import average
-from gonio.ctf import Ctf
-from gonio.fourier import index_grid
-from gonio.pose import Pose
+from gonio.averaging.average import average
+from gonio.fourier.spectrum import index_grid
+from gonio.particle.ctf import Ctf
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Particle, Subtomogram, Volume, soft_sphere
+from gonio.particle.wedge import SquaredTransferWedge
 from gonio.simulate import Imaging, Phantom, Structure, simulate_tilt_stack
-from gonio.volume import Particle, Subtomogram, Volume, soft_sphere
-from gonio.wedge import SquaredTransferWedge
 from pseudo import sums_of
 
 BOX, VOXEL_SIZE_ANGSTROM, FINEST_ANGSTROM = 48, 8.0, 24.0

@@ -25,16 +25,17 @@ import scipy.fft
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio.averaging import Average, average_table
-from gonio.ctf import Ctf, dose_decay
-from gonio.fourier import fourier_shell_correlation, moved, resolution_at
-from gonio.half_frames import Apart, drift_of
-from gonio.pose import Pose
-from gonio.refinement import Iteration, Listed, Plan, fsc_mask, refined
-from gonio.resolution import half_map_fsc
+from gonio.averaging.average import Average, average_table
+from gonio.averaging.resolution import half_map_fsc
+from gonio.fourier.fourier_volume import moved
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.particle.ctf import Ctf, dose_decay
+from gonio.particle.pose import Pose
+from gonio.particle.volume import TiltStack, Volume
 from gonio.simulate.microscope import tilt_angles_deg, tilt_poses
 from gonio.simulate.structure import Atoms, Structure, read_atoms
-from gonio.volume import TiltStack, Volume
+from gonio.workflows.half_frames import Apart, drift_of
+from gonio.workflows.refinement import Iteration, Listed, Plan, fsc_mask, refined
 from held import Held
 
 TILTS_DEG = tilt_angles_deg(-60.0, 60.0, step_deg=3.0)

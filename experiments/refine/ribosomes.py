@@ -20,9 +20,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ribosomes"))
 
 import gonio
-from gonio.denovo import denovo
-from gonio.halves import split
-from gonio.refinement import Iteration, Listed, Plan, best_of, refined, start_map
+from gonio.particle.half_sets import split
+from gonio.workflows.initial_model import denovo
+from gonio.workflows.refinement import Iteration, Listed, Plan, best_of, refined, start_map
 from run import (
     DIAMETER_ANGSTROM,
     VOXEL_SIZE_ANGSTROM,

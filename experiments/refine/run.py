@@ -23,12 +23,13 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio.denovo import denovo_halves
-from gonio.fourier import fourier_shell_correlation, moved, resolution_at
-from gonio.refinement import Iteration, Plan, best_of, fsc_mask, independent_samples, refined, start_map
+from gonio.fourier.fourier_volume import moved
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.run.engine import Local
 from gonio.simulate import Imaging, Phantom, Structure, simulate_subtomogram
 from gonio.simulate.microscope import apply_transfer, back_project
+from gonio.workflows.initial_model import denovo_halves
+from gonio.workflows.refinement import Iteration, Plan, best_of, fsc_mask, independent_samples, refined, start_map
 from held import Held
 
 START_ANGSTROM, AGREE_ANGSTROM = 60.0, 50.0

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 import gonio
-from gonio.fourier import Spectrum, image_samples
-from gonio.score import Comparison, Score
-from gonio.volume import TiltStack, masked
+from gonio.comparison.score import Comparison, Score
+from gonio.fourier.spectrum import Spectrum, image_samples
+from gonio.particle.volume import TiltStack, masked
 from run import BOX, DIAMETER_ANGSTROM, RESOLUTION_ANGSTROM, VOXEL_SIZE_ANGSTROM, laid_on, read_ribosomes
 
 PARTNERS = 6

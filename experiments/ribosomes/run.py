@@ -16,10 +16,12 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 import gonio
-from gonio.averaging import average
-from gonio.fourier import fourier_shell_correlation, low_passed, moved, resolution_at
+from gonio.averaging.average import average
+from gonio.fourier.fourier_volume import moved
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.fourier.transform import low_passed
+from gonio.particle.volume import Subtomogram, Volume, correlation, masked_volume, soft_sphere
 from gonio.simulate import Structure
-from gonio.volume import Subtomogram, Volume, correlation, masked_volume, soft_sphere
 
 BOX, VOXEL_SIZE_ANGSTROM = 32, 12.0
 LAY_RESOLUTION_ANGSTROM, RESOLUTION_ANGSTROM, FINEST_ANGSTROM = 38.0, 32.0, 25.6

@@ -24,9 +24,9 @@ from noise import LIMIT, signal, strength_by_shell
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio.coarse_to_fine import CUTS, Cuts
-from gonio.problem import poses_of
-from gonio.stages import Found, PairSearch
+from gonio.search.coarse_to_fine import CUTS, Cuts
+from gonio.search.cpu import Found, PairSearch
+from gonio.search.objective import poses_of
 from misses import SAME_DEG, SAME_DISSIMILARITY, local
 from run import RESOLUTION_ANGSTROM, laid_on, read_ribosomes
 

@@ -23,9 +23,11 @@ from scipy.spatial.transform import Rotation
 
 import gonio
 from cells import WRONG_DEG, run_jobs
-from gonio.fourier import FourierVolume, Spectrum, shell_limit
-from gonio.orientations import euler_grid
-from gonio.score import Comparison, Score
+from gonio.comparison.score import Comparison, Score
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
+from gonio.fourier.transform import shell_limit
+from gonio.particle.orientations import euler_grid
 from pairs import BOX, VOXEL_SIZE_ANGSTROM, Cell, make_pair, median_and_mad
 from summary import paper_value
 

@@ -14,10 +14,10 @@ import argparse
 import numpy as np
 
 import gonio
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, Volume
+from gonio.particle.wedge import SingleAxisWedge, TiltListWedge, Wedge
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
-from gonio.volume import Subtomogram, Volume
-from gonio.wedge import SingleAxisWedge, TiltListWedge, Wedge
 
 BOX, VOXEL_SIZE_ANGSTROM, RESOLUTION_ANGSTROM = 32, 10.0, 30.0
 STEPS_DEG = (3.0, 8.0)

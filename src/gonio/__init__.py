@@ -9,22 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gonio.alignment import Aligner, align
-    from gonio.averaging import Average, average
-    from gonio.ctf import Ctf
-    from gonio.fourier import FourierVolume, Spectrum, fourier_shell_correlation
+    from gonio.alignment.aligner import Aligner, align
+    from gonio.alignment.result import History, Optimum, Result
+    from gonio.averaging.average import Average, average
+    from gonio.comparison.score import Score
+    from gonio.fourier.fourier_volume import FourierVolume
+    from gonio.fourier.fsc import fourier_shell_correlation
+    from gonio.fourier.spectrum import Spectrum
     from gonio.io import FormatError, read_particles, read_volume, write_particles, write_volume
-    from gonio.lm import Status
-    from gonio.orientations import euler_grid
-    from gonio.pairwise import PairResult, align_all_pairs
-    from gonio.particles import ParticleTable
-    from gonio.pose import Pose
-    from gonio.result import History, Optimum, Result
-    from gonio.score import Score
-    from gonio.settings import Inputs, Pool, Search, Settings
-    from gonio.symmetry import Symmetry
-    from gonio.volume import Subtomogram, TiltStack, Volume
-    from gonio.wedge import (
+    from gonio.particle.ctf import Ctf
+    from gonio.particle.orientations import euler_grid
+    from gonio.particle.pose import Pose
+    from gonio.particle.symmetry import Symmetry
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Subtomogram, TiltStack, Volume
+    from gonio.particle.wedge import (
         DualAxisWedge,
         NoWedge,
         SingleAxisWedge,
@@ -32,26 +31,31 @@ if TYPE_CHECKING:
         TiltListWedge,
         WeightVolumeWedge,
     )
+    from gonio.search.levenberg_marquardt import Status
+    from gonio.settings import Inputs, Pool, Search, Settings
+    from gonio.workflows.all_pairs import PairResult, align_all_pairs
 
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "alignment": ("Aligner", "align"),
-    "averaging": ("Average", "average"),
-    "ctf": ("Ctf",),
-    "fourier": ("FourierVolume", "Spectrum", "fourier_shell_correlation"),
+    "alignment.aligner": ("Aligner", "align"),
+    "averaging.average": ("Average", "average"),
+    "particle.ctf": ("Ctf",),
+    "fourier.fourier_volume": ("FourierVolume",),
+    "fourier.fsc": ("fourier_shell_correlation",),
+    "fourier.spectrum": ("Spectrum",),
     "io": ("FormatError", "read_particles", "read_volume", "write_particles", "write_volume"),
-    "lm": ("Status",),
-    "orientations": ("euler_grid",),
-    "pairwise": ("PairResult", "align_all_pairs"),
-    "particles": ("ParticleTable",),
-    "pose": ("Pose",),
-    "result": ("History", "Optimum", "Result"),
-    "score": ("Score",),
+    "search.levenberg_marquardt": ("Status",),
+    "particle.orientations": ("euler_grid",),
+    "workflows.all_pairs": ("PairResult", "align_all_pairs"),
+    "particle.table": ("ParticleTable",),
+    "particle.pose": ("Pose",),
+    "alignment.result": ("History", "Optimum", "Result"),
+    "comparison.score": ("Score",),
     "settings": ("Inputs", "Pool", "Search", "Settings"),
-    "symmetry": ("Symmetry",),
-    "volume": ("Subtomogram", "TiltStack", "Volume"),
-    "wedge": (
+    "particle.symmetry": ("Symmetry",),
+    "particle.volume": ("Subtomogram", "TiltStack", "Volume"),
+    "particle.wedge": (
         "DualAxisWedge",
         "NoWedge",
         "SingleAxisWedge",

@@ -10,11 +10,38 @@ from enum import StrEnum
 
 import numpy as np
 
-from gonio import candidates, orientations
-from gonio.score import Score
-from gonio.symmetry import Symmetry
+from gonio.comparison.score import Score
+from gonio.particle import orientations
+from gonio.particle.symmetry import Symmetry
 
-__all__ = ["Inputs", "Lengths", "Overlap", "Pool", "Search", "Settings"]
+__all__ = ["Inputs", "Lengths", "Overlap", "Pool", "Schedule", "Search", "Settings"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The constants of the stochastic refinement.
+
+    Parameters
+    ----------
+    draw_contrast
+        t of eq. 11: the best candidate is drawn at least 10^t times as often as the worst.
+    duplicate_distance
+        gamma of eq. 12, a Frobenius norm with shifts in voxels.
+    regression_tolerance
+        t_regress: the search ends when the line through the last smallest dissimilarities, relative to the first,
+        falls by no more than this per iteration.
+    regression_window
+        Over how many iterations that line is drawn.
+    max_iterations
+        n_max_iter.
+    """
+
+    draw_contrast: float = 2.0
+    duplicate_distance: float = 0.3
+    regression_tolerance: float = 1e-3
+    regression_window: int = 250
+    max_iterations: int = 1000
+
 
 _LENGTHS = (
     "resolution_angstrom",
@@ -103,7 +130,7 @@ class Settings:
     pool
         ``Pool`` or its name; for the search from coarse to fine and that about an axis.
     symmetry
-        Point group of the reference about its box centre, such as ``"C4"`` (``gonio.symmetry``): seeds are reduced by
+        Point group of the reference about its box centre, such as ``"C4"`` (``gonio.particle.symmetry``): seeds are reduced by
         it, and equivalent poses are one.
     seed_interval_deg
         Interval of the starting angles of the paper's searches; 60 gives 108 seeds (6 about an axis), 45 gives 256 (8).
@@ -157,7 +184,7 @@ class Settings:
     prior_rotation_sd_deg: float | None = None
     prior_shift_sd_angstrom: float | None = None
     axis_sd_deg: float | None = None
-    schedule: candidates.Schedule = field(default_factory=candidates.Schedule)
+    schedule: Schedule = field(default_factory=Schedule)
     overlap: Overlap = Overlap.HELD
     posterior_poses: int = 0
     posterior_resolved: float = 0.1

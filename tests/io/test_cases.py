@@ -15,7 +15,6 @@ import pytest
 from scipy.spatial.distance import pdist
 from scipy.spatial.transform import Rotation
 
-from gonio import halves
 from gonio.cli.app import run
 from gonio.io import FormatError, read_volume, write_volume
 from gonio.io.blocks import read_star
@@ -26,7 +25,8 @@ from gonio.io.maps import read_map
 from gonio.io.source import ReadOptions
 from gonio.io.tilt_files import is_tilt_file, read_tilts
 from gonio.io.tomogram import open_tomogram
-from gonio.volume import Volume, correlation
+from gonio.particle import half_sets
+from gonio.particle.volume import Volume, correlation
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 RIBOSOMES = Path(__file__).parents[3] / "shared" / "data" / "empiar10499"
@@ -229,7 +229,7 @@ def test_no_two_real_ribosomes_are_nearer_than_their_diameter_and_each_is_a_grou
     nearest = min(pdist(listed.places_angstrom[names == name]).min() for name in set(listed.tomograms))
     assert nearest == pytest.approx(656, abs=0.5)
     box = 32 * 12.0
-    groups = halves.families(listed.names, listed.tomograms, listed.coordinates_angstrom, within_angstrom=box)
+    groups = half_sets.families(listed.names, listed.tomograms, listed.coordinates_angstrom, within_angstrom=box)
     assert len(set(groups.tolist())) == 20
 
 

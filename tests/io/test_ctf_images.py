@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gonio.io import FormatError, read_particles
-from gonio.volume import Subtomogram
-from gonio.wedge import SquaredTransferWedge, WeightVolumeWedge
+from gonio.particle.volume import Subtomogram
+from gonio.particle.wedge import SquaredTransferWedge, WeightVolumeWedge
 
 BOX, VOXEL = 8, 10.0
 K = np.arange(BOX) - BOX // 2

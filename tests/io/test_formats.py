@@ -19,8 +19,8 @@ from gonio.io.formats import FORMATS, format_named, format_of, format_of_ending
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
 from gonio.io.text import number_text
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
 
 # The long run sets it to 1000.
 EXAMPLES = int(os.environ.get("GONIO_ROUND_TRIPS", "6"))

@@ -11,11 +11,11 @@ import pytest
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment import Aligner, Settings
-from gonio.averaging import average
+from gonio.alignment.aligner import Aligner, Settings
+from gonio.averaging.average import average
 from gonio.cli.app import run
 from gonio.io import FormatError, read_particles, read_volume
-from gonio.volume import Volume, correlation, soft_sphere
+from gonio.particle.volume import Volume, correlation, soft_sphere
 
 EXTRACTED = Path(__file__).parents[3] / "shared" / "data" / "relion_extracted"
 BOX, VOXEL, COUNT = 32, 10.0, 3

@@ -12,7 +12,7 @@ import pytest
 from gonio.io import FormatError, read_stack, read_volume, write_volume
 from gonio.io.em import read_em, write_em
 from gonio.io.maps import read_map
-from gonio.volume import Volume
+from gonio.particle.volume import Volume
 
 SIMULATED = Path(__file__).parents[3] / "shared" / "data" / "pytom_simulated"
 

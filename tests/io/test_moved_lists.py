@@ -15,8 +15,8 @@ from gonio.io.errors import locate
 from gonio.io.lists import read_with, write_particles
 from gonio.io.maps import write_volume
 from gonio.io.source import ReadOptions
-from gonio.pose import Pose
-from gonio.volume import Volume
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Volume
 
 BOX, VOXEL = 8, 10.0
 RAMP = np.linspace(-0.5, 0.5, BOX)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gonio.io import FormatError, read_stack, read_volume, write_volume
-from gonio.volume import Volume
+from gonio.particle.volume import Volume
 
 
 @pytest.fixture

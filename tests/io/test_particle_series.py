@@ -11,15 +11,16 @@ import pytest
 from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment import Aligner, Search, Settings
-from gonio.averaging import average
+from gonio.alignment.aligner import Aligner, Search, Settings
+from gonio.averaging.average import average
 from gonio.cli.app import run
-from gonio.fourier import fourier_shell_correlation, moved_into
+from gonio.fourier.fourier_volume import moved_into
+from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.io import FormatError, read_particles, write_particles
 from gonio.io.blocks import read_star
 from gonio.io.formats import format_of
-from gonio.pose import Pose
-from gonio.volume import Volume, soft_sphere
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Volume, soft_sphere
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 IN_CELL = SHARED / "ribosome_in_cell" / "sta_testing_bin8.star"

@@ -13,9 +13,9 @@ from scipy.spatial.transform import Rotation
 
 from gonio.io import FormatError, read_particles, write_particles, write_simulated, write_volume
 from gonio.io.blocks import read_star
-from gonio.pose import Pose
-from gonio.volume import Subtomogram, TiltStack, Volume
-from gonio.wedge import SingleAxisWedge, WeightVolumeWedge, tilt_plane_normal
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, TiltStack, Volume
+from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge, tilt_plane_normal
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 RIBOSOMES = SHARED / "empiar10499"

@@ -9,8 +9,8 @@ import pytest
 
 from gonio.io import FormatError, read_particles, write_volume
 from gonio.io.em import write_em
-from gonio.volume import Volume
-from gonio.wedge import SingleAxisWedge
+from gonio.particle.volume import Volume
+from gonio.particle.wedge import SingleAxisWedge
 
 VOXEL = 5.0
 

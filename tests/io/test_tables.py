@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gonio.alignment import Aligner, Settings
+from gonio.alignment.aligner import Aligner, Settings
 from gonio.io import read_particles, write_particles
 from gonio.io.conversion import TomogramSizes, WriteOptions
 from gonio.io.em import read_em
@@ -16,8 +16,8 @@ from gonio.io.formats import format_of
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
 from gonio.io.stopgap import read_wedge_list
-from gonio.volume import Volume
-from gonio.wedge import SingleAxisWedge
+from gonio.particle.volume import Volume
+from gonio.particle.wedge import SingleAxisWedge
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 if not SHARED.is_dir():

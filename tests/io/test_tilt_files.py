@@ -10,10 +10,10 @@ from gonio.io.ctf_images import centred_weights
 from gonio.io.names import match, stem
 from gonio.io.tilt_files import is_tilt_file, read_tilts
 from gonio.io.wedges import read_tilts_of, with_tilts
-from gonio.pose import Pose
-from gonio.tilts import TiltSeries, Weighting
-from gonio.volume import Volume
-from gonio.wedge import WeightVolumeWedge
+from gonio.particle.pose import Pose
+from gonio.particle.tilt_series import TiltSeries, Weighting
+from gonio.particle.volume import Volume
+from gonio.particle.wedge import WeightVolumeWedge
 
 TABLES = Path(__file__).parents[3] / "shared" / "data" / "tables"
 RIBOSOMES = TABLES.parent / "empiar10499"

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from gonio.averaging import average
-from gonio.ctf import Ctf
-from gonio.fourier import fourier_shell_correlation, image_samples
+from gonio.averaging.average import average
+from gonio.fourier.fsc import fourier_shell_correlation
+from gonio.fourier.spectrum import image_samples
 from gonio.io import FormatError, read_particles
-from gonio.pose import Pose
+from gonio.particle.ctf import Ctf
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Volume, soft_sphere
 from gonio.simulate import Imaging, Phantom, simulate_tilt_stack
-from gonio.volume import Volume, soft_sphere
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TILTS = np.array([-60.0, 0.0, 60.0])

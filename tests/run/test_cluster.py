@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import listed
-from gonio.lists import align_table
+from gonio.alignment.particle_list import align_table
 from gonio.run import cluster, provenance
 from gonio.run.engine import Journaled, Local, Mapper
 from gonio.run.journal import Journal

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from gonio import Pose, Result
-from gonio.lm import Status
 from gonio.run.journal import Changed, Journal, TornRecord, command_in
+from gonio.search.levenberg_marquardt import Status
 
 FACTS = {"settings": {"limit": 40.0, "search": "local"}, "seed": 3, "inputs": {"/a/list.star": "12ab"}}
 

@@ -7,11 +7,11 @@ import pytest
 from scipy import fft
 from scipy.stats import chi2
 
-from gonio.ctf import Ctf
-from gonio.pose import Pose
+from gonio.particle.ctf import Ctf
+from gonio.particle.pose import Pose
+from gonio.particle.wedge import SingleAxisWedge
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
 from gonio.simulate import microscope as m
-from gonio.wedge import SingleAxisWedge
 
 VOXEL = 10.0
 POSE = Pose.from_euler_zyz_deg([25.0, 70.0, -110.0], [13.0, -7.0, 4.0])

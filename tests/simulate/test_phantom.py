@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
 from gonio.simulate import PHANTOM_NAMES, Density, Phantom
 
 VOXEL = 10.0

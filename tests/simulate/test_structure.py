@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
 from gonio.simulate import Density, Structure
 from gonio.simulate.structure import Atoms, decimation_matrix, read_atoms, sd_of_resolution
 

@@ -47,12 +47,12 @@ from gonio.cli.reference import ReferenceOptions
 from gonio.cli.running import HowToRun, running
 
 if TYPE_CHECKING:
-    from gonio.alignment import Aligner, Result, Settings
-    from gonio.particles import ParticleTable
-    from gonio.pose import Pose
+    from gonio.alignment.aligner import Aligner, Result, Settings
+    from gonio.particle.pose import Pose
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
     from gonio.report import Errors, Report
     from gonio.run.engine import Mapper
-    from gonio.volume import Volume
 
 WRONG_DEG = 15.0  # errors beyond this are another optimum
 
@@ -211,12 +211,12 @@ def align(
 
 def align_list(table: ParticleTable, aligner: Aligner, *, mapper: Mapper, seed: int, learn: bool = False) -> Aligned:
     """Align every particle; poses in the table are where a local search starts."""
-    from gonio import lists
-    from gonio.pose import Pose
+    from gonio.alignment import particle_list
+    from gonio.particle.pose import Pose
 
     start = time.monotonic()
-    expectation = lists.learn(table, aligner, mapper=mapper, seed=seed) if learn else None
-    rows = lists.align_rows(table, aligner, mapper=mapper, seed=seed, expectation=expectation)
+    expectation = particle_list.learn(table, aligner, mapper=mapper, seed=seed) if learn else None
+    rows = particle_list.align_rows(table, aligner, mapper=mapper, seed=seed, expectation=expectation)
     results, boxes = [row.result for row in rows], {row.box for row in rows}
     poses = Pose.stack([result.pose for result in results])
     before = np.array([row.before for row in rows])
@@ -231,7 +231,7 @@ def _changes(
     table: ParticleTable, poses: Pose, before: NDArray[np.float64], settings: Settings
 ) -> dict[str, NDArray[np.float64]]:
     """What is new against the list; of little meaning where all its poses are alike."""
-    from gonio.alignment import Search
+    from gonio.alignment.aligner import Search
 
     listed, columns = table.poses, {}
     if np.isfinite(before).any():
@@ -243,13 +243,13 @@ def _changes(
 
 
 def _turned_deg(settings: Settings, first: Pose, second: Pose) -> NDArray[np.float64]:
-    from gonio.symmetry import Symmetry
+    from gonio.particle.symmetry import Symmetry
 
     return np.asarray(Symmetry.named(settings.symmetry).rotation_distance_deg(first, second))
 
 
 def _spelt_out(settings: Settings, box: int, voxel_size_angstrom: float) -> Settings:
-    from gonio.alignment import Inputs
+    from gonio.alignment.aligner import Inputs
 
     resolved = settings.resolved(box=box, voxel_size_angstrom=voxel_size_angstrom)
     return replace(resolved, inputs=Inputs.RESTORED if settings.restores else Inputs.PLAIN)

@@ -25,10 +25,10 @@ from gonio.cli.output import beside, check_map, json_text, numbers_text, progres
 from gonio.run.engine import Journaled, Local, Mapper
 
 if TYPE_CHECKING:
-    from gonio.averaging import Average
-    from gonio.particles import ParticleTable
-    from gonio.resolution import HalfMapFsc
-    from gonio.volume import Volume
+    from gonio.averaging.average import Average
+    from gonio.averaging.resolution import HalfMapFsc
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
 
 HALF_ENDINGS = ("_half1.mrc", "_half2.mrc", "_fsc.csv")
 MASK_ENDING, COVERAGE_ENDING, SCRIPT_ENDING = "_mask.mrc", "_coverage.mrc", ".cxc"
@@ -130,7 +130,7 @@ class Agreement:
 
 def average_list(table: ParticleTable, *, halves: bool, symmetry: str, mapper: Mapper) -> Average:
     """Average all particles of a list, and its half sets where there are any."""
-    from gonio.averaging import average_table
+    from gonio.averaging.average import average_table
 
     half_sets = np.asarray(table.half_sets)
     if halves and not np.isin(half_sets, [0, 1, 2]).all():
@@ -140,7 +140,7 @@ def average_list(table: ParticleTable, *, halves: bool, symmetry: str, mapper: M
 
 def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
     """Of the halves of an average, within a mask that is given or made from it; None where it has none."""
-    from gonio.resolution import half_map_fsc, soft_mask
+    from gonio.averaging.resolution import half_map_fsc, soft_mask
 
     if made.halves is None:
         return None
@@ -152,8 +152,8 @@ def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
 def write_average(path: Path, made: Average, agreement: Agreement | None) -> None:
     """The map, its coverage, its halves, their mask and Fourier shell correlation, and what shows them in ChimeraX."""
     from gonio.io import write_volume
+    from gonio.particle.volume import Volume
     from gonio.report import MapFile, maps_script
-    from gonio.volume import Volume
 
     write_volume(path, made.volume)
     write_volume(beside(path, COVERAGE_ENDING), Volume(made.coverage, made.volume.voxel_size_angstrom))
@@ -184,7 +184,7 @@ def fsc_csv(fsc: HalfMapFsc) -> str:
 
 def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
     """What to say of them: name, value, how to read it."""
-    from gonio.resolution import FSC_HALVES, FSC_KNOWN
+    from gonio.averaging.resolution import FSC_HALVES, FSC_KNOWN
 
     named = (
         ("no mask", "where the halves' FSC falls so", fsc.unmasked),
@@ -204,7 +204,7 @@ def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
 
 def rows_of(made: Average, agreement: Agreement | None) -> list[tuple[str, str, str]]:
     """How far halves agree and how evenly was measured: name, value, how to read it."""
-    from gonio.resolution import CONE_DEG, evenness
+    from gonio.averaging.resolution import CONE_DEG, evenness
 
     even = evenness(made.coverage)
     worst = ", ".join(f"{x:.2f}" for x in even.worst_xyz)
@@ -223,7 +223,7 @@ def rows_of(made: Average, agreement: Agreement | None) -> list[tuple[str, str, 
 
 def summary_of(made: Average, agreement: Agreement | None) -> dict[str, object]:
     """The same for programs."""
-    from gonio.resolution import evenness
+    from gonio.averaging.resolution import evenness
 
     even = evenness(made.coverage)
     summary: dict[str, object] = {
@@ -246,7 +246,7 @@ def falls_at(fsc: HalfMapFsc) -> dict[str, float]:
 
 def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> str:
     """Where a curve falls through a threshold, for people."""
-    from gonio.fourier import resolution_at
+    from gonio.fourier.fsc import resolution_at
 
     resolution = resolution_at(fsc, threshold, box_angstrom=box_angstrom)
     finest = box_angstrom / (len(fsc) - 1)

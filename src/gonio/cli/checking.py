@@ -1,6 +1,6 @@
 """What commands look at before they begin, and how they tell it: one line for each doubt, an error for what cannot be.
 
-The doubts themselves are ``gonio.checks``.
+The doubts themselves are ``gonio.workflows.checks``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gonio.inspection import Suspicion
-    from gonio.particles import ParticleTable
-    from gonio.volume import Particle, Volume
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Particle, Volume
+    from gonio.workflows.inspection import Suspicion
 
 __all__ = ["look_at_list", "look_at_maps", "look_at_symmetry", "tell"]
 
@@ -52,7 +52,7 @@ def look_at_list(
     ValueError
         Voxel sizes that differ, resolutions that do not suit a box, a mask that is none.
     """
-    from gonio import checks
+    from gonio.workflows import checks
 
     particles = checks.sample_of(table)
     for name, map_ in [*(references or {}).items(), *([] if mask is None else [("the mask", mask)])]:
@@ -72,7 +72,7 @@ def look_at_maps(
     invert: str,
 ) -> None:
     """Tell what looks wrong between particles and maps; ``invert`` is what to do about opposite contrast."""
-    from gonio import checks
+    from gonio.workflows import checks
 
     for option, resolution in resolutions.items():
         for one in [*particles[:1], *references.values()]:
@@ -88,7 +88,7 @@ def look_at_symmetry(
     map_: Volume, symmetry: str, *, resolution_angstrom: float | None, diameter_angstrom: float | None
 ) -> None:
     """Tell where a map does not have the symmetry that was asked for."""
-    from gonio import checks
+    from gonio.workflows import checks
 
     tell(
         [

@@ -32,12 +32,12 @@ from gonio.cli.running import HowToRun, running
 from gonio.run.engine import Mapper
 
 if TYPE_CHECKING:
-    from gonio.alignment import Settings
-    from gonio.classification import Classes
-    from gonio.clustering import AllPairs, Clustering
-    from gonio.particles import ParticleTable
+    from gonio.alignment.aligner import Settings
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
     from gonio.report import Matrix, Report
-    from gonio.volume import Volume
+    from gonio.workflows.classification import Classes
+    from gonio.workflows.clustering import AllPairs, Clustering
 
 # Of an earlier classification these do not stay.
 FOUND = ("class_margin",)
@@ -199,7 +199,7 @@ def way_of(
     ValueError
         For what does not fit together, or particles that cannot be paired, in the words of the command line.
     """
-    from gonio.volume import TiltStack
+    from gonio.particle.volume import TiltStack
 
     size = len(table)
     if maps and count not in (None, len(maps)):
@@ -236,8 +236,8 @@ def classified(
     seed: int,
 ) -> tuple[Classes, Paired | None]:
     """The classes, and the pairs that they come from."""
-    from gonio import classification
-    from gonio.clustering import cluster
+    from gonio.workflows import classification
+    from gonio.workflows.clustering import cluster
 
     if way.rows is None:
         if not maps:
@@ -352,8 +352,8 @@ def summary_of(found: Classes, way: Way, paired: Paired | None) -> dict[str, obj
 
 def _resolution(found: Classes, one: int) -> float | None:
     """At which the halves of a class agree by 0.143, without a mask."""
-    from gonio.fourier import resolution_at
-    from gonio.resolution import FSC_HALVES
+    from gonio.averaging.resolution import FSC_HALVES
+    from gonio.fourier.fsc import resolution_at
 
     made = found.averages[one]
     if made is None or made.fsc is None:

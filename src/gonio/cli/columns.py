@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gonio.alignment import Optimum, Result
-    from gonio.particles import ParticleTable
-    from gonio.pose import Pose
-    from gonio.score import Score
+    from gonio.alignment.aligner import Optimum, Result
+    from gonio.comparison.score import Score
+    from gonio.particle.pose import Pose
+    from gonio.particle.table import ParticleTable
 
 __all__ = ["UNKNOWN", "as_score", "columns_of", "without_found", "writable", "write_runners_up"]
 
@@ -76,7 +76,7 @@ def columns_of(table: ParticleTable, results: Sequence[Result], score: Score) ->
 
 def as_score(dissimilarity: NDArray[np.float64], score: Score) -> NDArray[np.float64]:
     """Return what other programs call a score, higher is better: the correlation of RCS, 1 - d / 2, else -d."""
-    from gonio.score import Score
+    from gonio.comparison.score import Score
 
     return 1.0 - 0.5 * dissimilarity if score is Score.RCS else -dissimilarity
 
@@ -92,7 +92,7 @@ def write_runners_up(path: Path, table: ParticleTable, results: Sequence[Result]
     """The list with one row for each optimum that was not chosen, next best first; names occur as often as need be."""
     from gonio.cli.output import write_text
     from gonio.io import write_particles
-    from gonio.pose import Pose
+    from gonio.particle.pose import Pose
 
     found = [(row, rank, optimum) for row, result in enumerate(results) for rank, optimum in _ranked(result)]
     if not found:
@@ -116,7 +116,7 @@ def _ranked(result: Result) -> list[tuple[int, Optimum]]:
 
 def _best_runner_up(table: ParticleTable, results: Sequence[Result]) -> dict[str, ArrayLike]:
     """Of a particle without one, its own pose and an infinite margin; nothing where no particle has one."""
-    from gonio.pose import Pose
+    from gonio.particle.pose import Pose
 
     if not any(result.runners_up for result in results):
         return {}

@@ -17,7 +17,7 @@ from gonio.cli.output import check_target, write_settings
 if TYPE_CHECKING:
     from gonio.io.conversion import WriteOptions
     from gonio.io.formats import Format
-    from gonio.particles import ParticleTable
+    from gonio.particle.table import ParticleTable
 
 SHOWN = 3
 
@@ -207,9 +207,9 @@ def _warn(table: ParticleTable, made: ParticleTable, wanted: Format) -> None:
     """Of what is written as it was found and will not do what it should."""
     import warnings
 
-    from gonio.inspection import angles_in_radians, angles_out_of_range
     from gonio.io.formats import stated_angles
     from gonio.io.names import tomostar
+    from gonio.workflows.inspection import angles_in_radians, angles_out_of_range
 
     angles = stated_angles(table)
     for found in () if angles is None else (angles_out_of_range(angles), angles_in_radians(angles)):

@@ -16,8 +16,8 @@ from gonio.cli.output import write_text
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gonio.alignment import Aligner
-    from gonio.particles import ParticleTable
+    from gonio.alignment.aligner import Aligner
+    from gonio.particle.table import ParticleTable
     from gonio.run.engine import Mapper
 
 __all__ = ["DecoyOptions", "numbers_of_decoys", "with_decoys", "write_kept"]
@@ -76,7 +76,7 @@ def with_decoys(
     table: ParticleTable, aligner: Aligner, options: DecoyOptions, *, mapper: Mapper, seed: int
 ) -> ParticleTable:
     """An aligned list with what decoys say of each particle."""
-    from gonio.decoys import Decoys, compete
+    from gonio.alignment.decoys import Decoys, compete
 
     decoys = Decoys.of(aligner, options.decoy_count, rng=np.random.default_rng(seed))
     if "mirror" not in decoys.kinds:

@@ -20,9 +20,9 @@ from gonio.run.engine import Journaled, Local
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
-    from gonio.averaging import Average
+    from gonio.averaging.average import Average
+    from gonio.particle.volume import Volume
     from gonio.report import Report
-    from gonio.volume import Volume
 
 PHANTOM, BOX, VOXEL_SIZE_ANGSTROM, TILT_DEG, SNR, MAX_SHIFT_VOXELS = "sharp", 32, 10.0, 60.0, 0.5, 2.0
 
@@ -50,7 +50,7 @@ def demo(
 
 def _chain(folder: Path, count: int, seed: int) -> str:
     """Run the chain in a folder and return what came of it."""
-    from gonio.alignment import Aligner
+    from gonio.alignment.aligner import Aligner
     from gonio.io import read_volume, write_particles
     from gonio.report import html
     from gonio.simulate import Imaging, Phantom
@@ -95,7 +95,7 @@ def _say(text: str) -> None:
 
 
 def _report(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume, seed: int) -> Report:
-    from gonio.fourier import fourier_shell_correlation
+    from gonio.fourier.fsc import fourier_shell_correlation
 
     report = report_of(aligned, title="Gonio at work: simulated particles, aligned", seed=seed)
     curves = {"average against reference": fourier_shell_correlation(made.volume, reference)}
@@ -116,8 +116,8 @@ def _report(aligned: Aligned, made: Average, agreement: Agreement | None, refere
 
 
 def _resolutions(made: Average, agreement: Agreement | None, reference: Volume) -> list[tuple[str, str, str]]:
-    from gonio.fourier import fourier_shell_correlation
-    from gonio.resolution import FSC_KNOWN
+    from gonio.averaging.resolution import FSC_KNOWN
+    from gonio.fourier.fsc import fourier_shell_correlation
 
     known = resolution_text(fourier_shell_correlation(made.volume, reference), FSC_KNOWN, reference.box_angstrom)
     reading = "FSC with the reference"

@@ -30,9 +30,9 @@ from gonio.cli.output import naming, progress, write_settings
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
-    from gonio.extraction import Cutting
     from gonio.io.tomogram import Tomogram
-    from gonio.particles import ParticleTable
+    from gonio.particle.table import ParticleTable
+    from gonio.workflows.extraction import Cutting
 
 EDGES = ("pad", "skip", "refuse")
 NORMALISATIONS = ("outside", "box", "none")
@@ -123,9 +123,9 @@ def extract(
 
     Example: `gonio extract TS_01.mrc TS_02.mrc picked.star --box 64 --invert --tilts tilts/ -o subtomograms`
     """
-    from gonio.extraction import Cutting
     from gonio.io.conversion import CENTRES
     from gonio.run.engine import Local
+    from gonio.workflows.extraction import Cutting
 
     for option, value, known in (
         ("--edge", edge, EDGES),
@@ -271,7 +271,7 @@ class Extraction:
         return rows
 
     def _outside(self) -> NDArray[np.float64]:
-        from gonio.extraction import share_outside
+        from gonio.workflows.extraction import share_outside
 
         return np.array(
             [
@@ -287,9 +287,9 @@ class Extraction:
 
     def cut(self, row: int) -> float:
         """Cut, scale and write one subtomogram; which share of its box lay outside."""
-        from gonio.extraction import cut_out, normalised
         from gonio.io import write_volume
-        from gonio.volume import Volume
+        from gonio.particle.volume import Volume
+        from gonio.workflows.extraction import cut_out, normalised
 
         tomogram = self.tomograms[self.table.tomograms[row]]
         with naming(lambda: self.table.names[row]):
@@ -340,7 +340,7 @@ class Extraction:
         """A volume of weights for each tomogram; which of them each particle has."""
         from gonio.io import write_volume
         from gonio.io.wedges import weights_of
-        from gonio.volume import Volume
+        from gonio.particle.volume import Volume
 
         files = {}
         for name, weights in weights_of(

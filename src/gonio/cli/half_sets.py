@@ -1,6 +1,6 @@
 """Half sets for commands that make or need them: overlapping particles share one.
 
-What overlaps is ``gonio.halves``'s; this module says what a user must know of it.
+What overlaps is ``gonio.particle.half_sets``'s; this module says what a user must know of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from gonio.particles import ParticleTable
+    from gonio.particle.table import ParticleTable
 
 __all__ = ["note", "some", "with_half_sets"]
 
@@ -28,7 +28,7 @@ def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: floa
     ValueError
         Half sets that are neither 0, 1 nor 2; a list of a single family, which cannot be split.
     """
-    from gonio import halves
+    from gonio.particle import half_sets
 
     given = np.asarray(table.half_sets)
     if not np.isin(given, [0, 1, 2]).all():
@@ -36,17 +36,17 @@ def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: floa
     if siblings_angstrom is None:
         first = table.load(0)
         siblings_angstrom = first.box * first.voxel_size_angstrom
-    family = halves.families(
+    family = half_sets.families(
         table.names, table.tomograms, table.coordinates_angstrom, within_angstrom=siblings_angstrom
     )
     rng = np.random.default_rng(seed)
-    sets = halves.split(family, rng=rng, given=None if split else given)
+    sets = half_sets.split(family, rng=rng, given=None if split else given)
     if len(set(sets.tolist())) < 2:
         raise ValueError(
             f"all {len(table)} particles are siblings, within {siblings_angstrom:g} angstrom of one another: they"
             " cannot be split into halves that share nothing; pass --siblings with the diameter of the particle"
         )
-    mixed = halves.parted(family, sets)
+    mixed = half_sets.parted(family, sets)
     if len(mixed):
         names = [table.names[row] for row in np.flatnonzero(np.isin(family, mixed))]
         note(

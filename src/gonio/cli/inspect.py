@@ -32,9 +32,9 @@ from gonio.cli.pictures import draw, drawing
 from gonio.cli.understanding import Understood, understand
 
 if TYPE_CHECKING:
-    from gonio.inspection import HandScore
     from gonio.io.source import ReadOptions
-    from gonio.particles import ParticleTable
+    from gonio.particle.table import ParticleTable
+    from gonio.workflows.inspection import HandScore
 
 
 def inspect(
@@ -126,8 +126,8 @@ def _score(
     diameter: float | None,
     seed: int,
 ) -> HandScore:
-    from gonio.inspection import hand_of
     from gonio.io import read_volume
+    from gonio.workflows.inspection import hand_of
 
     rows = np.unique(np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int))
     chosen = table[rows]

@@ -17,10 +17,10 @@ import typer
 from gonio.cli.ctf_image import CtfImageName, ctf_image_named
 
 if TYPE_CHECKING:
-    from gonio.alignment import Settings
-    from gonio.particles import ParticleTable
-    from gonio.volume import Volume
-    from gonio.wedge import SingleAxisWedge
+    from gonio.alignment.aligner import Settings
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
+    from gonio.particle.wedge import SingleAxisWedge
 
 # How far a local search expects poses to be from those listed, standard deviations per axis. On the ribosomes of
 # EMPIAR-10499 poses then move less, to where shells that were not compared agree better (docs/ribosomes.md).
@@ -343,7 +343,7 @@ def tilt_sense(table: ParticleTable) -> str:
 
 def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> SingleAxisWedge | None:
     """The wedge of a tilt range, or None where nothing is missing."""
-    from gonio.wedge import SingleAxisWedge
+    from gonio.particle.wedge import SingleAxisWedge
 
     return None if tilt_range_deg is None else SingleAxisWedge(*tilt_range_deg, axis_deg)
 
@@ -403,7 +403,7 @@ class SearchOptions:
         ValueError
             For what does not fit together, in the words of the command line.
         """
-        from gonio.alignment import Search, Settings
+        from gonio.alignment.aligner import Search, Settings
 
         self.check()
         search = Search.LOCAL if self.local is not None else Search(self.search or SEARCHES[0])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gonio.run.folder import check_target
 
 if TYPE_CHECKING:
-    from gonio.particles import ParticleTable
+    from gonio.particle.table import ParticleTable
 
 __all__ = [
     "beside",
@@ -46,8 +46,8 @@ BAR_SECONDS = 0.1
 @contextmanager
 def naming(name: Callable[[], str]) -> Iterator[None]:
     """Say of which particle a complaint is, where it does not say so itself as those about files do."""
+    from gonio.alignment.particle_list import ParticleError
     from gonio.io import FormatError
-    from gonio.lists import ParticleError
 
     try:
         yield

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from gonio.cli.output import command_line
 
 if TYPE_CHECKING:
-    from gonio.averaging import Average
-    from gonio.particles import ParticleTable
+    from gonio.averaging.average import Average
+    from gonio.averaging.resolution import HalfMapFsc
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
     from gonio.report import Odd
-    from gonio.resolution import HalfMapFsc
     from gonio.run.engine import Mapper
-    from gonio.volume import Volume
 
 __all__ = ["Looked", "as_seen", "defocus_of", "facts_of", "looked_at", "odd_of"]
 
@@ -43,8 +43,8 @@ def facts_of(seed: int) -> dict[str, str]:
 
 def odd_of(table: ParticleTable) -> list[Odd]:
     """The particles of a list to be looked at, with their volumes; tilt images have none."""
+    from gonio.particle.volume import Subtomogram
     from gonio.report import odd_particles
-    from gonio.volume import Subtomogram
 
     found = []
     for row, odd in odd_particles(table, most=MOST_ODD):
@@ -64,8 +64,8 @@ class Looked:
 
 def looked_at(table: ParticleTable, *, symmetry: str, mapper: Mapper) -> Looked:
     """The average of a list's particles, or of 500 drawn evenly from it, with the halves of the list or every other."""
-    from gonio.averaging import average_table
-    from gonio.resolution import half_map_fsc, soft_mask
+    from gonio.averaging.average import average_table
+    from gonio.averaging.resolution import half_map_fsc, soft_mask
 
     some = table[_evenly(len(table))]
     listed = np.asarray(some.half_sets)
@@ -82,7 +82,7 @@ def as_seen(maps: Mapping[str, Volume], resolution_angstrom: float) -> dict[str,
 
     Where halves agree on nothing, three shells are left to look at.
     """
-    from gonio.fourier import MIN_SHELLS, low_passed
+    from gonio.fourier.transform import MIN_SHELLS, low_passed
 
     seen = {}
     for name, volume in maps.items():
@@ -96,7 +96,7 @@ def as_seen(maps: Mapping[str, Volume], resolution_angstrom: float) -> dict[str,
 
 def defocus_of(table: ParticleTable) -> dict[str, NDArray[np.float64]]:
     """The mean defocus of each particle's images, (m,), for 500 of them; nothing where there are no tilt images."""
-    from gonio.volume import TiltStack
+    from gonio.particle.volume import TiltStack
 
     values = np.full(len(table), np.nan)
     for row in _evenly(len(table)).tolist():

@@ -39,10 +39,10 @@ from gonio.cli.output import beside, check_map, json_text, write_settings
 from gonio.cli.reference import ReferenceOptions
 
 if TYPE_CHECKING:
-    from gonio.alignment import Optimum, Result, Settings
+    from gonio.alignment.aligner import Optimum, Result, Settings
     from gonio.cli.reference import ReferenceFacts
-    from gonio.volume import Subtomogram, Volume
-    from gonio.wedge import SingleAxisWedge
+    from gonio.particle.volume import Subtomogram, Volume
+    from gonio.particle.wedge import SingleAxisWedge
 
 MASK_EDGE_VOXELS = 3.0
 
@@ -60,8 +60,8 @@ class Fit:
     @property
     def resolution_angstrom(self) -> float:
         """Where the FSC falls through 0.5."""
-        from gonio.fourier import resolution_at
-        from gonio.resolution import FSC_KNOWN
+        from gonio.averaging.resolution import FSC_KNOWN
+        from gonio.fourier.fsc import resolution_at
 
         return resolution_at(self.fsc, FSC_KNOWN, box_angstrom=self.moved.box_angstrom)
 
@@ -186,7 +186,7 @@ def pair(
     fitted = _Fitting(volume_a, wedges[0], settings, seed)
     fits = {"as given": fitted.fit(_subtomogram(volume_b, wedges[1]), facts)}
     if mirror:
-        from gonio.volume import mirrored_volume
+        from gonio.particle.volume import mirrored_volume
 
         flipped = facts if facts.mask is None else replace(facts, mask=mirrored_volume(facts.mask))
         fits["mirrored"] = fitted.fit(_mirrored(volume_b, wedges[1]), flipped)
@@ -217,7 +217,7 @@ class _Fitting:
     """A, with the sphere in which it is compared with what is laid on it."""
 
     def __init__(self, volume: Volume, wedge: SingleAxisWedge | None, settings: Settings, seed: int) -> None:
-        from gonio.volume import soft_sphere
+        from gonio.particle.volume import soft_sphere
 
         self._settings, self._seed = settings, seed
         self._resolution = settings.resolution_angstrom or 4.0 * volume.voxel_size_angstrom
@@ -233,8 +233,10 @@ class _Fitting:
 
     def fit(self, reference: Subtomogram, known: ReferenceFacts) -> Fit:
         """Lay a reference on A, with the same random numbers for every reference."""
-        from gonio.fourier import fourier_shell_correlation, low_passed, moved_into
-        from gonio.volume import correlation
+        from gonio.fourier.fourier_volume import moved_into
+        from gonio.fourier.fsc import fourier_shell_correlation
+        from gonio.fourier.transform import low_passed
+        from gonio.particle.volume import correlation
 
         aligner, target = known.aligner(reference, self._settings), self._target.volume
         result = aligner.align(self._target, rng=np.random.default_rng(self._seed))
@@ -249,15 +251,15 @@ class _Fitting:
 
 
 def _subtomogram(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
-    from gonio.volume import Subtomogram
+    from gonio.particle.volume import Subtomogram
 
     return Subtomogram(volume) if wedge is None else Subtomogram(volume, wedge)
 
 
 def _mirrored(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
     """The image in a mirror across the yz plane through the centre voxel; turns about an axis change their sense."""
-    from gonio.volume import mirrored_volume
-    from gonio.wedge import SingleAxisWedge
+    from gonio.particle.volume import mirrored_volume
+    from gonio.particle.wedge import SingleAxisWedge
 
     mirrored = None
     if wedge is not None:
@@ -277,7 +279,7 @@ def _as_dict(fits: dict[str, Fit], hand: str) -> dict[str, object]:
 
 
 def _next_best(fit: Fit) -> str:
-    from gonio.symmetry import Symmetry
+    from gonio.particle.symmetry import Symmetry
 
     if not fit.result.runners_up:
         return "     none"
@@ -298,7 +300,7 @@ def _print(fits: dict[str, Fit], hand: str, *, names: tuple[str, str], output: P
         print(f"  shift x, y, z      {shift}  angstrom")
         print(f"  dissimilarity      {result.dissimilarity:9.4f}  lower is better")
         print(f"  correlation        {fit.correlation:9.4f}  masked, low-passed; 1 is perfect")
-        from gonio.resolution import FSC_KNOWN
+        from gonio.averaging.resolution import FSC_KNOWN
 
         number, _, rest = resolution_text(fit.fsc, FSC_KNOWN, fit.moved.box_angstrom).partition(" ")
         print(f"  FSC falls to {FSC_KNOWN:g}   {number:>9}  {rest}, masked")

@@ -10,7 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from gonio.cli.understanding import Understood
-    from gonio.wedge import Wedge
+    from gonio.particle.wedge import Wedge
 
 # Half the height and width of the wedge's drawing, in characters.
 ROWS, COLUMNS = 8, 16
@@ -70,7 +70,7 @@ def _draw_wedge(axes: Any, understood: Understood) -> None:
 
 
 def _draw_power(axes: Any, understood: Understood) -> None:
-    from gonio.fourier import centred_fft
+    from gonio.fourier.transform import centred_fft
 
     box = understood.volumes[0].box
     power = sum(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from gonio.alignment import Aligner, Settings
-    from gonio.volume import Subtomogram, Volume
+    from gonio.alignment.aligner import Aligner, Settings
+    from gonio.particle.volume import Subtomogram, Volume
 
 __all__ = ["ReferenceFacts", "ReferenceOptions"]
 
@@ -37,8 +37,8 @@ class ReferenceOptions:
         ValueError
             When it does not fit the reference, or plain inputs, which have no use for it.
         """
-        from gonio.resolution import half_map_fsc
-        from gonio.restoration import sphere_mask
+        from gonio.averaging.resolution import half_map_fsc
+        from gonio.preparation.extent import sphere_mask
 
         if self.files and not settings.restores:
             raise ValueError("--mask and --half-maps are for restored inputs: plain ones are compared as they are")
@@ -64,6 +64,6 @@ class ReferenceFacts:
 
     def aligner(self, reference: Volume | Subtomogram, settings: Settings) -> Aligner:
         """An aligner that knows them."""
-        from gonio.alignment import Aligner
+        from gonio.alignment.aligner import Aligner
 
         return Aligner(reference, settings, mask=self.mask, reference_fsc=self.fsc)

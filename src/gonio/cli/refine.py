@@ -36,13 +36,13 @@ from gonio.cli.page import as_seen, defocus_of, facts_of, odd_of
 from gonio.cli.running import HowToRun, running
 
 if TYPE_CHECKING:
-    from gonio.denovo import DeNovoHalves
-    from gonio.particles import ParticleTable
-    from gonio.refinement import Iteration, Listed, Plan
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
     from gonio.report import Report
     from gonio.run.engine import Mapper
     from gonio.run.folder import RunFolder
-    from gonio.volume import Volume
+    from gonio.workflows.initial_model import DeNovoHalves
+    from gonio.workflows.refinement import Iteration, Listed, Plan
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def refine(
 
     Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
     """
-    from gonio.denovo import SUBSET
-    from gonio.refinement import Plan
     from gonio.report import html
+    from gonio.workflows.initial_model import SUBSET
+    from gonio.workflows.refinement import Plan
 
     _check_start(reference, denovo=denovo, local=start_local)
     if subset is not None and not denovo:
@@ -234,7 +234,7 @@ def _check_start(reference: Path | None, *, denovo: bool, local: bool) -> None:
 
 
 def _listed(local: LocalOptions, table: ParticleTable) -> Listed:
-    from gonio.refinement import Listed
+    from gonio.workflows.refinement import Listed
 
     own = local.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom)
     return Listed(own["prior_rotation_sd_deg"], own["prior_shift_sd_angstrom"], own["max_rotation_deg"])
@@ -244,7 +244,7 @@ def run(
     mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start, say: Callable[[str], None]
 ) -> list[Iteration]:
     """Refine, and write and tell each iteration when it is done; the same inputs give the same files."""
-    from gonio.refinement import refined
+    from gonio.workflows.refinement import refined
 
     plan, starts = _starts(mapper, folder, table, plan, start, say)
     places = None if table.places_angstrom is None else (lambda one: np.asarray(one.places_angstrom))
@@ -263,8 +263,8 @@ def _starts(
     mapper: Mapper, folder: RunFolder, table: ParticleTable, plan: Plan, start: Start, say: Callable[[str], None]
 ) -> tuple[Plan, tuple[Volume, Volume] | None]:
     """The map that each half starts from, and the plan with its resolution; None for the listed poses."""
-    from gonio.denovo import denovo_halves
-    from gonio.refinement import start_map
+    from gonio.workflows.initial_model import denovo_halves
+    from gonio.workflows.refinement import start_map
 
     if start.reference is not None:
         map_ = start_map(start.reference, resolution_angstrom=plan.start_resolution_angstrom)
@@ -326,8 +326,8 @@ def _write_denovo(folder: Path, made: DeNovoHalves) -> None:
 def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
     """The last iteration, and what became of all of them."""
     from gonio.io import write_volume
-    from gonio.refinement import best_of, fsc_mask
     from gonio.report import MapFile, maps_script
+    from gonio.workflows.refinement import best_of, fsc_mask
 
     best = best_of(done)
     write_iteration(folder, best, plan)
@@ -352,7 +352,7 @@ def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:
 
 def rows_of(done: Sequence[Iteration]) -> list[tuple[str, str, str]]:
     """What came of it: name, value with unit, how to read it."""
-    from gonio.refinement import best_of
+    from gonio.workflows.refinement import best_of
 
     best, lost = best_of(done), [name for one in done for name, *_ in one.dropped]
     which = "the last" if best is done[-1] else "the one whose halves agree best"
@@ -378,9 +378,9 @@ def rows_of(done: Sequence[Iteration]) -> list[tuple[str, str, str]]:
 
 def report_of(done: Sequence[Iteration], plan: Plan, *, title: str, seed: int) -> Report:
     """The page about a refinement: the iteration whose halves agree best, and how it came there."""
-    from gonio.refinement import best_of
     from gonio.report import Iteration as Turn
     from gonio.report import Report
+    from gonio.workflows.refinement import best_of
 
     best = best_of(done)
     table, box = _with_columns(best, plan), best.volume.box_angstrom
@@ -404,7 +404,7 @@ def report_of(done: Sequence[Iteration], plan: Plan, *, title: str, seed: int) -
 
 def summary_of(done: Sequence[Iteration]) -> dict[str, object]:
     """The end of a refinement, for programs."""
-    from gonio.refinement import best_of
+    from gonio.workflows.refinement import best_of
 
     best = best_of(done)
     sets = np.asarray(best.table.half_sets)
@@ -422,7 +422,7 @@ def summary_of(done: Sequence[Iteration]) -> dict[str, object]:
 
 
 def _note_doubts(done: Sequence[Iteration], plan: Plan, start: Start) -> None:
-    from gonio.refinement import best_of
+    from gonio.workflows.refinement import best_of
 
     if start.reference is not None and best_of(done).resolution_angstrom > 0.95 * plan.start_resolution_angstrom:
         note(

@@ -28,7 +28,7 @@ from gonio.run.engine import Journaled, Local, Mapper
 from gonio.run.folder import RunFolder
 
 if TYPE_CHECKING:
-    from gonio.cards import ManyCards, OneCard
+    from gonio.search.gpu.multi_gpu import ManyCards, OneCard
 
 __all__ = ["HowToRun", "Running", "running"]
 
@@ -50,7 +50,7 @@ class HowToRun:
     """What the user said about how long work is done; results do not depend on it, but for the rounding of cards.
 
     A group of options (``gonio.cli.grouped``), and ``draws``, which follows from others; ``device`` and ``draws`` are
-    as in ``gonio.cards.cards_for``.
+    as in ``gonio.search.gpu.multi_gpu.cards_for``.
     """
 
     threads: Threads = None
@@ -97,7 +97,7 @@ class HowToRun:
         self.check()
         if self.device == "cpu":
             return None
-        from gonio.cards import cards_for
+        from gonio.search.gpu.multi_gpu import cards_for
 
         with _in_words_of_options():
             return cards_for(self.device, draws=self.draws, n_threads=self.workers)

@@ -15,7 +15,7 @@ from gonio.cli.output import beside, check_map, progress, write_settings
 from gonio.run.folder import check_target, result_folder
 
 if TYPE_CHECKING:
-    from gonio.pose import Pose
+    from gonio.particle.pose import Pose
     from gonio.simulate import Density, Imaging
 
 STRUCTURE_RESOLUTION_ANGSTROM = 40.0
@@ -89,7 +89,7 @@ def simulate(
 
 def random_poses(count: int, imaging: Imaging, max_shift_voxels: float, seed: int) -> Pose:
     """Poses uniform in orientation and, along each axis, in shift."""
-    from gonio.pose import Pose
+    from gonio.particle.pose import Pose
 
     if not max_shift_voxels >= 0:
         raise ValueError(f"--max-shift-voxels must not be negative, got {max_shift_voxels!r}")
@@ -100,7 +100,7 @@ def random_poses(count: int, imaging: Imaging, max_shift_voxels: float, seed: in
 def write_simulation(folder: Path, density: Density, imaging: Imaging, *, truth: Pose, seed: int) -> None:
     """Particles, the two lists and the reference, into an existing folder."""
     from gonio.io import write_simulated, write_volume
-    from gonio.pose import Pose
+    from gonio.particle.pose import Pose
     from gonio.simulate import simulate_subtomogram
 
     rng = np.random.default_rng((seed, 1))
@@ -149,9 +149,9 @@ def map_(
     Example: `gonio map 7p6z.cif.gz --voxel-size 12 --box 32 -o 7p6z.mrc`
     """
     from gonio.io import write_volume
-    from gonio.pose import Pose
+    from gonio.particle.pose import Pose
+    from gonio.particle.volume import Volume
     from gonio.simulate import Structure
-    from gonio.volume import Volume
 
     target = check_map(output, ".settings.toml", overwrite=overwrite)
     limit = 2.0 * voxel_size if resolution is None else resolution

@@ -1,6 +1,6 @@
 """What gonio makes of a file: its kind, what it says, what looks wrong with it, and what there is to draw.
 
-Reads with ``gonio.io`` and judges with ``gonio.inspection``; here is only which question is asked of what.
+Reads with ``gonio.io`` and judges with ``gonio.workflows.inspection``; here is only which question is asked of what.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from gonio.cli.options import tilt_sense, wedge_of
 
 if TYPE_CHECKING:
-    from gonio.inspection import Suspicion
     from gonio.io.source import ReadOptions
-    from gonio.particles import ParticleTable
-    from gonio.tilts import TiltSeries
-    from gonio.volume import Particle, Volume
-    from gonio.wedge import Wedge
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.tilt_series import TiltSeries
+    from gonio.particle.volume import Particle, Volume
+    from gonio.particle.wedge import Wedge
+    from gonio.workflows.inspection import Suspicion
 
 LARGEST_MAP, PIECE = 1024, 128
 DUPLICATE_SHARE = 0.25  # of the box: particles nearer than this are one
@@ -77,9 +77,9 @@ def understand(
 
 
 def _volume(path: Path, options: ReadOptions) -> Understood:
-    from gonio import inspection as look
     from gonio.io.tomogram import open_tomogram
-    from gonio.volume import Volume
+    from gonio.particle.volume import Volume
+    from gonio.workflows import inspection as look
 
     tomogram = open_tomogram(path, voxel_size_angstrom=options.voxel_size_angstrom, permissive=options.permissive)
     shape = tomogram.shape_zyx
@@ -116,7 +116,7 @@ def _volume(path: Path, options: ReadOptions) -> Understood:
 
 def _look_at_power(understood: Understood, options: ReadOptions) -> None:
     """Where the power of volumes is, against the wedge that is known, or a usual one."""
-    from gonio import inspection as look
+    from gonio.workflows import inspection as look
 
     wedge = understood.wedge
     if wedge is None and options.tilt_range_deg is not None:
@@ -132,7 +132,7 @@ def _look_at_power(understood: Understood, options: ReadOptions) -> None:
 
 
 def _is_about_x(wedge: Wedge) -> bool:
-    from gonio.wedge import SingleAxisWedge
+    from gonio.particle.wedge import SingleAxisWedge
 
     return isinstance(wedge, SingleAxisWedge) and abs((wedge.axis_deg + 90.0) % 180.0 - 90.0) < 45.0
 
@@ -141,8 +141,8 @@ def _is_about_x(wedge: Wedge) -> bool:
 
 
 def _tilts(path: Path) -> Understood:
-    from gonio import inspection as look
     from gonio.io.tilt_files import read_tilts
+    from gonio.workflows import inspection as look
 
     every = read_tilts(path)
     name, series = next(iter(every.items()))
@@ -283,9 +283,9 @@ def _some(table: ParticleTable, sample: int, understood: Understood) -> list[Par
 
 
 def _look_at_images(understood: Understood, particles: Sequence[Particle], options: ReadOptions, count: int) -> None:
-    from gonio import inspection as look
-    from gonio.tilts import TiltSeries
-    from gonio.volume import Subtomogram
+    from gonio.particle.tilt_series import TiltSeries
+    from gonio.particle.volume import Subtomogram
+    from gonio.workflows import inspection as look
 
     first = particles[0]
     looked = f"{len(particles)} of {count} looked at"
@@ -319,7 +319,7 @@ def _ctf_image_facts(table: ParticleTable) -> dict[str, Any]:
 
 
 def _wedge_words(wedge: Wedge) -> str:
-    from gonio.wedge import SingleAxisWedge, SquaredTransferWedge, TiltSeriesWedge, WeightVolumeWedge
+    from gonio.particle.wedge import SingleAxisWedge, SquaredTransferWedge, TiltSeriesWedge, WeightVolumeWedge
 
     if isinstance(wedge, SingleAxisWedge):
         return f"tilts from {wedge.tilt_min_deg:g} to {wedge.tilt_max_deg:g} degrees, axis {wedge.axis_deg:g}"
@@ -344,9 +344,9 @@ def _look_at_list(
     tomograms_path: Path | None,
     diameter: float | None,
 ) -> None:
-    from gonio import inspection as look
-    from gonio import placement
     from gonio.io.formats import stated_angles
+    from gonio.workflows import inspection as look
+    from gonio.workflows import placement
 
     angles = stated_angles(table)
     if angles is not None:
@@ -367,9 +367,9 @@ def _look_at_list(
 def _look_at_places(
     understood: Understood, table: ParticleTable, box: float | None, tomograms_path: Path | None, diameter: float | None
 ) -> None:
-    from gonio import inspection as look
-    from gonio import placement
     from gonio.io.conversion import known_sizes
+    from gonio.workflows import inspection as look
+    from gonio.workflows import placement
 
     places, coordinates = table.places_angstrom, table.coordinates_angstrom
     assert places is not None and coordinates is not None

@@ -22,7 +22,7 @@ from gonio.io.em import read_em, write_em
 from gonio.io.errors import FormatError
 from gonio.io.source import ReadOptions
 from gonio.io.subtomograms import ListSource, numbered_images
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
 
 __all__ = ["is_motive_list", "read_av3", "write_av3"]
 

@@ -24,8 +24,8 @@ from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import IMAGE_COLUMNS, TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text, numbers_or_text, own_label, own_name, token
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
 
 __all__ = [
     "Layout",

@@ -29,8 +29,8 @@ from gonio.io.particle_series import SeriesSource
 from gonio.io.source import TILT_COLUMNS, StarSource
 from gonio.io.star import tomograms_beside
 from gonio.io.text import own_label
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
 
 __all__ = ["CENTRES", "TomogramSizes", "WriteOptions", "known_sizes", "losses", "needs_centres", "prepared"]
 

@@ -23,8 +23,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.volume import Subtomogram, Volume, premultiplied
-from gonio.wedge import SquaredTransferWedge, WeightVolumeWedge
+from gonio.particle.volume import Subtomogram, Volume, premultiplied
+from gonio.particle.wedge import SquaredTransferWedge, WeightVolumeWedge
 
 __all__ = ["CTF_IMAGE_COLUMN", "CtfImage", "CtfImageKind", "centred_weights", "kind_of", "seen_through"]
 

@@ -23,7 +23,7 @@ from gonio.io.columns import Layout, block_of, read_documents, table_of, tomogra
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource, numbered_images
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
 
 __all__ = ["is_dynamo", "read_dynamo", "write_dynamo"]
 

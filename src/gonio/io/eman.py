@@ -32,8 +32,8 @@ from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text, numbers_or_text, own_name
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
 
 __all__ = [
     "is_boxes",

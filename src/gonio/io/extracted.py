@@ -20,8 +20,8 @@ from gonio.io.relion import BINNING, GENERAL, IMAGE_PIXEL, OLD_PIXEL
 from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS
 from gonio.io.star import IMAGES
 from gonio.io.text import token
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
 
 __all__ = ["Extracted", "write_extracted"]
 

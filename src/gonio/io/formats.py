@@ -31,7 +31,7 @@ from gonio.io.mrc import lacks_map_word
 from gonio.io.particle_series import SeriesSource, is_series, read_series
 from gonio.io.source import ReadOptions, StarSource
 from gonio.io.subtomograms import ListSource
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
 
 __all__ = ["FORMATS", "Format", "format_named", "format_of", "format_of_ending", "own_format", "stated_angles"]
 

@@ -16,7 +16,7 @@ from gonio.io.formats import FORMATS, Format, format_named, format_of, format_of
 from gonio.io.particle_series import SeriesSource, write_series
 from gonio.io.paths import folder_of, moved_columns
 from gonio.io.source import ReadOptions, StarSource
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
 
 __all__ = ["keeps_text", "read_particles", "read_with", "write_particles"]
 

@@ -18,7 +18,7 @@ from gonio.io.compressed import first_bytes
 from gonio.io.em import is_em, read_em, write_em
 from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import MapFile, finite_float32, read_mrc, read_sections, write_mrc
-from gonio.volume import Volume
+from gonio.particle.volume import Volume
 
 __all__ = [
     "image_stack",

@@ -28,16 +28,16 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 import gonio.io.star as star
-from gonio.ctf import Ctf
 from gonio.io.blocks import Block, read_star, write_star
 from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import read_listed_sections
 from gonio.io.source import ReadOptions, StarSource
 from gonio.io.text import decimals, numbers_or_text, own_name
 from gonio.io.tilts import PLATE, bfactors
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
-from gonio.volume import TiltStack
+from gonio.particle.ctf import Ctf
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import TiltStack
 
 __all__ = ["SeriesSource", "is_series", "read_series", "write_series"]
 

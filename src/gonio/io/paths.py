@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gonio.io.errors import locate
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
 
 __all__ = ["folder_of", "moved", "moved_columns", "relative"]
 

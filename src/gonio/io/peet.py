@@ -29,8 +29,8 @@ from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
 
 __all__ = [
     "is_peet",

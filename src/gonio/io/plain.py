@@ -29,7 +29,7 @@ from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
 
 __all__ = ["is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
 

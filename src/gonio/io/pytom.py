@@ -27,7 +27,7 @@ from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
 
 __all__ = ["is_pytom", "read_pytom", "write_pytom"]
 

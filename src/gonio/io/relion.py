@@ -41,8 +41,8 @@ from gonio.io.star import (
     TOMOGRAMS,
 )
 from gonio.io.text import decimals, number_text
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
 
 __all__ = ["VERSIONS", "lost_priors", "shown", "write_relion"]
 

@@ -13,7 +13,7 @@ from gonio.io.positions import CENTRED
 from gonio.io.source import TILT_COLUMNS
 from gonio.io.star import ANGLES, HALF_SET, ORIGINS_ANGSTROM
 from gonio.io.text import decimals, token
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
 
 __all__ = ["write_simulated"]
 

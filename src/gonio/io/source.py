@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.ctf import Ctf
 from gonio.io.blocks import Block, Star
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
 from gonio.io.errors import FormatError, locate, reading
@@ -26,9 +25,10 @@ from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
 from gonio.io.tilts import visible_tilts
 from gonio.io.wedges import StatedWedges
-from gonio.tilts import Optics, TiltSeries
-from gonio.volume import Particle, Subtomogram, TiltStack, Volume
-from gonio.wedge import SingleAxisWedge, Wedge
+from gonio.particle.ctf import Ctf
+from gonio.particle.tilt_series import Optics, TiltSeries
+from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.particle.wedge import SingleAxisWedge, Wedge
 
 __all__ = ["ReadOptions", "StarSource", "name_label"]
 

@@ -20,8 +20,8 @@ from gonio.io.blocks import read_star
 from gonio.io.errors import FormatError
 from gonio.io.source import ReadOptions
 from gonio.io.subtomograms import ListSource
-from gonio.particles import ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
 
 __all__ = ["is_species", "read_species"]
 

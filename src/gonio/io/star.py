@@ -50,8 +50,8 @@ from gonio.io.source import (
 from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
 from gonio.io.tilts import TiltSeries, read_tilt_series
 from gonio.io.unused import warn_of_unused
-from gonio.particles import BoxFrames, ParticleTable
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
+from gonio.particle.table import BoxFrames, ParticleTable
 
 __all__ = ["read_particles", "write_particles"]
 

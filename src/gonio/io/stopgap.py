@@ -22,7 +22,7 @@ from gonio.io.columns import Layout, block_of, read_documents, table_of, tomogra
 from gonio.io.errors import FormatError
 from gonio.io.source import ReadOptions
 from gonio.io.subtomograms import ListSource, numbered_images
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
 
 __all__ = ["MOTIVE_LIST", "WEDGE_LIST", "read_stopgap", "read_wedge_list", "write_stopgap"]
 

@@ -20,8 +20,8 @@ from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import read_listed
 from gonio.io.paths import relative
 from gonio.io.source import VOXEL_SIZE_TOLERANCE, ReadOptions
-from gonio.volume import Particle, Subtomogram, Volume
-from gonio.wedge import SingleAxisWedge, Wedge
+from gonio.particle.volume import Particle, Subtomogram, Volume
+from gonio.particle.wedge import SingleAxisWedge, Wedge
 
 __all__ = ["ListSource", "numbered_images"]
 

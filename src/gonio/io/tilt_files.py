@@ -28,7 +28,7 @@ from gonio.io.blocks import Block, Star, read_star
 from gonio.io.errors import FormatError, reading
 from gonio.io.names import stem
 from gonio.io.tilts import read_tilt_series, series_of_block
-from gonio.tilts import Optics, TiltSeries
+from gonio.particle.tilt_series import Optics, TiltSeries
 
 __all__ = ["is_tilt_file", "read_tilts"]
 

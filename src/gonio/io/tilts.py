@@ -28,7 +28,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block, Star, read_star
 from gonio.io.errors import FormatError, locate
-from gonio.tilts import Optics, TiltSeries
+from gonio.particle.tilt_series import Optics, TiltSeries
 
 __all__ = ["bfactors", "is_warps", "read_tilt_series", "series_of_block", "visible_tilts"]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from gonio.io.blocks import Block
 from gonio.io.tilts import HAND
-from gonio.tilts import TiltSeries
+from gonio.particle.tilt_series import TiltSeries
 
 __all__ = ["warn_of_unused"]
 

@@ -1,7 +1,7 @@
 """Wedges of the subtomograms of a list, from tilt files: which file is whose, and who is told.
 
 Owns the way from the files' tilt series to the source that loads particles. What a series says of a wedge is told in
-``gonio.tilts``.
+``gonio.particle.tilt_series``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from scipy.spatial.transform import Rotation
 from gonio.io.errors import FormatError
 from gonio.io.names import match
 from gonio.io.tilt_files import is_tilt_file, read_tilts
-from gonio.particles import ParticleTable
-from gonio.tilts import TiltSeries, TiltWedge, Weighting
-from gonio.wedge import Wedge, WeightVolumeWedge
+from gonio.particle.table import ParticleTable
+from gonio.particle.tilt_series import TiltSeries, TiltWedge, Weighting
+from gonio.particle.wedge import Wedge, WeightVolumeWedge
 
 __all__ = ["StatedWedges", "read_tilts_of", "weights_of", "with_tilts"]
 

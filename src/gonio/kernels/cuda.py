@@ -34,9 +34,9 @@ from gonio.kernels.cuda_samples import (
     thread_sums,
     thread_totals,
 )
-from gonio.kernels.lm import FIRST_DAMPING, FIRST_GROWTH, MAX_ITERATIONS, NO_OVERLAP, RUNNING
+from gonio.kernels.marquardt import FIRST_DAMPING, FIRST_GROWTH, MAX_ITERATIONS, NO_OVERLAP, RUNNING
 from gonio.kernels.model import dissimilarity
-from gonio.kernels.refine import noise, placed, proposed, settled, valued
+from gonio.kernels.pose_refinement import noise, placed, proposed, settled, valued
 
 __all__ = ["Kernels", "kernels"]
 
@@ -192,7 +192,7 @@ def _refine_kernel(threads: int, k: int) -> Any:
         """Refine the first points of each comparison by at most ``n_steps`` (c,): ``lm.minimise``.
 
         Those of comparison c are the rows from ``first[c]`` on, ``counts[c]`` of them but no more than ``most``. The
-        arrays are those of a ``gonio.lm.State``; only ``points`` need to be filled.
+        arrays are those of a ``gonio.search.levenberg_marquardt.State``; only ``points`` need to be filled.
         """
         block, thread = cuda.blockIdx.x, cuda.threadIdx.x
         part = block // most

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gonio.kernels.compiled import compiled, inlined
 from gonio.kernels.cpu import FF, FG, GG, JTF, JTG, N_SUMS, WEIGHT
-from gonio.kernels.refine import Landscape
+from gonio.kernels.pose_refinement import Landscape
 from gonio.kernels.sample import (
     interpolated,
     interpolated_with_slopes,

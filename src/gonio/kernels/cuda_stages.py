@@ -37,7 +37,7 @@ from gonio.kernels.cuda_samples import (
 )
 from gonio.kernels.model import FCS, LIKELIHOOD, NO_PRIOR, RCS, dissimilarity, prior, unlikeliness
 from gonio.kernels.pool import apart, how_many, signature
-from gonio.kernels.refine import turned
+from gonio.kernels.pose_refinement import turned
 from gonio.kernels.shells import (
     MAX_CORRELATION,
     RHO,

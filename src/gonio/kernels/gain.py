@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gonio.kernels.compiled import strict
-from gonio.kernels.lm import solve
+from gonio.kernels.marquardt import solve
 
 __all__ = ["gain_square"]
 

@@ -1,7 +1,7 @@
 """Pools of candidates in compiled code: which are the same, which go on, which to refine next, when to stop.
 
-The rules of the paper's pool are those of ``gonio.candidates``; ``explore`` follows them for poses without leaving
-compiled code. Those of the default search are in ``gonio.coarse_to_fine``.
+The rules of the paper's pool are those of ``gonio.search.stochastic``; ``explore`` follows them for poses without leaving
+compiled code. Those of the default search are in ``gonio.search.coarse_to_fine``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from gonio.kernels.compiled import strict
-from gonio.kernels.lm import RUNNING
-from gonio.kernels.refine import refine
+from gonio.kernels.marquardt import RUNNING
+from gonio.kernels.pose_refinement import refine
 
 __all__ = [
     "apart",
@@ -101,7 +101,7 @@ def drop_duplicates_of(row, signatures, dissimilarity, alive, gamma):
 
 @strict
 def signature(point, voxel, out):
-    """``gonio.problem.signature`` of one point: R^T (I - (a, a, a)) by rows, a the shift in voxels."""
+    """``gonio.search.objective.signature`` of one point: R^T (I - (a, a, a)) by rows, a the shift in voxels."""
     for i in range(3):
         along = 0.0
         for m in range(3):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.kernels.compiled import compiled
-from gonio.kernels.waves import Filter, Matrices, back, filtered, through, times
+from gonio.kernels.dft import Filter, Matrices, back, filtered, through, times
 
 
 class Optics(NamedTuple):

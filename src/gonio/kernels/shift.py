@@ -1,4 +1,4 @@
-"""The best shift of many orientations (formula in ``gonio.shifts``), LANES of them at a time.
+"""The best shift of many orientations (formula in ``gonio.comparison.best_shift``), LANES of them at a time.
 
 Orientations share the samples and the shifts, so one number of each orientation after the other makes a vector, and
 every sum over samples is a multiple of such vectors. On a grid of samples the sum is taken along one axis after the

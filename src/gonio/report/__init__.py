@@ -7,7 +7,7 @@ commands or alignment.
 
 from gonio.report.chimerax import MapFile, maps_script, particle_scene
 from gonio.report.content import Chapter, Classes, Errors, Iteration, Matrix, Odd, Report
-from gonio.report.odd import odd_particles
+from gonio.report.outliers import odd_particles
 from gonio.report.page import html
 
 __all__ = [

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Volume
 from gonio.report.figures import COLOURS, identifier
 from gonio.report.surface import height
-from gonio.volume import Volume
 
 __all__ = ["MapFile", "maps_script", "particle_scene"]
 

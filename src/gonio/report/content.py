@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.particles import ParticleTable
-from gonio.volume import Volume
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Volume
 
 __all__ = ["Chapter", "Classes", "Errors", "Iteration", "Matrix", "Odd", "Report"]
 

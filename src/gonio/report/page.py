@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
 from gonio.report.content import Chapter, Errors, Odd, Report
 from gonio.report.figures import identifier
 from gonio.report.matrices import matrix_figure

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.particle.volume import Volume
 from gonio.report.content import Classes, Odd
 from gonio.report.figures import figure_html, svg_of
-from gonio.volume import Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from gonio.particles import ParticleTable
+from gonio.particle.table import ParticleTable
 from gonio.report.content import Errors, Iteration
 from gonio.report.figures import BLUE, COLOURS, GREY, INK, ORANGE, axes_of, figure_html, point_size
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
+from gonio.particle.volume import Volume
 from gonio.report.figures import identifier
-from gonio.volume import Volume
 
 __all__ = ["height", "library", "surface"]
 

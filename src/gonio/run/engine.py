@@ -3,7 +3,7 @@
 A *stage* is one function and a number of items; an item is known by its number, so that whoever does it needs no more
 than the function, and what was done can be found again. Results do not depend on the engine.
 
-    Local, Dask (gonio.run.cluster), cards (gonio.cards)  ->  Journaled: keeps results, tells progress  ->  in order
+    Local, Dask (gonio.run.cluster), cards (gonio.search.gpu.multi_gpu)  ->  Journaled: keeps results, tells progress  ->  in order
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class _Chosen(Generic[T]):
 
     @property
     def ask(self) -> Callable[[int], Any] | None:
-        """What the function offers to engines that do many items at once (``gonio.cards``), or None."""
+        """What the function offers to engines that do many items at once (``gonio.search.gpu.multi_gpu``), or None."""
         own = getattr(self.function, "ask", None)
         return None if own is None else lambda index: own(self.items[index])
 

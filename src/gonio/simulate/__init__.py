@@ -5,10 +5,10 @@ from gonio.simulate.phantom import PHANTOM_NAMES, Density, Phantom
 from gonio.simulate.structure import Structure
 
 __all__ = [
-    "Density",
-    "Imaging",
     "PAPER_CTF",
     "PHANTOM_NAMES",
+    "Density",
+    "Imaging",
     "Phantom",
     "Structure",
     "simulate_subtomogram",

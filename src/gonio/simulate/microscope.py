@@ -6,7 +6,7 @@ Owns the imaging chain of Xu & Alber 2012 (section "Generating simulated cryo-el
 
 Tilt theta turns the specimen right-handed by theta about the tilt axis a; the beam runs along z. With b = a x z, the
 image axes of a reconstruction are d(theta) = b cos(theta) + z sin(theta) and a in the specimen's frame, as in
-``gonio.wedge``. Back-projection of images g at tilts theta_i is
+``gonio.particle.wedge``. Back-projection of images g at tilts theta_i is
 
     V(p) = sum_i w_i sum_j K(p.d_i - j) g_i(j, p.a)            K(s) = sinc(s) / 2 - sinc(s / 2)^2 / 4
 
@@ -26,15 +26,15 @@ from scipy import fft
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from gonio.ctf import Ctf, electron_wavelength_angstrom
-from gonio.pose import Pose
+from gonio.particle.ctf import Ctf, electron_wavelength_angstrom
+from gonio.particle.pose import Pose
+from gonio.particle.volume import MIN_BOX, Subtomogram, TiltStack, Volume
+from gonio.particle.wedge import SingleAxisWedge
 from gonio.simulate.phantom import Density, Phantom
-from gonio.volume import MIN_BOX, Subtomogram, TiltStack, Volume
-from gonio.wedge import SingleAxisWedge
 
 __all__ = [
-    "Imaging",
     "PAPER_CTF",
+    "Imaging",
     "add_noise",
     "apply_transfer",
     "back_project",
@@ -211,7 +211,7 @@ def simulate_tilt_stack(
         Where in its tomogram the particle is, from the centre at which ``imaging.ctf`` is that of every tilt, xyz.
         Elsewhere each image has a defocus of its own. None for the centre.
     defocus_per_depth
-        By how much underfocus grows for each angstrom along the beam, as in ``gonio.tilts.TiltSeries``.
+        By how much underfocus grows for each angstrom along the beam, as in ``gonio.particle.tilt_series.TiltSeries``.
 
     Returns
     -------

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
 
-__all__ = ["Density", "PHANTOM_NAMES", "Phantom", "grid_angstrom"]
+__all__ = ["PHANTOM_NAMES", "Density", "Phantom", "grid_angstrom"]
 
 # A particle's radius reaches this many standard deviations beyond a Gaussian's centre (95 % of it along a line).
 RADIUS_IN_SDS = 2.0

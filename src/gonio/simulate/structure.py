@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.pose import Pose
+from gonio.particle.pose import Pose
 from gonio.simulate.phantom import RADIUS_IN_SDS, grid_angstrom
 
 if TYPE_CHECKING:

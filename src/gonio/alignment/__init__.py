@@ -1,0 +1,1 @@
+"""From optima to results, for one particle and for a list."""

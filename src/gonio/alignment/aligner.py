@@ -1,0 +1,488 @@
+"""Alignment of a particle to a reference: where the score meets the search.
+
+Flow: particle -> samples (preparation) -> seeds (orientations, best shift by FFT) -> refinement (coarse_to_fine or
+candidates, lm) of the dissimilarity (score, problem) -> Result, with how sure it is (findings, uncertainty).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.alignment.outcome import ask_result, better_of, result_of
+from gonio.alignment.posterior import ask_posterior
+from gonio.alignment.result import History, Optimum, Result
+from gonio.averaging.single import by_itself
+from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.pair import Pair
+from gonio.comparison.score import Comparison, Score
+from gonio.particle.pose import Pose
+from gonio.particle.symmetry import Symmetry
+from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.preparation.prepare import Kept, Preparation
+from gonio.run.parallel import in_order
+from gonio.search import coarse_to_fine, stochastic
+from gonio.search import levenberg_marquardt as lm
+from gonio.search.coarse_to_fine import Plan
+from gonio.search.cpu import Found, PairSearch
+from gonio.search.gpu.device import CPU, Device, device_for, results, searched
+from gonio.search.objective import pack, signature, with_moving_overlap
+from gonio.search.requests import Asking, Refinement, ShellSums, answered
+from gonio.search.search_space import Frame, about_normals, everywhere, near
+from gonio.settings import Inputs, Overlap, Pool, Search, Settings
+
+__all__ = ["Aligner", "History", "Inputs", "Kept", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
+
+# A pair that shares this much of its power may be compared as it is.
+NOISE_FREE = 0.97
+# Variances are told only to a factor of a few: an answer is surer when it has less than this share of the other's.
+SURER = 0.5
+# Particles from which the expectation of a whole set is taken.
+LEARN_FROM = 50
+# A drawn pool is given this share of the steps that refining all of it would take.
+DRAWN_SHARE = 0.5
+# No shell is taken to correlate better, squared: float32 sums tell no more.
+MOST_ALIKE = 1.0 - 1e-4
+
+
+class Aligner:
+    """Aligns particles to one reference; what depends on the reference alone is computed once.
+
+    Parameters
+    ----------
+    reference
+        A ``Volume`` (nothing missing) or a ``Subtomogram``.
+    settings
+        What to do; the default searches from coarse to fine and needs no tuning.
+    mask
+        Where the reference has density, a ``Volume`` of its box with values 0 to 1; None for a sphere.
+    reference_fsc
+        FSC of the reference's half maps, one value for each shell (``fourier_shell_correlation``): no shell is expected
+        to agree better than the reference with the truth. None when it is not known.
+    device
+        Where alignments are computed: ``"cpu"``, ``"cuda"`` (the first graphics card), ``"cuda:1"`` and so on, or
+        ``"auto"``, a card where one works and the search can use it; or a ``Device`` that is open. Searches that draw
+        their candidates one by one run on the CPU alone.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When the reference is constant, is a tilt stack, or does not suit the resolution asked for; when a card is asked
+        for that is not there, or for a search that draws.
+
+    Examples
+    --------
+    >>> import numpy as np, gonio
+    >>> map_ = gonio.Volume(np.random.default_rng(0).normal(size=(16, 16, 16)), voxel_size_angstrom=10.0)
+    >>> aligner = gonio.Aligner(map_, gonio.Settings(search="local"))
+    >>> result = aligner.align(gonio.Subtomogram(map_), start=gonio.Pose.identity())
+    >>> result.status.ok
+    True
+    """
+
+    def __init__(
+        self,
+        reference: Volume | Subtomogram,
+        settings: Settings | None = None,
+        *,
+        mask: Volume | None = None,
+        reference_fsc: NDArray[np.float64] | None = None,
+        device: str | Device = CPU,
+    ) -> None:
+        if isinstance(reference, TiltStack):
+            raise TypeError("a tilt stack cannot be the reference: give a Volume or a Subtomogram")
+        if not isinstance(reference, Volume | Subtomogram):
+            raise TypeError(f"reference must be a gonio.Volume or a gonio.Subtomogram, got {reference!r}")
+        self.settings = Settings() if settings is None else settings
+        self.reference = Subtomogram(reference) if isinstance(reference, Volume) else by_itself(reference)
+        self._symmetry = Symmetry.named(self.settings.symmetry)
+        self.card = device_for(device, draws=self.settings.draws)
+        self.mask, self._reference_fsc = mask, reference_fsc
+        self._preparation = Preparation(self.reference, self.settings, mask=mask, reference_fsc=reference_fsc)
+
+    def of_another(
+        self, reference: Volume | Subtomogram, *, settings: Settings | None = None, mask: Volume | None = None
+    ) -> Aligner:
+        """Make an aligner of another map, of which the same is known: settings unless given, FSC, where to compute."""
+        settings, device = settings or self.settings, CPU if self.card is None else self.card
+        return Aligner(reference, settings, mask=mask, reference_fsc=self._reference_fsc, device=device)
+
+    def __repr__(self) -> str:
+        asked = self.settings
+        return f"Aligner({self.reference!r}, {asked.search} by {asked.score}, symmetry {asked.symmetry})"
+
+    def align(
+        self,
+        target: Particle,
+        *,
+        rng: np.random.Generator | None = None,
+        start: Pose | None = None,
+        expectation: Expectation | None = None,
+        record: bool = False,
+        kept: Kept | None = None,
+    ) -> Result:
+        """Find the pose that lays the reference on ``target``.
+
+        Parameters
+        ----------
+        target
+            A subtomogram or tilt stack of the reference's voxel size; its box may differ from the reference's.
+        rng
+            Draws the candidates of a stochastic search or a drawn pool, which need it.
+        start
+            Where a local search starts, which needs it. To the search from coarse to fine it is a pose that may be
+            right: against a map its optimum is kept where it is better than what was found.
+        expectation
+            What such a pair has in common, as ``learn`` finds it from many; None to find it from this pair. Here and in
+            the result shells are one over the target's box wide, also where a smaller one is compared.
+        record
+            Whether the result holds the history of a stochastic search.
+        kept
+            What was made of this target for other references of the same settings: filled here, and used.
+
+        Raises
+        ------
+        ValueError
+            Voxel sizes that differ, a box too small for the resolution, a missing ``rng``, ``start`` or normal.
+        """
+        asking = self.ask(target, rng=rng, start=start, expectation=expectation, record=record, kept=kept)
+        return answered(asking) if self.card is None else next(results(iter([asking]), self.card))
+
+    def _check(self, rng: np.random.Generator | None, start: Pose | None) -> None:
+        search = self.settings.search
+        if search is Search.LOCAL and start is None:
+            raise ValueError("a local search needs the pose to start from: align(..., start=pose)")
+        if rng is None and self.settings.draws:
+            raise ValueError("a stochastic search needs a random generator: align(..., rng=np.random.default_rng(0))")
+
+    def ask(
+        self,
+        target: Particle,
+        *,
+        rng: np.random.Generator | None = None,
+        start: Pose | None = None,
+        expectation: Expectation | None = None,
+        record: bool = False,
+        kept: Kept | None = None,
+    ) -> Asking[Result]:
+        """``align`` as a search that asks for what it wants evaluated (``gonio.search.requests``)."""
+        self._check(rng, start)
+        search, pair = self.settings.search, self._preparation.pair(target, kept=kept)
+        if search.is_papers:
+            return (yield from self._by_papers_schedule(target, pair, rng, record))
+        if search is Search.LOCAL and start is not None and not self.settings.restores:
+            return (yield from self._ask_refined(pair.plain(self.settings.score), start))
+        return (yield from self._from_coarse_to_fine(target, pair, rng, start, expectation))
+
+    def align_many(
+        self,
+        targets: Iterable[Particle],
+        *,
+        rng: np.random.Generator | None = None,
+        starts: Pose | None = None,
+        expectation: Expectation | None = None,
+        n_threads: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Result]:
+        """Align each of ``targets``, read one by one, ``n_threads`` at a time; results do not depend on how many.
+
+        They are processes where these can be forked, else threads (``gonio.run.parallel``); for a card they are threads
+        that prepare targets, and the card takes some thousand at a time. ``starts`` is a batch of
+        poses for a local search; ``expectation`` as in ``align``; ``progress`` is called with the number of targets
+        done.
+        """
+        found: list[Result] = []
+        items = self._items(targets, rng, starts)
+        if self.card is None:
+            every = in_order(partial(self._one, expectation, starts), items, n_threads)
+        else:
+            every = searched(partial(self._ask_one, expectation, starts), items, self.card, n_threads=n_threads)
+        for result in every:
+            found.append(result)
+            if progress:
+                progress(len(found))
+        return found
+
+    def learn(
+        self,
+        targets: Iterable[Particle],
+        *,
+        rng: np.random.Generator | None = None,
+        starts: Pose | None = None,
+        n_threads: int = 1,
+    ) -> Expectation | None:
+        """What particles like these have in common with the reference: the average over the first of them.
+
+        Each is aligned with what it shows by itself; the average is then what ``align`` should expect of all, which
+        helps where single particles are too noisy to tell. None for plain inputs.
+        """
+        if not self.settings.restores:
+            return None
+        first = list(islice(targets, LEARN_FROM))
+        chosen = None if starts is None else starts[np.arange(len(first))]
+        found = [r.expectation for r in self.align_many(first, rng=rng, starts=chosen, n_threads=n_threads)]
+        return Expectation.mean([e for e in found if e is not None])
+
+    def dissimilarity(self, target: Particle, poses: Pose) -> NDArray[np.float64]:
+        """How unlike ``target`` is at poses (a batch of p), without any search, shape (p,).
+
+        No shell is weighted by what is expected of it, as a search would; with ``score="likelihood"`` this is RCS.
+        """
+        score = Score.RCS if self.settings.score is Score.LIKELIHOOD else self.settings.score
+        comparison = self._preparation.pair(target).plain(score)
+        return comparison.normal_equations(poses.matrix, poses.shift_angstrom).dissimilarity
+
+    def shell_sums(
+        self, target: Particle, poses: Pose, *, kept: Kept | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What target and reference have in common at poses (a batch of p), shell by shell, as they are compared.
+
+        Returns
+        -------
+        Frequencies of the shells, 1/angstrom, shape (s,); and |f|^2, |g|^2, f.g and |Omega| of each, shape (p, s, 4):
+        zero at poses where the wedges share too little to mean anything. ``kept`` is as in ``align``.
+        """
+        return answered(self.ask_shell_sums(target, poses, kept=kept))
+
+    def ask_shell_sums(
+        self, target: Particle, poses: Pose, *, kept: Kept | None = None
+    ) -> Asking[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """The same, asked for."""
+        comparison = self._preparation.pair(target, kept=kept).plain(Score.FCS)
+        sums = yield ShellSums(comparison, pack(poses.matrix, poses.shift_angstrom))
+        sums[sums[:, :, 3].sum(axis=1) < comparison.least] = 0.0
+        samples = comparison.target
+        return np.arange(samples.n_shells) / (samples.box * samples.voxel_size_angstrom), sums
+
+    def log_likelihood(self, target: Particle, poses: Pose) -> NDArray[np.float64]:
+        """How much likelier ``target`` is as the reference at poses (a batch of p) than as noise, natural log, (p,).
+
+        What a choice among references goes by: shells have the noise and the gain that fit best, so that neither a
+        reference's noise nor its sharpness counts, and the target is the same for all references whose settings name
+        one diameter. It is compared as it was measured, in the sphere that holds it.
+
+        Notes
+        -----
+        With c_s the correlation of shell s (0 where it is negative), n_s its samples and kappa those for each one
+        that the sphere leaves independent, ``-sum_s n_s ln(1 - c_s^2) / kappa``: the likelihood of Gaussian noise at
+        its most likely variance. Of 80 particles of four structures 80, 80 and 79 found the right one of averages of
+        20, 4, 10 and 3 of them at SNR 0.5, 0.1 and 0.05; by their dissimilarities, which expect of each reference
+        what it shows, 77, 70 and 66 (docs/reproduce.md).
+        """
+        return answered(self.ask_log_likelihood(target, poses))
+
+    def ask_log_likelihood(self, target: Particle, poses: Pose) -> Asking[NDArray[np.float64]]:
+        """The same, asked for."""
+        comparison, crowding = self._preparation.measured_pair(target)
+        sums = yield ShellSums(comparison, pack(poses.matrix, poses.shift_angstrom))  # (p, s, 4)
+        ff, gg, fg, count = np.moveaxis(sums[:, 1:], -1, 0)
+        square = np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300)
+        return np.asarray(-(count * np.log1p(-np.minimum(square, MOST_ALIKE))).sum(axis=1) / crowding)
+
+    def refine(self, comparison: Comparison, start: Pose) -> Result:
+        """The local search by itself, on a comparison whose samples and weights are the caller's own.
+
+        The comparison stands for a target without a name: its box and voxel size are all that is used of it.
+        """
+        return answered(self._ask_refined(comparison, start))
+
+    def _ask_refined(self, comparison: Comparison, start: Pose) -> Asking[Result]:
+        frame = near(comparison.target, start, self.settings, reach_deg=None)
+        seeds, _ = yield from frame.ask_seeds(comparison)
+        return (yield from ask_result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
+
+    def _ask_all(self, comparison: Comparison, frame: Frame, seeds: NDArray) -> Asking[stochastic.Outcome]:
+        """Every seed refined until it rests."""
+        maximum = self.settings.max_refinement_iterations
+        return stochastic.all_refined((yield Refinement(frame.pose_problem(comparison), seeds, maximum)))
+
+    @property
+    def device(self) -> str:
+        """Where alignments are computed."""
+        return CPU if self.card is None else self.card.name
+
+    @property
+    def diameter_angstrom(self) -> float:
+        """Of the sphere that the reference shows."""
+        return self._preparation.extent_angstrom
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the prepared reference takes."""
+        return self._preparation.memory_bytes
+
+    def _one(
+        self,
+        expectation: Expectation | None,
+        starts: Pose | None,
+        target: Particle,
+        rng: np.random.Generator | None,
+        index: int,
+    ) -> Result:
+        return answered(self._ask_one(expectation, starts, target, rng, index))
+
+    def _ask_one(
+        self,
+        expectation: Expectation | None,
+        starts: Pose | None,
+        target: Particle,
+        rng: np.random.Generator | None,
+        index: int,
+    ) -> Asking[Result]:
+        start = None if starts is None else starts[index]
+        return self.ask(target, rng=rng, start=start, expectation=expectation)
+
+    @staticmethod
+    def _items(
+        targets: Iterable[Particle], rng: np.random.Generator | None, starts: Pose | None
+    ) -> Iterator[tuple[Particle, np.random.Generator | None, int]]:
+        index = -1
+        for index, target in enumerate(targets):
+            if starts is not None and index >= len(starts):
+                raise ValueError(f"there are more targets than starts ({len(starts)})")
+            yield target, None if rng is None else rng.spawn(1)[0], index
+        if starts is not None and index + 1 < len(starts):
+            raise ValueError(f"there are fewer targets ({index + 1}) than starts ({len(starts)})")
+
+    def _frame(self, target: Particle, start: Pose | None, reach_deg: float | None) -> Frame:
+        if self.settings.search in (Search.AXIS, Search.AXIS_STOCHASTIC):
+            return about_normals(target, self.reference, self.settings, reach_deg=reach_deg)
+        if self.settings.search is Search.LOCAL:
+            assert start is not None  # align has asked for it
+            return near(target, start, self.settings, reach_deg=reach_deg)
+        return everywhere(target, self.settings, reach_deg=reach_deg)
+
+    def _by_papers_schedule(
+        self, target: Particle, pair: Pair, rng: np.random.Generator | None, record: bool
+    ) -> Asking[Result]:
+        comparison, frame = pair.plain(self.settings.score), self._frame(target, None, None)
+        seeds, _ = yield from frame.ask_seeds(comparison)
+        moving = self.settings.overlap is Overlap.MOVING
+        if self.settings.search is Search.INDEPENDENT and not moving:
+            return (yield from ask_result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
+        problem = frame.problem(comparison)
+        problem = with_moving_overlap(problem) if moving else problem
+        if self.settings.search is Search.INDEPENDENT:
+            outcome = stochastic.refine_all(problem, seeds, max_iterations=self.settings.max_refinement_iterations)
+            return (yield from ask_result(comparison, outcome, frame))
+        assert rng is not None  # align has asked for it
+        outcome = stochastic.refine_stochastically(
+            problem,
+            seeds,
+            schedule=self.settings.schedule,
+            signature=partial(signature, voxel_size_angstrom=target.voxel_size_angstrom),
+            rng=rng,
+            record=record,
+        )
+        return (yield from ask_result(comparison, outcome, frame))
+
+    def _from_coarse_to_fine(
+        self,
+        target: Particle,
+        pair: Pair,
+        rng: np.random.Generator | None,
+        start: Pose | None,
+        expectation: Expectation | None,
+    ) -> Asking[Result]:
+        diameter = self.settings.particle_diameter_angstrom or pair.diameter_angstrom
+        diameter = diameter or self._preparation.diameter_angstrom(target)
+        edge, cut = pair.target.box * target.voxel_size_angstrom, pair.target.box / target.box
+        # Nothing of a particle lies outside its box, whatever its diameter is said to be.
+        plan = Plan.of(limit=pair.target.limit, diameter_share=min(diameter / edge, 1.0))
+        frame = self._frame(target, start, plan.reach_deg)
+        if cut < 1.0:
+            frame = frame.cut_to(edge)
+        if len(frame.rotations) == 1:
+            # A single start is where it should be: a coarser look would only lead away from it.
+            plan = replace(plan, limits=plan.limits[-1:])
+        # Subtomograms are found alike with and without it (320 of the three phantoms, SNR 0.5 and 0.1).
+        look = pair.exact and not pair.target.on_grid and self.settings.search is Search.COARSE_TO_FINE
+        drawn = partial(self._drawn, frame=frame, crowding=pair.crowding, rng=rng)
+        found: Found = yield PairSearch(
+            pair,
+            frame,
+            plan,
+            self.settings.score,
+            group=self._symmetry.matrices,
+            last_steps=self.settings.max_refinement_iterations,
+            looks=look,
+            expectation=None if expectation is None else expectation.in_box(cut, pair.target.n_shells),
+            minimise=drawn if self.settings.pool is Pool.DRAWN else None,
+        )
+        result = result_of(pair, found, frame)
+        shells = int(np.rint(pair.target.limit / cut)) + 1
+        told = found.expectation.in_box(1.0 / cut, shells) if expectation is None else expectation
+        result = replace(result, expectation=told)
+        if pair.exact and start is not None and self.settings.search is Search.COARSE_TO_FINE:
+            result = yield from self._unless_better_near(start, result, pair, frame)
+        if pair.exact:
+            result = yield from ask_posterior(result, pair, frame, self.settings, rng=rng)
+        if self._preparation.keeps_out or found.expectation.shared_power < NOISE_FREE:
+            return result
+        return (yield from self._as_measured(target, result, frame, pair.crowding))
+
+    def _unless_better_near(self, start: Pose, result: Result, pair: Pair, frame: Frame) -> Asking[Result]:
+        """Return the result, or the optimum near a pose that may be right, where that is better: it was missed."""
+        plain = pair.plain(Score.RCS if self.settings.score is Score.LIKELIHOOD else self.settings.score)
+        point = pack(start.matrix[None], start.shift_angstrom[None])
+        near_it = yield from ask_result(plain, (yield from self._ask_all(plain, frame, point)), frame)
+        return better_of(result, near_it, crowding=pair.crowding)
+
+    def _as_measured(self, target: Particle, result: Result, frame: Frame, crowding: float) -> Asking[Result]:
+        """The same pose refined on the particles as they are, where that is the surer answer.
+
+        Without noise and with next to no wedge there is nothing to restore, and a sphere only takes something away.
+        What the wedge smears is as correlated between samples as what a sphere does, hence the same crowding.
+        """
+        plain = self._preparation.plain_pair(target).plain(Score.RCS)
+        point = pack(result.pose.matrix[None], result.pose.shift_angstrom[None])
+        again = yield from ask_result(plain, (yield from self._ask_all(plain, frame, point)), frame)
+        covariance, steps = crowding * again.covariance, result.n_iterations + again.n_iterations
+        surer = again.status.ok and np.trace(covariance[:3, :3]) < SURER * np.trace(result.covariance[:3, :3])
+        if not surer:
+            return replace(result, n_iterations=steps)
+        return replace(result, pose=again.pose, covariance=covariance, n_iterations=steps)
+
+    def _drawn(
+        self,
+        comparison: Comparison,
+        points: NDArray,
+        steps: int,
+        *,
+        frame: Frame,
+        crowding: float,
+        rng: np.random.Generator | None,
+    ) -> lm.State:
+        """Candidates that are drawn share their steps; the last one comes to rest by itself."""
+        problem = frame.problem(comparison, crowding=crowding)
+        if steps > coarse_to_fine.CUTS.steps:
+            return lm.minimise(problem, points, max_iterations=steps)
+        assert rng is not None  # align has asked for it
+        size = comparison.target.voxel_size_angstrom
+        most = max(1, round(DRAWN_SHARE * steps * len(points)))
+        return stochastic.refine_stochastically(
+            problem,
+            points,
+            schedule=replace(self.settings.schedule, max_iterations=most, regression_window=most),
+            signature=partial(signature, voxel_size_angstrom=size),
+            rng=rng,
+        ).state
+
+
+def align(
+    target: Particle,
+    reference: Volume | Subtomogram,
+    *,
+    settings: Settings | None = None,
+    rng: np.random.Generator | None = None,
+    start: Pose | None = None,
+    record: bool = False,
+    device: str | Device = CPU,
+) -> Result:
+    """Find the pose that lays ``reference`` on ``target``: ``Aligner(reference, settings).align(target, ...)``."""
+    return Aligner(reference, settings, device=device).align(target, rng=rng, start=start, record=record)

@@ -1,0 +1,232 @@
+"""Poses drawn from what a particle says of its own: soft assignment (docs/theory.md section 16).
+
+    ln L(x) = n / kappa  c(x)^2 / (1 - c_best^2)       of a target weighted by its noise, at the contrast that fits best
+    q(x)    a mixture over the optima that were kept: Student's t about each, of the best one's covariance, inflated
+    x       drawn from q, weighted by L(x) prior(x) / q(x)
+
+c = 1 - d / 2 is the correlation at a pose, n the samples, kappa how many there are for each independent one. Averages
+of such poses are those of expectation-maximisation; at poses that fit best noise adds up to what it was aligned to.
+Must not know how optima were found, nor what is averaged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.alignment.result import Result
+from gonio.comparison.pair import Pair
+from gonio.comparison.score import Score
+from gonio.particle.pose import Pose, PoseSample
+from gonio.search.objective import pack
+from gonio.search.requests import Asking, ShellSums
+from gonio.search.search_space import Frame
+from gonio.settings import Settings
+
+__all__ = ["Draws", "Worth", "ask_posterior", "covariance_of", "drawn"]
+
+# Poses that are evaluated, and the freedom of the proposals' tails: with fewer than 64 the weights of sharp posteriors
+# rest on a few.
+PROPOSED, FREEDOM, INFLATED = 64, 5.0, 1.25
+# Of the proposals, spread evenly over the optima, whatever they seem worth.
+EVEN_SHARE = 0.2
+# A rival this much less likely (natural logarithm) is none.
+CERTAIN = 6.0
+# Where the best pose is this much likelier than noise (natural logarithm), its errors are those of a parabola; at 120
+# the variances are 1.4 times as large (docs/theory.md section 16).
+LINEAR = 250.0
+# Squared distance, in variances, up to which a draw belongs to an optimum: for six of them 22.5 in one of a thousand.
+# So many equal draws tell a covariance.
+FURTHEST, ENOUGH = 30.0, 12.0
+# No pair correlates better, squared: float32 sums tell no more.
+MOST_ALIKE = 1.0 - 1e-4
+# A covariance is that of a parabola, which no pose has so far away.
+MOST_ROTATION_DEG, MOST_SHIFT_SHARE = 25.0, 0.5
+
+
+def ask_posterior(
+    result: Result, pair: Pair, frame: Frame, settings: Settings, *, rng: np.random.Generator | None
+) -> Asking[Result]:
+    """Return a result of a pair weighted by its noise with what poses drawn from its posterior say.
+
+    Its covariance is theirs where the pose is so uncertain that the parabola at its optimum says too little. The poses
+    themselves are kept if ``settings.posterior_poses`` asks for some; not where there is no rival and the posterior is
+    narrower than ``settings.posterior_resolved`` of the finest detail. Without a generator the first of all is taken.
+    """
+    wanted = settings.posterior_poses
+    if not np.isfinite(result.dissimilarity):
+        return result
+    if not wanted and settings.score is not Score.FCS and Worth.of(pair, result.dissimilarity).of_best > LINEAR:
+        return result
+    comparison, optima = pair.plain(Score.RCS), Pose.stack([result.pose, *(o.pose for o in result.runners_up)])
+    sums = yield ShellSums(comparison, pack(optima.matrix, optima.shift_angstrom))
+    worth = Worth.of(pair, float(2.0 - 2.0 * np.sqrt(_square(sums)[0])))
+    log_likelihood = worth.log_likelihood(sums)
+    detail = pair.target.box * pair.target.voxel_size_angstrom / pair.target.limit
+    certain = bool((log_likelihood[1:] < log_likelihood[0] - CERTAIN).all())
+    turn, shift = np.trace(result.covariance[:3, :3]), np.trace(result.covariance[3:, 3:])
+    narrow = turn * frame.radius_angstrom**2 + shift < (settings.posterior_resolved * detail) ** 2
+    if certain and narrow and worth.of_best > LINEAR:
+        return result
+    rng = np.random.default_rng(0) if rng is None else rng
+    draws = drawn(
+        optima,
+        log_likelihood,
+        result.covariance,
+        directions=frame.directions,
+        most_shift_angstrom=MOST_SHIFT_SHARE * detail,
+        rng=rng,
+    )
+    log_posterior = worth.log_likelihood((yield ShellSums(comparison, draws.points)))
+    if frame.unlikeliness is not None:
+        log_posterior = log_posterior - frame.unlikeliness(draws.points)
+    weight = draws.weights(log_posterior)
+    covariance = result.covariance if worth.of_best > LINEAR else covariance_of(draws, weight, result)
+    kept = draws.first(weight, wanted) if wanted and not (certain and narrow) else None
+    return replace(result, covariance=covariance, sampled=kept)
+
+
+def covariance_of(draws: Draws, weight: NDArray[np.float64], result: Result) -> NDArray[np.float64]:
+    """Return the covariance (6, 6) of the draws about the best optimum, weighted (p,); its own where few are worth it.
+
+    Those count that lie where its own covariance lets them, a little further out than a Gaussian has any.
+    """
+    if not np.isfinite(result.covariance).all():
+        return result.covariance
+    tangent = _tangent(draws.poses, result.pose)
+    away = np.einsum("pi,ij,pj->p", tangent, np.linalg.pinv(result.covariance, hermitian=True), tangent)
+    own = weight * (away < FURTHEST)
+    if not own.any() or own.sum() ** 2 < ENOUGH * (own**2).sum():
+        return result.covariance
+    return np.asarray((tangent * own[:, None]).T @ tangent / own.sum())
+
+
+@dataclass(frozen=True)
+class Worth:
+    """The log likelihood of poses of a pair that is weighted by its noise.
+
+    ``samples`` are those of the target that are independent, ``best`` the square of the largest correlation.
+    """
+
+    samples: float
+    best: float
+
+    @staticmethod
+    def of(pair: Pair, dissimilarity: float) -> Worth:
+        """From the RCS of the best pose."""
+        return Worth(len(pair.target) / pair.crowding, min(max(1.0 - 0.5 * dissimilarity, 0.0) ** 2, MOST_ALIKE))
+
+    @property
+    def of_best(self) -> float:
+        """The log likelihood of the best pose."""
+        return self.samples * self.best / (1.0 - self.best)
+
+    def log_likelihood(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """At p poses, (p,), from |f|^2, |g|^2 and f.g of their shells, (p, s, 4)."""
+        return self.samples * _square(sums) / (1.0 - self.best)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Poses (a batch of p) that were drawn, and the logarithm of the density that they were drawn from, (p,)."""
+
+    poses: Pose
+    log_density: NDArray[np.float64]
+
+    @property
+    def points(self) -> NDArray[np.float64]:
+        """As comparisons take them, (p, 12)."""
+        return pack(self.poses.matrix, self.poses.shift_angstrom)
+
+    def weights(self, log_posterior: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How much more probable they are, (p,), than they were drawn, (p,) with the sum one."""
+        ratio = log_posterior - self.log_density
+        weight = np.exp(ratio - ratio.max())
+        return np.asarray(weight / weight.sum())
+
+    def first(self, weight: NDArray[np.float64], count: int) -> PoseSample:
+        """Return the first so many of them, with their weights of all, (p,).
+
+        They follow the particle continuously: to draw some again by their weights would choose others after the least
+        change of any, and every average would be another.
+        """
+        few = weight[:count]
+        total = few.sum()
+        return PoseSample(self.poses[:count], few / total if total > 0 else np.full(count, 1.0 / count))
+
+
+def drawn(
+    optima: Pose,
+    log_likelihood: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    *,
+    directions: NDArray[np.float64],
+    most_shift_angstrom: float,
+    rng: np.random.Generator,
+) -> Draws:
+    """Draw poses about optima.
+
+    Parameters
+    ----------
+    optima, log_likelihood
+        The poses that were kept, a batch of j, the best first; and what they are worth, (j,).
+    covariance
+        Of the best one's tangent, (6, 6).
+    directions
+        Tangents that are free, (6, k).
+    most_shift_angstrom
+        No standard deviation of a shift is taken to be larger.
+    rng
+        Draws them.
+    """
+    k = directions.shape[1]
+    root = np.linalg.cholesky(_bounded(directions.T @ covariance @ directions, directions, most_shift_angstrom))
+    worth = np.exp(log_likelihood - log_likelihood.max())
+    share = EVEN_SHARE / len(optima) + (1.0 - EVEN_SHARE) * worth / worth.sum()
+    which = rng.choice(len(optima), size=PROPOSED, p=share)
+    scale = np.sqrt(rng.chisquare(FREEDOM, PROPOSED) / FREEDOM)
+    tangent = (INFLATED * rng.standard_normal((PROPOSED, k)) / scale[:, None]) @ (directions @ root).T  # (p, 6)
+    poses = optima[which].retract(tangent)
+    # Rotations repeat themselves after half a turn, where the tails have next to nothing.
+    density = np.stack(
+        [_log_t(_tangent(poses, optima[j]), directions, root) for j in range(len(optima))], axis=1
+    )  # (p, j)
+    top = density.max(axis=1, keepdims=True)
+    return Draws(poses, top[:, 0] + np.log((share * np.exp(density - top)).sum(axis=1)))
+
+
+def _square(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The square of the correlation at p poses, (p,), 0 where it is negative, from the sums of their shells."""
+    ff, gg, fg, _ = sums.sum(axis=1).T
+    return np.asarray(np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300))
+
+
+def _tangent(poses: Pose, centre: Pose) -> NDArray[np.float64]:
+    """From a pose to each of a batch, (p, 6)."""
+    turn = (poses.rotation * centre.rotation.inv()).as_rotvec()
+    return np.concatenate([turn, poses.shift_angstrom - centre.shift_angstrom], axis=1)
+
+
+def _log_t(tangent: NDArray, directions: NDArray, root: NDArray) -> NDArray[np.float64]:
+    """The logarithm of the density of Student's t, up to what all optima share, (p,)."""
+    k = directions.shape[1]
+    white = np.linalg.solve(root, (tangent @ directions).T) / INFLATED  # (k, p)
+    square = (white**2).sum(axis=0)
+    # What lies off the free directions was not drawn about this optimum.
+    off = tangent - tangent @ directions @ directions.T
+    apart = (off[:, :3] ** 2).sum(axis=1) > 1e-6
+    return np.where(apart, -np.inf, -0.5 * (FREEDOM + k) * np.log1p(square / FREEDOM))
+
+
+def _bounded(covariance: NDArray, directions: NDArray, most_shift_angstrom: float) -> NDArray[np.float64]:
+    """A covariance of the free directions without standard deviations that no parabola describes."""
+    whole = np.nan_to_num(np.sqrt(np.diag(covariance)), posinf=1e9)
+    rotation = np.abs(directions[:3]).sum(axis=0) > 0.5
+    most = np.where(rotation, np.radians(MOST_ROTATION_DEG), most_shift_angstrom)
+    shrunk = np.minimum(1.0, most / np.maximum(whole, 1e-12))
+    if not np.isfinite(covariance).all():
+        return np.diag(most**2)
+    bounded = covariance * np.outer(shrunk, shrunk)
+    return bounded + 1e-12 * np.diag(np.maximum(np.diag(bounded), 1e-12))

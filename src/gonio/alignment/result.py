@@ -1,0 +1,127 @@
+"""What an alignment answers: the pose, how it was found, how sure it is, and what else it could be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.comparison.expected_fsc import Expectation
+from gonio.particle.pose import Pose, PoseSample
+from gonio.search.levenberg_marquardt import Status
+
+__all__ = ["History", "Optimum", "Result"]
+
+
+@dataclass(frozen=True)
+class History:
+    """The smallest dissimilarity after each iteration (i,), and the pose that had it (a batch of i)."""
+
+    dissimilarity: NDArray[np.float64]
+    poses: Pose
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """A pose at which the dissimilarity has a minimum.
+
+    ``margin`` says how much less likely it is than the pose that was chosen: the difference of their likelihood ratios
+    (docs/theory.md eq. 30), or, in the paper's searches, of their dissimilarities.
+    """
+
+    pose: Pose
+    dissimilarity: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The pose found, and how.
+
+    Attributes
+    ----------
+    pose
+        ``x_target = R x_reference + t``.
+    dissimilarity
+        At the pose; infinite when the wedges share nothing there.
+    status
+        How the refinement ended; ``status.sentence`` says it.
+    n_iterations
+        Levenberg-Marquardt steps over all candidates.
+    overlap
+        Share of the target's measured samples that the reference has measured too, 0 to 1.
+    covariance
+        Of the pose's tangent (omega in radians, t in angstrom), shape (6, 6); infinite where nothing is known.
+    runners_up
+        The other optima, the next best first; empty for a local search of a single pose.
+    expectation
+        What the pair was found to have in common, shell by shell; None for plain inputs.
+    history
+        One entry for each iteration of a stochastic search, when recorded.
+    sampled
+        Poses drawn from the posterior and their weights, where they were asked for (``Settings.posterior_poses``) and
+        differ by more than the comparison resolves; else None.
+    """
+
+    pose: Pose
+    dissimilarity: float
+    status: Status
+    n_iterations: int
+    overlap: float
+    covariance: NDArray[np.float64]
+    runners_up: tuple[Optimum, ...] = ()
+    expectation: Expectation | None = None
+    history: History | None = None
+    sampled: PoseSample | None = None
+
+    @property
+    def rotation_sd_deg(self) -> float:
+        """Standard deviation of the rotation about any one axis, on average, degrees."""
+        return float(np.degrees(np.sqrt(np.trace(self.covariance[:3, :3]) / 3.0)))
+
+    @property
+    def shift_sd_angstrom(self) -> float:
+        """Standard deviation of the shift along any one axis, on average, angstrom."""
+        return float(np.sqrt(np.trace(self.covariance[3:, 3:]) / 3.0))
+
+    def after(self, first: Pose) -> Result:
+        """Return the same result for a reference that ``first`` lays on the one it was found with.
+
+        The pose, the runners-up and the history become ``pose @ first``; the covariance follows the tangent, and stays
+        infinite where nothing is known.
+        """
+        tangent = self.pose.tangent_after(first)
+        known = bool(np.isfinite(self.covariance).all())
+        history = self.history
+        return replace(
+            self,
+            pose=self.pose @ first,
+            covariance=tangent @ self.covariance @ tangent.T if known else self.covariance,
+            runners_up=tuple(replace(optimum, pose=optimum.pose @ first) for optimum in self.runners_up),
+            history=None if history is None else replace(history, poses=history.poses @ first),
+            sampled=None if self.sampled is None else self.sampled @ first,
+        )
+
+    def __repr__(self) -> str:
+        sd = f"sd {self.rotation_sd_deg:.2f} degrees, {self.shift_sd_angstrom:.2f} angstrom"
+        return f"Result({self.pose}, dissimilarity {self.dissimilarity:.4f}, {sd}, {self.status.name.lower()})"
+
+    def as_dict(self) -> dict[str, float | int | str]:
+        """One row of a table: ``pandas.DataFrame(result.as_dict() for result in results)``.
+
+        Euler angles (ZYZ, degrees) and shift (angstrom) of the pose, how it ended, how sure it is, and the margin over
+        the next best pose (infinite where there is none).
+        """
+        angles, shift = self.pose.euler_zyz_deg(), self.pose.shift_angstrom
+        return {
+            **{f"{name}_deg": float(angle) for name, angle in zip(("rot", "tilt", "psi"), angles, strict=True)},
+            **{f"shift_{axis}_angstrom": float(t) for axis, t in zip("xyz", shift, strict=True)},
+            "dissimilarity": float(self.dissimilarity),
+            "rotation_sd_deg": self.rotation_sd_deg,
+            "shift_sd_angstrom": self.shift_sd_angstrom,
+            "overlap": float(self.overlap),
+            "runner_up_margin": float(self.runners_up[0].margin) if self.runners_up else float("inf"),
+            "iterations": int(self.n_iterations),
+            "status": self.status.name.lower(),
+        }

@@ -1,0 +1,1 @@
+"""From aligned particles to maps: insertion, averages, half maps, resolution."""

@@ -1,0 +1,301 @@
+"""Averages of aligned particles, weighted by what each has measured (docs/theory.md eq. 20).
+
+Flow: rows of a list, in blocks of one size -> the sums of each block (``insertion``), by whoever does such work
+(``run.engine``) -> added in the order of the blocks -> maps of all particles, of half sets, of classes. The sums of a
+block are the same bits whoever makes them, and so is the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.averaging.insertion import Insertion, Sums, insertion_of
+from gonio.averaging.resolution import FSC_HALVES
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.particle.pose import Pose, PoseSample
+from gonio.particle.symmetry import Symmetry
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Particle, Volume
+from gonio.run.engine import Local, Mapper
+
+__all__ = ["Average", "average", "average_classes", "average_table"]
+
+# Rows that are summed before their sums are added to the others': what a worker does at a time. Sums of other blocks
+# would differ by rounding.
+BLOCK = 32
+
+# What a particle is called in complaints, the particle, its pose, and the group that it is averaged with.
+Row = tuple[str, Particle, Pose | PoseSample, int]
+
+
+@dataclass(frozen=True)
+class Average:
+    """An average and, where half sets were given, its halves.
+
+    Attributes
+    ----------
+    volume
+        The average of all particles.
+    halves
+        The averages of half sets 1 and 2, or None.
+    fsc
+        Fourier shell correlation of the halves without a mask, shape (n // 2 + 1,), or None.
+    count
+        Number of particles.
+    coverage
+        How often each frequency of the map was measured: the sums of weights, of the box's shape (n, n, n), zero
+        frequency at n // 2, beyond the largest sphere zero.
+    without
+        By half set and fold, the average of that half without the particles of that fold; None without folds.
+    """
+
+    volume: Volume
+    halves: tuple[Volume, Volume] | None
+    fsc: NDArray[np.float64] | None
+    count: int
+    coverage: NDArray[np.float32]
+    without: Mapping[tuple[int, int], Volume] | None = None
+
+    def __repr__(self) -> str:
+        halves = ""
+        if self.fsc is not None:
+            found = resolution_at(self.fsc, FSC_HALVES, box_angstrom=self.volume.box_angstrom)
+            halves = f", halves agree to {found:.1f} angstrom" if np.isfinite(found) else ", halves do not agree"
+        return f"Average({self.count} particles, {self.volume!r}{halves})"
+
+    def _repr_html_(self) -> str:
+        return f"{self.volume._repr_html_()}<p>{self!r}</p>"
+
+
+def average(
+    particles: Iterable[Particle],
+    poses: Pose,
+    *,
+    half_sets: NDArray[np.int8] | None = None,
+    symmetry: str = "C1",
+) -> Average:
+    """Average particles in the reference's frame, each weighted by what it has measured.
+
+    Parameters
+    ----------
+    particles
+        m subtomograms, or m tilt stacks, of one box and voxel size; read one by one.
+    poses
+        Batch of m, ``x_particle = R x_reference + t``.
+    half_sets
+        1 or 2 for each particle (0: in neither half), or None for no halves.
+    symmetry
+        Of the reference, "C1", "D2" and so on, its axes as ``gonio.particle.symmetry`` says.
+
+    Raises
+    ------
+    ValueError
+        No particles, a number of poses or half sets that differs, or particles that differ in kind, box or voxel size.
+    """
+    groups = _groups_of(half_sets, len(poses))
+    reading = iter(particles)
+    first = next(reading, None)
+    if first is None or not len(poses):
+        raise ValueError(f"{len(poses)} poses need as many particles, got {'some' if first else 0}")
+    insertion = insertion_of(first, Symmetry.named(symmetry))
+    rows = _counted(chain([first], reading), poses, groups)
+    made = _Totals(insertion)
+    for begun in range(0, len(poses), BLOCK):
+        made.add(_sums_of(insertion, islice(rows, min(BLOCK, len(poses) - begun))))
+    if next(rows, None) is not None:
+        raise ValueError(f"there are more particles than poses ({len(poses)})")
+    return made.average([0, 1, 2], None if half_sets is None else (1, 2))
+
+
+def average_table(
+    table: ParticleTable,
+    *,
+    mapper: Mapper | None = None,
+    poses: Pose | Sequence[Pose | PoseSample] | None = None,
+    half_sets: NDArray[np.int8] | None = None,
+    folds: NDArray[np.int64] | None = None,
+    symmetry: str = "C1",
+    stage: str = "average",
+) -> Average:
+    """The average of a list's particles, by any engine; as ``average``, to the bit.
+
+    Parameters
+    ----------
+    table
+        m particles with a source to read them from.
+    mapper
+        Who does it; this process unless given.
+    poses
+        In place of those of the table; a particle that has a sample counts at all poses of it, for their weights.
+    half_sets, symmetry
+        As in ``average``.
+    folds
+        A number from 0 for each particle, (m,), to have the halves without the particles of each fold as well; needs
+        half sets.
+    stage
+        Its name, once in a run.
+    """
+    groups = _groups_of(half_sets, len(table))
+    every = table.poses if poses is None else poses
+    if folds is None or half_sets is None:
+        made = _summed(table, every, groups, symmetry, mapper, stage)
+        return made.average([0, 1, 2], None if half_sets is None else (1, 2))
+    made = _summed(table, every, groups + 3 * folds, symmetry, mapper, stage)
+    without = {
+        (half, fold): made.without(half, fold) for half in (1, 2) for fold in np.unique(folds[groups == half]).tolist()
+    }
+    return replace(made.of_halves().average([0, 1, 2], (1, 2)), without=without)
+
+
+def average_classes(
+    table: ParticleTable,
+    classes: NDArray[np.int64],
+    *,
+    mapper: Mapper | None = None,
+    poses: Pose | None = None,
+    half_sets: NDArray[np.int8] | None = None,
+    symmetry: str = "C1",
+    stage: str = "average",
+) -> dict[int, Average]:
+    """The average of each class, in one pass over the particles.
+
+    Parameters
+    ----------
+    classes
+        A number for each particle, shape (m,); those below 0 are in no class.
+    table, mapper, poses, half_sets, symmetry, stage
+        As in ``average_table``.
+
+    Returns
+    -------
+    By class, those that have particles.
+    """
+    if np.shape(classes) != (len(table),):
+        raise ValueError(f"classes must be one number for each of {len(table)} particles, got {np.shape(classes)}")
+    groups = np.where(classes < 0, -1, 3 * np.asarray(classes) + _groups_of(half_sets, len(table)))
+    made = _summed(table, table.poses if poses is None else poses, groups, symmetry, mapper, stage)
+    return {
+        int(one): made.average(
+            [3 * one, 3 * one + 1, 3 * one + 2], None if half_sets is None else (3 * one + 1, 3 * one + 2)
+        )
+        for one in np.unique(classes[classes >= 0])
+    }
+
+
+def _groups_of(half_sets: NDArray[np.int8] | None, count: int) -> NDArray[np.int64]:
+    if half_sets is None:
+        return np.zeros(count, dtype=np.int64)
+    if np.shape(half_sets) != (count,) or not np.isin(half_sets, [0, 1, 2]).all():
+        raise ValueError(f"half_sets must be 0, 1 or 2 for each of {count} particles, got {half_sets!r}")
+    return np.asarray(half_sets, dtype=np.int64)
+
+
+def _counted(particles: Iterator[Particle], poses: Pose, groups: NDArray[np.int64]) -> Iterator[Row]:
+    """Particles by number; beyond the last pose, one that has none."""
+    count = 0
+    for count, particle in enumerate(particles, start=1):
+        place = min(count, len(poses)) - 1
+        yield str(count), particle, poses[place], int(groups[place])
+    if count < len(poses):
+        raise ValueError(f"{len(poses)} poses need as many particles, got {count}")
+
+
+def _summed(
+    table: ParticleTable,
+    poses: Pose | Sequence[Pose | PoseSample],
+    groups: NDArray[np.int64],
+    symmetry: str,
+    mapper: Mapper | None,
+    stage: str,
+) -> _Totals:
+    """The sums of all rows whose group is not negative."""
+    if len(poses) != len(table) or not len(table):
+        raise ValueError(f"{len(poses)} poses need as many particles, got {len(table)}")
+    chosen = np.flatnonzero(groups >= 0)
+    if not len(chosen):
+        raise ValueError("there is no particle to average: none is in any class")
+    insertion = insertion_of(table.load(int(chosen[0])), Symmetry.named(symmetry))
+    made = _Totals(insertion)
+    task = _SumBlock(insertion, table, poses, groups)
+    for part in (mapper or Local())(stage, task, -(-len(table) // BLOCK), keep=False):
+        made.add(part)
+    return made
+
+
+@dataclass(frozen=True)
+class _SumBlock:
+    """The sums of a block of rows, by its number."""
+
+    insertion: Insertion
+    table: ParticleTable
+    poses: Pose | Sequence[Pose | PoseSample]
+    groups: NDArray[np.int64]
+
+    def __call__(self, block: int) -> dict[int, Sums]:
+        return _sums_of(self.insertion, self._rows(block))
+
+    def _rows(self, block: int) -> Iterator[Row]:
+        for row in range(block * BLOCK, min((block + 1) * BLOCK, len(self.table))):
+            if self.groups[row] >= 0:
+                name = repr(self.table.names[row])
+                yield name, self.table.load(row), self.poses[row], int(self.groups[row])
+
+
+def _sums_of(insertion: Insertion, rows: Iterable[Row]) -> dict[int, Sums]:
+    """The sums of some rows, by group."""
+    running: dict[int, Sums] = {}
+    for name, particle, pose, group in rows:
+        if group not in running:
+            running[group] = insertion.start()
+        try:
+            insertion.add(particle, pose, into=running[group])
+        except ValueError as error:
+            raise ValueError(f"particle {name}: {error}") from error
+    return {group: insertion.packed(running[group]) for group in sorted(running)}
+
+
+@dataclass
+class _Totals:
+    """The sums of all blocks, by group."""
+
+    insertion: Insertion
+    sums: dict[int, Sums] = field(default_factory=dict)
+
+    def add(self, block: dict[int, Sums]) -> None:
+        for group, sums in block.items():
+            if group not in self.sums:
+                self.sums[group] = Sums.zeros(self.insertion.size)
+            self.sums[group] += sums
+
+    def of_halves(self) -> _Totals:
+        """The sums of groups half + 3 fold, by half."""
+        halves = _Totals(self.insertion)
+        for group in sorted(self.sums):
+            halves.add({group % 3: self.sums[group]})
+        return halves
+
+    def without(self, half: int, fold: int) -> Volume:
+        """The map of a half without a fold; of all of it, where there is no other."""
+        others = [group for group in sorted(self.sums) if group % 3 == half and group != half + 3 * fold]
+        total = Sums.zeros(self.insertion.size)
+        for group in others or [half + 3 * fold]:
+            total += self.sums[group]
+        return self.insertion.map_of(total)
+
+    def average(self, groups: Sequence[int], halves: tuple[int, int] | None) -> Average:
+        """Of the particles of some groups, of which two may be half sets."""
+        total, half_maps = Sums.zeros(self.insertion.size), None
+        for group in groups:
+            if group in self.sums:
+                total += self.sums[group]
+        if halves is not None and all(half in self.sums for half in halves):
+            one, two = (self.insertion.map_of(self.sums[half]) for half in halves)
+            half_maps = (one, two)
+        fsc = None if half_maps is None else fourier_shell_correlation(*half_maps)
+        volume, coverage = self.insertion.map_of(total), self.insertion.coverage(total)
+        return Average(volume, half_maps, fsc, total.count, coverage)

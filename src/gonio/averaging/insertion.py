@@ -1,0 +1,482 @@
+"""What many particles have measured of one map: sums of signal and weight at its frequencies, and the map they make.
+
+    S(k) = sum w c F(R k) exp(2 pi i R k.t / n),     W(k) = sum w c^2,     V = S / W         (docs/theory.md eq. 20)
+
+A subtomogram is *gathered*: its spectrum is interpolated at R k for every whole k of the map, so no gridding error
+enters. Tilt images have no spectrum between their slices: their samples are *spread* over a grid twice as fine, and
+the map is the density in the box that explains them best (eq. 36).
+
+With a symmetry each particle counts once for every rotation g of the group, at the pose R g: those g that take whole
+frequencies to whole ones are applied once, to the finished sums, the others to every particle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from gonio.fourier.fourier_volume import background
+from gonio.fourier.spectrum import image_samples, in_friedel_half, index_grid
+from gonio.fourier.transform import centred_fft, centred_ifft
+from gonio.kernels import insert
+from gonio.kernels.window import OVERSAMPLING, window_transform
+from gonio.particle.pose import Pose, PoseSample
+from gonio.particle.symmetry import Symmetry, split, symmetric
+from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.particle.wedge import NoWedge, SquaredTransferWedge, WeightVolumeWedge
+
+__all__ = ["Gathering", "Insertion", "Spreading", "Sums", "insertion_of"]
+
+# A sample whose weight is below this share of its shell's mean is damped: too few particles have seen it.
+MIN_RELATIVE_WEIGHT = 0.1
+# Least squares end when so little is left of what was to be explained, or after so many steps.
+SOLVED, MAX_STEPS = 1e-4, 12
+REMEMBERED = 8
+
+
+@dataclass
+class Sums:
+    """Sums of signal and weight at the n frequencies of an insertion, (n,) each, and of how many particles.
+
+    While particles are added, both may have another shape, and there may be memory to work in: to ask the system for
+    it again takes longer than the work.
+    """
+
+    signal: NDArray
+    weight: NDArray
+    count: int = 0
+    memory: NDArray | None = None
+
+    def __iadd__(self, other: Sums) -> Sums:
+        self.signal += other.signal
+        self.weight += other.weight
+        self.count += other.count
+        return self
+
+    @staticmethod
+    def zeros(size: int) -> Sums:
+        """None of anything, in double precision."""
+        return Sums(np.zeros(size, np.complex128), np.zeros(size))
+
+
+class Insertion(Protocol):
+    """How particles of one kind, box and voxel size become a map of one symmetry."""
+
+    @property
+    def size(self) -> int:
+        """At how many frequencies sums are kept."""
+        ...
+
+    def start(self) -> Sums:
+        """What particles are added to."""
+        ...
+
+    def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
+        """Add a particle at its pose, or at all poses of a sample, each for its weight.
+
+        Raises
+        ------
+        ValueError
+            Where it is not of the kind, box and voxel size.
+        """
+        ...
+
+    def packed(self, running: Sums) -> Sums:
+        """What was added, in single precision and without what is zero in any case: what travels."""
+        ...
+
+    def map_of(self, sums: Sums) -> Volume:
+        """The map that packed sums make."""
+        ...
+
+    def coverage(self, sums: Sums) -> NDArray[np.float32]:
+        """How often each frequency was measured: weights (n, n, n), zero frequency at n // 2."""
+        ...
+
+
+def insertion_of(particle: Particle, symmetry: Symmetry) -> Insertion:
+    """How particles like this one are inserted."""
+    if isinstance(particle, TiltStack):
+        return Spreading(particle.box, particle.voxel_size_angstrom, symmetry)
+    premultiplied = particle.premultiplied is not None
+    return Gathering(particle.box, particle.voxel_size_angstrom, symmetry, premultiplied=premultiplied)
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """Subtomograms, at the whole frequencies of the map: a Friedel half of its ball.
+
+    All are ``premultiplied``, pseudo-subtomograms that are summed with their squared transfers, or none is.
+    """
+
+    box: int
+    voxel_size_angstrom: float
+    symmetry: Symmetry
+    premultiplied: bool = False
+
+    @property
+    def size(self) -> int:
+        """At how many frequencies sums are kept."""
+        return len(_half_ball(_last_shell(self.box))[0])
+
+    def start(self) -> Sums:
+        """As ``Insertion``."""
+        half = _grid_reach(_last_shell(self.box))
+        spectrum = np.empty((2 * half + 1, 2 * half + 1, insert.MARGIN + half + 1), np.complex64)
+        return Sums(np.zeros(self.size, np.complex128), np.zeros(self.size), memory=spectrum)
+
+    def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
+        """As ``Insertion``."""
+        _check_alike(particle, Subtomogram, self.box, self.voxel_size_angstrom)
+        assert isinstance(particle, Subtomogram)
+        if (particle.premultiplied is not None) != self.premultiplied:
+            raise ValueError("particles must all be of one kind: some are pseudo-subtomograms and some are not")
+        assert into.memory is not None
+        plain = particle.premultiplied is None
+        grid = _half_spectrum(particle.volume, background(particle.volume.data), into.memory) if plain else None
+        for one, share in _each(pose):
+            part = into if share == 1.0 else Sums.zeros(self.size)
+            signal = part.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
+            if grid is not None:
+                self._gather(grid, _wedge(particle), [one], particle, signal, part.weight)
+            elif particle.premultiplied is not None:
+                self._add_sums(particle, particle.premultiplied, [one], into.memory, part)
+            if part is not into:
+                into.signal += share * part.signal
+                into.weight += share * part.weight
+        into.count += 1
+
+    def _add_sums(
+        self, particle: Subtomogram, sums: SquaredTransferWedge, poses: list[Pose], memory: NDArray, into: Sums
+    ) -> None:
+        """Add D to the signal and W to the weight, both interpolated alike and without what they hold at k = 0.
+
+        Their ratio is the particle's transform, wherever between whole frequencies, as long as both leave out the same.
+        """
+        every = NoWedge().regions.astype(np.float32), np.zeros((0, 0, 0), np.float32), np.float32(1.0)
+        unused, weight = np.zeros(self.size), np.zeros((self.size, 2))
+        grid = _half_spectrum(particle.volume, float(particle.volume.data.mean(dtype=np.float64)), memory)
+        self._gather(grid, every, poses, particle, into.signal.view(np.float64).reshape(-1, 2), unused)
+        grid = _half_spectrum(Volume(sums.point_spread, self.voxel_size_angstrom), 0.0, memory)
+        turns = [Pose(one.rotation, np.zeros(3)) for one in poses]
+        self._gather(grid, every, turns, particle, weight, unused)
+        into.weight += weight[:, 0]
+
+    def _gather(
+        self, grid: NDArray, wedge: tuple, poses: list[Pose], particle: Particle, signal: NDArray, weight: NDArray
+    ) -> None:
+        """Add a spectrum, where a wedge has measured it, to sums (n, 2) and (n,) at every pose."""
+        frequency, scale = _half_ball(_last_shell(self.box))[1], np.float32(OVERSAMPLING)
+        for one in poses:
+            phase = _phase(one, particle)
+            for turn in split(self.symmetry)[0]:
+                rotation = (one.matrix @ turn).astype(np.float32)
+                insert.add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
+
+    def packed(self, running: Sums) -> Sums:
+        """As ``Insertion``."""
+        return Sums(running.signal.astype(np.complex64), running.weight.astype(np.float32), running.count)
+
+    def map_of(self, sums: Sums) -> Volume:
+        """As ``Insertion``."""
+        spectrum = self._cube(sums.signal) * _inverse(_floored(self._cube(sums.weight)))
+        return Volume(centred_ifft(_centred(spectrum, self.box)).real, self.voxel_size_angstrom)
+
+    def coverage(self, sums: Sums) -> NDArray[np.float32]:
+        """As ``Insertion``; for a subtomogram 1 where it has measured, its wedge's weight, or its squared transfer."""
+        return _centred(self._cube(sums.weight), self.box).astype(np.float32)
+
+    def _cube(self, half: NDArray) -> NDArray:
+        """Sums with those of all symmetric views, on a cube (2 l + 1, 2 l + 1, 2 l + 1)."""
+        side = 2 * _last_shell(self.box) + 1
+        place = _half_ball(side // 2)[0]
+        cube = np.zeros(side**3, half.dtype)
+        cube[side**3 - 1 - place] = half.conj()
+        cube[place] = half
+        return symmetric(cube.reshape(side, side, side), self.symmetry)
+
+
+@dataclass(frozen=True)
+class Spreading:
+    """Tilt stacks, on a grid of two points per frequency: the half of it with k_x >= 0."""
+
+    box: int
+    voxel_size_angstrom: float
+    symmetry: Symmetry
+
+    @property
+    def size(self) -> int:
+        """At how many points sums are kept."""
+        return len(_reached(self._half))
+
+    @property
+    def _half(self) -> int:
+        return _grid_reach(_last_shell(self.box))
+
+    def start(self) -> Sums:
+        """As ``Insertion``."""
+        shape = (2 * self._half + 1, 2 * self._half + 1, insert.MARGIN + self._half + 1)
+        return Sums(np.zeros(shape, np.complex64), np.zeros(shape, np.float32))
+
+    def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
+        """As ``Insertion``."""
+        _check_alike(particle, TiltStack, self.box, self.voxel_size_angstrom)
+        assert isinstance(particle, TiltStack)
+        limit = _last_shell(self.box) + 0.5
+        frequency, axes, signal, weight = _images(particle, limit)
+        for one, share in _each(pose):
+            images = frequency, axes, (share * signal).astype(np.complex64), (share * weight).astype(np.float32)
+            phase, scale = _phase(one, particle), np.float32(OVERSAMPLING)
+            for turn in split(self.symmetry)[0]:
+                rotation = (one.matrix @ turn).astype(np.float32)
+                insert.add_spread(images, np.float32(limit), scale, rotation, phase, into.signal, into.weight)
+        into.count += 1
+
+    def packed(self, running: Sums) -> Sums:
+        """As ``Insertion``."""
+        place = _reached(self._half)
+        return Sums(running.signal.ravel()[place], running.weight.ravel()[place], running.count)
+
+    def map_of(self, sums: Sums) -> Volume:
+        """As ``Insertion``: T v = b by least squares in the box (eq. 36)."""
+        limit, (taper, phases) = _last_shell(self.box), _axis(self.box)
+        weight, signal = _floored(self._cube(sums.weight)), _in_order(self._cube(sums.signal), OVERSAMPLING * self.box)
+        signal *= _outer(phases.conj())[..., : signal.shape[2]]
+        b = _from_padded(signal, self.box) * _outer(taper)
+        gain = _centred(_inverse(self._at_frequencies(weight)) * (_shells(2 * limit + 1) <= limit), self.box)
+        data = _solved(b, _convolution(_in_order(weight, OVERSAMPLING * self.box)), scipy.fft.ifftshift(gain))
+        return Volume(centred_ifft(centred_fft(data) * (gain > 0)).real, self.voxel_size_angstrom)
+
+    def coverage(self, sums: Sums) -> NDArray[np.float32]:
+        """As ``Insertion``; samples times the square of their transfer in the volume of a frequency."""
+        limit = _last_shell(self.box)
+        density = self._at_frequencies(self._cube(sums.weight)) * (OVERSAMPLING / window_transform(0.0)) ** 3
+        return _centred(density * (_shells(2 * limit + 1) <= limit), self.box).astype(np.float32)
+
+    def _at_frequencies(self, cube: NDArray) -> NDArray:
+        """What a cube of points holds at whole frequencies, (2 l + 1, 2 l + 1, 2 l + 1)."""
+        first = self._half - OVERSAMPLING * _last_shell(self.box)
+        return cube[(slice(first, len(cube) - first, OVERSAMPLING),) * 3]
+
+    def _cube(self, packed: NDArray) -> NDArray:
+        """Sums with those of all symmetric views, on a cube (2 h + 1, 2 h + 1, 2 h + 1) of points."""
+        half = self._half
+        side = 2 * half + 1
+        flat = np.zeros(side * side * (insert.MARGIN + half + 1), packed.dtype)
+        flat[_reached(half)] = packed
+        cube = np.zeros((side, side, side), packed.dtype)
+        cube[..., half - insert.MARGIN :] = flat.reshape(side, side, -1)
+        return symmetric(cube + cube[::-1, ::-1, ::-1].conj(), self.symmetry)
+
+
+def _check_alike(particle: Particle, kind: type, box: int, voxel_size_angstrom: float) -> None:
+    if not isinstance(particle, kind):
+        raise ValueError(
+            "particles must all be of one kind, subtomograms or tilt stacks; got a"
+            f" {type(particle).__name__} after a {kind.__name__}"
+        )
+    if (particle.box, particle.voxel_size_angstrom) != (box, voxel_size_angstrom):
+        raise ValueError(
+            f"has a box of {particle.box} voxels of {particle.voxel_size_angstrom:g} angstrom, the first one of"
+            f" {box} of {voxel_size_angstrom:g}"
+        )
+
+
+# Particles
+
+
+def _each(pose: Pose | PoseSample) -> list[tuple[Pose, float]]:
+    """Each pose, and the share of a particle that is added at it."""
+    if isinstance(pose, Pose):
+        return [(pose, 1.0)]
+    return [(pose.poses[i], float(share)) for i, share in enumerate(pose.weights) if share > 0.0]
+
+
+def _phase(pose: Pose, particle: Particle) -> NDArray[np.float32]:
+    """2 pi t / n, t in voxels."""
+    return (2.0 * np.pi / (particle.box * particle.voxel_size_angstrom) * pose.shift_angstrom).astype(np.float32)
+
+
+def _wedge(particle: Subtomogram) -> tuple[NDArray[np.float32], NDArray[np.float32], np.float32]:
+    """The wedge in units of frequency, as kernels take it."""
+    box_angstrom = particle.volume.box_angstrom
+    regions = particle.wedge.regions.copy()
+    regions[:, 6] *= box_angstrom
+    volume, scale = np.zeros((0, 0, 0), np.float32), 1.0
+    if isinstance(particle.wedge, WeightVolumeWedge):
+        # A copy: a read-only array would be another type to numba, and compiled for again.
+        volume = np.array(particle.wedge.weights)
+        scale = len(volume) * particle.wedge.voxel_size_angstrom / box_angstrom
+    return regions.astype(np.float32), volume, np.float32(scale)
+
+
+def _half_spectrum(volume: Volume, level: float, out: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """The spectrum of the tapered volume (eq. 4) less a constant, twice as fine: what ``insert.add_gathered`` takes."""
+    taper, phases = _axis(volume.box)
+    tapered = (volume.data - np.float32(level)) * _outer(taper)
+    insert.arrange(_to_padded(tapered, OVERSAMPLING * volume.box), phases, out)
+    return out.view(np.float32).reshape(*out.shape, 2)  # (z, y, x, 2)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _axis(box: int) -> tuple[NDArray[np.float32], NDArray[np.complex64]]:
+    """Along one axis: one over the window's transform (n,), and the phases that put the centre voxel first (p,)."""
+    padded = OVERSAMPLING * box
+    taper = 1.0 / window_transform((np.arange(box) - box // 2) / padded)
+    phases = np.exp(2j * np.pi * np.arange(padded) * (box // 2) / padded)
+    return taper.astype(np.float32), phases.astype(np.complex64)
+
+
+def _images(stack: TiltStack, limit: float) -> tuple[NDArray, ...]:
+    """The samples of a stack as ``insert.add_spread`` takes them.
+
+    Images that are multiplied by their transfer already are what is to be summed.
+    """
+    frequency, value, transfer = image_samples(stack, limit)
+    signal = value if stack.ctf_premultiplied else transfer * value
+    weight = transfer**2 * stack.used[:, None]
+    axes = stack.projections_xyz.astype(np.float32)
+    return frequency.astype(np.float32), axes, signal.astype(np.complex64), weight.astype(np.float32)
+
+
+# Frequencies
+
+
+def _last_shell(box: int) -> int:
+    """The last whole shell of a map: frequencies up to half a shell beyond are in it."""
+    return (box - 1) // 2
+
+
+def _grid_reach(limit: int) -> int:
+    """Points from zero frequency to the edge of a grid of two points per frequency that holds the last shell."""
+    return OVERSAMPLING * limit + 4  # half a frequency, and two points of the window beyond their cell
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _half_ball(limit: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Places in a flat cube of side 2 l + 1, and frequencies (3, n), of k = 0 and a Friedel half of the ball."""
+    index = index_grid(2 * limit + 1)
+    kept = (in_friedel_half(index) | ~index.any(axis=-1)) & (_shells(2 * limit + 1) <= limit)
+    return np.flatnonzero(kept), np.ascontiguousarray(index[kept].T, dtype=np.float32)  # (3, n)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _reached(half: int) -> NDArray[np.int64]:
+    """Places in a flat half grid that samples can reach: a ball."""
+    axis, columns = np.arange(-half, half + 1), np.arange(-insert.MARGIN, half + 1)
+    square = (axis**2)[:, None, None] + (axis**2)[:, None] + columns**2
+    return np.flatnonzero(square <= half**2)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _shells(side: int) -> NDArray[np.int32]:
+    return np.rint(np.linalg.norm(index_grid(side), axis=-1)).astype(np.int32)
+
+
+def _centred(cube: NDArray, side: int) -> NDArray:
+    """A centred spectrum of odd side, cut or filled up with zeros to a centred one of another side."""
+    reach = min(len(cube) // 2, (side - 1) // 2)
+    cut = slice(len(cube) // 2 - reach, len(cube) // 2 + reach + 1)
+    put = slice(side // 2 - reach, side // 2 + reach + 1)
+    result = np.zeros((side, side, side), cube.dtype)
+    result[put, put, put] = cube[cut, cut, cut]
+    return result
+
+
+def _in_order(cube: NDArray, padded: int) -> NDArray[np.complex64]:
+    """A centred spectrum of odd side as ``rfftn`` orders one of another side, (p, p, p // 2 + 1).
+
+    Voxels know no difference between a frequency beyond Nyquist and the one that it repeats: both are added.
+    """
+    wrapped = cube.astype(np.complex64)
+    for axis in (2, 1, 0):
+        wrapped = np.moveaxis(wrapped, axis, 0)
+        half = len(wrapped) // 2
+        result = np.zeros((padded, *wrapped.shape[1:]), np.complex64)
+        result[: half + 1] = wrapped[half:]
+        result[padded - half :] += wrapped[:half]
+        wrapped = np.moveaxis(result[: padded // 2 + 1] if axis == 2 else result, 0, axis)
+    return np.ascontiguousarray(wrapped)
+
+
+def _to_padded(data: NDArray[np.float32], padded: int) -> NDArray[np.complex64]:
+    """``rfftn`` of a volume padded with zeros, whose rows are left out until they hold something."""
+    spectrum = scipy.fft.rfft(data, padded, axis=2)
+    spectrum = scipy.fft.fft(spectrum, padded, axis=1)
+    return scipy.fft.fft(spectrum, padded, axis=0)
+
+
+def _from_padded(spectrum: NDArray[np.complex64], box: int) -> NDArray[np.float32]:
+    """The first voxels (n, n, n) of ``irfftn``."""
+    padded = len(spectrum)
+    rows = scipy.fft.ifft(spectrum, axis=0)[:box]
+    rows = scipy.fft.ifft(rows, axis=1)[:, :box]
+    return scipy.fft.irfft(rows, padded, axis=2)[:, :, :box]
+
+
+# From sums to maps
+
+
+def _floored(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights about the middle of a cube, none below a share of its shell's mean."""
+    shell = _shells(len(weight))
+    mean = np.bincount(shell.ravel(), weights=weight.ravel()) / np.bincount(shell.ravel())
+    return np.maximum(weight, MIN_RELATIVE_WEIGHT * mean[shell])
+
+
+def _inverse(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One over each weight; zero where there is none."""
+    return np.divide(1.0, weight, out=np.zeros_like(weight), where=weight > 0)
+
+
+def _outer(axis: NDArray) -> NDArray:
+    return axis[:, None, None] * axis[:, None] * axis
+
+
+def _convolution(weight: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """The transform of the kernel that weights, both as ``rfftn`` orders them, make of density in the box.
+
+    The window tapers the kernel, and its grid repeats it: one over the taper where the repetition is far away, less
+    towards the edge, where only density at opposite ends of the box meets.
+    """
+    padded = len(weight)
+    position = scipy.fft.fftfreq(padded)
+    taper, repeated = window_transform(position), window_transform(1.0 - np.abs(position))
+    kernel = scipy.fft.irfftn(weight, (padded,) * 3)
+    kernel *= _outer((taper / (taper**2 + repeated**2)).astype(np.float32))
+    return scipy.fft.rfftn(kernel)
+
+
+def _solved(b: NDArray[np.float32], kernel: NDArray[np.complex64], gain: NDArray[np.float64]) -> NDArray[np.float64]:
+    """v with T v = b, by conjugate gradients that a gain (n, n, n) on the transform starts and prepares."""
+
+    def convolved(v: NDArray) -> NDArray[np.float32]:
+        spectrum = _to_padded(v.astype(np.float32), len(kernel))
+        spectrum *= kernel
+        return _from_padded(spectrum, len(b))
+
+    half = gain[..., : len(b) // 2 + 1]
+
+    def prepared(residual: NDArray) -> NDArray[np.float64]:
+        return scipy.fft.irfftn(half * scipy.fft.rfftn(residual), b.shape)
+
+    v = prepared(b)
+    residual, enough = b - convolved(v), SOLVED * float((b * v).sum())
+    step = ready = prepared(residual)
+    left = float((residual * ready).sum())
+    for _ in range(MAX_STEPS):
+        image = convolved(step)
+        curvature = float((step * image).sum())
+        if left <= enough or curvature <= 0:  # the kernel's edges are not exact
+            break
+        length = left / curvature
+        v, residual = v + length * step, residual - length * image
+        ready = prepared(residual)
+        before, left = left, float((residual * ready).sum())
+        step = ready + left / before * step
+    return v

@@ -1,0 +1,253 @@
+"""How far two half maps agree, within a mask and in truth, and how evenly an average was measured.
+
+A mask correlates what it is put on. How much is seen from half maps whose phases are random beyond a shell s0 where
+they still agree (Chen et al. 2013, docs/theory.md eq. 35):
+
+    FSC = (FSC_masked - FSC_random) / (1 - FSC_random)      beyond s0 + 2,      FSC_masked up to there
+
+Random phases agree by chance too, and less in the few samples of a small mask; so FSC_random is the mean of several
+draws, and not below zero: no correction makes half maps agree better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gonio.averaging.insertion import MIN_RELATIVE_WEIGHT
+from gonio.fourier.fsc import fourier_shell_correlation, half_shells, resolution_at, shell_correlation
+from gonio.fourier.spectrum import in_friedel_half, index_grid
+from gonio.fourier.transform import low_passed
+from gonio.particle.volume import Volume, mean_within
+
+__all__ = [
+    "FSC_HALVES",
+    "FSC_KNOWN",
+    "Evenness",
+    "HalfMapFsc",
+    "check_mask",
+    "evenness",
+    "fsc_of_a_half",
+    "half_map_fsc",
+    "phases_randomised",
+    "soft_mask",
+]
+
+FSC_HALVES = 0.143  # of two half maps (Rosenthal & Henderson 2003)
+FSC_KNOWN = 0.5  # of a map against a known one, and the older, more careful threshold for halves
+# Phases are random beyond where the half maps agree less than this, unmasked.
+RANDOM_BELOW = 0.8
+# Shells beyond that in which what the mask adds is not yet known: its transform is so wide.
+RANDOM_MARGIN = 2
+# Draws of random phases: in a mask of a fifth of 32 voxels, FSC_random is then right to 0.03 from shell 5 on.
+RANDOM_DRAWS = 12
+# The mask: density is what stands out of the background of the map at this many voxels' resolution by so many robust
+# standard deviations; it is widened by so many voxels, and falls off over so many more.
+MASK_RESOLUTION_VOXELS, MASK_SD, MASK_WIDER_VOXELS, MASK_EDGE_VOXELS = 6.0, 3.0, 2.0, 4.0
+SD_OF_MAD = 1.4826
+# Masks that were resampled ring a little.
+MASK_TOLERANCE = 0.1
+# Directions are told apart by cones of so many degrees to every side.
+CONE_DEG = 20.0
+
+
+@dataclass(frozen=True)
+class HalfMapFsc:
+    """Fourier shell correlations of two half maps, each of shape (n // 2 + 1,); those of a mask None without one."""
+
+    unmasked: NDArray[np.float64]
+    masked: NDArray[np.float64] | None
+    randomised: NDArray[np.float64] | None
+    corrected: NDArray[np.float64] | None
+    box_angstrom: float
+
+    @property
+    def best(self) -> NDArray[np.float64]:
+        """The corrected curve, or without a mask the only one."""
+        return self.unmasked if self.corrected is None else self.corrected
+
+    def resolution_angstrom(self, threshold: float = FSC_HALVES) -> float:
+        """Where the best curve first falls below a threshold; later rises do not count."""
+        return resolution_at(self.best, threshold, box_angstrom=self.box_angstrom)
+
+    @property
+    def curves(self) -> dict[str, NDArray[np.float64]]:
+        """Those that there are, by name."""
+        named = {
+            "unmasked": self.unmasked,
+            "masked": self.masked,
+            "randomised": self.randomised,
+            "corrected": self.corrected,
+        }
+        return {name: curve for name, curve in named.items() if curve is not None}
+
+
+def half_map_fsc(halves: tuple[Volume, Volume], *, mask: Volume | None, rng: np.random.Generator) -> HalfMapFsc:
+    """All curves of two half maps.
+
+    Parameters
+    ----------
+    halves
+        Of one box.
+    mask
+        0 to 1, of their box; None for the unmasked curve alone.
+    rng
+        For the random phases.
+
+    Raises
+    ------
+    ValueError
+        Boxes that differ, or a mask that is not one.
+    """
+    one, two = halves
+    unmasked = fourier_shell_correlation(one, two)
+    if mask is None:
+        return HalfMapFsc(unmasked, None, None, None, one.box_angstrom)
+    if mask.box != one.box:
+        raise ValueError(f"the mask has a box of {mask.box} voxels, the half maps one of {one.box}")
+    check_mask(mask)
+    below = np.flatnonzero(unmasked[1:] < RANDOM_BELOW) + 1
+    first = int(below[0]) if len(below) else len(unmasked)
+    masked, randomised = _masked_fsc(one.data, two.data, mask), _randomised_fsc(halves, first, mask, rng)
+    corrected = masked.copy()
+    beyond = slice(min(first + RANDOM_MARGIN, len(masked)), None)
+    of_mask = np.clip(randomised[beyond], 0.0, 1.0 - 1e-6)
+    corrected[beyond] = (masked[beyond] - of_mask) / (1.0 - of_mask)
+    return HalfMapFsc(unmasked, masked, randomised, corrected, one.box_angstrom)
+
+
+def fsc_of_a_half(fsc: NDArray[np.float64], *, left: float = 1.0) -> NDArray[np.float64]:
+    """Return the FSC (s,) that half maps of one half would have, a share of whose particles is left, from the halves'.
+
+    A map of FSC F correlates with the truth by sqrt(2 F / (1 + F)), each of its halves by sqrt(F); of fewer particles
+    the noise is stronger, F / (1 - F) weaker.
+    """
+    clipped = np.clip(fsc, 0.0, 1.0)
+    fewer = left * clipped / np.maximum(1.0 - (1.0 - left) * clipped, 1e-9)
+    return np.asarray(fewer / (2.0 - fewer))
+
+
+def check_mask(mask: Volume) -> None:
+    """Raise ValueError where a mask holds values that are not from 0 to 1."""
+    low, high = float(mask.data.min()), float(mask.data.max())
+    if low < -MASK_TOLERANCE or high > 1.0 + MASK_TOLERANCE or not high > 0:
+        raise ValueError(
+            f"a mask holds values from 0 to 1, this one {low:g} to {high:g}: is it a map? scale it, or give none"
+        )
+
+
+def phases_randomised(volume: Volume, first_shell: int, *, rng: np.random.Generator) -> Volume:
+    """The volume with its own amplitudes, and the phases of white noise from a shell on."""
+    spectrum = scipy.fft.rfftn(volume.data.astype(np.float64))
+    data = _with_random_phases(spectrum, first_shell, rng)
+    return Volume(data.astype(np.float32), volume.voxel_size_angstrom)
+
+
+def _with_random_phases(
+    spectrum: NDArray[np.complex128], first_shell: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The voxels of a spectrum (as ``rfftn`` orders it) whose phases from a shell on are those of white noise."""
+    shape = (len(spectrum),) * 3
+    beyond = half_shells(len(spectrum))[0].reshape(spectrum.shape) >= first_shell
+    noise = scipy.fft.rfftn(rng.normal(size=shape))
+    phase = noise / np.maximum(np.abs(noise), 1e-300)
+    return scipy.fft.irfftn(np.where(beyond, np.abs(spectrum) * phase, spectrum), shape)
+
+
+def _randomised_fsc(
+    halves: tuple[Volume, Volume], first_shell: int, mask: Volume, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Within the mask, the mean over draws of random phases from a shell on."""
+    spectra = [scipy.fft.rfftn(half.data.astype(np.float64)) for half in halves]
+    draws = []
+    for _ in range(RANDOM_DRAWS):
+        one, two = (_with_random_phases(spectrum, first_shell, rng) for spectrum in spectra)
+        draws.append(_masked_fsc(one, two, mask))
+    return np.mean(draws, axis=0)  # type: ignore[no-any-return]
+
+
+def soft_mask(volume: Volume) -> Volume:
+    """Where a map has density: 1 there and a little beyond, 0 in the solvent, with a soft edge.
+
+    The largest connected piece of what stands out of the background at low resolution, without holes. Where nothing
+    stands out it is 1 everywhere.
+    """
+    smooth = low_passed(volume, resolution_angstrom=MASK_RESOLUTION_VOXELS * volume.voxel_size_angstrom).data
+    middle = np.median(smooth)
+    density = smooth > middle + MASK_SD * SD_OF_MAD * np.median(np.abs(smooth - middle))
+    pieces, count = ndimage.label(density)
+    if not count:
+        return Volume(np.ones_like(smooth), volume.voxel_size_angstrom)
+    largest = ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))
+    distance = ndimage.distance_transform_edt(~largest) - MASK_WIDER_VOXELS
+    edge = 0.5 + 0.5 * np.cos(np.pi * np.clip(distance / MASK_EDGE_VOXELS, 0.0, 1.0))
+    return Volume(edge, volume.voxel_size_angstrom)
+
+
+def _masked_fsc(one: NDArray, two: NDArray, mask: Volume) -> NDArray[np.float64]:
+    """Of two volumes whose solvent, their mean beyond the mask, is zero: else the mask itself would correlate."""
+    within = mask.data.astype(np.float64)
+    solvent = np.clip(1.0 - within, 0.0, 1.0)
+    return shell_correlation(*(scipy.fft.rfftn((data - mean_within(data, solvent)) * within) for data in (one, two)))
+
+
+@dataclass(frozen=True)
+class Evenness:
+    """How evenly the frequencies of an average were measured.
+
+    Attributes
+    ----------
+    seen
+        Share of frequencies with a weight of at least a hundredth of their shell's mean.
+    least
+        The smallest weight, in units of its shell's mean.
+    efficiency
+        1 / (mean(W) mean(1 / W)) over the directions of a shell, the mean of all shells: the signal-to-noise ratio of
+        the map over that of one measured as often, but evenly (Baldwin & Lyumkis 2020). W is what the map is divided
+        by, so nowhere below a tenth of its shell's mean.
+    worst_xyz, worst
+        The direction about which least was measured, a unit vector, and the mean weight in a cone of 20 degrees about
+        it, in units of that of all directions.
+    """
+
+    seen: float
+    least: float
+    efficiency: float
+    worst_xyz: NDArray[np.float64]
+    worst: float
+
+
+def evenness(coverage: NDArray[np.float32]) -> Evenness:
+    """What the coverage of an average, (n, n, n) about n // 2, says of it in a few numbers."""
+    index = index_grid(len(coverage)).reshape(-1, 3)
+    shell = np.rint(np.linalg.norm(index, axis=1)).astype(np.int64)
+    inside = in_friedel_half(index) & (shell <= (len(coverage) - 1) // 2)
+    index, shell, weight = index[inside], shell[inside], coverage.ravel()[inside].astype(np.float64)
+    count = np.bincount(shell)[1:]
+    mean = np.bincount(shell, weights=weight)[1:] / count
+    relative = weight / np.maximum(mean, 1e-30)[shell - 1]
+    harmonic = np.bincount(shell, weights=1.0 / np.maximum(relative, MIN_RELATIVE_WEIGHT))[1:] / count
+    direction = index / np.linalg.norm(index, axis=1, keepdims=True)
+    cones = [relative[np.abs(direction @ axis) > np.cos(np.radians(CONE_DEG))].mean() for axis in _AXES]
+    worst = int(np.argmin(cones))
+    return Evenness(
+        seen=float((relative >= 0.01).mean()),
+        least=float(relative.min()),
+        efficiency=float((1.0 / harmonic).mean()),
+        worst_xyz=_AXES[worst],
+        worst=float(cones[worst]),
+    )
+
+
+def _half_sphere(count: int) -> NDArray[np.float64]:
+    """Directions (d, 3), even over z >= 0: a golden spiral that begins at z."""
+    z = 1.0 - np.arange(count) / count
+    turn = np.pi * (1.0 + np.sqrt(5.0)) * np.arange(count)
+    return np.stack([np.sqrt(1.0 - z**2) * np.cos(turn), np.sqrt(1.0 - z**2) * np.sin(turn), z], axis=1)
+
+
+_AXES = _half_sphere(200)

@@ -1,0 +1,175 @@
+"""The dissimilarities RCS, FCS and likelihood ratio, as values and as normal equations.
+
+Flow: poses -> 37 sums over the samples that both particles have measured (kernels) -> d, H, b of docs/theory.md
+eqs. 8-13, for the tangent (omega, t) of ``gonio.particle.pose`` in radians and angstrom:
+
+    FCS   d = (|f|^2 + |g|^2 - 2 f.g) / |Omega|  H = J^T J / |Omega|                       b = (J^T f - J^T g) / |Omega|
+    RCS   d = 2 - 2 c,  c = f.g / (|f| |g|)      H = c (J^T J - J^T g g^T J / |g|^2) / |g|^2 b = grad c
+    likelihood   d = (sum of eq. 30 over Omega) / |Omega|^(1/4), with the same sums of whitened samples
+
+so that d(x + dx) ~ d - 2 b.dx + dx^T H dx, and the gradient of d is -2 b. Knows nothing of how d is minimised.
+
+Legend: f the target, g the reference as the target would show it, J = dg/dx, Omega the samples in both wedges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.comparison.best_shift import ShiftSearch
+from gonio.comparison.expected_fsc import Expectation
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
+from gonio.kernels import cpu, model, shells
+
+__all__ = ["Comparison", "NormalEquations", "Score", "weighted"]
+
+# Fewer samples in common than this, or than this share of the target's, fit anything: four for each unknown, 5 %.
+MIN_SAMPLES, MIN_OVERLAP = 24, 0.05
+
+
+class Score(StrEnum):
+    """Which dissimilarity: real space constrained, Fourier space constrained, or the likelihood ratio (eq. 30)."""
+
+    RCS = "rcs"
+    FCS = "fcs"
+    LIKELIHOOD = "likelihood"
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """Dissimilarity and its quadratic model at p poses: ``d(x + dx) ~ d - 2 b.dx + dx^T H dx``.
+
+    ``dissimilarity`` (p,), ``hessian`` (p, k, k), ``descent`` b (p, k), ``overlap`` (p,) the total weight of Omega.
+    Where Omega is empty or too small to mean anything, d is infinite.
+    """
+
+    dissimilarity: NDArray[np.float64]
+    hessian: NDArray[np.float64]
+    descent: NDArray[np.float64]
+    overlap: NDArray[np.float64]
+
+
+CODES = {Score.RCS: model.RCS, Score.FCS: model.FCS, Score.LIKELIHOOD: model.LIKELIHOOD}
+
+
+class Comparison:
+    """A target's samples against a reference: everything that can be asked of the pair, at many poses at once.
+
+    Parameters
+    ----------
+    target, reference
+        Of one box size and voxel size; the reference's limit must reach the target's.
+    score
+        Which dissimilarity.
+    expectation
+        What is known of both inputs shell by shell; the likelihood ratio needs it, the other scores ignore it.
+    """
+
+    def __init__(
+        self, target: Spectrum, reference: FourierVolume, *, score: Score, expectation: Expectation | None = None
+    ) -> None:
+        if target.box != reference.box or target.limit > reference.limit * (1 + 1e-6):
+            raise ValueError(
+                f"the reference's spectrum was made for a box of {reference.box} to shell {reference.limit:g}, "
+                f"the target has a box of {target.box} and goes to shell {target.limit:g}"
+            )
+        self.target = target
+        self.reference = reference
+        self.score = Score(score)
+        self._counts, self.unit = _plain_counts(target), 1.0
+        if self.score is Score.LIKELIHOOD:
+            if expectation is None:
+                raise ValueError("the likelihood ratio needs the expected correlation of the shells: use a filter")
+            self._counts, self.unit = _likelihood_counts(target, expectation)
+        self.least = max(float(MIN_SAMPLES), MIN_OVERLAP * float(target.weight.sum(dtype=np.float64)))
+        weight, power, own = self._counts
+        value = np.stack([target.value.real, target.value.imag])  # (2, n)
+        self.samples = cpu.Samples(target.frequency_xyz, value, target.transfer, weight, power, own)
+        # Kernels take shifts as phases per unit of frequency.
+        self.phase = 2.0 * np.pi / (target.box * target.voxel_size_angstrom)
+
+    def normal_equations(self, rotations: NDArray, shifts_angstrom: NDArray) -> NormalEquations:
+        """d, H and b at p poses: rotation matrices (p, 3, 3), shifts (p, 3) in angstrom."""
+        sums = np.empty((len(rotations), cpu.N_SUMS))
+        matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
+        cpu.normal_equations(self.reference.kernel, self.samples, matrices, phases, sums)
+        return self.equations(sums)
+
+    def equations(self, sums: NDArray[np.float64]) -> NormalEquations:
+        """d, H and b from the 37 sums (p, 37)."""
+        d, hessian, descent = np.empty(len(sums)), np.empty((len(sums), 6, 6)), np.empty((len(sums), 6))
+        model.models(CODES[self.score], sums, self.unit, self.phase, self.least, d, hessian, descent)
+        return NormalEquations(d, hessian, descent, sums[:, cpu.WEIGHT].copy())
+
+    def best_shifts(
+        self, rotations: NDArray, *, max_shift_angstrom: float, points: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The best shift (p, 3) in angstrom for each rotation (p, 3, 3), and the dissimilarity there (p,).
+
+        Shifts lie within a ball, on the grid of the voxels, or of ``points`` along the edge of the box.
+        """
+        search = ShiftSearch(self.target, self.samples, max_shift_angstrom=max_shift_angstrom, points=points)
+        matrices = np.ascontiguousarray(rotations, dtype=np.float32)
+        shifts, product, norms = search.best(self.reference, matrices)
+        sums, d = np.insert(norms, 2, product, axis=1), np.empty(len(rotations))
+        model.dissimilarities(CODES[self.score], sums, self.unit, self.least, d)
+        return shifts, d
+
+    def values(self, rotations: NDArray, shifts_angstrom: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Dissimilarity and total weight of Omega at p poses, (p,) each."""
+        sums = self.shell_sums(rotations, shifts_angstrom).sum(axis=1)
+        d = np.empty(len(sums))
+        model.dissimilarities(CODES[self.score], sums, self.unit, self.least, d)
+        return d, sums[:, 3]
+
+    def shell_sums(self, rotations: NDArray, shifts_angstrom: NDArray) -> NDArray[np.float64]:
+        """|f|^2, |g|^2, f.g and |Omega| of each shell at p poses, shape (p, s, 4): shell s holds round(abs(k)) = s."""
+        sums = np.empty((len(rotations), self.target.n_shells, 4))
+        matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
+        cpu.shell_sums(self.reference.kernel, self.samples, matrices, phases, self.target.shell, sums)
+        return sums
+
+    def shell_equations(self, rotation: NDArray, shift_angstrom: NDArray) -> NDArray[np.float64]:
+        """The 37 sums of docs/theory.md eq. 8 of each shell at one pose, (s, 37), in the order of ``kernels.cpu``."""
+        sums = np.empty((self.target.n_shells, cpu.N_SUMS))
+        matrices, phases = self._as_kernels_take_them(rotation[None], shift_angstrom[None])
+        cpu.shell_equations(self.reference.kernel, self.samples, matrices[0], phases[0], self.target.shell, sums)
+        return sums
+
+    def _as_kernels_take_them(
+        self, rotations: NDArray, shifts_angstrom: NDArray
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        phases = np.ascontiguousarray(self.phase * shifts_angstrom, dtype=np.float32)
+        return np.ascontiguousarray(rotations, dtype=np.float32), phases
+
+
+def _plain_counts(target: Spectrum) -> tuple[NDArray, NDArray, NDArray]:
+    """Weights, |f|^2 and the share of |g|^2 that counts, for RCS and FCS: float32, shape (n,) each."""
+    power = np.asarray(np.abs(target.value) ** 2, dtype=np.float32)
+    return target.weight, power, np.ones_like(target.weight)
+
+
+def _likelihood_counts(target: Spectrum, expectation: Expectation) -> tuple[tuple[NDArray, NDArray, NDArray], float]:
+    """The same for eq. 30, each sample's terms divided by its weight in f.g, and the unit of these weights.
+
+    Weights have a mean of one, so that their sum still counts samples.
+    """
+    counts = np.empty((3, len(target)), np.float32)
+    unit = shells.likelihood_counts(expectation.table, target.radius, target.value, target.weight, counts)
+    weight, power, own = counts
+    return (weight, power, own), unit
+
+
+def weighted(target: Spectrum, expectation: Expectation) -> Spectrum:
+    """The target on the reference's scale, every sample weighted by what its shell is expected to tell (eq. 28).
+
+    Weights have a mean of one.
+    """
+    weight = np.empty(len(target), np.float32)
+    shells.sample_weights(expectation.table, target.radius, target.weight, weight)
+    return replace(target, value=target.value / np.complex64(expectation.contrast), weight=weight)

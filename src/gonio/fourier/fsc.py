@@ -1,0 +1,68 @@
+"""Fourier shell correlation of two volumes, and the resolution at which it falls below a threshold."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from gonio.fourier.fourier_volume import EMPTY_SHELL
+from gonio.fourier.grid import (
+    REMEMBERED,
+)
+from gonio.particle.volume import Volume
+
+__all__ = ["fourier_shell_correlation", "half_shells", "resolution_at", "shell_correlation"]
+
+
+def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float64]:
+    """FSC of two volumes of one box, one value for each shell 0..n//2 (shells one over the box wide).
+
+    Returns
+    -------
+    Shape (n // 2 + 1,); shell s holds the frequencies with round(abs(k)) = s; shell 0 is set to 1.
+    """
+    if first.box != second.box:
+        raise ValueError(f"the two volumes differ in box: {first.box} and {second.box} voxels")
+    return shell_correlation(*(scipy.fft.rfftn(v.data.astype(np.float64)) for v in (first, second)))
+
+
+def shell_correlation(first: NDArray[np.complex128], second: NDArray[np.complex128]) -> NDArray[np.float64]:
+    """The same of two spectra as ``rfftn`` orders them, (n, n, n // 2 + 1)."""
+    shell, times = half_shells(len(first))
+    cross, one, two = (
+        np.bincount(shell, weights=times * x.ravel(), minlength=len(first))[: len(first) // 2 + 1]
+        for x in ((first * second.conj()).real, np.abs(first) ** 2, np.abs(second) ** 2)
+    )
+    # A shell that holds nothing but the rounding of single precision agrees in nothing. The mean, shell 0, is no shell.
+    least = EMPTY_SHELL**2 * one[1:].max() * two[1:].max()
+    result = cross / np.sqrt(np.maximum(one * two, max(least, 1e-300)))
+    result[0] = 1.0
+    return result
+
+
+@lru_cache(maxsize=REMEMBERED)
+def half_shells(box: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of each sample that ``rfftn`` keeps, flat: its shell, and for how many it stands, 1 or 2."""
+    whole, half = scipy.fft.fftfreq(box, 1.0 / box), scipy.fft.rfftfreq(box, 1.0 / box)
+    radius = np.sqrt((whole**2)[:, None, None] + (whole**2)[:, None] + half**2)
+    alone = (half == 0) | (2 * half == box)
+    times = np.broadcast_to(np.where(alone, 1.0, 2.0), radius.shape)
+    return np.rint(radius).astype(np.int64).ravel(), times.ravel()
+
+
+def resolution_at(fsc: NDArray[np.float64], threshold: float, *, box_angstrom: float) -> float:
+    """Where an FSC curve first falls below ``threshold``, angstrom, linear between shells.
+
+    Returns the finest shell's resolution when it never falls, and infinity when it is below from shell 1 on.
+    """
+    below = np.flatnonzero(fsc[1:] < threshold) + 1
+    if not len(below):
+        return box_angstrom / (len(fsc) - 1)
+    last = below[0]
+    if last == 1:
+        return float("inf")
+    high, low = fsc[last - 1], fsc[last]
+    return float(box_angstrom / (last - 1 + (high - threshold) / (high - low)))

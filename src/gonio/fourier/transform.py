@@ -1,0 +1,64 @@
+"""Fourier transforms of volumes: the order and centre of every FFT, resolution limits in shells, low-pass filters.
+
+Owns the Fourier convention,
+
+    V(k) = sum_x v(x) exp(-2 pi i k.(x - c) / n),   k integer, c = n // 2.               (docs/theory.md eq. 1)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from gonio.fourier.grid import (
+    index_grid,
+)
+from gonio.particle.volume import Volume
+
+__all__ = ["centred_fft", "centred_ifft", "low_passed", "shell_limit"]
+
+MIN_SHELLS = 3
+
+
+def centred_fft(array: NDArray) -> NDArray[np.complexfloating]:
+    """V(k) of an image or volume of any even or odd box; zero frequency lands on ``n // 2`` of every axis."""
+    return scipy.fft.fftshift(scipy.fft.fftn(scipy.fft.ifftshift(array)))
+
+
+def centred_ifft(spectrum: NDArray) -> NDArray[np.complexfloating]:
+    """The inverse of ``centred_fft``."""
+    return scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(spectrum)))
+
+
+def shell_limit(box: int, voxel_size_angstrom: float, resolution_angstrom: float | None) -> float:
+    """The resolution limit in shells, n voxel / resolution; without a resolution the last whole shell.
+
+    Raises
+    ------
+    ValueError
+        When the resolution is finer than two voxels, or leaves fewer than 3 shells of the box.
+    """
+    nyquist = (box - 1) // 2
+    limit = nyquist if resolution_angstrom is None else box * voxel_size_angstrom / resolution_angstrom
+    if limit > box / 2 * (1 + 1e-6):
+        raise ValueError(
+            f"resolution_angstrom {resolution_angstrom:g} is finer than two voxels ({2 * voxel_size_angstrom:g}); "
+            "ask for less or use smaller voxels"
+        )
+    limit = min(limit, nyquist)
+    if limit < MIN_SHELLS:
+        raise ValueError(
+            f"a box of {box} voxels of {voxel_size_angstrom:g} angstrom has {limit:.1f} Fourier shells to "
+            f"{resolution_angstrom:g} angstrom, at least {MIN_SHELLS} are needed: use a larger box or a finer limit"
+        )
+    return float(limit)
+
+
+def low_passed(volume: Volume, *, resolution_angstrom: float) -> Volume:
+    """The volume without frequencies beyond a resolution: a cosine edge two shells wide, half way down at the limit."""
+    shell = np.linalg.norm(index_grid(volume.box), axis=-1)
+    limit = volume.box_angstrom / resolution_angstrom
+    gain = 0.5 + 0.5 * np.cos(np.pi * np.clip((shell - limit + 1.0) / 2.0, 0.0, 1.0))
+    data = centred_ifft(centred_fft(volume.data.astype(np.float64)) * gain).real
+    return Volume(data, volume.voxel_size_angstrom)

@@ -1,0 +1,121 @@
+"""One Levenberg-Marquardt iteration of one problem: the step, and what its outcome means (formulas in ``gonio.search.levenberg_marquardt``)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gonio.kernels.compiled import strict
+
+__all__ = ["propose", "settle"]
+
+FIRST_DAMPING, FIRST_GROWTH = 1e-2, 2.0
+MIN_DAMPING = 1e-9
+MAX_DAMPING = 1e12
+MAX_GROWTH = 1e6
+# Below this share of the largest, a diagonal element of H counts as zero: the direction moves nothing.
+MIN_DIAGONAL = 1e-12
+# Steps that values do not tell are taken up to so many tolerances.
+UNSEEN = 10.0
+# Codes of ``gonio.search.levenberg_marquardt.Status``.
+RUNNING, CONVERGED, STALLED, MAX_ITERATIONS, SINGULAR, NO_OVERLAP = 0, 1, 2, 3, 4, 5
+
+
+@strict
+def solve(hessian, descent, damping, matrix, step):
+    """The step of (H + damping diag H) step = b, by elimination with pivots; whether there is one.
+
+    ``matrix`` (k, k) is memory to work in.
+    """
+    k = len(descent)
+    largest = 0.0
+    for a in range(k):
+        largest = max(largest, hessian[a, a])
+        step[a] = descent[a]
+    if not largest > 0.0:
+        for a in range(k):
+            step[a] = 0.0
+        return False
+    for a in range(k):
+        for b in range(k):
+            matrix[a, b] = hessian[a, b]
+        matrix[a, a] += damping * max(hessian[a, a], MIN_DIAGONAL * largest)
+    for a in range(k):
+        pivot = a
+        for row in range(a + 1, k):
+            if abs(matrix[row, a]) > abs(matrix[pivot, a]):
+                pivot = row
+        if pivot != a:
+            for b in range(k):
+                matrix[a, b], matrix[pivot, b] = matrix[pivot, b], matrix[a, b]
+            step[a], step[pivot] = step[pivot], step[a]
+        if matrix[a, a] == 0.0:
+            # A direction that nothing determines: no part of the step.
+            matrix[a, a], step[a] = np.inf, 0.0
+        for row in range(a + 1, k):
+            share = matrix[row, a] / matrix[a, a]
+            for b in range(a + 1, k):
+                matrix[row, b] -= share * matrix[a, b]
+            step[row] -= share * step[a]
+    for a in range(k - 1, -1, -1):
+        for b in range(a + 1, k):
+            step[a] -= matrix[a, b] * step[b]
+        step[a] /= matrix[a, a]
+    for a in range(k):
+        if not math.isfinite(step[a]):
+            for b in range(k):
+                step[b] = 0.0
+            return False
+    return True
+
+
+@strict
+def propose(hessian, descent, damping, step, determined):
+    """Steps (p, k) of p problems, and whether each is determined (p,)."""
+    matrix = np.empty(hessian.shape[1:])
+    for i in range(len(descent)):
+        determined[i] = solve(hessian[i], descent[i], damping[i], matrix, step[i])
+
+
+@strict
+def judge(before, after, hessian, descent, step, determined, length, tolerance, noise, damping, growth):
+    """Whether a step is taken, the damping and its growth after it, and the status that it leaves.
+
+    Values are known to ``noise``: a step that is to gain less cannot be judged by them. It is taken for its gradient,
+    which is known better, if it is no longer than ``UNSEEN`` tolerances; the damping rises, so that such steps end.
+    """
+    predicted = 0.0
+    for a in range(len(step)):
+        predicted += 2.0 * descent[a] * step[a]
+        for b in range(len(step)):
+            predicted -= step[a] * hessian[a, b] * step[b]
+    unseen = determined and 0.0 < predicted < noise and length < UNSEEN * tolerance and after - before < noise
+    better = determined and (after < before or unseen)
+    if better and not unseen:
+        # A drop where none was predicted is a gain without bound.
+        gain = min(max((before - after) / predicted, 0.0), 2.0) if predicted > 0.0 else 2.0
+        factor, growth_after = max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), 2.0
+    else:
+        factor, growth_after = growth, min(2.0 * growth, MAX_GROWTH)
+    damping = min(max(damping * factor, MIN_DAMPING), MAX_DAMPING)
+    status = RUNNING
+    if better and length < tolerance:
+        status = CONVERGED
+    if not better and (length < tolerance or damping >= MAX_DAMPING):
+        status = STALLED
+    if not determined:
+        status = SINGULAR
+    return better, damping, growth_after, status
+
+
+@strict
+def settle(
+    before, after, hessian, descent, step, determined, length, tolerance, noise, damping, growth, better, status
+):
+    """The same for p problems; ``damping`` and ``growth`` (p,) are changed, ``better`` and ``status`` (p,) filled."""
+    for i in range(len(before)):
+        better[i], damping[i], growth[i], status[i] = judge(
+            before[i], after[i], hessian[i], descent[i], step[i], determined[i], length[i], tolerance, noise[i],
+            damping[i], growth[i],
+        )  # fmt: skip

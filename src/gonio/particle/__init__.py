@@ -1,0 +1,1 @@
+"""What a particle is: pose, symmetry, wedge, CTF, tilt series, volume and list. Knows no Fourier space."""

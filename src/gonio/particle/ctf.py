@@ -1,0 +1,154 @@
+"""The transfer of an image: the microscope's contrast transfer, its envelope, and the decay of signal with dose.
+
+Owns the one formula for all of them (simulation, tilt stacks, weights of subtomograms and averages call it):
+
+    H(k) = scale sin(pi lambda z k^2 - pi Cs lambda^3 k^4 / 2 + chi_0 + phase shift) exp(-B k^2 / 4) decay(k, dose)
+
+with tan chi_0 = Q / sqrt(1 - Q^2), Q the amplitude contrast (docs/theory.md eq. 22; RELION src/ctf.h, CTF::getCTF, of
+which this is the negative argument's sine). Signs are those of a particle whose density is positive: the transfer is
+positive at low frequency for underfocus. Defocus z depends on direction where there is astigmatism, and on where a
+particle is along the beam (``Ctf.refocused``, ``gonio.particle.tilt_series``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Ctf", "dose_decay", "electron_wavelength_angstrom", "image_transfer"]
+
+
+def electron_wavelength_angstrom(voltage_kv: float) -> float:
+    """Relativistic electron wavelength, angstrom (Reimer & Kohl 2008, eq. 2.12)."""
+    volts = 1e3 * voltage_kv
+    return 12.2643 / np.sqrt(volts * (1.0 + 0.978466e-6 * volts))
+
+
+@dataclass(frozen=True)
+class Ctf:
+    """Defocus and optics of one image, or of a batch of t images.
+
+    Parameters
+    ----------
+    defocus_u_angstrom, defocus_v_angstrom
+        Underfocus along and across the astigmatism direction, positive, scalars or shape (t,).
+    astigmatism_deg
+        Direction of ``defocus_u_angstrom`` from the image's x axis, degrees, scalar or shape (t,).
+    voltage_kv, spherical_aberration_mm, amplitude_contrast
+        Of the microscope; amplitude contrast is a fraction. The aberration is a scalar or of shape (t,): M fits it.
+    phase_shift_deg
+        Of a phase plate, degrees, scalar or shape (t,).
+    bfactor_angstrom2
+        Of the envelope ``exp(-B k^2 / 4)``, square angstrom, positive where it damps, scalar or shape (t,).
+    """
+
+    defocus_u_angstrom: ArrayLike
+    defocus_v_angstrom: ArrayLike
+    astigmatism_deg: ArrayLike = 0.0
+    voltage_kv: float = 300.0
+    spherical_aberration_mm: ArrayLike = 2.7
+    amplitude_contrast: float = 0.07
+    phase_shift_deg: ArrayLike = 0.0
+    bfactor_angstrom2: ArrayLike = 0.0
+
+    def refocused(self, by_angstrom: ArrayLike) -> Ctf:
+        """Return the transfer of what lies where the underfocus is larger by an amount, scalar or shape (t,)."""
+        by = np.asarray(by_angstrom, dtype=np.float64)
+        u, v = np.asarray(self.defocus_u_angstrom) + by, np.asarray(self.defocus_v_angstrom) + by
+        astigmatism = np.broadcast_to(self.astigmatism_deg, u.shape)
+        return replace(self, defocus_u_angstrom=u, defocus_v_angstrom=v, astigmatism_deg=astigmatism)
+
+    def transfer(self, frequency_xy_per_angstrom: ArrayLike) -> NDArray[np.float64]:
+        """Transfer at image frequencies.
+
+        Parameters
+        ----------
+        frequency_xy_per_angstrom
+            Shape (s, 2), xy order, 1/angstrom.
+
+        Returns
+        -------
+        Shape (s,) for scalar defocus, (t, s) for a batch.
+        """
+        frequency = np.asarray(frequency_xy_per_angstrom, dtype=np.float64)
+        square = (frequency**2).sum(axis=-1)  # (s,)
+        direction = np.arctan2(frequency[..., 1], frequency[..., 0])
+        u, v, astigmatism, aberration, plate, bfactor = (
+            np.asarray(x, dtype=np.float64)[..., None]
+            for x in (
+                self.defocus_u_angstrom,
+                self.defocus_v_angstrom,
+                np.radians(self.astigmatism_deg),
+                1e7 * np.asarray(self.spherical_aberration_mm),
+                np.radians(self.phase_shift_deg),
+                self.bfactor_angstrom2,
+            )
+        )
+        defocus = 0.5 * (u + v + (u - v) * np.cos(2.0 * (direction - astigmatism)))  # (t, s)
+        wavelength = electron_wavelength_angstrom(self.voltage_kv)
+        phase = np.pi * wavelength * defocus * square - 0.5 * np.pi * aberration * wavelength**3 * square**2
+        shift = np.arctan2(self.amplitude_contrast, np.sqrt(1.0 - self.amplitude_contrast**2))
+        return np.sin(phase + shift + plate) * np.exp(-0.25 * bfactor * square)
+
+
+def image_transfer(
+    frequency_xy_per_angstrom: ArrayLike,
+    ctf: Ctf | None,
+    *,
+    scale: ArrayLike | None = None,
+    dose: ArrayLike | None = None,
+    bfactor_per_dose: float = 0.0,
+) -> NDArray[np.float64]:
+    """Return all that the microscope makes of a particle's spectrum on its way into each of t images.
+
+    Parameters
+    ----------
+    frequency_xy_per_angstrom
+        Shape (s, 2) where all images are sampled alike, xy order, 1/angstrom.
+    ctf
+        Contrast transfer, or None for a perfect lens.
+    scale
+        Relative strength of each image, scalar or shape (t,), or None.
+    dose, bfactor_per_dose
+        Exposure before each image, scalar or shape (t,), or None, as in ``dose_decay``.
+
+    Returns
+    -------
+    Shape (t, s), or (s,) where everything is a scalar.
+    """
+    frequency = np.asarray(frequency_xy_per_angstrom, dtype=np.float64)
+    transfer = np.ones(len(frequency)) if ctf is None else ctf.transfer(frequency)
+    if scale is not None:
+        transfer = transfer * np.asarray(scale, dtype=np.float64)[..., None]
+    if dose is not None:
+        transfer = transfer * dose_decay(np.linalg.norm(frequency, axis=-1), dose, bfactor_per_dose=bfactor_per_dose)
+    return transfer
+
+
+def dose_decay(
+    frequency_per_angstrom: ArrayLike, dose: ArrayLike, *, bfactor_per_dose: float = 0.0
+) -> NDArray[np.float64]:
+    """Signal left after ``dose`` electrons per square angstrom (Grant & Grigorieff 2015, eqs. 3 and 5).
+
+    With a B factor per dose, ``exp(-B dose k^2 / 4)`` in its place (RELION src/jaz/optics/damage.cpp).
+
+    Parameters
+    ----------
+    frequency_per_angstrom
+        Shape (s,), 1/angstrom.
+    dose
+        Accumulated exposure, shape (t,).
+    bfactor_per_dose
+        Square angstrom for each electron per square angstrom; 0 for the measured decay.
+
+    Returns
+    -------
+    Shape (t, s), between 0 and 1.
+    """
+    frequency = np.maximum(np.asarray(frequency_per_angstrom, dtype=np.float64), 1e-6)
+    if bfactor_per_dose > 0:
+        return np.exp(-0.25 * bfactor_per_dose * np.asarray(dose, dtype=np.float64)[..., None] * frequency**2)
+    critical = 0.24499 * frequency**-1.6649 + 2.8141
+    return np.exp(-0.5 * np.asarray(dose, dtype=np.float64)[..., None] / critical)

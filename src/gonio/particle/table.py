@@ -1,0 +1,264 @@
+"""A list of particles: poses, where they come from, and what was found out about each.
+
+Owns the columns that every file format is read into and written from. Signs, orders and units of foreign programs
+live in ``gonio.io``; here poses are gonio's and lengths are angstrom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Particle
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["BoxFrames", "ParticleSource", "ParticleTable"]
+
+# Rows that a notebook shows.
+SHOWN = 10
+
+
+class ParticleSource(Protocol):
+    """Whoever read the list: can load a particle's data, and writes the list back in its own format."""
+
+    def load(self, index: int) -> Particle:
+        """The particle at this row of the file."""
+        ...
+
+    def image(self, index: int) -> Path | None:
+        """The file that holds the particle at this row, or None where it is not found."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that were read to know the list, images not among them."""
+        ...
+
+
+@dataclass(frozen=True)
+class BoxFrames:
+    """How the frame of each particle's box lies in its tomogram: ``x_tomogram = T F x_box``, F a mirror.
+
+    Boxes that were cut out turned, or that are seen mirrored along the beam, have a frame of their own; a pose in it,
+    (R, t), is ``(T F R F, T F t)`` in the tomogram.
+
+    Parameters
+    ----------
+    turns
+        T of each particle, m of them.
+    flips
+        The diagonal of F, 1 or -1, shape (m, 3).
+    """
+
+    turns: Rotation
+    flips: NDArray[np.float64]
+
+    def __getitem__(self, chosen: NDArray) -> BoxFrames:
+        return BoxFrames(self.turns[chosen], self.flips[chosen])
+
+    def to_tomogram(self, poses: Pose) -> Pose:
+        """Poses in the frames of the boxes as seen in the tomogram."""
+        rotations = self.turns * self._mirrored(poses.rotation)
+        return Pose(rotations, self.turns.apply(self.flips * poses.shift_angstrom))
+
+    def to_box(self, poses: Pose) -> Pose:
+        """The inverse of ``to_tomogram``."""
+        back = self.turns.inv()
+        return Pose(self._mirrored(back * poses.rotation), self.flips * back.apply(np.array(poses.shift_angstrom)))
+
+    def _mirrored(self, rotations: Rotation) -> Rotation:
+        if (self.flips == 1).all():
+            return rotations
+        return Rotation.from_matrix(self.flips[:, :, None] * rotations.as_matrix() * self.flips[:, None, :])
+
+
+@dataclass(frozen=True)
+class ParticleTable:
+    """m particles, in the order of their file.
+
+    Parameters
+    ----------
+    poses
+        Batch of m: ``x_particle = R x_reference + t``, t relative to the centre of the particle's box.
+    names
+        One unique name per particle.
+    tomograms
+        Name of the tomogram of each particle.
+    coordinates_angstrom
+        Position of each box's centre in its tomogram, shape (m, 3), xyz, or None where unknown. The particle itself is
+        at this plus the shift of its pose in the tomogram.
+    half_sets
+        0 (none), 1 or 2 for each particle, shape (m,).
+    columns
+        Further values by name, each of shape (m,): scores, status and whatever the program found out.
+    source
+        Loads the particles and knows the file's own columns, or None.
+    rows
+        For each particle its row in the source, shape (m,).
+    coordinates_from
+        Where coordinates start: the centre of the tomogram's first voxel (``corner``), or its centre.
+    pixel_sizes_angstrom
+        Of the pixels that the file counts coordinates in, shape (m,). None where it does not say.
+    lengths
+        Unit of all lengths here: ``angstrom``, or ``pixels`` of a list that counts them and does not say their size;
+        then only what needs no angstrom can be done. Lists of angstrom need not say a pixel size.
+    classes, scores
+        Class and score of each particle as the file has them, shape (m,), or None.
+    images
+        The image file of each particle, as the list names it, or None.
+    extras
+        The file's further columns by a label that no other format has, each m texts: they ride along into every format
+        that can hold them.
+    frames
+        The frames of the boxes, where they are not the tomogram's.
+    """
+
+    poses: Pose
+    names: tuple[str, ...]
+    tomograms: tuple[str, ...]
+    coordinates_angstrom: NDArray[np.float64] | None = None
+    half_sets: NDArray[np.int8] | None = None
+    columns: Mapping[str, NDArray] = field(default_factory=dict)
+    source: ParticleSource | None = None
+    rows: NDArray[np.int64] | None = None
+    coordinates_from: Literal["corner", "centre"] = "corner"
+    pixel_sizes_angstrom: NDArray[np.float64] | None = None
+    classes: NDArray[np.int64] | None = None
+    scores: NDArray[np.float64] | None = None
+    images: tuple[str, ...] | None = None
+    extras: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    frames: BoxFrames | None = None
+    lengths: Literal["angstrom", "pixels"] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if not self.poses.is_batch or len(self.poses) != count or len(self.tomograms) != count:
+            raise ValueError(f"{count} names need a batch of {count} poses and {count} tomogram names")
+        if self.lengths is None or self.pixel_sizes_angstrom is not None:
+            object.__setattr__(self, "lengths", "pixels" if self.pixel_sizes_angstrom is None else "angstrom")
+        if self.half_sets is None:
+            object.__setattr__(self, "half_sets", np.zeros(count, dtype=np.int8))
+        if self.rows is None:
+            object.__setattr__(self, "rows", np.arange(count))
+        shapes = {"coordinates_angstrom": (count, 3)} | dict.fromkeys(
+            ("half_sets", "rows", "pixel_sizes_angstrom", "classes", "scores", "images"), (count,)
+        )
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if value is not None and np.shape(value) != shape:
+                raise ValueError(f"{name} must have shape {shape} for {count} particles, got {np.shape(value)}")
+        lengths = {name: len(column) for columns in (self.columns, self.extras) for name, column in columns.items()}
+        for name, length in lengths.items():
+            if length != count:
+                raise ValueError(f"column {name!r} has {length} values for {count} particles")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: slice | list[int] | NDArray) -> ParticleTable:
+        """The chosen particles, by slice, positions or mask: always a table, so one of them is ``table[[i]]``.
+
+        Raises
+        ------
+        TypeError
+            For a single number: ``table.load(i)`` reads that particle, ``table.poses[i]`` is its pose.
+        """
+        if not isinstance(index, slice) and np.ndim(index) != 1:
+            raise TypeError(
+                f"choose particles by a slice, a list of positions or a mask, got {index!r}; one of them is table[[i]]"
+            )
+        chosen = np.arange(len(self))[index]
+        return replace(
+            self,
+            poses=self.poses[chosen],
+            names=tuple(self.names[i] for i in chosen),
+            tomograms=tuple(self.tomograms[i] for i in chosen),
+            half_sets=np.asarray(self.half_sets)[chosen],
+            columns={name: np.asarray(column)[chosen] for name, column in self.columns.items()},
+            rows=np.asarray(self.rows)[chosen],
+            coordinates_angstrom=_chosen(self.coordinates_angstrom, chosen),
+            pixel_sizes_angstrom=_chosen(self.pixel_sizes_angstrom, chosen),
+            classes=_chosen(self.classes, chosen),
+            scores=_chosen(self.scores, chosen),
+            frames=None if self.frames is None else self.frames[chosen],
+            images=None if self.images is None else tuple(self.images[i] for i in chosen),
+            extras={label: tuple(column[i] for i in chosen) for label, column in self.extras.items()},
+        )
+
+    def load(self, index: int) -> Particle:
+        """Read particle ``index`` of this table."""
+        if self.source is None:
+            raise ValueError("this table was not read from a file: it has no particles to load")
+        return self.source.load(int(np.asarray(self.rows)[index]))
+
+    def image(self, index: int) -> Path | None:
+        """The file that holds particle ``index`` of this table, or None where there is none."""
+        return None if self.source is None else self.source.image(int(np.asarray(self.rows)[index]))
+
+    def particles(self) -> Iterator[Particle]:
+        """Read the particles one after the other."""
+        return (self.load(index) for index in range(len(self)))
+
+    @property
+    def tomogram_poses(self) -> Pose:
+        """The poses in the frame of the tomogram, which is what lists of other programs state."""
+        return self.poses if self.frames is None else self.frames.to_tomogram(self.poses)
+
+    @property
+    def places_angstrom(self) -> NDArray[np.float64] | None:
+        """Where the particles are in their tomograms, shifts included, (m, 3), xyz; None where it is not known."""
+        if self.coordinates_angstrom is None:
+            return None
+        return self.coordinates_angstrom + self.tomogram_poses.shift_angstrom
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files behind the list (not the particles' images); none where it was not read from a file."""
+        return () if self.source is None else self.source.files
+
+    def __repr__(self) -> str:
+        halves = np.bincount(np.asarray(self.half_sets), minlength=3)[1:3]
+        split = f", half sets of {halves[0]} and {halves[1]}" if halves.any() else ""
+        columns = f", columns {', '.join(self.columns)}" if self.columns else ""
+        tomograms = len(set(self.tomograms))
+        return f"ParticleTable({len(self)} particles of {tomograms} tomogram{'s'[: tomograms != 1]}{split}{columns})"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The list as a table of pandas, one row for each particle: names, poses, positions, half sets, columns.
+
+        Poses are Euler angles (ZYZ, degrees) and shifts (angstrom) of ``x_particle = R x_reference + t``.
+        """
+        import pandas  # slow to import, and nothing else here needs it
+
+        angles, shifts = self.poses.euler_zyz_deg(), self.poses.shift_angstrom
+        columns: dict[str, object] = {"name": self.names, "tomogram": self.tomograms}
+        columns |= {f"{name}_deg": angles[:, i] for i, name in enumerate(("rot", "tilt", "psi"))}
+        columns |= {f"shift_{axis}_angstrom": shifts[:, i] for i, axis in enumerate("xyz")}
+        if self.coordinates_angstrom is not None:
+            columns |= {f"{axis}_angstrom": self.coordinates_angstrom[:, i] for i, axis in enumerate("xyz")}
+        return pandas.DataFrame({**columns, "half_set": self.half_sets, **self.columns})
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>" + self[:SHOWN].to_pandas().to_html(max_cols=12)
+
+    def without(self, *names: str) -> ParticleTable:
+        """The same particles without these columns, of which none need be there."""
+        return replace(self, columns={name: column for name, column in self.columns.items() if name not in names})
+
+    def with_poses(self, poses: Pose, **columns: ArrayLike) -> ParticleTable:
+        """The same particles with new poses, and further columns beside the old."""
+        added = {name: np.asarray(column) for name, column in columns.items()}
+        return replace(self, poses=poses, columns={**self.columns, **added})
+
+
+def _chosen(values: NDArray | None, chosen: NDArray) -> NDArray | None:
+    return None if values is None else np.asarray(values)[chosen]

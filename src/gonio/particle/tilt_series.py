@@ -1,0 +1,264 @@
+"""A tilt series: how each of its images looks at the tomogram, and what is known of each image.
+
+Owns how projections, doses and defocus of single tilts become the wedge of a subtomogram, and the contrast transfer
+of each image of a particle. The first two rows of a projection are the image's axes x and y in the tomogram's frame, so
+the image measures the central plane that they span; its normal, their product, is the beam. A particle at p, from the
+tomogram's centre, lies at the depth d = b.p along the beam b of an image, and its underfocus there is
+
+    defocus + defocus_per_depth d,      b the third row of the projection
+
+at +60 degrees about y b = (-sin 60, 0, cos 60): 250 nm beside the axis are 217 nm of defocus. Knows no file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+from gonio.particle.ctf import Ctf, image_transfer
+from gonio.particle.wedge import TiltSeriesWedge, Wedge, WeightVolumeWedge, tilt_plane_normal
+
+__all__ = ["Optics", "TiltSeries", "TiltWedge", "Weighting"]
+
+# Neighbouring tilts farther apart than this leave a hole between them.
+LARGEST_GAP_DEG = 12.0
+# What a series says of each of its tilts.
+PER_TILT = (
+    *("projections_xyz", "defocus", "dose", "scale"),
+    *("phase_shift_deg", "bfactor_angstrom2", "beams_xyz"),
+)
+
+
+class Weighting(StrEnum):
+    """What a frequency that single tilts have measured is worth.
+
+    PLAIN counts it as measured, DOSE as what the dose before its tilt has left of it, CTF as that times the absolute
+    contrast transfer of its tilt.
+    """
+
+    PLAIN = "plain"
+    DOSE = "dose"
+    CTF = "ctf"
+
+
+@dataclass(frozen=True)
+class Optics:
+    """Of the microscope: kilovolts, millimetres, a fraction."""
+
+    voltage_kv: float
+    spherical_aberration_mm: float
+    amplitude_contrast: float
+
+
+@dataclass(frozen=True)
+class TiltSeries:
+    """One tilt series: t projections and what is known of each.
+
+    Parameters
+    ----------
+    path
+        The file it was read from.
+    projections_xyz
+        Shape (t, 2, 3), in the tomogram's frame.
+    defocus
+        Of the tomogram's centre, shape (t, 3): U and V in angstrom, astigmatism in degrees; or None.
+    dose, scale
+        Shape (t,), as in ``TiltStack``; or None.
+    optics
+        What the file says of the microscope, or None.
+    phase_shift_deg, bfactor_angstrom2
+        As in ``Ctf``, shape (t,); or None.
+    bfactor_per_dose
+        As in ``dose_decay``.
+    beams_xyz
+        Third rows of the projections, (t, 3), or None for the product of the first two.
+    defocus_per_depth
+        By how much underfocus grows for each angstrom along the beam: the hand of the tilt geometry times the slope of
+        defocus in RELION's words. 0 where it is not known.
+    centre_angstrom
+        Of the tomogram, from the centre of its first voxel, xyz, or None where its size is not known.
+    """
+
+    path: Path
+    projections_xyz: NDArray[np.float64]
+    defocus: NDArray[np.float64] | None = None
+    dose: NDArray[np.float64] | None = None
+    scale: NDArray[np.float64] | None = None
+    optics: Optics | None = None
+    phase_shift_deg: NDArray[np.float64] | None = None
+    bfactor_angstrom2: NDArray[np.float64] | None = None
+    bfactor_per_dose: float = 0.0
+    beams_xyz: NDArray[np.float64] | None = None
+    defocus_per_depth: float = 0.0
+    centre_angstrom: NDArray[np.float64] | None = None
+
+    @staticmethod
+    def of_angles(path: Path, tilts_deg: ArrayLike, *, axis_deg: float = 90.0) -> TiltSeries:
+        """Tilts about one axis in the xy plane, of images whose y axis lies along it."""
+        normals = tilt_plane_normal(tilts_deg, axis_deg)  # (t, 3)
+        axis = np.array([np.cos(np.radians(axis_deg)), np.sin(np.radians(axis_deg)), 0.0])
+        across = np.cross(axis, normals)
+        return TiltSeries(path, np.stack([across, np.broadcast_to(axis, across.shape)], axis=1))  # (t, 2, 3)
+
+    def __len__(self) -> int:
+        return len(self.projections_xyz)
+
+    def take(self, chosen: NDArray) -> TiltSeries:
+        """Return the series of the chosen tilts."""
+        every = ((name, getattr(self, name)) for name in PER_TILT)
+        kept: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in every}
+        return replace(self, **kept)
+
+    def depths_angstrom(self, place_angstrom: ArrayLike) -> NDArray[np.float64]:
+        """Return how far along each beam a place is, counted from the tomogram's centre, shape (t,)."""
+        beams = self.beams_xyz
+        if beams is None:
+            beams = np.cross(self.projections_xyz[:, 0], self.projections_xyz[:, 1])
+        return beams @ np.asarray(place_angstrom, dtype=np.float64)
+
+    def ctf(self, *, place_angstrom: ArrayLike | None = None, optics: Optics | None = None) -> Ctf | None:
+        """Return the contrast transfer of the t images of a particle, None where no defocus is known.
+
+        Parameters
+        ----------
+        place_angstrom
+            Where the particle is, from the tomogram's centre, xyz; None for the centre itself.
+        optics
+            The microscope; None for what the series' file says.
+
+        Raises
+        ------
+        ValueError
+            If the microscope is known from nowhere.
+        """
+        if self.defocus is None:
+            return None
+        known = optics or self.optics
+        if known is None:
+            raise ValueError(f"{self.path} says the defocus, but not voltage, aberration and amplitude contrast")
+        u, v, angle = self.defocus.T
+        plate, bfactor = (np.zeros(len(u)) if x is None else x for x in (self.phase_shift_deg, self.bfactor_angstrom2))
+        microscope = (known.voltage_kv, known.spherical_aberration_mm, known.amplitude_contrast)
+        at_centre = Ctf(u, v, angle, *microscope, phase_shift_deg=plate, bfactor_angstrom2=bfactor)
+        if place_angstrom is None:
+            return at_centre
+        return at_centre.refocused(self.defocus_per_depth * self.depths_angstrom(place_angstrom))
+
+    @cached_property
+    def normals_xyz(self) -> NDArray[np.float64]:
+        """The beam of each image in the frame of the projections, unit vectors on the side of +z, shape (t, 3)."""
+        normals = np.cross(self.projections_xyz[:, 0], self.projections_xyz[:, 1])
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        return np.where(normals[:, 2:] < 0, -normals, normals)
+
+    @cached_property
+    def axis_deg(self) -> float:
+        """Direction of the tilt axis in the xy plane, degrees from x towards y, 0 to 180; 90 of a single tilt."""
+        across = self.normals_xyz[:, :2] - self.normals_xyz[:, :2].mean(axis=0)
+        if np.abs(across).max() < 1e-6:
+            return 90.0
+        b = np.linalg.svd(across)[2][0]  # across the axis: (sin, -cos)
+        angle = np.degrees(np.arctan2(b[0], -b[1])) % 180.0
+        return 0.0 if angle > 180.0 - 1e-9 else float(angle)
+
+    @cached_property
+    def tilts_deg(self) -> NDArray[np.float64]:
+        """Angle of each tilt about that axis, right-handed, shape (t,)."""
+        axis = np.radians(self.axis_deg)
+        b = np.array([np.sin(axis), -np.cos(axis)])
+        return np.degrees(np.arctan2(-self.normals_xyz[:, :2] @ b, self.normals_xyz[:, 2]))
+
+    @property
+    def order(self) -> NDArray[np.int64] | None:
+        """Which image was taken first, second, ...: by the dose before it; None where that is not known."""
+        return None if self.dose is None else np.argsort(self.dose, kind="stable")
+
+    def runs(self) -> list[NDArray[np.int64]]:
+        """Images by tilt, parted where neighbours are more than ``LARGEST_GAP_DEG`` apart."""
+        order = np.argsort(self.tilts_deg, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(self.tilts_deg[order]) > LARGEST_GAP_DEG) + 1)
+
+    def wedge(self, box_angstrom: float, turn: Rotation | None = None) -> TiltSeriesWedge:
+        """What the tilts measure of a box: all within each run; a tilt by itself as thick as a sample of the box.
+
+        Between neighbours nothing is left out. Single slabs, of any thickness, were worse (docs/volumes.md). The box
+        may have been cut out turned, ``x_tomogram = turn x_box``.
+        """
+        normals = self.normals_xyz if turn is None else turn.inv().apply(self.normals_xyz)
+        ends = ((normals[run[0]], normals[run[-1]]) for run in self.runs())
+        return TiltSeriesWedge(tuple((tuple(a.tolist()), tuple(b.tolist())) for a, b in ends), box_angstrom)
+
+    def weights(
+        self, box: int, voxel_size_angstrom: float, weighting: Weighting, turn: Rotation | None = None
+    ) -> WeightVolumeWedge:
+        """What the tilts measure, weighted: by the nearest tilt, or the mean of those within half a sample.
+
+        The box may have been cut out turned, as in ``wedge``.
+
+        Raises
+        ------
+        ValueError
+            If the dose, the defocus or the microscope is not known.
+        """
+        if self.dose is None and weighting is Weighting.DOSE:
+            raise ValueError(f"{self.path} does not say the dose of its tilts: weights need it")
+        if weighting is Weighting.CTF and self.ctf() is None:
+            raise ValueError(f"{self.path} does not say the defocus of its tilts: weights need it")
+        index = np.indices((box, box, box), dtype=np.float32).reshape(3, -1)[::-1].T - box // 2  # (n, 3) xyz
+        frequency = index / (box * voxel_size_angstrom)
+        frequency = frequency if turn is None else turn.apply(frequency)
+        measured = self.wedge(box * voxel_size_angstrom).weight_at(frequency) > 0
+        inside, half = frequency[measured], 0.5 / (box * voxel_size_angstrom)
+        nearest = np.full(len(inside), np.inf)
+        total, count = np.zeros(len(inside)), np.zeros(len(inside))
+        for tilt in range(len(self)):
+            away = np.maximum(np.abs(inside @ self.normals_xyz[tilt]), half)  # within half a sample all are as near
+            nearer, alike = away < nearest, away == nearest
+            total[nearer], count[nearer], nearest[nearer] = 0.0, 0.0, away[nearer]
+            here = nearer | alike
+            total[here] += self.take(np.array([tilt]))._worth(inside[here], weighting)
+            count[here] += 1
+        weights = np.zeros(len(frequency), np.float32)
+        weights[measured] = total / np.maximum(count, 1)
+        return WeightVolumeWedge(weights.reshape(box, box, box), voxel_size_angstrom)
+
+    def _worth(self, frequency: NDArray, weighting: Weighting) -> NDArray[np.float64]:
+        """Return what the only tilt of a series has left of frequencies (n, 3) of its plane, shape (n,)."""
+        if weighting is Weighting.PLAIN:
+            return np.ones(len(frequency))
+        with_ctf = weighting is Weighting.CTF
+        transfer = image_transfer(
+            frequency @ self.projections_xyz[0].T,
+            self.ctf() if with_ctf else None,
+            scale=self.scale if with_ctf else None,
+            dose=self.dose,
+            bfactor_per_dose=self.bfactor_per_dose,
+        )
+        return np.abs(transfer).reshape(len(frequency))
+
+
+@dataclass(frozen=True)
+class TiltWedge:
+    """The wedge of all subtomograms of one tomogram, made for a box when it is asked for, and kept."""
+
+    series: TiltSeries
+    weighting: Weighting = Weighting.PLAIN
+    _kept: dict[tuple[int, float], Wedge] = field(default_factory=dict, compare=False, repr=False)
+
+    def of(self, box: int, voxel_size_angstrom: float, turn: Rotation | None = None) -> Wedge:
+        """For a box, which may have been cut out turned."""
+        if self.weighting is Weighting.PLAIN:
+            return self.series.wedge(box * voxel_size_angstrom, turn)
+        if turn is not None:
+            return self.series.weights(box, voxel_size_angstrom, self.weighting, turn)
+        key = (box, voxel_size_angstrom)
+        if key not in self._kept:
+            self._kept[key] = self.series.weights(box, voxel_size_angstrom, self.weighting)
+        return self._kept[key]

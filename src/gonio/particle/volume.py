@@ -1,0 +1,404 @@
+"""The particles themselves: volumes, subtomograms and stacks of tilt images.
+
+Owns what counts as a valid particle. Arrays are (z, y, x) float32; the centre voxel is ``n // 2`` on every axis;
+density is positive inside the particle.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import fft
+
+from gonio.particle.ctf import Ctf, image_transfer
+from gonio.particle.wedge import NoWedge, SquaredTransferWedge, Wedge
+
+__all__ = [
+    "Particle",
+    "Subtomogram",
+    "TiltStack",
+    "Volume",
+    "boxed",
+    "correlation",
+    "masked",
+    "masked_volume",
+    "mean_free",
+    "mean_free_volume",
+    "mean_within",
+    "mirrored_volume",
+    "premultiplied",
+    "soft_sphere",
+]
+
+MIN_BOX = 8
+# Edge of each slice that a notebook shows.
+NOTEBOOK_PX = 160
+
+
+def _frozen_float32(array: NDArray, name: str) -> NDArray[np.float32]:
+    result = np.array(array, dtype=np.float32, order="C")
+    if not np.isfinite(result).all():
+        bad = int(np.size(result) - np.isfinite(result).sum())
+        raise ValueError(f"{name} holds {bad} values that are NaN or infinite; mask or replace them first")
+    result.setflags(write=False)
+    return result
+
+
+def _per_tilt(value: ArrayLike, count: int, name: str) -> NDArray[np.float64]:
+    values = np.array(value, dtype=np.float64)
+    if values.shape not in ((), (1,), (count,)) or not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, one number or one for each of {count} tilts, got {value!r}")
+    return np.broadcast_to(values, (count,))
+
+
+def _check_voxel_size(voxel_size_angstrom: float) -> None:
+    if not (np.isfinite(voxel_size_angstrom) and voxel_size_angstrom > 0):
+        raise ValueError(f"voxel_size_angstrom must be a positive number, got {voxel_size_angstrom!r}")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A cubic density map.
+
+    Parameters
+    ----------
+    data
+        Shape (n, n, n), order (z, y, x), finite; copied, kept as read-only float32. n >= 8, even or odd.
+    voxel_size_angstrom
+        Length of a voxel's edge.
+
+    Raises
+    ------
+    ValueError
+        Not a cube, not finite, box below 8 voxels, or a voxel size that is not positive.
+    """
+
+    data: NDArray[np.float32]
+    voxel_size_angstrom: float
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.data)
+        if len(shape) != 3 or len(set(shape)) != 1:
+            raise ValueError(f"a volume must be a cube of shape (n, n, n), got {shape}; crop or pad it first")
+        if shape[0] < MIN_BOX:
+            raise ValueError(f"a volume needs a box of at least {MIN_BOX} voxels, got {shape[0]}")
+        _check_voxel_size(self.voxel_size_angstrom)
+        object.__setattr__(self, "data", _frozen_float32(self.data, "the volume"))
+
+    @property
+    def box(self) -> int:
+        """Voxels along an edge, n."""
+        return self.data.shape[0]
+
+    @property
+    def box_angstrom(self) -> float:
+        """Length of an edge; neighbouring Fourier samples are one over this apart."""
+        return self.box * self.voxel_size_angstrom
+
+    def __repr__(self) -> str:
+        return f"Volume({self.box}^3 voxels of {self.voxel_size_angstrom:g} angstrom)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the three central slices, as ``gonio.report`` draws them but without axes."""
+        from matplotlib.image import imsave  # in notebooks alone
+
+        middle = self.box // 2
+        planes = (self.data[middle], self.data[:, middle], self.data[:, :, middle])
+        low, high = np.percentile(self.data, [0.1, 99.9])
+        picture = BytesIO()
+        imsave(picture, np.hstack(planes), cmap="gray", vmin=low, vmax=high, origin="lower", format="png")
+        source = b64encode(picture.getvalue()).decode()
+        size = f'width="{3 * NOTEBOOK_PX}" height="{NOTEBOOK_PX}" style="image-rendering: pixelated"'
+        text = f"{self!r}; central slices: y over x, z over x, z over y"
+        return f'<img {size} alt="{text}" src="data:image/png;base64,{source}"><br><small>{text}</small>'
+
+
+@dataclass(frozen=True)
+class Subtomogram:
+    """A volume and the frequencies that were measured of it.
+
+    Parameters
+    ----------
+    volume
+        The density; must not be constant.
+    wedge
+        Which frequencies were measured; ``NoWedge()`` when nothing is missing.
+    normal_xyz
+        Direction of a known axis of the particle (a membrane normal) in the volume's frame, or None.
+        Normalised on construction.
+    """
+
+    volume: Volume
+    wedge: Wedge = field(default_factory=NoWedge)
+    normal_xyz: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.wedge, Wedge):
+            raise TypeError(
+                f"wedge must be one of gonio's wedges, such as SingleAxisWedge(-60, 60), got {self.wedge!r}"
+            )
+        if self.volume.data.min() == self.volume.data.max():
+            raise ValueError("the volume is constant: there is nothing in it to align")
+        sums = self.premultiplied
+        if sums is not None and sums.weights.shape != self.volume.data.shape:
+            problem = f"a volume of {self.box} voxels needs squared transfers of as many, got {len(sums.weights)}"
+            raise ValueError(problem)
+        object.__setattr__(self, "normal_xyz", unit_normal(self.normal_xyz))
+
+    def _repr_html_(self) -> str:
+        return f"{self.volume._repr_html_()}<p>{self.wedge!r}</p>"
+
+    @property
+    def premultiplied(self) -> SquaredTransferWedge | None:
+        """The sums of squared transfers of a pseudo-subtomogram; None for any other volume."""
+        return self.wedge if isinstance(self.wedge, SquaredTransferWedge) else None
+
+    @property
+    def box(self) -> int:
+        """Voxels along an edge."""
+        return self.volume.box
+
+    @property
+    def voxel_size_angstrom(self) -> float:
+        """Voxel size of the volume."""
+        return self.volume.voxel_size_angstrom
+
+
+def premultiplied(volume: Volume, transfer: NDArray[np.float32]) -> Subtomogram:
+    """Return a volume C G + white noise times its transfer C once more: a sum C^2 G of one term, as ``Subtomogram``.
+
+    Parameters
+    ----------
+    volume
+        Of n voxels.
+    transfer
+        C on its Fourier grid, of any sign, shape (n, n, n), order (z, y, x), zero frequency at ``n // 2``.
+    """
+    signed = _frozen_float32(transfer, "the transfer")
+    if signed.shape != volume.data.shape:
+        raise ValueError(f"a volume of {volume.box} voxels needs a transfer of as many, got shape {signed.shape}")
+    data = fft.ifftn(fft.fftn(volume.data) * fft.ifftshift(signed)).real
+    return Subtomogram(replace(volume, data=data), SquaredTransferWedge(signed**2, volume.voxel_size_angstrom))
+
+
+@dataclass(frozen=True)
+class TiltStack:
+    """One particle as t tilt images, with projection geometry and contrast transfer.
+
+    An image at tilt i is the projection of the particle along the third row of its projection matrix; its sample at
+    image frequency (k_x, k_y) is the particle's at ``k_x P[i, 0] + k_y P[i, 1]`` times the transfer.
+
+    Parameters
+    ----------
+    images
+        Shape (t, n, n), order (tilt, y, x), centre pixel ``n // 2``. Images of one value, such as all zeros, are
+        excluded tilts.
+    projections_xyz
+        P, shape (t, 2, 3): rows are the image's x and y axes in the particle's (tomogram) frame.
+    voxel_size_angstrom
+        Pixel size.
+    ctf
+        Contrast transfer of the t images, or None when there is none to correct.
+    ctf_premultiplied
+        Whether the images were already multiplied by their transfer (CTF, scale and dose decay), as RELION and
+        WarpTools do.
+    dose
+        Accumulated exposure before each image, electrons per square angstrom, shape (t,), or None.
+    scale
+        Relative strength of each image (for instance cosine of the tilt), shape (t,), or None.
+    normal_xyz
+        Direction of a known axis of the particle in the tomogram frame, or None.
+    bfactor_per_dose
+        B factor by which dose decays, square angstrom per electron per square angstrom; 0 for the measured decay.
+    """
+
+    images: NDArray[np.float32]
+    projections_xyz: NDArray[np.float64]
+    voxel_size_angstrom: float
+    ctf: Ctf | None = None
+    ctf_premultiplied: bool = False
+    dose: NDArray[np.float64] | None = None
+    scale: NDArray[np.float64] | None = None
+    normal_xyz: NDArray[np.float64] | None = None
+    bfactor_per_dose: float = 0.0
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.images)
+        if len(shape) != 3 or shape[1] != shape[2] or shape[1] < MIN_BOX or shape[0] < 1:
+            raise ValueError(f"images must have shape (tilts, n, n) with n >= {MIN_BOX}, got {shape}")
+        _check_voxel_size(self.voxel_size_angstrom)
+        images = _frozen_float32(self.images, "the tilt stack")
+        projections = np.array(self.projections_xyz, dtype=np.float64)
+        if projections.shape != (shape[0], 2, 3):
+            raise ValueError(f"{shape[0]} images need projections of shape {(shape[0], 2, 3)}, got {projections.shape}")
+        if not np.isfinite(projections).all():
+            raise ValueError("projections_xyz holds values that are NaN or infinite; exclude those tilts first")
+        _check_orthonormal(projections)
+        if self.ctf is not None and np.shape(self.ctf.defocus_u_angstrom) not in ((), shape[:1]):
+            count = np.size(self.ctf.defocus_u_angstrom)
+            raise ValueError(f"{shape[0]} images need a ctf of one image or of {shape[0]}, got one of {count}")
+        if not _varies(images).any():
+            raise ValueError("every tilt image is zero or constant: there is nothing to align")
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "projections_xyz", projections)
+        for name in ("dose", "scale"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _per_tilt(value, shape[0], name))
+        object.__setattr__(self, "normal_xyz", unit_normal(self.normal_xyz))
+
+    def __repr__(self) -> str:
+        known = [name for name in ("ctf", "dose", "scale", "normal_xyz") if getattr(self, name) is not None]
+        more = f", with {', '.join(known)}" if known else ""
+        size = f"{len(self.images)} images of {self.box}^2 pixels of {self.voxel_size_angstrom:g} angstrom"
+        return f"TiltStack({size}{more})"
+
+    @property
+    def box(self) -> int:
+        """Pixels along an edge."""
+        return self.images.shape[1]
+
+    def transfer(self, frequency_xy_per_angstrom: ArrayLike) -> NDArray[np.float64]:
+        """Return CTF times scale times decay with dose of the t images at frequencies (s, 2), shape (t, s)."""
+        transfer = image_transfer(
+            frequency_xy_per_angstrom,
+            self.ctf,
+            scale=self.scale,
+            dose=self.dose,
+            bfactor_per_dose=self.bfactor_per_dose,
+        )
+        return np.broadcast_to(transfer, (len(self.images), transfer.shape[-1]))
+
+    @property
+    def used(self) -> NDArray[np.bool_]:
+        """Which tilts carry an image, shape (t,): neither constant nor of scale zero."""
+        used = _varies(self.images)
+        return used if self.scale is None else used & (self.scale > 0)
+
+
+Particle = Subtomogram | TiltStack
+
+
+def _varies(images: NDArray) -> NDArray[np.bool_]:
+    """Say which images (t, n, n) hold more than one value, shape (t,)."""
+    return np.asarray((images != images[:, :1, :1]).any(axis=(1, 2)))
+
+
+# Rows of a projection may differ from unit length and right angles by this much; more is a magnification or a mistake.
+PROJECTION_TOLERANCE = 0.02
+
+
+def _check_orthonormal(projections_xyz: NDArray[np.float64]) -> None:
+    products = projections_xyz @ np.swapaxes(projections_xyz, 1, 2)  # (t, 2, 2)
+    wrong = np.flatnonzero(np.abs(products - np.eye(2)).max(axis=(1, 2)) > PROJECTION_TOLERANCE)
+    if len(wrong):
+        raise ValueError(
+            f"the rows of projections_xyz must be of length 1 and at right angles, those of tilt {wrong[0]} are not; "
+            "put magnification into the pixel size"
+        )
+
+
+def unit_normal(normal_xyz: NDArray | None) -> NDArray[np.float64] | None:
+    """The direction as a unit vector, or None."""
+    if normal_xyz is None:
+        return None
+    normal = np.array(normal_xyz, dtype=np.float64)
+    length = np.linalg.norm(normal)
+    if normal.shape != (3,) or not np.isfinite(length) or length == 0:
+        raise ValueError(f"normal_xyz must be three finite numbers that are not all zero, got {normal_xyz!r}")
+    return normal / length
+
+
+def soft_sphere(box: int, *, radius_px: float, edge_px: float) -> NDArray[np.float32]:
+    """A mask (n, n, n): 1 within ``radius_px`` of the centre voxel, falling to 0 over ``edge_px`` as a cosine."""
+    axis = np.arange(box) - box // 2
+    distance = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
+    outside = np.clip((distance - radius_px) / max(edge_px, 1e-6), 0.0, 1.0)
+    return (0.5 + 0.5 * np.cos(np.pi * outside)).astype(np.float32)
+
+
+# Width of a mask's soft edge, as a share of its diameter.
+MASK_EDGE = 0.125
+
+
+def masked_volume(volume: Volume, diameter_angstrom: float) -> Volume:
+    """The volume within a soft sphere around the box centre, whose edge falls over an eighth of its diameter.
+
+    The mean under the mask is taken off first, so that the mask itself leaves no edge.
+
+    Raises
+    ------
+    ValueError
+        When the diameter is not positive.
+    """
+    sphere = _mask(volume.box, volume.voxel_size_angstrom, diameter_angstrom)
+    return replace(volume, data=(volume.data - mean_within(volume.data, sphere)) * sphere)
+
+
+def masked(particle: Particle, diameter_angstrom: float) -> Particle:
+    """A subtomogram within the sphere of ``masked_volume``, or a tilt stack with every image within its circle."""
+    if isinstance(particle, Subtomogram):
+        return replace(particle, volume=masked_volume(particle.volume, diameter_angstrom))
+    circle = _mask(particle.box, particle.voxel_size_angstrom, diameter_angstrom)[particle.box // 2]  # (y, x)
+    means = np.array([mean_within(image, circle) for image in particle.images])
+    kept = (particle.images - means[:, None, None]) * circle
+    return replace(particle, images=kept * particle.used[:, None, None])
+
+
+def mean_within(data: NDArray, weight: NDArray) -> np.float32:
+    """Return the mean of values weighted by a mask of their shape, 0 where the mask is; summed in double precision.
+
+    Values far from zero, as cameras write them, keep their digits so.
+    """
+    total = weight.sum(dtype=np.float64)
+    return np.float32(np.multiply(data, weight, dtype=np.float64).sum() / total if total > 0 else 0.0)
+
+
+def mean_free_volume(volume: Volume) -> Volume:
+    """Return the volume without its mean, of which no comparison knows."""
+    return replace(volume, data=volume.data - np.float32(volume.data.mean(dtype=np.float64)))
+
+
+def mean_free(particle: Particle) -> Particle:
+    """Return a subtomogram without its mean, or a tilt stack with every image without its own."""
+    if isinstance(particle, Subtomogram):
+        return replace(particle, volume=mean_free_volume(particle.volume))
+    means = particle.images.mean(axis=(1, 2), dtype=np.float64)
+    return replace(particle, images=particle.images - means[:, None, None].astype(np.float32))
+
+
+def _mask(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
+    if not diameter_angstrom > 0:
+        raise ValueError(f"the mask's diameter must be positive, got {diameter_angstrom!r} angstrom")
+    diameter = diameter_angstrom / voxel_size_angstrom
+    return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
+
+
+def correlation(first: Volume, second: Volume, *, mask: NDArray | None = None) -> float:
+    """Pearson correlation of two volumes of one box, over all voxels or weighted by a mask (n, n, n)."""
+    if first.box != second.box:
+        raise ValueError(f"the two volumes differ in box: {first.box} and {second.box} voxels")
+    weight = np.ones(first.data.shape) if mask is None else np.asarray(mask, dtype=np.float64)
+    a, b = (v.data - np.average(v.data, weights=weight) for v in (first, second))
+    return float((weight * a * b).sum() / np.sqrt((weight * a**2).sum() * (weight * b**2).sum()))
+
+
+def mirrored_volume(volume: Volume) -> Volume:
+    """The image in a mirror across the yz plane through the centre voxel: the other hand."""
+    return replace(volume, data=np.roll(volume.data[:, :, ::-1], 1 if volume.box % 2 == 0 else 0, axis=2))
+
+
+def boxed(volume: Volume, box: int) -> Volume:
+    """Cut or fill up to another box about the centre voxel, filling with the mean."""
+    if volume.box == box:
+        return volume
+    data = np.full((box,) * 3, volume.data.mean(dtype=np.float64), dtype=np.float32)
+    low = min(box // 2, volume.box // 2)
+    high = min(box - box // 2, volume.box - volume.box // 2)
+    into, out_of = (slice(n // 2 - low, n // 2 + high) for n in (box, volume.box))
+    data[into, into, into] = volume.data[out_of, out_of, out_of]
+    return Volume(data, volume.voxel_size_angstrom)

@@ -1,0 +1,1 @@
+"""From a particle and a reference to the samples that are compared."""

@@ -1,0 +1,54 @@
+"""A reference as signal with a known error: the most probable density behind a noisy map without a missing wedge.
+
+    r = g + e       a map r, the truth g of power S, its error e of power E, shell by shell
+    C_ref^2         S / (S + E), the reliability: the square of the correlation of the map with the truth
+    g_hat           C_ref^2 W r, what is most probably there, W the window that holds the particle
+    S (1 - C_ref^2) what g_hat leaves open of the truth's power, which a target's weight has to count as noise
+
+(docs/theory.md section 12). As C_ref^2 goes to one this is a noise-free map, as it goes to zero a shell says nothing;
+there is nothing between at which anything changes. Must not know targets nor poses.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from gonio.fourier.fourier_volume import background
+from gonio.fourier.fsc import half_shells
+from gonio.particle.volume import Volume
+
+__all__ = ["filtered_reference", "open_window", "true_power"]
+
+# How soon a map is closed around its particle as it gets noisier: open to 0.98 where its least reliable shell
+# has 0.998 (noise-free phantoms), to 0.66 at 0.95, 0.17 at 0.8.
+OPENING_POWER = 8.0
+# Shells less reliable than this tell no power.
+MIN_RELIABILITY = 1e-3
+
+
+def filtered_reference(volume: Volume, window: NDArray[np.float32], reliability: NDArray[np.float64]) -> Volume:
+    """Return a map within a window (n, n, n), every shell multiplied by its reliability (s,), 0 to 1.
+
+    Shells are one over the box wide; those beyond the last are as reliable as that.
+    """
+    data = (volume.data.astype(np.float64) - background(volume.data)) * window
+    spectrum = scipy.fft.rfftn(data)
+    shell, _ = half_shells(volume.box)
+    gain = reliability[np.minimum(shell, len(reliability) - 1)].reshape(spectrum.shape)
+    return Volume(scipy.fft.irfftn(spectrum * gain, data.shape), volume.voxel_size_angstrom)
+
+
+def open_window(sphere: NDArray[np.float32], reliability: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return a sphere (n, n, n), opened around it by how reliable the map's least reliable shell (s,) is.
+
+    A noise-free map whose tail the sphere would cut is kept whole, of a noisy one nothing outside the sphere.
+    """
+    opened = float(np.clip(reliability[1:], 0.0, 1.0).min(initial=1.0)) ** OPENING_POWER
+    return np.asarray(sphere + (1.0 - sphere) * opened, dtype=np.float32)
+
+
+def true_power(power: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the truth's power S in each shell (s,), from that of the filtered reference, C_ref^2 S."""
+    return power / np.maximum(reliability, MIN_RELIABILITY)

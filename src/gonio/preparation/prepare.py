@@ -1,0 +1,453 @@
+"""From particles to the samples that are compared, plain or restored; what depends on the reference is kept.
+
+Flow: particle -> cut to a box that holds it -> restored within its sphere (restoration), or weighted by its noise
+(measured), or masked, or as it is -> samples (fourier). Must not know how a pose is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.averaging.resolution import check_mask
+from gonio.averaging.single import by_itself
+from gonio.comparison.expected_fsc import Expectation, stretched
+from gonio.comparison.pair import Pair
+from gonio.comparison.score import Comparison, Score
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.grid import remembered
+from gonio.fourier.spectrum import Spectrum
+from gonio.fourier.transform import MIN_SHELLS, shell_limit
+from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume, mean_free_volume
+from gonio.particle.wedge import NoWedge, Wedge
+from gonio.preparation.extent import (
+    EXTENT_SHELLS,
+    circle_crowding,
+    sphere_crowding,
+    sphere_diameter_angstrom,
+    sphere_of,
+    widest_sphere_angstrom,
+)
+from gonio.preparation.noise_weighting import Measured, Reliability
+from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power
+from gonio.preparation.restoration import Restored, Restorer
+from gonio.settings import Settings
+
+__all__ = ["Kept", "Preparation"]
+
+VOXEL_SIZE_TOLERANCE = 1e-3
+# Particles are picked to within an eighth of their diameter on either side, so a sphere this much wider holds them.
+PICKED_WITHIN = 1.25
+# Diameters that are estimated are rounded to this share of the resolution, less than what two particles of a kind
+# differ by: they then share their spheres.
+SPHERE_STEP = 0.2
+# Boxes are cut to this many diameters of the particle's sphere, whose soft edge ends at 1.25, where that takes a fifth
+# or more of their edge; lost is what the wedge has smeared out of the smaller box. References are restored only once,
+# and in more of theirs. 40 pairs of `sharp` in boxes of 64, +-60, SNR 0.25, rms and time a pair: 1.2 and 1.35, 1.71
+# degrees, 14 ms; 1.35 and 1.7, 1.56, 19; 1.5 and 1.7, 1.52, 21; whole, 1.32, 92; in boxes of 32, 17 ms.
+CUT, REFERENCE_CUT, WORTH_CUTTING = 1.5, 1.7, 0.8
+# The same for looking for the sphere: what lies around is noise.
+LOOK = 1.4
+# How often a sphere is looked for.
+LOOKS = 8
+# Restorers that are remembered, of any reference: one for each wedge and box.
+RESTORERS = 32
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The reference's spectrum, and in shells of the target the share of its signal and its power, (s,).
+
+    ``filtered`` is a reference without a missing wedge as ``noisy_reference`` makes it: signal with a known error.
+    """
+
+    spectrum: FourierVolume
+    signal_share: NDArray[np.float64]
+    power: NDArray[np.float64]
+    filtered: _Filtered | None
+
+
+@dataclass(frozen=True)
+class _Filtered:
+    """The spectrum of the filtered reference, and what is known of it in shells of the target."""
+
+    spectrum: FourierVolume
+    known: Reliability
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A restored target: its samples, in its shells the share of signal and the power, (s,), and its crowding."""
+
+    samples: Spectrum
+    signal_share: NDArray[np.float64]
+    power: NDArray[np.float64]
+    crowding: float
+
+
+# What was made of a target, by what it was made for.
+Kept = dict[Hashable, Any]
+
+
+def _kept(kept: Kept, key: Hashable, make: Callable[[], Any]) -> Any:
+    if key not in kept:
+        kept[key] = make()
+    return kept[key]
+
+
+class Preparation:
+    """Prepares targets for one reference.
+
+    Parameters
+    ----------
+    reference
+        With its wedge.
+    settings
+        Resolution, sphere and whether to restore.
+    mask
+        Where the reference has density: a volume of its box, 0 to 1; None for a sphere.
+    reference_fsc
+        FSC of the reference's half maps, shape (s,), shells one over its box wide; None when it is not known.
+    """
+
+    def __init__(
+        self,
+        reference: Subtomogram,
+        settings: Settings,
+        *,
+        mask: Volume | None = None,
+        reference_fsc: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.reference = reference
+        self.settings = settings
+        self._mask = mask
+        self._fsc = reference_fsc
+        self._ready: dict[int, _Reference] = {}
+        self._plain: dict[tuple[int, float | None], FourierVolume] = {}
+        self._lock = Lock()
+        if mask is not None and mask.box != reference.box:
+            raise ValueError(f"the mask has a box of {mask.box} voxels, the reference one of {reference.box}")
+        if mask is not None and not mask.data.max() > 0:
+            raise ValueError("the mask is zero everywhere: it must be 1 where the reference has density")
+        if mask is not None:
+            check_mask(mask)
+        lengths = settings.lengths(box=reference.box, voxel_size_angstrom=reference.voxel_size_angstrom)
+        self._resolution_angstrom = lengths.resolution_angstrom
+        self._volume = mean_free_volume(reference.volume)
+        shown = mask or self._volume
+        self._extent = self._sphere_angstrom(shown, shown.box_angstrom)
+        if settings.restores:
+            self._needed, self._restored = self._restored_reference()
+            self._reference_for(self._cut_box(self._extent, reference.volume))
+        else:
+            self._plain_reference(reference.box, settings.mask_diameter_angstrom)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """What is prepared travels as what it is prepared from, which is less, and comes out the same."""
+        return _prepared, (self.reference, self.settings, self._mask, self._fsc)
+
+    def pair(self, target: Particle, *, kept: Kept | None = None) -> Pair:
+        """Target and reference as the settings ask for them.
+
+        A box that is larger than its particle needs is cut. ``kept`` holds what was made of this target for other
+        references before, and receives what is made now.
+        """
+        self.check(target)
+        target = self._comparable(target)
+        if not self.settings.restores:
+            return self.plain_pair(target, diameter_angstrom=self.settings.mask_diameter_angstrom)
+        if isinstance(target, TiltStack):
+            return self._tilt_pair(target)
+        if target.premultiplied is not None:
+            return self._premultiplied_pair(target)
+        target = replace(target, volume=mean_free_volume(target.volume))
+        box = self._compared_box(target)
+        if box < target.box:
+            target = replace(target, volume=_about_centre(target.volume, box))
+        ready = self._reference_for(target.box)
+        reference = ready.spectrum
+        weighted = self._noise_weighted_pair(target, ready)
+        if weighted is not None:
+            return weighted
+        kept = {} if kept is None else kept
+        diameter: float = _kept(kept, ("diameter", target.box, self._extent), lambda: self.diameter_angstrom(target))
+        made_for = "restored", target.box, diameter, reference.limit
+        made: _Made = _kept(kept, made_for, lambda: self._made(target, diameter, reference.limit))
+        before = Expectation.of_shares(made.signal_share, ready.signal_share, made.power, ready.power)
+        ceiling = self._ceiling(target.box, reference.limit)
+        return Pair(made.samples, reference, made.crowding, ceiling, before, diameter_angstrom=diameter)
+
+    def _made(self, target: Subtomogram, diameter_angstrom: float, limit: float) -> _Made:
+        restorer = self._restorer(target.wedge, target.box, diameter_angstrom, limit)
+        restored = restorer.restore(target.volume)
+        samples = Spectrum.of(replace(target, volume=restored.volume), limit=limit)
+        return _Made(samples, restored.signal_share, samples.shell_power(), restorer.restored_crowding)
+
+    def _comparable(self, target: Particle) -> Particle:
+        """The target, or what it shows by itself where it is premultiplied and the reference has not measured all."""
+        if isinstance(target, Subtomogram) and not isinstance(self.reference.wedge, NoWedge):
+            return by_itself(target)
+        return target
+
+    def _tilt_pair(self, target: TiltStack) -> Pair:
+        reference, diameter = self._reference_for(target.box).spectrum, self._picked_within(target)
+        samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
+        crowding, ceiling = circle_crowding(target, diameter), self._ceiling(target.box, reference.limit)
+        if not isinstance(self.reference.wedge, NoWedge):
+            return Pair(samples, reference, crowding, ceiling)
+        return Pair(samples.whitened(), reference, crowding, ceiling, exact=True, diameter_angstrom=diameter)
+
+    def _premultiplied_pair(self, target: Subtomogram) -> Pair:
+        """A pseudo-subtomogram and a whole reference: what it holds is W G + noise, and nothing has to be guessed.
+
+        It needs no sphere: its product with the reference is D times the density itself, and ends where that does.
+        """
+        ready, diameter, crowding = self._reference_for(target.box), self._picked_within(target), 1.0
+        reference = ready.spectrum if ready.filtered is None else ready.filtered.spectrum
+        if self.settings.mask_diameter_angstrom is not None:
+            target = replace(target, volume=masked_volume(target.volume, diameter))
+            crowding = sphere_crowding(target, diameter)
+        samples, ceiling = Spectrum.of(target, limit=reference.limit), self._ceiling(target.box, reference.limit)
+        return Pair(samples.whitened(), reference, crowding, ceiling, exact=True, diameter_angstrom=diameter)
+
+    def diameter_angstrom(self, target: Particle) -> float:
+        """Of the sphere that holds the target: as given, or by what target and reference show."""
+        if self._is_given or isinstance(target, TiltStack) or target.premultiplied is not None:
+            return self._picked_within(target)
+        return max(self._extent, self._shown_angstrom(target.volume, self._extent))
+
+    @property
+    def extent_angstrom(self) -> float:
+        """Diameter of the sphere that the reference shows."""
+        return self._extent
+
+    @property
+    def _is_given(self) -> bool:
+        """Whether the settings name a diameter."""
+        return bool(self.settings.mask_diameter_angstrom or self.settings.particle_diameter_angstrom)
+
+    def _compared_box(self, target: Subtomogram) -> int:
+        """Voxels along the edge of what is compared of a target: its sphere's, wherever in it the particle is."""
+        if self._cut_box(self._extent, target.volume) == target.box:
+            return target.box
+        given = self._is_given
+        diameter = self._picked_within(target) if given else self._sphere_angstrom(target.volume, self._extent)
+        return self._cut_box(max(self._extent, diameter), target.volume)
+
+    def _sphere_angstrom(self, volume: Volume, about_angstrom: float) -> float:
+        """The diameter of the sphere that a volume shows, which may be about so much.
+
+        How fine the detail must be in which it is looked for, and how much of the box is in the way, depend on the
+        diameter: it is looked for again.
+        """
+        diameter = self._shown_angstrom(volume, about_angstrom)
+        for _ in range(LOOKS):
+            volume = _about_centre(volume, self._cut_box(diameter, volume, LOOK))
+            before, diameter = diameter, self._shown_angstrom(volume, diameter)
+            if diameter >= before:
+                break
+        return diameter
+
+    def _cut_box(self, diameter_angstrom: float, volume: Volume, cut: float = CUT) -> int:
+        """Voxels along the edge of a box that holds a sphere, and shells enough; the volume's own if hardly larger."""
+        diameter = max(diameter_angstrom, self.settings.mask_diameter_angstrom or 0.0)
+        least = max(cut * diameter, 2.0 * MIN_SHELLS * self._resolution_angstrom) / volume.voxel_size_angstrom
+        box = 2 * int(np.ceil(0.5 * least - 1e-6))
+        return box if box <= WORTH_CUTTING * volume.box else volume.box
+
+    def _shown_angstrom(self, volume: Volume, about_angstrom: float) -> float:
+        """The diameter that a volume shows, in steps, when it is looked for in the detail of one of ``about`` that."""
+        step = SPHERE_STEP * self._resolution_angstrom
+        shells = EXTENT_SHELLS * volume.box_angstrom / (LOOK * about_angstrom)
+        return float(np.floor(sphere_diameter_angstrom(volume, shells=shells) / step + 0.5) * step)
+
+    def _noise_weighted_pair(self, target: Subtomogram, ready: _Reference) -> Pair | None:
+        """The target as it was measured, weighted by its noise and by what the reference leaves open (section 12).
+
+        None where the reference has a missing wedge, or the target so little noise that it is restored.
+        """
+        if ready.filtered is None:
+            return None
+        reference, diameter = ready.filtered.spectrum, self._picked_within(target)
+        seen = Measured.of(target, limit=reference.limit, diameter_angstrom=diameter)
+        if not seen.is_noisy:
+            return None
+        spectrum, crowding = seen.spectrum(ready.filtered.known)
+        return Pair(spectrum, reference, crowding, exact=True, diameter_angstrom=diameter)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the spectra of the reference and its restored density take."""
+        ready = [r.spectrum for r in self._ready.values()]
+        ready += [r.filtered.spectrum for r in self._ready.values() if r.filtered]
+        different = {id(spectrum): spectrum for spectrum in [*ready, *self._plain.values()]}
+        restored = self._restored.volume.data.nbytes if self.settings.restores else 0
+        return restored + sum(spectrum.memory_bytes for spectrum in different.values())
+
+    @property
+    def keeps_out(self) -> bool:
+        """Whether a mask or its diameter was given, beyond which nothing may be looked at."""
+        return self._mask is not None or self.settings.mask_diameter_angstrom is not None
+
+    def plain_pair(self, target: Particle, *, diameter_angstrom: float | None = None) -> Pair:
+        """Target and reference as they are, or within a sphere."""
+        reference = self._plain_reference(target.box, diameter_angstrom)
+        target = target if diameter_angstrom is None else masked(target, diameter_angstrom)
+        return Pair(Spectrum.of(target, limit=reference.limit), reference)
+
+    def measured_pair(self, target: Particle) -> tuple[Comparison, float]:
+        """Target and reference as they are in the target's sphere, every sample alike; and its crowding."""
+        self.check(target)
+        target = self._comparable(target)
+        diameter = self.diameter_angstrom(target)
+        pair = self.plain_pair(target, diameter_angstrom=diameter)
+        if isinstance(target, TiltStack):
+            return pair.plain(Score.FCS), circle_crowding(target, diameter)
+        return pair.plain(Score.FCS), sphere_crowding(target, diameter)
+
+    def _plain_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
+        with self._lock:
+            if (box, diameter_angstrom) not in self._plain:
+                volume = self._volume
+                volume = volume if diameter_angstrom is None else masked_volume(volume, diameter_angstrom)
+                limit = self._limit(box)
+                self._plain[box, diameter_angstrom] = FourierVolume.of(
+                    volume, wedge=self.reference.wedge, limit=limit, box=box
+                )
+            return self._plain[box, diameter_angstrom]
+
+    def _limit(self, box: int) -> float:
+        """The resolution limit in shells of a box."""
+        return shell_limit(box, self.reference.voxel_size_angstrom, self._resolution_angstrom)
+
+    def _reference_for(self, box: int) -> _Reference:
+        """The reference for targets of a box; boxes may differ, each has its own unit of frequency."""
+        with self._lock:
+            if box not in self._ready:
+                self._ready[box] = self._prepared_reference(box)
+            return self._ready[box]
+
+    def _picked_within(self, target: Particle) -> float:
+        """The sphere about the target's centre beside which the particle may lie: of what the reference shows."""
+        if self.settings.mask_diameter_angstrom is not None:
+            return self.settings.mask_diameter_angstrom
+        widest = widest_sphere_angstrom(target.box * target.voxel_size_angstrom)
+        return min(PICKED_WITHIN * (self.settings.particle_diameter_angstrom or self._extent), widest)
+
+    def check(self, target: Particle) -> None:
+        """Raise TypeError or ValueError when the target is of another kind or voxel size."""
+        if not isinstance(target, Subtomogram | TiltStack):
+            raise TypeError(
+                "target must be a gonio.Subtomogram or a gonio.TiltStack; "
+                f"wrap a volume in gonio.Subtomogram(volume, wedge), got {target!r}"
+            )
+        size, own = target.voxel_size_angstrom, self.reference.voxel_size_angstrom
+        if abs(size / own - 1.0) > VOXEL_SIZE_TOLERANCE:
+            raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
+
+    def _restored_reference(self) -> tuple[Volume, Restored]:
+        """The reference as it is and restored, in the box that it needs; a given mask is not cut.
+
+        Shares are those of the shells of the box in which it was restored.
+        """
+        volume = self._volume
+        if self._mask is None:
+            volume = _about_centre(volume, self._cut_box(self._extent, volume, REFERENCE_CUT))
+        diameter = self.settings.mask_diameter_angstrom or self._extent
+        restorer = self._restorer(self.reference.wedge, volume.box, diameter, self._limit(volume.box), self._mask)
+        restored = restorer.restore(volume)
+        self._restored_box = volume.box
+        if self._mask is not None:
+            return volume, restored
+        box = self._cut_box(self._extent, volume)
+        return _about_centre(volume, box), replace(restored, volume=_about_centre(restored.volume, box))
+
+    def _prepared_reference(self, box: int) -> _Reference:
+        wedge, own, limit = self.reference.wedge, self._needed.box, self._limit(box)
+        shells = int(np.rint(limit)) + 1
+
+        def seen(one: Volume) -> tuple[FourierVolume, NDArray[np.float64]]:
+            power = Spectrum.of(Subtomogram(one, wedge), limit=self._limit(own)).shell_power()
+            return FourierVolume.of(one, wedge=wedge, limit=limit, box=box), stretched(power, box / own, shells)
+
+        share = stretched(self._restored.signal_share, box / self._restored_box, shells)
+        spectrum, power = seen(self._restored.volume)
+        filtered = None
+        if isinstance(wedge, NoWedge):
+            reliability = self._reliability()
+            in_own = stretched(reliability, own / self._restored_box, int(np.rint(self._limit(own))) + 1)
+            window = self._window(in_own)
+            filtered_spectrum, seen_power = seen(filtered_reference(self._needed, window, in_own))
+            reliability = stretched(reliability, box / self._restored_box, shells)
+            crowding = float(1.0 / np.square(window).mean(dtype=np.float64)) * (box / own) ** 3
+            known = Reliability(true_power(seen_power, reliability), reliability, crowding)
+            filtered = _Filtered(filtered_spectrum, known)
+        return _Reference(spectrum, share, power, filtered)
+
+    def _reliability(self) -> NDArray[np.float64]:
+        """C_ref^2 in shells of the box in which the reference was restored: by its half maps, or as it shows itself."""
+        share = self._restored.signal_share
+        if self._fsc is None:
+            return share
+        truth = self._truth_correlation() ** 2
+        return stretched(truth, self._restored_box / self.reference.box, len(share))
+
+    def _window(self, reliability: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Where the reference has density: its mask or its sphere, which a reliable reference may reach beyond."""
+        if self._mask is not None:
+            return np.clip(self._mask.data, 0.0, 1.0)
+        given = self.settings.mask_diameter_angstrom
+        sphere = sphere_of(self._needed.box, self._needed.voxel_size_angstrom, given or self._extent)
+        return sphere if given else open_window(sphere, reliability)
+
+    def _restorer(
+        self, wedge: Wedge, box: int, diameter_angstrom: float, limit: float, mask: Volume | None = None
+    ) -> Restorer:
+        size = self.reference.voxel_size_angstrom
+        if mask is not None:
+            return Restorer.of(
+                wedge, box=box, voxel_size_angstrom=size, diameter_angstrom=diameter_angstrom, limit=limit, mask=mask
+            )
+        return remembered(_restorer_of, wedge, box, size, limit).within(diameter_angstrom)
+
+    def _ceiling(self, box: int, limit: float) -> NDArray[np.float64] | None:
+        """Correlation of the reference with the truth: sqrt(2 FSC / (1 + FSC)) of its half maps."""
+        if self._fsc is None:
+            return None
+        # Shells of the target are one over its own box wide.
+        shells = int(np.rint(limit)) + 1
+        return stretched(self._truth_correlation(), box / self.reference.box, shells)
+
+    def _truth_correlation(self) -> NDArray[np.float64]:
+        """C_ref = sqrt(2 FSC / (1 + FSC)) in shells of the reference's box; its half maps must be known."""
+        assert self._fsc is not None
+        fsc = np.clip(self._fsc, 0.0, 1.0)
+        return np.sqrt(2.0 * fsc / (1.0 + fsc))
+
+
+@lru_cache(maxsize=RESTORERS)
+def _restorer_of(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: float) -> Restorer:
+    """Of any sphere; particles take it ``within`` theirs."""
+    widest = widest_sphere_angstrom(box * voxel_size_angstrom)
+    return Restorer.of(wedge, box=box, voxel_size_angstrom=voxel_size_angstrom, diameter_angstrom=widest, limit=limit)
+
+
+def _about_centre(volume: Volume, box: int) -> Volume:
+    """The middle of a volume; what was its centre stays the centre."""
+    if box == volume.box:
+        return volume
+    first = volume.box // 2 - box // 2
+    part = slice(first, first + box)
+    return Volume(np.ascontiguousarray(volume.data[part, part, part]), volume.voxel_size_angstrom)
+
+
+def _prepared(
+    reference: Subtomogram, settings: Settings, mask: Volume | None, reference_fsc: NDArray[np.float64] | None
+) -> Preparation:
+    return Preparation(reference, settings, mask=mask, reference_fsc=reference_fsc)

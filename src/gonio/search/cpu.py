@@ -1,0 +1,270 @@
+"""The stages of a search from coarse to fine (``coarse_to_fine``) of one pair, on the CPU; and what it finds.
+
+``PairSearch`` is the search as a request (``evaluation``): all that it depends on, whoever does it. Poses are points as
+in ``problem``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.comparison.expected_fsc import Expectation, null_correlation
+from gonio.comparison.pair import Pair
+from gonio.comparison.score import Comparison, Score
+from gonio.kernels import model, pool
+from gonio.search import levenberg_marquardt as lm
+from gonio.search.coarse_to_fine import (
+    CHOICE_POWER,
+    CUTS,
+    DISTINCT,
+    LAST_CANDIDATES,
+    LEFT,
+    MIN_NULL_POSES,
+    NULL_POSES,
+    Course,
+    Cut,
+    Cuts,
+    Plan,
+    conduct,
+    deviation_of,
+)
+from gonio.search.objective import unpack
+from gonio.search.search_space import Frame, neighbours
+from gonio.search.uncertainty import Curvature
+
+__all__ = ["Found", "PairSearch", "expected", "null_poses"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The distinct optima of a pair, best first.
+
+    ``points`` (m, 12); their ``dissimilarity`` (m,), infinite where nothing is shared; ``choice`` (m,), what they were
+    chosen by (eq. 30); the ``status`` of the first; Levenberg-Marquardt ``iterations`` over all candidates;
+    what is expected of the pair, with which the last refinement weighted its samples; the weight of the samples in
+    common at the first, its ``overlap``; and the ``curvature`` there.
+    """
+
+    points: NDArray[np.float64]
+    dissimilarity: NDArray[np.float64]
+    choice: NDArray[np.float64]
+    status: lm.Status
+    iterations: int
+    expectation: Expectation
+    overlap: float
+    curvature: Curvature
+
+
+@dataclass(frozen=True)
+class PairSearch:
+    """A search for the optima of a pair.
+
+    Parameters
+    ----------
+    pair
+        What is compared.
+    frame
+        Seeds, limits, and what is likelier.
+    plan
+        The limits of the stages.
+    score
+        What is minimised at the full limit; below it, it is the likelihood ratio of what is expected before any pose
+        is known, or else RCS.
+    group
+        The rotations of the reference that make poses equal, (g, 3, 3).
+    last_steps
+        Of the last refinement, at most.
+    looks
+        Whether other optima near by are looked for.
+    expectation
+        What is known of the pair, in the shells of the target; None to take it from the pair itself as its pose
+        improves.
+    cuts
+        What is pruned on the way.
+    minimise
+        Another way to refine points (p, 12) of a comparison by at most so many steps each, for the CPU; None refines
+        each by itself.
+    """
+
+    pair: Pair
+    frame: Frame
+    plan: Plan
+    score: Score
+    group: NDArray[np.float64]
+    last_steps: int
+    looks: bool = False
+    expectation: Expectation | None = None
+    cuts: Cuts = CUTS
+    minimise: Callable[[Comparison, NDArray, int], lm.State] | None = None
+
+    def __post_init__(self) -> None:
+        shells = self.pair.target.n_shells
+        if self.expectation is not None and len(self.expectation.correlation) != shells:
+            raise ValueError(f"an expectation of {len(self.expectation.correlation)} shells, the target has {shells}")
+        if len(self.plan.limits) == 1 and len(self.frame.rotations) > 1:
+            raise ValueError("several starts need a coarser limit at which they are told apart")
+
+    @property
+    def course(self) -> Course:
+        """The stages that it has."""
+        alone = self.pair.exact and len(self.frame.rotations) == 1
+        return Course(len(self.plan.limits), alone, self.looks, self.last_steps, self.cuts)
+
+    @property
+    def grid(self) -> int:
+        """Shifts of the seeds that are tried along the edge of the box."""
+        return int(np.ceil(4 * self.plan.limits[0]))
+
+    def answer(self) -> Found:
+        """What is found."""
+        stages = _OnProcessor(self)
+        conduct(stages, self.course)
+        return stages.found()
+
+
+def null_poses(count: int) -> slice:
+    """Which of so many seeds tell what wrong poses have in common, nearly all being wrong; none where they are few."""
+    chosen = slice(0, count, max(1, count // NULL_POSES))
+    return chosen if len(range(count)[chosen]) >= MIN_NULL_POSES else slice(0)
+
+
+def expected(pair: Pair, points: NDArray, null: NDArray[np.float64]) -> Expectation:
+    """What the pair has in common, shell by shell, when the first of points (p, 12) is its pose.
+
+    ``null`` (s,) is the correlation of wrong poses.
+    """
+    return Expectation.of_sums(pair.plain(Score.FCS).shell_sums(*unpack(points[:1]))[0], null, pair.ceiling)
+
+
+class _OnProcessor:
+    """The stages of one search."""
+
+    def __init__(self, search: PairSearch) -> None:
+        self._search, self._pair = search, search.pair
+        self._known = search.expectation
+        self._before = self._pair.before if self._known is None else self._known
+        self._points = self._values = self._choice = np.empty(0)
+        self._codes = np.empty(0, np.int64)
+        self._iterations = 0
+
+    def seed(self) -> None:
+        """As ``Stages``."""
+        search, plain = self._search, self._pair.plain(Score.FCS)
+        coarse = self._filtered(Score.LIKELIHOOD, self._before, search.plan.limits[0])
+        self._points, scores = search.frame.seeds(coarse, points=search.grid)
+        if scores is None and search.course.levels > 1:
+            scores, _ = coarse.values(*unpack(self._points))
+        some = self._points[null_poses(len(self._points))]
+        self._null = null_correlation(plain.shell_sums(*unpack(some))) if len(some) else np.zeros(plain.target.n_shells)
+        if self._before is not None and self._known is None:
+            self._before = self._before.above(self._null)
+        if scores is not None:
+            self._values = scores
+
+    def keep_seeds(self, cut: Cut) -> None:
+        """As ``Stages``."""
+        self._deviation = deviation_of(self._values)
+        order = np.argsort(self._values, kind="stable")
+        self._points = self._points[order[: cut.count(self._values[order], self._deviation)]]
+
+    def refine(self, level: int | None, steps: int) -> None:
+        """As ``Stages``."""
+        if level is None:
+            comparison = self._filtered(self._search.score, self._expectation)
+        else:
+            comparison = self._filtered(Score.LIKELIHOOD, self._before, self._search.plan.limits[level])
+        state = self._minimised(comparison, self._points, steps)
+        self._points, self._values, self._codes = state.points, state.dissimilarity, state.code
+
+    def keep(self, cut: Cut) -> None:
+        """As ``Stages``. A prior makes scores those of one sample: then more go on, up to the most."""
+        self._leave(self._values, cut.most)
+        self._take(np.arange(cut.count(self._values, self._deviation)))
+
+    def expect(self) -> None:
+        """As ``Stages``."""
+        known = self._known
+        self._expectation = expected(self._pair, self._points, self._null) if known is None else known
+
+    def look_around(self) -> None:
+        """As ``Stages``."""
+        self._points = np.concatenate([self._points, neighbours(self._points[:LEFT])])
+
+    def choose(self) -> None:
+        """As ``Stages``."""
+        if self._pair.exact:
+            choice, _ = self._pair.plain(Score.RCS).values(*unpack(self._points))
+        else:
+            comparison = self._filtered(Score.LIKELIHOOD, self._expectation.raised(CHOICE_POWER))
+            choice, overlap = comparison.values(*unpack(self._points))
+            prior = self._search.frame.unlikeliness
+            before = np.zeros(len(choice)) if prior is None else prior(self._points)
+            model.unlikelinesses(choice, overlap, before, self._pair.crowding)
+        self._leave(choice, LAST_CANDIDATES)
+
+    def rest(self, steps: int) -> None:
+        """As ``Stages``."""
+        alone = self._search.course.alone
+        expectation = None if alone else self._expectation
+        best = self._minimised(self._filtered(self._search.score, expectation), self._points[:1], steps)
+        self._points = np.concatenate([best.points, self._points[1:]])
+        self._values = np.concatenate([best.dissimilarity, self._values[1:]])
+        self._codes = np.concatenate([best.code, self._codes[1:]])
+        self._choice = self._values if alone else self._choice
+        self._take(self._distinct(LAST_CANDIDATES))
+
+    def found(self) -> Found:
+        """What is left."""
+        full, plain = self._filtered(self._search.score, self._expectation), self._pair.plain(Score.FCS)
+        weighted = self._filtered(Score.FCS, self._expectation)
+        values, _ = full.values(*unpack(self._points))
+        _, overlap = plain.values(*unpack(self._points[:1]))
+        rotations, shifts = unpack(self._points[:1])
+        curvature = Curvature.of_sums(
+            weighted.shell_equations(rotations[0], shifts[0]),
+            weighted.target.shell_weights(),
+            phase=weighted.phase,
+            crowding=self._pair.crowding,
+        )
+        return Found(
+            points=self._points,
+            # What was minimised holds the frame's prior too.
+            dissimilarity=np.where(np.isfinite(self._values), values, np.inf),
+            choice=self._choice,
+            status=lm.Status.of(int(self._codes[0])),
+            iterations=self._iterations,
+            expectation=self._expectation,
+            overlap=float(overlap[0]),
+            curvature=curvature,
+        )
+
+    def _filtered(self, score: Score, expectation: Expectation | None, limit: float | None = None) -> Comparison:
+        return self._pair.filtered(score, expectation, limit)
+
+    def _minimised(self, comparison: Comparison, points: NDArray, steps: int) -> lm.State:
+        if self._search.minimise is not None:
+            state = self._search.minimise(comparison, points, steps)
+        else:
+            problem = self._search.frame.problem(comparison, crowding=self._pair.crowding)
+            state = lm.minimise(problem, points, max_iterations=steps)
+        self._iterations += int(state.iterations.sum())
+        return state
+
+    def _leave(self, choice: NDArray[np.float64], count: int) -> None:
+        """The first so many distinct points by a choice, smallest first; one without a dissimilarity is the last."""
+        self._choice = np.where(np.isfinite(self._values), choice, np.inf)
+        self._take(np.argsort(self._choice, kind="stable"))
+        self._take(self._distinct(count))
+
+    def _take(self, rows: NDArray[np.int64]) -> None:
+        self._points, self._values = self._points[rows], self._values[rows]
+        self._choice, self._codes = self._choice[rows], self._codes[rows]
+
+    def _distinct(self, count: int) -> NDArray[np.int64]:
+        rows = np.empty(len(self._points), np.int64)
+        voxel = self._pair.target.voxel_size_angstrom
+        return rows[: pool.distinct(self._points, voxel, self._search.group, DISTINCT, count, rows)]

@@ -1,0 +1,1 @@
+"""The stages of a search for a thousand pairs at once on GPUs."""

@@ -1,0 +1,402 @@
+"""The stages of searches from coarse to fine (``coarse_to_fine``) of many pairs at once, on a graphics card.
+
+What each stage is made of is in ``kernels.cuda`` (samples) and ``kernels.cuda_stages`` (what follows from their sums).
+All launches of a batch are given to the card one after the other and are done in that order: until the answers are
+asked for nothing comes down, and no stage is waited for. Searches of a batch have one course; all else may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.score import CODES, MIN_OVERLAP, MIN_SAMPLES, Score
+from gonio.fourier.spectrum import Spectrum
+from gonio.kernels import cpu
+from gonio.search import levenberg_marquardt as lm
+from gonio.search.coarse_to_fine import (
+    CHOICE_POWER,
+    DISTINCT,
+    LAST_CANDIDATES,
+    LEFT,
+    MIN_SEEDS,
+    NULL_POSES,
+    Cut,
+    conduct,
+)
+from gonio.search.cpu import Found, PairSearch, null_poses
+from gonio.search.gpu.resident_data import Resident, Seeds, SeedsOnCard, begins, within
+from gonio.search.search_space import neighbour_turns
+from gonio.search.uncertainty import Curvature
+
+if TYPE_CHECKING:
+    from gonio.kernels.gpu_memory import Card, Queue
+
+__all__ = ["bytes_of_search", "conducted", "kind_of_search"]
+
+# Bytes of a search whatever its size, and of a pose in its pool: a point, its models, its order, and that once more.
+SEARCH_BYTES, POSE_BYTES = 4096.0, 1024.0
+# Blocks of memory are larger than what they hold by up to a quarter.
+ROUNDED = 1.125
+
+
+def kind_of_search(search: PairSearch) -> Hashable:
+    """Searches of one kind are done together."""
+    free = search.frame.shift_angstrom is None
+    drawn = search.minimise is not None
+    return PairSearch, search.course, search.frame.directions.shape[1], search.group.tobytes(), free, drawn
+
+
+def bytes_of_search(search: PairSearch) -> float:
+    """What a search takes on the card, nearly."""
+    target, frame = search.pair.target, search.frame
+    seeds = _seeds(search).bytes if frame.shift_angstrom is None else 128.0 * len(frame.rotations)
+    sums = (32.0 * 2 * NULL_POSES + 8.0 * cpu.N_SUMS) * target.n_shells
+    poses = _room([search]) * POSE_BYTES
+    return ROUNDED * (64.0 * len(target) + seeds + sums + poses + SEARCH_BYTES)
+
+
+def _seeds(search: PairSearch) -> Seeds:
+    frame = search.frame
+    limit = search.plan.limits[0]
+    return Seeds(search.pair.target, frame.rotations, limit, frame.max_shift_angstrom, search.grid)
+
+
+def conducted(card: Card, searches: list[PairSearch], queue: Queue) -> Callable[[], list[Found]]:
+    """Start searches of one kind; what is returned waits for them.
+
+    Those that draw their candidates one by one are done here, when they are waited for.
+    """
+    if searches[0].minimise is not None:
+        return lambda: [search.answer() for search in searches]
+    stages = _OnCard(card, searches, queue)
+    conduct(stages, searches[0].course)
+    return stages.finish()
+
+
+def _room(searches: list[PairSearch]) -> int:
+    """Rows of each search's pool."""
+    course = searches[0].course
+    most = course.cuts.seeds.most if course.levels > 1 else max(len(s.frame.rotations) for s in searches)
+    return max(most, LAST_CANDIDATES + (len(neighbour_turns()) * LEFT if course.looks else 0))
+
+
+class _OnCard:
+    """The stages of a batch: arrays on the card, and how many poses a pool has at most."""
+
+    def __init__(self, card: Card, searches: list[PairSearch], queue: Queue) -> None:
+        from gonio.kernels.cuda_samples import landscape_rows
+        from gonio.kernels.cuda_stages import WEIGHTS
+
+        self._card, self._searches, self._queue, self._weights = card, searches, queue, WEIGHTS
+        self._count, self._course = len(searches), searches[0].course
+        self._room, self._most = _room(searches), 0
+        targets = [search.pair.target for search in searches]
+        raw = card.places("samples", [(id(t), _samples(t), t) for t in targets])
+        self._resident = Resident(card, [(s.pair.target, s.pair.reference) for s in searches], queue)
+        self._samples = card.kept("samples", queue)
+        limits = np.array([within(s.pair.target, s.plan.limits) for s in searches])  # (b, levels)
+        self._parts = [self._resident.parts(column) for column in limits.T]
+        self._whole_parts, self._part_first = self._resident.parts(), self._up(np.arange(self._count + 1))
+        self._shell_parts, self._shell_first, shell_first = self._resident.shell_parts()
+        self._shells, n_shells = int(np.diff(shell_first).max()), np.diff(shell_first)
+        self._columns, self._plain = (self._empty((6, int(self._resident.sizes.sum())), np.float32) for _ in range(2))
+        self._seed_counts = np.array([len(s.frame.rotations) for s in searches])
+        self._seed_first = begins(self._seed_counts)
+        self._describe(raw, shell_first, n_shells)
+        self._expect_before(n_shells)
+        landscapes = [
+            s.frame.pose_problem(s.pair.plain(Score.RCS), crowding=s.pair.crowding).landscape for s in searches
+        ]
+        whole, numbers = landscape_rows(landscapes)
+        self._whole, self._numbers = self._up(whole), self._up(numbers)
+        self._phases = self._up(np.array([landscape.phase for landscape in landscapes]))
+        self._group = self._up(searches[0].group)
+        self._pool_first = self._up(np.arange(self._count) * self._room)
+        self._one = self._up(np.ones(self._count, np.int64))
+        self._pools()
+
+    def _describe(self, raw: list[int], shell_first: NDArray[np.int64], n_shells: NDArray[np.int64]) -> None:
+        """Tables of what is known of each search before the first launch."""
+        from gonio.kernels.cuda_stages import MOST_NULL_POSES, PAIR, SEARCH
+
+        searches = self._searches
+        chosen = [null_poses(count) for count in self._seed_counts]
+        self._null_counts = np.array([len(range(n)[c]) for n, c in zip(self._seed_counts, chosen, strict=True)])
+        assert self._null_counts.max() <= MOST_NULL_POSES
+        self._null_steps = np.array([c.step or 1 for c in chosen])
+        whole = np.zeros((self._count, len(SEARCH)), np.int64)
+        known: dict[str, Any] = {
+            "seed": self._seed_first,
+            "shell": shell_first[:-1],
+            "sample": raw,
+            "seeds": self._seed_counts,
+            "shells": n_shells,
+            "null": self._null_counts,
+            "score": [CODES[s.score] for s in searches],
+            "exact": [s.pair.exact for s in searches],
+            "known": [s.expectation is not None for s in searches],
+        }
+        for name, column in known.items():
+            whole[:, SEARCH[name]] = column
+        numbers = np.zeros((self._count, len(PAIR)))
+        numbers[:, PAIR["crowding"]] = [s.pair.crowding for s in searches]
+        numbers[:, PAIR["voxel"]] = [s.pair.target.voxel_size_angstrom for s in searches]
+        self._table, self._pairs = self._up(whole), self._up(numbers)
+
+    def _expect_before(self, n_shells: NDArray[np.int64]) -> None:
+        """What is expected before any pose is known, and what is said to be known."""
+        before, ceiling, contrast = [], [], []
+        for search, count in zip(self._searches, n_shells, strict=True):
+            known = search.pair.before if search.expectation is None else search.expectation
+            before.append(np.zeros((count, 4)) if known is None else known.table)
+            contrast.append(1.0 if known is None else known.contrast)
+            above = search.pair.ceiling
+            ceiling.append(np.full(count, np.inf) if above is None else above)
+        table, contrasts = np.concatenate(before), np.array(contrast)
+        self._before, self._now = (self._up(table), self._up(contrasts)), (self._up(table), self._up(contrasts))
+        self._raised, self._ceiling = self._empty(table.shape, np.float64), self._up(np.concatenate(ceiling))
+        self._null = self._empty((len(table),), np.float64)
+
+    def _pools(self) -> None:
+        """The pools, and memory of stages; each of the two pools receives what is left of the other."""
+        rows, k = self._count * self._room, self._searches[0].frame.directions.shape[1]
+        self._refinement = self._card.kernels.refine[k]
+        self._pool, self._next = self._pool_of(self._room), self._pool_of(self._room)
+        self._models = [self._empty((rows, *shape), np.float64) for shape in ((k, k), (k,), (), ())]
+        self._iterations, self._order = self._empty((rows,), np.int64), self._empty((rows,), np.int64)
+        self._signatures = self._empty((rows, 9), np.float64)
+        self._counts, self._deviation = self._up(np.zeros(self._count, np.int64)), self._up(np.zeros(self._count))
+        self._total = self._up(np.zeros(self._count, np.int64))
+
+    def _pool_of(self, room: int) -> list[Any]:
+        """Points, values, codes and choices."""
+        rows = self._count * room
+        shapes = ((rows, 12), np.float64), ((rows,), np.float64), ((rows,), np.int64), ((rows,), np.float64)
+        return [self._empty(shape, dtype) for shape, dtype in shapes]
+
+    def seed(self) -> None:
+        """As ``Stages``."""
+        self._weigh("plain", self._whole_parts, self._now, self._plain)
+        self._weigh("before", self._parts[0], self._before, self._columns)
+        count = int(self._seed_counts.sum())
+        if self._searches[0].frame.shift_angstrom is None:
+            self._seeds = self._empty((count, 12), np.float64), self._empty((count,), np.float64)
+            seeds = SeedsOnCard(self._card, [_seeds(search) for search in self._searches], self._queue)
+            self._launch(
+                self._card.kernels.best_shifts, seeds.blocks, *self._resident.arrays, self._columns, self._parts[0],
+                self._whole, self._numbers, *seeds.arguments, *self._seeds,
+            )  # fmt: skip
+        else:
+            points = [search.frame.seeds(search.pair.plain(Score.RCS))[0] for search in self._searches]
+            self._seeds = self._up(np.concatenate(points)), self._up(np.zeros(count))
+            if self._course.levels > 1:
+                most, first = int(self._seed_counts.max()), self._up(self._seed_first)
+                counts = self._up(self._seed_counts)
+                sums = self._totals(self._columns, self._parts[0], first, self._one, counts, most, self._seeds[0])
+                self._values(sums, first, counts, most, self._seeds[1])
+        most = max(int(self._null_counts.max()), 1)
+        poses = self._up(self._seed_first), self._up(self._null_steps), self._up(self._null_counts)
+        sums = self._shell_sums("totals", self._plain, *poses, most, self._seeds[0])
+        self._stage("nulls", self._count, self._table, sums, most, self._shells, self._null, self._before[0])
+        if self._course.levels == 1:
+            self.keep_seeds(Cut(0.0, self._room, self._room, 0))
+
+    def keep_seeds(self, cut: Cut) -> None:
+        """As ``Stages``."""
+        rule = float(cut.margin), cut.least, cut.most, MIN_SEEDS
+        self._stage(
+            "keep_seeds", self._count, self._table, *self._seeds, *rule, self._room, self._order, self._deviation,
+            self._pool[0], self._counts,
+        )  # fmt: skip
+        self._most = min(cut.most, int(self._seed_counts.max()))
+
+    def refine(self, level: int | None, steps: int) -> None:
+        """As ``Stages``."""
+        if level is None:
+            self._weigh("score", self._whole_parts, self._now, self._columns)
+            self._refine(self._whole_parts, self._most, steps)
+        else:
+            self._weigh("before", self._parts[level], self._before, self._columns)
+            self._refine(self._parts[level], self._most, steps)
+
+    def keep(self, cut: Cut) -> None:
+        """As ``Stages``."""
+        self._leave(self._pool[1], cut, by_choice=True, within=True, stepped=self._most)
+
+    def expect(self) -> None:
+        """As ``Stages``."""
+        sums = self._shell_sums("totals", self._plain, self._pool_first, self._one, self._one, 1, self._pool[0])
+        self._threads(
+            "expect", self._count, self._table, sums, self._shells, self._null, self._ceiling, *self._now,
+        )  # fmt: skip
+
+    def look_around(self) -> None:
+        """As ``Stages``."""
+        turns = neighbour_turns()
+        self._stage("look_around", self._count, self._up(turns), LEFT, self._room, self._counts, self._pool[0])
+        self._most += len(turns) * min(LEFT, self._most)
+
+    def choose(self) -> None:
+        """As ``Stages``."""
+        self._weigh("choice", self._whole_parts, self._now, self._columns, power=CHOICE_POWER)
+        poses = self._pool_first, self._one, self._counts
+        sums = self._totals(self._columns, self._whole_parts, *poses, self._most, self._pool[0])
+        self._threads(
+            "choices", self._count * self._most, self._table, self._pairs, sums, self._most, self._room, self._counts,
+            self._whole, self._numbers, self._pool[0], self._pool[3],
+        )  # fmt: skip
+        cut = Cut(0.0, LAST_CANDIDATES, LAST_CANDIDATES, 0)
+        self._leave(self._pool[3], cut, by_choice=True, within=False, stepped=self._most)
+
+    def rest(self, steps: int) -> None:
+        """As ``Stages``. What is left lies in pools of their own size."""
+        self._weigh("score", self._whole_parts, self._now, self._columns)
+        self._refine(self._whole_parts, 1, steps)
+        choices = self._pool[1] if self._course.alone else self._pool[3]
+        self._next, room = self._pool_of(LAST_CANDIDATES), LAST_CANDIDATES
+        cut = Cut(0.0, LAST_CANDIDATES, LAST_CANDIDATES, 0)
+        self._leave(choices, cut, by_choice=False, within=False, stepped=1, next_room=room)
+        self._pool_first, self._room = self._up(np.arange(self._count) * room), room
+
+    def finish(self) -> Callable[[], list[Found]]:
+        """Start the last launches, and what gives the answers."""
+        points, minimised, codes, choices = self._pool
+        first = self._pool_first, self._one
+        values = self._empty((self._count * self._room,), np.float64)
+        sums = self._totals(self._columns, self._whole_parts, *first, self._counts, self._room, points)
+        self._values(sums, self._pool_first, self._counts, self._room, values)
+        overlap = self._totals(self._plain, self._whole_parts, *first, self._one, 1, points)
+        self._weigh("curvature", self._whole_parts, self._now, self._columns)
+        equations = self._shell_sums("normal_equations", self._columns, *first, self._one, 1, points)
+        weights = self._empty((self._null.shape[0], 2), np.float64)
+        bent = [self._empty((self._count, 6, 6), np.float64) for _ in range(2)]
+        self._stage(
+            "curvatures", self._count, self._table, self._pairs, self._shell_parts, self._shell_first, self._numbers,
+            self._columns, equations, self._shells, weights, *bent,
+        )  # fmt: skip
+        wanted = [self._counts, points, minimised, values, codes, choices, self._total, overlap, *self._now, *bent]
+
+        def finished() -> list[Found]:
+            return self._found(*(self._card.down(array, self._queue) for array in wanted))
+
+        return finished
+
+    def _found(
+        self,
+        counts: NDArray,
+        points: NDArray,
+        minimised: NDArray,
+        values: NDArray,
+        codes: NDArray,
+        choices: NDArray,
+        total: NDArray,
+        overlap: NDArray,
+        tables: NDArray,
+        contrasts: NDArray,
+        follow: NDArray,
+        scatter: NDArray,
+    ) -> list[Found]:
+        found, shell = [], 0
+        for i, search in enumerate(self._searches):
+            rows = slice(i * self._room, i * self._room + counts[i])
+            shells = slice(shell, shell + search.pair.target.n_shells)
+            shell = shells.stop
+            known = search.expectation
+            found.append(
+                Found(
+                    points=points[rows].copy(),
+                    dissimilarity=np.where(np.isfinite(minimised[rows]), values[rows], np.inf),
+                    choice=choices[rows].copy(),
+                    status=lm.Status.of(int(codes[rows.start])),
+                    iterations=int(total[i]),
+                    expectation=known or Expectation.of_table(tables[shells].copy(), float(contrasts[i])),
+                    overlap=float(overlap[i, 3]),
+                    curvature=Curvature(follow[i].copy(), scatter[i].copy()),
+                )
+            )
+        return found
+
+    def _weigh(self, mode: str, parts: Any, expected: tuple[Any, Any], columns: Any, power: float = 1.0) -> None:
+        """Samples of parts into columns, weighted as ``mode`` says by what is expected."""
+        self._stage(
+            "weigh", self._count, self._weights[mode], power, float(MIN_SAMPLES), MIN_OVERLAP, self._table, *expected,
+            self._raised, self._resident.arrays[-1], self._samples, parts, columns, self._whole, self._numbers,
+        )  # fmt: skip
+
+    def _refine(self, parts: Any, most: int, steps: int) -> None:
+        points, values, codes, _ = self._pool
+        steps_of = self._up(np.full(self._count, steps))
+        self._launch(
+            self._refinement, self._count * most, *self._resident.arrays,
+            self._columns, parts, self._whole, self._numbers, self._pool_first, self._counts, most, steps_of, points,
+            values, *self._models, codes, self._iterations,
+        )  # fmt: skip
+
+    def _leave(
+        self, choices: Any, cut: Cut, *, by_choice: bool, within: bool, stepped: int, next_room: int | None = None
+    ) -> None:
+        """The first distinct poses into the other pool, which is then the one."""
+        rule = DISTINCT, by_choice, within, float(cut.margin), cut.least, cut.most, stepped
+        points, values, codes, _ = self._pool
+        self._stage(
+            "leave", self._count, self._pairs, self._group, *rule, self._room, self._deviation, self._counts, points,
+            values, codes, choices, self._iterations, self._order, self._signatures, self._total,
+            self._room if next_room is None else next_room, *self._next,
+        )  # fmt: skip
+        self._pool, self._next = self._next, self._pool
+        self._most = min(self._most, cut.most)
+
+    def _totals(self, columns: Any, parts: Any, first: Any, step: Any, counts: Any, most: int, points: Any) -> Any:
+        """Sums of all samples of each pair at poses, (b most, 4)."""
+        out = self._empty((self._count * most, 4), np.float64)
+        self._launch(
+            self._card.kernels.totals, len(out), *self._resident.arrays, columns, parts, self._part_first, self._phases,
+            first, step, counts, most, 1, points, out,
+        )  # fmt: skip
+        return out
+
+    def _shell_sums(self, kernel: str, columns: Any, first: Any, step: Any, counts: Any, most: int, points: Any) -> Any:
+        """Sums of each shell at poses, (b most shells, width)."""
+        width = 4 if kernel == "totals" else cpu.N_SUMS
+        out = self._empty((self._count * most * self._shells, width), np.float64)
+        self._launch(
+            getattr(self._card.kernels, kernel), len(out), *self._resident.arrays, columns, self._shell_parts,
+            self._shell_first, self._phases, first, step, counts, most, self._shells, points, out,
+        )  # fmt: skip
+        return out
+
+    def _values(self, sums: Any, first: Any, counts: Any, most: int, values: Any) -> None:
+        """Dissimilarities from sums."""
+        self._threads("values", self._count * most, sums, first, counts, most, self._whole, self._numbers, values)
+
+    def _stage(self, kernel: str, blocks: int, *arguments: Any) -> None:
+        self._launch(getattr(self._card.stages, kernel), blocks, *arguments)
+
+    def _threads(self, kernel: str, count: int, *arguments: Any) -> None:
+        """A kernel of which each thread is by itself."""
+        self._stage(kernel, -(-count // self._card.stages.threads), *arguments)
+
+    def _launch(self, kernel: Any, blocks: int, *arguments: Any) -> None:
+        self._card.launch(kernel, blocks, self._queue, *arguments)
+
+    def _up(self, array: NDArray) -> Any:
+        return self._card.up(array, self._queue)
+
+    def _empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self._card.empty(shape, dtype, self._queue)
+
+
+def _samples(target: Spectrum) -> Callable[[], NDArray]:
+    """Re, im, transfer and weight of a target's samples, (n, 4), in the order of their radius."""
+
+    def make() -> NDArray[np.float32]:
+        order, _ = target.by_radius
+        value = target.value[order]
+        return np.stack([value.real, value.imag, target.transfer[order], target.weight[order]], axis=1)
+
+    return make

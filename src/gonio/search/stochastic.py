@@ -1,0 +1,145 @@
+"""The pool of candidate poses: which one to refine next, which are the same, when to stop.
+
+Owns the paper's stochastic parallel refinement (section 2.3) and, beside it, the refinement of every seed by itself.
+Flow: seeds -> one Levenberg-Marquardt step on a candidate drawn with eq. 11 -> drop near-duplicates (eq. 12) ->
+stop by the regression of the smallest dissimilarities. Must not know what a dissimilarity is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.kernels import pool
+from gonio.search import levenberg_marquardt as lm
+from gonio.settings import Schedule
+
+__all__ = ["Outcome", "all_refined", "draw_probabilities", "refine_all", "refine_stochastically", "regression_slope"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of the pool, best first, and how it came to be.
+
+    ``state`` holds the surviving candidates ordered by dissimilarity; ``iterations`` counts Levenberg-Marquardt steps
+    over all candidates; ``history`` has the smallest dissimilarity after each of them, and ``best_points`` (i, m) the
+    point that had it, or is None when it was not asked for.
+    """
+
+    state: lm.State
+    iterations: int
+    history: NDArray[np.float64]
+    best_points: NDArray[np.float64] | None
+
+
+def draw_probabilities(dissimilarity: NDArray[np.float64], draw_contrast: float) -> NDArray[np.float64]:
+    """The paper's eq. 11, in the order of the input: p_j = p_{j-1} max(10^(t / (m - 1)), d_{j-1} / d_j), worst first.
+
+    Raises nothing: a dissimilarity of zero is drawn for certain, one that is not finite never.
+    """
+    probabilities = np.empty(len(dissimilarity))
+    pool.draw_probabilities(np.asarray(dissimilarity, dtype=np.float64), draw_contrast, probabilities)
+    return probabilities
+
+
+def regression_slope(values: NDArray[np.float64]) -> float:
+    """Slope per step of the least-squares line through ``values`` (w,)."""
+    return float(pool.regression_slope(np.asarray(values, dtype=np.float64)))
+
+
+def refine_stochastically(
+    problem: lm.Problem,
+    seeds: NDArray[np.float64],
+    *,
+    schedule: Schedule,
+    signature: Callable[[NDArray], NDArray],
+    rng: np.random.Generator,
+    record: bool = False,
+) -> Outcome:
+    """The paper's stochastic parallel refinement of seeds (p, m), then the best candidate to its minimum.
+
+    Parameters
+    ----------
+    problem
+        What is minimised.
+    seeds
+        Starting points (p, m).
+    schedule
+        Constants of the search.
+    signature
+        Points (p, m) to vectors (p, s) whose Euclidean distance is that of eq. 12.
+    rng
+        Draws the candidates.
+    record
+        Whether to keep the best point of every iteration.
+
+    Notes
+    -----
+    A candidate that has come to rest is not drawn again, since it cannot be refined further. The regression is that
+    of the smallest dissimilarity over its first value.
+    """
+    state = lm.start(problem, seeds)
+    alive, signatures = np.isfinite(state.dissimilarity), signature(state.points)
+    for row in np.argsort(state.dissimilarity):
+        pool.drop_duplicates_of(row, signatures, state.dissimilarity, alive, schedule.duplicate_distance)
+    uniforms = rng.random(schedule.max_iterations)
+    history = np.empty(len(uniforms))
+    points = np.empty((len(uniforms) if record else 0, seeds.shape[1]))
+    explore = partial(_explore, problem, signature) if problem.explore is None else problem.explore
+    count = explore(state, schedule, uniforms, signatures, alive, history, points)
+    return _outcome(state, alive, history[:count], points[:count] if record else None)
+
+
+def _explore(
+    problem: lm.Problem,
+    signature: Callable[[NDArray], NDArray],
+    state: lm.State,
+    schedule: Schedule,
+    uniforms: NDArray[np.float64],
+    signatures: NDArray[np.float64],
+    alive: NDArray[np.bool_],
+    history: NDArray[np.float64],
+    points: NDArray[np.float64],
+) -> int:
+    """``kernels.pool.explore`` for any problem."""
+    d, settled = state.dissimilarity, False
+    for count, uniform in enumerate(uniforms):
+        row = -1 if settled else int(pool.draw(d, state.code, alive, schedule.draw_contrast, uniform))
+        settled = row < 0
+        if settled:
+            row = int(pool.best_alive(d, alive))
+            if state.code[row] != lm.Status.RUNNING.code:
+                return count
+        lm.step(problem, state, np.array([row]))
+        if not settled:
+            signatures[row] = signature(state.points[row : row + 1])[0]
+            pool.drop_duplicates_of(row, signatures, d, alive, schedule.duplicate_distance)
+        best = pool.best_alive(d, alive)
+        history[count] = d[best]
+        if len(points):
+            points[count] = state.points[best]
+        window, tolerance = schedule.regression_window, schedule.regression_tolerance
+        settled = settled or pool.has_settled(history[: count + 1], window, tolerance)
+    return len(uniforms)
+
+
+def refine_all(problem: lm.Problem, seeds: NDArray[np.float64], *, max_iterations: int) -> Outcome:
+    """Refine every seed (p, m) by itself to its minimum: what the stochastic refinement is measured against."""
+    return all_refined(lm.minimise(problem, seeds, max_iterations=max_iterations))
+
+
+def all_refined(state: lm.State) -> Outcome:
+    """What is left of seeds that were refined each by itself."""
+    history = np.minimum.accumulate(np.sort(state.dissimilarity)[::-1])
+    return _outcome(state, np.isfinite(state.dissimilarity), history, None)
+
+
+def _outcome(state: lm.State, alive: NDArray, history: NDArray, points: NDArray | None) -> Outcome:
+    rows = np.flatnonzero(alive) if alive.any() else np.arange(len(state))
+    state.code[state.running] = lm.Status.MAX_ITERATIONS.code
+    order = rows[np.argsort(state.dissimilarity[rows], kind="stable")]
+    return Outcome(state.take(order), int(state.iterations.sum()), history, points)

@@ -1,0 +1,251 @@
+"""All pairs of a set of particles, each aligned once: what classification starts from.
+
+A particle is a reference for those that come after it and a target for those before. Pairs are done in tiles: a block
+of references against a block of targets, each of which is read once a tile. A tile knows particles by their numbers,
+so that it does not matter who does it; whoever does several keeps what was prepared for them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.alignment.aligner import Aligner, Kept
+from gonio.alignment.particle_list import ParticleError
+from gonio.alignment.result import Result
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Particle, TiltStack
+from gonio.run.engine import Local, Mapper
+from gonio.search.gpu.device import CPU, Device
+from gonio.search.gpu.multi_gpu import cards_for
+from gonio.search.requests import Asking, answered, side_by_side
+from gonio.settings import Settings
+
+__all__ = ["PairResult", "align_all_pairs"]
+
+T = TypeVar("T")
+
+STAGE = "aligning pairs"
+MEMORY_BYTES = 2**30
+# What a reference remembers of seeds may come to this many times its spectra (n = 32, 40 angstrom: 3 times).
+WITH_SEEDS = 4
+# Particles of a block, at most: 64 pairs are half a second of work.
+BLOCK = 8
+# References that are kept, at most: tiles come row by row, and a row has the references of one block.
+HELD = 4 * BLOCK
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Particles ``reference`` < ``target`` of the set, and the pose that lays the first on the second.
+
+    ``sums`` are |f|^2, |g|^2, f.g and |Omega| of shells at frequencies ``frequency_per_angstrom`` (s,), shape
+    (2, s, 4): first where the poses that were listed lay the reference, then where it was found to lie. All samples
+    that both have measured count alike (``Aligner.shell_sums``).
+    """
+
+    reference: int
+    target: int
+    result: Result
+    frequency_per_angstrom: NDArray[np.float64]
+    sums: NDArray[np.float64]
+
+
+def align_all_pairs(
+    particles: Sequence[Particle] | ParticleTable,
+    settings: Settings | None = None,
+    *,
+    rng: np.random.Generator | None = None,
+    n_threads: int = 1,
+    poses: Pose | None = None,
+    mapper: Mapper | None = None,
+    memory_bytes: float = MEMORY_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+    device: str | Device = CPU,
+) -> Iterator[PairResult]:
+    """Align all pairs of n particles, n (n - 1) / 2 of them.
+
+    Parameters
+    ----------
+    particles
+        Any sequence, or a list; one that reads its particles when they are asked for is asked for each once a tile.
+    settings
+        Of every alignment; a local search is refused, since no pair has a start.
+    rng
+        Draws the candidates of a stochastic search or a drawn pool, which need it.
+    n_threads
+        Tiles done at a time in this machine; results do not depend on it.
+    poses
+        Where the particles are thought to be, a batch of n: what ``PairResult.sums`` compares before alignment. None
+        for the boxes as they are.
+    mapper
+        Who does the tiles (``gonio.run.engine``), in place of ``n_threads`` of this machine.
+    memory_bytes
+        What prepared references may take, and targets as much again, in each process. Results do not depend on it.
+    progress
+        Called with the pairs that are done and all of them.
+    device
+        Where alignments are computed: as for an ``Aligner``, or several cards, ``"cuda:0,cuda:1"``
+        (``gonio.search.gpu.multi_gpu.cards_for``). In place of ``mapper``.
+
+    Yields
+    ------
+    Tile after tile, within it target after target. Results are not held.
+
+    Raises
+    ------
+    ValueError
+        A local search, a missing ``rng``; particles that cannot be compared, by name; a card that is not there.
+    TypeError
+        Tilt stacks, which cannot be a reference.
+    """
+    settings = Settings() if settings is None else settings
+    if settings.search == "local":
+        raise ValueError("a local search needs a start for each pair: use Aligner(...).align_many(..., starts=poses)")
+    n = len(particles)
+    if poses is not None and len(poses) != n:
+        raise ValueError(f"{n} particles need as many poses, got {len(poses)}")
+    if n < 2:
+        return
+    # One number for all: a pair draws from it and its own numbers, whatever tile it is in.
+    seed = None if rng is None else int(rng.integers(2**63))
+    held = _held(particles, settings, memory_bytes)
+    tiles = _Tiles(particles, settings, poses, seed, min(held, BLOCK), _Prepared(min(held, HELD), held))
+    if mapper is not None and device != CPU:
+        raise ValueError("device and mapper exclude each other: either says who does the work")
+    with cards_for(device, draws=settings.draws, n_threads=n_threads) or nullcontext(mapper or Local(n_threads)) as who:
+        done = 0
+        for results in who(STAGE, tiles, len(tiles)):
+            done += len(results)
+            yield from results
+            if progress:
+                progress(done, n * (n - 1) // 2)
+
+
+def _held(particles: Sequence[Particle] | ParticleTable, settings: Settings, memory_bytes: float) -> int:
+    """How many prepared references memory holds, at least one."""
+    try:
+        one = Aligner(_particle(particles, 0), settings)  # type: ignore[arg-type]  # no stack comes here
+    except ValueError as error:
+        raise ParticleError(f"particle {_name(particles, 0)}: {error}") from error
+    return int(max(memory_bytes // max(WITH_SEEDS * one.memory_bytes, 1), 1))
+
+
+class _Prepared:
+    """References and what was made of targets, by their numbers: the last so many of each that were asked for."""
+
+    def __init__(self, references: int, targets: int) -> None:
+        self._most, self._lock = (references, targets), Lock()
+        self._references: OrderedDict[int, Aligner] = OrderedDict()
+        self._targets: OrderedDict[int, Kept] = OrderedDict()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process prepares for itself."""
+        return _Prepared, self._most
+
+    def reference(self, index: int, make: Callable[[], Aligner]) -> Aligner:
+        """A reference, made where it is not there."""
+        with self._lock:
+            if index in self._references:
+                self._references.move_to_end(index)
+                return self._references[index]
+        made = make()
+        with self._lock:
+            return _kept(self._references, index, made, self._most[0])
+
+    def target(self, index: int) -> Kept:
+        """What was made of a target; receives what is made."""
+        with self._lock:
+            return _kept(self._targets, index, self._targets.get(index, {}), self._most[1])
+
+
+def _kept(held: OrderedDict[int, T], index: int, made: T, most: int) -> T:
+    """What is held under a number, or what was made for it: then the last that was asked for, of at most so many."""
+    found = held.setdefault(index, made)
+    held.move_to_end(index)
+    while len(held) > most:
+        held.popitem(last=False)
+    return found
+
+
+def _particle(particles: Sequence[Particle] | ParticleTable, index: int) -> Particle:
+    particle = particles.load(index) if isinstance(particles, ParticleTable) else particles[index]
+    if isinstance(particle, TiltStack):
+        raise TypeError("tilt stacks cannot be compared with one another: classify them by references")
+    return particle
+
+
+def _name(particles: Sequence[Particle] | ParticleTable, index: int) -> str:
+    return repr(particles.names[index]) if isinstance(particles, ParticleTable) else str(index + 1)
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """The tiles of a set: called with a tile's number, aligns its pairs."""
+
+    particles: Sequence[Particle] | ParticleTable
+    settings: Settings
+    poses: Pose | None
+    seed: int | None
+    block: int
+    prepared: _Prepared = field(compare=False)
+
+    def __len__(self) -> int:
+        blocks = -(-len(self.particles) // self.block)
+        return blocks * (blocks + 1) // 2
+
+    def __call__(self, number: int) -> list[PairResult]:
+        return [answered(asking) for asking in self._askings(number)]
+
+    def ask(self, number: int) -> Asking[list[PairResult]]:
+        """The same as searches, all of which ask at the same time."""
+        return side_by_side(self._askings(number))
+
+    @property
+    def searches(self) -> int:
+        """Pairs of a tile, nearly all."""
+        return self.block**2
+
+    def _askings(self, number: int) -> Iterator[Asking[PairResult]]:
+        """The searches of a tile's pairs, each made when its turn comes."""
+        firsts = range(0, len(self.particles), self.block)
+        rows, columns = (self._members(f) for f in list(combinations_with_replacement(firsts, 2))[number])
+        read = {index: _particle(self.particles, index) for index in {*rows, *columns}}
+        last = columns[-1]
+        aligners = {index: self._reference(read[index], index) for index in rows if index < last}
+        for target in columns:
+            kept = self.prepared.target(target)
+            for reference in (i for i in rows if i < target):
+                yield self._ask(aligners[reference], reference, target, read[target], kept)
+
+    def _members(self, first: int) -> range:
+        return range(first, min(first + self.block, len(self.particles)))
+
+    def _reference(self, particle: Particle, index: int) -> Aligner:
+        return self.prepared.reference(index, lambda: self._aligner(particle, index))
+
+    def _aligner(self, particle: Particle, index: int) -> Aligner:
+        try:
+            return Aligner(particle, self.settings)  # type: ignore[arg-type]  # no stack comes here
+        except ValueError as error:
+            raise ParticleError(f"particle {_name(self.particles, index)}: {error}") from error
+
+    def _ask(self, aligner: Aligner, reference: int, target: int, particle: Particle, kept: Kept) -> Asking[PairResult]:
+        rng = None if self.seed is None else np.random.default_rng([self.seed, reference, target])
+        try:
+            result = yield from aligner.ask(particle, rng=rng, kept=kept)
+        except ValueError as error:
+            names = f"particle {_name(self.particles, target)}, with {_name(self.particles, reference)} as reference"
+            raise ParticleError(f"{names}: {error}") from error
+        listed = Pose.identity() if self.poses is None else self.poses[target] @ self.poses[reference].inverse()
+        sums = yield from aligner.ask_shell_sums(particle, Pose.stack([listed, result.pose]), kept=kept)
+        return PairResult(reference, target, result, *sums)

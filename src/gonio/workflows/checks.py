@@ -1,0 +1,210 @@
+"""What is looked at before a comparison begins: mistakes that would give a wrong answer in silence.
+
+Each doubt takes what it judges and returns a ``Suspicion`` or None; what cannot be right is a ValueError. All of them
+look at a sample of the particles, take a fraction of a second, and know of no pose but those listed:
+
+    contrast   s = Re sum w c f g0 / (|f| |g0|), g0 the reference averaged over all rotations, at low resolution: its
+               mean over particles, in standard errors. Positive whatever the poses, as rotations change no mean.
+    symmetry   c = the least correlation of what of the map is not round with itself, turned by the group's rotations,
+               over the share of it that is no noise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.averaging.resolution import MASK_TOLERANCE, check_mask
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.fourier.spectrum import Spectrum
+from gonio.fourier.transform import MIN_SHELLS, shell_limit
+from gonio.particle.symmetry import Symmetry
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Particle, Subtomogram, Volume, masked_volume, mean_within
+from gonio.preparation.extent import sphere_diameter_angstrom, sphere_of
+from gonio.workflows.inspection import SURE, Suspicion, no_orientations
+
+__all__ = [
+    "SAMPLE",
+    "check_mask",
+    "check_resolution",
+    "check_voxel_sizes",
+    "contrast_score",
+    "mask_is_a_map",
+    "opposite_contrast",
+    "sample_of",
+    "self_correlation",
+    "without_poses",
+    "without_the_symmetry",
+]
+
+# Particles that are looked at, spread over the list.
+SAMPLE = 20
+# Fewer of large boxes: 256 MB, and a second.
+MOST_VOXELS = 2**26
+# No mean of contrast scores is known better than this over the number of particles: shapes differ, too.
+LEAST_ERROR = 0.05
+# A map that has a symmetry holds 0.97 to 1 of itself after a rotation of the group (GroEL and enolase at 40 to 90
+# angstrom, under noise of up to twice their spread); phantoms without any 0.1, GroEL as D6 0.74.
+HAS_SYMMETRY = 0.75
+# Where less of what is not round is signal, or less of the map is not round, its symmetry cannot be told.
+ENOUGH_SIGNAL, ENOUGH_SHAPE = 0.5, 0.02
+# Of the voxels of a mask that are not 0, this share is nearly 1, but for masks that are edge alone.
+PLATEAU = 0.05
+# Voxel sizes that differ by less are the rounding of headers.
+SAME_SIZE = 0.01
+
+
+def sample_of(table: ParticleTable, count: int = SAMPLE) -> list[Particle]:
+    """Read a few particles, spread over a list; those that cannot be read are left to whoever needs them."""
+    rows = np.unique(np.linspace(0, len(table) - 1, min(count, len(table))).round().astype(int))
+    particles: list[Particle] = []
+    for row in rows.tolist():
+        if particles and len(particles) * particles[0].box ** 3 > MOST_VOXELS:
+            break
+        try:
+            particles.append(table.load(row))
+        except (ValueError, OSError):
+            continue
+    return particles
+
+
+# Contrast
+
+
+def contrast_score(particle: Particle, reference: Volume) -> float:
+    """Return how well a particle of any pose agrees with the round part of a reference, -1 to 1.
+
+    Compared is what is coarser than half the reference's diameter.
+    """
+    edge = particle.box * particle.voxel_size_angstrom
+    ratio = reference.box_angstrom / edge
+    limit = max(MIN_SHELLS, 2.0 * edge / sphere_diameter_angstrom(reference))
+    limit = float(min(limit, (particle.box - 1) // 2, (reference.box - 1) // 2 / ratio))
+    known = Spectrum.of(Subtomogram(reference), limit=min(limit * ratio + 1.0, float((reference.box - 1) // 2)))
+    count = np.bincount(known.shell, minlength=known.n_shells)
+    profile = np.bincount(known.shell, known.value.real, minlength=known.n_shells) / np.maximum(count, 1)
+    seen = Spectrum.of(particle, limit=limit)
+    expected = np.interp(seen.radius * ratio, np.arange(len(profile)), profile) * seen.transfer
+    weight = seen.weight.astype(np.float64)
+    norms = (weight * np.abs(seen.value) ** 2).sum() * (weight * expected**2).sum()
+    return float((weight * seen.value.real * expected).sum() / np.sqrt(max(norms, 1e-300)))
+
+
+def opposite_contrast(particles: Sequence[Particle], reference: Volume, *, name: str, remedy: str) -> Suspicion | None:
+    """Particles that are dark where the reference is bright, or the reverse."""
+    scores = np.array([contrast_score(one, reference) for one in particles])
+    if not len(scores):
+        return None
+    error = scores.std(ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else 0.0
+    t = float(scores.mean() / max(error, LEAST_ERROR / len(scores)))
+    if t > -SURE:
+        return None
+    what = f"particles are dark where {name} is bright, or the reverse ({-t:.0f} standard errors)"
+    return Suspicion("opposite contrast", what, remedy)
+
+
+# Poses
+
+
+def without_poses(table: ParticleTable, *, remedy: str) -> Suspicion | None:
+    """A list whose particles all have one orientation, where poses are needed."""
+    alike = no_orientations(table.poses)
+    return None if alike is None else Suspicion(alike.name, f"the list has no poses: {alike.what}", remedy)
+
+
+# Symmetry
+
+
+def self_correlation(map_: Volume, symmetry: str, *, resolution_angstrom: float, diameter_angstrom: float) -> float:
+    """Return the least correlation of a map with itself over the rotations of a group; NaN where it cannot be told.
+
+    What is round correlates with any rotation, and is left out; what is noise, as the surroundings of the particle
+    tell, is taken off.
+    """
+    held = masked_volume(map_, diameter_angstrom)
+    limit = shell_limit(map_.box, map_.voxel_size_angstrom, resolution_angstrom)
+    spectrum = Spectrum.of(Subtomogram(held), limit=limit)
+    frequency, sampled = spectrum.frequency_xyz.T.astype(np.float64), FourierVolume.of(held, limit=limit)
+    count = np.bincount(spectrum.shell, minlength=spectrum.n_shells)
+
+    def shape(values: NDArray) -> NDArray:
+        mean = np.bincount(spectrum.shell, values.real, minlength=spectrum.n_shells) / np.maximum(count, 1)
+        return values - mean[spectrum.shell]
+
+    whole = sampled.sample(frequency)
+    own = shape(whole)
+    power = float((np.abs(own) ** 2).sum())
+    signal = 1.0 - float((_noise_power(map_, diameter_angstrom, limit) * count).sum()) / max(power, 1e-300)
+    if signal < ENOUGH_SIGNAL or power < ENOUGH_SHAPE * float((np.abs(whole) ** 2).sum()):
+        return float("nan")
+    turned = [shape(sampled.sample(frequency @ rotation)) for rotation in Symmetry.named(symmetry).matrices]
+    return min(
+        float((own * other.conj()).real.sum() / np.sqrt(power * (np.abs(other) ** 2).sum()) / signal)
+        for other in turned
+    )
+
+
+def _noise_power(map_: Volume, diameter_angstrom: float, limit: float) -> NDArray[np.float64]:
+    """The power that noise has in each shell of a map within its sphere, from what lies around it, (s,)."""
+    sphere = sphere_of(map_.box, map_.voxel_size_angstrom, diameter_angstrom)
+    around = 1.0 - sphere
+    data = (map_.data - mean_within(map_.data, around)) * around
+    if data.min() == data.max():
+        return np.zeros(int(np.rint(limit)) + 1)
+    power = Spectrum.of(Subtomogram(Volume(data, map_.voxel_size_angstrom)), limit=limit).shell_power()
+    return power * float((sphere**2).sum(dtype=np.float64) / (around**2).sum(dtype=np.float64))
+
+
+def without_the_symmetry(
+    map_: Volume, symmetry: str, *, resolution_angstrom: float | None, diameter_angstrom: float | None
+) -> Suspicion | None:
+    """A map that is not what it is after the rotations of a group."""
+    if Symmetry.named(symmetry).order == 1:
+        return None
+    found = self_correlation(
+        map_,
+        symmetry,
+        resolution_angstrom=resolution_angstrom or 4.0 * map_.voxel_size_angstrom,
+        diameter_angstrom=diameter_angstrom or sphere_diameter_angstrom(map_),
+    )
+    if not found < HAS_SYMMETRY:
+        return None
+    what = f"the reference does not have the symmetry {symmetry}: turned by it, it correlates {found:.2f} with itself"
+    return Suspicion(
+        "symmetry not seen", what, "give --symmetry C1, or turn the map so that its axes lie as they should"
+    )
+
+
+# Masks, lengths
+
+
+def mask_is_a_map(mask: Volume) -> Suspicion | None:
+    """A mask without a plateau: hardly a voxel of those that it keeps is kept whole."""
+    kept = mask.data > MASK_TOLERANCE * mask.data.max()
+    share = float((mask.data[kept] > 0.9 * mask.data.max()).mean())
+    if share >= PLATEAU:
+        return None
+    what = f"the mask has no plateau: {100 * share:.1f} % of the voxels that it keeps are near its highest value"
+    return Suspicion("mask is a map", what, "a mask is 1 where the particle is, 0 elsewhere, with a soft edge")
+
+
+def check_resolution(option: str, resolution_angstrom: float | None, box: int, voxel_size_angstrom: float) -> None:
+    """Raise ValueError, naming the option, where a resolution is finer than two voxels or too coarse for the box."""
+    try:
+        shell_limit(box, voxel_size_angstrom, resolution_angstrom)
+    except ValueError as error:
+        said = str(error).replace("resolution_angstrom", option)
+        raise ValueError(said if option in said else f"{option} is too coarse: {said}") from error
+
+
+def check_voxel_sizes(particles: Sequence[Particle], map_: Volume, *, name: str) -> None:
+    """Raise ValueError where all particles have another voxel size than a map."""
+    sizes, own = [one.voxel_size_angstrom for one in particles], map_.voxel_size_angstrom
+    if sizes and all(abs(size / own - 1.0) > SAME_SIZE for size in sizes):
+        raise ValueError(
+            f"voxel sizes differ: particles {sizes[0]:g}, {name} {own:g} angstrom; resample one of them, or give"
+            " --voxel-size where headers are wrong"
+        )

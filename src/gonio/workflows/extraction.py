@@ -1,0 +1,193 @@
+"""Subtomograms cut from a tomogram at positions between voxels.
+
+Flow: position -> the voxels about the nearest one, with a margin -> shift by the rest, by a phase -> binning by cutting
+the spectrum -> the box without its margin -> contrast and scale. With r the rest in voxels, |r| <= 1/2 along each axis,
+and M the box with its margin, the piece's spectrum F becomes
+
+    F(k) exp(2 pi i k.r / M),    kept where -m / 2 < k < m / 2 along each axis,   m = M / binning
+
+which is exact for what the tomogram's sampling holds, but for what lies beyond the piece: the margin is tapered to the
+mean, so that the piece has no jump at its border. Positions count voxels from the centre of the first one; the voxel
+``n // 2`` of the box shows the position. Knows no file and no pose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from numpy.typing import ArrayLike, NDArray
+
+from gonio.fourier.spectrum import index_grid
+
+__all__ = ["Cut", "Cutting", "cut_out", "normalised", "share_outside"]
+
+# The margin around a box on each side, in voxels of the result: an eighth of the box, and no less than this.
+LEAST_MARGIN = 8
+# Rests below this, in voxels, are rounding: the piece stays as it is.
+ON_VOXEL = 1e-4
+
+Reader = Callable[[Sequence[int], Sequence[int]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How boxes are cut.
+
+    Parameters
+    ----------
+    box
+        Voxels along an edge of the result, n >= 8.
+    binning
+        Voxels of the tomogram along an edge of one of the result.
+    """
+
+    box: int
+    binning: int = 1
+
+    def __post_init__(self) -> None:
+        if self.box < 8:
+            raise ValueError(f"box must be at least 8 voxels, got {self.box!r}")
+        if self.binning < 1:
+            raise ValueError(f"binning must be at least 1, got {self.binning!r}")
+
+    @property
+    def margin(self) -> int:
+        """On each side, in voxels of the result."""
+        return max(LEAST_MARGIN, self.box // 8)
+
+    @property
+    def padded(self) -> int:
+        """Edge of the box with its margins, in voxels of the result."""
+        return self.box + 2 * self.margin
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A subtomogram (z, y, x), and which share of its box lay outside of the tomogram and is filled with the mean."""
+
+    data: NDArray[np.float32]
+    outside: float
+
+
+def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cutting: Cutting) -> Cut:
+    """Cut one box.
+
+    Parameters
+    ----------
+    read
+        Gives the voxels from one corner up to another, which lie inside of the tomogram, as float32.
+    shape_zyx
+        Of the tomogram.
+    position_zyx
+        Of the box's centre voxel in the tomogram, voxels from the centre of the first.
+    cutting
+        Box and binning.
+
+    Returns
+    -------
+    The subtomogram in the tomogram's own contrast and scale.
+
+    Raises
+    ------
+    ValueError
+        If the position is not finite, or no voxel of the box lies inside.
+    """
+    position = np.asarray(position_zyx, dtype=np.float64)
+    if position.shape != (3,) or not np.isfinite(position).all():
+        raise ValueError(f"a position must be three finite numbers, got {position_zyx!r}")
+    nearest = np.floor(position + 0.5).astype(np.int64)
+    outside = share_outside(position, cutting, shape_zyx)
+    if outside == 1.0:
+        place, size = ", ".join(f"{p:.1f}" for p in position[::-1]), " x ".join(map(str, shape_zyx[::-1]))
+        raise ValueError(f"the box at voxel ({place}) lies outside of the tomogram of {size} voxels (x, y, z)")
+    rest = position - nearest
+    if cutting.binning == 1 and np.abs(rest).max() < ON_VOXEL:
+        return Cut(_filled(read, shape_zyx, nearest - cutting.box // 2, cutting.box), outside)
+    low = nearest - _half(cutting, cutting.padded)
+    piece = _filled(read, shape_zyx, low, cutting.padded * cutting.binning)
+    return Cut(_resampled(piece, rest, cutting), outside)
+
+
+def share_outside(position_zyx: ArrayLike, cutting: Cutting, shape_zyx: Sequence[int]) -> float:
+    """Which share of a box at a position lies outside of a tomogram, 0 to 1."""
+    nearest = np.floor(np.asarray(position_zyx, dtype=np.float64) + 0.5).astype(np.int64)
+    edge = cutting.box * cutting.binning
+    first, last = _overlap(nearest - _half(cutting, cutting.box), edge, shape_zyx)
+    return 1.0 - float(np.prod((last - first) / edge))
+
+
+def normalised(data: NDArray[np.float32], *, radius_px: float | None) -> NDArray[np.float32]:
+    """A box of mean 0 and standard deviation 1, over all of it or over what is farther from its centre than a radius.
+
+    Raises
+    ------
+    ValueError
+        If these voxels are all alike, or none is that far away.
+    """
+    over = data
+    if radius_px is not None:
+        over = data[(index_grid(len(data)).astype(np.float64) ** 2).sum(axis=-1) > radius_px**2]
+        if over.size == 0:
+            raise ValueError(f"no voxel of a box of {len(data)} is farther than {radius_px:g} voxels from its centre")
+    mean, sd = float(over.mean(dtype=np.float64)), float(over.std(dtype=np.float64))
+    if sd <= 1e-6 * abs(mean) or sd == 0.0:
+        raise ValueError("its voxels are all alike: there is nothing to scale to")
+    return ((data - mean) / sd).astype(np.float32)
+
+
+def _half(cutting: Cutting, edge: int) -> int:
+    """From the first voxel of a piece to its centre, in voxels of the tomogram, for an edge in those of the result."""
+    return cutting.binning * edge // 2
+
+
+def _overlap(low: NDArray[np.int64], edge: int, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    first = np.clip(low, 0, shape)
+    return first, np.maximum(np.clip(low + edge, 0, shape), first)
+
+
+def _filled(read: Reader, shape: Sequence[int], low: NDArray[np.int64], edge: int) -> NDArray[np.float32]:
+    """A cube whose voxels outside of the tomogram are the mean of those inside."""
+    first, last = _overlap(low, edge, shape)
+    inside = read(first.tolist(), last.tolist())
+    if inside.shape == (edge,) * 3:
+        return np.array(inside, dtype=np.float32)
+    cube = np.full((edge,) * 3, inside.mean(dtype=np.float64), dtype=np.float32)
+    cube[tuple(slice(a, b) for a, b in zip(first - low, last - low, strict=True))] = inside
+    return cube
+
+
+def _resampled(piece: NDArray[np.float32], rest_zyx: NDArray[np.float64], cutting: Cutting) -> NDArray[np.float32]:
+    large, small = len(piece), cutting.padded
+    mean = piece.mean(dtype=np.float64)
+    tapered = piece - np.float32(mean)
+    for axis in range(3):
+        tapered *= _along(_taper(large, cutting.margin * cutting.binning), axis)
+    # Frequencies -small / 2 < k < small / 2 alone: the one at -small / 2 has no partner to be moved with.
+    top = (small - 1) // 2
+    k = np.arange(-top, top + 1)
+    spectrum = scipy.fft.fftn(tapered)[np.ix_(k % large, k % large, k[top:])]
+    centre = small // 2
+    for axis in range(3):
+        used = k[top:] if axis == 2 else k
+        # From the piece's centre voxel, moved by the rest, to the result's.
+        phase = np.exp(2j * np.pi * used * ((large // 2 + rest_zyx[axis]) / large - centre / small))
+        spectrum *= _along(phase.astype(np.complex64), axis)
+    whole = np.zeros((small, small, small // 2 + 1), dtype=np.complex64)
+    whole[np.ix_(k % small, k % small, k[top:])] = spectrum
+    result = scipy.fft.irfftn(whole, s=(small,) * 3) * np.float32((small / large) ** 3) + np.float32(mean)
+    inner = slice(centre - cutting.box // 2, centre - cutting.box // 2 + cutting.box)
+    return np.ascontiguousarray(result[inner, inner, inner], dtype=np.float32)
+
+
+def _taper(edge: int, margin: int) -> NDArray[np.float32]:
+    """1 inside, falling as a raised cosine to 0 over the outer half of the margin on either side."""
+    width = max(margin // 2, 1)
+    rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(width) + 0.5) / width)
+    return np.concatenate([rise, np.ones(edge - 2 * width), rise[::-1]]).astype(np.float32)
+
+
+def _along(values: NDArray, axis: int) -> NDArray:
+    return values.reshape([-1 if i == axis else 1 for i in range(3)])

@@ -1,0 +1,145 @@
+"""Two half maps in one frame: how far apart they are, and what follows it.
+
+The drift D aligns half 1 to half 2, x_half2 = D x_half1. What was found with half 2 as its reference is seen from
+half 1's frame at ``pose @ D``: poses, runners-up, covariances and the poses that a list expects (``Result.after``).
+Six numbers are all that the halves share. Must not know how either was aligned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from gonio.alignment.aligner import Aligner, Inputs, Search, Settings
+from gonio.alignment.result import Result
+from gonio.comparison.score import Score
+from gonio.fourier.fourier_volume import moved
+from gonio.fourier.fsc import fourier_shell_correlation, half_shells
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Subtomogram, Volume
+from gonio.workflows.pose_change import Motion, displacement
+
+__all__ = ["Apart", "drift_of", "half_2_moved", "half_2_seen"]
+
+# Half maps are apart where the particle's edge is by this share of the resolution, which costs no correlation to speak
+# of, and by more than its standard deviation; what seems to be further apart than so many times what is expected was
+# aligned wrongly.
+DRIFT_SHARE, DRIFT_SDS, CREDIBLE_SDS = 0.005, 1.0, 3.0
+ROUNDS = 6  # masks that cut a particle hold back half of its drift each time
+# No shell is believed to correlate better than this: masks and interpolation err by as much.
+SUREST_FSC = 0.99
+# Where nothing is said of listed poses, as for a local search that is told nothing.
+LISTED_DEG, LISTED_VOXELS = 2.0, 2.0
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far the frames of two half maps are expected to be apart: a standard deviation per axis."""
+
+    rotation_sd_deg: float
+    shift_sd_angstrom: float
+
+    @staticmethod
+    def after(motion: Motion, *, with_motion: bool) -> Apart:
+        """Expect the means of the errors of particles, each half of which was aligned to a reference of its own.
+
+        Twice the mean is allowed. The errors are as predicted; ``with_motion`` no smaller than the particles moved, as
+        they do from listed poses, which may be off by more than is known of those that were found.
+        """
+        share = 2.0 * np.sqrt(2.0 / (0.5 * len(motion.sds)) / 3.0)  # of two halves; of one axis
+        turn, shift = motion.rotation_sd_deg, motion.shift_sd_angstrom
+        if with_motion:
+            turn = float(np.hypot(turn, np.sqrt(np.mean(motion.turned_deg**2))))
+            shift = float(np.hypot(shift, np.sqrt(np.mean(motion.shifted_angstrom**2))))
+        return Apart(max(share * turn, 1e-3), max(share * shift, 1e-3))
+
+    @staticmethod
+    def listed(rotation_sd_deg: float | None, shift_sd_angstrom: float | None, *, voxel_size_angstrom: float) -> Apart:
+        """Expect half maps at listed poses to be apart by no more than these poses are off; None where unknown."""
+        return Apart(rotation_sd_deg or LISTED_DEG, shift_sd_angstrom or LISTED_VOXELS * voxel_size_angstrom)
+
+
+def drift_of(
+    halves: tuple[Volume, Volume], expected: Apart, *, mask: Volume, radius: float, limit: float
+) -> Pose | None:
+    """Return the pose D that aligns half 1 to half 2, or None where they are not apart.
+
+    Both are compared under the mask, so that the pose of half 2 in half 1 is the inverse of that of half 1 in half 2:
+    a sphere about one of them alone moves a particle that it cuts by more than what is looked for. Masks that lie still
+    hold maps back; so half 2 is moved by what was found and compared again. Shells count by what they say of the pose,
+    ``_weighted``.
+
+    Parameters
+    ----------
+    halves
+        Averages of the halves.
+    expected
+        How far they may have come apart.
+    mask
+        Of the particle, 0 to 1.
+    radius, limit
+        Of the particle and the resolution, angstrom.
+    """
+    settings = Settings(
+        score=Score.FCS,
+        search=Search.LOCAL,
+        inputs=Inputs.PLAIN,
+        resolution_angstrom=limit,
+        prior_rotation_sd_deg=expected.rotation_sd_deg,
+        prior_shift_sd_angstrom=expected.shift_sd_angstrom,
+    )
+    total, second = Pose.identity(), halves[1]
+    for _ in range(ROUNDS):
+        one, two = _weighted(halves[0], second, mask)
+        found = Aligner(one, settings).align(Subtomogram(two), start=Pose.identity())
+        total = total @ found.pose
+        if displacement(found.pose, Pose.identity(), radius) < DRIFT_SHARE * limit:
+            break
+        back = total.inverse()
+        second = moved(halves[1], back.matrix, back.shift_angstrom)
+    way = float(displacement(total, Pose.identity(), radius))
+    sd, most = (
+        np.sqrt(3.0) * np.hypot(radius * np.radians(known.rotation_sd_deg), known.shift_sd_angstrom)
+        for known in (found, expected)
+    )
+    return total if max(DRIFT_SHARE * limit, DRIFT_SDS * sd) < way < CREDIBLE_SDS * most else None
+
+
+def _weighted(one: Volume, two: Volume, mask: Volume) -> tuple[Volume, Volume]:
+    """Return two maps under the mask whose product sums each shell with the weight at which it tells of their pose.
+
+    Where they correlate by F a sample of the product has the mean F and the variance 1 - F^2, in units of its power:
+    F / (1 - F^2) is the weight of least variance. Without it shells that hardly agree count as much as those that do.
+    """
+    halves = (one, two)
+    inside = [Volume(half.data * mask.data, half.voxel_size_angstrom) for half in halves]
+    fsc = np.clip(fourier_shell_correlation(*inside), 0.0, SUREST_FSC)
+    shell, times = half_shells(one.box)
+    count = np.bincount(shell, weights=times)
+    gain = np.zeros(len(count))  # nothing in the corners of the box
+    gain[1 : len(fsc)] = np.sqrt(fsc / (1.0 - fsc**2))[1:]
+    spectra = [scipy.fft.rfftn(half.data.astype(np.float64)) for half in inside]  # (n, n, n // 2 + 1)
+    power = np.bincount(shell, weights=times * np.abs(spectra[0] * spectra[1]).ravel()) / count
+    gain /= np.sqrt(np.maximum(power, 1e-12 * power.max()))
+    weighted = []
+    for half in halves:
+        spectrum = scipy.fft.rfftn(half.data.astype(np.float64))
+        data = scipy.fft.irfftn(spectrum * gain[shell].reshape(spectrum.shape), s=half.data.shape)
+        weighted.append(Volume(data * mask.data, half.voxel_size_angstrom))
+    return weighted[0], weighted[1]
+
+
+def half_2_moved(half_sets: NDArray[np.int8] | None, poses: Pose, drift: Pose) -> Pose:
+    """Return the poses (m,) in the frame of half 1, ``pose @ drift`` for those of half 2."""
+    second = np.asarray(half_sets) == 2
+    return poses @ Pose.stack([drift if moved else Pose.identity() for moved in second])
+
+
+def half_2_seen(half_sets: NDArray[np.int8] | None, results: Sequence[Result], drift: Pose) -> list[Result]:
+    """Return the m results in the frame of half 1."""
+    second = np.asarray(half_sets) == 2
+    return [result.after(drift) if moved else result for result, moved in zip(results, second, strict=True)]

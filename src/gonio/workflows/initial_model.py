@@ -1,0 +1,256 @@
+"""A start map from the particles alone: no template, and so no hand but theirs.
+
+Flow: some particles -> all pairs aligned -> one frame for all (synchronisation) -> average, each particle aligned to
+that of the other part -> map, centred where particles were picked.
+
+Two subtomograms lie on each other in their own hand only, so the map has the particles' hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from gonio.alignment.aligner import Aligner, Search, Settings
+from gonio.alignment.particle_list import ParticleError, align_table
+from gonio.averaging.average import average_table
+from gonio.averaging.resolution import FSC_KNOWN
+from gonio.averaging.single import by_itself
+from gonio.fourier.fourier_volume import moved
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Subtomogram, Volume, masked_volume
+from gonio.preparation.extent import sphere_diameter_angstrom
+from gonio.run.engine import Local, Mapper
+from gonio.search.requests import Asking, answered, side_by_side
+from gonio.workflows.pose_change import displacement
+from gonio.workflows.synchronisation import Pairs, synchronised
+
+__all__ = ["SUBSET", "DeNovo", "DeNovoHalves", "denovo", "denovo_halves"]
+
+# Particles of which all pairs are aligned: 780 pairs.
+SUBSET = 40
+# Triangles of pairs close to within this share of the resolution, where all three pairs are right.
+TOLERANCE_SHARE = 0.5
+# Turns of aligning and averaging after the pairs; fewer when poses come to rest.
+TURNS = 6
+REST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class DeNovo:
+    """A map that was made from particles alone.
+
+    Attributes
+    ----------
+    volume
+        The average of the subset.
+    table
+        The subset with its poses.
+    agreement
+        Which share of its pairs agreed with each particle of the subset, (m,).
+    turns
+        How often the subset was aligned to its own average.
+    """
+
+    volume: Volume
+    table: ParticleTable
+    agreement: NDArray[np.float64]
+    turns: int
+
+
+def denovo(
+    table: ParticleTable,
+    settings: Settings | None = None,
+    *,
+    count: int = SUBSET,
+    rng: np.random.Generator,
+    mapper: Mapper | None = None,
+    stage: str = "de novo",
+) -> DeNovo:
+    """Make a map from some particles of a list; poses of the list are not looked at.
+
+    Parameters
+    ----------
+    table
+        Particles to choose from.
+    settings
+        Of every alignment; the search is global, and the resolution four voxels unless given.
+    count
+        How many are chosen, at random; all where there are fewer.
+    rng
+        Chooses them.
+    mapper
+        Who does the work.
+    stage
+        How the names of its stages begin.
+
+    Raises
+    ------
+    ValueError
+        Fewer than six particles, a symmetry (where its axes lie cannot be known), a search that is not global.
+    """
+    settings, mapper = Settings() if settings is None else settings, mapper or Local()
+    if settings.symmetry.upper() != "C1":
+        raise ValueError(
+            "a map made from the particles alone has its axes anywhere: refine with C1, turn the map so that its axes"
+            f" lie as {settings.symmetry}'s should, and give it as the reference"
+        )
+    if settings.search is not Search.COARSE_TO_FINE:
+        raise ValueError(f"pairs have no pose to start from: leave out {settings.search}")
+    if min(len(table), count) < 6:
+        raise ValueError(f"at least 6 particles are needed to make a map from, got {min(len(table), count)}")
+    subset = table[np.sort(rng.permutation(len(table))[:count])]
+    alone = _Alone(subset)
+    pairs = _pairs(alone, settings, mapper, stage)
+    shown = alone.load(0)
+    size = shown.voxel_size_angstrom
+    resolution = settings.lengths(box=shown.box, voxel_size_angstrom=size).resolution_angstrom
+    radius = 0.5 * (settings.particle_diameter_angstrom or sphere_diameter_angstrom(shown.volume))
+    frame = synchronised(pairs, radius_angstrom=radius, tolerance_angstrom=TOLERANCE_SHARE * resolution)
+    parts = _parts(frame.agreement)
+    return _turns(subset.with_poses(frame.poses), parts, frame.agreement, settings, radius, resolution, mapper, stage)
+
+
+@dataclass(frozen=True)
+class DeNovoHalves:
+    """A map from each half of a list, the second moved onto the first.
+
+    Attributes
+    ----------
+    volumes
+        In the frame of the first.
+    made
+        How each came to be, in its own frame.
+    fsc
+        Of the two within their sphere, (n // 2 + 1,): nothing is in both but the particles' shape.
+    """
+
+    volumes: tuple[Volume, Volume]
+    made: tuple[DeNovo, DeNovo]
+    fsc: NDArray[np.float64]
+
+    @property
+    def resolution_angstrom(self) -> float:
+        """To which they agree, FSC 0.5."""
+        return resolution_at(self.fsc, FSC_KNOWN, box_angstrom=self.volumes[0].box_angstrom)
+
+
+def denovo_halves(
+    table: ParticleTable,
+    settings: Settings | None = None,
+    *,
+    count: int = SUBSET,
+    seed: int = 0,
+    mapper: Mapper | None = None,
+) -> DeNovoHalves:
+    """Make a map from ``count`` particles of each half set, as ``denovo``, and lay the second on the first.
+
+    They share no particle: six numbers, the pose of one on the other, are all that passes between the halves. As no
+    rotation makes an object its mirror image, either hand would show as maps that disagree.
+    """
+    settings = Settings() if settings is None else settings
+    half_sets, made = np.asarray(table.half_sets), []
+    for half in (1, 2):
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(half,)))
+        stage = f"de novo, half {half}"
+        own = table[np.flatnonzero(half_sets == half)]
+        made.append(denovo(own, settings, count=count, rng=rng, mapper=mapper, stage=stage))
+    first, second = (one.volume for one in made)
+    pose = Aligner(first, settings).align(Subtomogram(second)).pose.inverse()
+    second = moved(second, pose.matrix, pose.shift_angstrom)
+    diameter = settings.particle_diameter_angstrom or sphere_diameter_angstrom(first)
+    fsc = fourier_shell_correlation(*(masked_volume(v, diameter) for v in (first, second)))
+    return DeNovoHalves((first, second), (made[0], made[1]), fsc)
+
+
+def _turns(
+    subset: ParticleTable,
+    parts: NDArray[np.int8],
+    agreement: NDArray[np.float64],
+    settings: Settings,
+    radius: float,
+    resolution: float,
+    mapper: Mapper,
+    stage: str,
+) -> DeNovo:
+    """Each part aligned to the average of the other: no particle is in what it is aligned to."""
+    subset = subset.with_poses(_centred(subset.poses))
+    made, turn = average_table(subset, mapper=mapper, half_sets=parts, stage=f"{stage}, averaging"), 0
+    for turn in range(1, TURNS + 1):
+        assert made.halves is not None
+        found: dict[int, Pose] = {}
+        for part, reference in ((1, made.halves[1]), (2, made.halves[0])):
+            rows = np.flatnonzero(parts == part)
+            name = f"{stage}, turn {turn}, part {part}"
+            results = align_table(subset[rows], Aligner(reference, settings), mapper=mapper, stage=name)
+            found.update(zip(rows.tolist(), (result.pose for result in results), strict=True))
+        before = subset.poses
+        subset = subset.with_poses(_centred(Pose.stack([found[row] for row in range(len(subset))])))
+        made = average_table(subset, mapper=mapper, half_sets=parts, stage=f"{stage}, turn {turn}, averaging")
+        if np.median(displacement(subset.poses, before, radius)) < REST_SHARE * resolution:
+            break
+    return DeNovo(made.volume, subset, agreement, turn)
+
+
+def _parts(agreement: NDArray[np.float64]) -> NDArray[np.int8]:
+    """Two parts of particles that are equally well known."""
+    rank = np.empty(len(agreement), dtype=np.int64)
+    rank[np.argsort(-agreement, kind="stable")] = np.arange(len(agreement))
+    return np.where(np.isin(rank % 4, (0, 3)), 1, 2).astype(np.int8)
+
+
+def _centred(poses: Pose) -> Pose:
+    """The same poses of a frame whose origin is where particles were picked, the mean of all box centres in it."""
+    centre = poses.inverse().shift_angstrom.mean(axis=0)
+    return poses @ Pose(Rotation.identity(len(poses)), np.tile(centre, (len(poses), 1)))
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """Particles as subtomograms, of which each may be a reference; tilt stacks are reconstructed."""
+
+    table: ParticleTable
+
+    def load(self, row: int) -> Subtomogram:
+        return by_itself(self.table.load(row))
+
+
+def _pairs(alone: _Alone, settings: Settings, mapper: Mapper, stage: str) -> Pairs:
+    count = len(alone.table)
+    rows = mapper(f"{stage}, pairs", _AlignToLater(alone, settings), count - 1)
+    return Pairs(count, {(i, i + 1 + k): poses for i, row in enumerate(rows) for k, poses in enumerate(row)})
+
+
+@dataclass(frozen=True)
+class _AlignToLater:
+    """One particle laid on each of those after it."""
+
+    alone: _Alone
+    settings: Settings
+
+    def __call__(self, reference: int) -> list[Pose]:
+        return answered(self.ask(reference))
+
+    def ask(self, reference: int) -> Asking[list[Pose]]:
+        """The same, asked for: all of them at the same time."""
+        aligner = Aligner(self.alone.load(reference), self.settings)
+        later = range(reference + 1, len(self.alone.table))
+        return side_by_side(self._ask(aligner, reference, target) for target in later)
+
+    @property
+    def searches(self) -> int:
+        """Those of one reference, at most."""
+        return len(self.alone.table)
+
+    def _ask(self, aligner: Aligner, reference: int, target: int) -> Asking[Pose]:
+        names = self.alone.table.names
+        try:
+            result = yield from aligner.ask(self.alone.load(target))
+        except ValueError as error:
+            raise ParticleError(f"particle {names[target]!r} on {names[reference]!r}: {error}") from error
+        return Pose.stack([result.pose, *(optimum.pose for optimum in result.runners_up)])
