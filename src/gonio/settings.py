@@ -130,7 +130,7 @@ class Settings:
     pool
         ``Pool`` or its name; for the search from coarse to fine and that about an axis.
     symmetry
-        Point group of the reference about its box centre, such as ``"C4"`` (``gonio.particle.symmetry``): seeds are reduced by
+        Point group of the reference about its box centre, such as ``"C4"`` (``gonio.Symmetry``): seeds are reduced by
         it, and equivalent poses are one.
     seed_interval_deg
         Interval of the starting angles of the paper's searches; 60 gives 108 seeds (6 about an axis), 45 gives 256 (8).

@@ -48,8 +48,8 @@ class FourierVolume:
     scale
         Grid points for each unit of frequency.
     regions, weights, weight_scale
-        The wedge (``gonio.particle.wedge``) in units of frequency: rows (w, 7), or a volume of weights and its points per
-        unit of frequency; a volume of shape (0, 0, 0) when there is none.
+        The wedge (``gonio.particle.wedge``) in units of frequency: rows (w, 7), or a volume of weights and its points
+        per unit of frequency; a volume of shape (0, 0, 0) when there is none.
     box, voxel_size_angstrom, limit
         As in ``Spectrum``.
     """

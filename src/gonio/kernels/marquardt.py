@@ -1,4 +1,7 @@
-"""One Levenberg-Marquardt iteration of one problem: the step, and what its outcome means (formulas in ``gonio.search.levenberg_marquardt``)."""
+"""One Levenberg-Marquardt iteration of one problem: the step, and what its outcome means.
+
+Formulas are those of ``gonio.search.levenberg_marquardt``.
+"""
 
 from __future__ import annotations
 

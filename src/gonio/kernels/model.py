@@ -1,7 +1,7 @@
 """Dissimilarities and priors at one pose: from sums and numbers to a value, a second derivative and a descent.
 
-The formulas are those of ``gonio.comparison.score`` (RCS, FCS, likelihood ratio) and ``gonio.search.objective`` (priors, posterior),
-written for one pose so that a refinement never leaves compiled code. Everywhere
+The formulas are those of ``gonio.comparison.score`` (RCS, FCS, likelihood ratio) and ``gonio.search.objective``
+(priors, posterior), written for one pose so that a refinement never leaves compiled code. Everywhere
 
     d(x + dx) ~ d - 2 b.dx + dx^T H dx
 

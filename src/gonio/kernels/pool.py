@@ -1,7 +1,7 @@
 """Pools of candidates in compiled code: which are the same, which go on, which to refine next, when to stop.
 
-The rules of the paper's pool are those of ``gonio.search.stochastic``; ``explore`` follows them for poses without leaving
-compiled code. Those of the default search are in ``gonio.search.coarse_to_fine``.
+The rules of the paper's pool are those of ``gonio.search.stochastic``; ``explore`` follows them for poses without
+leaving compiled code. Those of the default search are in ``gonio.search.coarse_to_fine``.
 """
 
 from __future__ import annotations

@@ -275,7 +275,7 @@ def refine(
     status,
     iterations,
 ):
-    """Take up to ``n_steps`` steps from each of ``rows`` of a state (``gonio.search.levenberg_marquardt.State``), changed in place."""
+    """Take up to ``n_steps`` steps from each of ``rows`` of a Levenberg-Marquardt ``State``, changed in place."""
     k = landscape.directions.shape[1]
     memory, matrix = _memory(samples), np.empty((k, k))
     step, tangent, trial = np.empty(k), np.empty(6), np.empty(12)

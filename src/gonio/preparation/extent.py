@@ -1,4 +1,4 @@
-"""Where in its box a particle lies: soft spheres, the diameter that a volume shows, and samples per independent sample."""
+"""Where in its box a particle lies: soft spheres, the diameter that a volume shows, samples per independent one."""
 
 from __future__ import annotations
 

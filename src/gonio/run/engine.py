@@ -3,7 +3,7 @@
 A *stage* is one function and a number of items; an item is known by its number, so that whoever does it needs no more
 than the function, and what was done can be found again. Results do not depend on the engine.
 
-    Local, Dask (gonio.run.cluster), cards (gonio.search.gpu.multi_gpu)  ->  Journaled: keeps results, tells progress  ->  in order
+    Local, Dask (cluster), GPUs (search.gpu.multi_gpu)  ->  Journaled: keeps results, tells progress  ->  in order
 """
 
 from __future__ import annotations

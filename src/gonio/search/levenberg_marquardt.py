@@ -73,7 +73,7 @@ class Problem:
     """What is minimised: a model at points (p, m), a retraction along steps (p, k), and the length of a step (p,).
 
     ``advance`` takes up to so many steps of some rows of a state, as ``step`` would one by one; ``explore`` refines
-    drawn candidates (``gonio.search.stochastic``); None where there is no faster way than the general one. ``noise`` is what
+    drawn candidates (``stochastic``); None where there is no faster way than the general one. ``noise`` is what
     values at points are known to, (p,); None where they are exact.
     """
 

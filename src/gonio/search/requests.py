@@ -2,7 +2,7 @@
 
 A search is a generator. It yields what it wants evaluated and receives the result, so that it does not say where: on
 the CPU at once (``answered``), or on a graphics card together with what a thousand other searches have asked for
-(``gonio.search.gpu.device``). What is asked for may be as much as the optima of a pair (``stages.PairSearch``). There is one
+(``gpu.device``). What is asked for may be as much as the optima of a pair (``cpu.PairSearch``). There is one
 description of every search, whoever answers it. Must not know any search.
 """
 

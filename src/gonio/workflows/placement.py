@@ -1,6 +1,6 @@
 """What looks wrong with where particles are, and with how they are divided into half sets.
 
-As in ``gonio.workflows.inspection`` every warning is one function, and none of them proves anything. The sums that are done:
+As in ``inspection`` every warning is one function, and none of them proves anything. The sums that are done:
 positions against the size of their tomogram, neighbours against the size of a particle, groups of overlapping boxes
 against the number of particles.
 """

@@ -38,7 +38,7 @@ class Listed:
 class Assignment(StrEnum):
     """Where a particle enters the averages.
 
-    HARD at the pose found. SOFT at poses drawn from its posterior (``gonio.alignment.posterior``): at low SNR the average of
+    HARD at the pose found. SOFT at poses drawn from its posterior (``alignment.posterior``): at low SNR the average of
     poses that fit best repeats the noise of what they were aligned to. AUTO as SOFT; where the posterior is narrower
     than what is compared resolves the pose found is all there is.
     """

@@ -1,7 +1,7 @@
 """Engines whose items are done by graphics cards: one in this process, or several with a process each.
 
-A stage of searches has a function with a method ``ask(item)``, the search of an item (``gonio.search.requests``): of these
-a card takes as many at a time as fill it, and results come in the order of the items, each when it and those before it
+A stage of searches has a function with a method ``ask(item)``, the search of an item (``gonio.search.requests``): of
+these a card takes as many at a time as fill it, and results come in the order of the items, each when it and those before it
 are done. Other stages are done on the CPU here. Must not know any search.
 
     on one card      items -> searches, prepared in threads -> device.results
