@@ -1,10 +1,7 @@
 """What is expected of two particles shell by shell, and how a sample counts by it: for one pair, and for one sample.
 
-The formulas are those of ``gonio.comparison.expected_fsc`` (FSC, null, eq. 28), ``gonio.comparison.score`` (eq. 30) and
-``gonio.search.uncertainty`` (eq. 31), written for processors and graphics cards: what a card calls has no memory of its own.
-
-An expectation is a table (s, 4) of shells 0, 1, ..., one over the box wide: rho, the powers of f and g, and the null.
-Sums of shells (s, 4) are |f|^2, |g|^2, f.g and |Omega|.
+The formulas are those of ``gonio.comparison.expected_fsc`` (FSC, null, eq. 28), ``gonio.comparison.score`` (eq. 30)
+and ``gonio.search.uncertainty`` (eq. 31), written for CPUs and GPUs: what a GPU calls has no memory of its own.
 """
 
 from __future__ import annotations

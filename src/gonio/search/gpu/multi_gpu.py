@@ -1,8 +1,8 @@
 """Engines whose items are done by graphics cards: one in this process, or several with a process each.
 
 A stage of searches has a function with a method ``ask(item)``, the search of an item (``gonio.search.requests``): of
-these a card takes as many at a time as fill it, and results come in the order of the items, each when it and those before it
-are done. Other stages are done on the CPU here. Must not know any search.
+these a card takes as many at a time as fill it, and results come in the order of the items, each when it and those
+before it are done. Other stages are done on the CPU here. Must not know any search.
 
     on one card      items -> searches, prepared in threads -> device.results
     on several       items -> tiles, dealt as they are done -> a worker for each card -> the same there -> in order
