@@ -2,6 +2,9 @@
 
 The formulas are those of ``gonio.comparison.expected_fsc`` (FSC, null, eq. 28), ``gonio.comparison.score`` (eq. 30)
 and ``gonio.search.uncertainty`` (eq. 31), written for CPUs and GPUs: what a GPU calls has no memory of its own.
+
+An expectation is a table (s, 4) of shells 0, 1, ..., one over the box wide: rho, the powers of f and g, and the null.
+Sums of shells (s, 4) are |f|^2, |g|^2, f.g and |Omega|.
 """
 
 from __future__ import annotations
