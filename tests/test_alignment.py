@@ -10,11 +10,25 @@ degree. The other searches restore both particles first, as if imaged, and must 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
 
+from examples import (
+    BOX,
+    IMAGED,
+    NEARBY,
+    NORMAL,
+    POSES,
+    SHARP,
+    SIXTY,
+    VOXEL,
+    assert_found,
+    noisy,
+    premultiplied,
+    random,
+    sharp,
+)
 from gonio.alignment.aligner import Aligner, Result, Search, Settings, align
 from gonio.comparison.score import Score
 from gonio.particle.pose import Pose
@@ -22,50 +36,17 @@ from gonio.particle.volume import Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
 from gonio.search.levenberg_marquardt import Status
 from gonio.settings import Schedule
-from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
-from test_fourier import premultiplied
-
-VOXEL = 10.0
-BOX = 32
-SHARP = Phantom.named("sharp", box=BOX, voxel_size_angstrom=VOXEL)
-POSES = Pose.random(6, rng=np.random.default_rng(5), max_shift_angstrom=30.0)
-NORMAL = np.array([0.3, -0.5, 0.8])
-SIXTY = SingleAxisWedge(-60, 60)
+from gonio.simulate import PAPER_CTF, Imaging, simulate_subtomogram, simulate_tilt_stack
 
 scores = pytest.mark.parametrize("score", ["rcs", "fcs"])
-
-
-def sharp(pose: Pose, *, wedge=SIXTY, box: int = BOX, normal_xyz=None) -> Subtomogram:
-    """The density at a pose, with what a wedge allows to be seen."""
-    data = SHARP.density(pose, box=box, voxel_size_angstrom=VOXEL)
-    return Subtomogram(Volume(data, VOXEL), wedge, normal_xyz)
 
 
 REFERENCE = sharp(Pose.identity())
 
 
-@cache
-def noisy(index: int) -> Subtomogram:
-    """A particle as the paper simulates it, SNR 0.5."""
-    imaging = Imaging(tilt_step_deg=3.0, snr=0.5, ctf=None)
-    return simulate_subtomogram(SHARP, POSES[index], imaging=imaging, rng=np.random.default_rng(index))
-
-
 def paper(**wanted) -> Settings:
     """The paper's search, which compares particles as they are."""
     return Settings(search="stochastic", **wanted)
-
-
-def random(seed: int = 0) -> np.random.Generator:
-    """A generator of its own for each alignment."""
-    return np.random.default_rng(seed)
-
-
-def assert_found(result: Result, pose: Pose, *, degrees: float = 0.1, voxels: float = 0.01) -> None:
-    """The pose is the true one."""
-    assert result.status.ok
-    assert result.pose.rotation_distance_deg(pose) < degrees
-    assert result.pose.shift_distance_angstrom(pose) < voxels * VOXEL
 
 
 @scores
@@ -76,11 +57,6 @@ def test_a_pair_with_wedges_is_laid_on_itself(score, index):
     assert result.dissimilarity < 1e-4 * (1 if score == "rcs" else 1e4)
     assert 0.4 < result.overlap < 1.0
     assert 0 < result.n_iterations <= 1000
-
-
-# Pairs that were imaged within +-60 degrees: restored they come back to this (measured on six, 0.32 and 0.027). Where
-# nothing was smeared the particles themselves are the surer answer, and the default search is as exact as the paper's.
-IMAGED = {"degrees": 0.5, "voxels": 0.05}
 
 
 @pytest.mark.parametrize("score", list(Score))
@@ -179,9 +155,6 @@ def test_a_wrong_axis_is_kept_all_the_same(search):
     reference = replace(REFERENCE, normal_xyz=NORMAL)
     result = align(target, reference, settings=Settings(search=search), rng=random())
     np.testing.assert_allclose(result.pose.matrix @ reference.normal_xyz, target.normal_xyz, atol=1e-10)
-
-
-NEARBY = np.array([0.1, -0.12, 0.08, 8.0, -6.0, 9.0])  # 10 degrees, 13 angstrom
 
 
 @scores

@@ -7,17 +7,16 @@ from functools import cache
 import numpy as np
 import pytest
 
+from examples import premultiplied, table_of
 from gonio.averaging.average import Average, average, average_classes, average_table
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
-from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Subtomogram, TiltStack, Volume, correlation, soft_sphere
 from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from gonio.run.engine import Local
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
-from test_fourier import premultiplied
 
 VOXEL = 10.0
 BOX = 32
@@ -161,26 +160,6 @@ def test_what_cannot_be_averaged_is_refused():
             average([volume, volume], POSES[:2], half_sets=np.array(half_sets))
 
 
-class Listed:
-    """A source of particles that are already there."""
-
-    files = ()
-
-    def __init__(self, held):
-        self.held = held
-
-    def load(self, index):
-        return self.held[index]
-
-    def image(self, index):
-        return None
-
-
-def listed(held, poses) -> ParticleTable:
-    names = tuple(f"p{i}" for i in range(len(held)))
-    return ParticleTable(poses, names, ("t",) * len(held), source=Listed(held))
-
-
 def beads(box: int) -> Phantom:
     """Twelve beads of one voxel's standard deviation: detail in every shell, where `sharp` has none beyond shell 10."""
     rng = np.random.default_rng(5)
@@ -218,7 +197,7 @@ def test_any_engine_makes_the_same_bits(kind):
     held, half_sets = particles(kind), (np.arange(40) % 3).astype(np.int8)
     here = average(held, POSES, half_sets=half_sets, symmetry="C2")
     for workers in (1, 2):
-        made = average_table(listed(held, POSES), mapper=Local(workers), half_sets=half_sets, symmetry="C2")
+        made = average_table(table_of(held, POSES), mapper=Local(workers), half_sets=half_sets, symmetry="C2")
         assert made.volume.data.tobytes() == here.volume.data.tobytes()
         assert made.halves[1].data.tobytes() == here.halves[1].data.tobytes()
         assert (made.count, made.coverage.tobytes()) == (here.count, here.coverage.tobytes())
@@ -227,7 +206,7 @@ def test_any_engine_makes_the_same_bits(kind):
 def test_classes_are_averaged_in_one_pass():
     held, classes = particles("subtomograms"), np.arange(40) % 3 - 1
     half_sets = (1 + np.arange(40) // 20).astype(np.int8)
-    made = average_classes(listed(held, POSES), classes, half_sets=half_sets)
+    made = average_classes(table_of(held, POSES), classes, half_sets=half_sets)
     assert sorted(made) == [0, 1]
     rows = np.flatnonzero(classes == 1)
     alone = average([held[row] for row in rows], POSES[rows], half_sets=half_sets[rows])

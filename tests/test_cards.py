@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 import gonio
+from examples import noisy
 from gonio.alignment.particle_list import ParticleError, align_rows, align_table
 from gonio.cli.app import run
 from gonio.run.engine import Journaled, Local
@@ -35,9 +36,8 @@ from gonio.search.requests import Together, answered, begun, side_by_side
 from gonio.workflows.classification import classes_of_references
 from gonio.workflows.initial_model import _AlignToLater, _Alone
 from listed import aligner, bits, listed
-from test_alignment import noisy
-from test_classification import listed as ten_of_two_kinds
-from test_classification import true_map
+from two_kinds import listed as ten_of_two_kinds
+from two_kinds import true_map
 
 COUNT = 5
 LOCAL = gonio.Settings(search="local", inputs="plain")

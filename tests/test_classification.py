@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +11,8 @@ import pytest
 from gonio.alignment.aligner import Settings
 from gonio.alignment.particle_list import ParticleError
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Subtomogram, Volume, correlation
 from gonio.run.engine import Local
-from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 from gonio.workflows.classification import (
     classes_of_clusters,
     classes_of_references,
@@ -24,52 +20,9 @@ from gonio.workflows.classification import (
     random_references,
 )
 from gonio.workflows.clustering import AllPairs, adjusted_rand_index, cluster
+from two_kinds import BOX, EACH, KINDS, SIZE, TRUE, Made, listed, particle, true_map
 
-KINDS, EACH, BOX, SIZE = ("sharp", "pseudo_symmetric"), 5, 16, 20.0
-TRUE = np.repeat([1, 2], EACH)
 WRONG_DEG = 15.0  # further off is another optimum
-IMAGING = Imaging(box=BOX, voxel_size_angstrom=SIZE, snr=1.0, tilt_step_deg=3.0, ctf=None)
-
-
-def density(kind: str) -> Phantom:
-    return Phantom.named(kind, box=BOX, voxel_size_angstrom=SIZE)
-
-
-@cache
-def particle(index: int) -> tuple[Subtomogram, Pose]:
-    """Particle ``index`` of ten, and where it is."""
-    rng = np.random.default_rng([7, index])
-    pose = Pose.random(1, rng=rng, max_shift_angstrom=SIZE)[0]
-    return simulate_subtomogram(density(KINDS[index // EACH]), pose, imaging=IMAGING, rng=rng), pose
-
-
-@dataclass(frozen=True)
-class Made:
-    """A source of simulated particles; those of ``broken`` have another voxel size."""
-
-    broken: tuple[int, ...] = ()
-    files: tuple[Path, ...] = ()
-
-    def load(self, index: int) -> Subtomogram:
-        one = particle(index)[0]
-        if index in self.broken:
-            return replace(one, volume=Volume(one.volume.data, 2 * SIZE))
-        return one
-
-    def image(self, index: int) -> None:
-        return None
-
-
-def listed(*, half_sets: np.ndarray | None = None, known: bool = False, broken: tuple[int, ...] = ()) -> ParticleTable:
-    """The list of all ten: without poses, or with the true ones."""
-    count = len(TRUE)
-    poses = Pose.stack([particle(i)[1] for i in range(count)]) if known else Pose.identity(count)
-    names = tuple(f"p{i}" for i in range(count))
-    return ParticleTable(poses, names, ("",) * count, half_sets=half_sets, source=Made(broken))
-
-
-def true_map(kind: str) -> Volume:
-    return Volume(density(kind).density(Pose.identity(), box=BOX, voxel_size_angstrom=SIZE), SIZE)
 
 
 def recoded(stage, function, count, *, keep=True):

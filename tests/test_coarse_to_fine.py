@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from examples import IMAGED, POSES, SHARP, VOXEL, assert_found, noisy, sharp
 from gonio.alignment.aligner import Aligner, align
 from gonio.comparison.expected_fsc import Expectation
 from gonio.comparison.pair import Pair
@@ -23,7 +24,6 @@ from gonio.particle.volume import Subtomogram, Volume
 from gonio.search.coarse_to_fine import BETWEEN, COARSE, COARSE_DETAILS, DISTINCT, FULL, LEVEL, REACH, SEEDS, Cut, Plan
 from gonio.search.objective import pack, signature
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
-from test_alignment import IMAGED, POSES, SHARP, VOXEL, assert_found, noisy, sharp
 
 limits = st.floats(3.0, 60.0)
 diameters = st.floats(0.2, 1.0)

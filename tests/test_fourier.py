@@ -9,6 +9,7 @@ import pytest
 import scipy.fft
 from scipy.spatial.transform import Rotation
 
+from examples import premultiplied
 from gonio.fourier.fourier_volume import FourierVolume, moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.fourier.grid import LEAST_REACH, MARGIN, Places, low_spectrum
@@ -18,7 +19,7 @@ from gonio.kernels import cpu
 from gonio.kernels.dft import plane_waves, through, waves
 from gonio.kernels.window import window_transform
 from gonio.particle.pose import Pose
-from gonio.particle.volume import Subtomogram, TiltStack, Volume
+from gonio.particle.volume import Subtomogram, Volume
 from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_tilt_stack
 from oracle import Blobs, dft_direct
@@ -330,15 +331,3 @@ def test_premultiplied_images_give_the_same_samples(ctf, rng):
     # Images are rounded to float32 after the multiplication, and that is divided by 0.02 at most.
     size = np.abs(one.value).max()
     np.testing.assert_allclose(two.value, one.value[keep], atol=1e-6 / 0.02 * size)
-
-
-def premultiplied(stack: TiltStack) -> TiltStack:
-    """The same images multiplied by their CTF once more, as RELION and WarpTools do; without a lens, as they are."""
-    if stack.ctf is None:
-        return TiltStack(stack.images, stack.projections_xyz, stack.voxel_size_angstrom, ctf_premultiplied=True)
-    axis = np.fft.fftfreq(stack.box, stack.voxel_size_angstrom)
-    frequency = np.stack(np.meshgrid(axis, axis, indexing="xy"), axis=-1)  # (y, x, 2) in xy
-    transfer = stack.ctf.transfer(frequency.reshape(-1, 2)).reshape(-1, stack.box, stack.box)
-    centred = np.fft.ifftshift(stack.images.astype(float), (-2, -1))
-    images = np.fft.fftshift(np.fft.ifft2(np.fft.fft2(centred) * transfer).real, (-2, -1))
-    return TiltStack(images, stack.projections_xyz, stack.voxel_size_angstrom, ctf=stack.ctf, ctf_premultiplied=True)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from examples import BOX, NORMAL, POSES, SHARP, VOXEL, assert_found, noisy, sharp
 from gonio.alignment.aligner import Aligner, Result, Settings, align
 from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume
@@ -20,7 +21,6 @@ from gonio.particle.volume import Subtomogram, Volume
 from gonio.search.objective import AxisPrior, StartPrior, pack, poses_of, prior_model
 from gonio.search.search_space import about_normals, everywhere, near
 from gonio.simulate import Phantom
-from test_alignment import BOX, NORMAL, POSES, SHARP, VOXEL, assert_found, noisy, sharp
 
 UNIT = NORMAL / np.linalg.norm(NORMAL)
 MAP = sharp(Pose.identity()).volume

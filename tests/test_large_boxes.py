@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from examples import NEARBY, NORMAL, POSES, SHARP, VOXEL, assert_found, random, sharp
 from gonio.alignment.aligner import Aligner, Settings
 from gonio.comparison.expected_fsc import Expectation
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume, soft_sphere
 from gonio.preparation.prepare import Preparation
 from gonio.simulate import Imaging, simulate_subtomogram
-from test_alignment import NEARBY, NORMAL, POSES, SHARP, VOXEL, assert_found, random, sharp
 
 LARGE, SMALL = 64, 32
 IMAGING = Imaging(box=LARGE, tilt_step_deg=3.0, snr=0.3, ctf=None)

@@ -7,13 +7,13 @@ from functools import cache
 import numpy as np
 import pytest
 
+from examples import BOX, VOXEL, sharp
 from gonio.fourier.spectrum import index_grid
 from gonio.fourier.transform import centred_fft, centred_ifft, low_passed
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume
 from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from gonio.preparation.noise_weighting import MIN_NOISE, Measured, Reliability
-from test_alignment import BOX, VOXEL, sharp
 
 LIMIT, SPHERE = 8.0, 230.0
 MAP = sharp(Pose.identity()).volume

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from examples import BOX, SHARP, VOXEL, random, sharp
 from gonio.alignment.aligner import Aligner, Settings
 from gonio.averaging.average import average
 from gonio.averaging.resolution import half_map_fsc
@@ -14,7 +15,6 @@ from gonio.particle.pose import Pose
 from gonio.particle.volume import Volume, soft_sphere
 from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power
 from gonio.simulate import Imaging, simulate_subtomogram
-from test_alignment import BOX, SHARP, VOXEL, random, sharp
 
 MAP = sharp(Pose.identity()).volume
 SHELL = np.rint(np.linalg.norm(index_grid(BOX), axis=-1)).astype(int)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from examples import POSES, assert_found, noisy
 from gonio.alignment.aligner import Aligner, Settings
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, TiltStack
 from gonio.workflows.all_pairs import align_all_pairs
-from test_alignment import POSES, assert_found, noisy
 
 COUNT = 4
 

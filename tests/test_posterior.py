@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from examples import BOX, POSES, SHARP, VOXEL, random, sharp, table_of
 from gonio.alignment.aligner import Aligner, Settings
 from gonio.alignment.posterior import PROPOSED, Draws, Worth, drawn
 from gonio.averaging.average import average, average_table
@@ -17,8 +18,6 @@ from gonio.particle.volume import Subtomogram
 from gonio.preparation.prepare import Preparation
 from gonio.simulate import Imaging, simulate_subtomogram
 from gonio.workflows.refinement import folds_of
-from test_alignment import BOX, POSES, SHARP, VOXEL, random, sharp
-from test_averaging import listed
 
 MAP = sharp(Pose.identity()).volume
 COVARIANCE = np.diag([1e-3, 2e-3, 5e-4, 4.0, 1.0, 9.0])
@@ -143,7 +142,7 @@ def test_an_average_over_poses_is_the_mean_of_averages():
     """A particle at two poses, each for a half of it, is two particles of half the weight."""
     particle, other = under_noise(0.5, 0), under_noise(0.5, 1)
     both = PoseSample(Pose.stack([POSES[0], POSES[1]]), np.array([0.5, 0.5]))
-    table = listed([particle, other], Pose.stack([POSES[0], POSES[0]]))
+    table = table_of([particle, other], Pose.stack([POSES[0], POSES[0]]))
     soft = average_table(table, poses=[both, POSES[0]])
     hard = average([particle, particle, other, other], Pose.stack([POSES[0], POSES[1], POSES[0], POSES[0]]))
     np.testing.assert_allclose(soft.volume.data, hard.volume.data, atol=2e-4 * np.abs(hard.volume.data).max())
@@ -153,7 +152,7 @@ def test_an_average_over_poses_is_the_mean_of_averages():
 def test_maps_without_a_fold_are_the_averages_of_the_others():
     particles = [under_noise(0.5, i) for i in range(10)]
     poses = Pose.stack([POSES[0]] * 10)
-    table = listed(particles, poses)
+    table = table_of(particles, poses)
     halves, folds = (1 + np.arange(10) % 2).astype(np.int8), np.arange(10) // 2 % 5
     made = average_table(table, half_sets=halves, folds=folds)
     plain = average_table(table, half_sets=halves)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from examples import BOX, POSES, SHARP, VOXEL, noisy, random, sharp
 from gonio.alignment.aligner import Aligner, Settings
 from gonio.comparison.expected_fsc import Expectation
 from gonio.comparison.score import Score
@@ -17,7 +18,6 @@ from gonio.particle.volume import Subtomogram, Volume, soft_sphere
 from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge
 from gonio.preparation.prepare import Preparation
 from gonio.simulate import PAPER_CTF, Imaging, simulate_subtomogram, simulate_tilt_stack
-from test_alignment import BOX, POSES, SHARP, VOXEL, noisy, random, sharp
 
 MAP = sharp(Pose.identity()).volume
 REFERENCE = Subtomogram(MAP)

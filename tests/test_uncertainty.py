@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from examples import NORMAL, POSES, SHARP, SIXTY, VOXEL, noisy, sharp
 from gonio.alignment.aligner import Aligner, Result, Settings, align
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
@@ -15,7 +16,6 @@ from gonio.particle.volume import Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge
 from gonio.search.uncertainty import pose_covariance
 from gonio.simulate import Imaging, simulate_tilt_stack
-from test_alignment import NORMAL, POSES, SHARP, SIXTY, VOXEL, noisy, sharp
 
 MAP = sharp(Pose.identity()).volume
 COUNT = 40
