@@ -105,7 +105,7 @@ def test_only_a_few_items_are_taken_up_ahead(processes):
             yield (i,)
 
     ahead = [len(taken) - done for done, _ in enumerate(in_order(slowly_squared, items(), 2, processes=processes))]
-    assert max(ahead) <= parallel.AHEAD * 2
+    assert max(ahead) <= 2 * (parallel.CHUNKS * parallel.MOST_TOGETHER if processes else parallel.AHEAD)
 
 
 @pytest.mark.parametrize("processes", [True, False])
