@@ -32,14 +32,17 @@ from particles import PHANTOM, clean_map, simulated, starts
 from table import Row, markdown
 
 import gonio
+from gonio.alignment.prepared import FromCoarseToFine, Prepared, finished
 from gonio.cli.app import run as run_command
 from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
 from gonio.run.parallel import in_order
-from gonio.search.gpu.device import TOGETHER, Device, opened, results
+from gonio.search.backend import Evaluation, Refinement
+from gonio.search.cpu import Cpu
+from gonio.search.gpu.device import Device, opened
+from gonio.search.gpu.groups import TOGETHER, in_groups
 from gonio.search.objective import pack
-from gonio.search.requests import Asking, Equations, Refinement, ShellSums, answered, side_by_side
 from gonio.search.search_space import everywhere
 from gonio.workflows.clustering import AllPairs
 
@@ -80,18 +83,20 @@ def kernel_rows(device: Device, box: int, extent: Extent, most: Ceilings) -> lis
     compared = [Comparison(s, reference, score=Score.RCS) for s in spectra]
     compared = [compared[i % len(compared)] for i in range(extent.targets)]
     frame = everywhere(made.particles[0], gonio.Settings(), reach_deg=60.0)
-    asked: dict[str, tuple[str, list[Any]]] = {
-        "value": ("totals", [ShellSums(c, points) for c in compared]),
-        "normal equations": ("normal_equations", [Equations(c, points) for c in compared]),
-        "refinement": ("refine", [Refinement(frame.pose_problem(c), points, 6) for c in compared]),
+    at_points = [Evaluation(c, points) for c in compared]
+    refinements = [Refinement(frame.pose_problem(c), points, 6) for c in compared]
+    ways: dict[str, tuple[str, Callable[[], list[Any]]]] = {
+        "value": ("totals", lambda: device.shell_sums(at_points)),
+        "normal equations": ("normal_equations", lambda: device.normal_equations(at_points)),
+        "refinement": ("refine", lambda: device.refine(refinements)),
     }
     rows = []
-    for kind, (kernel, requests) in asked.items():
-        device.answers(requests)  # compiles
+    for kind, (kernel, work) in ways.items():
+        work()  # compiles
         best = np.inf
         for _ in range(extent.rounds):
             device.card.times = {}
-            answers = device.answers(requests)
+            answers = work()
             best = min(best, sum(device.card.times.values()))
         device.card.times = None
         looks = [a.iterations.sum() + len(points) if kind == "refinement" else len(points) for a in answers]
@@ -107,14 +112,19 @@ def kernel_rows(device: Device, box: int, extent: Extent, most: Ceilings) -> lis
     return rows
 
 
-Searches = Iterator[Asking[gonio.Result]]
+# What prepares each search, when its turn comes.
+Searches = Iterator[Callable[[], Prepared]]
+
+
+def pair(target: gonio.Subtomogram, reference: gonio.Subtomogram) -> Prepared:
+    """A search of a pair that shares nothing with others."""
+    return gonio.Aligner(reference).prepare(target)
 
 
 def pairs(count: int, box: int) -> Searches:
     """Searches of pairs that share nothing."""
     made = simulated(min(2 * count, 32), box=box).particles
-    for i in range(count):
-        yield gonio.Aligner(made[(2 * i + 1) % len(made)]).ask(made[2 * i % len(made)])
+    return (partial(pair, made[2 * i % len(made)], made[(2 * i + 1) % len(made)]) for i in range(count))
 
 
 def against_map(count: int, box: int, *, local: bool) -> Searches:
@@ -123,7 +133,17 @@ def against_map(count: int, box: int, *, local: bool) -> Searches:
     aligner = gonio.Aligner(clean_map(box=box), gonio.Settings(search="local") if local else None)
     near = starts(made.poses, gonio.Pose.identity(), count=count) if local else None
     for i, particle in enumerate(made.repeated(count)):
-        yield aligner.ask(particle, start=None if near is None else near[i])
+        yield partial(aligner.prepare, particle, start=None if near is None else near[i])
+
+
+def results(searches: Searches, device: Device) -> Iterator[gonio.Result]:
+    """The results of searches."""
+    return in_groups(lambda prepare: prepare(), finished, ((prepare,) for prepare in searches), device)
+
+
+def on_cpu(prepare: Callable[[], Prepared]) -> gonio.Result:
+    """The result of a search."""
+    return finished([prepare()], Cpu())[0]
 
 
 def alignment_rows(device: Device, box: int, extent: Extent, most: Ceilings) -> list[Row]:
@@ -138,9 +158,10 @@ def alignment_rows(device: Device, box: int, extent: Extent, most: Ceilings) -> 
         name = f"{what}, box {box}"
         beside = on_processors(searches, extent.on_cpu)
         rows += timed(device, name, count, lambda s=searches, n=count: list(results(s(n), device)), beside, most)  # type: ignore[misc]
-        requests = [next(search) for search in searches(min(count, TOGETHER))]
-        device.answers(requests)
-        seconds = best_of(extent.rounds, lambda r=requests: device.answers(r)) / len(requests)  # type: ignore[misc]
+        prepared = [prepare() for prepare in searches(min(count, TOGETHER))]
+        alone = [one.search for one in prepared if isinstance(one, FromCoarseToFine)]
+        device.search(alone)
+        seconds = best_of(extent.rounds, lambda a=alone: device.search(a)) / len(alone)  # type: ignore[misc]
         rows.append(Row(f"{name}, prepared", note=f"{1.0 / seconds:.0f} /s on the card alone"))
     return rows
 
@@ -183,8 +204,9 @@ def memory_rows(device: Device, extent: Extent) -> list[Row]:
     for count in (max(1, extent.many // 10), extent.many):
         start = time.perf_counter()
         every = (
-            side_by_side(aligner.ask(particle, start=near[i % 32]) for aligner in aligners)
+            partial(aligner.prepare, particle, start=near[i % 32])
             for i, particle in enumerate(made.repeated(count))
+            for aligner in aligners
         )
         for _ in results(every, device):
             pass
@@ -195,10 +217,10 @@ def memory_rows(device: Device, extent: Extent) -> list[Row]:
 
 def on_processors(searches: Callable[[int], Searches], count: int) -> float:
     """Seconds of a search on all processors."""
-    list(in_order(answered, ((search,) for search in searches(1)), 1))  # compiles
+    list(in_order(on_cpu, ((search,) for search in searches(1)), 1))  # compiles
     start = time.perf_counter()
     threads = os.cpu_count() or 1
-    list(in_order(answered, ((search,) for search in searches(count)), threads, processes=False))
+    list(in_order(on_cpu, ((search,) for search in searches(count)), threads, processes=False))
     return (time.perf_counter() - start) / count
 
 

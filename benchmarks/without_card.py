@@ -3,9 +3,9 @@
     python benchmarks/without_card.py feeding [--count 1024]
     python benchmarks/without_card.py agreement [--count 60] [--threads 16] [--only local map pairs]
 
-Feeding: what this machine does for each search on a card, whatever the card: launches do nothing, and every search is
-answered with what the first of its kind found on the CPU. Agreement: how far poses of the simulated card are from those
-of the CPU. Blocks have so many ``threads``; on a device they have 64, but each of the simulator's is one of Python.
+Feeding: what this machine does for each search on a GPU, whatever the GPU: launches do nothing, and every search is
+given what the first of its kind found on the CPU. Agreement: how far poses of the simulated GPU are from those of the
+CPU. Blocks have so many ``threads``; on a device they have 64, but each of the simulator's is one of Python.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
+from gpu import Searches, on_cpu, pair, results
 from particles import VOXEL_ANGSTROM, Set, clean_map, simulated, starts
 from table import Row, markdown
 
 import gonio
 from gonio.kernels.gpu_memory import Card
-from gonio.search.gpu.device import Device, results
-from gonio.search.requests import Asking, Request, answered
+from gonio.search.cpu import Cpu
+from gonio.search.gpu.device import Device
 
 # Poses of one optimum are alike when they differ by less.
 ALIKE_DEG, ALIKE_VOXELS, SAME_DEG = 0.01, 0.001, 1.0
@@ -51,15 +52,15 @@ class SilentCard(Card):
 
 
 class Silent(Device):
-    """A device that starts all work and answers with what the first request of a kind found on the CPU."""
+    """A device that starts all work and answers with what the first piece of a kind found on the CPU."""
 
-    def _submitted(self, requests: Sequence[Request]) -> Callable[[], list[Any]]:
-        stock = self.__dict__.setdefault("stock", {})
-        for request in requests:
-            if type(request) not in stock:
-                stock[type(request)] = request.answer()
-        super()._submitted(requests)
-        return lambda: [stock[type(request)] for request in requests]
+    def _answers(self, started: Any) -> list[Any]:
+        stock, work = self.__dict__.setdefault("stock", {}), started.work
+        if work.name not in stock:
+            (stock[work.name],) = getattr(Cpu(), work.name)(started.pieces[:1])
+        with self.card.used():
+            self.card.release(started.queue)
+        return [stock[work.name]] * len(started.pieces)
 
 
 @cache
@@ -72,14 +73,14 @@ def particles(way: str, count: int) -> tuple[Set, gonio.Aligner | None, gonio.Po
     return made, aligner, starts(made.poses, gonio.Pose.identity(), count=count) if local else None
 
 
-def searches(way: str, count: int) -> Iterator[Asking[gonio.Result]]:
+def searches(way: str, count: int) -> Searches:
     """Of particles against one map, from near by or from everywhere, or of pairs that share nothing."""
     made, aligner, near = particles(way, count)
     if aligner is None:
-        yield from (gonio.Aligner(made.particles[2 * i + 1]).ask(made.particles[2 * i]) for i in range(count))
+        yield from (partial(pair, made.particles[2 * i], made.particles[2 * i + 1]) for i in range(count))
         return
     for i, particle in enumerate(made.repeated(count)):
-        yield aligner.ask(particle, start=None if near is None else near[i])
+        yield partial(aligner.prepare, particle, start=None if near is None else near[i])
 
 
 def feeding(count: int, set_size: int = SET_SIZE) -> list[Row]:
@@ -106,7 +107,7 @@ def agreement(count: int, threads: int, ways: Sequence[str] = WAYS) -> list[Row]
     """How far apart poses are."""
     device, rows = Device(Card(threads=threads)), []
     for way in ways:
-        wanted = [answered(search) for search in searches(way, count)]
+        wanted = [on_cpu(search) for search in searches(way, count)]
         found = list(results(searches(way, count), device))
         pairs = list(zip(found, wanted, strict=True))
         turned = np.array([one.pose.rotation_distance_deg(two.pose) for one, two in pairs])

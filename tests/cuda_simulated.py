@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -33,14 +34,15 @@ from gonio.particle.volume import Subtomogram, Volume
 from gonio.particle.wedge import NoWedge, SingleAxisWedge, WeightVolumeWedge
 from gonio.search import cpu
 from gonio.search import levenberg_marquardt as lm
+from gonio.search.backend import Backend, BestShifts, Evaluation, Found, PairSearch, Refinement
+from gonio.search.batch_task import BatchTask
 from gonio.search.coarse_to_fine import SEEDS, Cut, Plan, conduct
-from gonio.search.cpu import Found, PairSearch
+from gonio.search.cpu import Cpu
 from gonio.search.gpu import stages
-from gonio.search.gpu.device import Device, results
-from gonio.search.gpu.dispatch import bytes_of
+from gonio.search.gpu.device import Device
+from gonio.search.gpu.dispatch import NORMAL_EQUATIONS
 from gonio.search.gpu.multi_gpu import cards_for
 from gonio.search.objective import pack, poses_of
-from gonio.search.requests import BestShifts, Equations, Refinement, ShellEquations, ShellSums, answered
 from gonio.search.search_space import about_normals, near
 from oracle import Blobs
 
@@ -137,24 +139,24 @@ def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
 @wedges
 @scores
 def test_normal_equations_are_those_of_the_cpu(card, wedge, score):
-    request = Equations(comparison(wedge, score), POINTS)
-    (found,), wanted = card.answers([request]), request.answer()
+    (found,), (wanted,) = (
+        one.normal_equations([Evaluation(comparison(wedge, score), POINTS)]) for one in (card, Cpu())
+    )
     for name in ("dissimilarity", "hessian", "descent", "overlap"):
         assert_close(getattr(found, name), getattr(wanted, name))
 
 
 @wedges
 def test_sums_of_shells_are_those_of_the_cpu(card, wedge):
-    compared = comparison(wedge, Score.FCS)
-    sums, equations = ShellSums(compared, POINTS), ShellEquations(compared, POINTS[0])
-    for one, request in zip(card.answers([sums, equations]), (sums, equations), strict=True):
-        assert_close(one, request.answer())
+    at_points = [Evaluation(comparison(wedge, Score.FCS), POINTS)]
+    assert_close(card.shell_sums(at_points)[0], Cpu().shell_sums(at_points)[0])
+    assert_close(card.shell_equations(at_points)[0], Cpu().shell_equations(at_points)[0])
 
 
 @wedges
 def test_best_shifts_are_those_of_the_cpu(card, wedge):
-    request = BestShifts(comparison(wedge, Score.RCS), POSES.matrix, 2.0 * VOXEL)
-    (found,), wanted = card.answers([request]), request.answer()
+    seeds = BestShifts(comparison(wedge, Score.RCS), POSES.matrix, 2.0 * VOXEL)
+    (found,), (wanted,) = card.best_shifts([seeds]), Cpu().best_shifts([seeds])
     np.testing.assert_array_equal(found[0], wanted[0])
     assert_close(found[1], wanted[1])
 
@@ -164,8 +166,8 @@ def test_best_shifts_of_samples_off_the_grid_are_those_of_the_cpu(card):
     target = compared.target
     turned = (Rotation.from_rotvec([0.1, 0.2, -0.1]).as_matrix() @ target.frequency_xyz).astype(np.float32)
     off = Spectrum(turned, target.value, target.transfer, target.weight, N, VOXEL, target.limit, on_grid=False)
-    request = BestShifts(Comparison(off, compared.reference, score=Score.RCS), POSES.matrix, 1.5 * VOXEL)
-    (found,), wanted = card.answers([request]), request.answer()
+    seeds = BestShifts(Comparison(off, compared.reference, score=Score.RCS), POSES.matrix, 1.5 * VOXEL)
+    (found,), (wanted,) = card.best_shifts([seeds]), Cpu().best_shifts([seeds])
     np.testing.assert_array_equal(found[0], wanted[0])
     assert_close(found[1], wanted[1])
 
@@ -189,8 +191,7 @@ def frames() -> dict:
 def test_refinements_are_those_of_the_cpu(card, frame, score):
     # Two steps: rounding is not yet told apart by which of two nearly equal values is smaller.
     problem = frames()[frame].pose_problem(comparison("tilted", score), crowding=1.5)
-    request = Refinement(problem, POINTS[:2], 2)
-    (found,), wanted = card.answers([request]), request.answer()
+    (found,), (wanted,) = (one.refine([Refinement(problem, POINTS[:2], 2)]) for one in (card, Cpu()))
     np.testing.assert_array_equal(found.code, wanted.code)
     np.testing.assert_array_equal(found.iterations, wanted.iterations)
     for name in ("points", "dissimilarity", "hessian", "descent", "damping", "growth"):
@@ -201,17 +202,31 @@ def test_a_refinement_that_starts_without_overlap_says_so(card):
     frame = frames()["free"]
     nowhere = POINTS[:1].copy()
     nowhere[0, 9] = 1e4  # beyond the largest shift
-    request = Refinement(frame.pose_problem(comparison("tilted", Score.RCS)), nowhere, 3)
-    (found,), wanted = card.answers([request]), request.answer()
+    refinement = Refinement(frame.pose_problem(comparison("tilted", Score.RCS)), nowhere, 3)
+    (found,), (wanted,) = card.refine([refinement]), Cpu().refine([refinement])
     assert found.status == wanted.status and found.iterations[0] == wanted.iterations[0] == 0
 
 
-def mixed() -> list:
+def mixed(copies: int = 1) -> dict[str, list]:
+    """Work of every kind but searches, by the method of a backend that does it."""
     one, two = comparison("tilted", Score.RCS), comparison("weights", Score.FCS, seed=2)
-    return [
-        Equations(one, POINTS), ShellSums(two, POINTS[:1]), Equations(two, POINTS), ShellEquations(one, POINTS[1]),
-        BestShifts(one, POSES.matrix[:1], VOXEL), BestShifts(two, POSES.matrix[:2], VOXEL),
-    ]  # fmt: skip
+    work = {
+        "normal_equations": [Evaluation(one, POINTS), Evaluation(two, POINTS)],
+        "shell_sums": [Evaluation(two, POINTS[:1]), Evaluation(one, POINTS)],
+        "shell_equations": [Evaluation(one, POINTS[1:2]), Evaluation(two, POINTS[:1])],
+        "best_shifts": [BestShifts(one, POSES.matrix[:1], VOXEL), BestShifts(two, POSES.matrix[:2], VOXEL)],
+    }
+    return {name: copies * pieces for name, pieces in work.items()}
+
+
+def done(backend: Backend, work: dict[str, list]) -> list:
+    """All answers."""
+    return [answer for name, pieces in work.items() for answer in getattr(backend, name)(pieces)]
+
+
+def one_by_one(backend: Backend, work: dict[str, list]) -> list:
+    """All answers, each piece of work done by itself."""
+    return [answer for name, pieces in work.items() for piece in pieces for answer in getattr(backend, name)([piece])]
 
 
 def same_bits(first: list, second: list) -> bool:
@@ -226,15 +241,14 @@ def same_bits(first: list, second: list) -> bool:
     )  # fmt: skip
 
 
-def test_answers_do_not_depend_on_what_else_is_asked(card):
-    requests = mixed()
-    together, alone = card.answers(requests), [card.answers([request])[0] for request in requests]
-    assert same_bits(together, alone) and same_bits(together, card.answers(requests))
+def test_answers_do_not_depend_on_what_else_is_done(card):
+    together = done(card, mixed())
+    assert same_bits(together, one_by_one(card, mixed())) and same_bits(together, done(card, mixed()))
 
 
 def test_work_that_memory_does_not_hold_is_halved_and_goes_on(card, monkeypatch):
-    requests, taken, refused = mixed(), [], []
-    wanted, empty, most = card.answers(requests), card.card.empty, np.inf
+    taken, refused = [], []
+    wanted, empty, most = done(card, mixed()), card.card.empty, np.inf
 
     def small(shape, dtype, queue):
         array = empty(shape, dtype, queue)
@@ -245,27 +259,25 @@ def test_work_that_memory_does_not_hold_is_halved_and_goes_on(card, monkeypatch)
         return array
 
     monkeypatch.setattr(card.card, "empty", small)
-    for request in requests:
-        card.answers([request])
+    one_by_one(card, mixed())
     most = max(taken)  # what any of them takes alone
-    again = [card.answers(requests), card.answers(2 * requests)]
-    assert same_bits(again[0], wanted) and same_bits(again[1], 2 * wanted) and refused
+    twice = [answer for i in range(0, len(wanted), 2) for answer in 2 * wanted[i : i + 2]]  # there are two of each kind
+    assert same_bits(done(card, mixed()), wanted) and same_bits(done(card, mixed(copies=2)), twice) and refused
 
 
 def test_memory_is_used_again(card, monkeypatch):
-    requests = mixed()
-    card.answers(requests)
+    done(card, mixed())
     monkeypatch.setattr(card.card, "_allocated", lambda length: pytest.fail(f"{length} bytes more"))
-    card.answers(requests)
+    done(card, mixed())
 
 
 def test_launches_are_as_large_as_free_memory_allows(card, monkeypatch):
-    requests, blocks = [Equations(comparison("full", Score.RCS), POINTS[[i % 3]]) for i in range(6)], []
-    wanted, launch = card.answers(requests), card.card.launch
-    most = 2.5 * bytes_of(requests[0])
+    evaluations, blocks = [Evaluation(comparison("full", Score.RCS), POINTS[[i % 3]]) for i in range(6)], []
+    wanted, launch = card.normal_equations(evaluations), card.card.launch
+    most = 2.5 * NORMAL_EQUATIONS.size(evaluations[0])
     monkeypatch.setattr(cards.Card, "launch_bytes", most)
     monkeypatch.setattr(card.card, "launch", lambda kernel, n, *rest: blocks.append(n) or launch(kernel, n, *rest))
-    assert same_bits(card.answers(requests), wanted) and blocks == [2, 2, 2]
+    assert same_bits(card.normal_equations(evaluations), wanted) and blocks == [2, 2, 2]
 
 
 def test_a_pair_that_does_not_fit_alone_is_one_clear_error(card, monkeypatch):
@@ -274,15 +286,15 @@ def test_a_pair_that_does_not_fit_alone_is_one_clear_error(card, monkeypatch):
 
     monkeypatch.setattr(card.card, "empty", never)
     with pytest.raises(MemoryError, match="not enough memory for a single pair: use device='cpu'"):
-        card.answers(mixed()[:1])
+        done(card, mixed())
 
 
 def test_long_arrays_begin_anew_when_they_are_full(monkeypatch):
     monkeypatch.setattr(cards, "FIRST_LENGTH", 8)
     small = Device(cards.Card(threads=THREADS))
     for seed in range(1, 5):
-        request = ShellSums(comparison("tilted", Score.FCS, seed=seed), POINTS[:1])
-        assert_close(small.answers([request])[0], request.answer())
+        at_point = [Evaluation(comparison("tilted", Score.FCS, seed=seed), POINTS[:1])]
+        assert_close(small.shell_sums(at_point)[0], Cpu().shell_sums(at_point)[0])
     kept = small.card._kept["grids"]
     assert len(kept._places) < 4, "the oldest went"
 
@@ -408,8 +420,8 @@ def assert_found(found: Found, wanted: Found, name: str) -> None:
 def test_searches_find_what_the_cpu_finds(small_card, name):
     """Two together, of other limits."""
     searches = [pair_search(name, 1), pair_search(name, 2, limit=5.0)]
-    for one, search in zip(small_card.answers(searches), searches, strict=True):
-        assert_found(one, search.answer(), name)
+    for one, two in zip(small_card.search(searches), Cpu().search(searches), strict=True):
+        assert_found(one, two, name)
 
 
 class Both:
@@ -476,13 +488,12 @@ def test_seeds_without_overlap_are_the_last(small_card, cut):
 
 def test_searches_off_the_grid_find_what_the_cpu_finds(small_card):
     search = pair_search("axis, exact", 1, off_grid=True)
-    (found,) = small_card.answers([search])
-    assert_found(found, search.answer(), "off the grid")
+    assert_found(small_card.search([search])[0], Cpu().search([search])[0], "off the grid")
 
 
 def test_searches_do_not_depend_on_what_else_is_done(small_card):
     searches = [pair_search(name, seed) for name in ("start", "start, exact") for seed in (1, 2)]
-    together, alone = small_card.answers(searches), [small_card.answers([search])[0] for search in searches]
+    together, alone = small_card.search(searches), [small_card.search([search])[0] for search in searches]
     for one, two in zip(together, alone, strict=True):
         for name in ("points", "dissimilarity", "choice", "iterations", "overlap"):
             np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
@@ -499,9 +510,9 @@ def test_candidates_that_are_drawn_are_drawn_by_the_cpu(small_card):
 
     other = pair_search("start", 1)
     search = replace(other, minimise=minimise)
-    found = small_card.answers([other, search])
+    found = small_card.search([other, search])
     assert drawn
-    wanted = search.answer()
+    (wanted,) = Cpu().search([search])
     for name in ("points", "dissimilarity", "choice", "iterations"):
         np.testing.assert_array_equal(getattr(found[1], name), getattr(wanted, name))
     assert_found(found[0], wanted, "beside it")
@@ -521,7 +532,7 @@ def test_nothing_is_waited_for_between_the_stages_of_a_search(small_card, monkey
     launch, down = small_card.card.launch, small_card.card.down
     monkeypatch.setattr(small_card.card, "launch", lambda *rest: said.append("launch") or launch(*rest))
     monkeypatch.setattr(small_card.card, "down", lambda *rest: said.append("down") or down(*rest))
-    small_card.answers([pair_search("start", seed) for seed in (1, 2)])
+    small_card.search([pair_search("start", seed) for seed in (1, 2)])
     assert said == sorted(said, key=["launch", "down"].index) and {"launch", "down"} == set(said)
 
 
@@ -562,13 +573,14 @@ def test_what_is_said_without_a_card_is_measured():
     assert re.match(r"\d+ % of 2 within 0.01 degree and 0.001 voxel, 100 % the same optimum", told.note)
 
 
-class Sums:
-    """A stage of searches that ask for one thing each."""
+class Sums(BatchTask[Evaluation, np.ndarray]):
+    """A task whose items are sums of shells."""
 
-    searches = 1
+    def prepare(self, item: int) -> Evaluation:
+        return Evaluation(comparison("tilted", Score.FCS, seed=1 + item % 3), POINTS[[item % 3]])
 
-    def ask(self, item: int):
-        return (yield ShellSums(comparison("tilted", Score.FCS, seed=1 + item % 3), POINTS[[item % 3]]))
+    def finish(self, prepared: list[Evaluation], backend: Backend) -> list[np.ndarray]:
+        return backend.shell_sums(prepared)
 
 
 def test_workers_with_a_card_each_compute_what_one_card_computes():
@@ -579,36 +591,13 @@ def test_workers_with_a_card_each_compute_what_one_card_computes():
         together = list(two("sums", Sums(), 7))
     assert same_bits(together, alone)
     for item, found in enumerate(alone):
-        assert_close(found, answered(Sums().ask(item)))
+        assert_close(found, Sums()(item))
 
 
-def test_searches_end_in_their_order_however_long_they_take(card):
-    request = ShellSums(comparison("full", Score.FCS), POINTS[:1])
-
-    def asking(number: int):
-        for _ in range(number % 3):
-            yield request
-        return number
-
-    assert list(results((asking(i) for i in range(11)), card, together=2)) == list(range(11))
-
-
-def test_the_first_search_that_fails_is_told_after_those_before_it(card):
-    request = ShellSums(comparison("full", Score.FCS), POINTS[:1])
-
-    def asking(number: int):
-        for _ in range(3 if number == 1 else 1):
-            yield request
-        if number == 2:
-            raise ValueError("the third")
-        return number
-
-    def source():
-        for number in range(4):
-            yield asking(number)
-        raise ValueError("the fifth")
-
-    found = results(source(), card, together=3)
-    assert [next(found), next(found)] == [0, 1]
-    with pytest.raises(ValueError, match="the third"):
-        next(found)
+def test_threads_take_turns_at_a_card(card):
+    """What each is answered is what it is answered alone."""
+    work = mixed()
+    wanted = done(card, work)
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: done(card, work), range(4)):
+            assert same_bits(found, wanted)

@@ -1,6 +1,6 @@
 """Cards as engines: whoever does the searches of a stage, results come in order, are kept, and are the same to the bit.
 
-The cards here are the processor: a device that answers every request as ``answered`` does. What real ones compute is in
+The GPUs here are the processor: a device that does all work as ``Cpu`` does. What real ones compute is in
 ``test_cuda``.
 """
 
@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from threading import Barrier, Event
 from typing import ClassVar
 from weakref import WeakSet
 
@@ -29,10 +30,13 @@ from gonio.alignment.particle_list import ParticleError, align_rows, align_table
 from gonio.cli.app import run
 from gonio.run.engine import Journaled, Local
 from gonio.run.journal import Journal
-from gonio.search.gpu import device
+from gonio.search.batch_task import BatchTask
+from gonio.search.cpu import Cpu
+from gonio.search.gpu import device, groups
 from gonio.search.gpu.device import Device
+from gonio.search.gpu.dispatch import Work
+from gonio.search.gpu.groups import in_groups
 from gonio.search.gpu.multi_gpu import TILE, ManyCards, OneCard, cards_for
-from gonio.search.requests import Together, answered, begun, side_by_side
 from gonio.workflows.classification import classes_of_references
 from gonio.workflows.initial_model import _AlignToLater, _Alone
 from listed import aligner, bits, listed
@@ -45,7 +49,7 @@ LOCAL = gonio.Settings(search="local", inputs="plain")
 
 @dataclass
 class Processor(Device):
-    """A card that is the processor, and how much each launch was asked for."""
+    """A GPU that is the processor, and how much it was given at a time."""
 
     card: None = None  # type: ignore[assignment]
     launches: list[int] = field(default_factory=list)
@@ -54,9 +58,9 @@ class Processor(Device):
     def name(self) -> str:
         return "processor"
 
-    def _submitted(self, requests):
-        self.launches.append(len(requests))
-        return lambda: [request.answer() for request in requests]
+    def done(self, work, pieces):
+        self.launches.append(len(pieces))
+        return getattr(Cpu(), work.name)(pieces)
 
 
 def open_processor(name: str) -> Device | None:
@@ -91,35 +95,25 @@ def alone(folder):
 
 
 @dataclass(frozen=True)
-class Number:
-    """A request."""
+class Squares(BatchTask[int, int]):
+    """A task of which some items fail, as they are prepared or finished, and some end the process that does them."""
 
-    value: int
-
-    def answer(self) -> tuple[int, int]:
-        return self.value, os.getpid()
-
-
-@dataclass(frozen=True)
-class Asks:
-    """A stage whose items ask as often as their number says; some fail, some end the process that does them."""
-
+    unread: int = -1
     fails: int = -1
     kills: int = -1
     searches: int = 1
 
-    def __call__(self, item: int) -> int:
-        return answered(self.ask(item))
-
-    def ask(self, item: int):
+    def prepare(self, item: int) -> int:
         if item == self.kills:
             os.kill(os.getpid(), signal.SIGKILL)
-        total = 0
-        for i in range(item % 4):
-            total += (yield Number(i))[0]
-        if item == self.fails:
-            raise ValueError(f"item {item} is no good")
-        return item + total
+        if item == self.unread:
+            raise ValueError(f"item {item} cannot be read")
+        return item
+
+    def finish(self, prepared, backend) -> list[int]:
+        if self.fails in prepared:
+            raise ValueError(f"item {self.fails} is no good")
+        return [item**2 for item in prepared]
 
 
 def plain(item: int) -> int:
@@ -131,13 +125,16 @@ def pid(item: int) -> int:
 
 
 @dataclass(frozen=True)
-class WhoAsks:
-    """A stage that tells which process answers."""
+class Who(BatchTask[int, tuple[int, int]]):
+    """A task that names the process that does it."""
 
     searches: int = 1
 
-    def ask(self, item: int):
-        return item, (yield Number(item))[1]
+    def prepare(self, item: int) -> int:
+        return item
+
+    def finish(self, prepared, backend) -> list[tuple[int, int]]:
+        return [(item, os.getpid()) for item in prepared]
 
 
 def test_lists_are_aligned_to_the_bit(folder, alone, cards):
@@ -212,11 +209,11 @@ def test_a_particle_that_does_not_fit_is_named(folder, cards):
 
 @pytest.mark.parametrize("count", [0, 1, 7, 3 * TILE + 5])
 def test_results_come_in_the_order_of_the_items(cards, count):
-    assert list(cards("stage", Asks(), count)) == [Asks()(item) for item in range(count)]
+    assert list(cards("stage", Squares(), count)) == [item**2 for item in range(count)]
 
 
 def test_items_of_many_searches_are_dealt_one_by_one(two_cards):
-    found = list(two_cards("stage", WhoAsks(searches=10 * TILE), 8))
+    found = list(two_cards("stage", Who(searches=10 * TILE), 8))
     assert [item for item, _ in found] == list(range(8))
     assert len({who for _, who in found} - {os.getpid()}) == 2, "one of the workers did nothing"
 
@@ -227,26 +224,66 @@ def test_stages_of_no_search_are_done_here(cards):
         assert set(cards("stage", pid, 5)) == {os.getpid()}, "a process with a card was forked"
 
 
-def test_the_first_error_comes_after_what_was_done_before_it(cards):
-    found = cards("stage", Asks(fails=2 * TILE + 3), 4 * TILE)
-    assert [next(found) for _ in range(2 * TILE + 3)] == [Asks()(item) for item in range(2 * TILE + 3)]
-    with pytest.raises(ValueError, match=f"item {2 * TILE + 3} is no good"):
+@pytest.mark.parametrize("how", ["fails", "unread"])
+def test_the_first_error_comes_after_what_was_done_before_it(cards, how):
+    wrong, said = 2 * TILE + 3, {"fails": "is no good", "unread": "cannot be read"}[how]
+    found = cards("stage", Squares(**{how: wrong}), 4 * TILE)
+    assert [next(found) for _ in range(wrong)] == [item**2 for item in range(wrong)]
+    with pytest.raises(ValueError, match=f"item {wrong} {said}"):
         next(found)
-    assert list(cards("another", Asks(), 5)) == [Asks()(item) for item in range(5)]
+    assert list(cards("another", Squares(), 5)) == [item**2 for item in range(5)]
+
+
+@pytest.mark.parametrize(("unread", "fails", "first"), [(6, 5, 5), (5, 6, 5), (9, 2, 2), (3, 8, 3)])
+def test_of_several_errors_the_first_item_is_told(unread, fails, first):
+    task = Squares(unread=unread, fails=fails)
+    found = in_groups(task.prepare, task.finish, ((item,) for item in range(12)), Processor(), size=4)
+    assert [next(found) for _ in range(first)] == [item**2 for item in range(first)]
+    with pytest.raises(ValueError, match=f"item {first} "):
+        next(found)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_group_is_prepared_while_another_is_on_the_gpu(n_threads):
+    """The first group is not done before the last item of the second is prepared."""
+    second = Event()
+
+    def prepare(item: int) -> int:
+        if item == 7:
+            second.set()
+        return item
+
+    def finish(prepared, backend) -> list[int]:
+        assert second.wait(60.0), "the second group waits for the first"
+        return list(prepared)
+
+    items = ((item,) for item in range(8))
+    assert list(in_groups(prepare, finish, items, Processor(), n_threads=n_threads, size=4)) == list(range(8))
+
+
+def test_results_of_a_group_are_made_while_the_next_is_on_the_gpu():
+    both = Barrier(groups.UNDER_WAY)
+
+    def finish(prepared, backend) -> list[int]:
+        both.wait(60.0)
+        return list(prepared)
+
+    items = ((item,) for item in range(8))
+    assert list(in_groups(int, finish, items, Processor(), size=4)) == list(range(8))
 
 
 def test_a_stage_that_is_left_before_its_end_does_not_disturb_the_next(cards):
-    found = cards("stage", Asks(), 20 * TILE)
+    found = cards("stage", Squares(), 20 * TILE)
     assert next(found) == 0
     found.close()
-    assert list(cards("another", Asks(), 5)) == [Asks()(item) for item in range(5)]
+    assert list(cards("another", Squares(), 5)) == [item**2 for item in range(5)]
 
 
 def test_a_worker_that_is_killed_is_one_clear_error():
     with ManyCards(("cuda:0", "cuda:1"), open=open_processor) as cards:
         with pytest.raises(ChildProcessError, match=r"^the worker of processor was ended \(exit status -9\)"):
-            list(cards("stage", Asks(kills=40), 50))
-        assert list(cards("another", Asks(), 3)) == [Asks()(item) for item in range(3)]
+            list(cards("stage", Squares(kills=40), 50))
+        assert list(cards("another", Squares(), 3)) == [item**2 for item in range(3)]
 
 
 def test_a_card_that_is_not_there_is_told_before_any_work():
@@ -288,27 +325,10 @@ def test_names_make_engines():
 def test_a_card_stays_in_its_process():
     with pytest.raises(TypeError, match="used by the process that opened it"):
         pickle.dumps(gonio.Aligner(noisy(0), device=Processor()))
-    card = Processor()
+    card = Device(SmallCard(8, False))
     card._process = -1
     with pytest.raises(RuntimeError, match="used by the process that opened it"):
-        card.answers([Number(1)])
-
-
-def test_searches_side_by_side_ask_together():
-    asking = side_by_side(Asks().ask(item) for item in range(4))
-    asked = [next(asking)]
-    try:
-        while True:
-            asked.append(asking.send(asked[-1].answer()))
-    except StopIteration as end:
-        assert end.value == [Asks()(item) for item in range(4)]
-    assert [len(one.requests) for one in asked] == [3, 2, 1]
-    assert answered(side_by_side(iter(()))) == []
-
-
-def test_what_has_begun_goes_on_to_the_same_end():
-    for item in range(5):
-        assert answered(begun(Asks().ask(item))) == Asks()(item)
+        card.search([])
 
 
 @cache
@@ -330,7 +350,7 @@ class Queue:
 
 
 class SmallCard:
-    """Takes so many requests at a time, and says so as they are started or when their answers are asked for."""
+    """Takes so many pieces of work at a time, and says so as they are started or when they are waited for."""
 
     index, name, launch_bytes = 0, "small", 64.0
 
@@ -354,41 +374,37 @@ class SmallCard:
     def forget(self) -> None:
         self.forgotten += 1
 
-    def work(self, requests):
-        if len(requests) > self.most and not self.late:
+    def start(self, numbers, queue):
+        if len(numbers) > self.most and not self.late:
             raise out_of_memory()
 
         def finish():
-            if len(requests) > self.most:
+            if len(numbers) > self.most:
                 raise out_of_memory()
-            self.taken.append(len(requests))
-            return [request.answer()[0] for request in requests]
+            self.taken.append(len(numbers))
+            return [number**2 for number in numbers]
 
         return finish
 
 
-@pytest.fixture
-def of_eight_bytes(monkeypatch):
-    """Requests of one kind that take 8 bytes each."""
-    monkeypatch.setattr(device, "bytes_of", lambda request: 8.0)
-    monkeypatch.setattr(device, "kind_of", type)
-    monkeypatch.setattr(device, "WORK", {Number: lambda card, requests, queue: card.work(requests)})
+# Of one kind, 8 bytes each.
+SQUARE = Work("square", lambda card, numbers, queue: card.start(numbers, queue), lambda number: 8.0)
 
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("most", [1, 2, 3, 8])
-def test_work_that_does_not_fit_is_halved_until_it_does_and_nothing_is_lost(of_eight_bytes, most, late):
+def test_work_that_does_not_fit_is_halved_until_it_does_and_nothing_is_lost(most, late):
     card = SmallCard(most, late)
     Queue.every.clear()
-    assert Device(card).answers([Number(i) for i in range(19)]) == list(range(19))
+    assert Device(card).done(SQUARE, range(19)) == [number**2 for number in range(19)]
     assert max(card.taken) <= most and sum(card.taken) == 19
     assert all(queue.released for queue in Queue.every), "memory was not given back"
-    assert (card.forgotten > 0) == (most < 8), "64 bytes are 8 requests: only fewer than these have to be halved"
+    assert (card.forgotten > 0) == (most < 8), "64 bytes are 8 pieces: only fewer than these have to be halved"
 
 
-def test_what_does_not_fit_alone_is_one_clear_error(of_eight_bytes):
+def test_what_does_not_fit_alone_is_one_clear_error():
     with pytest.raises(MemoryError, match=r"small.* has not enough memory for a single pair: use device='cpu'"):
-        Device(SmallCard(0, False)).answers([Number(1)])
+        Device(SmallCard(0, False)).done(SQUARE, [1])
 
 
 class Block:
@@ -401,38 +417,39 @@ class Block:
 
 
 class FullCard(SmallCard):
-    """Has memory for five requests at a time, whoever holds it."""
+    """Has memory for five pieces of work at a time, whoever holds it."""
 
-    def work(self, requests, queue):
+    def start(self, numbers, queue):
         held = []
-        for _ in requests:
+        for _ in numbers:
             held.append(Block())
             queue.blocks.append(held[-1])
             if len(Block.living) > 5:
                 raise out_of_memory()
-        self.taken.append(len(requests))
-        return lambda: [request.answer()[0] for request, _ in zip(requests, held, strict=True)]
+        self.taken.append(len(numbers))
+        return lambda: [number**2 for number, _ in zip(numbers, held, strict=True)]
 
     def release(self, queue) -> None:
         queue.blocks.clear()
 
 
 @pytest.mark.parametrize("launch_bytes", [8.0, 24.0, 40.0, 1e6])
-def test_what_did_not_fit_holds_no_memory_while_its_halves_are_done(monkeypatch, of_eight_bytes, launch_bytes):
+def test_what_did_not_fit_holds_no_memory_while_its_halves_are_done(launch_bytes):
     card = FullCard(99, late=False)
     card.launch_bytes = launch_bytes
-    monkeypatch.setattr(device, "WORK", {Number: lambda card, requests, queue: card.work(requests, queue)})
     gc.disable()
     try:
-        assert Device(card).answers([Number(i) for i in range(33)]) == list(range(33))
+        assert Device(card).done(SQUARE, range(33)) == [number**2 for number in range(33)]
     finally:
         gc.enable()
     assert (card.forgotten > 0) == (launch_bytes > 40.0), "as many portions at a time as there is room for"
 
 
-def test_requests_that_belong_together_are_answered_together(of_eight_bytes):
-    asked = [Number(1), Together([Number(2), Number(3)]), Together([]), Number(4)]
-    assert Device(SmallCard(2, False)).answers(asked) == [1, [2, 3], [], 4]
+def test_kinds_of_work_are_launched_apart_and_answered_in_order():
+    card = SmallCard(8, False)
+    by_parity = replace(SQUARE, kind=lambda number: number % 2)
+    assert Device(card).done(by_parity, range(7)) == [number**2 for number in range(7)]
+    assert sorted(card.taken) == [3, 4] and Device(card).done(by_parity, []) == []
 
 
 def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import gonio
+from gonio.alignment import particle_list
 from gonio.cli import demo, options, output, pair
 from gonio.cli.app import COMMANDS, run
 from gonio.run.folder import result_folder
@@ -210,13 +211,13 @@ def test_all_runners_up_are_listed(sure):
 
 
 def test_what_is_not_known_is_written_as_a_number(simulated, tmp_path, monkeypatch):
-    asked = gonio.Aligner.ask
+    covariance, finished = np.full((6, 6), np.inf), particle_list.finished
 
-    def unsure(*arguments, **options):
-        result = yield from asked(*arguments, **options)
-        return replace(result, covariance=np.full((6, 6), np.inf), dissimilarity=np.inf, runners_up=())
+    def unsure(*arguments):
+        found = finished(*arguments)
+        return [replace(one, covariance=covariance, dissimilarity=np.inf, runners_up=()) for one in found]
 
-    monkeypatch.setattr(gonio.Aligner, "ask", unsure)
+    monkeypatch.setattr(particle_list, "finished", unsure)
     assert run(align_words(simulated, tmp_path / "out", "--threads", "1")) == 0
     columns = gonio.read_particles(tmp_path / "out" / "particles.star").columns
     for name in ("rotation_sd_deg", "shift_sd_angstrom", "dissimilarity"):
@@ -729,12 +730,12 @@ def test_files_that_other_programs_accept_are_read_when_asked(broken, tmp_path, 
 def test_json_holds_only_what_every_parser_reads(simulated, tmp_path, monkeypatch):
     values = {"a": float("inf"), "b": [1.5, np.float64("nan")], "c": {"d": -np.inf, "e": "inf"}, "f": 2}
     assert json.loads(output.json_text(values)) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": "inf"}, "f": 2}
-    asked = gonio.Aligner.ask
+    finished = particle_list.finished
 
-    def lost(*arguments, **options):
-        return replace((yield from asked(*arguments, **options)), dissimilarity=float("inf"))
+    def lost(*arguments):
+        return [replace(one, dissimilarity=float("inf")) for one in finished(*arguments)]
 
-    monkeypatch.setattr(gonio.Aligner, "ask", lost)
+    monkeypatch.setattr(particle_list, "finished", lost)
     assert run(align_words(simulated, tmp_path / "out")) == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["dissimilarity_median"] is None
 

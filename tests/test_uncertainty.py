@@ -9,12 +9,13 @@ import pytest
 
 from examples import NORMAL, POSES, SHARP, SIXTY, VOXEL, noisy, sharp
 from gonio.alignment.aligner import Aligner, Result, Settings, align
+from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge
-from gonio.search.uncertainty import pose_covariance
+from gonio.search.uncertainty import Curvature
 from gonio.simulate import Imaging, simulate_tilt_stack
 
 MAP = sharp(Pose.identity()).volume
@@ -110,10 +111,18 @@ def test_about_an_axis_only_the_turn_about_it_is_unsure():
         assert search == "axis_stochastic" or normal @ turn @ normal < 1.05 * normal @ free.covariance[:3, :3] @ normal
 
 
+def covariance(target: Spectrum, reference: FourierVolume, pose: Pose, *, directions, crowding=1.0, precision=None):
+    """The covariance at a pose of samples that the target weights."""
+    compared = Comparison(target, reference, score=Score.FCS)
+    sums = compared.shell_equations(pose.matrix, pose.shift_angstrom)
+    curvature = Curvature.of_sums(sums, target.shell_weights(), phase=compared.phase, crowding=crowding)
+    return curvature.covariance(directions=directions, precision=precision)
+
+
 def given(precision=None, directions=None, target=None, pose=POSES[0]) -> np.ndarray:
     """The covariance of a plain noisy pair."""
     spectrum = Spectrum.of(noisy(0) if target is None else target, resolution_angstrom=40.0)
-    return pose_covariance(
+    return covariance(
         spectrum,
         FourierVolume.of(MAP, limit=spectrum.limit),
         pose,
@@ -136,7 +145,7 @@ def test_a_prior_adds_its_information():
 def test_samples_that_are_not_independent_are_less_sure():
     spectrum = Spectrum.of(noisy(0), resolution_angstrom=40.0)
     reference = FourierVolume.of(MAP, limit=spectrum.limit)
-    one, four = (pose_covariance(spectrum, reference, POSES[0], directions=np.eye(6), crowding=c) for c in (1.0, 4.0))
+    one, four = (covariance(spectrum, reference, POSES[0], directions=np.eye(6), crowding=c) for c in (1.0, 4.0))
     np.testing.assert_allclose(four, 4 * one)
 
 
@@ -149,7 +158,7 @@ def test_weights_that_mean_nothing_change_nothing():
     scaled = FourierVolume.of(Volume(7.0 * MAP.data, VOXEL), limit=spectrum.limit)
     units = np.sqrt(np.outer(np.diag(free), np.diag(free)))  # elements are known to float32 of these
     for target, map_ in ((half, reference), (spectrum, scaled)):
-        found = pose_covariance(target, map_, POSES[0], directions=np.eye(6), crowding=1.0)
+        found = covariance(target, map_, POSES[0], directions=np.eye(6), crowding=1.0)
         np.testing.assert_allclose(found / units, free / units, atol=1e-5)
 
 
@@ -176,7 +185,7 @@ def test_where_nothing_is_shared_all_is_infinite():
     axis[2, 0], axis[3:, 1:] = 1.0, np.eye(3)
     turned = Pose.from_euler_zyz_deg([0.0, 90.0, 0.0])
     for directions in (np.eye(6), axis):
-        found = pose_covariance(spectrum, reference, turned, directions=directions, crowding=1.0)
+        found = covariance(spectrum, reference, turned, directions=directions, crowding=1.0)
         free = np.abs(directions).sum(axis=1) > 0
         assert not np.isnan(found).any()
         assert np.isinf(found[np.ix_(free, free)].diagonal()).all() or np.linalg.eigvalsh(found).min() >= 0

@@ -17,6 +17,7 @@ import gonio
 from bound import ball_xyz, noise_power_at, noise_variance, signal
 from cells import WRONG_DEG
 from gonio.comparison.expected_fsc import Expectation, null_correlation
+from gonio.comparison.pair import Pair
 from gonio.comparison.score import Comparison, Score, weighted
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum, index_grid
@@ -27,9 +28,9 @@ from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge
 from gonio.preparation.extent import sphere_of
 from gonio.preparation.prepare import Preparation
 from gonio.preparation.restoration import Restored, Restorer, working_box
-from gonio.search import coarse_to_fine
+from gonio.search.backend import Found, PairSearch
 from gonio.search.coarse_to_fine import Plan
-from gonio.search.cpu import Found, PairSearch, expected, null_poses
+from gonio.search.cpu import Cpu, expected, null_poses
 from gonio.search.objective import pack, poses_of, unpack
 from gonio.search.search_space import Frame, everywhere
 from gonio.simulate import Phantom
@@ -109,14 +110,14 @@ VARIANTS = {
 
 
 @dataclass(frozen=True)
-class VariedPair(coarse_to_fine.Pair):
+class VariedPair(Pair):
     """A pair whose samples are weighted and whose optimum is chosen as a variant says."""
 
     weights: str = "filter"
     choice: Score = Score.LIKELIHOOD
 
     def filtered(self, score: Score, expectation: Expectation | None, limit: float | None = None) -> Comparison:
-        """As ``coarse_to_fine.Pair``, which asks for the likelihood ratio at the full limit only to choose."""
+        """As ``Pair``, which asks for the likelihood ratio at the full limit only to choose."""
         if limit is None and score is Score.LIKELIHOOD:
             score = self.choice
         if score is Score.LIKELIHOOD or self.weights == "filter" or expectation is None:
@@ -173,7 +174,7 @@ def known_powers(
 class Prepared:
     """A pair's samples, and the diameter that the search plans with."""
 
-    pair: coarse_to_fine.Pair
+    pair: Pair
     diameter_angstrom: float
 
 
@@ -187,7 +188,7 @@ def prepared(cell: Cell, index: int, inputs: Inputs) -> Prepared:
     own, widest = (inputs.diameter_angstrom or preparation.diameter_angstrom(one) for one in (reference, target))
     if inputs.kind == "plain":
         spectrum = FourierVolume.of(reference.volume, wedge=reference.wedge, limit=limit)
-        return Prepared(coarse_to_fine.Pair(Spectrum.of(target, limit=limit), spectrum), widest)
+        return Prepared(Pair(Spectrum.of(target, limit=limit), spectrum), widest)
     poses = pair_poses(cell.phantom, index)
     shown = [
         as_compared(particle, diameter, cell, pose, inputs, limit)
@@ -197,7 +198,7 @@ def prepared(cell: Cell, index: int, inputs: Inputs) -> Prepared:
     samples, other = Spectrum.of(f, limit=limit), Spectrum.of(g, limit=limit)
     before = Expectation.of_shares(f_share, g_share, samples.shell_power(), other.shell_power())
     spectrum = FourierVolume.of(g.volume, wedge=g.wedge, limit=limit)
-    return Prepared(coarse_to_fine.Pair(samples, spectrum, before=before if inputs.before else None), widest)
+    return Prepared(Pair(samples, spectrum, before=before if inputs.before else None), widest)
 
 
 def as_compared(
@@ -220,7 +221,7 @@ def align_with(variant: Variant, cell: Cell, index: int) -> Found:
     plan = Plan.of(limit=pair.target.limit, diameter_share=ready.diameter_angstrom / BOX_ANGSTROM)
     settings = gonio.Settings()
     frame = everywhere(pair.target, settings, reach_deg=plan.reach_deg)
-    return PairSearch(
+    search = PairSearch(
         pair,
         frame,
         plan,
@@ -228,10 +229,11 @@ def align_with(variant: Variant, cell: Cell, index: int) -> Found:
         group=Symmetry.named("C1").matrices,
         last_steps=settings.max_refinement_iterations,
         expectation=expectation_at(pair, truth, frame, plan) if variant.known else None,
-    ).answer()
+    )
+    return Cpu().search([search])[0]
 
 
-def expectation_at(pair: coarse_to_fine.Pair, truth: gonio.Pose, frame: Frame, plan: Plan) -> Expectation:
+def expectation_at(pair: Pair, truth: gonio.Pose, frame: Frame, plan: Plan) -> Expectation:
     """What the pair has in common at its true pose."""
     coarse = pair.filtered(Score.LIKELIHOOD, pair.before, plan.limits[0])
     seeds, _ = frame.seeds(coarse, points=int(np.ceil(4 * plan.limits[0])))

@@ -24,8 +24,10 @@ from noise import LIMIT, signal, strength_by_shell
 from scipy.spatial.transform import Rotation
 
 import gonio
+from gonio.alignment.prepared import FromCoarseToFine
+from gonio.search.backend import Found, PairSearch
 from gonio.search.coarse_to_fine import CUTS, Cuts
-from gonio.search.cpu import Found, PairSearch
+from gonio.search.cpu import Cpu
 from gonio.search.objective import poses_of
 from misses import SAME_DEG, SAME_DISSIMILARITY, local
 from run import RESOLUTION_ANGSTROM, laid_on, read_ribosomes
@@ -59,9 +61,9 @@ def transplanted(
 
 def search_of(aligner: gonio.Aligner, target: gonio.TiltStack) -> PairSearch:
     """What the aligner would search."""
-    search = next(aligner.ask(target))
-    assert isinstance(search, PairSearch)
-    return search
+    prepared = aligner.prepare(target)
+    assert isinstance(prepared, FromCoarseToFine)
+    return prepared.search
 
 
 def compare(particles: list[tuple[gonio.TiltStack, gonio.Pose]], reference: gonio.Volume) -> dict[str, dict]:
@@ -73,7 +75,7 @@ def compare(particles: list[tuple[gonio.TiltStack, gonio.Pose]], reference: goni
         search, best = search_of(aligner, target), near.align(target, start=truth)
         for name, cuts in WAYS.items():
             began = time.process_time()
-            found = replace(search, cuts=cuts).answer()
+            (found,) = Cpu().search([replace(search, cuts=cuts)])
             seconds = time.process_time() - began
             off = float(poses_of(found.points[:1])[0].rotation_distance_deg(truth))
             counted = (1, off <= RIGHT_DEG, is_missed(found, best), found.iterations, seconds)

@@ -1,21 +1,20 @@
 """Alignment of a particle to a reference: where the score meets the search.
 
-Flow: particle -> samples (preparation) -> seeds (orientations, best shift by FFT) -> refinement (coarse_to_fine or
-candidates, lm) of the dissimilarity (score, problem) -> Result, with how sure it is (findings, uncertainty).
+Flow: particle -> samples (preparation) -> what is searched (prepared) -> backend (CPU or GPU) -> Result (prepared,
+outcome, posterior).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.alignment.outcome import ask_result, better_of, result_of
-from gonio.alignment.posterior import ask_posterior
+from gonio.alignment.prepared import FromCoarseToFine, FromSeeds, Prepared, finished
 from gonio.alignment.result import History, Optimum, Result
 from gonio.averaging.single import by_itself
 from gonio.comparison.expected_fsc import Expectation
@@ -28,20 +27,17 @@ from gonio.preparation.prepare import Kept, Preparation
 from gonio.run.parallel import in_order
 from gonio.search import coarse_to_fine, stochastic
 from gonio.search import levenberg_marquardt as lm
+from gonio.search.backend import Backend, Evaluation, PairSearch
 from gonio.search.coarse_to_fine import Plan
-from gonio.search.cpu import Found, PairSearch
-from gonio.search.gpu.device import CPU, Device, device_for, results, searched
-from gonio.search.objective import pack, signature, with_moving_overlap
-from gonio.search.requests import Asking, Refinement, ShellSums, answered
+from gonio.search.cpu import Cpu
+from gonio.search.gpu.device import CPU, Device, device_for
+from gonio.search.gpu.groups import in_groups
+from gonio.search.objective import signature
 from gonio.search.search_space import Frame, about_normals, everywhere, near
-from gonio.settings import Inputs, Overlap, Pool, Search, Settings
+from gonio.settings import Inputs, Overlap, Pool, Schedule, Search, Settings
 
 __all__ = ["Aligner", "History", "Inputs", "Kept", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
 
-# A pair that shares this much of its power may be compared as it is.
-NOISE_FREE = 0.97
-# Variances are told only to a factor of a few: an answer is surer when it has less than this share of the other's.
-SURER = 0.5
 # Particles from which the expectation of a whole set is taken.
 LEARN_FROM = 50
 # A drawn pool is given this share of the steps that refining all of it would take.
@@ -101,7 +97,7 @@ class Aligner:
         self.settings = Settings() if settings is None else settings
         self.reference = Subtomogram(reference) if isinstance(reference, Volume) else by_itself(reference)
         self._symmetry = Symmetry.named(self.settings.symmetry)
-        self.card = device_for(device, draws=self.settings.draws)
+        self.gpu = device_for(device, draws=self.settings.draws)
         self.mask, self._reference_fsc = mask, reference_fsc
         self._preparation = Preparation(self.reference, self.settings, mask=mask, reference_fsc=reference_fsc)
 
@@ -109,7 +105,7 @@ class Aligner:
         self, reference: Volume | Subtomogram, *, settings: Settings | None = None, mask: Volume | None = None
     ) -> Aligner:
         """Make an aligner of another map, of which the same is known: settings unless given, FSC, where to compute."""
-        settings, device = settings or self.settings, CPU if self.card is None else self.card
+        settings, device = settings or self.settings, CPU if self.gpu is None else self.gpu
         return Aligner(reference, settings, mask=mask, reference_fsc=self._reference_fsc, device=device)
 
     def __repr__(self) -> str:
@@ -150,8 +146,8 @@ class Aligner:
         ValueError
             Voxel sizes that differ, a box too small for the resolution, a missing ``rng``, ``start`` or normal.
         """
-        asking = self.ask(target, rng=rng, start=start, expectation=expectation, record=record, kept=kept)
-        return answered(asking) if self.card is None else next(results(iter([asking]), self.card))
+        prepared = self.prepare(target, rng=rng, start=start, expectation=expectation, record=record, kept=kept)
+        return finished([prepared], self.backend)[0]
 
     def _check(self, rng: np.random.Generator | None, start: Pose | None) -> None:
         search = self.settings.search
@@ -160,7 +156,7 @@ class Aligner:
         if rng is None and self.settings.draws:
             raise ValueError("a stochastic search needs a random generator: align(..., rng=np.random.default_rng(0))")
 
-    def ask(
+    def prepare(
         self,
         target: Particle,
         *,
@@ -169,15 +165,16 @@ class Aligner:
         expectation: Expectation | None = None,
         record: bool = False,
         kept: Kept | None = None,
-    ) -> Asking[Result]:
-        """``align`` as a search that asks for what it wants evaluated (``gonio.search.requests``)."""
+    ) -> Prepared:
+        """Prepare a target to be searched as ``align`` does: ``finished`` returns the results of a batch of such."""
         self._check(rng, start)
-        search, pair = self.settings.search, self._preparation.pair(target, kept=kept)
-        if search.is_papers:
-            return (yield from self._by_papers_schedule(target, pair, rng, record))
-        if search is Search.LOCAL and start is not None and not self.settings.restores:
-            return (yield from self._ask_refined(pair.plain(self.settings.score), start))
-        return (yield from self._from_coarse_to_fine(target, pair, rng, start, expectation))
+        pair, score = self._preparation.pair(target, kept=kept), self.settings.score
+        if self.settings.search.is_papers:
+            each = self.settings.search is Search.INDEPENDENT and self.settings.overlap is not Overlap.MOVING
+            return FromSeeds(pair.plain(score), self._frame(target, None, None), self.settings, each, rng, record)
+        if self.settings.search is Search.LOCAL and start is not None and not self.settings.restores:
+            return self._near(pair.plain(score), start)
+        return self._from_coarse_to_fine(target, pair, rng, start, expectation)
 
     def align_many(
         self,
@@ -198,10 +195,11 @@ class Aligner:
         """
         found: list[Result] = []
         items = self._items(targets, rng, starts)
-        if self.card is None:
-            every = in_order(partial(self._one, expectation, starts), items, n_threads)
+        prepare = partial(self._prepared, expectation, starts)
+        if self.gpu is None:
+            every = in_order(partial(_alone, prepare), items, n_threads)
         else:
-            every = searched(partial(self._ask_one, expectation, starts), items, self.card, n_threads=n_threads)
+            every = in_groups(prepare, finished, items, self.gpu, n_threads=n_threads)
         for result in every:
             found.append(result)
             if progress:
@@ -247,17 +245,8 @@ class Aligner:
         Frequencies of the shells, 1/angstrom, shape (s,); and |f|^2, |g|^2, f.g and |Omega| of each, shape (p, s, 4):
         zero at poses where the wedges share too little to mean anything. ``kept`` is as in ``align``.
         """
-        return answered(self.ask_shell_sums(target, poses, kept=kept))
-
-    def ask_shell_sums(
-        self, target: Particle, poses: Pose, *, kept: Kept | None = None
-    ) -> Asking[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """The same, asked for."""
-        comparison = self._preparation.pair(target, kept=kept).plain(Score.FCS)
-        sums = yield ShellSums(comparison, pack(poses.matrix, poses.shift_angstrom))
-        sums[sums[:, :, 3].sum(axis=1) < comparison.least] = 0.0
-        samples = comparison.target
-        return np.arange(samples.n_shells) / (samples.box * samples.voxel_size_angstrom), sums
+        compared = self._preparation.pair(target, kept=kept).plain(Score.FCS)
+        return shell_sums([Evaluation.at(compared, poses)], self.backend)[0]
 
     def log_likelihood(self, target: Particle, poses: Pose) -> NDArray[np.float64]:
         """How much likelier ``target`` is as the reference at poses (a batch of p) than as noise, natural log, (p,).
@@ -274,37 +263,31 @@ class Aligner:
         20, 4, 10 and 3 of them at SNR 0.5, 0.1 and 0.05; by their dissimilarities, which expect of each reference
         what it shows, 77, 70 and 66 (docs/reproduce.md).
         """
-        return answered(self.ask_log_likelihood(target, poses))
+        return log_likelihoods([self.likelihood(target)], [poses], self.backend)[0]
 
-    def ask_log_likelihood(self, target: Particle, poses: Pose) -> Asking[NDArray[np.float64]]:
-        """The same, asked for."""
-        comparison, crowding = self._preparation.measured_pair(target)
-        sums = yield ShellSums(comparison, pack(poses.matrix, poses.shift_angstrom))  # (p, s, 4)
-        ff, gg, fg, count = np.moveaxis(sums[:, 1:], -1, 0)
-        square = np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300)
-        return np.asarray(-(count * np.log1p(-np.minimum(square, MOST_ALIKE))).sum(axis=1) / crowding)
+    def likelihood(self, target: Particle) -> Likelihood:
+        """Prepare the log likelihoods of poses of a target, which ``log_likelihoods`` evaluates for a batch."""
+        return Likelihood(*self._preparation.measured_pair(target))
 
     def refine(self, comparison: Comparison, start: Pose) -> Result:
         """The local search by itself, on a comparison whose samples and weights are the caller's own.
 
         The comparison stands for a target without a name: its box and voxel size are all that is used of it.
         """
-        return answered(self._ask_refined(comparison, start))
+        return finished([self._near(comparison, start)], self.backend)[0]
 
-    def _ask_refined(self, comparison: Comparison, start: Pose) -> Asking[Result]:
-        frame = near(comparison.target, start, self.settings, reach_deg=None)
-        seeds, _ = yield from frame.ask_seeds(comparison)
-        return (yield from ask_result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
+    def _near(self, comparison: Comparison, start: Pose) -> FromSeeds:
+        return FromSeeds(comparison, near(comparison.target, start, self.settings, reach_deg=None), self.settings)
 
-    def _ask_all(self, comparison: Comparison, frame: Frame, seeds: NDArray) -> Asking[stochastic.Outcome]:
-        """Every seed refined until it rests."""
-        maximum = self.settings.max_refinement_iterations
-        return stochastic.all_refined((yield Refinement(frame.pose_problem(comparison), seeds, maximum)))
+    @property
+    def backend(self) -> Backend:
+        """Who does the work of searches."""
+        return Cpu() if self.gpu is None else self.gpu
 
     @property
     def device(self) -> str:
         """Where alignments are computed."""
-        return CPU if self.card is None else self.card.name
+        return CPU if self.gpu is None else self.gpu.name
 
     @property
     def diameter_angstrom(self) -> float:
@@ -316,26 +299,16 @@ class Aligner:
         """What the prepared reference takes."""
         return self._preparation.memory_bytes
 
-    def _one(
+    def _prepared(
         self,
         expectation: Expectation | None,
         starts: Pose | None,
         target: Particle,
         rng: np.random.Generator | None,
         index: int,
-    ) -> Result:
-        return answered(self._ask_one(expectation, starts, target, rng, index))
-
-    def _ask_one(
-        self,
-        expectation: Expectation | None,
-        starts: Pose | None,
-        target: Particle,
-        rng: np.random.Generator | None,
-        index: int,
-    ) -> Asking[Result]:
+    ) -> Prepared:
         start = None if starts is None else starts[index]
-        return self.ask(target, rng=rng, start=start, expectation=expectation)
+        return self.prepare(target, rng=rng, start=start, expectation=expectation)
 
     @staticmethod
     def _items(
@@ -353,33 +326,9 @@ class Aligner:
         if self.settings.search in (Search.AXIS, Search.AXIS_STOCHASTIC):
             return about_normals(target, self.reference, self.settings, reach_deg=reach_deg)
         if self.settings.search is Search.LOCAL:
-            assert start is not None  # align has asked for it
+            assert start is not None  # prepare has checked it
             return near(target, start, self.settings, reach_deg=reach_deg)
         return everywhere(target, self.settings, reach_deg=reach_deg)
-
-    def _by_papers_schedule(
-        self, target: Particle, pair: Pair, rng: np.random.Generator | None, record: bool
-    ) -> Asking[Result]:
-        comparison, frame = pair.plain(self.settings.score), self._frame(target, None, None)
-        seeds, _ = yield from frame.ask_seeds(comparison)
-        moving = self.settings.overlap is Overlap.MOVING
-        if self.settings.search is Search.INDEPENDENT and not moving:
-            return (yield from ask_result(comparison, (yield from self._ask_all(comparison, frame, seeds)), frame))
-        problem = frame.problem(comparison)
-        problem = with_moving_overlap(problem) if moving else problem
-        if self.settings.search is Search.INDEPENDENT:
-            outcome = stochastic.refine_all(problem, seeds, max_iterations=self.settings.max_refinement_iterations)
-            return (yield from ask_result(comparison, outcome, frame))
-        assert rng is not None  # align has asked for it
-        outcome = stochastic.refine_stochastically(
-            problem,
-            seeds,
-            schedule=self.settings.schedule,
-            signature=partial(signature, voxel_size_angstrom=target.voxel_size_angstrom),
-            rng=rng,
-            record=record,
-        )
-        return (yield from ask_result(comparison, outcome, frame))
 
     def _from_coarse_to_fine(
         self,
@@ -388,7 +337,7 @@ class Aligner:
         rng: np.random.Generator | None,
         start: Pose | None,
         expectation: Expectation | None,
-    ) -> Asking[Result]:
+    ) -> FromCoarseToFine:
         diameter = self.settings.particle_diameter_angstrom or pair.diameter_angstrom
         diameter = diameter or self._preparation.diameter_angstrom(target)
         edge, cut = pair.target.box * target.voxel_size_angstrom, pair.target.box / target.box
@@ -402,8 +351,8 @@ class Aligner:
             plan = replace(plan, limits=plan.limits[-1:])
         # Subtomograms are found alike with and without it (320 of the three phantoms, SNR 0.5 and 0.1).
         look = pair.exact and not pair.target.on_grid and self.settings.search is Search.COARSE_TO_FINE
-        drawn = partial(self._drawn, frame=frame, crowding=pair.crowding, rng=rng)
-        found: Found = yield PairSearch(
+        drawn = partial(_drawn, frame=frame, crowding=pair.crowding, schedule=self.settings.schedule, rng=rng)
+        search = PairSearch(
             pair,
             frame,
             plan,
@@ -414,64 +363,71 @@ class Aligner:
             expectation=None if expectation is None else expectation.in_box(cut, pair.target.n_shells),
             minimise=drawn if self.settings.pool is Pool.DRAWN else None,
         )
-        result = result_of(pair, found, frame)
-        shells = int(np.rint(pair.target.limit / cut)) + 1
-        told = found.expectation.in_box(1.0 / cut, shells) if expectation is None else expectation
-        result = replace(result, expectation=told)
-        if pair.exact and start is not None and self.settings.search is Search.COARSE_TO_FINE:
-            result = yield from self._unless_better_near(start, result, pair, frame)
-        if pair.exact:
-            result = yield from ask_posterior(result, pair, frame, self.settings, rng=rng)
-        if self._preparation.keeps_out or found.expectation.shared_power < NOISE_FREE:
-            return result
-        return (yield from self._as_measured(target, result, frame, pair.crowding))
+        return FromCoarseToFine(target, search, self._preparation, self.settings, rng, start, expectation)
 
-    def _unless_better_near(self, start: Pose, result: Result, pair: Pair, frame: Frame) -> Asking[Result]:
-        """Return the result, or the optimum near a pose that may be right, where that is better: it was missed."""
-        plain = pair.plain(Score.RCS if self.settings.score is Score.LIKELIHOOD else self.settings.score)
-        point = pack(start.matrix[None], start.shift_angstrom[None])
-        near_it = yield from ask_result(plain, (yield from self._ask_all(plain, frame, point)), frame)
-        return better_of(result, near_it, crowding=pair.crowding)
 
-    def _as_measured(self, target: Particle, result: Result, frame: Frame, crowding: float) -> Asking[Result]:
-        """The same pose refined on the particles as they are, where that is the surer answer.
+def _alone(prepare: Callable[..., Prepared], *item: object) -> Result:
+    """Prepare and finish one target on the CPU."""
+    return finished([prepare(*item)], Cpu())[0]
 
-        Without noise and with next to no wedge there is nothing to restore, and a sphere only takes something away.
-        What the wedge smears is as correlated between samples as what a sphere does, hence the same crowding.
-        """
-        plain = self._preparation.plain_pair(target).plain(Score.RCS)
-        point = pack(result.pose.matrix[None], result.pose.shift_angstrom[None])
-        again = yield from ask_result(plain, (yield from self._ask_all(plain, frame, point)), frame)
-        covariance, steps = crowding * again.covariance, result.n_iterations + again.n_iterations
-        surer = again.status.ok and np.trace(covariance[:3, :3]) < SURER * np.trace(result.covariance[:3, :3])
-        if not surer:
-            return replace(result, n_iterations=steps)
-        return replace(result, pose=again.pose, covariance=covariance, n_iterations=steps)
 
-    def _drawn(
-        self,
-        comparison: Comparison,
-        points: NDArray,
-        steps: int,
-        *,
-        frame: Frame,
-        crowding: float,
-        rng: np.random.Generator | None,
-    ) -> lm.State:
-        """Candidates that are drawn share their steps; the last one comes to rest by itself."""
-        problem = frame.problem(comparison, crowding=crowding)
-        if steps > coarse_to_fine.CUTS.steps:
-            return lm.minimise(problem, points, max_iterations=steps)
-        assert rng is not None  # align has asked for it
-        size = comparison.target.voxel_size_angstrom
-        most = max(1, round(DRAWN_SHARE * steps * len(points)))
-        return stochastic.refine_stochastically(
-            problem,
-            points,
-            schedule=replace(self.settings.schedule, max_iterations=most, regression_window=most),
-            signature=partial(signature, voxel_size_angstrom=size),
-            rng=rng,
-        ).state
+def _drawn(
+    comparison: Comparison,
+    points: NDArray,
+    steps: int,
+    *,
+    frame: Frame,
+    crowding: float,
+    schedule: Schedule,
+    rng: np.random.Generator | None,
+) -> lm.State:
+    """Refine candidates that are drawn and share their iterations; the last one converges by itself."""
+    problem = frame.problem(comparison, crowding=crowding)
+    if steps > coarse_to_fine.CUTS.steps:
+        return lm.minimise(problem, points, max_iterations=steps)
+    assert rng is not None  # Aligner.prepare has checked it
+    most = max(1, round(DRAWN_SHARE * steps * len(points)))
+    return stochastic.refine_stochastically(
+        problem,
+        points,
+        schedule=replace(schedule, max_iterations=most, regression_window=most),
+        signature=partial(signature, voxel_size_angstrom=comparison.target.voxel_size_angstrom),
+        rng=rng,
+    ).state
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What the log likelihoods of poses of a target are made of: a comparison, and its samples per independent one."""
+
+    comparison: Comparison
+    crowding: float
+
+    def of_sums(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the log likelihood at p poses, (p,), from the sums of their shells (p, s, 4)."""
+        ff, gg, fg, count = np.moveaxis(sums[:, 1:], -1, 0)
+        square = np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300)
+        return np.asarray(-(count * np.log1p(-np.minimum(square, MOST_ALIKE))).sum(axis=1) / self.crowding)
+
+
+def log_likelihoods(
+    compared: Sequence[Likelihood], poses: Sequence[Pose], backend: Backend
+) -> list[NDArray[np.float64]]:
+    """Evaluate ``Aligner.log_likelihood`` of many targets, each at a batch of poses."""
+    at_poses = [Evaluation.at(one.comparison, each) for one, each in zip(compared, poses, strict=True)]
+    return [one.of_sums(sums) for one, sums in zip(compared, backend.shell_sums(at_poses), strict=True)]
+
+
+def shell_sums(
+    evaluations: Sequence[Evaluation], backend: Backend
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Evaluate ``Aligner.shell_sums`` of many pairs, each at a batch of poses."""
+    found = []
+    for one, sums in zip(evaluations, backend.shell_sums(evaluations), strict=True):
+        samples = one.comparison.target
+        sums[sums[:, :, 3].sum(axis=1) < one.comparison.least] = 0.0
+        found.append((np.arange(samples.n_shells) / (samples.box * samples.voxel_size_angstrom), sums))
+    return found
 
 
 def align(

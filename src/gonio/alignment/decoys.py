@@ -14,6 +14,7 @@ Must not know how a pose is looked for, nor where particles come from.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gonio.alignment.aligner import Aligner
-from gonio.alignment.particle_list import ParticleError
+from gonio.alignment.aligner import Aligner, Likelihood, log_likelihoods
+from gonio.alignment.particle_list import ParticleError, mapper_of
+from gonio.alignment.prepared import Prepared, finished
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import half_shells
 from gonio.particle.pose import Pose
@@ -31,9 +33,9 @@ from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Subtomogram, Volume, mirrored_volume
 from gonio.particle.wedge import NoWedge
 from gonio.preparation.extent import sphere_of
-from gonio.run.engine import Local, Mapper
-from gonio.search.gpu.multi_gpu import OneCard
-from gonio.search.requests import Asking, answered
+from gonio.run.engine import Mapper
+from gonio.search.backend import Backend
+from gonio.search.batch_task import BatchTask
 from gonio.settings import Search, Settings
 
 __all__ = ["Competition", "Decoys", "compete", "q_values", "scrambled_volume", "self_likeness"]
@@ -273,8 +275,7 @@ def compete(
     ParticleError, FormatError
         Naming the first particle that cannot be read or does not fit.
     """
-    if mapper is None:
-        mapper = Local() if aligner.card is None else OneCard(aligner.card)
+    mapper = mapper or mapper_of(aligner.gpu)
     first = list(mapper("score", _Scored(table, aligner, aligner, poses, seed), len(table)))
     others = [
         list(mapper(f"decoy {number}", _Scored(table, _searching(decoy), aligner, None, seed), len(table)))
@@ -291,7 +292,15 @@ def _searching(decoy: Aligner) -> Aligner:
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _Unscored:
+    """What the score of a row is made of, and its pose, or else the search for it."""
+
+    likelihood: Likelihood
+    pose: Pose | Prepared
+
+
+@dataclass(frozen=True)
+class _Scored(BatchTask[_Unscored, float]):
     """The score of a row against a map: at its pose, or at that which the map's aligner finds.
 
     ``same`` is the reference's own aligner, whose sphere is everyone's: scores then are of the same samples.
@@ -303,23 +312,22 @@ class _Scored:
     poses: Pose | None
     seed: int
 
-    def __call__(self, row: int) -> float:
-        return answered(self.ask(row))
+    def prepare(self, item: int) -> _Unscored:
+        """Read the particle of a row and prepare its score."""
+        particle = self.table.load(item)
+        with ParticleError.naming(f"particle {self.table.names[item]!r}"):
+            if self.poses is not None:
+                return _Unscored(self.scorer.likelihood(particle), self.poses[item])
+            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(item,)))
+            search = self.aligner.prepare(particle, rng=rng)
+            return _Unscored(self.scorer.likelihood(particle), search)
 
-    def ask(self, row: int) -> Asking[float]:
-        """The same as a search, of which an engine may do many at a time."""
-        particle = self.table.load(row)
-        try:
-            if self.poses is None:
-                rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(row,)))
-                found = yield from self.aligner.ask(particle, rng=rng)
-                pose = found.pose
-            else:
-                pose = self.poses[row]
-            score = yield from self.scorer.ask_log_likelihood(particle, Pose.stack([pose]))
-        except ValueError as error:
-            raise ParticleError(f"particle {self.table.names[row]!r}: {error}") from error
-        return float(score[0])
+    def finish(self, prepared: Sequence[_Unscored], backend: Backend) -> list[float]:
+        """Search rows without a pose, and score all."""
+        found = iter(finished([one.pose for one in prepared if not isinstance(one.pose, Pose)], backend))
+        poses = [one.pose if isinstance(one.pose, Pose) else next(found).pose for one in prepared]
+        likelihoods = [one.likelihood for one in prepared]
+        return [float(one[0]) for one in log_likelihoods(likelihoods, [Pose.stack([p]) for p in poses], backend)]
 
     @cached_property
     def scorer(self) -> Aligner:

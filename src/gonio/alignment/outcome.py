@@ -1,27 +1,28 @@
 """What a search came to, as a ``Result``: poses, how sure the best is (uncertainty), and what else it could be.
 
-What still has to be evaluated for it is asked for (``evaluation``). Must not know how optima were looked for.
+Must not know how optima were looked for.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gonio.alignment.result import History, Optimum, Result
 from gonio.comparison.pair import Pair
-from gonio.comparison.score import Comparison
+from gonio.comparison.score import Comparison, NormalEquations
 from gonio.particle.pose import Pose
-from gonio.search.cpu import Found
-from gonio.search.objective import pack, poses_of
-from gonio.search.requests import Asking, Equations
+from gonio.search.backend import Backend, Evaluation, Found
+from gonio.search.objective import poses_of
 from gonio.search.search_space import Frame
 from gonio.search.stochastic import Outcome
-from gonio.search.uncertainty import ask_pose_covariance
+from gonio.search.uncertainty import Curvature
 
-__all__ = ["ask_result", "better_of", "result_of"]
+__all__ = ["Refined", "better_of", "result_of", "results_of"]
 
 # The paper's searches keep their whole pool: its optima are those further apart than this, and no more of them.
 RUNNER_UP_DEG, RUNNERS_UP = 10.0, 5
@@ -29,32 +30,43 @@ RUNNER_UP_DEG, RUNNERS_UP = 10.0, 5
 SAME_OPTIMUM = 1e-5
 
 
-def ask_result(comparison: Comparison, outcome: Outcome, frame: Frame) -> Asking[Result]:
-    """Of a plain comparison whose pool was refined."""
-    poses, values = poses_of(outcome.state.points), outcome.state.dissimilarity
-    equations = yield Equations(comparison, pack(poses.matrix[:1], poses.shift_angstrom[:1]))
-    target, points, found = comparison.target, outcome.best_points, float(equations.dissimilarity[0])
-    alone = frame.shift_angstrom is not None
-    rows = [] if alone else _runners_up(poses, values)
-    return Result(
-        pose=poses[0],
-        dissimilarity=found,
-        status=outcome.state.status[0],
-        n_iterations=outcome.iterations,
-        overlap=float(equations.overlap[0] / target.weight.sum(dtype=np.float64)),
-        covariance=(
-            yield from ask_pose_covariance(
-                target,
-                comparison.reference,
-                poses[0],
-                directions=frame.directions,
-                crowding=1.0,
-                precision=frame.precision(poses[0]),
-            )
-        ),
-        runners_up=tuple(Optimum(poses[i], float(values[i]), float(values[i] - values[0])) for i in rows),
-        history=History(outcome.history, poses_of(points)) if points is not None and len(points) else None,
-    )
+@dataclass(frozen=True)
+class Refined:
+    """What came of the seeds of a comparison that were refined in a frame."""
+
+    comparison: Comparison
+    frame: Frame
+    outcome: Outcome
+
+    @cached_property
+    def poses(self) -> Pose:
+        """The candidates that are left, best first."""
+        return poses_of(self.outcome.state.points)
+
+    def result(self, equations: NormalEquations, sums: NDArray[np.float64]) -> Result:
+        """Return the result, from the normal equations at the best pose and the sums (1, s, 37) of their shells."""
+        poses, values, target = self.poses, self.outcome.state.dissimilarity, self.comparison.target
+        points, frame = self.outcome.best_points, self.frame
+        curvature = Curvature.of_sums(sums[0], target.shell_weights(), phase=self.comparison.phase, crowding=1.0)
+        rows = [] if frame.shift_angstrom is not None else _runners_up(poses, values)
+        return Result(
+            pose=poses[0],
+            dissimilarity=float(equations.dissimilarity[0]),
+            status=self.outcome.state.status[0],
+            n_iterations=self.outcome.iterations,
+            overlap=float(equations.overlap[0] / target.weight.sum(dtype=np.float64)),
+            covariance=curvature.covariance(directions=frame.directions, precision=frame.precision(poses[0])),
+            runners_up=tuple(Optimum(poses[i], float(values[i]), float(values[i] - values[0])) for i in rows),
+            history=History(self.outcome.history, poses_of(points)) if points is not None and len(points) else None,
+        )
+
+
+def results_of(refined: Sequence[Refined], backend: Backend) -> list[Result]:
+    """Return the results of comparisons whose seeds were refined."""
+    best = [Evaluation.at(one.comparison, one.poses[:1]) for one in refined]
+    equations = backend.normal_equations(best)
+    sums = backend.shell_equations([replace(one, comparison=one.comparison.by_fcs()) for one in best])
+    return [one.result(e, s) for one, e, s in zip(refined, equations, sums, strict=True)]
 
 
 def result_of(pair: Pair, found: Found, frame: Frame) -> Result:

@@ -1,4 +1,4 @@
-"""A list of particles against a reference, row after row, by any engine.
+"""A list of particles against a reference, row after row, by any executor.
 
 Each row is read by whoever aligns it, and its random generator follows from the seed and its number: results depend on
 nothing else.
@@ -6,7 +6,8 @@ nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,20 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.alignment.aligner import LEARN_FROM, Aligner
+from gonio.alignment.prepared import Prepared, finished
 from gonio.alignment.result import Result
 from gonio.comparison.expected_fsc import Expectation
 from gonio.particle.table import ParticleTable
 from gonio.run.engine import Local, Mapper
+from gonio.search.backend import Backend
+from gonio.search.batch_task import BatchTask
 from gonio.search.gpu.device import Device
 from gonio.search.gpu.multi_gpu import OneCard
-from gonio.search.requests import Asking, answered
 from gonio.settings import Search, Settings
 
-__all__ = ["AlignedRow", "Aligners", "ParticleError", "align_rows", "align_table", "learn"]
+__all__ = ["AlignedRow", "Aligners", "ParticleError", "align_rows", "align_table", "learn", "mapper_of"]
 
 
 class ParticleError(ValueError):
     """What does not fit with one particle of a list, told with its name."""
+
+    @staticmethod
+    @contextmanager
+    def naming(particle: str) -> Iterator[None]:
+        """Raise a ValueError within as a ParticleError that begins with what is said of the particle."""
+        try:
+            yield
+        except ValueError as error:
+            raise ParticleError(f"{particle}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -57,9 +69,9 @@ class Aligners:
         return self.aligners[0].settings
 
     @property
-    def card(self) -> Device | None:
+    def gpu(self) -> Device | None:
         """Where they run, or None for the CPU."""
-        return self.aligners[0].card
+        return self.aligners[0].gpu
 
 
 def align_table(
@@ -113,9 +125,12 @@ def align_rows(
     """
     starts = aligner.settings.search is Search.LOCAL if local is None else local
     task = _AlignRow(table, aligner, seed, expectation, starts)
-    if mapper is None:
-        mapper = Local() if aligner.card is None else OneCard(aligner.card)
-    return list(mapper(stage, task, len(table)))
+    return list((mapper or mapper_of(aligner.gpu))(stage, task, len(table)))
+
+
+def mapper_of(gpu: Device | None) -> Mapper:
+    """Return who does tasks where nobody else is named: an aligner's GPU, or this process one after another."""
+    return Local() if gpu is None else OneCard(gpu)
 
 
 def learn(table: ParticleTable, aligner: Aligner, *, mapper: Mapper | None = None, seed: int = 0) -> Expectation | None:
@@ -125,7 +140,16 @@ def learn(table: ParticleTable, aligner: Aligner, *, mapper: Mapper | None = Non
 
 
 @dataclass(frozen=True)
-class _AlignRow:
+class _Row:
+    """A row ready to be searched, and what its result holds besides."""
+
+    prepared: Prepared
+    box: int
+    before: float
+
+
+@dataclass(frozen=True)
+class _AlignRow(BatchTask[_Row, AlignedRow]):
     table: ParticleTable
     aligner: Aligner | Aligners
     seed: int
@@ -137,22 +161,21 @@ class _AlignRow:
         many = self.aligner
         return many.aligners[int(many.which[row])] if isinstance(many, Aligners) else many
 
-    def __call__(self, row: int) -> AlignedRow:
-        return answered(self.ask(row))
-
-    def ask(self, row: int) -> Asking[AlignedRow]:
-        """The same as a search, of which an engine may do many at a time."""
-        particle = self.table.load(row)
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(row,)))
-        start, aligner = self.table.poses[row] if self.starts else None, self.aligner_of(row)
-        try:
-            result = yield from aligner.ask(particle, rng=rng, start=start, expectation=self.expectation)
-            before = np.nan
+    def prepare(self, item: int) -> _Row:
+        """Read the particle of a row and prepare its search."""
+        particle, before = self.table.load(item), np.nan
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(item,)))
+        start, aligner = self.table.poses[item] if self.starts else None, self.aligner_of(item)
+        with ParticleError.naming(f"particle {self.table.names[item]!r}"):
+            prepared = aligner.prepare(particle, rng=rng, start=start, expectation=self.expectation)
             if self.compares:
-                before = float(aligner.dissimilarity(particle, self.table.poses[row : row + 1])[0])
-        except ValueError as error:
-            raise ParticleError(f"particle {self.table.names[row]!r}: {error}") from error
-        return AlignedRow(result, particle.box, before)
+                before = float(aligner.dissimilarity(particle, self.table.poses[item : item + 1])[0])
+        return _Row(prepared, particle.box, before)
+
+    def finish(self, prepared: Sequence[_Row], backend: Backend) -> list[AlignedRow]:
+        """Search rows."""
+        results = finished([row.prepared for row in prepared], backend)
+        return [AlignedRow(found, row.box, row.before) for row, found in zip(prepared, results, strict=True)]
 
     @cached_property
     def compares(self) -> bool:

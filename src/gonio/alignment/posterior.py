@@ -11,6 +11,7 @@ Must not know how optima were found, nor what is averaged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,14 +19,14 @@ from numpy.typing import NDArray
 
 from gonio.alignment.result import Result
 from gonio.comparison.pair import Pair
-from gonio.comparison.score import Score
+from gonio.comparison.score import Comparison, Score
 from gonio.particle.pose import Pose, PoseSample
+from gonio.search.backend import Backend, Evaluation
 from gonio.search.objective import pack
-from gonio.search.requests import Asking, ShellSums
 from gonio.search.search_space import Frame
 from gonio.settings import Settings
 
-__all__ = ["Draws", "Worth", "ask_posterior", "covariance_of", "drawn"]
+__all__ = ["Draws", "Optima", "Worth", "covariance_of", "drawn", "with_posteriors"]
 
 # Poses that are evaluated, and the freedom of the proposals' tails: with fewer than 64 the weights of sharp posteriors
 # rest on a few.
@@ -46,46 +47,95 @@ MOST_ALIKE = 1.0 - 1e-4
 MOST_ROTATION_DEG, MOST_SHIFT_SHARE = 25.0, 0.5
 
 
-def ask_posterior(
-    result: Result, pair: Pair, frame: Frame, settings: Settings, *, rng: np.random.Generator | None
-) -> Asking[Result]:
-    """Return a result of a pair weighted by its noise with what poses drawn from its posterior say.
+@dataclass(frozen=True)
+class Optima:
+    """The result of a search of a pair that is weighted by its noise, and what its posterior depends on besides."""
 
-    Its covariance is theirs where the pose is so uncertain that the parabola at its optimum says too little. The poses
+    result: Result
+    pair: Pair
+    frame: Frame
+    settings: Settings
+    rng: np.random.Generator | None
+
+    @property
+    def poses(self) -> Pose:
+        """The best and its runners-up."""
+        return Pose.stack([self.result.pose, *(one.pose for one in self.result.runners_up)])
+
+    @property
+    def comparison(self) -> Comparison:
+        """By which poses are as likely as they correlate."""
+        return self.pair.plain(Score.RCS)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the posterior may say more than the result does."""
+        if not np.isfinite(self.result.dissimilarity):
+            return False
+        wanted = self.settings.posterior_poses or self.settings.score is Score.FCS
+        return bool(wanted) or Worth.of(self.pair, self.result.dissimilarity).of_best <= LINEAR
+
+    def proposal(self, sums: NDArray[np.float64]) -> Proposal | None:
+        """Draw poses about the optima, from the sums of shells there (j, s, 4); None where one is all there can be."""
+        pair, frame, result = self.pair, self.frame, self.result
+        worth = Worth.of(pair, float(2.0 - 2.0 * np.sqrt(_square(sums)[0])))
+        log_likelihood = worth.log_likelihood(sums)
+        detail = pair.target.box * pair.target.voxel_size_angstrom / pair.target.limit
+        certain = bool((log_likelihood[1:] < log_likelihood[0] - CERTAIN).all())
+        turn, shift = np.trace(result.covariance[:3, :3]), np.trace(result.covariance[3:, 3:])
+        narrow = turn * frame.radius_angstrom**2 + shift < (self.settings.posterior_resolved * detail) ** 2
+        if certain and narrow and worth.of_best > LINEAR:
+            return None
+        draws = drawn(
+            self.poses,
+            log_likelihood,
+            result.covariance,
+            directions=frame.directions,
+            most_shift_angstrom=MOST_SHIFT_SHARE * detail,
+            rng=np.random.default_rng(0) if self.rng is None else self.rng,
+        )
+        return Proposal(draws, worth, bool(certain and narrow))
+
+    def sampled(self, proposal: Proposal, sums: NDArray[np.float64]) -> Result:
+        """Return the result with what the posterior says, from the sums of shells at the poses drawn (p, s, 4)."""
+        draws, worth, result = proposal.draws, proposal.worth, self.result
+        log_posterior = worth.log_likelihood(sums)
+        if self.frame.unlikeliness is not None:
+            log_posterior = log_posterior - self.frame.unlikeliness(draws.points)
+        weight, wanted = draws.weights(log_posterior), self.settings.posterior_poses
+        covariance = result.covariance if worth.of_best > LINEAR else covariance_of(draws, weight, result)
+        kept = draws.first(weight, wanted) if wanted and not proposal.is_resolved else None
+        return replace(result, covariance=covariance, sampled=kept)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Poses drawn from about what a posterior is, and whether this is narrower than what need be told apart."""
+
+    draws: Draws
+    worth: Worth
+    is_resolved: bool
+
+
+def with_posteriors(optima: Sequence[Optima], backend: Backend) -> list[Result]:
+    """Return results of pairs weighted by their noise with what poses drawn from their posteriors say.
+
+    The covariance is theirs where a pose is so uncertain that the parabola at its optimum says too little. The poses
     themselves are kept if ``settings.posterior_poses`` asks for some; not where there is no rival and the posterior is
     narrower than ``settings.posterior_resolved`` of the finest detail. Without a generator the first of all is taken.
     """
-    wanted = settings.posterior_poses
-    if not np.isfinite(result.dissimilarity):
-        return result
-    if not wanted and settings.score is not Score.FCS and Worth.of(pair, result.dissimilarity).of_best > LINEAR:
-        return result
-    comparison, optima = pair.plain(Score.RCS), Pose.stack([result.pose, *(o.pose for o in result.runners_up)])
-    sums = yield ShellSums(comparison, pack(optima.matrix, optima.shift_angstrom))
-    worth = Worth.of(pair, float(2.0 - 2.0 * np.sqrt(_square(sums)[0])))
-    log_likelihood = worth.log_likelihood(sums)
-    detail = pair.target.box * pair.target.voxel_size_angstrom / pair.target.limit
-    certain = bool((log_likelihood[1:] < log_likelihood[0] - CERTAIN).all())
-    turn, shift = np.trace(result.covariance[:3, :3]), np.trace(result.covariance[3:, 3:])
-    narrow = turn * frame.radius_angstrom**2 + shift < (settings.posterior_resolved * detail) ** 2
-    if certain and narrow and worth.of_best > LINEAR:
-        return result
-    rng = np.random.default_rng(0) if rng is None else rng
-    draws = drawn(
-        optima,
-        log_likelihood,
-        result.covariance,
-        directions=frame.directions,
-        most_shift_angstrom=MOST_SHIFT_SHARE * detail,
-        rng=rng,
-    )
-    log_posterior = worth.log_likelihood((yield ShellSums(comparison, draws.points)))
-    if frame.unlikeliness is not None:
-        log_posterior = log_posterior - frame.unlikeliness(draws.points)
-    weight = draws.weights(log_posterior)
-    covariance = result.covariance if worth.of_best > LINEAR else covariance_of(draws, weight, result)
-    kept = draws.first(weight, wanted) if wanted and not (certain and narrow) else None
-    return replace(result, covariance=covariance, sampled=kept)
+    results = {place: one.result for place, one in enumerate(optima)}
+    looked_at = {place: one for place, one in enumerate(optima) if one.is_open}
+    sums = backend.shell_sums([Evaluation.at(one.comparison, one.poses) for one in looked_at.values()])
+    proposals = {
+        place: proposal
+        for (place, one), at_optima in zip(looked_at.items(), sums, strict=True)
+        if (proposal := one.proposal(at_optima)) is not None
+    }
+    drawn_at = [Evaluation(optima[place].comparison, one.draws.points) for place, one in proposals.items()]
+    for (place, proposal), at_draws in zip(proposals.items(), backend.shell_sums(drawn_at), strict=True):
+        results[place] = optima[place].sampled(proposal, at_draws)
+    return list(results.values())
 
 
 def covariance_of(draws: Draws, weight: NDArray[np.float64], result: Result) -> NDArray[np.float64]:

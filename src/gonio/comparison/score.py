@@ -93,6 +93,10 @@ class Comparison:
         # Kernels take shifts as phases per unit of frequency.
         self.phase = 2.0 * np.pi / (target.box * target.voxel_size_angstrom)
 
+    def by_fcs(self) -> Comparison:
+        """Return a comparison of the same samples by FCS, every one as the target weights it."""
+        return Comparison(self.target, self.reference, score=Score.FCS)
+
     def normal_equations(self, rotations: NDArray, shifts_angstrom: NDArray) -> NormalEquations:
         """d, H and b at p poses: rotation matrices (p, 3, 3), shifts (p, 3) in angstrom."""
         sums = np.empty((len(rotations), cpu.N_SUMS))

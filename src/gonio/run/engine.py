@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from gonio.run.journal import Journal
 from gonio.run.parallel import in_order
 
-__all__ = ["Journaled", "Local", "Mapper", "Progress"]
+__all__ = ["Chosen", "Journaled", "Local", "Mapper", "Progress"]
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Journaled:
         self._begun.add(stage)
         known = [journal is not None and (stage, item) in journal for item in range(count)]
         missing = [item for item in range(count) if not known[item]]
-        made = iter(self.engine(stage, _Chosen(function, missing), len(missing), keep=keep) if missing else ())
+        made = iter(self.engine(stage, Chosen(function, missing), len(missing), keep=keep) if missing else ())
         source: Callable[[int], Path | None] = getattr(function, "source", lambda item: None)
         done = count - len(missing)
         with self.progress(stage, count, done) as report:
@@ -108,22 +108,12 @@ class Journaled:
 
 
 @dataclass(frozen=True)
-class _Chosen(Generic[T]):
-    """A function of some items alone."""
+class Chosen(Generic[T]):
+    """A function of the items of some numbers alone, known by their places among these."""
 
     function: Callable[[int], T]
     items: list[int]
 
     def __call__(self, index: int) -> T:
+        """Call the function with the item in a place."""
         return self.function(self.items[index])
-
-    @property
-    def ask(self) -> Callable[[int], Any] | None:
-        """What the function offers to engines that do many items at once (``gonio.search.gpu.multi_gpu``), or None."""
-        own = getattr(self.function, "ask", None)
-        return None if own is None else lambda index: own(self.items[index])
-
-    @property
-    def searches(self) -> int:
-        """How many searches an item is."""
-        return getattr(self.function, "searches", 1)

@@ -1,12 +1,8 @@
-"""The stages of a search from coarse to fine (``coarse_to_fine``) of one pair, on the CPU; and what it finds.
-
-``PairSearch`` is the search as a request (``evaluation``): all that it depends on, whoever does it. Poses are points as
-in ``problem``.
-"""
+"""The CPU as a backend, and the stages of a search from coarse to fine (``coarse_to_fine``) of one pair on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,116 +10,64 @@ from numpy.typing import NDArray
 
 from gonio.comparison.expected_fsc import Expectation, null_correlation
 from gonio.comparison.pair import Pair
-from gonio.comparison.score import Comparison, Score
+from gonio.comparison.score import Comparison, NormalEquations, Score
 from gonio.kernels import model, pool
 from gonio.search import levenberg_marquardt as lm
+from gonio.search.backend import BestShifts, Evaluation, Found, PairSearch, Refinement
 from gonio.search.coarse_to_fine import (
     CHOICE_POWER,
-    CUTS,
     DISTINCT,
     LAST_CANDIDATES,
     LEFT,
     MIN_NULL_POSES,
     NULL_POSES,
-    Course,
     Cut,
-    Cuts,
-    Plan,
     conduct,
     deviation_of,
 )
 from gonio.search.objective import unpack
-from gonio.search.search_space import Frame, neighbours
+from gonio.search.search_space import neighbours
 from gonio.search.uncertainty import Curvature
 
-__all__ = ["Found", "PairSearch", "expected", "null_poses"]
+__all__ = ["Cpu", "expected", "null_poses"]
 
 
 @dataclass(frozen=True)
-class Found:
-    """The distinct optima of a pair, best first.
+class Cpu:
+    """A ``Backend`` that does one piece of work after another, here and now."""
 
-    ``points`` (m, 12); their ``dissimilarity`` (m,), infinite where nothing is shared; ``choice`` (m,), what they were
-    chosen by (eq. 30); the ``status`` of the first; Levenberg-Marquardt ``iterations`` over all candidates;
-    what is expected of the pair, with which the last refinement weighted its samples; the weight of the samples in
-    common at the first, its ``overlap``; and the ``curvature`` there.
-    """
+    def search(self, searches: Sequence[PairSearch]) -> list[Found]:
+        """Find the optima of pairs from coarse to fine."""
+        return [_found(search) for search in searches]
 
-    points: NDArray[np.float64]
-    dissimilarity: NDArray[np.float64]
-    choice: NDArray[np.float64]
-    status: lm.Status
-    iterations: int
-    expectation: Expectation
-    overlap: float
-    curvature: Curvature
+    def refine(self, refinements: Sequence[Refinement]) -> list[lm.State]:
+        """Refine points each by itself by Levenberg-Marquardt steps."""
+        return [lm.minimise(r.problem.problem, r.points, max_iterations=r.max_iterations) for r in refinements]
+
+    def best_shifts(self, seeds: Sequence[BestShifts]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Find the best shifts (p, 3) in angstrom of rotations, and dissimilarities (p,)."""
+        return [s.comparison.best_shifts(s.rotations, max_shift_angstrom=s.max_shift_angstrom) for s in seeds]
+
+    def normal_equations(self, evaluations: Sequence[Evaluation]) -> list[NormalEquations]:
+        """Evaluate dissimilarity and normal equations at points."""
+        return [e.comparison.normal_equations(*unpack(e.points)) for e in evaluations]
+
+    def shell_sums(self, evaluations: Sequence[Evaluation]) -> list[NDArray[np.float64]]:
+        """Sum |f|^2, |g|^2, f.g and |Omega| over shells at points, (p, s, 4)."""
+        return [e.comparison.shell_sums(*unpack(e.points)) for e in evaluations]
+
+    def shell_equations(self, evaluations: Sequence[Evaluation]) -> list[NDArray[np.float64]]:
+        """Sum the terms of the normal equations over shells at points, (p, s, 37)."""
+        return [
+            np.stack([e.comparison.shell_equations(*pose) for pose in zip(*unpack(e.points), strict=True)])
+            for e in evaluations
+        ]
 
 
-@dataclass(frozen=True)
-class PairSearch:
-    """A search for the optima of a pair.
-
-    Parameters
-    ----------
-    pair
-        What is compared.
-    frame
-        Seeds, limits, and what is likelier.
-    plan
-        The limits of the stages.
-    score
-        What is minimised at the full limit; below it, it is the likelihood ratio of what is expected before any pose
-        is known, or else RCS.
-    group
-        The rotations of the reference that make poses equal, (g, 3, 3).
-    last_steps
-        Of the last refinement, at most.
-    looks
-        Whether other optima near by are looked for.
-    expectation
-        What is known of the pair, in the shells of the target; None to take it from the pair itself as its pose
-        improves.
-    cuts
-        What is pruned on the way.
-    minimise
-        Another way to refine points (p, 12) of a comparison by at most so many steps each, for the CPU; None refines
-        each by itself.
-    """
-
-    pair: Pair
-    frame: Frame
-    plan: Plan
-    score: Score
-    group: NDArray[np.float64]
-    last_steps: int
-    looks: bool = False
-    expectation: Expectation | None = None
-    cuts: Cuts = CUTS
-    minimise: Callable[[Comparison, NDArray, int], lm.State] | None = None
-
-    def __post_init__(self) -> None:
-        shells = self.pair.target.n_shells
-        if self.expectation is not None and len(self.expectation.correlation) != shells:
-            raise ValueError(f"an expectation of {len(self.expectation.correlation)} shells, the target has {shells}")
-        if len(self.plan.limits) == 1 and len(self.frame.rotations) > 1:
-            raise ValueError("several starts need a coarser limit at which they are told apart")
-
-    @property
-    def course(self) -> Course:
-        """The stages that it has."""
-        alone = self.pair.exact and len(self.frame.rotations) == 1
-        return Course(len(self.plan.limits), alone, self.looks, self.last_steps, self.cuts)
-
-    @property
-    def grid(self) -> int:
-        """Shifts of the seeds that are tried along the edge of the box."""
-        return int(np.ceil(4 * self.plan.limits[0]))
-
-    def answer(self) -> Found:
-        """What is found."""
-        stages = _OnProcessor(self)
-        conduct(stages, self.course)
-        return stages.found()
+def _found(search: PairSearch) -> Found:
+    stages = _OnProcessor(search)
+    conduct(stages, search.course)
+    return stages.found()
 
 
 def null_poses(count: int) -> slice:

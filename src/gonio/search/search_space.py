@@ -23,7 +23,6 @@ from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Particle
 from gonio.search import levenberg_marquardt as lm
 from gonio.search.objective import AxisPrior, Cone, PoseProblem, Prior, StartPrior, pack, prior_model, unpack
-from gonio.search.requests import Asking, BestShifts, answered
 from gonio.settings import Settings
 
 __all__ = ["Frame", "about_normals", "everywhere", "near", "neighbour_turns", "neighbours"]
@@ -83,16 +82,14 @@ class Frame:
 
         They are tried at every voxel, or at ``points`` along the box.
         """
-        return answered(self.ask_seeds(comparison, points=points))
-
-    def ask_seeds(
-        self, comparison: Comparison, *, points: int | None = None
-    ) -> Asking[tuple[NDArray[np.float64], NDArray[np.float64] | None]]:
-        """The same, asked for."""
         if self.shift_angstrom is not None:
-            return pack(self.rotations, np.broadcast_to(self.shift_angstrom, (len(self.rotations), 3))), None
-        shifts, d = yield BestShifts(comparison, self.rotations, self.max_shift_angstrom, points)
-        return pack(self.rotations, shifts), d
+            return self.points(self.shift_angstrom), None
+        shifts, d = comparison.best_shifts(self.rotations, max_shift_angstrom=self.max_shift_angstrom, points=points)
+        return self.points(shifts), d
+
+    def points(self, shifts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the seeds as points (p, 12), at shifts (p, 3) in angstrom or at one (3,)."""
+        return pack(self.rotations, np.broadcast_to(shifts, (len(self.rotations), 3)))
 
     def problem(self, comparison: Comparison, *, crowding: float = 1.0) -> lm.Problem:
         """The comparison as the optimiser sees it in this frame."""

@@ -18,64 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.comparison.score import Comparison, Score
-from gonio.fourier.fourier_volume import FourierVolume
-from gonio.fourier.spectrum import Spectrum
 from gonio.kernels import shells as kernels
 from gonio.kernels.shells import ROUNDING
-from gonio.particle.pose import Pose
-from gonio.search.objective import pack
-from gonio.search.requests import Asking, ShellEquations, answered
 
-__all__ = ["Curvature", "ask_pose_covariance", "pose_covariance"]
-
-
-def pose_covariance(
-    target: Spectrum,
-    reference: FourierVolume,
-    pose: Pose,
-    *,
-    directions: NDArray[np.float64],
-    crowding: float,
-    precision: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
-    """Covariance (6, 6) of (omega, t) in radians and angstrom at the optimum of a weighted comparison.
-
-    Parameters
-    ----------
-    target, reference
-        As they were compared; the target carries the weights.
-    pose
-        The optimum.
-    directions
-        Tangents that were free, shape (6, k); the covariance has no part outside them.
-    crowding
-        kappa.
-    precision
-        Of a prior, (6, 6): added to the information of the data.
-
-    Returns
-    -------
-    Infinite where data and prior do not determine the pose.
-    """
-    asking = ask_pose_covariance(target, reference, pose, directions=directions, crowding=crowding, precision=precision)
-    return answered(asking)
-
-
-def ask_pose_covariance(
-    target: Spectrum,
-    reference: FourierVolume,
-    pose: Pose,
-    *,
-    directions: NDArray[np.float64],
-    crowding: float,
-    precision: NDArray[np.float64] | None = None,
-) -> Asking[NDArray[np.float64]]:
-    """The same, asked for."""
-    comparison = Comparison(target, reference, score=Score.FCS)
-    sums = yield ShellEquations(comparison, pack(pose.matrix[None], pose.shift_angstrom[None])[0])
-    curvature = Curvature.of_sums(sums, target.shell_weights(), phase=comparison.phase, crowding=crowding)
-    return curvature.covariance(directions=directions, precision=precision)
+__all__ = ["Curvature"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +47,15 @@ class Curvature:
     def covariance(
         self, *, directions: NDArray[np.float64], precision: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
-        """Covariance (6, 6), as ``pose_covariance``."""
+        """Return the covariance (6, 6) of (omega, t); infinite where data and prior do not determine the pose.
+
+        Parameters
+        ----------
+        directions
+            Tangents that were free, (6, k); the covariance has no part outside them.
+        precision
+            Of a prior, (6, 6): added to the information of the data.
+        """
         b = directions
         information = _sandwich(b.T @ self.follow @ b, b.T @ self.scatter @ b)
         if precision is not None:

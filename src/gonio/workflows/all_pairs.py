@@ -18,16 +18,19 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.alignment.aligner import Aligner, Kept
+from gonio.alignment.aligner import Aligner, Kept, shell_sums
 from gonio.alignment.particle_list import ParticleError
+from gonio.alignment.prepared import Prepared, finished
 from gonio.alignment.result import Result
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, TiltStack
 from gonio.run.engine import Local, Mapper
+from gonio.search.backend import Backend, Evaluation
+from gonio.search.batch_task import BatchTask
+from gonio.search.cpu import Cpu
 from gonio.search.gpu.device import CPU, Device
 from gonio.search.gpu.multi_gpu import cards_for
-from gonio.search.requests import Asking, answered, side_by_side
 from gonio.settings import Settings
 
 __all__ = ["PairResult", "align_all_pairs"]
@@ -133,10 +136,8 @@ def align_all_pairs(
 
 def _held(particles: Sequence[Particle] | ParticleTable, settings: Settings, memory_bytes: float) -> int:
     """How many prepared references memory holds, at least one."""
-    try:
+    with ParticleError.naming(f"particle {_name(particles, 0)}"):
         one = Aligner(_particle(particles, 0), settings)  # type: ignore[arg-type]  # no stack comes here
-    except ValueError as error:
-        raise ParticleError(f"particle {_name(particles, 0)}: {error}") from error
     return int(max(memory_bytes // max(WITH_SEEDS * one.memory_bytes, 1), 1))
 
 
@@ -189,7 +190,17 @@ def _name(particles: Sequence[Particle] | ParticleTable, index: int) -> str:
 
 
 @dataclass(frozen=True)
-class _Tiles:
+class _Pair:
+    """A pair ready to be searched, and the pose that was listed of it."""
+
+    reference: int
+    target: int
+    search: Prepared
+    listed: Pose
+
+
+@dataclass(frozen=True)
+class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
     """The tiles of a set: called with a tile's number, aligns its pairs."""
 
     particles: Sequence[Particle] | ParticleTable
@@ -203,20 +214,26 @@ class _Tiles:
         blocks = -(-len(self.particles) // self.block)
         return blocks * (blocks + 1) // 2
 
-    def __call__(self, number: int) -> list[PairResult]:
-        return [answered(asking) for asking in self._askings(number)]
-
-    def ask(self, number: int) -> Asking[list[PairResult]]:
-        """The same as searches, all of which ask at the same time."""
-        return side_by_side(self._askings(number))
-
     @property
     def searches(self) -> int:
-        """Pairs of a tile, nearly all."""
+        """How many pairs a tile is, nearly."""
         return self.block**2
 
-    def _askings(self, number: int) -> Iterator[Asking[PairResult]]:
-        """The searches of a tile's pairs, each made when its turn comes."""
+    def __call__(self, item: int) -> list[PairResult]:
+        """Align the pairs of a tile on the CPU, one after the other: all of them prepared would take memory."""
+        return [_aligned([pair], Cpu())[0] for pair in self._pairs(item)]
+
+    def prepare(self, item: int) -> list[_Pair]:
+        """Read the particles of a tile and prepare its pairs."""
+        return list(self._pairs(item))
+
+    def finish(self, prepared: Sequence[list[_Pair]], backend: Backend) -> list[list[PairResult]]:
+        """Align the pairs of tiles."""
+        found = iter(_aligned([pair for tile in prepared for pair in tile], backend))
+        return [[next(found) for _ in tile] for tile in prepared]
+
+    def _pairs(self, number: int) -> Iterator[_Pair]:
+        """Prepare the pairs of a tile, each when its turn comes."""
         firsts = range(0, len(self.particles), self.block)
         rows, columns = (self._members(f) for f in list(combinations_with_replacement(firsts, 2))[number])
         read = {index: _particle(self.particles, index) for index in {*rows, *columns}}
@@ -225,7 +242,15 @@ class _Tiles:
         for target in columns:
             kept = self.prepared.target(target)
             for reference in (i for i in rows if i < target):
-                yield self._ask(aligners[reference], reference, target, read[target], kept)
+                yield self._pair(aligners[reference], reference, target, read[target], kept)
+
+    def _pair(self, aligner: Aligner, reference: int, target: int, particle: Particle, kept: Kept) -> _Pair:
+        rng = None if self.seed is None else np.random.default_rng([self.seed, reference, target])
+        names = f"particle {_name(self.particles, target)}, with {_name(self.particles, reference)} as reference"
+        with ParticleError.naming(names):
+            search = aligner.prepare(particle, rng=rng, kept=kept)
+        listed = Pose.identity() if self.poses is None else self.poses[target] @ self.poses[reference].inverse()
+        return _Pair(reference, target, search, listed)
 
     def _members(self, first: int) -> range:
         return range(first, min(first + self.block, len(self.particles)))
@@ -234,18 +259,18 @@ class _Tiles:
         return self.prepared.reference(index, lambda: self._aligner(particle, index))
 
     def _aligner(self, particle: Particle, index: int) -> Aligner:
-        try:
+        with ParticleError.naming(f"particle {_name(self.particles, index)}"):
             return Aligner(particle, self.settings)  # type: ignore[arg-type]  # no stack comes here
-        except ValueError as error:
-            raise ParticleError(f"particle {_name(self.particles, index)}: {error}") from error
 
-    def _ask(self, aligner: Aligner, reference: int, target: int, particle: Particle, kept: Kept) -> Asking[PairResult]:
-        rng = None if self.seed is None else np.random.default_rng([self.seed, reference, target])
-        try:
-            result = yield from aligner.ask(particle, rng=rng, kept=kept)
-        except ValueError as error:
-            names = f"particle {_name(self.particles, target)}, with {_name(self.particles, reference)} as reference"
-            raise ParticleError(f"{names}: {error}") from error
-        listed = Pose.identity() if self.poses is None else self.poses[target] @ self.poses[reference].inverse()
-        sums = yield from aligner.ask_shell_sums(particle, Pose.stack([listed, result.pose]), kept=kept)
-        return PairResult(reference, target, result, *sums)
+
+def _aligned(pairs: Sequence[_Pair], backend: Backend) -> list[PairResult]:
+    """Search pairs, and sum what each has in common at the pose listed and the pose found."""
+    results = finished([pair.search for pair in pairs], backend)
+    evaluations = [
+        Evaluation.at(pair.search.by_fcs, Pose.stack([pair.listed, result.pose]))
+        for pair, result in zip(pairs, results, strict=True)
+    ]
+    return [
+        PairResult(pair.reference, pair.target, result, *sums)
+        for pair, result, sums in zip(pairs, results, shell_sums(evaluations, backend), strict=True)
+    ]

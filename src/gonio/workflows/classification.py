@@ -15,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Inputs, Kept, Search, Settings
+from gonio.alignment.aligner import Aligner, Inputs, Kept, Likelihood, Search, Settings, log_likelihoods
 from gonio.alignment.particle_list import ParticleError
+from gonio.alignment.prepared import Prepared, finished
 from gonio.averaging.average import Average, average_classes
 from gonio.averaging.resolution import fsc_of_a_half, half_map_fsc
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
-from gonio.particle.volume import Particle, Volume
+from gonio.particle.volume import Volume
 from gonio.preparation.extent import sphere_mask
 from gonio.run.engine import Local, Mapper
-from gonio.search.requests import Asking, answered, side_by_side
+from gonio.search.backend import Backend
+from gonio.search.batch_task import BatchTask
 from gonio.workflows.all_pairs import align_all_pairs
 from gonio.workflows.clustering import AllPairs, Clustering
 
@@ -365,7 +367,20 @@ class _Turns:
 
 
 @dataclass(frozen=True)
-class _FitRow:
+class _Fit:
+    """A particle's search against reference k, counted from zero, and what its likelihood is made of."""
+
+    k: int
+    search: Prepared
+    likelihood: Likelihood
+
+
+# Quaternions (k, 4), shifts (k, 3) and log likelihoods (k,) of a row.
+_RowFits = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class _FitRow(BatchTask[list[_Fit], _RowFits]):
     """Aligns the particle of a row to the references of its half: called with its number."""
 
     table: ParticleTable
@@ -376,34 +391,37 @@ class _FitRow:
     only: NDArray[np.int64] | None
     seed: int
 
-    def __call__(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        return answered(self.ask(row))
-
-    def ask(self, row: int) -> Asking[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
-        """The same, asked for: all references at the same time."""
-        particle, kept = self.table.load(row), Kept()
-        quaternions, shifts = np.tile([0.0, 0.0, 0.0, 1.0], (self.count, 1)), np.zeros((self.count, 3))
-        likelihood = np.full(self.count, -np.inf)
-        wanted = range(self.count) if self.only is None else [int(self.only[row]) - 1]
-        keys = {k: (k + 1, int(self.half_of[row])) for k in wanted}
-        asked = {k: self.aligners[key] for k, key in keys.items() if key in self.aligners}
-        try:
-            found = yield from side_by_side(self._ask(row, k, one, particle, kept) for k, one in asked.items())
-        except ValueError as error:
-            raise ParticleError(f"particle {self.table.names[row]!r}: {error}") from error
-        for k, (pose, value) in zip(asked, found, strict=True):
-            quaternions[k], shifts[k], likelihood[k] = pose.rotation.as_quat(), pose.shift_angstrom, value
-        return quaternions, shifts, likelihood
-
     @property
     def searches(self) -> int:
-        """Those of a row."""
+        """How many searches a row is."""
         return self.count if self.only is None else 1
 
-    def _ask(self, row: int, k: int, aligner: Aligner, particle: Particle, kept: Kept) -> Asking[tuple[Pose, float]]:
-        rng = np.random.default_rng([self.seed, row, k])
-        pose = (yield from aligner.ask(particle, rng=rng, start=self._start(row, k), kept=kept)).pose
-        return pose, float((yield from aligner.ask_log_likelihood(particle, Pose.stack([pose])))[0])
+    def prepare(self, item: int) -> list[_Fit]:
+        """Read the particle of a row and prepare its searches."""
+        particle, kept, fits = self.table.load(item), Kept(), []
+        with ParticleError.naming(f"particle {self.table.names[item]!r}"):
+            for k in range(self.count) if self.only is None else [int(self.only[item]) - 1]:
+                aligner = self.aligners.get((k + 1, int(self.half_of[item])))
+                if aligner is not None:
+                    rng = np.random.default_rng([self.seed, item, k])
+                    search = aligner.prepare(particle, rng=rng, start=self._start(item, k), kept=kept)
+                    fits.append(_Fit(k, search, aligner.likelihood(particle)))
+        return fits
+
+    def finish(self, prepared: Sequence[list[_Fit]], backend: Backend) -> list[_RowFits]:
+        """Find the poses of rows with each reference, and how likely they are."""
+        fits = [fit for row in prepared for fit in row]
+        poses = [result.pose for result in finished([fit.search for fit in fits], backend)]
+        likelihoods = [fit.likelihood for fit in fits]
+        found = iter(zip(poses, log_likelihoods(likelihoods, [Pose.stack([p]) for p in poses], backend), strict=True))
+        return [self._row([fit.k for fit in row], [next(found) for _ in row]) for row in prepared]
+
+    def _row(self, classes: Sequence[int], found: Sequence[tuple[Pose, NDArray[np.float64]]]) -> _RowFits:
+        quaternions, shifts = np.tile([0.0, 0.0, 0.0, 1.0], (self.count, 1)), np.zeros((self.count, 3))
+        likelihood = np.full(self.count, -np.inf)
+        for k, (pose, value) in zip(classes, found, strict=True):
+            quaternions[k], shifts[k], likelihood[k] = pose.rotation.as_quat(), pose.shift_angstrom, value[0]
+        return quaternions, shifts, likelihood
 
     def _start(self, row: int, k: int) -> Pose | None:
         if self.starts is None:

@@ -8,14 +8,16 @@ Two subtomograms lie on each other in their own hand only, so the map has the pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Search, Settings
+from gonio.alignment.aligner import Aligner, Result, Search, Settings
 from gonio.alignment.particle_list import ParticleError, align_table
+from gonio.alignment.prepared import Prepared, finished
 from gonio.averaging.average import average_table
 from gonio.averaging.resolution import FSC_KNOWN
 from gonio.averaging.single import by_itself
@@ -26,7 +28,8 @@ from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Subtomogram, Volume, masked_volume
 from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.run.engine import Local, Mapper
-from gonio.search.requests import Asking, answered, side_by_side
+from gonio.search.backend import Backend
+from gonio.search.batch_task import BatchTask
 from gonio.workflows.pose_change import displacement
 from gonio.workflows.synchronisation import Pairs, synchronised
 
@@ -227,30 +230,31 @@ def _pairs(alone: _Alone, settings: Settings, mapper: Mapper, stage: str) -> Pai
 
 
 @dataclass(frozen=True)
-class _AlignToLater:
+class _AlignToLater(BatchTask[list[Prepared], list[Pose]]):
     """One particle laid on each of those after it."""
 
     alone: _Alone
     settings: Settings
 
-    def __call__(self, reference: int) -> list[Pose]:
-        return answered(self.ask(reference))
-
-    def ask(self, reference: int) -> Asking[list[Pose]]:
-        """The same, asked for: all of them at the same time."""
-        aligner = Aligner(self.alone.load(reference), self.settings)
-        later = range(reference + 1, len(self.alone.table))
-        return side_by_side(self._ask(aligner, reference, target) for target in later)
-
     @property
     def searches(self) -> int:
-        """Those of one reference, at most."""
+        """How many searches an item is, at most."""
         return len(self.alone.table)
 
-    def _ask(self, aligner: Aligner, reference: int, target: int) -> Asking[Pose]:
-        names = self.alone.table.names
-        try:
-            result = yield from aligner.ask(self.alone.load(target))
-        except ValueError as error:
-            raise ParticleError(f"particle {names[target]!r} on {names[reference]!r}: {error}") from error
-        return Pose.stack([result.pose, *(optimum.pose for optimum in result.runners_up)])
+    def prepare(self, item: int) -> list[Prepared]:
+        """Read the particles after a reference and prepare their searches."""
+        aligner, names = Aligner(self.alone.load(item), self.settings), self.alone.table.names
+        searches = []
+        for target in range(item + 1, len(names)):
+            with ParticleError.naming(f"particle {names[target]!r} on {names[item]!r}"):
+                searches.append(aligner.prepare(self.alone.load(target)))
+        return searches
+
+    def finish(self, prepared: Sequence[list[Prepared]], backend: Backend) -> list[list[Pose]]:
+        """Find the poses of each pair, the best first."""
+        results = iter(finished([search for searches in prepared for search in searches], backend))
+        return [[_poses(next(results)) for _ in searches] for searches in prepared]
+
+
+def _poses(result: Result) -> Pose:
+    return Pose.stack([result.pose, *(optimum.pose for optimum in result.runners_up)])

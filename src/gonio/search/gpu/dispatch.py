@@ -1,61 +1,62 @@
-"""How requests (``evaluation``) become launches of kernels (``kernels.cuda``) on a graphics card.
+"""How each kind of work of a backend becomes launches of kernels (``kernels.cuda``) on a GPU.
 
-For each kind of request: what goes up, the launch, and what comes down, for many requests together. Each returns what
-waits for the card and gives the answers, in order. Whole searches of pairs are in ``batches``. Must not know what asks,
-nor what else is under way.
+What goes up, the launch, and what comes down, for many pieces of work together. Each function returns what waits for
+the GPU and gives the answers, in order. The stages of whole searches are in ``stages``. Must not know what else is
+under way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.comparison.score import CODES, Comparison
+from gonio.comparison.score import CODES, Comparison, NormalEquations
 from gonio.kernels import cpu
 from gonio.search import levenberg_marquardt as lm
-from gonio.search.cpu import PairSearch
+from gonio.search.backend import BestShifts, Evaluation, Found, PairSearch, Refinement
 from gonio.search.gpu.resident_data import Resident, Seeds, SeedsOnCard, begins
 from gonio.search.gpu.stages import bytes_of_search, conducted, kind_of_search
-from gonio.search.requests import BestShifts, Equations, Refinement, Request, ShellEquations, ShellSums
 
 if TYPE_CHECKING:
     from gonio.kernels.gpu_memory import Card, Queue
 
-__all__ = ["WORK", "bytes_of", "kind_of"]
+__all__ = [
+    "BEST_SHIFTS",
+    "NORMAL_EQUATIONS",
+    "REFINE",
+    "SEARCH",
+    "SHELL_EQUATIONS",
+    "SHELL_SUMS",
+    "Work",
+]
 
-# What a job of a kind takes on the card besides its samples, bytes: points, models and sums.
-JOB_BYTES = 2048
+W = TypeVar("W")
+A = TypeVar("A")
 
-# Waits for the card and gives the answers.
-Finish = Callable[[], list[Any]]
-
-
-def kind_of(request: Request) -> Hashable:
-    """Requests of one kind go into one launch."""
-    if isinstance(request, PairSearch):
-        return kind_of_search(request)
-    if isinstance(request, Refinement):
-        return Refinement, request.problem.landscape.directions.shape[1]
-    return type(request)
+# Bytes that a point takes on the GPU besides samples: itself, models and sums.
+POINT_BYTES = 2048
 
 
-def bytes_of(request: Any) -> float:
-    """What a request takes on the card, nearly."""
-    if isinstance(request, PairSearch):
-        return bytes_of_search(request)
-    samples = len(request.comparison.target)
-    own = 64.0 * samples
-    if isinstance(request, BestShifts):
-        return own + _seeds(request).bytes
-    if isinstance(request, ShellSums):
-        return own + JOB_BYTES + 64.0 * request.comparison.target.n_shells * len(request.points)
-    if isinstance(request, ShellEquations):
-        return own + JOB_BYTES * request.comparison.target.n_shells
-    return own + JOB_BYTES * len(request.points)
+@dataclass(frozen=True)
+class Work(Generic[W, A]):
+    """A kind of work, named as the method of ``Backend`` that does it.
+
+    ``start`` launches pieces of one ``kind`` and returns what waits for the GPU and gives their answers; ``size`` is
+    what a piece takes on the GPU, bytes, nearly.
+    """
+
+    name: str
+    start: Callable[[Card, list[W], Queue], Callable[[], list[A]]]
+    size: Callable[[W], float]
+    kind: Callable[[W], Hashable] = type
+
+
+def _sample_bytes(comparison: Comparison) -> float:
+    return 64.0 * len(comparison.target)
 
 
 @dataclass(frozen=True)
@@ -85,61 +86,62 @@ class _Compared:
 
 
 def _sums(
-    card: Card, asked: Sequence[tuple[Comparison, NDArray]], queue: Queue, *, values: bool, by_shell: bool
+    card: Card, evaluations: Sequence[Evaluation], queue: Queue, *, values: bool, by_shell: bool
 ) -> Callable[[], list[NDArray[np.float64]]]:
-    """Sums at points (p, 12) of comparisons: (p, s, width), of each shell or of all together."""
+    """Sum at the points of comparisons: (p, s, width), over each shell or over all together."""
     kernel, width = (card.kernels.totals, 4) if values else (card.kernels.normal_equations, cpu.N_SUMS)
-    compared = _Compared.of(card, [comparison for comparison, _ in asked], queue)
+    compared = _Compared.of(card, [one.comparison for one in evaluations], queue)
     if by_shell:
         parts, part_first, first = compared.resident.shell_parts()
     else:
-        first = np.arange(len(asked) + 1)
+        first = np.arange(len(evaluations) + 1)
         parts, part_first = compared.resident.parts(), card.up(first, queue)
-    shells, counts = np.diff(first), np.array([len(points) for _, points in asked])
+    shells, counts = np.diff(first), np.array([len(one.points) for one in evaluations])
     most, most_shells = int(counts.max()), int(shells.max())
     if not most:
         return lambda: [np.zeros((0, count, width)) for count in shells]
-    out = card.empty((len(asked) * most * most_shells, width), np.float64, queue)
-    phases = card.up(np.array([comparison.phase for comparison, _ in asked]), queue)
-    poses = [card.up(array, queue) for array in (begins(counts), np.ones(len(asked), np.int64), counts)]
-    points = card.up(np.concatenate([points for _, points in asked]).astype(np.float64), queue)
+    out = card.empty((len(evaluations) * most * most_shells, width), np.float64, queue)
+    phases = card.up(np.array([one.comparison.phase for one in evaluations]), queue)
+    poses = [card.up(array, queue) for array in (begins(counts), np.ones(len(evaluations), np.int64), counts)]
+    points = card.up(np.concatenate([one.points for one in evaluations]).astype(np.float64), queue)
     card.launch(
         kernel, len(out), queue, *compared.arrays, parts, part_first, phases, *poses, most, most_shells, points, out
     )
 
     def finish() -> list[NDArray[np.float64]]:
-        sums = card.down(out, queue).reshape(len(asked), most, most_shells, width)
-        return [sums[i, : counts[i], : shells[i]].copy() for i in range(len(asked))]
+        sums = card.down(out, queue).reshape(len(evaluations), most, most_shells, width)
+        return [sums[i, : counts[i], : shells[i]].copy() for i in range(len(evaluations))]
 
     return finish
 
 
-def _equations(card: Card, requests: list[Equations], queue: Queue) -> Finish:
-    asked = [(r.comparison, r.points) for r in requests]
-    finish = _sums(card, asked, queue, values=False, by_shell=False)
+def _normal_equations(card: Card, evaluations: list[Evaluation], queue: Queue) -> Callable[[], list[NormalEquations]]:
+    finish = _sums(card, evaluations, queue, values=False, by_shell=False)
     return lambda: [
-        r.comparison.equations(np.ascontiguousarray(sums[:, 0])) for r, sums in zip(requests, finish(), strict=True)
+        e.comparison.equations(np.ascontiguousarray(sums[:, 0])) for e, sums in zip(evaluations, finish(), strict=True)
     ]
 
 
-def _shell_sums(card: Card, requests: list[ShellSums], queue: Queue) -> Finish:
-    return _sums(card, [(r.comparison, r.points) for r in requests], queue, values=True, by_shell=True)
+def _shell_sums(card: Card, evaluations: list[Evaluation], queue: Queue) -> Callable[[], list[NDArray[np.float64]]]:
+    return _sums(card, evaluations, queue, values=True, by_shell=True)
 
 
-def _shell_equations(card: Card, requests: list[ShellEquations], queue: Queue) -> Finish:
-    asked = [(r.comparison, r.point[None]) for r in requests]
-    finish = _sums(card, asked, queue, values=False, by_shell=True)
-    return lambda: [sums[0] for sums in finish()]
+def _shell_equations(
+    card: Card, evaluations: list[Evaluation], queue: Queue
+) -> Callable[[], list[NDArray[np.float64]]]:
+    return _sums(card, evaluations, queue, values=False, by_shell=True)
 
 
-def _seeds(request: BestShifts) -> Seeds:
-    target = request.comparison.target
-    return Seeds(target, request.rotations, target.limit, request.max_shift_angstrom, request.points)
+def _seeds(wanted: BestShifts) -> Seeds:
+    target = wanted.comparison.target
+    return Seeds(target, wanted.rotations, target.limit, wanted.max_shift_angstrom, None)
 
 
-def _best_shifts(card: Card, requests: list[BestShifts], queue: Queue) -> Finish:
-    comparisons = [r.comparison for r in requests]
-    compared, seeds = _Compared.of(card, comparisons, queue), SeedsOnCard(card, [_seeds(r) for r in requests], queue)
+def _best_shifts(
+    card: Card, wanted: list[BestShifts], queue: Queue
+) -> Callable[[], list[tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+    comparisons = [one.comparison for one in wanted]
+    compared, seeds = _Compared.of(card, comparisons, queue), SeedsOnCard(card, [_seeds(one) for one in wanted], queue)
     # Of a landscape only what a value needs.
     tables = [card.up(array, queue) for array in _value_rows(comparisons)]
     count = int(seeds.counts.sum())
@@ -149,7 +151,7 @@ def _best_shifts(card: Card, requests: list[BestShifts], queue: Queue) -> Finish
         *seeds.arguments, points, value,
     )  # fmt: skip
 
-    def finish() -> list[Any]:
+    def finish() -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         shifts, d = card.down(points, queue)[:, 9:], card.down(value, queue)
         return list(zip(np.split(shifts, seeds.first[1:]), np.split(d, seeds.first[1:]), strict=True))
 
@@ -166,38 +168,54 @@ def _value_rows(comparisons: Sequence[Comparison]) -> tuple[NDArray[np.int64], N
     return whole, numbers
 
 
-def _refinements(card: Card, requests: list[Refinement], queue: Queue) -> Finish:
-    """All along as many directions."""
+def _refinements(card: Card, refinements: list[Refinement], queue: Queue) -> Callable[[], list[lm.State]]:
+    """Refine along as many directions all of them."""
     from gonio.kernels.cuda_samples import landscape_rows
 
-    k = requests[0].problem.landscape.directions.shape[1]
-    compared = _Compared.of(card, [r.comparison for r in requests], queue)
-    counts = np.array([len(r.points) for r in requests])
+    k = refinements[0].problem.landscape.directions.shape[1]
+    compared = _Compared.of(card, [r.comparison for r in refinements], queue)
+    counts = np.array([len(r.points) for r in refinements])
     first, count = begins(counts), int(counts.sum())
-    steps = np.array([r.max_iterations for r in requests])
-    given = (*landscape_rows([r.problem.landscape for r in requests]), first, counts)
+    steps = np.array([r.max_iterations for r in refinements])
+    given = (*landscape_rows([r.problem.landscape for r in refinements]), first, counts)
     tables = [card.up(array, queue) for array in given]
-    state = [card.up(np.concatenate([r.points for r in requests]).astype(np.float64), queue)]
+    state = [card.up(np.concatenate([r.points for r in refinements]).astype(np.float64), queue)]
     for shape, dtype in (((), float), ((k, k), float), ((k,), float), *[((), float)] * 2, *[((), np.int64)] * 2):
         state.append(card.empty((count, *shape), dtype, queue))
     most = int(counts.max())
     card.launch(
-        card.kernels.refine[k], len(requests) * most, queue, *compared.arrays, compared.resident.parts(), *tables, most,
-        card.up(steps, queue), *state,
+        card.kernels.refine[k], len(refinements) * most, queue, *compared.arrays, compared.resident.parts(), *tables,
+        most, card.up(steps, queue), *state,
     )  # fmt: skip
 
-    def finish() -> list[Any]:
+    def finish() -> list[lm.State]:
         found = lm.State(*(card.down(array, queue) for array in state))
         return [found.take(np.arange(begin, begin + n)) for begin, n in zip(first, counts, strict=True)]
 
     return finish
 
 
-WORK: dict[type, Callable[[Any, list[Any], Any], Finish]] = {
-    BestShifts: _best_shifts,
-    Equations: _equations,
-    ShellSums: _shell_sums,
-    ShellEquations: _shell_equations,
-    Refinement: _refinements,
-    PairSearch: conducted,
-}
+def _directions(wanted: Refinement) -> int:
+    return int(wanted.problem.landscape.directions.shape[1])
+
+
+def _shells_bytes(wanted: Evaluation) -> float:
+    return (
+        _sample_bytes(wanted.comparison) + POINT_BYTES + 64.0 * wanted.comparison.target.n_shells * len(wanted.points)
+    )
+
+
+def _shell_equations_bytes(wanted: Evaluation) -> float:
+    return _sample_bytes(wanted.comparison) + POINT_BYTES * wanted.comparison.target.n_shells * len(wanted.points)
+
+
+def _points_bytes(wanted: Evaluation | Refinement) -> float:
+    return _sample_bytes(wanted.comparison) + POINT_BYTES * len(wanted.points)
+
+
+SEARCH = Work[PairSearch, Found]("search", conducted, bytes_of_search, kind_of_search)
+REFINE = Work("refine", _refinements, _points_bytes, _directions)
+BEST_SHIFTS = Work("best_shifts", _best_shifts, lambda wanted: _sample_bytes(wanted.comparison) + _seeds(wanted).bytes)
+NORMAL_EQUATIONS = Work("normal_equations", _normal_equations, _points_bytes)
+SHELL_SUMS = Work("shell_sums", _shell_sums, _shells_bytes)
+SHELL_EQUATIONS = Work("shell_equations", _shell_equations, _shell_equations_bytes)

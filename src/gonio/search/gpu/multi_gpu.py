@@ -1,11 +1,10 @@
 """Engines whose items are done by graphics cards: one in this process, or several with a process each.
 
-A stage of searches has a function with a method ``ask(item)``, the search of an item (``gonio.search.requests``): of
-these a card takes as many at a time as fill it, and results come in the order of the items, each when it and those
-before it are done. Other stages are done on the CPU here. Must not know any search.
+Of a ``BatchTask`` a GPU takes as many items at a time as fill it, and results come in the order of the items, each when
+it and those before it are done. Other functions run on the CPU here. Must not know any search.
 
-    on one card      items -> searches, prepared in threads -> device.results
-    on several       items -> tiles, dealt as they are done -> a worker for each card -> the same there -> in order
+    on one GPU       items -> prepared in threads -> groups.in_groups
+    on several       items -> tiles, dealt as they are done -> a worker for each GPU -> the same there -> in order
 """
 
 from __future__ import annotations
@@ -19,9 +18,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
-from gonio.run.engine import Mapper
+from gonio.run.engine import Chosen, Mapper
 from gonio.run.parallel import in_order, portable
-from gonio.search.gpu.device import DRAWS, TOGETHER, Device, device_for, opened, searched
+from gonio.search.batch_task import BatchTask
+from gonio.search.gpu.device import DRAWS, Device, device_for, opened
+from gonio.search.gpu.groups import TOGETHER, in_groups
 
 __all__ = ["Cards", "ManyCards", "OneCard", "cards_for"]
 
@@ -76,6 +77,11 @@ def cards_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) 
     return None if found is None else OneCard(found, n_threads)
 
 
+def _whole(function: Callable[[int], T]) -> Callable[[int], T]:
+    """Return the function of all items where it is one of some."""
+    return function.function if isinstance(function, Chosen) else function
+
+
 @dataclass(frozen=True)
 class OneCard:
     """A card of this process. Nothing is forked from it: what is no search is done in threads."""
@@ -100,10 +106,13 @@ class OneCard:
 
     def done(self, function: Callable[[int], T], items: Iterable[int]) -> Iterator[T]:
         """The function of items, in their order."""
-        ask, each = getattr(function, "ask", None), ((item,) for item in items)
-        if ask is None:
+        task, each = _whole(function), ((item,) for item in items)
+        if not isinstance(task, BatchTask):
             return in_order(function, each, self.n_threads, processes=False)
-        return searched(ask, each, self.device, n_threads=self.n_threads)
+        if isinstance(function, Chosen):
+            each = ((function.items[place],) for (place,) in each)
+        size = max(1, TOGETHER // task.searches)
+        return in_groups(task.prepare, task.finish, each, self.device, n_threads=self.n_threads, size=size)
 
 
 @dataclass
@@ -129,9 +138,10 @@ class ManyCards:
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
         """As ``Mapper``."""
-        if getattr(function, "ask", None) is None:
+        task = _whole(function)
+        if not isinstance(task, BatchTask):
             return in_order(function, ((item,) for item in range(count)), self.n_threads)
-        return self._dealt(function, count)
+        return self._dealt(function, count, task.searches)
 
     def _begin(self) -> None:
         try:
@@ -147,10 +157,10 @@ class ManyCards:
         while self._workers:
             self._workers.pop().end()
 
-    def _dealt(self, function: Callable[[int], T], count: int) -> Iterator[T]:
+    def _dealt(self, function: Callable[[int], T], count: int, searches: int) -> Iterator[T]:
         if not self._workers:
             self._begin()
-        size = max(1, min(TILE // getattr(function, "searches", 1), -(-count // len(self._workers))))
+        size = max(1, min(TILE // searches, -(-count // len(self._workers))))
         tiles = deque(range(first, min(first + size, count)) for first in range(0, count, size))
         given: deque[range] = deque()
         done: dict[range, tuple[list[T], Exception | None]] = {}

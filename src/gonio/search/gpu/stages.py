@@ -18,6 +18,7 @@ from gonio.comparison.score import CODES, MIN_OVERLAP, MIN_SAMPLES, Score
 from gonio.fourier.spectrum import Spectrum
 from gonio.kernels import cpu
 from gonio.search import levenberg_marquardt as lm
+from gonio.search.backend import Found, PairSearch
 from gonio.search.coarse_to_fine import (
     CHOICE_POWER,
     DISTINCT,
@@ -28,7 +29,7 @@ from gonio.search.coarse_to_fine import (
     Cut,
     conduct,
 )
-from gonio.search.cpu import Found, PairSearch, null_poses
+from gonio.search.cpu import Cpu, null_poses
 from gonio.search.gpu.resident_data import Resident, Seeds, SeedsOnCard, begins, within
 from gonio.search.search_space import neighbour_turns
 from gonio.search.uncertainty import Curvature
@@ -67,12 +68,9 @@ def _seeds(search: PairSearch) -> Seeds:
 
 
 def conducted(card: Card, searches: list[PairSearch], queue: Queue) -> Callable[[], list[Found]]:
-    """Start searches of one kind; what is returned waits for them.
-
-    Those that draw their candidates one by one are done here, when they are waited for.
-    """
+    """Start searches of one kind; what is returned waits for them. Those that draw their candidates run on the CPU."""
     if searches[0].minimise is not None:
-        return lambda: [search.answer() for search in searches]
+        return lambda: Cpu().search(searches)
     stages = _OnCard(card, searches, queue)
     conduct(stages, searches[0].course)
     return stages.finish()

@@ -1,0 +1,239 @@
+"""Targets ready to be searched, and the steps from them to results, each for a whole batch at once.
+
+    from seeds            best shifts -> every seed refined -> Result
+    from coarse to fine   optima -> Result -> a known pose tried -> posterior -> refined as measured
+
+Each step is given those of the batch to which it applies: one call of the backend, whose answers are folded back.
+Which search a target has is ``Aligner.prepare``'s to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.alignment.outcome import Refined, better_of, result_of, results_of
+from gonio.alignment.posterior import Optima, with_posteriors
+from gonio.alignment.result import Result
+from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.score import Comparison, Score
+from gonio.particle.pose import Pose
+from gonio.particle.volume import Particle
+from gonio.preparation.prepare import Preparation
+from gonio.search import stochastic
+from gonio.search.backend import Backend, BestShifts, Found, PairSearch, Refinement
+from gonio.search.objective import pack, signature, with_moving_overlap
+from gonio.search.search_space import Frame
+from gonio.settings import Overlap, Search, Settings
+
+__all__ = ["FromCoarseToFine", "FromSeeds", "Prepared", "finished"]
+
+# A pair that shares this much of its power may be compared as it is.
+NOISE_FREE = 0.97
+# Variances are told only to a factor of a few: an answer is surer when it has less than this share of the other's.
+SURER = 0.5
+
+
+@dataclass(frozen=True)
+class FromSeeds:
+    """A comparison whose seeds are refined at the full limit: a local search, or one of the paper's.
+
+    Where it ``refines_each`` seed by itself any backend can do that. Else ``rng`` draws the candidates of a stochastic
+    search, whose history is kept where it is to ``record``.
+    """
+
+    comparison: Comparison
+    frame: Frame
+    settings: Settings
+    refines_each: bool = True
+    rng: np.random.Generator | None = None
+    record: bool = False
+
+    @property
+    def by_fcs(self) -> Comparison:
+        """The pair, every sample as the target weights it."""
+        return self.comparison.by_fcs()
+
+    def explored(self, seeds: NDArray[np.float64]) -> stochastic.Outcome:
+        """Refine seeds (p, 12) in a way that is the CPU's alone: drawn one by one, or with an overlap that moves."""
+        problem, settings = self.frame.problem(self.comparison), self.settings
+        problem = with_moving_overlap(problem) if settings.overlap is Overlap.MOVING else problem
+        if settings.search is Search.INDEPENDENT:
+            return stochastic.refine_all(problem, seeds, max_iterations=settings.max_refinement_iterations)
+        assert self.rng is not None  # Aligner.prepare has checked it
+        return stochastic.refine_stochastically(
+            problem,
+            seeds,
+            schedule=settings.schedule,
+            signature=partial(signature, voxel_size_angstrom=self.comparison.target.voxel_size_angstrom),
+            rng=self.rng,
+            record=self.record,
+        )
+
+
+@dataclass(frozen=True)
+class FromCoarseToFine:
+    """A target, the search of it from coarse to fine, and what its result depends on besides.
+
+    ``start`` is a pose that may be right; ``expectation`` what the caller expects of the pair, in shells of the target,
+    which the search has in those of the box that is compared.
+    """
+
+    target: Particle
+    search: PairSearch
+    preparation: Preparation
+    settings: Settings
+    rng: np.random.Generator | None
+    start: Pose | None
+    expectation: Expectation | None
+
+    @property
+    def by_fcs(self) -> Comparison:
+        """The pair, every sample as the target weights it."""
+        return self.search.pair.plain(Score.FCS)
+
+    @property
+    def tries_start(self) -> bool:
+        """Whether a pose that may be right is tried besides the optima found."""
+        wanted = self.start is not None and self.settings.search is Search.COARSE_TO_FINE
+        return wanted and self.search.pair.exact
+
+    def may_be_unprocessed(self, found: Found) -> bool:
+        """Whether the particles may be compared as they are: nothing is kept out, and there is next to no noise."""
+        return not self.preparation.keeps_out and found.expectation.shared_power >= NOISE_FREE
+
+    def result(self, found: Found) -> Result:
+        """Return what was found as a result, with what is expected of the pair in shells of the target."""
+        pair, known = self.search.pair, self.expectation
+        if known is None:
+            crop = pair.target.box / self.target.box
+            known = found.expectation.in_box(1.0 / crop, int(np.rint(pair.target.limit / crop)) + 1)
+        return replace(result_of(pair, found, self.search.frame), expectation=known)
+
+
+Prepared = FromSeeds | FromCoarseToFine
+
+
+def finished(prepared: Sequence[Prepared], backend: Backend) -> list[Result]:
+    """Search a batch of targets, and return their results in order, which do not depend on the batch."""
+    seeds = [one for one in prepared if isinstance(one, FromSeeds)]
+    searches = [one for one in prepared if isinstance(one, FromCoarseToFine)]
+    from_seeds, from_searches = iter(_from_seeds(seeds, backend)), iter(_from_coarse_to_fine(searches, backend))
+    return [next(from_seeds if isinstance(one, FromSeeds) else from_searches) for one in prepared]
+
+
+def _from_seeds(batch: Sequence[FromSeeds], backend: Backend) -> list[Result]:
+    seeds = _seeds(batch, backend)
+    states = iter(
+        backend.refine(
+            [
+                Refinement(one.frame.pose_problem(one.comparison), points, one.settings.max_refinement_iterations)
+                for one, points in zip(batch, seeds, strict=True)
+                if one.refines_each
+            ]
+        )
+    )
+    outcomes = [
+        stochastic.all_refined(next(states)) if one.refines_each else one.explored(points)
+        for one, points in zip(batch, seeds, strict=True)
+    ]
+    return results_of([Refined(b.comparison, b.frame, o) for b, o in zip(batch, outcomes, strict=True)], backend)
+
+
+def _seeds(batch: Sequence[FromSeeds], backend: Backend) -> list[NDArray[np.float64]]:
+    """Return the seeds of each as points (p, 12), at their best shifts where the frame has none."""
+    frames = [one.frame for one in batch]
+    unknown = [one for one in batch if one.frame.shift_angstrom is None]
+    found = iter(
+        backend.best_shifts([BestShifts(o.comparison, o.frame.rotations, o.frame.max_shift_angstrom) for o in unknown])
+    )
+    return [f.points(next(found)[0] if f.shift_angstrom is None else f.shift_angstrom) for f in frames]
+
+
+def _from_coarse_to_fine(batch: Sequence[FromCoarseToFine], backend: Backend) -> list[Result]:
+    found = backend.search([one.search for one in batch])
+    results = [one.result(what) for one, what in zip(batch, found, strict=True)]
+    steps: tuple[tuple[_Step, list[bool]], ...] = (
+        (_unless_better_near, [one.tries_start for one in batch]),
+        (_with_posteriors, [one.search.pair.exact for one in batch]),
+        (_as_measured, [one.may_be_unprocessed(what) for one, what in zip(batch, found, strict=True)]),
+    )
+    for step, applies in steps:
+        places = [place for place, does in enumerate(applies) if does]
+        changed = step([batch[place] for place in places], [results[place] for place in places], backend)
+        for place, result in zip(places, changed, strict=True):
+            results[place] = result
+    return results
+
+
+# Results of some of a batch, changed by what else is to be said of them.
+_Step = Callable[[Sequence[FromCoarseToFine], Sequence[Result], Backend], list[Result]]
+
+
+def _unless_better_near(batch: Sequence[FromCoarseToFine], results: Sequence[Result], backend: Backend) -> list[Result]:
+    """Return the results, or the optima near poses that may be right, where these are better: they were missed."""
+    scores = [Score.RCS if one.settings.score is Score.LIKELIHOOD else one.settings.score for one in batch]
+    compared = [one.search.pair.plain(score) for one, score in zip(batch, scores, strict=True)]
+    near = _refined(batch, compared, [one.start for one in batch if one.start is not None], backend)
+    return [
+        better_of(result, known, crowding=one.search.pair.crowding)
+        for one, result, known in zip(batch, results, near, strict=True)
+    ]
+
+
+def _with_posteriors(batch: Sequence[FromCoarseToFine], results: Sequence[Result], backend: Backend) -> list[Result]:
+    optima = [
+        Optima(result, one.search.pair, one.search.frame, one.settings, one.rng)
+        for one, result in zip(batch, results, strict=True)
+    ]
+    return with_posteriors(optima, backend)
+
+
+def _as_measured(batch: Sequence[FromCoarseToFine], results: Sequence[Result], backend: Backend) -> list[Result]:
+    """Return the poses refined on the particles as they are, where that is the surer answer.
+
+    Without noise and with next to no wedge there is nothing to restore, and a sphere only takes something away.
+    What the wedge smears is as correlated between samples as what a sphere does, hence the same crowding.
+    """
+    compared = [one.preparation.plain_pair(one.target).plain(Score.RCS) for one in batch]
+    refined = _refined(batch, compared, [result.pose for result in results], backend)
+    return [
+        _surer(result, again, one.search.pair.crowding)
+        for one, result, again in zip(batch, results, refined, strict=True)
+    ]
+
+
+def _surer(result: Result, again: Result, crowding: float) -> Result:
+    """Return a result with the pose of another refinement where that is surer; ``crowding`` is what this one lacks."""
+    covariance, steps = crowding * again.covariance, result.n_iterations + again.n_iterations
+    surer = again.status.ok and np.trace(covariance[:3, :3]) < SURER * np.trace(result.covariance[:3, :3])
+    if not surer:
+        return replace(result, n_iterations=steps)
+    return replace(result, pose=again.pose, covariance=covariance, n_iterations=steps)
+
+
+def _refined(
+    batch: Sequence[FromCoarseToFine], compared: Sequence[Comparison], poses: Sequence[Pose], backend: Backend
+) -> list[Result]:
+    """Return the optimum of each comparison that refining a pose leads to."""
+    states = backend.refine(
+        [
+            Refinement(
+                one.search.frame.pose_problem(comparison),
+                pack(pose.matrix[None], pose.shift_angstrom[None]),
+                one.settings.max_refinement_iterations,
+            )
+            for one, comparison, pose in zip(batch, compared, poses, strict=True)
+        ]
+    )
+    return results_of(
+        [
+            Refined(comparison, one.search.frame, stochastic.all_refined(state))
+            for one, comparison, state in zip(batch, compared, states, strict=True)
+        ],
+        backend,
+    )

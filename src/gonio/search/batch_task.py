@@ -1,0 +1,36 @@
+"""A task of many items in two steps, between which a backend is given the work of many items at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from gonio.search.backend import Backend
+from gonio.search.cpu import Cpu
+
+__all__ = ["BatchTask"]
+
+P = TypeVar("P")
+T = TypeVar("T")
+
+
+class BatchTask(ABC, Generic[P, T]):
+    """A task whose items are integers; called with one, does it on the CPU. Executors of GPUs do many at a time."""
+
+    @property
+    def searches(self) -> int:
+        """How many searches an item is, about."""
+        return 1
+
+    def __call__(self, item: int) -> T:
+        """Return the result of an item, made on the CPU."""
+        return self.finish([self.prepare(item)], Cpu())[0]
+
+    @abstractmethod
+    def prepare(self, item: int) -> P:
+        """Read and prepare what an item needs, in any thread."""
+
+    @abstractmethod
+    def finish(self, prepared: Sequence[P], backend: Backend) -> list[T]:
+        """Return the results of prepared items, in their order."""
