@@ -268,8 +268,8 @@ def test_results_of_a_group_are_made_while_the_next_is_on_the_gpu():
         both.wait(60.0)
         return list(prepared)
 
-    items = ((item,) for item in range(8))
-    assert list(in_groups(int, finish, items, Processor(), size=4)) == list(range(8))
+    count = 4 * groups.UNDER_WAY
+    assert list(in_groups(int, finish, ((item,) for item in range(count)), Processor(), size=4)) == list(range(count))
 
 
 def test_a_stage_that_is_left_before_its_end_does_not_disturb_the_next(cards):

@@ -197,7 +197,7 @@ class Aligner:
         items = self._items(targets, rng, starts)
         prepare = partial(self._prepared, expectation, starts)
         if self.gpu is None:
-            every = in_order(partial(_alone, prepare), items, n_threads)
+            every: Iterator[Result] = in_order(partial(_alone, prepare), items, n_threads)
         else:
             every = in_groups(prepare, finished, items, self.gpu, n_threads=n_threads)
         for result in every:

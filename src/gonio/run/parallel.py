@@ -18,14 +18,14 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-__all__ = ["in_order", "portable"]
+__all__ = ["in_order", "obey_parent", "portable"]
 
 T = TypeVar("T")
 
@@ -38,8 +38,8 @@ END = 5.0
 
 
 def in_order(
-    function: Callable[..., T], items: Iterator[tuple], workers: int, *, processes: bool = True
-) -> Iterator[T]:
+    function: Callable[..., T], items: Iterator[tuple], workers: int, *, processes: bool = True, ahead: int = AHEAD
+) -> Generator[T]:
     """``function(*item)`` for each of ``items``, in their order; only a few more than there are workers are taken up.
 
     Parameters
@@ -52,6 +52,8 @@ def in_order(
         How many at a time; with 1, or for a single item, nothing but this thread takes part.
     processes
         Whether workers may be processes; items and results must then be such as can be pickled.
+    ahead
+        How many items are taken up for each thread before the first of them is done.
 
     Raises
     ------
@@ -63,7 +65,7 @@ def in_order(
     if workers == 1 or len(first) < 2:
         return (function(*item) for item in items)
     forks = processes and sys.platform == "linux" and _is_alone()
-    return _in_processes(function, items, workers) if forks else _in_threads(function, items, workers)
+    return _in_processes(function, items, workers) if forks else _in_threads(function, items, workers, ahead)
 
 
 def portable(error: Exception) -> Exception:
@@ -80,13 +82,13 @@ def _is_alone() -> bool:
     return threading.active_count() == 1
 
 
-def _in_threads(function: Callable[..., T], items: Iterator[tuple], workers: int) -> Iterator[T]:
+def _in_threads(function: Callable[..., T], items: Iterator[tuple], workers: int, ahead: int) -> Generator[T]:
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, *item))
-                if len(waiting) >= AHEAD * workers:
+                if len(waiting) >= ahead * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -95,7 +97,7 @@ def _in_threads(function: Callable[..., T], items: Iterator[tuple], workers: int
                 future.cancel()
 
 
-def _in_processes(function: Callable[..., T], items: Iterator[tuple], workers: int) -> Iterator[T]:
+def _in_processes(function: Callable[..., T], items: Iterator[tuple], workers: int) -> Generator[T]:
     others = set(multiprocessing.active_children())
     waiting: deque[Future[bytes]] = deque()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (function,))
@@ -146,11 +148,16 @@ _function: Callable[..., Any]
 
 
 def _begin(function: Callable[..., Any]) -> None:
-    """Begin a worker: it leaves interruptions to its parent, with which it ends, and what they share as it is."""
+    """Begin a worker, which leaves what it shares with its parent as it is."""
     global _function
     _function = function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()  # what is shared with the parent is not touched, which would copy it
+    obey_parent()
+
+
+def obey_parent() -> None:
+    """Leave interruptions to the parent process, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

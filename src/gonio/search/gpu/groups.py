@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 from gonio.run.parallel import in_order
@@ -19,8 +21,10 @@ T = TypeVar("T")
 # Searches of a group: the best poses of a thousand pairs are as many blocks as a large GPU runs at a time, and most
 # launches have more.
 TOGETHER = 1024
-# Groups that are under way: one is searched while the other is made into results.
-UNDER_WAY = 2
+# Groups that are under way: one is prepared, one searched, and one made into results.
+UNDER_WAY = 3
+# Results of a group up to the first item that fails, and how that one fails.
+Outcome = tuple[list[T], Exception | None]
 
 
 def in_groups(
@@ -42,41 +46,35 @@ def in_groups(
     Exception
         The first, in the order of the items, that preparing or finishing one ends with, after the results before it.
     """
-    under_way: deque[tuple[Future[_Outcome[T]], Exception | None]] = deque()
-    with ThreadPoolExecutor(UNDER_WAY) as pool:
-        try:
-            for group, error in _grouped(in_order(prepare, items, n_threads, processes=False), size):
-                under_way.append((pool.submit(_finished, finish, group, device), error))
-                if len(under_way) == UNDER_WAY:
-                    yield from _results(*under_way.popleft())
-            while under_way:
-                yield from _results(*under_way.popleft())
-        finally:
-            for future, _ in under_way:  # left before the end, or an error: what is not begun is in vain
-                future.cancel()
+    groups = ((group,) for group in iter(lambda: list(islice(items, size)), []))
+    with ThreadPoolExecutor(n_threads) as threads:
+        done = partial(_done, threads, prepare, finish, device)
+        with closing(in_order(done, groups, UNDER_WAY, processes=False, ahead=1)) as outcomes:
+            for results, error in outcomes:
+                yield from results
+                if error is not None:
+                    raise error
 
 
-# Results of a group up to the first item that fails, and how that one fails.
-_Outcome = tuple[list[T], Exception | None]
-
-
-def _grouped(prepared: Iterator[P], size: int) -> Iterator[tuple[list[P], Exception | None]]:
-    """Yield groups of prepared items; with the last, the error that preparing the next one ends with."""
-    group: list[P] = []
+def _done(
+    threads: ThreadPoolExecutor,
+    prepare: Callable[..., P],
+    finish: Callable[[Sequence[P], Backend], list[T]],
+    device: Device,
+    group: list[tuple],
+) -> Outcome[T]:
+    """Prepare a group, and finish what comes before the first item that cannot be prepared."""
+    prepared: list[P] = []
+    unprepared: Exception | None = None
     try:
-        for one in prepared:
-            group.append(one)
-            if len(group) == size:
-                yield group, None
-                group = []
+        prepared.extend(threads.map(prepare, *zip(*group, strict=True)))
     except Exception as error:
-        yield group, error
-        return
-    if group:
-        yield group, None
+        unprepared = error
+    results, failure = _finished(finish, prepared, device)
+    return results, failure or unprepared
 
 
-def _finished(finish: Callable[[Sequence[P], Backend], list[T]], group: Sequence[P], device: Device) -> _Outcome[T]:
+def _finished(finish: Callable[[Sequence[P], Backend], list[T]], group: Sequence[P], device: Device) -> Outcome[T]:
     """Finish a group; where that fails, halves of it, until the first item that fails is by itself."""
     try:
         return (finish(group, device) if group else []), None
@@ -89,11 +87,3 @@ def _finished(finish: Callable[[Sequence[P], Backend], list[T]], group: Sequence
         rest, failure = _finished(finish, group[half:], device)
         results += rest
     return results, failure
-
-
-def _results(future: Future[_Outcome[T]], following: Exception | None) -> Iterator[T]:
-    """Yield the results of a group, then raise how it, or else preparing what follows, failed."""
-    results, error = future.result()
-    yield from results
-    if error is not None or following is not None:
-        raise error or following  # type: ignore[misc]  # one of them is there

@@ -3,26 +3,26 @@
 Of a ``BatchTask`` a GPU takes as many items at a time as fill it, and results come in the order of the items, each when
 it and those before it are done. Other functions run on the CPU here. Must not know any search.
 
-    on one GPU       items -> prepared in threads -> groups.in_groups
-    on several       items -> tiles, dealt as they are done -> a worker for each GPU -> the same there -> in order
+    on one GPU       items -> groups -> groups.in_groups
+    on several       items -> tiles, each given to a worker that is free -> the same there -> in order
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import signal
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.managers import BaseManager
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from gonio.run.engine import Chosen, Mapper
-from gonio.run.parallel import in_order, portable
+from gonio.run.parallel import in_order, obey_parent, portable
 from gonio.search.batch_task import BatchTask
 from gonio.search.gpu.device import DRAWS, Device, device_for, opened
-from gonio.search.gpu.groups import TOGETHER, in_groups
+from gonio.search.gpu.groups import TOGETHER, Outcome, in_groups
 
 __all__ = ["Cards", "ManyCards", "OneCard", "cards_for"]
 
@@ -30,8 +30,8 @@ T = TypeVar("T")
 
 # Searches of a tile, at most: what is lost of a worker's work when a run is cut off is a few of them.
 TILE = 256
-# Tiles that a worker is given before the first of them is back: two groups of searches, and what comes next.
-AHEAD = 2 * TOGETHER // TILE + 2
+# Tiles that a worker does at a time: while one is searched others are prepared and made into results.
+UNDER_WAY = 4
 # Seconds that an end may take.
 END = 5.0
 
@@ -141,184 +141,124 @@ class ManyCards:
         task = _whole(function)
         if not isinstance(task, BatchTask):
             return in_order(function, ((item,) for item in range(count)), self.n_threads)
-        return self._dealt(function, count, task.searches)
+        return self._in_tiles(function, count, task.searches)
 
     def _begin(self) -> None:
-        try:
-            for name in self.names:
-                self._workers.append(_Worker(name, self.open, max(1, self.n_threads // len(self.names))))
-            for worker in self._workers:
-                worker.wait()
-        except BaseException:
+        threads = max(1, self.n_threads // (UNDER_WAY * len(self.names)))
+        with ThreadPoolExecutor(len(self.names)) as pool:
+            begun = [pool.submit(_Worker, name, self.open, threads) for name in self.names]
+        failures = [error for one in begun if (error := one.exception()) is not None]
+        self._workers = [one.result() for one in begun if one.exception() is None]
+        if failures:
             self._end()
-            raise
+            raise failures[0]
 
     def _end(self) -> None:
         while self._workers:
             self._workers.pop().end()
 
-    def _dealt(self, function: Callable[[int], T], count: int, searches: int) -> Iterator[T]:
+    def _in_tiles(self, function: Callable[[int], T], count: int, searches: int) -> Iterator[T]:
         if not self._workers:
             self._begin()
         size = max(1, min(TILE // searches, -(-count // len(self._workers))))
-        tiles = deque(range(first, min(first + size, count)) for first in range(0, count, size))
-        given: deque[range] = deque()
-        done: dict[range, tuple[list[T], Exception | None]] = {}
+        tiles = ((range(first, min(first + size, count)),) for first in range(0, count, size))
+        free: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in UNDER_WAY * self._workers:
+            free.put(worker)
+
+        def done(tile: range) -> Outcome[T]:
+            worker = free.get()
+            try:
+                return worker.done(tile)
+            finally:
+                free.put(worker)
+
         try:
             for worker in self._workers:
-                worker.tell(function)
-            while tiles or given:
-                self._deal(tiles, given)
-                while given[0] not in done:
-                    done |= self._received()
-                    self._deal(tiles, given)
-                results, error = done.pop(given.popleft())
-                yield from results
-                if error is not None:
-                    raise error
-        finally:
-            if given:  # left before its end: what is under way is in vain
-                self._end()
+                worker.begin(function)
+            with closing(in_order(done, tiles, UNDER_WAY * len(self._workers), processes=False)) as outcomes:
+                for results, error in outcomes:
+                    yield from results
+                    if error is not None:
+                        raise error
+        except ChildProcessError:
+            self._end()  # another task begins anew
+            raise
 
-    def _deal(self, tiles: deque[range], given: deque[range]) -> None:
-        """Give tiles to those who have least to do; few enough that what is done early need not be held for long."""
-        while tiles and len(given) < 2 * AHEAD * len(self._workers):
-            worker = min(self._workers, key=lambda one: one.busy)
-            if worker.busy >= AHEAD:
-                return
-            given.append(tiles.popleft())
-            worker.give(given[-1])
 
-    def _received(self) -> dict[range, tuple[list[Any], Exception | None]]:
-        """What workers have done, at least one tile."""
-        ready = wait([worker.connection for worker in self._workers])
-        return dict(worker.answer() for worker in self._workers if worker.connection in ready)
+class _Served:
+    """A GPU in a process of its own, of which each thread of another process does a tile of a function's items."""
+
+    def __init__(self, name: str, open_gpu: Callable[[str], Device | None], n_threads: int) -> None:
+        self._name, self._open, self._n_threads = name, open_gpu, n_threads
+
+    def open(self) -> str:
+        """Open the GPU and return what it is called."""
+        try:
+            device = self._open(self._name)
+        except Exception as error:
+            raise portable(error) from None
+        if device is None:
+            raise ValueError(f'of several devices each must be a card, "cuda:0", got {self._name!r}')
+        self._gpu = OneCard(device, self._n_threads)
+        return self._gpu.name
+
+    def begin(self, function: Callable[[int], Any]) -> None:
+        """Do the items of this function from now on."""
+        self._function = function
+
+    def done(self, tile: range) -> Outcome[Any]:
+        """Return the results of a tile up to the first error, and that."""
+        results: list[Any] = []
+        try:
+            results.extend(self._gpu.done(self._function, tile))
+        except Exception as error:
+            return results, portable(error)
+        return results, None
+
+
+class _Manager(BaseManager):
+    """Begins the process."""
+
+
+_Manager.register("served", _Served)
 
 
 class _Worker:
-    """A process that has opened a card, seen from outside."""
+    """A process that has opened a GPU, seen from outside."""
 
-    def __init__(self, card: str, open_card: Callable[[str], Device | None], n_threads: int) -> None:
-        # Not forked: a card cannot be used by a copy of a process that has looked for one.
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.name, self.busy = card, 0
-        self._process = context.Process(target=_serve, args=(theirs, card, open_card, n_threads), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def wait(self) -> None:
-        """Until it has opened its card."""
+    def __init__(self, name: str, open_gpu: Callable[[str], Device | None], n_threads: int) -> None:
+        # Not forked: a GPU cannot be used by a copy of a process that has looked for one.
+        self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
+        self.name = name
         try:
-            said = self._heard()
-        except ChildProcessError as error:
-            error.add_note('a script that begins workers does so below if __name__ == "__main__":')
+            self._call(self._manager.start, obey_parent)
+            self._served = self._manager.served(name, open_gpu, n_threads)  # type: ignore[attr-defined]
+            self.name = self._call(self._served.open)
+        except BaseException as error:
+            self.end()
+            if isinstance(error, ChildProcessError):
+                error.add_note('a script that begins workers does so below if __name__ == "__main__":')
             raise
-        if isinstance(said, Exception):
-            raise said
-        self.name = said
 
-    def tell(self, function: Callable[[int], Any]) -> None:
-        """What is done from now on."""
-        self._say(function)
+    def begin(self, function: Callable[[int], Any]) -> None:
+        """Do the items of this function from now on."""
+        self._call(self._served.begin, function)
 
-    def give(self, tile: range) -> None:
-        """Items to be done."""
-        self._say(tile)
-        self.busy += 1
-
-    def answer(self) -> tuple[range, tuple[list[Any], Exception | None]]:
-        """A tile that is done: its results, up to the first error."""
-        tile, results, error = self._heard()
-        self.busy -= 1
-        return tile, (results, error)
+    def done(self, tile: range) -> Outcome[Any]:
+        """Return the results of a tile up to the first error, and that."""
+        outcome: Outcome[Any] = self._call(self._served.done, tile)
+        return outcome
 
     def end(self) -> None:
-        """It ends when it has nothing to do, and is ended when it has."""
-        self.connection.close()
-        self._process.join(0.0 if self.busy else END)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join()
+        """End the process."""
+        if hasattr(self._manager, "shutdown"):  # it has begun
+            self._manager.shutdown()
 
-    def _say(self, what: Any) -> None:
+    def _call(self, method: Callable[..., Any], *arguments: object) -> Any:
         try:
-            self.connection.send(what)
-        except OSError as error:
-            raise self._death() from error
-
-    def _heard(self) -> Any:
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError) as error:
-            raise self._death() from error
-
-    def _death(self) -> ChildProcessError:
-        self._process.join(END)
-        return ChildProcessError(f"the worker of {self.name} was ended (exit status {self._process.exitcode})")
-
-
-class _Told:
-    """What a worker is told: a function, then tiles of its items, then another function."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._kept: Any = None
-
-    def next(self) -> Any:
-        """A function or a tile."""
-        kept, self._kept = self._kept, None
-        return self._connection.recv() if kept is None else kept
-
-    def tiles(self, first: range) -> Iterator[range]:
-        """A tile and those that have come meanwhile, so that the card need not wait between them."""
-        yield first
-        while self._kept is None and self._connection.poll():
-            told = self._connection.recv()
-            if isinstance(told, range):
-                yield told
-            else:
-                self._kept = told
-
-
-def _serve(connection: Connection, name: str, open_card: Callable[[str], Device | None], n_threads: int) -> None:
-    """Open a card and do what is told, until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that gives the work ends this one
-    with suppress(EOFError, OSError):
-        try:
-            device = open_card(name)
-            if device is None:
-                raise ValueError(f'of several devices each must be a card, "cuda:0", got {name!r}')
-            card = OneCard(device, n_threads)
-        except Exception as error:
-            connection.send(portable(error))
-            return
-        connection.send(card.name)
-        told, function = _Told(connection), None
-        while True:
-            what = told.next()
-            if isinstance(what, range):
-                assert function is not None  # it is told before its items
-                _do(card, function, told, what, connection)
-            else:
-                function = what
-
-
-def _do(card: OneCard, function: Callable[[int], Any], told: _Told, first: range, connection: Connection) -> None:
-    """Tiles of one function, each sent back when it is done."""
-    begun: deque[range] = deque()
-
-    def items() -> Iterator[int]:
-        for tile in told.tiles(first):
-            begun.append(tile)
-            yield from tile
-
-    results: list[Any] = []
-    try:
-        for result in card.done(function, items()):
-            results.append(result)
-            if len(results) == len(begun[0]):
-                connection.send((begun.popleft(), results, None))
-                results = []
-    except Exception as error:
-        connection.send((begun[0], results, portable(error)))
+            return method(*arguments)
+        except (EOFError, ConnectionError) as error:
+            process = self._manager._process  # type: ignore[attr-defined]
+            process.join(END)
+            raise ChildProcessError(f"the worker of {self.name} was ended (exit status {process.exitcode})") from error
