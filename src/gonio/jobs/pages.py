@@ -1,4 +1,4 @@
-"""What the pages of several commands show: what was done, odd particles, an average to look at, and defocus."""
+"""What the pages of several jobs show: what was done, odd particles, an average to look at, and defocus."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-from gonio.cli.output import command_line
 
 if TYPE_CHECKING:
     from gonio.averaging.average import Average
@@ -28,10 +26,10 @@ DEFOCUS = "mean defocus of the tilt images (angstrom)"
 
 
 def facts_of(seed: int) -> dict[str, str]:
-    """What was done, for a page."""
+    """Return what was done, for a page."""
     from datetime import datetime
 
-    from gonio.run.provenance import versions
+    from gonio.run.provenance import command_line, versions
 
     return {
         "command": " ".join(command_line()),
@@ -42,7 +40,7 @@ def facts_of(seed: int) -> dict[str, str]:
 
 
 def odd_of(table: ParticleTable) -> list[Odd]:
-    """The particles of a list to be looked at, with their volumes; tilt images have none."""
+    """Return the particles of a list to be looked at, with their volumes; tilt images have none."""
     from gonio.particle.volume import Subtomogram
     from gonio.report import odd_particles
 
@@ -63,7 +61,7 @@ class Looked:
 
 
 def looked_at(table: ParticleTable, *, symmetry: str, mapper: Mapper) -> Looked:
-    """The average of a list's particles, or of 500 drawn evenly from it, with the halves of the list or every other."""
+    """Average a list's particles, or 500 drawn evenly from it, with the halves of the list or every other."""
     from gonio.averaging.average import average_table
     from gonio.averaging.resolution import half_map_fsc, soft_mask
 
@@ -78,7 +76,7 @@ def looked_at(table: ParticleTable, *, symmetry: str, mapper: Mapper) -> Looked:
 
 
 def as_seen(maps: Mapping[str, Volume], resolution_angstrom: float) -> dict[str, Volume]:
-    """Maps as a page shows them, by names that say so: beyond their resolution they are noise, and hide in it.
+    """Return maps as a page shows them, by names that say so: beyond their resolution they are noise, and hide in it.
 
     Where halves agree on nothing, three shells are left to look at.
     """
@@ -95,7 +93,7 @@ def as_seen(maps: Mapping[str, Volume], resolution_angstrom: float) -> dict[str,
 
 
 def defocus_of(table: ParticleTable) -> dict[str, NDArray[np.float64]]:
-    """The mean defocus of each particle's images, (m,), for 500 of them; nothing where there are no tilt images."""
+    """Return the mean defocus of the images of 500 particles, (m,), else nan; nothing without tilt images."""
     from gonio.particle.volume import TiltStack
 
     values = np.full(len(table), np.nan)
