@@ -117,16 +117,16 @@ def test_refine_gives_every_iteration_as_it_is_done(simulated, tmp_path, silent)
 
 
 def test_classify_returns_the_list_that_it_writes(simulated, tmp_path, silent):
-    ways = []
+    seen = []
     classified = jobs.classify(
         ListOptions(simulated / "truth.star"),
         output=tmp_path / "out",
         classes=2,
         local=True,
         run=ONE,
-        watch=ways.append,
+        watch=seen.append,
     )
-    assert ways == [classified.way] and "2 random shares" in classified.way.reason
+    assert seen == [classified.procedure] and "2 random shares" in classified.procedure.reason
     written = gonio.read_particles(tmp_path / "out" / "particles.star")
     np.testing.assert_array_equal(written.classes, classified.found.labels)
     np.testing.assert_array_equal(written.classes, classified.table.classes)

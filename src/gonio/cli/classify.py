@@ -12,13 +12,13 @@ from gonio.cli.grouped import command
 from gonio.cli.output import numbers_text, print_result, wrapped
 
 if TYPE_CHECKING:
-    from gonio.jobs.classify import Classified, Way
+    from gonio.jobs.classify import Classified, Procedure
 
 
-def watch(way: Way, *, as_json: bool) -> None:
+def watch(procedure: Procedure, *, as_json: bool) -> None:
     """Print how the list is classed, before it takes its time."""
     if not as_json:
-        print(wrapped(way.reason), flush=True)
+        print(wrapped(procedure.reason), flush=True)
 
 
 @command(

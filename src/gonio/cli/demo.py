@@ -16,7 +16,7 @@ from gonio.jobs.align import NO_RUNNERS_UP, Aligned, align_list, errors_of, repo
 from gonio.jobs.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
 from gonio.jobs.files import write_list, write_settings, write_text
 from gonio.jobs.options import ListOptions
-from gonio.jobs.pages import as_seen, odd_of
+from gonio.jobs.pages import for_display, outliers_of
 from gonio.jobs.running import thread_count
 from gonio.run.engine import Journaled, Local
 from gonio.run.folder import result_folder
@@ -111,11 +111,13 @@ def _report(aligned: Aligned, made: Average, agreement: Agreement | None, refere
         curves=curves,
         box_angstrom=reference.box_angstrom,
         maps={
-            **as_seen({"average": made.volume}, np.inf if agreement is None else agreement.fsc.resolution_angstrom()),
+            **for_display(
+                {"average": made.volume}, np.inf if agreement is None else agreement.fsc.resolution_angstrom()
+            ),
             "reference": reference,
         },
         coverage=made.coverage,
-        odd=odd_of(aligned.table),
+        odd=outliers_of(aligned.table),
     )
 
 

@@ -65,7 +65,7 @@ def command(
 
         @functools.wraps(printed)
         def typed(**given: Any) -> None:
-            told = {name: given[name] for name in wanted}
+            beside = {name: given[name] for name in wanted}
             as_json = given.pop("as_json")
             if "watch" in takes and watch is not None:
                 given["watch"] = partial(watch, as_json=as_json)
@@ -77,7 +77,7 @@ def command(
                 value = job(**given)
             except ArgumentError as error:
                 raise error.named(partial(_option, shown)) from error
-            printed(value, **told)
+            printed(value, **beside)
 
         typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         typed.__annotations__ = {one.name: one.annotation for one in parameters}

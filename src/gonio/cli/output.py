@@ -45,9 +45,9 @@ def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def print_result(summary: Mapping[str, object], *told: str, as_json: bool) -> None:
-    """Print what a command came to: as one JSON object, or what is told of it."""
-    print(json_text(summary) if as_json else "\n".join(one for one in told if one))
+def print_result(summary: Mapping[str, object], *texts: str, as_json: bool) -> None:
+    """Print what a command came to: as one JSON object, or as texts that are not empty."""
+    print(json_text(summary) if as_json else "\n".join(text for text in texts if text))
 
 
 def wrapped(text: str) -> str:

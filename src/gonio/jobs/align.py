@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gonio.jobs.average import resolutions
 from gonio.jobs.checking import look_at_list, look_at_symmetry
-from gonio.jobs.files import write_list, write_particle_scene, write_settings, write_summary, write_text
+from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
 from gonio.jobs.options import (
     DecoyOptions,
     File,
@@ -23,7 +23,7 @@ from gonio.jobs.options import (
     SearchOptions,
     files_of,
 )
-from gonio.jobs.pages import as_seen, defocus_of, facts_of, looked_at, odd_of
+from gonio.jobs.pages import average_for_display, defocus_of, facts_of, for_display, outliers_of
 from gonio.jobs.running import RunOptions, running
 from gonio.particle.arguments import ArgumentError
 
@@ -41,7 +41,7 @@ WRONG_DEG = 15.0  # errors beyond this are another optimum
 TARGET, DECOY, Q = "log_likelihood", "decoy_log_likelihood", "q_value"
 NO_RUNNERS_UP = "No particle has an optimum beside that in particles.star."
 
-# Numbers to be told: name, value, format with unit, and how to read it.
+# Name, value, format with unit, and how to read it.
 Number = tuple[str, float, str, str]
 
 
@@ -71,7 +71,7 @@ class Aligned:
 
     @property
     def numbers(self) -> list[Number]:
-        """What there is to say, in order of interest: name, value, format with unit, how to read it."""
+        """The numbers, in order of interest: name, value, format with unit, how to read it."""
         columns, count = self.table.columns, len(self.table)
         ended = float(np.isin(columns["status"], ["converged", "stalled"]).mean())
         return [
@@ -133,13 +133,13 @@ def align(
     learn
         Align the first 50 particles twice, to learn what all have in common with the reference.
     decoys
-        To tell which particles are real.
+        Decoys, to know which particles are real.
     run
         How the work is done.
     seed
         Of the random numbers.
     truth
-        A list of the same particles with true poses, to tell the errors.
+        A list of the same particles with true poses, from which errors are computed.
 
     Raises
     ------
@@ -166,12 +166,7 @@ def align(
         resolutions={"resolution_angstrom": settings.resolution_angstrom},
         poses_for=None if local is None else "--local",
     )
-    look_at_symmetry(
-        reference_map,
-        settings.symmetry,
-        resolution_angstrom=settings.resolution_angstrom,
-        diameter_angstrom=settings.particle_diameter_angstrom,
-    )
+    look_at_symmetry(reference_map, settings)
     aligner = facts.aligner(reference_map, settings)
     asked = {
         "reference": reference,
@@ -183,17 +178,17 @@ def align(
         "learn": learn,
         "decoys": decoys.record,
         "list": particles.record(table),
+        "alignment": asdict(settings),
     }
     files = [*files_of(table, reference, *known.files), *files_of(true_table)]
-    everything = {**asked, "alignment": asdict(settings)}
-    with running(output, executor, settings=everything, seed=seed, inputs=files) as work:
+    with running(output, executor, settings=asked, seed=seed, inputs=files) as work:
         aligned = align_list(table, aligner, mapper=work.mapper, seed=seed, learn=learn)
         if decoys.decoys:
             judged = _with_decoys(aligned.table, aligner, decoys, mapper=work.mapper, seed=seed)
             aligned = replace(aligned, table=judged, decoys=decoys)
         if true_table is not None:
             aligned = replace(aligned, errors=errors_of(aligned, true_table))
-        with work.results() as folder:
+        with work.results(alignment=asdict(aligned.settings)) as folder:
             write_particles(folder / "particles.star", writable(aligned.table))
             others = runners_up(aligned.table, aligned.results)
             write_list(folder / "runners_up.star", others, otherwise=NO_RUNNERS_UP)
@@ -205,8 +200,6 @@ def align(
             write_summary(folder, aligned.summary)
             report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
             write_text(folder / "report.html", html(_with_looks(report, aligned, reference_map, work.mapper)))
-            shown = {**asked, "threads": run.workers, "alignment": asdict(aligned.settings)}
-            write_settings(folder / "settings.toml", shown, seed=seed, inputs=files)
     return aligned
 
 
@@ -254,7 +247,7 @@ def errors_of(aligned: Aligned, truth: ParticleTable) -> Errors:
 def _with_decoys(
     table: ParticleTable, aligner: Aligner, options: DecoyOptions, *, mapper: Mapper, seed: int
 ) -> ParticleTable:
-    """An aligned list with what decoys say of each particle."""
+    """An aligned list with the scores and q-values that decoys give."""
     from gonio.alignment.decoys import Decoys, compete
 
     decoys = Decoys.of(aligner, options.decoys, rng=np.random.default_rng(seed))
@@ -361,24 +354,24 @@ def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
 
 
 def _with_looks(report: Report, aligned: Aligned, reference: Volume, mapper: Mapper) -> Report:
-    """The page with what has to be read from the particles again: their average, the odd ones, defocus."""
+    """The page with what has to be read from the particles again: their average, outliers, defocus."""
     table = aligned.table
-    report = replace(report, odd=odd_of(table), against=defocus_of(table), maps={"reference": reference})
+    report = replace(report, odd=outliers_of(table), against=defocus_of(table), maps={"reference": reference})
     if aligned.box_angstrom is None:
         return report  # particles of several boxes have no average
-    looked = looked_at(table, symmetry=aligned.settings.symmetry, mapper=mapper)
-    name = "average" if looked.count == len(table) else f"average of {looked.count} of the particles"
-    maps = {name: looked.average.volume}
-    for number, half in enumerate(looked.average.halves or (), start=1):
+    display = average_for_display(table, symmetry=aligned.settings.symmetry, mapper=mapper)
+    name = "average" if display.count == len(table) else f"average of {display.count} of the particles"
+    maps = {name: display.average.volume}
+    for number, half in enumerate(display.average.halves or (), start=1):
         maps[f"half {number} of it"] = half
-    found = [] if looked.fsc is None else resolutions(looked.fsc)
+    found = [] if display.fsc is None else resolutions(display.fsc)
     reading = "both halves were laid on one reference, so this is no gold standard: noise may agree"
     return replace(
         report,
         numbers=[*report.numbers, *((which, value, reading) for which, value, _ in found)],
-        curves={} if looked.fsc is None else {f"halves, {k}": v for k, v in looked.fsc.curves.items()},
-        maps={**as_seen(maps, np.inf if looked.fsc is None else looked.fsc.resolution_angstrom()), **report.maps},
-        coverage=looked.average.coverage,
+        curves={} if display.fsc is None else {f"halves, {k}": v for k, v in display.fsc.curves.items()},
+        maps={**for_display(maps, np.inf if display.fsc is None else display.fsc.resolution_angstrom()), **report.maps},
+        coverage=display.average.coverage,
     )
 
 

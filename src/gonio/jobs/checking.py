@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Particle, Volume
+    from gonio.settings import Settings
     from gonio.workflows.inspection import Suspicion
 
 __all__ = ["look_at_list", "look_at_maps", "look_at_symmetry"]
@@ -83,16 +84,13 @@ def look_at_maps(
     _warn([next((doubt for doubt in doubts if doubt is not None), None)])
 
 
-def look_at_symmetry(
-    map_: Volume, symmetry: str, *, resolution_angstrom: float | None, diameter_angstrom: float | None
-) -> None:
-    """Warn where a map does not have the symmetry that was asked for."""
+def look_at_symmetry(map_: Volume, settings: Settings, *, resolution_angstrom: float | None = None) -> None:
+    """Warn where a map does not have the symmetry of the settings, at their resolution unless another is given."""
     from gonio.workflows import checks
 
-    _warn(
-        [
-            checks.without_the_symmetry(
-                map_, symmetry, resolution_angstrom=resolution_angstrom, diameter_angstrom=diameter_angstrom
-            )
-        ]
+    resolution = resolution_angstrom or settings.resolution_angstrom
+    diameter = settings.particle_diameter_angstrom
+    doubt = checks.without_the_symmetry(
+        map_, settings.symmetry, resolution_angstrom=resolution, diameter_angstrom=diameter
     )
+    _warn([doubt])

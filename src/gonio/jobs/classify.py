@@ -11,9 +11,9 @@ import numpy as np
 
 from gonio.jobs.average import agreement_of, write_average
 from gonio.jobs.checking import look_at_list
-from gonio.jobs.files import write_particle_scene, write_settings, write_summary, write_text
+from gonio.jobs.files import write_particle_scene, write_summary, write_text
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
-from gonio.jobs.pages import as_seen, facts_of
+from gonio.jobs.pages import facts_of, for_display
 from gonio.jobs.running import RunOptions, running
 from gonio.particle.arguments import ArgumentError
 from gonio.run.engine import Mapper
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gonio.workflows.classification import Classes
     from gonio.workflows.clustering import AllPairs, Clustering
 
-__all__ = ["Classified", "Paired", "Way", "classify"]
+__all__ = ["Classified", "Paired", "Procedure", "classify"]
 
 # Of an earlier classification these do not stay.
 FOUND = ("class_margin",)
@@ -37,7 +37,7 @@ FIRST = 100
 
 
 @dataclass(frozen=True)
-class Way:
+class Procedure:
     """How a list is classed: the rows of which all pairs are aligned (none), or references; and why."""
 
     rows: np.ndarray | None
@@ -59,7 +59,7 @@ class Classified:
 
     found: Classes
     table: ParticleTable
-    way: Way
+    procedure: Procedure
     paired: Paired | None
 
     @property
@@ -85,7 +85,7 @@ class Classified:
         found, paired = self.found, self.paired
         counts = [int((found.labels == one).sum()) for one in range(1, len(found.averages) + 1)]
         summary: dict[str, object] = {
-            "way": self.way.reason,
+            "way": self.procedure.reason,
             "particles": len(found.labels),
             "classes": counts,
             "at_rest": found.at_rest,
@@ -115,7 +115,7 @@ def classify(
     mask_diameter_angstrom: float | None = None,
     run: RunOptions = RunOptions(),
     seed: int = 0,
-    watch: Callable[[Way], None] = lambda way: None,
+    watch: Callable[[Procedure], None] = lambda procedure: None,
 ) -> Classified:
     """Find classes of particles, average each, and write what ``gonio classify`` writes.
 
@@ -171,8 +171,8 @@ def classify(
             path=particles.path,
         )
     maps = [particles.read_map(path) for path in references or ()]
-    way = _way_of(table, maps, count, pairs_up_to=pairs_up_to, local=local, seed=seed)
-    watch(way)
+    procedure = _procedure_of(table, maps, count, pairs_up_to=pairs_up_to, local=local, seed=seed)
+    watch(procedure)
     settings = asked.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom, local=own)
     names = [f"reference {Path(path).name}" for path in references or ()]
     look_at_list(
@@ -192,11 +192,10 @@ def classify(
     }
     files = files_of(table, *(references or ()))
     with running(output, executor, settings=record, seed=seed, inputs=files) as work:
-        found, paired = _classified(table, way, maps, count, settings, mapper=work.mapper, seed=seed)
-        classified = Classified(found, _classed_table(table, found), way, paired)
+        found, paired = _classified(table, procedure, maps, count, settings, mapper=work.mapper, seed=seed)
+        classified = Classified(found, _classed_table(table, found), procedure, paired)
         with work.results() as folder:
             _write_results(folder, classified, score, title=f"Classes of {particles.name}", seed=seed)
-            write_settings(folder / "settings.toml", {**record, "threads": run.workers}, seed=seed, inputs=files)
     return classified
 
 
@@ -210,9 +209,9 @@ def _count(classes: int | str) -> int | None:
     return int(word)
 
 
-def _way_of(
+def _procedure_of(
     table: ParticleTable, maps: Sequence[Volume], count: int | None, *, pairs_up_to: int, local: bool, seed: int
-) -> Way:
+) -> Procedure:
     """All pairs, or references."""
     from gonio.particle.volume import TiltStack
 
@@ -227,11 +226,11 @@ def _way_of(
             given=len(maps),
         )
     if maps:
-        return Way(None, f"in turns: {len(maps)} references are given")
+        return Procedure(None, f"in turns: {len(maps)} references are given")
     if local and count is None:
         raise ArgumentError("{} begins with averages of random shares: say of how many, {} K", "local", "classes")
     if local:
-        return Way(None, f"in turns: {count} random shares at the listed poses, which are about right")
+        return Procedure(None, f"in turns: {count} random shares at the listed poses, which are about right")
     if isinstance(table.load(0), TiltStack):
         raise ArgumentError(
             "tilt stacks cannot be compared with one another: give maps ({}, once for each), or {} with {} K where the"
@@ -242,19 +241,19 @@ def _way_of(
         )
     pairs = f"{size * (size - 1) // 2} pairs of {size} particles"
     if size <= pairs_up_to:
-        return Way(np.arange(size), f"all pairs: {pairs} are few enough (--pairs-up-to {pairs_up_to})")
+        return Procedure(np.arange(size), f"all pairs: {pairs} are few enough (--pairs-up-to {pairs_up_to})")
     some = min(FIRST, pairs_up_to)
     if some < 2:
         raise ArgumentError(
             "{} must be at least 2 without a {}: maps have to come from somewhere", "pairs_up_to", "references"
         )
     rows = np.sort(np.random.default_rng(seed).permutation(size)[:some])
-    return Way(rows, f"pairs of {some} drawn at random, then in turns: {pairs} are too many (--pairs-up-to)")
+    return Procedure(rows, f"pairs of {some} drawn at random, then in turns: {pairs} are too many (--pairs-up-to)")
 
 
 def _classified(
     table: ParticleTable,
-    way: Way,
+    procedure: Procedure,
     maps: Sequence[Volume],
     count: int | None,
     settings: Settings,
@@ -266,12 +265,12 @@ def _classified(
     from gonio.workflows import classification
     from gonio.workflows.clustering import cluster
 
-    if way.rows is None:
+    if procedure.rows is None:
         if not maps:
-            assert count is not None  # _way_of has asked for it
+            assert count is not None  # _procedure_of has asked for it
             maps = classification.random_references(table, count, mapper=mapper, seed=seed)
         return classification.classes_of_references(table, maps, settings, mapper=mapper, seed=seed), None
-    chosen = table[way.rows]
+    chosen = table[procedure.rows]
     if count is not None and count > len(chosen):
         raise ArgumentError(
             "{} {count} is more than the {most} particles that are paired: {}",
@@ -313,7 +312,7 @@ def _report(classified: Classified, matrix: Matrix | None, *, title: str, seed: 
     curves = {f"class {one}": average.fsc for one, average in made.items() if average.fsc is not None}
     seen: dict[str, Volume] = {}
     for one, average in made.items():
-        seen |= as_seen({f"class {one}": average.volume}, _resolution(found, one - 1) or 0.0)
+        seen |= for_display({f"class {one}": average.volume}, _resolution(found, one - 1) or 0.0)
     return Report(
         title,
         facts_of(seed),

@@ -1,6 +1,6 @@
 """What jobs write: files beside files, lists that may be empty, JSON that every parser reads.
 
-Nothing that exists is replaced unless asked; how folders come to be is told in ``gonio.run.folder``.
+Nothing that exists is replaced unless asked; folders of results are ``gonio.run.folder``'s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lay one subtomogram on another, and tell the hand: ``gonio pair``."""
+"""Align one subtomogram to another, and find the hand: ``gonio pair``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MASK_EDGE_VOXELS = 3.0
 
 @dataclass(frozen=True)
 class Fit:
-    """B, or its mirror image, laid on A."""
+    """B, or its mirror image, aligned to A."""
 
     result: Result
     moved: Volume
@@ -88,7 +88,7 @@ def _optimum_as_dict(optimum: Optimum) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Paired:
-    """B laid on A, ``as given`` and, where that was asked for, ``mirrored``."""
+    """B aligned to A, ``as given`` and, where that was asked for, ``mirrored``."""
 
     fits: dict[str, Fit]
 
@@ -128,12 +128,12 @@ def pair(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Paired:
-    """Lay one subtomogram on another, as ``gonio pair`` does: ``x_A = R x_B + t``.
+    """Align one subtomogram to another, as ``gonio pair`` does: ``x_A = R x_B + t``.
 
     Parameters
     ----------
     a, b
-        The map that stays, and the one that is laid on it: the reference.
+        The map that stays, and the one that is aligned to it: the reference.
     tilt_range_deg, tilt_range_a_deg, tilt_range_b_deg, axis_deg
         Tilts of both, or of one alone, and the direction of their axis; None where nothing is missing.
     search, known
@@ -174,12 +174,7 @@ def pair(
         invert="invert one of them",
     )
     if wedges[1] is None:
-        look_at_symmetry(
-            volume_b,
-            asked.symmetry,
-            resolution_angstrom=asked.resolution_angstrom,
-            diameter_angstrom=asked.particle_diameter_angstrom,
-        )
+        look_at_symmetry(volume_b, asked)
     fitting = _Fitting(volume_a, wedges[0], settings, seed)
     fits = {AS_GIVEN: fitting.fit(_subtomogram(volume_b, wedges[1]), facts)}
     if mirror:
@@ -209,7 +204,7 @@ def pair(
 
 
 class _Fitting:
-    """A, with the sphere in which it is compared with what is laid on it."""
+    """A, with the sphere in which it is compared with what is aligned to it."""
 
     def __init__(self, volume: Volume, wedge: SingleAxisWedge | None, settings: Settings, seed: int) -> None:
         from gonio.particle.volume import soft_sphere
@@ -230,7 +225,7 @@ class _Fitting:
         self._mask = soft_sphere(volume.box, radius_px=radius, edge_px=MASK_EDGE_VOXELS)
 
     def fit(self, reference: Subtomogram, known: KnownReference) -> Fit:
-        """Lay a reference on A, with the same random numbers for every reference."""
+        """Align a reference to A, with the same random numbers for every reference."""
         from gonio.fourier.fourier_volume import moved_into
         from gonio.fourier.fsc import fourier_shell_correlation
         from gonio.fourier.transform import low_passed

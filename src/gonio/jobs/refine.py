@@ -13,9 +13,9 @@ import numpy as np
 from gonio.jobs.align import NO_RUNNERS_UP
 from gonio.jobs.average import falls_at, fsc_csv, resolutions
 from gonio.jobs.checking import look_at_list, look_at_symmetry
-from gonio.jobs.files import write_list, write_particle_scene, write_settings, write_summary, write_text
+from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
-from gonio.jobs.pages import as_seen, defocus_of, facts_of, odd_of
+from gonio.jobs.pages import defocus_of, facts_of, for_display, outliers_of
 from gonio.jobs.running import RunOptions, Work, running
 from gonio.jobs.splitting import some, with_half_sets
 from gonio.particle.arguments import ArgumentError
@@ -208,7 +208,6 @@ def refine(
         refined = Refined(done, plan, f"Refinement of {particles.name}")
         with work.results() as folder:
             _write_results(folder, refined)
-            write_settings(folder / "settings.toml", {**settings, "threads": run.workers}, seed=seed, inputs=files)
     _warn_of_doubts(refined, start)
     return refined
 
@@ -222,12 +221,7 @@ def _look(table: ParticleTable, plan: Plan, start: Start) -> None:
     local = None if plan.listed is None else "--local"
     look_at_list(table, references, mask=plan.mask, resolutions=resolutions, poses_for=local)
     if start.reference is not None:
-        look_at_symmetry(
-            start.reference,
-            plan.settings.symmetry,
-            resolution_angstrom=plan.start_resolution_angstrom,
-            diameter_angstrom=plan.settings.particle_diameter_angstrom,
-        )
+        look_at_symmetry(start.reference, plan.settings, resolution_angstrom=plan.start_resolution_angstrom)
 
 
 def _check_start(reference: File | None, *, denovo: bool, local: bool) -> None:
@@ -368,12 +362,12 @@ def _report(refined: Refined) -> Report:
         table,
         curves={f"half maps, {name}": curve for name, curve in best.fsc.curves.items()},
         box_angstrom=best.volume.box_angstrom,
-        maps=as_seen(
+        maps=for_display(
             {"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]}, best.resolution_angstrom
         ),
         against=defocus_of(table),
         coverage=best.coverage,
-        odd=odd_of(table),
+        odd=outliers_of(table),
         iterations=turns,
     )
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gonio.jobs.files import write_settings
 from gonio.jobs.options import File
 from gonio.particle.arguments import ArgumentError
 from gonio.run.engine import Journaled, Local, Mapper, Progress, silent
@@ -116,10 +117,10 @@ class Executor:
     @property
     def kind(self) -> str:
         """``"cpu"`` or ``"cuda"``: what the bits of results depend on."""
-        return "cpu" if self.cards is None else "cuda"
+        return "cpu" if self.gpus is None else "cuda"
 
     @cached_property
-    def cards(self) -> OneCard | ManyCards | None:
+    def gpus(self) -> OneCard | ManyCards | None:
         """The GPUs that do the work, if any; ValueError for one that is not there."""
         if self.asked.device == "cpu":
             return None
@@ -130,8 +131,8 @@ class Executor:
     def opened(self) -> AbstractContextManager[Mapper]:
         """Return what does stages of work while it is entered."""
         asked = self.asked
-        if self.cards is not None:
-            return _opened(self.cards)
+        if self.gpus is not None:
+            return _opened(self.gpus)
         if asked.device != "cpu":
             log.info("no graphics card can be used for this: computes on the processors")
         if asked.scheduler is None and asked.dask is None:
@@ -142,22 +143,32 @@ class Executor:
 
 
 @contextmanager
-def _opened(cards: OneCard | ManyCards) -> Iterator[Mapper]:
-    with cards:
-        log.info("computes on %s", cards.name)
-        yield cards
+def _opened(gpus: OneCard | ManyCards) -> Iterator[Mapper]:
+    with gpus:
+        log.info("computes on %s", gpus.name)
+        yield gpus
 
 
 @dataclass(frozen=True)
 class Work:
-    """A run that goes on: who does its stages, and its folder."""
+    """A run that goes on: who does its stages, its folder, and the arguments of its ``write_settings``."""
 
     mapper: Mapper
     folder: RunFolder
+    settings: Mapping[str, object]
+    seed: int
+    inputs: Sequence[Path]
 
-    def results(self) -> AbstractContextManager[Path]:
-        """Give a folder to write all results in, which appear together (``RunFolder.results``)."""
-        return self.folder.results()
+    @contextmanager
+    def results(self, **spelt_out: object) -> Iterator[Path]:
+        """Give a folder to write all results in, which appear together, with settings.toml beside them.
+
+        ``spelt_out`` are settings as they came to be, with every default.
+        """
+        with self.folder.results() as folder:
+            yield folder
+            shown = {**self.settings, **spelt_out}
+            write_settings(folder / "settings.toml", shown, seed=self.seed, inputs=self.inputs)
 
 
 @contextmanager
@@ -166,8 +177,8 @@ def running(
     executor: Executor,
     *,
     settings: Mapping[str, object],
-    seed: int | None = None,
-    inputs: Iterable[Path] = (),
+    seed: int,
+    inputs: Sequence[Path],
 ) -> Iterator[Work]:
     """Begin a run in a folder or, where that was asked for, go on with one.
 
@@ -185,7 +196,8 @@ def running(
         folder = stack.enter_context(begun)
         engine = stack.enter_context(executor.opened())
         try:
-            yield Work(Journaled(engine, folder.journal, asked.progress), folder)
+            mapper = Journaled(engine, folder.journal, asked.progress)
+            yield Work(mapper, folder, {**settings, "threads": asked.workers}, seed, inputs)
         except (Exception, KeyboardInterrupt) as error:
             if len(folder.journal):
                 kept = f"what was done is kept in {output}: go on with --resume"

@@ -1,6 +1,6 @@
 """Half sets for jobs that make or need them: overlapping particles share one.
 
-What overlaps is ``gonio.particle.half_sets``'s; this module says what a user must know of it.
+What overlaps is ``gonio.particle.half_sets``'s; this module warns of what a user must know of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_half_sets", "some", "with_half_sets"]
 
-NAMED = 5  # names that are told in full
+NAMED = 5  # names that are given in full
 
 
 def check_half_sets(table: ParticleTable, way_out: str, *arguments: str) -> None:
