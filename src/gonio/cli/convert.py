@@ -12,7 +12,8 @@ import numpy as np
 import typer
 
 from gonio.cli.options import Overwrite, positive
-from gonio.cli.output import check_target, write_settings
+from gonio.jobs.files import write_settings
+from gonio.run.folder import check_target
 
 if TYPE_CHECKING:
     from gonio.io.conversion import WriteOptions

@@ -14,7 +14,6 @@ import typer
 from numpy.typing import NDArray
 
 from gonio.cli.options import (
-    WEIGHTINGS,
     Overwrite,
     Permissive,
     Threads,
@@ -23,10 +22,11 @@ from gonio.cli.options import (
     TiltRange,
     TiltWeights,
     positive,
-    thread_count,
-    wedge_of,
 )
-from gonio.cli.output import naming, progress, write_settings
+from gonio.cli.output import naming, progress
+from gonio.jobs.files import write_settings
+from gonio.jobs.options import WEIGHTINGS, wedge_of
+from gonio.jobs.running import thread_count
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:

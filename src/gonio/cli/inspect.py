@@ -24,12 +24,13 @@ from gonio.cli.options import (
     TiltRange,
     TomogramsPath,
     VoxelSize,
-    tilt_sense,
-    wedge_of,
 )
-from gonio.cli.output import check_target, hanging, json_text
+from gonio.cli.output import hanging
 from gonio.cli.pictures import draw, drawing
 from gonio.cli.understanding import Understood, understand
+from gonio.jobs.files import json_text
+from gonio.jobs.options import tilt_sense, wedge_of
+from gonio.run.folder import check_target
 
 if TYPE_CHECKING:
     from gonio.io.source import ReadOptions

@@ -11,7 +11,8 @@ import numpy as np
 import typer
 
 from gonio.cli.options import Overwrite, Seed, positive
-from gonio.cli.output import beside, check_map, progress, write_settings
+from gonio.cli.output import progress
+from gonio.jobs.files import beside, check_map, write_settings
 from gonio.run.folder import check_target, result_folder
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.cli.options import tilt_sense, wedge_of
+from gonio.jobs.options import tilt_sense, wedge_of
 
 if TYPE_CHECKING:
     from gonio.io.source import ReadOptions

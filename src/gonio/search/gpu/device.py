@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.comparison.score import NormalEquations
+from gonio.particle.arguments import ArgumentError
 from gonio.search import levenberg_marquardt as lm
 from gonio.search.backend import BestShifts, Evaluation, Found, PairSearch, Refinement
 from gonio.search.gpu.dispatch import (
@@ -43,8 +44,8 @@ A = TypeVar("A")
 CPU, CUDA, AUTO = "cpu", "cuda", "auto"
 INSTALL = "pip install 'gonio[cuda]' 'numba-cuda[cu13]', or [cu12] where the driver is of CUDA 12 (docs/gpu.md)"
 DRAWS = (
-    'device="cuda" is for searches that refine all of their candidates: one that draws them one by one, stochastic or '
-    'with a drawn pool, runs with device="cpu"'
+    "{} cuda is for searches that refine all of their candidates: one that draws them one by one, stochastic or with a"
+    " drawn pool, runs with {} cpu"
 )
 ONE_PROCESS = (
     "a graphics card is used by the process that opened it: for workers, give an aligner without device= and"
@@ -64,7 +65,11 @@ def opened(name: str) -> Device | None:
         return None
     kind, _, index = name.partition(":")
     if name != AUTO and (kind != CUDA or (":" in name and not index.isdecimal())):
-        raise ValueError(f'device must be "cpu", "cuda", "cuda:1" (the second card, and so on) or "auto", got {name!r}')
+        raise ArgumentError(
+            '{} must be "cpu", "cuda", "cuda:1" (the second card, and so on) or "auto", got {name!r}',
+            "device",
+            name=name,
+        )
     try:
         return Device(_card(int(index or 0)))
     except ValueError:
@@ -85,18 +90,20 @@ def device_for(device: str | Device, *, draws: bool) -> Device | None:
         return device if isinstance(device, Device) else opened(device)
     if device == AUTO:
         return None
-    raise ValueError(DRAWS)
+    raise ArgumentError(DRAWS, "device", "device")
 
 
 def _card(index: int) -> Card:
     if find_spec("numba_cuda") is None:
-        raise ValueError(f'device="{CUDA}" needs numba-cuda: {INSTALL}')
+        raise ArgumentError("{} {kind} needs numba-cuda: {install}", "device", kind=CUDA, install=INSTALL)
     from gonio.kernels.gpu_memory import Card, NoCard
 
     try:
         return Card(index)
     except NoCard as error:
-        raise ValueError(f'device="{CUDA}" cannot be used, {error}: use "cpu", or "auto" for what there is') from error
+        raise ArgumentError(
+            '{} {kind} cannot be used, {why}: use "cpu", or "auto" for what there is', "device", kind=CUDA, why=error
+        ) from error
 
 
 @dataclass

@@ -18,6 +18,7 @@ from multiprocessing.managers import BaseManager
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
+from gonio.particle.arguments import ArgumentError
 from gonio.run.engine import Chosen, Mapper
 from gonio.run.parallel import in_order, obey_parent, portable
 from gonio.search.batch_task import BatchTask
@@ -71,7 +72,7 @@ def cards_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) 
     names = tuple(device.split(",")) if isinstance(device, str) else ()
     if len(names) > 1:
         if draws:
-            raise ValueError(DRAWS)
+            raise ArgumentError(DRAWS, "device", "device")
         return ManyCards(names, n_threads)
     found = device_for(device, draws=draws)
     return None if found is None else OneCard(found, n_threads)
