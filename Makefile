@@ -38,7 +38,7 @@ check: .venv/.gonio-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-color
+	$(BIN)/lint-imports
 
 bench: .venv/.gonio
 	$(BIN)/python benchmarks/run_all.py $(BENCH_ARGS)
