@@ -12,7 +12,7 @@ from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
-from gonio.particle.table import ParticleTable
+from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Subtomogram, TiltStack, Volume, correlation, soft_sphere
 from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from gonio.run.engine import Local
@@ -161,19 +161,14 @@ def test_what_cannot_be_averaged_is_refused():
             average([volume, volume], POSES[:2], half_sets=np.array(half_sets))
 
 
-class Listed:
+class Listed(ParticleSource):
     """A source of particles that are already there."""
-
-    files = ()
 
     def __init__(self, held):
         self.held = held
 
     def load(self, index):
         return self.held[index]
-
-    def image(self, index):
-        return None
 
 
 def listed(held, poses) -> ParticleTable:

@@ -106,6 +106,7 @@ def convert(
     """
     from gonio.io.conversion import losses, prepared
     from gonio.io.formats import format_named, format_of, format_of_ending
+    from gonio.io.lists import keeps_text
 
     given = format_of(source) if from_format is None else format_named(from_format)
     wanted = format_of_ending(target) if to_format is None else format_named(to_format)
@@ -114,7 +115,12 @@ def convert(
     table = _read(source, given, pixel_size, tomograms)
     options = None
     made = table
-    if not _stays(table, wanted) or whole or tomostar or any(v is not None for v in (pixel_size, to_pixel_size)):
+    if (
+        not keeps_text(target, table, wanted.name)
+        or whole
+        or tomostar
+        or any(v is not None for v in (pixel_size, to_pixel_size))
+    ):
         options = _write_options(table, wanted, to_pixel_size, tomogram_size, tomograms, centre)
         options = replace(options, whole=whole, tomostar=tomostar)
         made = prepared(table, wanted, options, path=source)
@@ -156,14 +162,6 @@ def _read(path: Path, given: Format, pixel_size: float | None, tomograms: Path |
     return read_with(path, options, format=given.name)
 
 
-def _stays(table: ParticleTable, wanted: Format) -> bool:
-    """Whether it is a STAR list of the kind that is wanted, which is then written with every value as it stands."""
-    from gonio.io.formats import own_format
-    from gonio.io.source import StarSource
-
-    return isinstance(table.source, StarSource) and own_format(table.source) == wanted.name
-
-
 def _write_options(
     table: ParticleTable,
     wanted: Format,
@@ -173,14 +171,13 @@ def _write_options(
     centre: str,
 ) -> WriteOptions:
     from gonio.io.conversion import CENTRES, TomogramSizes, WriteOptions, needs_centres
-    from gonio.io.source import StarSource
 
     if centre not in CENTRES:
         raise ValueError(f"--centre must be {', '.join(CENTRES)}, got {centre!r}")
     sizes = TomogramSizes()
     if needs_centres(table, wanted) and tomogram_size is None:
-        if tomograms is None and isinstance(table.source, StarSource):
-            tomograms = table.source.tomograms_path
+        if tomograms is None and table.source is not None:
+            tomograms = table.source.sizes_path
         sizes = sizes if tomograms is None else TomogramSizes.read(tomograms)
     if tomogram_size is not None:
         if min(tomogram_size) <= 0:
@@ -236,25 +233,15 @@ def _start(table: ParticleTable) -> str:
 
 def _show(table: ParticleTable, made: ParticleTable, kinds: tuple[Format, Format]) -> None:
     """The first particles in the words of both formats, side by side."""
+    from gonio.io.formats import stated_poses
+
     first = slice(0, SHOWN)
-    left, right = _as_read(table[first], kinds[0]), kinds[1].shown(made[first])
+    left, right = stated_poses(table[first]), kinds[1].shown(made[first])
     for index, name in enumerate(table.names[:SHOWN]):
         print(f"\n{name}")
         rows = zip_longest(_lines(left, index), _lines(right, index), fillvalue="")
         for one, other in rows:
             print(f"  {one:<44}{other}".rstrip())
-
-
-def _as_read(table: ParticleTable, kind: Format) -> Mapping[str, Sequence[str]]:
-    """What a list says of its poses, in its own words."""
-    from gonio.io.source import StarSource
-
-    if not isinstance(table.source, StarSource):
-        return kind.shown(table)
-    said = table.source.particles.take(np.asarray(table.rows)).columns
-    words = ("Coordinate", "Origin", "AngleRot", "AngleTilt", "AnglePsi", "Subtomogram")
-    chosen = {label: values for label, values in said.items() if any(word in label for word in words)}
-    return {label: values for label, values in chosen.items() if not label.endswith("Prior")}
 
 
 def _lines(columns: Mapping[str, Sequence[str]], index: int) -> list[str]:

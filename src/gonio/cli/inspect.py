@@ -162,7 +162,7 @@ def _remedies(
             ("tilts were read in the other sense by mistake, read them as listed", "leave out --reverse-tilts"),
             mirror,
         ]
-    if not getattr(table.source, "series", None):
+    if table.source is None or not table.source.series:
         return [mirror]
     known = (
         "the hand of the map is known (atoms, right-handed helices), the tilt sense of this set was reversed on import:"

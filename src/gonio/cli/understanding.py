@@ -193,8 +193,7 @@ def _tilt_facts(series: TiltSeries) -> dict[str, Any]:
 def _list(
     path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int, diameter: float | None
 ) -> tuple[Understood, ParticleTable]:
-    from gonio.io.formats import format_of
-    from gonio.io.source import StarSource
+    from gonio.io.formats import IMAGES, format_of
     from gonio.io.wedges import with_tilts
 
     kind = format_of(path)
@@ -203,7 +202,7 @@ def _list(
         table = with_tilts(table, tilts)
     understood = Understood("a particle list")
     understood.facts = {"format": kind.title, **_list_facts(table)}
-    positions_alone = table.images is None and isinstance(table.source, StarSource)
+    positions_alone = table.images is None and IMAGES in kind.holds
     particles = [] if unread or positions_alone else _some(table, sample, understood)
     if positions_alone:
         understood.facts["images"] = "none listed"
@@ -256,7 +255,7 @@ def _list_facts(table: ParticleTable) -> dict[str, Any]:
     facts["half sets"] = f"{(half_sets == 1).sum()} and {(half_sets == 2).sum()}" if half_sets.any() else "none"
     if table.classes is not None:
         facts["classes"] = _few(f"{name} ({n})" for name, n in sorted(Counter(table.classes.tolist()).items()))
-    slopes = {series.defocus_per_depth for series in getattr(table.source, "series", {}).values()}
+    slopes = {series.defocus_per_depth for series in (table.source.series if table.source else {}).values()}
     if slopes:
         facts["defocus with depth"] = _depth_words(slopes)
         facts["tilt sense"] = tilt_sense(table)
@@ -311,10 +310,7 @@ def _look_at_images(understood: Understood, particles: Sequence[Particle], optio
 
 def _ctf_image_facts(table: ParticleTable) -> dict[str, Any]:
     """What the volumes in rlnCtfImage are taken for; nothing where none is used."""
-    from gonio.io.source import StarSource
-
-    source = table.source
-    kind = source.ctf_image_kind(int(np.asarray(table.rows)[0])) if isinstance(source, StarSource) else None
+    kind = None if table.source is None else table.source.ctf_image_kind(int(np.asarray(table.rows)[0]))
     return {} if kind is None else {"rlnCtfImage": str(kind)}
 
 

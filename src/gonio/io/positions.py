@@ -16,12 +16,15 @@ src/jaz/tomography/particle_set.cpp; Warp WarpTools/Commands/Tiltseries/ExportPa
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.blocks import Block, read_star
-from gonio.io.source import StarSource
+
+if TYPE_CHECKING:
+    from gonio.io.source import StarSource
 
 __all__ = [
     "CENTRED",
