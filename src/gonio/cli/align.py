@@ -126,9 +126,11 @@ def align(
     up to --max-q. particles.star still lists all.
 
     DIR/particles.star is the list with the new poses, in its own format and with gonio's columns: how well and how
-    surely each particle fits, and its next best pose. DIR/runners_up.star lists all other optima; DIR/report.html shows
-    how well it went; DIR/particles.cxc shows the particles in ChimeraX where the list has positions; DIR/summary.json
-    and DIR/settings.toml say it to programs.
+    surely each particle fits, and its next best pose. Of other programs' lists it is DIR/particles.tbl (Dynamo), .em
+    (AV3), .xml (PyTom) and so on, and where such a list has no place for these columns DIR/particles.csv holds all of
+    it, for gonio and for spreadsheets. DIR/runners_up.star lists all other optima; DIR/report.html shows how well it
+    went; DIR/particles.cxc shows the particles in ChimeraX where the list has positions; DIR/summary.json and
+    DIR/settings.toml say it to programs.
 
     All of them are written at the end: a particle that cannot be read, or does not fit the reference, stops the run
     with its name and its file, and nothing is replaced. What was done is kept in DIR whatever stops the run: --resume
@@ -136,7 +138,7 @@ def align(
 
     Example: `gonio align particles.star --reference map.mrc --tilt-range -60 60 -o aligned`
     """
-    from gonio.io import write_particles
+    from gonio.io.lists import file_name, write_back
     from gonio.report import html
 
     asked = SearchOptions(
@@ -191,10 +193,10 @@ def align(
         if true_table is not None:
             aligned = replace(aligned, errors=errors_of(aligned, true_table))
         with run.results() as folder:
-            write_particles(folder / "particles.star", writable(aligned.table))
+            write_back(folder, "particles", writable(aligned.table))
             write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
             if decoys.decoy_count:
-                write_kept(folder / "kept.star", aligned.table, decoys.most_q)
+                write_kept(folder, aligned.table, decoys.most_q)
             box = aligned.box_angstrom or reference_map.box_angstrom
             write_particle_scene(folder, aligned.table, box_angstrom=box)
             write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
@@ -206,7 +208,7 @@ def align(
         print(json_text(summary_of(aligned)))
         return
     print(numbers_text(rows_of(aligned)))
-    print(f"wrote {output / 'particles.star'}\nlook at {output / 'report.html'}")
+    print(f"wrote {output / file_name(table, 'particles')}\nlook at {output / 'report.html'}")
 
 
 def align_list(table: ParticleTable, aligner: Aligner, *, mapper: Mapper, seed: int, learn: bool = False) -> Aligned:

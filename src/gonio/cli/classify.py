@@ -110,14 +110,15 @@ def classify(
     their whole average, and FSC of their halves is then too good by what they share.
 
     DIR/particles.star is the list with rlnClassNumber and poses in the frame of each class; DIR/class_1.star and so on
-    are its classes, DIR/class_1.mrc and so on their averages, with half maps and FSC. With pairs, DIR/pairs.star lists
-    the particles whose dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
-    DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/report.html
-    shows all of it; DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml say
-    it to programs.
+    are its classes, each in the format of the list (`gonio align --help` says how they are called); DIR/class_1.mrc and
+    so on are their averages, with half maps and FSC. With pairs, DIR/pairs.star lists the particles whose
+    dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
+    DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/report.html shows all of it;
+    DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml say it to programs.
 
     Example: `gonio classify particles.star --tilt-range -60 60 -o classes`
     """
+    from gonio.io.lists import file_name
     from gonio.report import html
 
     asked = SearchOptions(
@@ -177,7 +178,9 @@ def classify(
     if paired is not None:
         print(wrapped(paired.clustering.reason))
     print(numbers_text(rows_of(found)))
-    print(f"wrote {output / 'particles.star'} and {output / 'class_1.mrc'}\nlook at {output / 'report.html'}")
+    print(
+        f"wrote {output / file_name(table, 'particles')} and {output / 'class_1.mrc'}\nlook at {output / 'report.html'}"
+    )
 
 
 def _count(classes: str) -> int | None:
@@ -299,10 +302,10 @@ def classed_table(table: ParticleTable, found: Classes) -> ParticleTable:
 def write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None:
     """The list, and each class: its own list and its average."""
     from gonio.cli.average import agreement_of, write_average
-    from gonio.io import write_particles
+    from gonio.io.lists import write_back
     from gonio.report import MapFile, maps_script
 
-    write_particles(folder / "particles.star", classed)
+    write_back(folder, "particles", classed)
     shown = [
         MapFile(f"class_{one}.mrc", made.volume, True, _resolution(found, one - 1) or np.inf)
         for one, made in enumerate(found.averages, start=1)
@@ -314,7 +317,7 @@ def write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None:
     for one, made in enumerate(found.averages, start=1):
         if made is None:
             continue
-        write_particles(folder / f"class_{one}.star", classed[found.labels == one], with_optimisation_set=False)
+        write_back(folder, f"class_{one}", classed[found.labels == one], with_optimisation_set=False)
         write_average(folder / f"class_{one}.mrc", made, agreement_of(made))
 
 

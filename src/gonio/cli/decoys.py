@@ -101,25 +101,27 @@ def kept(table: ParticleTable, most_q: float) -> NDArray[np.int64]:
     return np.flatnonzero(np.asarray(table.columns[Q], dtype=np.float64) <= most_q)
 
 
-def write_kept(path: Path, table: ParticleTable, most_q: float) -> None:
-    """The list of those alone."""
-    from gonio.io import write_particles
+def write_kept(folder: Path, table: ParticleTable, most_q: float) -> None:
+    """Write the list of those alone."""
+    from gonio.io.lists import write_back
 
     rows = kept(table, most_q)
     if not len(rows):
         # Written all the same: one of an earlier run must not stay beside new poses.
-        write_text(path, NONE_KEPT.format(most_q))
+        write_text(folder / "kept.star", NONE_KEPT.format(most_q))
         return
-    write_particles(path, writable(table[rows]), with_optimisation_set=False)
+    write_back(folder, "kept", writable(table[rows]), with_optimisation_set=False)
 
 
 def numbers_of_decoys(table: ParticleTable, options: DecoyOptions) -> list[tuple[str, float, str, str]]:
     """What there is to say: name, value, format with unit, and how to read it."""
     if Q not in table.columns or not options.decoy_count:
         return []
+    from gonio.io.lists import file_name
+
     lost = float(np.mean(table.columns[TARGET] <= table.columns[DECOY]))
     false = min(1.0, lost * (1.0 + 1.0 / options.decoy_count))
-    share = f"of which at most {100 * options.most_q:g} % should be false: kept.star lists them"
+    share = f"of which at most {100 * options.most_q:g} % should be false: {file_name(table, 'kept')} lists them"
     return [
         ("kept", float(len(kept(table, options.most_q))), "{:.0f}", f"particles, {share}"),
         ("false, at most about", 100 * false, "{:.0f} %", "of all, by those that fit a decoy better"),

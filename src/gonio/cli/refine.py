@@ -135,10 +135,11 @@ def refine(
     agree whatever the particles show. With --denovo each half makes its own start map from its own particles; with
     --local each half starts from its average at the poses of the list, which stay where a prior expects them.
 
-    DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then. DIR
-    holds those of the iteration whose halves agree best, as a rule the last, and mask.mrc, runners_up.star,
-    iterations.csv, duplicates.csv, report.html, summary.json and settings.toml; maps.cxc and particles.cxc show them in
-    ChimeraX. A run that is cut off goes on with --resume.
+    DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then; the
+    list is in the format that it was read in, as that of `gonio align`. DIR holds those of the iteration whose halves
+    agree best, as a rule the last, and mask.mrc, runners_up.star, iterations.csv, duplicates.csv, report.html,
+    summary.json and settings.toml; maps.cxc and particles.cxc show them in ChimeraX. A run that is cut off goes on
+    with --resume.
 
     Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
     """
@@ -300,12 +301,13 @@ def iteration_line(one: Iteration) -> str:
 
 def write_iteration(folder: Path, one: Iteration, plan: Plan) -> None:
     """Maps, FSC and list."""
-    from gonio.io import write_particles, write_volume
+    from gonio.io import write_volume
+    from gonio.io.lists import write_back
 
     for name, volume in (("half1", one.halves[0]), ("half2", one.halves[1]), ("map", one.volume)):
         write_volume(folder / f"{name}.mrc", volume)
     write_text(folder / "fsc.csv", fsc_csv(one.fsc))
-    write_particles(folder / "particles.star", writable(_with_columns(one, plan)))
+    write_back(folder, "particles", writable(_with_columns(one, plan)))
 
 
 def _with_columns(one: Iteration, plan: Plan) -> ParticleTable:
@@ -314,13 +316,14 @@ def _with_columns(one: Iteration, plan: Plan) -> ParticleTable:
 
 
 def _write_denovo(folder: Path, made: DeNovoHalves) -> None:
-    from gonio.io import write_particles, write_volume
+    from gonio.io import write_volume
+    from gonio.io.lists import write_back
 
     for half, (volume, one) in enumerate(zip(made.volumes, made.made, strict=True), start=1):
         write_volume(folder / f"half{half}.mrc", volume)
         listed = without_found(one.table)
         listed = listed.with_poses(listed.poses, pairs_that_agree=one.agreement)
-        write_particles(folder / f"particles_half{half}.star", writable(listed))
+        write_back(folder, f"particles_half{half}", writable(listed))
 
 
 def write_results(folder: Path, done: Sequence[Iteration], plan: Plan) -> None:

@@ -16,7 +16,7 @@ from gonio.io.paths import folder_of, moved_columns
 from gonio.io.source import ReadOptions
 from gonio.particle.table import ParticleTable
 
-__all__ = ["keeps_text", "read_particles", "read_with", "write_back", "write_particles"]
+__all__ = ["file_name", "keeps_text", "read_particles", "read_with", "write_back", "write_particles"]
 
 
 def read_particles(
@@ -144,20 +144,17 @@ def write_particles(
     return target.write(path, made)
 
 
-def write_back(
-    folder: Path, name: str, table: ParticleTable, *, with_optimisation_set: bool = False
-) -> tuple[Path, ...]:
-    """Write a list into a folder in the format that it was read in, and beside it what that format cannot hold.
+def write_back(folder: Path, name: str, table: ParticleTable, *, with_optimisation_set: bool = True) -> Path:
+    """Write a list in the format that it was read in, and beside it what that format cannot hold.
 
     Parameters
     ----------
     folder
         Where to.
     name
-        Of the files. The list's ending is that of its format: ``.star``, ``.tbl`` (Dynamo), ``.em`` (AV3), ``.xml``
-        (PyTom), ``.lst`` and ``.json`` (EMAN2), ``_MOTL.csv`` (PEET), ``.csv``, ``.parquet``. A list of a format with
-        no place for columns of gonio's own has all of it in ``NAME.csv``, too: a plain table, read as any other list.
-        Of particles in no file, or of a format that is not written, there is ``NAME.star``.
+        Of the files, without an ending: ``file_name`` says what the list is called. Where its format has no place for
+        columns of gonio's own (Dynamo, STOPGAP, AV3, PyTom, PEET), ``NAME.csv`` holds all of the list: a plain table,
+        read as any other.
     table
         Possibly a selection, with new poses and columns.
     with_optimisation_set
@@ -165,23 +162,31 @@ def write_back(
 
     Returns
     -------
-    The files written, the list first.
+    The list.
 
     Raises
     ------
     FormatError
         As ``write_particles``.
     """
+    path, own = folder / file_name(table, name), _written(table)
+    format = None if own is None else own.name
+    write_particles(path, table, format=format, with_optimisation_set=with_optimisation_set)
+    if own is not None and own.rewrite is None and ANY not in own.holds:
+        write_particles(folder / f"{name}.csv", table, format="csv")
+    return path
+
+
+def file_name(table: ParticleTable, name: str) -> str:
+    """Return how ``write_back`` calls a list: ``NAME.star``, or with the ending of the format that it was read in."""
+    own = _written(table)
+    return f"{name}{own.endings[0] if own and own.endings else '.star'}"
+
+
+def _written(table: ParticleTable) -> Format | None:
+    """The format of a list, where it is one that gonio writes."""
     own = own_format(table)
-    if own is None or (own.write is None and own.rewrite is None):
-        return write_particles(folder / f"{name}.star", table, with_optimisation_set=with_optimisation_set)
-    ending = own.endings[0] if own.endings else ".star"
-    written = write_particles(
-        folder / f"{name}{ending}", table, format=own.name, with_optimisation_set=with_optimisation_set
-    )
-    if own.rewrite is None and ANY not in own.holds:
-        written += write_particles(folder / f"{name}.csv", table, format="csv")
-    return written
+    return None if own is None or (own.write is None and own.rewrite is None) else own
 
 
 def keeps_text(path: Path, table: ParticleTable, format: str | None) -> bool:

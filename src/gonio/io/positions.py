@@ -16,15 +16,12 @@ src/jaz/tomography/particle_set.cpp; Warp WarpTools/Commands/Tiltseries/ExportPa
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.blocks import Block, read_star
-
-if TYPE_CHECKING:
-    from gonio.io.source import StarSource
+from gonio.io.source import CENTRED, COORDINATES_PX, StarSource
 
 __all__ = [
     "CENTRED",
@@ -36,8 +33,6 @@ __all__ = [
     "pixels_by_tomogram",
 ]
 
-CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
-COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 SERIES_PIXEL = "rlnTomoTiltSeriesPixelSize"
 
 

@@ -22,7 +22,6 @@ from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_o
 from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import image_stack, read_listed
 from gonio.io.mrc import MapFile
-from gonio.io.positions import CENTRED, COORDINATES_PX
 from gonio.io.text import own_label
 from gonio.io.tilts import visible_tilts
 from gonio.io.wedges import StatedWedges
@@ -34,6 +33,8 @@ from gonio.particle.wedge import SingleAxisWedge, Wedge
 __all__ = ["ReadOptions", "StarSource", "name_label", "named_file", "star_format", "tomograms_beside"]
 
 VOXEL_SIZE_TOLERANCE = 0.01
+CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
+COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
 # The column that says that poses were found with tilts read in the other sense.
