@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +11,10 @@ import numpy as np
 import typer
 
 from gonio.cli.options import Overwrite, positive
-from gonio.cli.output import check_target, write_settings
+from gonio.jobs.convert import Converted
+from gonio.jobs.convert import convert as convert_list
 
 if TYPE_CHECKING:
-    from gonio.io.conversion import WriteOptions
-    from gonio.io.formats import Format
     from gonio.particle.table import ParticleTable
 
 SHOWN = 3
@@ -104,116 +102,37 @@ def convert(
 
     Example: `gonio convert particles.star particles.tbl`
     """
-    from gonio.io.conversion import losses, prepared
-    from gonio.io.formats import format_named, format_of, format_of_ending
-    from gonio.io.lists import keeps_text
-
-    given = format_of(source) if from_format is None else format_named(from_format)
-    wanted = format_of_ending(target) if to_format is None else format_named(to_format)
-    if wanted.write is None:
-        raise ValueError(f"{wanted.title} is read and not written: choose another format")
-    table = _read(source, given, pixel_size, tomograms)
-    options = None
-    made = table
-    if (
-        not keeps_text(target, table, wanted.name)
-        or whole
-        or tomostar
-        or any(v is not None for v in (pixel_size, to_pixel_size))
-    ):
-        options = _write_options(table, wanted, to_pixel_size, tomogram_size, tomograms, centre)
-        options = replace(options, whole=whole, tomostar=tomostar)
-        made = prepared(table, wanted, options, path=source)
-    _tell(source, table, target, made, (given, wanted))
-    for lost in losses(made, wanted) if options is not None else []:
-        print(f"{wanted.title} cannot hold: {lost}")
-    _warn(table, made, wanted)
-    if dry_run:
-        _show(table, made, (given, wanted))
-        return
-    settings_path = target.with_name(f"{target.name}.settings.toml")
-    for path in (*wanted.files(target, made), settings_path):
-        check_target(path, overwrite=overwrite)
-    _write(target, table, wanted, options)
-    settings = {
-        "from": given.name,
-        "to": wanted.name,
-        "pixel_size_angstrom": pixel_size,
-        "to_pixel_size_angstrom": to_pixel_size,
-        "tomogram_size_px": tomogram_size,
-        "tomograms": tomograms,
-        "centre": centre,
-        "whole": whole,
-        "tomostar": tomostar,
-    }
-    write_settings(settings_path, settings, inputs=table.files)
-
-
-def _read(path: Path, given: Format, pixel_size: float | None, tomograms: Path | None) -> ParticleTable:
-    from gonio.io.lists import read_with
-    from gonio.io.source import ReadOptions
-    from gonio.io.stopgap import is_wedge_list
-
-    # the wedge list of a STOPGAP list is read with it; other sizes of tomograms are for what is written
-    own = tomograms is not None and is_wedge_list(tomograms) == (given.name == "stopgap")
-    options = ReadOptions(
-        pixel_size_angstrom=pixel_size, may_count_pixels=True, tomograms_path=tomograms if own else None
+    done = convert_list(
+        source,
+        target,
+        from_format=from_format,
+        to_format=to_format,
+        pixel_size=pixel_size,
+        to_pixel_size=to_pixel_size,
+        tomogram_size=tomogram_size,
+        tomograms=tomograms,
+        centre=centre,
+        whole=whole,
+        tomostar=tomostar,
+        dry_run=dry_run,
+        overwrite=overwrite,
     )
-    return read_with(path, options, format=given.name)
+    for word, path, table, kind in (("from", source, done.table, done.given), ("to", target, done.made, done.wanted)):
+        print(f"{word:5}{path}: {kind.title}, {len(table)} particles, {_pixels(table)}{_start(table)}")
+    for lost in done.lost:
+        print(f"{done.wanted.title} cannot hold: {lost}")
+    _print_name_of_series(done)
+    if dry_run:
+        _print_first(done)
+    else:
+        print(f"wrote {', '.join(map(str, done.written))}")
 
 
-def _write_options(
-    table: ParticleTable,
-    wanted: Format,
-    pixel_size: float | None,
-    tomogram_size: tuple[float, float, float] | None,
-    tomograms: Path | None,
-    centre: str,
-) -> WriteOptions:
-    from gonio.io.conversion import CENTRES, TomogramSizes, WriteOptions, needs_centres
-
-    if centre not in CENTRES:
-        raise ValueError(f"--centre must be {', '.join(CENTRES)}, got {centre!r}")
-    sizes = TomogramSizes()
-    if needs_centres(table, wanted) and tomogram_size is None:
-        if tomograms is None and table.source is not None:
-            tomograms = table.source.sizes_path
-        sizes = sizes if tomograms is None else TomogramSizes.read(tomograms)
-    if tomogram_size is not None:
-        if min(tomogram_size) <= 0:
-            raise ValueError(f"--tomogram-size must be three positive numbers, got {tomogram_size}")
-        sizes = TomogramSizes(every=tomogram_size)
-    return WriteOptions(pixel_size, sizes, centre)
-
-
-def _write(target: Path, table: ParticleTable, wanted: Format, options: WriteOptions | None) -> None:
-    from gonio.io import write_particles
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written = write_particles(target, table, format=wanted.name, options=options)
-    print(f"wrote {', '.join(map(str, written))}")
-
-
-def _tell(source: Path, table: ParticleTable, target: Path, made: ParticleTable, kinds: tuple[Format, Format]) -> None:
-    """Both lists in a line each."""
-    for word, path, what, kind in (("from", source, table, kinds[0]), ("to", target, made, kinds[1])):
-        print(f"{word:5}{path}: {kind.title}, {len(what)} particles, {_pixels(what)}{_start(what)}")
-
-
-def _warn(table: ParticleTable, made: ParticleTable, wanted: Format) -> None:
-    """Of what is written as it was found and will not do what it should."""
-    import warnings
-
-    from gonio.io.formats import stated_angles
+def _print_name_of_series(done: Converted) -> None:
     from gonio.io.names import tomostar
-    from gonio.workflows.inspection import angles_in_radians, angles_out_of_range
 
-    angles = stated_angles(table)
-    for found in () if angles is None else (angles_out_of_range(angles), angles_in_radians(angles)):
-        if found is not None:
-            warnings.warn(f"{table.files[0]}: {found}", RuntimeWarning, stacklevel=2)
-    name = next((name for name in made.tomograms if name and not name.endswith(".tomostar")), None)
-    if wanted.name == "warp" and name is not None:
+    name = next((name for name in done.made.tomograms if name and not name.endswith(".tomostar")), None)
+    if done.wanted.name == "warp" and name is not None:
         print(f"WarpTools looks for {tomostar(name)}, and {name} is what this list calls it: pass --tomostar for that")
 
 
@@ -231,16 +150,15 @@ def _start(table: ParticleTable) -> str:
     return f", positions from the {table.coordinates_from} of the tomogram"
 
 
-def _show(table: ParticleTable, made: ParticleTable, kinds: tuple[Format, Format]) -> None:
-    """The first particles in the words of both formats, side by side."""
+def _print_first(done: Converted) -> None:
+    """Print the first particles in the words of both formats, side by side."""
     from gonio.io.formats import stated_poses
 
     first = slice(0, SHOWN)
-    left, right = stated_poses(table[first]), kinds[1].shown(made[first])
-    for index, name in enumerate(table.names[:SHOWN]):
+    left, right = stated_poses(done.table[first]), done.wanted.shown(done.made[first])
+    for index, name in enumerate(done.table.names[:SHOWN]):
         print(f"\n{name}")
-        rows = zip_longest(_lines(left, index), _lines(right, index), fillvalue="")
-        for one, other in rows:
+        for one, other in zip_longest(_lines(left, index), _lines(right, index), fillvalue=""):
             print(f"  {one:<44}{other}".rstrip())
 
 

@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from gonio.run.journal import Journal
 from gonio.run.parallel import in_order
 
-__all__ = ["Journaled", "Local", "Mapper", "Progress"]
+__all__ = ["Journaled", "Local", "Mapper", "Progress", "silent"]
 
 T = TypeVar("T")
 
@@ -57,7 +57,8 @@ class Local:
         return in_order(function, ((index,) for index in range(count)), self.workers)
 
 
-def _silent(stage: str, count: int, done: int) -> AbstractContextManager[Callable[[int], None]]:
+def silent(stage: str, count: int, done: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Tell no progress."""
     return nullcontext(lambda done: None)
 
 
@@ -70,7 +71,7 @@ class Journaled:
 
     engine: Mapper
     journal: Journal | None = None
-    progress: Progress = _silent
+    progress: Progress = silent
     _begun: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
