@@ -263,6 +263,14 @@ class ParticleTable:
         """The files behind the list (not the particles' images); none where it was not read from a file."""
         return () if self.source is None else self.source.files
 
+    @property
+    def tilt_sense(self) -> str:
+        """In which sense tilts are read: ``as listed``, ``reversed`` or ``reversed of some particles``."""
+        reversed_rows = np.zeros(0, dtype=bool) if self.source is None else self.source.tilts_reversed
+        if not reversed_rows.any():
+            return "as listed"
+        return "reversed" if reversed_rows.all() else "reversed of some particles"
+
     def __repr__(self) -> str:
         halves = np.bincount(np.asarray(self.half_sets), minlength=3)[1:3]
         split = f", half sets of {halves[0]} and {halves[1]}" if halves.any() else ""
