@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from gonio.cli.ctf_image import CtfImageName, ctf_image_named
@@ -24,13 +25,16 @@ from gonio.cli.options import (
     VoxelSize,
 )
 from gonio.cli.output import hanging, json_text
-from gonio.cli.pictures import drawing
 from gonio.io.source import ReadOptions
 from gonio.jobs.inspect import Inspection
 from gonio.jobs.inspect import inspect as inspect_file
 
 if TYPE_CHECKING:
+    from gonio.particle.wedge import Wedge
     from gonio.workflows.inspection import HandScore
+
+# Half the height and width of the wedge's drawing, in characters.
+ROWS, COLUMNS = 8, 16
 
 
 def inspect(
@@ -159,3 +163,19 @@ def _print_hand(score: HandScore) -> None:
         f" {count} particles for the map; their average correlates {one:.3f} with it, {other:.3f} with its mirror image"
     )
     print(hanging("  hand: ", told))
+
+
+def drawing(wedge: Wedge, frequency_per_angstrom: float) -> list[str]:
+    """Return the wedge in the planes kx, kz and ky, kz, up to a frequency: # measured, + by less than half, . not."""
+    across, up = np.meshgrid(np.arange(-COLUMNS, COLUMNS + 1), np.arange(ROWS, -ROWS - 1, -1))
+    first, second = across / COLUMNS * frequency_per_angstrom, up / ROWS * frequency_per_angstrom
+    zero = np.zeros_like(first)
+    inside = np.hypot(first, second) <= frequency_per_angstrom * 1.001
+    panels = []
+    for planes in ((first, zero, second), (zero, first, second)):
+        weight = wedge.weight_at(np.stack(planes, axis=-1))
+        top = max(float(weight.max()), 1e-30)
+        signs = np.where(weight > 0.5 * top, "#", np.where(weight > 0, "+", "."))
+        panels.append(np.where(inside, signs, " "))
+    head = f"  {'kz up, kx across':<{2 * COLUMNS + 1}}    kz up, ky across"
+    return [head, *(f"  {''.join(one)}    {''.join(two)}".rstrip() for one, two in zip(*panels, strict=True))]
