@@ -165,9 +165,10 @@ def collecting(folder: Path, found: list[lists.AlignedRow], count: int) -> dict[
 
 def ending(folder: Path, table: gonio.ParticleTable, records: list[bytes]) -> dict[str, Cost]:
     """What the end of ``gonio align`` costs for each particle of a list."""
-    from gonio.cli.align import Aligned, report_of
-    from gonio.cli.columns import columns_of, write_runners_up
+    from gonio.alignment.columns import columns_of, runners_up
     from gonio.comparison.score import Score
+    from gonio.jobs.align import NO_RUNNERS_UP, Aligned, report_of
+    from gonio.jobs.files import write_list
     from gonio.report import html
 
     count, before = len(table), held_bytes()
@@ -177,12 +178,13 @@ def ending(folder: Path, table: gonio.ParticleTable, records: list[bytes]) -> di
     done: list[gonio.ParticleTable] = []
     made = took(lambda: done.append(table.with_poses(poses, **columns_of(table, results, Score.RCS))))
     aligned = Aligned(done[0], results, 1.0, gonio.Settings(), 32 * VOXEL_ANGSTROM)
-    runners = took(lambda: write_runners_up(folder / "runners_up.star", done[0], results))
+    others = folder / "runners_up.star"
+    runners = took(lambda: write_list(others, runners_up(done[0], results), otherwise=NO_RUNNERS_UP))
     pages: list[str] = []
     report = took(lambda: pages.append(html(report_of(aligned, title="scale", seed=0))))
     return {
         "kept until the end, made into columns": Cost(made / count, 0, round(kept / count)),
-        "other optima written": Cost(runners / count, 0, round((folder / "runners_up.star").stat().st_size / count)),
+        "other optima written": Cost(runners / count, 0, round(others.stat().st_size / count)),
         f"the report of {count} particles, once": Cost(report, 0, len(pages[0])),
     }
 

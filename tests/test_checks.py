@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,7 @@ from gonio.workflows import checks
 BOX, VOXEL, COUNT = 20, 16.0, 6
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 # Where each command would begin its work.
-BEGINS = {
-    "align": "gonio.cli.align.running",
-    "refine": "gonio.cli.refine.running",
-    "classify": "gonio.cli.classify.running",
-    "average": "gonio.cli.average.average_list",
-    "pair": "gonio.cli.pair._Fitting",
-}
+BEGINS = {"align": "running", "refine": "running", "classify": "running", "average": "average_list", "pair": "_Fitting"}
 
 
 class Begun(ValueError):
@@ -59,7 +54,8 @@ def told(data, monkeypatch, capsys):
         raise Begun("begins")
 
     def told(line: str) -> list[str]:
-        monkeypatch.setattr(BEGINS[line.split()[0]], begin)
+        command = line.split()[0]
+        monkeypatch.setattr(import_module(f"gonio.jobs.{command}"), BEGINS[command], begin)
         capsys.readouterr()
         assert run(line.format(d=data, o=data / "out").split()) == 2
         lines = capsys.readouterr().err.splitlines()

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 
 import gonio
-from gonio.cli import demo, options, output, pair
+from gonio.cli import demo, output
 from gonio.cli.app import COMMANDS, run
+from gonio.jobs.files import json_text
+from gonio.jobs.pair import _mirrored
+from gonio.jobs.running import thread_count
 from gonio.run.folder import result_folder
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 
@@ -111,7 +114,7 @@ def test_alignment_finds_the_true_poses(simulated, tmp_path, capsys):
     assert {"dissimilarity", "status", "overlap", "iterations"} <= set(table.columns)
     assert table.load(0).box == BOX  # images are found from the new folder
     settings = tomllib.loads((out / "settings.toml").read_text())
-    assert settings["run"]["command"] == "gonio as tested"
+    assert settings["run"]["command"].startswith(f"gonio align {simulated}/")
     told = settings["settings"]["alignment"]
     assert (told["search"], told["inputs"]) == ("coarse_to_fine", "restored")
     assert settings["versions"]["gonio"] == gonio.__version__
@@ -322,12 +325,12 @@ def test_processors_are_counted_on_every_system(monkeypatch):
     for name in ("process_cpu_count", "sched_getaffinity"):
         monkeypatch.delattr(os, name, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert options.thread_count(None) == 3
-    assert options.thread_count(5) == 5
+    assert thread_count(None) == 3
+    assert thread_count(5) == 5
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    assert options.thread_count(None) == 2
+    assert thread_count(None) == 2
     monkeypatch.setattr(os, "process_cpu_count", lambda: 4, raising=False)
-    assert options.thread_count(None) == 4
+    assert thread_count(None) == 4
 
 
 def test_average_of_true_poses_looks_like_the_reference(simulated, tmp_path, capsys):
@@ -406,7 +409,7 @@ def flipped_x(volume: gonio.Volume) -> gonio.Volume:
 
 def test_a_mirrored_wedge_measures_the_mirrored_frequencies(wedged, rng):
     frequency = rng.normal(size=(2000, 3))
-    mirrored = pair._mirrored(wedged.volume, ASYMMETRIC).wedge
+    mirrored = _mirrored(wedged.volume, ASYMMETRIC).wedge
     assert np.array_equal(mirrored.weight_at(frequency * [-1, 1, 1]), ASYMMETRIC.weight_at(frequency))
     assert not np.array_equal(mirrored.weight_at(frequency), ASYMMETRIC.weight_at(frequency))
 
@@ -414,7 +417,7 @@ def test_a_mirrored_wedge_measures_the_mirrored_frequencies(wedged, rng):
 def test_a_mirrored_subtomogram_lies_on_the_true_one_by_its_own_wedge(simulated, wedged):
     """The file holds the mirror image, so its tilts are the mirrored ones; undone, it is the true particle."""
     of_file = gonio.SingleAxisWedge(-40, 65, 155)
-    undone = pair._mirrored(flipped_x(wedged.volume), of_file)
+    undone = _mirrored(flipped_x(wedged.volume), of_file)
     assert (undone.wedge, np.abs(undone.volume.data - wedged.volume.data).max()) == (ASYMMETRIC, 0.0)
     true = gonio.Subtomogram(gonio.read_volume(simulated / "reference.mrc"))
     at_truth = {
@@ -728,7 +731,7 @@ def test_files_that_other_programs_accept_are_read_when_asked(broken, tmp_path, 
 
 def test_json_holds_only_what_every_parser_reads(simulated, tmp_path, monkeypatch):
     values = {"a": float("inf"), "b": [1.5, np.float64("nan")], "c": {"d": -np.inf, "e": "inf"}, "f": 2}
-    assert json.loads(output.json_text(values)) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": "inf"}, "f": 2}
+    assert json.loads(json_text(values)) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": "inf"}, "f": 2}
     asked = gonio.Aligner.ask
 
     def lost(*arguments, **options):

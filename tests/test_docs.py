@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 
@@ -91,6 +92,20 @@ def test_the_python_interface_has_a_page() -> None:
     page = (ROOT / "docs" / "api.md").read_text()
     shown = {line.rpartition(".")[2] for line in page.splitlines() if line.startswith("::: ")}
     assert set(gonio.__all__) - {"__version__"} <= shown
+
+
+def test_names_of_the_python_interface_come_from_where_the_page_says() -> None:
+    front, lost, shown = "", [], 0
+    for line in (ROOT / "docs" / "api.md").read_text().splitlines():
+        if stated := re.search(r"imported from `([\w.]+)`", line):
+            front = stated[1]
+        if line.startswith("::: "):
+            module, _, name = line.removeprefix("::: ").rpartition(".")
+            shown += 1
+            if getattr(import_module(front), name, None) is not getattr(import_module(module), name):
+                lost.append(f"{front}.{name}")
+    assert shown > 60
+    assert not lost
 
 
 def test_versions_agree() -> None:

@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gonio.alignment.aligner import Aligner, align
+    from gonio.alignment.columns import with_results
+    from gonio.alignment.decoys import Competition, Decoys, compete, q_values
+    from gonio.alignment.particle_list import align_table
     from gonio.alignment.result import History, Optimum, Result
-    from gonio.averaging.average import Average, average
+    from gonio.averaging.average import Average, average, average_classes, average_table
+    from gonio.averaging.resolution import half_map_fsc, soft_mask
     from gonio.comparison.score import Score
     from gonio.fourier.fourier_volume import FourierVolume
     from gonio.fourier.fsc import fourier_shell_correlation
     from gonio.fourier.spectrum import Spectrum
     from gonio.io import FormatError, read_particles, read_volume, write_particles, write_volume
     from gonio.particle.ctf import Ctf
+    from gonio.particle.half_sets import families, split
     from gonio.particle.orientations import euler_grid
     from gonio.particle.pose import Pose
     from gonio.particle.symmetry import Symmetry
@@ -31,29 +36,38 @@ if TYPE_CHECKING:
         TiltListWedge,
         WeightVolumeWedge,
     )
+    from gonio.run.engine import Local, Mapper
+    from gonio.search.gpu.multi_gpu import cards_for
     from gonio.search.levenberg_marquardt import Status
     from gonio.settings import Inputs, Pool, Search, Settings
+    from gonio.simulate import Imaging, Phantom, simulate_subtomogram
     from gonio.workflows.all_pairs import PairResult, align_all_pairs
+    from gonio.workflows.classification import classes_of_references
+    from gonio.workflows.clustering import AllPairs, cluster
+    from gonio.workflows.initial_model import denovo
+    from gonio.workflows.refinement import Iteration, Plan, refined
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "alignment.aligner": ("Aligner", "align"),
-    "averaging.average": ("Average", "average"),
-    "particle.ctf": ("Ctf",),
+    "alignment.columns": ("with_results",),
+    "alignment.decoys": ("Competition", "Decoys", "compete", "q_values"),
+    "alignment.particle_list": ("align_table",),
+    "alignment.result": ("History", "Optimum", "Result"),
+    "averaging.average": ("Average", "average", "average_classes", "average_table"),
+    "averaging.resolution": ("half_map_fsc", "soft_mask"),
+    "comparison.score": ("Score",),
     "fourier.fourier_volume": ("FourierVolume",),
     "fourier.fsc": ("fourier_shell_correlation",),
     "fourier.spectrum": ("Spectrum",),
     "io": ("FormatError", "read_particles", "read_volume", "write_particles", "write_volume"),
-    "search.levenberg_marquardt": ("Status",),
+    "particle.ctf": ("Ctf",),
+    "particle.half_sets": ("families", "split"),
     "particle.orientations": ("euler_grid",),
-    "workflows.all_pairs": ("PairResult", "align_all_pairs"),
-    "particle.table": ("ParticleTable",),
     "particle.pose": ("Pose",),
-    "alignment.result": ("History", "Optimum", "Result"),
-    "comparison.score": ("Score",),
-    "settings": ("Inputs", "Pool", "Search", "Settings"),
     "particle.symmetry": ("Symmetry",),
+    "particle.table": ("ParticleTable",),
     "particle.volume": ("Subtomogram", "TiltStack", "Volume"),
     "particle.wedge": (
         "DualAxisWedge",
@@ -63,22 +77,41 @@ _ROOMS = {
         "TiltListWedge",
         "WeightVolumeWedge",
     ),
+    "run.engine": ("Local", "Mapper"),
+    "search.gpu.multi_gpu": ("cards_for",),
+    "search.levenberg_marquardt": ("Status",),
+    "settings": ("Inputs", "Pool", "Search", "Settings"),
+    "simulate": ("Imaging", "Phantom", "simulate_subtomogram"),
+    "workflows.all_pairs": ("PairResult", "align_all_pairs"),
+    "workflows.classification": ("classes_of_references",),
+    "workflows.clustering": ("AllPairs", "cluster"),
+    "workflows.initial_model": ("denovo",),
+    "workflows.refinement": ("Iteration", "Plan", "refined"),
 }
 _OWNERS = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Aligner",
+    "AllPairs",
     "Average",
+    "Competition",
     "Ctf",
+    "Decoys",
     "DualAxisWedge",
     "FormatError",
     "FourierVolume",
     "History",
+    "Imaging",
     "Inputs",
+    "Iteration",
+    "Local",
+    "Mapper",
     "NoWedge",
     "Optimum",
     "PairResult",
     "ParticleTable",
+    "Phantom",
+    "Plan",
     "Pool",
     "Pose",
     "Result",
@@ -97,11 +130,27 @@ __all__ = [
     "WeightVolumeWedge",
     "align",
     "align_all_pairs",
+    "align_table",
     "average",
+    "average_classes",
+    "average_table",
+    "cards_for",
+    "classes_of_references",
+    "cluster",
+    "compete",
+    "denovo",
     "euler_grid",
+    "families",
     "fourier_shell_correlation",
+    "half_map_fsc",
+    "q_values",
     "read_particles",
     "read_volume",
+    "refined",
+    "simulate_subtomogram",
+    "soft_mask",
+    "split",
+    "with_results",
     "write_particles",
     "write_volume",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 
 from gonio.comparison.score import Score
 from gonio.particle import orientations
+from gonio.particle.arguments import ArgumentError
 from gonio.particle.symmetry import Symmetry
 
 __all__ = ["Inputs", "Lengths", "Overlap", "Pool", "Schedule", "Search", "Settings"]
@@ -194,13 +195,18 @@ class Settings:
         for name in _LENGTHS:
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive number, got {value!r}")
+                raise ArgumentError("{} must be a positive number, got {value!r}", name, value=value)
         if self.max_refinement_iterations < 1:
-            raise ValueError(f"max_refinement_iterations must be at least 1, got {self.max_refinement_iterations!r}")
+            raise ArgumentError(
+                "{} must be at least 1, got {got!r}", "max_refinement_iterations", got=self.max_refinement_iterations
+            )
         if self.posterior_poses < 0:
-            raise ValueError(f"posterior_poses must not be negative, got {self.posterior_poses!r}")
+            raise ArgumentError("{} must not be negative, got {got!r}", "posterior_poses", got=self.posterior_poses)
         Symmetry.named(self.symmetry)
-        orientations.euler_grid(self.seed_interval_deg)
+        try:
+            orientations.euler_grid(self.seed_interval_deg)
+        except ArgumentError as error:
+            raise error.named(lambda _: "seed_interval_deg") from error
         self._check_that_options_fit()
 
     def _read_names(self) -> None:
@@ -210,7 +216,9 @@ class Settings:
         for name, kind in kinds.items():
             value = getattr(self, name)
             if value not in list(kind):
-                raise ValueError(f"{name} must be one of {', '.join(kind)}, got {value!r}")
+                raise ArgumentError(
+                    "{} must be one of {known}, got {value!r}", name, known=", ".join(kind), value=value
+                )
             object.__setattr__(self, name, kind(value))
 
     def _check_that_options_fit(self) -> None:
@@ -218,9 +226,13 @@ class Settings:
         if (self.prior_rotation_sd_deg or self.prior_shift_sd_angstrom) and not local:
             raise ValueError(f"a prior holds poses near a start, which only a local search has, not {search}")
         if self.max_rotation_deg and not local:
-            raise ValueError(f"max_rotation_deg is about a start, which only a local search has, not {search}")
+            raise ArgumentError(
+                "{} is about a start, which only a local search has, not {search}", "max_rotation_deg", search=search
+            )
         if self.axis_sd_deg and search is not Search.AXIS:
-            raise ValueError(f"axis_sd_deg is about the normals of an axis search, got a search {search}")
+            raise ArgumentError(
+                "{} is about the normals of an axis search, got a search {search}", "axis_sd_deg", search=search
+            )
         if self.overlap is Overlap.MOVING and not search.is_papers:
             raise ValueError(
                 f"overlap moves in the paper's searches alone, stochastic and independent, not in {search}"

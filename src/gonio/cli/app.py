@@ -5,6 +5,7 @@ Values that do not fit and files that are broken end with status 2, an interrupt
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -23,11 +24,11 @@ from gonio.cli.classify import classify
 from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.extract import extract
-from gonio.cli.grouped import with_single_options
 from gonio.cli.inspect import inspect
 from gonio.cli.pair import pair
 from gonio.cli.refine import refine
 from gonio.cli.simulate import map_, simulate
+from gonio.run.provenance import typed
 
 __all__ = ["app", "main", "run"]
 
@@ -83,7 +84,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("inspect", inspect, FILES),
 )
 for name, command, purpose in COMMANDS:
-    app.command(name, rich_help_panel=purpose)(with_single_options(command))
+    app.command(name, rich_help_panel=purpose)(command)
 
 ANYWHERE = {"--debug", "--quiet"}
 
@@ -92,7 +93,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line, without the program's name, and return its exit status."""
     words = [word for word in arguments if word not in ANYWHERE]
     try:
-        with _warnings_in_lines(), _silence() if "--quiet" in arguments else nullcontext():
+        silence = _silence() if "--quiet" in arguments else nullcontext()
+        with typed(["gonio", *arguments]), silence, _told_in_lines():
             status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
     except typer.Exit as request:
         status = request.exit_code
@@ -109,15 +111,25 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _warnings_in_lines() -> Iterator[None]:
-    """Warnings as people read them, in place of where in the source they come from."""
+def _told_in_lines() -> Iterator[None]:
+    """Warnings and what else is told of the work as people read them: not where in the source they come from."""
 
     def told(message: Warning | str, *_: object, **__: object) -> None:
         print(f"gonio: warning: {message}", file=sys.stderr)
 
-    with warnings.catch_warnings():
-        warnings.showwarning = told
-        yield
+    log, lines = logging.getLogger("gonio"), logging.StreamHandler(sys.stderr)
+    lines.setFormatter(logging.Formatter("gonio: %(message)s"))
+    level = log.level
+    log.addHandler(lines)
+    log.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", category=UserWarning)
+            warnings.showwarning = told
+            yield
+    finally:
+        log.removeHandler(lines)
+        log.setLevel(level)
 
 
 @contextmanager

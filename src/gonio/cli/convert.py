@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import typer
 
-from gonio.cli.options import Overwrite, positive
+from gonio.cli.grouped import command
+from gonio.cli.options import positive
 from gonio.jobs.convert import Converted
 from gonio.jobs.convert import convert as convert_list
 
@@ -20,77 +21,52 @@ if TYPE_CHECKING:
 SHOWN = 3
 
 
-def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="The list; its format is told by what it holds.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The list to write; its ending tells the format.")],
-    from_format: Annotated[
-        str | None, typer.Option("--from", metavar="FORMAT", help="Of IN, where it must not be guessed.")
-    ] = None,
-    to_format: Annotated[
-        str | None,
-        typer.Option("--to", metavar="FORMAT", help="Of OUT, where its ending does not tell, as for older STAR lists."),
-    ] = None,
-    pixel_size: Annotated[
-        float | None,
-        typer.Option(
-            "--pixel-size",
-            metavar="A",
-            callback=positive,
-            help="Of the pixels that IN counts coordinates in, angstrom, in place of what it says.",
-        ),
-    ] = None,
-    to_pixel_size: Annotated[
-        float | None,
-        typer.Option(
-            "--to-pixel-size",
-            metavar="A",
-            callback=positive,
-            help="Of the pixels that OUT counts in, such as those of binned tomograms. Default: as IN.",
-        ),
-    ] = None,
-    tomogram_size: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(
-            "--tomogram-size",
-            metavar="X Y Z",
-            help="Of all tomograms, in IN's pixels: to count from their centre (RELION 5, EMAN2) or no longer so.",
-        ),
-    ] = None,
-    tomograms: Annotated[
-        Path | None,
-        typer.Option(
-            "--tomograms",
-            metavar="FILE",
-            help="tomograms.star or a STOPGAP wedge list, for the sizes of tomograms. Default: what the list names.",
-        ),
-    ] = None,
-    centre: Annotated[
-        str,
-        typer.Option(
-            "--centre",
-            metavar="size/2|size/2-1|floor",
-            help="Which voxel is the centre of a tomogram: size/2 in RELION itself, size/2-1 in its Python pickers.",
-        ),
-    ] = "size/2",
-    whole: Annotated[
-        bool,
-        typer.Option(
-            "--whole",
-            help="Make coordinates whole pixels, the rest a shift: for programs that cut boxes at whole voxels.",
-        ),
-    ] = False,
-    tomostar: Annotated[
-        bool,
-        typer.Option(
-            "--tomostar",
-            help="Name tomograms as WarpTools names their tilt series: TS_01.tomostar of TS_01_10.00Apx.mrc.",
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be written, what would be lost, and three particles.")
-    ] = False,
-    overwrite: Overwrite = False,
-) -> None:
+@command(
+    convert_list,
+    source=typer.Argument(metavar="IN", help="The list; its format is told by what it holds."),
+    target=typer.Argument(metavar="OUT", help="The list to write; its ending tells the format."),
+    from_format=typer.Option("--from", metavar="FORMAT", help="Of IN, where it must not be guessed."),
+    to_format=typer.Option(
+        "--to", metavar="FORMAT", help="Of OUT, where its ending does not tell, as for older STAR lists."
+    ),
+    pixel_size_angstrom=typer.Option(
+        "--pixel-size",
+        metavar="A",
+        callback=positive,
+        help="Of the pixels that IN counts coordinates in, angstrom, in place of what it says.",
+    ),
+    to_pixel_size_angstrom=typer.Option(
+        "--to-pixel-size",
+        metavar="A",
+        callback=positive,
+        help="Of the pixels that OUT counts in, such as those of binned tomograms. Default: as IN.",
+    ),
+    tomogram_size=typer.Option(
+        "--tomogram-size",
+        metavar="X Y Z",
+        help="Of all tomograms, in IN's pixels: to count from their centre (RELION 5, EMAN2) or no longer so.",
+    ),
+    tomograms_path=typer.Option(
+        "--tomograms",
+        metavar="FILE",
+        help="tomograms.star or a STOPGAP wedge list, for the sizes of tomograms. Default: what the list names.",
+    ),
+    centre=typer.Option(
+        "--centre",
+        metavar="size/2|size/2-1|floor",
+        help="Which voxel is the centre of a tomogram: size/2 in RELION itself, size/2-1 in its Python pickers.",
+    ),
+    whole=typer.Option(
+        "--whole",
+        help="Make coordinates whole pixels, the rest a shift: for programs that cut boxes at whole voxels.",
+    ),
+    tomostar=typer.Option(
+        "--tomostar",
+        help="Name tomograms as WarpTools names their tilt series: TS_01.tomostar of TS_01_10.00Apx.mrc.",
+    ),
+    dry_run=typer.Option("--dry-run", help="Say what would be written, what would be lost, and three particles."),
+)
+def convert(done: Converted, *, source: Path, target: Path, dry_run: bool) -> None:
     """Write a particle list in the format of another program.
 
     Formats: relion5, relion4, relion3.1, relion3.0, warp, dynamo, stopgap, av3, pytom, eman, eman-json, peet, imod,
@@ -102,21 +78,6 @@ def convert(
 
     Example: `gonio convert particles.star particles.tbl`
     """
-    done = convert_list(
-        source,
-        target,
-        from_format=from_format,
-        to_format=to_format,
-        pixel_size=pixel_size,
-        to_pixel_size=to_pixel_size,
-        tomogram_size=tomogram_size,
-        tomograms=tomograms,
-        centre=centre,
-        whole=whole,
-        tomostar=tomostar,
-        dry_run=dry_run,
-        overwrite=overwrite,
-    )
     for word, path, table, kind in (("from", source, done.table, done.given), ("to", target, done.made, done.wanted)):
         print(f"{word:5}{path}: {kind.title}, {len(table)} particles, {_pixels(table)}{_start(table)}")
     for lost in done.lost:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from gonio.cli.align import Aligned, align_list, errors_of, report_of, rows_of
-from gonio.cli.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
-from gonio.cli.columns import writable, write_runners_up
-from gonio.cli.options import ListOptions, Overwrite, Seed, thread_count
-from gonio.cli.output import numbers_text, progress, write_settings, write_text
-from gonio.cli.page import as_seen, odd_of
+from gonio.cli.options import Overwrite, Seed
+from gonio.cli.output import numbers_text, progress
+from gonio.jobs.align import NO_RUNNERS_UP, Aligned, align_list, errors_of, report_of
+from gonio.jobs.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
+from gonio.jobs.files import write_list, write_settings, write_text
+from gonio.jobs.options import ListOptions
+from gonio.jobs.pages import for_display, outliers_of
+from gonio.jobs.running import thread_count
 from gonio.jobs.simulate import random_poses, write_simulation
 from gonio.run.engine import Journaled, Local
 from gonio.run.folder import result_folder
@@ -51,6 +53,7 @@ def demo(
 def _chain(folder: Path, count: int, seed: int) -> str:
     """Run the chain in a folder and return what came of it."""
     from gonio.alignment.aligner import Aligner
+    from gonio.alignment.columns import runners_up, writable
     from gonio.io import read_volume, write_particles
     from gonio.report import html
     from gonio.simulate import Imaging, Phantom
@@ -75,7 +78,8 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     made = average_list(aligned.table, halves=True, symmetry="C1", mapper=engine)
     agreement = agreement_of(made)
     write_particles(folder / "particles.star", writable(aligned.table))
-    write_runners_up(folder / "runners_up.star", aligned.table, aligned.results)
+    others = runners_up(aligned.table, aligned.results)
+    write_list(folder / "runners_up.star", others, otherwise=NO_RUNNERS_UP)
     write_average(folder / "average.mrc", made, agreement)
     write_text(folder / "report.html", html(_report(aligned, made, agreement, reference, seed)))
     shown = {
@@ -107,11 +111,13 @@ def _report(aligned: Aligned, made: Average, agreement: Agreement | None, refere
         curves=curves,
         box_angstrom=reference.box_angstrom,
         maps={
-            **as_seen({"average": made.volume}, np.inf if agreement is None else agreement.fsc.resolution_angstrom()),
+            **for_display(
+                {"average": made.volume}, np.inf if agreement is None else agreement.fsc.resolution_angstrom()
+            ),
             "reference": reference,
         },
         coverage=made.coverage,
-        odd=odd_of(aligned.table),
+        odd=outliers_of(aligned.table),
     )
 
 
@@ -126,4 +132,4 @@ def _resolutions(made: Average, agreement: Agreement | None, reference: Volume) 
 
 
 def _table(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume) -> str:
-    return numbers_text([*rows_of(aligned), *_resolutions(made, agreement, reference)])
+    return numbers_text([*aligned.rows, *_resolutions(made, agreement, reference)])

@@ -3,101 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import typer
 
-from gonio.cli.options import (
-    Overwrite,
-    Permissive,
-    Threads,
-    TiltAxis,
-    TiltFiles,
-    TiltRange,
-    TiltWeights,
-    positive,
-    thread_count,
-)
-from gonio.cli.output import progress
+from gonio.cli.grouped import command
+from gonio.cli.options import positive
 from gonio.jobs.extract import Extracted, names_of
 from gonio.jobs.extract import extract as extract_boxes
 
 LARGEST_EDGE = 4096
 
 
-def extract(
-    tomograms: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="TOMOGRAM",
-            help="MRC, MRC.gz, EM or OME-Zarr; or folders of them. Particles find theirs by name.",
-        ),
-    ],
-    particles: Annotated[Path, typer.Argument(metavar="LIST", help="Particle list of any format.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.")],
-    box: Annotated[
-        int, typer.Option("--box", metavar="N", min=8, max=LARGEST_EDGE, help="Edge of the result, voxels.")
-    ],
-    binning: Annotated[
-        int,
-        typer.Option("--bin", metavar="N", min=1, help="Voxels of the tomogram along an edge of one of the result."),
-    ] = 1,
-    invert: Annotated[
-        bool, typer.Option("--invert", help="Flip the contrast: for tomograms whose particles are dark.")
-    ] = False,
-    normalise: Annotated[
-        str,
-        typer.Option(
-            metavar="outside|box|none",
-            help="Make mean 0 and standard deviation 1: outside the sphere of --diameter, or of the whole box.",
-        ),
-    ] = "outside",
-    diameter: Annotated[
-        float | None,
-        typer.Option(
-            metavar="A", callback=positive, help="Of that sphere, angstrom. Default: the largest that fits the box."
-        ),
-    ] = None,
-    edge: Annotated[
-        str,
-        typer.Option(
-            metavar="pad|skip|refuse",
-            help="Boxes that stick out of the tomogram: fill them with their mean, leave them out, or stop.",
-        ),
-    ] = "pad",
-    centre: Annotated[
-        str,
-        typer.Option(
-            metavar="size/2|size/2-1|floor",
-            help="Which voxel is the centre that coordinates may start at: size/2 in RELION itself, size/2-1 in its"
-            " Python pickers.",
-        ),
-    ] = "size/2",
-    pixel_size: Annotated[
-        float | None,
-        typer.Option(
-            "--pixel-size", metavar="A", callback=positive, help="Of the pixels that LIST counts in, angstrom."
-        ),
-    ] = None,
-    voxel_size: Annotated[
-        float | None,
-        typer.Option(
-            "--voxel-size",
-            metavar="A",
-            callback=positive,
-            help="Of the tomograms, angstrom, in place of their headers.",
-        ),
-    ] = None,
-    tilt_range: TiltRange = None,
-    tilt_axis: TiltAxis = 90.0,
-    tilts: TiltFiles = None,
-    tilt_weights: TiltWeights = "plain",
-    float16: Annotated[bool, typer.Option("--float16", help="Write MRC files of half the size (mode 12).")] = False,
-    permissive: Permissive = False,
-    threads: Threads = None,
-    overwrite: Overwrite = False,
-) -> None:
+@command(
+    extract_boxes,
+    tomograms=typer.Argument(
+        metavar="TOMOGRAM",
+        help="MRC, MRC.gz, EM or OME-Zarr; or folders of them. Particles find theirs by name.",
+    ),
+    particles=typer.Argument(metavar="LIST", help="Particle list of any format."),
+    output=typer.Option("-o", "--output", metavar="DIR", help="Folder to make."),
+    box=typer.Option("--box", metavar="N", min=8, max=LARGEST_EDGE, help="Edge of the result, voxels."),
+    binning=typer.Option(
+        "--bin", metavar="N", min=1, help="Voxels of the tomogram along an edge of one of the result."
+    ),
+    invert=typer.Option("--invert", help="Flip the contrast: for tomograms whose particles are dark."),
+    normalise=typer.Option(
+        "--normalise",
+        metavar="outside|box|none",
+        help="Make mean 0 and standard deviation 1: outside the sphere of --diameter, or of the whole box.",
+    ),
+    diameter_angstrom=typer.Option(
+        "--diameter",
+        metavar="A",
+        callback=positive,
+        help="Of that sphere, angstrom. Default: the largest that fits the box.",
+    ),
+    edge=typer.Option(
+        "--edge",
+        metavar="pad|skip|refuse",
+        help="Boxes that stick out of the tomogram: fill them with their mean, leave them out, or stop.",
+    ),
+    centre=typer.Option(
+        "--centre",
+        metavar="size/2|size/2-1|floor",
+        help="Which voxel is the centre that coordinates may start at: size/2 in RELION itself, size/2-1 in its"
+        " Python pickers.",
+    ),
+    pixel_size_angstrom=typer.Option(
+        "--pixel-size", metavar="A", callback=positive, help="Of the pixels that LIST counts in, angstrom."
+    ),
+    voxel_size_angstrom=typer.Option(
+        "--voxel-size",
+        metavar="A",
+        callback=positive,
+        help="Of the tomograms, angstrom, in place of their headers.",
+    ),
+    float16=typer.Option("--float16", help="Write MRC files of half the size (mode 12)."),
+)
+def extract(done: Extracted, *, output: Path) -> None:
     """Cut subtomograms from tomograms.
 
     Each box is cut where its particle is: at the listed position plus the listed shift, between voxels by a phase in
@@ -109,33 +73,6 @@ def extract(
 
     Example: `gonio extract TS_01.mrc TS_02.mrc picked.star --box 64 --invert --tilts tilts/ -o subtomograms`
     """
-    done = extract_boxes(
-        tomograms,
-        particles,
-        output=output,
-        box=box,
-        binning=binning,
-        invert=invert,
-        normalise=normalise,
-        diameter=diameter,
-        edge=edge,
-        centre=centre,
-        pixel_size=pixel_size,
-        voxel_size=voxel_size,
-        tilt_range=tilt_range,
-        tilt_axis=tilt_axis,
-        tilts=tilts or (),
-        tilt_weights=tilt_weights,
-        float16=float16,
-        permissive=permissive,
-        threads=thread_count(threads),
-        overwrite=overwrite,
-        progress=progress,
-    )
-    _print(done, output)
-
-
-def _print(done: Extracted, output: Path) -> None:
     job, rows = done.extraction, done.rows
     table = job.table
     for name, tomogram in job.tomograms.items():

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import typer
 
-from gonio.cli.ctf_image import CtfImageName, ctf_image_named
-from gonio.cli.options import (
-    AsJson,
-    Diameter,
-    Invert,
-    Overwrite,
-    Permissive,
-    Resolution,
-    ReverseTilts,
-    Seed,
-    TiltAxis,
-    TiltFiles,
-    TiltRange,
-    TomogramsPath,
-    VoxelSize,
-)
-from gonio.cli.output import hanging, json_text
-from gonio.io.source import ReadOptions
+from gonio.cli.grouped import command
+from gonio.cli.output import hanging
+from gonio.jobs.files import json_text
 from gonio.jobs.inspect import Inspection
 from gonio.jobs.inspect import inspect as inspect_file
 
@@ -37,40 +22,21 @@ if TYPE_CHECKING:
 ROWS, COLUMNS = 8, 16
 
 
-def inspect(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="Particle list, map, tomogram, or tilt file.")],
-    hand: Annotated[
-        Path | None,
-        typer.Option(
-            "--hand", metavar="MAP", help="Say whether this map or its mirror image fits the list's particles."
-        ),
-    ] = None,
-    sample: Annotated[
-        int, typer.Option("--sample", metavar="N", min=1, help="Particles that are looked at, spread over the list.")
-    ] = 50,
-    resolution: Resolution = None,
-    diameter: Diameter = None,
-    tilt_range: TiltRange = None,
-    tilt_axis: TiltAxis = 90.0,
-    tilts: TiltFiles = None,
-    ctf_image: CtfImageName = None,
-    tomograms: TomogramsPath = None,
-    reverse_tilts: ReverseTilts = False,
-    invert: Invert = False,
-    voxel_size: VoxelSize = None,
-    permissive: Permissive = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="PNG", help="Draw wedge, power and tilts into this file.")
-    ] = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    overwrite: Overwrite = False,
-) -> None:
+@command(
+    inspect_file,
+    path=typer.Argument(metavar="FILE", help="Particle list, map, tomogram, or tilt file."),
+    hand=typer.Option(
+        "--hand", metavar="MAP", help="Say whether this map or its mirror image fits the list's particles."
+    ),
+    sample=typer.Option("--sample", metavar="N", min=1, help="Particles that are looked at, spread over the list."),
+    output=typer.Option("-o", "--output", metavar="PNG", help="Draw wedge, power and tilts into this file."),
+)
+def inspect(found: Inspection, *, path: Path, output: Path | None, as_json: bool) -> None:
     """Show what gonio understands of a file, and what looks wrong with it.
 
     Of a list: its format, particles, positions, orientations, half sets, images and wedge. Of a map or tomogram: its
-    size, contrast and where its power is. Of a tilt file: its tilts, their order and dose. A doubt is no proof, and
-    its absence neither.
+    size, contrast and where its power is. Of a tilt file: its tilts, their order and dose. A warning is no proof,
+    and its absence neither.
 
     With --hand the particles are averaged at their poses; MAP, in any frame, and its mirror image are laid on that
     average, and each particle is refined against both. The margin is the mean difference of the two dissimilarities,
@@ -79,28 +45,6 @@ def inspect(
 
     Example: `gonio inspect particles.star --hand 7p6z.mrc --diameter 260 --resolution 38`
     """
-    options = ReadOptions(
-        tilt_range,
-        tilt_axis,
-        voxel_size,
-        invert,
-        permissive,
-        tomograms_path=tomograms,
-        reverse_tilts=reverse_tilts,
-        ctf_image=ctf_image_named(ctf_image),
-    )
-    found = inspect_file(
-        path,
-        options,
-        hand=hand,
-        sample=sample,
-        resolution=resolution,
-        diameter=diameter,
-        tilts=tilts or (),
-        output=output,
-        seed=seed,
-        overwrite=overwrite,
-    )
     if as_json:
         print(json_text(_as_dict(path, found), indent=2))
     else:
@@ -142,9 +86,9 @@ def _print(path: Path, found: Inspection, output: Path | None) -> None:
         print("  nothing looks wrong")
     if found.hand is not None:
         _print_hand(found.hand)
-    for when, command in found.remedies:
+    for when, remedy in found.remedies:
         print(hanging("  if ", f"{when}:"))
-        print(f"     {command}")
+        print(f"     {remedy}")
     if output is not None:
         print(f"wrote {output}")
 

@@ -1,40 +1,16 @@
-"""What commands write: files beside files, progress, and names in complaints.
-
-Nothing that exists is replaced unless asked; how folders come to be is told in ``gonio.run.folder``. JSON holds only
-what every parser reads.
-"""
+"""What commands print: numbers, prose in the width of a terminal, progress, and names in complaints."""
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from gonio.run.folder import check_target
+from gonio.jobs.files import json_text
 
-if TYPE_CHECKING:
-    from gonio.particle.table import ParticleTable
-
-__all__ = [
-    "beside",
-    "check_map",
-    "command_line",
-    "hanging",
-    "json_text",
-    "naming",
-    "numbers_text",
-    "progress",
-    "wrapped",
-    "write_particle_scene",
-    "write_settings",
-    "write_text",
-]
+__all__ = ["hanging", "naming", "numbers_text", "print_result", "progress", "wrapped"]
 
 PLAIN_PROGRESS_SECONDS = 5.0
 # Columns of a terminal, and what names and values of a summary take of them.
@@ -57,60 +33,6 @@ def naming(name: Callable[[], str]) -> Iterator[None]:
         raise ParticleError(f"particle {name()!r}: {error}") from error
 
 
-def check_map(path: Path, *endings: str, overwrite: bool) -> Path:
-    """The absolute path of a map that may be written, and with it the files of these endings beside it.
-
-    Raises
-    ------
-    ValueError, OSError
-        As ``check_target``; or one of them is a folder.
-    """
-    path = path.resolve()
-    for file in (path, *(beside(path, ending) for ending in endings)):
-        if file.is_dir():
-            raise IsADirectoryError(f"{file} is a folder: give the name of a file")
-        check_target(file, overwrite=overwrite)
-    return path
-
-
-def beside(path: Path, ending: str) -> Path:
-    """``map.mrc`` or ``map.mrc.gz`` with another ending: ``beside(path, "_fsc.csv")`` is map_fsc.csv."""
-    stem = path.name.removesuffix(".gz")
-    for suffix in (".mrc", ".map"):
-        stem = stem.removesuffix(suffix)
-    return path.with_name(stem + ending)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
-    from gonio.io.errors import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_particle_scene(folder: Path, table: ParticleTable, *, box_angstrom: float) -> None:
-    """``particles.cxc`` and its markers, where the list has positions."""
-    from gonio.report import particle_scene
-
-    for name, text in particle_scene(table, box_angstrom=box_angstrom).items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        write_text(folder / name, text)
-
-
-def json_text(values: Mapping[str, object], *, indent: int | None = None) -> str:
-    """JSON as every parser reads it: numbers that are infinite or none become null."""
-    return json.dumps(_finite(values), indent=indent, allow_nan=False)
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
     """Name, value and how to read it, line by line, in the width of a terminal."""
     lines, before = [], " " * (2 + NAME_WIDTH + 1 + VALUE_WIDTH + 2)
@@ -123,6 +45,11 @@ def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
     return "\n".join(line for line in lines if line)
 
 
+def print_result(summary: Mapping[str, object], *texts: str, as_json: bool) -> None:
+    """Print what a command came to: as one JSON object, or as texts that are not empty."""
+    print(json_text(summary) if as_json else "\n".join(text for text in texts if text))
+
+
 def wrapped(text: str) -> str:
     """Prose in the width of a terminal; paths and numbers stay whole."""
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
@@ -132,20 +59,6 @@ def hanging(first: str, text: str) -> str:
     """Prose after a heading, its further lines below its first word."""
     filled = textwrap.TextWrapper(WIDTH, first, " " * len(first), break_long_words=False, break_on_hyphens=False)
     return filled.fill(text)
-
-
-def command_line() -> list[str]:
-    """What was typed, word by word."""
-    return ["gonio", *sys.argv[1:]]
-
-
-def write_settings(
-    path: Path, settings: Mapping[str, object], *, seed: int | None = None, inputs: Iterable[Path] = ()
-) -> None:
-    """Say beside a result how it was made."""
-    from gonio.run import settings_toml
-
-    write_text(path, settings_toml(command_line(), settings, seed=seed, inputs=inputs))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gonio.fourier.grid import (
     index_grid,
 )
+from gonio.particle.arguments import ArgumentError
 from gonio.particle.volume import Volume
 
 __all__ = ["centred_fft", "centred_ifft", "low_passed", "shell_limit"]
@@ -42,9 +43,11 @@ def shell_limit(box: int, voxel_size_angstrom: float, resolution_angstrom: float
     nyquist = (box - 1) // 2
     limit = nyquist if resolution_angstrom is None else box * voxel_size_angstrom / resolution_angstrom
     if limit > box / 2 * (1 + 1e-6):
-        raise ValueError(
-            f"resolution_angstrom {resolution_angstrom:g} is finer than two voxels ({2 * voxel_size_angstrom:g}); "
-            "ask for less or use smaller voxels"
+        raise ArgumentError(
+            "{} {resolution:g} is finer than two voxels ({finest:g}); ask for less or use smaller voxels",
+            "resolution_angstrom",
+            resolution=resolution_angstrom,
+            finest=2 * voxel_size_angstrom,
         )
     limit = min(limit, nyquist)
     if limit < MIN_SHELLS:

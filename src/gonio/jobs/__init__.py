@@ -1,1 +1,45 @@
-"""What commands do, for Python: files in, files out, values returned and nothing printed; one module a command."""
+"""What commands do, for Python: files in, files out, values returned and nothing printed; one module a command.
+
+A job takes the options of its command, those that several share as values (``ListOptions`` and such). Warnings are
+Python's; progress is given to the callback ``progress``.
+
+    from gonio.jobs import ListOptions, RunOptions, SearchOptions, align
+    aligned = align(
+        ListOptions("particles.star", tilt_range_deg=(-60, 60)),
+        reference="map.mrc",
+        output="aligned",
+        search=SearchOptions(resolution_angstrom=20),
+        run=RunOptions(threads=4),
+    )
+    aligned.table.to_pandas()
+"""
+
+from gonio.jobs.align import Aligned, align
+from gonio.jobs.average import Averaged, average
+from gonio.jobs.classify import Classified, classify
+from gonio.jobs.options import DecoyOptions, ListOptions, LocalOptions, ReferenceOptions, SearchOptions
+from gonio.jobs.pair import Fit, Paired, pair
+from gonio.jobs.refine import Refined, refine
+from gonio.jobs.running import RunOptions
+from gonio.particle.arguments import ArgumentError
+
+__all__ = [
+    "Aligned",
+    "ArgumentError",
+    "Averaged",
+    "Classified",
+    "DecoyOptions",
+    "Fit",
+    "ListOptions",
+    "LocalOptions",
+    "Paired",
+    "ReferenceOptions",
+    "Refined",
+    "RunOptions",
+    "SearchOptions",
+    "align",
+    "average",
+    "classify",
+    "pair",
+    "refine",
+]

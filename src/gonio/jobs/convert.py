@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gonio.jobs.files import write_settings
+from gonio.jobs.options import File
+from gonio.particle.arguments import ArgumentError
 from gonio.run.folder import check_target
 
 if TYPE_CHECKING:
@@ -43,15 +45,15 @@ class Converted:
 
 
 def convert(
-    source: str | Path,
-    target: str | Path,
+    source: File,
+    target: File,
     *,
     from_format: str | None = None,
     to_format: str | None = None,
-    pixel_size: float | None = None,
-    to_pixel_size: float | None = None,
+    pixel_size_angstrom: float | None = None,
+    to_pixel_size_angstrom: float | None = None,
     tomogram_size: tuple[float, float, float] | None = None,
-    tomograms: str | Path | None = None,
+    tomograms_path: File | None = None,
     centre: str = "size/2",
     whole: bool = False,
     tomostar: bool = False,
@@ -66,11 +68,11 @@ def convert(
         The list and the list to write.
     from_format, to_format
         Keys of ``gonio.io.formats.FORMATS``; by what the list holds and what the new one is called when not given.
-    pixel_size, to_pixel_size
+    pixel_size_angstrom, to_pixel_size_angstrom
         Of the pixels that the lists count in, angstrom; None for what the list says, and for the same.
     tomogram_size
         Of all tomograms, xyz, in pixels of the list, to count from their centre or no longer so.
-    tomograms
+    tomograms_path
         tomograms.star or a STOPGAP wedge list, for the sizes of tomograms; None for the one of the list.
     centre
         Which voxel is the centre of a tomogram: a key of ``gonio.io.conversion.CENTRES``.
@@ -95,18 +97,18 @@ def convert(
     from gonio.io.lists import keeps_text, write_particles
 
     source, target = Path(source), Path(target)
-    tomograms = None if tomograms is None else Path(tomograms)
+    tomograms = None if tomograms_path is None else Path(tomograms_path)
     given = format_of(source) if from_format is None else format_named(from_format)
     wanted = format_of_ending(target) if to_format is None else format_named(to_format)
     if wanted.write is None:
         raise ValueError(f"{wanted.title} is read and not written: choose another format")
-    table = _read(source, given, pixel_size, tomograms)
+    table = _read(source, given, pixel_size_angstrom, tomograms)
     options = None
     done = Converted(table, table, given, wanted)
-    changed = whole or tomostar or pixel_size is not None or to_pixel_size is not None
+    changed = whole or tomostar or pixel_size_angstrom is not None or to_pixel_size_angstrom is not None
     if changed or not keeps_text(target, table, wanted.name):
         sizes = _sizes(table, wanted, tomogram_size, tomograms, centre)
-        options = WriteOptions(to_pixel_size, sizes, centre, whole, tomostar)
+        options = WriteOptions(to_pixel_size_angstrom, sizes, centre, whole, tomostar)
         made = prepared(table, wanted, options, path=source)
         done = replace(done, made=made, lost=tuple(losses(made, wanted)))
     _warn_of_angles(table)
@@ -120,8 +122,8 @@ def convert(
     settings = {
         "from": given.name,
         "to": wanted.name,
-        "pixel_size_angstrom": pixel_size,
-        "to_pixel_size_angstrom": to_pixel_size,
+        "pixel_size_angstrom": pixel_size_angstrom,
+        "to_pixel_size_angstrom": to_pixel_size_angstrom,
         "tomogram_size_px": tomogram_size,
         "tomograms": tomograms,
         "centre": centre,
@@ -156,10 +158,10 @@ def _sizes(
     from gonio.io.conversion import CENTRES, TomogramSizes, needs_centres
 
     if centre not in CENTRES:
-        raise ValueError(f"--centre must be {', '.join(CENTRES)}, got {centre!r}")
+        raise ArgumentError("{} must be {known}, got {got!r}", "centre", known=", ".join(CENTRES), got=centre)
     if tomogram_size is not None:
         if min(tomogram_size) <= 0:
-            raise ValueError(f"--tomogram-size must be three positive numbers, got {tomogram_size}")
+            raise ArgumentError("{} must be three positive numbers, got {got}", "tomogram_size", got=tomogram_size)
         return TomogramSizes(every=tomogram_size)
     if not needs_centres(table, wanted):
         return TomogramSizes()

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.jobs.files import write_settings
+from gonio.jobs.options import File, wedge_of
+from gonio.jobs.running import thread_count
+from gonio.particle.arguments import ArgumentError
 from gonio.run.engine import Local, Progress, silent
 from gonio.run.folder import result_folder
 
@@ -38,26 +41,26 @@ class Extracted:
 
 
 def extract(
-    tomograms: Sequence[str | Path],
-    particles: str | Path,
+    tomograms: list[File],
+    particles: File,
     *,
-    output: str | Path,
+    output: File,
     box: int,
     binning: int = 1,
     invert: bool = False,
     normalise: str = "outside",
-    diameter: float | None = None,
+    diameter_angstrom: float | None = None,
     edge: str = "pad",
     centre: str = "size/2",
-    pixel_size: float | None = None,
-    voxel_size: float | None = None,
-    tilt_range: tuple[float, float] | None = None,
-    tilt_axis: float = 90.0,
-    tilts: Sequence[str | Path] = (),
+    pixel_size_angstrom: float | None = None,
+    voxel_size_angstrom: float | None = None,
+    tilt_range_deg: tuple[float, float] | None = None,
+    axis_deg: float = 90.0,
+    tilt_files: list[File] | None = None,
     tilt_weights: str = "plain",
     float16: bool = False,
     permissive: bool = False,
-    threads: int = 1,
+    threads: int | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Extracted:
@@ -75,25 +78,25 @@ def extract(
         Edge of a subtomogram in its voxels, and voxels of the tomogram along one of its.
     invert
         Flip the contrast.
-    normalise, diameter
+    normalise, diameter_angstrom
         Of ``NORMALISATIONS``: make mean 0 and standard deviation 1 outside a sphere of this diameter (angstrom; None
         for the largest that fits), or of the whole box.
     edge
         Of ``EDGES``: fill boxes that stick out with their mean, leave them out, or stop.
     centre
         Which voxel is the centre that coordinates may start at, a key of ``gonio.io.conversion.CENTRES``.
-    pixel_size, voxel_size
+    pixel_size_angstrom, voxel_size_angstrom
         Of the pixels that the list counts in, and of the tomograms, angstrom, in place of what files say.
-    tilt_range, tilt_axis
+    tilt_range_deg, axis_deg
         First and last tilt and the direction of the axis, degrees, which the new list then states.
-    tilts, tilt_weights
+    tilt_files, tilt_weights
         Tilt files in place of a range, and what each tilt is worth (``gonio.particle.tilt_series.Weighting``).
     float16
         Write MRC files of half the size.
     permissive
         Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
     threads
-        How many at a time.
+        How many at a time; None for one for each processor.
     overwrite
         Replace a folder that is there.
 
@@ -106,26 +109,24 @@ def extract(
     """
     from gonio.io.conversion import CENTRES
     from gonio.particle.tilt_series import Weighting
-    from gonio.particle.wedge import SingleAxisWedge
     from gonio.workflows.extraction import Cutting
 
-    for option, value, known in (
-        ("--edge", edge, EDGES),
-        ("--normalise", normalise, NORMALISATIONS),
-        ("--centre", centre, tuple(CENTRES)),
-        ("--tilt-weights", tilt_weights, tuple(Weighting)),
+    for argument, value, known in (
+        ("edge", edge, EDGES),
+        ("normalise", normalise, NORMALISATIONS),
+        ("centre", centre, tuple(CENTRES)),
+        ("tilt_weights", tilt_weights, tuple(Weighting)),
     ):
         if value not in known:
-            raise ValueError(f"{option} must be one of {', '.join(known)}, got {value!r}")
-    if tilts and tilt_range:
-        raise ValueError("--tilts and --tilt-range exclude each other: give one")
-    if tilt_range is not None:
-        SingleAxisWedge(*tilt_range, tilt_axis)  # which checks the range
-    table = _read_list(Path(particles), pixel_size)
-    opened = _opened(table, list(map(Path, tomograms)), voxel_size, permissive=permissive)
-    job = Extraction(table, opened, Cutting(box, binning), centre, normalise, diameter, invert, float16)
+            raise ArgumentError("{} must be one of {known}, got {got!r}", argument, known=", ".join(known), got=value)
+    if tilt_files and tilt_range_deg:
+        raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
+    wedge_of(tilt_range_deg, axis_deg)  # which checks the range
+    table = _read_list(Path(particles), pixel_size_angstrom)
+    opened = _opened(table, list(map(Path, tomograms)), voxel_size_angstrom, permissive=permissive)
+    job = Extraction(table, opened, Cutting(box, binning), centre, normalise, diameter_angstrom, invert, float16)
     job.check()
-    files = list(map(Path, tilts))
+    files = list(map(Path, tilt_files or ()))
     if files:
         job.check_tilts(files, tilt_weights)
     with result_folder(Path(output), overwrite=overwrite) as folder:
@@ -133,22 +134,22 @@ def extract(
         chosen = job.chosen(edge)
         outside = np.zeros(len(table))
         with progress("extracting", len(chosen), 0) as done:
-            cut = Local(threads)("extracting", _Item(job, chosen), len(chosen), keep=False)
+            cut = Local(thread_count(threads))("extracting", _Item(job, chosen), len(chosen), keep=False)
             for number, (row, fraction) in enumerate(zip(chosen, cut, strict=True), 1):
                 outside[row] = fraction
                 done(number)
-        job.write_list(chosen, outside, files, tilt_weights, (*tilt_range, tilt_axis) if tilt_range else None)
+        job.write_list(chosen, outside, files, tilt_weights, (*tilt_range_deg, axis_deg) if tilt_range_deg else None)
         settings = {
             "box": box,
             "binning": binning,
             "voxel_size_angstrom": job.voxel_size_angstrom,
             "contrast": "flipped" if invert else "as in the tomogram",
             "normalise": normalise,
-            "diameter_angstrom": diameter,
+            "diameter_angstrom": diameter_angstrom,
             "edge": edge,
             "centre": centre,
-            "tilt_range_deg": tilt_range,
-            "tilt_axis_deg": tilt_axis,
+            "tilt_range_deg": tilt_range_deg,
+            "tilt_axis_deg": axis_deg,
             "tilts": tuple(files),
             "tilt_weights": tilt_weights,
             "float16": float16,

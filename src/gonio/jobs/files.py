@@ -1,14 +1,31 @@
-"""What jobs write: files beside files. Nothing that exists is replaced unless asked (``gonio.run.folder``)."""
+"""What jobs write: files beside files, lists that may be empty, JSON that every parser reads.
+
+Nothing that exists is replaced unless asked; folders of results are ``gonio.run.folder``'s.
+"""
 
 from __future__ import annotations
 
-import sys
+import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gonio.run.folder import check_target
 
-__all__ = ["beside", "check_map", "write_settings", "write_text"]
+if TYPE_CHECKING:
+    from gonio.particle.table import ParticleTable
+
+__all__ = [
+    "beside",
+    "check_map",
+    "json_text",
+    "write_list",
+    "write_particle_scene",
+    "write_settings",
+    "write_summary",
+    "write_text",
+]
 
 
 def check_map(path: str | Path, *endings: str, overwrite: bool) -> Path:
@@ -43,10 +60,49 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_list(path: Path, table: ParticleTable | None, *, otherwise: str) -> None:
+    """Write a list by itself, or where there is none one without particles, which says why."""
+    from gonio.alignment.columns import writable
+    from gonio.io import write_particles
+
+    if table is None or not len(table):
+        # Written all the same: one of an earlier run must not stay beside new poses.
+        write_text(path, f"# {otherwise}\n\ndata_particles\n\n")
+    else:
+        write_particles(path, writable(table), with_optimisation_set=False)
+
+
+def write_particle_scene(folder: Path, table: ParticleTable, *, box_angstrom: float) -> None:
+    """Write ``particles.cxc`` and its markers, where the list has positions."""
+    from gonio.report import particle_scene
+
+    for name, text in particle_scene(table, box_angstrom=box_angstrom).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_text(folder / name, text)
+
+
 def write_settings(
     path: Path, settings: Mapping[str, object], *, seed: int | None = None, inputs: Iterable[Path] = ()
 ) -> None:
     """Say beside a result how it was made."""
-    from gonio.run import settings_toml
+    from gonio.run.provenance import command_line, settings_toml
 
-    write_text(path, settings_toml(["gonio", *sys.argv[1:]], settings, seed=seed, inputs=inputs))
+    write_text(path, settings_toml(command_line(), settings, seed=seed, inputs=inputs))
+
+
+def write_summary(folder: Path, values: Mapping[str, object]) -> None:
+    """Write what a run came to as ``summary.json``."""
+    write_text(folder / "summary.json", json_text(values, indent=2) + "\n")
+
+
+def json_text(values: Mapping[str, object], *, indent: int | None = None) -> str:
+    """Return JSON as every parser reads it: numbers that are infinite or none become null."""
+    return json.dumps(_finite(values), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.io.source import ReadOptions
 from gonio.jobs.drawing import draw
 from gonio.jobs.hand import hand_score, remedies_of
+from gonio.jobs.options import File, ListOptions, wedge_of
+from gonio.particle.arguments import ArgumentError
 from gonio.run.folder import check_target
 
 if TYPE_CHECKING:
+    from gonio.io.source import ReadOptions
     from gonio.particle.table import ParticleTable
     from gonio.particle.tilt_series import TiltSeries
     from gonio.particle.volume import Particle, Volume
-    from gonio.particle.wedge import SingleAxisWedge, Wedge
+    from gonio.particle.wedge import Wedge
     from gonio.workflows.inspection import HandScore, Suspicion
 
 __all__ = ["Inspection", "inspect"]
@@ -70,15 +72,13 @@ class Inspection:
 
 
 def inspect(
-    path: str | Path,
-    options: ReadOptions | None = None,
+    file: ListOptions,
     *,
-    hand: str | Path | None = None,
+    hand: File | None = None,
     sample: int = 50,
-    resolution: float | None = None,
-    diameter: float | None = None,
-    tilts: Sequence[str | Path] = (),
-    output: str | Path | None = None,
+    resolution_angstrom: float | None = None,
+    particle_diameter_angstrom: float | None = None,
+    output: File | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Inspection:
@@ -86,18 +86,16 @@ def inspect(
 
     Parameters
     ----------
-    options
-        What is known of the file beside what it states.
+    file
+        The file, and what is known of it beside what it states.
     hand
         A map: whether it or its mirror image fits the particles of the list.
     sample
         How many particles are looked at, spread over the list.
-    resolution, diameter
-        Finest detail that is compared with the map, and the size of a particle, angstrom.
-    tilts
-        Tilt files of 3-D subtomograms.
+    resolution_angstrom, particle_diameter_angstrom
+        Finest detail that is compared with the map, and the size of a particle.
     output
-        A PNG file of wedge, power and tilts.
+        A PNG file to draw wedge, power and tilts into.
     seed
         Of the search for the hand.
     overwrite
@@ -110,16 +108,19 @@ def inspect(
     ValueError
         If a map is given and the file is no list, or there is nothing to draw.
     """
-    path, options = Path(path), options or ReadOptions()
+    path, options, diameter = Path(file.path), file.reading, particle_diameter_angstrom
     if output is not None:
         check_target(Path(output), overwrite=overwrite)
-    _stated_wedge(options)  # which checks the range
-    found = _inspection(path, options, list(map(Path, tilts)), sample, diameter)
+    file.check()
+    wedge_of(options.tilt_range_deg, options.axis_deg)  # which checks the range
+    found = _inspection(path, file, options, sample, diameter)
     if hand is not None:
         if found.table is None:
-            raise ValueError(f"--hand needs a list of particles, and {path} is {found.kind}")
-        found.hand = hand_score(found.table, options, Path(hand), sample, resolution, diameter, seed)
-        known = (("--mask-diameter", diameter), ("--resolution", resolution))
+            raise ArgumentError(
+                "{} needs a list of particles, and {path} is {kind}", "hand", path=path, kind=found.kind
+            )
+        found.hand = hand_score(found.table, options, Path(hand), sample, resolution_angstrom, diameter, seed)
+        known = (("--mask-diameter", diameter), ("--resolution", resolution_angstrom))
         words = "".join(f" {option} {value:g}" for option, value in known if value is not None)
         found.remedies = remedies_of(found.hand, found.table, path, Path(hand), words)
     if output is not None:
@@ -128,9 +129,7 @@ def inspect(
     return found
 
 
-def _inspection(
-    path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int, diameter: float | None
-) -> Inspection:
+def _inspection(path: Path, file: ListOptions, options: ReadOptions, sample: int, diameter: float | None) -> Inspection:
     """What a file is by what it holds."""
     from gonio.io.compressed import first_bytes
     from gonio.io.em import em_layout, is_em
@@ -142,16 +141,10 @@ def _inspection(
     with reading(path, "give a particle list, a map, a tomogram or a tilt file"):
         start = first_bytes(path, 212)
     if is_em(start) and em_layout(path).shape[::2] == (1, 20):
-        return _list(path, options, tilts, sample, diameter)
+        return _list(path, file, options, sample, diameter)
     if is_em(start) or start[208:211] == b"MAP" or (options.permissive and b"\0" in start):
         return _volume(path, options)
-    return _tilts(path) if is_tilt_file(path) else _list(path, options, tilts, sample, diameter)
-
-
-def _stated_wedge(options: ReadOptions) -> SingleAxisWedge | None:
-    from gonio.particle.wedge import SingleAxisWedge
-
-    return None if options.tilt_range_deg is None else SingleAxisWedge(*options.tilt_range_deg, options.axis_deg)
+    return _tilts(path) if is_tilt_file(path) else _list(path, file, options, sample, diameter)
 
 
 # Volumes
@@ -201,7 +194,7 @@ def _look_at_power(found: Inspection, options: ReadOptions) -> None:
 
     wedge = found.wedge
     if wedge is None and options.tilt_range_deg is not None:
-        wedge = found.wedge = _stated_wedge(options)
+        wedge = found.wedge = wedge_of(options.tilt_range_deg, options.axis_deg)
     found.frequency_per_angstrom = 0.5 / found.volumes[0].voxel_size_angstrom
     if wedge is not None:
         emptiness = look.wedge_emptiness(found.volumes, wedge)
@@ -271,14 +264,14 @@ def _tilt_facts(series: TiltSeries) -> dict[str, Any]:
 # Lists
 
 
-def _list(path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int, diameter: float | None) -> Inspection:
+def _list(path: Path, file: ListOptions, options: ReadOptions, sample: int, diameter: float | None) -> Inspection:
     from gonio.io.formats import IMAGES, format_of
     from gonio.io.wedges import with_tilts
 
     kind = format_of(path)
     table, unread = _read_list(path, options)
-    if tilts:
-        table = with_tilts(table, tilts)
+    if file.tilt_files:
+        table = with_tilts(table, list(map(Path, file.tilt_files)), weighting=file.tilt_weights)
     found = Inspection("a particle list", table=table)
     found.facts = {"format": kind.title, **_list_facts(table)}
     positions_alone = table.images is None and IMAGES in kind.holds

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gonio.jobs.files import beside, check_map, write_settings
+from gonio.jobs.options import File
+from gonio.particle.arguments import ArgumentError
 from gonio.run.engine import Progress, silent
 from gonio.run.folder import check_target, result_folder
 
@@ -41,15 +43,15 @@ class Mapped:
 
 
 def simulate(
-    out: str | Path,
+    out: File,
     *,
     phantom: str | None = None,
-    structure: str | Path | None = None,
-    resolution: float = STRUCTURE_RESOLUTION_ANGSTROM,
+    structure: File | None = None,
+    resolution_angstrom: float = STRUCTURE_RESOLUTION_ANGSTROM,
     count: int = 20,
     box: int = 32,
-    voxel_size: float = 10.0,
-    tilt_range: tuple[float, float] = (-60.0, 60.0),
+    voxel_size_angstrom: float = 10.0,
+    tilt_range_deg: tuple[float, float] = (-60.0, 60.0),
     snr: float = 0.5,
     max_shift_voxels: float = 2.0,
     seed: int = 0,
@@ -64,11 +66,11 @@ def simulate(
         The folder.
     phantom, structure
         A name of ``gonio.simulate.Phantom``, or a PDB or mmCIF file of which assembly 1 is built.
-    resolution
+    resolution_angstrom
         Of the structure's density, angstrom.
-    count, box, voxel_size
+    count, box, voxel_size_angstrom
         How many particles, the edge of a box in voxels, and of a voxel in angstrom.
-    tilt_range
+    tilt_range_deg
         First and last tilt, whole degrees.
     snr
         Variance of clean images over that of the noise.
@@ -86,12 +88,12 @@ def simulate(
 
     out = Path(out)
     check_target(out, overwrite=overwrite)
-    imaging = Imaging(box, voxel_size, *tilt_range, snr=snr)
-    density, note = _density(phantom, structure, resolution, imaging)
+    imaging = Imaging(box, voxel_size_angstrom, *tilt_range_deg, snr=snr)
+    density, note = _density(phantom, structure, resolution_angstrom, imaging)
     settings = {
         "phantom": phantom if structure is not None else phantom or DEFAULT_PHANTOM,
         "structure": structure,
-        "resolution_angstrom": None if structure is None else resolution,
+        "resolution_angstrom": None if structure is None else resolution_angstrom,
         "count": count,
         "max_shift_voxels": max_shift_voxels,
     }
@@ -108,7 +110,7 @@ def random_poses(count: int, imaging: Imaging, max_shift_voxels: float, seed: in
     from gonio.particle.pose import Pose
 
     if not max_shift_voxels >= 0:
-        raise ValueError(f"--max-shift-voxels must not be negative, got {max_shift_voxels!r}")
+        raise ArgumentError("{} must not be negative, got {got!r}", "max_shift_voxels", got=max_shift_voxels)
     shift = max_shift_voxels * imaging.voxel_size_angstrom
     return Pose.random(count, rng=np.random.default_rng((seed, 0)), max_shift_angstrom=shift)
 
@@ -146,13 +148,13 @@ def write_simulation(
 
 
 def map_(
-    structure: str | Path,
+    structure: File,
     *,
-    voxel_size: float,
+    voxel_size_angstrom: float,
     box: int,
-    resolution: float | None = None,
+    resolution_angstrom: float | None = None,
     assembly: str = "1",
-    output: str | Path = "map.mrc",
+    output: File = Path("map.mrc"),
     overwrite: bool = False,
 ) -> Mapped:
     """Write the density of a structure, every atom a Gaussian weighted by its electron scattering.
@@ -161,9 +163,9 @@ def map_(
     ----------
     structure
         A PDB or mmCIF file, plain or gzipped.
-    voxel_size, box
+    voxel_size_angstrom, box
         Edge of a voxel in angstrom, and of the box in voxels.
-    resolution
+    resolution_angstrom
         Of the map, angstrom, as in Situs' pdb2vol; None for twice the voxel size.
     assembly
         The biological assembly to build; ``none`` takes the file as it is.
@@ -183,17 +185,17 @@ def map_(
     from gonio.simulate import Structure
 
     target = check_map(output, ".settings.toml", overwrite=overwrite)
-    limit = 2.0 * voxel_size if resolution is None else resolution
+    limit = 2.0 * voxel_size_angstrom if resolution_angstrom is None else resolution_angstrom
     particle = Structure.from_file(
         Path(structure), resolution_angstrom=limit, assembly=None if assembly == "none" else assembly
     )
-    data = particle.density(Pose.identity(), box=box, voxel_size_angstrom=voxel_size)
-    volume = Volume(data.astype(np.float32), voxel_size)
+    data = particle.density(Pose.identity(), box=box, voxel_size_angstrom=voxel_size_angstrom)
+    volume = Volume(data.astype(np.float32), voxel_size_angstrom)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_volume(target, volume)
     settings = {
         "structure": structure,
-        "voxel_size_angstrom": voxel_size,
+        "voxel_size_angstrom": voxel_size_angstrom,
         "box": box,
         "resolution_angstrom": limit,
         "assembly": assembly,
@@ -202,16 +204,14 @@ def map_(
     return Mapped(volume, limit, _overhang(2.0 * particle.radius_angstrom, volume.box_angstrom))
 
 
-def _density(
-    phantom: str | None, structure: str | Path | None, resolution: float, imaging: Imaging
-) -> tuple[Density, str]:
+def _density(phantom: str | None, structure: File | None, resolution: float, imaging: Imaging) -> tuple[Density, str]:
     from gonio.simulate import Phantom, Structure
 
     if structure is None:
         name = phantom or DEFAULT_PHANTOM
         return Phantom.named(name, box=imaging.box, voxel_size_angstrom=imaging.voxel_size_angstrom), ""
     if phantom is not None:
-        raise ValueError("--phantom and --structure exclude each other: give one")
+        raise ArgumentError("{} and {} exclude each other: give one", "phantom", "structure")
     particle = Structure.from_file(Path(structure), resolution_angstrom=resolution)
     note = _overhang(2.0 * particle.radius_angstrom, imaging.box * imaging.voxel_size_angstrom)
     return particle.coarsened(), note

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
+from gonio.particle.arguments import ArgumentError
 from gonio.particle.symmetry import Symmetry
 
 __all__ = ["about_axis", "euler_grid", "reduced", "rotation_to_z", "uniform", "uniform_count", "within"]
@@ -25,7 +26,12 @@ TIE = 1e-9
 def _steps(span_deg: float, interval_deg: float) -> int:
     count = round(span_deg / interval_deg) if interval_deg > 0 else 0
     if count < 1 or abs(count * interval_deg - span_deg) > 1e-6 * span_deg:
-        raise ValueError(f"interval_deg must divide {span_deg:g} degrees, got {interval_deg!r}; try 60, 45 or 30")
+        raise ArgumentError(
+            "{} must divide {span:g} degrees, got {got!r}; try 60, 45 or 30",
+            "interval_deg",
+            span=span_deg,
+            got=interval_deg,
+        )
     return count
 
 

@@ -10,16 +10,38 @@ import hashlib
 import json
 import math
 import platform
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from shlex import join
 
-__all__ = ["checksums", "settings_toml", "versions"]
+__all__ = ["checksums", "command_line", "settings_toml", "typed", "versions"]
 
 PACKAGES = ("gonio", "numpy", "scipy", "numba")
+
+
+# What was typed, where a command line runs something; context variables are not shared by threads that run others.
+_TYPED: ContextVar[tuple[str, ...] | None] = ContextVar("typed", default=None)
+
+
+@contextmanager
+def typed(words: Sequence[str]) -> Iterator[None]:
+    """Make ``command_line`` say these words."""
+    before = _TYPED.set(tuple(words))
+    try:
+        yield
+    finally:
+        _TYPED.reset(before)
+
+
+def command_line() -> list[str]:
+    """Return what was typed, word by word: ``gonio`` and its options, else what this process was started with."""
+    return list(_TYPED.get() or (Path(sys.argv[0]).name, *sys.argv[1:]))
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from gonio.averaging.resolution import MASK_TOLERANCE, check_mask
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
 from gonio.fourier.transform import MIN_SHELLS, shell_limit
+from gonio.particle.arguments import ArgumentError
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, Volume, masked_volume, mean_within
@@ -191,13 +192,14 @@ def mask_is_a_map(mask: Volume) -> Suspicion | None:
     return Suspicion("mask is a map", what, "a mask is 1 where the particle is, 0 elsewhere, with a soft edge")
 
 
-def check_resolution(option: str, resolution_angstrom: float | None, box: int, voxel_size_angstrom: float) -> None:
-    """Raise ValueError, naming the option, where a resolution is finer than two voxels or too coarse for the box."""
+def check_resolution(argument: str, resolution_angstrom: float | None, box: int, voxel_size_angstrom: float) -> None:
+    """Raise ArgumentError where a resolution is finer than two voxels or too coarse for the box."""
     try:
         shell_limit(box, voxel_size_angstrom, resolution_angstrom)
+    except ArgumentError as error:
+        raise error.named(lambda _: argument) from error
     except ValueError as error:
-        said = str(error).replace("resolution_angstrom", option)
-        raise ValueError(said if option in said else f"{option} is too coarse: {said}") from error
+        raise ArgumentError("{} is too coarse: {why}", argument, why=error) from error
 
 
 def check_voxel_sizes(particles: Sequence[Particle], map_: Volume, *, name: str) -> None:

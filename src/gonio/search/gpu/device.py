@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gonio.particle.arguments import ArgumentError
 from gonio.run.parallel import in_order
 from gonio.search.gpu.dispatch import WORK, bytes_of, kind_of
 from gonio.search.requests import Asking, Request, Together, begun
@@ -30,8 +31,8 @@ T = TypeVar("T")
 CPU, CUDA, AUTO = "cpu", "cuda", "auto"
 INSTALL = "pip install 'gonio[cuda]' 'numba-cuda[cu13]', or [cu12] where the driver is of CUDA 12 (docs/gpu.md)"
 DRAWS = (
-    'device="cuda" is for searches that refine all of their candidates: one that draws them one by one, stochastic or '
-    'with a drawn pool, runs with device="cpu"'
+    "{} cuda is for searches that refine all of their candidates: one that draws them one by one, stochastic or with a"
+    " drawn pool, runs with {} cpu"
 )
 ONE_PROCESS = (
     "a graphics card is used by the process that opened it: for workers, give an aligner without device= and"
@@ -54,7 +55,11 @@ def opened(name: str) -> Device | None:
         return None
     kind, _, index = name.partition(":")
     if name != AUTO and (kind != CUDA or (":" in name and not index.isdecimal())):
-        raise ValueError(f'device must be "cpu", "cuda", "cuda:1" (the second card, and so on) or "auto", got {name!r}')
+        raise ArgumentError(
+            '{} must be "cpu", "cuda", "cuda:1" (the second card, and so on) or "auto", got {name!r}',
+            "device",
+            name=name,
+        )
     try:
         return Device(_card(int(index or 0)))
     except ValueError:
@@ -75,18 +80,20 @@ def device_for(device: str | Device, *, draws: bool) -> Device | None:
         return device if isinstance(device, Device) else opened(device)
     if device == AUTO:
         return None
-    raise ValueError(DRAWS)
+    raise ArgumentError(DRAWS, "device", "device")
 
 
 def _card(index: int) -> Card:
     if find_spec("numba_cuda") is None:
-        raise ValueError(f'device="{CUDA}" needs numba-cuda: {INSTALL}')
+        raise ArgumentError("{} {kind} needs numba-cuda: {install}", "device", kind=CUDA, install=INSTALL)
     from gonio.kernels.gpu_memory import Card, NoCard
 
     try:
         return Card(index)
     except NoCard as error:
-        raise ValueError(f'device="{CUDA}" cannot be used, {error}: use "cpu", or "auto" for what there is') from error
+        raise ArgumentError(
+            '{} {kind} cannot be used, {why}: use "cpu", or "auto" for what there is', "device", kind=CUDA, why=error
+        ) from error
 
 
 @dataclass

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
+from gonio.particle.arguments import ArgumentError
 from gonio.run.engine import Mapper
 from gonio.run.parallel import in_order, portable
 from gonio.search.gpu.device import DRAWS, TOGETHER, Device, device_for, opened, searched
@@ -70,7 +71,7 @@ def cards_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) 
     names = tuple(device.split(",")) if isinstance(device, str) else ()
     if len(names) > 1:
         if draws:
-            raise ValueError(DRAWS)
+            raise ArgumentError(DRAWS, "device", "device")
         return ManyCards(names, n_threads)
     found = device_for(device, draws=draws)
     return None if found is None else OneCard(found, n_threads)

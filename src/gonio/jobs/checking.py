@@ -1,29 +1,29 @@
-"""What commands look at before they begin, and how they tell it: one line for each doubt, an error for what cannot be.
+"""What jobs look at before they begin: a warning for what looks wrong, an error for what cannot be.
 
-The doubts themselves are ``gonio.workflows.checks``.
+The checks themselves are ``gonio.workflows.checks``.
 """
 
 from __future__ import annotations
 
-import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Particle, Volume
+    from gonio.settings import Settings
     from gonio.workflows.inspection import Suspicion
 
-__all__ = ["look_at_list", "look_at_maps", "look_at_symmetry", "tell"]
+__all__ = ["look_at_list", "look_at_maps", "look_at_symmetry"]
 
 INVERT = "pass --invert if it is the particles that are dark, else invert the map"
 
 
-def tell(found: Iterable[Suspicion | None]) -> None:
-    """Print each doubt as one warning."""
+def _warn(found: Iterable[Suspicion | None]) -> None:
     for one in found:
         if one is not None:
-            print(f"gonio: warning: {one}", file=sys.stderr)
+            warnings.warn(str(one), stacklevel=4)
 
 
 def look_at_list(
@@ -34,7 +34,7 @@ def look_at_list(
     resolutions: Mapping[str, float | None] | None = None,
     poses_for: str | None = None,
 ) -> None:
-    """Tell what looks wrong with a list and what it is compared with.
+    """Warn of what looks wrong with a list and what it is compared with.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def look_at_list(
     mask
         That was given.
     resolutions
-        What was asked for, angstrom, by option.
+        What was asked for, angstrom, by argument.
     poses_for
         What needs poses of the list, or None where nothing does.
 
@@ -59,7 +59,7 @@ def look_at_list(
         checks.check_voxel_sizes(particles, map_, name=name)
     if poses_for is not None:
         remedy = f"{poses_for} needs them: align first, without --local"
-        tell([checks.without_poses(table, remedy=remedy)])
+        _warn([checks.without_poses(table, remedy=remedy)])
     look_at_maps(particles, references or {}, mask=mask, resolutions=resolutions or {}, invert=INVERT)
 
 
@@ -71,29 +71,26 @@ def look_at_maps(
     resolutions: Mapping[str, float | None],
     invert: str,
 ) -> None:
-    """Tell what looks wrong between particles and maps; ``invert`` is what to do about opposite contrast."""
+    """Warn of what looks wrong between particles and maps; ``invert`` is what to do about opposite contrast."""
     from gonio.workflows import checks
 
-    for option, resolution in resolutions.items():
+    for argument, resolution in resolutions.items():
         for one in [*particles[:1], *references.values()]:
-            checks.check_resolution(option, resolution, one.box, one.voxel_size_angstrom)
+            checks.check_resolution(argument, resolution, one.box, one.voxel_size_angstrom)
     if mask is not None:
         checks.check_mask(mask)
-        tell([checks.mask_is_a_map(mask)])
+        _warn([checks.mask_is_a_map(mask)])
     doubts = (checks.opposite_contrast(particles, one, name=name, remedy=invert) for name, one in references.items())
-    tell([next((doubt for doubt in doubts if doubt is not None), None)])
+    _warn([next((doubt for doubt in doubts if doubt is not None), None)])
 
 
-def look_at_symmetry(
-    map_: Volume, symmetry: str, *, resolution_angstrom: float | None, diameter_angstrom: float | None
-) -> None:
-    """Tell where a map does not have the symmetry that was asked for."""
+def look_at_symmetry(map_: Volume, settings: Settings, *, resolution_angstrom: float | None = None) -> None:
+    """Warn where a map does not have the symmetry of the settings, at their resolution unless another is given."""
     from gonio.workflows import checks
 
-    tell(
-        [
-            checks.without_the_symmetry(
-                map_, symmetry, resolution_angstrom=resolution_angstrom, diameter_angstrom=diameter_angstrom
-            )
-        ]
+    resolution = resolution_angstrom or settings.resolution_angstrom
+    diameter = settings.particle_diameter_angstrom
+    doubt = checks.without_the_symmetry(
+        map_, settings.symmetry, resolution_angstrom=resolution, diameter_angstrom=diameter
     )
+    _warn([doubt])

@@ -1,27 +1,35 @@
-"""What an alignment finds out about each particle, as columns of its list, and the list of the runners-up.
+"""From results to lists: what an alignment finds out about each particle as columns, and the list of the runners-up.
 
-Owns the names of gonio's own columns and how they are written; docs/conventions.md says what they mean. Signs of poses
-in files are ``gonio.io.star``'s.
+Owns the names of gonio's own columns; docs/conventions.md says what they mean. Signs of poses in files are
+``gonio.io.star``'s.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from gonio.alignment.result import Optimum, Result
+from gonio.comparison.score import Score
+from gonio.io.formats import own_format
+from gonio.particle.pose import Pose
+from gonio.particle.symmetry import Symmetry
+from gonio.particle.table import ParticleTable
+from gonio.settings import Search, Settings
 
-    from gonio.alignment.aligner import Optimum, Result
-    from gonio.comparison.score import Score
-    from gonio.particle.pose import Pose
-    from gonio.particle.table import ParticleTable
-
-__all__ = ["UNKNOWN", "as_score", "columns_of", "without_found", "writable", "write_runners_up"]
+__all__ = [
+    "UNKNOWN",
+    "as_score",
+    "columns_of",
+    "rotation_change_deg",
+    "runners_up",
+    "with_results",
+    "without_found",
+    "writable",
+]
 
 # Stands in files for what is infinite, or not known: every program reads it, and as a float32 too.
 UNKNOWN = 1e30
@@ -49,16 +57,59 @@ FOUND = (
 )
 BEST_RUNNER_UP = "runner_up_"  # how all columns about it begin
 
-NO_RUNNERS_UP = "# No particle has an optimum beside that in particles.star.\n\ndata_particles\n\n"
-
 
 def without_found(table: ParticleTable) -> ParticleTable:
-    """The list as it was before it was ever aligned."""
+    """Return the list as it was before it was ever aligned."""
     return table.without(*FOUND, *(name for name in table.columns if name.startswith(BEST_RUNNER_UP)))
 
 
+def with_results(
+    table: ParticleTable,
+    results: Sequence[Result],
+    settings: Settings,
+    *,
+    before: NDArray[np.float64] | None = None,
+) -> ParticleTable:
+    """Return a list with the poses that were found and all columns about them: what ``gonio align`` writes.
+
+    ``with_results(...).to_pandas()`` is a data frame.
+
+    Parameters
+    ----------
+    table
+        m particles, at the poses before.
+    results
+        Of each of them.
+    settings
+        Of the aligner that found them.
+    before
+        The dissimilarity of each at the pose before, (m,), nan where it is not known.
+    """
+    poses = Pose.stack([result.pose for result in results])
+    columns = {**columns_of(table, results, settings.score), **_changes(table, poses, before, settings)}
+    return without_found(table).with_poses(poses, **columns)
+
+
+def _changes(
+    table: ParticleTable, poses: Pose, before: NDArray[np.float64] | None, settings: Settings
+) -> dict[str, NDArray[np.float64]]:
+    """What is new against the list; of little meaning where all its poses are alike."""
+    listed, columns = table.poses, {}
+    if before is not None and np.isfinite(before).any():
+        columns["dissimilarity_before"] = before
+    if settings.search is Search.LOCAL or np.any(listed.rotation_distance_deg(listed[0]) > 1e-6):
+        columns["change_of_orientation_deg"] = rotation_change_deg(settings, poses, listed)
+        columns["change_of_shift_angstrom"] = np.asarray(poses.shift_distance_angstrom(listed))
+    return columns
+
+
+def rotation_change_deg(settings: Settings, first: Pose, second: Pose) -> NDArray[np.float64]:
+    """Return the angle between two poses of each particle, (m,), which the symmetry of the settings makes smaller."""
+    return np.asarray(Symmetry.named(settings.symmetry).rotation_distance_deg(first, second))
+
+
 def columns_of(table: ParticleTable, results: Sequence[Result], score: Score) -> dict[str, ArrayLike]:
-    """What each particle's result says; values that are not known are infinite."""
+    """Return what each particle's result says, by column; values that are not known are infinite."""
     dissimilarity = np.array([result.dissimilarity for result in results])
     columns: dict[str, ArrayLike] = {
         "dissimilarity": dissimilarity,
@@ -76,38 +127,29 @@ def columns_of(table: ParticleTable, results: Sequence[Result], score: Score) ->
 
 def as_score(dissimilarity: NDArray[np.float64], score: Score) -> NDArray[np.float64]:
     """Return what other programs call a score, higher is better: the correlation of RCS, 1 - d / 2, else -d."""
-    from gonio.comparison.score import Score
-
     return 1.0 - 0.5 * dissimilarity if score is Score.RCS else -dissimilarity
 
 
 def writable(table: ParticleTable) -> ParticleTable:
-    """The same list with ``UNKNOWN`` in place of numbers that not every program reads."""
+    """Return the list with ``UNKNOWN`` in place of numbers that not every program reads."""
     numbers = {name: column for name, column in table.columns.items() if np.asarray(column).dtype.kind == "f"}
     finite = {name: np.nan_to_num(c, nan=UNKNOWN, posinf=UNKNOWN, neginf=-UNKNOWN) for name, c in numbers.items()}
     return table.with_poses(table.poses, **finite)
 
 
-def write_runners_up(path: Path, table: ParticleTable, results: Sequence[Result]) -> None:
-    """The list with one row for each optimum that was not chosen, next best first; names occur as often as need be."""
-    from gonio.cli.output import write_text
-    from gonio.io import write_particles
-    from gonio.particle.pose import Pose
-
+def runners_up(table: ParticleTable, results: Sequence[Result]) -> ParticleTable | None:
+    """Return a list of every optimum that was not chosen, next best first, its particle named as often as need be."""
     found = [(row, rank, optimum) for row, result in enumerate(results) for rank, optimum in _ranked(result)]
     if not found:
-        # Written all the same: one of an earlier run must not stay beside new poses.
-        write_text(path, NO_RUNNERS_UP)
-        return
+        return None
     rows, ranks, optima = zip(*found, strict=True)
-    listed = without_found(table)[list(rows)].with_poses(
+    return without_found(table)[list(rows)].with_poses(
         Pose.stack([optimum.pose for optimum in optima]),
         row=np.array(rows) + 1,
         rank=np.array(ranks),
         dissimilarity=[optimum.dissimilarity for optimum in optima],
         margin=[optimum.margin for optimum in optima],
     )
-    write_particles(path, writable(listed), with_optimisation_set=False)
 
 
 def _ranked(result: Result) -> list[tuple[int, Optimum]]:
@@ -116,8 +158,6 @@ def _ranked(result: Result) -> list[tuple[int, Optimum]]:
 
 def _best_runner_up(table: ParticleTable, results: Sequence[Result]) -> dict[str, ArrayLike]:
     """Of a particle without one, its own pose and an infinite margin; nothing where no particle has one."""
-    from gonio.particle.pose import Pose
-
     if not any(result.runners_up for result in results):
         return {}
     best = [result.runners_up[0] if result.runners_up else None for result in results]
@@ -133,8 +173,6 @@ def _best_runner_up(table: ParticleTable, results: Sequence[Result]) -> dict[str
 
 def _relion_poses(table: ParticleTable, poses: Pose) -> Mapping[str, NDArray[np.float64]]:
     """Poses as angles and origins of the list's own kind: ``angle_rot`` for rlnAngleRot, and so on."""
-    from gonio.io.formats import own_format
-
     own = own_format(table)
     columns = {} if own is None else own.pose_columns(table.with_poses(poses))
     names = {label: re.sub(r"(?<!^)(?=[A-Z])", "_", label.removeprefix("rln")).lower() for label in columns}

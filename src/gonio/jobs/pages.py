@@ -1,4 +1,4 @@
-"""What the pages of several commands show: what was done, odd particles, an average to look at, and defocus."""
+"""What the pages of several jobs show: what was done, outliers, an average for display, and defocus."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.cli.output import command_line
-
 if TYPE_CHECKING:
     from gonio.averaging.average import Average
     from gonio.averaging.resolution import HalfMapFsc
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from gonio.report import Odd
     from gonio.run.engine import Mapper
 
-__all__ = ["Looked", "as_seen", "defocus_of", "facts_of", "looked_at", "odd_of"]
+__all__ = ["DisplayedAverage", "for_display", "defocus_of", "facts_of", "average_for_display", "outliers_of"]
 
 MOST_ODD = 6  # particles that a page shows because they differ from the others
 # A picture needs no more particles than this, and a plot no more points.
@@ -28,10 +26,10 @@ DEFOCUS = "mean defocus of the tilt images (angstrom)"
 
 
 def facts_of(seed: int) -> dict[str, str]:
-    """What was done, for a page."""
+    """Return what was done, for a page."""
     from datetime import datetime
 
-    from gonio.run.provenance import versions
+    from gonio.run.provenance import command_line, versions
 
     return {
         "command": " ".join(command_line()),
@@ -41,8 +39,8 @@ def facts_of(seed: int) -> dict[str, str]:
     }
 
 
-def odd_of(table: ParticleTable) -> list[Odd]:
-    """The particles of a list to be looked at, with their volumes; tilt images have none."""
+def outliers_of(table: ParticleTable) -> list[Odd]:
+    """Return the outliers of a list, with their volumes; tilt images have none."""
     from gonio.particle.volume import Subtomogram
     from gonio.report import odd_particles
 
@@ -54,7 +52,7 @@ def odd_of(table: ParticleTable) -> list[Odd]:
 
 
 @dataclass(frozen=True)
-class Looked:
+class DisplayedAverage:
     """An average of particles, and how far its halves agree where there are two."""
 
     average: Average
@@ -62,8 +60,8 @@ class Looked:
     fsc: HalfMapFsc | None
 
 
-def looked_at(table: ParticleTable, *, symmetry: str, mapper: Mapper) -> Looked:
-    """The average of a list's particles, or of 500 drawn evenly from it, with the halves of the list or every other."""
+def average_for_display(table: ParticleTable, *, symmetry: str, mapper: Mapper) -> DisplayedAverage:
+    """Average a list's particles, or 500 drawn evenly from it, with the halves of the list or every other."""
     from gonio.averaging.average import average_table
     from gonio.averaging.resolution import half_map_fsc, soft_mask
 
@@ -72,13 +70,13 @@ def looked_at(table: ParticleTable, *, symmetry: str, mapper: Mapper) -> Looked:
     halves = listed if np.isin(listed, [0, 1, 2]).all() and {1, 2} <= set(listed.tolist()) else _alternate(len(some))
     made = average_table(some, mapper=mapper, half_sets=halves, symmetry=symmetry, stage="average to look at")
     if made.halves is None:
-        return Looked(made, len(some), None)
+        return DisplayedAverage(made, len(some), None)
     fsc = half_map_fsc(made.halves, mask=soft_mask(made.volume), rng=np.random.default_rng(0))
-    return Looked(made, len(some), fsc)
+    return DisplayedAverage(made, len(some), fsc)
 
 
-def as_seen(maps: Mapping[str, Volume], resolution_angstrom: float) -> dict[str, Volume]:
-    """Maps as a page shows them, by names that say so: beyond their resolution they are noise, and hide in it.
+def for_display(maps: Mapping[str, Volume], resolution_angstrom: float) -> dict[str, Volume]:
+    """Return maps low-passed for display, by names that state it: beyond their resolution they are noise.
 
     Where halves agree on nothing, three shells are left to look at.
     """
@@ -95,7 +93,7 @@ def as_seen(maps: Mapping[str, Volume], resolution_angstrom: float) -> dict[str,
 
 
 def defocus_of(table: ParticleTable) -> dict[str, NDArray[np.float64]]:
-    """The mean defocus of each particle's images, (m,), for 500 of them; nothing where there are no tilt images."""
+    """Return the mean defocus of the images of 500 particles, (m,), else nan; nothing without tilt images."""
     from gonio.particle.volume import TiltStack
 
     values = np.full(len(table), np.nan)

@@ -1,0 +1,387 @@
+"""Align a list of particles to a map: ``gonio align``."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.jobs.average import resolutions
+from gonio.jobs.checking import look_at_list, look_at_symmetry
+from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
+from gonio.jobs.options import (
+    DecoyOptions,
+    File,
+    ListOptions,
+    LocalOptions,
+    ReferenceOptions,
+    SearchOptions,
+    files_of,
+)
+from gonio.jobs.pages import average_for_display, defocus_of, facts_of, for_display, outliers_of
+from gonio.jobs.running import RunOptions, running
+from gonio.particle.arguments import ArgumentError
+
+if TYPE_CHECKING:
+    from gonio.alignment.aligner import Aligner, Result, Settings
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
+    from gonio.report import Errors, Report
+    from gonio.run.engine import Mapper
+
+__all__ = ["Aligned", "align", "align_list", "errors_of", "report_of"]
+
+WRONG_DEG = 15.0  # errors beyond this are another optimum
+# What reference and best decoy score, and what comes of it.
+TARGET, DECOY, Q = "log_likelihood", "decoy_log_likelihood", "q_value"
+NO_RUNNERS_UP = "No particle has an optimum beside that in particles.star."
+
+# Name, value, format with unit, and how to read it.
+Number = tuple[str, float, str, str]
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A list with its new poses and what was found out, and how.
+
+    ``results`` are those of its particles, one for each; ``settings`` those of the aligner with every default spelt
+    out, as far as all particles have one box, whose edge is ``box_angstrom``; ``errors`` are there where the truth is
+    known.
+    """
+
+    table: ParticleTable
+    results: Sequence[Result]
+    seconds: float
+    settings: Settings
+    box_angstrom: float | None
+    errors: Errors | None = None
+    decoys: DecoyOptions = field(default_factory=DecoyOptions)
+
+    @property
+    def kept(self) -> ParticleTable | None:
+        """The particles that are real, but for a share of the largest q-value; None where there are no decoys."""
+        if not self.decoys.decoys:
+            return None
+        return self.table[np.asarray(self.table.columns[Q], dtype=np.float64) <= self.decoys.most_q]
+
+    @property
+    def numbers(self) -> list[Number]:
+        """The numbers, in order of interest: name, value, format with unit, how to read it."""
+        columns, count = self.table.columns, len(self.table)
+        ended = float(np.isin(columns["status"], ["converged", "stalled"]).mean())
+        return [
+            ("particles", count, "{:.0f}", "aligned"),
+            *_numbers_of_decoys(self),
+            *_numbers_of_errors(self),
+            ("dissimilarity, median", np.median(columns["dissimilarity"]), "{:.4f}", "lower is better"),
+            *_numbers_of_certainty(columns),
+            *_numbers_of_changes(columns),
+            ("came to rest", 100 * ended, "{:.0f} %", "no step improves them further"),
+            ("time", self.seconds, "{:.1f} s", f"{count / max(self.seconds, 1e-9):.1f} particles per second"),
+        ]
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The same as text: name, value with unit, how to read it."""
+        return [(name, form.format(value), reading) for name, value, form, reading in self.numbers]
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """The same for programs: numbers without units in their values, units in their names."""
+        numbers = {
+            _identifier(name, form): round(value) if form == "{:.0f}" else float(f"{value:.6g}")
+            for name, value, form, _ in self.numbers
+        }
+        names, counts = np.unique(self.table.columns["status"], return_counts=True)
+        return {**numbers, "status": dict(zip(names.tolist(), counts.tolist(), strict=True))}
+
+
+def align(
+    particles: ListOptions,
+    *,
+    reference: File,
+    output: File,
+    local: LocalOptions | None = None,
+    search: SearchOptions = SearchOptions(),
+    known: ReferenceOptions = ReferenceOptions(),
+    learn: bool = False,
+    decoys: DecoyOptions = DecoyOptions(),
+    run: RunOptions = RunOptions(),
+    seed: int = 0,
+    truth: File | None = None,
+) -> Aligned:
+    """Align a list of particles to a reference map, and write what ``gonio align`` writes.
+
+    Parameters
+    ----------
+    particles
+        The list.
+    reference
+        The map that they show.
+    output
+        The folder to make: particles.star, runners_up.star, report.html, particles.cxc, summary.json, settings.toml,
+        and with decoys kept.star. They appear together when all is done.
+    local
+        Refine the poses in the list; None to search over all orientations.
+    search, known
+        How, and what else is known of the reference.
+    learn
+        Align the first 50 particles twice, to learn what all have in common with the reference.
+    decoys
+        Decoys, to know which particles are real.
+    run
+        How the work is done.
+    seed
+        Of the random numbers.
+    truth
+        A list of the same particles with true poses, from which errors are computed.
+
+    Raises
+    ------
+    ValueError, OSError
+        For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
+    """
+    from gonio.alignment.columns import runners_up, writable
+    from gonio.io.lists import write_back
+    from gonio.report import html
+
+    search.check(local)
+    decoys.check()
+    reference_map = particles.read_map(reference)
+    settings = search.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom, local=local)
+    if learn and not settings.restores:
+        raise ArgumentError("{} is for restored inputs: from plain ones nothing is expected", "learn")
+    executor = run.executor(settings)
+    facts = known.read(particles.read_map, reference_map, settings)
+    table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
+    look_at_list(
+        table,
+        {"the reference": reference_map},
+        mask=facts.mask,
+        resolutions={"resolution_angstrom": settings.resolution_angstrom},
+        poses_for=None if local is None else "--local",
+    )
+    look_at_symmetry(reference_map, settings)
+    aligner = facts.aligner(reference_map, settings)
+    asked = {
+        "reference": reference,
+        "mask": known.mask,
+        "half_maps": known.half_maps,
+        "voxel_size_angstrom": reference_map.voxel_size_angstrom,
+        "truth": truth,
+        "device": executor.kind,
+        "learn": learn,
+        "decoys": decoys.record,
+        "list": particles.record(table),
+        "alignment": asdict(settings),
+    }
+    files = [*files_of(table, reference, *known.files), *files_of(true_table)]
+    with running(output, executor, settings=asked, seed=seed, inputs=files) as work:
+        aligned = align_list(table, aligner, mapper=work.mapper, seed=seed, learn=learn)
+        if decoys.decoys:
+            judged = _with_decoys(aligned.table, aligner, decoys, mapper=work.mapper, seed=seed)
+            aligned = replace(aligned, table=judged, decoys=decoys)
+        if true_table is not None:
+            aligned = replace(aligned, errors=errors_of(aligned, true_table))
+        with work.results(alignment=asdict(aligned.settings)) as folder:
+            write_back(folder, "particles", writable(aligned.table))
+            others = runners_up(aligned.table, aligned.results)
+            write_list(folder / "runners_up.star", others, otherwise=NO_RUNNERS_UP)
+            if aligned.kept is not None and len(aligned.kept):
+                write_back(folder, "kept", writable(aligned.kept), with_optimisation_set=False)
+            elif decoys.decoys:
+                none_kept = f"No particle has a q-value up to {decoys.most_q:g}."
+                write_list(folder / "kept.star", None, otherwise=none_kept)
+            box = aligned.box_angstrom or reference_map.box_angstrom
+            write_particle_scene(folder, aligned.table, box_angstrom=box)
+            write_summary(folder, aligned.summary)
+            report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
+            write_text(folder / "report.html", html(_with_looks(report, aligned, reference_map, work.mapper)))
+    return aligned
+
+
+def align_list(table: ParticleTable, aligner: Aligner, *, mapper: Mapper, seed: int, learn: bool = False) -> Aligned:
+    """Align every particle; poses in the table are where a local search starts."""
+    from gonio.alignment import particle_list
+    from gonio.alignment.columns import with_results
+
+    start = time.monotonic()
+    expectation = particle_list.learn(table, aligner, mapper=mapper, seed=seed) if learn else None
+    rows = particle_list.align_rows(table, aligner, mapper=mapper, seed=seed, expectation=expectation)
+    results, boxes = [row.result for row in rows], {row.box for row in rows}
+    before = np.array([row.before for row in rows])
+    aligned = with_results(table, results, aligner.settings, before=before)
+    size, box = aligner.reference.voxel_size_angstrom, next(iter(boxes)) if len(boxes) == 1 else None
+    settings = aligner.settings if box is None else _spelt_out(aligner.settings, box, size)
+    return Aligned(aligned, results, time.monotonic() - start, settings, None if box is None else box * size)
+
+
+def _spelt_out(settings: Settings, box: int, voxel_size_angstrom: float) -> Settings:
+    from gonio.settings import Inputs
+
+    resolved = settings.resolved(box=box, voxel_size_angstrom=voxel_size_angstrom)
+    return replace(resolved, inputs=Inputs.RESTORED if settings.restores else Inputs.PLAIN)
+
+
+def errors_of(aligned: Aligned, truth: ParticleTable) -> Errors:
+    """Return how far the poses are from those of the particles of the same names in another list."""
+    from gonio.alignment.columns import rotation_change_deg
+    from gonio.report import Errors
+
+    table, rows = aligned.table, {name: row for row, name in enumerate(truth.names)}
+    lost = next((name for name in table.names if name not in rows), None)
+    if lost is not None:
+        raise ArgumentError(
+            "{} does not list particle {lost!r}: give the list of the same particles", "truth", lost=lost
+        )
+    true = truth.poses[np.array([rows[name] for name in table.names])]
+    return Errors(
+        rotation_change_deg(aligned.settings, table.poses, true),
+        np.asarray(table.poses.shift_distance_angstrom(true)),
+    )
+
+
+def _with_decoys(
+    table: ParticleTable, aligner: Aligner, options: DecoyOptions, *, mapper: Mapper, seed: int
+) -> ParticleTable:
+    """An aligned list with the scores and q-values that decoys give."""
+    from gonio.alignment.decoys import Decoys, compete
+
+    decoys = Decoys.of(aligner, options.decoys, rng=np.random.default_rng(seed))
+    if "mirror" not in decoys.kinds:
+        warnings.warn(
+            f"the reference is like its mirror image ({100 * decoys.likeness:.0f} % of its detail), which is no decoy"
+            " then: all decoys have its shape and other detail",
+            stacklevel=3,
+        )
+    least = 1.0 / (len(table) * options.decoys)
+    if least > options.most_q:
+        warnings.warn(
+            f"no q-value of {len(table)} particles and {options.decoys} decoys can be below {least:.2g}: give more"
+            " decoys, or a larger --max-q",
+            stacklevel=3,
+        )
+    found = compete(table, aligner, decoys, table.poses, mapper=mapper, seed=seed)
+    return table.with_poses(table.poses, **{TARGET: found.target, DECOY: found.best_decoy, Q: found.q})
+
+
+def _numbers_of_decoys(aligned: Aligned) -> list[Number]:
+    table, options, kept = aligned.table, aligned.decoys, aligned.kept
+    if kept is None:
+        return []
+    from gonio.io.lists import file_name
+
+    lost = float(np.mean(table.columns[TARGET] <= table.columns[DECOY]))
+    false = min(1.0, lost * (1.0 + 1.0 / options.decoys))
+    share = f"of which at most {100 * options.most_q:g} % should be false: {file_name(table, 'kept')} lists them"
+    return [
+        ("kept", float(len(kept)), "{:.0f}", f"particles, {share}"),
+        ("false, at most about", 100 * false, "{:.0f} %", "of all, by those that fit a decoy better"),
+    ]
+
+
+def _numbers_of_errors(aligned: Aligned) -> list[Number]:
+    if aligned.errors is None:
+        return []
+    rotation, shift = aligned.errors.rotation_deg, aligned.errors.shift_angstrom
+    right = rotation <= WRONG_DEG
+    numbers: list[Number] = [
+        ("rotation error, median", np.median(rotation), "{:.2f} degrees", "against the true orientation"),
+        ("shift error, median", np.median(shift), "{:.2f} angstrom", "against the true position"),
+        ("wrong by over 15 degrees", float((~right).sum()), "{:.0f}", "particles at another optimum"),
+    ]
+    if not right.any():
+        return numbers
+    reading = "root mean square without the wrong; 1 is as predicted, more is worse"
+    for name, error, sd in (("rotation", rotation, "rotation_sd_deg"), ("shift", shift, "shift_sd_angstrom")):
+        # A standard deviation is of one axis, an error of three.
+        ratio = error[right] / (np.sqrt(3.0) * np.asarray(aligned.table.columns[sd])[right])
+        numbers.append((f"{name} error over predicted", float(np.sqrt(np.mean(ratio**2))), "{:.2f}", reading))
+    return numbers
+
+
+def _numbers_of_certainty(columns: Mapping[str, NDArray]) -> list[Number]:
+    rotation, shift = np.median(columns["rotation_sd_deg"]), np.median(columns["shift_sd_angstrom"])
+    numbers: list[Number] = [
+        ("rotation sd, median", rotation, "{:.2f} degrees", "predicted, about any one axis"),
+        ("shift sd, median", shift, "{:.2f} angstrom", "predicted, along any one axis"),
+    ]
+    if "runner_up_margin" in columns:
+        reading = "over the next best pose; a particle near 0 could as well be there"
+        margins = columns["runner_up_margin"]
+        numbers.append(("margin, median", float(np.median(margins[np.isfinite(margins)])), "{:.3g}", reading))
+    return numbers
+
+
+def _numbers_of_changes(columns: Mapping[str, NDArray]) -> list[Number]:
+    numbers: list[Number] = []
+    if "dissimilarity_before" in columns:
+        better = columns["dissimilarity"] < columns["dissimilarity_before"]
+        numbers += [
+            ("before, median", np.median(columns["dissimilarity_before"]), "{:.4f}", "at the listed poses"),
+            ("improved", float(better.sum()), "{:.0f}", "particles that fit better than at the listed poses"),
+        ]
+    if "change_of_orientation_deg" in columns:
+        turned, shifted = columns["change_of_orientation_deg"], columns["change_of_shift_angstrom"]
+        numbers += [
+            ("change of orientation, median", np.median(turned), "{:.2f} degrees", "from the poses in the list"),
+            ("change of shift, median", np.median(shifted), "{:.2f} angstrom", "from the poses in the list"),
+        ]
+    return numbers
+
+
+def _identifier(name: str, form: str) -> str:
+    unit: Mapping[str, str] = {"degrees": "_deg", "angstrom": "_angstrom", "s": "_s", "%": "_percent"}
+    words = name.replace(",", "").replace(" ", "_")
+    return words + unit.get(form.rpartition(" ")[2], "")
+
+
+def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
+    """Return the page about an alignment, to which others may add."""
+    from gonio.report import Report
+
+    return Report(
+        title,
+        facts_of(seed),
+        aligned.rows,
+        aligned.table,
+        aligned.errors,
+        expected=_expected(aligned),
+        box_angstrom=aligned.box_angstrom or 0.0,
+        most_q=aligned.decoys.most_q if aligned.decoys.decoys else None,
+    )
+
+
+def _with_looks(report: Report, aligned: Aligned, reference: Volume, mapper: Mapper) -> Report:
+    """The page with what has to be read from the particles again: their average, outliers, defocus."""
+    table = aligned.table
+    report = replace(report, odd=outliers_of(table), against=defocus_of(table), maps={"reference": reference})
+    if aligned.box_angstrom is None:
+        return report  # particles of several boxes have no average
+    display = average_for_display(table, symmetry=aligned.settings.symmetry, mapper=mapper)
+    name = "average" if display.count == len(table) else f"average of {display.count} of the particles"
+    maps = {name: display.average.volume}
+    for number, half in enumerate(display.average.halves or (), start=1):
+        maps[f"half {number} of it"] = half
+    found = [] if display.fsc is None else resolutions(display.fsc)
+    reading = "both halves were laid on one reference, so this is no gold standard: noise may agree"
+    return replace(
+        report,
+        numbers=[*report.numbers, *((which, value, reading) for which, value, _ in found)],
+        curves={} if display.fsc is None else {f"halves, {k}": v for k, v in display.fsc.curves.items()},
+        maps={**for_display(maps, np.inf if display.fsc is None else display.fsc.resolution_angstrom()), **report.maps},
+        coverage=display.average.coverage,
+    )
+
+
+def _expected(aligned: Aligned) -> NDArray[np.float64] | None:
+    """What each particle has in common with the reference, shell by shell, shape (m, s)."""
+    known = [result.expectation for result in aligned.results]
+    if aligned.box_angstrom is None:
+        return None
+    return np.array([e.correlation for e in known if e is not None]) if all(e is not None for e in known) else None

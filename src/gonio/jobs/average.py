@@ -1,0 +1,258 @@
+"""Average a list of particles at their poses, and its half sets: ``gonio average``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gonio.jobs.checking import look_at_list
+from gonio.jobs.files import beside, check_map, write_settings, write_text
+from gonio.jobs.options import File, ListOptions, files_of
+from gonio.jobs.running import thread_count
+from gonio.jobs.splitting import check_half_sets, with_half_sets
+from gonio.particle.arguments import ArgumentError
+from gonio.run.engine import Journaled, Local, Mapper, Progress, silent
+
+if TYPE_CHECKING:
+    from gonio.averaging.average import Average
+    from gonio.averaging.resolution import HalfMapFsc
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
+
+__all__ = [
+    "Agreement",
+    "Averaged",
+    "agreement_of",
+    "average",
+    "average_list",
+    "falls_at",
+    "fsc_csv",
+    "resolution_text",
+    "resolutions",
+    "write_average",
+]
+
+HALF_ENDINGS = ("_half1.mrc", "_half2.mrc", "_fsc.csv")
+MASK_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, SETTINGS_ENDING = "_mask.mrc", "_coverage.mrc", ".cxc", ".settings.toml"
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """An average, how far its halves agree (None without half sets), and the sense in which tilts were read."""
+
+    average: Average
+    agreement: Agreement | None
+    tilt_sense: str
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """How far halves agree and how evenly was measured: name, value, how to read it."""
+        from gonio.averaging.resolution import CONE_DEG, evenness
+
+        even = evenness(self.average.coverage)
+        worst = ", ".join(f"{x:.2f}" for x in even.worst_xyz)
+        reading = f"times the mean, within {CONE_DEG:g} degrees of {worst} xyz"
+        return [
+            *([] if self.agreement is None else resolutions(self.agreement.fsc)),
+            ("coverage", f"{100 * even.seen:.1f} %", "of frequencies were measured"),
+            ("coverage, efficiency", f"{even.efficiency:.2f}", "1 where all were alike"),
+            ("coverage, worst direction", f"{even.worst:.2f}", reading),
+        ]
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """The same for programs."""
+        from gonio.averaging.resolution import evenness
+
+        even, made = evenness(self.average.coverage), self.average
+        summary: dict[str, object] = {
+            "particles": made.count,
+            "box": made.volume.box,
+            "voxel_size_angstrom": made.volume.voxel_size_angstrom,
+            "coverage": {"seen": even.seen, "efficiency": even.efficiency, "worst": even.worst},
+        }
+        return summary if self.agreement is None else {**summary, "fsc_falls_at_angstrom": falls_at(self.agreement.fsc)}
+
+
+def average(
+    particles: ListOptions,
+    *,
+    output: File,
+    halves: bool = True,
+    split: bool = False,
+    siblings_angstrom: float | None = None,
+    symmetry: str = "C1",
+    mask: File | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Averaged:
+    """Average particles at the poses in their list, and write what ``gonio average`` writes.
+
+    Parameters
+    ----------
+    particles
+        The list.
+    output
+        The map to make; beside it lie its coverage, half maps, mask, FSC, settings and a script for ChimeraX.
+    halves
+        Average the half sets of the list too.
+    split, siblings_angstrom
+        Make new half sets; particles nearer than this along every axis share one, the box's edge unless given.
+    symmetry
+        Point group that the average is given.
+    mask
+        For the FSC; None for one made from the average.
+    threads
+        How many particles at a time; None for one for each processor.
+    overwrite
+        Replace files that are already there.
+    progress
+        As in ``RunOptions``.
+
+    Raises
+    ------
+    ValueError, OSError
+        For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
+    """
+    endings = (*HALF_ENDINGS, *(() if mask else (MASK_ENDING,))) if halves else ()
+    target = check_map(output, SETTINGS_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, *endings, overwrite=overwrite)
+    _check(halves=halves, split=split, siblings_angstrom=siblings_angstrom, mask=mask)
+    table = particles.read()
+    if split:
+        table = with_half_sets(table, split=True, siblings_angstrom=siblings_angstrom, seed=0)
+    given = particles.read_mask(mask)
+    if given is not None and given.box != (box := table.load(0).box):
+        raise ArgumentError("{} has a box of {own} voxels, the particles one of {box}", "mask", own=given.box, box=box)
+    look_at_list(table, mask=given, poses_for="an average")
+    mapper = Journaled(Local(thread_count(threads)), progress=progress)
+    made = average_list(table, halves=halves, symmetry=symmetry, mapper=mapper)
+    averaged = Averaged(made, agreement_of(made, given), table.tilt_sense)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_average(target, made, averaged.agreement)
+    settings = {
+        "halves": halves,
+        "split": split,
+        "siblings_angstrom": siblings_angstrom,
+        "symmetry": symmetry,
+        "mask": mask,
+        "voxel_size_angstrom": made.volume.voxel_size_angstrom,
+        "list": particles.record(table),
+    }
+    write_settings(beside(target, SETTINGS_ENDING), settings, inputs=files_of(table, mask))
+    return averaged
+
+
+def _check(*, halves: bool, split: bool, siblings_angstrom: float | None, mask: File | None) -> None:
+    if siblings_angstrom is not None and not split:
+        raise ArgumentError("{} is for the half sets that {} makes: give both", "siblings_angstrom", "split")
+    if split and not halves:
+        raise ArgumentError("{} and {} exclude each other: give one", "split", "halves=False")
+    if mask and not halves:
+        raise ArgumentError(
+            "{} is for the FSC of half maps, and {} makes none: give one of them", "mask", "halves=False"
+        )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far half maps agree, and the mask that was made for it, or None where one was given."""
+
+    fsc: HalfMapFsc
+    mask: Volume | None
+
+
+def average_list(table: ParticleTable, *, halves: bool, symmetry: str, mapper: Mapper) -> Average:
+    """Average all particles of a list, and its half sets where there are any."""
+    from gonio.averaging.average import average_table
+
+    if halves:
+        check_half_sets(table, "pass {} or {}", "split", "halves=False")
+    return average_table(table, mapper=mapper, half_sets=table.half_sets if halves else None, symmetry=symmetry)
+
+
+def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
+    """Compare the halves of an average within a mask that is given or made from it; None where it has none."""
+    from gonio.averaging.resolution import half_map_fsc, soft_mask
+
+    if made.halves is None:
+        return None
+    own = soft_mask(made.volume) if mask is None else None
+    fsc = half_map_fsc(made.halves, mask=own if mask is None else mask, rng=np.random.default_rng(0))
+    return Agreement(fsc, own)
+
+
+def write_average(path: Path, made: Average, agreement: Agreement | None) -> None:
+    """Write the map, its coverage, its halves, their mask and FSC, and what shows them in ChimeraX."""
+    from gonio.io import write_volume
+    from gonio.particle.volume import Volume
+    from gonio.report import MapFile, maps_script
+
+    write_volume(path, made.volume)
+    write_volume(beside(path, COVERAGE_ENDING), Volume(made.coverage, made.volume.voxel_size_angstrom))
+    halves = [] if made.halves is None else list(zip(HALF_ENDINGS, made.halves, strict=False))
+    limit = float("inf") if agreement is None else agreement.fsc.resolution_angstrom()
+    files = [(path.name, made.volume, True), *((beside(path, end).name, one, False) for end, one in halves)]
+    shown = [MapFile(name, volume, first, limit) for name, volume, first in files]
+    write_text(beside(path, SCRIPT_ENDING), maps_script(shown))
+    if made.halves is None or agreement is None:
+        return
+    *half_endings, fsc_ending = HALF_ENDINGS
+    for ending, half in zip(half_endings, made.halves, strict=True):
+        write_volume(beside(path, ending), half)
+    if agreement.mask is not None:
+        write_volume(beside(path, MASK_ENDING), agreement.mask)
+    write_text(beside(path, fsc_ending), fsc_csv(agreement.fsc))
+
+
+def fsc_csv(fsc: HalfMapFsc) -> str:
+    """Return every curve, shell by shell."""
+    box, curves = fsc.box_angstrom, fsc.curves
+    rows = [",".join(["shell", "resolution_angstrom", *curves])]
+    for s in range(len(fsc.unmasked)):
+        values = ",".join(f"{curve[s]:.6f}" for curve in curves.values())
+        rows.append(f"{s},{box / s if s else float('inf'):.4f},{values}")
+    return "\n".join([*rows, ""])
+
+
+def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
+    """Return where the curves fall: name, value, how to read it."""
+    from gonio.averaging.resolution import FSC_HALVES, FSC_KNOWN
+
+    named = (
+        ("no mask", "where the halves' FSC falls so", fsc.unmasked),
+        ("soft mask", "corrected for the mask", fsc.corrected),
+    )
+    return [
+        (
+            f"resolution {level:g}, {name}",
+            resolution_text(curve, level, fsc.box_angstrom),
+            reading,
+        )
+        for name, reading, curve in named
+        if curve is not None
+        for level in (FSC_HALVES, FSC_KNOWN)
+    ]
+
+
+def falls_at(fsc: HalfMapFsc) -> dict[str, float]:
+    """Return where the best curve falls through each threshold, for programs."""
+    return {
+        "0.143": fsc.resolution_angstrom(),
+        "0.5": fsc.resolution_angstrom(0.5),
+        "0.143_no_mask": replace(fsc, corrected=None).resolution_angstrom(),
+    }
+
+
+def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> str:
+    """Return where a curve falls through a threshold, for people."""
+    from gonio.fourier.fsc import resolution_at
+
+    resolution = resolution_at(fsc, threshold, box_angstrom=box_angstrom)
+    finest = box_angstrom / (len(fsc) - 1)
+    if not np.isfinite(resolution):
+        return f"worse than {box_angstrom:.0f} angstrom"
+    return f"{resolution:.1f} angstrom" + (" or better" if resolution <= finest else "")

@@ -1,0 +1,391 @@
+"""Find classes of the particles of a list, and average each: ``gonio classify``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gonio.jobs.average import agreement_of, write_average
+from gonio.jobs.checking import look_at_list
+from gonio.jobs.files import write_particle_scene, write_summary, write_text
+from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
+from gonio.jobs.pages import facts_of, for_display
+from gonio.jobs.running import RunOptions, running
+from gonio.particle.arguments import ArgumentError
+from gonio.run.engine import Mapper
+
+if TYPE_CHECKING:
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
+    from gonio.report import Matrix, Report
+    from gonio.settings import Settings
+    from gonio.workflows.classification import Classes
+    from gonio.workflows.clustering import AllPairs, Clustering
+
+__all__ = ["Classified", "Paired", "Procedure", "classify"]
+
+# Of an earlier classification these do not stay.
+FOUND = ("class_margin",)
+# All pairs of so many particles are aligned: 20,000 pairs, four minutes of one processor in boxes of 32.
+PAIRS_UP_TO = 200
+# Of longer lists so many particles, drawn at random, make the first maps: 5,000 pairs.
+FIRST = 100
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How a list is classed: the rows of which all pairs are aligned (none), or references; and why."""
+
+    rows: np.ndarray | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Paired:
+    """All pairs of some rows of a list, and their classes."""
+
+    table: ParticleTable
+    pairs: AllPairs
+    clustering: Clustering
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The classes of a list, the list with them, how they were found, and the pairs that they come from, if any."""
+
+    found: Classes
+    table: ParticleTable
+    procedure: Procedure
+    paired: Paired | None
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """What was found: name, value with unit, how to read it."""
+        found, rows = self.found, []
+        if found.rounds:
+            last = found.rounds[-1]
+            moved = f"not at rest: {last.moved} changed class, moved by {last.motion_voxels:.2f} voxels"
+            rows.append(("turns", str(len(found.rounds)), "at rest" if found.at_rest else moved))
+        for one, made in enumerate(found.averages, start=1):
+            if made is None:
+                rows.append((f"class {one}", "empty", "no particle shows it"))
+                continue
+            reached = _resolution(found, one - 1)
+            reading = "" if reached is None else f"halves agree (FSC 0.143, no mask) to {reached:.1f} angstrom"
+            rows.append((f"class {one}", f"{made.count} particles", reading))
+        return rows
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """The same for programs."""
+        found, paired = self.found, self.paired
+        counts = [int((found.labels == one).sum()) for one in range(1, len(found.averages) + 1)]
+        summary: dict[str, object] = {
+            "way": self.procedure.reason,
+            "particles": len(found.labels),
+            "classes": counts,
+            "at_rest": found.at_rest,
+            "turns": [asdict(one) for one in found.rounds],
+            "resolution_angstrom": [_resolution(found, one) for one in range(len(counts))],
+        }
+        if paired is not None:
+            summary["number_of_classes"] = paired.clustering.reason
+            summary["silhouettes"] = {str(k): value for k, value in paired.clustering.silhouettes.items()}
+        return summary
+
+
+def classify(
+    particles: ListOptions,
+    *,
+    output: File,
+    classes: int | str = "auto",
+    references: list[File] | None = None,
+    pairs_up_to: int = PAIRS_UP_TO,
+    local: bool = False,
+    score: str = "rcs",
+    search: str | None = None,
+    inputs: str | None = None,
+    resolution_angstrom: float | None = None,
+    max_shift_angstrom: float | None = None,
+    particle_diameter_angstrom: float | None = None,
+    mask_diameter_angstrom: float | None = None,
+    run: RunOptions = RunOptions(),
+    seed: int = 0,
+    watch: Callable[[Procedure], None] = lambda procedure: None,
+) -> Classified:
+    """Find classes of particles, average each, and write what ``gonio classify`` writes.
+
+    Parameters
+    ----------
+    particles
+        The list.
+    output
+        The folder to make; its files appear together when all is done.
+    classes
+        How many, or ``"auto"``.
+    references
+        Maps that particles may show; no pairs are aligned then.
+    pairs_up_to
+        Align all pairs of lists of up to so many; of longer ones, of so many drawn at random.
+    local
+        Begin at the poses in the list.
+    score, search, inputs, resolution_angstrom, max_shift_angstrom, particle_diameter_angstrom, mask_diameter_angstrom
+        As in ``SearchOptions``.
+    run
+        How the work is done.
+    seed
+        Of the random numbers.
+    watch
+        Is given how the list is classed before it begins.
+
+    Raises
+    ------
+    ValueError, OSError
+        For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
+    """
+    asked = SearchOptions(
+        score,
+        search,
+        inputs=inputs,
+        resolution_angstrom=resolution_angstrom,
+        max_shift_angstrom=max_shift_angstrom,
+        particle_diameter_angstrom=particle_diameter_angstrom,
+        mask_diameter_angstrom=mask_diameter_angstrom,
+    )
+    own = LocalOptions() if local else None
+    asked.check(own)
+    count = _count(classes)
+    table = particles.read()
+    if not len(table):
+        raise ValueError(f"{particles.path} lists no particle: there is nothing to classify")
+    if count is not None and count > len(table):
+        raise ArgumentError(
+            "{} {count} is more than the {most} particles of {path}",
+            "classes",
+            count=count,
+            most=len(table),
+            path=particles.path,
+        )
+    maps = [particles.read_map(path) for path in references or ()]
+    procedure = _procedure_of(table, maps, count, pairs_up_to=pairs_up_to, local=local, seed=seed)
+    watch(procedure)
+    settings = asked.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom, local=own)
+    names = [f"reference {Path(path).name}" for path in references or ()]
+    look_at_list(
+        table,
+        dict(zip(names, maps, strict=True)),
+        resolutions={"resolution_angstrom": resolution_angstrom},
+        poses_for="--local" if local else None,
+    )
+    executor = run.executor(settings)
+    record = {
+        "classes": str(classes),
+        "references": list(references or ()),
+        "pairs_up_to": pairs_up_to,
+        "device": executor.kind,
+        "alignment": asdict(settings),
+        "list": particles.record(table),
+    }
+    files = files_of(table, *(references or ()))
+    with running(output, executor, settings=record, seed=seed, inputs=files) as work:
+        found, paired = _classified(table, procedure, maps, count, settings, mapper=work.mapper, seed=seed)
+        classified = Classified(found, _classed_table(table, found), procedure, paired)
+        with work.results() as folder:
+            _write_results(folder, classified, score, title=f"Classes of {particles.name}", seed=seed)
+    return classified
+
+
+def _count(classes: int | str) -> int | None:
+    """The number that was asked for; None for auto."""
+    if classes == "auto":
+        return None
+    word = str(classes)
+    if not (word.isascii() and word.isdigit() and int(word) > 0):
+        raise ArgumentError("{} must be a number from 1, or auto, got {got!r}", "classes", got=classes)
+    return int(word)
+
+
+def _procedure_of(
+    table: ParticleTable, maps: Sequence[Volume], count: int | None, *, pairs_up_to: int, local: bool, seed: int
+) -> Procedure:
+    """All pairs, or references."""
+    from gonio.particle.volume import TiltStack
+
+    size = len(table)
+    if maps and count not in (None, len(maps)):
+        raise ArgumentError(
+            "{} {count} and {given} times {}: leave out {}, or give as many",
+            "classes",
+            "references",
+            "classes",
+            count=count,
+            given=len(maps),
+        )
+    if maps:
+        return Procedure(None, f"in turns: {len(maps)} references are given")
+    if local and count is None:
+        raise ArgumentError("{} begins with averages of random shares: say of how many, {} K", "local", "classes")
+    if local:
+        return Procedure(None, f"in turns: {count} random shares at the listed poses, which are about right")
+    if isinstance(table.load(0), TiltStack):
+        raise ArgumentError(
+            "tilt stacks cannot be compared with one another: give maps ({}, once for each), or {} with {} K where the"
+            " listed poses are about right",
+            "references",
+            "local",
+            "classes",
+        )
+    pairs = f"{size * (size - 1) // 2} pairs of {size} particles"
+    if size <= pairs_up_to:
+        return Procedure(np.arange(size), f"all pairs: {pairs} are few enough (--pairs-up-to {pairs_up_to})")
+    some = min(FIRST, pairs_up_to)
+    if some < 2:
+        raise ArgumentError(
+            "{} must be at least 2 without a {}: maps have to come from somewhere", "pairs_up_to", "references"
+        )
+    rows = np.sort(np.random.default_rng(seed).permutation(size)[:some])
+    return Procedure(rows, f"pairs of {some} drawn at random, then in turns: {pairs} are too many (--pairs-up-to)")
+
+
+def _classified(
+    table: ParticleTable,
+    procedure: Procedure,
+    maps: Sequence[Volume],
+    count: int | None,
+    settings: Settings,
+    *,
+    mapper: Mapper,
+    seed: int,
+) -> tuple[Classes, Paired | None]:
+    """The classes, and the pairs that they come from."""
+    from gonio.workflows import classification
+    from gonio.workflows.clustering import cluster
+
+    if procedure.rows is None:
+        if not maps:
+            assert count is not None  # _procedure_of has asked for it
+            maps = classification.random_references(table, count, mapper=mapper, seed=seed)
+        return classification.classes_of_references(table, maps, settings, mapper=mapper, seed=seed), None
+    chosen = table[procedure.rows]
+    if count is not None and count > len(chosen):
+        raise ArgumentError(
+            "{} {count} is more than the {most} particles that are paired: {}",
+            "classes",
+            "pairs_up_to",
+            count=count,
+            most=len(chosen),
+        )
+    pairs = classification.classify_pairs(chosen, settings, mapper=mapper, seed=seed)
+    clustering = cluster(pairs.dissimilarity(settings.score), count)
+    paired = Paired(chosen, pairs, clustering)
+    found = classification.classes_of_clusters(chosen, pairs, clustering, settings, mapper=mapper)
+    if len(chosen) == len(table):
+        return found, paired
+    shown = [made.volume for made in found.averages if made is not None]
+    return classification.classes_of_references(table, shown, settings, mapper=mapper, seed=seed), paired
+
+
+def _write_results(folder: Path, classified: Classified, score: str, *, title: str, seed: int) -> None:
+    from gonio.report import html
+
+    paired = classified.paired
+    _write_classes(folder, classified.table, classified.found)
+    matrix = None if paired is None else _matrix_of(paired, score)
+    if paired is not None and matrix is not None:
+        _write_pairs(folder, paired, matrix)
+    write_summary(folder, classified.summary)
+    write_text(folder / "report.html", html(_report(classified, matrix, title=title, seed=seed)))
+
+
+def _report(classified: Classified, matrix: Matrix | None, *, title: str, seed: int) -> Report:
+    """The page about a classification: class averages side by side, and the matrix that they come from."""
+    from gonio.report import Classes as Shown
+    from gonio.report import Report
+
+    found = classified.found
+    made = {one: average for one, average in enumerate(found.averages, start=1) if average is not None}
+    counts = [int((found.labels == one).sum()) for one in made]
+    curves = {f"class {one}": average.fsc for one, average in made.items() if average.fsc is not None}
+    seen: dict[str, Volume] = {}
+    for one, average in made.items():
+        seen |= for_display({f"class {one}": average.volume}, _resolution(found, one - 1) or 0.0)
+    return Report(
+        title,
+        facts_of(seed),
+        classified.rows,
+        classified.table,
+        curves=curves,
+        box_angstrom=next(iter(made.values())).volume.box_angstrom if made else 0.0,
+        maps=seen,
+        classes=Shown(seen, counts) if seen else None,
+        matrix=matrix if matrix is not None and len(matrix.linkage) else None,
+    )
+
+
+def _matrix_of(paired: Paired, score: str) -> Matrix:
+    """The dissimilarities of all pairs, and how they were clustered."""
+    from gonio.report import Matrix
+
+    before, after = (paired.pairs.dissimilarity(score, aligned=aligned) for aligned in (False, True))
+    return Matrix(before, after, paired.clustering.linkage, paired.clustering.labels)
+
+
+def _classed_table(table: ParticleTable, found: Classes) -> ParticleTable:
+    """The list with classes, poses in the frame of each, and by how much a class fits better than the next."""
+    from gonio.alignment.columns import without_found, writable
+
+    columns = {"class_margin": found.margin} if np.isfinite(found.margin).any() else {}
+    classed = without_found(replace(table, classes=found.labels)).without(*FOUND)
+    return writable(classed.with_poses(found.poses, **columns))
+
+
+def _write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None:
+    """Write the list, and each class: its own list and its average."""
+    from gonio.io.lists import write_back
+    from gonio.report import MapFile, maps_script
+
+    write_back(folder, "particles", classed)
+    shown = [
+        MapFile(f"class_{one}.mrc", made.volume, True, _resolution(found, one - 1) or np.inf)
+        for one, made in enumerate(found.averages, start=1)
+        if made is not None
+    ]
+    if shown:
+        write_text(folder / "maps.cxc", maps_script(shown, side_by_side=True))
+        write_particle_scene(folder, classed, box_angstrom=shown[0].volume.box_angstrom)
+    for one, made in enumerate(found.averages, start=1):
+        if made is None:
+            continue
+        write_back(folder, f"class_{one}", classed[found.labels == one], with_optimisation_set=False)
+        write_average(folder / f"class_{one}.mrc", made, agreement_of(made))
+
+
+def _write_pairs(folder: Path, paired: Paired, matrix: Matrix) -> None:
+    """Write the matrices, as numbers and as a picture, and the particles of their rows."""
+    from gonio.alignment.columns import without_found
+    from gonio.io import write_particles
+    from gonio.report.matrices import matrix_drawing
+
+    listed = without_found(replace(paired.table, classes=paired.clustering.labels))
+    write_particles(folder / "pairs.star", listed, with_optimisation_set=False)
+    for name, values in (("before", matrix.before), ("after", matrix.after)):
+        assert values is not None  # of pairs both are known
+        with (folder / f"dissimilarity_{name}.npy").open("wb") as file:
+            np.save(file, values)
+    if len(matrix.linkage):  # one particle has no tree
+        matrix_drawing(matrix).savefig(folder / "dissimilarity.png", dpi=130)
+
+
+def _resolution(found: Classes, one: int) -> float | None:
+    """At which the halves of a class agree by 0.143, without a mask."""
+    from gonio.averaging.resolution import FSC_HALVES
+    from gonio.fourier.fsc import resolution_at
+
+    made = found.averages[one]
+    if made is None or made.fsc is None:
+        return None
+    return resolution_at(made.fsc, FSC_HALVES, box_angstrom=made.volume.box_angstrom)

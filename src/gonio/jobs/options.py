@@ -1,0 +1,368 @@
+"""What jobs are asked: the options that several share, as values, and the lists and settings that they stand for.
+
+Names are those of ``gonio.Settings`` and ``gonio.read_particles``; the command line shows each field as an option
+(``gonio.cli.options``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gonio.particle.arguments import ArgumentError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gonio.alignment.aligner import Aligner
+    from gonio.io.ctf_images import CtfImage
+    from gonio.io.source import ReadOptions
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Subtomogram, Volume
+    from gonio.particle.wedge import SingleAxisWedge
+    from gonio.settings import Settings
+
+__all__ = [
+    "DecoyOptions",
+    "File",
+    "KnownReference",
+    "ListOptions",
+    "LocalOptions",
+    "ReferenceOptions",
+    "SearchOptions",
+    "files_of",
+    "wedge_of",
+]
+
+File = str | Path
+
+# How far a local search expects poses to be from those listed, standard deviations per axis. On the ribosomes of
+# EMPIAR-10499 poses then move less, to where shells that were not compared agree better (docs/ribosomes.md).
+LOCAL_PRIOR_DEG = 2.0
+LOCAL_PRIOR_SHIFT_VOXELS = 0.5
+
+# A local search has an option of its own; searches about an axis need normals, which no list that is read here holds.
+PAPERS_SEARCHES = ("stochastic", "independent")
+SEARCHES = ("coarse_to_fine", *PAPERS_SEARCHES)
+
+WEIGHTINGS = ("plain", "dose", "ctf")
+MAX_Q = 0.05
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """A particle list, and what is to be known of it beside what it says.
+
+    Parameters
+    ----------
+    path
+        A list of RELION, WarpTools, Dynamo, STOPGAP, AV3, PyTom or EMAN2, or an optimisation set.
+    tilt_range_deg, axis_deg
+        First and last tilt of 3-D subtomograms, and the direction of the tilt axis from x towards y.
+    tilt_files, tilt_weights
+        Files of tilts, one by one, in place of a range; and what each is worth: ``plain``, ``dose`` or ``ctf``.
+    ctf_image
+        What the volumes in rlnCtfImage hold: ``squares``, ``transfer`` or ``confidence``; None for what the list says.
+    tomograms_path, data_path
+        tomograms.star or wedge list, and the folder of numbered subtomograms; None for those beside the list.
+    invert
+        Flip the sign of the particles.
+    voxel_size_angstrom
+        In place of what files say.
+    permissive
+        Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
+    reverse_tilts
+        Read the tilts of 2-D stacks in the other sense.
+    """
+
+    path: File
+    tilt_range_deg: tuple[float, float] | None = None
+    axis_deg: float = 90.0
+    tilt_files: list[File] | None = None
+    tilt_weights: str = "plain"
+    ctf_image: str | None = None
+    tomograms_path: File | None = None
+    invert: bool = False
+    voxel_size_angstrom: float | None = None
+    permissive: bool = False
+    data_path: File | None = None
+    reverse_tilts: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the list's file."""
+        return Path(self.path).name
+
+    def read(self) -> ParticleTable:
+        """Return the table behind the list; its particles load when asked for.
+
+        Raises
+        ------
+        ValueError
+            For options that exclude each other, or do not fit the list.
+        """
+        from gonio.io.lists import read_with
+        from gonio.io.wedges import with_tilts
+
+        self.check()
+        table = read_with(Path(self.path), self.reading)
+        if not self.tilt_files:
+            return table
+        return with_tilts(table, [Path(path) for path in self.tilt_files], weighting=self.tilt_weights)
+
+    def check(self) -> None:
+        """Raise ArgumentError for options that exclude each other."""
+        if self.tilt_weights not in WEIGHTINGS:
+            known = ", ".join(WEIGHTINGS)
+            raise ArgumentError(
+                "{} must be one of {known}, got {got!r}", "tilt_weights", known=known, got=self.tilt_weights
+            )
+        if self.tilt_files and self.tilt_range_deg is not None:
+            raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
+        if self.tilt_weights != WEIGHTINGS[0] and not self.tilt_files:
+            raise ArgumentError("{} needs {}: what is to be weighed", "tilt_weights", "tilt_files")
+
+    @property
+    def reading(self) -> ReadOptions:
+        """What a list is read with."""
+        from gonio.io.source import ReadOptions
+
+        return ReadOptions(
+            self.tilt_range_deg,
+            self.axis_deg,
+            self.voxel_size_angstrom,
+            self.invert,
+            self.permissive,
+            tomograms_path=None if self.tomograms_path is None else Path(self.tomograms_path),
+            data_path=None if self.data_path is None else Path(self.data_path),
+            reverse_tilts=self.reverse_tilts,
+            ctf_image=self._ctf_image(),
+        )
+
+    def _ctf_image(self) -> CtfImage | None:
+        from gonio.io.ctf_images import CtfImage
+
+        if self.ctf_image is not None and self.ctf_image not in tuple(CtfImage):
+            known = ", ".join(CtfImage)
+            raise ArgumentError("{} must be one of {known}, got {got!r}", "ctf_image", known=known, got=self.ctf_image)
+        return None if self.ctf_image is None else CtfImage(self.ctf_image)
+
+    def record(self, table: ParticleTable) -> dict[str, object]:
+        """Return what was asked and what came of it, for settings that lie beside results."""
+        return {**asdict(self), "tilt_sense": table.tilt_sense}
+
+    def read_map(self, path: File) -> Volume:
+        """Read a map of the particles' voxel size."""
+        from gonio.io import FormatError, read_volume
+
+        volume = read_volume(path, voxel_size_angstrom=self.voxel_size_angstrom, permissive=self.permissive)
+        if volume.data.min() == volume.data.max():
+            raise FormatError(path, "is constant: there is nothing in it", "write the map again, or give another")
+        return volume
+
+    def read_mask(self, path: File | None) -> Volume | None:
+        """Read a map that may not be given."""
+        return None if path is None else self.read_map(path)
+
+
+def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> SingleAxisWedge | None:
+    """Return the wedge of a tilt range, or None where nothing is missing."""
+    from gonio.particle.wedge import SingleAxisWedge
+
+    return None if tilt_range_deg is None else SingleAxisWedge(*tilt_range_deg, axis_deg)
+
+
+def files_of(table: ParticleTable | None, *files: File | None) -> list[Path]:
+    """Return the files behind a table and those that were given, for the record of what was read."""
+    return [*(() if table is None else table.files), *(Path(path) for path in files if path is not None)]
+
+
+@dataclass(frozen=True)
+class LocalOptions:
+    """Refine listed poses: how far they may be off, per axis (standard deviations; 0: any), and within which angle.
+
+    Defaults, None, are 2 degrees and half a voxel; anywhere within an angle that is given.
+    """
+
+    max_rotation_deg: float | None = None
+    prior_rotation_sd_deg: float | None = None
+    prior_shift_sd_angstrom: float | None = None
+
+    def settings(self, *, voxel_size_angstrom: float) -> dict[str, float | None]:
+        """Return the settings of a local search."""
+        turn, shift = self.prior_rotation_sd_deg, self.prior_shift_sd_angstrom
+        if turn is None:
+            turn = LOCAL_PRIOR_DEG if self.max_rotation_deg is None else 0.0
+        if shift is None:
+            shift = LOCAL_PRIOR_SHIFT_VOXELS * voxel_size_angstrom if self.max_rotation_deg is None else 0.0
+        return {
+            "prior_rotation_sd_deg": turn or None,
+            "prior_shift_sd_angstrom": shift or None,
+            "max_rotation_deg": self.max_rotation_deg,
+        }
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How particles are compared and poses looked for: as in ``gonio.Settings``, None where nothing is said."""
+
+    score: str = "rcs"
+    search: str | None = None
+    inputs: str | None = None
+    pool: str = "all"
+    symmetry: str = "C1"
+    resolution_angstrom: float | None = None
+    max_shift_angstrom: float | None = None
+    particle_diameter_angstrom: float | None = None
+    mask_diameter_angstrom: float | None = None
+    seed_interval_deg: float | None = None
+
+    def settings(self, *, voxel_size_angstrom: float, local: LocalOptions | None = None) -> Settings:
+        """Return the settings of an aligner for maps of a voxel size.
+
+        Raises
+        ------
+        ArgumentError
+            For what does not fit together.
+        """
+        from gonio.settings import Search, Settings
+
+        self.check(local)
+        own = {name: value for name, value in asdict(self).items() if name != "search"}
+        if self.seed_interval_deg is None:
+            del own["seed_interval_deg"]
+        if local is not None:
+            own |= local.settings(voxel_size_angstrom=voxel_size_angstrom)
+        search = Search.LOCAL if local is not None else Search(self.search or SEARCHES[0])
+        return Settings(search=search, **own)
+
+    def check(self, local: LocalOptions | None = None) -> None:
+        """Raise ArgumentError where options exclude each other."""
+        if self.search is not None and self.search not in SEARCHES:
+            raise ArgumentError(
+                "{} must be {known} or {last}, got {got!r}",
+                "search",
+                known=", ".join(SEARCHES[:-1]),
+                last=SEARCHES[-1],
+                got=self.search,
+            )
+        if self.search is not None and local is not None:
+            raise ArgumentError(
+                "{} and {} exclude each other: one searches all poses, the other the listed", "search", "local"
+            )
+        papers = self.search in PAPERS_SEARCHES
+        if self.seed_interval_deg is not None and not papers:
+            raise ArgumentError(
+                "{} is for {} {searches}: others need none",
+                "seed_interval_deg",
+                "search",
+                searches=" or ".join(PAPERS_SEARCHES),
+            )
+        if self.pool == "drawn" and papers:
+            raise ArgumentError(
+                "{} is for the search coarse_to_fine: {search} has a schedule of its own", "pool", search=self.search
+            )
+        if self.inputs == "restored" and papers:
+            raise ArgumentError(
+                "{} {search} compares plain inputs: leave out {} or {}",
+                "search",
+                "inputs",
+                "search",
+                search=self.search,
+            )
+        if self.score == "likelihood" and (papers or self.inputs == "plain"):
+            raise ArgumentError(
+                "{} likelihood needs restored inputs: not {} plain, nor a search of 2012", "score", "inputs"
+            )
+
+
+@dataclass(frozen=True)
+class ReferenceOptions:
+    """What else is known of a reference: where it has density, and the half maps that it was made from."""
+
+    mask: File | None = None
+    half_maps: tuple[File, File] | None = None
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """All that were given."""
+        return tuple(path for path in (self.mask, *(self.half_maps or ())) if path is not None)
+
+    def read(self, read_map: Callable[[File], Volume], reference: Volume, settings: Settings) -> KnownReference:
+        """Read what is known of a reference.
+
+        Raises
+        ------
+        ValueError
+            When it does not fit the reference, or plain inputs, which have no use for it.
+        """
+        import numpy as np
+
+        from gonio.averaging.resolution import half_map_fsc
+        from gonio.preparation.extent import sphere_mask
+
+        if self.files and not settings.restores:
+            raise ArgumentError(
+                "{} and {} are for restored inputs: plain ones are compared as they are", "mask", "half_maps"
+            )
+        mask = None if self.mask is None else read_map(self.mask)
+        halves = [] if self.half_maps is None else [read_map(path) for path in self.half_maps]
+        for argument, map_ in [("mask", mask), *(("half_maps", half) for half in halves)]:
+            if map_ is not None and map_.box != reference.box:
+                raise ArgumentError(
+                    "{} has a box of {box} voxels, the reference one of {of}",
+                    argument,
+                    box=map_.box,
+                    of=reference.box,
+                )
+        if not halves:
+            return KnownReference(mask)
+        # Within what is compared of the reference: noise around the particle says nothing of it.
+        window = mask or sphere_mask(reference, settings.mask_diameter_angstrom or settings.particle_diameter_angstrom)
+        fsc = half_map_fsc((halves[0], halves[1]), mask=window, rng=np.random.default_rng(0))
+        return KnownReference(mask, fsc.best)
+
+
+@dataclass(frozen=True)
+class KnownReference:
+    """Where a reference has density, and the FSC of its half maps; None where it is not known."""
+
+    mask: Volume | None = None
+    fsc: NDArray[np.float64] | None = None
+
+    def aligner(self, reference: Volume | Subtomogram, settings: Settings) -> Aligner:
+        """Return an aligner that knows them."""
+        from gonio.alignment.aligner import Aligner
+
+        return Aligner(reference, settings, mask=self.mask, reference_fsc=self.fsc)
+
+
+@dataclass(frozen=True)
+class DecoyOptions:
+    """Decoys of the reference that every particle is aligned to as well, to know which particles are real.
+
+    ``max_q`` is the largest q-value of particles that are kept, 0.05 unless given.
+    """
+
+    decoys: int = 0
+    max_q: float | None = None
+
+    def check(self) -> None:
+        """Raise ArgumentError for what does not fit."""
+        if self.max_q is not None and not self.decoys:
+            raise ArgumentError("{} needs {}: without them nothing tells which particles are real", "max_q", "decoys")
+        if self.max_q is not None and not 0 < self.max_q < 1:
+            raise ArgumentError("{} must lie between 0 and 1, got {got:g}", "max_q", got=self.max_q)
+
+    @property
+    def most_q(self) -> float:
+        """The largest q-value of a particle that is kept."""
+        return MAX_Q if self.max_q is None else self.max_q
+
+    @property
+    def record(self) -> dict[str, float]:
+        """For settings that lie beside results; nothing where there are no decoys."""
+        return {"count": self.decoys, "max_q": self.most_q} if self.decoys else {}

@@ -1,0 +1,384 @@
+"""Refine poses and map together, in two halves, from a map, from nothing or from listed poses: ``gonio refine``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gonio.jobs.align import NO_RUNNERS_UP
+from gonio.jobs.average import falls_at, fsc_csv, resolutions
+from gonio.jobs.checking import look_at_list, look_at_symmetry
+from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
+from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
+from gonio.jobs.pages import defocus_of, facts_of, for_display, outliers_of
+from gonio.jobs.running import RunOptions, Work, running
+from gonio.jobs.splitting import some, with_half_sets
+from gonio.particle.arguments import ArgumentError
+
+if TYPE_CHECKING:
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
+    from gonio.report import Report
+    from gonio.workflows.initial_model import DeNovoHalves
+    from gonio.workflows.refinement import Iteration, Listed, Plan
+
+__all__ = ["Refined", "refine"]
+
+# Is given the start maps of the halves, and each iteration, when they are done.
+Watch = Callable[[object], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a refinement starts: a map, so many particles of each half, or with neither the poses of the list."""
+
+    reference: Volume | None = None
+    subset: int | None = None
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The iterations of a refinement that was asked for by a plan."""
+
+    iterations: Sequence[Iteration]
+    plan: Plan
+    title: str
+
+    @property
+    def best(self) -> Iteration:
+        """The iteration whose halves agree best, as a rule the last."""
+        from gonio.workflows.refinement import best_of
+
+        return best_of(self.iterations)
+
+    @property
+    def table(self) -> ParticleTable:
+        """The list as it was then, with what was found out about each particle."""
+        return _with_columns(self.best, self.plan)
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """What came of it: name, value with unit, how to read it."""
+        best, done = self.best, self.iterations
+        lost = [name for one in done for name, *_ in one.dropped]
+        which = "the last" if best is done[-1] else "the one whose halves agree best"
+        rotation = np.median([one.rotation_sd_deg for one in best.results])
+        shift = np.median([one.shift_sd_angstrom for one in best.results])
+        return [
+            ("particles", str(len(best.table)), "in two halves"),
+            ("iterations", str(len(done)), done[-1].ended),
+            ("iteration shown", str(best.number), which),
+            *resolutions(best.fsc),
+            ("rotation sd, median", f"{rotation:.2f} degrees", "predicted, about any one axis"),
+            ("shift sd, median", f"{shift:.2f} angstrom", "predicted, along any one axis"),
+            *([("duplicates dropped", str(len(lost)), f"duplicates.csv: {some(lost)}")] if lost else []),
+        ]
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """The same for programs."""
+        best, done = self.best, self.iterations
+        sets = np.asarray(best.table.half_sets)
+        return {
+            "particles": len(best.table),
+            "half_sets": [int((sets == half).sum()) for half in (1, 2)],
+            "dropped": sum(len(one.dropped) for one in done),
+            "iterations": len(done),
+            "best_iteration": best.number,
+            "ended": done[-1].ended,
+            "limit_angstrom": best.limit_angstrom,
+            "resolution_angstrom": best.resolution_angstrom,
+            "fsc_falls_at_angstrom": falls_at(best.fsc),
+        }
+
+
+def refine(
+    particles: ListOptions,
+    *,
+    output: File,
+    reference: File | None = None,
+    denovo: bool = False,
+    subset: int | None = None,
+    local: LocalOptions | None = None,
+    start_resolution_angstrom: float = 60.0,
+    resolution_angstrom: float | None = None,
+    iterations: int = 12,
+    split: bool = False,
+    siblings_angstrom: float | None = None,
+    duplicates_angstrom: float | None = None,
+    assignment: str = "auto",
+    score: str = "rcs",
+    symmetry: str = "C1",
+    max_shift_angstrom: float | None = None,
+    particle_diameter_angstrom: float | None = None,
+    mask_diameter_angstrom: float | None = None,
+    mask: File | None = None,
+    run: RunOptions = RunOptions(),
+    seed: int = 0,
+    watch: Watch = lambda event: None,
+) -> Refined:
+    """Refine poses and map together, the two halves of the particles apart, and write what ``gonio refine`` writes.
+
+    Parameters
+    ----------
+    particles
+        The list.
+    output
+        The folder to make. Iterations appear in it as they are done, all other files together at the end.
+    reference
+        The map to start from. One of ``reference``, ``denovo`` and ``local`` is needed.
+    denovo, subset
+        Each half makes its start map of so many of its own particles (40).
+    local
+        The poses of the list are nearly right.
+    start_resolution_angstrom, resolution_angstrom
+        To which the start map is taken, and the finest detail that is ever compared.
+    iterations
+        After which it ends in any case.
+    split, siblings_angstrom
+        Make new half sets; particles nearer than this share one, the box's edge unless given.
+    duplicates_angstrom
+        Drop particles that come to lie nearer than this to one that fits better.
+    assignment
+        ``gonio.workflows.refinement.Assignment`` or its name.
+    score, symmetry, max_shift_angstrom, particle_diameter_angstrom, mask_diameter_angstrom
+        As in ``gonio.Settings``.
+    mask
+        Where the particle has density; None for a soft sphere.
+    run
+        How the work is done.
+    seed
+        Of the random numbers.
+    watch
+        Is given the start maps of the halves (``DeNovoHalves``), and each ``Iteration``, when they are done.
+
+    Raises
+    ------
+    ValueError, OSError
+        For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
+    """
+    from gonio.workflows.initial_model import SUBSET
+    from gonio.workflows.refinement import Plan
+
+    _check_start(reference, denovo=denovo, local=local is not None)
+    if subset is not None and not denovo:
+        raise ArgumentError("{} is how many particles of each half {} makes a map from", "subset", "denovo")
+    search = SearchOptions(
+        score,
+        symmetry=symmetry,
+        resolution_angstrom=resolution_angstrom,
+        max_shift_angstrom=max_shift_angstrom,
+        particle_diameter_angstrom=particle_diameter_angstrom,
+        mask_diameter_angstrom=mask_diameter_angstrom,
+    )
+    search.check()
+    executor = run.executor()
+    start = Start(particles.read_mask(reference), (subset or SUBSET) if denovo else None)
+    plan = Plan(
+        settings=search.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
+        start_resolution_angstrom=start_resolution_angstrom,
+        max_iterations=iterations,
+        mask=particles.read_mask(mask),
+        assignment=assignment,  # type: ignore[arg-type]  # names are read there
+        duplicates_angstrom=duplicates_angstrom,
+        seed=seed,
+    )
+    table = with_half_sets(particles.read(), split=split, siblings_angstrom=siblings_angstrom, seed=seed)
+    plan = replace(plan, listed=None if local is None else _listed(local, table))
+    _look(table, plan, start)
+    settings = {
+        "reference": reference,
+        "denovo": denovo,
+        "subset": subset,
+        "split": split,
+        "siblings_angstrom": siblings_angstrom,
+        "mask": mask,
+        "device": executor.kind,
+        "plan": {**asdict(replace(plan, mask=None)), "mask": None},
+        "list": particles.record(table),
+    }
+    files = files_of(table, reference, mask)
+    with running(output, executor, settings=settings, seed=seed, inputs=files) as work:
+        done = _iterated(work, table, plan, start, watch)
+        refined = Refined(done, plan, f"Refinement of {particles.name}")
+        with work.results() as folder:
+            _write_results(folder, refined)
+    _warn_of_doubts(refined, start)
+    return refined
+
+
+def _look(table: ParticleTable, plan: Plan, start: Start) -> None:
+    """Warn of what looks wrong before anything is done; a start map is judged at its resolution."""
+    references = {} if start.reference is None else {"the reference": start.reference}
+    resolutions = {"resolution_angstrom": plan.settings.resolution_angstrom}
+    if references:
+        resolutions["start_resolution_angstrom"] = plan.start_resolution_angstrom
+    local = None if plan.listed is None else "--local"
+    look_at_list(table, references, mask=plan.mask, resolutions=resolutions, poses_for=local)
+    if start.reference is not None:
+        look_at_symmetry(start.reference, plan.settings, resolution_angstrom=plan.start_resolution_angstrom)
+
+
+def _check_start(reference: File | None, *, denovo: bool, local: bool) -> None:
+    if denovo and reference is not None:
+        raise ArgumentError("{} and {} exclude each other: give one", "reference", "denovo")
+    if denovo and local:
+        raise ArgumentError("{} looks at no listed pose, and {} starts from them: give one", "denovo", "local")
+    if not (denovo or local or reference is not None):
+        raise ArgumentError(
+            "give {} MAP to start from a map, {} to start from the particles alone, or {} to start from the poses in"
+            " the list",
+            "reference",
+            "denovo",
+            "local",
+        )
+
+
+def _listed(local: LocalOptions, table: ParticleTable) -> Listed:
+    from gonio.workflows.refinement import Listed
+
+    own = local.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom)
+    return Listed(own["prior_rotation_sd_deg"], own["prior_shift_sd_angstrom"], own["max_rotation_deg"])
+
+
+def _iterated(work: Work, table: ParticleTable, plan: Plan, start: Start, watch: Watch) -> list[Iteration]:
+    """Refine, and write and show each iteration when it is done; the same inputs give the same files."""
+    from gonio.workflows.refinement import refined
+
+    plan, starts = _starts(work, table, plan, start, watch)
+    places = None if table.places_angstrom is None else (lambda one: np.asarray(one.places_angstrom))
+    done: list[Iteration] = []
+    for iteration in refined(table, starts, plan, mapper=work.mapper, places_angstrom=places):
+        with work.folder.part(f"iteration_{iteration.number:03d}") as part:
+            _write_iteration(part, iteration, plan)
+        watch(iteration)
+        done.append(iteration)
+    return done
+
+
+def _starts(
+    work: Work, table: ParticleTable, plan: Plan, start: Start, watch: Watch
+) -> tuple[Plan, tuple[Volume, Volume] | None]:
+    """The map that each half starts from, and the plan with its resolution; None for the listed poses."""
+    from gonio.workflows.initial_model import denovo_halves
+    from gonio.workflows.refinement import start_map
+
+    if start.reference is not None:
+        map_ = start_map(start.reference, resolution_angstrom=plan.start_resolution_angstrom)
+        return plan, (map_, map_)
+    if start.subset is None:
+        return plan, None
+    made = denovo_halves(table, plan.settings, count=start.subset, seed=plan.seed, mapper=work.mapper)
+    with work.folder.part("denovo") as part:
+        _write_denovo(part, made)
+    watch(made)
+    resolution = max(plan.start_resolution_angstrom, made.resolution_angstrom)
+    if resolution > made.volumes[0].box_angstrom / 3.0:
+        raise ArgumentError(
+            "the maps that the two halves made by themselves (denovo/ in {folder}) do not agree: pass a larger {}, or"
+            " {}",
+            "subset",
+            "reference",
+            folder=work.folder.path,
+        )
+    one, two = (start_map(map_, resolution_angstrom=resolution) for map_ in made.volumes)
+    return replace(plan, start_resolution_angstrom=resolution), (one, two)
+
+
+def _write_iteration(folder: Path, one: Iteration, plan: Plan) -> None:
+    """Write maps, FSC and list."""
+    from gonio.alignment.columns import writable
+    from gonio.io import write_volume
+    from gonio.io.lists import write_back
+
+    for name, volume in (("half1", one.halves[0]), ("half2", one.halves[1]), ("map", one.volume)):
+        write_volume(folder / f"{name}.mrc", volume)
+    write_text(folder / "fsc.csv", fsc_csv(one.fsc))
+    write_back(folder, "particles", writable(_with_columns(one, plan)))
+
+
+def _with_columns(one: Iteration, plan: Plan) -> ParticleTable:
+    from gonio.alignment.columns import columns_of, without_found
+
+    listed = without_found(one.table)
+    return listed.with_poses(listed.poses, **columns_of(listed, one.results, plan.settings.score))
+
+
+def _write_denovo(folder: Path, made: DeNovoHalves) -> None:
+    from gonio.alignment.columns import without_found, writable
+    from gonio.io import write_volume
+    from gonio.io.lists import write_back
+
+    for half, (volume, one) in enumerate(zip(made.volumes, made.made, strict=True), start=1):
+        write_volume(folder / f"half{half}.mrc", volume)
+        listed = without_found(one.table)
+        listed = listed.with_poses(listed.poses, pairs_that_agree=one.agreement)
+        write_back(folder, f"particles_half{half}", writable(listed))
+
+
+def _write_results(folder: Path, refined: Refined) -> None:
+    """Write the best iteration, and what became of all of them."""
+    from gonio.alignment.columns import runners_up
+    from gonio.io import write_volume
+    from gonio.report import MapFile, html, maps_script
+    from gonio.workflows.refinement import fsc_mask
+
+    best, plan, done = refined.best, refined.plan, refined.iterations
+    _write_iteration(folder, best, plan)
+    write_volume(folder / "mask.mrc", fsc_mask(best.volume, plan))
+    write_list(folder / "runners_up.star", runners_up(best.table, best.results), otherwise=NO_RUNNERS_UP)
+    shown = [("map.mrc", best.volume), ("half1.mrc", best.halves[0]), ("half2.mrc", best.halves[1])]
+    write_text(
+        folder / "maps.cxc",
+        maps_script([MapFile(name, one, name == "map.mrc", best.resolution_angstrom) for name, one in shown]),
+    )
+    write_particle_scene(folder, refined.table, box_angstrom=best.volume.box_angstrom)
+    write_summary(folder, refined.summary)
+    write_text(folder / "report.html", html(_report(refined)))
+    names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
+    rows = [f"{','.join(names)},resolution_angstrom"]
+    for one in done:
+        values = [getattr(one, name) for name in names] + [one.resolution_angstrom]
+        rows.append(",".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in values))
+    write_text(folder / "iterations.csv", "\n".join([*rows, ""]))
+    lost = [f"{one.number},{a},{b},{apart:.2f}" for one in done for a, b, apart in one.dropped]
+    write_text(folder / "duplicates.csv", "\n".join(["iteration,dropped,kept,distance_angstrom", *lost, ""]))
+
+
+def _report(refined: Refined) -> Report:
+    """The page about a refinement: the iteration whose halves agree best, and how it came there."""
+    from gonio.report import Iteration as Turn
+    from gonio.report import Report
+
+    best, table, done = refined.best, refined.table, refined.iterations
+    turns = [Turn(one.limit_angstrom, one.resolution_angstrom, one.moved_deg, one.moved_angstrom) for one in done]
+    return Report(
+        refined.title,
+        facts_of(refined.plan.seed),
+        refined.rows,
+        table,
+        curves={f"half maps, {name}": curve for name, curve in best.fsc.curves.items()},
+        box_angstrom=best.volume.box_angstrom,
+        maps=for_display(
+            {"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]}, best.resolution_angstrom
+        ),
+        against=defocus_of(table),
+        coverage=best.coverage,
+        odd=outliers_of(table),
+        iterations=turns,
+    )
+
+
+def _warn_of_doubts(refined: Refined, start: Start) -> None:
+    limit = refined.plan.start_resolution_angstrom
+    if start.reference is not None and refined.best.resolution_angstrom > 0.95 * limit:
+        warnings.warn(
+            f"the halves agree no further than the map that both started from ({limit:g} angstrom): that agreement may"
+            " be the map's alone, and says nothing of the particles",
+            stacklevel=3,
+        )

@@ -1,0 +1,207 @@
+"""Long work of a job: its folder, its journal, and who does it.
+
+with running(output, run, settings=everything_that_was_asked, seed=seed, inputs=files) as work:
+    results = align_table(table, aligner, mapper=work.mapper)
+    with work.results() as folder:
+        ...write all of the results there...
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gonio.jobs.files import write_settings
+from gonio.jobs.options import File
+from gonio.particle.arguments import ArgumentError
+from gonio.run.engine import Journaled, Local, Mapper, Progress, silent
+from gonio.run.folder import RunFolder
+from gonio.run.provenance import checksums, command_line, versions
+
+if TYPE_CHECKING:
+    from gonio.search.gpu.multi_gpu import ManyCards, OneCard
+    from gonio.settings import Settings
+
+__all__ = ["RunOptions", "Work", "running", "thread_count"]
+
+log = logging.getLogger(__name__)
+
+
+def thread_count(threads: int | None) -> int:
+    """Return as many as asked for, or the processors that this process may use, as far as the system tells."""
+    if threads:
+        return threads
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How long work is done; results do not depend on it, but for the rounding of GPUs.
+
+    Parameters
+    ----------
+    threads
+        How many particles at a time; None for one for each processor.
+    device
+        As for ``gonio.cards_for``.
+    overwrite
+        Replace results that are already there.
+    resume
+        Go on with a run in this folder that was cut off; begin where there is none.
+    scheduler
+        The address of a Dask scheduler, or the file it wrote.
+    dask
+        ``"local"`` for Dask on this machine.
+    progress
+        Is given the stage, the number of its items and how many were done before, and gives what is called with how
+        many are done (``gonio.run.engine.Progress``).
+    """
+
+    threads: int | None = None
+    device: str = "cpu"
+    overwrite: bool = False
+    resume: bool = False
+    scheduler: str | None = None
+    dask: str | None = None
+    progress: Progress = silent
+
+    @property
+    def workers(self) -> int:
+        """How many things at a time on this machine."""
+        return thread_count(self.threads)
+
+    def executor(self, settings: Settings | None = None) -> Executor:
+        """Return who does work whose particles are aligned by these settings, checked."""
+        self.check()
+        return Executor(self, draws=settings is not None and settings.draws)
+
+    def check(self) -> None:
+        """Raise ArgumentError where options exclude each other."""
+        if self.dask not in (None, "local"):
+            raise ArgumentError(
+                "{} must be local, got {got!r}: for a cluster give {} ADDRESS", "dask", "scheduler", got=self.dask
+            )
+        if self.dask and self.scheduler:
+            raise ArgumentError("{} and {} exclude each other: give one", "dask", "scheduler")
+        if self.resume and self.overwrite:
+            raise ArgumentError(
+                "{} and {} exclude each other: one goes on with what the other drops", "resume", "overwrite"
+            )
+        if self.device != "cpu" and (self.dask or self.scheduler):
+            raise ArgumentError(
+                "{} and Dask exclude each other: cards are used by processes of this machine alone"
+                " ({} cuda:0,cuda:1 for several); for many machines give each a part of the list",
+                "device",
+                "device",
+            )
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Who does the work of a run: ``draws`` is as in ``gonio.search.gpu.multi_gpu.cards_for``."""
+
+    asked: RunOptions
+    draws: bool = False
+
+    @property
+    def kind(self) -> str:
+        """``"cpu"`` or ``"cuda"``: what the bits of results depend on."""
+        return "cpu" if self.gpus is None else "cuda"
+
+    @cached_property
+    def gpus(self) -> OneCard | ManyCards | None:
+        """The GPUs that do the work, if any; ValueError for one that is not there."""
+        if self.asked.device == "cpu":
+            return None
+        from gonio.search.gpu.multi_gpu import cards_for
+
+        return cards_for(self.asked.device, draws=self.draws, n_threads=self.asked.workers)
+
+    def opened(self) -> AbstractContextManager[Mapper]:
+        """Return what does stages of work while it is entered."""
+        asked = self.asked
+        if self.gpus is not None:
+            return _opened(self.gpus)
+        if asked.device != "cpu":
+            log.info("no graphics card can be used for this: computes on the processors")
+        if asked.scheduler is None and asked.dask is None:
+            return nullcontext(Local(asked.workers))
+        from gonio.run.cluster import dask
+
+        return dask(asked.scheduler, asked.workers)
+
+
+@contextmanager
+def _opened(gpus: OneCard | ManyCards) -> Iterator[Mapper]:
+    with gpus:
+        log.info("computes on %s", gpus.name)
+        yield gpus
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run that goes on: who does its stages, its folder, and the arguments of its ``write_settings``."""
+
+    mapper: Mapper
+    folder: RunFolder
+    settings: Mapping[str, object]
+    seed: int
+    inputs: Sequence[Path]
+
+    @contextmanager
+    def results(self, **spelt_out: object) -> Iterator[Path]:
+        """Give a folder to write all results in, which appear together, with settings.toml beside them.
+
+        ``spelt_out`` are settings as they came to be, with every default.
+        """
+        with self.folder.results() as folder:
+            yield folder
+            shown = {**self.settings, **spelt_out}
+            write_settings(folder / "settings.toml", shown, seed=self.seed, inputs=self.inputs)
+
+
+@contextmanager
+def running(
+    output: File,
+    executor: Executor,
+    *,
+    settings: Mapping[str, object],
+    seed: int,
+    inputs: Sequence[Path],
+) -> Iterator[Work]:
+    """Begin a run in a folder or, where that was asked for, go on with one.
+
+    Raises
+    ------
+    ValueError, OSError
+        As ``RunFolder.opened``; no Dask where it was asked for.
+    """
+    facts = {"settings": settings, "seed": seed, "inputs": checksums(inputs), "versions": versions()}
+    asked = executor.asked
+    begun = RunFolder.opened(
+        Path(output), facts, command=shlex.join(command_line()), resume=asked.resume, overwrite=asked.overwrite
+    )
+    with ExitStack() as stack:
+        folder = stack.enter_context(begun)
+        engine = stack.enter_context(executor.opened())
+        try:
+            mapper = Journaled(engine, folder.journal, asked.progress)
+            yield Work(mapper, folder, {**settings, "threads": asked.workers}, seed, inputs)
+        except (Exception, KeyboardInterrupt) as error:
+            if len(folder.journal):
+                kept = f"what was done is kept in {output}: go on with --resume"
+                if isinstance(error, KeyboardInterrupt):  # of which a program says no more than that it was one
+                    log.info(kept)
+                error.add_note(kept)
+            raise

@@ -1,0 +1,71 @@
+"""Half sets for jobs that make or need them: overlapping particles share one.
+
+What overlaps is ``gonio.particle.half_sets``'s; this module warns of what a user must know of it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gonio.particle.arguments import ArgumentError
+
+if TYPE_CHECKING:
+    from gonio.particle.table import ParticleTable
+
+__all__ = ["check_half_sets", "some", "with_half_sets"]
+
+NAMED = 5  # names that are given in full
+
+
+def check_half_sets(table: ParticleTable, way_out: str, *arguments: str) -> None:
+    """Raise ArgumentError where half sets are neither 0, 1 nor 2; ``way_out`` says what arguments do about it."""
+    if not np.isin(np.asarray(table.half_sets), [0, 1, 2]).all():
+        raise ArgumentError(f"half sets (rlnRandomSubset) must be 0, 1 or 2: {way_out}", *arguments)
+
+
+def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: float | None, seed: int) -> ParticleTable:
+    """Return the list with every particle in half set 1 or 2; those that it has stay unless ``split``.
+
+    Raises
+    ------
+    ValueError
+        Half sets that are neither 0, 1 nor 2; particles that all overlap, and cannot be split.
+    """
+    from gonio.particle import half_sets
+
+    check_half_sets(table, "pass {} to make new ones", "split")
+    if siblings_angstrom is None:
+        first = table.load(0)
+        siblings_angstrom = first.box * first.voxel_size_angstrom
+    family = half_sets.families(
+        table.names, table.tomograms, table.coordinates_angstrom, within_angstrom=siblings_angstrom
+    )
+    given = None if split else np.asarray(table.half_sets)
+    sets = half_sets.split(family, rng=np.random.default_rng(seed), given=given)
+    if len(set(sets.tolist())) < 2:
+        raise ArgumentError(
+            "all {count} particles are siblings, within {within:g} angstrom of one another: they cannot be split into"
+            " halves that share nothing; pass {} with the diameter of the particle",
+            "siblings_angstrom",
+            count=len(table),
+            within=siblings_angstrom,
+        )
+    mixed = half_sets.parted(family, sets)
+    if len(mixed):
+        names = [table.names[row] for row in np.flatnonzero(np.isin(family, mixed))]
+        warnings.warn(
+            f"{len(names)} particles overlap with others, or stem from one with others, that the list has in the other"
+            f" half: {some(names)}; their noise is in both halves, and the resolution may come out too good (--split)",
+            stacklevel=3,
+        )
+    return replace(table, half_sets=sets)
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
