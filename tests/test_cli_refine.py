@@ -132,6 +132,7 @@ def test_it_starts_from_listed_poses(refined, tmp_path):
         (["--resolution", "10"], "finer than two voxels"),
         (["--start-resolution", "1000"], "--start-resolution is too coarse: a box of 16"),
         (["--split", "--siblings", "-3"], "positive"),
+        (["--assignment", "best"], "--assignment must be one of hard, soft, auto"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(simulated, tmp_path, capsys, change, said):

@@ -38,6 +38,9 @@ def watch(procedure: Procedure, *, as_json: bool) -> None:
         min=0,
         help="Align all pairs of lists of up to so many; longer ones, so many drawn at random.",
     ),
+    pool=None,
+    symmetry=None,
+    seed_interval_deg=None,
     local=typer.Option(
         "--local", help="Begin at the poses in the list, which are about right, also with a --reference."
     ),

@@ -37,7 +37,7 @@ class _Group:
 
 
 def command(
-    job: Callable[..., Any], *, watch: Callable[..., None] | None = None, **own: ParameterInfo
+    job: Callable[..., Any], *, watch: Callable[..., None] | None = None, **own: ParameterInfo | None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a typer command of a job and of what is printed when it is done.
 
@@ -48,14 +48,15 @@ def command(
     watch
         Is called as the job's ``watch``, with ``as_json`` beside.
     own
-        How this command shows options that ``OPTIONS`` does not have, or shows otherwise.
+        How this command shows options that ``OPTIONS`` does not have, or shows otherwise; None for one that it leaves
+        out.
 
     Returns
     -------
     A decorator of a function of the job's value; its keyword parameters are given options of the same name, and its
     docstring is the command's help. Where it asks for ``as_json`` the command has --json.
     """
-    shown = {**OPTIONS, **own}
+    shown = {name: info for name, info in {**OPTIONS, **own}.items() if info is not None}
     parameters, groups = _opened(job, shown)
     takes = inspect.signature(job).parameters
 

@@ -49,6 +49,10 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
     output=typer.Option("-o", "--output", metavar="DIR", help="Folder to make."),
     reference=typer.Option("--reference", metavar="MAP", help="MRC map to start from, at low resolution."),
     denovo=typer.Option("--denovo", help="Start from the particles alone: each half makes a map of its own."),
+    search=None,
+    inputs=None,
+    pool=None,
+    seed_interval_deg=None,
     subset=typer.Option(
         "--subset",
         metavar="N",

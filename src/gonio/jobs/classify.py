@@ -106,13 +106,7 @@ def classify(
     references: list[File] | None = None,
     pairs_up_to: int = PAIRS_UP_TO,
     local: bool = False,
-    score: str = "rcs",
-    search: str | None = None,
-    inputs: str | None = None,
-    resolution_angstrom: float | None = None,
-    max_shift_angstrom: float | None = None,
-    particle_diameter_angstrom: float | None = None,
-    mask_diameter_angstrom: float | None = None,
+    search: SearchOptions = SearchOptions(),
     run: RunOptions = RunOptions(),
     seed: int = 0,
     watch: Callable[[Procedure], None] = lambda procedure: None,
@@ -133,8 +127,8 @@ def classify(
         Align all pairs of lists of up to so many; of longer ones, of so many drawn at random.
     local
         Begin at the poses in the list.
-    score, search, inputs, resolution_angstrom, max_shift_angstrom, particle_diameter_angstrom, mask_diameter_angstrom
-        As in ``SearchOptions``.
+    search
+        How particles are compared.
     run
         How the work is done.
     seed
@@ -147,17 +141,8 @@ def classify(
     ValueError, OSError
         For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
     """
-    asked = SearchOptions(
-        score,
-        search,
-        inputs=inputs,
-        resolution_angstrom=resolution_angstrom,
-        max_shift_angstrom=max_shift_angstrom,
-        particle_diameter_angstrom=particle_diameter_angstrom,
-        mask_diameter_angstrom=mask_diameter_angstrom,
-    )
     own = LocalOptions() if local else None
-    asked.check(own)
+    search.check(own)
     count = _count(classes)
     table = particles.read()
     if not len(table):
@@ -173,12 +158,12 @@ def classify(
     maps = [particles.read_map(path) for path in references or ()]
     procedure = _procedure_of(table, maps, count, pairs_up_to=pairs_up_to, local=local, seed=seed)
     watch(procedure)
-    settings = asked.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom, local=own)
+    settings = search.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom, local=own)
     names = [f"reference {Path(path).name}" for path in references or ()]
     look_at_list(
         table,
         dict(zip(names, maps, strict=True)),
-        resolutions={"resolution_angstrom": resolution_angstrom},
+        resolutions={"resolution_angstrom": search.resolution_angstrom},
         poses_for="--local" if local else None,
     )
     executor = run.executor(settings)
@@ -195,7 +180,7 @@ def classify(
         found, paired = _classified(table, procedure, maps, count, settings, mapper=work.mapper, seed=seed)
         classified = Classified(found, _classed_table(table, found), procedure, paired)
         with work.results() as folder:
-            _write_results(folder, classified, score, title=f"Classes of {particles.name}", seed=seed)
+            _write_results(folder, classified, search.score, title=f"Classes of {particles.name}", seed=seed)
     return classified
 
 

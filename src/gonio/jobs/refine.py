@@ -106,17 +106,12 @@ def refine(
     subset: int | None = None,
     local: LocalOptions | None = None,
     start_resolution_angstrom: float = 60.0,
-    resolution_angstrom: float | None = None,
     iterations: int = 12,
     split: bool = False,
     siblings_angstrom: float | None = None,
     duplicates_angstrom: float | None = None,
     assignment: str = "auto",
-    score: str = "rcs",
-    symmetry: str = "C1",
-    max_shift_angstrom: float | None = None,
-    particle_diameter_angstrom: float | None = None,
-    mask_diameter_angstrom: float | None = None,
+    search: SearchOptions = SearchOptions(),
     mask: File | None = None,
     run: RunOptions = RunOptions(),
     seed: int = 0,
@@ -136,8 +131,8 @@ def refine(
         Each half makes its start map of so many of its own particles (40).
     local
         The poses of the list are nearly right.
-    start_resolution_angstrom, resolution_angstrom
-        To which the start map is taken, and the finest detail that is ever compared.
+    start_resolution_angstrom
+        To which the start map is taken.
     iterations
         After which it ends in any case.
     split, siblings_angstrom
@@ -146,8 +141,9 @@ def refine(
         Drop particles that come to lie nearer than this to one that fits better.
     assignment
         ``gonio.workflows.refinement.Assignment`` or its name.
-    score, symmetry, max_shift_angstrom, particle_diameter_angstrom, mask_diameter_angstrom
-        As in ``gonio.Settings``.
+    search
+        How particles are compared; its resolution is the finest that is ever compared, None for as far as the halves
+        agree. The searches themselves are a refinement's own.
     mask
         Where the particle has density; None for a soft sphere.
     run
@@ -168,14 +164,6 @@ def refine(
     _check_start(reference, denovo=denovo, local=local is not None)
     if subset is not None and not denovo:
         raise ArgumentError("{} is how many particles of each half {} makes a map from", "subset", "denovo")
-    search = SearchOptions(
-        score,
-        symmetry=symmetry,
-        resolution_angstrom=resolution_angstrom,
-        max_shift_angstrom=max_shift_angstrom,
-        particle_diameter_angstrom=particle_diameter_angstrom,
-        mask_diameter_angstrom=mask_diameter_angstrom,
-    )
     search.check()
     executor = run.executor()
     start = Start(particles.read_mask(reference), (subset or SUBSET) if denovo else None)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gonio.alignment.aligner import Search, Settings
 from gonio.alignment.result import Result
 from gonio.averaging.resolution import HalfMapFsc
+from gonio.particle.arguments import ArgumentError
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
@@ -88,7 +89,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.assignment not in list(Assignment):
-            raise ValueError(f"assignment must be one of {', '.join(Assignment)}, got {self.assignment!r}")
+            known = ", ".join(Assignment)
+            raise ArgumentError(
+                "{} must be one of {known}, got {got!r}", "assignment", known=known, got=self.assignment
+            )
         object.__setattr__(self, "assignment", Assignment(self.assignment))
         if not (np.isfinite(self.start_resolution_angstrom) and self.start_resolution_angstrom > 0):
             raise ValueError(
