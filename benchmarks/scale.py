@@ -34,8 +34,8 @@ from table import Row, span
 import gonio
 from gonio.alignment import particle_list as lists
 from gonio.averaging import average
+from gonio.io import read_particles, write_particles
 from gonio.io.simulated import write_simulated
-from gonio.io.star import read_particles, write_particles
 from gonio.run.engine import Local
 from gonio.run.journal import Journal
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gonio.alignment.result import Result
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleTable
+from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
@@ -63,19 +63,14 @@ def premultiplied(stack: TiltStack) -> TiltStack:
     return TiltStack(images, stack.projections_xyz, stack.voxel_size_angstrom, ctf=stack.ctf, ctf_premultiplied=True)
 
 
-class Held:
+class Held(ParticleSource):
     """A source of particles in memory."""
-
-    files = ()
 
     def __init__(self, held):
         self.held = held
 
     def load(self, index):
         return self.held[index]
-
-    def image(self, index):
-        return None
 
 
 def table_of(held, poses) -> ParticleTable:

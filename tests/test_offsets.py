@@ -14,7 +14,7 @@ from gonio.averaging.average import average
 from gonio.averaging.resolution import half_map_fsc, soft_mask
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleTable
+from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, soft_sphere
 from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
@@ -59,19 +59,15 @@ def raised(one: Any, sds: float, unit: float = 1.0) -> Any:
 
 
 @dataclass(frozen=True)
-class Made:
+class Made(ParticleSource):
     """A source of particles of a kind, all plus a constant and in a unit."""
 
     kind: str
     sds: float = 0.0
     unit: float = 1.0
-    files: tuple[()] = ()
 
     def load(self, index: int) -> Particle:
         return raised(particle(index, self.kind), self.sds, self.unit)
-
-    def image(self, index: int) -> None:
-        return None
 
 
 def listed(kind: str, sds: float = 0.0, unit: float = 1.0) -> ParticleTable:

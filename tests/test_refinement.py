@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.fourier.transform import low_passed
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleTable
+from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, Volume, correlation
 from gonio.run.engine import Local
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
@@ -32,18 +31,14 @@ PLAN = Plan(SETTINGS, start_resolution_angstrom=START)
 
 
 @dataclass(frozen=True)
-class Held:
+class Held(ParticleSource):
     """Particles in memory."""
 
     particles: Sequence[Particle]
-    files: tuple[Path, ...] = ()
 
     def load(self, index: int) -> Particle:
         """The particle."""
         return self.particles[index]
-
-    def image(self, index: int) -> None:
-        """None lies in a file."""
 
 
 def table_of(particles: Sequence[Particle]) -> ParticleTable:

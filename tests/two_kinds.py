@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleTable
+from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Subtomogram, Volume
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 
@@ -31,20 +30,16 @@ def particle(index: int) -> tuple[Subtomogram, Pose]:
 
 
 @dataclass(frozen=True)
-class Made:
+class Made(ParticleSource):
     """A source of simulated particles; those of ``broken`` have another voxel size."""
 
     broken: tuple[int, ...] = ()
-    files: tuple[Path, ...] = ()
 
     def load(self, index: int) -> Subtomogram:
         one = particle(index)[0]
         if index in self.broken:
             return replace(one, volume=Volume(one.volume.data, 2 * SIZE))
         return one
-
-    def image(self, index: int) -> None:
-        return None
 
 
 def listed(*, half_sets: np.ndarray | None = None, known: bool = False, broken: tuple[int, ...] = ()) -> ParticleTable:

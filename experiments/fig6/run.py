@@ -27,7 +27,7 @@ import gonio
 from complexes import COMPLEXES, STRUCTURES, names_at, pose_of, simulated, true_map
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
-from gonio.particle.table import ParticleTable
+from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.run.engine import Local
 from gonio.workflows.all_pairs import align_all_pairs
 from gonio.workflows.classification import Classes, classes_of_clusters
@@ -44,19 +44,14 @@ SEPARATED = 0.95  # share of the rows of a matrix
 
 
 @dataclass(frozen=True)
-class Simulated:
+class Simulated(ParticleSource):
     """A source of particles that are made already."""
 
     made: tuple[gonio.Subtomogram, ...]
-    files: tuple[Path, ...] = ()
 
     def load(self, index: int) -> gonio.Subtomogram:
         """The particle of a row."""
         return self.made[index]
-
-    def image(self, index: int) -> None:
-        """It has no file."""
-        return
 
 
 @dataclass(frozen=True)

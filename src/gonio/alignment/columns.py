@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gonio.alignment.result import Optimum, Result
 from gonio.comparison.score import Score
-from gonio.io import star
+from gonio.io.formats import own_format
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
@@ -173,10 +173,8 @@ def _best_runner_up(table: ParticleTable, results: Sequence[Result]) -> dict[str
 
 def _relion_poses(table: ParticleTable, poses: Pose) -> Mapping[str, NDArray[np.float64]]:
     """Poses as angles and origins of the list's own kind: ``angle_rot`` for rlnAngleRot, and so on."""
-    source = table.source
-    if not isinstance(source, star.StarSource):
-        return {}
-    columns = star.pose_columns(source, table.with_poses(poses))
+    own = own_format(table)
+    columns = {} if own is None else own.pose_columns(table.with_poses(poses))
     names = {label: re.sub(r"(?<!^)(?=[A-Z])", "_", label.removeprefix("rln")).lower() for label in columns}
     return {names[label]: np.array(values, dtype=np.float64) for label, values in columns.items()}
 

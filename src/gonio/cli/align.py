@@ -10,6 +10,7 @@ import typer
 from gonio import jobs
 from gonio.cli.grouped import command
 from gonio.cli.output import numbers_text, print_result
+from gonio.io.lists import file_name
 
 if TYPE_CHECKING:
     from gonio.jobs.align import Aligned
@@ -42,9 +43,11 @@ def align(aligned: Aligned, *, output: Path, as_json: bool) -> None:
     up to --max-q. particles.star still lists all.
 
     DIR/particles.star is the list with the new poses, in its own format and with gonio's columns: how well and how
-    surely each particle fits, and its next best pose. DIR/runners_up.star lists all other optima; DIR/report.html shows
-    how well it went; DIR/particles.cxc shows the particles in ChimeraX where the list has positions; DIR/summary.json
-    and DIR/settings.toml say it to programs.
+    surely each particle fits, and its next best pose. Of other programs' lists it is DIR/particles.tbl (Dynamo), .em
+    (AV3), .xml (PyTom) and so on, and where such a list has no place for these columns DIR/particles.csv holds all of
+    it, for gonio and for spreadsheets. DIR/runners_up.star lists all other optima; DIR/report.html shows how well it
+    went; DIR/particles.cxc shows the particles in ChimeraX where the list has positions; DIR/summary.json and
+    DIR/settings.toml say it to programs.
 
     All of them are written at the end: a particle that cannot be read, or does not fit the reference, stops the run
     with its name and its file, and nothing is replaced. What was done is kept in DIR whatever stops the run: --resume
@@ -55,6 +58,6 @@ def align(aligned: Aligned, *, output: Path, as_json: bool) -> None:
     print_result(
         aligned.summary,
         numbers_text(aligned.rows),
-        f"wrote {output / 'particles.star'}\nlook at {output / 'report.html'}",
+        f"wrote {output / file_name(aligned.table, 'particles')}\nlook at {output / 'report.html'}",
         as_json=as_json,
     )

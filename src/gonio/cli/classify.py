@@ -10,6 +10,7 @@ import typer
 from gonio import jobs
 from gonio.cli.grouped import command
 from gonio.cli.output import numbers_text, print_result, wrapped
+from gonio.io.lists import file_name
 
 if TYPE_CHECKING:
     from gonio.jobs.classify import Classified, Procedure
@@ -55,11 +56,11 @@ def classify(classified: Classified, *, output: Path, as_json: bool) -> None:
     their whole average, and FSC of their halves is then too good by what they share.
 
     DIR/particles.star is the list with rlnClassNumber and poses in the frame of each class; DIR/class_1.star and so on
-    are its classes, DIR/class_1.mrc and so on their averages, with half maps and FSC. With pairs, DIR/pairs.star lists
-    the particles whose dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
-    DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/report.html
-    shows all of it; DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml say
-    it to programs.
+    are its classes, each in the format of the list (`gonio align --help` says how they are called); DIR/class_1.mrc and
+    so on are their averages, with half maps and FSC. With pairs, DIR/pairs.star lists the particles whose
+    dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
+    DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/report.html shows all of it;
+    DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml say it to programs.
 
     Example: `gonio classify particles.star --tilt-range -60 60 -o classes`
     """
@@ -67,6 +68,7 @@ def classify(classified: Classified, *, output: Path, as_json: bool) -> None:
         classified.summary,
         "" if classified.paired is None else wrapped(classified.paired.clustering.reason),
         numbers_text(classified.rows),
-        f"wrote {output / 'particles.star'} and {output / 'class_1.mrc'}\nlook at {output / 'report.html'}",
+        f"wrote {output / file_name(classified.table, 'particles')} and {output / 'class_1.mrc'}",
+        f"look at {output / 'report.html'}",
         as_json=as_json,
     )

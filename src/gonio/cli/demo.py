@@ -11,13 +11,13 @@ import typer
 
 from gonio.cli.options import Overwrite, Seed
 from gonio.cli.output import numbers_text, progress
-from gonio.cli.simulate import random_poses, write_simulation
 from gonio.jobs.align import NO_RUNNERS_UP, Aligned, align_list, errors_of, report_of
 from gonio.jobs.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
 from gonio.jobs.files import write_list, write_settings, write_text
 from gonio.jobs.options import ListOptions
 from gonio.jobs.pages import for_display, outliers_of
 from gonio.jobs.running import thread_count
+from gonio.jobs.simulate import random_poses, write_simulation
 from gonio.run.engine import Journaled, Local
 from gonio.run.folder import result_folder
 
@@ -66,14 +66,14 @@ def _chain(folder: Path, count: int, seed: int) -> str:
         f"1. {count} particles in random poses, tilted by {TILT_DEG:g} degrees to either side, with twice as much noise"
         " as signal. A third of their Fourier space is missing, and each in another direction."
     )
-    write_simulation(simulated, density, imaging, truth=random_poses(count, imaging, MAX_SHIFT_VOXELS, seed), seed=seed)
+    truth = random_poses(count, imaging, MAX_SHIFT_VOXELS, seed)
+    write_simulation(simulated, density, imaging, truth=truth, seed=seed, progress=progress)
     _say("2. Alignment to the reference, over all orientations, from coarse to fine. It does not know the true poses.")
     reference = read_volume(simulated / "reference.mrc")
     table = ListOptions(simulated / "particles.star").read()
     engine = Journaled(Local(thread_count(None)), progress=progress)
     aligned = align_list(table, Aligner(reference), mapper=engine, seed=seed)
-    truth = ListOptions(simulated / "truth.star").read()
-    aligned = replace(aligned, errors=errors_of(aligned, truth))
+    aligned = replace(aligned, errors=errors_of(aligned, ListOptions(simulated / "truth.star").read()))
     _say("3. Average of all particles, and of two halves of them for the resolution.")
     made = average_list(aligned.table, halves=True, symmetry="C1", mapper=engine)
     agreement = agreement_of(made)

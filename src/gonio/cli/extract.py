@@ -2,116 +2,66 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
-from gonio.cli.options import (
-    Overwrite,
-    Permissive,
-    Threads,
-    TiltAxis,
-    TiltFiles,
-    TiltRange,
-    TiltWeights,
-    positive,
-)
-from gonio.cli.output import naming, progress
-from gonio.jobs.files import write_settings
-from gonio.jobs.options import WEIGHTINGS, wedge_of
-from gonio.jobs.running import thread_count
-from gonio.run.folder import result_folder
+from gonio.cli.grouped import command
+from gonio.cli.options import positive
+from gonio.jobs.extract import Extracted, names_of
+from gonio.jobs.extract import extract as extract_boxes
 
-if TYPE_CHECKING:
-    from gonio.io.tomogram import Tomogram
-    from gonio.particle.table import ParticleTable
-    from gonio.workflows.extraction import Cutting
-
-EDGES = ("pad", "skip", "refuse")
-NORMALISATIONS = ("outside", "box", "none")
-NAMED = 10  # particles that are named one by one
 LARGEST_EDGE = 4096
 
 
-def extract(
-    tomograms: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="TOMOGRAM",
-            help="MRC, MRC.gz, EM or OME-Zarr; or folders of them. Particles find theirs by name.",
-        ),
-    ],
-    particles: Annotated[Path, typer.Argument(metavar="LIST", help="Particle list of any format.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.")],
-    box: Annotated[
-        int, typer.Option("--box", metavar="N", min=8, max=LARGEST_EDGE, help="Edge of the result, voxels.")
-    ],
-    binning: Annotated[
-        int,
-        typer.Option("--bin", metavar="N", min=1, help="Voxels of the tomogram along an edge of one of the result."),
-    ] = 1,
-    invert: Annotated[
-        bool, typer.Option("--invert", help="Flip the contrast: for tomograms whose particles are dark.")
-    ] = False,
-    normalise: Annotated[
-        str,
-        typer.Option(
-            metavar="outside|box|none",
-            help="Make mean 0 and standard deviation 1: outside the sphere of --diameter, or of the whole box.",
-        ),
-    ] = "outside",
-    diameter: Annotated[
-        float | None,
-        typer.Option(
-            metavar="A", callback=positive, help="Of that sphere, angstrom. Default: the largest that fits the box."
-        ),
-    ] = None,
-    edge: Annotated[
-        str,
-        typer.Option(
-            metavar="pad|skip|refuse",
-            help="Boxes that stick out of the tomogram: fill them with their mean, leave them out, or stop.",
-        ),
-    ] = "pad",
-    centre: Annotated[
-        str,
-        typer.Option(
-            metavar="size/2|size/2-1|floor",
-            help="Which voxel is the centre that coordinates may start at: size/2 in RELION itself, size/2-1 in its"
-            " Python pickers.",
-        ),
-    ] = "size/2",
-    pixel_size: Annotated[
-        float | None,
-        typer.Option(
-            "--pixel-size", metavar="A", callback=positive, help="Of the pixels that LIST counts in, angstrom."
-        ),
-    ] = None,
-    voxel_size: Annotated[
-        float | None,
-        typer.Option(
-            "--voxel-size",
-            metavar="A",
-            callback=positive,
-            help="Of the tomograms, angstrom, in place of their headers.",
-        ),
-    ] = None,
-    tilt_range: TiltRange = None,
-    tilt_axis: TiltAxis = 90.0,
-    tilts: TiltFiles = None,
-    tilt_weights: TiltWeights = "plain",
-    float16: Annotated[bool, typer.Option("--float16", help="Write MRC files of half the size (mode 12).")] = False,
-    permissive: Permissive = False,
-    threads: Threads = None,
-    overwrite: Overwrite = False,
-) -> None:
+@command(
+    extract_boxes,
+    tomograms=typer.Argument(
+        metavar="TOMOGRAM",
+        help="MRC, MRC.gz, EM or OME-Zarr; or folders of them. Particles find theirs by name.",
+    ),
+    particles=typer.Argument(metavar="LIST", help="Particle list of any format."),
+    output=typer.Option("-o", "--output", metavar="DIR", help="Folder to make."),
+    box=typer.Option("--box", metavar="N", min=8, max=LARGEST_EDGE, help="Edge of the result, voxels."),
+    binning=typer.Option(
+        "--bin", metavar="N", min=1, help="Voxels of the tomogram along an edge of one of the result."
+    ),
+    invert=typer.Option("--invert", help="Flip the contrast: for tomograms whose particles are dark."),
+    normalise=typer.Option(
+        "--normalise",
+        metavar="outside|box|none",
+        help="Make mean 0 and standard deviation 1: outside the sphere of --diameter, or of the whole box.",
+    ),
+    diameter_angstrom=typer.Option(
+        "--diameter",
+        metavar="A",
+        callback=positive,
+        help="Of that sphere, angstrom. Default: the largest that fits the box.",
+    ),
+    edge=typer.Option(
+        "--edge",
+        metavar="pad|skip|refuse",
+        help="Boxes that stick out of the tomogram: fill them with their mean, leave them out, or stop.",
+    ),
+    centre=typer.Option(
+        "--centre",
+        metavar="size/2|size/2-1|floor",
+        help="Which voxel is the centre that coordinates may start at: size/2 in RELION itself, size/2-1 in its"
+        " Python pickers.",
+    ),
+    pixel_size_angstrom=typer.Option(
+        "--pixel-size", metavar="A", callback=positive, help="Of the pixels that LIST counts in, angstrom."
+    ),
+    voxel_size_angstrom=typer.Option(
+        "--voxel-size",
+        metavar="A",
+        callback=positive,
+        help="Of the tomograms, angstrom, in place of their headers.",
+    ),
+    float16=typer.Option("--float16", help="Write MRC files of half the size (mode 12)."),
+)
+def extract(done: Extracted, *, output: Path) -> None:
     """Cut subtomograms from tomograms.
 
     Each box is cut where its particle is: at the listed position plus the listed shift, between voxels by a phase in
@@ -123,292 +73,7 @@ def extract(
 
     Example: `gonio extract TS_01.mrc TS_02.mrc picked.star --box 64 --invert --tilts tilts/ -o subtomograms`
     """
-    from gonio.io.conversion import CENTRES
-    from gonio.run.engine import Local
-    from gonio.workflows.extraction import Cutting
-
-    for option, value, known in (
-        ("--edge", edge, EDGES),
-        ("--normalise", normalise, NORMALISATIONS),
-        ("--centre", centre, tuple(CENTRES)),
-        ("--tilt-weights", tilt_weights, WEIGHTINGS),
-    ):
-        if value not in known:
-            raise ValueError(f"{option} must be one of {', '.join(known)}, got {value!r}")
-    if tilts and tilt_range:
-        raise ValueError("--tilts and --tilt-range exclude each other: give one")
-    wedge_of(tilt_range, tilt_axis)  # which checks the range
-    table = _read_list(particles, pixel_size)
-    opened = _opened(table, tomograms, voxel_size, permissive=permissive)
-    job = Extraction(table, opened, Cutting(box, binning), centre, normalise, diameter, invert, float16)
-    job.check()
-    if tilts:
-        job.check_tilts(tilts, tilt_weights)
-    with result_folder(output, overwrite=overwrite) as folder:
-        job.folder = folder
-        chosen = job.chosen(edge)
-        shares = np.zeros(len(table))
-        with progress("extracting", len(chosen)) as done:
-            cut = Local(thread_count(threads))("extracting", _Item(job, chosen), len(chosen), keep=False)
-            for number, (row, share) in enumerate(zip(chosen, cut, strict=True), 1):
-                shares[row] = share
-                done(number)
-        job.write_list(chosen, shares, tilts or (), tilt_weights, (*tilt_range, tilt_axis) if tilt_range else None)
-        write_settings(
-            folder / "settings.toml",
-            {
-                "box": box,
-                "binning": binning,
-                "voxel_size_angstrom": job.voxel_size_angstrom,
-                "contrast": "flipped" if invert else "as in the tomogram",
-                "normalise": normalise,
-                "diameter_angstrom": diameter,
-                "edge": edge,
-                "centre": centre,
-                "tilt_range_deg": tilt_range,
-                "tilt_axis_deg": tilt_axis,
-                "tilts": tuple(tilts or ()),
-                "tilt_weights": tilt_weights,
-                "float16": float16,
-                "tomograms": {name: str(tomogram.path) for name, tomogram in opened.items()},
-            },
-            inputs=table.files,
-        )
-    _tell(job, chosen, shares, output)
-
-
-@dataclass
-class Extraction:
-    """A list, the tomograms of its particles by name, and how boxes are cut of them."""
-
-    table: ParticleTable
-    tomograms: dict[str, Tomogram]
-    cutting: Cutting
-    centre: str
-    normalise: str
-    diameter_angstrom: float | None
-    invert: bool
-    float16: bool
-    folder: Path = field(default_factory=Path)
-
-    @property
-    def voxel_size_angstrom(self) -> float:
-        """Of the subtomograms."""
-        return self.cutting.binning * next(iter(self.tomograms.values())).voxel_size_angstrom
-
-    @property
-    def radius_px(self) -> float | None:
-        """Of the sphere outside of which boxes are scaled; None for the whole box."""
-        if self.normalise != "outside":
-            return None
-        if self.diameter_angstrom is None:
-            return 0.5 * self.cutting.box - 0.5
-        return 0.5 * self.diameter_angstrom / self.voxel_size_angstrom
-
-    def check(self) -> None:
-        """Raise ValueError or FormatError for what does not fit together."""
-        from gonio.io import FormatError
-
-        first = next(iter(self.tomograms.values()))
-        for tomogram in self.tomograms.values():
-            if abs(tomogram.voxel_size_angstrom / first.voxel_size_angstrom - 1) > 1e-3:
-                problem = (
-                    f"has voxels of {tomogram.voxel_size_angstrom:g} angstrom, {first.path} of"
-                    f" {first.voxel_size_angstrom:g}"
-                )
-                raise FormatError(tomogram.path, problem, "extract them one by one, or pass --voxel-size")
-        if self.radius_px is not None and self.radius_px >= 0.5 * np.sqrt(3) * (self.cutting.box - 1):
-            edge = self.cutting.box * self.voxel_size_angstrom
-            raise ValueError(f"--diameter {self.diameter_angstrom:g} leaves nothing of a box of {edge:g} angstrom")
-
-    def check_tilts(self, tilts: Sequence[Path], weighting: str) -> None:
-        """Raise FormatError for tilt files that do not fit: better now than after an hour of cutting."""
-        from gonio.io.wedges import weights_of
-
-        for _ in weights_of(tuple(self.tomograms), tilts, 8, 10.0, weighting=weighting):
-            pass
-
-    @cached_property
-    def positions_zyx(self) -> NDArray[np.float64]:
-        """Where particles are, in voxels of their tomograms from the centre of the first, shape (m, 3)."""
-        from gonio.io.conversion import CENTRES
-
-        assert self.table.coordinates_angstrom is not None
-        places = self.table.coordinates_angstrom + self.table.tomogram_poses.shift_angstrom
-        sizes = {name: tomogram.voxel_size_angstrom for name, tomogram in self.tomograms.items()}
-        positions = places[:, ::-1] / np.array([sizes[name] for name in self.table.tomograms])[:, None]
-        if self.table.coordinates_from == "corner":
-            return positions
-        index_of = CENTRES[self.centre]
-        centres = {
-            name: index_of(np.array(tomogram.shape_zyx, dtype=np.float64)) for name, tomogram in self.tomograms.items()
-        }
-        return positions + np.array([centres[name] for name in self.table.tomograms])
-
-    def chosen(self, edge: str) -> list[int]:
-        """The rows to cut: all, or those whose box lies inside.
-
-        Raises
-        ------
-        ValueError
-            If a box lies outside of its tomogram, or sticks out where that is refused, or none is left.
-        """
-        outside = self._outside()
-        lost = np.flatnonzero(outside >= 1.0)
-        if len(lost) and edge != "skip":
-            raise ValueError(
-                f"{_names(self.table, lost)} lie outside of the tomogram: check --pixel-size and --centre, or pass"
-                " --edge skip to leave them out"
-            )
-        out = np.flatnonzero(outside > 0)
-        if len(out) and edge == "refuse":
-            raise ValueError(
-                f"the boxes of {_names(self.table, out)} stick out of the tomogram: pass --edge pad or skip"
-            )
-        rows = [row for row in range(len(self.table)) if edge != "skip" or outside[row] == 0]
-        if not rows:
-            raise ValueError("every box sticks out of its tomogram: check --pixel-size, --centre and --box")
-        return rows
-
-    def _outside(self) -> NDArray[np.float64]:
-        from gonio.workflows.extraction import share_outside
-
-        return np.array(
-            [
-                share_outside(self.positions_zyx[row], self.cutting, self.tomograms[name].shape_zyx)
-                for row, name in enumerate(self.table.tomograms)
-            ]
-        )
-
-    def image(self, row: int) -> str:
-        """Where a particle's subtomogram goes, as seen from the folder."""
-        name = re.sub(r"[^0-9A-Za-z._+-]+", "_", _short(self.table.tomograms[row])) or "tomogram"
-        return f"subtomograms/{name}/{row + 1:06d}.mrc"
-
-    def cut(self, row: int) -> float:
-        """Cut, scale and write one subtomogram; which share of its box lay outside."""
-        from gonio.io import write_volume
-        from gonio.particle.volume import Volume
-        from gonio.workflows.extraction import cut_out, normalised
-
-        tomogram = self.tomograms[self.table.tomograms[row]]
-        with naming(lambda: self.table.names[row]):
-            cut = cut_out(tomogram.cut, tomogram.shape_zyx, self.positions_zyx[row], self.cutting)
-            data = -cut.data if self.invert else cut.data
-            if self.normalise != "none":
-                data = normalised(data, radius_px=self.radius_px)
-        target = self.folder / self.image(row)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(target, Volume(data, self.voxel_size_angstrom), half_precision=self.float16)
-        return cut.outside
-
-    def write_list(
-        self,
-        rows: Sequence[int],
-        shares: NDArray[np.float64],
-        tilts: Sequence[Path],
-        weighting: str,
-        tilt_range_deg: tuple[float, float, float] | None,
-    ) -> None:
-        """particles.star, and the weights of its tomograms where tilt files were given."""
-        from dataclasses import replace
-
-        from gonio.io.extracted import Extracted, write_extracted
-
-        chosen = self.table[list(rows)]
-        columns = {**chosen.columns, "outside": np.round(shares[list(rows)], 4)}
-        positions = [
-            self.positions_zyx[row, ::-1] * self.tomograms[self.table.tomograms[row]].voxel_size_angstrom
-            for row in rows
-        ]
-        extracted = Extracted(
-            [self.image(row) for row in rows],
-            np.array(positions),
-            self.voxel_size_angstrom,
-            self.cutting.box,
-            {
-                name: np.array([*tomogram.shape_zyx[::-1], tomogram.voxel_size_angstrom])
-                for name, tomogram in self.tomograms.items()
-            },
-            self.centre,
-            self._wedges(rows, tilts, weighting) if tilts else None,
-            tilt_range_deg,
-        )
-        write_extracted(self.folder / "particles.star", replace(chosen, columns=columns), extracted)
-
-    def _wedges(self, rows: Sequence[int], tilts: Sequence[Path], weighting: str) -> list[str]:
-        """A volume of weights for each tomogram; which of them each particle has."""
-        from gonio.io import write_volume
-        from gonio.io.wedges import weights_of
-        from gonio.particle.volume import Volume
-
-        files = {}
-        for name, weights in weights_of(
-            tuple(self.tomograms), tilts, self.cutting.box, self.voxel_size_angstrom, weighting=weighting
-        ):
-            first = next(row for row in range(len(self.table)) if self.table.tomograms[row] == name)
-            files[name] = f"wedges/{Path(self.image(first)).parent.name}.mrc"
-            (self.folder / "wedges").mkdir(exist_ok=True)
-            write_volume(self.folder / files[name], Volume(weights.weights, self.voxel_size_angstrom))
-        return [files[self.table.tomograms[row]] for row in rows]
-
-
-@dataclass(frozen=True)
-class _Item:
-    """Cuts the i-th of the chosen rows."""
-
-    job: Extraction
-    rows: Sequence[int]
-
-    def __call__(self, index: int) -> float:
-        return self.job.cut(self.rows[index])
-
-
-def _read_list(path: Path, pixel_size: float | None) -> ParticleTable:
-    from gonio.io import FormatError
-    from gonio.io.lists import read_with
-    from gonio.io.source import ReadOptions
-
-    table = read_with(path, ReadOptions(pixel_size_angstrom=pixel_size, may_count_pixels=True))
-    if table.coordinates_angstrom is None:
-        raise FormatError(path, "says no positions in a tomogram", "give a list with coordinates")
-    if table.lengths == "pixels":
-        raise FormatError(path, "counts in pixels and does not say their size", "pass --pixel-size ANGSTROM")
-    return table
-
-
-def _opened(
-    table: ParticleTable, paths: Sequence[Path], voxel_size: float | None, *, permissive: bool
-) -> dict[str, Tomogram]:
-    """The tomogram of each name in the list."""
-    from gonio.io import FormatError
-    from gonio.io.names import match
-    from gonio.io.tomogram import open_tomogram, tomogram_files
-
-    files = tomogram_files(paths)
-    names = tuple(dict.fromkeys(table.tomograms))
-    if "" in names and len(files) > 1:
-        raise ValueError(f"{table.files[0]} does not say which tomogram a particle is from: give a single tomogram")
-    found = match(names, tuple(map(str, files)))
-    opened = {name: open_tomogram(found[name], voxel_size_angstrom=voxel_size, permissive=permissive) for name in names}
-    for tomogram in opened.values():
-        if tomogram.voxel_size_angstrom <= 0:
-            raise FormatError(tomogram.path, "does not say its voxel size", "pass --voxel-size ANGSTROM")
-    return opened
-
-
-def _short(name: str) -> str:
-    from gonio.io.names import stem
-
-    return stem(name)
-
-
-def _names(table: ParticleTable, rows: NDArray[np.int64]) -> str:
-    named = ", ".join(repr(table.names[row]) for row in rows[:NAMED])
-    return named + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
-
-
-def _tell(job: Extraction, rows: Sequence[int], shares: NDArray[np.float64], output: Path) -> None:
+    job, rows = done.extraction, done.rows
     table = job.table
     for name, tomogram in job.tomograms.items():
         size = " x ".join(map(str, tomogram.shape_zyx[::-1]))
@@ -417,11 +82,11 @@ def _tell(job: Extraction, rows: Sequence[int], shares: NDArray[np.float64], out
         if table.coordinates_from == "centre" and any(n % 2 for n in tomogram.shape_zyx):
             print(f"  odd edges: the centre that coordinates start at lies between two voxels (--centre {job.centre})")
     left = sorted({*range(len(table))} - {*rows})
-    padded = np.flatnonzero(shares > 0)
+    padded = np.flatnonzero(done.outside > 0)
     if left:
-        print(f"left out, as their boxes stick out: {_names(table, np.array(left))}")
+        print(f"left out, as their boxes stick out: {names_of(table, np.array(left))}")
     if len(padded):
-        print(f"filled with their mean where they stick out: {_names(table, padded)} (gonioOutside tells how much)")
+        print(f"filled with their mean where they stick out: {names_of(table, padded)} (gonioOutside tells how much)")
     contrast = "flipped" if job.invert else "as in the tomogram"
     scaled = {"none": "not scaled", "box": "mean 0 and sd 1", "outside": "mean 0 and sd 1 outside of the particle"}
     print(

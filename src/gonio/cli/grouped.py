@@ -54,20 +54,20 @@ def command(
     Returns
     -------
     A decorator of a function of the job's value; its keyword parameters are given options of the same name, and its
-    docstring is the command's help.
+    docstring is the command's help. Where it asks for ``as_json`` the command has --json.
     """
     shown = {name: info for name, info in {**OPTIONS, **own}.items() if info is not None}
     parameters, groups = _opened(job, shown)
-    parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson))
     takes = inspect.signature(job).parameters
 
     def of(printed: Callable[..., None]) -> Callable[..., None]:
         wanted = [name for name, one in inspect.signature(printed).parameters.items() if one.kind is one.KEYWORD_ONLY]
+        json = [Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)] * ("as_json" in wanted)
 
         @functools.wraps(printed)
         def typed(**given: Any) -> None:
             beside = {name: given[name] for name in wanted}
-            as_json = given.pop("as_json")
+            as_json = given.pop("as_json", False)
             if "watch" in takes and watch is not None:
                 given["watch"] = partial(watch, as_json=as_json)
             if "progress" in takes:
@@ -80,8 +80,8 @@ def command(
                 raise error.named(partial(_option, shown)) from error
             printed(value, **beside)
 
-        typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        typed.__annotations__ = {one.name: one.annotation for one in parameters}
+        typed.__signature__ = inspect.Signature([*parameters, *json])  # type: ignore[attr-defined]
+        typed.__annotations__ = {one.name: one.annotation for one in [*parameters, *json]}
         return typed
 
     return of

@@ -1,77 +1,42 @@
-"""``gonio inspect``: what was understood of a file, and what looks wrong with it."""
+"""``gonio inspect``: what was found of a file, and what looks wrong with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import typer
 
-from gonio.cli.ctf_image import CtfImageName, ctf_image_named
-from gonio.cli.options import (
-    AsJson,
-    Diameter,
-    Invert,
-    Overwrite,
-    Permissive,
-    Resolution,
-    ReverseTilts,
-    Seed,
-    TiltAxis,
-    TiltFiles,
-    TiltRange,
-    TomogramsPath,
-    VoxelSize,
-)
+from gonio.cli.grouped import command
 from gonio.cli.output import hanging
-from gonio.cli.pictures import draw, drawing
-from gonio.cli.understanding import Understood, understand
 from gonio.jobs.files import json_text
-from gonio.jobs.options import tilt_sense, wedge_of
-from gonio.run.folder import check_target
+from gonio.jobs.inspect import Inspection
+from gonio.jobs.inspect import inspect as inspect_file
 
 if TYPE_CHECKING:
-    from gonio.io.source import ReadOptions
-    from gonio.particle.table import ParticleTable
+    from gonio.particle.wedge import Wedge
     from gonio.workflows.inspection import HandScore
 
+# Half the height and width of the wedge's drawing, in characters.
+ROWS, COLUMNS = 8, 16
 
-def inspect(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="Particle list, map, tomogram, or tilt file.")],
-    hand: Annotated[
-        Path | None,
-        typer.Option(
-            "--hand", metavar="MAP", help="Say whether this map or its mirror image fits the list's particles."
-        ),
-    ] = None,
-    sample: Annotated[
-        int, typer.Option("--sample", metavar="N", min=1, help="Particles that are looked at, spread over the list.")
-    ] = 50,
-    resolution: Resolution = None,
-    diameter: Diameter = None,
-    tilt_range: TiltRange = None,
-    tilt_axis: TiltAxis = 90.0,
-    tilts: TiltFiles = None,
-    ctf_image: CtfImageName = None,
-    tomograms: TomogramsPath = None,
-    reverse_tilts: ReverseTilts = False,
-    invert: Invert = False,
-    voxel_size: VoxelSize = None,
-    permissive: Permissive = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="PNG", help="Draw wedge, power and tilts into this file.")
-    ] = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    overwrite: Overwrite = False,
-) -> None:
+
+@command(
+    inspect_file,
+    path=typer.Argument(metavar="FILE", help="Particle list, map, tomogram, or tilt file."),
+    hand=typer.Option(
+        "--hand", metavar="MAP", help="Say whether this map or its mirror image fits the list's particles."
+    ),
+    sample=typer.Option("--sample", metavar="N", min=1, help="Particles that are looked at, spread over the list."),
+    output=typer.Option("-o", "--output", metavar="PNG", help="Draw wedge, power and tilts into this file."),
+)
+def inspect(found: Inspection, *, path: Path, output: Path | None, as_json: bool) -> None:
     """Show what gonio understands of a file, and what looks wrong with it.
 
     Of a list: its format, particles, positions, orientations, half sets, images and wedge. Of a map or tomogram: its
-    size, contrast and where its power is. Of a tilt file: its tilts, their order and dose. A doubt is no proof, and
-    its absence neither.
+    size, contrast and where its power is. Of a tilt file: its tilts, their order and dose. A warning is no proof,
+    and its absence neither.
 
     With --hand the particles are averaged at their poses; MAP, in any frame, and its mirror image are laid on that
     average, and each particle is refined against both. The margin is the mean difference of the two dissimilarities,
@@ -80,109 +45,19 @@ def inspect(
 
     Example: `gonio inspect particles.star --hand 7p6z.mrc --diameter 260 --resolution 38`
     """
-    from gonio.io.source import ReadOptions
-
-    if output is not None:
-        check_target(output, overwrite=overwrite)
-    wedge_of(tilt_range, tilt_axis)  # which checks the range
-    options = ReadOptions(
-        tilt_range,
-        tilt_axis,
-        voxel_size,
-        invert,
-        permissive,
-        tomograms_path=tomograms,
-        reverse_tilts=reverse_tilts,
-        ctf_image=ctf_image_named(ctf_image),
-    )
-    understood, table = understand(path, options, tilts or (), sample, diameter)
-    score = None
-    if hand is not None:
-        if table is None:
-            raise ValueError(f"--hand needs a list of particles, and {path} is {understood.kind}")
-        score = _score(table, options, hand, sample, resolution, diameter, seed)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        draw(understood, output)
-    known = (("--mask-diameter", diameter), ("--resolution", resolution))
-    options_of_pair = "".join(f" {option} {value:g}" for option, value in known if value is not None)
-    remedies = (
-        [] if score is None or table is None or hand is None else _remedies(score, table, path, hand, options_of_pair)
-    )
     if as_json:
-        print(json_text(_as_dict(path, understood, score, remedies), indent=2))
+        print(json_text(_as_dict(path, found), indent=2))
     else:
-        _print(path, understood, score, remedies, output)
+        _print(path, found, output)
 
 
-# Hand
-
-
-def _score(
-    table: ParticleTable,
-    options: ReadOptions,
-    map_path: Path,
-    sample: int,
-    resolution: float | None,
-    diameter: float | None,
-    seed: int,
-) -> HandScore:
-    from gonio.io import read_volume
-    from gonio.workflows.inspection import hand_of
-
-    rows = np.unique(np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int))
-    chosen = table[rows]
-    particles = list(chosen.particles())
-    volume = read_volume(map_path, voxel_size_angstrom=options.voxel_size_angstrom, permissive=options.permissive)
-    size = particles[0].voxel_size_angstrom
-    if abs(volume.voxel_size_angstrom / size - 1) > 0.01:
-        raise ValueError(
-            f"{map_path} has voxels of {volume.voxel_size_angstrom:g} A, the particles of {size:g} A: resample it"
-        )
-    return hand_of(
-        particles,
-        chosen.poses,
-        volume,
-        resolution_angstrom=resolution,
-        diameter_angstrom=diameter,
-        rng=np.random.default_rng(seed),
-    )
-
-
-def _remedies(
-    score: HandScore, table: ParticleTable, path: Path, map_path: Path, options_of_pair: str
-) -> list[tuple[str, str]]:
-    """Where the mirror image of a map fits: when to do what, and the command that does it."""
-    if score.fits != "mirrored":
-        return []
-    average = f"gonio average {path} -o listed.mrc"
-    pair = f"{average} && gonio pair listed.mrc {map_path}{options_of_pair} --mirror -o reference.mrc"
-    mirror = ("the hand of the particles is to stay, or that of the map is not known, mirror the map", pair)
-    if tilt_sense(table) != "as listed":
-        return [
-            ("tilts were read in the other sense by mistake, read them as listed", "leave out --reverse-tilts"),
-            mirror,
-        ]
-    if not getattr(table.source, "series", None):
-        return [mirror]
-    known = (
-        "the hand of the map is known (atoms, right-handed helices), the tilt sense of this set was reversed on import:"
-    )
-    align = f"gonio align {path} --reverse-tilts --reference {map_path} -o aligned"
-    return [(f"{known} read it in the other sense, in average, refine and classify too", align), mirror]
-
-
-# Telling
-
-
-def _as_dict(
-    path: Path, understood: Understood, score: HandScore | None, remedies: Sequence[tuple[str, str]]
-) -> dict[str, object]:
+def _as_dict(path: Path, found: Inspection) -> dict[str, object]:
+    score = found.hand
     told: dict[str, object] = {
         "file": str(path),
-        "kind": understood.kind,
-        "facts": understood.facts,
-        "suspicions": [{"name": s.name, "what": s.what, "remedy": s.remedy} for s in understood.suspicions],
+        "kind": found.kind,
+        "facts": found.facts,
+        "suspicions": [{"name": s.name, "what": s.what, "remedy": s.remedy} for s in found.warnings],
     }
     if score is not None:
         told["hand"] = {
@@ -192,34 +67,28 @@ def _as_dict(
             "particles": len(score.dissimilarities),
             "particles_for_the_map": int((score.dissimilarities[:, 1] > score.dissimilarities[:, 0]).sum()),
             "correlation_of_the_average": list(score.correlations),
-            "remedies": [{"when": when, "command": command} for when, command in remedies],
+            "remedies": [{"when": when, "command": command} for when, command in found.remedies],
         }
     return told
 
 
-def _print(
-    path: Path,
-    understood: Understood,
-    score: HandScore | None,
-    remedies: Sequence[tuple[str, str]],
-    output: Path | None,
-) -> None:
-    print(f"{path}: {understood.kind}")
-    width = max(map(len, understood.facts), default=0)
-    for name, fact in understood.facts.items():
+def _print(path: Path, found: Inspection, output: Path | None) -> None:
+    print(f"{path}: {found.kind}")
+    width = max(map(len, found.facts), default=0)
+    for name, fact in found.facts.items():
         text = " x ".join(map(str, fact)) if isinstance(fact, list) else fact
         print(hanging(f"  {name:<{width}}  ", str(text)))
-    if understood.wedge is not None:
-        print("\n".join(["", *drawing(understood.wedge, understood.frequency_per_angstrom), ""]))
-    for suspicion in understood.suspicions:
-        print(hanging("  look again: ", str(suspicion)))
-    if not understood.suspicions:
+    if found.wedge is not None:
+        print("\n".join(["", *drawing(found.wedge, found.frequency_per_angstrom), ""]))
+    for warning in found.warnings:
+        print(hanging("  look again: ", str(warning)))
+    if not found.warnings:
         print("  nothing looks wrong")
-    if score is not None:
-        _print_hand(score)
-    for when, command in remedies:
+    if found.hand is not None:
+        _print_hand(found.hand)
+    for when, remedy in found.remedies:
         print(hanging("  if ", f"{when}:"))
-        print(f"     {command}")
+        print(f"     {remedy}")
     if output is not None:
         print(f"wrote {output}")
 
@@ -238,3 +107,19 @@ def _print_hand(score: HandScore) -> None:
         f" {count} particles for the map; their average correlates {one:.3f} with it, {other:.3f} with its mirror image"
     )
     print(hanging("  hand: ", told))
+
+
+def drawing(wedge: Wedge, frequency_per_angstrom: float) -> list[str]:
+    """Return the wedge in the planes kx, kz and ky, kz, up to a frequency: # measured, + by less than half, . not."""
+    across, up = np.meshgrid(np.arange(-COLUMNS, COLUMNS + 1), np.arange(ROWS, -ROWS - 1, -1))
+    first, second = across / COLUMNS * frequency_per_angstrom, up / ROWS * frequency_per_angstrom
+    zero = np.zeros_like(first)
+    inside = np.hypot(first, second) <= frequency_per_angstrom * 1.001
+    panels = []
+    for planes in ((first, zero, second), (zero, first, second)):
+        weight = wedge.weight_at(np.stack(planes, axis=-1))
+        top = max(float(weight.max()), 1e-30)
+        signs = np.where(weight > 0.5 * top, "#", np.where(weight > 0, "+", "."))
+        panels.append(np.where(inside, signs, " "))
+    head = f"  {'kz up, kx across':<{2 * COLUMNS + 1}}    kz up, ky across"
+    return [head, *(f"  {''.join(one)}    {''.join(two)}".rstrip() for one, two in zip(*panels, strict=True))]

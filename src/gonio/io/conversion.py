@@ -23,11 +23,9 @@ import gonio.io.stopgap as stopgap
 from gonio.io.blocks import Block, read_star
 from gonio.io.columns import numbers_of, tomogram_numbers
 from gonio.io.errors import FormatError
-from gonio.io.formats import FORMAT_OF_VERSION, Format
+from gonio.io.formats import RELION, Format
 from gonio.io.names import tomostar
-from gonio.io.particle_series import SeriesSource
-from gonio.io.source import TILT_COLUMNS, StarSource
-from gonio.io.star import tomograms_beside
+from gonio.io.source import TILT_COLUMNS
 from gonio.io.text import own_label
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
@@ -129,9 +127,8 @@ def known_sizes(table: ParticleTable, tomograms_path: Path | None = None) -> NDA
     FormatError
         If that file is broken.
     """
-    source = table.source
-    if tomograms_path is None and isinstance(source, StarSource):
-        tomograms_path = source.tomograms_path or tomograms_beside(source.path, needed=False)[0]
+    if tomograms_path is None and table.source is not None:
+        tomograms_path = table.source.sizes_path
     stated = {} if tomograms_path is None else TomogramSizes.read(tomograms_path).by_name
     sizes = np.full((len(table), 3), np.inf)
     for row, name in enumerate(table.tomograms):
@@ -210,7 +207,8 @@ def _scored(table: ParticleTable, target: Format) -> ParticleTable:
     score = table.columns.get("score")
     if score is None or formats.SCORES not in target.holds:
         return table
-    if isinstance(table.source, StarSource) and target.name in FORMAT_OF_VERSION.values():
+    own = formats.own_format(table)
+    if own is not None and own.family == target.family == RELION:
         return table
     return replace(table, scores=np.asarray(score, dtype=np.float64))
 
@@ -304,8 +302,8 @@ def losses(table: ParticleTable, target: Format) -> list[str]:
         lost.append(
             f"{', '.join(relion.lost_priors(table.extras))} of turned boxes (with tilt and psi they would turn)"
         )
-    if isinstance(table.source, SeriesSource):
+    if table.source is not None and table.source.format == "m-series":
         lost.append("tilt images, which only a particle series of M lists one by one")
-    elif getattr(table.source, "stacks", False) and not target.name.startswith("relion5"):
+    elif table.source is not None and table.source.stacks and target.name != "relion5":
         lost.append("that images are 2-D stacks of tilts, and their tomograms file")
     return lost

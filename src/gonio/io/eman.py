@@ -99,7 +99,7 @@ def read_lst(path: Path, options: ReadOptions) -> ParticleTable:
         for at, line in enumerate(stream, start=1):
             if line.strip() and not line.startswith("#"):
                 rows.append(_lst_row(path, at, line))
-    return _table(path, rows, options)
+    return _table(path, rows, options, "eman")
 
 
 def read_parms(path: Path, options: ReadOptions) -> ParticleTable:
@@ -117,7 +117,7 @@ def read_parms(path: Path, options: ReadOptions) -> ParticleTable:
             rows.append(Row(int(number), str(file), values, f"entry {key}"))
         except (ValueError, SyntaxError, TypeError) as error:
             raise FormatError(path, f"entry {key!r} is not (FILE, NUMBER)", "give a particle_parms file") from error
-    return _table(path, rows, options)
+    return _table(path, rows, options, "eman-json")
 
 
 def read_boxes(path: Path, options: ReadOptions) -> ParticleTable:
@@ -135,7 +135,7 @@ def read_boxes(path: Path, options: ReadOptions) -> ParticleTable:
     size = info.get("apix_unbin")
     tomogram = path.stem.removesuffix("_info")
     rows = [_box_row(path, at, box, tomogram, size) for at, box in enumerate(boxes, start=1)]
-    return replace(_table(path, rows, options), images=None)
+    return replace(_table(path, rows, options, "eman-boxes"), images=None)
 
 
 def write_lst(path: Path, table: ParticleTable) -> tuple[Path, ...]:
@@ -197,7 +197,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _table(path: Path, rows: list[Row], options: ReadOptions) -> ParticleTable:
+def _table(path: Path, rows: list[Row], options: ReadOptions, format: str) -> ParticleTable:
     if not rows:
         raise FormatError(path, "lists no particles", "give a list with particles")
     images = tuple(f"{row.number}@{row.file}" for row in rows)
@@ -205,7 +205,7 @@ def _table(path: Path, rows: list[Row], options: ReadOptions) -> ParticleTable:
     names = checked_names(Block(path, "", columns, is_star=False), "name", columns["name"])
     tilts = _tilts(rows)
     stated = Block(path, "", {TRANSFORM: tuple(_matrix_text(row) for row in rows)}, is_star=False)
-    source = ListSource(path, "eman", options, names, images, tilts, stated)
+    source = ListSource(path, format, options, names, images, tilts, stated)
     sizes = source.pixel_sizes(_sizes(path, rows))
     scale = 1.0 if sizes is None else sizes[:, None]
     moved_onto = np.array([_transform(path, row) for row in rows])  # (m, 3, 4)
@@ -331,7 +331,7 @@ def _rows(path: Path, table: ParticleTable) -> Iterator[Row]:
     matrices = np.concatenate([inverse.as_matrix(), shifts[:, :, None]], axis=2).reshape(-1, 12)  # (m, 12)
     files = _files(path, table)
     source = table.source
-    own = isinstance(source, ListSource) and source.family == "eman" and source.block is not None
+    own = isinstance(source, ListSource) and source.family.startswith("eman") and source.block is not None
     old = source.block.take(np.asarray(table.rows)).text(TRANSFORM) if own else ()  # type: ignore[union-attr]
     columns = {**table.extras, **own_texts(table)}
     for i, matrix in enumerate(matrices.tolist()):

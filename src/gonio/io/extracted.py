@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from gonio.io.conversion import TomogramSizes, WriteOptions
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage
 from gonio.io.lists import write_particles
-from gonio.io.relion import BINNING, GENERAL, IMAGE_PIXEL, OLD_PIXEL
-from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS
+from gonio.io.relion import BINNING, IMAGE_PIXEL, OLD_PIXEL
+from gonio.io.source import STACKS, SUBTOMOGRAM_ANGLES, TILT_COLUMNS
 from gonio.io.star import IMAGES
 from gonio.io.text import token
 from gonio.particle.pose import Pose
@@ -36,7 +36,7 @@ OUTDATED = (
         OLD_PIXEL,
         "rlnDetectorPixelSize",
     ),
-    *("rlnMagnification", "rlnCtfDataAreCtfPremultiplied", "rlnImageDimensionality", "rlnImageSize", GENERAL),
+    *("rlnMagnification", "rlnCtfDataAreCtfPremultiplied", "rlnImageDimensionality", "rlnImageSize", STACKS),
 )
 
 

@@ -5,6 +5,7 @@ To add one: a module that reads it into a ``ParticleTable`` and writes it from o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,14 +29,25 @@ from gonio.io.compressed import first_bytes
 from gonio.io.em import is_em
 from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import lacks_map_word
-from gonio.io.particle_series import SeriesSource, is_series, read_series
-from gonio.io.source import ReadOptions, StarSource
+from gonio.io.particle_series import is_series, read_series, write_series
+from gonio.io.source import ReadOptions, StarSource, star_format
 from gonio.io.subtomograms import ListSource
 from gonio.particle.table import ParticleTable
 
-__all__ = ["FORMATS", "Format", "format_named", "format_of", "format_of_ending", "own_format", "stated_angles"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "format_named",
+    "format_of",
+    "format_of_ending",
+    "own_format",
+    "stated_angles",
+    "stated_poses",
+]
 
 START_BYTES = 65536
+# Columns of RELION that state poses and positions.
+POSE_LABELS = r"(Coordinate|Origin|AngleRot|AngleTilt|AnglePsi|Subtomogram)(?!.*Prior$)"
 # What a list may hold; the rest of its columns are its own.
 POSITIONS, ANGLES, SHIFTS, TOMOGRAMS, NAMES = "positions", "angles", "shifts", "tomogram names", "particle names"
 HALVES, CLASSES, SCORES, IMAGES, PIXEL, ANY = (
@@ -64,6 +76,11 @@ class Format:
         Whether the first bytes of a file are of this format; of those that say so the first in ``FORMATS`` is taken.
     read, write
         From and to a file; without ``write`` it is read only.
+    rewrite
+        Writes a list that was read in this format and keeps the text of all that did not change, or None where
+        ``write`` does. Its last argument is whether an optimisation set is written beside the list.
+    pose_columns
+        The poses of a table as columns of the list that it was read from; empty where gonio adds no such columns.
     holds
         What it can hold.
     family
@@ -94,6 +111,8 @@ class Format:
     needs_pixels: bool = True
     endings: tuple[str, ...] = ()
     shown: Callable[[ParticleTable], Mapping[str, Sequence[str]]] = dict  # type: ignore[assignment]
+    rewrite: Callable[[Path, ParticleTable, bool], tuple[Path, ...]] | None = None
+    pose_columns: Callable[[ParticleTable], Mapping[str, Sequence[str]]] = lambda table: {}
     files: Callable[[Path, ParticleTable], list[Path]] = lambda path, table: [path]
 
 
@@ -144,7 +163,7 @@ def format_of_ending(path: Path) -> Format:
         If it stands for none.
     """
     name = path.name.lower()
-    matches = [(len(e), known) for known in FORMATS.values() for e in known.endings if name.endswith(e)]
+    matches = [(len(e), known) for known in FORMATS.values() for e in known.endings if name.endswith(e.lower())]
     if not matches:
         raise ValueError(f"{path} has no ending that stands for a format: pass --to, one of {', '.join(FORMATS)}")
     return max(matches, key=lambda match: match[0])[1]
@@ -175,46 +194,15 @@ def _star_labels(start: bytes) -> set[str]:
     }
 
 
-def star_version(labels: set[str]) -> str | None:
-    """Which RELION wrote a list, by its labels: a key of ``relion.VERSIONS``, or None for no STAR file."""
-    if "data_" not in labels or "data_stopgap_motivelist" in labels or is_series(labels) or species.is_species(labels):
-        return None
-    if star.CENTRED[0] in labels or relion.GENERAL in labels or "rlnTomoParticlesFile" in labels:
-        return "5"
-    if "rlnTomoName" in labels:
-        return "4"
-    if "data_optics" in labels:
-        return "3.1"
-    return "3.0" if "rlnImageName" in labels or star.COORDINATES_PX[0] not in labels else "warp"
+def _is_relion(name: str, start: bytes) -> bool:
+    labels = _star_labels(start)
+    others = "data_stopgap_motivelist" in labels or is_series(labels) or species.is_species(labels)
+    return bool(labels) and not others and star_format(labels) == name
 
 
-def _is_relion(version: str, start: bytes) -> bool:
-    return star_version(_star_labels(start)) == version
-
-
-def _read_star(path: Path, options: ReadOptions) -> ParticleTable:
-    return star.read_particles(
-        path,
-        tilt_range_deg=options.tilt_range_deg,
-        axis_deg=options.axis_deg,
-        voxel_size_angstrom=options.voxel_size_angstrom,
-        tomograms_path=options.tomograms_path,
-        invert_contrast=options.invert_contrast,
-        permissive=options.permissive,
-        pixel_size_angstrom=options.pixel_size_angstrom,
-        images_needed=not options.may_count_pixels,
-        reverse_tilts=options.reverse_tilts,
-        ctf_image=options.ctf_image,
-    )
-
-
-def own_format(source: StarSource | SeriesSource) -> str:
-    """The format that a STAR list was read in."""
-    if isinstance(source, SeriesSource):
-        return "m-series"
-    labels = {"data_", *(f"data_{block.name}" for block in source.star.blocks), *source.particles.columns}
-    labels |= {label for block in source.star.blocks for label in block.columns}
-    return FORMAT_OF_VERSION[star_version(labels) or "5"]
+def own_format(table: ParticleTable) -> Format | None:
+    """Return the format that a table was read in, or None where it was read from no file."""
+    return None if table.source is None else FORMATS.get(table.source.format)
 
 
 def stated_angles(table: ParticleTable) -> NDArray[np.float64] | None:
@@ -222,50 +210,65 @@ def stated_angles(table: ParticleTable) -> NDArray[np.float64] | None:
 
     None where a list states none, or states rotations in another way (EMAN2).
     """
-    source, rows = table.source, np.asarray(table.rows)
+    source = table.source
     labels: tuple[str, ...]
     if isinstance(source, StarSource):
         block, labels = source.particles, star.ANGLES
-    elif isinstance(source, ListSource) and source.block is not None and source.family in LAYOUTS:
-        block, labels = source.block, LAYOUTS[source.family].angles
+    elif isinstance(source, ListSource) and source.block is not None and source.format in LAYOUTS:
+        block, labels = source.block, LAYOUTS[source.format].angles
     else:
         return None
-    return block.vectors(labels)[rows] if all(label in block for label in labels) else None
+    return block.vectors(labels)[np.asarray(table.rows)] if all(label in block for label in labels) else None
 
 
-LAYOUTS = {
+def stated_poses(table: ParticleTable) -> Mapping[str, Sequence[str]]:
+    """Return positions, shifts and angles of each particle in the columns of its list, of RELION's as its text."""
+    if isinstance(table.source, StarSource):
+        stated = table.source.particles.take(np.asarray(table.rows)).columns
+        return {label: values for label, values in stated.items() if re.search(POSE_LABELS, label)}
+    known = own_format(table)
+    return {} if known is None else known.shown(table)
+
+
+LAYOUTS: Mapping[str, columns.Layout] = {
     "dynamo": dynamo.LAYOUT,
     "stopgap": stopgap.LAYOUT,
     "av3": av3.LAYOUT,
     "pytom": pytom.LAYOUT,
     "peet": peet.LAYOUT,
-    "plain": plain.LAYOUT,
+    "csv": plain.LAYOUT,
+    "parquet": plain.LAYOUT,
 }
 NUMBERED = frozenset({*POSES, CLASSES, SCORES})
+# Prefix of the columns of RELION, in which WarpTools writes, too.
+RELION = "rln"
 HELP = "give a list of RELION, Warp, Dynamo, STOPGAP, AV3, PyTom, EMAN2, PEET or a plain table"
-FORMAT_OF_VERSION = {"warp": "warp", **{version: f"relion{version}" for version in relion.VERSIONS[1:]}}
 RELION_TITLES = {
     "warp": "Warp/M STAR",
-    "3.0": "RELION 3.0 STAR",
-    "3.1": "RELION 3.1 STAR",
-    "4": "RELION 4 STAR",
-    "5": "RELION 5 STAR",
+    "relion3.0": "RELION 3.0 STAR",
+    "relion3.1": "RELION 3.1 STAR",
+    "relion4": "RELION 4 STAR",
+    "relion5": "RELION 5 STAR",
 }
 
 
 def _relion(version: str) -> Format:
+    name = version if version == "warp" else f"relion{version}"
     return Format(
-        FORMAT_OF_VERSION[version],
-        RELION_TITLES[version],
-        partial(_is_relion, version),
-        _read_star,
+        name,
+        RELION_TITLES[name],
+        partial(_is_relion, name),
+        star.read_particles,
         partial(relion.write_relion, version=version),
         FREE - {SHIFTS} if version == "warp" else FREE,
+        family=RELION,
         centred=version == "5",
         needs_angstrom=version not in ("warp", "3.0"),
         needs_pixels=version != "5",
         endings=(".star",) if version == "5" else (),
         shown=partial(relion.shown, version=version),
+        rewrite=star.write_particles,
+        pose_columns=star.pose_columns,
     )
 
 
@@ -363,7 +366,7 @@ FORMATS: Mapping[str, Format] = {
             family="peet",
             shown=partial(columns.shown, peet.LAYOUT),
             files=peet.list_files,
-            endings=("motl.csv",),
+            endings=("_MOTL.csv", "motl.csv"),
         ),
         Format(
             "imod",
@@ -419,6 +422,7 @@ FORMATS: Mapping[str, Format] = {
             read_series,
             None,
             frozenset(),
+            rewrite=write_series,
         ),
         Format(
             "m-species",

@@ -8,17 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import gonio.io.star as star
 from gonio.io.conversion import WriteOptions, prepared
 from gonio.io.ctf_images import CtfImage
 from gonio.io.errors import FormatError
-from gonio.io.formats import FORMATS, Format, format_named, format_of, format_of_ending, own_format
-from gonio.io.particle_series import SeriesSource, write_series
+from gonio.io.formats import ANY, FORMATS, Format, format_named, format_of, format_of_ending, own_format
 from gonio.io.paths import folder_of, moved_columns
-from gonio.io.source import ReadOptions, StarSource
+from gonio.io.source import ReadOptions
 from gonio.particle.table import ParticleTable
 
-__all__ = ["keeps_text", "read_particles", "read_with", "write_particles"]
+__all__ = ["file_name", "keeps_text", "read_particles", "read_with", "write_back", "write_particles"]
 
 
 def read_particles(
@@ -90,12 +88,12 @@ def read_particles(
 def read_with(path: Path, options: ReadOptions, *, format: str | None = None) -> ParticleTable:
     """``read_particles`` with all that can be said of a list; ``may_count_pixels`` reads what cannot be loaded, too."""
     table = (format_of(path) if format is None else format_named(format)).read(path, options)
-    if options.reverse_tilts and not getattr(table.source, "series", None):
+    assert table.source is not None  # it was read
+    if options.reverse_tilts and not table.source.series:
         problem = "has no tilt series whose sense could be reversed: that is for 2-D stacks with their tomograms file"
         remedy = "leave out --reverse-tilts and mirror the reference: gonio pair AVERAGE MAP --mirror -o REFERENCE"
         raise FormatError(path, problem, remedy)
-    source = table.source
-    if options.ctf_image is not None and (not isinstance(source, StarSource) or not source.has_ctf_images):
+    if options.ctf_image is not None and not table.source.has_ctf_images:
         raise FormatError(path, "lists no 3-D volumes in rlnCtfImage", "leave out --ctf-image")
     return table
 
@@ -135,11 +133,9 @@ def write_particles(
     FormatError
         If a file cannot be written, or the format needs what is not known; nothing half-written stays behind.
     """
-    path = Path(path)
-    if options is None and keeps_text(path, table, format):
-        if isinstance(table.source, SeriesSource):
-            return write_series(path, table)
-        return star.write_particles(path, table, with_optimisation_set=with_optimisation_set)
+    path, own = Path(path), own_format(table)
+    if options is None and own is not None and own.rewrite is not None and keeps_text(path, table, format):
+        return own.rewrite(path, table, with_optimisation_set)
     target = _default_target(path, table) if format is None else format_named(format)
     if target.write is None:
         raise ValueError(f"{target.title} is read and not written: choose another format")
@@ -148,12 +144,59 @@ def write_particles(
     return target.write(path, made)
 
 
+def write_back(folder: Path, name: str, table: ParticleTable, *, with_optimisation_set: bool = True) -> Path:
+    """Write a list in the format that it was read in, and beside it what that format cannot hold.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    name
+        Of the files, without an ending: ``file_name`` says what the list is called. Where its format has no place for
+        columns of gonio's own (Dynamo, STOPGAP, AV3, PyTom, PEET), ``NAME.csv`` holds all of the list: a plain table,
+        read as any other.
+    table
+        Possibly a selection, with new poses and columns.
+    with_optimisation_set
+        As in ``write_particles``.
+
+    Returns
+    -------
+    The list.
+
+    Raises
+    ------
+    FormatError
+        As ``write_particles``.
+    """
+    path, own = folder / file_name(table, name), _written(table)
+    format = None if own is None else own.name
+    write_particles(path, table, format=format, with_optimisation_set=with_optimisation_set)
+    if own is not None and own.rewrite is None and ANY not in own.holds:
+        write_particles(folder / f"{name}.csv", table, format="csv")
+    return path
+
+
+def file_name(table: ParticleTable, name: str) -> str:
+    """Return how ``write_back`` calls a list: ``NAME.star``, or with the ending of the format that it was read in."""
+    own = _written(table)
+    return f"{name}{own.endings[0] if own and own.endings else '.star'}"
+
+
+def _written(table: ParticleTable) -> Format | None:
+    """The format of a list, where it is one that gonio writes."""
+    own = own_format(table)
+    return None if own is None or (own.write is None and own.rewrite is None) else own
+
+
 def keeps_text(path: Path, table: ParticleTable, format: str | None) -> bool:
-    """Whether a list stays a STAR file of the kind that it is, so that all that is not changed keeps its text."""
-    source = table.source
-    if not isinstance(source, StarSource | SeriesSource):
-        return False
-    return format == own_format(source) or (format is None and path.suffix == ".star")
+    """Return whether a list is written as the kind of STAR file that it is, every unchanged value as its text."""
+    own = own_format(table)
+    return (
+        own is not None
+        and own.rewrite is not None
+        and format in (own.name, *([None] if path.suffix == ".star" else []))
+    )
 
 
 def _default_target(path: Path, table: ParticleTable) -> Format:

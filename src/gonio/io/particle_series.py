@@ -36,7 +36,7 @@ from gonio.io.text import decimals, numbers_or_text, own_name
 from gonio.io.tilts import PLATE, bfactors
 from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleTable
+from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import TiltStack
 
 __all__ = ["SeriesSource", "is_series", "read_series", "write_series"]
@@ -60,7 +60,7 @@ def is_series(labels: set[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class SeriesSource:
+class SeriesSource(ParticleSource):
     """A particle series that has been read: rows of images, and which of them are whose.
 
     Parameters
@@ -77,7 +77,8 @@ class SeriesSource:
     groups: tuple[NDArray[np.int64], ...]
     names: tuple[str, ...]
 
-    stacks = True  # of 2-D images, as ``StarSource`` has it
+    format = "m-series"
+    stacks = True
 
     @property
     def path(self) -> Path:
@@ -256,7 +257,7 @@ def read_series(path: Path, options: ReadOptions) -> ParticleTable:
     )
 
 
-def write_series(path: Path, table: ParticleTable) -> tuple[Path, ...]:
+def write_series(path: Path, table: ParticleTable, _: bool = False) -> tuple[Path, ...]:
     """Write a series back, one row for each image, with the poses of the table composed with the tilts.
 
     Raises

@@ -86,7 +86,7 @@ def read_csv(path: Path, options: ReadOptions) -> ParticleTable:
     if len(set(head)) != len(head):
         raise FormatError(path, "names a column twice in line 1", "rename one of them")
     columns = dict(zip(head, zip(*rows, strict=True), strict=False)) if rows else dict.fromkeys(head, ())
-    return _table(Block(path, "", columns, lines=lines, is_star=False), options)
+    return _table(Block(path, "", columns, lines=lines, is_star=False), options, "csv")
 
 
 def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
@@ -101,7 +101,7 @@ def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
     with reading(path, "give a Parquet table as gonio writes it"):
         content = parquet.read_table(path)
         columns = {label: tuple(map(_text, content[label].to_pylist())) for label in content.column_names}
-    return _table(Block(path, "", columns, is_star=False), options)
+    return _table(Block(path, "", columns, is_star=False), options, "parquet")
 
 
 def write_csv(path: Path, table: ParticleTable) -> tuple[Path, ...]:
@@ -134,7 +134,7 @@ def write_parquet(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     return (path,)
 
 
-def _table(block: Block, options: ReadOptions) -> ParticleTable:
+def _table(block: Block, options: ReadOptions, format: str) -> ParticleTable:
     sizes = block.numbers(SIZE) if SIZE in block and len(block) else None
     in_angstrom = sizes is None and any(_stated(label) in block for label in LENGTHS)
     if in_angstrom:  # which needs no pixel size: any does until the lengths are angstrom again
@@ -156,7 +156,7 @@ def _table(block: Block, options: ReadOptions) -> ParticleTable:
     own = block.without([SIZE, FROM, IMAGE])
 
     def source(_: object) -> ListSource:
-        return ListSource(path, "plain", options, block.text("name"), images, tilts, own)
+        return ListSource(path, format, options, block.text("name"), images, tilts, own)
 
     table = table_of(own, LAYOUT, options, source=source, pixel_sizes=sizes)
     if in_angstrom and not said:

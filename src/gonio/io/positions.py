@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.blocks import Block, read_star
-from gonio.io.source import StarSource
+from gonio.io.source import CENTRED, COORDINATES_PX, StarSource
 
 __all__ = [
     "CENTRED",
@@ -33,8 +33,6 @@ __all__ = [
     "pixels_by_tomogram",
 ]
 
-CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
-COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 SERIES_PIXEL = "rlnTomoTiltSeriesPixelSize"
 
 

@@ -27,7 +27,7 @@ from gonio.io.blocks import Block, Star, write_star
 from gonio.io.columns import own_texts
 from gonio.io.errors import FormatError
 from gonio.io.paths import folder_of, moved
-from gonio.io.source import SUBTOMOGRAM_ANGLES, TILT_COLUMNS
+from gonio.io.source import STACKS, SUBTOMOGRAM_ANGLES, TILT_COLUMNS
 from gonio.io.star import (
     ANGLES,
     CENTRED,
@@ -49,7 +49,6 @@ __all__ = ["VERSIONS", "lost_priors", "shown", "write_relion"]
 VERSIONS = ("warp", "3.0", "3.1", "4", "5")
 STAR_VERSION = {"3.1": "30001", "4": "30001", "5": "50001"}
 NAME = "rlnTomoParticleName"
-GENERAL = "rlnTomoSubTomosAre2DStacks"
 PRIORS = ("rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior")
 GROUP, GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
 SERIES_PIXEL, BINNING, IMAGE_PIXEL = "rlnTomoTiltSeriesPixelSize", "rlnTomoSubtomogramBinning", "rlnImagePixelSize"
@@ -252,12 +251,12 @@ def _blocks(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> Se
         GROUP_NAME: tuple(names[first[group]] if names else f"opticsGroup{group}" for group in order),
         **{label: tuple(rows[label][first[group]] for group in order) for label in labels},
     }
-    inner = (*OPTICS, GENERAL)
+    inner = (*OPTICS, STACKS)
     particles = {label: values for label, values in rows.items() if label not in inner} | {GROUP: tuple(groups)}
     blocks = [Block(path, "optics", optics), Block(path, "particles", particles)]
     if version == "5":
-        stacks = rows.get(GENERAL, ("0",))[0]
-        blocks.insert(0, Block(path, "general", {GENERAL: (stacks,)}, is_loop=False))
+        stacks = rows.get(STACKS, ("0",))[0]
+        blocks.insert(0, Block(path, "general", {STACKS: (stacks,)}, is_loop=False))
     return blocks
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.io.blocks import Block, Star
+from gonio.io.blocks import Block, Star, read_star
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
 from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import image_stack, read_listed
@@ -30,13 +30,16 @@ from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
 
-__all__ = ["ReadOptions", "StarSource", "name_label"]
+__all__ = ["ReadOptions", "StarSource", "name_label", "named_file", "star_format", "tomograms_beside"]
 
 VOXEL_SIZE_TOLERANCE = 0.01
+CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
+COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
 # The column that says that poses were found with tilts read in the other sense.
 TILT_SENSE, REVERSED = "tilt_sense", "reversed"
+STACKS = "rlnTomoSubTomosAre2DStacks"
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 IMAGE_OF_CTF, PREMULTIPLIED = "rlnCtfImage", "rlnCtfDataAreCtfPremultiplied"
 # What gonio states of a particle's image in columns of its own, which stay with it.
@@ -48,9 +51,47 @@ def name_label(particles: Block) -> str | None:
     return next((label for label in ("rlnTomoParticleName", "rlnImageName") if label in particles), None)
 
 
+def star_format(labels: set[str]) -> str:
+    """Return the format of a STAR list, by the labels of its columns and blocks (``data_optics``)."""
+    if labels & {CENTRED[0], STACKS, "rlnTomoParticlesFile"}:
+        return "relion5"
+    if "rlnTomoName" in labels:
+        return "relion4"
+    if "data_optics" in labels:
+        return "relion3.1"
+    return "relion3.0" if "rlnImageName" in labels or COORDINATES_PX[0] not in labels else "warp"
+
+
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the caller said about a list: each replaces what the files say; see ``read_particles``."""
+    """What a caller states of a list, each in place of what the files say.
+
+    Parameters
+    ----------
+    tilt_range_deg, axis_deg
+        The wedge of 3-D subtomograms, as in ``SingleAxisWedge``.
+    voxel_size_angstrom
+        Of the images.
+    invert_contrast
+        Flip the sign of the images: for files whose density is dark (negative).
+    permissive
+        Of MRC files, accept a wrong map ID or machine stamp, and bytes after the data.
+    pixel_size_angstrom
+        Of the pixels that coordinates count in.
+    may_count_pixels
+        Read a list whose particles are not to be loaded: tomograms of 2-D stacks are not read, poses are those in the
+        tomogram, and lengths in pixels of unknown size stay pixels. It is enough to convert a list.
+    tomograms_path
+        tomograms.star of 2-D stacks, or the wedge list of a STOPGAP list; found beside the list when not given.
+    data_path
+        The folder of the subtomograms of lists that number them (Dynamo, STOPGAP, AV3).
+    wedges
+        Those of tilt files.
+    reverse_tilts
+        Of 2-D stacks: read every tilt in the other sense.
+    ctf_image
+        What the volumes in rlnCtfImage hold (``gonio.io.ctf_images``).
+    """
 
     tilt_range_deg: tuple[float, float] | None = None
     axis_deg: float = 90.0
@@ -111,6 +152,16 @@ class StarSource:
         series = [one.path for one in self.series.values()]
         series += [] if self.options.wedges is None else [one.series.path for one in self.options.wedges.wedges]
         return tuple(dict.fromkeys((*self.sets, self.path, *tomograms, *series)))
+
+    @property
+    def sizes_path(self) -> Path | None:
+        """The tomograms file that was read, or is found beside the list."""
+        return self.tomograms_path or tomograms_beside(self.path, needed=False)[0]
+
+    @cached_property
+    def format(self) -> str:
+        """The version of RELION (or Warp) that writes lists with these columns."""
+        return star_format({label for block in self.star.blocks for label in (f"data_{block.name}", *block.columns)})
 
     @cached_property
     def optics_rows(self) -> NDArray[np.int64]:
@@ -329,3 +380,29 @@ class StarSource:
             return None
         sections, box = (len(self._read(label, index).data) for label in (IMAGE_OF_CTF, "rlnImageName"))
         return self._kind_of(index, sections, box)
+
+
+def named_file(entry: Block, label: str) -> Path:
+    """Return the file that the first row of a column names; FormatError where there is none."""
+    token = entry.first(label)
+    found = locate(token, entry.path.parent)
+    if found is None:
+        problem = f"{label} names {token}, which is neither in {entry.path.parent}, nor above, nor in {Path.cwd()}"
+        raise FormatError(entry.path, problem, "restore the file or run from the folder its paths start at")
+    return found
+
+
+def tomograms_beside(path: Path, *, needed: bool) -> tuple[Path | None, tuple[Path, ...]]:
+    """Return tomograms.star beside a list, or the one that an optimisation set there names for it, and that set."""
+    for other in sorted(path.parent.glob("*optimisation_set.star")):
+        entry = next((block for block in read_star(other).blocks if "rlnTomoTomogramsFile" in block), None)
+        if entry is None or "rlnTomoParticlesFile" not in entry:
+            continue
+        named = locate(entry.first("rlnTomoParticlesFile"), other.parent)
+        if named is not None and named.resolve() == path.resolve():
+            return named_file(entry, "rlnTomoTomogramsFile"), (other,)
+    if (path.parent / "tomograms.star").is_file():
+        return path.parent / "tomograms.star", ()
+    if not needed:
+        return None, ()
+    raise FormatError(path, "lists 2-D stacks, and no tomograms.star is beside it", "pass --tomograms FILE")

@@ -26,7 +26,6 @@ from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block, Star, read_star, write_star
 from gonio.io.columns import checked_names
-from gonio.io.ctf_images import CtfImage
 from gonio.io.errors import FormatError, locate
 from gonio.io.paths import moved_columns, relative
 from gonio.io.positions import (
@@ -41,11 +40,14 @@ from gonio.io.positions import (
 from gonio.io.source import (
     IMAGE_COLUMNS,
     REVERSED,
+    STACKS,
     SUBTOMOGRAM_ANGLES,
     TILT_SENSE,
     ReadOptions,
     StarSource,
     name_label,
+    named_file,
+    tomograms_beside,
 )
 from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
 from gonio.io.tilts import TiltSeries, read_tilt_series
@@ -67,62 +69,22 @@ BINNING = "rlnTomoSubtomogramBinning"
 OPTIMISATION_SET = "optimisation_set.star"
 
 
-def read_particles(
-    path: str | Path,
-    *,
-    tilt_range_deg: tuple[float, float] | None = None,
-    axis_deg: float = 90.0,
-    voxel_size_angstrom: float | None = None,
-    tomograms_path: str | Path | None = None,
-    invert_contrast: bool = False,
-    permissive: bool = False,
-    pixel_size_angstrom: float | None = None,
-    images_needed: bool = True,
-    reverse_tilts: bool = False,
-    ctf_image: CtfImage | str | None = None,
-) -> ParticleTable:
-    """Read a RELION or WarpTools particle list; its particles load one at a time, when asked for.
+def read_particles(path: Path, options: ReadOptions) -> ParticleTable:
+    """Read a RELION or WarpTools particle list, or an optimisation set; its particles load one at a time.
 
     Lists of 2-D stacks (rlnTomoSubTomosAre2DStacks 1) load as ``TiltStack``, others as ``Subtomogram``.
     ``coordinates_angstrom`` are rlnCenteredCoordinate*Angst (from the tomogram's centre) or else rlnCoordinate* times
     the size of the pixels that they count (from its first voxel): ``gonio.io.positions`` has the rule.
-
-    Parameters
-    ----------
-    path
-        A particle list or an optimisation set. Paths inside start at its folder, at one above it
-        (RELION's start at the project's), or at the current one.
-    tilt_range_deg, axis_deg
-        The wedge of 3-D subtomograms, as in ``SingleAxisWedge``. Without a range it comes from the list's columns
-        gonioTiltMin, gonioTiltMax and gonioTiltAxis, or from the volumes in rlnCtfImage.
-    voxel_size_angstrom
-        Replaces the voxel size of the list and of the image headers.
-    tomograms_path
-        tomograms.star for 2-D stacks; found beside the list or through an optimisation set beside it when not given.
-    invert_contrast
-        Flip the sign of the images: for files whose density is dark (negative).
-    permissive
-        Of image files, accept a wrong map ID or machine stamp, and bytes after the data.
-    pixel_size_angstrom
-        Of the pixels that coordinates count in, in place of what the list says.
-    images_needed
-        Whether particles are to be loaded. Without, tomograms of 2-D stacks are not read, poses are those in the
-        tomogram, and lengths in pixels of unknown size stay pixels, which is enough to convert a list.
-    reverse_tilts
-        Of 2-D stacks: read every tilt in the other sense, for sets whose tilt sense was reversed on import. Lists that
-        gonio writes of them say so in gonioTiltSense, and are read so again.
-    ctf_image
-        What the volumes in rlnCtfImage hold (``gonio.io.ctf_images``), where the list does not say it.
 
     Raises
     ------
     FormatError
         A file is missing or broken, a column or tomogram is missing, or a value is not a number.
     """
-    star, tomograms_path, sets = _open(Path(path), None if tomograms_path is None else Path(tomograms_path))
+    star, tomograms_path, sets = _open(path, options.tomograms_path)
     particles = _particle_block(star)
     series: dict[str, TiltSeries] = {}
-    stacks = _are_stacks(star)
+    stacks, images_needed = _are_stacks(star), not options.may_count_pixels
     if stacks and tomograms_path is None:
         tomograms_path, found_by = tomograms_beside(star.path, needed=images_needed)
         sets += found_by
@@ -130,18 +92,7 @@ def read_particles(
         assert tomograms_path is not None
         tomograms = read_star(tomograms_path)
         series = {name: read_tilt_series(tomograms, name) for name in dict.fromkeys(particles.text("rlnTomoName"))}
-    said = ReadOptions(
-        tilt_range_deg,
-        axis_deg,
-        voxel_size_angstrom,
-        invert_contrast,
-        permissive,
-        pixel_size_angstrom,
-        may_count_pixels=not images_needed,
-        reverse_tilts=reverse_tilts,
-        ctf_image=None if ctf_image is None else CtfImage(ctf_image),
-    )
-    source = StarSource(star, particles, series, tomograms_path, said, sets, stacks=stacks)
+    source = StarSource(star, particles, series, tomograms_path, options, sets, stacks=stacks)
     pixels = coordinate_pixels(source)
     if pixels is None and are_centred(particles):
         pixels, source = _tomograms_pixels(source)
@@ -169,7 +120,7 @@ def read_particles(
     )
 
 
-def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation_set: bool = True) -> tuple[Path, ...]:
+def write_particles(path: Path, table: ParticleTable, with_optimisation_set: bool = True) -> tuple[Path, ...]:
     """Write a table back in the format it was read from.
 
     Poses, half sets where they changed, and ``table.columns`` (as ``gonioName``) are written; columns of gonio that the
@@ -178,11 +129,8 @@ def write_particles(path: str | Path, table: ParticleTable, *, with_optimisation
 
     Parameters, files and errors as ``gonio.io.write_particles``; the table must be read by ``read_particles`` here.
     """
-    path = Path(path)
-    source = table.source
-    if not isinstance(source, StarSource):
-        raise ValueError(f"table must come from read_particles, its source is {source!r}")
-    block = updated(source, table, path, pose_columns(source, table))
+    source = _source(table)
+    block = updated(source, table, path, pose_columns(table))
     blocks = tuple(block if old is source.particles else _moved(old, source, path) for old in source.star.blocks)
     write_star(path, replace(source.star, blocks=blocks))
     if not (with_optimisation_set and source.tomograms_path):
@@ -220,6 +168,12 @@ def _warn_of_unused(source: StarSource) -> None:
     )
 
 
+def _source(table: ParticleTable) -> StarSource:
+    if not isinstance(table.source, StarSource):
+        raise ValueError(f"table must come from read_particles, its source is {table.source!r}")
+    return table.source
+
+
 # Which file is which
 
 
@@ -230,33 +184,8 @@ def _open(path: Path, tomograms_path: Path | None) -> tuple[Star, Path | None, t
     if entry is None:
         return star, tomograms_path, ()
     if tomograms_path is None and "rlnTomoTomogramsFile" in entry:
-        tomograms_path = _named_file(entry, "rlnTomoTomogramsFile")
-    return read_star(_named_file(entry, "rlnTomoParticlesFile")), tomograms_path, (path,)
-
-
-def _named_file(entry: Block, label: str) -> Path:
-    token = entry.first(label)
-    found = locate(token, entry.path.parent)
-    if found is None:
-        problem = f"{label} names {token}, which is neither in {entry.path.parent}, nor above, nor in {Path.cwd()}"
-        raise FormatError(entry.path, problem, "restore the file or run from the folder its paths start at")
-    return found
-
-
-def tomograms_beside(path: Path, *, needed: bool) -> tuple[Path | None, tuple[Path, ...]]:
-    """tomograms.star beside a particle list, or the one that an optimisation set there names for it; and that set."""
-    for other in sorted(path.parent.glob("*optimisation_set.star")):
-        entry = next((block for block in read_star(other).blocks if "rlnTomoTomogramsFile" in block), None)
-        if entry is None or "rlnTomoParticlesFile" not in entry:
-            continue
-        named = locate(entry.first("rlnTomoParticlesFile"), other.parent)
-        if named is not None and named.resolve() == path.resolve():
-            return _named_file(entry, "rlnTomoTomogramsFile"), (other,)
-    if (path.parent / "tomograms.star").is_file():
-        return path.parent / "tomograms.star", ()
-    if not needed:
-        return None, ()
-    raise FormatError(path, "lists 2-D stacks, and no tomograms.star is beside it", "pass --tomograms FILE")
+        tomograms_path = named_file(entry, "rlnTomoTomogramsFile")
+    return read_star(named_file(entry, "rlnTomoParticlesFile")), tomograms_path, (path,)
 
 
 def _particle_block(star: Star) -> Block:
@@ -275,8 +204,7 @@ def _particle_block(star: Star) -> Block:
 
 def _are_stacks(star: Star) -> bool:
     general = star.find("general")
-    label = "rlnTomoSubTomosAre2DStacks"
-    return general is not None and label in general and len(general) > 0 and bool(general.numbers(label)[0])
+    return general is not None and STACKS in general and len(general) > 0 and bool(general.numbers(STACKS)[0])
 
 
 # Poses
@@ -291,9 +219,9 @@ def _read_poses(source: StarSource, pixels: NDArray[np.float64] | None) -> Pose:
     return Pose(_mirrored(turned * part, flips), -flips * turned.apply(origins))
 
 
-def pose_columns(source: StarSource, table: ParticleTable) -> dict[str, list[str]]:
-    """The exact inverse of ``_read_poses``, for the rows of the table."""
-    rows = np.asarray(table.rows)
+def pose_columns(table: ParticleTable) -> dict[str, list[str]]:
+    """Return angles and origins of a table in the labels and the frames of its list, the inverse of ``_read_poses``."""
+    source, rows = _source(table), np.asarray(table.rows)
     part, origins = table.poses.rotation, -table.poses.shift_angstrom
     if source.stacks:
         turned, flips = _rotations(source.particles, SUBTOMOGRAM_ANGLES)[rows], _flips(source)[rows]

@@ -20,6 +20,7 @@ from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import read_listed
 from gonio.io.paths import relative
 from gonio.io.source import VOXEL_SIZE_TOLERANCE, ReadOptions
+from gonio.particle.table import ParticleSource
 from gonio.particle.volume import Particle, Subtomogram, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
 
@@ -30,7 +31,7 @@ HDF_ENDINGS = (".hdf", ".hdf5", ".h5")
 
 
 @dataclass(frozen=True)
-class ListSource:
+class ListSource(ParticleSource):
     """A list that has been read, and its volumes.
 
     Parameters
@@ -38,7 +39,7 @@ class ListSource:
     path
         The list.
     family
-        Its format.
+        Its format, a key of ``gonio.io.formats.FORMATS``.
     options
         What the caller said.
     names
@@ -66,6 +67,11 @@ class ListSource:
     def files(self) -> tuple[Path, ...]:
         """The list and what was read beside it."""
         return (self.path, *self.others)
+
+    @property
+    def format(self) -> str:
+        """Its format."""
+        return self.family
 
     def pixel_sizes(self, stated: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         """Of the list's pixels: what the caller said, what the list states, or what the first volume's header says.

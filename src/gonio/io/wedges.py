@@ -99,7 +99,7 @@ def with_tilts(
     source: Any = table.source
     if source is None or not hasattr(source, "options"):
         raise ValueError("wedges from tilt files need a list that was read from a file")
-    if getattr(source, "stacks", False):
+    if source.stacks:
         raise ValueError(f"{source.path} lists 2-D stacks, whose tilts are known: leave out --tilts")
     names = tuple(dict.fromkeys(table.tomograms))
     kinds = _kinds(names, paths, Weighting(weighting))

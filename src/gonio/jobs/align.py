@@ -147,7 +147,7 @@ def align(
         For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
     """
     from gonio.alignment.columns import runners_up, writable
-    from gonio.io import write_particles
+    from gonio.io.lists import write_back
     from gonio.report import html
 
     search.check(local)
@@ -189,12 +189,14 @@ def align(
         if true_table is not None:
             aligned = replace(aligned, errors=errors_of(aligned, true_table))
         with work.results(alignment=asdict(aligned.settings)) as folder:
-            write_particles(folder / "particles.star", writable(aligned.table))
+            write_back(folder, "particles", writable(aligned.table))
             others = runners_up(aligned.table, aligned.results)
             write_list(folder / "runners_up.star", others, otherwise=NO_RUNNERS_UP)
-            if decoys.decoys:
+            if aligned.kept is not None and len(aligned.kept):
+                write_back(folder, "kept", writable(aligned.kept), with_optimisation_set=False)
+            elif decoys.decoys:
                 none_kept = f"No particle has a q-value up to {decoys.most_q:g}."
-                write_list(folder / "kept.star", aligned.kept, otherwise=none_kept)
+                write_list(folder / "kept.star", None, otherwise=none_kept)
             box = aligned.box_angstrom or reference_map.box_angstrom
             write_particle_scene(folder, aligned.table, box_angstrom=box)
             write_summary(folder, aligned.summary)
@@ -272,9 +274,11 @@ def _numbers_of_decoys(aligned: Aligned) -> list[Number]:
     table, options, kept = aligned.table, aligned.decoys, aligned.kept
     if kept is None:
         return []
+    from gonio.io.lists import file_name
+
     lost = float(np.mean(table.columns[TARGET] <= table.columns[DECOY]))
     false = min(1.0, lost * (1.0 + 1.0 / options.decoys))
-    share = f"of which at most {100 * options.most_q:g} % should be false: kept.star lists them"
+    share = f"of which at most {100 * options.most_q:g} % should be false: {file_name(table, 'kept')} lists them"
     return [
         ("kept", float(len(kept)), "{:.0f}", f"particles, {share}"),
         ("false, at most about", 100 * false, "{:.0f} %", "of all, by those that fit a decoy better"),

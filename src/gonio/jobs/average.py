@@ -10,7 +10,7 @@ import numpy as np
 
 from gonio.jobs.checking import look_at_list
 from gonio.jobs.files import beside, check_map, write_settings, write_text
-from gonio.jobs.options import File, ListOptions, files_of, tilt_sense
+from gonio.jobs.options import File, ListOptions, files_of
 from gonio.jobs.running import thread_count
 from gonio.jobs.splitting import check_half_sets, with_half_sets
 from gonio.particle.arguments import ArgumentError
@@ -130,7 +130,7 @@ def average(
     look_at_list(table, mask=given, poses_for="an average")
     mapper = Journaled(Local(thread_count(threads)), progress=progress)
     made = average_list(table, halves=halves, symmetry=symmetry, mapper=mapper)
-    averaged = Averaged(made, agreement_of(made, given), tilt_sense(table))
+    averaged = Averaged(made, agreement_of(made, given), table.tilt_sense)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_average(target, made, averaged.agreement)
     settings = {

@@ -330,10 +330,10 @@ def _classed_table(table: ParticleTable, found: Classes) -> ParticleTable:
 
 def _write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None:
     """Write the list, and each class: its own list and its average."""
-    from gonio.io import write_particles
+    from gonio.io.lists import write_back
     from gonio.report import MapFile, maps_script
 
-    write_particles(folder / "particles.star", classed)
+    write_back(folder, "particles", classed)
     shown = [
         MapFile(f"class_{one}.mrc", made.volume, True, _resolution(found, one - 1) or np.inf)
         for one, made in enumerate(found.averages, start=1)
@@ -345,7 +345,7 @@ def _write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None
     for one, made in enumerate(found.averages, start=1):
         if made is None:
             continue
-        write_particles(folder / f"class_{one}.star", classed[found.labels == one], with_optimisation_set=False)
+        write_back(folder, f"class_{one}", classed[found.labels == one], with_optimisation_set=False)
         write_average(folder / f"class_{one}.mrc", made, agreement_of(made))
 
 

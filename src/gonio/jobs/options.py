@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gonio.alignment.aligner import Aligner
     from gonio.io.ctf_images import CtfImage
+    from gonio.io.source import ReadOptions
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Subtomogram, Volume
     from gonio.particle.wedge import SingleAxisWedge
@@ -33,7 +34,6 @@ __all__ = [
     "ReferenceOptions",
     "SearchOptions",
     "files_of",
-    "tilt_sense",
     "wedge_of",
 ]
 
@@ -104,9 +104,17 @@ class ListOptions:
         ValueError
             For options that exclude each other, or do not fit the list.
         """
-        from gonio.io import read_particles
+        from gonio.io.lists import read_with
         from gonio.io.wedges import with_tilts
 
+        self.check()
+        table = read_with(Path(self.path), self.reading)
+        if not self.tilt_files:
+            return table
+        return with_tilts(table, [Path(path) for path in self.tilt_files], weighting=self.tilt_weights)
+
+    def check(self) -> None:
+        """Raise ArgumentError for options that exclude each other."""
         if self.tilt_weights not in WEIGHTINGS:
             known = ", ".join(WEIGHTINGS)
             raise ArgumentError(
@@ -116,21 +124,23 @@ class ListOptions:
             raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
         if self.tilt_weights != WEIGHTINGS[0] and not self.tilt_files:
             raise ArgumentError("{} needs {}: what is to be weighed", "tilt_weights", "tilt_files")
-        table = read_particles(
-            self.path,
-            tilt_range_deg=self.tilt_range_deg,
-            axis_deg=self.axis_deg,
-            voxel_size_angstrom=self.voxel_size_angstrom,
-            tomograms_path=self.tomograms_path,
-            invert_contrast=self.invert,
-            permissive=self.permissive,
-            data_path=self.data_path,
+
+    @property
+    def reading(self) -> ReadOptions:
+        """What a list is read with."""
+        from gonio.io.source import ReadOptions
+
+        return ReadOptions(
+            self.tilt_range_deg,
+            self.axis_deg,
+            self.voxel_size_angstrom,
+            self.invert,
+            self.permissive,
+            tomograms_path=None if self.tomograms_path is None else Path(self.tomograms_path),
+            data_path=None if self.data_path is None else Path(self.data_path),
             reverse_tilts=self.reverse_tilts,
             ctf_image=self._ctf_image(),
         )
-        if not self.tilt_files:
-            return table
-        return with_tilts(table, [Path(path) for path in self.tilt_files], weighting=self.tilt_weights)
 
     def _ctf_image(self) -> CtfImage | None:
         from gonio.io.ctf_images import CtfImage
@@ -142,7 +152,7 @@ class ListOptions:
 
     def record(self, table: ParticleTable) -> dict[str, object]:
         """Return what was asked and what came of it, for settings that lie beside results."""
-        return {**asdict(self), "tilt_sense": tilt_sense(table)}
+        return {**asdict(self), "tilt_sense": table.tilt_sense}
 
     def read_map(self, path: File) -> Volume:
         """Read a map of the particles' voxel size."""
@@ -156,14 +166,6 @@ class ListOptions:
     def read_mask(self, path: File | None) -> Volume | None:
         """Read a map that may not be given."""
         return None if path is None else self.read_map(path)
-
-
-def tilt_sense(table: ParticleTable) -> str:
-    """Return in which sense the tilts of a list's stacks are read."""
-    reversed_rows = getattr(table.source, "tilts_reversed", None)
-    if reversed_rows is None or not reversed_rows.any():
-        return "as listed"
-    return "reversed" if reversed_rows.all() else "reversed of some particles"
 
 
 def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> SingleAxisWedge | None:

@@ -281,12 +281,13 @@ def _starts(
 def _write_iteration(folder: Path, one: Iteration, plan: Plan) -> None:
     """Write maps, FSC and list."""
     from gonio.alignment.columns import writable
-    from gonio.io import write_particles, write_volume
+    from gonio.io import write_volume
+    from gonio.io.lists import write_back
 
     for name, volume in (("half1", one.halves[0]), ("half2", one.halves[1]), ("map", one.volume)):
         write_volume(folder / f"{name}.mrc", volume)
     write_text(folder / "fsc.csv", fsc_csv(one.fsc))
-    write_particles(folder / "particles.star", writable(_with_columns(one, plan)))
+    write_back(folder, "particles", writable(_with_columns(one, plan)))
 
 
 def _with_columns(one: Iteration, plan: Plan) -> ParticleTable:
@@ -298,13 +299,14 @@ def _with_columns(one: Iteration, plan: Plan) -> ParticleTable:
 
 def _write_denovo(folder: Path, made: DeNovoHalves) -> None:
     from gonio.alignment.columns import without_found, writable
-    from gonio.io import write_particles, write_volume
+    from gonio.io import write_volume
+    from gonio.io.lists import write_back
 
     for half, (volume, one) in enumerate(zip(made.volumes, made.made, strict=True), start=1):
         write_volume(folder / f"half{half}.mrc", volume)
         listed = without_found(one.table)
         listed = listed.with_poses(listed.poses, pairs_that_agree=one.agreement)
-        write_particles(folder / f"particles_half{half}.star", writable(listed))
+        write_back(folder, f"particles_half{half}", writable(listed))
 
 
 def _write_results(folder: Path, refined: Refined) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.particle.pose import Pose
+from gonio.particle.tilt_series import TiltSeries
 from gonio.particle.volume import Particle
 
 if TYPE_CHECKING:
@@ -28,20 +29,57 @@ SHOWN = 10
 
 
 class ParticleSource(Protocol):
-    """Whoever read the list: can load a particle's data, and writes the list back in its own format."""
+    """What a list was read from: loads the data of its particles and states what the list says beside their poses.
+
+    A class that inherits from it is a source of particles that are in no file, until it says otherwise.
+    """
 
     def load(self, index: int) -> Particle:
-        """The particle at this row of the file."""
+        """Load the particle at this row of the file."""
         ...
 
     def image(self, index: int) -> Path | None:
-        """The file that holds the particle at this row, or None where it is not found."""
-        ...
+        """Return the file that holds the particle at this row, or None where it is not found."""
+        return None
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that were read to know the list, images not among them."""
-        ...
+        return ()
+
+    @property
+    def format(self) -> str:
+        """The format of the list, in which it is written back: a key of ``gonio.io.formats.FORMATS``, or empty."""
+        return ""
+
+    @property
+    def stacks(self) -> bool:
+        """Whether particles are stacks of 2-D tilt images."""
+        return False
+
+    @property
+    def series(self) -> Mapping[str, TiltSeries]:
+        """The tilt series of 2-D stacks by tomogram, as far as they were read."""
+        return {}
+
+    @property
+    def tilts_reversed(self) -> NDArray[np.bool_]:
+        """Of which rows tilts are read in the other sense; empty where none can be."""
+        return np.zeros(0, dtype=bool)
+
+    @property
+    def sizes_path(self) -> Path | None:
+        """The file that states the sizes of the tomograms, where the list has one."""
+        return None
+
+    @property
+    def has_ctf_images(self) -> bool:
+        """Whether subtomograms come with volumes in rlnCtfImage."""
+        return False
+
+    def ctf_image_kind(self, index: int) -> object | None:
+        """Return what the volume in rlnCtfImage of this row is taken for, and why; None where none is used."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -224,6 +262,14 @@ class ParticleTable:
     def files(self) -> tuple[Path, ...]:
         """The files behind the list (not the particles' images); none where it was not read from a file."""
         return () if self.source is None else self.source.files
+
+    @property
+    def tilt_sense(self) -> str:
+        """In which sense tilts are read: ``as listed``, ``reversed`` or ``reversed of some particles``."""
+        reversed_rows = np.zeros(0, dtype=bool) if self.source is None else self.source.tilts_reversed
+        if not reversed_rows.any():
+            return "as listed"
+        return "reversed" if reversed_rows.all() else "reversed of some particles"
 
     def __repr__(self) -> str:
         halves = np.bincount(np.asarray(self.half_sets), minlength=3)[1:3]

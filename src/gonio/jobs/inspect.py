@@ -1,4 +1,4 @@
-"""What gonio makes of a file: its kind, what it says, what looks wrong with it, and what there is to draw.
+"""Say what a file is, what it states and what looks wrong with it: ``gonio inspect``.
 
 Reads with ``gonio.io`` and judges with ``gonio.workflows.inspection``; here is only which question is asked of what.
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.jobs.options import tilt_sense, wedge_of
+from gonio.jobs.drawing import draw
+from gonio.jobs.hand import hand_score, remedies_of
+from gonio.jobs.options import File, ListOptions, wedge_of
+from gonio.particle.arguments import ArgumentError
+from gonio.run.folder import check_target
 
 if TYPE_CHECKING:
     from gonio.io.source import ReadOptions
@@ -22,61 +26,131 @@ if TYPE_CHECKING:
     from gonio.particle.tilt_series import TiltSeries
     from gonio.particle.volume import Particle, Volume
     from gonio.particle.wedge import Wedge
-    from gonio.workflows.inspection import Suspicion
+    from gonio.workflows.inspection import HandScore, Suspicion
+
+__all__ = ["Inspection", "inspect"]
 
 LARGEST_MAP, PIECE = 1024, 128
-DUPLICATE_SHARE = 0.25  # of the box: particles nearer than this are one
+DUPLICATE_FRACTION = 0.25  # of the box: particles nearer than this are one
 
 
 @dataclass
-class Understood:
-    """What a file is, what it says, what looks wrong, and what there is to draw."""
+class Inspection:
+    """What a file is, what it states, what looks wrong, and what there is to draw.
+
+    Parameters
+    ----------
+    kind
+        A map, a tomogram, tilts or a particle list.
+    facts
+        What it states, each under a name.
+    warnings
+        What looks wrong.
+    wedge, frequency_per_angstrom, volumes, series
+        What there is to draw: the wedge up to a frequency, volumes for their power, and tilts.
+    table
+        The list, if it is one.
+    hand, remedies
+        Whether a map or its mirror image fits the particles, if that was asked; and where it is the mirror image, when
+        to do what, and the command that does it.
+    """
 
     kind: str
     facts: dict[str, Any] = field(default_factory=dict)
-    suspicions: list[Suspicion] = field(default_factory=list)
+    warnings: list[Suspicion] = field(default_factory=list)
     wedge: Wedge | None = None
-    frequency_per_angstrom: float = 0.05  # up to which the wedge is drawn
+    frequency_per_angstrom: float = 0.05
     volumes: list[Volume] = field(default_factory=list)
     series: TiltSeries | None = None
+    table: ParticleTable | None = None
+    hand: HandScore | None = None
+    remedies: list[tuple[str, str]] = field(default_factory=list)
 
-    def doubt(self, *found: Suspicion | None) -> None:
-        """Take up what was found to be odd."""
-        self.suspicions += [one for one in found if one is not None]
+    def warn(self, *found: Suspicion | None) -> None:
+        """Add what looks wrong, of what was looked for."""
+        self.warnings += [one for one in found if one is not None]
 
 
-def understand(
-    path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int, diameter: float | None = None
-) -> tuple[Understood, ParticleTable | None]:
-    """What a file is by what it holds; the table, if it is a list.
+def inspect(
+    file: ListOptions,
+    *,
+    hand: File | None = None,
+    sample: int = 50,
+    resolution_angstrom: float | None = None,
+    particle_diameter_angstrom: float | None = None,
+    output: File | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Inspection:
+    """Inspect a particle list, a map, a tomogram or a file of tilts.
+
+    Parameters
+    ----------
+    file
+        The file, and what is known of it beside what it states.
+    hand
+        A map: whether it or its mirror image fits the particles of the list.
+    sample
+        How many particles are looked at, spread over the list.
+    resolution_angstrom, particle_diameter_angstrom
+        Finest detail that is compared with the map, and the size of a particle.
+    output
+        A PNG file to draw wedge, power and tilts into.
+    seed
+        Of the search for the hand.
+    overwrite
+        Replace that file.
 
     Raises
     ------
     FormatError
-        If it is missing, broken, or nothing that gonio knows.
+        If a file is missing, broken, or nothing that gonio knows.
+    ValueError
+        If a map is given and the file is no list, or there is nothing to draw.
     """
+    path, options, diameter = Path(file.path), file.reading, particle_diameter_angstrom
+    if output is not None:
+        check_target(Path(output), overwrite=overwrite)
+    file.check()
+    wedge_of(options.tilt_range_deg, options.axis_deg)  # which checks the range
+    found = _inspection(path, file, options, sample, diameter)
+    if hand is not None:
+        if found.table is None:
+            raise ArgumentError(
+                "{} needs a list of particles, and {path} is {kind}", "hand", path=path, kind=found.kind
+            )
+        found.hand = hand_score(found.table, options, Path(hand), sample, resolution_angstrom, diameter, seed)
+        known = (("--mask-diameter", diameter), ("--resolution", resolution_angstrom))
+        words = "".join(f" {option} {value:g}" for option, value in known if value is not None)
+        found.remedies = remedies_of(found.hand, found.table, path, Path(hand), words)
+    if output is not None:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        draw(found, Path(output))
+    return found
+
+
+def _inspection(path: Path, file: ListOptions, options: ReadOptions, sample: int, diameter: float | None) -> Inspection:
+    """What a file is by what it holds."""
     from gonio.io.compressed import first_bytes
     from gonio.io.em import em_layout, is_em
     from gonio.io.errors import reading
     from gonio.io.tilt_files import is_tilt_file
 
     if path.is_dir():
-        return _volume(path, options), None
+        return _volume(path, options)
     with reading(path, "give a particle list, a map, a tomogram or a tilt file"):
         start = first_bytes(path, 212)
     if is_em(start) and em_layout(path).shape[::2] == (1, 20):
-        return _list(path, options, tilts, sample, diameter)
+        return _list(path, file, options, sample, diameter)
     if is_em(start) or start[208:211] == b"MAP" or (options.permissive and b"\0" in start):
-        return _volume(path, options), None
-    if is_tilt_file(path):
-        return _tilts(path), None
-    return _list(path, options, tilts, sample, diameter)
+        return _volume(path, options)
+    return _tilts(path) if is_tilt_file(path) else _list(path, file, options, sample, diameter)
 
 
 # Volumes
 
 
-def _volume(path: Path, options: ReadOptions) -> Understood:
+def _volume(path: Path, options: ReadOptions) -> Inspection:
     from gonio.io.tomogram import open_tomogram
     from gonio.particle.volume import Volume
     from gonio.workflows import inspection as look
@@ -85,8 +159,8 @@ def _volume(path: Path, options: ReadOptions) -> Understood:
     shape = tomogram.shape_zyx
     is_map = len(set(shape)) == 1 and shape[0] <= LARGEST_MAP
     size = tomogram.voxel_size_angstrom
-    understood = Understood("a map" if is_map else "a tomogram")
-    understood.facts = {
+    found = Inspection("a map" if is_map else "a tomogram")
+    found.facts = {
         "format": tomogram.kind,
         "voxels (x, y, z)": list(shape[::-1]),
         "voxel size": f"{size:g} A" if size > 0 else "not said: pass --voxel-size",
@@ -97,38 +171,38 @@ def _volume(path: Path, options: ReadOptions) -> Understood:
     piece = -piece if options.invert_contrast else piece
     where = "values" if is_map else "values in the middle"
     numbers = (float(piece.min()), float(piece.mean()), float(piece.max()), float(piece.std()))
-    understood.facts[where] = "from {:.4g}, mean {:.4g}, to {:.4g}; sd {:.4g}".format(*numbers)
+    found.facts[where] = "from {:.4g}, mean {:.4g}, to {:.4g}; sd {:.4g}".format(*numbers)
     if piece.min() == piece.max():
-        understood.doubt(look.Suspicion("constant", "all values are alike", "there is nothing in it"))
-        return understood
+        found.warn(look.Suspicion("constant", "all values are alike", "there is nothing in it"))
+        return found
     edge = min(edges)
     if edge >= 8:
         inner = tuple(slice((n - edge) // 2, (n - edge) // 2 + edge) for n in piece.shape)
-        understood.volumes = [Volume(piece[inner], size or 1.0)]
-        _look_at_power(understood, options)
-    if is_map and understood.volumes:
-        understood.facts["contrast"] = f"{look.contrast_t(understood.volumes):+.1f} sd, middle minus surroundings"
-        understood.doubt(look.box_without_a_middle(shape[0]), look.inverted_contrast(understood.volumes))
+        found.volumes = [Volume(piece[inner], size or 1.0)]
+        _look_at_power(found, options)
+    if is_map and found.volumes:
+        found.facts["contrast"] = f"{look.contrast_t(found.volumes):+.1f} sd, middle minus surroundings"
+        found.warn(look.box_without_a_middle(shape[0]), look.inverted_contrast(found.volumes))
     elif not is_map:
-        understood.doubt(look.tomogram_without_a_middle(shape[::-1]), look.dark_tomogram(piece))
-    return understood
+        found.warn(look.tomogram_without_a_middle(shape[::-1]), look.dark_tomogram(piece))
+    return found
 
 
-def _look_at_power(understood: Understood, options: ReadOptions) -> None:
+def _look_at_power(found: Inspection, options: ReadOptions) -> None:
     """Where the power of volumes is, against the wedge that is known, or a usual one."""
     from gonio.workflows import inspection as look
 
-    wedge = understood.wedge
+    wedge = found.wedge
     if wedge is None and options.tilt_range_deg is not None:
-        wedge = understood.wedge = wedge_of(options.tilt_range_deg, options.axis_deg)
-    understood.frequency_per_angstrom = 0.5 / understood.volumes[0].voxel_size_angstrom
+        wedge = found.wedge = wedge_of(options.tilt_range_deg, options.axis_deg)
+    found.frequency_per_angstrom = 0.5 / found.volumes[0].voxel_size_angstrom
     if wedge is not None:
-        emptiness = look.wedge_emptiness(understood.volumes, wedge)
+        emptiness = look.wedge_emptiness(found.volumes, wedge)
         if np.isfinite(emptiness):
-            understood.facts["power where not measured"] = f"{100 * emptiness:.0f} % of that elsewhere"
-        understood.doubt(look.measured_nowhere_empty(understood.volumes, wedge))
+            found.facts["power where not measured"] = f"{100 * emptiness:.0f} % of that elsewhere"
+        found.warn(look.measured_nowhere_empty(found.volumes, wedge))
     if wedge is None or not _is_about_x(wedge):
-        understood.doubt(look.tilt_axis_like_x(understood.volumes, options.tilt_range_deg or (-60.0, 60.0)))
+        found.warn(look.tilt_axis_like_x(found.volumes, options.tilt_range_deg or (-60.0, 60.0)))
 
 
 def _is_about_x(wedge: Wedge) -> bool:
@@ -140,23 +214,23 @@ def _is_about_x(wedge: Wedge) -> bool:
 # Tilts
 
 
-def _tilts(path: Path) -> Understood:
+def _tilts(path: Path) -> Inspection:
     from gonio.io.tilt_files import read_tilts
     from gonio.workflows import inspection as look
 
     every = read_tilts(path)
     name, series = next(iter(every.items()))
-    understood = Understood("tilts", series=series)
-    understood.facts = {"tilt series": f"{len(every)}: {_few(every)}"}
+    found = Inspection("tilts", series=series)
+    found.facts = {"tilt series": f"{len(every)}: {_few(every)}"}
     if len(every) > 1:
-        understood.facts["below"] = f"the first, {name}"
-    understood.facts |= _tilt_facts(series)
+        found.facts["below"] = f"the first, {name}"
+    found.facts |= _tilt_facts(series)
     for name, one in every.items():
-        found = (look.few_tilts(one.tilts_deg), look.tilts_listed_twice(one.tilts_deg))
-        told = [s if len(every) == 1 else look.Suspicion(s.name, f"{name}: {s.what}", s.remedy) for s in found if s]
-        understood.doubt(*told)
-    understood.wedge = series.wedge(1000.0)
-    return understood
+        wrong = (look.few_tilts(one.tilts_deg), look.tilts_listed_twice(one.tilts_deg))
+        named = (s if len(every) == 1 else look.Suspicion(s.name, f"{name}: {s.what}", s.remedy) for s in wrong if s)
+        found.warn(*named)
+    found.wedge = series.wedge(1000.0)
+    return found
 
 
 def _tilt_facts(series: TiltSeries) -> dict[str, Any]:
@@ -190,36 +264,31 @@ def _tilt_facts(series: TiltSeries) -> dict[str, Any]:
 # Lists
 
 
-def _list(
-    path: Path, options: ReadOptions, tilts: Sequence[Path], sample: int, diameter: float | None
-) -> tuple[Understood, ParticleTable]:
-    from gonio.io.formats import format_of
-    from gonio.io.source import StarSource
+def _list(path: Path, file: ListOptions, options: ReadOptions, sample: int, diameter: float | None) -> Inspection:
+    from gonio.io.formats import IMAGES, format_of
     from gonio.io.wedges import with_tilts
 
     kind = format_of(path)
     table, unread = _read_list(path, options)
-    if tilts:
-        table = with_tilts(table, tilts)
-    understood = Understood("a particle list")
-    understood.facts = {"format": kind.title, **_list_facts(table)}
-    positions_alone = table.images is None and isinstance(table.source, StarSource)
-    particles = [] if unread or positions_alone else _some(table, sample, understood)
+    if file.tilt_files:
+        table = with_tilts(table, list(map(Path, file.tilt_files)), weighting=file.tilt_weights)
+    found = Inspection("a particle list", table=table)
+    found.facts = {"format": kind.title, **_list_facts(table)}
+    positions_alone = table.images is None and IMAGES in kind.holds
+    particles = [] if unread or positions_alone else _some(table, sample, found)
     if positions_alone:
-        understood.facts["images"] = "none listed"
+        found.facts["images"] = "none listed"
     elif unread:
-        understood.facts["images"] = f"not looked at: {unread}"
+        found.facts["images"] = f"not looked at: {unread}"
     if particles:
-        understood.facts |= _ctf_image_facts(table)
-        _look_at_images(understood, particles, options, len(table))
-    _look_at_list(understood, table, particles, options.tomograms_path, diameter)
-    return understood, table
+        found.facts |= _ctf_image_facts(table)
+        _look_at_images(found, particles, options, len(table))
+    _look_at_list(found, table, particles, options.tomograms_path, diameter)
+    return found
 
 
 def _read_list(path: Path, options: ReadOptions) -> tuple[ParticleTable, str]:
     """The list, and why its particles cannot be loaded, if so."""
-    from dataclasses import replace
-
     from gonio.io import FormatError
     from gonio.io.lists import read_with
 
@@ -256,10 +325,10 @@ def _list_facts(table: ParticleTable) -> dict[str, Any]:
     facts["half sets"] = f"{(half_sets == 1).sum()} and {(half_sets == 2).sum()}" if half_sets.any() else "none"
     if table.classes is not None:
         facts["classes"] = _few(f"{name} ({n})" for name, n in sorted(Counter(table.classes.tolist()).items()))
-    slopes = {series.defocus_per_depth for series in getattr(table.source, "series", {}).values()}
+    slopes = {series.defocus_per_depth for series in (table.source.series if table.source else {}).values()}
     if slopes:
         facts["defocus with depth"] = _depth_words(slopes)
-        facts["tilt sense"] = tilt_sense(table)
+        facts["tilt sense"] = table.tilt_sense
     if table.extras:
         facts["other columns"] = _few(table.extras, shown=8)
     return facts
@@ -271,18 +340,18 @@ def _depth_words(slopes: set[float]) -> str:
     return "; ".join(words[slope] if slope else "not known: no rlnTomoHand" for slope in sorted(slopes))
 
 
-def _some(table: ParticleTable, sample: int, understood: Understood) -> list[Particle]:
+def _some(table: ParticleTable, sample: int, found: Inspection) -> list[Particle]:
     from gonio.io import FormatError
 
     rows = np.unique(np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int))
     try:
         return [table.load(int(row)) for row in rows]
     except FormatError as error:
-        understood.facts["images"] = f"not looked at: {error}"
+        found.facts["images"] = f"not looked at: {error}"
         return []
 
 
-def _look_at_images(understood: Understood, particles: Sequence[Particle], options: ReadOptions, count: int) -> None:
+def _look_at_images(found: Inspection, particles: Sequence[Particle], options: ReadOptions, count: int) -> None:
     from gonio.particle.tilt_series import TiltSeries
     from gonio.particle.volume import Subtomogram
     from gonio.workflows import inspection as look
@@ -290,31 +359,28 @@ def _look_at_images(understood: Understood, particles: Sequence[Particle], optio
     first = particles[0]
     looked = f"{len(particles)} of {count} looked at"
     voxels = f"box {first.box}, {first.voxel_size_angstrom:g} A; {looked}"
-    understood.doubt(look.box_without_a_middle(first.box))
+    found.warn(look.box_without_a_middle(first.box))
     if isinstance(first, Subtomogram):
-        understood.facts["images"] = f"3-D subtomograms, {voxels}"
-        understood.wedge = first.wedge
-        understood.volumes = [one.volume for one in particles if isinstance(one, Subtomogram) and one.box == first.box]
-        understood.facts["wedge"] = _wedge_words(first.wedge)
-        understood.facts["contrast"] = f"{look.contrast_t(understood.volumes):+.1f} standard errors, middle minus edge"
-        understood.doubt(look.inverted_contrast(understood.volumes))
-        _look_at_power(understood, options)
+        found.facts["images"] = f"3-D subtomograms, {voxels}"
+        found.wedge = first.wedge
+        found.volumes = [one.volume for one in particles if isinstance(one, Subtomogram) and one.box == first.box]
+        found.facts["wedge"] = _wedge_words(first.wedge)
+        found.facts["contrast"] = f"{look.contrast_t(found.volumes):+.1f} standard errors, middle minus edge"
+        found.warn(look.inverted_contrast(found.volumes))
+        _look_at_power(found, options)
         return
-    understood.facts["images"] = f"2-D stacks of {len(first.images)} tilts, {int(first.used.sum())} used, {voxels}"
-    understood.facts["CTF"] = "none" if first.ctf is None else "multiplied in" if first.ctf_premultiplied else "not yet"
-    understood.series = TiltSeries(Path(), first.projections_xyz, dose=first.dose).take(first.used)
-    understood.wedge = understood.series.wedge(first.box * first.voxel_size_angstrom)
-    understood.facts["wedge"] = _wedge_words(understood.wedge)
-    understood.frequency_per_angstrom = 0.5 / first.voxel_size_angstrom
-    understood.doubt(look.few_tilts(understood.series.tilts_deg))
+    found.facts["images"] = f"2-D stacks of {len(first.images)} tilts, {int(first.used.sum())} used, {voxels}"
+    found.facts["CTF"] = "none" if first.ctf is None else "multiplied in" if first.ctf_premultiplied else "not yet"
+    found.series = TiltSeries(Path(), first.projections_xyz, dose=first.dose).take(first.used)
+    found.wedge = found.series.wedge(first.box * first.voxel_size_angstrom)
+    found.facts["wedge"] = _wedge_words(found.wedge)
+    found.frequency_per_angstrom = 0.5 / first.voxel_size_angstrom
+    found.warn(look.few_tilts(found.series.tilts_deg))
 
 
 def _ctf_image_facts(table: ParticleTable) -> dict[str, Any]:
     """What the volumes in rlnCtfImage are taken for; nothing where none is used."""
-    from gonio.io.source import StarSource
-
-    source = table.source
-    kind = source.ctf_image_kind(int(np.asarray(table.rows)[0])) if isinstance(source, StarSource) else None
+    kind = None if table.source is None else table.source.ctf_image_kind(int(np.asarray(table.rows)[0]))
     return {} if kind is None else {"rlnCtfImage": str(kind)}
 
 
@@ -338,7 +404,7 @@ def _wedge_words(wedge: Wedge) -> str:
 
 
 def _look_at_list(
-    understood: Understood,
+    found: Inspection,
     table: ParticleTable,
     particles: Sequence[Particle],
     tomograms_path: Path | None,
@@ -350,22 +416,22 @@ def _look_at_list(
 
     angles = stated_angles(table)
     if angles is not None:
-        understood.doubt(look.angles_out_of_range(angles), look.angles_in_radians(angles))
-    understood.doubt(look.no_orientations(table.poses))
+        found.warn(look.angles_out_of_range(angles), look.angles_in_radians(angles))
+    found.warn(look.no_orientations(table.poses))
     box = particles[0].box * particles[0].voxel_size_angstrom if particles else _listed_box(table)
     half_sets = np.asarray(table.half_sets)
     shared = look.shared_by_halves(
         table.names, table.tomograms, table.coordinates_angstrom, half_sets, box_angstrom=box or 1e-6
     )
-    understood.doubt(placement.unequal_halves(half_sets), shared)
+    found.warn(placement.unequal_halves(half_sets), shared)
     if box is not None:
-        understood.doubt(look.shifts_beyond_the_box(table.poses, box))
+        found.warn(look.shifts_beyond_the_box(table.poses, box))
     if table.coordinates_angstrom is not None and np.ptp(table.coordinates_angstrom, axis=0).any():
-        _look_at_places(understood, table, box, tomograms_path, diameter)  # places that are all alike are none
+        _look_at_places(found, table, box, tomograms_path, diameter)  # places that are all alike are none
 
 
 def _look_at_places(
-    understood: Understood, table: ParticleTable, box: float | None, tomograms_path: Path | None, diameter: float | None
+    found: Inspection, table: ParticleTable, box: float | None, tomograms_path: Path | None, diameter: float | None
 ) -> None:
     from gonio.io.conversion import known_sizes
     from gonio.workflows import inspection as look
@@ -376,21 +442,21 @@ def _look_at_places(
     sizes, centred = known_sizes(table, tomograms_path), table.coordinates_from == "centre"
     pixels = table.pixel_sizes_angstrom
     pixel = None if pixels is None else float(np.median(pixels))
-    understood.doubt(
+    found.warn(
         placement.outside_of_tomograms(places, sizes, from_centre=centred),
         placement.only_a_corner(places, sizes, from_centre=centred, pixel_angstrom=pixel),
     )
-    particle = diameter or (None if box is None else 2 * DUPLICATE_SHARE * box)
+    particle = diameter or (None if box is None else 2 * DUPLICATE_FRACTION * box)
     if table.lengths == "pixels" or particle is None:
         return
     dense = placement.crowded(table.tomograms, places, particle_angstrom=particle, pixel_angstrom=pixel)
     if dense is None:
         near = 0.5 * particle
         dense = look.listed_twice(table.names, table.tomograms, places, distance_angstrom=near)
-    understood.doubt(dense)
+    found.warn(dense)
     if box is not None:
         chained = placement.boxes_in_chains(table.names, table.tomograms, coordinates, box_angstrom=box)
-        understood.doubt(chained)
+        found.warn(chained)
 
 
 def _listed_box(table: ParticleTable) -> float | None:

@@ -1,0 +1,390 @@
+"""Cut subtomograms from tomograms at the positions of a list: ``gonio extract``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gonio.jobs.files import write_settings
+from gonio.jobs.options import File, wedge_of
+from gonio.jobs.running import thread_count
+from gonio.particle.arguments import ArgumentError
+from gonio.run.engine import Local, Progress, silent
+from gonio.run.folder import result_folder
+
+if TYPE_CHECKING:
+    from gonio.io.tomogram import Tomogram
+    from gonio.particle.table import ParticleTable
+    from gonio.workflows.extraction import Cutting
+
+__all__ = ["EDGES", "NORMALISATIONS", "Extracted", "Extraction", "extract", "names_of"]
+
+EDGES = ("pad", "skip", "refuse")
+NORMALISATIONS = ("outside", "box", "none")
+NAMED = 10  # particles that are named one by one
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What was cut: the rows of the list, and of each row of it which fraction of its box lay outside, shape (m,)."""
+
+    extraction: Extraction
+    rows: list[int]
+    outside: NDArray[np.float64]
+
+
+def extract(
+    tomograms: list[File],
+    particles: File,
+    *,
+    output: File,
+    box: int,
+    binning: int = 1,
+    invert: bool = False,
+    normalise: str = "outside",
+    diameter_angstrom: float | None = None,
+    edge: str = "pad",
+    centre: str = "size/2",
+    pixel_size_angstrom: float | None = None,
+    voxel_size_angstrom: float | None = None,
+    tilt_range_deg: tuple[float, float] | None = None,
+    axis_deg: float = 90.0,
+    tilt_files: list[File] | None = None,
+    tilt_weights: str = "plain",
+    float16: bool = False,
+    permissive: bool = False,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Extracted:
+    """Cut a box where each particle is, and write them with a list of RELION 5 into a new folder.
+
+    Parameters
+    ----------
+    tomograms
+        Files or folders of them; particles find theirs by name.
+    particles
+        A list of any format.
+    output
+        The folder.
+    box, binning
+        Edge of a subtomogram in its voxels, and voxels of the tomogram along one of its.
+    invert
+        Flip the contrast.
+    normalise, diameter_angstrom
+        Of ``NORMALISATIONS``: make mean 0 and standard deviation 1 outside a sphere of this diameter (angstrom; None
+        for the largest that fits), or of the whole box.
+    edge
+        Of ``EDGES``: fill boxes that stick out with their mean, leave them out, or stop.
+    centre
+        Which voxel is the centre that coordinates may start at, a key of ``gonio.io.conversion.CENTRES``.
+    pixel_size_angstrom, voxel_size_angstrom
+        Of the pixels that the list counts in, and of the tomograms, angstrom, in place of what files say.
+    tilt_range_deg, axis_deg
+        First and last tilt and the direction of the axis, degrees, which the new list then states.
+    tilt_files, tilt_weights
+        Tilt files in place of a range, and what each tilt is worth (``gonio.particle.tilt_series.Weighting``).
+    float16
+        Write MRC files of half the size.
+    permissive
+        Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
+    threads
+        How many at a time; None for one for each processor.
+    overwrite
+        Replace a folder that is there.
+
+    Raises
+    ------
+    FormatError
+        A file is missing or broken, or does not state what is needed.
+    ValueError
+        Values that do not fit, boxes outside of their tomogram.
+    """
+    from gonio.io.conversion import CENTRES
+    from gonio.particle.tilt_series import Weighting
+    from gonio.workflows.extraction import Cutting
+
+    for argument, value, known in (
+        ("edge", edge, EDGES),
+        ("normalise", normalise, NORMALISATIONS),
+        ("centre", centre, tuple(CENTRES)),
+        ("tilt_weights", tilt_weights, tuple(Weighting)),
+    ):
+        if value not in known:
+            raise ArgumentError("{} must be one of {known}, got {got!r}", argument, known=", ".join(known), got=value)
+    if tilt_files and tilt_range_deg:
+        raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
+    wedge_of(tilt_range_deg, axis_deg)  # which checks the range
+    table = _read_list(Path(particles), pixel_size_angstrom)
+    opened = _opened(table, list(map(Path, tomograms)), voxel_size_angstrom, permissive=permissive)
+    job = Extraction(table, opened, Cutting(box, binning), centre, normalise, diameter_angstrom, invert, float16)
+    job.check()
+    files = list(map(Path, tilt_files or ()))
+    if files:
+        job.check_tilts(files, tilt_weights)
+    with result_folder(Path(output), overwrite=overwrite) as folder:
+        job.folder = folder
+        chosen = job.chosen(edge)
+        outside = np.zeros(len(table))
+        with progress("extracting", len(chosen), 0) as done:
+            cut = Local(thread_count(threads))("extracting", _Item(job, chosen), len(chosen), keep=False)
+            for number, (row, fraction) in enumerate(zip(chosen, cut, strict=True), 1):
+                outside[row] = fraction
+                done(number)
+        job.write_list(chosen, outside, files, tilt_weights, (*tilt_range_deg, axis_deg) if tilt_range_deg else None)
+        settings = {
+            "box": box,
+            "binning": binning,
+            "voxel_size_angstrom": job.voxel_size_angstrom,
+            "contrast": "flipped" if invert else "as in the tomogram",
+            "normalise": normalise,
+            "diameter_angstrom": diameter_angstrom,
+            "edge": edge,
+            "centre": centre,
+            "tilt_range_deg": tilt_range_deg,
+            "tilt_axis_deg": axis_deg,
+            "tilts": tuple(files),
+            "tilt_weights": tilt_weights,
+            "float16": float16,
+            "tomograms": {name: str(tomogram.path) for name, tomogram in opened.items()},
+        }
+        write_settings(folder / "settings.toml", settings, inputs=table.files)
+    return Extracted(job, chosen, outside)
+
+
+@dataclass
+class Extraction:
+    """A list, the tomograms of its particles by name, and how boxes are cut of them."""
+
+    table: ParticleTable
+    tomograms: dict[str, Tomogram]
+    cutting: Cutting
+    centre: str
+    normalise: str
+    diameter_angstrom: float | None
+    invert: bool
+    float16: bool
+    folder: Path = field(default_factory=Path)
+
+    @property
+    def voxel_size_angstrom(self) -> float:
+        """Of the subtomograms."""
+        return self.cutting.binning * next(iter(self.tomograms.values())).voxel_size_angstrom
+
+    @property
+    def radius_px(self) -> float | None:
+        """Of the sphere outside of which boxes are scaled; None for the whole box."""
+        if self.normalise != "outside":
+            return None
+        if self.diameter_angstrom is None:
+            return 0.5 * self.cutting.box - 0.5
+        return 0.5 * self.diameter_angstrom / self.voxel_size_angstrom
+
+    def check(self) -> None:
+        """Raise ValueError or FormatError for what does not fit together."""
+        from gonio.io import FormatError
+
+        first = next(iter(self.tomograms.values()))
+        for tomogram in self.tomograms.values():
+            if abs(tomogram.voxel_size_angstrom / first.voxel_size_angstrom - 1) > 1e-3:
+                problem = (
+                    f"has voxels of {tomogram.voxel_size_angstrom:g} angstrom, {first.path} of"
+                    f" {first.voxel_size_angstrom:g}"
+                )
+                raise FormatError(tomogram.path, problem, "extract them one by one, or pass --voxel-size")
+        if self.radius_px is not None and self.radius_px >= 0.5 * np.sqrt(3) * (self.cutting.box - 1):
+            edge = self.cutting.box * self.voxel_size_angstrom
+            raise ValueError(f"--diameter {self.diameter_angstrom:g} leaves nothing of a box of {edge:g} angstrom")
+
+    def check_tilts(self, tilts: Sequence[Path], weighting: str) -> None:
+        """Raise FormatError for tilt files that do not fit: better now than after an hour of cutting."""
+        from gonio.io.wedges import weights_of
+
+        for _ in weights_of(tuple(self.tomograms), tilts, 8, 10.0, weighting=weighting):
+            pass
+
+    @cached_property
+    def positions_zyx(self) -> NDArray[np.float64]:
+        """Where particles are, in voxels of their tomograms from the centre of the first, shape (m, 3)."""
+        from gonio.io.conversion import CENTRES
+
+        assert self.table.coordinates_angstrom is not None
+        places = self.table.coordinates_angstrom + self.table.tomogram_poses.shift_angstrom
+        sizes = {name: tomogram.voxel_size_angstrom for name, tomogram in self.tomograms.items()}
+        positions = places[:, ::-1] / np.array([sizes[name] for name in self.table.tomograms])[:, None]
+        if self.table.coordinates_from == "corner":
+            return positions
+        index_of = CENTRES[self.centre]
+        centres = {
+            name: index_of(np.array(tomogram.shape_zyx, dtype=np.float64)) for name, tomogram in self.tomograms.items()
+        }
+        return positions + np.array([centres[name] for name in self.table.tomograms])
+
+    def chosen(self, edge: str) -> list[int]:
+        """Return the rows to cut: all, or those whose box lies inside.
+
+        Raises
+        ------
+        ValueError
+            If a box lies outside of its tomogram, or sticks out where that is refused, or none is left.
+        """
+        outside = self._outside()
+        lost = np.flatnonzero(outside >= 1.0)
+        if len(lost) and edge != "skip":
+            raise ValueError(
+                f"{names_of(self.table, lost)} lie outside of the tomogram: check --pixel-size and --centre, or pass"
+                " --edge skip to leave them out"
+            )
+        out = np.flatnonzero(outside > 0)
+        if len(out) and edge == "refuse":
+            raise ValueError(
+                f"the boxes of {names_of(self.table, out)} stick out of the tomogram: pass --edge pad or skip"
+            )
+        rows = [row for row in range(len(self.table)) if edge != "skip" or outside[row] == 0]
+        if not rows:
+            raise ValueError("every box sticks out of its tomogram: check --pixel-size, --centre and --box")
+        return rows
+
+    def _outside(self) -> NDArray[np.float64]:
+        from gonio.workflows.extraction import share_outside
+
+        return np.array(
+            [
+                share_outside(self.positions_zyx[row], self.cutting, self.tomograms[name].shape_zyx)
+                for row, name in enumerate(self.table.tomograms)
+            ]
+        )
+
+    def image(self, row: int) -> str:
+        """Return where a particle's subtomogram goes, as seen from the folder."""
+        from gonio.io.names import stem
+
+        name = re.sub(r"[^0-9A-Za-z._+-]+", "_", stem(self.table.tomograms[row])) or "tomogram"
+        return f"subtomograms/{name}/{row + 1:06d}.mrc"
+
+    def cut(self, row: int) -> float:
+        """Cut, scale and write one subtomogram; return which fraction of its box lay outside."""
+        from gonio.alignment.particle_list import ParticleError
+        from gonio.io import FormatError, write_volume
+        from gonio.particle.volume import Volume
+        from gonio.workflows.extraction import cut_out, normalised
+
+        tomogram = self.tomograms[self.table.tomograms[row]]
+        try:
+            cut = cut_out(tomogram.cut, tomogram.shape_zyx, self.positions_zyx[row], self.cutting)
+            data = -cut.data if self.invert else cut.data
+            if self.normalise != "none":
+                data = normalised(data, radius_px=self.radius_px)
+        except FormatError:
+            raise
+        except ValueError as error:
+            raise ParticleError(f"particle {self.table.names[row]!r}: {error}") from error
+        target = self.folder / self.image(row)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_volume(target, Volume(data, self.voxel_size_angstrom), half_precision=self.float16)
+        return cut.outside
+
+    def write_list(
+        self,
+        rows: Sequence[int],
+        outside: NDArray[np.float64],
+        tilts: Sequence[Path],
+        weighting: str,
+        tilt_range_deg: tuple[float, float, float] | None,
+    ) -> None:
+        """Write particles.star, and the weights of its tomograms where tilt files were given."""
+        import gonio.io.extracted as lists
+
+        chosen = self.table[list(rows)]
+        columns = {**chosen.columns, "outside": np.round(outside[list(rows)], 4)}
+        positions = [
+            self.positions_zyx[row, ::-1] * self.tomograms[self.table.tomograms[row]].voxel_size_angstrom
+            for row in rows
+        ]
+        extracted = lists.Extracted(
+            [self.image(row) for row in rows],
+            np.array(positions),
+            self.voxel_size_angstrom,
+            self.cutting.box,
+            {
+                name: np.array([*tomogram.shape_zyx[::-1], tomogram.voxel_size_angstrom])
+                for name, tomogram in self.tomograms.items()
+            },
+            self.centre,
+            self._wedges(rows, tilts, weighting) if tilts else None,
+            tilt_range_deg,
+        )
+        lists.write_extracted(self.folder / "particles.star", replace(chosen, columns=columns), extracted)
+
+    def _wedges(self, rows: Sequence[int], tilts: Sequence[Path], weighting: str) -> list[str]:
+        """A volume of weights for each tomogram; which of them each particle has."""
+        from gonio.io import write_volume
+        from gonio.io.wedges import weights_of
+        from gonio.particle.volume import Volume
+
+        files = {}
+        for name, weights in weights_of(
+            tuple(self.tomograms), tilts, self.cutting.box, self.voxel_size_angstrom, weighting=weighting
+        ):
+            first = next(row for row in range(len(self.table)) if self.table.tomograms[row] == name)
+            files[name] = f"wedges/{Path(self.image(first)).parent.name}.mrc"
+            (self.folder / "wedges").mkdir(exist_ok=True)
+            write_volume(self.folder / files[name], Volume(weights.weights, self.voxel_size_angstrom))
+        return [files[self.table.tomograms[row]] for row in rows]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Cut the i-th of the chosen rows."""
+
+    job: Extraction
+    rows: Sequence[int]
+
+    def __call__(self, index: int) -> float:
+        return self.job.cut(self.rows[index])
+
+
+def _read_list(path: Path, pixel_size: float | None) -> ParticleTable:
+    from gonio.io import FormatError
+    from gonio.io.lists import read_with
+    from gonio.io.source import ReadOptions
+
+    table = read_with(path, ReadOptions(pixel_size_angstrom=pixel_size, may_count_pixels=True))
+    if table.coordinates_angstrom is None:
+        raise FormatError(path, "says no positions in a tomogram", "give a list with coordinates")
+    if table.lengths == "pixels":
+        raise FormatError(path, "counts in pixels and does not say their size", "pass --pixel-size ANGSTROM")
+    return table
+
+
+def _opened(
+    table: ParticleTable, paths: Sequence[Path], voxel_size: float | None, *, permissive: bool
+) -> dict[str, Tomogram]:
+    """The tomogram of each name in the list."""
+    from gonio.io import FormatError
+    from gonio.io.names import match
+    from gonio.io.tomogram import open_tomogram, tomogram_files
+
+    files = tomogram_files(paths)
+    names = tuple(dict.fromkeys(table.tomograms))
+    if "" in names and len(files) > 1:
+        raise ValueError(f"{table.files[0]} does not say which tomogram a particle is from: give a single tomogram")
+    found = match(names, tuple(map(str, files)))
+    opened = {name: open_tomogram(found[name], voxel_size_angstrom=voxel_size, permissive=permissive) for name in names}
+    for tomogram in opened.values():
+        if tomogram.voxel_size_angstrom <= 0:
+            raise FormatError(tomogram.path, "does not say its voxel size", "pass --voxel-size ANGSTROM")
+    return opened
+
+
+def names_of(table: ParticleTable, rows: NDArray[np.int64]) -> str:
+    """Return the names of particles in words, the first few of them."""
+    named = ", ".join(repr(table.names[row]) for row in rows[:NAMED])
+    return named + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")

@@ -1,0 +1,226 @@
+"""Make particles whose true poses are known, and the density of a structure: ``gonio simulate``, ``gonio map``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gonio.jobs.files import beside, check_map, write_settings
+from gonio.jobs.options import File
+from gonio.particle.arguments import ArgumentError
+from gonio.run.engine import Progress, silent
+from gonio.run.folder import check_target, result_folder
+
+if TYPE_CHECKING:
+    from gonio.particle.pose import Pose
+    from gonio.particle.volume import Volume
+    from gonio.simulate import Density, Imaging
+
+__all__ = ["Mapped", "Simulated", "map_", "random_poses", "simulate", "write_simulation"]
+
+STRUCTURE_RESOLUTION_ANGSTROM = 40.0
+DEFAULT_PHANTOM = "four_gaussians"
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """The true poses of simulated particles; ``note`` says what of a structure the box cuts off, or is empty."""
+
+    truth: Pose
+    note: str
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The density of a structure and its resolution in angstrom; ``note`` says what the box cuts off, or is empty."""
+
+    volume: Volume
+    resolution_angstrom: float
+    note: str
+
+
+def simulate(
+    out: File,
+    *,
+    phantom: str | None = None,
+    structure: File | None = None,
+    resolution_angstrom: float = STRUCTURE_RESOLUTION_ANGSTROM,
+    count: int = 20,
+    box: int = 32,
+    voxel_size_angstrom: float = 10.0,
+    tilt_range_deg: tuple[float, float] = (-60.0, 60.0),
+    snr: float = 0.5,
+    max_shift_voxels: float = 2.0,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Simulated:
+    """Make subtomograms in random poses, their lists without and with the poses, and the reference, in a new folder.
+
+    Parameters
+    ----------
+    out
+        The folder.
+    phantom, structure
+        A name of ``gonio.simulate.Phantom``, or a PDB or mmCIF file of which assembly 1 is built.
+    resolution_angstrom
+        Of the structure's density, angstrom.
+    count, box, voxel_size_angstrom
+        How many particles, the edge of a box in voxels, and of a voxel in angstrom.
+    tilt_range_deg
+        First and last tilt, whole degrees.
+    snr
+        Variance of clean images over that of the noise.
+    max_shift_voxels
+        Largest shift along each axis.
+    overwrite
+        Replace a folder that is there.
+
+    Raises
+    ------
+    ValueError
+        Values that do not fit, or a folder that is not empty.
+    """
+    from gonio.simulate import Imaging
+
+    out = Path(out)
+    check_target(out, overwrite=overwrite)
+    imaging = Imaging(box, voxel_size_angstrom, *tilt_range_deg, snr=snr)
+    density, note = _density(phantom, structure, resolution_angstrom, imaging)
+    settings = {
+        "phantom": phantom if structure is not None else phantom or DEFAULT_PHANTOM,
+        "structure": structure,
+        "resolution_angstrom": None if structure is None else resolution_angstrom,
+        "count": count,
+        "max_shift_voxels": max_shift_voxels,
+    }
+    with result_folder(out, overwrite=overwrite) as folder:
+        truth = random_poses(count, imaging, max_shift_voxels, seed)
+        write_simulation(folder, density, imaging, truth=truth, seed=seed, progress=progress)
+        inputs = [] if structure is None else [Path(structure)]
+        write_settings(folder / "settings.toml", {**settings, "imaging": asdict(imaging)}, seed=seed, inputs=inputs)
+    return Simulated(truth, note)
+
+
+def random_poses(count: int, imaging: Imaging, max_shift_voxels: float, seed: int) -> Pose:
+    """Return poses uniform in orientation and, along each axis, in shift."""
+    from gonio.particle.pose import Pose
+
+    if not max_shift_voxels >= 0:
+        raise ArgumentError("{} must not be negative, got {got!r}", "max_shift_voxels", got=max_shift_voxels)
+    shift = max_shift_voxels * imaging.voxel_size_angstrom
+    return Pose.random(count, rng=np.random.default_rng((seed, 0)), max_shift_angstrom=shift)
+
+
+def write_simulation(
+    folder: Path, density: Density, imaging: Imaging, *, truth: Pose, seed: int, progress: Progress = silent
+) -> None:
+    """Write particles, the two lists and the reference into an existing folder."""
+    from gonio.io import write_simulated, write_volume
+    from gonio.particle.pose import Pose
+    from gonio.simulate import simulate_subtomogram
+
+    rng = np.random.default_rng((seed, 1))
+    count = len(truth)
+    (folder / "particles").mkdir()
+    paths = [folder / "particles" / f"{i:0{len(str(count))}d}.mrc" for i in range(1, count + 1)]
+    with progress("simulating", count, 0) as done:
+        for index, path in enumerate(paths):
+            particle = simulate_subtomogram(density, truth[index], imaging=imaging, rng=rng)
+            write_volume(path, particle.volume)
+            done(index + 1)
+    perfect = replace(imaging, snr=np.inf, tilt_min_deg=-90.0, tilt_max_deg=90.0)
+    reference = simulate_subtomogram(density, Pose.identity(), imaging=perfect, rng=rng)
+    write_volume(folder / "reference.mrc", reference.volume)
+    tilts = (imaging.tilt_min_deg, imaging.tilt_max_deg)
+    for name, poses in (("truth.star", truth), ("particles.star", Pose.identity(count))):
+        write_simulated(
+            folder / name,
+            poses,
+            paths,
+            voxel_size_angstrom=imaging.voxel_size_angstrom,
+            box=imaging.box,
+            tilt_range_deg=tilts,
+        )
+
+
+def map_(
+    structure: File,
+    *,
+    voxel_size_angstrom: float,
+    box: int,
+    resolution_angstrom: float | None = None,
+    assembly: str = "1",
+    output: File = Path("map.mrc"),
+    overwrite: bool = False,
+) -> Mapped:
+    """Write the density of a structure, every atom a Gaussian weighted by its electron scattering.
+
+    Parameters
+    ----------
+    structure
+        A PDB or mmCIF file, plain or gzipped.
+    voxel_size_angstrom, box
+        Edge of a voxel in angstrom, and of the box in voxels.
+    resolution_angstrom
+        Of the map, angstrom, as in Situs' pdb2vol; None for twice the voxel size.
+    assembly
+        The biological assembly to build; ``none`` takes the file as it is.
+    output
+        The MRC file; how it was made is written beside it.
+    overwrite
+        Replace files that are there.
+
+    Raises
+    ------
+    ValueError, OSError
+        A structure that cannot be read, or files that are there.
+    """
+    from gonio.io import write_volume
+    from gonio.particle.pose import Pose
+    from gonio.particle.volume import Volume
+    from gonio.simulate import Structure
+
+    target = check_map(output, ".settings.toml", overwrite=overwrite)
+    limit = 2.0 * voxel_size_angstrom if resolution_angstrom is None else resolution_angstrom
+    particle = Structure.from_file(
+        Path(structure), resolution_angstrom=limit, assembly=None if assembly == "none" else assembly
+    )
+    data = particle.density(Pose.identity(), box=box, voxel_size_angstrom=voxel_size_angstrom)
+    volume = Volume(data.astype(np.float32), voxel_size_angstrom)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(target, volume)
+    settings = {
+        "structure": structure,
+        "voxel_size_angstrom": voxel_size_angstrom,
+        "box": box,
+        "resolution_angstrom": limit,
+        "assembly": assembly,
+    }
+    write_settings(beside(target, ".settings.toml"), settings, inputs=[Path(structure)])
+    return Mapped(volume, limit, _overhang(2.0 * particle.radius_angstrom, volume.box_angstrom))
+
+
+def _density(phantom: str | None, structure: File | None, resolution: float, imaging: Imaging) -> tuple[Density, str]:
+    from gonio.simulate import Phantom, Structure
+
+    if structure is None:
+        name = phantom or DEFAULT_PHANTOM
+        return Phantom.named(name, box=imaging.box, voxel_size_angstrom=imaging.voxel_size_angstrom), ""
+    if phantom is not None:
+        raise ArgumentError("{} and {} exclude each other: give one", "phantom", "structure")
+    particle = Structure.from_file(Path(structure), resolution_angstrom=resolution)
+    note = _overhang(2.0 * particle.radius_angstrom, imaging.box * imaging.voxel_size_angstrom)
+    return particle.coarsened(), note
+
+
+def _overhang(diameter_angstrom: float, box_angstrom: float) -> str:
+    if diameter_angstrom <= box_angstrom:
+        return ""
+    return (
+        f"the particle is up to {diameter_angstrom:.0f} angstrom wide and the box {box_angstrom:.0f}: what sticks out"
+        " is cut off"
+    )
