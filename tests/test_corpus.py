@@ -1,12 +1,13 @@
 """Real data whose conventions are known: where each answer is tested, and those that are tested nowhere else.
 
 Every set of the shared data, what is known of it, and the test that finds it again are rows of ``ANSWERS``. Tested here
-are the hand of stacks that RELION extracted, and a microtubule, whose lattice of equal monomers is known beforehand.
+are the hand of stacks that RELION extracted, the rings of single images of M, and a microtubule, whose lattice of equal
+monomers is known beforehand.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +22,10 @@ from gonio.averaging.average import average
 from gonio.io import read_particles, read_volume
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
+from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
-from gonio.particle.volume import Subtomogram, Volume, mirrored_volume, soft_sphere
+from gonio.particle.volume import Subtomogram, TiltStack, Volume, mirrored_volume, soft_sphere
 from gonio.particle.wedge import SingleAxisWedge
 from gonio.workflows.extraction import Cutting, cut_out, normalised
 from gonio.workflows.refinement import Listed, Plan, refined
@@ -31,6 +33,7 @@ from gonio.workflows.refinement import Listed, Plan, refined
 TESTS = Path(__file__).parent
 SHARED = TESTS.parents[1] / "shared" / "data"
 EXTRACTED = SHARED / "relion_extracted"
+SINGLE = SHARED / "tilt_images_3.9A" / "M_particles_sub10.star"
 MICROTUBULE = SHARED / "microtubule_13pf" / "13pf_MT.tif"
 
 # Set of data, what is known of it, and the file and the test that find it again.
@@ -47,7 +50,14 @@ ANSWERS = (
     ("tables", "WarpTools counts image pixels", "io/test_cases.py", "positions_of_warptools_stacks_are_the_same_place"),
     ("tables", "species in angstrom", "io/test_particle_series.py", "a_species_that_m_wrote"),
     ("ribosome_in_cell", "aligns to 6QZP", "io/test_particle_series.py", "ribosomes_in_a_cell_average_and_align"),
+    (
+        "ribosome_in_cell",
+        "signs of CTF and poses",
+        "io/test_particle_series.py",
+        "images_agree_best_with_the_structure",
+    ),
     ("tilt_images_3.9A", "one image of many", "io/test_particle_series.py", "one_image_of_a_stack_that_claims_11029"),
+    ("tilt_images_3.9A", "rings of one tomogram", "test_corpus.py", "single_images_have_the_rings_of_the_first_row"),
     ("microtubule_13pf", "left-handed start", "test_corpus.py", "the_start_of_a_microtubule_is_left_handed"),
     (
         "microtubule_13pf",
@@ -88,6 +98,55 @@ def test_stacks_that_relion_extracted_are_not_mirrored(monkeypatch):
         )
         assert own.pose.rotation_distance_deg(start) <= 3.0  # measured 1.0 and 2.4
         assert mirrored.dissimilarity > own.dissimilarity + 0.1  # measured 0.87 and 1.17, 1.13 and 1.31
+
+
+# Single images of M
+
+# Where rings are looked for, 1/angstrom; by how much they fade, square angstrom; and the terms of the smooth power.
+RINGS, FADING, SMOOTH = (1 / 62.0, 1 / 10.0), 500.0, 7
+
+
+def agreement(image: NDArray[np.float32], ctf: Ctf, pixel_angstrom: float) -> float:
+    """How well an image's power follows the square of a transfer, in standard deviations of images without rings."""
+    size = len(image)
+    y, x = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size)[1:-1], indexing="ij")  # each pair of samples once
+    frequency = np.stack([x, y], axis=-1) / pixel_angstrom
+    radius = np.linalg.norm(frequency, axis=-1)
+    within = (radius > RINGS[0]) & (radius < RINGS[1])
+    radius, frequency = radius[within], frequency[within]
+    smooth = np.polynomial.legendre.legvander(2 * (radius - RINGS[0]) / (RINGS[1] - RINGS[0]) - 1, SMOOTH - 1)
+    power = np.log(np.abs(np.fft.rfft2(image)[:, 1:-1][within]) ** 2)
+    expected = ctf.transfer(frequency)[0] ** 2 * np.exp(-FADING * radius**2 / 4)
+    power, expected = (one - smooth @ np.linalg.lstsq(smooth, one)[0] for one in (power, expected))
+    return float(power @ expected / np.linalg.norm(expected) / power.std())
+
+
+def all_agree(stacks: list[TiltStack], ctfs: list[Ctf], *, magnified: float = 1.0) -> float:
+    """The agreement of all images taken together, in standard deviations."""
+    pairs = zip(stacks, ctfs, strict=True)
+    each = [agreement(stack.images[0], ctf, magnified * stack.voxel_size_angstrom) for stack, ctf in pairs]
+    return float(np.sum(each) / np.sqrt(len(each)))
+
+
+@pytest.mark.skipif(not SINGLE.is_file(), reason="shared/data/tilt_images_3.9A is not here")
+def test_single_images_have_the_rings_of_the_first_row():
+    """Files whose headers all state 11,029 images hold images of one tomogram: that of the first row.
+
+    The other rows describe neither defocus nor pose of the image in their file, so that no structure can be found at
+    their poses. The first row's CTF is that of all images, at its own defocus, phase and pixel size alone.
+    """
+    stacks = list(read_particles(SINGLE).particles())
+    del stacks[5]  # two rows name one file
+    own = [stack.ctf for stack in stacks]
+    first, count = own[0], len(own)
+    assert all_agree(stacks[1:], own[1:]) < 3.0  # measured 0.3
+    assert all_agree(stacks[1:], [first] * (count - 1)) > 4.0  # measured 5.2
+    assert all_agree(stacks, [first] * count) > 5.0  # measured 6.5
+    wrong = [first.refocused(part * first.defocus_u_angstrom) for part in (-0.5, -0.3, -0.2, 0.2, 0.4, 1.0)]
+    for ctf in (*wrong, replace(first, phase_shift_deg=60.0)):
+        assert all_agree(stacks, [ctf] * count) < 3.0  # measured 1.4 at most
+    # The files' name says 1.70 A.
+    assert all_agree(stacks, [first] * count, magnified=1.7 / 3.9) < 3.0  # measured 0.0
 
 
 # A microtubule of 13 protofilaments

@@ -20,7 +20,7 @@ from gonio.io import FormatError, read_particles, write_particles
 from gonio.io.blocks import read_star
 from gonio.io.formats import format_of
 from gonio.particle.pose import Pose
-from gonio.particle.volume import Volume, soft_sphere
+from gonio.particle.volume import TiltStack, Volume, soft_sphere
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 IN_CELL = SHARED / "ribosome_in_cell" / "sta_testing_bin8.star"
@@ -236,3 +236,42 @@ def test_ribosomes_in_a_cell_average_and_align_to_a_ribosome():
     poses = Pose.stack([aligner.align(s, rng=rng, start=table.poses[i]).pose for i, s in enumerate(stacks)])
     assert np.median(poses.rotation_distance_deg(table.poses)) < 4.0
     assert alike(average(stacks, poses).volume, atoms) > mean + 0.05
+
+
+def through(stack: TiltStack, **changes: float) -> TiltStack:
+    """The images as those of another lens: fields of its CTF that are multiplied by so much."""
+    return replace(
+        stack, ctf=replace(stack.ctf, **{name: by * getattr(stack.ctf, name) for name, by in changes.items()})
+    )
+
+
+# What a reader may take the images for, and how much less like the structure they are then, at least.
+MISREADINGS = {
+    "no amplitude contrast": (0.01, lambda s: through(s, amplitude_contrast=0.0)),  # measured 0.032
+    "its other sign": (0.15, lambda s: through(s, amplitude_contrast=-1.0)),  # 0.293
+    "overfocus": (0.09, lambda s: through(s, defocus_u_angstrom=-1.0, defocus_v_angstrom=-1.0)),  # 0.180
+    "phase plate": (0.02, lambda s: replace(s, ctf=replace(s.ctf, phase_shift_deg=90.0))),  # 0.044
+    "no CTF": (0.02, lambda s: replace(s, ctf=None)),  # 0.042
+    "mirrored": (0.03, lambda s: replace(s, projections_xyz=s.projections_xyz * np.array([1.0, 1.0, -1.0]))),  # 0.058
+    "another order": (0.03, lambda s: replace(s, projections_xyz=s.projections_xyz[::-1])),  # 0.063
+}
+
+
+@pytest.mark.skipif(not (IN_CELL.is_file() and MAP_80S.is_file()), reason="shared/data is not here")
+@pytest.mark.filterwarnings("ignore:.*broken headers")
+def test_images_agree_best_with_the_structure_through_their_own_transfer():
+    """Six ribosomes, 219 images to 40 angstrom: projected at the listed poses and multiplied by the listed CTF.
+
+    This is below the first zero, where defocus and amplitude contrast are of one size: their signs change the most.
+    """
+    table = read_particles(IN_CELL, permissive=True, voxel_size_angstrom=VOXEL)
+    stacks = list(table.particles())
+    settings = Settings(search=Search.LOCAL, resolution_angstrom=40.0, mask_diameter_angstrom=340.0)
+    aligner = Aligner(ribosome_80s(stacks[0].box), settings)
+
+    def unlike(read) -> float:
+        return np.mean([aligner.dissimilarity(read(s), table.poses[[i]])[0] for i, s in enumerate(stacks)])
+
+    listed = unlike(lambda stack: stack)  # measured 1.763
+    for name, (least, read) in MISREADINGS.items():
+        assert unlike(read) > listed + least, name
