@@ -10,13 +10,12 @@ from scipy.spatial.transform import Rotation
 
 from gonio.alignment.aligner import Aligner, Settings
 from gonio.alignment.posterior import PROPOSED, Draws, Worth, drawn
-from gonio.averaging.average import average, average_table
+from gonio.averaging.average import average, average_table, folds_of
 from gonio.comparison.score import Score
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.volume import Subtomogram
 from gonio.preparation.prepare import Preparation
 from gonio.simulate import Imaging, simulate_subtomogram
-from gonio.workflows.refinement import folds_of
 from test_alignment import BOX, POSES, SHARP, VOXEL, random, sharp
 from test_averaging import listed
 

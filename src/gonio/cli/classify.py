@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from gonio.cli.checking import look_at_list
-from gonio.cli.columns import without_found, writable
+from gonio.cli.columns import uncertainty_columns, without_found, writable
 from gonio.cli.options import (
     AsJson,
     Diameter,
@@ -109,12 +109,12 @@ def classify(
     poses), it is those turns alone. Half sets of the list are kept apart in the turns; classes of pairs are aligned to
     their whole average, and FSC of their halves is then too good by what they share.
 
-    DIR/particles.star is the list with rlnClassNumber and poses in the frame of each class; DIR/class_1.star and so on
-    are its classes, DIR/class_1.mrc and so on their averages, with half maps and FSC. With pairs, DIR/pairs.star lists
-    the particles whose dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
-    DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/report.html
-    shows all of it; DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml say
-    it to programs.
+    DIR/particles.star is the list with rlnClassNumber, poses in the frame of each class and how sure they are;
+    DIR/class_1.star and so on are its classes, DIR/class_1.mrc and so on their averages, with half maps and FSC. With
+    pairs, DIR/pairs.star lists the particles whose dissimilarities before and after alignment are the rows of
+    DIR/dissimilarity_before.npy and DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree.
+    DIR/report.html shows all of it; DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and
+    DIR/settings.toml say it to programs.
 
     Example: `gonio classify particles.star --tilt-range -60 60 -o classes`
     """
@@ -290,10 +290,10 @@ def matrix_of(paired: Paired, score: str) -> Matrix:
 
 
 def classed_table(table: ParticleTable, found: Classes) -> ParticleTable:
-    """The list with classes, poses in the frame of each, and by how much a class fits better than the next."""
+    """The list with classes, poses in the frame of each, how sure they are, and by how much a class fits best."""
     columns = {"class_margin": found.margin} if np.isfinite(found.margin).any() else {}
     classed = without_found(replace(table, classes=found.labels)).without(*FOUND)
-    return writable(classed.with_poses(found.poses, **columns))
+    return writable(classed.with_poses(found.poses, **columns, **uncertainty_columns(found.covariance)))
 
 
 def write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None:
