@@ -83,14 +83,23 @@ class Atoms:
 
 @njit
 def _spread(fine, places, weight, sigma):
-    m, reach = fine.shape[0], int(np.ceil(4.0 * sigma))
+    reach = int(np.ceil(4.0 * sigma))
     for a in range(len(places)):
-        x, y, z = places[a]
-        for k in range(max(0, int(z) - reach), min(m, int(z) + reach + 2)):
-            for j in range(max(0, int(y) - reach), min(m, int(y) + reach + 2)):
-                for i in range(max(0, int(x) - reach), min(m, int(x) + reach + 2)):
-                    d2 = (i - x) ** 2 + (j - y) ** 2 + (k - z) ** 2
-                    fine[k, j, i] += weight[a] * np.exp(-0.5 * d2 / sigma**2)
+        # A Gaussian is the product of one along each axis.
+        i, gx = _along(places[a, 0], len(fine), reach, sigma)
+        j, gy = _along(places[a, 1], len(fine), reach, sigma)
+        k, gz = _along(places[a, 2], len(fine), reach, sigma)
+        for w in range(len(gz)):
+            for v in range(len(gy)):
+                for u in range(len(gx)):
+                    fine[k + w, j + v, i + u] += weight[a] * gz[w] * gy[v] * gx[u]
+
+
+@njit
+def _along(place, size, reach, sigma):
+    """The first point of an axis that a Gaussian reaches, and its values from there."""
+    first, last = max(0, int(place) - reach), min(size, int(place) + reach + 2)
+    return first, np.exp(-0.5 * ((np.arange(first, last) - place) / sigma) ** 2)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from gonio.alignment.aligner import Settings
+from gonio.alignment.aligner import Aligner, Settings
 from gonio.alignment.particle_list import ParticleError
+from gonio.averaging.average import average
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume, correlation
 from gonio.run.engine import Local
 from gonio.workflows.classification import (
+    _FitRow,
     classes_of_clusters,
     classes_of_references,
     classify_pairs,
@@ -111,8 +113,40 @@ def test_particles_go_to_the_map_they_show(half_sets):
     again = classes_of_references(table, maps, most_rounds=3, mapper=recoded)
     np.testing.assert_array_equal(again.poses.matrix, found.poses.matrix)
     np.testing.assert_array_equal(again.margin, found.margin)
+    np.testing.assert_array_equal(again.covariance, found.covariance)
     for one, other in zip(found.averages, again.averages, strict=True):
         np.testing.assert_array_equal(one.volume.data, other.volume.data)
+
+
+def test_a_pose_in_a_class_is_as_sure_as_its_alignment_to_the_map_of_the_class():
+    maps, settings = [true_map(kind) for kind in KINDS], Settings(particle_diameter_angstrom=8 * SIZE)
+    found = classes_of_references(listed(), maps, settings, most_rounds=1)
+    for row in (0, EACH):
+        one = Aligner(maps[TRUE[row] - 1], settings).align(particle(row)[0])
+        np.testing.assert_array_equal(found.covariance[row], one.covariance)
+        assert np.isfinite(one.covariance).all()
+
+
+def test_particles_are_compared_with_averages_without_themselves(monkeypatch):
+    """In the second turn: each map is the average of the others of its class, but for those of one fold with it."""
+    compared: list[dict] = []
+    asked = _FitRow._ask
+
+    def watched(self, row, k, aligner, particle, kept):
+        compared.append({"row": row, "class": k + 1, "map": aligner.reference.volume.data})
+        return asked(self, row, k, aligner, particle, kept)
+
+    monkeypatch.setattr(_FitRow, "_ask", watched)
+    found = classes_of_references(listed(), [true_map(kind) for kind in KINDS], most_rounds=1)
+    np.testing.assert_array_equal(found.labels, TRUE)
+    compared.clear()
+    classes_of_references(listed(), [true_map(kind) for kind in KINDS], most_rounds=2)
+    second = [one for one in compared[len(compared) // 2 :] if one["class"] == TRUE[one["row"]]]
+    assert sorted(one["row"] for one in second) == list(range(len(TRUE)))
+    for one in second:  # five of a class, so that every fold is one particle
+        others = np.setdiff1d(np.flatnonzero(one["class"] == TRUE), [one["row"]])
+        mean = average([particle(int(i))[0] for i in others], found.poses[others]).volume
+        assert correlation(Volume(one["map"], SIZE), mean) > 1.0 - 1e-5
 
 
 def test_processes_find_what_one_does():

@@ -55,6 +55,8 @@ def test_all_pairs_of_a_short_list_tell_its_classes(folder, capsys):
         listed = read_particles(out / f"class_{one}.star")
         assert len(listed) == EACH
         assert [member.load(0).box for member in (listed,)] == [16]
+        assert 0.0 < float(np.median(np.asarray(listed.columns["rotation_sd_deg"], dtype=float))) < 60.0
+        assert 0.0 < float(np.median(np.asarray(listed.columns["shift_sd_angstrom"], dtype=float))) < 60.0
         assert read_volume(out / f"class_{one}.mrc").box == 16
         assert (out / f"class_{one}_fsc.csv").read_text().startswith("shell,")
     after, before = (np.load(out / f"dissimilarity_{when}.npy") for when in ("after", "before"))

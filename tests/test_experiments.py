@@ -279,7 +279,20 @@ def test_low_snr_says_of_every_iteration_how_right_it_is(tmp_path):
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "summary.json").read_text())["0.3"]["iterations"]
     assert [one["iteration"] for one in told] == [1, 2]
-    assert all(0.0 <= one["right"] <= 1.0 and one["rotation_over_predicted"] > 0.0 for one in told)
+    assert all(0.0 <= one["right"] <= 1.0 and min(one["over_predicted"]) > 0.0 for one in told)
+
+
+@pytest.mark.parametrize("kind", [["--symmetry", "C2"], ["--stacks"]], ids=["symmetric", "stacks"])
+def test_error_bars_are_told_for_every_average(tmp_path, kind):
+    script = Path(__file__).parents[1] / "experiments" / "error_bars" / "run.py"
+    small = ["--snr", "0.5", "--maps", "8", "0", "--draws", "1", "--targets", "4", "--box", "20", "--voxel-size", "12"]
+    places = ["--structures", str(tmp_path / "none"), "--out", str(tmp_path)]
+    command = [sys.executable, str(script), *small, *kind, *places]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "summary.json").read_text())
+    assert [one["map"] for one in told] == [8, 0]
+    assert all(one["right"] > 0.5 and one["rotation"] > 0.0 and one["shift"] > 0.0 for one in told)
 
 
 @pytest.fixture(scope="module")

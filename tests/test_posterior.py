@@ -11,13 +11,12 @@ from scipy.spatial.transform import Rotation
 from examples import BOX, POSES, SHARP, VOXEL, random, sharp, table_of
 from gonio.alignment.aligner import Aligner, Settings
 from gonio.alignment.posterior import PROPOSED, Draws, Worth, drawn
-from gonio.averaging.average import average, average_table
+from gonio.averaging.average import average, average_table, folds_of
 from gonio.comparison.score import Score
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.volume import Subtomogram
 from gonio.preparation.prepare import Preparation
 from gonio.simulate import Imaging, simulate_subtomogram
-from gonio.workflows.refinement import folds_of
 
 MAP = sharp(Pose.identity()).volume
 COVARIANCE = np.diag([1e-3, 2e-3, 5e-4, 4.0, 1.0, 9.0])

@@ -6,8 +6,9 @@
 RNA polymerase in boxes of 32 voxels of 8 A, +-60 degrees, white noise (``experiments/atoms.py``); low shells are
 present (no lens), or are those of a lens of 3.5 um with an amplitude contrast of 0.07, phases flipped (--ctf). SNR is
 the ratio of variances in the box. Random poses, refined from the structure at 50 A. Printed for every iteration: how
-many poses are right (within 15 degrees), the median errors, the rms error of those that are right over what was
-predicted, how far the halves agree, and how far the map agrees with the truth (FSC 0.5 within a soft sphere). --noise
+many poses are right (within 15 degrees), and how much of the average is at such; the median errors, the rms error of
+those that are right over what was predicted (also in the frame that all poses share, which no particle can tell), how
+far the halves agree, and how far the map agrees with the truth (FSC 0.5 within a soft sphere). --noise
 refines as many boxes of noise from the same map. Without atoms a stand-in is taken. Writes summary.json.
 """
 
@@ -28,13 +29,15 @@ from scipy.spatial.transform import Rotation
 
 import gonio
 from atoms import STRUCTURES, Atoms, Camera, Lens, particles
+from errors import RIGHT_DEG, OverPredicted, in_frame_of
 from gonio.averaging.average import average
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.particle.pose import PoseSample
 from gonio.run.engine import Local
 from gonio.workflows.refinement import Iteration, Plan, fsc_mask, refined, start_map
 from held import Held
 
-RIGHT_DEG, AGREES = 15.0, 0.5
+AGREES = 0.5
 
 
 @dataclass(frozen=True)
@@ -90,37 +93,44 @@ def row(one: Iteration, made: Sample, mask: gonio.Volume) -> dict:
     """What an iteration came to, against the truth; all but the halves are none of the particles of noise."""
     turned = np.asarray(one.table.poses.rotation_distance_deg(made.truth))
     shifted = np.asarray(one.table.poses.shift_distance_angstrom(made.truth))
-    right = turned < RIGHT_DEG
-    turn, shift = (
-        np.array([getattr(result, name) for result in one.results]) for name in ("rotation_sd_deg", "shift_sd_angstrom")
-    )
-
-    def over_predicted(error: NDArray, sd: NDArray) -> float:
-        if not right.any():
-            return float("nan")
-        return float(np.sqrt((error[right] ** 2).mean() / 3.0 / (sd[right] ** 2).mean()))
-
+    covariances = np.array([result.covariance for result in one.results])
+    own = in_frame_of(made.truth, one.table.poses)
+    over, about = (OverPredicted.of(one.table.poses, covariances, truth) for truth in (made.truth, own))
     return {
         "iteration": one.number,
         "search": str(one.search),
         "limit_angstrom": one.limit_angstrom,
-        "right": float(right.mean()),
+        "right": over.right,
+        "drawn_right": drawn_right(one, made.truth),
         "median_deg": float(np.median(turned)),
         "median_angstrom": float(np.median(shifted)),
-        "rotation_over_predicted": over_predicted(turned, turn),
-        "shift_over_predicted": over_predicted(shifted, shift),
+        "over_predicted": (over.rotation, over.shift),
+        "over_predicted_in_frame": (about.rotation, about.shift),
+        "frame_deg": float(own[0].rotation_distance_deg(made.truth[0])),
         "halves_angstrom": one.resolution_angstrom,
         "truth_angstrom": agreement(one.volume, made.density, mask),
         "ended": one.ended,
     }
 
 
+def drawn_right(one: Iteration, truth: gonio.Pose) -> float:
+    """How much of the average is at poses within 15 degrees of the truth."""
+    near = []
+    for i, result in enumerate(one.results):
+        poses = PoseSample(one.table.poses[i : i + 1], np.ones(1)) if result.sampled is None else result.sampled
+        near.append(poses.weights[np.asarray(poses.poses.rotation_distance_deg(truth[i])) < RIGHT_DEG].sum())
+    return float(np.mean(near))
+
+
 def shown(one: dict) -> str:
     """A row in a line."""
     return (
-        f"  {one['iteration']:2d} {one['search']:14s} to {one['limit_angstrom']:5.1f} A: {one['right']:6.1%} right,"
+        f"  {one['iteration']:2d} {one['search']:14s} to {one['limit_angstrom']:5.1f} A: {one['right']:6.1%} right"
+        f" ({one['drawn_right']:.0%} as averaged),"
         f" {one['median_deg']:5.2f} degrees {one['median_angstrom']:5.2f} A,"
-        f" {one['rotation_over_predicted']:4.2f} and {one['shift_over_predicted']:4.2f} of the predicted;"
+        f" {one['over_predicted'][0]:4.2f} and {one['over_predicted'][1]:4.2f} of the predicted, in their own frame"
+        f" ({one['frame_deg']:.2f} degrees) {one['over_predicted_in_frame'][0]:4.2f} and"
+        f" {one['over_predicted_in_frame'][1]:4.2f};"
         f" halves {one['halves_angstrom']:5.1f} A, truth {one['truth_angstrom']:5.1f} A {one['ended']}"
     )
 

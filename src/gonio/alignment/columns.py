@@ -117,12 +117,22 @@ def columns_of(table: ParticleTable, results: Sequence[Result], score: Score) ->
         "status": [result.status.name.lower() for result in results],
         "overlap": [result.overlap for result in results],
         "iterations": [result.n_iterations for result in results],
-        "rotation_sd_deg": _known([result.rotation_sd_deg for result in results]),
-        "shift_sd_angstrom": _known([result.shift_sd_angstrom for result in results]),
-        "covariance": [_upper_triangle(result.covariance) for result in results],
+        **uncertainty_columns(np.array([result.covariance for result in results])),
         "runners_up": [len(result.runners_up) for result in results],
     }
     return {**columns, **_best_runner_up(table, results)}
+
+
+def uncertainty_columns(covariances: NDArray[np.float64]) -> dict[str, ArrayLike]:
+    """Return the standard deviations of m poses about any one axis and along it, and their covariances (m, 6, 6)."""
+    from gonio.alignment.result import axis_sds
+
+    rotation_deg, shift_angstrom = axis_sds(covariances)
+    return {
+        "rotation_sd_deg": np.nan_to_num(rotation_deg, nan=np.inf, posinf=np.inf),
+        "shift_sd_angstrom": np.nan_to_num(shift_angstrom, nan=np.inf, posinf=np.inf),
+        "covariance": [_upper_triangle(one) for one in covariances],
+    }
 
 
 def as_score(dissimilarity: NDArray[np.float64], score: Score) -> NDArray[np.float64]:
@@ -177,10 +187,6 @@ def _relion_poses(table: ParticleTable, poses: Pose) -> Mapping[str, NDArray[np.
     columns = {} if own is None else own.pose_columns(table.with_poses(poses))
     names = {label: re.sub(r"(?<!^)(?=[A-Z])", "_", label.removeprefix("rln")).lower() for label in columns}
     return {names[label]: np.array(values, dtype=np.float64) for label, values in columns.items()}
-
-
-def _known(values: Sequence[float]) -> NDArray[np.float64]:
-    return np.nan_to_num(np.array(values), nan=np.inf, posinf=np.inf)
 
 
 def _upper_triangle(covariance: NDArray[np.float64]) -> str:

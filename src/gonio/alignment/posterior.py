@@ -35,8 +35,8 @@ PROPOSED, FREEDOM, INFLATED = 64, 5.0, 1.25
 EVEN_SHARE = 0.2
 # A rival this much less likely (natural logarithm) is none.
 CERTAIN = 6.0
-# Where the best pose is this much likelier than noise (natural logarithm), its errors are those of a parabola; at 120
-# the variances are 1.4 times as large (docs/theory.md section 16).
+# Where the best pose is this much likelier than noise (natural logarithm), its errors are those of a parabola
+# (docs/theory.md section 16).
 LINEAR = 250.0
 # Squared distance, in variances, up to which a draw belongs to an optimum: for six of them 22.5 in one of a thousand.
 # So many equal draws tell a covariance.

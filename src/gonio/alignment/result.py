@@ -11,7 +11,7 @@ from gonio.comparison.expected_fsc import Expectation
 from gonio.particle.pose import Pose, PoseSample
 from gonio.search.levenberg_marquardt import Status
 
-__all__ = ["History", "Optimum", "Result"]
+__all__ = ["History", "Optimum", "Result", "axis_sds"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,16 @@ class Optimum:
     pose: Pose
     dissimilarity: float
     margin: float
+
+
+def axis_sds(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the standard deviations about any one axis, degrees, and along it, angstrom, of covariances (..., 6, 6).
+
+    They are averages over three axes, as roots of mean squares.
+    """
+    variance = np.diagonal(covariance, axis1=-2, axis2=-1)  # (..., 6)
+    rotation, shift = np.sqrt(variance[..., :3].mean(axis=-1)), np.sqrt(variance[..., 3:].mean(axis=-1))
+    return np.degrees(rotation), shift
 
 
 @dataclass(frozen=True)
@@ -78,12 +88,12 @@ class Result:
     @property
     def rotation_sd_deg(self) -> float:
         """Standard deviation of the rotation about any one axis, on average, degrees."""
-        return float(np.degrees(np.sqrt(np.trace(self.covariance[:3, :3]) / 3.0)))
+        return float(axis_sds(self.covariance)[0])
 
     @property
     def shift_sd_angstrom(self) -> float:
         """Standard deviation of the shift along any one axis, on average, angstrom."""
-        return float(np.sqrt(np.trace(self.covariance[3:, 3:]) / 3.0))
+        return float(axis_sds(self.covariance)[1])
 
     def after(self, first: Pose) -> Result:
         """Return the same result for a reference that ``first`` lays on the one it was found with.

@@ -55,10 +55,10 @@ def classify(classified: Classified, *, output: Path, as_json: bool) -> None:
     poses), it is those turns alone. Half sets of the list are kept apart in the turns; classes of pairs are aligned to
     their whole average, and FSC of their halves is then too good by what they share.
 
-    DIR/particles.star is the list with rlnClassNumber and poses in the frame of each class; DIR/class_1.star and so on
-    are its classes, each in the format of the list (`gonio align --help` says how they are called); DIR/class_1.mrc and
-    so on are their averages, with half maps and FSC. With pairs, DIR/pairs.star lists the particles whose
-    dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
+    DIR/particles.star is the list with rlnClassNumber, poses in the frame of each class and how sure they are;
+    DIR/class_1.star and so on are its classes, each in the format of the list (`gonio align --help` says how they are
+    called); DIR/class_1.mrc and so on are their averages, with half maps and FSC. With pairs, DIR/pairs.star lists the
+    particles whose dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
     DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/report.html shows all of it;
     DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml say it to programs.
 

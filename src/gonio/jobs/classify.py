@@ -320,12 +320,12 @@ def _matrix_of(paired: Paired, score: str) -> Matrix:
 
 
 def _classed_table(table: ParticleTable, found: Classes) -> ParticleTable:
-    """The list with classes, poses in the frame of each, and by how much a class fits better than the next."""
-    from gonio.alignment.columns import without_found, writable
+    """Return the list with classes, poses in the frame of each, how sure they are, and by how much a class fits best."""
+    from gonio.alignment.columns import uncertainty_columns, without_found, writable
 
     columns = {"class_margin": found.margin} if np.isfinite(found.margin).any() else {}
     classed = without_found(replace(table, classes=found.labels)).without(*FOUND)
-    return writable(classed.with_poses(found.poses, **columns))
+    return writable(classed.with_poses(found.poses, **columns, **uncertainty_columns(found.covariance)))
 
 
 def _write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None:

@@ -18,7 +18,8 @@ from scipy.spatial.transform import Rotation
 from gonio.alignment.aligner import Aligner, Inputs, Kept, Likelihood, Search, Settings, log_likelihoods
 from gonio.alignment.particle_list import ParticleError
 from gonio.alignment.prepared import Prepared, finished
-from gonio.averaging.average import Average, average_classes
+from gonio.alignment.result import Result
+from gonio.averaging.average import FOLDS, Average, average_classes, folds_of
 from gonio.averaging.resolution import fsc_of_a_half, half_map_fsc
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
@@ -71,6 +72,8 @@ class Classes:
         Class of each particle, shape (n,).
     poses
         Each in the frame of its class, a batch of n.
+    covariance
+        How sure each of them is (``Result.covariance``), (n, 6, 6).
     averages
         Of each class; None of one that has no particles.
     margin
@@ -84,6 +87,7 @@ class Classes:
 
     labels: NDArray[np.int64]
     poses: Pose
+    covariance: NDArray[np.float64]
     averages: tuple[Average | None, ...]
     margin: NDArray[np.float64]
     rounds: tuple[Round, ...] = field(default=())
@@ -129,15 +133,17 @@ def classes_of_clusters(
         centred = _centred(laid)
         for number, member in enumerate(members):
             poses[member] = centred[number]
-    turns = _Turns(table, clustering.count, settings or Settings(), mapper or Local(), "class averages")
+    turns = _Turns(table, clustering.count, settings or Settings(), mapper or Local(), "class averages", apart=False)
     labels, stacked = clustering.labels, Pose.stack(poses)
     averages = turns.averages(labels, stacked, 0)
+    covariance = np.full((len(table), 6, 6), np.inf)
     for turn in range(1, refinements + 1):
-        maps = {(one, half): made.volume for one, made in averages.items() for half in turns.halves}
-        stacked = turns.fits(maps, turn, only=labels).poses_of(labels)
+        fits = turns.fits(turns.maps_of(averages), turn, only=labels)
+        stacked, covariance = fits.poses_of(labels), fits.covariance_of(labels)
         averages = turns.averages(labels, stacked, turn)
     alone = np.full(len(table), np.inf)
-    return Classes(labels, stacked, tuple(averages.get(k) for k in range(1, clustering.count + 1)), alone)
+    shown = tuple(averages.get(k) for k in range(1, clustering.count + 1))
+    return Classes(labels, stacked, covariance, shown, alone)
 
 
 def _centred(poses: Pose) -> Pose:
@@ -193,11 +199,11 @@ def classes_of_references(
     if most_rounds < 1:
         raise ValueError(f"most_rounds must be at least 1, got {most_rounds!r}")
     turns = _Turns(table, len(references), settings or Settings(), mapper or Local(), "classifying", seed)
-    maps = {(k, half): one for k, one in enumerate(references, start=1) for half in turns.halves}
+    maps = {key: one for k, one in enumerate(references, start=1) for key in turns.keys(k)}
     labels, poses = np.zeros(len(table), dtype=np.int64), table.poses
     fits: _Fits | None = None
     rounds: list[Round] = []
-    began_local, known = False, dict[tuple[int, int], NDArray[np.float64]]()
+    began_local, known = False, dict[_Key, NDArray[np.float64]]()
     for turn in range(1, most_rounds + 1):
         local = turns.settings.search is Search.LOCAL or turn > GLOBAL_ROUNDS
         fits = turns.fits(maps, turn, known=known, starts=turns.starts(fits) if local else None)
@@ -214,19 +220,21 @@ def classes_of_references(
         maps, known = turns.maps_of(averages) or maps, turns.fsc_of(averages)
     assert fits is not None  # there is a turn at least
     shown = tuple(averages.get(k) for k in range(1, len(references) + 1))
-    return Classes(labels, poses, shown, fits.margin, tuple(rounds), at_rest)
+    return Classes(labels, poses, fits.covariance_of(labels), shown, fits.margin, tuple(rounds), at_rest)
 
 
 @dataclass(frozen=True)
 class _Fits:
     """Of n particles with each of K references: quaternions (n, k, 4), shifts (n, k, 3), log likelihoods (n, k).
 
-    Where a particle was not compared with a reference its likelihood is minus infinity.
+    Where a particle was not compared with a reference its likelihood is minus infinity. ``covariances`` are those of
+    the poses, (n, k, 6, 6).
     """
 
     quaternions: NDArray[np.float64]
     shifts: NDArray[np.float64]
     likelihood: NDArray[np.float64]
+    covariances: NDArray[np.float64]
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -246,51 +254,74 @@ class _Fits:
         rows = np.arange(len(labels))
         return Pose(Rotation.from_quat(self.quaternions[rows, labels - 1]), self.shifts[rows, labels - 1])
 
+    def covariance_of(self, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How sure each of these is, (n, 6, 6)."""
+        return self.covariances[np.arange(len(labels)), labels - 1]
+
+
+# A map by its class, 1 to K, the half set that it is of, 0 for all particles, and the fold that it is without.
+_Key = tuple[int, int, int]
+
 
 class _Turns:
     """Turns of aligning and averaging the particles of a list.
 
-    Maps are known by class 1 to K and half set; 0 stands for all particles, or for those that are in no half.
+    A particle is compared with averages without itself, as its noise in them would hold it where it was, in pose and
+    in class: without its fold, of its half set alone where halves are listed and kept ``apart``.
     """
 
     def __init__(
-        self, table: ParticleTable, count: int, settings: Settings, mapper: Mapper, name: str, seed: int = 0
+        self,
+        table: ParticleTable,
+        count: int,
+        settings: Settings,
+        mapper: Mapper,
+        name: str,
+        seed: int = 0,
+        *,
+        apart: bool = True,
     ) -> None:
         self.table, self.settings = table, settings
         self._count, self._mapper, self._name, self._seed = count, mapper, name, seed
         listed = np.asarray(table.half_sets)
         self._has_halves = bool((listed == 1).any() and (listed == 2).any())
-        self._half_of = listed if self._has_halves else np.zeros(len(table), dtype=np.int8)
-        self.halves = tuple(int(half) for half in np.unique(self._half_of))
+        self._half_of = listed if self._has_halves and apart else np.zeros(len(table), dtype=np.int8)
+        self._halves = tuple(int(half) for half in np.unique(self._half_of))
+        self._fold_of = np.zeros(len(table), dtype=np.int64)
         self._radius_voxels = 0.0
+
+    def keys(self, one: int) -> list[_Key]:
+        """All maps of a class."""
+        return [(one, half, fold) for half in self._halves for fold in range(FOLDS)]
 
     def fits(
         self,
-        maps: Mapping[tuple[int, int], Volume],
+        maps: Mapping[_Key, Volume],
         turn: int,
         *,
-        known: Mapping[tuple[int, int], NDArray[np.float64]] | None = None,
+        known: Mapping[_Key, NDArray[np.float64]] | None = None,
         starts: _Fits | None = None,
         only: NDArray[np.int64] | None = None,
     ) -> _Fits:
-        """Align every particle to every map of its half, or with ``only`` that of its class.
+        """Align every particle to a map of each class, or with ``only`` of its own.
 
         ``known`` is the FSC of half maps of a map, where that is known.
         """
         settings = self._local if starts is not None else self.settings
         aligners = self._aligners(maps, settings, known or {})
-        task = _FitRow(self.table, aligners, self._count, self._half_of, starts, only, self._seed)
+        parts = list(zip(self._half_of.tolist(), self._fold_of.tolist(), strict=True))
+        task = _FitRow(self.table, aligners, self._count, parts, starts, only, self._seed)
         rows = list(self._mapper(f"{self._name}, turn {turn}", task, len(self.table)))
-        return _Fits(*(np.stack([row[part] for row in rows]) for part in range(3)))
+        return _Fits(*(np.stack([row[part] for row in rows]) for part in range(4)))
 
     def _aligners(
         self,
-        maps: Mapping[tuple[int, int], Volume],
+        maps: Mapping[_Key, Volume],
         settings: Settings,
-        known: Mapping[tuple[int, int], NDArray[np.float64]],
-    ) -> dict[tuple[int, int], Aligner]:
+        known: Mapping[_Key, NDArray[np.float64]],
+    ) -> dict[_Key, Aligner]:
         """All of one diameter, so that all see the same of a particle."""
-        aligners = {key: Aligner(one, settings, reference_fsc=known.get(key)) for key, one in maps.items()}
+        aligners = _aligners(maps, settings, known)
         widest = max(aligners.values(), key=lambda one: one.diameter_angstrom)
         given = settings.particle_diameter_angstrom or settings.mask_diameter_angstrom
         diameter = given or widest.diameter_angstrom
@@ -298,8 +329,7 @@ class _Turns:
         self._voxel_size_angstrom = widest.reference.voxel_size_angstrom
         if given:
             return aligners
-        settings = replace(settings, particle_diameter_angstrom=diameter)
-        return {key: Aligner(one, settings, reference_fsc=known.get(key)) for key, one in maps.items()}
+        return _aligners(maps, replace(settings, particle_diameter_angstrom=diameter), known)
 
     @property
     def _local(self) -> Settings:
@@ -316,7 +346,7 @@ class _Turns:
         shape = len(self.table), self._count
         quaternions = np.repeat(self.table.poses.rotation.as_quat()[:, None], self._count, axis=1)
         shifts = np.repeat(self.table.poses.shift_angstrom[:, None], self._count, axis=1)
-        return _Fits(quaternions, shifts, np.zeros(shape))
+        return _Fits(quaternions, shifts, np.zeros(shape), np.full((*shape, 6, 6), np.inf))
 
     def averages(self, labels: NDArray[np.int64], poses: Pose, turn: int) -> dict[int, Average]:
         """Of each class that has particles, and of its halves: those listed, else every other particle."""
@@ -326,6 +356,9 @@ class _Turns:
             for one in np.unique(labels):
                 members = np.flatnonzero(labels == one)
                 halves[members] = 1 + np.arange(len(members)) % 2
+        for one in np.unique(labels):
+            members = np.flatnonzero(labels == one)
+            self._fold_of[members] = folds_of(len(members))
         stage = f"{self._name}, turn {turn}: averages"
         return average_classes(
             self.table,
@@ -333,37 +366,51 @@ class _Turns:
             mapper=self._mapper,
             poses=poses,
             half_sets=halves,
+            folds=self._fold_of,
+            folded=self._halves,
             symmetry=self.settings.symmetry,
             stage=stage,
         )
 
-    def maps_of(self, averages: Mapping[int, Average]) -> dict[tuple[int, int], Volume]:
+    def maps_of(self, averages: Mapping[int, Average]) -> dict[_Key, Volume]:
         """What the next turn compares with; a class without particles, or without those of a half, has none."""
-        maps: dict[tuple[int, int], Volume] = {}
+        maps: dict[_Key, Volume] = {}
         for one, made in averages.items():
-            if not self._has_halves or made.halves is not None:
-                by_half = (made.volume, *(made.halves or ()))
-                maps |= {(one, half): by_half[half] for half in self.halves}
+            if self._halves == (0,) or made.halves is not None:
+                whole, without = (made.volume, *(made.halves or ())), made.without or {}
+                maps |= {key: without.get(key[1:], whole[key[1]]) for key in self.keys(one)}
         return maps
 
-    def fsc_of(self, averages: Mapping[int, Average]) -> dict[tuple[int, int], NDArray[np.float64]]:
+    def fsc_of(self, averages: Mapping[int, Average]) -> dict[_Key, NDArray[np.float64]]:
         """The FSC of half maps of each map of a half; none where halves are not those of the list.
 
         Halves that were aligned to one map agree in what they were aligned to, which says nothing of the truth.
         """
-        if not self._has_halves:
+        if self._halves == (0,):
             return {}
-        found: dict[tuple[int, int], NDArray[np.float64]] = {}
+        found: dict[_Key, NDArray[np.float64]] = {}
         for one, made in averages.items():
             if made.halves is not None:
                 fsc = half_map_fsc(made.halves, mask=sphere_mask(made.volume), rng=np.random.default_rng(0)).best
-                found |= {(one, half): fsc_of_a_half(fsc) if half else np.clip(fsc, 0.0, 1.0) for half in self.halves}
+                of_half, whole = fsc_of_a_half(fsc, left=1.0 - 1.0 / FOLDS), np.clip(fsc, 0.0, 1.0)
+                found |= {key: of_half if key[1] else whole for key in self.keys(one)}
         return found
 
     def motion_voxels(self, before: Pose, after: Pose) -> float:
         """How far the points on the particle's sphere of the median particle moved, about."""
         turned = np.radians(after.rotation_distance_deg(before)) * self._radius_voxels
         return float(np.median(turned + after.shift_distance_angstrom(before) / self._voxel_size_angstrom))
+
+
+def _aligners(
+    maps: Mapping[_Key, Volume], settings: Settings, known: Mapping[_Key, NDArray[np.float64]]
+) -> dict[_Key, Aligner]:
+    """One for each map, which several keys may share."""
+    made: dict[int, Aligner] = {}
+    for key, one in maps.items():
+        if id(one) not in made:
+            made[id(one)] = Aligner(one, settings, reference_fsc=known.get(key))
+    return {key: made[id(one)] for key, one in maps.items()}
 
 
 @dataclass(frozen=True)
@@ -375,18 +422,18 @@ class _Fit:
     likelihood: Likelihood
 
 
-# Quaternions (k, 4), shifts (k, 3) and log likelihoods (k,) of a row.
-_RowFits = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+# Quaternions (k, 4), shifts (k, 3), log likelihoods (k,) and covariances (k, 6, 6) of a row.
+_RowFits = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class _FitRow(BatchTask[list[_Fit], _RowFits]):
-    """Aligns the particle of a row to the references of its half: called with its number."""
+    """Aligns the particle of a row to the references of its part, its half set and fold: called with its number."""
 
     table: ParticleTable
-    aligners: Mapping[tuple[int, int], Aligner]
+    aligners: Mapping[_Key, Aligner]
     count: int
-    half_of: NDArray[np.int8]
+    parts: Sequence[tuple[int, int]]
     starts: _Fits | None
     only: NDArray[np.int64] | None
     seed: int
@@ -401,7 +448,7 @@ class _FitRow(BatchTask[list[_Fit], _RowFits]):
         particle, kept, fits = self.table.load(item), Kept(), []
         with ParticleError.naming(f"particle {self.table.names[item]!r}"):
             for k in range(self.count) if self.only is None else [int(self.only[item]) - 1]:
-                aligner = self.aligners.get((k + 1, int(self.half_of[item])))
+                aligner = self.aligners.get((k + 1, *self.parts[item]))
                 if aligner is not None:
                     rng = np.random.default_rng([self.seed, item, k])
                     search = aligner.prepare(particle, rng=rng, start=self._start(item, k), kept=kept)
@@ -411,17 +458,19 @@ class _FitRow(BatchTask[list[_Fit], _RowFits]):
     def finish(self, prepared: Sequence[list[_Fit]], backend: Backend) -> list[_RowFits]:
         """Find the poses of rows with each reference, and how likely they are."""
         fits = [fit for row in prepared for fit in row]
-        poses = [result.pose for result in finished([fit.search for fit in fits], backend)]
-        likelihoods = [fit.likelihood for fit in fits]
-        found = iter(zip(poses, log_likelihoods(likelihoods, [Pose.stack([p]) for p in poses], backend), strict=True))
+        results = finished([fit.search for fit in fits], backend)
+        poses = [Pose.stack([result.pose]) for result in results]
+        likelihoods = log_likelihoods([fit.likelihood for fit in fits], poses, backend)
+        found = iter(zip(results, likelihoods, strict=True))
         return [self._row([fit.k for fit in row], [next(found) for _ in row]) for row in prepared]
 
-    def _row(self, classes: Sequence[int], found: Sequence[tuple[Pose, NDArray[np.float64]]]) -> _RowFits:
+    def _row(self, classes: Sequence[int], found: Sequence[tuple[Result, NDArray[np.float64]]]) -> _RowFits:
         quaternions, shifts = np.tile([0.0, 0.0, 0.0, 1.0], (self.count, 1)), np.zeros((self.count, 3))
-        likelihood = np.full(self.count, -np.inf)
-        for k, (pose, value) in zip(classes, found, strict=True):
-            quaternions[k], shifts[k], likelihood[k] = pose.rotation.as_quat(), pose.shift_angstrom, value[0]
-        return quaternions, shifts, likelihood
+        likelihood, covariances = np.full(self.count, -np.inf), np.full((self.count, 6, 6), np.inf)
+        for k, (result, value) in zip(classes, found, strict=True):
+            quaternions[k], shifts[k] = result.pose.rotation.as_quat(), result.pose.shift_angstrom
+            likelihood[k], covariances[k] = value[0], result.covariance
+        return quaternions, shifts, likelihood, covariances
 
     def _start(self, row: int, k: int) -> Pose | None:
         if self.starts is None:

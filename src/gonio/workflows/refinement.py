@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gonio.alignment.aligner import Aligner, Search, Settings
 from gonio.alignment.particle_list import Aligners, align_table
 from gonio.alignment.result import Result
-from gonio.averaging.average import BLOCK, Average, average_table
+from gonio.averaging.average import FOLDS, Average, average_table, folds_of
 from gonio.averaging.resolution import FSC_HALVES, HalfMapFsc, fsc_of_a_half, half_map_fsc
 from gonio.fourier.fsc import resolution_at
 from gonio.fourier.spectrum import index_grid
@@ -59,9 +59,6 @@ REST_BELOW, REST_SHELLS = 0.25, 0.25
 # or when the resolution has been less than the best, by as much, for so many iterations.
 PATIENCE = 3
 
-# Particles are aligned to maps without themselves: without a fifth of their half, theirs, at a time. With its own noise
-# in the map a particle stays where it was, and seems surer than it is.
-FOLDS = 5
 # Poses that are drawn for each particle, and the share of the limit that tells them apart (``Settings``).
 POSTERIOR_POSES, POSTERIOR_RESOLVED = 12, 0.1
 
@@ -398,12 +395,6 @@ class _Run:
             distance_angstrom=self.plan.duplicates_angstrom,
             dissimilarity=[result.dissimilarity for result in results],
         )
-
-
-def folds_of(count: int) -> NDArray[np.int64]:
-    """Return the fold of each particle of a list, (m,): rows that are summed together share one."""
-    rows = np.arange(count)
-    return rows // BLOCK % FOLDS if count >= FOLDS * BLOCK else rows * FOLDS // max(count, 1)
 
 
 def fsc_mask(start: Volume, plan: Plan) -> Volume:
