@@ -320,7 +320,7 @@ def _matrix_of(paired: Paired, score: str) -> Matrix:
 
 
 def _classed_table(table: ParticleTable, found: Classes) -> ParticleTable:
-    """Return the list with classes, poses in the frame of each, how sure they are, and by how much a class fits best."""
+    """Return the list with classes, poses in the frame of each and how sure they are, and the margin of its class."""
     from gonio.alignment.columns import uncertainty_columns, without_found, writable
 
     columns = {"class_margin": found.margin} if np.isfinite(found.margin).any() else {}
