@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gonio.particle.arguments import ArgumentError
 class Group:
     path: str | Path
     size: int = 3
-    names: list[str] | None = None
+    names: Sequence[str] | None = None
     follows: str = "not asked"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial
 from inspect import Parameter
@@ -118,10 +118,10 @@ def _default(value: Any) -> Any:
 
 
 def _one_kind(hint: Any) -> Any:
-    """The type that is typed: of files their path, of words and numbers the word."""
-    args = get_args(hint)
-    if get_origin(hint) not in (Union, UnionType):
-        return get_origin(hint)[*map(_one_kind, args)] if args else hint
+    """The type that is typed: of files their path, of words and numbers the word, of sequences a list."""
+    args, origin = get_args(hint), get_origin(hint)
+    if origin not in (Union, UnionType):
+        return (list if origin is Sequence else origin)[*map(_one_kind, args)] if args else hint
     kinds = [_one_kind(one) for one in args if one is not NoneType]
     kind = next((one for one in (Path, str) if one in kinds), kinds[0])
     return kind | None if NoneType in args else kind

@@ -103,7 +103,7 @@ def classify(
     *,
     output: File,
     classes: int | str = "auto",
-    references: list[File] | None = None,
+    references: Sequence[File] | None = None,
     pairs_up_to: int = PAIRS_UP_TO,
     local: bool = False,
     search: SearchOptions = SearchOptions(),

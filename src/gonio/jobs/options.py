@@ -6,7 +6,7 @@ Names are those of ``gonio.Settings`` and ``gonio.read_particles``; the command 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,7 +81,7 @@ class ListOptions:
     path: File
     tilt_range_deg: tuple[float, float] | None = None
     axis_deg: float = 90.0
-    tilt_files: list[File] | None = None
+    tilt_files: Sequence[File] | None = None
     tilt_weights: str = "plain"
     ctf_image: str | None = None
     tomograms_path: File | None = None
