@@ -7,9 +7,9 @@ import sys
 import mrcfile
 import numpy as np
 import pytest
-from gonio.cli.inspect import drawing
 
 from gonio.cli.app import run
+from gonio.cli.inspect import drawing
 from gonio.io import write_volume
 from gonio.io.em import write_em
 from gonio.particle.pose import Pose
