@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from typer.models import ParameterInfo
-
-from gonio.cli.ctf_image import CtfImageName
 
 __all__ = ["OPTIONS", "positive"]
 
@@ -183,22 +180,15 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         metavar="Q",
         help="With --decoys: the share of false particles that DIR/kept.star may hold. Default: 0.05.",
     ),
-    "ctf_image": get_args(CtfImageName)[1],
+    "ctf_image": typer.Option(
+        "--ctf-image",
+        metavar="squares|transfer|confidence",
+        help="What the volumes in rlnCtfImage hold: sums of squared transfers (RELION 4 and 5), the transfer (RELION 3,"
+        " Warp), or how much a frequency counts. Default: what the list says.",
+    ),
 }
 
 # For commands that are written out.
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")]
-TiltRange = Annotated[tuple[float, float] | None, OPTIONS["tilt_range_deg"]]
-TiltAxis = Annotated[float, OPTIONS["axis_deg"]]
-TiltFiles = Annotated[list[Path] | None, OPTIONS["tilt_files"]]
-TiltWeights = Annotated[str, OPTIONS["tilt_weights"]]
-TomogramsPath = Annotated[Path | None, OPTIONS["tomograms_path"]]
-ReverseTilts = Annotated[bool, OPTIONS["reverse_tilts"]]
-Invert = Annotated[bool, OPTIONS["invert"]]
-VoxelSize = Annotated[float | None, OPTIONS["voxel_size_angstrom"]]
-Permissive = Annotated[bool, OPTIONS["permissive"]]
-Resolution = Annotated[float | None, OPTIONS["resolution_angstrom"]]
-Diameter = Annotated[float | None, OPTIONS["particle_diameter_angstrom"]]
 Seed = Annotated[int, OPTIONS["seed"]]
-Threads = Annotated[int | None, OPTIONS["threads"]]
 Overwrite = Annotated[bool, OPTIONS["overwrite"]]

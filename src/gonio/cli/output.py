@@ -1,4 +1,4 @@
-"""What commands print: numbers, prose in the width of a terminal, progress, and names in complaints."""
+"""What commands print: numbers, prose in the width of a terminal, and progress."""
 
 from __future__ import annotations
 
@@ -10,27 +10,13 @@ from contextlib import contextmanager
 
 from gonio.jobs.files import json_text
 
-__all__ = ["hanging", "naming", "numbers_text", "print_result", "progress", "wrapped"]
+__all__ = ["hanging", "numbers_text", "print_result", "progress", "wrapped"]
 
 PLAIN_PROGRESS_SECONDS = 5.0
 # Columns of a terminal, and what names and values of a summary take of them.
 WIDTH, NAME_WIDTH, VALUE_WIDTH = 80, 30, 14
 # How often a bar is drawn.
 BAR_SECONDS = 0.1
-
-
-@contextmanager
-def naming(name: Callable[[], str]) -> Iterator[None]:
-    """Say of which particle a complaint is, where it does not say so itself as those about files do."""
-    from gonio.alignment.particle_list import ParticleError
-    from gonio.io import FormatError
-
-    try:
-        yield
-    except (FormatError, ParticleError):
-        raise
-    except ValueError as error:
-        raise ParticleError(f"particle {name()!r}: {error}") from error
 
 
 def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:

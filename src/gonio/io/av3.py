@@ -46,7 +46,7 @@ EXACT = 2**24  # whole numbers that float32 holds
 
 
 def is_motive_list(start: bytes) -> bool:
-    """Whether an EM file, as its header tells, has 20 numbers in each column and nothing in depth."""
+    """Return whether an EM file, as its header tells, has 20 numbers in each column and nothing in depth."""
     edges = np.frombuffer(start, dtype="<i4", count=3, offset=4)
     swapped = edges.byteswap()
     return any(edge[0] == len(ROWS) and 1 in (edge[1], edge[2]) for edge in (edges, swapped))
@@ -99,5 +99,5 @@ def _numbers(block: Block, label: str) -> np.ndarray:
 
 
 def _text(value: float) -> str:
-    """The shortest text that is this float32."""
+    """Return the shortest text that is this float32."""
     return str(int(value)) if value == value and abs(value) < EXACT and value == int(value) else f"{value:.9g}"

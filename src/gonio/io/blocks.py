@@ -50,7 +50,7 @@ class Block:
         return label in self.columns
 
     def text(self, label: str) -> tuple[str, ...]:
-        """A column as it stands in the file.
+        """Return a column as it stands in the file.
 
         Raises
         ------
@@ -62,7 +62,7 @@ class Block:
         return self.columns[label]
 
     def numbers(self, label: str) -> NDArray[np.float64]:
-        """A column as finite numbers, shape (rows,).
+        """Return a column as finite numbers, shape (rows,).
 
         Raises
         ------
@@ -91,7 +91,7 @@ class Block:
         return numbers
 
     def number(self, label: str, row: int) -> float:
-        """One value of a column as a finite number, without making numbers of the whole column."""
+        """Return one value of a column as a finite number, without making numbers of the whole column."""
         value = _float(self.text(label)[row])
         return value if np.isfinite(value) else float(self.numbers(label)[row])  # which raises
 
@@ -106,11 +106,11 @@ class Block:
         return f" of block data_{self.name}" if self.is_star else ""
 
     def at(self, row: int) -> str:
-        """Where a row stands in the file, for complaints."""
+        """Return where a row stands in the file, for complaints."""
         return f" (line {self.lines[row]})" if len(self.lines) else ""
 
     def first(self, label: str) -> str:
-        """The first value of a column.
+        """Return the first value of a column.
 
         Raises
         ------
@@ -123,14 +123,14 @@ class Block:
         return values[0]
 
     def take(self, rows: ArrayLike) -> Block:
-        """The chosen rows, in the given order."""
+        """Return the chosen rows, in the given order."""
         chosen = np.asarray(rows)
         chosen = np.arange(len(self))[chosen]
         lines = np.asarray(self.lines)[chosen] if len(self.lines) else ()
         return replace(self, columns={k: tuple(v[i] for i in chosen) for k, v in self.columns.items()}, lines=lines)
 
     def without(self, labels: Iterable[str]) -> Block:
-        """The block without these columns."""
+        """Return the block without these columns."""
         dropped = set(labels)
         return replace(self, columns={k: v for k, v in self.columns.items() if k not in dropped})
 
@@ -148,7 +148,7 @@ class Star:
     version: str | None = None
 
     def find(self, name: str) -> Block | None:
-        """The block of this name, or None."""
+        """Return the block of this name, or None."""
         return next((block for block in self.blocks if block.name == name), None)
 
 
@@ -267,7 +267,7 @@ class _Rows:
         self.waiting = []
 
     def _shared(self, label: str, values: tuple[str, ...]) -> Iterable[str]:
-        """The same texts, one object for all that are equal where many are: lists are long and names repeat."""
+        """Return texts, one object for all that are equal where many are: lists are long and names repeat."""
         if len(set(values)) > len(values) // 4:
             return values
         seen = self.seen.setdefault(label, {})
@@ -275,7 +275,7 @@ class _Rows:
 
 
 def _words(line: str) -> list[str]:
-    """The values on a line, quotes taken off; a comment starts at a word that starts with #."""
+    """Return the values on a line, quotes taken off; a comment starts at a word that starts with #."""
     if "#" not in line and '"' not in line and "'" not in line:
         return line.split()
     words = []

@@ -96,7 +96,7 @@ class Layout:
         return frozenset(label for label in labels if label is not None)
 
     def label(self, column: str) -> str:
-        """How one of its columns is called in other formats."""
+        """Return how one of its columns is called in other formats."""
         return f"{self.family}_{column}" if self.family else column
 
     def rotations(self, angles_deg: NDArray[np.float64]) -> Rotation:
@@ -105,7 +105,7 @@ class Layout:
         return turned.inv() if self.inverted else turned
 
     def angles_deg(self, rotations: Rotation) -> NDArray[np.float64]:
-        """The inverse of ``rotations``, shape (m, 3)."""
+        """Return the inverse of ``rotations``, shape (m, 3)."""
         turned = rotations.inv() if self.inverted else rotations
         return turned.as_euler(self.axes, degrees=True, suppress_warnings=True)
 
@@ -122,7 +122,7 @@ def table_of(
     pixel_sizes: NDArray[np.float64] | None = None,
     tomogram_names: Mapping[str, str] | None = None,
 ) -> ParticleTable:
-    """The particles of a table of text.
+    """Return the particles of a table of text.
 
     Parameters
     ----------
@@ -272,7 +272,7 @@ def block_of(
     defaults: Mapping[str, str],
     tomogram_numbers: Mapping[str, int] | None = None,
 ) -> Block:
-    """The table's rows in a format's own columns, all as text.
+    """Return the table's rows in a format's own columns, all as text.
 
     Parameters
     ----------
@@ -363,7 +363,7 @@ def _where(same: NDArray[np.bool_], old: Sequence[str], new: Sequence[str]) -> l
 
 
 def own_texts(table: ParticleTable) -> dict[str, tuple[str, ...]]:
-    """What gonio found out, as columns of text, for formats that hold any column."""
+    """Return what gonio found out, as columns of text, for formats that hold any column."""
     return {own_label(name): tuple(map(token, column)) for name, column in table.columns.items()}
 
 
@@ -371,7 +371,7 @@ def own_texts(table: ParticleTable) -> dict[str, tuple[str, ...]]:
 
 
 def numbers_of(names: Sequence[str]) -> list[int]:
-    """The names as numbers where all are, each once; else 1, 2, ..."""
+    """Return the names as numbers where all are, each once; else 1, 2, ..."""
     if all(name.isascii() and name.isdigit() for name in names):
         numbers = [int(name) for name in names]
         if len(set(numbers)) == len(numbers) and min(numbers, default=1) > 0:
@@ -380,7 +380,7 @@ def numbers_of(names: Sequence[str]) -> list[int]:
 
 
 def tomogram_numbers(table: ParticleTable) -> dict[str, int]:
-    """A number for each tomogram: its name where all names are numbers, else by order of appearance."""
+    """Return a number for each tomogram: its name where all names are numbers, else by order of appearance."""
     names = list(dict.fromkeys(table.tomograms))
     if all(name.isascii() and name.isdigit() for name in names) and len({int(name) for name in names}) == len(names):
         return {name: int(name) for name in names}
@@ -427,7 +427,7 @@ def _have_names(numbers: Mapping[str, int]) -> bool:
 
 
 def numbered_files(path: Path, table: ParticleTable) -> list[Path]:
-    """The files that a numbered list is written into."""
+    """Return the files that a numbered list is written into."""
     return [path, *([document_path(path)] if _have_names(tomogram_numbers(table)) else [])]
 
 

@@ -45,7 +45,7 @@ class Layout:
 
 
 def compression_of(path: Path) -> str | None:
-    """How a file is compressed: ``gzip``, ``bzip2`` or None.
+    """Return how a file is compressed: ``gzip``, ``bzip2`` or None.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def compression_of(path: Path) -> str | None:
 
 
 def opened(path: Path) -> BufferedIOBase:
-    """The bytes of a file as they are without compression; raises as ``compression_of``."""
+    """Return the bytes of a file as they are without compression; raises as ``compression_of``."""
     compression = compression_of(path)
     if compression == "gzip":
         return gzip.open(path, "rb")
@@ -80,12 +80,12 @@ def first_bytes(path: Path, count: int) -> bytes:
 
 
 def opened_for_writing(path: Path, *, compressed: bool) -> BinaryIO:
-    """A new file for bytes, which gzip compresses where asked."""
+    """Return a new file for bytes, which gzip compresses where asked."""
     return cast(BinaryIO, gzip.open(path, "wb") if compressed else path.open("wb"))
 
 
 def payload(path: Path, stream: BufferedIOBase, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[NDArray, bool]:
-    """The array that starts where a file's stream stands, and whether the file goes on after it.
+    """Return the array that starts where a file's stream stands, and whether the file goes on after it.
 
     Raises
     ------

@@ -94,7 +94,7 @@ class TomogramSizes:
 def _set_sizes(
     block: Block, names: Sequence[str], labels: Sequence[str]
 ) -> dict[str, Sequence[float] | NDArray[np.float64]]:
-    """The sizes that are set, and the pixels they count, by tomogram."""
+    """Return the sizes that are set, and the pixels they count, by tomogram."""
     if not all(label in block for label in labels[:3]):
         return {}
     sizes = np.array([[_size(word) for word in block.text(label)] for label in labels[:3]]).T  # (m, 3)
@@ -164,7 +164,7 @@ class WriteOptions:
 
 
 def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, path: Path) -> ParticleTable:
-    """The list in the pixels, and with the coordinates, that a format wants.
+    """Return the list in the pixels, and with the coordinates, that a format wants.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, pat
 
 
 def _lacks_pixels(table: ParticleTable, target: Format, options: WriteOptions) -> bool:
-    """Whether the list would have to say how large its pixels are to be counted as the format counts."""
+    """Return whether the list would have to say how large its pixels are to be counted as the format counts."""
     if table.pixel_sizes_angstrom is not None:
         return False
     if table.lengths == "pixels":
@@ -214,7 +214,7 @@ def _scored(table: ParticleTable, target: Format) -> ParticleTable:
 
 
 def needs_centres(table: ParticleTable, target: Format) -> bool:
-    """Whether a list must be told where the centres of its tomograms are."""
+    """Return whether a list must be told where the centres of its tomograms are."""
     if table.coordinates_angstrom is None or target.centred is None:
         return False
     return table.coordinates_from != ("centre" if target.centred else "corner")
@@ -273,7 +273,7 @@ def _whole(table: ParticleTable) -> ParticleTable:
 
 
 def losses(table: ParticleTable, target: Format) -> list[str]:
-    """What of a list a format cannot hold, each in a few words."""
+    """Return what of a list a format cannot hold, each in a few words."""
     facts = {
         formats.POSITIONS: table.coordinates_angstrom is not None,
         formats.ANGLES: bool((table.poses.rotation.magnitude() > 1e-9).any()),

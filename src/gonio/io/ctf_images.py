@@ -143,7 +143,7 @@ def seen_through(volume: Volume, stored: NDArray[np.float32], kind: CtfImage, *,
 
 
 def _is_binary(values: NDArray[np.float32]) -> bool:
-    """Whether frequencies were measured or not, and nothing more is said."""
+    """Return whether frequencies were measured or not, and nothing more is said."""
     return bool(np.isin(values, (0.0, values.max())).all()) and values.max() > 0
 
 

@@ -71,7 +71,7 @@ IMAGE = r"particle_(\d+)"
 
 
 def is_dynamo(start: str) -> bool:
-    """Whether the first line of a file is a row of a Dynamo table: numbers, 26 to 42 of them."""
+    """Return whether the first line of a file is a row of a Dynamo table: numbers, 26 to 42 of them."""
     words = next((line.split() for line in start.splitlines() if line.strip()), [])
     return FEWEST <= len(words) <= len(COLUMNS) and all(_is_number(word) for word in words)
 
@@ -159,7 +159,7 @@ def _stated_sizes(block: Block) -> NDArray[np.float64] | None:
 
 
 def _came_without_size(table: ParticleTable) -> bool:
-    """Whether the list was a table that did not say its pixel size: then it is written as wide as it was."""
+    """Return whether the list was a table that did not say its pixel size: then it is written as wide as it was."""
     source = table.source
     return isinstance(source, ListSource) and source.family == "dynamo" and source.block is not None
 

@@ -92,7 +92,7 @@ def read_em(path: str | Path) -> EmFile:
 
 
 def em_layout(path: Path) -> Layout:
-    """Where in an EM file its values lie; raises as ``read_em``, for what can be known without them."""
+    """Return where in an EM file its values lie; raises as ``read_em``, for what can be known without them."""
     with reading(path, BROKEN), opened(path) as stream:
         header = _header(path, stream)
     dtype = _dtype(header)

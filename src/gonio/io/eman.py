@@ -72,17 +72,17 @@ class Row:
 
 
 def is_lst(start: str) -> bool:
-    """Whether a file begins as LST files do."""
+    """Return whether a file begins as LST files do."""
     return start.startswith(HEADS)
 
 
 def is_parms(start: str) -> bool:
-    """Whether a file begins as a JSON file of aligned particles."""
+    """Return whether a file begins as a JSON file of aligned particles."""
     return start.lstrip().startswith("{") and TRANSFORM in start
 
 
 def is_boxes(start: str) -> bool:
-    """Whether a file is JSON that may hold boxes: info files name them anywhere."""
+    """Return whether a file is JSON that may hold boxes: info files name them anywhere."""
     return start.lstrip().startswith("{") and TRANSFORM not in start
 
 
@@ -374,7 +374,7 @@ def _matrix_words(matrix: Sequence[float]) -> str:
 
 
 def _kept(old: str, matrix: Sequence[float]) -> str:
-    """The text of the file while it means the same, to the six digits that EMAN2 writes."""
+    """Return the text of the file while it means the same, to the six digits that EMAN2 writes."""
     same = old not in ("", "null") and np.allclose(json.loads(old), matrix, rtol=1e-6, atol=2e-6)
     return old if same else _matrix_words(matrix)
 

@@ -117,7 +117,7 @@ class Format:
 
 
 def format_of(path: Path) -> Format:
-    """The format of a file, by what it holds.
+    """Return the format of a file, by what it holds.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def format_of(path: Path) -> Format:
 
 
 def format_named(name: str) -> Format:
-    """The format of a name.
+    """Return the format of a name.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def format_named(name: str) -> Format:
 
 
 def format_of_ending(path: Path) -> Format:
-    """The format that the name of a file stands for.
+    """Return the format that the name of a file stands for.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def format_of_ending(path: Path) -> Format:
 
 
 def _text(start: bytes) -> str:
-    """What a file of text starts with; a byte order mark is no part of it."""
+    """Return what a file of text starts with; a byte order mark is no part of it."""
     return start.decode("utf-8-sig", errors="replace") if b"\0" not in start else ""
 
 

@@ -184,7 +184,7 @@ def file_name(table: ParticleTable, name: str) -> str:
 
 
 def _written(table: ParticleTable) -> Format | None:
-    """The format of a list, where it is one that gonio writes."""
+    """Return the format of a list, where it is one that gonio writes."""
     own = own_format(table)
     return None if own is None or (own.write is None and own.rewrite is None) else own
 

@@ -131,7 +131,7 @@ def read_stack(path: str | Path) -> NDArray[np.float32]:
 
 
 def image_stack(image: MapFile) -> NDArray[np.float32]:
-    """The values as (t, y, x), also where the stack holds a single image."""
+    """Return the values as (t, y, x), also where the stack holds a single image."""
     data = image.data[None] if image.data.ndim == 2 else image.data
     if data.ndim != 3:
         raise FormatError(image.path, f"holds an array of shape {data.shape}", "give a stack of 2-D images")

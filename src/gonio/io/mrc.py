@@ -107,7 +107,7 @@ def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = Fal
 
 
 def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
-    """What an MRC header says; raises as ``read_mrc``, for what can be known without the values."""
+    """Return what an MRC header says; raises as ``read_mrc``, for what can be known without the values."""
     with reading(path, BROKEN):
         compression_of(path)  # raises for a folder and for an empty file
         header = _header(path, permissive)
@@ -148,7 +148,7 @@ def _has_unsigned_bytes(path: Path) -> bool:
 
 
 def finite_float32(path: Path, data: NDArray) -> NDArray[np.float32]:
-    """The values as float32.
+    """Return the values as float32.
 
     Raises
     ------

@@ -22,7 +22,7 @@ PIXEL = re.compile(r"_\d+(\.\d+)?Apx$", re.IGNORECASE)
 
 
 def stem(name: str) -> str:
-    """A file's or tomogram's name without folder and without the endings that programs give it."""
+    """Return a file's or tomogram's name without folder and without the endings that programs give it."""
     short = PurePosixPath(name.rstrip("/")).name
     while (shorter := ENDINGS.sub("", short)) != short and shorter:
         short = shorter
@@ -35,7 +35,7 @@ def tomostar(name: str) -> str:
 
 
 def match(tomograms: Sequence[str], files: Sequence[str]) -> dict[str, str]:
-    """The file of each tomogram.
+    """Return the file of each tomogram.
 
     Raises
     ------

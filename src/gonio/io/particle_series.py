@@ -96,7 +96,7 @@ class SeriesSource(ParticleSource):
         return self.images.options
 
     def image(self, index: int) -> Path | None:
-        """The file of the particle's first image, or None where it is not found."""
+        """Return the file of the particle's first image, or None where it is not found."""
         return locate(self._token(self.groups[index][0])[1], self.path.parent)
 
     def load(self, index: int) -> TiltStack:
@@ -199,7 +199,7 @@ class SeriesSource(ParticleSource):
         )
 
     def _token(self, row: int) -> tuple[int, str]:
-        """The number of an image in its stack, from 1, and the stack."""
+        """Return the number of an image in its stack, from 1, and the stack."""
         number, at, name = self.images.particles.text(IMAGE)[row].rpartition("@")
         if not at or not number.isdigit() or int(number) < 1:
             problem = f"{IMAGE} of row {row + 1} is {name!r}, without the number of an image"
@@ -207,7 +207,7 @@ class SeriesSource(ParticleSource):
         return int(number), name
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The images of rows, shape (t, y, x); each file is opened once."""
+        """Return the images of rows, shape (t, y, x); each file is opened once."""
         tokens = [self._token(row) for row in rows.tolist()]
         images: dict[int, NDArray[np.float32]] = {}
         for name in dict.fromkeys(name for _, name in tokens):
@@ -320,7 +320,7 @@ def _check_images(block: Block) -> None:
 
 
 def _tomogram(name: str) -> str:
-    """The series that a particle is of: its name without the number."""
+    """Return the series that a particle is of: its name without the number."""
     found = NUMBERED.fullmatch(name)
     return found["tomogram"] if found else name
 
@@ -337,7 +337,7 @@ def _half_sets(block: Block, groups: tuple[NDArray[np.int64], ...], names: tuple
 
 
 def _sizes(source: SeriesSource, first: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """Of each particle's pixels; None for a list that is not to be loaded and does not state them."""
+    """Return each particle's pixel size; None for a list that is not to be loaded and does not state it."""
     try:
         return source.pixel_sizes_angstrom[first]
     except FormatError:

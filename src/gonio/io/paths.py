@@ -22,13 +22,13 @@ TRIES = 3
 
 
 def folder_of(table: ParticleTable) -> Path | None:
-    """The folder of the list that a table was read from, where its paths start; None where it was not read."""
+    """Return the folder of the list that a table was read from, where its paths start; None where it was not read."""
     path = getattr(table.source, "path", None)
     return None if path is None else path.parent
 
 
 def relative(path: Path, folder: Path) -> str:
-    """A file as seen from a folder."""
+    """Return a file as seen from a folder."""
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
@@ -58,7 +58,7 @@ def moved(tokens: Iterable[str], old: Path | None, new: Path) -> list[str]:
 
 
 def moved_columns(columns: Mapping[str, Sequence[str]], old: Path | None, new: Path) -> dict[str, Sequence[str]]:
-    """Of text columns those that hold paths which the new folder must name in another way."""
+    """Return, of text columns, those with paths that the new folder must name in another way."""
     if old is None or old.resolve() == new.resolve():
         return {}
     paths = {label: values for label, values in columns.items() if label not in NAMES and _may_be_paths(values)}
@@ -67,7 +67,7 @@ def moved_columns(columns: Mapping[str, Sequence[str]], old: Path | None, new: P
 
 
 def _may_be_paths(values: Sequence[str]) -> bool:
-    """Whether the first of them may be a path: a number is none, nor is a word without a folder or an ending."""
+    """Return whether the first of them may be a path: a number is none, nor is a word without a folder or an ending."""
     first = next(iter(values), "")
     try:
         float(first)
@@ -77,7 +77,7 @@ def _may_be_paths(values: Sequence[str]) -> bool:
 
 
 def _new_folder(token: str, found: Path, old: Path, new: Path) -> str | None:
-    """The folder of a file relative to ``new``, or None where its path is as good from there.
+    """Return the folder of a file relative to ``new``, or None where its path is as good from there.
 
     A path from the list's own folder must be one from the new folder itself: other programs look nowhere else. One that
     starts further up, at a project's folder, stays where the new list lies below that too.

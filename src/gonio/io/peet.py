@@ -173,13 +173,13 @@ def _write_one(path: Path, table: ParticleTable) -> Iterator[Path]:
 
 
 def model_files(path: Path, table: ParticleTable) -> list[Path]:
-    """The files that models are written into."""
+    """Return the files that models are written into."""
     names = list(dict.fromkeys(table.tomograms))
     return [_part_path(path, name, alone=len(names) == 1) for name in names]
 
 
 def list_files(path: Path, table: ParticleTable) -> list[Path]:
-    """The files that motive lists and their models are written into."""
+    """Return the files that motive lists and their models are written into."""
     lists = model_files(path, table)
     return [*lists, *(part.with_suffix(".mod") for part in lists if table.coordinates_angstrom is not None)]
 

@@ -55,7 +55,7 @@ EXTRA = "pip install 'gonio[parquet]'"
 
 
 def is_plain(start: str) -> bool:
-    """Whether the first line of a file is the head of a plain table."""
+    """Return whether the first line of a file is the head of a plain table."""
     words = start.lstrip("\ufeff").splitlines()[:1]
     return bool(words) and "name" in [word.strip().strip('"') for word in words[0].split(",")] and "," in words[0]
 
@@ -165,7 +165,7 @@ def _table(block: Block, options: ReadOptions, format: str) -> ParticleTable:
 
 
 def _stated(label: str) -> str:
-    """A column of pixels as it is called when it holds angstrom."""
+    """Return a column of pixels as it is called when it holds angstrom."""
     return label.replace("_px", "_angstrom")
 
 

@@ -64,7 +64,7 @@ PARTICLE, LIST = "Particle", "ParticleList"
 
 
 def is_pytom(start: str) -> bool:
-    """Whether a file begins as PyTom's particle lists do."""
+    """Return whether a file begins as PyTom's particle lists do."""
     return f"<{LIST}" in start or (start.lstrip().startswith("<") and f"<{PARTICLE} " in start)
 
 
@@ -151,7 +151,7 @@ def _attributes(element: xml.Element, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _particle(row: Mapping[str, str]) -> str:
-    """One particle's element, put together again from its columns."""
+    """Return one particle's element, put together again from its columns."""
     root = xml.Element(PARTICLE)
     nodes: dict[str, xml.Element] = {"": root}
     for label, value in row.items():

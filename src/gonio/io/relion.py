@@ -82,7 +82,7 @@ def write_relion(path: Path, table: ParticleTable, version: str) -> tuple[Path, 
 
 
 def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str, ...]]:
-    """All columns of the list, those of optics among them."""
+    """Return all columns of the list, those of optics among them."""
     extras = {label: tuple(values) for label, values in table.extras.items()}
     boxed = version in ("4", "5") and all(label in extras for label in SUBTOMOGRAM_ANGLES)
     if not boxed:
@@ -218,7 +218,7 @@ def _sizes_text(sizes: NDArray[np.float64]) -> list[str]:
 
 
 def _image_pixels(table: ParticleTable) -> NDArray[np.float64] | None:
-    """Of the images: as the list states it, else as coordinates count."""
+    """Return the pixel sizes of the images: as the list states them, else as coordinates count."""
     for label in (IMAGE_PIXEL, OLD_PIXEL):
         if label in table.extras:
             return np.array(table.extras[label], dtype=np.float64)
@@ -261,7 +261,7 @@ def _blocks(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> Se
 
 
 def _groups(stated: tuple[str, ...] | None, kinds: Sequence[tuple[str, ...]]) -> list[str]:
-    """The optics group of each particle: as stated where each group is of one kind, else one for each kind."""
+    """Return the optics group of each particle: as stated where each group is of one kind, else one for each kind."""
     if stated is not None and len(set(zip(stated, kinds, strict=True))) == len(set(stated)):
         return list(stated)
     numbers = {kind: str(number) for number, kind in enumerate(dict.fromkeys(kinds), start=1)}

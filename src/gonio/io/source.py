@@ -47,7 +47,7 @@ IMAGE_COLUMNS = (*TILT_COLUMNS, CTF_IMAGE_COLUMN)
 
 
 def name_label(particles: Block) -> str | None:
-    """The column that names particles; lists of positions alone have none."""
+    """Return the column that names particles; lists of positions alone have none."""
     return next((label for label in ("rlnTomoParticleName", "rlnImageName") if label in particles), None)
 
 
@@ -211,11 +211,11 @@ class StarSource:
         return np.array([value == REVERSED for value in self.particles.text(label)])
 
     def image(self, index: int) -> Path | None:
-        """The file of the particle at this row, or None where it is not found."""
+        """Return the file of the particle at this row, or None where it is not found."""
         return locate(self.particles.text("rlnImageName")[index], self.path.parent)
 
     def load(self, index: int) -> Particle:
-        """The particle at this row of the file.
+        """Return the particle at this row of the file.
 
         Raises
         ------
@@ -375,7 +375,7 @@ class StarSource:
         return not self.stacks and IMAGE_OF_CTF in self.particles
 
     def ctf_image_kind(self, index: int) -> CtfImageKind | None:
-        """What the particle's volume in rlnCtfImage is taken for, and why; None where none is used."""
+        """Return what the particle's volume in rlnCtfImage is taken for, and why; None where none is used."""
         if not self.has_ctf_images or self.options.wedges is not None or self._tilts(index) is not None:
             return None
         sections, box = (len(self._read(label, index).data) for label in (IMAGE_OF_CTF, "rlnImageName"))

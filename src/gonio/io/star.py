@@ -147,7 +147,7 @@ def updated(source: StarSource, table: ParticleTable, path: Path, poses: Mapping
 
 
 def _places(source: StarSource, coordinates: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Where boxes are, from the centres of their tomograms, (m, 3); NaN where it is not known."""
+    """Return where boxes are, from the centres of their tomograms, (m, 3); NaN where it is not known."""
     if coordinates is None:
         return np.full((len(source.particles), 3), np.nan)
     if are_centred(source.particles):
@@ -178,7 +178,7 @@ def _source(table: ParticleTable) -> StarSource:
 
 
 def _open(path: Path, tomograms_path: Path | None) -> tuple[Star, Path | None, tuple[Path, ...]]:
-    """The particle list behind ``path``, where known its tomograms file, and the set that led there, if any."""
+    """Return the particle list behind ``path``, where known its tomograms file, and the set that led there, if any."""
     star = read_star(path)
     entry = next((block for block in star.blocks if "rlnTomoParticlesFile" in block), None)
     if entry is None:
@@ -246,7 +246,7 @@ def _box_frames(source: StarSource) -> BoxFrames | None:
 
 
 def _flips(source: StarSource) -> NDArray[np.float64]:
-    """The diagonal of each particle's D, shape (m, 3)."""
+    """Return the diagonal of each particle's D, shape (m, 3)."""
     flips = np.ones((len(source.particles), 3))
     flips[source.tilts_reversed, 2] = -1.0
     return flips
@@ -281,7 +281,7 @@ def _origins(source: StarSource, pixels: NDArray[np.float64] | None) -> NDArray[
 
 
 def _pixel_sizes(source: StarSource, pixels: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Of the images, whose pixels are those of old origins."""
+    """Return the pixel sizes of the images, in which old origins count."""
     sizes = source.voxel_sizes_angstrom
     if source.options.voxel_size_angstrom is not None:
         return np.full(len(source.particles), source.options.voxel_size_angstrom)
@@ -315,7 +315,7 @@ def _names(particles: Block) -> tuple[str, ...]:
 
 
 def tomogram_label(particles: Block) -> str | None:
-    """The column that names tomograms."""
+    """Return the column that names tomograms."""
     return next((label for label in TOMOGRAMS if label in particles), None)
 
 

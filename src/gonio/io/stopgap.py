@@ -121,7 +121,7 @@ def read_wedge_list(path: Path) -> Mapping[int, Wedge]:
 
 
 def _wedges(path: Path, options: ReadOptions, tomograms: set[int]) -> tuple[Mapping[int, Wedge], tuple[Path, ...]]:
-    """Of the wedge list that was given, or of the only one beside the list if it knows all tomograms."""
+    """Return the wedges of the list that was given, or of the only one beside it if that has all tomograms."""
     if options.tomograms_path is not None:
         return read_wedge_list(options.tomograms_path), (options.tomograms_path,)
     beside = [other for other in sorted(path.parent.glob(WEDGE_FILE)) if other != path and is_wedge_list(other)]
@@ -132,6 +132,6 @@ def _wedges(path: Path, options: ReadOptions, tomograms: set[int]) -> tuple[Mapp
 
 
 def is_wedge_list(path: Path) -> bool:
-    """Whether a file is a wedge list, as its first lines tell."""
+    """Return whether a file is a wedge list, as its first lines tell."""
     with path.open("rb") as stream:
         return f"data_{WEDGE_LIST}".encode() in stream.read(4096)

@@ -74,7 +74,7 @@ class ListSource(ParticleSource):
         return self.family
 
     def pixel_sizes(self, stated: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-        """Of the list's pixels: what the caller said, what the list states, or what the first volume's header says.
+        """Return sizes of the list's pixels, as the caller, the list or the header of the first volume states them.
 
         Raises
         ------
@@ -94,11 +94,11 @@ class ListSource(ParticleSource):
         raise FormatError(self.path, "counts in pixels and does not say their size", "pass --voxel-size ANGSTROM")
 
     def image(self, index: int) -> Path | None:
-        """The file of the particle at this row, or None where it is not found."""
+        """Return the file of the particle at this row, or None where it is not found."""
         return None if self.images is None else locate(self.images[index].rpartition("@")[2], self.path.parent)
 
     def load(self, index: int) -> Particle:
-        """The particle at this row of the list.
+        """Return the particle at this row of the list.
 
         Raises
         ------
@@ -174,7 +174,7 @@ def numbered_images(
     beside: Sequence[str],
     one_each: bool = True,
 ) -> tuple[str, ...] | None:
-    """The volume of each number in a folder: files whose name without its ending is ``stem`` with that number.
+    """Return the volume of each number in a folder: files whose name without its ending is ``stem`` with that number.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def _lacks(found: Mapping[int, Path], numbers: Sequence[int]) -> int | None:
 
 
 def _read(list_path: Path, path: Path, number: int | None, *, permissive: bool) -> tuple[NDArray[np.float32], float]:
-    """The volume (z, y, x) and the voxel size that its header states, or 0."""
+    """Return the volume (z, y, x) and the voxel size that its header states, or 0."""
     if path.suffix.lower() in HDF_ENDINGS:
         return _with_hdf(path, number, lambda image: _hdf_volume(path, image))
     image = read_listed(list_path, path, permissive=permissive)
@@ -249,7 +249,7 @@ def _read(list_path: Path, path: Path, number: int | None, *, permissive: bool) 
 
 
 def _with_hdf(path: Path, number: int | None, use: Callable) -> tuple[NDArray[np.float32], float]:
-    """One image of EMAN2's HDF files, where image N is the group /MDF/images/N."""
+    """Return one image of EMAN2's HDF files, where image N is the group /MDF/images/N."""
     try:
         import h5py
     except ImportError as error:

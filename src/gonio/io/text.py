@@ -16,7 +16,7 @@ __all__ = ["decimals", "number_text", "numbers_or_text", "own_label", "own_name"
 
 
 def numbers_or_text(values: Sequence[str]) -> NDArray:
-    """A column as numbers where all are, else as text."""
+    """Return a column as numbers where all are, else as text."""
     try:
         return np.array(values, dtype=np.float64)
     except ValueError:
@@ -24,17 +24,17 @@ def numbers_or_text(values: Sequence[str]) -> NDArray:
 
 
 def own_label(name: str) -> str:
-    """How gonio's column is called in a list: ``log_likelihood`` is written as ``gonioLogLikelihood``."""
+    """Return how gonio's column is called in a list: ``log_likelihood`` is written as ``gonioLogLikelihood``."""
     return "gonio" + "".join(part[:1].upper() + part[1:] for part in re.split(r"[^0-9A-Za-z]+", name))
 
 
 def own_name(label: str) -> str:
-    """The inverse of ``own_label``."""
+    """Return the inverse of ``own_label``."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", label.removeprefix("gonio")).lower()
 
 
 def token(value: object) -> str:
-    """A value as one word."""
+    """Return a value as one word."""
     if isinstance(value, bool | np.bool_):
         return str(int(value))
     return f"{value:.9g}" if isinstance(value, float | np.floating) else str(value)
@@ -48,7 +48,7 @@ def decimals(labels: Sequence[str], values: ArrayLike) -> dict[str, list[str]]:
 
 
 def number_text(value: float) -> str:
-    """A number as short as it can be written with six decimals, or in full where that would lose digits."""
+    """Return a number as short as it can be written with six decimals, or in full where that would lose digits."""
     if not math.isfinite(value):
         return str(value)
     if abs(value) < 1e15 and value == int(value):

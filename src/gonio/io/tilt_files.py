@@ -41,7 +41,7 @@ SNIFFED_CHARACTERS = 100_000
 
 
 def is_tilt_file(path: Path) -> bool:
-    """Whether a file holds tilts, as far as its first characters tell; a file that cannot be read does not."""
+    """Return whether a file holds tilts, as far as its first characters tell; a file that cannot be read does not."""
     try:
         with path.open(encoding="utf-8-sig") as stream:
             text = stream.read(SNIFFED_CHARACTERS)
@@ -61,7 +61,7 @@ def is_tilt_file(path: Path) -> bool:
 
 
 def read_tilts(path: str | Path) -> dict[str, TiltSeries]:
-    """The tilt series in a file, by name of their tomogram; where the file does not say it, by the file's name.
+    """Return the tilt series in a file, by name of their tomogram; where the file does not say it, by the file's name.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def _angles(path: Path, text: str) -> NDArray[np.float64]:
 
 
 def _column_of_angles(path: Path, table: NDArray[np.float64]) -> int:
-    """Which of two columns holds angles: the other is a count of images, or a dose, and never negative.
+    """Return which of two columns holds angles: the other is a count of images, or a dose, and never negative.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def _mdoc(path: Path, text: str) -> TiltSeries:
 
 
 def _sections(text: str) -> list[dict[str, str]]:
-    """The entries of each section [ZValue = ...] as text, and the line where it starts."""
+    """Return the entries of each section [ZValue = ...] as text, and the line where it starts."""
     sections: list[dict[str, str]] = []
     current: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):

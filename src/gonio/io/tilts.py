@@ -90,7 +90,7 @@ def _defocus_per_depth(row: Block, name: str) -> float:
 
 
 def _centre(row: Block) -> NDArray[np.float64] | None:
-    """The centre of a tomogram from that of its first voxel, angstrom; None where its size is not set."""
+    """Return the centre of a tomogram from that of its first voxel, angstrom; None where its size is not set."""
     if PIXEL not in row or not all(label in row for label in SIZES):
         return None
     try:
@@ -101,7 +101,7 @@ def _centre(row: Block) -> NDArray[np.float64] | None:
 
 
 def series_of_block(tilts: Block) -> TiltSeries:
-    """One tilt series from a block of its tilts alone, which knows neither hand, size nor microscope.
+    """Return one tilt series from a block of its tilts alone, which knows neither hand, size nor microscope.
 
     Tilts that were not aligned are taken from the stage: then the tilt axis is y, as in the tomogram it will be.
 
@@ -148,7 +148,7 @@ def bfactors(rows: Block) -> NDArray[np.float64]:
 
 
 def visible_tilts(token: str, *, path: Path, row: int, count: int) -> NDArray[np.bool_]:
-    """Which of ``count`` tilts show a particle, from a list such as ``[0,1,1]``.
+    """Return which of ``count`` tilts show a particle, from a list such as ``[0,1,1]``.
 
     Raises
     ------

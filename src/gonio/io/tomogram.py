@@ -62,7 +62,7 @@ class Tomogram:
     array: Any
 
     def cut(self, low_zyx: Sequence[int], high_zyx: Sequence[int]) -> NDArray[np.float32]:
-        """The voxels from low up to high, which lie inside.
+        """Return the voxels from low up to high, which lie inside.
 
         Raises
         ------
@@ -204,7 +204,7 @@ def _multiscales(attributes: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _said(path: Path, attributes: dict[str, Any] | None, level: str) -> float:
-    """The voxel size of a level in angstrom; 0 where nothing says it."""
+    """Return the voxel size of a level in angstrom; 0 where nothing says it."""
     multiscales = _multiscales(attributes or {})
     if not multiscales:
         return 0.0

@@ -78,7 +78,7 @@ def _found(
 
 
 def _is_all(values: tuple[str, ...], neutral: float) -> bool:
-    """Whether all of a column, numbers or lists of them, says that nothing is changed."""
+    """Return whether all of a column, numbers or lists of them, says that nothing is changed."""
     for value in dict.fromkeys(values):
         try:
             numbers = np.array(value.strip("[]").split(","), dtype=np.float64)

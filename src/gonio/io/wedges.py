@@ -44,13 +44,13 @@ class StatedWedges:
     turns: Rotation | None = None
 
     def of(self, row: int, box: int, voxel_size_angstrom: float) -> Wedge:
-        """The wedge of the particle in a row, for its box."""
+        """Return the wedge of the particle in a row, for its box."""
         turn = None if self.turns is None else self.turns[row]
         return self.wedges[self.of_row[row]].of(box, voxel_size_angstrom, turn)
 
 
 def read_tilts_of(paths: Sequence[str | Path]) -> dict[str, TiltSeries]:
-    """All tilt series of files and of folders of such files, by the names of their tomograms.
+    """Return all tilt series of files and of folders of such files, by the names of their tomograms.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def read_tilts_of(paths: Sequence[str | Path]) -> dict[str, TiltSeries]:
 def with_tilts(
     table: ParticleTable, paths: Sequence[str | Path], *, weighting: Weighting | str = Weighting.PLAIN
 ) -> ParticleTable:
-    """The same list of subtomograms, whose wedges are those of tilt files.
+    """Return a list of subtomograms with the wedges of tilt files.
 
     Every particle's wedge is what its tomogram's tilts have measured (``TiltSeries.wedge``).
 

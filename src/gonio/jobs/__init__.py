@@ -17,10 +17,14 @@ Python's; progress is given to the callback ``progress``.
 from gonio.jobs.align import Aligned, align
 from gonio.jobs.average import Averaged, average
 from gonio.jobs.classify import Classified, classify
+from gonio.jobs.convert import Converted, convert
+from gonio.jobs.extract import Extracted, extract
+from gonio.jobs.inspect import Inspection, inspect
 from gonio.jobs.options import DecoyOptions, ListOptions, LocalOptions, ReferenceOptions, SearchOptions
 from gonio.jobs.pair import Fit, Paired, pair
 from gonio.jobs.refine import Refined, refine
 from gonio.jobs.running import RunOptions
+from gonio.jobs.simulate import Mapped, Simulated, map_, simulate
 from gonio.particle.arguments import ArgumentError
 
 __all__ = [
@@ -28,18 +32,28 @@ __all__ = [
     "ArgumentError",
     "Averaged",
     "Classified",
+    "Converted",
     "DecoyOptions",
+    "Extracted",
     "Fit",
+    "Inspection",
     "ListOptions",
     "LocalOptions",
+    "Mapped",
     "Paired",
     "ReferenceOptions",
     "Refined",
     "RunOptions",
     "SearchOptions",
+    "Simulated",
     "align",
     "average",
     "classify",
+    "convert",
+    "extract",
+    "inspect",
+    "map_",
     "pair",
     "refine",
+    "simulate",
 ]

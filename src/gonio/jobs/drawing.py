@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from gonio.jobs.inspect import Inspection
+    from gonio.particle.tilt_series import TiltSeries
+    from gonio.particle.volume import Volume
+    from gonio.particle.wedge import Wedge
 
 __all__ = ["draw"]
 
 
-def draw(found: Inspection, output: Path) -> None:
-    """Draw wedge, power and tilts, as far as there are any, into a PNG file.
+def draw(
+    output: Path,
+    *,
+    wedge: Wedge | None,
+    volumes: Sequence[Volume],
+    series: TiltSeries | None,
+    frequency_per_angstrom: float,
+) -> None:
+    """Draw a wedge up to a frequency, the power of volumes, and tilts, as far as there are any, into a PNG file.
 
     Raises
     ------
@@ -25,13 +35,14 @@ def draw(found: Inspection, output: Path) -> None:
 
     from gonio.io.errors import replacing
 
-    panels: list[Any] = []
-    if found.wedge is not None:
-        panels.append(lambda axes: _draw_wedge(axes, found))
-    if found.volumes:
-        panels.append(lambda axes: _draw_power(axes, found))
-    if found.series is not None:
-        panels.append(lambda axes: _draw_tilts(axes, found))
+    top = frequency_per_angstrom
+    panels: list[Callable[[Any], None]] = []
+    if wedge is not None:
+        panels.append(lambda axes: _draw_wedge(axes, wedge, top))
+    if volumes:
+        panels.append(lambda axes: _draw_power(axes, volumes, top))
+    if series is not None:
+        panels.append(lambda axes: _draw_tilts(axes, series))
     if not panels:
         raise ValueError("there is nothing to draw: no wedge, no volume and no tilts are known (--tilt-range, --tilts)")
     figure = Figure(figsize=(4.2 * len(panels), 4.0), layout="constrained")
@@ -41,28 +52,24 @@ def draw(found: Inspection, output: Path) -> None:
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def _draw_wedge(axes: Any, found: Inspection) -> None:
-    top = found.frequency_per_angstrom
+def _draw_wedge(axes: Any, wedge: Wedge, top: float) -> None:
     line = np.linspace(-top, top, 201)
     x, z = np.meshgrid(line, line)
-    weight = found.wedge.weight_at(np.stack([x, np.zeros_like(x), z], axis=-1))  # type: ignore[union-attr]
+    weight = wedge.weight_at(np.stack([x, np.zeros_like(x), z], axis=-1))
     axes.imshow(weight, origin="lower", extent=(-top, top, -top, top), cmap="Blues", vmin=0)
     axes.set(title="measured, by the wedge", xlabel="kx (1/A)", ylabel="kz (1/A)")
 
 
-def _draw_power(axes: Any, found: Inspection) -> None:
+def _draw_power(axes: Any, volumes: Sequence[Volume], top: float) -> None:
     from gonio.fourier.transform import centred_fft
 
-    box = found.volumes[0].box
-    power = sum(np.abs(centred_fft(volume.data - volume.data.mean())[:, box // 2, :]) ** 2 for volume in found.volumes)
-    top = found.frequency_per_angstrom
+    middle = volumes[0].box // 2
+    power = sum(np.abs(centred_fft(volume.data - volume.data.mean())[:, middle, :]) ** 2 for volume in volumes)
     axes.imshow(np.log10(power + 1e-12), origin="lower", extent=(-top, top, -top, top), cmap="viridis")
     axes.set(title="power, log", xlabel="kx (1/A)", ylabel="kz (1/A)")
 
 
-def _draw_tilts(axes: Any, found: Inspection) -> None:
-    series = found.series
-    assert series is not None
+def _draw_tilts(axes: Any, series: TiltSeries) -> None:
     along = np.arange(len(series)) if series.dose is None else series.dose
     axes.plot(along, series.tilts_deg, ".")
     axes.set(title="tilts", ylabel="degrees", xlabel="image" if series.dose is None else "dose before, e/A^2")
