@@ -49,7 +49,7 @@ from oracle import Blobs
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ceilings
-import gpu
+import gpu as gpu_benchmark
 import without_card
 
 assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1"
@@ -558,11 +558,11 @@ def test_all_pairs_find_what_the_cpu_finds(small_card):
 
 def test_the_benchmark_measures_each_thing_once(small_card):
     """Boxes are of 32 there."""
-    extent = gpu.Extent(boxes=(32,), targets=2, poses=2, set_size=2, many=2, on_cpu=1, rounds=1)
+    extent = gpu_benchmark.Extent(boxes=(32,), targets=2, poses=2, set_size=2, many=2, on_cpu=1, rounds=1)
     most = ceilings.measured(small_card.card, rounds=1, blocks=2, threads=2, size=1 << 10)
-    rows = gpu.kernel_rows(small_card, 32, extent, most) + gpu.set_rows(small_card, extent, most)
+    rows = gpu_benchmark.kernel_rows(small_card, 32, extent, most) + gpu_benchmark.set_rows(small_card, extent, most)
     assert all(row.seconds is None or row.seconds > 0 for row in rows)
-    (told,) = gpu.memory_rows(small_card, extent)
+    (told,) = gpu_benchmark.memory_rows(small_card, extent)
     assert re.fullmatch(r"1 particles: .* ms each, .* MB free after; 2 particles: .* MB free after", told.note)
 
 

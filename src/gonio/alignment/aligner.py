@@ -195,7 +195,7 @@ class Aligner:
         """
         found: list[Result] = []
         items = self._items(targets, rng, starts)
-        prepare = partial(self._prepared, expectation, starts)
+        prepare = partial(self._prepared, expectation)
         if self.gpu is None:
             every: Iterator[Result] = in_order(partial(_alone, prepare), items, n_threads)
         else:
@@ -300,25 +300,20 @@ class Aligner:
         return self._preparation.memory_bytes
 
     def _prepared(
-        self,
-        expectation: Expectation | None,
-        starts: Pose | None,
-        target: Particle,
-        rng: np.random.Generator | None,
-        index: int,
+        self, expectation: Expectation | None, target: Particle, rng: np.random.Generator | None, start: Pose | None
     ) -> Prepared:
-        start = None if starts is None else starts[index]
         return self.prepare(target, rng=rng, start=start, expectation=expectation)
 
     @staticmethod
     def _items(
         targets: Iterable[Particle], rng: np.random.Generator | None, starts: Pose | None
-    ) -> Iterator[tuple[Particle, np.random.Generator | None, int]]:
+    ) -> Iterator[tuple[Particle, np.random.Generator | None, Pose | None]]:
         index = -1
         for index, target in enumerate(targets):
             if starts is not None and index >= len(starts):
                 raise ValueError(f"there are more targets than starts ({len(starts)})")
-            yield target, None if rng is None else rng.spawn(1)[0], index
+            own = None if rng is None else rng.spawn(1)[0]
+            yield target, own, None if starts is None else starts[index]
         if starts is not None and index + 1 < len(starts):
             raise ValueError(f"there are fewer targets ({index + 1}) than starts ({len(starts)})")
 

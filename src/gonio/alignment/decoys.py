@@ -291,12 +291,8 @@ def _searching(decoy: Aligner) -> Aligner:
     return decoy.of_another(decoy.reference, settings=_everywhere(decoy.settings), mask=decoy.mask)
 
 
-@dataclass(frozen=True)
-class _Unscored:
-    """What the score of a row is made of, and its pose, or else the search for it."""
-
-    likelihood: Likelihood
-    pose: Pose | Prepared
+# What the score of a row is made of, and its pose, or else the search for it.
+_Unscored = tuple[Likelihood, Pose | Prepared]
 
 
 @dataclass(frozen=True)
@@ -313,21 +309,19 @@ class _Scored(BatchTask[_Unscored, float]):
     seed: int
 
     def prepare(self, item: int) -> _Unscored:
-        """Read the particle of a row and prepare its score."""
         particle = self.table.load(item)
         with ParticleError.naming(f"particle {self.table.names[item]!r}"):
             if self.poses is not None:
-                return _Unscored(self.scorer.likelihood(particle), self.poses[item])
+                return self.scorer.likelihood(particle), self.poses[item]
             rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(item,)))
             search = self.aligner.prepare(particle, rng=rng)
-            return _Unscored(self.scorer.likelihood(particle), search)
+            return self.scorer.likelihood(particle), search
 
     def finish(self, prepared: Sequence[_Unscored], backend: Backend) -> list[float]:
-        """Search rows without a pose, and score all."""
-        found = iter(finished([one.pose for one in prepared if not isinstance(one.pose, Pose)], backend))
-        poses = [one.pose if isinstance(one.pose, Pose) else next(found).pose for one in prepared]
-        likelihoods = [one.likelihood for one in prepared]
-        return [float(one[0]) for one in log_likelihoods(likelihoods, [Pose.stack([p]) for p in poses], backend)]
+        found = iter(finished([search for _, search in prepared if not isinstance(search, Pose)], backend))
+        poses = [pose if isinstance(pose, Pose) else next(found).pose for _, pose in prepared]
+        stacked = [Pose.stack([pose]) for pose in poses]
+        return [float(one[0]) for one in log_likelihoods([one for one, _ in prepared], stacked, backend)]
 
     @cached_property
     def scorer(self) -> Aligner:

@@ -162,7 +162,6 @@ class _AlignRow(BatchTask[_Row, AlignedRow]):
         return many.aligners[int(many.which[row])] if isinstance(many, Aligners) else many
 
     def prepare(self, item: int) -> _Row:
-        """Read the particle of a row and prepare its search."""
         particle, before = self.table.load(item), np.nan
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(item,)))
         start, aligner = self.table.poses[item] if self.starts else None, self.aligner_of(item)
@@ -173,7 +172,6 @@ class _AlignRow(BatchTask[_Row, AlignedRow]):
         return _Row(prepared, particle.box, before)
 
     def finish(self, prepared: Sequence[_Row], backend: Backend) -> list[AlignedRow]:
-        """Search rows."""
         results = finished([row.prepared for row in prepared], backend)
         return [AlignedRow(found, row.box, row.before) for row, found in zip(prepared, results, strict=True)]
 

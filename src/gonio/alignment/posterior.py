@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gonio.alignment.result import Result
 from gonio.comparison.pair import Pair
-from gonio.comparison.score import Comparison, Score
+from gonio.comparison.score import Score
 from gonio.particle.pose import Pose, PoseSample
 from gonio.search.backend import Backend, Evaluation
 from gonio.search.objective import pack
@@ -49,7 +49,10 @@ MOST_ROTATION_DEG, MOST_SHIFT_SHARE = 25.0, 0.5
 
 @dataclass(frozen=True)
 class Optima:
-    """The result of a search of a pair that is weighted by its noise, and what its posterior depends on besides."""
+    """The result of a search of a pair that is weighted by its noise, and what its posterior depends on besides.
+
+    Poses are as likely as they correlate by RCS.
+    """
 
     result: Result
     pair: Pair
@@ -61,11 +64,6 @@ class Optima:
     def poses(self) -> Pose:
         """The best and its runners-up."""
         return Pose.stack([self.result.pose, *(one.pose for one in self.result.runners_up)])
-
-    @property
-    def comparison(self) -> Comparison:
-        """By which poses are as likely as they correlate."""
-        return self.pair.plain(Score.RCS)
 
     @property
     def is_open(self) -> bool:
@@ -126,13 +124,13 @@ def with_posteriors(optima: Sequence[Optima], backend: Backend) -> list[Result]:
     """
     results = {place: one.result for place, one in enumerate(optima)}
     looked_at = {place: one for place, one in enumerate(optima) if one.is_open}
-    sums = backend.shell_sums([Evaluation.at(one.comparison, one.poses) for one in looked_at.values()])
+    sums = backend.shell_sums([Evaluation.at(one.pair.plain(Score.RCS), one.poses) for one in looked_at.values()])
     proposals = {
         place: proposal
         for (place, one), at_optima in zip(looked_at.items(), sums, strict=True)
         if (proposal := one.proposal(at_optima)) is not None
     }
-    drawn_at = [Evaluation(optima[place].comparison, one.draws.points) for place, one in proposals.items()]
+    drawn_at = [Evaluation(optima[place].pair.plain(Score.RCS), one.draws.points) for place, one in proposals.items()]
     for (place, proposal), at_draws in zip(proposals.items(), backend.shell_sums(drawn_at), strict=True):
         results[place] = optima[place].sampled(proposal, at_draws)
     return list(results.values())

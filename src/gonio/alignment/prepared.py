@@ -128,15 +128,12 @@ def finished(prepared: Sequence[Prepared], backend: Backend) -> list[Result]:
 
 def _from_seeds(batch: Sequence[FromSeeds], backend: Backend) -> list[Result]:
     seeds = _seeds(batch, backend)
-    states = iter(
-        backend.refine(
-            [
-                Refinement(one.frame.pose_problem(one.comparison), points, one.settings.max_refinement_iterations)
-                for one, points in zip(batch, seeds, strict=True)
-                if one.refines_each
-            ]
-        )
-    )
+    refinements = [
+        Refinement(one.frame.pose_problem(one.comparison), points, one.settings.max_refinement_iterations)
+        for one, points in zip(batch, seeds, strict=True)
+        if one.refines_each
+    ]
+    states = iter(backend.refine(refinements))
     outcomes = [
         stochastic.all_refined(next(states)) if one.refines_each else one.explored(points)
         for one, points in zip(batch, seeds, strict=True)
@@ -146,11 +143,9 @@ def _from_seeds(batch: Sequence[FromSeeds], backend: Backend) -> list[Result]:
 
 def _seeds(batch: Sequence[FromSeeds], backend: Backend) -> list[NDArray[np.float64]]:
     """Return the seeds of each as points (p, 12), at their best shifts where the frame has none."""
+    unknown = [(one.comparison, one.frame) for one in batch if one.frame.shift_angstrom is None]
+    found = iter(backend.best_shifts([BestShifts(c, f.rotations, f.max_shift_angstrom) for c, f in unknown]))
     frames = [one.frame for one in batch]
-    unknown = [one for one in batch if one.frame.shift_angstrom is None]
-    found = iter(
-        backend.best_shifts([BestShifts(o.comparison, o.frame.rotations, o.frame.max_shift_angstrom) for o in unknown])
-    )
     return [f.points(next(found)[0] if f.shift_angstrom is None else f.shift_angstrom) for f in frames]
 
 
@@ -164,46 +159,45 @@ def _from_coarse_to_fine(batch: Sequence[FromCoarseToFine], backend: Backend) ->
     )
     for step, applies in steps:
         places = [place for place, does in enumerate(applies) if does]
-        changed = step([batch[place] for place in places], [results[place] for place in places], backend)
+        changed = step([(batch[place], results[place]) for place in places], backend)
         for place, result in zip(places, changed, strict=True):
             results[place] = result
     return results
 
 
-# Results of some of a batch, changed by what else is to be said of them.
-_Step = Callable[[Sequence[FromCoarseToFine], Sequence[Result], Backend], list[Result]]
+# Some of a batch and their results so far, and what changes these.
+_Searched = Sequence[tuple[FromCoarseToFine, Result]]
+_Step = Callable[[_Searched, Backend], list[Result]]
 
 
-def _unless_better_near(batch: Sequence[FromCoarseToFine], results: Sequence[Result], backend: Backend) -> list[Result]:
+def _unless_better_near(searched: _Searched, backend: Backend) -> list[Result]:
     """Return the results, or the optima near poses that may be right, where these are better: they were missed."""
-    scores = [Score.RCS if one.settings.score is Score.LIKELIHOOD else one.settings.score for one in batch]
-    compared = [one.search.pair.plain(score) for one, score in zip(batch, scores, strict=True)]
-    near = _refined(batch, compared, [one.start for one in batch if one.start is not None], backend)
+    starts = []
+    for one, _ in searched:
+        score = Score.RCS if one.settings.score is Score.LIKELIHOOD else one.settings.score
+        assert one.start is not None  # it is tried
+        starts.append((one, one.search.pair.plain(score), one.start))
     return [
-        better_of(result, known, crowding=one.search.pair.crowding)
-        for one, result, known in zip(batch, results, near, strict=True)
+        better_of(result, near, crowding=one.search.pair.crowding)
+        for (one, result), near in zip(searched, _refined(starts, backend), strict=True)
     ]
 
 
-def _with_posteriors(batch: Sequence[FromCoarseToFine], results: Sequence[Result], backend: Backend) -> list[Result]:
-    optima = [
-        Optima(result, one.search.pair, one.search.frame, one.settings, one.rng)
-        for one, result in zip(batch, results, strict=True)
-    ]
+def _with_posteriors(searched: _Searched, backend: Backend) -> list[Result]:
+    optima = [Optima(found, one.search.pair, one.search.frame, one.settings, one.rng) for one, found in searched]
     return with_posteriors(optima, backend)
 
 
-def _as_measured(batch: Sequence[FromCoarseToFine], results: Sequence[Result], backend: Backend) -> list[Result]:
+def _as_measured(searched: _Searched, backend: Backend) -> list[Result]:
     """Return the poses refined on the particles as they are, where that is the surer answer.
 
     Without noise and with next to no wedge there is nothing to restore, and a sphere only takes something away.
     What the wedge smears is as correlated between samples as what a sphere does, hence the same crowding.
     """
-    compared = [one.preparation.plain_pair(one.target).plain(Score.RCS) for one in batch]
-    refined = _refined(batch, compared, [result.pose for result in results], backend)
+    starts = [(one, one.preparation.plain_pair(one.target).plain(Score.RCS), found.pose) for one, found in searched]
     return [
-        _surer(result, again, one.search.pair.crowding)
-        for one, result, again in zip(batch, results, refined, strict=True)
+        _surer(found, again, one.search.pair.crowding)
+        for (one, found), again in zip(searched, _refined(starts, backend), strict=True)
     ]
 
 
@@ -216,24 +210,18 @@ def _surer(result: Result, again: Result, crowding: float) -> Result:
     return replace(result, pose=again.pose, covariance=covariance, n_iterations=steps)
 
 
-def _refined(
-    batch: Sequence[FromCoarseToFine], compared: Sequence[Comparison], poses: Sequence[Pose], backend: Backend
-) -> list[Result]:
-    """Return the optimum of each comparison that refining a pose leads to."""
-    states = backend.refine(
-        [
-            Refinement(
-                one.search.frame.pose_problem(comparison),
-                pack(pose.matrix[None], pose.shift_angstrom[None]),
-                one.settings.max_refinement_iterations,
-            )
-            for one, comparison, pose in zip(batch, compared, poses, strict=True)
-        ]
-    )
-    return results_of(
-        [
-            Refined(comparison, one.search.frame, stochastic.all_refined(state))
-            for one, comparison, state in zip(batch, compared, states, strict=True)
-        ],
-        backend,
-    )
+def _refined(starts: Sequence[tuple[FromCoarseToFine, Comparison, Pose]], backend: Backend) -> list[Result]:
+    """Return the optimum of each comparison that refining a pose in its search's frame leads to."""
+    refinements = [
+        Refinement(
+            one.search.frame.pose_problem(compared),
+            pack(pose.matrix[None], pose.shift_angstrom[None]),
+            one.settings.max_refinement_iterations,
+        )
+        for one, compared, pose in starts
+    ]
+    refined = [
+        Refined(compared, one.search.frame, stochastic.all_refined(state))
+        for (one, compared, _), state in zip(starts, backend.refine(refinements), strict=True)
+    ]
+    return results_of(refined, backend)

@@ -27,7 +27,7 @@ __all__ = ["Card", "Entry", "NoCard", "OutOfMemory", "Queue", "card_count"]
 cuda: Any = _cuda
 # Elements that a long array begins with.
 FIRST_LENGTH = 1 << 16
-# Of free memory what one launch may take: two are under way at a time, and long arrays grow.
+# Of free memory what one launch may take: several are under way at a time, and long arrays grow.
 SHARE = 0.3
 # Bytes of the smallest block of memory; blocks have quarters of powers of two, so that they are used again.
 LEAST_BLOCK, STEPS = 1024, 4
@@ -125,7 +125,7 @@ def _block_length(size: int) -> int:
 
 
 class Card:
-    """One card, used by one thread.
+    """One card, used by one thread at a time.
 
     Parameters
     ----------

@@ -216,7 +216,6 @@ class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
 
     @property
     def searches(self) -> int:
-        """How many pairs a tile is, nearly."""
         return self.block**2
 
     def __call__(self, item: int) -> list[PairResult]:
@@ -224,11 +223,9 @@ class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
         return [_aligned([pair], Cpu())[0] for pair in self._pairs(item)]
 
     def prepare(self, item: int) -> list[_Pair]:
-        """Read the particles of a tile and prepare its pairs."""
         return list(self._pairs(item))
 
     def finish(self, prepared: Sequence[list[_Pair]], backend: Backend) -> list[list[PairResult]]:
-        """Align the pairs of tiles."""
         found = iter(_aligned([pair for tile in prepared for pair in tile], backend))
         return [[next(found) for _ in tile] for tile in prepared]
 

@@ -440,11 +440,9 @@ class _FitRow(BatchTask[list[_Fit], _RowFits]):
 
     @property
     def searches(self) -> int:
-        """How many searches a row is."""
         return self.count if self.only is None else 1
 
     def prepare(self, item: int) -> list[_Fit]:
-        """Read the particle of a row and prepare its searches."""
         particle, kept, fits = self.table.load(item), Kept(), []
         with ParticleError.naming(f"particle {self.table.names[item]!r}"):
             for k in range(self.count) if self.only is None else [int(self.only[item]) - 1]:
@@ -456,7 +454,6 @@ class _FitRow(BatchTask[list[_Fit], _RowFits]):
         return fits
 
     def finish(self, prepared: Sequence[list[_Fit]], backend: Backend) -> list[_RowFits]:
-        """Find the poses of rows with each reference, and how likely they are."""
         fits = [fit for row in prepared for fit in row]
         results = finished([fit.search for fit in fits], backend)
         poses = [Pose.stack([result.pose]) for result in results]

@@ -238,11 +238,9 @@ class _AlignToLater(BatchTask[list[Prepared], list[Pose]]):
 
     @property
     def searches(self) -> int:
-        """How many searches an item is, at most."""
         return len(self.alone.table)
 
     def prepare(self, item: int) -> list[Prepared]:
-        """Read the particles after a reference and prepare their searches."""
         aligner, names = Aligner(self.alone.load(item), self.settings), self.alone.table.names
         searches = []
         for target in range(item + 1, len(names)):
@@ -251,7 +249,6 @@ class _AlignToLater(BatchTask[list[Prepared], list[Pose]]):
         return searches
 
     def finish(self, prepared: Sequence[list[Prepared]], backend: Backend) -> list[list[Pose]]:
-        """Find the poses of each pair, the best first."""
         results = iter(finished([search for searches in prepared for search in searches], backend))
         return [[_poses(next(results)) for _ in searches] for searches in prepared]
 

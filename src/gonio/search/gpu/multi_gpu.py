@@ -12,20 +12,20 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.managers import BaseManager
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from gonio.particle.arguments import ArgumentError
-from gonio.run.engine import Chosen, Mapper
+from gonio.run.engine import Chosen
 from gonio.run.parallel import in_order, obey_parent, portable
 from gonio.search.batch_task import BatchTask
 from gonio.search.gpu.device import DRAWS, Device, device_for, opened
 from gonio.search.gpu.groups import TOGETHER, Outcome, in_groups
 
-__all__ = ["Cards", "ManyCards", "OneCard", "cards_for"]
+__all__ = ["ManyCards", "OneCard", "cards_for"]
 
 T = TypeVar("T")
 
@@ -35,15 +35,6 @@ TILE = 256
 UNDER_WAY = 4
 # Seconds that an end may take.
 END = 5.0
-
-
-class Cards(Mapper, AbstractContextManager["Cards"], Protocol):
-    """Cards that do stages."""
-
-    @property
-    def name(self) -> str:
-        """What they are called."""
-        ...
 
 
 def cards_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) -> OneCard | ManyCards | None:
