@@ -15,7 +15,7 @@ from gonio.fourier.transform import centred_fft, centred_ifft, low_passed
 from gonio.io import read_particles, read_volume, write_volume
 from gonio.io.blocks import read_star
 from gonio.particle.pose import Pose
-from gonio.particle.volume import Volume
+from gonio.particle.volume import Volume, mirrored_volume
 from gonio.simulate import Phantom
 
 VOXEL, BOX = 10.0, 20
@@ -183,6 +183,44 @@ def test_wedges_of_tilt_files_come_with_the_particles(scene, tmp_path):
     at = 5 * np.array([[np.cos(np.radians(-54)), 0, np.sin(np.radians(-54))]]) / (BOX * VOXEL)
     assert one.weight_at(at)[0] > 0.5
     assert two.weight_at(at)[0] == 0
+
+
+@pytest.mark.parametrize("particles", ["centred.star", "corner.star"])
+def test_reversed_tilts_give_the_tomogram_s_mirror_image(scene, tmp_path, capsys, particles):
+    folder, rows = scene
+    more = ("--normalise", "none", "--tilt-range", "-40", "60", "--reverse-tilts")
+    assert run(words(folder, tmp_path / "out", *more, particles=particles)) == 0
+    assert "mirror image in z" in capsys.readouterr().out
+    settings = tomllib.loads((tmp_path / "out" / "settings.toml").read_text())
+    assert settings["settings"]["tilt_sense"] == "reversed"
+    table = read_particles(tmp_path / "out" / "particles.star")
+    flip = np.diag([1.0, 1.0, -1.0])
+    expected = [flip @ (spot - np.array(SHAPES[name]) / 2)[::-1] * VOXEL for name, spot, _, _ in rows]
+    assert np.allclose(table.coordinates_angstrom, expected, atol=1e-4)
+    other_hand = mirrored_volume(reference(), axis=0)
+    aligner = gonio.Aligner(other_hand, gonio.Settings(resolution_angstrom=30.0, search="local"))
+    for index, (_, _, pose, _) in enumerate(rows):
+        np.testing.assert_allclose(table.poses.matrix[index], flip @ pose.matrix @ flip, atol=1e-5)
+        particle = table.load(index)
+        assert (particle.wedge.tilt_min_deg, particle.wedge.tilt_max_deg) == (-60.0, 40.0)
+        found = aligner.align(particle, rng=np.random.default_rng(0), start=table.poses[index])
+        assert float(found.pose.rotation_distance_deg(table.poses[index])) < 0.05
+        assert np.abs(found.pose.shift_angstrom).max() / VOXEL < 0.02
+
+
+def test_weights_of_reversed_tilts_are_mirrored(scene, tmp_path):
+    folder, _ = scene
+    tilts = [tmp_path / f"{name}.tlt" for name in SHAPES]
+    for path in tilts:
+        path.write_text("\n".join(map(str, range(-40, 51, 3))))
+    for out, more in (("plain", ()), ("reversed", ("--reverse-tilts",))):
+        given = (word for path in tilts for word in ("--tilts", str(path)))
+        assert run(words(folder, tmp_path / out, *given, *more)) == 0
+    plain, mirrored = (read_particles(tmp_path / out / "particles.star").load(0).wedge for out in ("plain", "reversed"))
+    rng = np.random.default_rng(0)
+    frequency = rng.integers(-BOX // 2 + 1, BOX // 2, (200, 3)) / (BOX * VOXEL)
+    assert 0.2 < plain.weight_at(frequency).mean() < 0.9
+    np.testing.assert_array_equal(mirrored.weight_at(frequency * [1, 1, -1]), plain.weight_at(frequency))
 
 
 def scene_at_the_edge(scene, tmp_path):

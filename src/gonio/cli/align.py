@@ -42,7 +42,7 @@ from gonio.cli.output import (
     write_settings,
     write_text,
 )
-from gonio.cli.page import as_seen, defocus_of, facts_of, looked_at, odd_of
+from gonio.cli.page import as_seen, defocus_of, facts_of, looked_at, odd_of, with_notes
 from gonio.cli.reference import ReferenceOptions
 from gonio.cli.running import HowToRun, running
 
@@ -162,14 +162,14 @@ def align(
     how.check()
     facts = known.read(options.read_map, reference_map, settings)
     table, true_table = options.read(), None if truth is None else replace(options, path=truth).read()
-    look_at_list(
+    warned = look_at_list(
         table,
         {"the reference": reference_map},
         mask=facts.mask,
         resolutions={"--resolution": resolution},
         poses_for="--local" if start_local else None,
     )
-    look_at_symmetry(reference_map, symmetry, resolution_angstrom=resolution, diameter_angstrom=diameter)
+    warned += look_at_symmetry(reference_map, symmetry, resolution_angstrom=resolution, diameter_angstrom=diameter)
     aligner = facts.aligner(reference_map, settings)
     asked_for = {
         "reference": reference,
@@ -199,6 +199,7 @@ def align(
             write_particle_scene(folder, aligned.table, box_angstrom=box)
             write_text(folder / "summary.json", json_text(summary_of(aligned), indent=2) + "\n")
             report = report_of(aligned, title=f"Alignment of {options.path.name}", seed=seed)
+            report = with_notes(report, table, warned)
             write_text(folder / "report.html", html(_with_looks(report, aligned, reference_map, run.mapper)))
             shown = {**asked_for, "threads": how.workers, "alignment": asdict(aligned.settings)}
             write_settings(folder / "settings.toml", shown, seed=seed, inputs=files)

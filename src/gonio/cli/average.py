@@ -12,6 +12,7 @@ import typer
 from gonio.cli.checking import look_at_list
 from gonio.cli.half_sets import with_half_sets
 from gonio.cli.options import (
+    AS_LISTED,
     AsJson,
     ListOptions,
     Overwrite,
@@ -114,7 +115,7 @@ def average(
         return
     print(f"wrote {output}: {made.count} particles, {made.volume.box} voxels of {size:g} A")
     print(numbers_text(rows_of(made, agreement)))
-    if (sense := tilt_sense(table)) != "as listed":
+    if (sense := tilt_sense(table)) != AS_LISTED:
         print(f"tilts were read {sense}: the map is the mirror image of what RELION makes of this list")
     if halves and agreement is None:
         print("no half sets in the list: pass --split for a resolution")

@@ -1,99 +1,51 @@
-"""What commands look at before they begin, and how they tell it: one line for each doubt, an error for what cannot be.
+"""What commands look at before they begin: printed as one line for each warning, and returned for the report.
 
-The doubts themselves are ``gonio.workflows.checks``.
+The checks themselves are ``gonio.workflows.checks``.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
-    from gonio.particle.volume import Particle, Volume
+    from gonio.particle.volume import Volume
     from gonio.workflows.inspection import Suspicion
 
 __all__ = ["look_at_list", "look_at_maps", "look_at_symmetry", "tell"]
 
-INVERT = "pass --invert if it is the particles that are dark, else invert the map"
+
+def tell(found: Iterable[Suspicion | None]) -> list[Suspicion]:
+    """Print each that is one as a warning, and return them."""
+    told = [one for one in found if one is not None]
+    for one in told:
+        print(f"gonio: warning: {one}", file=sys.stderr)
+    return told
 
 
-def tell(found: Iterable[Suspicion | None]) -> None:
-    """Print each doubt as one warning."""
-    for one in found:
-        if one is not None:
-            print(f"gonio: warning: {one}", file=sys.stderr)
+def look_at_list(table: ParticleTable, references: Mapping[str, Volume] | None = None, **asked: Any) -> list[Suspicion]:
+    """Print and return what looks wrong with a list and its maps; arguments and errors as ``warnings_of_list``."""
+    from gonio.workflows.checks import warnings_of_list
+
+    return tell(warnings_of_list(table, references, **asked))
 
 
-def look_at_list(
-    table: ParticleTable,
-    references: Mapping[str, Volume] | None = None,
-    *,
-    mask: Volume | None = None,
-    resolutions: Mapping[str, float | None] | None = None,
-    poses_for: str | None = None,
-) -> None:
-    """Tell what looks wrong with a list and what it is compared with.
+def look_at_maps(*compared: Any, **asked: Any) -> list[Suspicion]:
+    """Print and return what looks wrong between particles and maps; arguments and errors as ``warnings_of_maps``."""
+    from gonio.workflows.checks import warnings_of_maps
 
-    Parameters
-    ----------
-    references
-        The maps that particles are compared with, by what they are called.
-    mask
-        That was given.
-    resolutions
-        What was asked for, angstrom, by option.
-    poses_for
-        What needs poses of the list, or None where nothing does.
-
-    Raises
-    ------
-    ValueError
-        Voxel sizes that differ, resolutions that do not suit a box, a mask that is none.
-    """
-    from gonio.workflows import checks
-
-    particles = checks.sample_of(table)
-    for name, map_ in [*(references or {}).items(), *([] if mask is None else [("the mask", mask)])]:
-        checks.check_voxel_sizes(particles, map_, name=name)
-    if poses_for is not None:
-        remedy = f"{poses_for} needs them: align first, without --local"
-        tell([checks.without_poses(table, remedy=remedy)])
-    look_at_maps(particles, references or {}, mask=mask, resolutions=resolutions or {}, invert=INVERT)
-
-
-def look_at_maps(
-    particles: Sequence[Particle],
-    references: Mapping[str, Volume],
-    *,
-    mask: Volume | None,
-    resolutions: Mapping[str, float | None],
-    invert: str,
-) -> None:
-    """Tell what looks wrong between particles and maps; ``invert`` is what to do about opposite contrast."""
-    from gonio.workflows import checks
-
-    for option, resolution in resolutions.items():
-        for one in [*particles[:1], *references.values()]:
-            checks.check_resolution(option, resolution, one.box, one.voxel_size_angstrom)
-    if mask is not None:
-        checks.check_mask(mask)
-        tell([checks.mask_is_a_map(mask)])
-    doubts = (checks.opposite_contrast(particles, one, name=name, remedy=invert) for name, one in references.items())
-    tell([next((doubt for doubt in doubts if doubt is not None), None)])
+    return tell(warnings_of_maps(*compared, **asked))
 
 
 def look_at_symmetry(
     map_: Volume, symmetry: str, *, resolution_angstrom: float | None, diameter_angstrom: float | None
-) -> None:
-    """Tell where a map does not have the symmetry that was asked for."""
+) -> list[Suspicion]:
+    """Print and return the warning where a map does not have the symmetry that was asked for."""
     from gonio.workflows import checks
 
-    tell(
-        [
-            checks.without_the_symmetry(
-                map_, symmetry, resolution_angstrom=resolution_angstrom, diameter_angstrom=diameter_angstrom
-            )
-        ]
+    found = checks.without_the_symmetry(
+        map_, symmetry, resolution_angstrom=resolution_angstrom, diameter_angstrom=diameter_angstrom
     )
+    return tell([found])

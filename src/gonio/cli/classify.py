@@ -27,7 +27,7 @@ from gonio.cli.options import (
     Seed,
 )
 from gonio.cli.output import json_text, numbers_text, wrapped, write_particle_scene, write_settings, write_text
-from gonio.cli.page import as_seen, facts_of
+from gonio.cli.page import as_seen, facts_of, with_notes
 from gonio.cli.running import HowToRun, running
 from gonio.run.engine import Mapper
 
@@ -143,7 +143,7 @@ def classify(
         print(wrapped(way.reason), flush=True)
     settings = asked.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom)
     names = [f"reference {path.name}" for path in references or ()]
-    look_at_list(
+    warned = look_at_list(
         table,
         dict(zip(names, maps, strict=True)),
         resolutions={"--resolution": resolution},
@@ -169,7 +169,7 @@ def classify(
                 write_pairs(folder, paired, matrix)
             write_text(folder / "summary.json", json_text(summary_of(found, way, paired), indent=2) + "\n")
             report = report_of(classed, found, matrix, title=f"Classes of {options.path.name}", seed=seed)
-            write_text(folder / "report.html", html(report))
+            write_text(folder / "report.html", html(with_notes(report, table, warned)))
             write_settings(folder / "settings.toml", {**asked_for, "threads": how.workers}, seed=seed, inputs=files)
     if as_json:
         print(json_text(summary_of(found, way, paired)))

@@ -14,9 +14,11 @@ import typer
 from numpy.typing import NDArray
 
 from gonio.cli.options import (
+    AS_LISTED,
     WEIGHTINGS,
     Overwrite,
     Permissive,
+    ReverseTilts,
     Threads,
     TiltAxis,
     TiltFiles,
@@ -24,6 +26,7 @@ from gonio.cli.options import (
     TiltWeights,
     positive,
     thread_count,
+    tilt_sense,
     wedge_of,
 )
 from gonio.cli.output import naming, progress, write_settings
@@ -32,8 +35,10 @@ from gonio.run.folder import result_folder
 if TYPE_CHECKING:
     from gonio.io.tomogram import Tomogram
     from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
     from gonio.workflows.extraction import Cutting
 
+REVERSED = "reversed"
 EDGES = ("pad", "skip", "refuse")
 NORMALISATIONS = ("outside", "box", "none")
 NAMED = 10  # particles that are named one by one
@@ -107,6 +112,7 @@ def extract(
     tilt_axis: TiltAxis = 90.0,
     tilts: TiltFiles = None,
     tilt_weights: TiltWeights = "plain",
+    reverse_tilts: ReverseTilts = False,
     float16: Annotated[bool, typer.Option("--float16", help="Write MRC files of half the size (mode 12).")] = False,
     permissive: Permissive = False,
     threads: Threads = None,
@@ -120,6 +126,9 @@ def extract(
 
     DIR/particles.star lists the subtomograms for RELION 5 and `gonio align`, with every other column of LIST and
     gonioOutside, which share of a box lay outside of the tomogram. With --tilt-range or --tilts it tells the wedge.
+
+    --reverse-tilts mirrors tomograms that were reconstructed with the wrong tilt sense, in z: boxes, angles, positions
+    and wedges in DIR are those of the mirror image, whose particles have the specimen's hand.
 
     Example: `gonio extract TS_01.mrc TS_02.mrc picked.star --box 64 --invert --tilts tilts/ -o subtomograms`
     """
@@ -140,7 +149,8 @@ def extract(
     wedge_of(tilt_range, tilt_axis)  # which checks the range
     table = _read_list(particles, pixel_size)
     opened = _opened(table, tomograms, voxel_size, permissive=permissive)
-    job = Extraction(table, opened, Cutting(box, binning), centre, normalise, diameter, invert, float16)
+    mirror = reverse_tilts or tilt_sense(table) != AS_LISTED
+    job = Extraction(table, opened, Cutting(box, binning), centre, normalise, diameter, invert, float16, mirror)
     job.check()
     if tilts:
         job.check_tilts(tilts, tilt_weights)
@@ -169,6 +179,7 @@ def extract(
                 "tilt_axis_deg": tilt_axis,
                 "tilts": tuple(tilts or ()),
                 "tilt_weights": tilt_weights,
+                "tilt_sense": REVERSED if mirror else AS_LISTED,
                 "float16": float16,
                 "tomograms": {name: str(tomogram.path) for name, tomogram in opened.items()},
             },
@@ -189,6 +200,7 @@ class Extraction:
     diameter_angstrom: float | None
     invert: bool
     float16: bool
+    mirror: bool = False
     folder: Path = field(default_factory=Path)
 
     @property
@@ -297,10 +309,29 @@ class Extraction:
             data = -cut.data if self.invert else cut.data
             if self.normalise != "none":
                 data = normalised(data, radius_px=self.radius_px)
+            made = self._in_frame(Volume(data, self.voxel_size_angstrom))
         target = self.folder / self.image(row)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(target, Volume(data, self.voxel_size_angstrom), half_precision=self.float16)
+        write_volume(target, made, half_precision=self.float16)
         return cut.outside
+
+    def _in_frame(self, box: Volume) -> Volume:
+        """Return a box of the tomogram in the frame of the new list: mirrored in z where tilts are reversed."""
+        from gonio.particle.volume import mirrored_volume
+
+        return mirrored_volume(box, axis=0) if self.mirror else box
+
+    def _positions_angstrom(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """Return where boxes are in that frame, from the centre of the tomogram's first voxel, xyz, (m, 3)."""
+        from gonio.io.conversion import CENTRES
+
+        places = []
+        for row in rows:
+            tomogram, (z, y, x) = self.tomograms[self.table.tomograms[row]], self.positions_zyx[row]
+            if self.mirror:
+                z = 2.0 * CENTRES[self.centre](np.array(tomogram.shape_zyx, dtype=np.float64))[0] - z
+            places.append(np.array([x, y, z]) * tomogram.voxel_size_angstrom)
+        return np.array(places)
 
     def write_list(
         self,
@@ -314,16 +345,17 @@ class Extraction:
         from dataclasses import replace
 
         from gonio.io.extracted import Extracted, write_extracted
+        from gonio.io.source import TILT_SENSE
 
         chosen = self.table[list(rows)]
         columns = {**chosen.columns, "outside": np.round(shares[list(rows)], 4)}
-        positions = [
-            self.positions_zyx[row, ::-1] * self.tomograms[self.table.tomograms[row]].voxel_size_angstrom
-            for row in rows
-        ]
+        columns.pop(TILT_SENSE, None)  # boxes are of the right sense now
+        if self.mirror and tilt_range_deg is not None:
+            low, high, axis = tilt_range_deg
+            tilt_range_deg = (-high, -low, axis)
         extracted = Extracted(
             [self.image(row) for row in rows],
-            np.array(positions),
+            self._positions_angstrom(rows),
             self.voxel_size_angstrom,
             self.cutting.box,
             {
@@ -333,6 +365,7 @@ class Extraction:
             self.centre,
             self._wedges(rows, tilts, weighting) if tilts else None,
             tilt_range_deg,
+            mirrored=self.mirror,
         )
         write_extracted(self.folder / "particles.star", replace(chosen, columns=columns), extracted)
 
@@ -349,7 +382,8 @@ class Extraction:
             first = next(row for row in range(len(self.table)) if self.table.tomograms[row] == name)
             files[name] = f"wedges/{Path(self.image(first)).parent.name}.mrc"
             (self.folder / "wedges").mkdir(exist_ok=True)
-            write_volume(self.folder / files[name], Volume(weights.weights, self.voxel_size_angstrom))
+            made = self._in_frame(Volume(weights.weights, self.voxel_size_angstrom))
+            write_volume(self.folder / files[name], made)
         return [files[self.table.tomograms[row]] for row in rows]
 
 
@@ -422,6 +456,8 @@ def _tell(job: Extraction, rows: Sequence[int], shares: NDArray[np.float64], out
         print(f"left out, as their boxes stick out: {_names(table, np.array(left))}")
     if len(padded):
         print(f"filled with their mean where they stick out: {_names(table, padded)} (gonioOutside tells how much)")
+    if job.mirror:
+        print("tilts were read reversed: boxes, angles and positions are those of the tomograms' mirror image in z")
     contrast = "flipped" if job.invert else "as in the tomogram"
     scaled = {"none": "not scaled", "box": "mean 0 and sd 1", "outside": "mean 0 and sd 1 outside of the particle"}
     print(

@@ -12,6 +12,7 @@ import typer
 from gonio.cli.ctf_image import CtfImageName, ctf_image_named
 from gonio.cli.options import (
     AsJson,
+    DefocusHandName,
     Diameter,
     Invert,
     Overwrite,
@@ -24,6 +25,7 @@ from gonio.cli.options import (
     TiltRange,
     TomogramsPath,
     VoxelSize,
+    defocus_hand_named,
     tilt_sense,
     wedge_of,
 )
@@ -56,6 +58,7 @@ def inspect(
     ctf_image: CtfImageName = None,
     tomograms: TomogramsPath = None,
     reverse_tilts: ReverseTilts = False,
+    defocus_hand: DefocusHandName = None,
     invert: Invert = False,
     voxel_size: VoxelSize = None,
     permissive: Permissive = False,
@@ -93,6 +96,7 @@ def inspect(
         tomograms_path=tomograms,
         reverse_tilts=reverse_tilts,
         ctf_image=ctf_image_named(ctf_image),
+        defocus_hand=defocus_hand_named(defocus_hand),
     )
     understood, table = understand(path, options, tilts or (), sample, diameter)
     score = None

@@ -18,6 +18,7 @@ from gonio.cli.ctf_image import CtfImageName, ctf_image_named
 
 if TYPE_CHECKING:
     from gonio.alignment.aligner import Settings
+    from gonio.io.tilts import DefocusHand
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
     from gonio.particle.wedge import SingleAxisWedge
@@ -31,6 +32,8 @@ LOCAL_PRIOR_SHIFT_VOXELS = 0.5
 PAPERS_SEARCHES = ("stochastic", "independent")
 SEARCHES = ("coarse_to_fine", *PAPERS_SEARCHES)
 
+# What is said of tilts that are not read in the other sense.
+AS_LISTED = "as listed"
 WEIGHTINGS = ("plain", "dose", "ctf")
 
 # What is called otherwise on the command line than in ``Settings``.
@@ -114,6 +117,15 @@ ReverseTilts = Annotated[
         help="Of 2-D stacks: read every tilt in the other sense, for sets whose tilt sense was reversed on import and"
         " that show a mirror image as they are listed (inspect --hand tells). What is written says so, and lists are"
         " read so again.",
+    ),
+]
+DefocusHandName = Annotated[
+    str | None,
+    typer.Option(
+        "--defocus-hand",
+        metavar="relion|warp",
+        help="Of 2-D stacks: whose meaning rlnTomoHand has. RELION adds hand times depth to the defocus, WarpTools"
+        " takes it off; tomograms called NAME.tomostar are taken to be WarpTools'. It mirrors nothing.",
     ),
 ]
 Invert = Annotated[
@@ -287,6 +299,7 @@ class ListOptions:
     permissive: Permissive = False
     data_path: DataPath = None
     reverse_tilts: ReverseTilts = False
+    defocus_hand: DefocusHandName = None
 
     def read(self) -> ParticleTable:
         """The table behind the list; its particles load when asked for.
@@ -316,6 +329,7 @@ class ListOptions:
             data_path=self.data_path,
             reverse_tilts=self.reverse_tilts,
             ctf_image=ctf_image_named(self.ctf_image),
+            defocus_hand=defocus_hand_named(self.defocus_hand),
         )
         return with_tilts(table, self.tilt_files, weighting=self.tilt_weights) if self.tilt_files else table
 
@@ -333,11 +347,20 @@ class ListOptions:
         return volume
 
 
+def defocus_hand_named(name: str | None) -> DefocusHand | None:
+    """The program of that name, or None where none is named."""
+    from gonio.io.tilts import DefocusHand
+
+    if name is not None and name not in tuple(DefocusHand):
+        raise ValueError(f"--defocus-hand must be one of {', '.join(DefocusHand)}, got {name!r}")
+    return None if name is None else DefocusHand(name)
+
+
 def tilt_sense(table: ParticleTable) -> str:
     """Return in which sense the tilts of a list's stacks are read."""
     reversed_rows = getattr(table.source, "tilts_reversed", None)
     if reversed_rows is None or not reversed_rows.any():
-        return "as listed"
+        return AS_LISTED
     return "reversed" if reversed_rows.all() else "reversed of some particles"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.cli.options import AS_LISTED, tilt_sense
 from gonio.cli.output import command_line
 
 if TYPE_CHECKING:
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from gonio.averaging.resolution import HalfMapFsc
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
-    from gonio.report import Odd
+    from gonio.report import Odd, Report
     from gonio.run.engine import Mapper
+    from gonio.workflows.inspection import Suspicion
 
-__all__ = ["Looked", "as_seen", "defocus_of", "facts_of", "looked_at", "odd_of"]
+__all__ = ["Looked", "as_seen", "defocus_of", "facts_of", "looked_at", "odd_of", "with_notes"]
 
 MOST_ODD = 6  # particles that a page shows because they differ from the others
 # A picture needs no more particles than this, and a plot no more points.
@@ -39,6 +41,16 @@ def facts_of(seed: int) -> dict[str, str]:
         "seed": str(seed),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
+
+
+def with_notes(report: Report, table: ParticleTable, warned: Sequence[Suspicion]) -> Report:
+    """Return a page that also says in which sense tilts were read, where not as listed, and what commands warned of."""
+    notes = {}
+    if (sense := tilt_sense(table)) != AS_LISTED:
+        notes["tilts"] = f"read {sense}: maps are the mirror image of what RELION makes of this list"
+    for number, one in enumerate(warned, start=1):
+        notes[f"warning {number}"] = str(one)
+    return replace(report, facts={**report.facts, **notes})
 
 
 def odd_of(table: ParticleTable) -> list[Odd]:

@@ -32,7 +32,7 @@ from gonio.cli.options import (
     positive,
 )
 from gonio.cli.output import json_text, numbers_text, write_particle_scene, write_settings, write_text
-from gonio.cli.page import as_seen, defocus_of, facts_of, odd_of
+from gonio.cli.page import as_seen, defocus_of, facts_of, odd_of, with_notes
 from gonio.cli.running import HowToRun, running
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gonio.run.engine import Mapper
     from gonio.run.folder import RunFolder
     from gonio.workflows.initial_model import DeNovoHalves
+    from gonio.workflows.inspection import Suspicion
     from gonio.workflows.refinement import Iteration, Listed, Plan
 
 
@@ -172,7 +173,7 @@ def refine(
     )
     table = with_half_sets(options.read(), split=split, siblings_angstrom=siblings, seed=seed)
     plan = replace(plan, listed=None if expected is None else _listed(expected, table))
-    _look(table, plan, start)
+    warned = _look(table, plan, start)
     settings = {
         "reference": reference,
         "denovo": denovo,
@@ -191,10 +192,8 @@ def refine(
         done = run(work.mapper, work.folder, table, plan, start, say)
         with work.results() as folder:
             write_results(folder, done, plan)
-            write_text(
-                folder / "report.html",
-                html(report_of(done, plan, title=f"Refinement of {options.path.name}", seed=seed)),
-            )
+            report = report_of(done, plan, title=f"Refinement of {options.path.name}", seed=seed)
+            write_text(folder / "report.html", html(with_notes(report, table, warned)))
             write_settings(folder / "settings.toml", {**settings, "threads": how.workers}, seed=seed, inputs=files)
     _note_doubts(done, plan, start)
     if as_json:
@@ -204,21 +203,22 @@ def refine(
     print(f"wrote {output / 'map.mrc'}, its halves and its particles\nlook at {output / 'report.html'}")
 
 
-def _look(table: ParticleTable, plan: Plan, start: Start) -> None:
-    """Tell what looks wrong before anything is done; a start map is judged at its resolution."""
+def _look(table: ParticleTable, plan: Plan, start: Start) -> list[Suspicion]:
+    """Print and return what looks wrong before anything is done; a start map is judged at its resolution."""
     references = {} if start.reference is None else {"the reference": start.reference}
     resolutions = {"--resolution": plan.settings.resolution_angstrom}
     if references:
         resolutions["--start-resolution"] = plan.start_resolution_angstrom
     local = None if plan.listed is None else "--local"
-    look_at_list(table, references, mask=plan.mask, resolutions=resolutions, poses_for=local)
+    warned = look_at_list(table, references, mask=plan.mask, resolutions=resolutions, poses_for=local)
     if start.reference is not None:
-        look_at_symmetry(
+        warned += look_at_symmetry(
             start.reference,
             plan.settings.symmetry,
             resolution_angstrom=plan.start_resolution_angstrom,
             diameter_angstrom=plan.settings.particle_diameter_angstrom,
         )
+    return warned
 
 
 def _check_start(reference: Path | None, *, denovo: bool, local: bool) -> None:

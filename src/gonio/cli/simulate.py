@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 from gonio.cli.options import Overwrite, Seed, positive
 from gonio.cli.output import beside, check_map, progress, write_settings
+from gonio.particle.ctf import AMPLITUDE_CONTRAST
 from gonio.run.folder import check_target, result_folder
 
 if TYPE_CHECKING:
@@ -47,6 +48,16 @@ def simulate(
     snr: Annotated[
         float, typer.Option(metavar="RATIO", help="Variance of clean images over that of the noise; inf for none.")
     ] = 0.5,
+    amplitude_contrast: Annotated[
+        float, typer.Option(metavar="Q", help="Of the lens, a fraction; the paper's is 0.")
+    ] = AMPLITUDE_CONTRAST,
+    ctf: Annotated[
+        str,
+        typer.Option(
+            metavar="truncated|flipped|none",
+            help="What is left of the CTF: up to its first zero, its absolute value (phases flipped), or no lens.",
+        ),
+    ] = "truncated",
     max_shift_voxels: Annotated[
         float, typer.Option(metavar="VOXELS", help="Largest shift along each axis, voxels.")
     ] = 2.0,
@@ -55,9 +66,10 @@ def simulate(
 ) -> None:
     """Make subtomograms whose true poses are known.
 
-    Projects the particle at a random pose in steps of one degree of tilt, adds noise, applies the paper's CTF and
-    detector, and reconstructs by weighted back-projection. The list that an alignment reads, particles.star, holds no
-    poses (angles and origins are zero), so that nobody cheats by accident; the true ones are in truth.star.
+    Projects the particle at a random pose in steps of one degree of tilt, adds noise, applies the paper's detector and
+    its lens (4 um, 300 kV) with an amplitude contrast of 0.07, and reconstructs by weighted back-projection. The list
+    that an alignment reads, particles.star, holds no poses (angles and origins are zero), so that nobody cheats by
+    accident; the true ones are in truth.star.
 
     OUT/particles/*.mrc, OUT/particles.star, OUT/truth.star, OUT/reference.mrc (the particle in its own frame without
     noise and without missing wedge, through the same microscope) and OUT/settings.toml are written.
@@ -67,7 +79,7 @@ def simulate(
     from gonio.simulate import Imaging
 
     check_target(out, overwrite=overwrite)
-    imaging = Imaging(box, voxel_size, *tilt_range, snr=snr)
+    imaging = replace(Imaging(box, voxel_size, *tilt_range, snr=snr), **_lens(ctf, amplitude_contrast))
     if structure is None:
         phantom = phantom or DEFAULT_PHANTOM
     density = _density(phantom, structure, resolution, imaging)
@@ -85,6 +97,26 @@ def simulate(
         inputs = [] if structure is None else [structure]
         write_settings(folder / "settings.toml", {**settings, "imaging": asdict(imaging)}, seed=seed, inputs=inputs)
     print(f"wrote {count} particles to {out}: align {out}/particles.star against {out}/reference.mrc")
+
+
+def _lens(ctf: str, amplitude_contrast: float) -> dict[str, Any]:
+    """Return the fields of an ``Imaging`` that say what becomes of the CTF.
+
+    Raises
+    ------
+    ValueError
+        If a value is not among those known.
+    """
+    from gonio.simulate import DEFAULT_CTF, CtfCorrection
+
+    known = (*CtfCorrection, "none")
+    if ctf not in known:
+        raise ValueError(f"--ctf must be one of {', '.join(known)}, got {ctf!r}")
+    if not 0.0 <= amplitude_contrast < 1.0:
+        raise ValueError(f"--amplitude-contrast must be 0 or more and below 1, got {amplitude_contrast!r}")
+    if ctf == "none":
+        return {"ctf": None}
+    return {"ctf": replace(DEFAULT_CTF, amplitude_contrast=amplitude_contrast), "correction": CtfCorrection(ctf)}
 
 
 def random_poses(count: int, imaging: Imaging, max_shift_voxels: float, seed: int) -> Pose:

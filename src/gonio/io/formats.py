@@ -204,6 +204,7 @@ def _read_star(path: Path, options: ReadOptions) -> ParticleTable:
         pixel_size_angstrom=options.pixel_size_angstrom,
         images_needed=not options.may_count_pixels,
         reverse_tilts=options.reverse_tilts,
+        defocus_hand=options.defocus_hand,
         ctf_image=options.ctf_image,
     )
 

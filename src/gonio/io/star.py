@@ -48,7 +48,7 @@ from gonio.io.source import (
     name_label,
 )
 from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
-from gonio.io.tilts import TiltSeries, read_tilt_series
+from gonio.io.tilts import DefocusHand, TiltSeries, read_tilt_series
 from gonio.io.unused import warn_of_unused
 from gonio.particle.pose import Pose
 from gonio.particle.table import BoxFrames, ParticleTable
@@ -80,6 +80,7 @@ def read_particles(
     images_needed: bool = True,
     reverse_tilts: bool = False,
     ctf_image: CtfImage | str | None = None,
+    defocus_hand: DefocusHand | None = None,
 ) -> ParticleTable:
     """Read a RELION or WarpTools particle list; its particles load one at a time, when asked for.
 
@@ -113,6 +114,8 @@ def read_particles(
         gonio writes of them say so in gonioTiltSense, and are read so again.
     ctf_image
         What the volumes in rlnCtfImage hold (``gonio.io.ctf_images``), where the list does not say it.
+    defocus_hand
+        Whose meaning rlnTomoHand has, "relion" or "warp"; None for what a tomogram's name says (``gonio.io.tilts``).
 
     Raises
     ------
@@ -129,7 +132,8 @@ def read_particles(
     if stacks and images_needed:
         assert tomograms_path is not None
         tomograms = read_star(tomograms_path)
-        series = {name: read_tilt_series(tomograms, name) for name in dict.fromkeys(particles.text("rlnTomoName"))}
+        names = dict.fromkeys(particles.text("rlnTomoName"))
+        series = {name: read_tilt_series(tomograms, name, defocus_hand=defocus_hand) for name in names}
     said = ReadOptions(
         tilt_range_deg,
         axis_deg,
@@ -140,6 +144,7 @@ def read_particles(
         may_count_pixels=not images_needed,
         reverse_tilts=reverse_tilts,
         ctf_image=None if ctf_image is None else CtfImage(ctf_image),
+        defocus_hand=defocus_hand,
     )
     source = StarSource(star, particles, series, tomograms_path, said, sets, stacks=stacks)
     pixels = coordinate_pixels(source)
