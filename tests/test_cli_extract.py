@@ -14,6 +14,8 @@ from gonio.cli.app import run
 from gonio.fourier.transform import centred_fft, centred_ifft, low_passed
 from gonio.io import read_particles, read_volume, write_volume
 from gonio.io.blocks import read_star
+from gonio.io.wedges import with_tilts
+from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Volume, mirrored_volume
 from gonio.simulate import Phantom
@@ -221,6 +223,41 @@ def test_weights_of_reversed_tilts_are_mirrored(scene, tmp_path):
     frequency = rng.integers(-BOX // 2 + 1, BOX // 2, (200, 3)) / (BOX * VOXEL)
     assert 0.2 < plain.weight_at(frequency).mean() < 0.9
     np.testing.assert_array_equal(mirrored.weight_at(frequency * [1, 1, -1]), plain.weight_at(frequency))
+
+
+def write_tomograms(path, hand):
+    """Tilts every 10 degrees about y, a defocus for each, as RELION lists them."""
+    lines = ["data_global", "", "loop_", "_rlnTomoName", "_rlnTomoHand", "_rlnVoltage", "_rlnSphericalAberration"]
+    lines += ["_rlnAmplitudeContrast", *(f"{name} {hand} 300 2.7 0.07" for name in SHAPES), ""]
+    for name in SHAPES:
+        lines += [f"data_{name}", "", "loop_", "_rlnTomoXTilt", "_rlnTomoYTilt", "_rlnTomoZRot"]
+        lines += ["_rlnDefocusU", "_rlnDefocusV", "_rlnDefocusAngle"]
+        lines += [f"0 {tilt} 0 {DEFOCUS} {DEFOCUS} 0" for tilt in range(-60, 61, 10)] + [""]
+    path.write_text("\n".join(lines))
+
+
+DEFOCUS = 30_000.0
+
+
+@pytest.mark.parametrize("hand", [1, -1])
+def test_weights_have_the_defocus_of_their_particle_s_depth(scene, tmp_path, hand):
+    """Of the untilted image, at k along x: the CTF of the height, for particles high and low in their tomogram."""
+    folder, rows = scene
+    write_tomograms(tmp_path / "tomograms.star", hand)
+    heights = (-200.0, 200.0, 0.0)
+    at = [np.array(SHAPES["TS_01"]) / 2 + [height / VOXEL, 0, 0] for height in heights]
+    write_list(tmp_path / "list.star", [("TS_01", spot, rows[0][2], np.zeros(3)) for spot in at], centred=True)
+    given = ["extract", f"{folder}/rec_TS_01_10.00Apx.mrc", f"{tmp_path}/list.star", "--box", str(BOX)]
+    given += ["--edge", "pad", "--tilts", f"{tmp_path}/tomograms.star", "--tilt-weights", "ctf"]
+    assert run([*given, "-o", f"{tmp_path}/out"]) == 0
+    written = read_particles(tmp_path / "out" / "particles.star")
+    read = with_tilts(written, [tmp_path / "tomograms.star"], weighting="ctf")
+    k = np.array([[7.0, 0, 0]]) / (BOX * VOXEL)  # 1.2 samples from the next tilts' planes
+    for i, height in enumerate(heights):
+        defocus = DEFOCUS + hand * height
+        expected = np.abs(Ctf(defocus, defocus, 0.0, 300.0, 2.7, 0.07).transfer(k[:, :2]))
+        for table in (written, read):
+            np.testing.assert_allclose(table.load(i).wedge.weight_at(k), expected, atol=1e-5)
 
 
 def scene_at_the_edge(scene, tmp_path):

@@ -235,10 +235,9 @@ class Extraction:
 
     def check_tilts(self, tilts: Sequence[Path], weighting: str) -> None:
         """Raise FormatError for tilt files that do not fit: better now than after an hour of cutting."""
-        from gonio.io.wedges import weights_of
+        from gonio.io.wedges import tilt_wedges
 
-        for _ in weights_of(tuple(self.tomograms), tilts, 8, 10.0, weighting=weighting):
-            pass
+        tilt_wedges(tuple(self.tomograms), tilts, weighting=weighting)
 
     @cached_property
     def positions_zyx(self) -> NDArray[np.float64]:
@@ -323,15 +322,11 @@ class Extraction:
 
     def _positions_angstrom(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Return where boxes are in that frame, from the centre of the tomogram's first voxel, xyz, (m, 3)."""
-        from gonio.io.conversion import CENTRES
-
-        places = []
-        for row in rows:
-            tomogram, (z, y, x) = self.tomograms[self.table.tomograms[row]], self.positions_zyx[row]
-            if self.mirror:
-                z = 2.0 * CENTRES[self.centre](np.array(tomogram.shape_zyx, dtype=np.float64))[0] - z
-            places.append(np.array([x, y, z]) * tomogram.voxel_size_angstrom)
-        return np.array(places)
+        size = np.array([self.tomograms[self.table.tomograms[row]].voxel_size_angstrom for row in rows])
+        places = self.positions_zyx[list(rows), ::-1] * size[:, None]
+        if self.mirror:
+            places[:, 2] -= 2.0 * np.array([self._place_angstrom(row)[2] for row in rows])
+        return places
 
     def write_list(
         self,
@@ -370,21 +365,37 @@ class Extraction:
         write_extracted(self.folder / "particles.star", replace(chosen, columns=columns), extracted)
 
     def _wedges(self, rows: Sequence[int], tilts: Sequence[Path], weighting: str) -> list[str]:
-        """A volume of weights for each tomogram; which of them each particle has."""
+        """A volume of weights for each tomogram, or particle where depth matters; the file that each particle has."""
         from gonio.io import write_volume
-        from gonio.io.wedges import weights_of
+        from gonio.io.wedges import tilt_wedges
+        from gonio.particle.tilt_series import Weighting
         from gonio.particle.volume import Volume
 
-        files = {}
-        for name, weights in weights_of(
-            tuple(self.tomograms), tilts, self.cutting.box, self.voxel_size_angstrom, weighting=weighting
-        ):
-            first = next(row for row in range(len(self.table)) if self.table.tomograms[row] == name)
-            files[name] = f"wedges/{Path(self.image(first)).parent.name}.mrc"
-            (self.folder / "wedges").mkdir(exist_ok=True)
-            made = self._in_frame(Volume(weights.weights, self.voxel_size_angstrom))
-            write_volume(self.folder / files[name], made)
-        return [files[self.table.tomograms[row]] for row in rows]
+        names = tuple(self.tomograms)
+        of_tomogram = dict(zip(names, tilt_wedges(names, tilts, weighting=weighting), strict=True))
+        listed, written = [], set()
+        for row in rows:
+            name, image = self.table.tomograms[row], Path(self.image(row))
+            series, has_depth = of_tomogram[name].series, of_tomogram[name].has_depth
+            file = f"wedges/{image.parent.name}/{image.name}" if has_depth else f"wedges/{image.parent.name}.mrc"
+            listed.append(file)
+            if file in written:
+                continue
+            written.add(file)
+            place = self._place_angstrom(row) if has_depth else None
+            size = self.voxel_size_angstrom
+            made = series.weights(self.cutting.box, size, Weighting(weighting), place_angstrom=place)
+            (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
+            write_volume(self.folder / file, self._in_frame(Volume(made.weights, size)))
+        return listed
+
+    def _place_angstrom(self, row: int) -> NDArray[np.float64]:
+        """Return where a box is, from its tomogram's centre, xyz."""
+        from gonio.io.conversion import CENTRES
+
+        tomogram = self.tomograms[self.table.tomograms[row]]
+        centre = CENTRES[self.centre](np.array(tomogram.shape_zyx, dtype=np.float64))
+        return (self.positions_zyx[row] - centre)[::-1] * tomogram.voxel_size_angstrom
 
 
 @dataclass(frozen=True)
