@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import gonio
-from gonio.simulate import Imaging, Phantom, simulate_subtomogram
+from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram
 
 VOXEL_ANGSTROM = 10.0
 PHANTOM = Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL_ANGSTROM).unframed()  # in boxes of any size
@@ -67,7 +67,8 @@ def clean_map(*, box: int = 32) -> gonio.Volume:
 
 
 def _imaging(box: int, **other: float) -> Imaging:
-    return Imaging(**{"box": box, "voxel_size_angstrom": VOXEL_ANGSTROM, "tilt_step_deg": TILT_STEP_DEG, **other})
+    paper = {"voxel_size_angstrom": VOXEL_ANGSTROM, "tilt_step_deg": TILT_STEP_DEG, "ctf": PAPER_CTF}
+    return Imaging(**{"box": box, **paper, **other})
 
 
 def with_new_noise(base: gonio.Subtomogram, count: int, *, seed: int) -> Iterator[gonio.Subtomogram]:

@@ -15,7 +15,7 @@ import numpy as np
 import gonio
 from gonio.fourier.fourier_volume import moved
 from gonio.particle.volume import correlation
-from gonio.simulate import PHANTOM_NAMES, Density, Imaging, Phantom, Structure, simulate_subtomogram
+from gonio.simulate import PAPER_CTF, PHANTOM_NAMES, Density, Imaging, Phantom, Structure, simulate_subtomogram
 from pairs import BOX, MAX_SHIFT_VOXELS, VOXEL_SIZE_ANGSTROM
 
 STRUCTURES = Path(__file__).resolve().parents[2] / "shared" / "data" / "structures"
@@ -62,10 +62,22 @@ def true_map(name: str, structures: Path) -> gonio.Volume:
     return gonio.Volume(data, VOXEL_SIZE_ANGSTROM)
 
 
+def imaging_of(tilt_deg: float, snr: float) -> Imaging:
+    """The paper's microscope with tilts of up to an angle."""
+    return Imaging(
+        box=BOX,
+        voxel_size_angstrom=VOXEL_SIZE_ANGSTROM,
+        tilt_min_deg=-tilt_deg,
+        tilt_max_deg=tilt_deg,
+        snr=snr,
+        ctf=PAPER_CTF,
+    )
+
+
 @lru_cache(maxsize=len(SEEDS))
 def imaged_map(name: str, structures: Path) -> gonio.Volume:
     """The same through the particles' microscope, from all sides and without noise."""
-    whole = Imaging(box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM, tilt_min_deg=-90.0, tilt_max_deg=90.0)
+    whole = imaging_of(90.0, np.inf)
     rng = np.random.default_rng(0)
     return simulate_subtomogram(density_of(name, structures), gonio.Pose.identity(), imaging=whole, rng=rng).volume
 
@@ -79,9 +91,7 @@ def pose_of(name: str, index: int) -> gonio.Pose:
 
 def simulated(name: str, index: int, structures: Path) -> gonio.Subtomogram:
     """Particle ``index`` of a complex, as the microscope has measured it."""
-    imaging = Imaging(
-        box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM, tilt_min_deg=-TILT_DEG, tilt_max_deg=TILT_DEG, snr=SNR
-    )
+    imaging = imaging_of(TILT_DEG, SNR)
     rng = np.random.default_rng([SEEDS[name], index, 1])
     return simulate_subtomogram(density_of(name, structures), pose_of(name, index), imaging=imaging, rng=rng)
 

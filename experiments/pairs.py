@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 import gonio
-from gonio.simulate import Imaging, Phantom, simulate_subtomogram
+from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram
 
 VOXEL_SIZE_ANGSTROM = 10.0
 BOX = 32
@@ -75,6 +75,7 @@ def imaging_of(cell: Cell) -> Imaging:
         tilt_min_deg=-cell.tilt_deg,
         tilt_max_deg=cell.tilt_deg,
         snr=cell.snr,
+        ctf=PAPER_CTF,
     )
 
 

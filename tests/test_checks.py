@@ -115,6 +115,18 @@ def test_a_mistake_is_told_once(told, command, right, wrong, words):
         assert word in lines[0]
 
 
+def test_a_warning_reaches_the_report(data, tmp_path):
+    right = RIGHT["align"].replace("--mask {d}/mask.mrc ", "").format(d=data, o=tmp_path / "out")
+    assert run(right.replace("map.mrc", "dark.mrc").split()) == 0
+    assert "dark where the reference is bright" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_python_has_the_warnings_as_values(data):
+    table, dark = read_particles(data / "sim" / "particles.star"), read_volume(data / "dark.mrc")
+    names = [one.name for one in checks.warnings_of_list(table, {"the map": dark}, poses_for="an average")]
+    assert names == ["no orientations", "opposite contrast"]
+
+
 def simulated(name: str, snr: float, count: int) -> tuple[Volume, list[Subtomogram]]:
     phantom = Phantom.named(name, box=BOX, voxel_size_angstrom=VOXEL)
     imaging = Imaging(snr=snr, tilt_step_deg=6.0)

@@ -14,8 +14,10 @@ from gonio.cli.app import run
 from gonio.fourier.transform import centred_fft, centred_ifft, low_passed
 from gonio.io import read_particles, read_volume, write_volume
 from gonio.io.blocks import read_star
+from gonio.io.wedges import with_tilts
+from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
-from gonio.particle.volume import Volume
+from gonio.particle.volume import Volume, mirrored_volume
 from gonio.simulate import Phantom
 
 VOXEL, BOX = 10.0, 20
@@ -183,6 +185,79 @@ def test_wedges_of_tilt_files_come_with_the_particles(scene, tmp_path):
     at = 5 * np.array([[np.cos(np.radians(-54)), 0, np.sin(np.radians(-54))]]) / (BOX * VOXEL)
     assert one.weight_at(at)[0] > 0.5
     assert two.weight_at(at)[0] == 0
+
+
+@pytest.mark.parametrize("particles", ["centred.star", "corner.star"])
+def test_reversed_tilts_give_the_tomogram_s_mirror_image(scene, tmp_path, capsys, particles):
+    folder, rows = scene
+    more = ("--normalise", "none", "--tilt-range", "-40", "60", "--reverse-tilts")
+    assert run(words(folder, tmp_path / "out", *more, particles=particles)) == 0
+    assert "mirror image in z" in capsys.readouterr().out
+    settings = tomllib.loads((tmp_path / "out" / "settings.toml").read_text())
+    assert settings["settings"]["tilt_sense"] == "reversed"
+    table = read_particles(tmp_path / "out" / "particles.star")
+    flip = np.diag([1.0, 1.0, -1.0])
+    expected = [flip @ (spot - np.array(SHAPES[name]) / 2)[::-1] * VOXEL for name, spot, _, _ in rows]
+    assert np.allclose(table.coordinates_angstrom, expected, atol=1e-4)
+    other_hand = mirrored_volume(reference(), axis=0)
+    aligner = gonio.Aligner(other_hand, gonio.Settings(resolution_angstrom=30.0, search="local"))
+    for index, (_, _, pose, _) in enumerate(rows):
+        np.testing.assert_allclose(table.poses.matrix[index], flip @ pose.matrix @ flip, atol=1e-5)
+        particle = table.load(index)
+        assert (particle.wedge.tilt_min_deg, particle.wedge.tilt_max_deg) == (-60.0, 40.0)
+        found = aligner.align(particle, rng=np.random.default_rng(0), start=table.poses[index])
+        assert float(found.pose.rotation_distance_deg(table.poses[index])) < 0.05
+        assert np.abs(found.pose.shift_angstrom).max() / VOXEL < 0.02
+
+
+def test_weights_of_reversed_tilts_are_mirrored(scene, tmp_path):
+    folder, _ = scene
+    tilts = [tmp_path / f"{name}.tlt" for name in SHAPES]
+    for path in tilts:
+        path.write_text("\n".join(map(str, range(-40, 51, 3))))
+    for out, more in (("plain", ()), ("reversed", ("--reverse-tilts",))):
+        given = (word for path in tilts for word in ("--tilts", str(path)))
+        assert run(words(folder, tmp_path / out, *given, *more)) == 0
+    plain, mirrored = (read_particles(tmp_path / out / "particles.star").load(0).wedge for out in ("plain", "reversed"))
+    rng = np.random.default_rng(0)
+    frequency = rng.integers(-BOX // 2 + 1, BOX // 2, (200, 3)) / (BOX * VOXEL)
+    assert 0.2 < plain.weight_at(frequency).mean() < 0.9
+    np.testing.assert_array_equal(mirrored.weight_at(frequency * [1, 1, -1]), plain.weight_at(frequency))
+
+
+def write_tomograms(path, hand):
+    """Tilts every 10 degrees about y, a defocus for each, as RELION lists them."""
+    lines = ["data_global", "", "loop_", "_rlnTomoName", "_rlnTomoHand", "_rlnVoltage", "_rlnSphericalAberration"]
+    lines += ["_rlnAmplitudeContrast", *(f"{name} {hand} 300 2.7 0.07" for name in SHAPES), ""]
+    for name in SHAPES:
+        lines += [f"data_{name}", "", "loop_", "_rlnTomoXTilt", "_rlnTomoYTilt", "_rlnTomoZRot"]
+        lines += ["_rlnDefocusU", "_rlnDefocusV", "_rlnDefocusAngle"]
+        lines += [f"0 {tilt} 0 {DEFOCUS} {DEFOCUS} 0" for tilt in range(-60, 61, 10)] + [""]
+    path.write_text("\n".join(lines))
+
+
+DEFOCUS = 30_000.0
+
+
+@pytest.mark.parametrize("hand", [1, -1])
+def test_weights_have_the_defocus_of_their_particle_s_depth(scene, tmp_path, hand):
+    """Of the untilted image, at k along x: the CTF of the height, for particles high and low in their tomogram."""
+    folder, rows = scene
+    write_tomograms(tmp_path / "tomograms.star", hand)
+    heights = (-200.0, 200.0, 0.0)
+    at = [np.array(SHAPES["TS_01"]) / 2 + [height / VOXEL, 0, 0] for height in heights]
+    write_list(tmp_path / "list.star", [("TS_01", spot, rows[0][2], np.zeros(3)) for spot in at], centred=True)
+    given = ["extract", f"{folder}/rec_TS_01_10.00Apx.mrc", f"{tmp_path}/list.star", "--box", str(BOX)]
+    given += ["--edge", "pad", "--tilts", f"{tmp_path}/tomograms.star", "--tilt-weights", "ctf"]
+    assert run([*given, "-o", f"{tmp_path}/out"]) == 0
+    written = read_particles(tmp_path / "out" / "particles.star")
+    read = with_tilts(written, [tmp_path / "tomograms.star"], weighting="ctf")
+    k = np.array([[7.0, 0, 0]]) / (BOX * VOXEL)  # 1.2 samples from the next tilts' planes
+    for i, height in enumerate(heights):
+        defocus = DEFOCUS + hand * height
+        expected = np.abs(Ctf(defocus, defocus, 0.0, 300.0, 2.7, 0.07).transfer(k[:, :2]))
+        for table in (written, read):
+            np.testing.assert_allclose(table.load(i).wedge.weight_at(k), expected, atol=1e-5)
 
 
 def scene_at_the_edge(scene, tmp_path):

@@ -8,6 +8,7 @@ monomers is known beforehand.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,8 +26,10 @@ from gonio.io.source import ReadOptions
 from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
-from gonio.particle.volume import Subtomogram, TiltStack, Volume, mirrored_volume, soft_sphere
+from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, mirrored_volume, soft_sphere
 from gonio.particle.wedge import SingleAxisWedge
+from gonio.simulate import Structure
+from gonio.workflows.checks import opposite_contrast, sample_of
 from gonio.workflows.extraction import Cutting, cut_out, normalised
 from gonio.workflows.refinement import Listed, Plan, refined
 
@@ -43,6 +46,8 @@ ANSWERS = (
     ("relion_extracted", "right hand", "test_corpus.py", "stacks_that_relion_extracted_are_not_mirrored"),
     ("pytom_simulated", "0.5 degrees; not inverted", "io/test_tables.py", "pytoms_angles_are_where_the_score_is_best"),
     ("pytom_simulated", "found from anywhere", "test_inspection.py", "pytoms_own_particles_are_where_pytom_says"),
+    ("pytom_simulated", "bright", "test_corpus.py", "contrast_is_doubted_of_pytoms_particles_only_where"),
+    ("empiar10499", "bright", "test_corpus.py", "contrast_is_doubted_of_real_ribosomes_only_where"),
     ("empiar10499", "656 angstrom apart", "io/test_cases.py", "no_two_real_ribosomes_are_nearer_than_their_diameter"),
     ("empiar10499", "the mirror image of 7P6Z", "test_ribosomes.py", "as_listed_the_particles_show_the_mirror_image"),
     ("structures", "7P6Z", "test_ribosomes.py", "the_average_shows_the_atoms"),
@@ -147,6 +152,40 @@ def test_single_images_have_the_rings_of_the_first_row():
         assert all_agree(stacks, [ctf] * count) < 3.0  # measured 1.4 at most
     # The files' name says 1.70 A.
     assert all_agree(stacks, [first] * count, magnified=1.7 / 3.9) < 3.0  # measured 0.0
+
+
+# Contrast, as commands look at it before they begin: told of particles that are dark, and of no others
+
+
+def contrast_warnings(particles: list[Particle], map_: Volume) -> list[bool]:
+    """Whether there is one for particles as they are, for the same inverted, and against the inverted map."""
+
+    def inverted(one: Particle) -> Particle:
+        if isinstance(one, TiltStack):
+            return replace(one, images=-one.images)
+        return replace(one, volume=replace(one.volume, data=-one.volume.data))
+
+    pairs = (particles, map_), ([inverted(one) for one in particles], map_), (particles, replace(map_, data=-map_.data))
+    found = (opposite_contrast(some, one, name="the map", remedy="invert") for some, one in pairs)
+    return [one is not None for one in found]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not here")
+def test_contrast_is_doubted_of_pytoms_particles_only_where_inverted():
+    read = partial(read_volume, voxel_size_angstrom=10.0)
+    names = (SHARED / "pytom_simulated" / f"particle_{number}.em.gz" for number in (0, 2, 4))
+    particles: list[Particle] = [Subtomogram(read(name), SingleAxisWedge(-60.0, 60.0)) for name in names]
+    assert contrast_warnings(particles, read(SHARED / "pytom_simulated" / "reference.em.gz")) == [False, True, True]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not here")
+def test_contrast_is_doubted_of_real_ribosomes_only_where_inverted():
+    table = read_particles(SHARED / "empiar10499" / "optimisation_set.star")
+    particles = sample_of(table)
+    box, size = particles[0].box, particles[0].voxel_size_angstrom
+    atoms = Structure.from_file(SHARED / "structures" / "7p6z.cif.gz", resolution_angstrom=2.0 * size).coarsened()
+    density = atoms.density(Pose.identity(), box=box, voxel_size_angstrom=size)
+    assert contrast_warnings(particles, Volume(density.astype(np.float32), size)) == [False, True, True]
 
 
 # A microtubule of 13 protofilaments

@@ -26,7 +26,7 @@ import gonio
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.run.engine import Local
-from gonio.simulate import Imaging, Phantom, Structure, simulate_subtomogram
+from gonio.simulate import PAPER_CTF, Imaging, Phantom, Structure, simulate_subtomogram
 from gonio.simulate.microscope import apply_transfer, back_project
 from gonio.workflows.initial_model import denovo_halves
 from gonio.workflows.refinement import Iteration, Plan, best_of, fsc_mask, independent_samples, refined, start_map
@@ -234,7 +234,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     wanted, summary = options.only or ["reference", "noise", "denovo"], {}
-    imaging = Imaging(32, 12.0, -60.0, 60.0, snr=0.1)
+    imaging = Imaging(32, 12.0, -60.0, 60.0, snr=0.1, ctf=PAPER_CTF)
     ribosome = density_of("7p6z.cif.gz", options.structures, imaging)
     if "reference" in wanted or "noise" in wanted:
         kept = options.out / f"ribosomes_{options.particles}_{options.seed}.npz"
@@ -248,7 +248,7 @@ def main() -> None:
         summary["noise"] = from_noise(table, made.reference, options)
     for name in options.complex if "denovo" in wanted else ():
         size = 12.0 if name.startswith("7p6z") else 10.0
-        clear = Imaging(32, size, -60.0, 60.0, snr=0.5)
+        clear = Imaging(32, size, -60.0, 60.0, snr=0.5, ctf=PAPER_CTF)
         kept = options.out / f"{name[:4]}_{options.few}_{options.seed + 1}.npz"
         density = density_of(name, options.structures, clear)
         print(f"{options.few} particles of {name} from nothing")

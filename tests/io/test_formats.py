@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.io import FormatError, read_particles, write_particles
 from gonio.io.conversion import TomogramSizes, WriteOptions, losses, prepared
-from gonio.io.formats import FORMATS, format_named, format_of, format_of_ending
+from gonio.io.formats import CLASSES, FORMATS, HALVES, format_named, format_of, format_of_ending
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
 from gonio.io.text import number_text
@@ -176,6 +176,18 @@ def test_half_sets_names_and_tomograms_survive_where_they_can(tmp_path):
             assert tuple(n.removesuffix(".em") for n in again.names) == named.names, name
         lost = losses(named, FORMATS[name])
         assert any("half sets" in words for words in lost) == ("half sets" not in held), name
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_classes_and_half_sets_survive_where_there_is_a_place_for_them(tmp_path, name):
+    """As classify and refine leave them in a table: neither sorted nor every class as often as the others."""
+    classes, halves = np.array([3, 1, 2, 1]), np.array([1, 2, 2, 1], dtype=np.int8)
+    table, path = replace(sample(1), classes=classes, half_sets=halves), tmp_path / f"list.{ENDINGS[name]}"
+    write_particles(path, table, format=name, options=WriteOptions(sizes=TomogramSizes(every=SIZE)))
+    read = read_with(path, ReadOptions(pixel_size_angstrom=PIXEL, may_count_pixels=True))
+    assert CLASSES in FORMATS[name].holds
+    np.testing.assert_array_equal(read.classes, classes)
+    np.testing.assert_array_equal(read.half_sets, halves if HALVES in FORMATS[name].holds else 0)
 
 
 def test_peet_writes_a_list_and_a_model_for_each_tomogram(tmp_path):

@@ -99,6 +99,7 @@ def test_reversed_tilts_are_recorded_and_read_again(tmp_path, capsys):
     assert 'tilt_sense = "reversed"' in (tmp_path / "aligned" / "settings.toml").read_text()
     aligned = tmp_path / "aligned" / "particles.star"
     assert "gonioTiltSense" in aligned.read_text()
+    assert "read reversed: maps are the mirror image" in (tmp_path / "aligned" / "report.html").read_text()
     capsys.readouterr()
     assert run(["average", f"{aligned}", "-o", f"{tmp_path}/average.mrc", "--no-halves"]) == 0
     assert "tilts were read reversed" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from gonio.averaging.average import average
+from gonio.cli.app import run
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.fourier.spectrum import image_samples
 from gonio.io import FormatError, read_particles
@@ -131,6 +132,22 @@ def test_warptools_adds_depth_where_it_writes_hand_minus_one(tmp_path):
     for i, place in enumerate(places):
         more = table.load(i).ctf.defocus_u_angstrom - [31000, 30000, 29000]
         assert np.abs(more - warps(place)).max() < DECIMALS
+
+
+@pytest.mark.parametrize("name", ["TS_1", "TS_1.tomostar"])
+def test_whose_hand_it_is_can_be_said_and_is_recorded(tmp_path, name):
+    path = write_list(tmp_path, [[0, 0, HEIGHT]], name=name, hand=1, warp=name.endswith("r"))
+    listed = np.array([31000, 30000, 29000])
+    middle = {
+        program: (read_particles(path, defocus_hand=program).load(0).ctf.defocus_u_angstrom - listed)[1]
+        for program in ("relion", "warp", None)
+    }
+    by_name = middle["warp" if name.endswith("r") else "relion"]
+    assert middle == {"relion": pytest.approx(HEIGHT), "warp": pytest.approx(-HEIGHT), None: by_name}
+    words = f"average {path} --defocus-hand warp --no-halves -o {tmp_path}/average.mrc"
+    assert run(words.split()) == 0
+    assert 'defocus_hand = "warp"' in (tmp_path / "average.settings.toml").read_text()
+    assert run(words.replace("warp", "tom").split()) == 2
 
 
 @pytest.mark.skipif(not (SHARED / "empiar10499").is_dir(), reason="shared/data/empiar10499 is not here")

@@ -10,7 +10,15 @@ from scipy.stats import chi2
 from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
 from gonio.particle.wedge import SingleAxisWedge
-from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
+from gonio.simulate import (
+    DEFAULT_CTF,
+    PAPER_CTF,
+    CtfCorrection,
+    Imaging,
+    Phantom,
+    simulate_subtomogram,
+    simulate_tilt_stack,
+)
 from gonio.simulate import microscope as m
 
 VOXEL = 10.0
@@ -135,9 +143,23 @@ def test_a_transfer_multiplies_the_spectrum(rng):
     imaging = Imaging(box=16)
     images = rng.standard_normal((3, *imaging.field_yx))
     k = np.array([4 / 32, 3 / 24]) / VOXEL  # the sample at (y, x) = (3, 4) of a field of 24 by 32
-    expected = m.truncated_ctf(k[None], ctf=PAPER_CTF)[0] * m.mtf(np.linalg.norm(k) * 2.0 * VOXEL)
+    expected = m.truncated_ctf(k[None], ctf=DEFAULT_CTF)[0] * m.mtf(np.linalg.norm(k) * 2.0 * VOXEL)
     before, after = (fft.rfft2(x)[:, 3, 4] for x in (images, m.apply_transfer(images, imaging.transfer())))
     np.testing.assert_allclose(after, expected * before, rtol=1e-9)
+
+
+def test_the_default_lens_transfers_the_lowest_shells():
+    transfer = replace(Imaging(), detector_mtf=False).transfer()
+    assert transfer[0, 0] == pytest.approx(0.07)  # the amplitude contrast itself
+    assert replace(Imaging(ctf=PAPER_CTF), detector_mtf=False).transfer()[0, 0] == 0.0
+
+
+def test_flipped_phases_leave_the_ctf_s_absolute_value():
+    flipped = Imaging(detector_mtf=False, correction=CtfCorrection.FLIPPED)
+    frequency = m._image_frequencies(flipped.field_yx, 10.0)
+    whole = DEFAULT_CTF.transfer(frequency.reshape(-1, 2)).reshape(frequency.shape[:-1])
+    assert whole.min() < -0.5
+    np.testing.assert_array_equal(flipped.transfer(), np.abs(whole))
 
 
 # Back-projection

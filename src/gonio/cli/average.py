@@ -11,6 +11,7 @@ from gonio import jobs
 from gonio.cli.grouped import command
 from gonio.cli.options import positive
 from gonio.cli.output import numbers_text, print_result
+from gonio.particle.table import AS_LISTED
 
 if TYPE_CHECKING:
     from gonio.jobs.average import Averaged
@@ -55,7 +56,7 @@ def average(averaged: Averaged, *, output: Path, halves: bool, as_json: bool) ->
         f"wrote {output}: {made.count} particles, {made.volume.box} voxels of {made.volume.voxel_size_angstrom:g} A",
         numbers_text(averaged.rows),
         f"tilts were read {sense}: the map is the mirror image of what RELION makes of this list"
-        if sense != "as listed"
+        if sense != AS_LISTED
         else "",
         "no half sets in the list: pass --split for a resolution" if halves and averaged.agreement is None else "",
         as_json=as_json,

@@ -59,6 +59,10 @@ LARGEST_EDGE = 4096
         callback=positive,
         help="Of the tomograms, angstrom, in place of their headers.",
     ),
+    reverse_tilts=typer.Option(
+        "--reverse-tilts",
+        help="Mirror what is cut in z: for tomograms that were reconstructed with the wrong tilt sense.",
+    ),
     float16=typer.Option("--float16", help="Write MRC files of half the size (mode 12)."),
 )
 def extract(done: Extracted, *, output: Path) -> None:
@@ -70,6 +74,9 @@ def extract(done: Extracted, *, output: Path) -> None:
 
     DIR/particles.star lists the subtomograms for RELION 5 and `gonio align`, with every other column of LIST and
     gonioOutside, which share of a box lay outside of the tomogram. With --tilt-range or --tilts it tells the wedge.
+
+    --reverse-tilts mirrors tomograms that were reconstructed with the wrong tilt sense, in z: boxes, angles, positions
+    and wedges in DIR are those of the mirror image, whose particles have the specimen's hand.
 
     Example: `gonio extract TS_01.mrc TS_02.mrc picked.star --box 64 --invert --tilts tilts/ -o subtomograms`
     """
@@ -87,6 +94,8 @@ def extract(done: Extracted, *, output: Path) -> None:
         print(f"left out, as their boxes stick out: {names_of(table, np.array(left))}")
     if len(padded):
         print(f"filled with their mean where they stick out: {names_of(table, padded)} (gonioOutside tells how much)")
+    if job.mirror:
+        print("tilts were read reversed: boxes, angles and positions are those of the tomograms' mirror image in z")
     contrast = "flipped" if job.invert else "as in the tomogram"
     scaled = {"none": "not scaled", "box": "mean 0 and sd 1", "outside": "mean 0 and sd 1 outside of the particle"}
     print(

@@ -61,6 +61,12 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         " that show a mirror image as they are listed (inspect --hand tells). What is written says so, and lists are"
         " read so again.",
     ),
+    "defocus_hand": typer.Option(
+        "--defocus-hand",
+        metavar="relion|warp",
+        help="Of 2-D stacks: whose meaning rlnTomoHand has. RELION adds hand times depth to the defocus, WarpTools"
+        " takes it off; tomograms called NAME.tomostar are taken to be WarpTools'. It mirrors nothing.",
+    ),
     "invert": typer.Option("--invert", help="Flip the sign of the particles: for density that is dark (negative)."),
     "voxel_size_angstrom": typer.Option(
         "--voxel-size",

@@ -31,6 +31,14 @@ from gonio.jobs.simulate import simulate as simulate_particles
     voxel_size_angstrom=typer.Option("--voxel-size", metavar="A", callback=positive, help="Edge of a voxel, angstrom."),
     tilt_range_deg=typer.Option("--tilt-range", metavar="MIN MAX", help="First and last tilt, whole degrees."),
     snr=typer.Option("--snr", metavar="RATIO", help="Variance of clean images over that of the noise; inf for none."),
+    amplitude_contrast=typer.Option(
+        "--amplitude-contrast", metavar="Q", help="Of the lens, a fraction; the paper's is 0."
+    ),
+    ctf=typer.Option(
+        "--ctf",
+        metavar="truncated|flipped|none",
+        help="What is left of the CTF: up to its first zero, its absolute value (phases flipped), or no lens.",
+    ),
     max_shift_voxels=typer.Option(
         "--max-shift-voxels", metavar="VOXELS", help="Largest shift along each axis, voxels."
     ),
@@ -38,9 +46,10 @@ from gonio.jobs.simulate import simulate as simulate_particles
 def simulate(done: Simulated, *, out: Path) -> None:
     """Make subtomograms whose true poses are known.
 
-    Projects the particle at a random pose in steps of one degree of tilt, adds noise, applies the paper's CTF and
-    detector, and reconstructs by weighted back-projection. The list that an alignment reads, particles.star, holds no
-    poses (angles and origins are zero), so that nobody cheats by accident; the true ones are in truth.star.
+    Projects the particle at a random pose in steps of one degree of tilt, adds noise, applies the paper's detector and
+    its lens (4 um, 300 kV) with an amplitude contrast of 0.07, and reconstructs by weighted back-projection. The list
+    that an alignment reads, particles.star, holds no poses (angles and origins are zero), so that nobody cheats by
+    accident; the true ones are in truth.star.
 
     OUT/particles/*.mrc, OUT/particles.star, OUT/truth.star, OUT/reference.mrc (the particle in its own frame without
     noise and without missing wedge, through the same microscope) and OUT/settings.toml are written.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from gonio.io.conversion import TomogramSizes, WriteOptions
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage
@@ -60,6 +61,8 @@ class Extracted:
         File of the weights of each, as seen from the list's folder; or None.
     tilt_range_deg
         First tilt, last tilt and direction of the axis of all; or None.
+    mirrored
+        Whether boxes, positions and wedges are those of the tomogram's mirror image in z; angles are then turned alike.
     """
 
     images: Sequence[str]
@@ -70,6 +73,7 @@ class Extracted:
     centre: str = "size/2"
     wedges: Sequence[str] | None = None
     tilt_range_deg: tuple[float, float, float] | None = None
+    mirrored: bool = False
 
 
 def write_extracted(path: Path, table: ParticleTable, extracted: Extracted) -> None:
@@ -80,7 +84,7 @@ def write_extracted(path: Path, table: ParticleTable, extracted: Extracted) -> N
     FormatError
         If it cannot be written.
     """
-    count = len(table)
+    count, turned = len(table), table.tomogram_poses.rotation
     extras = {label: values for label, values in table.extras.items() if label not in OUTDATED}
     extras[IMAGE_PIXEL] = (token(extracted.voxel_size_angstrom),) * count
     extras |= {"rlnImageSize": (str(extracted.box),) * count, "rlnImageDimensionality": ("3",) * count}
@@ -92,7 +96,7 @@ def write_extracted(path: Path, table: ParticleTable, extracted: Extracted) -> N
         extras |= {k: (token(v),) * count for k, v in zip(TILT_COLUMNS, extracted.tilt_range_deg, strict=True)}
     made = replace(
         table,
-        poses=Pose(table.tomogram_poses.rotation, np.zeros((count, 3))),
+        poses=Pose(_mirrored(turned) if extracted.mirrored else turned, np.zeros((count, 3))),
         coordinates_angstrom=extracted.positions_angstrom,
         coordinates_from="corner",
         images=tuple(extracted.images),
@@ -102,3 +106,8 @@ def write_extracted(path: Path, table: ParticleTable, extracted: Extracted) -> N
     )
     options = WriteOptions(sizes=TomogramSizes(by_name=extracted.sizes), centre=extracted.centre)
     write_particles(path, made, format="relion5", options=options)
+
+
+def _mirrored(rotations: Rotation) -> Rotation:
+    """Return D R D, D = diag(1, 1, -1): an axis of rotation has no sense of its own, so that its x and y turn round."""
+    return Rotation.from_quat(rotations.as_quat() * [-1.0, -1.0, 1.0, 1.0])

@@ -14,6 +14,7 @@ from gonio.io.errors import FormatError
 from gonio.io.formats import ANY, FORMATS, Format, format_named, format_of, format_of_ending, own_format
 from gonio.io.paths import folder_of, moved_columns
 from gonio.io.source import ReadOptions
+from gonio.io.tilts import DefocusHand
 from gonio.particle.table import ParticleTable
 
 __all__ = ["file_name", "keeps_text", "read_particles", "read_with", "write_back", "write_particles"]
@@ -32,6 +33,7 @@ def read_particles(
     reverse_tilts: bool = False,
     format: str | None = None,
     ctf_image: CtfImage | str | None = None,
+    defocus_hand: DefocusHand | str | None = None,
 ) -> ParticleTable:
     """Read a particle list of any format; its particles load one at a time, when asked for.
 
@@ -64,6 +66,8 @@ def read_particles(
     ctf_image
         What the volumes in rlnCtfImage hold, where the list does not say it: "squares" (sums of squared transfers, of
         RELION's pseudo-subtomograms), "transfer" or "confidence" (``gonio.io.ctf_images``).
+    defocus_hand
+        Whose meaning rlnTomoHand has, "relion" or "warp"; None for what a tomogram's name says (``gonio.io.tilts``).
 
     Raises
     ------
@@ -81,6 +85,7 @@ def read_particles(
         data_path=None if data_path is None else Path(data_path),
         reverse_tilts=reverse_tilts,
         ctf_image=None if ctf_image is None else CtfImage(ctf_image),
+        defocus_hand=None if defocus_hand is None else DefocusHand(defocus_hand),
     )
     return read_with(Path(path), options, format=format)
 
@@ -93,6 +98,8 @@ def read_with(path: Path, options: ReadOptions, *, format: str | None = None) ->
         problem = "has no tilt series whose sense could be reversed: that is for 2-D stacks with their tomograms file"
         remedy = "leave out --reverse-tilts and mirror the reference: gonio pair AVERAGE MAP --mirror -o REFERENCE"
         raise FormatError(path, problem, remedy)
+    if options.defocus_hand is not None and not table.source.series:
+        raise FormatError(path, "lists no 2-D stacks whose defocus changes with depth", "leave out --defocus-hand")
     if options.ctf_image is not None and not table.source.has_ctf_images:
         raise FormatError(path, "lists no 3-D volumes in rlnCtfImage", "leave out --ctf-image")
     return table

@@ -23,7 +23,7 @@ from gonio.io.errors import FormatError, locate, reading
 from gonio.io.maps import image_stack, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
-from gonio.io.tilts import visible_tilts
+from gonio.io.tilts import DefocusHand, visible_tilts
 from gonio.io.wedges import StatedWedges
 from gonio.particle.ctf import Ctf
 from gonio.particle.tilt_series import Optics, TiltSeries
@@ -91,6 +91,8 @@ class ReadOptions:
         Of 2-D stacks: read every tilt in the other sense.
     ctf_image
         What the volumes in rlnCtfImage hold (``gonio.io.ctf_images``).
+    defocus_hand
+        Whose meaning rlnTomoHand has (``gonio.io.tilts``).
     """
 
     tilt_range_deg: tuple[float, float] | None = None
@@ -105,6 +107,7 @@ class ReadOptions:
     wedges: StatedWedges | None = None
     reverse_tilts: bool = False
     ctf_image: CtfImage | None = None
+    defocus_hand: DefocusHand | None = None
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ def read_particles(path: Path, options: ReadOptions) -> ParticleTable:
     if stacks and images_needed:
         assert tomograms_path is not None
         tomograms = read_star(tomograms_path)
-        series = {name: read_tilt_series(tomograms, name) for name in dict.fromkeys(particles.text("rlnTomoName"))}
+        names, hand = dict.fromkeys(particles.text("rlnTomoName")), options.defocus_hand
+        series = {name: read_tilt_series(tomograms, name, defocus_hand=hand) for name in names}
     source = StarSource(star, particles, series, tomograms_path, options, sets, stacks=stacks)
     pixels = coordinate_pixels(source)
     if pixels is None and are_centred(particles):

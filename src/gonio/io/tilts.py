@@ -12,6 +12,8 @@ particle's depth d along the beam, counted from the tomogram's centre:
     RELION      rlnTomoHand rlnTomoDefocusSlope d       (src/jaz/tomography/tomogram.cpp: Tomogram::getCtf)
     WarpTools   -rlnTomoHand d                          (WarpLib/TiltSeries/TiltSeries.cs: GetPositionInAllTilts)
 
+Which of the two holds is told by a tomogram's name, or by whoever reads the list (``DefocusHand``).
+
 That is all that the hand stands for: it mirrors nothing. WarpTools adds the depth to the defocus unless a series'
 angles are inverted, and writes hand -1 for series whose angles are not: the images that it has multiplied by their CTF
 have the sign given here (docs/conventions.md has the measurement). Its tomograms are called NAME.tomostar.
@@ -20,6 +22,7 @@ have the sign given here (docs/conventions.md has the measurement). Its tomogram
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +33,7 @@ from gonio.io.blocks import Block, Star, read_star
 from gonio.io.errors import FormatError, locate
 from gonio.particle.tilt_series import Optics, TiltSeries
 
-__all__ = ["bfactors", "is_warps", "read_tilt_series", "series_of_block", "visible_tilts"]
+__all__ = ["DefocusHand", "bfactors", "is_warps", "read_tilt_series", "series_of_block", "visible_tilts"]
 
 ANGLES = ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot")
 STAGE_TILT = "rlnTomoNominalStageTiltAngle"
@@ -43,8 +46,17 @@ PIXEL = "rlnTomoTiltSeriesPixelSize"
 WARPS_ENDING = ".tomostar"
 
 
-def read_tilt_series(tomograms: Star, name: str) -> TiltSeries:
+class DefocusHand(StrEnum):
+    """Whose meaning rlnTomoHand has: RELION adds hand times depth to the defocus, WarpTools takes it off."""
+
+    RELION = "relion"
+    WARP = "warp"
+
+
+def read_tilt_series(tomograms: Star, name: str, *, defocus_hand: DefocusHand | None = None) -> TiltSeries:
     """The tilt series of one tomogram, from the block of its name or the file that the global block names for it.
+
+    ``defocus_hand`` None is WarpTools' meaning for tomograms with its names and RELION's for others.
 
     Raises
     ------
@@ -68,7 +80,9 @@ def read_tilt_series(tomograms: Star, name: str) -> TiltSeries:
         optics=known,
         phase_shift_deg=plate,
         bfactor_per_dose=float(row.numbers(BFACTOR_PER_DOSE)[0]) if BFACTOR_PER_DOSE in row else 0.0,
-        defocus_per_depth=_defocus_per_depth(row, name),
+        defocus_per_depth=_defocus_per_depth(
+            row, name, defocus_hand or (DefocusHand.WARP if is_warps(name) else DefocusHand.RELION)
+        ),
         centre_angstrom=_centre(row),
     )
 
@@ -78,13 +92,13 @@ def is_warps(tomogram: str) -> bool:
     return tomogram.endswith(WARPS_ENDING)
 
 
-def _defocus_per_depth(row: Block, name: str) -> float:
+def _defocus_per_depth(row: Block, name: str, defocus_hand: DefocusHand) -> float:
     if HAND not in row:
         return 0.0
     hand = float(row.numbers(HAND)[0])
     if hand not in (1.0, -1.0):
         raise FormatError(row.path, f"{HAND} of {name!r} is {hand:g}", "set it to 1 or -1")
-    if is_warps(name):
+    if defocus_hand == DefocusHand.WARP:
         return -hand
     return hand * (float(row.numbers(SLOPE)[0]) if SLOPE in row else 1.0)
 

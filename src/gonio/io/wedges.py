@@ -6,8 +6,8 @@ Owns the way from the files' tilt series to the source that loads particles. Wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from gonio.io.names import match
 from gonio.io.tilt_files import is_tilt_file, read_tilts
 from gonio.particle.table import ParticleTable
 from gonio.particle.tilt_series import TiltSeries, TiltWedge, Weighting
-from gonio.particle.wedge import Wedge, WeightVolumeWedge
+from gonio.particle.wedge import Wedge
 
-__all__ = ["StatedWedges", "read_tilts_of", "weights_of", "with_tilts"]
+__all__ = ["StatedWedges", "read_tilts_of", "tilt_wedges", "with_tilts"]
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,20 @@ class StatedWedges:
         For each row its tomogram's place in ``wedges``, -1 where the row is not asked for; shape (m,).
     turns
         How each row's box was cut out turned, ``x_tomogram = turn x_box``, or None where none was.
+    places_angstrom
+        Where each row's box is, from the tomogram's centre, (m, 3), NaN where it is not known.
     """
 
     wedges: tuple[TiltWedge, ...]
     of_row: NDArray[np.int64]
-    turns: Rotation | None = None
+    turns: Rotation | None
+    places_angstrom: NDArray[np.float64] = field(compare=False)
 
     def of(self, row: int, box: int, voxel_size_angstrom: float) -> Wedge:
         """Return the wedge of the particle in a row, for its box."""
         turn = None if self.turns is None else self.turns[row]
-        return self.wedges[self.of_row[row]].of(box, voxel_size_angstrom, turn)
+        place = self.places_angstrom[row]
+        return self.wedges[self.of_row[row]].of(box, voxel_size_angstrom, turn, place_angstrom=place)
 
 
 def read_tilts_of(paths: Sequence[str | Path]) -> dict[str, TiltSeries]:
@@ -102,33 +106,23 @@ def with_tilts(
     if source.stacks:
         raise ValueError(f"{source.path} lists 2-D stacks, whose tilts are known: leave out --tilts")
     names = tuple(dict.fromkeys(table.tomograms))
-    kinds = _kinds(names, paths, Weighting(weighting))
-    stated = StatedWedges(kinds, *_by_row(table, {name: place for place, name in enumerate(names)}))
+    kinds = tilt_wedges(names, paths, weighting=weighting)
+    number = {name: place for place, name in enumerate(names)}
+    stated = StatedWedges(kinds, *_by_row(table, number), _places(table, [kinds[number[n]] for n in table.tomograms]))
     return replace(table, source=replace(source, options=replace(source.options, wedges=stated)))
 
 
-def weights_of(
-    tomograms: Sequence[str],
-    paths: Sequence[str | Path],
-    box: int,
-    voxel_size_angstrom: float,
-    *,
-    weighting: Weighting | str = Weighting.PLAIN,
-) -> Iterator[tuple[str, WeightVolumeWedge]]:
-    """The wedge of each tomogram as a volume of weights for boxes that are not turned; raises as ``with_tilts``."""
-    kind = Weighting(weighting)
-    for name, wedge in zip(tomograms, _kinds(tomograms, paths, kind), strict=True):
-        yield name, wedge.series.weights(box, voxel_size_angstrom, kind)
-
-
-def _kinds(names: Sequence[str], paths: Sequence[str | Path], weighting: Weighting) -> tuple[TiltWedge, ...]:
+def tilt_wedges(
+    tomograms: Sequence[str], paths: Sequence[str | Path], *, weighting: Weighting | str = Weighting.PLAIN
+) -> tuple[TiltWedge, ...]:
+    """The wedge of each tomogram's boxes; raises as ``with_tilts``."""
     series = read_tilts_of(paths)
     try:
-        chosen = match(names, tuple(series))
+        chosen = match(tomograms, tuple(series))
     except ValueError as error:
         listed = ", ".join(map(str, paths))
         raise FormatError(listed, str(error), "give the tilt series of every tomogram of the list") from error
-    return tuple(_checked(series[chosen[name]], weighting) for name in names)
+    return tuple(_checked(series[chosen[name]], Weighting(weighting)) for name in tomograms)
 
 
 def _checked(series: TiltSeries, weighting: Weighting) -> TiltWedge:
@@ -151,3 +145,16 @@ def _by_row(table: ParticleTable, places: Mapping[str, int]) -> tuple[NDArray[np
     turns = np.tile(np.eye(3), (len(of_row), 1, 1))
     turns[rows] = table.frames.turns.as_matrix()
     return of_row, Rotation.from_matrix(turns)
+
+
+def _places(table: ParticleTable, wedges: Sequence[TiltWedge]) -> NDArray[np.float64]:
+    """Where the box of each row of the source is, from its tomogram's centre, (m, 3), NaN where it is not known."""
+    rows = np.asarray(table.rows)
+    places = np.full((rows.max() + 1, 3), np.nan)
+    if table.coordinates_angstrom is None or table.lengths == "pixels":
+        return places
+    places[rows] = table.coordinates_angstrom
+    if table.coordinates_from == "corner":
+        centres = [wedge.series.centre_angstrom for wedge in wedges]
+        places[rows] -= [np.full(3, np.nan) if centre is None else centre for centre in centres]
+    return places

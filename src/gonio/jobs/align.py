@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.jobs.average import resolutions
-from gonio.jobs.checking import look_at_list, look_at_symmetry
+from gonio.jobs.checking import warn_of
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
 from gonio.jobs.options import (
     DecoyOptions,
@@ -23,7 +23,7 @@ from gonio.jobs.options import (
     SearchOptions,
     files_of,
 )
-from gonio.jobs.pages import average_for_display, defocus_of, facts_of, for_display, outliers_of
+from gonio.jobs.pages import average_for_display, defocus_of, facts_of, for_display, outliers_of, with_notes
 from gonio.jobs.running import RunOptions, running
 from gonio.particle.arguments import ArgumentError
 
@@ -149,6 +149,7 @@ def align(
     from gonio.alignment.columns import runners_up, writable
     from gonio.io.lists import write_back
     from gonio.report import html
+    from gonio.workflows import checks
 
     search.check(local)
     decoys.check()
@@ -159,14 +160,20 @@ def align(
     executor = run.executor(settings)
     facts = known.read(particles.read_map, reference_map, settings)
     table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
-    look_at_list(
+    found = checks.warnings_of_list(
         table,
         {"the reference": reference_map},
         mask=facts.mask,
         resolutions={"resolution_angstrom": settings.resolution_angstrom},
         poses_for=None if local is None else "--local",
     )
-    look_at_symmetry(reference_map, settings)
+    symmetry = checks.without_the_symmetry(
+        reference_map,
+        settings.symmetry,
+        resolution_angstrom=settings.resolution_angstrom,
+        diameter_angstrom=settings.particle_diameter_angstrom,
+    )
+    warned = warn_of([*found, symmetry])
     aligner = facts.aligner(reference_map, settings)
     asked = {
         "reference": reference,
@@ -201,6 +208,7 @@ def align(
             write_particle_scene(folder, aligned.table, box_angstrom=box)
             write_summary(folder, aligned.summary)
             report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
+            report = with_notes(report, table, warned)
             write_text(folder / "report.html", html(_with_looks(report, aligned, reference_map, work.mapper)))
     return aligned
 

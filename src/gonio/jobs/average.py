@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gonio.jobs.checking import look_at_list
+from gonio.jobs.checking import warn_of
 from gonio.jobs.files import beside, check_map, write_settings, write_text
 from gonio.jobs.options import File, ListOptions, files_of
 from gonio.jobs.running import thread_count
@@ -118,6 +118,8 @@ def average(
     ValueError, OSError
         For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
     """
+    from gonio.workflows.checks import warnings_of_list
+
     endings = (*HALF_ENDINGS, *(() if mask else (MASK_ENDING,))) if halves else ()
     target = check_map(output, SETTINGS_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, *endings, overwrite=overwrite)
     _check(halves=halves, split=split, siblings_angstrom=siblings_angstrom, mask=mask)
@@ -127,7 +129,7 @@ def average(
     given = particles.read_mask(mask)
     if given is not None and given.box != (box := table.load(0).box):
         raise ArgumentError("{} has a box of {own} voxels, the particles one of {box}", "mask", own=given.box, box=box)
-    look_at_list(table, mask=given, poses_for="an average")
+    warn_of(warnings_of_list(table, mask=given, poses_for="an average"))
     mapper = Journaled(Local(thread_count(threads)), progress=progress)
     made = average_list(table, halves=halves, symmetry=symmetry, mapper=mapper)
     averaged = Averaged(made, agreement_of(made, given), table.tilt_sense)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gonio.jobs.average import agreement_of, write_average
-from gonio.jobs.checking import look_at_list
+from gonio.jobs.checking import warn_of
 from gonio.jobs.files import write_particle_scene, write_summary, write_text
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
-from gonio.jobs.pages import facts_of, for_display
+from gonio.jobs.pages import facts_of, for_display, with_notes
 from gonio.jobs.running import RunOptions, running
 from gonio.particle.arguments import ArgumentError
 from gonio.run.engine import Mapper
@@ -141,6 +141,9 @@ def classify(
     ValueError, OSError
         For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
     """
+    from gonio.report import html
+    from gonio.workflows.checks import warnings_of_list
+
     own = LocalOptions() if local else None
     search.check(own)
     count = _count(classes)
@@ -160,12 +163,13 @@ def classify(
     watch(procedure)
     settings = search.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom, local=own)
     names = [f"reference {Path(path).name}" for path in references or ()]
-    look_at_list(
+    doubts = warnings_of_list(
         table,
         dict(zip(names, maps, strict=True)),
         resolutions={"resolution_angstrom": search.resolution_angstrom},
         poses_for="--local" if local else None,
     )
+    warned = warn_of(doubts)
     executor = run.executor(settings)
     record = {
         "classes": str(classes),
@@ -180,7 +184,9 @@ def classify(
         found, paired = _classified(table, procedure, maps, count, settings, mapper=work.mapper, seed=seed)
         classified = Classified(found, _classed_table(table, found), procedure, paired)
         with work.results() as folder:
-            _write_results(folder, classified, search.score, title=f"Classes of {particles.name}", seed=seed)
+            matrix = _write_results(folder, classified, search.score)
+            report = _report(classified, matrix, title=f"Classes of {particles.name}", seed=seed)
+            write_text(folder / "report.html", html(with_notes(report, table, warned)))
     return classified
 
 
@@ -274,16 +280,15 @@ def _classified(
     return classification.classes_of_references(table, shown, settings, mapper=mapper, seed=seed), paired
 
 
-def _write_results(folder: Path, classified: Classified, score: str, *, title: str, seed: int) -> None:
-    from gonio.report import html
-
+def _write_results(folder: Path, classified: Classified, score: str) -> Matrix | None:
+    """Write all but the report, and return the matrix for it."""
     paired = classified.paired
     _write_classes(folder, classified.table, classified.found)
     matrix = None if paired is None else _matrix_of(paired, score)
     if paired is not None and matrix is not None:
         _write_pairs(folder, paired, matrix)
     write_summary(folder, classified.summary)
-    write_text(folder / "report.html", html(_report(classified, matrix, title=title, seed=seed)))
+    return matrix
 
 
 def _report(classified: Classified, matrix: Matrix | None, *, title: str, seed: int) -> Report:

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.io.source import REVERSED, TILT_SENSE
 from gonio.jobs.files import write_settings
 from gonio.jobs.options import File, wedge_of
 from gonio.jobs.running import thread_count
 from gonio.particle.arguments import ArgumentError
+from gonio.particle.table import AS_LISTED
 from gonio.run.engine import Local, Progress, silent
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
     from gonio.io.tomogram import Tomogram
     from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
     from gonio.workflows.extraction import Cutting
 
 __all__ = ["EDGES", "NORMALISATIONS", "Extracted", "Extraction", "extract", "names_of"]
@@ -58,6 +61,7 @@ def extract(
     axis_deg: float = 90.0,
     tilt_files: list[File] | None = None,
     tilt_weights: str = "plain",
+    reverse_tilts: bool = False,
     float16: bool = False,
     permissive: bool = False,
     threads: int | None = None,
@@ -91,6 +95,9 @@ def extract(
         First and last tilt and the direction of the axis, degrees, which the new list then states.
     tilt_files, tilt_weights
         Tilt files in place of a range, and what each tilt is worth (``gonio.particle.tilt_series.Weighting``).
+    reverse_tilts
+        Tomograms were reconstructed with the wrong tilt sense: boxes, angles, positions and wedges are to be those of
+        their mirror image in z. So it is, too, for a list whose tilts are read in the other sense.
     float16
         Write MRC files of half the size.
     permissive
@@ -124,7 +131,8 @@ def extract(
     wedge_of(tilt_range_deg, axis_deg)  # which checks the range
     table = _read_list(Path(particles), pixel_size_angstrom)
     opened = _opened(table, list(map(Path, tomograms)), voxel_size_angstrom, permissive=permissive)
-    job = Extraction(table, opened, Cutting(box, binning), centre, normalise, diameter_angstrom, invert, float16)
+    cutting, mirror = Cutting(box, binning), reverse_tilts or table.tilt_sense != AS_LISTED
+    job = Extraction(table, opened, cutting, centre, normalise, diameter_angstrom, invert, float16, mirror)
     job.check()
     files = list(map(Path, tilt_files or ()))
     if files:
@@ -152,6 +160,7 @@ def extract(
             "tilt_axis_deg": axis_deg,
             "tilts": tuple(files),
             "tilt_weights": tilt_weights,
+            "tilt_sense": REVERSED if mirror else AS_LISTED,
             "float16": float16,
             "tomograms": {name: str(tomogram.path) for name, tomogram in opened.items()},
         }
@@ -171,6 +180,7 @@ class Extraction:
     diameter_angstrom: float | None
     invert: bool
     float16: bool
+    mirror: bool = False
     folder: Path = field(default_factory=Path)
 
     @property
@@ -205,10 +215,9 @@ class Extraction:
 
     def check_tilts(self, tilts: Sequence[Path], weighting: str) -> None:
         """Raise FormatError for tilt files that do not fit: better now than after an hour of cutting."""
-        from gonio.io.wedges import weights_of
+        from gonio.io.wedges import tilt_wedges
 
-        for _ in weights_of(tuple(self.tomograms), tilts, 8, 10.0, weighting=weighting):
-            pass
+        tilt_wedges(tuple(self.tomograms), tilts, weighting=weighting)
 
     @cached_property
     def positions_zyx(self) -> NDArray[np.float64]:
@@ -282,14 +291,29 @@ class Extraction:
             data = -cut.data if self.invert else cut.data
             if self.normalise != "none":
                 data = normalised(data, radius_px=self.radius_px)
+            made = self._in_frame(Volume(data, self.voxel_size_angstrom))
         except FormatError:
             raise
         except ValueError as error:
             raise ParticleError(f"particle {self.table.names[row]!r}: {error}") from error
         target = self.folder / self.image(row)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(target, Volume(data, self.voxel_size_angstrom), half_precision=self.float16)
+        write_volume(target, made, half_precision=self.float16)
         return cut.outside
+
+    def _in_frame(self, box: Volume) -> Volume:
+        """Return a box of the tomogram in the frame of the new list: mirrored in z where tilts are reversed."""
+        from gonio.particle.volume import mirrored_volume
+
+        return mirrored_volume(box, axis=0) if self.mirror else box
+
+    def _positions_angstrom(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """Return where boxes are in that frame, from the centre of the tomogram's first voxel, xyz, (m, 3)."""
+        size = np.array([self.tomograms[self.table.tomograms[row]].voxel_size_angstrom for row in rows])
+        places = self.positions_zyx[list(rows), ::-1] * size[:, None]
+        if self.mirror:
+            places[:, 2] -= 2.0 * np.array([self._place_angstrom(row)[2] for row in rows])
+        return places
 
     def write_list(
         self,
@@ -304,13 +328,13 @@ class Extraction:
 
         chosen = self.table[list(rows)]
         columns = {**chosen.columns, "outside": np.round(outside[list(rows)], 4)}
-        positions = [
-            self.positions_zyx[row, ::-1] * self.tomograms[self.table.tomograms[row]].voxel_size_angstrom
-            for row in rows
-        ]
+        columns.pop(TILT_SENSE, None)  # boxes are of the right sense now
+        if self.mirror and tilt_range_deg is not None:
+            low, high, axis = tilt_range_deg
+            tilt_range_deg = (-high, -low, axis)
         extracted = lists.Extracted(
             [self.image(row) for row in rows],
-            np.array(positions),
+            self._positions_angstrom(rows),
             self.voxel_size_angstrom,
             self.cutting.box,
             {
@@ -320,24 +344,42 @@ class Extraction:
             self.centre,
             self._wedges(rows, tilts, weighting) if tilts else None,
             tilt_range_deg,
+            mirrored=self.mirror,
         )
         lists.write_extracted(self.folder / "particles.star", replace(chosen, columns=columns), extracted)
 
     def _wedges(self, rows: Sequence[int], tilts: Sequence[Path], weighting: str) -> list[str]:
-        """A volume of weights for each tomogram; which of them each particle has."""
+        """A volume of weights for each tomogram, or particle where depth matters; the file that each particle has."""
         from gonio.io import write_volume
-        from gonio.io.wedges import weights_of
+        from gonio.io.wedges import tilt_wedges
+        from gonio.particle.tilt_series import Weighting
         from gonio.particle.volume import Volume
 
-        files = {}
-        for name, weights in weights_of(
-            tuple(self.tomograms), tilts, self.cutting.box, self.voxel_size_angstrom, weighting=weighting
-        ):
-            first = next(row for row in range(len(self.table)) if self.table.tomograms[row] == name)
-            files[name] = f"wedges/{Path(self.image(first)).parent.name}.mrc"
-            (self.folder / "wedges").mkdir(exist_ok=True)
-            write_volume(self.folder / files[name], Volume(weights.weights, self.voxel_size_angstrom))
-        return [files[self.table.tomograms[row]] for row in rows]
+        names = tuple(self.tomograms)
+        of_tomogram = dict(zip(names, tilt_wedges(names, tilts, weighting=weighting), strict=True))
+        listed, written = [], set()
+        for row in rows:
+            name, image = self.table.tomograms[row], Path(self.image(row))
+            series, has_depth = of_tomogram[name].series, of_tomogram[name].has_depth
+            file = f"wedges/{image.parent.name}/{image.name}" if has_depth else f"wedges/{image.parent.name}.mrc"
+            listed.append(file)
+            if file in written:
+                continue
+            written.add(file)
+            place = self._place_angstrom(row) if has_depth else None
+            size = self.voxel_size_angstrom
+            made = series.weights(self.cutting.box, size, Weighting(weighting), place_angstrom=place)
+            (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
+            write_volume(self.folder / file, self._in_frame(Volume(made.weights, size)))
+        return listed
+
+    def _place_angstrom(self, row: int) -> NDArray[np.float64]:
+        """Return where a box is, from its tomogram's centre, xyz."""
+        from gonio.io.conversion import CENTRES
+
+        tomogram = self.tomograms[self.table.tomograms[row]]
+        centre = CENTRES[self.centre](np.array(tomogram.shape_zyx, dtype=np.float64))
+        return (self.positions_zyx[row] - centre)[::-1] * tomogram.voxel_size_angstrom
 
 
 @dataclass(frozen=True)

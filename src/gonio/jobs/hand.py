@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gonio.io.source import ReadOptions
+from gonio.particle.table import AS_LISTED
 
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
@@ -57,7 +58,7 @@ def remedies_of(
     average = f"gonio average {path} -o listed.mrc"
     pair = f"{average} && gonio pair listed.mrc {map_path}{options_of_pair} --mirror -o reference.mrc"
     mirror = ("the hand of the particles is to stay, or that of the map is not known, mirror the map", pair)
-    if table.tilt_sense != "as listed":
+    if table.tilt_sense != AS_LISTED:
         return [
             ("tilts were read in the other sense by mistake, read them as listed", "leave out --reverse-tilts"),
             mirror,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gonio.particle.arguments import ArgumentError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gonio.alignment.aligner import Aligner
-    from gonio.io.ctf_images import CtfImage
     from gonio.io.source import ReadOptions
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Subtomogram, Volume
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 File = str | Path
+Kind = TypeVar("Kind", bound=StrEnum)
 
 # How far a local search expects poses to be from those listed, standard deviations per axis. On the ribosomes of
 # EMPIAR-10499 poses then move less, to where shells that were not compared agree better (docs/ribosomes.md).
@@ -76,6 +77,8 @@ class ListOptions:
         Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
     reverse_tilts
         Read the tilts of 2-D stacks in the other sense.
+    defocus_hand
+        Of 2-D stacks: whose meaning rlnTomoHand has, ``relion`` or ``warp``; None for what a tomogram's name says.
     """
 
     path: File
@@ -90,6 +93,7 @@ class ListOptions:
     permissive: bool = False
     data_path: File | None = None
     reverse_tilts: bool = False
+    defocus_hand: str | None = None
 
     @property
     def name(self) -> str:
@@ -128,7 +132,9 @@ class ListOptions:
     @property
     def reading(self) -> ReadOptions:
         """What a list is read with."""
+        from gonio.io.ctf_images import CtfImage
         from gonio.io.source import ReadOptions
+        from gonio.io.tilts import DefocusHand
 
         return ReadOptions(
             self.tilt_range_deg,
@@ -139,16 +145,9 @@ class ListOptions:
             tomograms_path=None if self.tomograms_path is None else Path(self.tomograms_path),
             data_path=None if self.data_path is None else Path(self.data_path),
             reverse_tilts=self.reverse_tilts,
-            ctf_image=self._ctf_image(),
+            ctf_image=_one_of(CtfImage, "ctf_image", self.ctf_image),
+            defocus_hand=_one_of(DefocusHand, "defocus_hand", self.defocus_hand),
         )
-
-    def _ctf_image(self) -> CtfImage | None:
-        from gonio.io.ctf_images import CtfImage
-
-        if self.ctf_image is not None and self.ctf_image not in tuple(CtfImage):
-            known = ", ".join(CtfImage)
-            raise ArgumentError("{} must be one of {known}, got {got!r}", "ctf_image", known=known, got=self.ctf_image)
-        return None if self.ctf_image is None else CtfImage(self.ctf_image)
 
     def record(self, table: ParticleTable) -> dict[str, object]:
         """Return what was asked and what came of it, for settings that lie beside results."""
@@ -166,6 +165,13 @@ class ListOptions:
     def read_mask(self, path: File | None) -> Volume | None:
         """Read a map that may not be given."""
         return None if path is None else self.read_map(path)
+
+
+def _one_of(kind: type[Kind], argument: str, name: str | None) -> Kind | None:
+    """Return the member of a name, or None where none is named; ArgumentError where there is no such member."""
+    if name is not None and name not in tuple(kind):
+        raise ArgumentError("{} must be one of {known}, got {got!r}", argument, known=", ".join(kind), got=name)
+    return None if name is None else kind(name)
 
 
 def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> SingleAxisWedge | None:

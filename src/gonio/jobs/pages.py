@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.particle.table import AS_LISTED
+
 if TYPE_CHECKING:
     from gonio.averaging.average import Average
     from gonio.averaging.resolution import HalfMapFsc
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
-    from gonio.report import Odd
+    from gonio.report import Odd, Report
     from gonio.run.engine import Mapper
+    from gonio.workflows.inspection import Suspicion
 
-__all__ = ["DisplayedAverage", "for_display", "defocus_of", "facts_of", "average_for_display", "outliers_of"]
+__all__ = [
+    "DisplayedAverage",
+    "average_for_display",
+    "defocus_of",
+    "facts_of",
+    "for_display",
+    "outliers_of",
+    "with_notes",
+]
 
 MOST_ODD = 6  # particles that a page shows because they differ from the others
 # A picture needs no more particles than this, and a plot no more points.
@@ -37,6 +48,15 @@ def facts_of(seed: int) -> dict[str, str]:
         "seed": str(seed),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
+
+
+def with_notes(report: Report, table: ParticleTable, warned: Sequence[Suspicion]) -> Report:
+    """Return a page that also says what was warned of, and in which sense tilts were read, where not as listed."""
+    notes = {}
+    if (sense := table.tilt_sense) != AS_LISTED:
+        notes["tilts"] = f"read {sense}: maps are the mirror image of what RELION makes of this list"
+    notes |= {f"warning {number}": str(one) for number, one in enumerate(warned, start=1)}
+    return replace(report, facts={**report.facts, **notes})
 
 
 def outliers_of(table: ParticleTable) -> list[Odd]:

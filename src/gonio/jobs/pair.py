@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gonio.jobs.checking import look_at_maps, look_at_symmetry
+from gonio.jobs.checking import warn_of
 from gonio.jobs.files import beside, check_map, write_settings
 from gonio.jobs.options import File, ReferenceOptions, SearchOptions, files_of, wedge_of
 from gonio.particle.arguments import ArgumentError
@@ -155,6 +155,7 @@ def pair(
         For options that do not fit together, and files that cannot be read or do not fit.
     """
     from gonio.io import read_volume, write_volume
+    from gonio.workflows import checks
 
     target = None if output is None else check_map(output, SETTINGS_ENDING, overwrite=overwrite)
     tilts = [tilt_range_a_deg or tilt_range_deg, tilt_range_b_deg or tilt_range_deg]
@@ -166,7 +167,7 @@ def pair(
     asked = search.settings(voxel_size_angstrom=size)
     settings = asked.resolved(box=volume_a.box, voxel_size_angstrom=size)
     facts = known.read(read, volume_b, settings)
-    look_at_maps(
+    doubts = checks.warnings_of_maps(
         [_subtomogram(volume_a, wedges[0])],
         {"B": volume_b},
         mask=facts.mask,
@@ -174,7 +175,14 @@ def pair(
         invert="invert one of them",
     )
     if wedges[1] is None:
-        look_at_symmetry(volume_b, asked)
+        symmetry = checks.without_the_symmetry(
+            volume_b,
+            asked.symmetry,
+            resolution_angstrom=asked.resolution_angstrom,
+            diameter_angstrom=asked.particle_diameter_angstrom,
+        )
+        doubts += [] if symmetry is None else [symmetry]
+    warn_of(doubts)
     fitting = _Fitting(volume_a, wedges[0], settings, seed)
     fits = {AS_GIVEN: fitting.fit(_subtomogram(volume_b, wedges[1]), facts)}
     if mirror:

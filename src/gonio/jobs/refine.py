@@ -12,10 +12,10 @@ import numpy as np
 
 from gonio.jobs.align import NO_RUNNERS_UP
 from gonio.jobs.average import falls_at, fsc_csv, resolutions
-from gonio.jobs.checking import look_at_list, look_at_symmetry
+from gonio.jobs.checking import warn_of
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
-from gonio.jobs.pages import defocus_of, facts_of, for_display, outliers_of
+from gonio.jobs.pages import defocus_of, facts_of, for_display, outliers_of, with_notes
 from gonio.jobs.running import RunOptions, Work, running
 from gonio.jobs.splitting import some, with_half_sets
 from gonio.particle.arguments import ArgumentError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.report import Report
     from gonio.workflows.initial_model import DeNovoHalves
+    from gonio.workflows.inspection import Suspicion
     from gonio.workflows.refinement import Iteration, Listed, Plan
 
 __all__ = ["Refined", "refine"]
@@ -158,6 +159,7 @@ def refine(
     ValueError, OSError
         For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
     """
+    from gonio.report import html
     from gonio.workflows.initial_model import SUBSET
     from gonio.workflows.refinement import Plan
 
@@ -178,7 +180,7 @@ def refine(
     )
     table = with_half_sets(particles.read(), split=split, siblings_angstrom=siblings_angstrom, seed=seed)
     plan = replace(plan, listed=None if local is None else _listed(local, table))
-    _look(table, plan, start)
+    warned = warn_of(_doubts(table, plan, start))
     settings = {
         "reference": reference,
         "denovo": denovo,
@@ -196,20 +198,30 @@ def refine(
         refined = Refined(done, plan, f"Refinement of {particles.name}")
         with work.results() as folder:
             _write_results(folder, refined)
+            write_text(folder / "report.html", html(with_notes(_report(refined), table, warned)))
     _warn_of_doubts(refined, start)
     return refined
 
 
-def _look(table: ParticleTable, plan: Plan, start: Start) -> None:
-    """Warn of what looks wrong before anything is done; a start map is judged at its resolution."""
+def _doubts(table: ParticleTable, plan: Plan, start: Start) -> list[Suspicion | None]:
+    """Return what looks wrong before anything is done; a start map is judged at its resolution."""
+    from gonio.workflows import checks
+
     references = {} if start.reference is None else {"the reference": start.reference}
     resolutions = {"resolution_angstrom": plan.settings.resolution_angstrom}
     if references:
         resolutions["start_resolution_angstrom"] = plan.start_resolution_angstrom
     local = None if plan.listed is None else "--local"
-    look_at_list(table, references, mask=plan.mask, resolutions=resolutions, poses_for=local)
-    if start.reference is not None:
-        look_at_symmetry(start.reference, plan.settings, resolution_angstrom=plan.start_resolution_angstrom)
+    found = checks.warnings_of_list(table, references, mask=plan.mask, resolutions=resolutions, poses_for=local)
+    if start.reference is None:
+        return [*found]
+    symmetry = checks.without_the_symmetry(
+        start.reference,
+        plan.settings.symmetry,
+        resolution_angstrom=plan.start_resolution_angstrom,
+        diameter_angstrom=plan.settings.particle_diameter_angstrom,
+    )
+    return [*found, symmetry]
 
 
 def _check_start(reference: File | None, *, denovo: bool, local: bool) -> None:
@@ -313,7 +325,7 @@ def _write_results(folder: Path, refined: Refined) -> None:
     """Write the best iteration, and what became of all of them."""
     from gonio.alignment.columns import runners_up
     from gonio.io import write_volume
-    from gonio.report import MapFile, html, maps_script
+    from gonio.report import MapFile, maps_script
     from gonio.workflows.refinement import fsc_mask
 
     best, plan, done = refined.best, refined.plan, refined.iterations
@@ -327,7 +339,6 @@ def _write_results(folder: Path, refined: Refined) -> None:
     )
     write_particle_scene(folder, refined.table, box_angstrom=best.volume.box_angstrom)
     write_summary(folder, refined.summary)
-    write_text(folder / "report.html", html(_report(refined)))
     names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
     rows = [f"{','.join(names)},resolution_angstrom"]
     for one in done:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gonio.jobs.files import beside, check_map, write_settings
 from gonio.jobs.options import File
 from gonio.particle.arguments import ArgumentError
+from gonio.particle.ctf import AMPLITUDE_CONTRAST
 from gonio.run.engine import Progress, silent
 from gonio.run.folder import check_target, result_folder
 
@@ -53,6 +54,8 @@ def simulate(
     voxel_size_angstrom: float = 10.0,
     tilt_range_deg: tuple[float, float] = (-60.0, 60.0),
     snr: float = 0.5,
+    amplitude_contrast: float = AMPLITUDE_CONTRAST,
+    ctf: str = "truncated",
     max_shift_voxels: float = 2.0,
     seed: int = 0,
     overwrite: bool = False,
@@ -74,6 +77,9 @@ def simulate(
         First and last tilt, whole degrees.
     snr
         Variance of clean images over that of the noise.
+    amplitude_contrast, ctf
+        Of the lens, a fraction; and what is left of its CTF: a name of ``gonio.simulate.CtfCorrection``, or ``none``
+        for no lens.
     max_shift_voxels
         Largest shift along each axis.
     overwrite
@@ -88,7 +94,7 @@ def simulate(
 
     out = Path(out)
     check_target(out, overwrite=overwrite)
-    imaging = Imaging(box, voxel_size_angstrom, *tilt_range_deg, snr=snr)
+    imaging = Imaging(box, voxel_size_angstrom, *tilt_range_deg, snr=snr, **_lens(ctf, amplitude_contrast))
     density, note = _density(phantom, structure, resolution_angstrom, imaging)
     settings = {
         "phantom": phantom if structure is not None else phantom or DEFAULT_PHANTOM,
@@ -103,6 +109,22 @@ def simulate(
         inputs = [] if structure is None else [Path(structure)]
         write_settings(folder / "settings.toml", {**settings, "imaging": asdict(imaging)}, seed=seed, inputs=inputs)
     return Simulated(truth, note)
+
+
+def _lens(ctf: str, amplitude_contrast: float) -> dict[str, Any]:
+    """Return the fields of an ``Imaging`` that say what becomes of the CTF."""
+    from gonio.simulate import DEFAULT_CTF, CtfCorrection
+
+    known = (*CtfCorrection, "none")
+    if ctf not in known:
+        raise ArgumentError("{} must be one of {known}, got {got!r}", "ctf", known=", ".join(known), got=ctf)
+    if not 0.0 <= amplitude_contrast < 1.0:
+        raise ArgumentError(
+            "{} must be 0 or more and below 1, got {got!r}", "amplitude_contrast", got=amplitude_contrast
+        )
+    if ctf == "none":
+        return {"ctf": None}
+    return {"ctf": replace(DEFAULT_CTF, amplitude_contrast=amplitude_contrast), "correction": CtfCorrection(ctf)}
 
 
 def random_poses(count: int, imaging: Imaging, max_shift_voxels: float, seed: int) -> Pose:

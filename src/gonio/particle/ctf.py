@@ -17,7 +17,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Ctf", "dose_decay", "electron_wavelength_angstrom", "image_transfer"]
+__all__ = ["AMPLITUDE_CONTRAST", "Ctf", "dose_decay", "electron_wavelength_angstrom", "image_transfer"]
+
+# Of frozen-hydrated protein at 300 kV, where nothing says another (Toyoshima & Unwin 1988).
+AMPLITUDE_CONTRAST = 0.07
 
 
 def electron_wavelength_angstrom(voltage_kv: float) -> float:
@@ -49,7 +52,7 @@ class Ctf:
     astigmatism_deg: ArrayLike = 0.0
     voltage_kv: float = 300.0
     spherical_aberration_mm: ArrayLike = 2.7
-    amplitude_contrast: float = 0.07
+    amplitude_contrast: float = AMPLITUDE_CONTRAST
     phase_shift_deg: ArrayLike = 0.0
     bfactor_angstrom2: ArrayLike = 0.0
 

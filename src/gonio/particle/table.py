@@ -22,8 +22,10 @@ from gonio.particle.volume import Particle
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["BoxFrames", "ParticleSource", "ParticleTable"]
+__all__ = ["AS_LISTED", "BoxFrames", "ParticleSource", "ParticleTable"]
 
+# What is said of tilts that are not read in the other sense.
+AS_LISTED = "as listed"
 # Rows that a notebook shows.
 SHOWN = 10
 
@@ -268,7 +270,7 @@ class ParticleTable:
         """In which sense tilts are read: ``as listed``, ``reversed`` or ``reversed of some particles``."""
         reversed_rows = np.zeros(0, dtype=bool) if self.source is None else self.source.tilts_reversed
         if not reversed_rows.any():
-            return "as listed"
+            return AS_LISTED
         return "reversed" if reversed_rows.all() else "reversed of some particles"
 
     def __repr__(self) -> str:

@@ -196,11 +196,17 @@ class TiltSeries:
         return TiltSeriesWedge(tuple((tuple(a.tolist()), tuple(b.tolist())) for a, b in ends), box_angstrom)
 
     def weights(
-        self, box: int, voxel_size_angstrom: float, weighting: Weighting, turn: Rotation | None = None
+        self,
+        box: int,
+        voxel_size_angstrom: float,
+        weighting: Weighting,
+        turn: Rotation | None = None,
+        *,
+        place_angstrom: ArrayLike | None = None,
     ) -> WeightVolumeWedge:
         """What the tilts measure, weighted: by the nearest tilt, or the mean of those within half a sample.
 
-        The box may have been cut out turned, as in ``wedge``.
+        The box may have been cut out turned, as in ``wedge``, and lie anywhere in the tomogram, as in ``ctf``.
 
         Raises
         ------
@@ -217,26 +223,29 @@ class TiltSeries:
         measured = self.wedge(box * voxel_size_angstrom).weight_at(frequency) > 0
         inside, half = frequency[measured], 0.5 / (box * voxel_size_angstrom)
         nearest = np.full(len(inside), np.inf)
+        for tilt in range(len(self)):
+            nearest = np.minimum(nearest, self._away(tilt, inside, half))
         total, count = np.zeros(len(inside)), np.zeros(len(inside))
         for tilt in range(len(self)):
-            away = np.maximum(np.abs(inside @ self.normals_xyz[tilt]), half)  # within half a sample all are as near
-            nearer, alike = away < nearest, away == nearest
-            total[nearer], count[nearer], nearest[nearer] = 0.0, 0.0, away[nearer]
-            here = nearer | alike
-            total[here] += self.take(np.array([tilt]))._worth(inside[here], weighting)
+            here = self._away(tilt, inside, half) == nearest
+            total[here] += self.take(np.array([tilt]))._worth(inside[here], weighting, place_angstrom)
             count[here] += 1
         weights = np.zeros(len(frequency), np.float32)
         weights[measured] = total / np.maximum(count, 1)
         return WeightVolumeWedge(weights.reshape(box, box, box), voxel_size_angstrom)
 
-    def _worth(self, frequency: NDArray, weighting: Weighting) -> NDArray[np.float64]:
+    def _away(self, tilt: int, frequency: NDArray, half: float) -> NDArray[np.float64]:
+        """Return how far frequencies (n, 3) are from a tilt's plane, (n,); within half a sample all are as near."""
+        return np.maximum(np.abs(frequency @ self.normals_xyz[tilt]), half)
+
+    def _worth(self, frequency: NDArray, weighting: Weighting, place_angstrom: ArrayLike | None) -> NDArray[np.float64]:
         """Return what the only tilt of a series has left of frequencies (n, 3) of its plane, shape (n,)."""
         if weighting is Weighting.PLAIN:
             return np.ones(len(frequency))
         with_ctf = weighting is Weighting.CTF
         transfer = image_transfer(
             frequency @ self.projections_xyz[0].T,
-            self.ctf() if with_ctf else None,
+            self.ctf(place_angstrom=place_angstrom) if with_ctf else None,
             scale=self.scale if with_ctf else None,
             dose=self.dose,
             bfactor_per_dose=self.bfactor_per_dose,
@@ -252,12 +261,29 @@ class TiltWedge:
     weighting: Weighting = Weighting.PLAIN
     _kept: dict[tuple[int, float], Wedge] = field(default_factory=dict, compare=False, repr=False)
 
-    def of(self, box: int, voxel_size_angstrom: float, turn: Rotation | None = None) -> Wedge:
-        """For a box, which may have been cut out turned."""
+    @property
+    def has_depth(self) -> bool:
+        """Whether the weights of a box depend on where in the tomogram it is."""
+        return self.weighting is Weighting.CTF and self.series.defocus_per_depth != 0.0
+
+    def of(
+        self,
+        box: int,
+        voxel_size_angstrom: float,
+        turn: Rotation | None = None,
+        *,
+        place_angstrom: NDArray[np.float64] | None = None,
+    ) -> Wedge:
+        """For a box, which may have been cut out turned, at a place from the tomogram's centre, xyz.
+
+        Without a place, or where its coordinates are not finite, it is the tomogram's centre.
+        """
         if self.weighting is Weighting.PLAIN:
             return self.series.wedge(box * voxel_size_angstrom, turn)
-        if turn is not None:
-            return self.series.weights(box, voxel_size_angstrom, self.weighting, turn)
+        placed = self.has_depth and place_angstrom is not None and bool(np.isfinite(place_angstrom).all())
+        if turn is not None or placed:
+            place = place_angstrom if placed else None
+            return self.series.weights(box, voxel_size_angstrom, self.weighting, turn, place_angstrom=place)
         key = (box, voxel_size_angstrom)
         if key not in self._kept:
             self._kept[key] = self.series.weights(box, voxel_size_angstrom, self.weighting)

@@ -387,9 +387,9 @@ def correlation(first: Volume, second: Volume, *, mask: NDArray | None = None) -
     return float((weight * a * b).sum() / np.sqrt((weight * a**2).sum() * (weight * b**2).sum()))
 
 
-def mirrored_volume(volume: Volume) -> Volume:
-    """The image in a mirror across the yz plane through the centre voxel: the other hand."""
-    return replace(volume, data=np.roll(volume.data[:, :, ::-1], 1 if volume.box % 2 == 0 else 0, axis=2))
+def mirrored_volume(volume: Volume, *, axis: int = 2) -> Volume:
+    """The image in a mirror through the centre voxel, across one of the axes zyx: by default x, the other hand."""
+    return replace(volume, data=np.roll(np.flip(volume.data, axis), 1 if volume.box % 2 == 0 else 0, axis=axis))
 
 
 def boxed(volume: Volume, box: int) -> Volume:

@@ -130,6 +130,7 @@ class Preparation:
         self._fsc = reference_fsc
         self._ready: dict[int, _Reference] = {}
         self._plain: dict[tuple[int, float | None], FourierVolume] = {}
+        self._powers: dict[float | None, NDArray[np.float64]] = {}
         self._lock = Lock()
         if mask is not None and mask.box != reference.box:
             raise ValueError(f"the mask has a box of {mask.box} voxels, the reference one of {reference.box}")
@@ -161,7 +162,11 @@ class Preparation:
         self.check(target)
         target = self._comparable(target)
         if not self.settings.restores:
-            return self.plain_pair(target, diameter_angstrom=self.settings.mask_diameter_angstrom)
+            within = self.settings.mask_diameter_angstrom
+            pair = self.plain_pair(target, diameter_angstrom=within)
+            if self.settings.score is not Score.FCS:
+                return pair
+            return Pair(self._as_strong(pair.target, within), pair.reference)
         if isinstance(target, TiltStack):
             return self._tilt_pair(target)
         if target.premultiplied is not None:
@@ -301,6 +306,24 @@ class Preparation:
         target = target if diameter_angstrom is None else masked(target, diameter_angstrom)
         return Pair(Spectrum.of(target, limit=reference.limit), reference)
 
+    def _as_strong(self, target: Spectrum, diameter_angstrom: float | None) -> Spectrum:
+        """Return the target times the number that gives it the power that the reference would have at its samples.
+
+        FCS is a difference, and particle and reference may be in units of their own.
+        """
+        if diameter_angstrom not in self._powers:
+            volume = self._within(diameter_angstrom)
+            shown = Spectrum.of(Subtomogram(volume, self.reference.wedge), limit=self._limit(volume.box))
+            self._powers[diameter_angstrom] = shown.shell_power()
+        power = stretched(self._powers[diameter_angstrom], target.box / self.reference.box, target.n_shells)
+        expected = (target.weight * power[target.shell] * target.transfer**2).sum(dtype=np.float64)
+        own = (target.weight * np.abs(target.value) ** 2).sum(dtype=np.float64)
+        return replace(target, value=target.value * np.float32(np.sqrt(expected / own) if own > 0 else 1.0))
+
+    def _within(self, diameter_angstrom: float | None) -> Volume:
+        """Return the reference, within a sphere where one is given."""
+        return self._volume if diameter_angstrom is None else masked_volume(self._volume, diameter_angstrom)
+
     def measured_pair(self, target: Particle) -> tuple[Comparison, float]:
         """Target and reference as they are in the target's sphere, every sample alike; and its crowding."""
         self.check(target)
@@ -314,11 +337,8 @@ class Preparation:
     def _plain_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
         with self._lock:
             if (box, diameter_angstrom) not in self._plain:
-                volume = self._volume
-                volume = volume if diameter_angstrom is None else masked_volume(volume, diameter_angstrom)
-                limit = self._limit(box)
                 self._plain[box, diameter_angstrom] = FourierVolume.of(
-                    volume, wedge=self.reference.wedge, limit=limit, box=box
+                    self._within(diameter_angstrom), wedge=self.reference.wedge, limit=self._limit(box), box=box
                 )
             return self._plain[box, diameter_angstrom]
 

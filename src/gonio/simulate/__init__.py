@@ -1,12 +1,21 @@
 """Simulated particles whose truth is exact: phantoms and structures, seen through a microscope."""
 
-from gonio.simulate.microscope import PAPER_CTF, Imaging, simulate_subtomogram, simulate_tilt_stack
+from gonio.simulate.microscope import (
+    DEFAULT_CTF,
+    PAPER_CTF,
+    CtfCorrection,
+    Imaging,
+    simulate_subtomogram,
+    simulate_tilt_stack,
+)
 from gonio.simulate.phantom import PHANTOM_NAMES, Density, Phantom
 from gonio.simulate.structure import Structure
 
 __all__ = [
+    "DEFAULT_CTF",
     "PAPER_CTF",
     "PHANTOM_NAMES",
+    "CtfCorrection",
     "Density",
     "Imaging",
     "Phantom",

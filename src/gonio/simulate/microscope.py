@@ -18,6 +18,7 @@ field wider than the box, so that the box is filled to its corners. It knows not
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
@@ -26,14 +27,16 @@ from scipy import fft
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from gonio.particle.ctf import Ctf, electron_wavelength_angstrom
+from gonio.particle.ctf import AMPLITUDE_CONTRAST, Ctf, electron_wavelength_angstrom
 from gonio.particle.pose import Pose
 from gonio.particle.volume import MIN_BOX, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge
 from gonio.simulate.phantom import Density, Phantom
 
 __all__ = [
+    "DEFAULT_CTF",
     "PAPER_CTF",
+    "CtfCorrection",
     "Imaging",
     "add_noise",
     "apply_transfer",
@@ -50,6 +53,8 @@ __all__ = [
 
 # Xu & Alber 2012: Cs 2 mm, defocus 4 um; 300 kV puts the first zero at 0.356/nm.
 PAPER_CTF = Ctf(40_000.0, 40_000.0, voltage_kv=300.0, spherical_aberration_mm=2.0, amplitude_contrast=0.0)
+# The same lens with the amplitude contrast of ice-embedded protein, without which the lowest shells would be empty.
+DEFAULT_CTF = replace(PAPER_CTF, amplitude_contrast=AMPLITUDE_CONTRAST)
 
 # Where neither imaging nor phantom says them; a difference of no more is rounding.
 DEFAULT_BOX, DEFAULT_VOXEL_SIZE_ANGSTROM, SAME_SIZE = 32, 10.0, 1e-6
@@ -58,9 +63,20 @@ MATRIX_ENTRIES = 2**26  # 256 MB of float32, 121 tilts of a box of 64; larger ba
 SPLINE_OVERSAMPLING = 4  # cubic splines err by (f / (1 - f))^4 = 4e-4 at the image's Nyquist frequency, f = 1/8
 
 
+class CtfCorrection(StrEnum):
+    """What is done about the CTF's sign before a subtomogram is reconstructed.
+
+    TRUNCATED leaves out what lies beyond the first zero, as the paper does; FLIPPED turns the phases where the sign is
+    negative, so that the CTF's absolute value remains. A CTF that is undone altogether is no lens (``ctf=None``).
+    """
+
+    TRUNCATED = "truncated"
+    FLIPPED = "flipped"
+
+
 @dataclass(frozen=True)
 class Imaging:
-    """How a particle is imaged; the defaults are the paper's.
+    """How a particle is imaged; the defaults are the paper's, but for an amplitude contrast of 0.07 (the paper's is 0).
 
     Parameters
     ----------
@@ -79,6 +95,8 @@ class Imaging:
         a perfect lens.
     detector_mtf
         Whether the detector blurs (``mtf``).
+    correction
+        Of subtomograms; tilt images keep the whole CTF.
     """
 
     box: int = None  # type: ignore[assignment]  # a number once it is known what is imaged (``of``)
@@ -88,8 +106,9 @@ class Imaging:
     tilt_step_deg: float = 1.0
     axis_deg: float = 90.0
     snr: float = np.inf
-    ctf: Ctf | None = PAPER_CTF
+    ctf: Ctf | None = DEFAULT_CTF
     detector_mtf: bool = True
+    correction: CtfCorrection = CtfCorrection.TRUNCATED
 
     def __post_init__(self) -> None:
         box, size = self._frame
@@ -148,13 +167,21 @@ class Imaging:
         return along, 2 * box
 
     def transfer(self) -> NDArray[np.float64]:
-        """CTF up to its first zero times MTF, on the half plane of ``rfft2`` of the field, shape (y, x // 2 + 1)."""
+        """The CTF as it is corrected times MTF, on the half plane of ``rfft2`` of the field, shape (y, x // 2 + 1)."""
         size = self._frame[1]
         frequency = _image_frequencies(self.field_yx, size)
         radius = np.linalg.norm(frequency, axis=-1)
-        contrast = np.ones_like(radius) if self.ctf is None else truncated_ctf(frequency, ctf=self.ctf)
-        nyquist = 0.5 / size
+        contrast, nyquist = self._contrast(frequency), 0.5 / size
         return contrast * mtf(radius / nyquist) if self.detector_mtf else contrast
+
+    def _contrast(self, frequency_xy_per_angstrom: NDArray) -> NDArray[np.float64]:
+        """Return the CTF at frequencies (..., 2) as it is corrected."""
+        if self.ctf is None:
+            return np.ones(frequency_xy_per_angstrom.shape[:-1])
+        if self.correction == CtfCorrection.FLIPPED:
+            flat = np.abs(self.ctf.transfer(frequency_xy_per_angstrom.reshape(-1, 2)))  # (s,)
+            return flat.reshape(frequency_xy_per_angstrom.shape[:-1])
+        return truncated_ctf(frequency_xy_per_angstrom, ctf=self.ctf)
 
 
 def simulate_subtomogram(density: Density, pose: Pose, *, imaging: Imaging, rng: np.random.Generator) -> Subtomogram:

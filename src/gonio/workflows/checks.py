@@ -11,7 +11,7 @@ look at a sample of the particles, take a fraction of a second, and know of no p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ __all__ = [
     "opposite_contrast",
     "sample_of",
     "self_correlation",
+    "warnings_of_list",
+    "warnings_of_maps",
     "without_poses",
     "without_the_symmetry",
 ]
@@ -210,3 +212,73 @@ def check_voxel_sizes(particles: Sequence[Particle], map_: Volume, *, name: str)
             f"voxel sizes differ: particles {sizes[0]:g}, {name} {own:g} angstrom; resample one of them, or give"
             " --voxel-size where headers are wrong"
         )
+
+
+# All of them
+
+
+# What to do about opposite contrast, of the particles of a list.
+INVERT = "pass --invert if it is the particles that are dark, else invert the map"
+
+
+def warnings_of_list(
+    table: ParticleTable,
+    references: Mapping[str, Volume] | None = None,
+    *,
+    mask: Volume | None = None,
+    resolutions: Mapping[str, float | None] | None = None,
+    poses_for: str | None = None,
+) -> list[Suspicion]:
+    """Return what looks wrong with a list and what it is compared with, as commands print it before they begin.
+
+    Parameters
+    ----------
+    references
+        The maps that particles are compared with, by what they are called.
+    mask
+        That was given.
+    resolutions
+        What was asked for, angstrom, by option.
+    poses_for
+        What needs poses of the list, or None where nothing does.
+
+    Raises
+    ------
+    ValueError
+        Voxel sizes that differ, resolutions that do not suit a box, a mask that is none.
+    """
+    particles = sample_of(table)
+    for name, map_ in [*(references or {}).items(), *([] if mask is None else [("the mask", mask)])]:
+        check_voxel_sizes(particles, map_, name=name)
+    found = []
+    if poses_for is not None:
+        found = [without_poses(table, remedy=f"{poses_for} needs them: align first, without --local")]
+    others = warnings_of_maps(particles, references or {}, mask=mask, resolutions=resolutions or {}, invert=INVERT)
+    return [*(one for one in found if one is not None), *others]
+
+
+def warnings_of_maps(
+    particles: Sequence[Particle],
+    references: Mapping[str, Volume],
+    *,
+    mask: Volume | None,
+    resolutions: Mapping[str, float | None],
+    invert: str,
+) -> list[Suspicion]:
+    """Return what looks wrong between particles and maps; ``invert`` is what to do about opposite contrast.
+
+    Raises
+    ------
+    ValueError
+        Resolutions that do not suit a box, a mask that is none.
+    """
+    for option, resolution in resolutions.items():
+        for one in [*particles[:1], *references.values()]:
+            check_resolution(option, resolution, one.box, one.voxel_size_angstrom)
+    found = []
+    if mask is not None:
+        check_mask(mask)
+        found.append(mask_is_a_map(mask))
+    doubts = (opposite_contrast(particles, one, name=name, remedy=invert) for name, one in references.items())
+    found.append(next((doubt for doubt in doubts if doubt is not None), None))
+    return [one for one in found if one is not None]
