@@ -157,7 +157,7 @@ def align(
     settings = search.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom, local=local)
     if learn and not settings.restores:
         raise ArgumentError("{} is for restored inputs: from plain ones nothing is expected", "learn")
-    executor = run.executor(settings)
+    resources = run.resources(settings)
     facts = known.read(particles.read_map, reference_map, settings)
     table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
     found = checks.warnings_of_list(
@@ -181,14 +181,14 @@ def align(
         "half_maps": known.half_maps,
         "voxel_size_angstrom": reference_map.voxel_size_angstrom,
         "truth": truth,
-        "device": executor.kind,
+        "device": resources.kind,
         "learn": learn,
         "decoys": decoys.record,
         "list": particles.record(table),
         "alignment": asdict(settings),
     }
     files = [*files_of(table, reference, *known.files), *files_of(true_table)]
-    with running(output, executor, settings=asked, seed=seed, inputs=files) as work:
+    with running(output, resources, settings=asked, seed=seed, inputs=files) as work:
         aligned = align_list(table, aligner, mapper=work.mapper, seed=seed, learn=learn)
         if decoys.decoys:
             judged = _with_decoys(aligned.table, aligner, decoys, mapper=work.mapper, seed=seed)

@@ -170,17 +170,17 @@ def classify(
         poses_for="--local" if local else None,
     )
     warned = warn_of(doubts)
-    executor = run.executor(settings)
+    resources = run.resources(settings)
     record = {
         "classes": str(classes),
         "references": list(references or ()),
         "pairs_up_to": pairs_up_to,
-        "device": executor.kind,
+        "device": resources.kind,
         "alignment": asdict(settings),
         "list": particles.record(table),
     }
     files = files_of(table, *(references or ()))
-    with running(output, executor, settings=record, seed=seed, inputs=files) as work:
+    with running(output, resources, settings=record, seed=seed, inputs=files) as work:
         found, paired = _classified(table, procedure, maps, count, settings, mapper=work.mapper, seed=seed)
         classified = Classified(found, _classed_table(table, found), procedure, paired)
         with work.results() as folder:

@@ -167,7 +167,7 @@ def refine(
     if subset is not None and not denovo:
         raise ArgumentError("{} is how many particles of each half {} makes a map from", "subset", "denovo")
     search.check()
-    executor = run.executor()
+    resources = run.resources()
     start = Start(particles.read_mask(reference), (subset or SUBSET) if denovo else None)
     plan = Plan(
         settings=search.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
@@ -188,12 +188,12 @@ def refine(
         "split": split,
         "siblings_angstrom": siblings_angstrom,
         "mask": mask,
-        "device": executor.kind,
+        "device": resources.kind,
         "plan": {**asdict(replace(plan, mask=None)), "mask": None},
         "list": particles.record(table),
     }
     files = files_of(table, reference, mask)
-    with running(output, executor, settings=settings, seed=seed, inputs=files) as work:
+    with running(output, resources, settings=settings, seed=seed, inputs=files) as work:
         done = _iterated(work, table, plan, start, watch)
         refined = Refined(done, plan, f"Refinement of {particles.name}")
         with work.results() as folder:

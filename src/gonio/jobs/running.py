@@ -81,10 +81,10 @@ class RunOptions:
         """How many things at a time on this machine."""
         return thread_count(self.threads)
 
-    def executor(self, settings: Settings | None = None) -> Executor:
+    def resources(self, settings: Settings | None = None) -> Resources:
         """Return who does work whose particles are aligned by these settings, checked."""
         self.check()
-        return Executor(self, draws=settings is not None and settings.draws)
+        return Resources(self, draws=settings is not None and settings.draws)
 
     def check(self) -> None:
         """Raise ArgumentError where options exclude each other."""
@@ -108,7 +108,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class Executor:
+class Resources:
     """Who does the work of a run: ``draws`` is as in ``gonio.search.gpu.multi_gpu.cards_for``."""
 
     asked: RunOptions
@@ -174,7 +174,7 @@ class Work:
 @contextmanager
 def running(
     output: File,
-    executor: Executor,
+    resources: Resources,
     *,
     settings: Mapping[str, object],
     seed: int,
@@ -188,13 +188,13 @@ def running(
         As ``RunFolder.opened``; no Dask where it was asked for.
     """
     facts = {"settings": settings, "seed": seed, "inputs": checksums(inputs), "versions": versions()}
-    asked = executor.asked
+    asked = resources.asked
     begun = RunFolder.opened(
         Path(output), facts, command=shlex.join(command_line()), resume=asked.resume, overwrite=asked.overwrite
     )
     with ExitStack() as stack:
         folder = stack.enter_context(begun)
-        engine = stack.enter_context(executor.opened())
+        engine = stack.enter_context(resources.opened())
         try:
             mapper = Journaled(engine, folder.journal, asked.progress)
             yield Work(mapper, folder, {**settings, "threads": asked.workers}, seed, inputs)
