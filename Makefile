@@ -4,7 +4,7 @@
 #   make test-fast  those that take moments, in some three minutes
 #   make check      formatting, lint, types and imports
 #   make bench      how fast it is, as one table                                   (BENCH_ARGS=--quick)
-#   make bench-gpu  the same on a graphics card of NVIDIA's                        (BENCH_ARGS=--quick)
+#   make bench-gpu  the same on a GPU of NVIDIA's                        (BENCH_ARGS=--quick)
 #   make docs       the documentation as a site, into build/site
 #   make dist       sdist and wheel into dist/, the wheel installed and tried in an environment of its own
 #   make reproduce  what docs/reproduce.md reports, into results/

@@ -1,4 +1,4 @@
-"""What a graphics card can do at most: float32 operations and bytes a second, measured with the smallest of kernels."""
+"""What a GPU can do at most: float32 operations and bytes a second, measured with the smallest of kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numba import cuda as _cuda
 from numba import float32
 
-from gonio.kernels.gpu_memory import Card
+from gonio.kernels.gpu_memory import Gpu
 
 cuda: Any = _cuda
 LOOP = 4096  # fused multiply-adds of a thread, eight at a time
@@ -19,7 +19,7 @@ LOOP = 4096  # fused multiply-adds of a thread, eight at a time
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Float32 operations a second, bytes a second of a copy within the card, and of one from here to it."""
+    """Float32 operations a second, bytes a second of a copy within the GPU, and of one from here to it."""
 
     flops: float
     within: float
@@ -50,9 +50,9 @@ def _copy(source, target):
         target[i] = source[i]
 
 
-def measured(card: Card, *, rounds: int, blocks: int = 4096, threads: int = 256, size: int = 1 << 26) -> Ceilings:
+def measured(gpu: Gpu, *, rounds: int, blocks: int = 4096, threads: int = 256, size: int = 1 << 26) -> Ceilings:
     """The best of some rounds, after one that compiles; ``size`` floats are copied."""
-    with card.used():
+    with gpu.used():
         out, here = cuda.device_array(blocks * threads, np.float32), np.zeros(size, np.float32)
         one, other = cuda.to_device(here), cuda.device_array(size, np.float32)
 

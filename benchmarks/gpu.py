@@ -1,13 +1,13 @@
-"""How fast alignments are on a graphics card, beside this machine's processors in the same run.
+"""How fast alignments are on a GPU, beside this machine's processors in the same run.
 
     python benchmarks/gpu.py [--quick] [--device cuda:1] [--only PART ...] [--out FILE.md]
 
 Kernels: samples a second of full normal equations (within refinements too) and of values, with the share of what the
-card reaches in a loop of fused multiply-adds and in a copy, both measured here. Alignments: pairs, many particles
-against one map, all pairs of a set in memory and from files; on the card alone, of particles that are prepared, and
+GPU reaches in a loop of fused multiply-adds and in a copy, both measured here. Alignments: pairs, many particles
+against one map, all pairs of a set in memory and from files; on the GPU alone, of particles that are prepared, and
 with all that this machine does for them; and the share of the time that transfers take by the bandwidth measured here.
 Memory: free bytes, and the time of a particle, after a tenth of many particles against five maps and after all.
-Without a card it says so in one sentence.
+Without a GPU it says so in one sentence.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def kernel_rows(device: Device, box: int, extent: Extent, most: Ceilings) -> lis
     points = pack(chosen.matrix, chosen.shift_angstrom)
     compared = [Comparison(s, reference, score=Score.RCS) for s in spectra]
     compared = [compared[i % len(compared)] for i in range(extent.targets)]
-    frame = everywhere(made.particles[0], gonio.Settings(), reach_deg=60.0)
+    frame = everywhere(made.particles[0], gonio.Settings(), spacing_deg=60.0)
     at_points = [Evaluation(c, points) for c in compared]
     refinements = [Refinement(frame.pose_problem(c), points, 6) for c in compared]
     ways: dict[str, tuple[str, Callable[[], list[Any]]]] = {
@@ -95,12 +95,12 @@ def kernel_rows(device: Device, box: int, extent: Extent, most: Ceilings) -> lis
         work()  # compiles
         best = np.inf
         for _ in range(extent.rounds):
-            device.card.times = {}
+            device.gpu.times = {}
             answers = work()
-            best = min(best, sum(device.card.times.values()))
-        device.card.times = None
-        looks = [a.iterations.sum() + len(points) if kind == "refinement" else len(points) for a in answers]
-        samples = sum(len(c.target) * float(count) for c, count in zip(compared, looks, strict=True))
+            best = min(best, sum(device.gpu.times.values()))
+        device.gpu.times = None
+        neighbour_search = [a.iterations.sum() + len(points) if kind == "refinement" else len(points) for a in answers]
+        samples = sum(len(c.target) * float(count) for c, count in zip(compared, neighbour_search, strict=True))
         cost, rate = FLOPS["value" if kind == "value" else "normal equations"], samples / best
         asked_of_caches = sum(BYTES.values()) * rate / 1e9
         note = (
@@ -147,7 +147,7 @@ def on_cpu(prepare: Callable[[], Prepared]) -> gonio.Result:
 
 
 def alignment_rows(device: Device, box: int, extent: Extent, most: Ceilings) -> list[Row]:
-    """Seconds for each alignment on the card, and beside it on all processors of this machine."""
+    """Seconds for each alignment on the GPU, and beside it on all processors of this machine."""
     ways: dict[str, tuple[Callable[[int], Searches], int]] = {
         "pairs": (lambda count: pairs(count, box), extent.pairs),
         "particles, all orientations": (lambda count: against_map(count, box, local=False), extent.particles),
@@ -162,7 +162,7 @@ def alignment_rows(device: Device, box: int, extent: Extent, most: Ceilings) -> 
         alone = [one.search for one in prepared if isinstance(one, FromCoarseToFine)]
         device.search(alone)
         seconds = best_of(extent.rounds, lambda a=alone: device.search(a)) / len(alone)  # type: ignore[misc]
-        rows.append(Row(f"{name}, prepared", note=f"{1.0 / seconds:.0f} /s on the card alone"))
+        rows.append(Row(f"{name}, prepared", note=f"{1.0 / seconds:.0f} /s on the GPU alone"))
     return rows
 
 
@@ -211,7 +211,7 @@ def memory_rows(device: Device, extent: Extent) -> list[Row]:
         for _ in results(every, device):
             pass
         seconds = (time.perf_counter() - start) / count
-        told.append(f"{count} particles: {1e3 * seconds:.3f} ms each, {device.card.free_bytes / 1e6:.0f} MB free after")
+        told.append(f"{count} particles: {1e3 * seconds:.3f} ms each, {device.gpu.free_bytes / 1e6:.0f} MB free after")
     return [Row("local, five maps", note="; ".join(told))]
 
 
@@ -229,10 +229,10 @@ def timed(
 ) -> list[Row]:
     """Of work that is done a second time, when everything is compiled."""
     work()
-    device.card.moved_bytes, start = 0, time.perf_counter()
+    device.gpu.moved_bytes, start = 0, time.perf_counter()
     work()
     seconds = time.perf_counter() - start
-    moved = device.card.moved_bytes
+    moved = device.gpu.moved_bytes
     note = (
         f"{count / seconds:.0f} /s, {seconds:.2f} s in all; {1.0 / beside:.0f} /s on {os.cpu_count()} processors;"
         f" {moved / count / 1e3:.0f} KB moved for each, {100 * moved / most.up / seconds:.1f} % of the time"
@@ -255,7 +255,7 @@ def main() -> None:
     """Print a table, and write it where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a glance, to see that everything runs")
-    parser.add_argument("--device", default="cuda", help="which card")
+    parser.add_argument("--device", default="cuda", help="which GPU")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to time")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="a file to write")
     chosen = parser.parse_args()
@@ -265,13 +265,13 @@ def main() -> None:
         print(error)
         return
     if device is None:
-        print(f"{chosen.device} is no graphics card: nothing was timed")
+        print(f"{chosen.device} is no GPU: nothing was timed")
         return
     from ceilings import measured
 
     extent = QUICK if chosen.quick else Extent()
     small = {"blocks": 2, "threads": 2, "size": 1 << 10} if chosen.quick else {}
-    most = measured(device.card, rounds=extent.rounds, **small)
+    most = measured(device.gpu, rounds=extent.rounds, **small)
     text = [f"{device.name}: at most {most}", ""]
     print(text[0], flush=True)
     parts: dict[str, Callable[[], list[Row]]] = {

@@ -36,15 +36,15 @@ from gonio.alignment import particle_list as lists
 from gonio.averaging import average
 from gonio.io import read_particles, write_particles
 from gonio.io.simulated import write_simulated
-from gonio.run.engine import Local
-from gonio.run.journal import Journal
+from gonio.run.checkpoint import Checkpoint
+from gonio.run.executor import Local
 
 DISTINCT = 4  # particles that are simulated; files hold them again and again
 CORES = (2, 32, 512)
 ONE_MACHINE = 64  # cores, and no more: others are reached by Dask, files over the network
 # Bytes in a second that are asked of the usual hardware: a good disk or shared file system, a network of 10 Gbit.
 DISK_BYTES, NETWORK_BYTES = 2e9, 1.2e9
-TAKEN, PUT_DOWN = "taken from a forked worker", "put down in the journal"
+TAKEN, PUT_DOWN = "taken from a forked worker", "put down in the checkpoint"
 TAKEN_MEGABYTE, DASK_MEGABYTE = "taken from a forked worker: a megabyte of sums", "Dask: a megabyte of sums"
 BLOCK_BYTES = 2**22  # the sums of a block of a box of 72
 TASK, BY_DASK = "Dask: a task", "Dask: a result"
@@ -65,7 +65,7 @@ class Cost:
 
 @dataclass
 class Weighing:
-    """An engine in this process that weighs what another one would send: ``gonio.run.engine.Mapper``."""
+    """An executor in this process that weighs what another one would send: ``gonio.run.executor.Executor``."""
 
     sent_bytes: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -128,13 +128,13 @@ def stages(folder: Path, *, box: int, count: int) -> tuple[dict[str, Cost], dict
     sent, found = {}, {}
     for name, search in (("all orientations", "coarse_to_fine"), ("local", "local")):
         weighing, aligner = Weighing(), gonio.Aligner(clean_map(box=box), gonio.Settings(search=search))
-        found[name] = lists.align_rows(table, aligner, mapper=weighing)
+        found[name] = lists.align_rows(table, aligner, executor=weighing)
         costs[f"reading and aligning, {name}"] = weighing.cost(read_bytes=size)
         sent[name] = weighing.sent_bytes
     block = average.BLOCK
     rows = np.arange(3 * block) % count
     weighing = Weighing()
-    average.average_table(table[rows], mapper=weighing)
+    average.average_table(table[rows], executor=weighing)
     costs["reading and averaging"] = weighing.cost(each=block, read_bytes=size)
     sent["held"] = in_fresh_process(folder / "particles.star")["worker_bytes"]
     return costs, sent, found["all orientations"]
@@ -143,7 +143,7 @@ def stages(folder: Path, *, box: int, count: int) -> tuple[dict[str, Cost], dict
 def collecting(folder: Path, found: list[lists.AlignedRow], count: int) -> dict[str, Cost]:
     """What the one process that collects does with each result: take it, put it down, write it at the end.
 
-    In the journal lies beside a result by what its file is known again, which costs a look at the file.
+    In the checkpoint lies beside a result by what its file is known again, which costs a look at the file.
     """
     table = read_particles(written(folder, box=32, files=1, rows=count))
     records = [pickle.dumps(one, protocol=5) for one in found]
@@ -153,13 +153,13 @@ def collecting(folder: Path, found: list[lists.AlignedRow], count: int) -> dict[
     give, blocks = partial(_given, bytes(BLOCK_BYTES)), -(-count // 200)
     seconds = took(lambda: sum(len(one) for one in Local(2)("blocks", give, blocks)))
     costs[TAKEN_MEGABYTE] = Cost(1e6 * seconds / blocks / BLOCK_BYTES)
-    opened = Journal.create(folder / "journal", {})
+    opened = Checkpoint.create(folder / "journal", {})
     add = partial(opened.add, "align")
     seconds = took(lambda: [add(row, found[row % len(found)], source=table.image(row)) for row in range(count)])
     opened.close()
     bytes_each = round((folder / "journal").stat().st_size / count)
     costs[PUT_DOWN] = Cost(seconds / count, 0, bytes_each)
-    seconds = took(lambda: Journal.resume(folder / "journal", {}).close())
+    seconds = took(lambda: Checkpoint.resume(folder / "journal", {}).close())
     return costs | {"found again on resuming": Cost(seconds / count, bytes_each)} | ending(folder, table, records)
 
 
@@ -200,13 +200,13 @@ def scheduled(record: bytes, tasks: int) -> dict[str, Cost] | None:
     from gonio.run import cluster
 
     few, whole = -(-tasks // 8), cluster.MAX_CHUNK * tasks
-    with cluster.dask(None, 1) as engine:
-        for _ in engine("warm", partial(_given, record), whole):
+    with cluster.dask(None, 1) as executor:
+        for _ in executor("warm", partial(_given, record), whole):
             pass
         with patch.object(cluster, "MAX_CHUNK", 1):  # as many tasks as items, which slow ones come to by themselves
-            task = took(lambda: sum(1 for _ in engine("tasks", partial(_given, record), tasks))) / tasks
-        full = took(lambda: sum(1 for _ in engine("full", partial(_given, record), whole))) / whole
-        blocks = took(lambda: sum(1 for _ in engine("blocks", partial(_given, bytes(BLOCK_BYTES)), few))) / few
+            task = took(lambda: sum(1 for _ in executor("tasks", partial(_given, record), tasks))) / tasks
+        full = took(lambda: sum(1 for _ in executor("full", partial(_given, record), whole))) / whole
+        blocks = took(lambda: sum(1 for _ in executor("blocks", partial(_given, bytes(BLOCK_BYTES)), few))) / few
     result = max(full - task / cluster.MAX_CHUNK, 0.0)
     return {
         TASK: Cost(task),

@@ -1,4 +1,4 @@
-"""What can be said of graphics cards where there is none, under Numba's simulator of one.
+"""What can be said of GPUs where there is none, under Numba's simulator of one.
 
     python benchmarks/without_card.py feeding [--count 1024]
     python benchmarks/without_card.py agreement [--count 60] [--threads 16] [--only local map pairs]
@@ -29,7 +29,7 @@ from particles import VOXEL_ANGSTROM, Set, clean_map, simulated, starts
 from table import Row, markdown
 
 import gonio
-from gonio.kernels.gpu_memory import Card
+from gonio.kernels.gpu_memory import Gpu
 from gonio.search.cpu import Cpu
 from gonio.search.gpu.device import Device
 
@@ -39,7 +39,7 @@ WAYS = ("local", "map", "pairs")
 SET_SIZE = 80
 
 
-class SilentCard(Card):
+class SilentGpu(Gpu):
     """Takes everything at once, and does nothing."""
 
     @property
@@ -58,8 +58,8 @@ class Silent(Device):
         stock, work = self.__dict__.setdefault("stock", {}), started.work
         if work.name not in stock:
             (stock[work.name],) = getattr(Cpu(), work.name)(started.pieces[:1])
-        with self.card.used():
-            self.card.release(started.queue)
+        with self.gpu.used():
+            self.gpu.release(started.queue)
         return [stock[work.name]] * len(started.pieces)
 
 
@@ -85,7 +85,7 @@ def searches(way: str, count: int) -> Searches:
 
 def feeding(count: int, set_size: int = SET_SIZE) -> list[Row]:
     """Processor time of this machine for each search: the second of two rounds."""
-    silent, of_a_set = Silent(SilentCard()), simulated(set_size).particles
+    silent, of_a_set = Silent(SilentGpu()), simulated(set_size).particles
     of_set = set_size * (set_size - 1) // 2
     ways: dict[str, tuple[Callable[[], object], int]] = {
         "targets of a map, all orientations": (lambda: list(results(searches("map", count), silent)), count),
@@ -105,7 +105,7 @@ def feeding(count: int, set_size: int = SET_SIZE) -> list[Row]:
 
 def agreement(count: int, threads: int, ways: Sequence[str] = WAYS) -> list[Row]:
     """How far apart poses are."""
-    device, rows = Device(Card(threads=threads)), []
+    device, rows = Device(Gpu(threads=threads)), []
     for way in ways:
         wanted = [on_cpu(search) for search in searches(way, count)]
         found = list(results(searches(way, count), device))

@@ -109,14 +109,14 @@ def describe(records: list[dict]) -> str:
 
 
 def run_jobs(
-    function: Callable[..., dict], jobs: Iterable[tuple], journal: Path | Callable[..., Path], *, processes: int = 2
+    function: Callable[..., dict], jobs: Iterable[tuple], checkpoint: Path | Callable[..., Path], *, processes: int = 2
 ) -> list[dict]:
-    """``function(*job)`` for each job; a finished job is a line of its journal and is not run again.
+    """``function(*job)`` for each job; a finished job is a line of its checkpoint and is not run again.
 
-    A job is a tuple of plain values; its text is its key. ``journal`` is a file, or gives the file of ``*job``.
+    A job is a tuple of plain values; its text is its key. ``checkpoint`` is a file, or gives the file of ``*job``.
     """
     jobs = list(jobs)
-    paths = {job: journal if isinstance(journal, Path) else journal(*job) for job in jobs}
+    paths = {job: checkpoint if isinstance(checkpoint, Path) else checkpoint(*job) for job in jobs}
     done = read_journals(set(paths.values()))
     missing = [job for job in jobs if str(job) not in done]
     with ProcessPoolExecutor(processes) as pool:

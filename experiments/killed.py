@@ -4,7 +4,7 @@
 
 Simulates particles and aligns them once undisturbed, on one worker. Then again on two with kill -9, and ``--resume``
 until it ends. A third of the kills come after a random time between nothing and the length of such a run, so while it
-starts, aligns and journals; a third while its results are written, a random time after the folder for them has
+starts, aligns and checkpoints; a third while its results are written, a random time after the folder for them has
 appeared; a third while they are synced and put in their place, after the last of their files has appeared. Half of them
 take the process alone, half its workers too.
 
@@ -122,14 +122,14 @@ def killed_and_resumed(folder: Path, phases: list[Phase], rng: random.Random) ->
 def worker_killed(folder: Path, phases: list[Phase], rng: random.Random) -> list[str]:
     """One of four Dask workers is killed when some particles are done."""
     run = aligned(folder, OUT, "--dask", "local", "--threads", "4")
-    journal = folder / OUT / ".gonio" / "journal"
+    checkpoint = folder / OUT / ".gonio" / "journal"
     size = rng.randint(20_000, 100_000)  # bytes: 2 kB for a particle
-    assert waited_for(run, lambda: journal.exists() and journal.stat().st_size > size)
+    assert waited_for(run, lambda: checkpoint.exists() and checkpoint.stat().st_size > size)
     workers = [pid for pid in children(run.pid) for pid in children(pid) or [pid] if "spawn_main" in words_of(pid)]
     chosen = rng.choice(workers)
     os.kill(chosen, signal.SIGKILL)
     assert run.wait() == 0
-    return [f"one of {len(workers)} workers, with {size} bytes in the journal"]
+    return [f"one of {len(workers)} workers, with {size} bytes in the checkpoint"]
 
 
 def children(pid: int) -> list[int]:

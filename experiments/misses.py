@@ -38,7 +38,7 @@ def local_optimum(
     aligner: gonio.Aligner, target: gonio.Subtomogram | gonio.TiltStack, found: gonio.Result, truth: gonio.Pose
 ) -> gonio.Result:
     """The optimum next to the true pose, samples weighted as in what was found."""
-    return aligner.align(target, start=truth, expectation=found.expectation)
+    return aligner.align(target, start=truth, expected_fsc=found.expected_fsc)
 
 
 def fits_better(near: gonio.Result, found: gonio.Result) -> bool:

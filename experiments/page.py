@@ -23,7 +23,7 @@ CHAPTERS = {
         " counted as wrong.",
     ),
     "tables_3_4": ("Tables 3 and 4: the axis is known", "As above, with the axis of each particle given."),
-    "fig3_convergence": ("Figure 3: convergence", "How fast the paper's stochastic search comes to rest."),
+    "fig3_convergence": ("Figure 3: convergence", "How fast the paper's stochastic search converges."),
     "fig4_iterations": ("Figure 4: iterations", "Iterations of independent over stochastic refinement."),
     "fig5": ("Figure 5: averages", "Resolution of averages of aligned particles, beside that at the true poses."),
     "fig6": ("Figure 6: classes from all pairs", "Four complexes told apart by the dissimilarities of their pairs."),
@@ -36,7 +36,7 @@ CHAPTERS = {
     "overlap": ("The overlap, held or moved", "Rotation gradients of RCS, and where the search ends with either."),
     "ribosomes_run": ("Real ribosomes", "Poses of RELION 5 against the atoms of 7P6Z, before and after refinement."),
     "ribosomes_noise": ("Ribosomes: noise", "How far a known signal comes back off in the noise of real images."),
-    "ribosomes_everywhere": ("Ribosomes from all orientations", "The same particles without their listed poses."),
+    "ribosomes_everywhere": ("Ribosomes from all orientations", "The same particles without their input poses."),
 }
 
 

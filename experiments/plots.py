@@ -143,7 +143,7 @@ def fold_over_snr(table: dict[tuple, dict]) -> Figure:
     return figure
 
 
-def wrong_shares(rows: Rows, methods: Sequence[str]) -> Figure:
+def wrong_fractions(rows: Rows, methods: Sequence[str]) -> Figure:
     """Share of wrong optima in each cell; the hatched part was the choice of the score."""
     phantoms = list(dict.fromkeys(cell.phantom for cell in rows))
     figure = Figure(figsize=(9.0, 1.2 + 2.6 * len(phantoms)), layout="constrained")
@@ -151,7 +151,7 @@ def wrong_shares(rows: Rows, methods: Sequence[str]) -> Figure:
     for ax, phantom in zip(axes, phantoms, strict=True):
         group = [(cell, row) for cell, row in rows.items() if cell.phantom == phantom]
         for offset, method in enumerate(methods):
-            draw_shares(ax, [row for _, row in group], method, offset=offset - (len(methods) - 1) / 2)
+            draw_fractions(ax, [row for _, row in group], method, offset=offset - (len(methods) - 1) / 2)
         ax.set_xticks(range(len(group)), [f"±{cell.tilt_deg}°\nSNR {cell.snr:g}" for cell, _ in group])
         ax.set_ylim(0.0, 100.0)
         ax.grid(axis="y", color="0.92")
@@ -162,7 +162,7 @@ def wrong_shares(rows: Rows, methods: Sequence[str]) -> Figure:
     return figure
 
 
-def draw_shares(ax: Axes, rows: list[dict], method: str, *, offset: float) -> None:
+def draw_fractions(ax: Axes, rows: list[dict], method: str, *, offset: float) -> None:
     """The bars of one method."""
     colour, name = BARS[method]
     x = np.arange(len(rows)) + 0.27 * offset

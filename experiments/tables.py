@@ -1,6 +1,6 @@
 """The 24 cells of the paper's tables: its schedule, gonio's defaults and the Cramer-Rao bound on the same pairs.
 
-``tables_1_2/run.py`` and ``tables_3_4/run.py`` are its two commands. Every finished pair is a line of a journal, one
+``tables_1_2/run.py`` and ``tables_3_4/run.py`` are its two commands. Every finished pair is a line of a checkpoint, one
 for each phantom and method; ``--summarise-only`` reads whatever they hold, from any number of folders.
 """
 
@@ -46,7 +46,7 @@ def table_job(phantom: str, tilt_deg: int, snr: float, method: str, index: int, 
     return align_pair(cell, index, settings=method_settings(method, axis=axis), with_normals=axis)
 
 
-def journal(folder: Path, phantom: str, method: str) -> Path:
+def checkpoint(folder: Path, phantom: str, method: str) -> Path:
     """Where the records of a phantom and a method are."""
     return folder / f"{phantom}_{method}.jsonl"
 
@@ -65,16 +65,16 @@ def run_missing(options: argparse.Namespace, *, axis: bool) -> None:
         run_jobs(
             partial(table_job, axis=axis),
             jobs,
-            lambda phantom, tilt, snr, method, index: journal(options.out, phantom, method),
+            lambda phantom, tilt, snr, method, index: checkpoint(options.out, phantom, method),
             processes=options.processes,
         )
 
 
 def read_rows(folders: list[Path], options: argparse.Namespace, *, axis: bool) -> Rows:
-    """The cells that the journals hold anything of, summarised; the first ``--pairs`` pairs."""
+    """The cells that the checkpoints hold anything of, summarised; the first ``--pairs`` pairs."""
     rows = {}
     for phantom in options.phantom:
-        done = read_journals([journal(folder, phantom, m) for folder in folders for m in options.method])
+        done = read_journals([checkpoint(folder, phantom, m) for folder in folders for m in options.method])
         for cell in (Cell(phantom, tilt, snr) for tilt in options.tilt for snr in options.snr):
             records = cell_records(done, cell, options.method, options.pairs)
             if any(records.values()):
@@ -97,12 +97,12 @@ def parse(description: str, out: str, *, axis: bool) -> argparse.Namespace:
     parser.add_argument("--snr", type=float, nargs="+", default=list(SNRS))
     parser.add_argument("--method", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(out), help="journals, summary.json and plots")
-    parser.add_argument("--also", type=Path, nargs="+", default=[], help="more folders with journals to read")
+    parser.add_argument("--out", type=Path, default=Path(out), help="checkpoints, summary.json and plots")
+    parser.add_argument("--also", type=Path, nargs="+", default=[], help="more folders with checkpoints to read")
     parser.add_argument("--summarise-only", action="store_true", help="run nothing")
     parser.add_argument("--markdown", type=Path, help="write the tables of docs/reproduce.md into this file")
     if axis:
-        parser.add_argument("--free", type=Path, nargs="+", help="journals of tables_1_2 (beside --out)")
+        parser.add_argument("--free", type=Path, nargs="+", help="checkpoints of tables_1_2 (beside --out)")
     return parser.parse_args()
 
 

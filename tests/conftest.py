@@ -14,7 +14,7 @@ from oracle import Blobs
 settings.register_profile("gonio", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("gonio")
 
-# Programs that ``test_cuda`` runs: one under the simulator of graphics cards, one where their compiler is.
+# Programs that ``test_cuda`` runs: one under the simulator of GPUs, one where their compiler is.
 collect_ignore = ["cuda_compiled.py", *([] if os.environ.get("NUMBA_ENABLE_CUDASIM") else ["cuda_simulated.py"])]
 
 

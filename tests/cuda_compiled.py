@@ -1,4 +1,4 @@
-"""Compiles the kernels for a card of compute capability 9.0 where there is none, and prints what they came to.
+"""Compiles the kernels for a GPU of compute capability 9.0 where there is none, and prints what they came to.
 
     python tests/cuda_compiled.py | grep -E "^===|Used|spill"
 
@@ -19,7 +19,7 @@ from gonio.kernels.cuda import REGISTERS, kernels
 from gonio.kernels.cuda_samples import THREADS
 from gonio.kernels.cuda_stages import stage_kernels
 
-# Functions that a kernel calls are compiled for the card at hand.
+# Functions that a kernel calls are compiled for the GPU at hand.
 numba.cuda.dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(9, 0))
 
 ASSEMBLER = Path(next(iter(nvidia.cuda_nvcc.__path__))) / "bin" / "ptxas"
@@ -58,7 +58,7 @@ KERNELS = {
         False,
     ),
     "expect": (stages.expect, [i8[2], f8[2], whole, f8[1], f8[1], f8[2], f8[1]], False),
-    "look_around": (stages.look_around, [f8[2], whole, whole, i8[1], f8[2]], False),
+    "search_neighbours": (stages.search_neighbours, [f8[2], whole, whole, i8[1], f8[2]], False),
     "values": (stages.values, [f8[2], i8[1], i8[1], whole, i8[2], f8[2], f8[1]], False),
     "choices": (
         stages.choices,

@@ -1,4 +1,4 @@
-"""What a graphics card computes is what the CPU computes: run by ``test_cuda``, under Numba's simulator of one.
+"""What a GPU computes is what the CPU computes: run by ``test_cuda``, under Numba's simulator of one.
 
 Blocks have 4 threads here and particles 16 voxels, since every thread is one of Python. Sums of n float32 samples that
 are taken in another order differ by some sqrt(n) of 6e-8 of their terms; ROUNDING allows ten times that for 200.
@@ -20,12 +20,12 @@ from numba.cuda.simulator.kernelapi import FakeCUDAShared
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio.comparison.expected_fsc import Expectation
-from gonio.comparison.pair import Pair
+from gonio.comparison.expected_fsc import ExpectedFsc
+from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume, moved
 from gonio.fourier.spectrum import Spectrum
-from gonio.kernels import gpu_memory as cards
+from gonio.kernels import gpu_memory as gpus
 from gonio.kernels.cuda import kernels
 from gonio.kernels.cuda_samples import SIMULATED
 from gonio.kernels.marquardt import NO_OVERLAP
@@ -36,12 +36,12 @@ from gonio.search import cpu
 from gonio.search import levenberg_marquardt as lm
 from gonio.search.backend import Backend, BestShifts, Evaluation, Found, PairSearch, Refinement
 from gonio.search.batch_task import BatchTask
-from gonio.search.coarse_to_fine import SEEDS, Cut, Plan, conduct
+from gonio.search.coarse_to_fine import SEEDS, Plan, PruningRule, conduct
 from gonio.search.cpu import Cpu
 from gonio.search.gpu import stages
 from gonio.search.gpu.device import Device
 from gonio.search.gpu.dispatch import NORMAL_EQUATIONS
-from gonio.search.gpu.multi_gpu import cards_for
+from gonio.search.gpu.multi_gpu import gpus_for
 from gonio.search.objective import pack, poses_of
 from gonio.search.search_space import about_normals, near
 from oracle import Blobs
@@ -50,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ceilings
 import gpu as gpu_benchmark
-import without_card
+import without_gpu
 
 assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1"
 # The simulator looks at its threads in a loop that they wait for: with Python's 5 ms it takes twenty times as long.
@@ -104,14 +104,14 @@ scores = pytest.mark.parametrize("score", list(Score))
 
 
 @pytest.fixture(scope="module")
-def card() -> Device:
-    return Device(cards.Card(threads=THREADS))
+def gpu() -> Device:
+    return Device(gpus.Gpu(threads=THREADS))
 
 
 @pytest.fixture(scope="module")
-def small_card() -> Device:
+def small_gpu() -> Device:
     """Of blocks that whole alignments do not take long with."""
-    return Device(cards.Card(threads=2))
+    return Device(gpus.Gpu(threads=2))
 
 
 @cache
@@ -125,7 +125,7 @@ def comparison(wedge: str, score: Score, seed: int = 1) -> Comparison:
     reference = FourierVolume.of(particle(seed + 10).volume, wedge=WEDGES[wedge], limit=LIMIT)
     shells, power = np.arange(target.n_shells), target.shell_power()
     rho = 0.9 * np.exp(-((shells / 5.0) ** 2))
-    return Comparison(target, reference, score=score, expectation=Expectation(rho, power, power, 0.3 * rho))
+    return Comparison(target, reference, score=score, expected_fsc=ExpectedFsc(rho, power, power, 0.3 * rho))
 
 
 def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
@@ -138,36 +138,34 @@ def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
 
 @wedges
 @scores
-def test_normal_equations_are_those_of_the_cpu(card, wedge, score):
-    (found,), (wanted,) = (
-        one.normal_equations([Evaluation(comparison(wedge, score), POINTS)]) for one in (card, Cpu())
-    )
+def test_normal_equations_are_those_of_the_cpu(gpu, wedge, score):
+    (found,), (wanted,) = (one.normal_equations([Evaluation(comparison(wedge, score), POINTS)]) for one in (gpu, Cpu()))
     for name in ("dissimilarity", "hessian", "descent", "overlap"):
         assert_close(getattr(found, name), getattr(wanted, name))
 
 
 @wedges
-def test_sums_of_shells_are_those_of_the_cpu(card, wedge):
+def test_sums_of_shells_are_those_of_the_cpu(gpu, wedge):
     at_points = [Evaluation(comparison(wedge, Score.FCS), POINTS)]
-    assert_close(card.shell_sums(at_points)[0], Cpu().shell_sums(at_points)[0])
-    assert_close(card.shell_equations(at_points)[0], Cpu().shell_equations(at_points)[0])
+    assert_close(gpu.shell_sums(at_points)[0], Cpu().shell_sums(at_points)[0])
+    assert_close(gpu.shell_equations(at_points)[0], Cpu().shell_equations(at_points)[0])
 
 
 @wedges
-def test_best_shifts_are_those_of_the_cpu(card, wedge):
+def test_best_shifts_are_those_of_the_cpu(gpu, wedge):
     seeds = BestShifts(comparison(wedge, Score.RCS), POSES.matrix, 2.0 * VOXEL)
-    (found,), (wanted,) = card.best_shifts([seeds]), Cpu().best_shifts([seeds])
+    (found,), (wanted,) = gpu.best_shifts([seeds]), Cpu().best_shifts([seeds])
     np.testing.assert_array_equal(found[0], wanted[0])
     assert_close(found[1], wanted[1])
 
 
-def test_best_shifts_of_samples_off_the_grid_are_those_of_the_cpu(card):
+def test_best_shifts_of_samples_off_the_grid_are_those_of_the_cpu(gpu):
     compared = comparison("tilted", Score.RCS)
     target = compared.target
     turned = (Rotation.from_rotvec([0.1, 0.2, -0.1]).as_matrix() @ target.frequency_xyz).astype(np.float32)
     off = Spectrum(turned, target.value, target.transfer, target.weight, N, VOXEL, target.limit, on_grid=False)
     seeds = BestShifts(Comparison(off, compared.reference, score=Score.RCS), POSES.matrix, 1.5 * VOXEL)
-    (found,), (wanted,) = card.best_shifts([seeds]), Cpu().best_shifts([seeds])
+    (found,), (wanted,) = gpu.best_shifts([seeds]), Cpu().best_shifts([seeds])
     np.testing.assert_array_equal(found[0], wanted[0])
     assert_close(found[1], wanted[1])
 
@@ -177,33 +175,33 @@ def frames() -> dict:
     prior = {"max_rotation_deg": 20.0, "prior_rotation_sd_deg": 3.0, "prior_shift_sd_angstrom": 5.0}
     axis = gonio.Settings(search="axis"), gonio.Settings(search="axis", axis_sd_deg=4.0)
     return {
-        "free": near(target, start, gonio.Settings(search="local"), reach_deg=None),
-        "prior": near(target, start, gonio.Settings(search="local", **prior), reach_deg=None),
-        "axis": about_normals(target, particle(11), axis[0], reach_deg=None),
+        "free": near(target, start, gonio.Settings(search="local"), spacing_deg=None),
+        "prior": near(target, start, gonio.Settings(search="local", **prior), spacing_deg=None),
+        "axis": about_normals(target, particle(11), axis[0], spacing_deg=None),
         "axis, prior": about_normals(
-            target, particle(11), gonio.Settings(search="axis", axis_sd_deg=4.0), reach_deg=None
+            target, particle(11), gonio.Settings(search="axis", axis_sd_deg=4.0), spacing_deg=None
         ),
     }
 
 
 @pytest.mark.parametrize("frame", list(frames()))
 @pytest.mark.parametrize("score", [Score.RCS, Score.LIKELIHOOD])
-def test_refinements_are_those_of_the_cpu(card, frame, score):
+def test_refinements_are_those_of_the_cpu(gpu, frame, score):
     # Two steps: rounding is not yet told apart by which of two nearly equal values is smaller.
-    problem = frames()[frame].pose_problem(comparison("tilted", score), crowding=1.5)
-    (found,), (wanted,) = (one.refine([Refinement(problem, POINTS[:2], 2)]) for one in (card, Cpu()))
+    problem = frames()[frame].pose_problem(comparison("tilted", score), samples_per_independent=1.5)
+    (found,), (wanted,) = (one.refine([Refinement(problem, POINTS[:2], 2)]) for one in (gpu, Cpu()))
     np.testing.assert_array_equal(found.code, wanted.code)
     np.testing.assert_array_equal(found.iterations, wanted.iterations)
     for name in ("points", "dissimilarity", "hessian", "descent", "damping", "growth"):
         np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-3, atol=1e-3)
 
 
-def test_a_refinement_that_starts_without_overlap_says_so(card):
+def test_a_refinement_that_starts_without_overlap_says_so(gpu):
     frame = frames()["free"]
     nowhere = POINTS[:1].copy()
     nowhere[0, 9] = 1e4  # beyond the largest shift
     refinement = Refinement(frame.pose_problem(comparison("tilted", Score.RCS)), nowhere, 3)
-    (found,), (wanted,) = card.refine([refinement]), Cpu().refine([refinement])
+    (found,), (wanted,) = gpu.refine([refinement]), Cpu().refine([refinement])
     assert found.status == wanted.status and found.iterations[0] == wanted.iterations[0] == 0
 
 
@@ -241,61 +239,61 @@ def same_bits(first: list, second: list) -> bool:
     )  # fmt: skip
 
 
-def test_answers_do_not_depend_on_what_else_is_done(card):
-    together = done(card, mixed())
-    assert same_bits(together, one_by_one(card, mixed())) and same_bits(together, done(card, mixed()))
+def test_answers_do_not_depend_on_what_else_is_done(gpu):
+    together = done(gpu, mixed())
+    assert same_bits(together, one_by_one(gpu, mixed())) and same_bits(together, done(gpu, mixed()))
 
 
-def test_work_that_memory_does_not_hold_is_halved_and_goes_on(card, monkeypatch):
+def test_work_that_memory_does_not_hold_is_halved_and_goes_on(gpu, monkeypatch):
     taken, refused = [], []
-    wanted, empty, most = done(card, mixed()), card.card.empty, np.inf
+    wanted, empty, most = done(gpu, mixed()), gpu.gpu.empty, np.inf
 
     def small(shape, dtype, queue):
         array = empty(shape, dtype, queue)
         taken.append(sum(len(block) for block in queue.blocks))
         if taken[-1] > most:
             refused.append(shape)
-            raise cards.OutOfMemory
+            raise gpus.OutOfMemory
         return array
 
-    monkeypatch.setattr(card.card, "empty", small)
-    one_by_one(card, mixed())
+    monkeypatch.setattr(gpu.gpu, "empty", small)
+    one_by_one(gpu, mixed())
     most = max(taken)  # what any of them takes alone
     twice = [answer for i in range(0, len(wanted), 2) for answer in 2 * wanted[i : i + 2]]  # there are two of each kind
-    assert same_bits(done(card, mixed()), wanted) and same_bits(done(card, mixed(copies=2)), twice) and refused
+    assert same_bits(done(gpu, mixed()), wanted) and same_bits(done(gpu, mixed(copies=2)), twice) and refused
 
 
-def test_memory_is_used_again(card, monkeypatch):
-    done(card, mixed())
-    monkeypatch.setattr(card.card, "_allocated", lambda length: pytest.fail(f"{length} bytes more"))
-    done(card, mixed())
+def test_memory_is_used_again(gpu, monkeypatch):
+    done(gpu, mixed())
+    monkeypatch.setattr(gpu.gpu, "_allocated", lambda length: pytest.fail(f"{length} bytes more"))
+    done(gpu, mixed())
 
 
-def test_launches_are_as_large_as_free_memory_allows(card, monkeypatch):
+def test_launches_are_as_large_as_free_memory_allows(gpu, monkeypatch):
     evaluations, blocks = [Evaluation(comparison("full", Score.RCS), POINTS[[i % 3]]) for i in range(6)], []
-    wanted, launch = card.normal_equations(evaluations), card.card.launch
+    wanted, launch = gpu.normal_equations(evaluations), gpu.gpu.launch
     most = 2.5 * NORMAL_EQUATIONS.size(evaluations[0])
-    monkeypatch.setattr(cards.Card, "launch_bytes", most)
-    monkeypatch.setattr(card.card, "launch", lambda kernel, n, *rest: blocks.append(n) or launch(kernel, n, *rest))
-    assert same_bits(card.normal_equations(evaluations), wanted) and blocks == [2, 2, 2]
+    monkeypatch.setattr(gpus.Gpu, "launch_bytes", most)
+    monkeypatch.setattr(gpu.gpu, "launch", lambda kernel, n, *rest: blocks.append(n) or launch(kernel, n, *rest))
+    assert same_bits(gpu.normal_equations(evaluations), wanted) and blocks == [2, 2, 2]
 
 
-def test_a_pair_that_does_not_fit_alone_is_one_clear_error(card, monkeypatch):
+def test_a_pair_that_does_not_fit_alone_is_one_clear_error(gpu, monkeypatch):
     def never(shape, dtype, queue):
-        raise cards.OutOfMemory
+        raise gpus.OutOfMemory
 
-    monkeypatch.setattr(card.card, "empty", never)
+    monkeypatch.setattr(gpu.gpu, "empty", never)
     with pytest.raises(MemoryError, match="not enough memory for a single pair: use device='cpu'"):
-        done(card, mixed())
+        done(gpu, mixed())
 
 
 def test_long_arrays_begin_anew_when_they_are_full(monkeypatch):
-    monkeypatch.setattr(cards, "FIRST_LENGTH", 8)
-    small = Device(cards.Card(threads=THREADS))
+    monkeypatch.setattr(gpus, "FIRST_LENGTH", 8)
+    small = Device(gpus.Gpu(threads=THREADS))
     for seed in range(1, 5):
         at_point = [Evaluation(comparison("tilted", Score.FCS, seed=seed), POINTS[:1])]
         assert_close(small.shell_sums(at_point)[0], Cpu().shell_sums(at_point)[0])
-    kept = small.card._kept["grids"]
+    kept = small.gpu._kept["grids"]
     assert len(kept._places) < 4, "the oldest went"
 
 
@@ -323,8 +321,8 @@ def assert_alike(found: list, wanted: list) -> None:
 # Searches from coarse to fine: what is told of the pair, and of the search.
 PAIRS: dict[str, dict] = {
     "plain": {},
-    "expected": {"before": True, "crowding": 1.5},
-    "ceiling": {"before": True, "ceiling": True},
+    "expected": {"before": True, "samples_per_independent": 1.5},
+    "c_ref": {"before": True, "c_ref": True},
     "exact": {"exact": True},
     "narrow": {"before": True, "wedge": "narrow"},
 }
@@ -333,11 +331,11 @@ SEARCHES: dict[str, tuple[str, str, dict]] = {
     "axis": ("expected", "axis", {}),
     "axis, exact": ("exact", "axis", {}),
     "axis, nothing expected": ("plain", "axis", {"score": Score.FCS}),
-    "axis, ceiling, FCS, prior": ("ceiling", "axis, prior", {"score": Score.FCS}),
+    "axis, ceiling, FCS, prior": ("c_ref", "axis, prior", {"score": Score.FCS}),
     "axis, likelihood, prior": ("expected", "axis, prior", {"score": Score.LIKELIHOOD}),
     "axis, known": ("expected", "axis", {"known": True}),
     "axis, symmetry": ("expected", "axis", {"symmetry": "C2"}),
-    "axis, looks, exact": ("exact", "axis", {"looks": True}),
+    "axis, looks, exact": ("exact", "axis", {"neighbour_search": True}),
     "cone, prior": ("expected", "cone", {"score": Score.LIKELIHOOD}),
     "cone, exact": ("exact", "cone", {}),
     "start": ("expected", "start", {}),
@@ -362,22 +360,22 @@ def pair_search(name: str, seed: int, limit: float = LIMIT, off_grid: bool = Fal
     )
     shells, power = np.arange(samples.n_shells), samples.shell_power()
     rho = 0.95 * np.exp(-((shells / 6.0) ** 2))
-    expected = Expectation(rho, power, power, 0.0 * rho)
+    expected = ExpectedFsc(rho, power, power, 0.0 * rho)
     pair = Pair(
         samples,
         reference,
-        crowding=kind.get("crowding", 1.0),
-        ceiling=0.9 - 0.05 * shells if kind.get("ceiling") else None,
+        samples_per_independent=kind.get("samples_per_independent", 1.0),
+        c_ref=0.9 - 0.05 * shells if kind.get("c_ref") else None,
         before=expected if kind.get("before") else None,
         exact=kind.get("exact", False),
     )
-    plan = Plan.of(limit=limit, diameter_share=0.9)
+    plan = Plan.of(limit=limit, diameter_fraction=0.9)
     settings = gonio.Settings(search="axis", max_shift_angstrom=15.0)
     frame = {
-        "axis": lambda: about_normals(target, target, settings, reach_deg=plan.reach_deg),
-        "axis, prior": lambda: about_normals(target, target, replace(settings, axis_sd_deg=6.0), reach_deg=30.0),
-        "cone": lambda: near(target, start, TOLD, reach_deg=15.0),
-        "start": lambda: near(target, start, gonio.Settings(search="local"), reach_deg=None),
+        "axis": lambda: about_normals(target, target, settings, spacing_deg=plan.spacing_deg),
+        "axis, prior": lambda: about_normals(target, target, replace(settings, axis_sd_deg=6.0), spacing_deg=30.0),
+        "cone": lambda: near(target, start, TOLD, spacing_deg=15.0),
+        "start": lambda: near(target, start, gonio.Settings(search="local"), spacing_deg=None),
     }[where]()
     if len(frame.rotations) == 1:
         plan = replace(plan, limits=plan.limits[-1:])
@@ -388,8 +386,8 @@ def pair_search(name: str, seed: int, limit: float = LIMIT, off_grid: bool = Fal
         asked.get("score", Score.RCS),
         group=Symmetry.named(asked.get("symmetry", "C1")).matrices,
         last_steps=30,
-        looks=asked.get("looks", False),
-        expectation=Expectation(rho[:3], power[:3], power[:3], 0.1 * rho[:3]).in_box(1.0, samples.n_shells)
+        neighbour_search=asked.get("neighbour_search", False),
+        expected_fsc=ExpectedFsc(rho[:3], power[:3], power[:3], 0.1 * rho[:3]).in_box(1.0, samples.n_shells)
         if asked.get("known")
         else None,
     )
@@ -406,8 +404,8 @@ def assert_found(found: Found, wanted: Found, name: str) -> None:
     for one, two in ((found.dissimilarity, wanted.dissimilarity), (found.choice, wanted.choice)):
         # Within that a sample or two cross the edge of a wedge.
         np.testing.assert_allclose(one[0], two[0], rtol=1e-3, atol=1e-4, err_msg=name)
-    np.testing.assert_allclose(found.expectation.table, wanted.expectation.table, rtol=1e-3, atol=1e-4, err_msg=name)
-    np.testing.assert_allclose(found.expectation.contrast, wanted.expectation.contrast, rtol=1e-3, err_msg=name)
+    np.testing.assert_allclose(found.expected_fsc.table, wanted.expected_fsc.table, rtol=1e-3, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(found.expected_fsc.contrast, wanted.expected_fsc.contrast, rtol=1e-3, err_msg=name)
     np.testing.assert_allclose(found.overlap, wanted.overlap, rtol=0.02, err_msg=name)
     for one, two in (
         (found.curvature.follow, wanted.curvature.follow),
@@ -417,33 +415,33 @@ def assert_found(found: Found, wanted: Found, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(SEARCHES))
-def test_searches_find_what_the_cpu_finds(small_card, name):
+def test_searches_find_what_the_cpu_finds(small_gpu, name):
     """Two together, of other limits."""
     searches = [pair_search(name, 1), pair_search(name, 2, limit=5.0)]
-    for one, two in zip(small_card.search(searches), Cpu().search(searches), strict=True):
+    for one, two in zip(small_gpu.search(searches), Cpu().search(searches), strict=True):
         assert_found(one, two, name)
 
 
 class Both:
-    """Stages of one search on a card and on the CPU, compared after each."""
+    """Stages of one search on a GPU and on the CPU, compared after each."""
 
-    def __init__(self, search: PairSearch, card: cards.Card) -> None:
-        self._card, self._queue = card, card.queue()
-        self.on_card, self.on_cpu = stages._OnCard(card, [search], self._queue), cpu._OnProcessor(search)
+    def __init__(self, search: PairSearch, gpu: gpus.Gpu) -> None:
+        self._gpu, self._queue = gpu, gpu.queue()
+        self.on_gpu, self.on_cpu = stages._OnGpu(gpu, [search], self._queue), cpu._OnProcessor(search)
 
     def __getattr__(self, stage: str):
         def done(*arguments) -> None:
-            for one in (self.on_card, self.on_cpu):
+            for one in (self.on_gpu, self.on_cpu):
                 getattr(one, stage)(*arguments)
             self._compare(stage)
 
         return done
 
     def _down(self, array) -> np.ndarray:
-        return self._card.down(array, self._queue)
+        return self._gpu.down(array, self._queue)
 
     def _compare(self, stage: str) -> None:
-        one, two = self.on_card, self.on_cpu
+        one, two = self.on_gpu, self.on_cpu
         if stage == "seed":
             np.testing.assert_allclose(self._down(one._null), two._null, rtol=0, atol=1e-4)
             assert_close(self._down(one._seeds[0]), two._points)
@@ -452,7 +450,7 @@ class Both:
             return
         if stage == "expect":
             if two._known is None:
-                np.testing.assert_allclose(self._down(one._now[0]), two._expectation.table, rtol=1e-3, atol=1e-4)
+                np.testing.assert_allclose(self._down(one._now[0]), two._expected_fsc.table, rtol=1e-3, atol=1e-4)
             return
         count = int(self._down(one._counts)[0])
         assert count == len(two._points) <= one._most
@@ -468,49 +466,55 @@ class Both:
 
 
 @pytest.mark.parametrize("name", list(SEARCHES))
-def test_every_stage_does_what_the_cpu_does(small_card, name):
+def test_every_stage_does_what_the_cpu_does(small_gpu, name):
     search = pair_search(name, 1)
-    with small_card.card.used():
-        conduct(Both(search, small_card.card), search.course)
+    with small_gpu.gpu.used():
+        conduct(Both(search, small_gpu.gpu), search.course)
 
 
-@pytest.mark.parametrize("cut", [SEEDS, Cut(0.5, 2, 5, 1), Cut(9.0, 1, 3, 1), Cut(9.0, 1, 99, 1)])
-def test_seeds_without_overlap_are_the_last(small_card, cut):
+@pytest.mark.parametrize(
+    "cut", [SEEDS, PruningRule(0.5, 2, 5, 1), PruningRule(9.0, 1, 3, 1), PruningRule(9.0, 1, 99, 1)]
+)
+def test_seeds_without_overlap_are_the_last(small_gpu, cut):
     search = pair_search("narrow", 1)
     turns = Rotation.from_rotvec(np.outer(np.linspace(0.0, np.pi, 30), [0.6, 0.8, 0.0])).as_matrix()
     search = replace(search, frame=replace(search.frame, rotations=turns))
-    with small_card.card.used():
-        both = Both(search, small_card.card)
+    with small_gpu.gpu.used():
+        both = Both(search, small_gpu.gpu)
         both.seed()
         assert 0 < np.isinf(both.on_cpu._values).sum() < 30
         both.keep_seeds(cut)
 
 
-def test_searches_off_the_grid_find_what_the_cpu_finds(small_card):
+def test_searches_off_the_grid_find_what_the_cpu_finds(small_gpu):
     search = pair_search("axis, exact", 1, off_grid=True)
-    assert_found(small_card.search([search])[0], Cpu().search([search])[0], "off the grid")
+    assert_found(small_gpu.search([search])[0], Cpu().search([search])[0], "off the grid")
 
 
-def test_searches_do_not_depend_on_what_else_is_done(small_card):
+def test_searches_do_not_depend_on_what_else_is_done(small_gpu):
     searches = [pair_search(name, seed) for name in ("start", "start, exact") for seed in (1, 2)]
-    together, alone = small_card.search(searches), [small_card.search([search])[0] for search in searches]
+    together, alone = small_gpu.search(searches), [small_gpu.search([search])[0] for search in searches]
     for one, two in zip(together, alone, strict=True):
         for name in ("points", "dissimilarity", "choice", "iterations", "overlap"):
             np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
         np.testing.assert_array_equal(one.curvature.follow, two.curvature.follow)
 
 
-def test_candidates_that_are_drawn_are_drawn_by_the_cpu(small_card):
-    """In the order of the searches, beside those that the card does."""
+def test_candidates_that_are_drawn_are_drawn_by_the_cpu(small_gpu):
+    """In the order of the searches, beside those that the GPU does."""
     drawn = []
 
     def minimise(comparison, points, steps):
         drawn.append(steps)
-        return lm.minimise(other.frame.problem(comparison, crowding=other.pair.crowding), points, max_iterations=steps)
+        return lm.minimise(
+            other.frame.problem(comparison, samples_per_independent=other.pair.samples_per_independent),
+            points,
+            max_iterations=steps,
+        )
 
     other = pair_search("start", 1)
     search = replace(other, minimise=minimise)
-    found = small_card.search([other, search])
+    found = small_gpu.search([other, search])
     assert drawn
     (wanted,) = Cpu().search([search])
     for name in ("points", "dissimilarity", "choice", "iterations"):
@@ -523,53 +527,53 @@ def test_searches_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="several starts need a coarser limit"):
         replace(search, plan=replace(search.plan, limits=(4.0,)))
     with pytest.raises(ValueError, match="an expectation of 3 shells, the target has 5"):
-        replace(search, expectation=pair_search("axis, known", 1).expectation.in_box(1.0, 3))
+        replace(search, expected_fsc=pair_search("axis, known", 1).expected_fsc.in_box(1.0, 3))
 
 
-def test_nothing_is_waited_for_between_the_stages_of_a_search(small_card, monkeypatch):
-    """All launches are given to the card before anything comes down."""
+def test_nothing_is_waited_for_between_the_stages_of_a_search(small_gpu, monkeypatch):
+    """All launches are given to the GPU before anything comes down."""
     said = []
-    launch, down = small_card.card.launch, small_card.card.down
-    monkeypatch.setattr(small_card.card, "launch", lambda *rest: said.append("launch") or launch(*rest))
-    monkeypatch.setattr(small_card.card, "down", lambda *rest: said.append("down") or down(*rest))
-    small_card.search([pair_search("start", seed) for seed in (1, 2)])
+    launch, down = small_gpu.gpu.launch, small_gpu.gpu.down
+    monkeypatch.setattr(small_gpu.gpu, "launch", lambda *rest: said.append("launch") or launch(*rest))
+    monkeypatch.setattr(small_gpu.gpu, "down", lambda *rest: said.append("down") or down(*rest))
+    small_gpu.search([pair_search("start", seed) for seed in (1, 2)])
     assert said == sorted(said, key=["launch", "down"].index) and {"launch", "down"} == set(said)
 
 
 @pytest.mark.parametrize("search", ["local", "axis", "coarse_to_fine"])
-def test_whole_alignments_find_what_the_cpu_finds(small_card, search):
+def test_whole_alignments_find_what_the_cpu_finds(small_gpu, search):
     targets = [particle(7, noise=0.1), particle(7, noise=0.3)][: 1 if search == "coarse_to_fine" else 2]
     starts = gonio.Pose(Rotation.from_rotvec([[0.05, 0.0, 0.1], [0.0, -0.1, 0.05]]), np.full((2, 3), 3.0))
     given = {"starts": starts} if search == "local" else {}
     wanted = aligner(search).align_many(targets, **given)
-    on_card = gonio.Aligner(particle(7, noise=0.05), aligner(search).settings, device=small_card)
-    assert on_card.device == "cuda:0 (simulated card)"
-    assert_alike(on_card.align_many(targets, **given), wanted)
+    on_gpu = gonio.Aligner(particle(7, noise=0.05), aligner(search).settings, device=small_gpu)
+    assert on_gpu.device == "cuda:0 (simulated GPU)"
+    assert_alike(on_gpu.align_many(targets, **given), wanted)
 
 
-def test_all_pairs_find_what_the_cpu_finds(small_card):
+def test_all_pairs_find_what_the_cpu_finds(small_gpu):
     particles = [particle(7, noise=noise) for noise in (0.05, 0.1)]
     settings = aligner("axis").settings
     wanted = list(gonio.align_all_pairs(particles, settings))
-    found = list(gonio.align_all_pairs(particles, settings, device=small_card))
+    found = list(gonio.align_all_pairs(particles, settings, device=small_gpu))
     assert [(p.reference, p.target) for p in found] == [(p.reference, p.target) for p in wanted]
     assert_alike([p.result for p in found], [p.result for p in wanted])
 
 
-def test_the_benchmark_measures_each_thing_once(small_card):
+def test_the_benchmark_measures_each_thing_once(small_gpu):
     """Boxes are of 32 there."""
     extent = gpu_benchmark.Extent(boxes=(32,), targets=2, poses=2, set_size=2, many=2, on_cpu=1, rounds=1)
-    most = ceilings.measured(small_card.card, rounds=1, blocks=2, threads=2, size=1 << 10)
-    rows = gpu_benchmark.kernel_rows(small_card, 32, extent, most) + gpu_benchmark.set_rows(small_card, extent, most)
+    most = ceilings.measured(small_gpu.gpu, rounds=1, blocks=2, threads=2, size=1 << 10)
+    rows = gpu_benchmark.kernel_rows(small_gpu, 32, extent, most) + gpu_benchmark.set_rows(small_gpu, extent, most)
     assert all(row.seconds is None or row.seconds > 0 for row in rows)
-    (told,) = gpu_benchmark.memory_rows(small_card, extent)
+    (told,) = gpu_benchmark.memory_rows(small_gpu, extent)
     assert re.fullmatch(r"1 particles: .* ms each, .* MB free after; 2 particles: .* MB free after", told.note)
 
 
-def test_what_is_said_without_a_card_is_measured():
-    rows = without_card.feeding(2, set_size=3)
+def test_what_is_said_without_a_gpu_is_measured():
+    rows = without_gpu.feeding(2, set_size=3)
     assert [row.per for row in rows[::2]] == ["search"] * 3 and all(row.seconds > 0 for row in rows[::2])
-    (told,) = without_card.agreement(2, 2, ("local",))
+    (told,) = without_gpu.agreement(2, 2, ("local",))
     assert re.match(r"\d+ % of 2 within 0.01 degree and 0.001 voxel, 100 % the same optimum", told.note)
 
 
@@ -583,21 +587,21 @@ class Sums(BatchTask[Evaluation, np.ndarray]):
         return backend.shell_sums(prepared)
 
 
-def test_workers_with_a_card_each_compute_what_one_card_computes():
-    # The simulator has one card: two processes take it.
-    alone = list(cards_for("cuda")("sums", Sums(), 7))
-    with cards_for("cuda:0,cuda:0", n_threads=2) as two:
-        assert two.name == "cuda:0 (simulated card), cuda:0 (simulated card)"
+def test_workers_with_a_gpu_each_compute_what_one_gpu_computes():
+    # The simulator has one GPU: two processes take it.
+    alone = list(gpus_for("cuda")("sums", Sums(), 7))
+    with gpus_for("cuda:0,cuda:0", n_threads=2) as two:
+        assert two.name == "cuda:0 (simulated GPU), cuda:0 (simulated GPU)"
         together = list(two("sums", Sums(), 7))
     assert same_bits(together, alone)
     for item, found in enumerate(alone):
         assert_close(found, Sums()(item))
 
 
-def test_threads_take_turns_at_a_card(card):
+def test_threads_take_turns_at_a_gpu(gpu):
     """What each is answered is what it is answered alone."""
     work = mixed()
-    wanted = done(card, work)
+    wanted = done(gpu, work)
     with ThreadPoolExecutor(2) as pool:
-        for found in pool.map(lambda _: done(card, work), range(4)):
+        for found in pool.map(lambda _: done(gpu, work), range(4)):
             assert same_bits(found, wanted)

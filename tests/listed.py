@@ -44,7 +44,7 @@ def bits(results: list[Result]) -> list[tuple]:
             np.float64(one.overlap).tobytes(),
             one.covariance.tobytes(),
             [(_pose(o.pose), np.float64([o.dissimilarity, o.margin]).tobytes()) for o in one.runners_up],
-            None if one.expectation is None else one.expectation.correlation.tobytes(),
+            None if one.expected_fsc is None else one.expected_fsc.correlation.tobytes(),
         )
         for one in results
     ]

@@ -165,7 +165,7 @@ def test_a_local_search_ends_in_the_nearest_minimum(score, index):
     result = align(sharp(POSES[index]), REFERENCE, settings=settings, start=start)
     assert_found(result, POSES[index])
     assert result.n_iterations <= 15
-    assert result.runners_up == () and result.expectation is None
+    assert result.runners_up == () and result.expected_fsc is None
     restored = align(sharp(POSES[index]), REFERENCE, settings=replace(settings, inputs="restored"), start=start)
     assert_found(restored, POSES[index])
 
@@ -364,7 +364,7 @@ def test_threads_change_no_bit_of_the_default_search(score, search, reference):
     assert same(alone, backward[::-1])
     for one, other in zip(alone, backward[::-1], strict=True):
         np.testing.assert_array_equal(one.covariance, other.covariance)
-        np.testing.assert_array_equal(one.expectation.correlation, other.expectation.correlation)
+        np.testing.assert_array_equal(one.expected_fsc.correlation, other.expected_fsc.correlation)
         assert [o.margin for o in one.runners_up] == [o.margin for o in other.runners_up]
 
 
@@ -442,11 +442,11 @@ def test_what_a_set_has_in_common_is_learnt_from_its_particles():
     aligner = Aligner(REFERENCE.volume)
     targets = [noisy(i) for i in range(3)]
     learnt, again = aligner.learn(iter(targets)), aligner.learn(targets, n_threads=2)
-    single = [r.expectation for r in aligner.align_many(targets)]
+    single = [r.expected_fsc for r in aligner.align_many(targets)]
     np.testing.assert_array_equal(learnt.correlation, again.correlation)
     np.testing.assert_allclose(learnt.correlation, np.mean([e.correlation for e in single], axis=0), atol=1e-12)
-    results = aligner.align_many(targets, expectation=learnt)
-    assert all(result.expectation is learnt for result in results)
+    results = aligner.align_many(targets, expected_fsc=learnt)
+    assert all(result.expected_fsc is learnt for result in results)
     for index, result in enumerate(results):
         assert_found(result, POSES[index], degrees=4.0, voxels=0.3)  # SNR 0.5: measured 1.4 and 0.09 at most
     assert Aligner(REFERENCE.volume, paper()).learn(targets, rng=random()) is None
@@ -465,7 +465,7 @@ def test_learning_takes_the_first_particles_and_their_starts():
     starts = Pose.stack([POSES[0]] * 60)
     learnt = aligner.learn(targets(), starts=starts)
     assert len(read) == 50
-    single = aligner.align(noisy(0), start=POSES[0]).expectation
+    single = aligner.align(noisy(0), start=POSES[0]).expected_fsc
     np.testing.assert_allclose(learnt.correlation, single.correlation, atol=1e-12)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from examples import premultiplied, table_of
-from gonio.averaging.average import Average, average, average_classes, average_table
+from gonio.averaging.averages import Average, average, average_classes, average_table
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Subtomogram, TiltStack, Volume, correlation, soft_sphere
 from gonio.particle.wedge import NoWedge, SingleAxisWedge
-from gonio.run.engine import Local
+from gonio.run.executor import Local
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
 
 VOXEL = 10.0
@@ -193,11 +193,11 @@ def test_averages_have_no_artefact_of_their_grid(kind, box):
 
 
 @pytest.mark.parametrize("kind", ["subtomograms", "stacks"])
-def test_any_engine_makes_the_same_bits(kind):
+def test_any_executor_makes_the_same_bits(kind):
     held, half_sets = particles(kind), (np.arange(40) % 3).astype(np.int8)
     here = average(held, POSES, half_sets=half_sets, symmetry="C2")
     for workers in (1, 2):
-        made = average_table(table_of(held, POSES), mapper=Local(workers), half_sets=half_sets, symmetry="C2")
+        made = average_table(table_of(held, POSES), executor=Local(workers), half_sets=half_sets, symmetry="C2")
         assert made.volume.data.tobytes() == here.volume.data.tobytes()
         assert made.halves[1].data.tobytes() == here.halves[1].data.tobytes()
         assert (made.count, made.coverage.tobytes()) == (here.count, here.coverage.tobytes())

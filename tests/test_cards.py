@@ -1,4 +1,4 @@
-"""Cards as engines: whoever does the searches of a stage, results come in order, are kept, and are the same to the bit.
+"""GPUs as executors: whoever does the searches of a stage, results come in order, are kept, and are the same to the bit.
 
 The GPUs here are the processor: a device that does all work as ``Cpu`` does. What real ones compute is in
 ``test_cuda``.
@@ -28,15 +28,15 @@ import gonio
 from examples import noisy
 from gonio.alignment.particle_list import ParticleError, align_rows, align_table
 from gonio.cli.app import run
-from gonio.run.engine import Journaled, Local
-from gonio.run.journal import Journal
+from gonio.run.checkpoint import Checkpoint
+from gonio.run.executor import Checkpointed, Local
 from gonio.search.batch_task import BatchTask
 from gonio.search.cpu import Cpu
 from gonio.search.gpu import device, groups
 from gonio.search.gpu.device import Device
 from gonio.search.gpu.dispatch import Work
 from gonio.search.gpu.groups import in_groups
-from gonio.search.gpu.multi_gpu import TILE, ManyCards, OneCard, cards_for
+from gonio.search.gpu.multi_gpu import TILE, ManyGpus, OneGpu, gpus_for
 from gonio.workflows.classification import classes_of_references
 from gonio.workflows.initial_model import _AlignToLater, _Alone
 from listed import aligner, bits, listed
@@ -51,7 +51,7 @@ LOCAL = gonio.Settings(search="local", inputs="plain")
 class Processor(Device):
     """A GPU that is the processor, and how much it was given at a time."""
 
-    card: None = None  # type: ignore[assignment]
+    gpu: None = None  # type: ignore[assignment]
     launches: list[int] = field(default_factory=list)
 
     @property
@@ -67,26 +67,26 @@ def open_processor(name: str) -> Device | None:
     if name == "cpu":
         return None
     if name == "cuda:7":
-        raise ValueError('device="cuda" cannot be used, there is no card 7')
+        raise ValueError('device="cuda" cannot be used, there is no GPU 7')
     return Processor()
 
 
 @pytest.fixture(scope="module")
-def two_cards():
-    with ManyCards(("cuda:0", "cuda:1"), open=open_processor) as cards:
-        assert cards.name == "processor, processor"
-        yield cards
+def two_gpus():
+    with ManyGpus(("cuda:0", "cuda:1"), open=open_processor) as gpus:
+        assert gpus.name == "processor, processor"
+        yield gpus
 
 
 @pytest.fixture(params=["one", "one, threads", "two"])
-def cards(request, two_cards):
-    return {"one": OneCard(Processor()), "one, threads": OneCard(Processor(), 3), "two": two_cards}[request.param]
+def gpus(request, two_gpus):
+    return {"one": OneGpu(Processor()), "one, threads": OneGpu(Processor(), 3), "two": two_gpus}[request.param]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     listed(tmp_path_factory.mktemp("cards") / "listed", COUNT)
-    return next(tmp_path_factory.getbasetemp().glob("cards*/listed"))
+    return next(tmp_path_factory.getbasetemp().glob("GPUs*/listed"))
 
 
 @pytest.fixture(scope="module")
@@ -137,27 +137,27 @@ class Who(BatchTask[int, tuple[int, int]]):
         return [(item, os.getpid()) for item in prepared]
 
 
-def test_lists_are_aligned_to_the_bit(folder, alone, cards):
-    assert bits(align_table(listed(folder, COUNT), aligner(folder), mapper=cards)) == alone
+def test_lists_are_aligned_to_the_bit(folder, alone, gpus):
+    assert bits(align_table(listed(folder, COUNT), aligner(folder), executor=gpus)) == alone
 
 
-def test_local_searches_compare_with_the_listed_poses(folder, cards):
+def test_local_searches_compare_with_the_listed_poses(folder, gpus):
     table = listed(folder, COUNT, "truth.star")[:3]
-    found, wanted = (align_rows(table, aligner(folder, LOCAL), mapper=mapper) for mapper in (cards, None))
+    found, wanted = (align_rows(table, aligner(folder, LOCAL), executor=executor) for executor in (gpus, None))
     assert bits([row.result for row in found]) == bits([row.result for row in wanted])
     assert [row.before for row in found] == [row.before for row in wanted]
 
 
-def test_an_aligner_with_a_card_needs_no_engine(folder, alone):
-    card = Processor()
-    with_card = gonio.Aligner(gonio.read_volume(folder / "reference.mrc"), device=card)
-    assert bits(align_table(listed(folder, COUNT), with_card)) == alone
-    assert max(card.launches) >= COUNT, "particles were not searched side by side"
+def test_an_aligner_with_a_gpu_needs_no_executor(folder, alone):
+    gpu = Processor()
+    with_gpu = gonio.Aligner(gonio.read_volume(folder / "reference.mrc"), device=gpu)
+    assert bits(align_table(listed(folder, COUNT), with_gpu)) == alone
+    assert max(gpu.launches) >= COUNT, "particles were not searched side by side"
 
 
-def test_all_pairs_are_the_same_to_the_bit(cards):
+def test_all_pairs_are_the_same_to_the_bit(gpus):
     particles = [noisy(i) for i in range(4)]
-    found, wanted = (list(gonio.align_all_pairs(particles, mapper=mapper)) for mapper in (cards, Local()))
+    found, wanted = (list(gonio.align_all_pairs(particles, executor=executor)) for executor in (gpus, Local()))
     assert [(p.reference, p.target) for p in found] == [(p.reference, p.target) for p in wanted]
     assert bits([p.result for p in found]) == bits([p.result for p in wanted])
     for one, other in zip(found, wanted, strict=True):
@@ -165,73 +165,73 @@ def test_all_pairs_are_the_same_to_the_bit(cards):
 
 
 def test_pairs_of_a_tile_are_searched_side_by_side():
-    card = Processor()
-    list(gonio.align_all_pairs([noisy(i) for i in range(4)], device=card))
-    assert max(card.launches) >= 6
+    gpu = Processor()
+    list(gonio.align_all_pairs([noisy(i) for i in range(4)], device=gpu))
+    assert max(gpu.launches) >= 6
 
 
-def test_device_and_mapper_exclude_each_other():
-    with pytest.raises(ValueError, match="device and mapper exclude each other"):
-        list(gonio.align_all_pairs([noisy(0), noisy(1)], device=Processor(), mapper=Local()))
+def test_device_and_executor_exclude_each_other():
+    with pytest.raises(ValueError, match="device and executor exclude each other"):
+        list(gonio.align_all_pairs([noisy(0), noisy(1)], device=Processor(), executor=Local()))
 
 
-def test_a_run_on_cards_that_was_cut_off_goes_on(folder, alone, cards, tmp_path):
+def test_a_run_on_gpus_that_was_cut_off_goes_on(folder, alone, gpus, tmp_path):
     """What was done before an error is kept, and not done again."""
     table, other = listed(folder, COUNT), aligner(folder)
     image = table.image(3)
     content = image.read_bytes()
     image.write_bytes(content[:2000])
-    journal = Journal.create(tmp_path / "journal", {})
+    checkpoint = Checkpoint.create(tmp_path / "journal", {})
     try:
         with pytest.raises(gonio.io.errors.FormatError, match=image.name):
-            align_table(table, other, mapper=Journaled(cards, journal))
+            align_table(table, other, executor=Checkpointed(gpus, checkpoint))
     finally:
         image.write_bytes(content)
-    assert len(journal) == 3
-    journal.close()
-    again = Journal.resume(tmp_path / "journal", {})
+    assert len(checkpoint) == 3
+    checkpoint.close()
+    again = Checkpoint.resume(tmp_path / "journal", {})
     done: list[int] = []
 
     def counted(stage, function, count, *, keep=True):
         done.append(count)
-        return cards(stage, function, count, keep=keep)
+        return gpus(stage, function, count, keep=keep)
 
-    assert bits(align_table(table, other, mapper=Journaled(counted, again))) == alone
+    assert bits(align_table(table, other, executor=Checkpointed(counted, again))) == alone
     assert done == [COUNT - 3]
     again.close()
 
 
-def test_a_particle_that_does_not_fit_is_named(folder, cards):
+def test_a_particle_that_does_not_fit_is_named(folder, gpus):
     table, reference = listed(folder, COUNT), aligner(folder).reference.volume
     with pytest.raises(ParticleError, match=f"particle '{table.names[0]}': voxel sizes differ"):
-        align_table(table, gonio.Aligner(gonio.Volume(reference.data, 12.0)), mapper=cards)
+        align_table(table, gonio.Aligner(gonio.Volume(reference.data, 12.0)), executor=gpus)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 3 * TILE + 5])
-def test_results_come_in_the_order_of_the_items(cards, count):
-    assert list(cards("stage", Squares(), count)) == [item**2 for item in range(count)]
+def test_results_come_in_the_order_of_the_items(gpus, count):
+    assert list(gpus("stage", Squares(), count)) == [item**2 for item in range(count)]
 
 
-def test_items_of_many_searches_are_dealt_one_by_one(two_cards):
-    found = list(two_cards("stage", Who(searches=10 * TILE), 8))
+def test_items_of_many_searches_are_dealt_one_by_one(two_gpus):
+    found = list(two_gpus("stage", Who(searches=10 * TILE), 8))
     assert [item for item, _ in found] == list(range(8))
     assert len({who for _, who in found} - {os.getpid()}) == 2, "one of the workers did nothing"
 
 
-def test_stages_of_no_search_are_done_here(cards):
-    assert list(cards("stage", plain, 5)) == [0, 1, 4, 9, 16]
-    if isinstance(cards, OneCard):
-        assert set(cards("stage", pid, 5)) == {os.getpid()}, "a process with a card was forked"
+def test_stages_of_no_search_are_done_here(gpus):
+    assert list(gpus("stage", plain, 5)) == [0, 1, 4, 9, 16]
+    if isinstance(gpus, OneGpu):
+        assert set(gpus("stage", pid, 5)) == {os.getpid()}, "a process with a GPU was forked"
 
 
 @pytest.mark.parametrize("how", ["fails", "unread"])
-def test_the_first_error_comes_after_what_was_done_before_it(cards, how):
+def test_the_first_error_comes_after_what_was_done_before_it(gpus, how):
     wrong, said = 2 * TILE + 3, {"fails": "is no good", "unread": "cannot be read"}[how]
-    found = cards("stage", Squares(**{how: wrong}), 4 * TILE)
+    found = gpus("stage", Squares(**{how: wrong}), 4 * TILE)
     assert [next(found) for _ in range(wrong)] == [item**2 for item in range(wrong)]
     with pytest.raises(ValueError, match=f"item {wrong} {said}"):
         next(found)
-    assert list(cards("another", Squares(), 5)) == [item**2 for item in range(5)]
+    assert list(gpus("another", Squares(), 5)) == [item**2 for item in range(5)]
 
 
 @pytest.mark.parametrize(("unread", "fails", "first"), [(6, 5, 5), (5, 6, 5), (9, 2, 2), (3, 8, 3)])
@@ -272,63 +272,65 @@ def test_results_of_a_group_are_made_while_the_next_is_on_the_gpu():
     assert list(in_groups(int, finish, ((item,) for item in range(count)), Processor(), size=4)) == list(range(count))
 
 
-def test_a_stage_that_is_left_before_its_end_does_not_disturb_the_next(cards):
-    found = cards("stage", Squares(), 20 * TILE)
+def test_a_stage_that_is_left_before_its_end_does_not_disturb_the_next(gpus):
+    found = gpus("stage", Squares(), 20 * TILE)
     assert next(found) == 0
     found.close()
-    assert list(cards("another", Squares(), 5)) == [item**2 for item in range(5)]
+    assert list(gpus("another", Squares(), 5)) == [item**2 for item in range(5)]
 
 
 def test_a_worker_that_is_killed_is_one_clear_error():
-    with ManyCards(("cuda:0", "cuda:1"), open=open_processor) as cards:
+    with ManyGpus(("cuda:0", "cuda:1"), open=open_processor) as gpus:
         with pytest.raises(ChildProcessError, match=r"^the worker of processor was ended \(exit status -9\)"):
-            list(cards("stage", Squares(kills=40), 50))
-        assert list(cards("another", Squares(), 3)) == [item**2 for item in range(3)]
+            list(gpus("stage", Squares(kills=40), 50))
+        assert list(gpus("another", Squares(), 3)) == [item**2 for item in range(3)]
 
 
-def test_a_card_that_is_not_there_is_told_before_any_work():
-    with pytest.raises(ValueError, match="there is no card 7"):
-        ManyCards(("cuda:0", "cuda:7"), open=open_processor).__enter__()
-    with pytest.raises(ValueError, match="each must be a card, \"cuda:0\", got 'cpu'"):
-        ManyCards(("cuda:0", "cpu"), open=open_processor).__enter__()
+def test_a_gpu_that_is_not_there_is_told_before_any_work():
+    with pytest.raises(ValueError, match="there is no GPU 7"):
+        ManyGpus(("cuda:0", "cuda:7"), open=open_processor).__enter__()
+    with pytest.raises(ValueError, match="each must be a GPU, \"cuda:0\", got 'cpu'"):
+        ManyGpus(("cuda:0", "cpu"), open=open_processor).__enter__()
 
 
-def test_a_choice_among_references_is_done_on_cards(cards):
+def test_a_choice_among_references_is_done_on_gpus(gpus):
     """Three particles of two kinds, at SNR 1 in boxes of 16."""
     table, maps = ten_of_two_kinds()[[0, 1, 9]], [true_map("sharp"), true_map("pseudo_symmetric")]
-    found, wanted = (classes_of_references(table, maps, most_rounds=1, mapper=mapper) for mapper in (cards, Local()))
+    found, wanted = (
+        classes_of_references(table, maps, most_rounds=1, executor=executor) for executor in (gpus, Local())
+    )
     np.testing.assert_array_equal(found.labels, wanted.labels)
     np.testing.assert_array_equal(found.poses.matrix, wanted.poses.matrix)
     np.testing.assert_array_equal(found.margin, wanted.margin)
-    if isinstance(cards, OneCard):
-        assert max(cards.device.launches) > 1, "references were not searched side by side"
+    if isinstance(gpus, OneGpu):
+        assert max(gpus.device.launches) > 1, "references were not searched side by side"
 
 
-def test_a_start_from_nothing_is_done_on_cards():
-    card = Processor()
+def test_a_start_from_nothing_is_done_on_gpus():
+    gpu = Processor()
     stage = _AlignToLater(_Alone(ten_of_two_kinds()[[0, 1, 2]]), gonio.Settings())
-    found, wanted = list(OneCard(card)("pairs", stage, 2)), [stage(0), stage(1)]
+    found, wanted = list(OneGpu(gpu)("pairs", stage, 2)), [stage(0), stage(1)]
     assert [[len(poses) for poses in row] for row in found] == [[len(poses) for poses in row] for row in wanted]
     for one, other in zip(chain(*found), chain(*wanted), strict=True):
         np.testing.assert_array_equal(one.matrix, other.matrix)
-    assert max(card.launches) == 3, "the pairs were not searched side by side"
+    assert max(gpu.launches) == 3, "the pairs were not searched side by side"
 
 
 def test_names_make_engines():
-    assert cards_for("cpu") is None
-    several = cards_for("cuda:0,cuda:1", n_threads=4)
-    assert isinstance(several, ManyCards) and several.names == ("cuda:0", "cuda:1") and several.n_threads == 4
+    assert gpus_for("cpu") is None
+    several = gpus_for("cuda:0,cuda:1", n_threads=4)
+    assert isinstance(several, ManyGpus) and several.names == ("cuda:0", "cuda:1") and several.n_threads == 4
     with pytest.raises(ValueError, match="draws them one by one"):
-        cards_for("cuda:0,cuda:1", draws=True)
+        gpus_for("cuda:0,cuda:1", draws=True)
 
 
-def test_a_card_stays_in_its_process():
+def test_a_gpu_stays_in_its_process():
     with pytest.raises(TypeError, match="used by the process that opened it"):
         pickle.dumps(gonio.Aligner(noisy(0), device=Processor()))
-    card = Device(SmallCard(8, False))
-    card._process = -1
+    gpu = Device(SmallGpu(8, False))
+    gpu._process = -1
     with pytest.raises(RuntimeError, match="used by the process that opened it"):
-        card.search([])
+        gpu.search([])
 
 
 @cache
@@ -337,7 +339,7 @@ def out_of_memory() -> type[Exception]:
 
 
 class Queue:
-    """Work on such a card, and whether its memory was given back."""
+    """Work on such a GPU, and whether its memory was given back."""
 
     every: ClassVar[list] = []
 
@@ -349,7 +351,7 @@ class Queue:
         return self.every[-1]
 
 
-class SmallCard:
+class SmallGpu:
     """Takes so many pieces of work at a time, and says so as they are started or when they are waited for."""
 
     index, name, launch_bytes = 0, "small", 64.0
@@ -388,23 +390,23 @@ class SmallCard:
 
 
 # Of one kind, 8 bytes each.
-SQUARE = Work("square", lambda card, numbers, queue: card.start(numbers, queue), lambda number: 8.0)
+SQUARE = Work("square", lambda gpu, numbers, queue: gpu.start(numbers, queue), lambda number: 8.0)
 
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("most", [1, 2, 3, 8])
 def test_work_that_does_not_fit_is_halved_until_it_does_and_nothing_is_lost(most, late):
-    card = SmallCard(most, late)
+    gpu = SmallGpu(most, late)
     Queue.every.clear()
-    assert Device(card).done(SQUARE, range(19)) == [number**2 for number in range(19)]
-    assert max(card.taken) <= most and sum(card.taken) == 19
+    assert Device(gpu).done(SQUARE, range(19)) == [number**2 for number in range(19)]
+    assert max(gpu.taken) <= most and sum(gpu.taken) == 19
     assert all(queue.released for queue in Queue.every), "memory was not given back"
-    assert (card.forgotten > 0) == (most < 8), "64 bytes are 8 pieces: only fewer than these have to be halved"
+    assert (gpu.forgotten > 0) == (most < 8), "64 bytes are 8 pieces: only fewer than these have to be halved"
 
 
 def test_what_does_not_fit_alone_is_one_clear_error():
     with pytest.raises(MemoryError, match=r"small.* has not enough memory for a single pair: use device='cpu'"):
-        Device(SmallCard(0, False)).done(SQUARE, [1])
+        Device(SmallGpu(0, False)).done(SQUARE, [1])
 
 
 class Block:
@@ -416,7 +418,7 @@ class Block:
         self.living.add(self)
 
 
-class FullCard(SmallCard):
+class FullGpu(SmallGpu):
     """Has memory for five pieces of work at a time, whoever holds it."""
 
     def start(self, numbers, queue):
@@ -435,21 +437,21 @@ class FullCard(SmallCard):
 
 @pytest.mark.parametrize("launch_bytes", [8.0, 24.0, 40.0, 1e6])
 def test_what_did_not_fit_holds_no_memory_while_its_halves_are_done(launch_bytes):
-    card = FullCard(99, late=False)
-    card.launch_bytes = launch_bytes
+    gpu = FullGpu(99, late=False)
+    gpu.launch_bytes = launch_bytes
     gc.disable()
     try:
-        assert Device(card).done(SQUARE, range(33)) == [number**2 for number in range(33)]
+        assert Device(gpu).done(SQUARE, range(33)) == [number**2 for number in range(33)]
     finally:
         gc.enable()
-    assert (card.forgotten > 0) == (launch_bytes > 40.0), "as many portions at a time as there is room for"
+    assert (gpu.forgotten > 0) == (launch_bytes > 40.0), "as many portions at a time as there is room for"
 
 
 def test_kinds_of_work_are_launched_apart_and_answered_in_order():
-    card = SmallCard(8, False)
+    gpu = SmallGpu(8, False)
     by_parity = replace(SQUARE, kind=lambda number: number % 2)
-    assert Device(card).done(by_parity, range(7)) == [number**2 for number in range(7)]
-    assert sorted(card.taken) == [3, 4] and Device(card).done(by_parity, []) == []
+    assert Device(gpu).done(by_parity, range(7)) == [number**2 for number in range(7)]
+    assert sorted(gpu.taken) == [3, 4] and Device(gpu).done(by_parity, []) == []
 
 
 def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -487,12 +489,12 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("command", sorted(WHOLE))
-def test_maps_and_classes_made_with_a_card_are_those_of_the_processor(typing, monkeypatch, command):
+def test_maps_and_classes_made_with_a_gpu_are_those_of_the_processor(typing, monkeypatch, command):
     monkeypatch.chdir(typing)
     processor, (words, files) = Processor(), WHOLE[command]
     monkeypatch.setattr(
-        "gonio.search.gpu.multi_gpu.cards_for",
-        lambda name, **_: None if name == "cpu" else OneCard(processor, n_threads=1),
+        "gonio.search.gpu.multi_gpu.gpus_for",
+        lambda name, **_: None if name == "cpu" else OneGpu(processor, n_threads=1),
     )
     for name in ("cpu", "cuda"):
         out = f"{command}_{name}"
@@ -510,17 +512,17 @@ def works() -> bool:
         return False
 
 
-@pytest.mark.skipif(works(), reason="there is a graphics card")
+@pytest.mark.skipif(works(), reason="there is a GPU")
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "cuda:0,cuda:1"])
-def test_without_a_card_the_command_says_so_and_makes_nothing(typing, name):
+def test_without_a_gpu_the_command_says_so_and_makes_nothing(typing, name):
     done = typed(typing, "-o", "none", "--device", name)
     assert done.returncode == 2 and not (typing / "none").exists()
     assert done.stderr.count("\n") == 1 and "--device cuda " in done.stderr
     assert "needs numba-cuda: pip install" in done.stderr or "cannot be used" in done.stderr
 
 
-@pytest.mark.skipif(works(), reason="there is a graphics card")
+@pytest.mark.skipif(works(), reason="there is a GPU")
 def test_auto_says_that_it_is_the_processors(typing):
     done = typed(typing, "-o", "auto", "--device", "auto", "--threads", "1")
-    assert done.returncode == 0 and "no graphics card can be used for this" in done.stderr
+    assert done.returncode == 0 and "no GPU can be used for this" in done.stderr
     assert 'device = "cpu"' in (typing / "auto" / "settings.toml").read_text()

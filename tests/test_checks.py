@@ -192,7 +192,7 @@ REAL = SHARED / "empiar10499"
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="shared/data/empiar10499 is not here")
 def test_real_ribosomes_are_as_bright_as_their_average():
-    from gonio.averaging.average import average
+    from gonio.averaging.averages import average
 
     table = read_particles(REAL / "particles.star")
     particles = list(table.particles())

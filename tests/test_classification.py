@@ -10,10 +10,10 @@ import pytest
 
 from gonio.alignment.aligner import Aligner, Settings
 from gonio.alignment.particle_list import ParticleError
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume, correlation
-from gonio.run.engine import Local
+from gonio.run.executor import Local
 from gonio.workflows.classification import (
     _FitRow,
     classes_of_clusters,
@@ -28,7 +28,7 @@ WRONG_DEG = 15.0  # further off is another optimum
 
 
 def recoded(stage, function, count, *, keep=True):
-    """An engine that knows of its work what travels, and begins at the end."""
+    """An executor that knows of its work what travels, and begins at the end."""
     function = pickle.loads(pickle.dumps(function))
     done = {index: pickle.loads(pickle.dumps(function(index))) for index in reversed(range(count))}
     return iter([done[index] for index in range(count)])
@@ -66,8 +66,8 @@ def test_poses_of_pairs_lay_one_on_the_other_either_way(pairs):
 
 
 def test_listed_poses_are_those_before(pairs):
-    true = classify_pairs(listed(known=True), mapper=recoded)
-    np.testing.assert_array_equal(true.sums[:, 1], pairs.sums[:, 1])  # found without them, and by any engine
+    true = classify_pairs(listed(known=True), executor=recoded)
+    np.testing.assert_array_equal(true.sums[:, 1], pairs.sums[:, 1])  # found without them, and by any executor
     matrix = true.dissimilarity(aligned=False)
     assert adjusted_rand_index(cluster(matrix, 2).labels, TRUE) == 1.0
 
@@ -110,7 +110,7 @@ def test_particles_go_to_the_map_they_show(half_sets):
     assert [one.moved for one in found.rounds[1:]] == [0, 0]
     for one, made in enumerate(found.averages):
         assert correlation(made.volume, maps[one]) > correlation(made.volume, maps[1 - one])
-    again = classes_of_references(table, maps, most_rounds=3, mapper=recoded)
+    again = classes_of_references(table, maps, most_rounds=3, executor=recoded)
     np.testing.assert_array_equal(again.poses.matrix, found.poses.matrix)
     np.testing.assert_array_equal(again.margin, found.margin)
     np.testing.assert_array_equal(again.covariance, found.covariance)
@@ -151,7 +151,7 @@ def test_particles_are_compared_with_averages_without_themselves(monkeypatch):
 
 def test_processes_find_what_one_does():
     maps = [true_map(kind) for kind in KINDS]
-    one, two = (classes_of_references(listed(), maps, most_rounds=1, mapper=Local(n)) for n in (1, 2))
+    one, two = (classes_of_references(listed(), maps, most_rounds=1, executor=Local(n)) for n in (1, 2))
     np.testing.assert_array_equal(one.poses.matrix, two.poses.matrix)
     np.testing.assert_array_equal(one.labels, two.labels)
 
@@ -194,7 +194,7 @@ def test_listed_poses_and_chance_are_enough_to_begin():
     np.testing.assert_array_equal(first[0].data, again[0].data)
     found = classes_of_references(table, first, Settings(search="local"), most_rounds=8)
     assert adjusted_rand_index(found.labels, TRUE) == 1.0
-    assert found.at_rest
+    assert found.converged
 
 
 def test_a_particle_that_does_not_fit_is_named():

@@ -45,7 +45,7 @@ def told(capsys, *words):
 
 
 def names(found):
-    return {one["name"] for one in found["suspicions"]}
+    return {one["name"] for one in found["input_warnings"]}
 
 
 def test_a_list_is_told(simulated, capsys):
@@ -56,7 +56,7 @@ def test_a_list_is_told(simulated, capsys):
     assert f"box {BOX}, 16 A" in found["facts"]["images"]
     assert found["facts"]["wedge"] == "tilts from -60 to 60 degrees, axis 90"
     assert found["facts"]["half sets"] == "3 and 3"
-    assert found["suspicions"] == []
+    assert found["input_warnings"] == []
 
 
 def test_a_list_that_was_not_aligned_is_doubted(simulated, capsys):
@@ -83,7 +83,7 @@ def test_a_map_is_told(simulated, tmp_path, capsys):
     assert found["kind"] == "a map"
     assert found["facts"]["voxels (x, y, z)"] == [BOX] * 3
     assert found["facts"]["voxel size"] == "16 A"
-    assert found["suspicions"] == []
+    assert found["input_warnings"] == []
     odd = Volume(-np.pad(density().data, ((5, 6),) * 3), 16.0)
     write_volume(tmp_path / "odd.em", odd)
     assert names(told(capsys, tmp_path / "odd.em")) == {"odd box", "inverted contrast"}
@@ -112,7 +112,7 @@ def test_tilts_are_told(tmp_path, capsys):
     assert found["kind"] == "tilts"
     assert found["facts"]["tilts"] == "37, from -48.0 to 60.0 degrees"
     assert found["facts"]["tilt series"] == "1: TS"
-    assert found["suspicions"] == []
+    assert found["input_warnings"] == []
     (tmp_path / "TS.tlt").write_text("0\n3\n6\n6.02\n")
     assert names(told(capsys, tmp_path / "TS.tlt")) == {"small tilt range", "tilts listed twice"}
 

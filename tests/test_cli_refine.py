@@ -104,13 +104,13 @@ def test_two_workers_write_the_same(refined, simulated, tmp_path):
 
 def test_it_starts_from_the_particles_alone(simulated, tmp_path):
     assert run(words(simulated, tmp_path / "out", "--denovo", "--subset", "6", "--start-resolution", "100")) == 0
-    assert {path.name for path in (tmp_path / "out" / "denovo").iterdir()} == {
+    assert {path.name for path in (tmp_path / "out" / "initial_model").iterdir()} == {
         "half1.mrc",
         "half2.mrc",
         "particles_half1.star",
         "particles_half2.star",
     }
-    table = gonio.read_particles(tmp_path / "out" / "denovo" / "particles_half1.star")
+    table = gonio.read_particles(tmp_path / "out" / "initial_model" / "particles_half1.star")
     assert len(table) == 6
     assert set(np.asarray(table.half_sets).tolist()) == {1}
 
@@ -177,14 +177,14 @@ def positioned(simulated: Path, places: np.ndarray, sets: list[int]) -> gonio.Pa
     return replace(table, coordinates_angstrom=places, half_sets=np.array(sets, dtype=np.int8))
 
 
-def test_half_sets_of_a_list_are_kept_and_mixed_siblings_told(simulated):
+def test_half_sets_of_a_list_are_kept_and_mixed_overlapping_told(simulated):
     places = 1000.0 * np.arange(COUNT)[:, None] * np.ones(3)
     places[1] = places[0] + 10.0
     sets = [1, 2] * (COUNT // 2)
     with pytest.warns(UserWarning, match="simulated/1, simulated/2"):
-        kept = with_half_sets(positioned(simulated, places, sets), split=False, siblings_angstrom=None, seed=0)
+        kept = with_half_sets(positioned(simulated, places, sets), split=False, overlap_distance_angstrom=None, seed=0)
     assert np.asarray(kept.half_sets).tolist() == sets
-    made = with_half_sets(positioned(simulated, places, sets), split=True, siblings_angstrom=None, seed=0)
+    made = with_half_sets(positioned(simulated, places, sets), split=True, overlap_distance_angstrom=None, seed=0)
     halves = np.asarray(made.half_sets)
     assert halves[0] == halves[1]
     assert sorted(np.bincount(halves)[1:].tolist()) == [COUNT // 2] * 2
@@ -193,9 +193,11 @@ def test_half_sets_of_a_list_are_kept_and_mixed_siblings_told(simulated):
 def test_a_list_that_is_one_family_cannot_be_split(simulated):
     places = 10.0 * np.arange(COUNT)[:, None] * np.ones(3)
     table = positioned(simulated, places, [0] * COUNT)
-    with pytest.raises(ValueError, match="siblings_angstrom"):
-        with_half_sets(table, split=False, siblings_angstrom=None, seed=0)
-    assert len(set(np.asarray(with_half_sets(table, split=False, siblings_angstrom=5.0, seed=0).half_sets))) == 2
+    with pytest.raises(ValueError, match="overlap_distance_angstrom"):
+        with_half_sets(table, split=False, overlap_distance_angstrom=None, seed=0)
+    assert (
+        len(set(np.asarray(with_half_sets(table, split=False, overlap_distance_angstrom=5.0, seed=0).half_sets))) == 2
+    )
 
 
 def test_the_mask_is_a_sphere_about_the_particle(refined):

@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from examples import IMAGED, POSES, SHARP, VOXEL, assert_found, noisy, sharp
 from gonio.alignment.aligner import Aligner, align
-from gonio.comparison.expected_fsc import Expectation
-from gonio.comparison.pair import Pair
+from gonio.comparison.expected_fsc import ExpectedFsc
+from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Score
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
@@ -21,7 +21,18 @@ from gonio.kernels import pool
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Subtomogram, Volume
-from gonio.search.coarse_to_fine import BETWEEN, COARSE, COARSE_DETAILS, DISTINCT, FULL, LEVEL, REACH, SEEDS, Cut, Plan
+from gonio.search.coarse_to_fine import (
+    BETWEEN,
+    COARSE,
+    COARSE_DETAILS,
+    DISTINCT,
+    FULL,
+    LEVEL,
+    REACH,
+    SEEDS,
+    Plan,
+    PruningRule,
+)
 from gonio.search.objective import pack, signature
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 
@@ -30,8 +41,8 @@ diameters = st.floats(0.2, 1.0)
 
 
 @given(limits, diameters)
-def test_limits_rise_to_the_full_one_in_even_steps(limit, share):
-    plan = Plan.of(limit=limit, diameter_share=share)
+def test_limits_rise_to_the_full_one_in_even_steps(limit, fraction):
+    plan = Plan.of(limit=limit, diameter_fraction=fraction)
     assert len(plan.limits) >= 2
     assert plan.limits[-1] == pytest.approx(limit)
     ratios = np.array(plan.limits[1:]) / plan.limits[:-1]
@@ -40,24 +51,27 @@ def test_limits_rise_to_the_full_one_in_even_steps(limit, share):
 
 
 @given(limits, diameters)
-def test_the_coarse_detail_is_a_share_of_the_particle(limit, share):
-    plan = Plan.of(limit=limit, diameter_share=share)
+def test_the_coarse_detail_is_a_fraction_of_the_particle(limit, fraction):
+    plan = Plan.of(limit=limit, diameter_fraction=fraction)
     coarse = plan.limits[0]
     assert 3.0 <= coarse <= limit
     # Detail D / 3.5: so many shells that the particle, a share of the box, is 3.5 of them across; never fewer than 3.
-    assert coarse == pytest.approx(min(limit, max(3.0, COARSE_DETAILS / share)))
+    assert coarse == pytest.approx(min(limit, max(3.0, COARSE_DETAILS / fraction)))
     # A turn by the reach moves the surface, half a diameter away, by REACH / 2 of the detail.
-    arc = np.radians(plan.reach_deg) * share / 2
-    assert arc == pytest.approx(min(REACH / (2 * coarse), np.pi * share / 2))
+    arc = np.radians(plan.spacing_deg) * fraction / 2
+    assert arc == pytest.approx(min(REACH / (2 * coarse), np.pi * fraction / 2))
 
 
 @given(st.floats(8.0, 30.0), st.floats(0.3, 0.6))
-def test_a_plan_does_not_depend_on_the_box_around_a_particle(limit, share):
+def test_a_plan_does_not_depend_on_the_box_around_a_particle(limit, fraction):
     """Twice the box has twice the shells for the same detail, and the particle is half of it."""
-    small, large = Plan.of(limit=limit, diameter_share=share), Plan.of(limit=2 * limit, diameter_share=share / 2)
+    small, large = (
+        Plan.of(limit=limit, diameter_fraction=fraction),
+        Plan.of(limit=2 * limit, diameter_fraction=fraction / 2),
+    )
     if small.limits[0] > 3.0:
         np.testing.assert_allclose(large.limits, 2 * np.array(small.limits))
-        assert large.reach_deg == pytest.approx(small.reach_deg)
+        assert large.spacing_deg == pytest.approx(small.spacing_deg)
 
 
 scores = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=80).map(lambda values: np.sort(values))
@@ -65,7 +79,7 @@ scores = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=80).map(lambda valu
 
 @given(scores, st.floats(0.0, 1e3))
 def test_a_cut_keeps_what_may_win_between_its_bounds(values, deviation):
-    cut = Cut(margin=1.5, least=3, most=20, steps=1)
+    cut = PruningRule(margin=1.5, least=3, most=20, steps=1)
     count = cut.count(values, deviation)
     assert min(3, len(values)) <= count <= min(20, len(values))
     may_win = values <= values[0] + 1.5 * deviation
@@ -75,7 +89,7 @@ def test_a_cut_keeps_what_may_win_between_its_bounds(values, deviation):
 
 @given(scores)
 def test_without_a_spread_a_cut_keeps_the_most_and_poses_without_a_score_are_last(values):
-    cut = Cut(margin=0.9, least=2, most=20, steps=1)
+    cut = PruningRule(margin=0.9, least=2, most=20, steps=1)
     assert cut.count(values, np.inf) == min(20, len(values))
     with_infinite = np.append(values, np.inf)
     # All are within reach of one another but the one without a score.
@@ -96,7 +110,7 @@ def test_a_doubtful_pair_is_looked_at_longer_than_a_clear_one():
     clear, doubtful = (
         np.median([r.n_iterations for r in aligner.align_many(them)]) for them in (map(noisy, range(3)), noise)
     )
-    # Each cut at its least, and the best at rest within as many steps as a stage takes.
+    # Each cut at its least, and the best converged within as many steps as a stage takes.
     least = SEEDS.least * SEEDS.steps + COARSE.least * COARSE.steps + BETWEEN.least * BETWEEN.steps
     assert clear <= least + 2 * FULL.least * FULL.steps + COARSE.steps
     assert doubtful > clear
@@ -155,9 +169,9 @@ def test_how_far_poses_are_apart_is_eq_12_of_their_nearest_equivalents(symmetry)
 def test_nothing_expected_weights_all_alike(score):
     target = Spectrum.of(Subtomogram(sharp(POSES[0]).volume), resolution_angstrom=40.0)
     pair = Pair(target, FourierVolume.of(sharp(POSES[1]).volume, limit=target.limit))
-    for expectation in (None, all_shells(pair, 0.0)):
-        assert pair.filtered(score, expectation).score is Score.RCS
-        assert pair.filtered(score, expectation).target is target
+    for expected_fsc in (None, all_shells(pair, 0.0)):
+        assert pair.filtered(score, expected_fsc).score is Score.RCS
+        assert pair.filtered(score, expected_fsc).target is target
     kept = pair.filtered(score, all_shells(pair, 0.5), 5.0)
     assert kept.score is score and kept.target.limit == 5.0
 
@@ -165,7 +179,7 @@ def test_nothing_expected_weights_all_alike(score):
 def all_shells(pair: Pair, rho: float):
     """An expectation of one correlation in every shell."""
     power = pair.target.shell_power()
-    return Expectation(np.full(len(power), rho), power, power, np.zeros(len(power)))
+    return ExpectedFsc(np.full(len(power), rho), power, power, np.zeros(len(power)))
 
 
 def test_particles_that_were_imaged_are_found_without_noise_or_tuning():
@@ -184,11 +198,11 @@ def test_particles_with_noise_are_found():
     assert np.median(errors) < 1.5 and max(errors) < 4.0
 
 
-def test_a_known_expectation_is_used_as_it_is():
+def test_a_known_expected_fsc_is_used_as_it_is():
     aligner = Aligner(sharp(Pose.identity()).volume)
     own = aligner.align(noisy(0))
-    again = aligner.align(noisy(0), expectation=own.expectation)
-    assert again.expectation is own.expectation
+    again = aligner.align(noisy(0), expected_fsc=own.expected_fsc)
+    assert again.expected_fsc is own.expected_fsc
     assert again.pose.rotation_distance_deg(own.pose) < 0.5 * own.rotation_sd_deg
 
 

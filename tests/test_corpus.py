@@ -19,7 +19,7 @@ from PIL import Image, ImageSequence
 from scipy.spatial.transform import Rotation
 
 from gonio.alignment.aligner import Aligner, Search, Settings
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.io import read_particles, read_volume
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions

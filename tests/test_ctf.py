@@ -67,7 +67,7 @@ def test_defocus_u_lies_along_the_astigmatism_direction(direction):
     np.testing.assert_allclose(astigmatic.transfer(across), Ctf(20000.0, 20000.0).transfer(across), atol=1e-9)
 
 
-def test_opposite_frequencies_share_their_transfer(rng):
+def test_opposite_frequencies_fraction_their_transfer(rng):
     k = rng.uniform(-0.1, 0.1, (50, 2))
     ctf = Ctf(30000.0, 20000.0, 25.0)
     np.testing.assert_allclose(ctf.transfer(k), ctf.transfer(-k), atol=1e-9)

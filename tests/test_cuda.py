@@ -1,7 +1,7 @@
-"""Graphics cards: the same results as the CPU, and one sentence where there is none.
+"""GPUs: the same results as the CPU, and one sentence where there is none.
 
 Under Numba's simulator, which has to be chosen before anything is imported, ``cuda_simulated`` runs in a process of its
-own. What needs a card is left out where there is none.
+own. What needs a GPU is left out where there is none.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ def works() -> bool:
         return False
 
 
-needs_card = pytest.mark.skipif(not works(), reason="there is no graphics card that works here")
-without_card = pytest.mark.skipif(works(), reason="there is a graphics card")
+needs_gpu = pytest.mark.skipif(not works(), reason="there is no GPU that works here")
+without_gpu = pytest.mark.skipif(works(), reason="there is a GPU")
 
 
 @pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed")
-def test_simulated_cards_compute_what_the_cpu_computes():
+def test_simulated_gpus_compute_what_the_cpu_computes():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "cuda_simulated.py")]
     environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parent, check=False)
     assert done.returncode == 0 and re.search(r"\d+ passed|^\.+", done.stdout, re.M), done.stdout + done.stderr
 
 
-@without_card
-def test_without_a_card_one_sentence_says_what_to_do():
+@without_gpu
+def test_without_a_gpu_one_sentence_says_what_to_do():
     with pytest.raises(ValueError, match=r"^device cuda (cannot be used|needs numba-cuda)[^\n]*$"):
         gonio.Aligner(gonio.Volume(np.random.default_rng(0).normal(size=(16, 16, 16)), 10.0), device="cuda")
 
 
-@without_card
-def test_auto_is_the_cpu_where_there_is_no_card():
+@without_gpu
+def test_auto_is_the_cpu_where_there_is_no_gpu():
     map_ = gonio.Volume(np.random.default_rng(0).normal(size=(16, 16, 16)), 10.0)
     assert gonio.Aligner(map_, device="auto").device == "cpu"
 
@@ -78,8 +78,8 @@ def test_the_front_door_does_not_load_cuda():
 
 
 @cache
-def compiled_for_a_card() -> dict[str, tuple[str, str]]:
-    """Each kernel for a card of compute capability 9.0: its PTX, and what the assembler says of it."""
+def compiled_for_a_gpu() -> dict[str, tuple[str, str]]:
+    """Each kernel for a GPU of compute capability 9.0: its PTX, and what the assembler says of it."""
     code = (HERE / "cuda_compiled.py").read_text()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -94,7 +94,7 @@ def assembler() -> bool:
 @pytest.mark.skipif(not assembler(), reason="numba-cuda with its compiler is not installed")
 @pytest.mark.parametrize(("kernel", "registers"), [("normal_equations", 168), ("totals", 128), ("best_shifts", 128)])
 def test_samples_are_done_in_float32_and_in_registers(kernel, registers):
-    ptx, told = compiled_for_a_card()[kernel]
+    ptx, told = compiled_for_a_gpu()[kernel]
     double = re.findall(r"(?:fma|mul|div|sqrt)\S*\.f64", ptx)
     # A shift becomes three phases before the loops; best shifts end with a dissimilarity after them.
     assert len(double) <= 3 or kernel == "best_shifts", "float64 arithmetic besides the sums of threads"
@@ -102,8 +102,8 @@ def test_samples_are_done_in_float32_and_in_registers(kernel, registers):
     assert int(re.search(r"Used (\d+) registers", told)[1]) <= registers
 
 
-@needs_card
-def test_a_card_chooses_what_the_cpu_chooses():
+@needs_gpu
+def test_a_gpu_chooses_what_the_cpu_chooses():
     map_, targets = clean_map(), simulated(1000).particles
     wanted = gonio.Aligner(map_).align_many(targets, n_threads=os.cpu_count() or 1)
     found, again = (gonio.Aligner(map_, device="cuda").align_many(targets) for _ in range(2))

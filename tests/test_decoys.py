@@ -20,8 +20,8 @@ from gonio.cli.app import run
 from gonio.fourier.fsc import half_shells
 from gonio.particle.wedge import SingleAxisWedge
 from gonio.preparation.extent import sphere_of
-from gonio.run.engine import Journaled, Local
-from gonio.run.journal import Journal
+from gonio.run.checkpoint import Checkpoint
+from gonio.run.executor import Checkpointed, Local
 from gonio.simulate import Phantom
 from listed import aligner, listed
 
@@ -75,7 +75,7 @@ def simulated_scores(rng, *, real, false, count):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("real", [0, 60, 140])
-def test_the_false_share_is_what_was_asked_for(rng, count, real):
+def test_the_false_fraction_is_what_was_asked_for(rng, count, real):
     """FDR is a mean over experiments: at most q, within four standard errors of the mean."""
     most, false, shares = 0.1, 60, []
     for _ in range(400):
@@ -191,10 +191,10 @@ def test_real_particles_beat_their_decoys_and_noise_does_so_by_chance(noisy, rng
     alone = compete(table, target, decoys, truth)
     lead = alone.target - alone.best_decoy
     assert lead[:2].min() > 5 * np.abs(lead[2:]).max()
-    for make in (Journal.create, Journal.resume):  # the second time all is read
-        journal = make(tmp_path / "journal", {})
-        again = compete(table, target, decoys, truth, mapper=Journaled(Local(2), journal))
-        journal.close()
+    for make in (Checkpoint.create, Checkpoint.resume):  # the second time all is read
+        checkpoint = make(tmp_path / "journal", {})
+        again = compete(table, target, decoys, truth, executor=Checkpointed(Local(2), checkpoint))
+        checkpoint.close()
         np.testing.assert_array_equal(again.target, alone.target)
         np.testing.assert_array_equal(again.decoys, alone.decoys)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import isotonic_regression
 
-from gonio.comparison.expected_fsc import MAX_CORRELATION, MAX_NULL, Expectation, null_correlation, shell_weight
+from gonio.comparison.expected_fsc import MAX_CHANCE, MAX_CORRELATION, ExpectedFsc, chance_correlation, shell_weight
 from gonio.kernels import shells
 
 SHELLS = 9
@@ -27,23 +27,23 @@ def sums(correlation, ff, gg, count=COUNTS) -> np.ndarray:
     return np.stack([ff, gg, correlation * np.sqrt(ff * gg), count], axis=-1)
 
 
-def assert_lawful(e: Expectation) -> None:
-    """0 <= null <= MAX_NULL rho, rho <= MAX_CORRELATION, positive powers and contrast, all finite."""
+def assert_lawful(e: ExpectedFsc) -> None:
+    """0 <= null <= MAX_CHANCE rho, rho <= MAX_CORRELATION, positive powers and contrast, all finite."""
     assert ((e.correlation >= 0) & (e.correlation <= MAX_CORRELATION)).all()
-    assert ((e.null >= 0) & (e.null <= MAX_NULL * e.correlation + ROUNDING)).all()
+    assert ((e.null >= 0) & (e.null <= MAX_CHANCE * e.correlation + ROUNDING)).all()
     assert (e.target_power > 0).all() and (e.reference_power > 0).all()
     assert np.isfinite(e.contrast) and e.contrast > 0
 
 
-def expectation(correlation=None, null=None, contrast=1.0) -> Expectation:
+def expected_fsc(correlation=None, null=None, contrast=1.0) -> ExpectedFsc:
     """Of one falling curve."""
     rho = 0.9 * np.exp(-np.arange(SHELLS) / 4.0) if correlation is None else correlation
-    return Expectation(rho, np.full(SHELLS, 2.0), np.full(SHELLS, 3.0), 0.4 * rho if null is None else null, contrast)
+    return ExpectedFsc(rho, np.full(SHELLS, 2.0), np.full(SHELLS, 3.0), 0.4 * rho if null is None else null, contrast)
 
 
 @given(correlations, powers, powers, fractions)
 def test_it_falls_and_stays_within_bounds(correlation, ff, gg, null):
-    e = Expectation.of_sums(sums(correlation, ff, gg), null)
+    e = ExpectedFsc.of_sums(sums(correlation, ff, gg), null)
     assert_lawful(e)
     # Where it is below its own standard deviation it counts as zero, which is large in the lowest shells.
     assert (np.diff(e.correlation[e.correlation > 0]) <= ROUNDING).all()
@@ -53,7 +53,7 @@ def test_it_falls_and_stays_within_bounds(correlation, ff, gg, null):
 
 def test_a_falling_correlation_is_found_as_it_is():
     rho = np.linspace(0.95, 0.5, SHELLS)
-    e = Expectation.of_sums(sums(rho, np.full(SHELLS, 4.0), np.full(SHELLS, 1.0)), np.zeros(SHELLS))
+    e = ExpectedFsc.of_sums(sums(rho, np.full(SHELLS, 4.0), np.full(SHELLS, 1.0)), np.zeros(SHELLS))
     # Shell 0, without samples, has a weight of 1e-3 in the monotonic fit, next to the 6 samples of shell 1.
     np.testing.assert_allclose(e.correlation[1:], rho[1:], atol=1e-3 / COUNTS[1])
     # f = rho sqrt(P_f / P_g) g + rest: the same in all shells but for rho, between its least and largest.
@@ -65,7 +65,7 @@ def test_samples_of_a_known_contrast_give_it_back(rng):
     f = 2.5 * g + rng.normal(size=g.shape)
     count = np.full(SHELLS, 4000.0)
     table = np.stack([(f**2).sum(1), (g**2).sum(1), (f * g).sum(1), count], axis=-1)
-    e = Expectation.of_sums(table, np.zeros(SHELLS))
+    e = ExpectedFsc.of_sums(table, np.zeros(SHELLS))
     assert e.contrast == pytest.approx(2.5, abs=4 / np.sqrt(SHELLS * 4000))  # four standard deviations of a slope
     np.testing.assert_allclose(e.correlation, 2.5 / np.sqrt(7.25), atol=0.02)
 
@@ -75,7 +75,7 @@ def test_noise_has_nothing_in_common(rng):
     weights = []
     for _ in range(200):
         correlation = rng.normal(size=SHELLS) / np.sqrt(2 * np.maximum(COUNTS, 1))
-        e = Expectation.of_sums(sums(np.clip(correlation, -1, 1), np.ones(SHELLS), np.ones(SHELLS)), np.zeros(SHELLS))
+        e = ExpectedFsc.of_sums(sums(np.clip(correlation, -1, 1), np.ones(SHELLS), np.ones(SHELLS)), np.zeros(SHELLS))
         weights.append(e.correlation)
     # From shell 3 on, 57 samples and more: 0 in most, and never more than four standard deviations.
     assert np.median(np.array(weights)[:, 3:], axis=0).max() == 0.0
@@ -84,48 +84,48 @@ def test_noise_has_nothing_in_common(rng):
 
 def test_what_was_not_seen_is_not_expected():
     empty = np.zeros((SHELLS, 4))
-    e = Expectation.of_sums(empty, np.zeros(SHELLS))
+    e = ExpectedFsc.of_sums(empty, np.zeros(SHELLS))
     assert not e.correlation.any() and e.contrast == 1.0
     assert_lawful(e)
     part = sums(np.full(SHELLS, 0.8), np.full(SHELLS, 2.0), np.ones(SHELLS))
     part[5:] = 0.0
-    assert_lawful(Expectation.of_sums(part, np.zeros(SHELLS)))
+    assert_lawful(ExpectedFsc.of_sums(part, np.zeros(SHELLS)))
 
 
 @given(fractions, fractions, powers, powers)
-def test_of_shares_is_their_geometric_mean(target, reference, ff, gg):
-    e = Expectation.of_shares(target, reference, ff, gg)
+def test_of_fractions_is_their_geometric_mean(target, reference, ff, gg):
+    e = ExpectedFsc.of_shares(target, reference, ff, gg)
     assert_lawful(e)
     np.testing.assert_allclose(e.correlation, np.minimum(np.sqrt(target * reference), MAX_CORRELATION), atol=ROUNDING)
     assert not e.null.any()
 
 
 def test_the_mean_of_equals_is_itself():
-    e = expectation(contrast=1.5)
-    mean = Expectation.mean([e, e, e])
+    e = expected_fsc(contrast=1.5)
+    mean = ExpectedFsc.mean([e, e, e])
     for name in ("correlation", "target_power", "reference_power", "null", "contrast"):
         np.testing.assert_allclose(getattr(mean, name), getattr(e, name), rtol=ROUNDING)
-    assert Expectation.mean([]) is None
+    assert ExpectedFsc.mean([]) is None
 
 
 def test_the_mean_lies_between_and_reaches_as_far_as_the_shortest():
-    low, high = expectation(), expectation(np.full(SHELLS, 0.95))
-    short = Expectation(*(v[:5] for v in (low.correlation, low.target_power, low.reference_power, low.null)))
-    mean = Expectation.mean([low, high, short])
+    low, high = expected_fsc(), expected_fsc(np.full(SHELLS, 0.95))
+    short = ExpectedFsc(*(v[:5] for v in (low.correlation, low.target_power, low.reference_power, low.null)))
+    mean = ExpectedFsc.mean([low, high, short])
     assert len(mean.correlation) == 5
     assert ((mean.correlation >= low.correlation[:5]) & (mean.correlation <= high.correlation[:5])).all()
     assert_lawful(mean)
 
 
 @given(correlations, powers, powers, fractions, fractions)
-def test_nothing_is_expected_above_a_ceiling(correlation, ff, gg, null, ceiling):
+def test_nothing_is_expected_above_a_c_ref(correlation, ff, gg, null, c_ref):
     seen = sums(correlation, ff, gg)
-    free, under = Expectation.of_sums(seen, null), Expectation.of_sums(seen, null, ceiling)
+    free, under = ExpectedFsc.of_sums(seen, null), ExpectedFsc.of_sums(seen, null, c_ref)
     assert_lawful(under)
-    np.testing.assert_array_equal(under.correlation, np.minimum(free.correlation, ceiling))
+    np.testing.assert_array_equal(under.correlation, np.minimum(free.correlation, c_ref))
     np.testing.assert_array_equal(under.target_power, free.target_power)
     assert under.contrast == free.contrast
-    assert not Expectation.of_sums(seen, null, np.full(SHELLS, -0.3)).correlation.any()
+    assert not ExpectedFsc.of_sums(seen, null, np.full(SHELLS, -0.3)).correlation.any()
 
 
 @given(correlations, st.lists(st.just(0.0) | st.floats(1e-3, 400.0), min_size=SHELLS, max_size=SHELLS).map(np.array))
@@ -141,13 +141,13 @@ def test_the_fit_that_falls_is_that_of_scipy(correlation, count):
 
 @given(fractions)
 def test_a_wrong_pose_agrees_less_than_the_right_one(null):
-    over = expectation().above(null)
+    over = expected_fsc().above(null)
     assert_lawful(over)
-    np.testing.assert_allclose(over.null, np.minimum(null, MAX_NULL * over.correlation))
+    np.testing.assert_allclose(over.null, np.minimum(null, MAX_CHANCE * over.correlation))
 
 
 def test_between_shells_it_is_linear():
-    table = expectation().table
+    table = expected_fsc().table
     for column in range(4):
         found = [shells.at(table, column, radius) for radius in (2.0, 2.5, 3.0, 99.0)]
         values = table[:, column]
@@ -156,10 +156,10 @@ def test_between_shells_it_is_linear():
 
 def test_the_null_is_the_median_of_poses_and_never_negative():
     rows = np.stack([sums(np.full(SHELLS, c), np.full(SHELLS, 2.0), np.ones(SHELLS)) for c in (0.1, 0.2, 0.9)])
-    found = null_correlation(rows)
+    found = chance_correlation(rows)
     np.testing.assert_allclose(found[1:], 0.2)
     assert found[0] == 0.0  # nothing was seen there
-    np.testing.assert_array_equal(null_correlation(rows * [1, 1, -1, 1]), 0.0)
+    np.testing.assert_array_equal(chance_correlation(rows * [1, 1, -1, 1]), 0.0)
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))

@@ -227,7 +227,7 @@ def test_targets_compare_the_defaults_with_the_schedule_and_the_limits(defaults_
     assert verdicts(axis_checks(full_rows(defaults_deg, axis=True), free), "search without it") == {met}
 
 
-def test_the_share_of_wrong_optima_is_that_of_its_pairs() -> None:
+def test_the_fraction_of_wrong_optima_is_that_of_its_pairs() -> None:
     cell = Cell("pseudo_symmetric", 60, 0.1)
     for wrong, met in ((8, True), (9, False)):
         row = summarise_cell(cell, {"defaults": records([177.0] * wrong + [1.0] * (100 - wrong))}, axis=False)

@@ -56,12 +56,12 @@ def test_every_way_is_averaged_and_compared_with_the_truth(results: Path) -> Non
 
 
 def test_a_run_that_was_cut_off_goes_on(results: Path) -> None:
-    journal, summary = results / "particles.jsonl", (results / "summary.json").read_text()
-    whole = journal.read_text()
-    journal.write_text(whole[: len(whole) - 1000])  # torn within the last particle's line
+    checkpoint, summary = results / "particles.jsonl", (results / "summary.json").read_text()
+    whole = checkpoint.read_text()
+    checkpoint.write_text(whole[: len(whole) - 1000])  # torn within the last particle's line
     (results / f"rings_{COUNT}.npz").unlink()
     run_script(results)
-    assert journal.read_text().splitlines()[:-1] == whole.splitlines()[:-1], "only what was torn is done again"
+    assert checkpoint.read_text().splitlines()[:-1] == whole.splitlines()[:-1], "only what was torn is done again"
     assert without_seconds(json.loads((results / "summary.json").read_text())) == without_seconds(json.loads(summary))
 
 

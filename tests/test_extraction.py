@@ -5,7 +5,7 @@ import pytest
 
 from gonio.particle.pose import Pose
 from gonio.simulate import Phantom
-from gonio.workflows.extraction import Cutting, cut_out, normalised, share_outside
+from gonio.workflows.extraction import Cutting, cut_out, fraction_outside, normalised
 
 SHAPE = (80, 76, 73)
 
@@ -82,13 +82,13 @@ def test_what_lies_outside_is_the_mean():
     ("place", "share"),
     [((30, 30, 30), 0.0), ((2, 30, 30), 4 / 12), ((79, 75, 72), 1 - (7 / 12) ** 3), ((-90, 0, 0), 1.0)],
 )
-def test_the_share_outside_is_that_of_the_voxels(place, share):
+def test_the_fraction_outside_is_that_of_the_voxels(place, fraction):
     box = np.zeros((12, 12, 12))
     index = [np.arange(12) - 6 + p for p in place]
     inside = [(i >= 0) & (i < n) for i, n in zip(index, SHAPE, strict=True)]
     box[np.ix_(*inside)] = 1
-    assert share_outside(place, Cutting(12), SHAPE) == pytest.approx(1 - box.mean())
-    assert share_outside(place, Cutting(12), SHAPE) == pytest.approx(share)
+    assert fraction_outside(place, Cutting(12), SHAPE) == pytest.approx(1 - box.mean())
+    assert fraction_outside(place, Cutting(12), SHAPE) == pytest.approx(fraction)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.fourier.grid import LEAST_REACH, MARGIN, Places, low_spectrum
 from gonio.fourier.spectrum import Spectrum, in_friedel_half, index_grid
 from gonio.fourier.transform import centred_fft, centred_ifft, low_passed, shell_limit
-from gonio.kernels import cpu
+from gonio.kernels import sample_sums
 from gonio.kernels.dft import plane_waves, through, waves
 from gonio.kernels.window import window_transform
 from gonio.particle.pose import Pose
@@ -245,7 +245,7 @@ def test_the_windows_transform_is_its_own():
     centre = side // 2
     grid[2 * ((centre * side + centre) * side + centre)] = 1.0
     out = np.empty(4 * steps, np.complex64)
-    cpu.gather(grid, side, np.float32(1.0), positions, out)
+    sample_sums.gather(grid, side, np.float32(1.0), positions, out)
     window = out.real / out.real.max()
     for frequency in (0.0, 0.1, 0.25):
         summed = (window * np.cos(2 * np.pi * frequency * positions[0])).sum() / window.sum()

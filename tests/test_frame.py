@@ -130,7 +130,7 @@ def test_a_cone_holds_what_is_near_its_axis(rng):
 
     def outside(rotations: Rotation, cone_deg: float) -> np.ndarray:
         settings = Settings(search="local", max_rotation_deg=cone_deg)
-        frame = near(noisy(0), Pose(centre, np.zeros(3)), settings, reach_deg=None)
+        frame = near(noisy(0), Pose(centre, np.zeros(3)), settings, spacing_deg=None)
         points = pack(rotations.as_matrix(), np.zeros((len(rotations), 3)))
         return np.isinf(frame.problem(comparison).model(points)[0])
 
@@ -183,8 +183,8 @@ def rotations(frame) -> Rotation:
 @pytest.mark.parametrize("symmetry", ["C1", "C2", "C4", "D2", "O"])
 def test_symmetry_leaves_one_seed_of_each_class(symmetry):
     group = Symmetry.named(symmetry)
-    free = everywhere(noisy(0), Settings(), reach_deg=20.0)
-    few = everywhere(noisy(0), Settings(symmetry=symmetry), reach_deg=20.0)
+    free = everywhere(noisy(0), Settings(), spacing_deg=20.0)
+    few = everywhere(noisy(0), Settings(symmetry=symmetry), spacing_deg=20.0)
     # The edges of the part that is left are covered less well, so seeds lie closer by 0.9: 0.9^-3 as many.
     more = 0.9**-3 if group.order > 1 else 1.0
     assert len(few.rotations) == pytest.approx(more * len(free.rotations) / group.order, rel=0.15)
@@ -193,24 +193,24 @@ def test_symmetry_leaves_one_seed_of_each_class(symmetry):
 def test_seeds_about_normals_carry_one_to_the_other():
     target = tilted(0, 0.0)
     for reach in (None, 10.0, 25.0):
-        frame = about_normals(target, WITH_NORMAL, Settings(search="axis"), reach_deg=reach)
+        frame = about_normals(target, WITH_NORMAL, Settings(search="axis"), spacing_deg=reach)
         np.testing.assert_allclose(
             frame.rotations @ UNIT, np.tile(target.normal_xyz, (len(frame.rotations), 1)), atol=1e-9
         )
         assert frame.directions.shape == (6, 4) and frame.prior is None
-    soft = about_normals(target, WITH_NORMAL, Settings(search="axis", axis_sd_deg=15.0), reach_deg=10.0)
+    soft = about_normals(target, WITH_NORMAL, Settings(search="axis", axis_sd_deg=15.0), spacing_deg=10.0)
     tilts = np.degrees(np.arccos(np.clip(soft.rotations @ UNIT @ target.normal_xyz, -1, 1)))
     assert tilts.max() <= 2 * 15.0 + 10.0 and np.isclose(tilts, 0, atol=1e-5).sum() == 18
     assert soft.directions.shape == (6, 6)
 
 
 def test_a_frame_near_a_pose_starts_there():
-    alone = near(noisy(0), POSES[0], Settings(search="local"), reach_deg=20.0)
+    alone = near(noisy(0), POSES[0], Settings(search="local"), spacing_deg=20.0)
     np.testing.assert_allclose(alone.rotations, POSES[0].matrix[None])
     assert alone.precision(POSES[0]) is None
-    cone = near(noisy(0), POSES[0], Settings(search="local", max_rotation_deg=45.0), reach_deg=20.0)
+    cone = near(noisy(0), POSES[0], Settings(search="local", max_rotation_deg=45.0), spacing_deg=20.0)
     assert 8 < len(cone.rotations) < 100
-    held = near(noisy(0), POSES[0], Settings(search="local", prior_shift_sd_angstrom=2.0), reach_deg=20.0)
+    held = near(noisy(0), POSES[0], Settings(search="local", prior_shift_sd_angstrom=2.0), spacing_deg=20.0)
     np.testing.assert_allclose(np.diag(held.precision(POSES[0])), [0, 0, 0, 0.25, 0.25, 0.25])
 
 

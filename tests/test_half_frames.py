@@ -13,41 +13,41 @@ from gonio.particle.pose import Pose
 from gonio.particle.volume import Volume, soft_sphere
 from gonio.search.levenberg_marquardt import Status
 from gonio.workflows.half_frames import Apart, drift_of, half_2_moved, half_2_seen
-from gonio.workflows.pose_change import Motion
+from gonio.workflows.pose_change import PoseChange
 
 MASK = Volume(soft_sphere(24, radius_px=10.0, edge_px=3.0), 10.0)
 DRIFT = Pose.from_euler_zyz_deg([30.0, 5.0, -27.0], [4.0, -6.0, 2.0])
 
 
-def parted(blobs, angle_deg: float) -> tuple[Volume, Volume]:
+def split_groups(blobs, angle_deg: float) -> tuple[Volume, Volume]:
     """A map, and the same turned about z."""
     first = Volume(blobs.volume(24), 10.0)
     turn = Pose.from_euler_zyz_deg([0.0, 0.0, angle_deg], [3.0 if angle_deg else 0.0, 0.0, 0.0])
     return first, moved(first, turn.matrix, turn.shift_angstrom)
 
 
-def errors(sd: float, moved_deg: float = 0.0) -> Motion:
+def errors(sd: float, moved_deg: float = 0.0) -> PoseChange:
     """Of 16 particles that are known so well, in degrees and angstrom, and moved so far."""
     known = [SimpleNamespace(rotation_sd_deg=sd, shift_sd_angstrom=sd)] * 16
     after = Pose.from_euler_zyz_deg(np.tile([0.0, 0.0, moved_deg], (16, 1)), np.zeros((16, 3)))
-    return Motion.of(Pose.identity(16), after, known, symmetry="C1", radius=80.0)
+    return PoseChange.of(Pose.identity(16), after, known, symmetry="C1", radius=80.0)
 
 
 def test_a_map_that_drifted_is_found_and_one_that_did_not_is_left(blobs):
-    expected = Apart.after(errors(5.0), with_motion=False)
-    drift = drift_of(parted(blobs, 5.0), expected, mask=MASK, radius=80.0, limit=40.0)
+    expected = Apart.after(errors(5.0), with_pose_change=False)
+    drift = drift_of(split_groups(blobs, 5.0), expected, mask=MASK, radius=80.0, limit=40.0)
     assert drift is not None
     assert drift.rotation_distance_deg(Pose.from_euler_zyz_deg([0.0, 0.0, 5.0])) < 0.5
-    assert drift_of(parted(blobs, 0.0), expected, mask=MASK, radius=80.0, limit=40.0) is None
+    assert drift_of(split_groups(blobs, 0.0), expected, mask=MASK, radius=80.0, limit=40.0) is None
 
 
 def test_a_drift_further_than_particles_err_is_not_believed(blobs):
-    expected = Apart.after(errors(0.1), with_motion=False)
-    assert drift_of(parted(blobs, 5.0), expected, mask=MASK, radius=80.0, limit=40.0) is None
+    expected = Apart.after(errors(0.1), with_pose_change=False)
+    assert drift_of(split_groups(blobs, 5.0), expected, mask=MASK, radius=80.0, limit=40.0) is None
 
 
 def test_listed_poses_may_be_off_by_as_much_as_they_moved():
-    known, listed = (Apart.after(errors(0.1, moved_deg=5.0), with_motion=which) for which in (False, True))
+    known, listed = (Apart.after(errors(0.1, moved_deg=5.0), with_pose_change=which) for which in (False, True))
     assert listed.rotation_sd_deg == pytest.approx(known.rotation_sd_deg * np.hypot(0.1 * 3**0.5, 5.0) / (0.1 * 3**0.5))
     assert listed.shift_sd_angstrom == pytest.approx(known.shift_sd_angstrom)
 

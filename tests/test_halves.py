@@ -1,4 +1,4 @@
-"""Half sets: siblings stay together, halves are even, the same seed gives the same; duplicates are found by name."""
+"""Half sets: overlapping particles stay together, halves are even, the same seed gives the same; duplicates are found by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gonio.particle.half_sets import Duplicate, duplicates, families, origin_of, parted, split
+from gonio.particle.half_sets import Duplicate, duplicates, origin_of, overlapping_groups, split, split_groups
 
 
 def crowd(count: int, seed: int) -> tuple[list[str], list[str], np.ndarray]:
@@ -20,20 +20,20 @@ def crowd(count: int, seed: int) -> tuple[list[str], list[str], np.ndarray]:
 @given(st.integers(1, 60), st.integers(0, 10**6))
 def test_overlapping_boxes_are_of_one_family_and_families_of_one_half(count, seed):
     names, tomograms, places = crowd(count, seed)
-    family = families(names, tomograms, places, within_angstrom=150.0)
+    family = overlapping_groups(names, tomograms, places, within_angstrom=150.0)
     halves = split(family, rng=np.random.default_rng(seed))
     assert set(halves.tolist()) <= {1, 2}
     for i in range(count):
         for j in range(i):
             near = tomograms[i] == tomograms[j] and np.abs(places[i] - places[j]).max() < 150.0
             assert not near or (family[i] == family[j] and halves[i] == halves[j])
-    assert len(parted(family, halves)) == 0
+    assert len(split_groups(family, halves)) == 0
 
 
 @given(st.integers(2, 60), st.integers(0, 10**6))
 def test_halves_differ_by_no_more_than_the_largest_family(count, seed):
     names, tomograms, places = crowd(count, seed)
-    family = families(names, tomograms, places, within_angstrom=150.0)
+    family = overlapping_groups(names, tomograms, places, within_angstrom=150.0)
     halves = split(family, rng=np.random.default_rng(seed))
     assert abs(int((halves == 1).sum()) - int((halves == 2).sum())) <= np.bincount(family).max()
 
@@ -41,7 +41,7 @@ def test_halves_differ_by_no_more_than_the_largest_family(count, seed):
 def test_a_far_particle_joins_the_family_of_its_origin():
     names, tomograms = ["TS/1/1", "TS/1/2", "TS/2/1", "TS/12"], ["TS"] * 4
     places = 1000.0 * np.arange(4.0)[:, None] * np.ones(3)
-    family = families(names, tomograms, places, within_angstrom=100.0)
+    family = overlapping_groups(names, tomograms, places, within_angstrom=100.0)
     assert family[0] == family[1]
     assert len(set(family.tolist())) == 3
 
@@ -56,7 +56,7 @@ def test_the_origin_of_a_sub_particle_is_in_its_name(name, tomogram, origin):
 
 def test_positions_that_are_all_alike_say_nothing():
     names = [f"simulated/{i}" for i in range(5)]
-    family = families(names, ["simulated"] * 5, np.zeros((5, 3)), within_angstrom=100.0)
+    family = overlapping_groups(names, ["simulated"] * 5, np.zeros((5, 3)), within_angstrom=100.0)
     assert len(set(family.tolist())) == 5
 
 
@@ -78,7 +78,7 @@ def test_the_same_seed_splits_alike_and_another_otherwise():
 
 
 def test_a_family_in_both_halves_is_told():
-    assert parted(np.array([0, 0, 1, 1]), np.array([1, 2, 1, 1], dtype=np.int8)).tolist() == [0]
+    assert split_groups(np.array([0, 0, 1, 1]), np.array([1, 2, 1, 1], dtype=np.int8)).tolist() == [0]
 
 
 @given(st.integers(1, 60), st.integers(0, 10**6))

@@ -108,7 +108,7 @@ def test_particles_listed_twice_are_doubted():
 
 
 @pytest.mark.parametrize("reason", ["overlap", "origin"])
-def test_halves_that_share_particles_are_doubted(reason):
+def test_halves_that_fraction_particles_are_doubted(reason):
     names = ("T/1/1", "T/1/2", "T/2") if reason == "origin" else ("T/1", "T/2", "T/3")
     places = np.array([[0.0, 0, 0], [50 if reason == "overlap" else 5000, 0, 0], [9000, 0, 0]])
     judged = {"names": names, "tomograms": ("T",) * 3, "coordinates_angstrom": places, "box_angstrom": 100.0}

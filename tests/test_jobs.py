@@ -106,7 +106,7 @@ def test_refine_gives_every_iteration_as_it_is_done(simulated, tmp_path, silent)
         output=tmp_path / "out",
         local=LocalOptions(max_rotation_deg=10.0),
         iterations=1,
-        siblings_angstrom=10.0,
+        overlap_distance_angstrom=10.0,
         run=ONE,
         watch=seen.append,
     )

@@ -12,7 +12,7 @@ import pytest
 
 from examples import NEARBY, NORMAL, POSES, SHARP, VOXEL, assert_found, random, sharp
 from gonio.alignment.aligner import Aligner, Settings
-from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume, soft_sphere
 from gonio.preparation.prepare import Preparation
@@ -131,7 +131,7 @@ def test_what_is_known_of_a_large_reference_is_read_at_the_frequencies_of_the_cu
     pair = Preparation(REFERENCE, Settings(), reference_fsc=fsc).pair(TARGETS[0])
     shells = np.arange(pair.target.n_shells) * LARGE / pair.target.box
     np.testing.assert_allclose(
-        pair.ceiling,
+        pair.c_ref,
         np.sqrt(2 * np.interp(shells, np.arange(len(fsc)), fsc) / (1 + np.interp(shells, np.arange(len(fsc)), fsc))),
         rtol=0.01,
     )
@@ -143,16 +143,16 @@ def test_expectations_are_told_in_shells_of_the_targets_own_box():
     boxes = {Preparation(REFERENCE, Settings()).pair(target).target.box for target in TARGETS}
     assert len(boxes) > 1
     results = aligner.align_many(TARGETS)
-    assert {len(result.expectation.correlation) for result in results} == {17}  # shell 16 of 64 is 40 angstrom
-    learnt = Expectation.mean([result.expectation for result in results])
-    for index, result in enumerate(aligner.align_many(TARGETS, expectation=learnt)):
-        assert result.expectation is learnt
+    assert {len(result.expected_fsc.correlation) for result in results} == {17}  # shell 16 of 64 is 40 angstrom
+    learnt = ExpectedFsc.mean([result.expected_fsc for result in results])
+    for index, result in enumerate(aligner.align_many(TARGETS, expected_fsc=learnt)):
+        assert result.expected_fsc is learnt
         assert_found(result, POSES[index], degrees=4.0, voxels=0.5)
 
 
-def test_an_expectation_in_another_box_is_the_same_curve():
+def test_an_expected_fsc_in_another_box_is_the_same_curve():
     shells = np.arange(9.0)
-    one = Expectation(0.9 - 0.1 * shells, 100.0 - shells, 50.0 - shells, 0.1 - 0.01 * shells, contrast=2.0)
+    one = ExpectedFsc(0.9 - 0.1 * shells, 100.0 - shells, 50.0 - shells, 0.1 - 0.01 * shells, contrast=2.0)
     double = one.in_box(2.0, 17)
     np.testing.assert_allclose(double.table[::2], one.table)
     np.testing.assert_allclose(double.table[1::2], 0.5 * (one.table[:-1] + one.table[1:]))

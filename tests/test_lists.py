@@ -9,8 +9,8 @@ import pytest
 
 from gonio import Aligner, Settings, Volume
 from gonio.alignment.particle_list import ParticleError, align_rows, align_table, learn
-from gonio.run.engine import Journaled, Local
-from gonio.run.journal import Journal
+from gonio.run.checkpoint import Checkpoint
+from gonio.run.executor import Checkpointed, Local
 from listed import aligner, bits, listed
 
 COUNT = 5
@@ -33,7 +33,7 @@ def alone(folder):
 def test_rows_are_aligned_as_many_are(folder, settings):
     table = listed(folder, COUNT)[:3]
     many = aligner(folder, settings).align_many(table.particles(), rng=np.random.default_rng(7))
-    rows = align_table(table, aligner(folder, settings), mapper=Local(2), seed=7)
+    rows = align_table(table, aligner(folder, settings), executor=Local(2), seed=7)
     assert bits(rows) == bits(many)
 
 
@@ -44,15 +44,18 @@ def test_the_seed_matters_where_something_is_drawn(folder):
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_workers_change_no_bit(folder, alone, workers):
-    assert bits(align_table(listed(folder, COUNT), aligner(folder), mapper=Local(workers))) == alone
+    assert bits(align_table(listed(folder, COUNT), aligner(folder), executor=Local(workers))) == alone
 
 
-def test_a_journal_changes_no_bit(folder, alone, tmp_path):
-    for before, make in ((0, Journal.create), (COUNT, Journal.resume)):
-        journal = make(tmp_path / "journal", {})
-        assert len(journal) == before
-        assert bits(align_table(listed(folder, COUNT), aligner(folder), mapper=Journaled(Local(2), journal))) == alone
-        journal.close()
+def test_a_checkpoint_changes_no_bit(folder, alone, tmp_path):
+    for before, make in ((0, Checkpoint.create), (COUNT, Checkpoint.resume)):
+        checkpoint = make(tmp_path / "journal", {})
+        assert len(checkpoint) == before
+        assert (
+            bits(align_table(listed(folder, COUNT), aligner(folder), executor=Checkpointed(Local(2), checkpoint)))
+            == alone
+        )
+        checkpoint.close()
 
 
 def test_the_work_travels_without_the_particles(folder):
@@ -63,7 +66,7 @@ def test_the_work_travels_without_the_particles(folder):
         return iter(Local()(stage, function, count))
 
     sizes: list[int] = []
-    align_table(listed(folder, COUNT)[:1], aligner(folder), mapper=measured)
+    align_table(listed(folder, COUNT)[:1], aligner(folder), executor=measured)
     prepared = aligner(folder).memory_bytes
     assert sizes[0] < 2 * prepared + 100_000
 
@@ -82,9 +85,9 @@ def test_local_searches_begin_at_the_listed_poses(folder):
 def test_what_is_learnt_is_what_the_aligner_learns(folder):
     table = listed(folder, COUNT)[:3]
     many = aligner(folder).learn(table.particles(), rng=np.random.default_rng(0))
-    told = learn(table, aligner(folder), mapper=Local(2))
+    told = learn(table, aligner(folder), executor=Local(2))
     np.testing.assert_array_equal(told.correlation, many.correlation)
-    expected = align_table(table[:1], aligner(folder), expectation=told)
+    expected = align_table(table[:1], aligner(folder), expected_fsc=told)
     assert bits(expected) != bits(align_table(table[:1], aligner(folder)))
     assert learn(table, aligner(folder, LOCAL)) is None
 
@@ -94,4 +97,4 @@ def test_an_error_names_the_particle(folder):
     other = Aligner(Volume(reference.data, 12.0))
     for workers in (1, 2):
         with pytest.raises(ParticleError, match=f"particle '{table.names[0]}': voxel sizes differ"):
-            align_table(table, other, mapper=Local(workers))
+            align_table(table, other, executor=Local(workers))

@@ -52,7 +52,7 @@ def test_noise_is_what_lies_outside_the_sphere(wedge, gain):
 
 
 def test_noise_alone_holds_no_signal_and_a_density_next_to_no_noise():
-    assert measured(noise()).signal_share < 0.3
+    assert measured(noise()).signal_fraction < 0.3
     assert not measured(MAP.data).is_noisy
     assert measured(MAP.data + MAP.data.max() * noise()).is_noisy
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gonio.particle.pose import Pose
-from gonio.workflows.pose_change import Motion, displacement
+from gonio.workflows.pose_change import PoseChange, displacement
 
 
 def test_a_turn_moves_the_edge_and_a_shift_all():
@@ -18,18 +18,18 @@ def test_a_turn_moves_the_edge_and_a_shift_all():
     assert displacement(shifted, start, 100.0) == pytest.approx(7.0)
 
 
-def test_motion_is_told_in_standard_deviations_over_all_axes():
+def test_pose_change_is_told_in_standard_deviations_over_all_axes():
     before, after = Pose.identity(2), Pose.from_euler_zyz_deg([[0, 0, 3.0], [0, 0, 0]], [[0, 0, 0], [0, 2.0, 0]])
     known = [SimpleNamespace(rotation_sd_deg=1.0, shift_sd_angstrom=1.0)] * 2
-    motion = Motion.of(before, after, known, symmetry="C1", radius=50.0)
+    pose_change = PoseChange.of(before, after, known, symmetry="C1", radius=50.0)
     sd = np.sqrt(3.0) * np.hypot(50.0 * np.radians(1.0), 1.0)
-    assert motion.sds == pytest.approx([50.0 * np.radians(3.0) / sd, 2.0 / sd])
-    assert motion.rotation_sd_deg == pytest.approx(np.sqrt(3.0))
-    assert motion.take(np.array([1])).shifted_angstrom == pytest.approx([2.0])
+    assert pose_change.sds == pytest.approx([50.0 * np.radians(3.0) / sd, 2.0 / sd])
+    assert pose_change.rotation_sd_deg == pytest.approx(np.sqrt(3.0))
+    assert pose_change.take(np.array([1])).shifted_angstrom == pytest.approx([2.0])
 
 
-def test_equivalent_poses_are_no_motion():
+def test_equivalent_poses_are_no_pose_change():
     before, after = Pose.identity(1), Pose.from_euler_zyz_deg([[0.0, 0.0, 91.0]], [[0.0, 0.0, 0.0]])
     known = [SimpleNamespace(rotation_sd_deg=1.0, shift_sd_angstrom=1.0)]
-    assert Motion.of(before, after, known, symmetry="C4", radius=50.0).turned_deg == pytest.approx([1.0])
-    assert Motion.of(before, after, known, symmetry="C1", radius=50.0).turned_deg == pytest.approx([91.0])
+    assert PoseChange.of(before, after, known, symmetry="C4", radius=50.0).turned_deg == pytest.approx([1.0])
+    assert PoseChange.of(before, after, known, symmetry="C1", radius=50.0).turned_deg == pytest.approx([91.0])

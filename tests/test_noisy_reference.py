@@ -7,7 +7,7 @@ import pytest
 
 from examples import BOX, SHARP, VOXEL, random, sharp
 from gonio.alignment.aligner import Aligner, Settings
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.averaging.resolution import half_map_fsc
 from gonio.fourier.fourier_volume import background
 from gonio.fourier.spectrum import index_grid

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gonio.alignment.aligner import Aligner, Settings
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.averaging.resolution import half_map_fsc, soft_mask
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.particle.pose import Pose
@@ -19,7 +19,7 @@ from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, soft
 from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
 from gonio.workflows.classification import classes_of_references, classify_pairs
-from gonio.workflows.initial_model import denovo
+from gonio.workflows.initial_model import initial_model
 from gonio.workflows.inspection import contrast_t
 from gonio.workflows.refinement import Plan, refined
 
@@ -212,7 +212,7 @@ def test_pairs_and_a_map_from_nothing_know_no_constant(sds, unit):
     one, other = (classify_pairs(table[:3]) for table in (listed("subtomograms"), listed("subtomograms", sds, unit)))
     np.testing.assert_allclose(other.dissimilarity("rcs"), one.dissimilarity("rcs"), atol=1e-4)
     one, other = (
-        denovo(table, count=COUNT, rng=np.random.default_rng(0))
+        initial_model(table, count=COUNT, rng=np.random.default_rng(0))
         for table in (listed("little noise"), listed("little noise", sds, unit))
     )
     # Each turn starts from the last one's average, and so from how that was rounded.

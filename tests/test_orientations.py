@@ -156,7 +156,7 @@ ratios = st.floats(1.01, 5.0)
 @given(cones, ratios, st.integers(0, 100))
 def test_a_cone_holds_its_centre_first_and_nothing_outside(cone_deg, ratio, seed):
     centre = Rotation.random(rng=np.random.default_rng(seed))
-    near = within(centre, cone_deg=cone_deg, reach_deg=cone_deg / ratio)
+    near = within(centre, cone_deg=cone_deg, spacing_deg=cone_deg / ratio)
     angles_deg = np.degrees((near * centre.inv()).magnitude())
     assert angles_deg[0] < 1e-6
     assert (np.diff(angles_deg) > -1e-6).all()
@@ -170,7 +170,7 @@ def test_a_cone_holds_its_centre_first_and_nothing_outside(cone_deg, ratio, seed
 @pytest.mark.parametrize("ratio", [1.0, 1.2, 1.62, 2.5, 3.12, 3.87, 5.0])
 def test_a_cone_is_covered_to_its_edge(cone_deg, ratio, rng):
     centre = Rotation.random(rng=rng)
-    near = within(centre, cone_deg=cone_deg, reach_deg=cone_deg / ratio)
+    near = within(centre, cone_deg=cone_deg, spacing_deg=cone_deg / ratio)
     directions = rng.normal(size=(3000, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     lengths = cone_deg * rng.random((3000, 1)) ** 0.2  # more of them near the edge
@@ -179,17 +179,17 @@ def test_a_cone_is_covered_to_its_edge(cone_deg, ratio, rng):
     assert np.degrees(2 * np.arccos(np.clip(cosines.min(), 0, 1))) <= 1.06 * cone_deg / ratio
 
 
-@pytest.mark.parametrize("cone_deg, reach_deg", [(0.0, 1.0), (10.0, 10.0), (10.0, 60.0)])
-def test_a_cone_within_reach_is_its_centre(cone_deg, reach_deg):
+@pytest.mark.parametrize("cone_deg, spacing_deg", [(0.0, 1.0), (10.0, 10.0), (10.0, 60.0)])
+def test_a_cone_within_reach_is_its_centre(cone_deg, spacing_deg):
     centre = Rotation.from_euler("ZYZ", [10, 20, 30], degrees=True)
-    near = within(centre, cone_deg=cone_deg, reach_deg=reach_deg)
+    near = within(centre, cone_deg=cone_deg, spacing_deg=spacing_deg)
     assert len(near) == 1
     np.testing.assert_allclose(near.as_matrix(), centre.as_matrix()[None])
 
 
 @pytest.mark.parametrize(
-    "cone_deg, reach_deg, named", [(-1, 5, "cone_deg"), (181, 5, "cone_deg"), (10, 0, "reach_deg")]
+    "cone_deg, spacing_deg, named", [(-1, 5, "cone_deg"), (181, 5, "cone_deg"), (10, 0, "spacing_deg")]
 )
-def test_a_cone_without_sense_is_refused(cone_deg, reach_deg, named):
+def test_a_cone_without_sense_is_refused(cone_deg, spacing_deg, named):
     with pytest.raises(ValueError, match=named):
-        within(Rotation.identity(), cone_deg=cone_deg, reach_deg=reach_deg)
+        within(Rotation.identity(), cone_deg=cone_deg, spacing_deg=spacing_deg)

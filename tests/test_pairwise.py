@@ -89,17 +89,17 @@ def correlation(sums: np.ndarray) -> float:
     return fg / np.sqrt(ff * gg)
 
 
-def test_any_engine_does_the_tiles():
+def test_any_executor_does_the_tiles():
     asked = []
 
-    def mapper(stage, function, count, *, keep=True):
+    def executor(stage, function, count, *, keep=True):
         asked.append((stage, count))
         function = pickle.loads(pickle.dumps(function))
         return iter([function(index) for index in range(count)])
 
     particles = [noisy(i) for i in range(3)]
     for here, there in zip(
-        align_all_pairs(particles), align_all_pairs(particles, mapper=mapper, memory_bytes=1), strict=True
+        align_all_pairs(particles), align_all_pairs(particles, executor=executor, memory_bytes=1), strict=True
     ):
         assert (here.reference, here.target) == (there.reference, there.target)
         np.testing.assert_array_equal(here.sums, there.sums)

@@ -121,7 +121,7 @@ def test_hexamers_of_hiv_stand_on_their_lattice_and_can_be_divided():
     assert sum(map(len, off)) == 973
     assert np.median(np.concatenate(off)) == pytest.approx(0.7, abs=0.05)
     listed = (table.names, table.tomograms, table.coordinates_angstrom)
-    count = [len(np.unique(half_sets.families(*listed, within_angstrom=edge))) for edge in (192 * 1.35, 40.0)]
+    count = [len(np.unique(half_sets.overlapping_groups(*listed, within_angstrom=edge))) for edge in (192 * 1.35, 40.0)]
     assert count == [18, 9036]
 
 

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from examples import BOX, POSES, SHARP, VOXEL, random, sharp, table_of
 from gonio.alignment.aligner import Aligner, Settings
 from gonio.alignment.posterior import PROPOSED, Draws, Worth, drawn
-from gonio.averaging.average import average, average_table, folds_of
+from gonio.averaging.averages import average, average_table, folds_of
 from gonio.comparison.score import Score
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.volume import Subtomogram
@@ -70,13 +70,13 @@ def test_a_rival_is_drawn_as_often_as_it_is_likely():
         ]
         return np.logaddexp(*terms)
 
-    share = []
+    fraction = []
     for seed in range(60):
         draws = drawn(optima, worth, COVARIANCE, directions=np.eye(6), most_shift_angstrom=50.0, rng=random(seed))
         kept = draws.first(draws.weights(log_posterior(draws.poses)), 12)
-        share.append(kept.weights[kept.poses.rotation_distance_deg(optima[1]) < 40.0].sum())
+        fraction.append(kept.weights[kept.poses.rotation_distance_deg(optima[1]) < 40.0].sum())
     # Each scatters by a third at most: 0.3 to within 0.12 is three standard deviations of the mean of sixty.
-    assert np.mean(share) == pytest.approx(0.3, abs=0.12)
+    assert np.mean(fraction) == pytest.approx(0.3, abs=0.12)
 
 
 def test_poses_are_drawn_along_free_directions_alone():
@@ -100,7 +100,7 @@ def test_what_a_pose_is_worth_is_the_likelihood_of_the_noise():
     comparison = pair.plain(Score.RCS)
     d, _ = comparison.values(poses.matrix, poses.shift_angstrom)
     best = 1.0 - 0.5 * result.dissimilarity
-    expected = len(pair.target) / pair.crowding * (1.0 - 0.5 * d) ** 2 / (1.0 - best**2)
+    expected = len(pair.target) / pair.samples_per_independent * (1.0 - 0.5 * d) ** 2 / (1.0 - best**2)
     sums = comparison.shell_sums(poses.matrix, poses.shift_angstrom)
     np.testing.assert_allclose(Worth.of(pair, result.dissimilarity).log_likelihood(sums), expected, rtol=1e-4)
 

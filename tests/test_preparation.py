@@ -9,7 +9,7 @@ import pytest
 
 from examples import BOX, POSES, SHARP, VOXEL, noisy, random, sharp
 from gonio.alignment.aligner import Aligner, Settings
-from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.score import Score
 from gonio.fourier.spectrum import Spectrum, index_grid
 from gonio.fourier.transform import centred_fft, centred_ifft
@@ -35,12 +35,12 @@ def noisy_map(*, sd: float = 1.0) -> Volume:
 def test_plain_inputs_are_the_particles_themselves():
     pair = Preparation(REFERENCE, Settings(inputs="plain")).pair(noisy(0))
     np.testing.assert_array_equal(pair.target.value, Spectrum.of(noisy(0), resolution_angstrom=4 * VOXEL).value)
-    assert pair.crowding == 1.0 and pair.ceiling is None and pair.before is None
+    assert pair.samples_per_independent == 1.0 and pair.c_ref is None and pair.before is None
 
 
 def test_restored_inputs_say_what_they_expect():
     pair = Preparation(noisy(1), Settings()).pair(noisy(0))
-    assert pair.crowding > 1.0
+    assert pair.samples_per_independent > 1.0
     shells = round(pair.target.limit) + 1
     assert len(pair.before.correlation) == len(pair.before.target_power) == shells
     np.testing.assert_allclose(pair.before.target_power, pair.target.shell_power())
@@ -51,7 +51,7 @@ def test_noisy_targets_of_a_map_are_taken_as_they_were_measured():
     of_map = Preparation(REFERENCE, Settings())
     target = under_noise(POSES[0], 0)
     pair = of_map.pair(target)
-    assert pair.exact and pair.before is None and pair.crowding == pytest.approx(1.0, abs=1e-6)
+    assert pair.exact and pair.before is None and pair.samples_per_independent == pytest.approx(1.0, abs=1e-6)
     assert pair.target.on_grid and pair.diameter_angstrom > 100.0
     assert Preparation(Subtomogram(noisy_map()), Settings()).pair(target).exact
     assert Preparation(REFERENCE, Settings(), reference_fsc=np.full(BOX // 2 + 1, 0.9)).pair(target).exact
@@ -126,7 +126,7 @@ def test_a_mask_says_where_the_reference_has_density():
     assert moved > 0.1
     assert results["sphere"].pose.rotation_distance_deg(results["none"].pose) < moved
     # What half of the particle has in common with all of it is less.
-    assert results["half"].expectation.correlation.sum() < results["sphere"].expectation.correlation.sum()
+    assert results["half"].expected_fsc.correlation.sum() < results["sphere"].expected_fsc.correlation.sum()
 
 
 def test_a_mask_of_another_box_is_refused():
@@ -137,16 +137,16 @@ def test_a_mask_of_another_box_is_refused():
 def test_shells_that_the_reference_does_not_know_lose_their_weight():
     fsc = np.where(np.arange(BOX // 2 + 1) <= 4, 0.9, 0.0)
     free, capped = (Aligner(MAP, reference_fsc=f).align(noisy(0)) for f in (None, fsc))
-    assert free.expectation.correlation[5] > 0
-    assert not capped.expectation.correlation[5:].any()
+    assert free.expected_fsc.correlation[5] > 0
+    assert not capped.expected_fsc.correlation[5:].any()
     # sqrt(2 FSC / (1 + FSC)) is the correlation of a map with the truth, when FSC is that of its halves.
-    ceiling = np.sqrt(2 * 0.9 / 1.9)
+    c_ref = np.sqrt(2 * 0.9 / 1.9)
     np.testing.assert_allclose(
-        capped.expectation.correlation[:5], np.minimum(free.expectation.correlation[:5], ceiling), atol=0.05
+        capped.expected_fsc.correlation[:5], np.minimum(free.expected_fsc.correlation[:5], c_ref), atol=0.05
     )
     target = Spectrum.of(noisy(0), resolution_angstrom=4 * VOXEL)
     pair = Preparation(REFERENCE, Settings(), reference_fsc=fsc).pair(noisy(0))
-    weight = pair.filtered(Score.RCS, capped.expectation).target.weight
+    weight = pair.filtered(Score.RCS, capped.expected_fsc).target.weight
     assert not weight[target.radius >= 5.0].any() and (weight[target.radius <= 4.0] > 0).all()
     assert capped.rotation_sd_deg > free.rotation_sd_deg
 
@@ -165,9 +165,9 @@ def test_what_is_known_of_the_reference_is_read_at_the_targets_frequencies(box):
     fsc = np.linspace(1.0, 0.2, BOX // 2 + 1)
     data = sharp(POSES[0], box=box).volume
     pair = Preparation(REFERENCE, Settings(), reference_fsc=fsc).pair(Subtomogram(data))
-    shells = np.arange(len(pair.ceiling)) * BOX / pair.target.box
+    shells = np.arange(len(pair.c_ref)) * BOX / pair.target.box
     values = np.interp(shells, np.arange(len(fsc)), np.sqrt(2 * fsc / (1 + fsc)))
-    np.testing.assert_allclose(pair.ceiling, values)
+    np.testing.assert_allclose(pair.c_ref, values)
 
 
 def test_the_sphere_is_as_asked_for_or_as_the_data_show():
@@ -203,14 +203,14 @@ def test_shells_that_no_sample_is_in_are_no_obstacle():
     result = Aligner(MAP, reference_fsc=np.ones(BOX // 2 + 1)).align(low)
     assert result.status.ok
     assert result.pose.rotation_distance_deg(POSES[0]) < 10.0
-    assert len(result.expectation.correlation) == len(Aligner(MAP).align(noisy(0)).expectation.correlation)
+    assert len(result.expected_fsc.correlation) == len(Aligner(MAP).align(noisy(0)).expected_fsc.correlation)
 
 
 def test_tilt_images_are_compared_with_the_same_reference():
     stack = simulate_tilt_stack(SHARP, POSES[0], imaging=Imaging(tilt_step_deg=10.0, snr=0.5, ctf=None), rng=random())
     pair = Preparation(REFERENCE, Settings()).pair(stack)
-    assert not pair.target.on_grid and pair.crowding >= 1.0
-    assert isinstance(pair.before, Expectation | None)
+    assert not pair.target.on_grid and pair.samples_per_independent >= 1.0
+    assert isinstance(pair.before, ExpectedFsc | None)
 
 
 @pytest.mark.parametrize("box", [8, 16, 17, 33, 64])

@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from gonio import Settings, align
-from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
@@ -47,10 +47,10 @@ def compared(score: str, rng: np.random.Generator) -> Comparison:
     target = Spectrum.of(Subtomogram(Volume(f, VOXEL), SingleAxisWedge(-60, 45)), limit=LIMIT)
     reference = FourierVolume.of(Volume(OBJECT.volume(N), VOXEL), wedge=SingleAxisWedge(-50, 60), limit=LIMIT)
     shells = int(LIMIT) + 1
-    expectation = Expectation(
+    expected_fsc = ExpectedFsc(
         np.linspace(0.9, 0.2, shells), target.shell_power(), target.shell_power(), np.full(shells, 0.1)
     )
-    return Comparison(target, reference, score=Score(score), expectation=expectation)
+    return Comparison(target, reference, score=Score(score), expected_fsc=expected_fsc)
 
 
 def points_near(pose: Pose, rng: np.random.Generator, count: int = 12) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_compiled_steps_are_those_of_the_general_refinement(score, prior, direct
         tolerance_angstrom=0.05,
         cone=Cone(TRUE.matrix, np.radians(22.0)),
         prior=PRIORS[prior],
-        crowding=2.5,
+        samples_per_independent=2.5,
     ).problem
     points = points_near(TRUE, rng)
     for steps in (1, 4, 60):

@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.averaging.single import by_itself
 from gonio.fourier.spectrum import Spectrum, index_grid
 from gonio.particle.ctf import Ctf

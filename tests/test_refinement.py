@@ -19,9 +19,9 @@ from gonio.fourier.transform import low_passed
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, Volume, correlation
-from gonio.run.engine import Local
+from gonio.run.executor import Local
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
-from gonio.workflows.initial_model import denovo, denovo_halves
+from gonio.workflows.initial_model import initial_model, initial_model_halves
 from gonio.workflows.refinement import Iteration, Listed, Plan, best_of, fsc_mask, refined, start_map
 
 BOX, VOXEL, START = 16, 20.0, 80.0
@@ -97,7 +97,7 @@ def test_the_limit_never_runs_ahead_of_the_fsc():
 def test_it_looks_everywhere_first_and_near_later_and_ends_at_rest():
     steps = refinement()
     assert (steps[0].search, steps[-1].search) == ("coarse_to_fine", "local")
-    assert steps[-1].ended.startswith("at rest")
+    assert steps[-1].ended.startswith("converged")
     assert not any(step.ended for step in steps[:-1])
     assert steps[-1].moved_sds < steps[0].moved_sds
 
@@ -152,7 +152,7 @@ def test_particles_follow_the_map_of_their_half_without_themselves_in_later_iter
 
 
 def test_the_line_between_two_shells_is_no_agreement_beyond_the_start_map():
-    """The last shell of the start map agrees whatever the particles show, the next hardly; where it does, it counts."""
+    """The last shell of the initial model agrees whatever the particles show, the next hardly; where it does, it counts."""
     begun = BOX * VOXEL / START
     run = refinement_module._Run(PLAN, Local(), fsc_mask(starts()[0], PLAN))
     curve = np.where(np.arange(BOX // 2 + 1) <= begun, 0.95, 0.0)
@@ -173,7 +173,7 @@ def test_noise_agrees_no_further_than_the_map_it_started_from():
 def test_workers_do_not_change_a_bit():
     table = sample()[0][np.arange(10)]
     plan = replace(PLAN, max_iterations=2)
-    one, two = (list(refined(table, starts(), plan, mapper=Local(workers))) for workers in (1, 2))
+    one, two = (list(refined(table, starts(), plan, executor=Local(workers))) for workers in (1, 2))
     for a, b in zip(one, two, strict=True):
         assert np.array_equal(a.table.poses.matrix, b.table.poses.matrix)
         assert all(np.array_equal(x.data, y.data) for x, y in zip(a.halves, b.halves, strict=True))
@@ -286,7 +286,7 @@ def test_plans_that_cannot_be_are_refused():
 def from_nothing() -> tuple[Volume, ...]:
     """Maps of 12 particles each, from all and from each half."""
     table = sample()[0]
-    halves = denovo_halves(table, SETTINGS, count=12)
+    halves = initial_model_halves(table, SETTINGS, count=12)
     return halves.volumes
 
 
@@ -313,12 +313,12 @@ def test_the_maps_of_both_halves_lie_on_one_another():
 def test_poses_of_the_list_are_not_looked_at():
     table = sample()[0][np.arange(8)]
     turned = table.with_poses(Pose.random(8, rng=np.random.default_rng(1), max_shift_angstrom=9.0))
-    one, two = (denovo(t, SETTINGS, rng=np.random.default_rng(0)) for t in (table, turned))
+    one, two = (initial_model(t, SETTINGS, rng=np.random.default_rng(0)) for t in (table, turned))
     assert np.array_equal(one.volume.data, two.volume.data)
 
 
 def test_a_map_from_nothing_has_no_axes_to_expect_symmetry_about():
     with pytest.raises(ValueError, match="axes anywhere"):
-        denovo(sample()[0], Settings(symmetry="C4"), rng=np.random.default_rng(0))
+        initial_model(sample()[0], Settings(symmetry="C4"), rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="at least 6"):
-        denovo(sample()[0][np.arange(4)], SETTINGS, rng=np.random.default_rng(0))
+        initial_model(sample()[0][np.arange(4)], SETTINGS, rng=np.random.default_rng(0))

@@ -28,11 +28,11 @@ FLOAT = 1e-5  # float32 filters of unit gain, a few dozen after one another
 boxes = pytest.mark.parametrize("n", [9, 10])
 
 
-def restorer(n: int, *, wedge=SIXTY, limit: float | None = None, share: float = 0.6, mask=None) -> Restorer:
+def restorer(n: int, *, wedge=SIXTY, limit: float | None = None, fraction: float = 0.6, mask=None) -> Restorer:
     """For a box of n voxels; the sphere's diameter is a share of the box."""
     limit = shell_limit(n, VOXEL, 4 * VOXEL) if limit is None else limit
     return Restorer.of(
-        wedge, box=n, voxel_size_angstrom=VOXEL, diameter_angstrom=share * n * VOXEL, limit=limit, mask=mask
+        wedge, box=n, voxel_size_angstrom=VOXEL, diameter_angstrom=fraction * n * VOXEL, limit=limit, mask=mask
     )
 
 
@@ -60,7 +60,7 @@ def everywhere(made: Restorer, values: np.ndarray) -> np.ndarray:
 @boxes
 @pytest.mark.parametrize("snr", [0.3, 3.0])
 def test_restored_is_the_posterior_mean(n, snr, monkeypatch, rng):
-    """With conjugate gradients that have come to rest, and the powers that the restorer finds."""
+    """With conjugate gradients that have converged, and the powers that the restorer finds."""
     rest = 1e-9
     monkeypatch.setattr(restoration, "ITERATIONS", 500)
     monkeypatch.setattr(restoration, "LEFT_OF_SCATTER", rest)
@@ -145,14 +145,14 @@ def test_the_operator_is_its_own_adjoint(n, wedge, rng):
 def test_what_is_left_when_the_steps_end_is_little(sd, monkeypatch, rng):
     data = imaged(Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL))[1]
     volume = Volume(data + sd * data.max() * rng.normal(size=data.shape), VOXEL)
-    made = restorer(32, share=sphere_diameter_angstrom(volume) / (32 * VOXEL))
+    made = restorer(32, fraction=sphere_diameter_angstrom(volume) / (32 * VOXEL))
     ended = made.restore(volume).volume.data
     # The residual's square is measured by the preconditioner, which is right within a factor 1 + MOST_EXCESS.
-    share = (1.0 + restoration.MOST_EXCESS) * restoration.LEFT_OVER
+    fraction = (1.0 + restoration.MOST_EXCESS) * restoration.LEFT_OVER
     monkeypatch.setattr(restoration, "ITERATIONS", 200)
     monkeypatch.setattr(restoration, "LEFT_OVER", 1e-8)
     exact = made.restore(volume).volume.data
-    assert np.linalg.norm(ended - exact) < np.sqrt(share) * np.linalg.norm(exact)
+    assert np.linalg.norm(ended - exact) < np.sqrt(fraction) * np.linalg.norm(exact)
 
 
 def test_finer_voxels_below_the_limit_change_nothing(rng):
@@ -169,13 +169,13 @@ def test_finer_voxels_below_the_limit_change_nothing(rng):
     one, other = (of.restore(v) for of, v in zip(made, (coarse, fine), strict=True))
     exact = resampled(one.volume.data, 63)
     assert np.linalg.norm(other.volume.data - exact) < 10 * FLOAT * np.linalg.norm(exact)
-    np.testing.assert_allclose(other.signal_share, one.signal_share, atol=10 * FLOAT)
+    np.testing.assert_allclose(other.signal_fraction, one.signal_fraction, atol=10 * FLOAT)
 
 
 def test_another_sphere_is_that_of_a_new_restorer():
-    one, other = restorer(32, share=0.5).within(0.7 * 32 * VOXEL), restorer(32, share=0.7)
+    one, other = restorer(32, fraction=0.5).within(0.7 * 32 * VOXEL), restorer(32, fraction=0.7)
     np.testing.assert_array_equal(one.sphere, other.sphere)
-    assert one.crowding == other.crowding and one.optics is not other.optics
+    assert one.samples_per_independent == other.samples_per_independent and one.optics is not other.optics
 
 
 def imaged(phantom: Phantom, *, box: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +194,7 @@ def test_near_the_edge_of_the_wedge_it_is_nearer_to_the_truth_than_a_mask(name, 
     truth, seen = imaged(Phantom.named(name, box=32, voxel_size_angstrom=VOXEL), box=box)
     volume = Volume(seen, VOXEL)
     diameter = sphere_diameter_angstrom(volume)
-    made = restorer(box, share=diameter / (box * VOXEL))
+    made = restorer(box, fraction=diameter / (box * VOXEL))
     restored = made.restore(volume).volume.data
     k = index_grid(box)
     inside = (np.abs(k[..., 0]) * SLOPE - np.abs(k[..., 2])) * np.cos(np.radians(60.0))  # distance from the edge
@@ -214,7 +214,7 @@ def test_units_of_the_map_do_not_matter(factor, rng):
     made = restorer(32)
     one, other = (made.restore(Volume(f * data, VOXEL)) for f in (1.0, factor))
     np.testing.assert_allclose(other.volume.data, factor * one.volume.data, atol=factor * FLOAT * data.max())
-    np.testing.assert_allclose(other.signal_share, one.signal_share, atol=FLOAT)
+    np.testing.assert_allclose(other.signal_fraction, one.signal_fraction, atol=FLOAT)
 
 
 @pytest.mark.parametrize("n", [15, 16, 31, 32])
@@ -224,8 +224,8 @@ def test_nothing_and_noise_alone_stay_finite(n, wedge, rng):
     for data in (np.zeros((n, n, n)), rng.normal(size=(n, n, n))):
         restored = made.restore(Volume(data, VOXEL))
         assert restored.volume.box == n and np.isfinite(restored.volume.data).all()
-        assert ((restored.signal_share >= 0) & (restored.signal_share <= 1)).all()
-        assert len(restored.signal_share) == round(made.limit) + 1
+        assert ((restored.signal_fraction >= 0) & (restored.signal_fraction <= 1)).all()
+        assert len(restored.signal_fraction) == round(made.limit) + 1
         # Noise is not taken for a particle: what is left has a small part of its power.
         assert (restored.volume.data**2).mean() < 0.1 * max((data**2).mean(), 1e-12)
 
@@ -235,7 +235,7 @@ def test_where_everything_was_measured_without_noise_nothing_changes_within_the_
     clean = Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL).density(
         Pose.identity(), box=n, voxel_size_angstrom=VOXEL
     )
-    made = restorer(n, wedge=NoWedge(), share=0.75)
+    made = restorer(n, wedge=NoWedge(), fraction=0.75)
     restored = made.restore(Volume(clean, VOXEL)).volume.data
     length = np.linalg.norm(index_grid(n), axis=-1)
     kept = (length > 0) & (length <= made.limit)
@@ -258,7 +258,7 @@ def test_a_mask_is_where_the_density_may_be(noise, rng):
     data = imaged(Phantom.named("sharp", box=32, voxel_size_angstrom=VOXEL))[1]
     data = data + noise * data.max() * rng.normal(size=data.shape)
     made = restorer(n, mask=Volume(half, VOXEL))
-    assert made.crowding > restorer(n).crowding
+    assert made.samples_per_independent > restorer(n).samples_per_independent
     masked, sphere = (of.restore(Volume(data, VOXEL)).volume.data for of in (made, restorer(n)))
     # The mask is resampled to the working grid, which is rounded off within two of its voxels.
     beside, within = (np.s_[:, :, : n // 2 - 4], np.s_[:, :, n // 2 :])
@@ -266,12 +266,14 @@ def test_a_mask_is_where_the_density_may_be(noise, rng):
     assert np.linalg.norm(masked[within]) > 0.5 * np.linalg.norm(sphere[within])
 
 
-def test_crowding_is_the_box_over_the_support():
-    assert restorer(32, share=0.8).crowding > 1
-    assert restorer(32, share=0.4).crowding == pytest.approx(8 * restorer(32, share=0.8).crowding, rel=0.05)
+def test_samples_per_independent_is_the_box_over_the_support():
+    assert restorer(32, fraction=0.8).samples_per_independent > 1
+    assert restorer(32, fraction=0.4).samples_per_independent == pytest.approx(
+        8 * restorer(32, fraction=0.8).samples_per_independent, rel=0.05
+    )
 
 
-# The spheres of these phantoms that leave the smallest errors (restoration.EXTENT_SHARE).
+# The spheres of these phantoms that leave the smallest errors (restoration.EXTENT_FRACTION).
 DIAMETERS = {"sharp": 210.0, "pseudo_symmetric": 210.0, "four_gaussians": 256.0}
 
 

@@ -1,7 +1,7 @@
 """The worked example: real ribosomes (EMPIAR-10499, 20 particles of 12 angstrom pixels) against the atoms of 7P6Z.
 
 Nothing here was made by gonio, so a sign that is wrong anywhere between the file and the pose shows: the atoms' mirror
-image fits worse, and particles moved away from the listed poses would not come back. The tilt sense of this set was
+image fits worse, and particles moved away from the input poses would not come back. The tilt sense of this set was
 reversed on import, so that as listed it shows the mirror image of a ribosome, in RELION too: tilts are read in the
 other sense.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from gonio.alignment.aligner import Aligner, Result, Search, Settings, align
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.fourier.transform import low_passed
@@ -53,7 +53,7 @@ def atoms() -> Volume:
 
 @cache
 def mean() -> Volume:
-    """The average of the listed poses."""
+    """The average of the input poses."""
     table, particles = listed()
     return average(particles, table.poses).volume
 
@@ -88,7 +88,7 @@ def settings(*, prior: bool) -> Settings:
 
 @cache
 def refined(*, prior: bool) -> list[Result]:
-    """Every particle refined from its listed pose."""
+    """Every particle refined from its input pose."""
     table, particles = listed()
     return Aligner(laid(False), settings(prior=prior)).align_many(particles, starts=table.poses, n_threads=2)
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
-from gonio.kernels import cpu
+from gonio.kernels import sample_sums
 from gonio.particle.volume import Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from oracle import (
@@ -68,9 +68,9 @@ def flat(f: np.ndarray, g: np.ndarray, *, rho: float, null: float, limit: float)
     return Shells(*(np.full(round(limit) + 1, value) for value in (rho, null, *powers)))
 
 
-def expectation(of: Shells) -> Expectation:
+def expected_fsc(of: Shells) -> ExpectedFsc:
     """As gonio is told of it."""
-    return Expectation(of.rho, of.f_power, of.g_power, of.null)
+    return ExpectedFsc(of.rho, of.f_power, of.g_power, of.null)
 
 
 def oracle(score: Score, n: int):
@@ -115,8 +115,8 @@ def comparison(f, g, score, *, wedge="full", limit=LIMIT, of: Shells | None = No
     resolution = len(f) * VOXEL / limit
     target = Spectrum.of(Subtomogram(Volume(f, VOXEL), of_target), resolution_angstrom=resolution)
     reference = FourierVolume.of(Volume(g, VOXEL), wedge=of_reference, limit=target.limit)
-    expected = expectation(of or shells(len(f))) if score is Score.LIKELIHOOD else None
-    return Comparison(target, reference, score=score, expectation=expected)
+    expected = expected_fsc(of or shells(len(f))) if score is Score.LIKELIHOOD else None
+    return Comparison(target, reference, score=score, expected_fsc=expected)
 
 
 def dissimilarity(pair: Comparison, rotation=TURN, shift=SHIFT) -> float:
@@ -251,7 +251,7 @@ def test_the_likelihood_is_blind_to_the_scale_of_both(n=24):
     assert dissimilarity(changed) == pytest.approx(dissimilarity(pair), abs=ROUNDING * power(pair))
 
 
-def test_shells_that_are_expected_to_share_nothing_say_nothing(n=24):
+def test_shells_that_are_expected_to_fraction_nothing_say_nothing(n=24):
     f, g = volumes(n)
     rho = np.where(np.arange(round(LIMIT) + 1) > 5, 0.0, shells(n).rho)
     empty = Shells(rho, np.minimum(shells(n).null, 0.5 * rho), shells(n).f_power, shells(n).g_power)
@@ -447,11 +447,11 @@ def test_normal_matrices_of_shells_are_those_of_their_samples_alone(n):
     whole = comparison(*volumes(n), Score.FCS, wedge="both")
     pose = TURN, VOXEL * SHIFT
     found, target = whole.shell_equations(*pose), whole.target
-    sums = found[:, [cpu.FF, cpu.GG, cpu.FG, cpu.WEIGHT]]
+    sums = found[:, [sample_sums.FF, sample_sums.GG, sample_sums.FG, sample_sums.WEIGHT]]
     units = np.repeat([1.0, whole.phase], 3)
     upper = np.triu_indices(6)
     normal = np.zeros((target.n_shells, 6, 6))
-    normal[:, upper[0], upper[1]] = normal[:, upper[1], upper[0]] = found[:, cpu.JTJ : cpu.JTF]
+    normal[:, upper[0], upper[1]] = normal[:, upper[1], upper[0]] = found[:, sample_sums.JTJ : sample_sums.JTF]
     normal *= units[:, None] * units
     for shell in range(1, target.n_shells):
         alone = Comparison(target.take(target.shell == shell), whole.reference, score=Score.FCS)

@@ -12,7 +12,7 @@ from gonio.comparison import best_shift
 from gonio.comparison.best_shift import ShiftSearch
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
-from gonio.kernels.cpu import Samples
+from gonio.kernels.sample_sums import Samples
 from gonio.particle.volume import Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from oracle import Blobs

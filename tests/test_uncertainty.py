@@ -111,11 +111,15 @@ def test_about_an_axis_only_the_turn_about_it_is_unsure():
         assert search == "axis_stochastic" or normal @ turn @ normal < 1.05 * normal @ free.covariance[:3, :3] @ normal
 
 
-def covariance(target: Spectrum, reference: FourierVolume, pose: Pose, *, directions, crowding=1.0, precision=None):
+def covariance(
+    target: Spectrum, reference: FourierVolume, pose: Pose, *, directions, samples_per_independent=1.0, precision=None
+):
     """The covariance at a pose of samples that the target weights."""
     compared = Comparison(target, reference, score=Score.FCS)
     sums = compared.shell_equations(pose.matrix, pose.shift_angstrom)
-    curvature = Curvature.of_sums(sums, target.shell_weights(), phase=compared.phase, crowding=crowding)
+    curvature = Curvature.of_sums(
+        sums, target.shell_weights(), phase=compared.phase, samples_per_independent=samples_per_independent
+    )
     return curvature.covariance(directions=directions, precision=precision)
 
 
@@ -127,7 +131,7 @@ def given(precision=None, directions=None, target=None, pose=POSES[0]) -> np.nda
         FourierVolume.of(MAP, limit=spectrum.limit),
         pose,
         directions=np.eye(6) if directions is None else directions,
-        crowding=1.0,
+        samples_per_independent=1.0,
         precision=precision,
     )
 
@@ -145,7 +149,9 @@ def test_a_prior_adds_its_information():
 def test_samples_that_are_not_independent_are_less_sure():
     spectrum = Spectrum.of(noisy(0), resolution_angstrom=40.0)
     reference = FourierVolume.of(MAP, limit=spectrum.limit)
-    one, four = (covariance(spectrum, reference, POSES[0], directions=np.eye(6), crowding=c) for c in (1.0, 4.0))
+    one, four = (
+        covariance(spectrum, reference, POSES[0], directions=np.eye(6), samples_per_independent=c) for c in (1.0, 4.0)
+    )
     np.testing.assert_allclose(four, 4 * one)
 
 
@@ -158,7 +164,7 @@ def test_weights_that_mean_nothing_change_nothing():
     scaled = FourierVolume.of(Volume(7.0 * MAP.data, VOXEL), limit=spectrum.limit)
     units = np.sqrt(np.outer(np.diag(free), np.diag(free)))  # elements are known to float32 of these
     for target, map_ in ((half, reference), (spectrum, scaled)):
-        found = covariance(target, map_, POSES[0], directions=np.eye(6), crowding=1.0)
+        found = covariance(target, map_, POSES[0], directions=np.eye(6), samples_per_independent=1.0)
         np.testing.assert_allclose(found / units, free / units, atol=1e-5)
 
 
@@ -185,7 +191,7 @@ def test_where_nothing_is_shared_all_is_infinite():
     axis[2, 0], axis[3:, 1:] = 1.0, np.eye(3)
     turned = Pose.from_euler_zyz_deg([0.0, 90.0, 0.0])
     for directions in (np.eye(6), axis):
-        found = covariance(spectrum, reference, turned, directions=directions, crowding=1.0)
+        found = covariance(spectrum, reference, turned, directions=directions, samples_per_independent=1.0)
         free = np.abs(directions).sum(axis=1) > 0
         assert not np.isnan(found).any()
         assert np.isinf(found[np.ix_(free, free)].diagonal()).all() or np.linalg.eigvalsh(found).min() >= 0

@@ -103,8 +103,8 @@ def test_the_symmetric_range_is_the_papers_mask(theta, n):
 def test_the_measured_fraction_of_directions_is_that_of_the_angles():
     # A range of 100 of 180 degrees measures 5/9 of all directions; 20000 draws, four standard errors.
     k = np.random.default_rng(4).normal(size=(20000, 3))
-    share = SingleAxisWedge(-40.0, 60.0, 25.0).weight_at(k).mean()
-    assert share == pytest.approx(5 / 9, abs=4 * np.sqrt(5 / 9 * 4 / 9 / 20000))
+    fraction = SingleAxisWedge(-40.0, 60.0, 25.0).weight_at(k).mean()
+    assert fraction == pytest.approx(5 / 9, abs=4 * np.sqrt(5 / 9 * 4 / 9 / 20000))
 
 
 def test_a_full_range_misses_nothing(rng):

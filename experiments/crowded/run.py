@@ -26,7 +26,7 @@ from camera import Camera, Series, back_projected, expose
 from scene import Molecule, Scene, make_scene
 
 import gonio
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.particle.ctf import Ctf
 from gonio.particle.volume import soft_sphere
@@ -49,7 +49,7 @@ class Pick:
     truth: gonio.Pose | None
 
 
-def picks_of(scene: Scene, name: str, share_false: float, rng: np.random.Generator) -> list[Pick]:
+def picks_of(scene: Scene, name: str, fraction_false: float, rng: np.random.Generator) -> list[Pick]:
     """One for each target, off in a random direction, and false ones among all, half of them on other molecules."""
     picks = []
     for one in scene.of(name):
@@ -58,7 +58,9 @@ def picks_of(scene: Scene, name: str, share_false: float, rng: np.random.Generat
         picks.append(Pick(one.centre + off, gonio.Pose(one.rotation, -off)))
     true = np.array([one.centre for one in scene.of(name)])
     others = [one.centre for one in scene.placed if one.molecule.name != name]
-    while share_false > 0 and sum(p.truth is None for p in picks) < share_false / (1.0 - share_false) * len(true):
+    while fraction_false > 0 and sum(p.truth is None for p in picks) < fraction_false / (1.0 - fraction_false) * len(
+        true
+    ):
         place = rng.random(3) * scene.size - [0.0, 0.0, 0.5 * scene.size[2]]
         if others and rng.random() < 0.5:
             place = others[rng.integers(len(others))]

@@ -23,7 +23,7 @@ from gonio.simulate.structure import read_atoms
 CELL_ANGSTROM = 6.0
 # The grid on which molecules are kept apart.
 PACKING_ANGSTROM = 20.0
-TOUCHING_SHARE = 0.8
+TOUCHING_FRACTION = 0.8
 # Of the scattering of protein for each cubic angstrom: leaflets and the middle of the membrane, from the midplane.
 LEAFLETS = ((-19.0, 10.0, 0.8), (19.0, 10.0, 0.8), (0.0, 20.0, -0.2))  # place, thickness, strength
 MEMBRANE_REACH_ANGSTROM = 40.0
@@ -145,7 +145,7 @@ def make_scene(
     for molecule in sorted(queue, key=lambda m: -len(m.points)):
         rotation = Rotation.random(random_state=rng)
         points = rotation.apply(molecule.points)
-        touches = bool(rng.random() < TOUCHING_SHARE)
+        touches = bool(rng.random() < TOUCHING_FRACTION)
         where = room.places(points, touching=touches)
         if not len(where):
             where = room.places(points, touching=False)
@@ -166,10 +166,10 @@ def _membrane(size: np.ndarray, strength: float, rng: np.random.Generator) -> tu
     turn = 2.0 * np.pi / size[1]
     x = (rng.random() + 0.04 * np.sin(turn * y + 2.0 * np.pi * rng.random())) * size[0] + 0.1 * z
     points, weights, occupied = [], [], []
-    for place, thickness, share in LEAFLETS:
+    for place, thickness, fraction in LEAFLETS:
         for offset in (-0.25 * thickness, 0.25 * thickness):
             points.append(np.stack([x + place + offset, y, z], axis=1))
-            weights.append(np.full(len(x), strength * share * step**2 * thickness / 2.0))
+            weights.append(np.full(len(x), strength * fraction * step**2 * thickness / 2.0))
     for offset in np.arange(-MEMBRANE_REACH_ANGSTROM, MEMBRANE_REACH_ANGSTROM + 1.0, 10.0):
         occupied.append(np.stack([x + offset, y, z], axis=1))
     return np.concatenate(points), np.concatenate(weights), np.concatenate(occupied)

@@ -31,7 +31,7 @@ import numpy as np
 import gonio
 from atoms import STRUCTURES, Atoms, Camera, Lens, particles
 from errors import OverPredicted, in_frame_of
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.averaging.resolution import half_map_fsc
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Particle, Volume

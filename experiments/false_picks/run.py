@@ -203,8 +203,8 @@ def main() -> None:
     print("|" + "---|" * 7)
     for seed in options.seeds:
         jobs = [(kind, seed, index, options.snr) for index, kind in enumerate(kinds)]
-        journal = options.out / f"decoys_{options.decoys}.jsonl"
-        records = run_jobs(partial(scored, options.decoys), jobs, journal, processes=options.processes)
+        checkpoint = options.out / f"decoys_{options.decoys}.jsonl"
+        records = run_jobs(partial(scored, options.decoys), jobs, checkpoint, processes=options.processes)
         for count in range(1, options.decoys + 1):
             some = [{**r, "scores": r["scores"][: 1 + count]} for r in records]
             print(told(some, f"{seed}, {count}"))

@@ -106,8 +106,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/fig3_convergence"))
     options = parser.parse_args()
     jobs = [(options.phantom, options.tilt, options.snr, index) for index in range(options.pairs)]
-    journal = options.out / f"{options.phantom}.jsonl"
-    records = run_jobs(convergence_pair, jobs, journal, processes=options.processes)
+    checkpoint = options.out / f"{options.phantom}.jsonl"
+    records = run_jobs(convergence_pair, jobs, checkpoint, processes=options.processes)
     by_score = {score: [record[score] for record in records] for score in SCORES}
     rows = {score: summarise(of_score) for score, of_score in by_score.items()}
     title = str(Cell(options.phantom, options.tilt, options.snr))

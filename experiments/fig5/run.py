@@ -6,7 +6,7 @@ As in the paper: SNR 0.5, +-60 degrees, seeds at 60 degrees, both scores; gonio'
 the initial map either through the microscope that the particles have seen (``imaged``) or as it is (``bare``), which
 differs from them in contrast and, by the CTF, from shell to shell. Complexes with a symmetry have several right poses:
 a pose is judged by the correlation of the map laid there with the map laid at the true pose. Particles are kept as
-files of 131 KB each (524 MB of 4000), finished alignments in a journal, finished averages as files of maps.
+files of 131 KB each (524 MB of 4000), finished alignments in a checkpoint, finished averages as files of maps.
 """
 
 from __future__ import annotations

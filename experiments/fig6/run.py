@@ -28,7 +28,7 @@ from complexes import COMPLEXES, STRUCTURES, names_at, pose_of, simulated, true_
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.particle.table import ParticleSource, ParticleTable
-from gonio.run.engine import Local
+from gonio.run.executor import Local
 from gonio.workflows.all_pairs import align_all_pairs
 from gonio.workflows.classification import Classes, classes_of_clusters
 from gonio.workflows.clustering import AllPairs, Clustering, adjusted_rand_index, cluster
@@ -87,7 +87,7 @@ def found_by(method: str, table: ParticleTable, path: Path, *, processes: int) -
         began = time.process_time() + children()
         results, own = [], np.zeros((len(table), len(table)))
         rng = np.random.default_rng(0)
-        for pair in align_all_pairs(table, settings_of(method), rng=rng, mapper=Local(processes)):
+        for pair in align_all_pairs(table, settings_of(method), rng=rng, executor=Local(processes)):
             results.append(pair)
             own[pair.reference, pair.target] = own[pair.target, pair.reference] = pair.result.dissimilarity
         pairs, seconds = AllPairs.gathered(results, len(table)), time.process_time() + children() - began
@@ -260,7 +260,7 @@ def main() -> None:
         parser.error(f"--particles must be at least 2, got {options.particles}")
     names, count = names_at(options.structures), options.particles
     table, truth = list_of(names, count, options.structures), np.repeat(np.arange(len(names)), count)
-    mapper = Local(options.processes)
+    executor = Local(options.processes)
     pictures: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     averages: dict[str, dict[str, gonio.Volume]] = {}
     summary: dict = {"names": [COMPLEXES.get(name, name) for name in names], "particles": count, "methods": {}}
@@ -272,7 +272,9 @@ def main() -> None:
         found = found_by(method, table, path, processes=options.processes)
         # The averages are those of as many classes as there are, whatever is proposed.
         clustering = cluster(found.matrix(), len(names))
-        classes = classes_of_clusters(table, found.pairs, clustering, gonio.Settings(score=found.score), mapper=mapper)
+        classes = classes_of_clusters(
+            table, found.pairs, clustering, gonio.Settings(score=found.score), executor=executor
+        )
         averages[method] = shown(classes, names, truth, options.structures)
         reached = {
             name: resolution(fourier_shell_correlation(made, true_map(name, options.structures)))

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 import gonio
 from atoms import STRUCTURES, Atoms, Camera, particles
-from gonio.averaging.average import average_table
+from gonio.averaging.averages import average_table
 from gonio.comparison.score import Score
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.particle import orientations
@@ -56,7 +56,7 @@ def log_likelihood(pair, grid: gonio.Pose, shifts: NDArray) -> NDArray[np.float6
         for s, shift in enumerate(shifts):
             d, _ = comparison.values(rotations, np.broadcast_to(shift, (len(rotations), 3)))
             square[first : first + CHUNK, s] = np.maximum(1.0 - 0.5 * d, 0.0) ** 2
-    return len(pair.target) / pair.crowding * square / (1.0 - square.max())
+    return len(pair.target) / pair.samples_per_independent * square / (1.0 - square.max())
 
 
 def main() -> None:

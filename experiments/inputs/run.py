@@ -40,17 +40,17 @@ def key_of(cell: Cell, variant: str, index: int) -> tuple:
     return (cell.phantom, cell.tilt_deg, cell.snr, variant, index)
 
 
-def journal(folder: Path, phantom: str) -> Path:
+def checkpoint(folder: Path, phantom: str) -> Path:
     """Where the records of a phantom are."""
     return folder / f"{phantom}.jsonl"
 
 
 def run_missing(cells: list[Cell], options: argparse.Namespace) -> None:
-    """Run every job that no journal holds: pair after pair, so that the variants of one share its simulation."""
+    """Run every job that no checkpoint holds: pair after pair, so that the variants of one share its simulation."""
     run_jobs(
         variant_job,
         [key_of(c, v, index) for index in range(options.pairs) for c in cells for v in options.variant],
-        lambda phantom, *_: journal(options.out, phantom),
+        lambda phantom, *_: checkpoint(options.out, phantom),
         processes=options.processes,
     )
 
@@ -148,7 +148,7 @@ def main() -> None:
     cells = cells_of(options.phantom, options.tilt, options.snr)
     if not options.summarise_only:
         run_missing(cells, options)
-    done = read_journals([journal(options.out, phantom) for phantom in options.phantom])
+    done = read_journals([checkpoint(options.out, phantom) for phantom in options.phantom])
     rows = {cell: summarise(cell, done, options.variant, options.pairs) for cell in cells}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "summary.json").write_text(json.dumps({"cells": list(rows.values())}, indent=1))

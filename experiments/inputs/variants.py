@@ -16,8 +16,8 @@ import numpy as np
 import gonio
 from bound import ball_xyz, noise_power_at, noise_variance, signal
 from cells import WRONG_DEG
-from gonio.comparison.expected_fsc import Expectation, null_correlation
-from gonio.comparison.pair import Pair
+from gonio.comparison.expected_fsc import ExpectedFsc, chance_correlation
+from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Comparison, Score, weighted
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum, index_grid
@@ -30,7 +30,7 @@ from gonio.preparation.prepare import Preparation
 from gonio.preparation.restoration import Restored, Restorer, working_box
 from gonio.search.backend import Found, PairSearch
 from gonio.search.coarse_to_fine import Plan
-from gonio.search.cpu import Cpu, expected, null_poses
+from gonio.search.cpu import Cpu, chance_poses, expected
 from gonio.search.objective import pack, poses_of, unpack
 from gonio.search.search_space import Frame, everywhere
 from gonio.simulate import Phantom
@@ -104,7 +104,7 @@ VARIANTS = {
     "sphere_235": Variant("sphere of 235 Å", Inputs(diameter_angstrom=235.0)),
     "sphere_256": Variant("sphere of 256 Å", Inputs(diameter_angstrom=256.0)),
     "known_powers": Variant("truth: powers of signal and noise", Inputs(known=True)),
-    "known_expectation": Variant("truth: expectation at the true pose", known=True),
+    "known_expected_fsc": Variant("truth: expectation at the true pose", known=True),
     "known": Variant("truth: both", Inputs(known=True), known=True),
 }
 
@@ -116,21 +116,21 @@ class VariedPair(Pair):
     weights: str = "filter"
     choice: Score = Score.LIKELIHOOD
 
-    def filtered(self, score: Score, expectation: Expectation | None, limit: float | None = None) -> Comparison:
+    def filtered(self, score: Score, expected_fsc: ExpectedFsc | None, limit: float | None = None) -> Comparison:
         """As ``Pair``, which asks for the likelihood ratio at the full limit only to choose."""
         if limit is None and score is Score.LIKELIHOOD:
             score = self.choice
-        if score is Score.LIKELIHOOD or self.weights == "filter" or expectation is None:
-            return super().filtered(score, expectation, limit)
-        if self.weights == "alike" or not expectation.correlation.any():
+        if score is Score.LIKELIHOOD or self.weights == "filter" or expected_fsc is None:
+            return super().filtered(score, expected_fsc, limit)
+        if self.weights == "alike" or not expected_fsc.correlation.any():
             return self.plain(score, limit)
         target = self.target if limit is None else self.target.below(limit)
-        return Comparison(whitened(weighted(target, expectation), expectation), self.reference, score=score)
+        return Comparison(whitened(weighted(target, expected_fsc), expected_fsc), self.reference, score=score)
 
 
-def whitened(target: Spectrum, expectation: Expectation) -> Spectrum:
+def whitened(target: Spectrum, expected_fsc: ExpectedFsc) -> Spectrum:
     """Every sample's weight over the power of its shell, sqrt(P_f P_g); the mean weight stays one."""
-    power = np.sqrt(expectation.target_power * expectation.reference_power)
+    power = np.sqrt(expected_fsc.target_power * expected_fsc.reference_power)
     weight = target.weight / np.interp(target.radius, np.arange(len(power)), power)
     return replace(target, weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32))
 
@@ -194,9 +194,9 @@ def prepared(cell: Cell, index: int, inputs: Inputs) -> Prepared:
         as_compared(particle, diameter, cell, pose, inputs, limit)
         for particle, diameter, pose in ((target, widest, poses[0]), (reference, own, poses[1]))
     ]
-    (f, f_share), (g, g_share) = shown
+    (f, f_fraction), (g, g_fraction) = shown
     samples, other = Spectrum.of(f, limit=limit), Spectrum.of(g, limit=limit)
-    before = Expectation.of_shares(f_share, g_share, samples.shell_power(), other.shell_power())
+    before = ExpectedFsc.of_shares(f_fraction, g_fraction, samples.shell_power(), other.shell_power())
     spectrum = FourierVolume.of(g.volume, wedge=g.wedge, limit=limit)
     return Prepared(Pair(samples, spectrum, before=before if inputs.before else None), widest)
 
@@ -211,16 +211,16 @@ def as_compared(
     powers = known_powers(restorer, particle, diameter, cell, pose) if inputs.known else None
     restored: Restored = restorer.restore(particle.volume, powers=powers)
     volume = masked(particle, diameter).volume if inputs.kind == "masked" else restored.volume
-    return Subtomogram(volume, without_margin(particle.wedge, inputs.margin)), restored.signal_share
+    return Subtomogram(volume, without_margin(particle.wedge, inputs.margin)), restored.signal_fraction
 
 
 def align_with(variant: Variant, cell: Cell, index: int) -> Found:
     """The optima of a pair."""
     ready, truth = prepared(cell, index, variant.inputs), make_pair(cell, index).truth
     pair = VariedPair(**vars(ready.pair), weights=variant.weights, choice=Score(variant.choice))
-    plan = Plan.of(limit=pair.target.limit, diameter_share=ready.diameter_angstrom / BOX_ANGSTROM)
+    plan = Plan.of(limit=pair.target.limit, diameter_fraction=ready.diameter_angstrom / BOX_ANGSTROM)
     settings = gonio.Settings()
-    frame = everywhere(pair.target, settings, reach_deg=plan.reach_deg)
+    frame = everywhere(pair.target, settings, spacing_deg=plan.spacing_deg)
     search = PairSearch(
         pair,
         frame,
@@ -228,17 +228,17 @@ def align_with(variant: Variant, cell: Cell, index: int) -> Found:
         Score(variant.score),
         group=Symmetry.named("C1").matrices,
         last_steps=settings.max_refinement_iterations,
-        expectation=expectation_at(pair, truth, frame, plan) if variant.known else None,
+        expected_fsc=expected_fsc_at(pair, truth, frame, plan) if variant.known else None,
     )
     return Cpu().search([search])[0]
 
 
-def expectation_at(pair: Pair, truth: gonio.Pose, frame: Frame, plan: Plan) -> Expectation:
+def expected_fsc_at(pair: Pair, truth: gonio.Pose, frame: Frame, plan: Plan) -> ExpectedFsc:
     """What the pair has in common at its true pose."""
     coarse = pair.filtered(Score.LIKELIHOOD, pair.before, plan.limits[0])
     seeds, _ = frame.seeds(coarse, points=int(np.ceil(4 * plan.limits[0])))
-    some = seeds[null_poses(len(seeds))]
-    null = null_correlation(pair.plain(Score.FCS).shell_sums(*unpack(some)))
+    some = seeds[chance_poses(len(seeds))]
+    null = chance_correlation(pair.plain(Score.FCS).shell_sums(*unpack(some)))
     return expected(pair, pack(truth.matrix[None], truth.shift_angstrom[None]), null)
 
 

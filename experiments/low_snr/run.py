@@ -30,10 +30,10 @@ from scipy.spatial.transform import Rotation
 import gonio
 from atoms import STRUCTURES, Atoms, Camera, Lens, particles
 from errors import RIGHT_DEG, OverPredicted, in_frame_of
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.particle.pose import PoseSample
-from gonio.run.engine import Local
+from gonio.run.executor import Local
 from gonio.workflows.refinement import Iteration, Plan, fsc_mask, refined, start_map
 from held import Held
 
@@ -147,7 +147,7 @@ def refine(made: Sample, options: argparse.Namespace, workers: int) -> dict:
     best = agreement(average(made.held, made.truth).volume, made.density, mask)
     print(f"  true poses: {best:.1f} A", flush=True)
     rows = []
-    for one in refined(made.table, (start, start), plan, mapper=Local(workers)):
+    for one in refined(made.table, (start, start), plan, executor=Local(workers)):
         rows.append(row(one, made, mask))
         print(shown(rows[-1]), flush=True)
     return {"true_poses_angstrom": best, "iterations": rows, "seconds": time.process_time() - begun}

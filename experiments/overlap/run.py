@@ -88,8 +88,8 @@ def main() -> None:
     for snr in options.snr:
         jobs = [(options.phantom, options.tilt, snr, index) for index in range(options.pairs)]
         for overlap in ("held", "moving"):
-            journal = options.out / f"{overlap}.jsonl"
-            records = run_jobs(partial(searched, overlap), jobs, journal, processes=options.processes)
+            checkpoint = options.out / f"{overlap}.jsonl"
+            records = run_jobs(partial(searched, overlap), jobs, checkpoint, processes=options.processes)
             print(f"SNR {snr:g}, overlap {overlap}: {describe(records)}")
 
 

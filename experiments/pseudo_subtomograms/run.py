@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.fourier.spectrum import index_grid
 from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose

@@ -3,7 +3,7 @@
     python experiments/refine/frames.py [--particles 160] [--snr 0.03] [--seeds 1] [--box 64] [--voxel 4.8]
 
 Stacks of 41 tilt images of the 70S ribosome (7P6Z; -60 to 60 degrees, 2 to 4 um underfocus with amplitude contrast
-0.07, 3 electrons per square angstrom a tilt; atoms projected one by one), refined from listed poses that are off by 2
+0.07, 3 electrons per square angstrom a tilt; atoms projected one by one), refined from input poses that are off by 2
 degrees and 4 angstrom along every axis. Prints, for each iteration, how far the frames of the halves are apart: by the
 mean of their pose errors and by aligning the half maps; how the poses scatter about their frames; the stated
 resolution, and where the FSC with the truth falls below 0.5; and first the same of averages at the true poses. Where
@@ -25,7 +25,7 @@ import scipy.fft
 from scipy.spatial.transform import Rotation
 
 import gonio
-from gonio.averaging.average import Average, average_table
+from gonio.averaging.averages import Average, average_table
 from gonio.averaging.resolution import half_map_fsc
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at

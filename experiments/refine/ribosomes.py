@@ -1,8 +1,8 @@
-"""Real ribosomes (EMPIAR-10499) refined in two halves: does their average fit 7P6Z better than at the listed poses?
+"""Real ribosomes (EMPIAR-10499) refined in two halves: does their average fit 7P6Z better than at the input poses?
 
     python experiments/refine/ribosomes.py [--data ../shared/data] [--seeds 3]
 
-From the listed poses, with priors of several widths; from the atoms at 60 and 45 angstrom, in their own frame, with no
+From the input poses, with priors of several widths; from the atoms at 60 and 45 angstrom, in their own frame, with no
 pose given; and one map from the particles alone. Each average is laid on 7P6Z, and on its mirror image, by what is seen
 to 38 angstrom; the seeds split the twenty particles.
 """
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ribosomes"))
 
 import gonio
 from gonio.particle.half_sets import split
-from gonio.workflows.initial_model import denovo
+from gonio.workflows.initial_model import initial_model
 from gonio.workflows.refinement import Iteration, Listed, Plan, best_of, refined, start_map
 from run import (
     DIAMETER_ANGSTROM,
@@ -49,7 +49,7 @@ def results(table: gonio.ParticleTable, atoms: gonio.Volume) -> Iterator[tuple[s
     """What each way comes to, from one split."""
     for name, (turn, shift) in PRIORS.items():
         plan = Plan(SETTINGS, listed=Listed(turn, shift))
-        yield f"listed poses, prior {name}", best_of(list(refined(table, None, plan)))
+        yield f"input poses, prior {name}", best_of(list(refined(table, None, plan)))
     for start in (60.0, 45.0):
         map_ = start_map(atoms, resolution_angstrom=start)
         plan = Plan(SETTINGS, start_resolution_angstrom=start)
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     table, _, mean, atoms = read_ribosomes(options.data)
-    print(f"listed poses: {fit(mean, atoms)}")
+    print(f"input poses: {fit(mean, atoms)}")
     for seed in range(options.seeds):
         halves = split(np.arange(len(table)), rng=np.random.default_rng(seed))
         for name, one in results(replace(table, half_sets=halves), atoms):
@@ -73,7 +73,7 @@ def main() -> None:
                 f"{one.resolution_angstrom:.1f} A, median {off:.1f} degrees from listed",
                 flush=True,
             )
-    alone = denovo(table, SETTINGS, rng=np.random.default_rng(0))
+    alone = initial_model(table, SETTINGS, rng=np.random.default_rng(0))
     print(f"particles alone: {fit(alone.volume, atoms)}; pairs that agree {alone.agreement.mean():.2f}")
 
 

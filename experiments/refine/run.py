@@ -4,7 +4,7 @@
 
 ``reference``: subtomograms of the 70S ribosome (7P6Z; box 32, 12 angstrom, SNR 0.1, +-60 degrees), random poses,
 refined from the ribosome at 60 angstrom. ``noise``: as many of noise through the same microscope, from the same map.
-``denovo``: 100 subtomograms of SNR 0.5, from the particles alone and from a map. Where structures are absent phantoms
+``initial_model``: 100 subtomograms of SNR 0.5, from the particles alone and from a map. Where structures are absent phantoms
 take their place. Prints each iteration, and writes summary.json.
 """
 
@@ -25,10 +25,10 @@ from scipy.spatial.transform import Rotation
 import gonio
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
-from gonio.run.engine import Local
+from gonio.run.executor import Local
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, Structure, simulate_subtomogram
 from gonio.simulate.microscope import apply_transfer, back_project
-from gonio.workflows.initial_model import denovo_halves
+from gonio.workflows.initial_model import initial_model_halves
 from gonio.workflows.refinement import Iteration, Plan, best_of, fsc_mask, independent_samples, refined, start_map
 from held import Held
 
@@ -138,7 +138,7 @@ def told(one: Iteration) -> dict:
 def refine(table: gonio.ParticleTable, starts: tuple, plan: Plan, workers: int) -> tuple[Iteration, list[dict], float]:
     """The result, every iteration, and processor seconds of this process."""
     begun, done, rows = time.process_time(), [], []
-    for one in refined(table, starts, plan, mapper=Local(workers)):
+    for one in refined(table, starts, plan, executor=Local(workers)):
         rows.append(told(one))
         done.append(one)
     return best_of(done), rows, time.process_time() - begun
@@ -187,7 +187,7 @@ def laid_on(volume: gonio.Volume, truth: gonio.Volume) -> gonio.Volume:
 def from_nothing(made: Sample, options: argparse.Namespace) -> dict:
     """Both halves from their own particles; the map against the truth, its mirror image, and that from a reference."""
     begun = time.process_time()
-    starts = denovo_halves(made.table, count=options.subset, seed=0, mapper=Local(options.workers))
+    starts = initial_model_halves(made.table, count=options.subset, seed=0, executor=Local(options.workers))
     resolution = max(START_ANGSTROM, starts.resolution_angstrom)
     one, two = (start_map(map_, resolution_angstrom=resolution) for map_ in starts.volumes)
     print(f"  start maps agree to {starts.resolution_angstrom:.1f} A; {time.process_time() - begun:.0f} s")
@@ -222,7 +222,7 @@ def from_nothing(made: Sample, options: argparse.Namespace) -> dict:
 def main() -> None:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=["reference", "noise", "denovo"])
+    parser.add_argument("--only", nargs="+", choices=["reference", "noise", "initial_model"])
     parser.add_argument("--structures", type=Path, default=Path(__file__).parents[3] / "shared" / "data" / "structures")
     parser.add_argument("--complex", nargs="+", default=["7p6z.cif.gz", "2gho.pdb.gz"], help="for denovo")
     parser.add_argument("--particles", type=int, default=400)
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/refine"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    wanted, summary = options.only or ["reference", "noise", "denovo"], {}
+    wanted, summary = options.only or ["reference", "noise", "initial_model"], {}
     imaging = Imaging(32, 12.0, -60.0, 60.0, snr=0.1, ctf=PAPER_CTF)
     ribosome = density_of("7p6z.cif.gz", options.structures, imaging)
     if "reference" in wanted or "noise" in wanted:
@@ -246,7 +246,7 @@ def main() -> None:
         print(f"{options.particles} particles of noise from the same map")
         table = noise_alone(imaging, count=options.particles, seed=options.seed)
         summary["noise"] = from_noise(table, made.reference, options)
-    for name in options.complex if "denovo" in wanted else ():
+    for name in options.complex if "initial_model" in wanted else ():
         size = 12.0 if name.startswith("7p6z") else 10.0
         clear = Imaging(32, size, -60.0, 60.0, snr=0.5, ctf=PAPER_CTF)
         kept = options.out / f"{name[:4]}_{options.few}_{options.seed + 1}.npz"

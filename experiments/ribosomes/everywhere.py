@@ -1,8 +1,8 @@
-"""Real ribosomes aligned to 7P6Z with no pose given: how many end near the listed pose, and why the others do not.
+"""Real ribosomes aligned to 7P6Z with no pose given: how many end near the input pose, and why the others do not.
 
     python experiments/ribosomes/everywhere.py [--data ../shared/data] [--resolution 32 28 25.6 38]
 
-A miss is the search's when the listed pose, refined, fits better than what was found, and else the score's. Prints one
+A miss is the search's when the input pose, refined, fits better than what was found, and else the score's. Prints one
 line for each particle and a count for each resolution, and writes them as JSON.
 """
 
@@ -26,7 +26,7 @@ NEAR_DEG = 10.0
 
 
 def aligned(particle: gonio.TiltStack, listed: gonio.Pose, reference: gonio.Volume, settings: gonio.Settings) -> dict:
-    """One particle from nothing, beside its listed pose refined by the same score."""
+    """One particle from nothing, beside its input pose refined by the same score."""
     start = time.process_time()
     aligner = gonio.Aligner(reference, settings)
     found = aligner.align(particle)
@@ -56,7 +56,7 @@ def describe(index: int, row: dict) -> str:
     return (
         f"{index:2d}: {row['off_deg']:6.1f} degrees and {row['off_angstrom']:5.1f} A off, fault of {row['fault']:6s}, "
         f"sd {row['rotation_sd_deg']:.1f} degrees, {row['shift_sd_angstrom']:.1f} A; d {row['dissimilarity']:.4f}, "
-        f"of the listed pose {row['listed_dissimilarity']:.4f}; runner-up {runner_up}"
+        f"of the input pose {row['listed_dissimilarity']:.4f}; runner-up {runner_up}"
     )
 
 

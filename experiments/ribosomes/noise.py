@@ -2,7 +2,7 @@
 
     python experiments/ribosomes/noise.py [--data ../shared/data]
 
-The signal is 7P6Z at a listed pose, through each tilt's own transfer, as strong in each shell as in the data; the
+The signal is 7P6Z at a input pose, through each tilt's own transfer, as strong in each shell as in the data; the
 images are those of another particle of the same tomogram, six others for each, or white noise of the same power.
 Refinement is to 32 angstrom without a prior, with the images as they are and in the ways that might have helped.
 """

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 import gonio
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.fourier.transform import low_passed
@@ -30,7 +30,7 @@ PRIORS = {"none": (None, None), "10 deg, 12 A": (10.0, 12.0), "6 deg, 12 A": (6.
 
 
 def read_ribosomes(data: Path) -> tuple[gonio.ParticleTable, list, Volume, Volume]:
-    """The list, its particles, the average of the listed poses, and 7P6Z as a map in its own frame."""
+    """The list, its particles, the average of the input poses, and 7P6Z as a map in its own frame."""
     # The tilt sense of this set was reversed on import.
     table = gonio.read_particles(data / "empiar10499" / "optimisation_set.star", reverse_tilts=True)
     particles = list(table.particles())
@@ -69,7 +69,7 @@ def resolution(mean: Volume, reference: Volume, mask: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Ribosomes:
-    """The particles in memory, the listed poses, and the reference in their frame."""
+    """The particles in memory, the input poses, and the reference in their frame."""
 
     particles: list
     poses: gonio.Pose
@@ -121,11 +121,11 @@ def main() -> None:
     reference = laid_on(mean, atoms)
     mirror = laid_on(mean, Volume(atoms.data[:, :, ::-1], VOXEL_SIZE_ANGSTROM))
     given, mirrored = masked_correlation(mean, reference), masked_correlation(mean, mirror)
-    print(f"7P6Z on the average of the listed poses, to 38 A: {given:.3f}; its mirror image: {mirrored:.3f}")
+    print(f"7P6Z on the average of the input poses, to 38 A: {given:.3f}; its mirror image: {mirrored:.3f}")
     ribosomes = Ribosomes(particles, table.poses, reference)
     mask = particle_mask(reference)
     print(f"FSC 0.5 with 7P6Z, mask of its shape: {resolution(mean, reference, mask):.1f} A")
-    print(f"held-out correlation at the listed poses: {ribosomes.held_out_correlation(table.poses):.4f}")
+    print(f"held-out correlation at the input poses: {ribosomes.held_out_correlation(table.poses):.4f}")
     for name, prior in PRIORS.items():
         poses, better = ribosomes.refined(table.poses, prior)
         change = np.median(poses.rotation_distance_deg(table.poses))

@@ -2,7 +2,7 @@
 
     python experiments/ribosomes/transplanted.py [--strength 1.2] [--rounds 4] [--data ../shared/data]
 
-Hosts are the 20 stacks, each without the signal of its own ribosome (refined near its listed pose, least squares), so
+Hosts are the 20 stacks, each without the signal of its own ribosome (refined near its input pose, least squares), so
 that all else of the cell stays: its noise, and what lies around. 7P6Z is put into each at a random pose, through each
 tilt's transfer, ``strength`` times as strong as in the data, and aligned with no pose given. A search miss is counted
 where the true pose, refined, fits better than the answer (``misses``).
@@ -26,7 +26,7 @@ from scipy.spatial.transform import Rotation
 import gonio
 from gonio.alignment.prepared import FromCoarseToFine
 from gonio.search.backend import Found, PairSearch
-from gonio.search.coarse_to_fine import CUTS, Cuts
+from gonio.search.coarse_to_fine import PRUNING, PruningRules
 from gonio.search.cpu import Cpu
 from gonio.search.objective import poses_of
 from misses import SAME_DEG, SAME_DISSIMILARITY, local
@@ -34,7 +34,7 @@ from run import RESOLUTION_ANGSTROM, laid_on, read_ribosomes
 
 RIGHT_DEG, SHIFT_SD_ANGSTROM = 15.0, 10.0
 NEAR = {"prior_rotation_sd_deg": 3.0, "prior_shift_sd_angstrom": 8.0}
-WAYS = {"default": CUTS, "nothing pruned": Cuts.none()}
+WAYS = {"default": PRUNING, "nothing pruned": PruningRules.none()}
 
 
 def emptied(stacks: list, poses: gonio.Pose, reference: gonio.Volume, strength: np.ndarray) -> list[gonio.TiltStack]:

@@ -55,12 +55,12 @@ def grid(interval_deg: float) -> np.ndarray:
     return np.asarray(euler_grid(interval_deg).as_matrix(), dtype=np.float32)
 
 
-def compared(cell: Cell, index: int, share: float) -> Comparison:
+def compared(cell: Cell, index: int, fraction: float) -> Comparison:
     """A pair as the paper compares it, up to a share of the detail."""
     pair = make_pair(cell, index)
     limit = shell_limit(BOX, VOXEL_SIZE_ANGSTROM, 4.0 * VOXEL_SIZE_ANGSTROM)
     reference = FourierVolume.of(pair.reference.volume, wedge=pair.reference.wedge, limit=limit, box=BOX)
-    return Comparison(Spectrum.of(pair.target, limit=share * limit), reference, score=Score.RCS)
+    return Comparison(Spectrum.of(pair.target, limit=fraction * limit), reference, score=Score.RCS)
 
 
 def scanned(comparison: Comparison, rotations: np.ndarray, points: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -77,8 +77,8 @@ def scan_pair(passes: tuple, phantom: str, tilt_deg: int, snr: float, index: int
     """Errors of the best pose of the scan, and how near the grid comes to the truth."""
     cell, rotations = Cell(phantom, tilt_deg, snr), grid(interval_deg)
     pair, began = make_pair(cell, index), time.process_time()
-    for share, every_other, left in passes:
-        shifts, d = scanned(compared(cell, index, share), rotations, BOX // 2 if every_other else None)
+    for fraction, every_other, left in passes:
+        shifts, d = scanned(compared(cell, index, fraction), rotations, BOX // 2 if every_other else None)
         best = np.argsort(d, kind="stable")[:left]
         rotations, shifts, d = rotations[best], shifts[best], d[best]
     rotation_deg, shift_voxel, _ = pair.errors(gonio.Pose(Rotation.from_matrix(rotations[0]), shifts[0]))
@@ -127,8 +127,8 @@ def main() -> None:
     cells = [Cell(p, tilt, snr) for p in options.phantom for tilt in options.tilt for snr in options.snr]
     jobs = [(c.phantom, c.tilt_deg, c.snr, i, options.interval) for c in cells for i in range(options.pairs)]
     work = partial(scan_pair, PASSES[-1:] if options.all else PASSES)
-    journal = options.out / ("all.jsonl" if options.all else "pairs.jsonl")
-    found = dict(zip(jobs, run_jobs(work, jobs, journal, processes=options.processes), strict=True))
+    checkpoint = options.out / ("all.jsonl" if options.all else "pairs.jsonl")
+    found = dict(zip(jobs, run_jobs(work, jobs, checkpoint, processes=options.processes), strict=True))
     print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
     for cell in cells:
         print(described([found[job] for job in jobs if Cell(*job[:3]) == cell], cell))

@@ -3,7 +3,7 @@
     python experiments/wrong_optima/run.py [--phantom sharp pseudo_symmetric] [--pairs 100] [--tables DIR] [--out DIR]
 
 The paper's schedule with its plain scores (45 degrees) and gonio's defaults, over tilt range and SNR. These are jobs of
-Tables 1 and 2 and share their journals (``--tables``). A wrong answer was the score's choice where the right optimum is
+Tables 1 and 2 and share their checkpoints (``--tables``). A wrong answer was the score's choice where the right optimum is
 no better in that score: for RCS and FCS the optimum that a local refinement from the true pose finds; for the defaults
 the one in its own pool of optima. Otherwise the search did not come by the right one.
 """
@@ -23,8 +23,8 @@ import gonio
 from cells import WRONG_DEG, align_pair, run_jobs
 from listing import aligned, piped, place
 from pairs import VOXEL_SIZE_ANGSTROM, Cell
-from plots import save, wrong_shares
-from tables import journal, table_job
+from plots import save, wrong_fractions
+from tables import checkpoint, table_job
 from targets import list_of_checks, wrong_optima
 
 PLAIN = ("rcs_45", "fcs_45")
@@ -57,7 +57,7 @@ def run_alignments(options: argparse.Namespace) -> dict[tuple, dict]:
     records = run_jobs(
         partial(table_job, axis=False),
         jobs,
-        lambda phantom, tilt, snr, method, index: journal(options.tables, phantom, method),
+        lambda phantom, tilt, snr, method, index: checkpoint(options.tables, phantom, method),
         processes=options.processes,
     )
     return dict(zip(jobs, records, strict=True))
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--snr", type=float, nargs="+", default=[1.0, 0.5, 0.1])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("results/wrong_optima"))
-    parser.add_argument("--tables", type=Path, help="journals of tables_1_2 (beside --out)")
+    parser.add_argument("--tables", type=Path, help="checkpoints of tables_1_2 (beside --out)")
     parser.add_argument("--markdown", type=Path, help="write the tables of docs/reproduce.md into this file")
     options = parser.parse_args()
     options.tables = options.tables or options.out.parent / "tables_1_2"
@@ -130,7 +130,7 @@ def main() -> None:
     checks = wrong_optima(rows, "pseudo_symmetric")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "summary.json").write_text(json.dumps({"cells": list(rows.values()), "targets": checks}, indent=1))
-    save(wrong_shares(rows, METHODS), options.out / "wrong_optima.png")
+    save(wrong_fractions(rows, METHODS), options.out / "wrong_optima.png")
     if options.markdown:
         options.markdown.write_text(tables(rows, piped) + "\n")
     print(tables(rows, aligned))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gonio.alignment.decoys import Competition, Decoys, compete, q_values
     from gonio.alignment.particle_list import align_table
     from gonio.alignment.result import History, Optimum, Result
-    from gonio.averaging.average import Average, average, average_classes, average_table
+    from gonio.averaging.averages import Average, average, average_classes, average_table
     from gonio.averaging.resolution import half_map_fsc, soft_mask
     from gonio.comparison.score import Score
     from gonio.fourier.fourier_volume import FourierVolume
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gonio.fourier.spectrum import Spectrum
     from gonio.io import FormatError, read_particles, read_volume, write_particles, write_volume
     from gonio.particle.ctf import Ctf
-    from gonio.particle.half_sets import families, split
+    from gonio.particle.half_sets import overlapping_groups, split
     from gonio.particle.orientations import euler_grid
     from gonio.particle.pose import Pose
     from gonio.particle.symmetry import Symmetry
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
         TiltListWedge,
         WeightVolumeWedge,
     )
-    from gonio.run.engine import Local, Mapper
-    from gonio.search.gpu.multi_gpu import cards_for
+    from gonio.run.executor import Executor, Local
+    from gonio.search.gpu.multi_gpu import gpus_for
     from gonio.search.levenberg_marquardt import Status
     from gonio.settings import Inputs, Pool, Search, Settings
     from gonio.simulate import Imaging, Phantom, simulate_subtomogram
     from gonio.workflows.all_pairs import PairResult, align_all_pairs
     from gonio.workflows.classification import classes_of_references
     from gonio.workflows.clustering import AllPairs, cluster
-    from gonio.workflows.initial_model import denovo
+    from gonio.workflows.initial_model import initial_model
     from gonio.workflows.refinement import Iteration, Plan, refined
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ _ROOMS = {
     "alignment.decoys": ("Competition", "Decoys", "compete", "q_values"),
     "alignment.particle_list": ("align_table",),
     "alignment.result": ("History", "Optimum", "Result"),
-    "averaging.average": ("Average", "average", "average_classes", "average_table"),
+    "averaging.averages": ("Average", "average", "average_classes", "average_table"),
     "averaging.resolution": ("half_map_fsc", "soft_mask"),
     "comparison.score": ("Score",),
     "fourier.fourier_volume": ("FourierVolume",),
@@ -63,7 +63,7 @@ _ROOMS = {
     "fourier.spectrum": ("Spectrum",),
     "io": ("FormatError", "read_particles", "read_volume", "write_particles", "write_volume"),
     "particle.ctf": ("Ctf",),
-    "particle.half_sets": ("families", "split"),
+    "particle.half_sets": ("overlapping_groups", "split"),
     "particle.orientations": ("euler_grid",),
     "particle.pose": ("Pose",),
     "particle.symmetry": ("Symmetry",),
@@ -77,15 +77,15 @@ _ROOMS = {
         "TiltListWedge",
         "WeightVolumeWedge",
     ),
-    "run.engine": ("Local", "Mapper"),
-    "search.gpu.multi_gpu": ("cards_for",),
+    "run.executor": ("Local", "Executor"),
+    "search.gpu.multi_gpu": ("gpus_for",),
     "search.levenberg_marquardt": ("Status",),
     "settings": ("Inputs", "Pool", "Search", "Settings"),
     "simulate": ("Imaging", "Phantom", "simulate_subtomogram"),
     "workflows.all_pairs": ("PairResult", "align_all_pairs"),
     "workflows.classification": ("classes_of_references",),
     "workflows.clustering": ("AllPairs", "cluster"),
-    "workflows.initial_model": ("denovo",),
+    "workflows.initial_model": ("initial_model",),
     "workflows.refinement": ("Iteration", "Plan", "refined"),
 }
 _OWNERS = {name: room for room, names in _ROOMS.items() for name in names}
@@ -105,7 +105,7 @@ __all__ = [
     "Inputs",
     "Iteration",
     "Local",
-    "Mapper",
+    "Executor",
     "NoWedge",
     "Optimum",
     "PairResult",
@@ -134,13 +134,13 @@ __all__ = [
     "average",
     "average_classes",
     "average_table",
-    "cards_for",
+    "gpus_for",
     "classes_of_references",
     "cluster",
     "compete",
-    "denovo",
+    "initial_model",
     "euler_grid",
-    "families",
+    "overlapping_groups",
     "fourier_shell_correlation",
     "half_map_fsc",
     "q_values",

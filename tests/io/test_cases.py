@@ -229,7 +229,9 @@ def test_no_two_real_ribosomes_are_nearer_than_their_diameter_and_each_is_a_grou
     nearest = min(pdist(listed.places_angstrom[names == name]).min() for name in set(listed.tomograms))
     assert nearest == pytest.approx(656, abs=0.5)
     box = 32 * 12.0
-    groups = half_sets.families(listed.names, listed.tomograms, listed.coordinates_angstrom, within_angstrom=box)
+    groups = half_sets.overlapping_groups(
+        listed.names, listed.tomograms, listed.coordinates_angstrom, within_angstrom=box
+    )
     assert len(set(groups.tolist())) == 20
 
 

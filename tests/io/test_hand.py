@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from gonio.alignment.aligner import Aligner, Settings
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.cli.app import run
 from gonio.io import FormatError, read_particles, read_volume
 from gonio.particle.volume import Volume, correlation, soft_sphere

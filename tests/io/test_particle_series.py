@@ -12,7 +12,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from gonio.alignment.aligner import Aligner, Search, Settings
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.cli.app import run
 from gonio.fourier.fourier_volume import moved_into
 from gonio.fourier.fsc import fourier_shell_correlation
@@ -260,7 +260,7 @@ MISREADINGS = {
 @pytest.mark.skipif(not (IN_CELL.is_file() and MAP_80S.is_file()), reason="shared/data is not here")
 @pytest.mark.filterwarnings("ignore:.*broken headers")
 def test_images_agree_best_with_the_structure_through_their_own_transfer():
-    """Six ribosomes, 219 images to 40 angstrom: projected at the listed poses and multiplied by the listed CTF.
+    """Six ribosomes, 219 images to 40 angstrom: projected at the input poses and multiplied by the listed CTF.
 
     This is below the first zero, where defocus and amplitude contrast are of one size: their signs change the most.
     """

@@ -218,7 +218,7 @@ def test_pytoms_particles_are_found_where_its_list_has_them(simulated):
 
 
 def test_pytoms_angles_are_where_the_score_is_best(simulated):
-    """A search near the listed poses stays there, and what differs from them scores worse."""
+    """A search near the input poses stays there, and what differs from them scores worse."""
     table, reference = simulated
     settings = Settings(resolution_angstrom=60.0, search="local", inputs="plain", max_shift_angstrom=20.0)
     aligner = Aligner(reference, settings)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.cli.app import run
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.fourier.spectrum import image_samples

@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
 from gonio import Volume
-from gonio.report import Classes, Matrix, Odd, Report, html
+from gonio.report import Classes, Matrix, Outlier, Report, html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
@@ -52,7 +52,7 @@ def report(rng) -> Report:
         curves={"half maps": np.linspace(1, -0.1, 9)},
         box_angstrom=160.0,
         maps={"average": ball},
-        odd=[Odd("tomogram_17/particle_with_a_long_name_000017.mrc", "fits worse than the others", ball)],
+        odd=[Outlier("tomogram_17/particle_with_a_long_name_000017.mrc", "fits worse than the others", ball)],
         classes=Classes({f"class {i}": ball for i in range(5)}, [3, 2, 1, 1, 1]),
         matrix=Matrix(dissimilarity, dissimilarity, tree, np.repeat([1, 2], 4)),
         coverage=np.ones((16, 16, 16)),

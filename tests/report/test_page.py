@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gonio import ParticleTable, Pose, Volume
-from gonio.report import Chapter, Classes, Errors, Iteration, Matrix, Odd, Report, html, odd_particles
+from gonio.report import Chapter, Classes, Errors, Iteration, Matrix, Outlier, Report, html, outlying_particles
 
 FACTS = {"command": "gonio align <x> & more", "seed": "0"}
 
@@ -47,7 +47,10 @@ def full(rng) -> Report:
         maps={"average": noise, "reference": noise},
         against={"defocus (angstrom)": 1e4 * rng.random(30)},
         coverage=rng.random((16, 16, 16)),
-        odd=[Odd("particle/3", "fits worse than the others", noise), Odd("particle/4", "ended as 'max_iterations'")],
+        odd=[
+            Outlier("particle/3", "fits worse than the others", noise),
+            Outlier("particle/4", "ended as 'max_iterations'"),
+        ],
         classes=Classes({"class 1": noise, "class 2": Volume(-noise.data, 10.0)}, [10, 20]),
         matrix=Matrix(
             None, np.ones((4, 4)), np.array([[0, 1, 0.1, 2], [2, 3, 0.1, 2], [4, 5, 0.9, 4]]), np.array([1, 1, 2, 2])
@@ -129,7 +132,7 @@ def test_surface_holds_the_map(full):
 def test_odd_particles_are_those_far_from_the_others_with_reasons(rng):
     dissimilarity, status = 0.5 + 0.01 * rng.normal(size=40), np.full(40, "converged", dtype=object)
     dissimilarity[7], status[7], status[9] = 0.9, "max_iterations", "max_iterations"
-    found = odd_particles(table(40, rng, dissimilarity=dissimilarity, status=status), most=5)
+    found = outlying_particles(table(40, rng, dissimilarity=dissimilarity, status=status), most=5)
     assert [row for row, _ in found] == [7, 9]
     assert "fits worse" in found[0][1].why
     assert "max_iterations" in found[0][1].why
@@ -139,7 +142,7 @@ def test_odd_particles_are_those_far_from_the_others_with_reasons(rng):
 def test_nothing_is_odd_where_all_are_alike(rng, value):
     alike = {name: np.full(5, value) for name in ("dissimilarity", "rotation_sd_deg", "shift_sd_angstrom")}
     alike["change_of_shift_angstrom"] = alike["overlap"] = np.full(5, value)
-    assert odd_particles(table(5, rng, **alike), most=5) == []
+    assert outlying_particles(table(5, rng, **alike), most=5) == []
 
 
 def test_text_is_escaped(full):

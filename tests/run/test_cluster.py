@@ -24,8 +24,8 @@ import pytest
 import listed
 from gonio.alignment.particle_list import align_table
 from gonio.run import cluster, provenance
-from gonio.run.engine import Journaled, Local, Mapper
-from gonio.run.journal import Journal
+from gonio.run.checkpoint import Checkpoint
+from gonio.run.executor import Checkpointed, Executor, Local
 
 
 def squared(item: int) -> int:
@@ -54,7 +54,7 @@ class KilledOnce:
 
 def works_on_this_machine(folder: Path) -> None:
     cluster.ALLOWED_FAILURES = 1
-    with warnings.catch_warnings(), cluster.dask(None, 3) as engine:
+    with warnings.catch_warnings(), cluster.dask(None, 3) as executor:
         warnings.simplefilter("error")
         for check in (
             gives_the_same,
@@ -65,30 +65,30 @@ def works_on_this_machine(folder: Path) -> None:
             survives_a_worker_that_is_killed,
             gives_up_what_kills_worker_after_worker,
         ):
-            check(engine, folder)
+            check(executor, folder)
 
 
-def gives_the_same(engine: Mapper, folder: Path) -> None:
-    assert list(engine("squares", squared, 50)) == list(Local(1)("squares", squared, 50))
-    assert list(engine("none", squared, 0)) == []
+def gives_the_same(executor: Executor, folder: Path) -> None:
+    assert list(executor("squares", squared, 50)) == list(Local(1)("squares", squared, 50))
+    assert list(executor("none", squared, 0)) == []
 
 
-def tells_the_first_error_after_what_came_before(engine: Mapper, folder: Path) -> None:
-    journal = Journal.create(folder / "journal", {})
+def tells_the_first_error_after_what_came_before(executor: Executor, folder: Path) -> None:
+    checkpoint = Checkpoint.create(folder / "journal", {})
     with pytest.raises(ValueError, match="particle 'seven' is no good"):
-        list(Journaled(engine, journal)("x", fails_at_seven, 20))
-    assert [("x", item) in journal for item in range(9)] == [True] * 7 + [False] * 2
-    journal.close()
+        list(Checkpointed(executor, checkpoint)("x", fails_at_seven, 20))
+    assert [("x", item) in checkpoint for item in range(9)] == [True] * 7 + [False] * 2
+    checkpoint.close()
 
 
-def survives_a_worker_that_is_killed(engine: Mapper, folder: Path) -> None:
-    assert list(engine("killed", KilledOnce(folder), 80)) == [item * 1.1 for item in range(80)]
+def survives_a_worker_that_is_killed(executor: Executor, folder: Path) -> None:
+    assert list(executor("killed", KilledOnce(folder), 80)) == [item * 1.1 for item in range(80)]
     assert (folder / "killed").exists()
 
 
-def gives_the_table_of_one_process(engine: Mapper, folder: Path) -> None:
+def gives_the_table_of_one_process(executor: Executor, folder: Path) -> None:
     table, aligner = listed.listed(folder / "sim", 6), listed.aligner(folder / "sim")
-    assert listed.bits(align_table(table, aligner, mapper=engine)) == listed.bits(align_table(table, aligner))
+    assert listed.bits(align_table(table, aligner, executor=executor)) == listed.bits(align_table(table, aligner))
 
 
 def tells_of_a_scheduler_that_is_not_there(folder: Path) -> None:
@@ -107,9 +107,9 @@ def fails_with_what_cannot_be_sent(item: int) -> int:
     raise Unsendable("this", "that")
 
 
-def tells_errors_that_cannot_be_sent(engine: Mapper, folder: Path) -> None:
+def tells_errors_that_cannot_be_sent(executor: Executor, folder: Path) -> None:
     with pytest.raises(RuntimeError, match="Unsendable: this and that"):
-        list(engine("x", fails_with_what_cannot_be_sent, 2))
+        list(executor("x", fails_with_what_cannot_be_sent, 2))
 
 
 def always_killed(item: int) -> int:
@@ -118,9 +118,9 @@ def always_killed(item: int) -> int:
     return item
 
 
-def gives_up_what_kills_worker_after_worker(engine: Mapper, folder: Path) -> None:
+def gives_up_what_kills_worker_after_worker(executor: Executor, folder: Path) -> None:
     with pytest.raises(ChildProcessError, match=r"given up items \d to \d, with which worker after worker ended"):
-        list(engine("x", always_killed, 5))
+        list(executor("x", always_killed, 5))
 
 
 @contextmanager
@@ -150,14 +150,14 @@ def works_with_a_scheduler_elsewhere(folder: Path) -> None:
     with started(*scheduler) as process:
         while not file.exists():
             time.sleep(0.05)
-        with cluster.dask(str(file), 1) as engine:
+        with cluster.dask(str(file), 1) as executor:
             with started(*worker, env={**os.environ, "PYTHONPATH": str(folder_without_gonio(folder))}):
-                refuses_workers_that_lack_gonio(engine)
+                refuses_workers_that_lack_gonio(executor)
             with started(*worker, cwd="/"):
-                assert list(engine("read", read_here, 20)) == ["here"] * 20
-                assert engine._threads() == 3
-                refuses_other_versions(engine)
-                results = engine("slow", slowly, 1000)
+                assert list(executor("read", read_here, 20)) == ["here"] * 20
+                assert executor._threads() == 3
+                refuses_other_versions(executor)
+                results = executor("slow", slowly, 1000)
                 assert next(results) == 0
                 process.kill()
                 with pytest.raises(OSError, match="scheduler is gone"):
@@ -170,15 +170,15 @@ def folder_without_gonio(folder: Path) -> Path:
     return folder / "none"
 
 
-def refuses_workers_that_lack_gonio(engine: Mapper) -> None:
+def refuses_workers_that_lack_gonio(executor: Executor) -> None:
     with pytest.raises(ValueError, match=r"lack what this process has \(ImportError: there is no gonio\)"):
-        list(engine("x", math.sqrt, 3))
+        list(executor("x", math.sqrt, 3))
 
 
-def refuses_other_versions(engine: Mapper) -> None:
+def refuses_other_versions(executor: Executor) -> None:
     cluster.versions = lambda: {**provenance.versions(), "numpy": "0.1"}
     with pytest.raises(ValueError, match=r"worker on .* has numpy .*, this process 0.1"):
-        list(engine("x", squared, 3))
+        list(executor("x", squared, 3))
     cluster.versions = provenance.versions
 
 
@@ -197,8 +197,8 @@ class Large:
         return self.array[item]
 
 
-def carries_large_functions_without_complaint(engine: Mapper, folder: Path) -> None:
-    assert list(engine("large", Large(), 6)) == [0, 1, 2, 3, 4, 5]
+def carries_large_functions_without_complaint(executor: Executor, folder: Path) -> None:
+    assert list(executor("large", Large(), 6)) == [0, 1, 2, 3, 4, 5]
 
 
 CASES = [

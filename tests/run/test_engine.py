@@ -1,4 +1,4 @@
-"""The same results from every engine, and what was done is not done again."""
+"""The same results from every executor, and what was done is not done again."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from gonio.run.engine import Journaled, Local
-from gonio.run.journal import Journal
+from gonio.run.checkpoint import Checkpoint
+from gonio.run.executor import Checkpointed, Local
 
 
 @pytest.fixture
 def opened():
-    """Opens journals, and closes them in the end."""
+    """Opens checkpoints, and closes them in the end."""
     made = []
 
     def open_one(how, *arguments):
@@ -20,8 +20,8 @@ def opened():
         return made[-1]
 
     yield open_one
-    for journal in made:
-        journal.close()
+    for checkpoint in made:
+        checkpoint.close()
 
 
 class Squares:
@@ -65,14 +65,16 @@ def progress(seen):
 
 
 def test_results_are_kept_and_not_made_again(tmp_path, seen, progress, opened):
-    journal = opened(Journal.create, tmp_path / "journal", {})
-    first = Journaled(Local(1), journal, progress)("squares", Squares(tmp_path), 10)
+    checkpoint = opened(Checkpoint.create, tmp_path / "journal", {})
+    first = Checkpointed(Local(1), checkpoint, progress)("squares", Squares(tmp_path), 10)
     assert [next(first) for _ in range(4)] == [0, 1, 4, 9]
     first.close()  # as an interruption does
-    journal.close()
+    checkpoint.close()
 
-    journal = opened(Journal.resume, tmp_path / "journal", {})
-    assert list(Journaled(Local(2), journal, progress)("squares", Squares(tmp_path), 10)) == [i * i for i in range(10)]
+    checkpoint = opened(Checkpoint.resume, tmp_path / "journal", {})
+    assert list(Checkpointed(Local(2), checkpoint, progress)("squares", Squares(tmp_path), 10)) == [
+        i * i for i in range(10)
+    ]
     again = asked(tmp_path)
     assert [again[item] for item in range(4)] == [1, 1, 1, 1]
     assert [entry for entry in seen if isinstance(entry, tuple)] == [("squares", 10, 0), ("squares", 10, 4)]
@@ -80,43 +82,43 @@ def test_results_are_kept_and_not_made_again(tmp_path, seen, progress, opened):
 
 
 def test_progress_counts_what_is_on_the_disk(tmp_path, seen, progress, opened, monkeypatch):
-    journal = opened(Journal.create, tmp_path / "journal", {})
-    mapper = Journaled(Local(1), journal, progress)
-    monkeypatch.setattr("gonio.run.journal.SYNC_SECONDS", 1e9)
-    squares = mapper("squares", Squares(tmp_path), 5)
+    checkpoint = opened(Checkpoint.create, tmp_path / "journal", {})
+    executor = Checkpointed(Local(1), checkpoint, progress)
+    monkeypatch.setattr("gonio.run.checkpoint.SYNC_SECONDS", 1e9)
+    squares = executor("squares", Squares(tmp_path), 5)
     assert [next(squares) for _ in range(3)] == [0, 1, 4]
     assert seen == [("squares", 5, 0)]
-    monkeypatch.setattr("gonio.run.journal.SYNC_SECONDS", -1.0)
+    monkeypatch.setattr("gonio.run.checkpoint.SYNC_SECONDS", -1.0)
     assert list(squares) == [9, 16]
     assert seen == [("squares", 5, 0), 4, 5]
 
 
 def test_stages_are_kept_apart_and_some_not_at_all(tmp_path, opened):
-    journal = opened(Journal.create, tmp_path / "journal", {})
+    checkpoint = opened(Checkpoint.create, tmp_path / "journal", {})
     for _ in range(2):  # runs
-        mapper = Journaled(Local(1), journal)
+        executor = Checkpointed(Local(1), checkpoint)
         for stage in ("one", "two"):
-            assert list(mapper(stage, Squares(tmp_path), 3)) == [0, 1, 4]
+            assert list(executor(stage, Squares(tmp_path), 3)) == [0, 1, 4]
     assert asked(tmp_path) == {0: 2, 1: 2, 2: 2}
     for _ in range(2):
-        list(mapper("three", Squares(tmp_path), 3, keep=False))
+        list(executor("three", Squares(tmp_path), 3, keep=False))
     assert asked(tmp_path) == {0: 4, 1: 4, 2: 4}
 
 
 def test_a_stage_does_not_get_the_results_of_another_of_its_name(tmp_path, opened):
-    mapper = Journaled(Local(1), opened(Journal.create, tmp_path / "journal", {}))
-    list(mapper("one", Squares(tmp_path), 3))
+    executor = Checkpointed(Local(1), opened(Checkpoint.create, tmp_path / "journal", {}))
+    list(executor("one", Squares(tmp_path), 3))
     with pytest.raises(RuntimeError, match="two stages 'one'"):
-        list(mapper("one", abs, 3))
+        list(executor("one", abs, 3))
 
 
-def test_without_a_journal_it_tells_progress(seen, progress):
-    assert list(Journaled(Local(1), progress=progress)("x", abs, 3)) == [0, 1, 2]
+def test_without_a_checkpoint_it_tells_progress(seen, progress):
+    assert list(Checkpointed(Local(1), progress=progress)("x", abs, 3)) == [0, 1, 2]
     assert seen == [("x", 3, 0), 1, 2, 3]
 
 
 def test_items_before_an_error_are_kept(tmp_path, opened):
-    journal = opened(Journal.create, tmp_path / "journal", {})
+    checkpoint = opened(Checkpoint.create, tmp_path / "journal", {})
     with pytest.raises(ValueError, match="seven"):
-        list(Journaled(Local(2), journal)("x", fails_at_seven, 20))
-    assert [("x", item) in journal for item in range(9)] == [True] * 7 + [False] * 2
+        list(Checkpointed(Local(2), checkpoint)("x", fails_at_seven, 20))
+    assert [("x", item) in checkpoint for item in range(9)] == [True] * 7 + [False] * 2

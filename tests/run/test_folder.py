@@ -31,7 +31,7 @@ def write(run, **texts):
 def cut_off(path):
     """Leave a run of which one item was done."""
     with pytest.raises(KeyboardInterrupt), begin(path) as run:
-        run.journal.add("align", 0, "value")
+        run.checkpoint.add("align", 0, "value")
         raise KeyboardInterrupt
 
 
@@ -41,7 +41,7 @@ def names(path):
 
 def test_results_appear_together_and_nothing_else_stays(tmp_path):
     with begin(tmp_path / "a" / "out") as run:
-        run.journal.add("align", 0, "value")
+        run.checkpoint.add("align", 0, "value")
         with run.results() as folder:
             for name in ("settings.toml", "particles.star"):
                 (folder / name).write_text(name)
@@ -58,7 +58,7 @@ def test_a_run_that_did_nothing_leaves_nothing(tmp_path):
 def test_a_run_that_was_cut_off_goes_on(tmp_path):
     cut_off(tmp_path / "out")
     with begin(tmp_path / "out", resume=True) as run:
-        assert run.journal.value("align", 0) == "value"
+        assert run.checkpoint.value("align", 0) == "value"
         with run.results() as folder:
             (folder / "particles.star").write_text("done")
     assert names(tmp_path) == ["out", "particles.star"]
@@ -70,7 +70,7 @@ def test_a_run_that_was_cut_off_is_not_begun_again_by_itself(tmp_path):
     with pytest.raises(ValueError, match=told), begin(tmp_path / "out"):
         pass
     with begin(tmp_path / "out", overwrite=True) as run:
-        assert not len(run.journal)
+        assert not len(run.checkpoint)
 
 
 def test_what_has_changed_is_told_and_the_run_stays(tmp_path):
@@ -78,7 +78,7 @@ def test_what_has_changed_is_told_and_the_run_stays(tmp_path):
     with pytest.raises(ValueError, match="seed was 1, is 2"), begin(tmp_path / "out", {"seed": 2}, resume=True):
         pass
     with begin(tmp_path / "out", resume=True) as run:
-        assert len(run.journal) == 1
+        assert len(run.checkpoint) == 1
 
 
 def test_resume_begins_where_there_is_nothing_to_go_on_with(tmp_path):
@@ -92,7 +92,7 @@ def test_an_error_while_results_are_written_leaves_the_old_ones(tmp_path):
     with begin(tmp_path / "out") as run, run.results() as folder:
         (folder / "particles.star").write_text("old")
     with pytest.raises(OSError, match="full"), begin(tmp_path / "out", overwrite=True) as run:
-        run.journal.add("align", 0, "value")
+        run.checkpoint.add("align", 0, "value")
         with run.results() as folder:
             (folder / "particles.star").write_text("new")
             raise OSError("the disk is full")
@@ -104,7 +104,7 @@ def test_a_run_killed_while_folders_are_exchanged_is_not_lost(tmp_path):
     cut_off(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / ".out.old")
     with begin(tmp_path / "out", resume=True) as run:
-        assert run.journal.value("align", 0) == "value"
+        assert run.checkpoint.value("align", 0) == "value"
 
 
 def test_a_run_killed_before_it_began_is_no_obstacle(tmp_path):
@@ -147,7 +147,7 @@ def test_results_that_do_not_come_to_the_disk_do_not_replace_others(tmp_path, mo
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with begin(tmp_path / "out", overwrite=True) as run:
-        run.journal.add("align", 0, "value")
+        run.checkpoint.add("align", 0, "value")
         monkeypatch.setattr(folders, "sync_path", full)
         with pytest.raises(OSError, match="Input/output error"):
             write(run, particles="new")
@@ -181,8 +181,8 @@ import sys, time
 from pathlib import Path
 from gonio.run.folder import RunFolder
 with RunFolder.opened(Path(sys.argv[1]), {"seed": 1}, resume=False, overwrite=False) as run:
-    run.journal.add("align", 0, "value")
-    run.journal.sync()
+    run.checkpoint.add("align", 0, "value")
+    run.checkpoint.sync()
     print("holds", flush=True)
     time.sleep(60)
 """
@@ -208,7 +208,7 @@ def test_two_runs_cannot_write_to_one_folder_and_a_killed_one_holds_nothing(tmp_
         finally:
             other.kill()
     with begin(out, resume=True) as run:
-        assert run.journal.value("align", 0) == "value"
+        assert run.checkpoint.value("align", 0) == "value"
 
 
 def test_a_lock_is_free_again(tmp_path):
@@ -221,7 +221,7 @@ def test_a_lock_is_free_again(tmp_path):
 ORPHANS = """
 import sys, time
 from pathlib import Path
-from gonio.run.engine import Journaled, Local
+from gonio.run.executor import Journaled, Local
 from gonio.run.folder import RunFolder
 
 def slowly(item):
@@ -229,8 +229,8 @@ def slowly(item):
     return item
 
 with RunFolder.opened(Path(sys.argv[1]), {"seed": 1}, resume=False, overwrite=False) as run:
-    for item in Journaled(Local(2), run.journal)("align", slowly, 4):
-        run.journal.sync()
+    for item in Journaled(Local(2), run.checkpoint)("align", slowly, 4):
+        run.checkpoint.sync()
         print("holds", flush=True)
 """
 
@@ -249,7 +249,7 @@ def test_workers_that_outlive_a_killed_run_do_not_hold_its_folder(tmp_path):
         other.wait()
         try:
             with begin(out, resume=True) as run:
-                assert run.journal.value("align", 0) == 0
+                assert run.checkpoint.value("align", 0) == 0
         finally:
             os.killpg(other.pid, signal.SIGKILL)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from gonio import Pose, Result
-from gonio.run.journal import Changed, Journal, TornRecord, command_in
+from gonio.run.checkpoint import Changed, Checkpoint, TornRecord, command_in
 from gonio.search.levenberg_marquardt import Status
 
 FACTS = {"settings": {"limit": 40.0, "search": "local"}, "seed": 3, "inputs": {"/a/list.star": "12ab"}}
@@ -25,7 +25,7 @@ FACTS = {"settings": {"limit": 40.0, "search": "local"}, "seed": 3, "inputs": {"
 
 @pytest.fixture
 def opened():
-    """Opens journals, and closes them in the end."""
+    """Opens checkpoints, and closes them in the end."""
     made = []
 
     def open_one(how, *arguments):
@@ -33,19 +33,19 @@ def opened():
         return made[-1]
 
     yield open_one
-    for journal in made:
-        journal.close()
+    for checkpoint in made:
+        checkpoint.close()
 
 
 @pytest.fixture
 def path(tmp_path, opened):
-    """A journal of three items, of which two were synced before the third."""
-    journal = opened(Journal.create, tmp_path / "journal", FACTS)
+    """A checkpoint of three items, of which two were synced before the third."""
+    checkpoint = opened(Checkpoint.create, tmp_path / "journal", FACTS)
     for item in range(3):
-        journal.add("align", item, {"value": item, "array": np.arange(item, dtype=np.float32)})
+        checkpoint.add("align", item, {"value": item, "array": np.arange(item, dtype=np.float32)})
         if item == 1:
-            journal.sync()
-    journal.close()
+            checkpoint.sync()
+    checkpoint.close()
     return tmp_path / "journal"
 
 
@@ -67,12 +67,12 @@ def record(content):
 
 
 def test_values_come_back(path, opened):
-    journal = opened(Journal.resume, path, FACTS)
-    assert len(journal) == 3
-    assert ("align", 2) in journal
-    assert ("align", 3) not in journal
-    assert ("other", 2) not in journal
-    value = journal.value("align", 2)
+    checkpoint = opened(Checkpoint.resume, path, FACTS)
+    assert len(checkpoint) == 3
+    assert ("align", 2) in checkpoint
+    assert ("align", 3) not in checkpoint
+    assert ("other", 2) not in checkpoint
+    value = checkpoint.value("align", 2)
     assert value["value"] == 2
     np.testing.assert_array_equal(value["array"], np.arange(2, dtype=np.float32))
 
@@ -80,20 +80,20 @@ def test_values_come_back(path, opened):
 def test_results_of_alignments_come_back_to_the_bit(tmp_path, rng, opened):
     pose = Pose.random(1, rng=rng, max_shift_angstrom=7.0)[0]
     result = Result(pose, 0.1 + 0.2, Status.CONVERGED, 4, np.float64(1 / 3), rng.normal(size=(6, 6)))
-    journal = opened(Journal.create, tmp_path / "journal", {})
-    journal.add("align", 0, result)
-    journal.close()
-    again = opened(Journal.resume, tmp_path / "journal", {}).value("align", 0)
+    checkpoint = opened(Checkpoint.create, tmp_path / "journal", {})
+    checkpoint.add("align", 0, result)
+    checkpoint.close()
+    again = opened(Checkpoint.resume, tmp_path / "journal", {}).value("align", 0)
     assert pickle.dumps(again.covariance.tobytes()) == pickle.dumps(result.covariance.tobytes())
     assert again.dissimilarity == result.dissimilarity
     assert again.pose.rotation.as_quat().tobytes() == pose.rotation.as_quat().tobytes()
 
 
 def test_it_goes_on_where_it_was(path, opened):
-    journal = opened(Journal.resume, path, FACTS)
-    journal.add("align", 3, "three")
-    journal.close()
-    again = opened(Journal.resume, path, FACTS)
+    checkpoint = opened(Checkpoint.resume, path, FACTS)
+    checkpoint.add("align", 3, "three")
+    checkpoint.close()
+    again = opened(Checkpoint.resume, path, FACTS)
     assert [again.value("align", item) for item in (0, 3)] == [{"value": 0, "array": pytest.approx([])}, "three"]
 
 
@@ -101,11 +101,11 @@ def test_it_goes_on_where_it_was(path, opened):
 def test_a_torn_last_record_is_dropped_with_a_warning(path, lost, opened):
     os.truncate(path, path.stat().st_size - lost)
     with pytest.warns(TornRecord, match="not whole"):
-        journal = opened(Journal.resume, path, FACTS)
-    assert [("align", item) in journal for item in range(3)] == [True, True, False]
-    journal.add("align", 2, "again")
-    journal.close()
-    assert opened(Journal.resume, path, FACTS).value("align", 2) == "again"
+        checkpoint = opened(Checkpoint.resume, path, FACTS)
+    assert [("align", item) in checkpoint for item in range(3)] == [True, True, False]
+    checkpoint.add("align", 2, "again")
+    checkpoint.close()
+    assert opened(Checkpoint.resume, path, FACTS).value("align", 2) == "again"
 
 
 def test_a_last_record_of_which_a_page_never_came_is_dropped(path, opened):
@@ -113,7 +113,7 @@ def test_a_last_record_of_which_a_page_never_came_is_dropped(path, opened):
     content[-20:-10] = bytes(10)
     path.write_bytes(content)
     with pytest.warns(TornRecord):
-        assert len(opened(Journal.resume, path, FACTS)) == 2
+        assert len(opened(Checkpoint.resume, path, FACTS)) == 2
 
 
 @pytest.mark.parametrize("zeros", [1, 24, 5000])
@@ -121,23 +121,23 @@ def test_a_file_that_grew_before_its_content_came_is_cut(path, opened, zeros):
     with path.open("ab") as file:
         file.write(bytes(zeros))
     with pytest.warns(TornRecord):
-        assert len(opened(Journal.resume, path, FACTS)) == 3
+        assert len(opened(Checkpoint.resume, path, FACTS)) == 3
     assert records(path.read_bytes())
 
 
 def test_what_had_not_been_synced_may_be_lost_in_any_order(tmp_path, opened):
     path = tmp_path / "journal"
-    journal = opened(Journal.create, path, FACTS)
+    checkpoint = opened(Checkpoint.create, path, FACTS)
     for item in range(4):
-        journal.add("align", item, "value")
-    journal.close()
+        checkpoint.add("align", item, "value")
+    checkpoint.close()
     content = bytearray(path.read_bytes())
     start = records(bytes(content))[2][0]
     content[start : start + 12] = bytes(12)  # the second item; the third and the fourth are whole
     path.write_bytes(content)
     with pytest.warns(TornRecord):
-        journal = opened(Journal.resume, path, FACTS)
-    assert [("align", item) in journal for item in range(4)] == [True, False, False, False]
+        checkpoint = opened(Checkpoint.resume, path, FACTS)
+    assert [("align", item) in checkpoint for item in range(4)] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("where", ["content", "length", "synced", "marker"])
@@ -147,17 +147,17 @@ def test_damage_of_what_had_been_synced_is_an_error(path, opened, where):
     content[start + {"marker": 1, "synced": 9, "length": 20, "content": 30}[where]] ^= 255
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"damaged at byte {start}: pass --overwrite"):
-        opened(Journal.resume, path, FACTS)
+        opened(Checkpoint.resume, path, FACTS)
     assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"something else\n", b"gonio journal 1\n", b"gonio journal 2\n", b"gonio journal 2\n\x10"]
 )
-def test_what_is_no_journal_is_an_error(tmp_path, content, opened):
+def test_what_is_no_checkpoint_is_an_error(tmp_path, content, opened):
     (tmp_path / "journal").write_bytes(content)
     with pytest.raises(ValueError, match="pass --overwrite"):
-        opened(Journal.resume, tmp_path / "journal", FACTS)
+        opened(Checkpoint.resume, tmp_path / "journal", FACTS)
 
 
 @pytest.mark.parametrize(
@@ -172,32 +172,32 @@ def test_what_is_no_journal_is_an_error(tmp_path, content, opened):
 )
 def test_what_has_changed_is_named(path, facts, told, opened):
     with pytest.raises(Changed, match=told):
-        opened(Journal.resume, path, facts)
+        opened(Checkpoint.resume, path, facts)
 
 
 def test_the_file_of_an_item_that_has_changed_is_named(tmp_path, opened):
     image = tmp_path / "image.mrc"
     image.write_bytes(b"1234")
-    journal = opened(Journal.create, tmp_path / "journal", {})
-    journal.add("align", 0, "value", source=image)
-    journal.close()
-    assert len(opened(Journal.resume, tmp_path / "journal", {})) == 1
+    checkpoint = opened(Checkpoint.create, tmp_path / "journal", {})
+    checkpoint.add("align", 0, "value", source=image)
+    checkpoint.close()
+    assert len(opened(Checkpoint.resume, tmp_path / "journal", {})) == 1
     image.write_bytes(b"12345")
     with pytest.raises(Changed, match=r"image\.mrc has changed"):
-        opened(Journal.resume, tmp_path / "journal", {})
+        opened(Checkpoint.resume, tmp_path / "journal", {})
     image.unlink()
     with pytest.raises(Changed, match=r"image\.mrc is not there any more"):
-        opened(Journal.resume, tmp_path / "journal", {})
+        opened(Checkpoint.resume, tmp_path / "journal", {})
 
 
 def test_the_file_of_an_item_is_found_from_any_folder(tmp_path, opened, monkeypatch):
     (tmp_path / "image.mrc").write_bytes(b"1234")
     monkeypatch.chdir(tmp_path)
-    journal = opened(Journal.create, tmp_path / "journal", {})
-    journal.add("align", 0, "value", source=Path("image.mrc"))
-    journal.close()
+    checkpoint = opened(Checkpoint.create, tmp_path / "journal", {})
+    checkpoint.add("align", 0, "value", source=Path("image.mrc"))
+    checkpoint.close()
     monkeypatch.chdir("/")
-    assert len(opened(Journal.resume, tmp_path / "journal", {})) == 1
+    assert len(opened(Checkpoint.resume, tmp_path / "journal", {})) == 1
 
 
 @contextmanager
@@ -210,48 +210,48 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_told_and_leaves_a_good_journal(tmp_path, opened):
+def test_a_full_disk_is_told_and_leaves_a_good_checkpoint(tmp_path, opened):
     path = tmp_path / "journal"
-    journal = opened(Journal.create, path, {})
-    journal.add("align", 0, "small")
+    checkpoint = opened(Checkpoint.create, path, {})
+    checkpoint.add("align", 0, "small")
     with (
         files_of_at_most(1000),
-        pytest.raises(OSError, match=r"cannot write to .*journal: File too large; make room, and try again"),
+        pytest.raises(OSError, match=r"cannot write to .*checkpoint: File too large; make room, and try again"),
     ):
-        journal.add("align", 1, "x" * 5000)
-    assert ("align", 1) not in journal
-    journal.add("align", 2, "more")
-    journal.close()
-    again = opened(Journal.resume, path, {})
+        checkpoint.add("align", 1, "x" * 5000)
+    assert ("align", 1) not in checkpoint
+    checkpoint.add("align", 2, "more")
+    checkpoint.close()
+    again = opened(Checkpoint.resume, path, {})
     assert [("align", item) in again for item in range(3)] == [True, False, True]
 
 
 def test_a_disk_that_is_full_only_when_synced_loses_what_was_not_synced(tmp_path, opened, monkeypatch):
     path = tmp_path / "journal"
-    journal = opened(Journal.create, path, {})
-    journal.add("align", 0, "synced")
-    journal.sync()
-    journal.add("align", 1, "not")
-    assert not journal.is_synced
+    checkpoint = opened(Checkpoint.create, path, {})
+    checkpoint.add("align", 0, "synced")
+    checkpoint.sync()
+    checkpoint.add("align", 1, "not")
+    assert not checkpoint.is_synced
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"cannot write to .*journal: No space left on device"):
-            journal.sync()
-    assert [("align", item) in journal for item in range(2)] == [True, False]
-    journal.close()
-    assert len(opened(Journal.resume, path, {})) == 1
+        with pytest.raises(OSError, match=r"cannot write to .*checkpoint: No space left on device"):
+            checkpoint.sync()
+    assert [("align", item) in checkpoint for item in range(2)] == [True, False]
+    checkpoint.close()
+    assert len(opened(Checkpoint.resume, path, {})) == 1
 
 
 def test_what_cannot_be_read_back_is_not_taken(path, opened):
-    journal = opened(Journal.resume, path, FACTS)
+    checkpoint = opened(Checkpoint.resume, path, FACTS)
     with pytest.raises(ValueError, match=r"holds no fractions\.Fraction"):
-        journal.add("align", 3, Fraction(1, 3))
-    journal.close()
-    assert len(opened(Journal.resume, path, FACTS)) == 3
+        checkpoint.add("align", 3, Fraction(1, 3))
+    checkpoint.close()
+    assert len(opened(Checkpoint.resume, path, FACTS)) == 3
 
 
 def call(module, name, argument):
@@ -270,22 +270,22 @@ def call(module, name, argument):
         ("gonio.run.folder", "shutil.os.mkdir"),
         ("gonio.run.folder", "RunFolder.opened"),
         ("gonio.cli.simulate", "Path"),
-        ("gonio.run.journal", "Journal"),
-        ("gonio.run.journal", "sync_path"),
+        ("gonio.run.checkpoint", "Checkpoint"),
+        ("gonio.run.checkpoint", "sync_path"),
         ("numpy", "memmap"),
         ("numpy", "load"),
         ("numpy.testing", "rundocs"),
         ("scipy.io", "loadmat"),
     ],
 )
-def test_a_journal_runs_no_code(tmp_path, opened, module, name):
+def test_a_checkpoint_runs_no_code(tmp_path, opened, module, name):
     path = tmp_path / "journal"
-    opened(Journal.create, path, {}).close()
+    opened(Checkpoint.create, path, {}).close()
     content = pickle.dumps(("align", 0, None)) + call(module, name, str(tmp_path / "was here"))
     with path.open("ab") as file:
         file.write(record(content))
     with pytest.raises(ValueError, match=f"holds no {re.escape(module)}.{re.escape(name)}"):
-        opened(Journal.resume, path, {})
+        opened(Checkpoint.resume, path, {})
     assert not (tmp_path / "was here").exists()
 
 
@@ -305,9 +305,9 @@ def test_records_are_as_the_head_of_the_module_says(path):
 
 def test_what_was_typed_can_be_asked_and_is_not_compared(tmp_path, opened):
     path = tmp_path / "journal"
-    journal = Journal.create(path, FACTS, command="gonio align a.star")
-    journal.close()
+    checkpoint = Checkpoint.create(path, FACTS, command="gonio align a.star")
+    checkpoint.close()
     assert command_in(path) == "gonio align a.star"
-    assert opened(Journal.resume, path, FACTS).path == path
+    assert opened(Checkpoint.resume, path, FACTS).path == path
     path.write_bytes(b"something else")
     assert command_in(path) == command_in(tmp_path / "nothing") == ""

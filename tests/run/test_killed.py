@@ -81,18 +81,20 @@ def ends_as(folder, name, expected):
 
 
 def test_killed_at_random_as_it_aligns(folder, undisturbed):
-    """Before anything was done, and when so many bytes more are in the journal: 2 kB for a particle."""
-    rng, there, journal = random.Random(0), 0, folder / "any" / ".gonio" / "journal"
+    """Before anything was done, and when so many bytes more are in the checkpoint: 2 kB for a particle."""
+    rng, there, checkpoint = random.Random(0), 0, folder / "any" / ".gonio" / "journal"
     for _ in range(4):
-        size = (journal.stat().st_size if journal.exists() else 0) + rng.randint(0, 4000)
-        there += killed(begun(folder, "any"), lambda size=size: journal.exists() and journal.stat().st_size >= size)
+        size = (checkpoint.stat().st_size if checkpoint.exists() else 0) + rng.randint(0, 4000)
+        there += killed(
+            begun(folder, "any"), lambda size=size: checkpoint.exists() and checkpoint.stat().st_size >= size
+        )
     assert there
     ends_as(folder, "any", undisturbed)
 
 
 @pytest.mark.parametrize(
     ("name", "sign"),
-    [("journals", "journals/.gonio/journal"), ("writes", ".writes.tmp"), ("last", ".last.tmp/settings.toml")],
+    [("journals", "checkpoints/.gonio/journal"), ("writes", ".writes.tmp"), ("last", ".last.tmp/settings.toml")],
 )
 def test_killed_as_it_journals_and_writes(folder, undisturbed, name, sign):
     assert killed(begun(folder, name), (folder / sign).exists)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from gonio.alignment.prepared import FromCoarseToFine, FromSeeds, Prepared, finished
 from gonio.alignment.result import History, Optimum, Result
 from gonio.averaging.single import by_itself
-from gonio.comparison.expected_fsc import Expectation
-from gonio.comparison.pair import Pair
+from gonio.comparison.expected_fsc import ExpectedFsc
+from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Comparison, Score
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
@@ -41,7 +41,7 @@ __all__ = ["Aligner", "History", "Inputs", "Kept", "Optimum", "Pool", "Result", 
 # Particles from which the expectation of a whole set is taken.
 LEARN_FROM = 50
 # A drawn pool is given this share of the steps that refining all of it would take.
-DRAWN_SHARE = 0.5
+DRAWN_FRACTION = 0.5
 # No shell is taken to correlate better, squared: float32 sums tell no more.
 MOST_ALIKE = 1.0 - 1e-4
 
@@ -61,14 +61,14 @@ class Aligner:
         FSC of the reference's half maps, one value for each shell (``fourier_shell_correlation``): no shell is expected
         to agree better than the reference with the truth. None when it is not known.
     device
-        Where alignments are computed: ``"cpu"``, ``"cuda"`` (the first graphics card), ``"cuda:1"`` and so on, or
-        ``"auto"``, a card where one works and the search can use it; or a ``Device`` that is open. Searches that draw
+        Where alignments are computed: ``"cpu"``, ``"cuda"`` (the first GPU), ``"cuda:1"`` and so on, or
+        ``"auto"``, a GPU where one works and the search can use it; or a ``Device`` that is open. Searches that draw
         their candidates one by one run on the CPU alone.
 
     Raises
     ------
     ValueError, TypeError
-        When the reference is constant, is a tilt stack, or does not suit the resolution asked for; when a card is asked
+        When the reference is constant, is a tilt stack, or does not suit the resolution asked for; when a GPU is asked
         for that is not there, or for a search that draws.
 
     Examples
@@ -118,7 +118,7 @@ class Aligner:
         *,
         rng: np.random.Generator | None = None,
         start: Pose | None = None,
-        expectation: Expectation | None = None,
+        expected_fsc: ExpectedFsc | None = None,
         record: bool = False,
         kept: Kept | None = None,
     ) -> Result:
@@ -146,7 +146,7 @@ class Aligner:
         ValueError
             Voxel sizes that differ, a box too small for the resolution, a missing ``rng``, ``start`` or normal.
         """
-        prepared = self.prepare(target, rng=rng, start=start, expectation=expectation, record=record, kept=kept)
+        prepared = self.prepare(target, rng=rng, start=start, expected_fsc=expected_fsc, record=record, kept=kept)
         return finished([prepared], self.backend)[0]
 
     def _check(self, rng: np.random.Generator | None, start: Pose | None) -> None:
@@ -162,7 +162,7 @@ class Aligner:
         *,
         rng: np.random.Generator | None = None,
         start: Pose | None = None,
-        expectation: Expectation | None = None,
+        expected_fsc: ExpectedFsc | None = None,
         record: bool = False,
         kept: Kept | None = None,
     ) -> Prepared:
@@ -174,7 +174,7 @@ class Aligner:
             return FromSeeds(pair.plain(score), self._frame(target, None, None), self.settings, each, rng, record)
         if self.settings.search is Search.LOCAL and start is not None and not self.settings.restores:
             return self._near(pair.plain(score), start)
-        return self._from_coarse_to_fine(target, pair, rng, start, expectation)
+        return self._from_coarse_to_fine(target, pair, rng, start, expected_fsc)
 
     def align_many(
         self,
@@ -182,20 +182,20 @@ class Aligner:
         *,
         rng: np.random.Generator | None = None,
         starts: Pose | None = None,
-        expectation: Expectation | None = None,
+        expected_fsc: ExpectedFsc | None = None,
         n_threads: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> list[Result]:
         """Align each of ``targets``, read one by one, ``n_threads`` at a time; results do not depend on how many.
 
-        They are processes where these can be forked, else threads (``gonio.run.parallel``); for a card they are threads
-        that prepare targets, and the card takes some thousand at a time. ``starts`` is a batch of
-        poses for a local search; ``expectation`` as in ``align``; ``progress`` is called with the number of targets
+        They are processes where these can be forked, else threads (``gonio.run.parallel``); for a GPU they are threads
+        that prepare targets, and the GPU takes some thousand at a time. ``starts`` is a batch of
+        poses for a local search; ``expected_fsc`` as in ``align``; ``progress`` is called with the number of targets
         done.
         """
         found: list[Result] = []
         items = self._items(targets, rng, starts)
-        prepare = partial(self._prepared, expectation)
+        prepare = partial(self._prepared, expected_fsc)
         if self.gpu is None:
             every: Iterator[Result] = in_order(partial(_alone, prepare), items, n_threads)
         else:
@@ -213,7 +213,7 @@ class Aligner:
         rng: np.random.Generator | None = None,
         starts: Pose | None = None,
         n_threads: int = 1,
-    ) -> Expectation | None:
+    ) -> ExpectedFsc | None:
         """What particles like these have in common with the reference: the average over the first of them.
 
         Each is aligned with what it shows by itself; the average is then what ``align`` should expect of all, which
@@ -223,8 +223,8 @@ class Aligner:
             return None
         first = list(islice(targets, LEARN_FROM))
         chosen = None if starts is None else starts[np.arange(len(first))]
-        found = [r.expectation for r in self.align_many(first, rng=rng, starts=chosen, n_threads=n_threads)]
-        return Expectation.mean([e for e in found if e is not None])
+        found = [r.expected_fsc for r in self.align_many(first, rng=rng, starts=chosen, n_threads=n_threads)]
+        return ExpectedFsc.mean([e for e in found if e is not None])
 
     def dissimilarity(self, target: Particle, poses: Pose) -> NDArray[np.float64]:
         """How unlike ``target`` is at poses (a batch of p), without any search, shape (p,).
@@ -277,7 +277,7 @@ class Aligner:
         return finished([self._near(comparison, start)], self.backend)[0]
 
     def _near(self, comparison: Comparison, start: Pose) -> FromSeeds:
-        return FromSeeds(comparison, near(comparison.target, start, self.settings, reach_deg=None), self.settings)
+        return FromSeeds(comparison, near(comparison.target, start, self.settings, spacing_deg=None), self.settings)
 
     @property
     def backend(self) -> Backend:
@@ -300,9 +300,9 @@ class Aligner:
         return self._preparation.memory_bytes
 
     def _prepared(
-        self, expectation: Expectation | None, target: Particle, rng: np.random.Generator | None, start: Pose | None
+        self, expected_fsc: ExpectedFsc | None, target: Particle, rng: np.random.Generator | None, start: Pose | None
     ) -> Prepared:
-        return self.prepare(target, rng=rng, start=start, expectation=expectation)
+        return self.prepare(target, rng=rng, start=start, expected_fsc=expected_fsc)
 
     @staticmethod
     def _items(
@@ -317,13 +317,13 @@ class Aligner:
         if starts is not None and index + 1 < len(starts):
             raise ValueError(f"there are fewer targets ({index + 1}) than starts ({len(starts)})")
 
-    def _frame(self, target: Particle, start: Pose | None, reach_deg: float | None) -> Frame:
+    def _frame(self, target: Particle, start: Pose | None, spacing_deg: float | None) -> Frame:
         if self.settings.search in (Search.AXIS, Search.AXIS_STOCHASTIC):
-            return about_normals(target, self.reference, self.settings, reach_deg=reach_deg)
+            return about_normals(target, self.reference, self.settings, spacing_deg=spacing_deg)
         if self.settings.search is Search.LOCAL:
             assert start is not None  # prepare has checked it
-            return near(target, start, self.settings, reach_deg=reach_deg)
-        return everywhere(target, self.settings, reach_deg=reach_deg)
+            return near(target, start, self.settings, spacing_deg=spacing_deg)
+        return everywhere(target, self.settings, spacing_deg=spacing_deg)
 
     def _from_coarse_to_fine(
         self,
@@ -331,14 +331,14 @@ class Aligner:
         pair: Pair,
         rng: np.random.Generator | None,
         start: Pose | None,
-        expectation: Expectation | None,
+        expected_fsc: ExpectedFsc | None,
     ) -> FromCoarseToFine:
         diameter = self.settings.particle_diameter_angstrom or pair.diameter_angstrom
         diameter = diameter or self._preparation.diameter_angstrom(target)
         edge, cut = pair.target.box * target.voxel_size_angstrom, pair.target.box / target.box
         # Nothing of a particle lies outside its box, whatever its diameter is said to be.
-        plan = Plan.of(limit=pair.target.limit, diameter_share=min(diameter / edge, 1.0))
-        frame = self._frame(target, start, plan.reach_deg)
+        plan = Plan.of(limit=pair.target.limit, diameter_fraction=min(diameter / edge, 1.0))
+        frame = self._frame(target, start, plan.spacing_deg)
         if cut < 1.0:
             frame = frame.cut_to(edge)
         if len(frame.rotations) == 1:
@@ -346,7 +346,13 @@ class Aligner:
             plan = replace(plan, limits=plan.limits[-1:])
         # Subtomograms are found alike with and without it (320 of the three phantoms, SNR 0.5 and 0.1).
         look = pair.exact and not pair.target.on_grid and self.settings.search is Search.COARSE_TO_FINE
-        drawn = partial(_drawn, frame=frame, crowding=pair.crowding, schedule=self.settings.schedule, rng=rng)
+        drawn = partial(
+            _drawn,
+            frame=frame,
+            samples_per_independent=pair.samples_per_independent,
+            schedule=self.settings.schedule,
+            rng=rng,
+        )
         search = PairSearch(
             pair,
             frame,
@@ -354,11 +360,11 @@ class Aligner:
             self.settings.score,
             group=self._symmetry.matrices,
             last_steps=self.settings.max_refinement_iterations,
-            looks=look,
-            expectation=None if expectation is None else expectation.in_box(cut, pair.target.n_shells),
+            neighbour_search=look,
+            expected_fsc=None if expected_fsc is None else expected_fsc.in_box(cut, pair.target.n_shells),
             minimise=drawn if self.settings.pool is Pool.DRAWN else None,
         )
-        return FromCoarseToFine(target, search, self._preparation, self.settings, rng, start, expectation)
+        return FromCoarseToFine(target, search, self._preparation, self.settings, rng, start, expected_fsc)
 
 
 def _alone(prepare: Callable[..., Prepared], *item: object) -> Result:
@@ -372,16 +378,16 @@ def _drawn(
     steps: int,
     *,
     frame: Frame,
-    crowding: float,
+    samples_per_independent: float,
     schedule: Schedule,
     rng: np.random.Generator | None,
 ) -> lm.State:
     """Refine candidates that are drawn and share their iterations; the last one converges by itself."""
-    problem = frame.problem(comparison, crowding=crowding)
-    if steps > coarse_to_fine.CUTS.steps:
+    problem = frame.problem(comparison, samples_per_independent=samples_per_independent)
+    if steps > coarse_to_fine.PRUNING.steps:
         return lm.minimise(problem, points, max_iterations=steps)
     assert rng is not None  # Aligner.prepare has checked it
-    most = max(1, round(DRAWN_SHARE * steps * len(points)))
+    most = max(1, round(DRAWN_FRACTION * steps * len(points)))
     return stochastic.refine_stochastically(
         problem,
         points,
@@ -396,13 +402,15 @@ class Likelihood:
     """What the log likelihoods of poses of a target are made of: a comparison, and its samples per independent one."""
 
     comparison: Comparison
-    crowding: float
+    samples_per_independent: float
 
     def of_sums(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log likelihood at p poses, (p,), from the sums of their shells (p, s, 4)."""
         ff, gg, fg, count = np.moveaxis(sums[:, 1:], -1, 0)
         square = np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300)
-        return np.asarray(-(count * np.log1p(-np.minimum(square, MOST_ALIKE))).sum(axis=1) / self.crowding)
+        return np.asarray(
+            -(count * np.log1p(-np.minimum(square, MOST_ALIKE))).sum(axis=1) / self.samples_per_independent
+        )
 
 
 def log_likelihoods(

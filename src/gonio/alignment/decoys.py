@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.alignment.aligner import Aligner, Likelihood, log_likelihoods
-from gonio.alignment.particle_list import ParticleError, mapper_of
+from gonio.alignment.particle_list import ParticleError, executor_of
 from gonio.alignment.prepared import Prepared, finished
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import half_shells
@@ -33,7 +33,7 @@ from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Subtomogram, Volume, mirrored_volume
 from gonio.particle.wedge import NoWedge
 from gonio.preparation.extent import sphere_of
-from gonio.run.engine import Mapper
+from gonio.run.executor import Executor
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
 from gonio.settings import Search, Settings
@@ -250,7 +250,7 @@ def compete(
     decoys: Decoys,
     poses: Pose,
     *,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     seed: int = 0,
 ) -> Competition:
     """Score the particles of a list, at the poses found for them, and their best poses against decoys.
@@ -265,8 +265,8 @@ def compete(
         Made of it.
     poses
         What ``aligner`` found, a batch of m.
-    mapper
-        Who does it; this process, one after another or on the aligner's card, unless given.
+    executor
+        Who does it; this process, one after another or on the aligner's GPU, unless given.
     seed
         Of searches that draw: as in ``align_rows``.
 
@@ -275,10 +275,10 @@ def compete(
     ParticleError, FormatError
         Naming the first particle that cannot be read or does not fit.
     """
-    mapper = mapper or mapper_of(aligner.gpu)
-    first = list(mapper("score", _Scored(table, aligner, aligner, poses, seed), len(table)))
+    executor = executor or executor_of(aligner.gpu)
+    first = list(executor("score", _Scored(table, aligner, aligner, poses, seed), len(table)))
     others = [
-        list(mapper(f"decoy {number}", _Scored(table, _searching(decoy), aligner, None, seed), len(table)))
+        list(executor(f"decoy {number}", _Scored(table, _searching(decoy), aligner, None, seed), len(table)))
         for number, decoy in enumerate(decoys.aligners, start=1)
     ]
     return Competition(np.array(first), np.array(others).T)  # (m,), (m, K)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.alignment.result import History, Optimum, Result
-from gonio.comparison.pair import Pair
+from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Comparison, NormalEquations
 from gonio.particle.pose import Pose
 from gonio.search.backend import Backend, Evaluation, Found
@@ -47,7 +47,9 @@ class Refined:
         """Return the result, from the normal equations at the best pose and the sums (1, s, 37) of their shells."""
         poses, values, target = self.poses, self.outcome.state.dissimilarity, self.comparison.target
         points, frame = self.outcome.best_points, self.frame
-        curvature = Curvature.of_sums(sums[0], target.shell_weights(), phase=self.comparison.phase, crowding=1.0)
+        curvature = Curvature.of_sums(
+            sums[0], target.shell_weights(), phase=self.comparison.phase, samples_per_independent=1.0
+        )
         rows = [] if frame.shift_angstrom is not None else _runners_up(poses, values)
         return Result(
             pose=poses[0],
@@ -81,14 +83,14 @@ def result_of(pair: Pair, found: Found, frame: Frame) -> Result:
         overlap=found.overlap / float(pair.target.weight.sum(dtype=np.float64)),
         covariance=found.curvature.covariance(directions=frame.directions, precision=frame.precision(poses[0])),
         runners_up=tuple(Optimum(poses[i], float(values[i]), float(choice[i] - choice[0])) for i in rows),
-        expectation=found.expectation,
+        expected_fsc=found.expected_fsc,
     )
 
 
-def better_of(found: Result, known: Result, *, crowding: float) -> Result:
+def better_of(found: Result, known: Result, *, samples_per_independent: float) -> Result:
     """Return what a search found, or the optimum near a known pose where that has less of the same dissimilarity.
 
-    Then the other is a runner-up. ``crowding`` is that of the comparison, which the covariance of ``known`` lacks.
+    Then the other is a runner-up. ``samples_per_independent`` is that of the comparison, which the covariance of ``known`` lacks.
     """
     steps, gained = found.n_iterations + known.n_iterations, found.dissimilarity - known.dissimilarity
     if not (known.status.ok and gained > SAME_OPTIMUM * found.dissimilarity):
@@ -97,9 +99,9 @@ def better_of(found: Result, known: Result, *, crowding: float) -> Result:
     return replace(
         known,
         n_iterations=steps,
-        covariance=crowding * known.covariance,
+        covariance=samples_per_independent * known.covariance,
         runners_up=(Optimum(found.pose, found.dissimilarity, gained), *others),
-        expectation=found.expectation,
+        expected_fsc=found.expected_fsc,
     )
 
 

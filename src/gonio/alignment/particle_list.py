@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from gonio.alignment.aligner import LEARN_FROM, Aligner
 from gonio.alignment.prepared import Prepared, finished
 from gonio.alignment.result import Result
-from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.particle.table import ParticleTable
-from gonio.run.engine import Local, Mapper
+from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
 from gonio.search.gpu.device import Device
-from gonio.search.gpu.multi_gpu import OneCard
+from gonio.search.gpu.multi_gpu import OneGpu
 from gonio.settings import Search, Settings
 
-__all__ = ["AlignedRow", "Aligners", "ParticleError", "align_rows", "align_table", "learn", "mapper_of"]
+__all__ = ["AlignedRow", "Aligners", "ParticleError", "align_rows", "align_table", "learn", "executor_of"]
 
 
 class ParticleError(ValueError):
@@ -47,7 +47,7 @@ class ParticleError(ValueError):
 class AlignedRow:
     """What a row came to.
 
-    ``before`` is the dissimilarity at the listed pose, where a local search of plain inputs began with it: restored
+    ``before`` is the dissimilarity at the input pose, where a local search of plain inputs began with it: restored
     inputs are weighted as the pose found tells, and have none to compare with. Else it is nan.
     """
 
@@ -78,14 +78,14 @@ def align_table(
     table: ParticleTable,
     aligner: Aligner | Aligners,
     *,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     seed: int = 0,
-    expectation: Expectation | None = None,
+    expected_fsc: ExpectedFsc | None = None,
     local: bool | None = None,
     stage: str = "align",
 ) -> list[Result]:
     """The results of ``align_rows``."""
-    rows = align_rows(table, aligner, mapper=mapper, seed=seed, expectation=expectation, local=local, stage=stage)
+    rows = align_rows(table, aligner, executor=executor, seed=seed, expected_fsc=expected_fsc, local=local, stage=stage)
     return [row.result for row in rows]
 
 
@@ -93,9 +93,9 @@ def align_rows(
     table: ParticleTable,
     aligner: Aligner | Aligners,
     *,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     seed: int = 0,
-    expectation: Expectation | None = None,
+    expected_fsc: ExpectedFsc | None = None,
     local: bool | None = None,
     stage: str = "align",
 ) -> list[AlignedRow]:
@@ -107,8 +107,8 @@ def align_rows(
         m particles with a source to read them from.
     aligner
         Of the reference, or several of several.
-    mapper
-        Who does it; this process, one after another or on the aligner's card, unless given.
+    executor
+        Who does it; this process, one after another or on the aligner's GPU, unless given.
     seed
         Row i has the generator that is the i-th child of this seed, as in ``Aligner.align_many``.
     expectation
@@ -124,19 +124,21 @@ def align_rows(
         Naming the first particle that cannot be read or does not fit.
     """
     starts = aligner.settings.search is Search.LOCAL if local is None else local
-    task = _AlignRow(table, aligner, seed, expectation, starts)
-    return list((mapper or mapper_of(aligner.gpu))(stage, task, len(table)))
+    task = _AlignRow(table, aligner, seed, expected_fsc, starts)
+    return list((executor or executor_of(aligner.gpu))(stage, task, len(table)))
 
 
-def mapper_of(gpu: Device | None) -> Mapper:
+def executor_of(gpu: Device | None) -> Executor:
     """Return who does tasks where nobody else is named: an aligner's GPU, or this process one after another."""
-    return Local() if gpu is None else OneCard(gpu)
+    return Local() if gpu is None else OneGpu(gpu)
 
 
-def learn(table: ParticleTable, aligner: Aligner, *, mapper: Mapper | None = None, seed: int = 0) -> Expectation | None:
+def learn(
+    table: ParticleTable, aligner: Aligner, *, executor: Executor | None = None, seed: int = 0
+) -> ExpectedFsc | None:
     """As ``Aligner.learn``, from the first rows of a list."""
-    found = align_table(table[:LEARN_FROM], aligner, mapper=mapper, seed=seed, stage="learn")
-    return Expectation.mean([one.expectation for one in found if one.expectation is not None])
+    found = align_table(table[:LEARN_FROM], aligner, executor=executor, seed=seed, stage="learn")
+    return ExpectedFsc.mean([one.expected_fsc for one in found if one.expected_fsc is not None])
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class _AlignRow(BatchTask[_Row, AlignedRow]):
     table: ParticleTable
     aligner: Aligner | Aligners
     seed: int
-    expectation: Expectation | None
+    expected_fsc: ExpectedFsc | None
     starts: bool
 
     def aligner_of(self, row: int) -> Aligner:
@@ -166,7 +168,7 @@ class _AlignRow(BatchTask[_Row, AlignedRow]):
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(item,)))
         start, aligner = self.table.poses[item] if self.starts else None, self.aligner_of(item)
         with ParticleError.naming(f"particle {self.table.names[item]!r}"):
-            prepared = aligner.prepare(particle, rng=rng, start=start, expectation=self.expectation)
+            prepared = aligner.prepare(particle, rng=rng, start=start, expected_fsc=self.expected_fsc)
             if self.compares:
                 before = float(aligner.dissimilarity(particle, self.table.poses[item : item + 1])[0])
         return _Row(prepared, particle.box, before)
@@ -177,7 +179,7 @@ class _AlignRow(BatchTask[_Row, AlignedRow]):
 
     @cached_property
     def compares(self) -> bool:
-        """Whether the listed pose has a dissimilarity to compare with."""
+        """Whether the input pose has a dissimilarity to compare with."""
         return self.starts and not self.aligner.settings.restores
 
     def source(self, row: int) -> Path | None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.alignment.result import Result
-from gonio.comparison.pair import Pair
+from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Score
 from gonio.particle.pose import Pose, PoseSample
 from gonio.search.backend import Backend, Evaluation
@@ -32,7 +32,7 @@ __all__ = ["Draws", "Optima", "Worth", "covariance_of", "drawn", "with_posterior
 # rest on a few.
 PROPOSED, FREEDOM, INFLATED = 64, 5.0, 1.25
 # Of the proposals, spread evenly over the optima, whatever they seem worth.
-EVEN_SHARE = 0.2
+EVEN_FRACTION = 0.2
 # A rival this much less likely (natural logarithm) is none.
 CERTAIN = 6.0
 # Where the best pose is this much likelier than noise (natural logarithm), its errors are those of a parabola
@@ -44,7 +44,7 @@ FURTHEST, ENOUGH = 30.0, 12.0
 # No pair correlates better, squared: float32 sums tell no more.
 MOST_ALIKE = 1.0 - 1e-4
 # A covariance is that of a parabola, which no pose has so far away.
-MOST_ROTATION_DEG, MOST_SHIFT_SHARE = 25.0, 0.5
+MOST_ROTATION_DEG, MOST_SHIFT_FRACTION = 25.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Optima:
             log_likelihood,
             result.covariance,
             directions=frame.directions,
-            most_shift_angstrom=MOST_SHIFT_SHARE * detail,
+            most_shift_angstrom=MOST_SHIFT_FRACTION * detail,
             rng=np.random.default_rng(0) if self.rng is None else self.rng,
         )
         return Proposal(draws, worth, bool(certain and narrow))
@@ -164,7 +164,9 @@ class Worth:
     @staticmethod
     def of(pair: Pair, dissimilarity: float) -> Worth:
         """From the RCS of the best pose."""
-        return Worth(len(pair.target) / pair.crowding, min(max(1.0 - 0.5 * dissimilarity, 0.0) ** 2, MOST_ALIKE))
+        return Worth(
+            len(pair.target) / pair.samples_per_independent, min(max(1.0 - 0.5 * dissimilarity, 0.0) ** 2, MOST_ALIKE)
+        )
 
     @property
     def of_best(self) -> float:
@@ -232,8 +234,8 @@ def drawn(
     k = directions.shape[1]
     root = np.linalg.cholesky(_bounded(directions.T @ covariance @ directions, directions, most_shift_angstrom))
     worth = np.exp(log_likelihood - log_likelihood.max())
-    share = EVEN_SHARE / len(optima) + (1.0 - EVEN_SHARE) * worth / worth.sum()
-    which = rng.choice(len(optima), size=PROPOSED, p=share)
+    fraction = EVEN_FRACTION / len(optima) + (1.0 - EVEN_FRACTION) * worth / worth.sum()
+    which = rng.choice(len(optima), size=PROPOSED, p=fraction)
     scale = np.sqrt(rng.chisquare(FREEDOM, PROPOSED) / FREEDOM)
     tangent = (INFLATED * rng.standard_normal((PROPOSED, k)) / scale[:, None]) @ (directions @ root).T  # (p, 6)
     poses = optima[which].retract(tangent)
@@ -242,7 +244,7 @@ def drawn(
         [_log_t(_tangent(poses, optima[j]), directions, root) for j in range(len(optima))], axis=1
     )  # (p, j)
     top = density.max(axis=1, keepdims=True)
-    return Draws(poses, top[:, 0] + np.log((share * np.exp(density - top)).sum(axis=1)))
+    return Draws(poses, top[:, 0] + np.log((fraction * np.exp(density - top)).sum(axis=1)))
 
 
 def _square(sums: NDArray[np.float64]) -> NDArray[np.float64]:

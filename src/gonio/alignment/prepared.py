@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gonio.alignment.outcome import Refined, better_of, result_of, results_of
 from gonio.alignment.posterior import Optima, with_posteriors
 from gonio.alignment.result import Result
-from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.score import Comparison, Score
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Particle
@@ -79,7 +79,7 @@ class FromSeeds:
 class FromCoarseToFine:
     """A target, the search of it from coarse to fine, and what its result depends on besides.
 
-    ``start`` is a pose that may be right; ``expectation`` what the caller expects of the pair, in shells of the target,
+    ``start`` is a pose that may be right; ``expected_fsc`` what the caller expects of the pair, in shells of the target,
     which the search has in those of the box that is compared.
     """
 
@@ -89,7 +89,7 @@ class FromCoarseToFine:
     settings: Settings
     rng: np.random.Generator | None
     start: Pose | None
-    expectation: Expectation | None
+    expected_fsc: ExpectedFsc | None
 
     @property
     def by_fcs(self) -> Comparison:
@@ -104,15 +104,15 @@ class FromCoarseToFine:
 
     def may_be_unprocessed(self, found: Found) -> bool:
         """Whether the particles may be compared as they are: nothing is kept out, and there is next to no noise."""
-        return not self.preparation.keeps_out and found.expectation.shared_power >= NOISE_FREE
+        return not self.preparation.keeps_out and found.expected_fsc.shared_power >= NOISE_FREE
 
     def result(self, found: Found) -> Result:
         """Return what was found as a result, with what is expected of the pair in shells of the target."""
-        pair, known = self.search.pair, self.expectation
+        pair, known = self.search.pair, self.expected_fsc
         if known is None:
             crop = pair.target.box / self.target.box
-            known = found.expectation.in_box(1.0 / crop, int(np.rint(pair.target.limit / crop)) + 1)
-        return replace(result_of(pair, found, self.search.frame), expectation=known)
+            known = found.expected_fsc.in_box(1.0 / crop, int(np.rint(pair.target.limit / crop)) + 1)
+        return replace(result_of(pair, found, self.search.frame), expected_fsc=known)
 
 
 Prepared = FromSeeds | FromCoarseToFine
@@ -178,7 +178,7 @@ def _unless_better_near(searched: _Searched, backend: Backend) -> list[Result]:
         assert one.start is not None  # it is tried
         starts.append((one, one.search.pair.plain(score), one.start))
     return [
-        better_of(result, near, crowding=one.search.pair.crowding)
+        better_of(result, near, samples_per_independent=one.search.pair.samples_per_independent)
         for (one, result), near in zip(searched, _refined(starts, backend), strict=True)
     ]
 
@@ -192,18 +192,18 @@ def _as_measured(searched: _Searched, backend: Backend) -> list[Result]:
     """Return the poses refined on the particles as they are, where that is the surer answer.
 
     Without noise and with next to no wedge there is nothing to restore, and a sphere only takes something away.
-    What the wedge smears is as correlated between samples as what a sphere does, hence the same crowding.
+    What the wedge smears is as correlated between samples as what a sphere does, hence the same samples per independent sample.
     """
     starts = [(one, one.preparation.plain_pair(one.target).plain(Score.RCS), found.pose) for one, found in searched]
     return [
-        _surer(found, again, one.search.pair.crowding)
+        _surer(found, again, one.search.pair.samples_per_independent)
         for (one, found), again in zip(searched, _refined(starts, backend), strict=True)
     ]
 
 
-def _surer(result: Result, again: Result, crowding: float) -> Result:
-    """Return a result with the pose of another refinement where that is surer; ``crowding`` is what this one lacks."""
-    covariance, steps = crowding * again.covariance, result.n_iterations + again.n_iterations
+def _surer(result: Result, again: Result, samples_per_independent: float) -> Result:
+    """Return a result with the pose of another refinement where that is surer; ``samples_per_independent`` is what this one lacks."""
+    covariance, steps = samples_per_independent * again.covariance, result.n_iterations + again.n_iterations
     surer = again.status.ok and np.trace(covariance[:3, :3]) < SURER * np.trace(result.covariance[:3, :3])
     if not surer:
         return replace(result, n_iterations=steps)

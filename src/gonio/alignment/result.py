@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.particle.pose import Pose, PoseSample
 from gonio.search.levenberg_marquardt import Status
 
@@ -81,7 +81,7 @@ class Result:
     overlap: float
     covariance: NDArray[np.float64]
     runners_up: tuple[Optimum, ...] = ()
-    expectation: Expectation | None = None
+    expected_fsc: ExpectedFsc | None = None
     history: History | None = None
     sampled: PoseSample | None = None
 

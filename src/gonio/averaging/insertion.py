@@ -139,16 +139,16 @@ class Gathering:
         assert into.memory is not None
         plain = particle.premultiplied is None
         grid = _half_spectrum(particle.volume, background(particle.volume.data), into.memory) if plain else None
-        for one, share in _each(pose):
-            part = into if share == 1.0 else Sums.zeros(self.size)
+        for one, fraction in _each(pose):
+            part = into if fraction == 1.0 else Sums.zeros(self.size)
             signal = part.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
             if grid is not None:
                 self._gather(grid, _wedge(particle), [one], particle, signal, part.weight)
             elif particle.premultiplied is not None:
                 self._add_sums(particle, particle.premultiplied, [one], into.memory, part)
             if part is not into:
-                into.signal += share * part.signal
-                into.weight += share * part.weight
+                into.signal += fraction * part.signal
+                into.weight += fraction * part.weight
         into.count += 1
 
     def _add_sums(
@@ -229,8 +229,8 @@ class Spreading:
         assert isinstance(particle, TiltStack)
         limit = _last_shell(self.box) + 0.5
         frequency, axes, signal, weight = _images(particle, limit)
-        for one, share in _each(pose):
-            images = frequency, axes, (share * signal).astype(np.complex64), (share * weight).astype(np.float32)
+        for one, fraction in _each(pose):
+            images = frequency, axes, (fraction * signal).astype(np.complex64), (fraction * weight).astype(np.float32)
             phase, scale = _phase(one, particle), np.float32(OVERSAMPLING)
             for turn in split(self.symmetry)[0]:
                 rotation = (one.matrix @ turn).astype(np.float32)
@@ -294,7 +294,7 @@ def _each(pose: Pose | PoseSample) -> list[tuple[Pose, float]]:
     """Each pose, and the share of a particle that is added at it."""
     if isinstance(pose, Pose):
         return [(pose, 1.0)]
-    return [(pose.poses[i], float(share)) for i, share in enumerate(pose.weights) if share > 0.0]
+    return [(pose.poses[i], float(fraction)) for i, fraction in enumerate(pose.weights) if fraction > 0.0]
 
 
 def _phase(pose: Pose, particle: Particle) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     split=typer.Option(
         "--split", help="Make new half sets, whatever the list says; overlapping particles share a half."
     ),
-    siblings_angstrom=typer.Option(
+    overlap_distance_angstrom=typer.Option(
         "--siblings",
         metavar="A",
         callback=positive,

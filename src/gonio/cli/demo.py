@@ -18,11 +18,11 @@ from gonio.jobs.options import ListOptions
 from gonio.jobs.pages import for_display, outliers_of
 from gonio.jobs.running import thread_count
 from gonio.jobs.simulate import random_poses, write_simulation
-from gonio.run.engine import Journaled, Local
+from gonio.run.executor import Checkpointed, Local
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
-    from gonio.averaging.average import Average
+    from gonio.averaging.averages import Average
     from gonio.particle.volume import Volume
     from gonio.report import Report
 
@@ -71,11 +71,11 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     _say("2. Alignment to the reference, over all orientations, from coarse to fine. It does not know the true poses.")
     reference = read_volume(simulated / "reference.mrc")
     table = ListOptions(simulated / "particles.star").read()
-    engine = Journaled(Local(thread_count(None)), progress=progress)
-    aligned = align_list(table, Aligner(reference), mapper=engine, seed=seed)
+    executor = Checkpointed(Local(thread_count(None)), progress=progress)
+    aligned = align_list(table, Aligner(reference), executor=executor, seed=seed)
     aligned = replace(aligned, errors=errors_of(aligned, ListOptions(simulated / "truth.star").read()))
     _say("3. Average of all particles, and of two halves of them for the resolution.")
-    made = average_list(aligned.table, halves=True, symmetry="C1", mapper=engine)
+    made = average_list(aligned.table, halves=True, symmetry="C1", executor=executor)
     agreement = agreement_of(made)
     write_particles(folder / "particles.star", writable(aligned.table))
     others = runners_up(aligned.table, aligned.results)
@@ -117,7 +117,7 @@ def _report(aligned: Aligned, made: Average, agreement: Agreement | None, refere
             "reference": reference,
         },
         coverage=made.coverage,
-        odd=outliers_of(aligned.table),
+        outliers=outliers_of(aligned.table),
     )
 
 

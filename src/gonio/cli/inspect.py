@@ -57,7 +57,7 @@ def _as_dict(path: Path, found: Inspection) -> dict[str, object]:
         "file": str(path),
         "kind": found.kind,
         "facts": found.facts,
-        "suspicions": [{"name": s.name, "what": s.what, "remedy": s.remedy} for s in found.warnings],
+        "input_warnings": [{"name": s.name, "what": s.what, "remedy": s.remedy} for s in found.warnings],
     }
     if score is not None:
         told["hand"] = {

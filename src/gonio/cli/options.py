@@ -161,7 +161,7 @@ OPTIONS: Mapping[str, ParameterInfo] = {
     "device": typer.Option(
         "--device",
         metavar="NAME",
-        help="cpu; cuda or cuda:1, a graphics card; cuda:0,cuda:1, several; auto, a card where one works and the search"
+        help="cpu; cuda or cuda:1, a GPU; cuda:0,cuda:1, several; auto, a GPU where one works and the search"
         " can use it.",
     ),
     "overwrite": typer.Option("--overwrite", help="Replace results that are already there."),

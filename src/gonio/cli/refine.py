@@ -48,7 +48,7 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
     watch=watch,
     output=typer.Option("-o", "--output", metavar="DIR", help="Folder to make."),
     reference=typer.Option("--reference", metavar="MAP", help="MRC map to start from, at low resolution."),
-    denovo=typer.Option("--denovo", help="Start from the particles alone: each half makes a map of its own."),
+    initial_model=typer.Option("--denovo", help="Start from the particles alone: each half makes a map of its own."),
     search=None,
     inputs=None,
     pool=None,
@@ -65,7 +65,7 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         " from its own average at these poses.",
     ),
     start_resolution_angstrom=typer.Option(
-        "--start-resolution", metavar="A", callback=positive, help="To which the start map is taken, angstrom."
+        "--start-resolution", metavar="A", callback=positive, help="To which the initial model is taken, angstrom."
     ),
     resolution_angstrom=typer.Option(
         "--resolution",
@@ -73,9 +73,11 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         callback=positive,
         help="Finest detail that is ever compared, angstrom. Default: as far as the halves agree.",
     ),
-    iterations=typer.Option("--iterations", metavar="N", min=1, help="After which it ends, at rest or not."),
-    split=typer.Option("--split", help="Make new half sets, whatever the list says; siblings share a half."),
-    siblings_angstrom=typer.Option(
+    iterations=typer.Option("--iterations", metavar="N", min=1, help="After which it ends, converged or not."),
+    split=typer.Option(
+        "--split", help="Make new half sets, whatever the list says; overlapping particles share a half."
+    ),
+    overlap_distance_angstrom=typer.Option(
         "--siblings",
         metavar="A",
         callback=positive,
@@ -97,7 +99,7 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     boxes and parts of one particle share a half.
 
     A map given as --reference is taken at low resolution alone, and both halves start from it: to that resolution they
-    agree whatever the particles show. With --denovo each half makes its own start map from its own particles; with
+    agree whatever the particles show. With --denovo each half makes its own initial model from its own particles; with
     --local each half starts from its average at the poses of the list, which stay where a prior expects them.
 
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then; the

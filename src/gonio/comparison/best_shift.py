@@ -20,7 +20,7 @@ from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.grid import REMEMBERED, index_grid
 from gonio.fourier.spectrum import Spectrum
 from gonio.kernels import shift as kernels
-from gonio.kernels.cpu import Samples
+from gonio.kernels.sample_sums import Samples
 
 __all__ = ["ShiftGrid", "ShiftSearch", "shift_grid"]
 

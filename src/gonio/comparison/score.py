@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.comparison.best_shift import ShiftSearch
-from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
-from gonio.kernels import cpu, model, shells
+from gonio.kernels import model, sample_sums, shells
 
 __all__ = ["Comparison", "NormalEquations", "Score", "weighted"]
 
@@ -71,7 +71,7 @@ class Comparison:
     """
 
     def __init__(
-        self, target: Spectrum, reference: FourierVolume, *, score: Score, expectation: Expectation | None = None
+        self, target: Spectrum, reference: FourierVolume, *, score: Score, expected_fsc: ExpectedFsc | None = None
     ) -> None:
         if target.box != reference.box or target.limit > reference.limit * (1 + 1e-6):
             raise ValueError(
@@ -83,13 +83,13 @@ class Comparison:
         self.score = Score(score)
         self._counts, self.unit = _plain_counts(target), 1.0
         if self.score is Score.LIKELIHOOD:
-            if expectation is None:
+            if expected_fsc is None:
                 raise ValueError("the likelihood ratio needs the expected correlation of the shells: use a filter")
-            self._counts, self.unit = _likelihood_counts(target, expectation)
+            self._counts, self.unit = _likelihood_counts(target, expected_fsc)
         self.least = max(float(MIN_SAMPLES), MIN_OVERLAP * float(target.weight.sum(dtype=np.float64)))
         weight, power, own = self._counts
         value = np.stack([target.value.real, target.value.imag])  # (2, n)
-        self.samples = cpu.Samples(target.frequency_xyz, value, target.transfer, weight, power, own)
+        self.samples = sample_sums.Samples(target.frequency_xyz, value, target.transfer, weight, power, own)
         # Kernels take shifts as phases per unit of frequency.
         self.phase = 2.0 * np.pi / (target.box * target.voxel_size_angstrom)
 
@@ -99,16 +99,16 @@ class Comparison:
 
     def normal_equations(self, rotations: NDArray, shifts_angstrom: NDArray) -> NormalEquations:
         """d, H and b at p poses: rotation matrices (p, 3, 3), shifts (p, 3) in angstrom."""
-        sums = np.empty((len(rotations), cpu.N_SUMS))
+        sums = np.empty((len(rotations), sample_sums.N_SUMS))
         matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
-        cpu.normal_equations(self.reference.kernel, self.samples, matrices, phases, sums)
+        sample_sums.normal_equations(self.reference.kernel, self.samples, matrices, phases, sums)
         return self.equations(sums)
 
     def equations(self, sums: NDArray[np.float64]) -> NormalEquations:
         """d, H and b from the 37 sums (p, 37)."""
         d, hessian, descent = np.empty(len(sums)), np.empty((len(sums), 6, 6)), np.empty((len(sums), 6))
         model.models(CODES[self.score], sums, self.unit, self.phase, self.least, d, hessian, descent)
-        return NormalEquations(d, hessian, descent, sums[:, cpu.WEIGHT].copy())
+        return NormalEquations(d, hessian, descent, sums[:, sample_sums.WEIGHT].copy())
 
     def best_shifts(
         self, rotations: NDArray, *, max_shift_angstrom: float, points: int | None = None
@@ -135,14 +135,16 @@ class Comparison:
         """|f|^2, |g|^2, f.g and |Omega| of each shell at p poses, shape (p, s, 4): shell s holds round(abs(k)) = s."""
         sums = np.empty((len(rotations), self.target.n_shells, 4))
         matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
-        cpu.shell_sums(self.reference.kernel, self.samples, matrices, phases, self.target.shell, sums)
+        sample_sums.shell_sums(self.reference.kernel, self.samples, matrices, phases, self.target.shell, sums)
         return sums
 
     def shell_equations(self, rotation: NDArray, shift_angstrom: NDArray) -> NDArray[np.float64]:
-        """The 37 sums of docs/theory.md eq. 8 of each shell at one pose, (s, 37), in the order of ``kernels.cpu``."""
-        sums = np.empty((self.target.n_shells, cpu.N_SUMS))
+        """The 37 sums of docs/theory.md eq. 8 of each shell at one pose, (s, 37), in the order of ``kernels.sample_sums``."""
+        sums = np.empty((self.target.n_shells, sample_sums.N_SUMS))
         matrices, phases = self._as_kernels_take_them(rotation[None], shift_angstrom[None])
-        cpu.shell_equations(self.reference.kernel, self.samples, matrices[0], phases[0], self.target.shell, sums)
+        sample_sums.shell_equations(
+            self.reference.kernel, self.samples, matrices[0], phases[0], self.target.shell, sums
+        )
         return sums
 
     def _as_kernels_take_them(
@@ -158,22 +160,22 @@ def _plain_counts(target: Spectrum) -> tuple[NDArray, NDArray, NDArray]:
     return target.weight, power, np.ones_like(target.weight)
 
 
-def _likelihood_counts(target: Spectrum, expectation: Expectation) -> tuple[tuple[NDArray, NDArray, NDArray], float]:
+def _likelihood_counts(target: Spectrum, expected_fsc: ExpectedFsc) -> tuple[tuple[NDArray, NDArray, NDArray], float]:
     """The same for eq. 30, each sample's terms divided by its weight in f.g, and the unit of these weights.
 
     Weights have a mean of one, so that their sum still counts samples.
     """
     counts = np.empty((3, len(target)), np.float32)
-    unit = shells.likelihood_counts(expectation.table, target.radius, target.value, target.weight, counts)
+    unit = shells.likelihood_counts(expected_fsc.table, target.radius, target.value, target.weight, counts)
     weight, power, own = counts
     return (weight, power, own), unit
 
 
-def weighted(target: Spectrum, expectation: Expectation) -> Spectrum:
+def weighted(target: Spectrum, expected_fsc: ExpectedFsc) -> Spectrum:
     """The target on the reference's scale, every sample weighted by what its shell is expected to tell (eq. 28).
 
     Weights have a mean of one.
     """
     weight = np.empty(len(target), np.float32)
-    shells.sample_weights(expectation.table, target.radius, target.weight, weight)
-    return replace(target, value=target.value / np.complex64(expectation.contrast), weight=weight)
+    shells.sample_weights(expected_fsc.table, target.radius, target.weight, weight)
+    return replace(target, value=target.value / np.complex64(expected_fsc.contrast), weight=weight)

@@ -16,8 +16,8 @@ from gonio.fourier.grid import (
     index_grid,
 )
 from gonio.fourier.transform import centred_ifft
-from gonio.kernels import cpu, shift
-from gonio.kernels.dft import plane_waves, through, waves
+from gonio.kernels import sample_sums, shift
+from gonio.kernels.dft import dft_matrices, forward, plane_waves
 from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.particle.volume import Volume, boxed
 from gonio.particle.wedge import NoWedge, Wedge, WeightVolumeWedge
@@ -94,9 +94,9 @@ class FourierVolume:
         )
 
     @property
-    def kernel(self) -> cpu.Reference:
+    def kernel(self) -> sample_sums.Reference:
         """As the kernels take it."""
-        return cpu.Reference(self.grid, self.side, self.scale, self.regions, self.weights, self.weight_scale)
+        return sample_sums.Reference(self.grid, self.side, self.scale, self.regions, self.weights, self.weight_scale)
 
     def turned(
         self, frequency_xyz: NDArray[np.float32], rotations: NDArray[np.float32], *, keep: bool
@@ -130,7 +130,7 @@ class FourierVolume:
         if radius > self.limit * (1 + 1e-5):
             raise ValueError(f"the spectrum was kept to {self.limit:g}, sampled at {radius:g}")
         out = np.empty(frequency.shape[1], dtype=np.complex64)
-        cpu.gather(self.grid, self.side, self.scale, frequency, out)
+        sample_sums.gather(self.grid, self.side, self.scale, frequency, out)
         return out
 
 
@@ -146,7 +146,7 @@ def _padded_spectrum(data: NDArray[np.float32], padded: int, half: int) -> NDArr
     Padding costs nothing: rows of zeros have no waves.
     """
     spectrum = np.empty((2 * half + 1,) * 3, np.complex64)
-    products = through(np.ascontiguousarray(data, dtype=np.float32), (_tapered_waves(len(data), padded, half),) * 3)
+    products = forward(np.ascontiguousarray(data, dtype=np.float32), (_tapered_waves(len(data), padded, half),) * 3)
     plane_waves(products, padded, 0, spectrum)
     return spectrum
 
@@ -154,7 +154,7 @@ def _padded_spectrum(data: NDArray[np.float32], padded: int, half: int) -> NDArr
 @lru_cache(maxsize=REMEMBERED)
 def _tapered_waves(box: int, padded: int, half: int) -> NDArray[np.float32]:
     taper = 1.0 / window_transform((np.arange(box) - box // 2) / padded)
-    return (waves(box, period=padded, count=half) * taper).astype(np.float32)
+    return (dft_matrices(box, period=padded, count=half) * taper).astype(np.float32)
 
 
 def moved(volume: Volume, rotation_matrix: NDArray[np.float64], shift_angstrom: NDArray[np.float64]) -> Volume:

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from gonio.kernels.dft import plane_waves, through, waves
+from gonio.kernels.dft import dft_matrices, forward, plane_waves
 from gonio.particle.volume import Subtomogram
 from gonio.particle.wedge import SquaredTransferWedge, Wedge
 
@@ -91,7 +91,10 @@ def low_spectrum(data: NDArray[np.float32], limit: float) -> NDArray[np.complex6
     side = 2 * half + 1
     spectrum = np.empty((half + 1, side, side), np.complex64)
     plane_waves(
-        through(np.ascontiguousarray(data, dtype=np.float32), (waves(n, period=n, count=half),) * 3), n, half, spectrum
+        forward(np.ascontiguousarray(data, dtype=np.float32), (dft_matrices(n, period=n, count=half),) * 3),
+        n,
+        half,
+        spectrum,
     )
     return spectrum
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from gonio.io.blocks import Block
-from gonio.io.columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
 from gonio.io.em import read_em, write_em
 from gonio.io.errors import FormatError
 from gonio.io.source import ReadOptions
+from gonio.io.star_columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 

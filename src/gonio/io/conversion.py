@@ -21,11 +21,11 @@ import gonio.io.formats as formats
 import gonio.io.relion as relion
 import gonio.io.stopgap as stopgap
 from gonio.io.blocks import Block, read_star
-from gonio.io.columns import numbers_of, tomogram_numbers
 from gonio.io.errors import FormatError
 from gonio.io.formats import RELION, Format
 from gonio.io.names import tomostar
 from gonio.io.source import TILT_COLUMNS
+from gonio.io.star_columns import numbers_of, tomogram_numbers
 from gonio.io.text import own_label
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable

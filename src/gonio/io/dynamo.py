@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.blocks import Block
-from gonio.io.columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import TILT_COLUMNS, ReadOptions
+from gonio.io.star_columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 

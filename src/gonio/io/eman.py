@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block
-from gonio.io.columns import checked_names, own_texts
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
+from gonio.io.star_columns import checked_names, own_texts
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text, numbers_or_text, own_name
 from gonio.particle.pose import Pose

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gonio.io.av3 as av3
-import gonio.io.columns as columns
 import gonio.io.dynamo as dynamo
 import gonio.io.eman as eman
 import gonio.io.peet as peet
@@ -24,6 +23,7 @@ import gonio.io.pytom as pytom
 import gonio.io.relion as relion
 import gonio.io.species as species
 import gonio.io.star as star
+import gonio.io.star_columns as columns
 import gonio.io.stopgap as stopgap
 from gonio.io.compressed import first_bytes
 from gonio.io.em import is_em

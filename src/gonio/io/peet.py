@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.blocks import Block
-from gonio.io.columns import Layout, block_of, table_of
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import ReadOptions
+from gonio.io.star_columns import Layout, block_of, table_of
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import number_text
 from gonio.particle.pose import Pose

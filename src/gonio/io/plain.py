@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.blocks import Block
-from gonio.io.columns import Layout, block_of, own_texts, table_of
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
+from gonio.io.star_columns import Layout, block_of, own_texts, table_of
 from gonio.io.subtomograms import ListSource
 from gonio.particle.table import ParticleTable
 

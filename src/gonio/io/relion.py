@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block, Star, write_star
-from gonio.io.columns import own_texts
 from gonio.io.errors import FormatError
 from gonio.io.paths import folder_of, moved
 from gonio.io.source import STACKS, SUBTOMOGRAM_ANGLES, TILT_COLUMNS
@@ -40,6 +39,7 @@ from gonio.io.star import (
     SCORE,
     TOMOGRAMS,
 )
+from gonio.io.star_columns import own_texts
 from gonio.io.text import decimals, number_text
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block, Star, read_star, write_star
-from gonio.io.columns import checked_names
 from gonio.io.errors import FormatError, locate
 from gonio.io.paths import moved_columns, relative
 from gonio.io.positions import (
@@ -49,6 +48,7 @@ from gonio.io.source import (
     named_file,
     tomograms_beside,
 )
+from gonio.io.star_columns import checked_names
 from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
 from gonio.io.tilts import TiltSeries, read_tilt_series
 from gonio.io.unused import warn_of_unused

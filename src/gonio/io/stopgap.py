@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from gonio.io.blocks import Star, read_star, write_star
-from gonio.io.columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
 from gonio.io.errors import FormatError
 from gonio.io.source import ReadOptions
+from gonio.io.star_columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
     from gonio.report import Errors, Report
-    from gonio.run.engine import Mapper
+    from gonio.run.executor import Executor
 
 __all__ = ["Aligned", "align", "align_list", "errors_of", "report_of"]
 
@@ -81,7 +81,7 @@ class Aligned:
             ("dissimilarity, median", np.median(columns["dissimilarity"]), "{:.4f}", "lower is better"),
             *_numbers_of_certainty(columns),
             *_numbers_of_changes(columns),
-            ("came to rest", 100 * ended, "{:.0f} %", "no step improves them further"),
+            ("converged", 100 * ended, "{:.0f} %", "no step improves them further"),
             ("time", self.seconds, "{:.1f} s", f"{count / max(self.seconds, 1e-9):.1f} particles per second"),
         ]
 
@@ -189,9 +189,9 @@ def align(
     }
     files = [*files_of(table, reference, *known.files), *files_of(true_table)]
     with running(output, resources, settings=asked, seed=seed, inputs=files) as work:
-        aligned = align_list(table, aligner, mapper=work.mapper, seed=seed, learn=learn)
+        aligned = align_list(table, aligner, executor=work.executor, seed=seed, learn=learn)
         if decoys.decoys:
-            judged = _with_decoys(aligned.table, aligner, decoys, mapper=work.mapper, seed=seed)
+            judged = _with_decoys(aligned.table, aligner, decoys, executor=work.executor, seed=seed)
             aligned = replace(aligned, table=judged, decoys=decoys)
         if true_table is not None:
             aligned = replace(aligned, errors=errors_of(aligned, true_table))
@@ -209,18 +209,20 @@ def align(
             write_summary(folder, aligned.summary)
             report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
             report = with_notes(report, table, warned)
-            write_text(folder / "report.html", html(_with_looks(report, aligned, reference_map, work.mapper)))
+            write_text(folder / "report.html", html(_with_looks(report, aligned, reference_map, work.executor)))
     return aligned
 
 
-def align_list(table: ParticleTable, aligner: Aligner, *, mapper: Mapper, seed: int, learn: bool = False) -> Aligned:
+def align_list(
+    table: ParticleTable, aligner: Aligner, *, executor: Executor, seed: int, learn: bool = False
+) -> Aligned:
     """Align every particle; poses in the table are where a local search starts."""
     from gonio.alignment import particle_list
     from gonio.alignment.columns import with_results
 
     start = time.monotonic()
-    expectation = particle_list.learn(table, aligner, mapper=mapper, seed=seed) if learn else None
-    rows = particle_list.align_rows(table, aligner, mapper=mapper, seed=seed, expectation=expectation)
+    expected_fsc = particle_list.learn(table, aligner, executor=executor, seed=seed) if learn else None
+    rows = particle_list.align_rows(table, aligner, executor=executor, seed=seed, expected_fsc=expected_fsc)
     results, boxes = [row.result for row in rows], {row.box for row in rows}
     before = np.array([row.before for row in rows])
     aligned = with_results(table, results, aligner.settings, before=before)
@@ -255,7 +257,7 @@ def errors_of(aligned: Aligned, truth: ParticleTable) -> Errors:
 
 
 def _with_decoys(
-    table: ParticleTable, aligner: Aligner, options: DecoyOptions, *, mapper: Mapper, seed: int
+    table: ParticleTable, aligner: Aligner, options: DecoyOptions, *, executor: Executor, seed: int
 ) -> ParticleTable:
     """An aligned list with the scores and q-values that decoys give."""
     from gonio.alignment.decoys import Decoys, compete
@@ -274,7 +276,7 @@ def _with_decoys(
             " decoys, or a larger --max-q",
             stacklevel=3,
         )
-    found = compete(table, aligner, decoys, table.poses, mapper=mapper, seed=seed)
+    found = compete(table, aligner, decoys, table.poses, executor=executor, seed=seed)
     return table.with_poses(table.poses, **{TARGET: found.target, DECOY: found.best_decoy, Q: found.q})
 
 
@@ -286,9 +288,9 @@ def _numbers_of_decoys(aligned: Aligned) -> list[Number]:
 
     lost = float(np.mean(table.columns[TARGET] <= table.columns[DECOY]))
     false = min(1.0, lost * (1.0 + 1.0 / options.decoys))
-    share = f"of which at most {100 * options.most_q:g} % should be false: {file_name(table, 'kept')} lists them"
+    fraction = f"of which at most {100 * options.most_q:g} % should be false: {file_name(table, 'kept')} lists them"
     return [
-        ("kept", float(len(kept)), "{:.0f}", f"particles, {share}"),
+        ("kept", float(len(kept)), "{:.0f}", f"particles, {fraction}"),
         ("false, at most about", 100 * false, "{:.0f} %", "of all, by those that fit a decoy better"),
     ]
 
@@ -331,8 +333,8 @@ def _numbers_of_changes(columns: Mapping[str, NDArray]) -> list[Number]:
     if "dissimilarity_before" in columns:
         better = columns["dissimilarity"] < columns["dissimilarity_before"]
         numbers += [
-            ("before, median", np.median(columns["dissimilarity_before"]), "{:.4f}", "at the listed poses"),
-            ("improved", float(better.sum()), "{:.0f}", "particles that fit better than at the listed poses"),
+            ("before, median", np.median(columns["dissimilarity_before"]), "{:.4f}", "at the input poses"),
+            ("improved", float(better.sum()), "{:.0f}", "particles that fit better than at the input poses"),
         ]
     if "change_of_orientation_deg" in columns:
         turned, shifted = columns["change_of_orientation_deg"], columns["change_of_shift_angstrom"]
@@ -365,13 +367,13 @@ def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
     )
 
 
-def _with_looks(report: Report, aligned: Aligned, reference: Volume, mapper: Mapper) -> Report:
+def _with_looks(report: Report, aligned: Aligned, reference: Volume, executor: Executor) -> Report:
     """The page with what has to be read from the particles again: their average, outliers, defocus."""
     table = aligned.table
-    report = replace(report, odd=outliers_of(table), against=defocus_of(table), maps={"reference": reference})
+    report = replace(report, outliers=outliers_of(table), against=defocus_of(table), maps={"reference": reference})
     if aligned.box_angstrom is None:
         return report  # particles of several boxes have no average
-    display = average_for_display(table, symmetry=aligned.settings.symmetry, mapper=mapper)
+    display = average_for_display(table, symmetry=aligned.settings.symmetry, executor=executor)
     name = "average" if display.count == len(table) else f"average of {display.count} of the particles"
     maps = {name: display.average.volume}
     for number, half in enumerate(display.average.halves or (), start=1):
@@ -389,7 +391,7 @@ def _with_looks(report: Report, aligned: Aligned, reference: Volume, mapper: Map
 
 def _expected(aligned: Aligned) -> NDArray[np.float64] | None:
     """What each particle has in common with the reference, shell by shell, shape (m, s)."""
-    known = [result.expectation for result in aligned.results]
+    known = [result.expected_fsc for result in aligned.results]
     if aligned.box_angstrom is None:
         return None
     return np.array([e.correlation for e in known if e is not None]) if all(e is not None for e in known) else None

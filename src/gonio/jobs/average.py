@@ -14,10 +14,10 @@ from gonio.jobs.options import File, ListOptions, files_of
 from gonio.jobs.running import thread_count
 from gonio.jobs.splitting import check_half_sets, with_half_sets
 from gonio.particle.arguments import ArgumentError
-from gonio.run.engine import Journaled, Local, Mapper, Progress, silent
+from gonio.run.executor import Checkpointed, Executor, Local, Progress, silent
 
 if TYPE_CHECKING:
-    from gonio.averaging.average import Average
+    from gonio.averaging.averages import Average
     from gonio.averaging.resolution import HalfMapFsc
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
@@ -83,7 +83,7 @@ def average(
     output: File,
     halves: bool = True,
     split: bool = False,
-    siblings_angstrom: float | None = None,
+    overlap_distance_angstrom: float | None = None,
     symmetry: str = "C1",
     mask: File | None = None,
     threads: int | None = None,
@@ -100,7 +100,7 @@ def average(
         The map to make; beside it lie its coverage, half maps, mask, FSC, settings and a script for ChimeraX.
     halves
         Average the half sets of the list too.
-    split, siblings_angstrom
+    split, overlap_distance_angstrom
         Make new half sets; particles nearer than this along every axis share one, the box's edge unless given.
     symmetry
         Point group that the average is given.
@@ -122,23 +122,23 @@ def average(
 
     endings = (*HALF_ENDINGS, *(() if mask else (MASK_ENDING,))) if halves else ()
     target = check_map(output, SETTINGS_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, *endings, overwrite=overwrite)
-    _check(halves=halves, split=split, siblings_angstrom=siblings_angstrom, mask=mask)
+    _check(halves=halves, split=split, overlap_distance_angstrom=overlap_distance_angstrom, mask=mask)
     table = particles.read()
     if split:
-        table = with_half_sets(table, split=True, siblings_angstrom=siblings_angstrom, seed=0)
+        table = with_half_sets(table, split=True, overlap_distance_angstrom=overlap_distance_angstrom, seed=0)
     given = particles.read_mask(mask)
     if given is not None and given.box != (box := table.load(0).box):
         raise ArgumentError("{} has a box of {own} voxels, the particles one of {box}", "mask", own=given.box, box=box)
     warn_of(warnings_of_list(table, mask=given, poses_for="an average"))
-    mapper = Journaled(Local(thread_count(threads)), progress=progress)
-    made = average_list(table, halves=halves, symmetry=symmetry, mapper=mapper)
+    executor = Checkpointed(Local(thread_count(threads)), progress=progress)
+    made = average_list(table, halves=halves, symmetry=symmetry, executor=executor)
     averaged = Averaged(made, agreement_of(made, given), table.tilt_sense)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_average(target, made, averaged.agreement)
     settings = {
         "halves": halves,
         "split": split,
-        "siblings_angstrom": siblings_angstrom,
+        "overlap_distance_angstrom": overlap_distance_angstrom,
         "symmetry": symmetry,
         "mask": mask,
         "voxel_size_angstrom": made.volume.voxel_size_angstrom,
@@ -148,9 +148,9 @@ def average(
     return averaged
 
 
-def _check(*, halves: bool, split: bool, siblings_angstrom: float | None, mask: File | None) -> None:
-    if siblings_angstrom is not None and not split:
-        raise ArgumentError("{} is for the half sets that {} makes: give both", "siblings_angstrom", "split")
+def _check(*, halves: bool, split: bool, overlap_distance_angstrom: float | None, mask: File | None) -> None:
+    if overlap_distance_angstrom is not None and not split:
+        raise ArgumentError("{} is for the half sets that {} makes: give both", "overlap_distance_angstrom", "split")
     if split and not halves:
         raise ArgumentError("{} and {} exclude each other: give one", "split", "halves=False")
     if mask and not halves:
@@ -167,13 +167,13 @@ class Agreement:
     mask: Volume | None
 
 
-def average_list(table: ParticleTable, *, halves: bool, symmetry: str, mapper: Mapper) -> Average:
+def average_list(table: ParticleTable, *, halves: bool, symmetry: str, executor: Executor) -> Average:
     """Average all particles of a list, and its half sets where there are any."""
-    from gonio.averaging.average import average_table
+    from gonio.averaging.averages import average_table
 
     if halves:
         check_half_sets(table, "pass {} or {}", "split", "halves=False")
-    return average_table(table, mapper=mapper, half_sets=table.half_sets if halves else None, symmetry=symmetry)
+    return average_table(table, executor=executor, half_sets=table.half_sets if halves else None, symmetry=symmetry)
 
 
 def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:

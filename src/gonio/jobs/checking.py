@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gonio.workflows.inspection import Suspicion
+    from gonio.workflows.inspection import InputWarning
 
 __all__ = ["warn_of"]
 
 
-def warn_of(found: Iterable[Suspicion | None]) -> list[Suspicion]:
+def warn_of(found: Iterable[InputWarning | None]) -> list[InputWarning]:
     """Warn, where the caller was called, of each check that found something, and return those."""
     told = [one for one in found if one is not None]
     for one in told:

@@ -16,7 +16,7 @@ from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, f
 from gonio.jobs.pages import facts_of, for_display, with_notes
 from gonio.jobs.running import RunOptions, running
 from gonio.particle.arguments import ArgumentError
-from gonio.run.engine import Mapper
+from gonio.run.executor import Executor
 
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
@@ -68,8 +68,8 @@ class Classified:
         found, rows = self.found, []
         if found.rounds:
             last = found.rounds[-1]
-            moved = f"not at rest: {last.moved} changed class, moved by {last.motion_voxels:.2f} voxels"
-            rows.append(("turns", str(len(found.rounds)), "at rest" if found.at_rest else moved))
+            moved = f"not converged: {last.moved} changed class, moved by {last.pose_change_voxels:.2f} voxels"
+            rows.append(("turns", str(len(found.rounds)), "converged" if found.converged else moved))
         for one, made in enumerate(found.averages, start=1):
             if made is None:
                 rows.append((f"class {one}", "empty", "no particle shows it"))
@@ -88,7 +88,7 @@ class Classified:
             "way": self.procedure.reason,
             "particles": len(found.labels),
             "classes": counts,
-            "at_rest": found.at_rest,
+            "converged": found.converged,
             "turns": [asdict(one) for one in found.rounds],
             "resolution_angstrom": [_resolution(found, one) for one in range(len(counts))],
         }
@@ -181,7 +181,7 @@ def classify(
     }
     files = files_of(table, *(references or ()))
     with running(output, resources, settings=record, seed=seed, inputs=files) as work:
-        found, paired = _classified(table, procedure, maps, count, settings, mapper=work.mapper, seed=seed)
+        found, paired = _classified(table, procedure, maps, count, settings, executor=work.executor, seed=seed)
         classified = Classified(found, _classed_table(table, found), procedure, paired)
         with work.results() as folder:
             matrix = _write_results(folder, classified, search.score)
@@ -221,11 +221,11 @@ def _procedure_of(
     if local and count is None:
         raise ArgumentError("{} begins with averages of random shares: say of how many, {} K", "local", "classes")
     if local:
-        return Procedure(None, f"in turns: {count} random shares at the listed poses, which are about right")
+        return Procedure(None, f"in turns: {count} random shares at the input poses, which are about right")
     if isinstance(table.load(0), TiltStack):
         raise ArgumentError(
             "tilt stacks cannot be compared with one another: give maps ({}, once for each), or {} with {} K where the"
-            " listed poses are about right",
+            " input poses are about right",
             "references",
             "local",
             "classes",
@@ -249,7 +249,7 @@ def _classified(
     count: int | None,
     settings: Settings,
     *,
-    mapper: Mapper,
+    executor: Executor,
     seed: int,
 ) -> tuple[Classes, Paired | None]:
     """The classes, and the pairs that they come from."""
@@ -259,8 +259,8 @@ def _classified(
     if procedure.rows is None:
         if not maps:
             assert count is not None  # _procedure_of has asked for it
-            maps = classification.random_references(table, count, mapper=mapper, seed=seed)
-        return classification.classes_of_references(table, maps, settings, mapper=mapper, seed=seed), None
+            maps = classification.random_references(table, count, executor=executor, seed=seed)
+        return classification.classes_of_references(table, maps, settings, executor=executor, seed=seed), None
     chosen = table[procedure.rows]
     if count is not None and count > len(chosen):
         raise ArgumentError(
@@ -270,14 +270,14 @@ def _classified(
             count=count,
             most=len(chosen),
         )
-    pairs = classification.classify_pairs(chosen, settings, mapper=mapper, seed=seed)
+    pairs = classification.classify_pairs(chosen, settings, executor=executor, seed=seed)
     clustering = cluster(pairs.dissimilarity(settings.score), count)
     paired = Paired(chosen, pairs, clustering)
-    found = classification.classes_of_clusters(chosen, pairs, clustering, settings, mapper=mapper)
+    found = classification.classes_of_clusters(chosen, pairs, clustering, settings, executor=executor)
     if len(chosen) == len(table):
         return found, paired
     shown = [made.volume for made in found.averages if made is not None]
-    return classification.classes_of_references(table, shown, settings, mapper=mapper, seed=seed), paired
+    return classification.classes_of_references(table, shown, settings, executor=executor, seed=seed), paired
 
 
 def _write_results(folder: Path, classified: Classified, score: str) -> Matrix | None:

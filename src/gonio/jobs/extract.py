@@ -18,7 +18,7 @@ from gonio.jobs.options import File, wedge_of
 from gonio.jobs.running import thread_count
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.table import AS_LISTED
-from gonio.run.engine import Local, Progress, silent
+from gonio.run.executor import Local, Progress, silent
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
@@ -262,11 +262,11 @@ class Extraction:
         return rows
 
     def _outside(self) -> NDArray[np.float64]:
-        from gonio.workflows.extraction import share_outside
+        from gonio.workflows.extraction import fraction_outside
 
         return np.array(
             [
-                share_outside(self.positions_zyx[row], self.cutting, self.tomograms[name].shape_zyx)
+                fraction_outside(self.positions_zyx[row], self.cutting, self.tomograms[name].shape_zyx)
                 for row, name in enumerate(self.table.tomograms)
             ]
         )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gonio.particle.tilt_series import TiltSeries
     from gonio.particle.volume import Particle, Volume
     from gonio.particle.wedge import Wedge
-    from gonio.workflows.inspection import HandScore, Suspicion
+    from gonio.workflows.inspection import HandScore, InputWarning
 
 __all__ = ["Inspection", "inspect"]
 
@@ -57,7 +57,7 @@ class Inspection:
 
     kind: str
     facts: dict[str, Any] = field(default_factory=dict)
-    warnings: list[Suspicion] = field(default_factory=list)
+    warnings: list[InputWarning] = field(default_factory=list)
     wedge: Wedge | None = None
     frequency_per_angstrom: float = 0.05
     volumes: list[Volume] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Inspection:
     hand: HandScore | None = None
     remedies: list[tuple[str, str]] = field(default_factory=list)
 
-    def warn(self, *found: Suspicion | None) -> None:
+    def warn(self, *found: InputWarning | None) -> None:
         """Add what looks wrong, of what was looked for."""
         self.warnings += [one for one in found if one is not None]
 
@@ -179,7 +179,7 @@ def _volume(path: Path, options: ReadOptions) -> Inspection:
     numbers = (float(piece.min()), float(piece.mean()), float(piece.max()), float(piece.std()))
     found.facts[where] = "from {:.4g}, mean {:.4g}, to {:.4g}; sd {:.4g}".format(*numbers)
     if piece.min() == piece.max():
-        found.warn(look.Suspicion("constant", "all values are alike", "there is nothing in it"))
+        found.warn(look.InputWarning("constant", "all values are alike", "there is nothing in it"))
         return found
     edge = min(edges)
     if edge >= 8:
@@ -233,7 +233,7 @@ def _tilts(path: Path) -> Inspection:
     found.facts |= _tilt_facts(series)
     for name, one in every.items():
         wrong = (look.few_tilts(one.tilts_deg), look.tilts_listed_twice(one.tilts_deg))
-        named = (s if len(every) == 1 else look.Suspicion(s.name, f"{name}: {s.what}", s.remedy) for s in wrong if s)
+        named = (s if len(every) == 1 else look.InputWarning(s.name, f"{name}: {s.what}", s.remedy) for s in wrong if s)
         found.warn(*named)
     found.wedge = series.wedge(1000.0)
     return found

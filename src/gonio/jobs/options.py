@@ -188,7 +188,7 @@ def files_of(table: ParticleTable | None, *files: File | None) -> list[Path]:
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """Refine listed poses: how far they may be off, per axis (standard deviations; 0: any), and within which angle.
+    """Refine input poses: how far they may be off, per axis (standard deviations; 0: any), and within which angle.
 
     Defaults, None, are 2 degrees and half a voxel; anywhere within an angle that is given.
     """

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from gonio.particle.table import AS_LISTED
 
 if TYPE_CHECKING:
-    from gonio.averaging.average import Average
+    from gonio.averaging.averages import Average
     from gonio.averaging.resolution import HalfMapFsc
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
-    from gonio.report import Odd, Report
-    from gonio.run.engine import Mapper
-    from gonio.workflows.inspection import Suspicion
+    from gonio.report import Outlier, Report
+    from gonio.run.executor import Executor
+    from gonio.workflows.inspection import InputWarning
 
 __all__ = [
     "DisplayedAverage",
@@ -30,7 +30,7 @@ __all__ = [
     "with_notes",
 ]
 
-MOST_ODD = 6  # particles that a page shows because they differ from the others
+MOST_OUTLIERS = 6  # particles that a page shows because they differ from the others
 # A picture needs no more particles than this, and a plot no more points.
 ENOUGH = 500
 DEFOCUS = "mean defocus of the tilt images (angstrom)"
@@ -50,7 +50,7 @@ def facts_of(seed: int) -> dict[str, str]:
     }
 
 
-def with_notes(report: Report, table: ParticleTable, warned: Sequence[Suspicion]) -> Report:
+def with_notes(report: Report, table: ParticleTable, warned: Sequence[InputWarning]) -> Report:
     """Return a page that also says what was warned of, and in which sense tilts were read, where not as listed."""
     notes = {}
     if (sense := table.tilt_sense) != AS_LISTED:
@@ -59,15 +59,15 @@ def with_notes(report: Report, table: ParticleTable, warned: Sequence[Suspicion]
     return replace(report, facts={**report.facts, **notes})
 
 
-def outliers_of(table: ParticleTable) -> list[Odd]:
+def outliers_of(table: ParticleTable) -> list[Outlier]:
     """Return the outliers of a list, with their volumes; tilt images have none."""
     from gonio.particle.volume import Subtomogram
-    from gonio.report import odd_particles
+    from gonio.report import outlying_particles
 
     found = []
-    for row, odd in odd_particles(table, most=MOST_ODD):
+    for row, outliers in outlying_particles(table, most=MOST_OUTLIERS):
         particle = table.load(row)
-        found.append(replace(odd, volume=particle.volume if isinstance(particle, Subtomogram) else None))
+        found.append(replace(outliers, volume=particle.volume if isinstance(particle, Subtomogram) else None))
     return found
 
 
@@ -80,15 +80,15 @@ class DisplayedAverage:
     fsc: HalfMapFsc | None
 
 
-def average_for_display(table: ParticleTable, *, symmetry: str, mapper: Mapper) -> DisplayedAverage:
+def average_for_display(table: ParticleTable, *, symmetry: str, executor: Executor) -> DisplayedAverage:
     """Average a list's particles, or 500 drawn evenly from it, with the halves of the list or every other."""
-    from gonio.averaging.average import average_table
+    from gonio.averaging.averages import average_table
     from gonio.averaging.resolution import half_map_fsc, soft_mask
 
     some = table[_evenly(len(table))]
     listed = np.asarray(some.half_sets)
     halves = listed if np.isin(listed, [0, 1, 2]).all() and {1, 2} <= set(listed.tolist()) else _alternate(len(some))
-    made = average_table(some, mapper=mapper, half_sets=halves, symmetry=symmetry, stage="average to look at")
+    made = average_table(some, executor=executor, half_sets=halves, symmetry=symmetry, stage="average to look at")
     if made.halves is None:
         return DisplayedAverage(made, len(some), None)
     fsc = half_map_fsc(made.halves, mask=soft_mask(made.volume), rng=np.random.default_rng(0))

@@ -72,7 +72,7 @@ class Fit:
             "rotation_sd_deg": result.rotation_sd_deg,
             "shift_sd_angstrom": result.shift_sd_angstrom,
             "covariance": result.covariance.tolist(),
-            "expected_fsc": None if result.expectation is None else result.expectation.correlation.tolist(),
+            "expected_fsc": None if result.expected_fsc is None else result.expected_fsc.correlation.tolist(),
             "runners_up": [_optimum_as_dict(optimum) for optimum in result.runners_up],
         }
 

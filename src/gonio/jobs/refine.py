@@ -1,4 +1,4 @@
-"""Refine poses and map together, in two halves, from a map, from nothing or from listed poses: ``gonio refine``."""
+"""Refine poses and map together, in two halves, from a map, from nothing or from input poses: ``gonio refine``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.report import Report
     from gonio.workflows.initial_model import DeNovoHalves
-    from gonio.workflows.inspection import Suspicion
+    from gonio.workflows.inspection import InputWarning
     from gonio.workflows.refinement import Iteration, Listed, Plan
 
 __all__ = ["Refined", "refine"]
@@ -103,13 +103,13 @@ def refine(
     *,
     output: File,
     reference: File | None = None,
-    denovo: bool = False,
+    initial_model: bool = False,
     subset: int | None = None,
     local: LocalOptions | None = None,
     start_resolution_angstrom: float = 60.0,
     iterations: int = 12,
     split: bool = False,
-    siblings_angstrom: float | None = None,
+    overlap_distance_angstrom: float | None = None,
     duplicates_angstrom: float | None = None,
     assignment: str = "auto",
     search: SearchOptions = SearchOptions(),
@@ -127,16 +127,16 @@ def refine(
     output
         The folder to make. Iterations appear in it as they are done, all other files together at the end.
     reference
-        The map to start from. One of ``reference``, ``denovo`` and ``local`` is needed.
+        The map to start from. One of ``reference``, ``initial_model`` and ``local`` is needed.
     denovo, subset
-        Each half makes its start map of so many of its own particles (40).
+        Each half makes its initial model of so many of its own particles (40).
     local
         The poses of the list are nearly right.
     start_resolution_angstrom
-        To which the start map is taken.
+        To which the initial model is taken.
     iterations
         After which it ends in any case.
-    split, siblings_angstrom
+    split, overlap_distance_angstrom
         Make new half sets; particles nearer than this share one, the box's edge unless given.
     duplicates_angstrom
         Drop particles that come to lie nearer than this to one that fits better.
@@ -163,12 +163,12 @@ def refine(
     from gonio.workflows.initial_model import SUBSET
     from gonio.workflows.refinement import Plan
 
-    _check_start(reference, denovo=denovo, local=local is not None)
-    if subset is not None and not denovo:
-        raise ArgumentError("{} is how many particles of each half {} makes a map from", "subset", "denovo")
+    _check_start(reference, initial_model=initial_model, local=local is not None)
+    if subset is not None and not initial_model:
+        raise ArgumentError("{} is how many particles of each half {} makes a map from", "subset", "initial_model")
     search.check()
     resources = run.resources()
-    start = Start(particles.read_mask(reference), (subset or SUBSET) if denovo else None)
+    start = Start(particles.read_mask(reference), (subset or SUBSET) if initial_model else None)
     plan = Plan(
         settings=search.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
         start_resolution_angstrom=start_resolution_angstrom,
@@ -178,15 +178,17 @@ def refine(
         duplicates_angstrom=duplicates_angstrom,
         seed=seed,
     )
-    table = with_half_sets(particles.read(), split=split, siblings_angstrom=siblings_angstrom, seed=seed)
+    table = with_half_sets(
+        particles.read(), split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed
+    )
     plan = replace(plan, listed=None if local is None else _listed(local, table))
     warned = warn_of(_doubts(table, plan, start))
     settings = {
         "reference": reference,
-        "denovo": denovo,
+        "initial_model": initial_model,
         "subset": subset,
         "split": split,
-        "siblings_angstrom": siblings_angstrom,
+        "overlap_distance_angstrom": overlap_distance_angstrom,
         "mask": mask,
         "device": resources.kind,
         "plan": {**asdict(replace(plan, mask=None)), "mask": None},
@@ -203,8 +205,8 @@ def refine(
     return refined
 
 
-def _doubts(table: ParticleTable, plan: Plan, start: Start) -> list[Suspicion | None]:
-    """Return what looks wrong before anything is done; a start map is judged at its resolution."""
+def _doubts(table: ParticleTable, plan: Plan, start: Start) -> list[InputWarning | None]:
+    """Return what looks wrong before anything is done; an initial model is judged at its resolution."""
     from gonio.workflows import checks
 
     references = {} if start.reference is None else {"the reference": start.reference}
@@ -224,17 +226,17 @@ def _doubts(table: ParticleTable, plan: Plan, start: Start) -> list[Suspicion | 
     return [*found, symmetry]
 
 
-def _check_start(reference: File | None, *, denovo: bool, local: bool) -> None:
-    if denovo and reference is not None:
-        raise ArgumentError("{} and {} exclude each other: give one", "reference", "denovo")
-    if denovo and local:
-        raise ArgumentError("{} looks at no listed pose, and {} starts from them: give one", "denovo", "local")
-    if not (denovo or local or reference is not None):
+def _check_start(reference: File | None, *, initial_model: bool, local: bool) -> None:
+    if initial_model and reference is not None:
+        raise ArgumentError("{} and {} exclude each other: give one", "reference", "initial_model")
+    if initial_model and local:
+        raise ArgumentError("{} looks at no input pose, and {} starts from them: give one", "initial_model", "local")
+    if not (initial_model or local or reference is not None):
         raise ArgumentError(
             "give {} MAP to start from a map, {} to start from the particles alone, or {} to start from the poses in"
             " the list",
             "reference",
-            "denovo",
+            "initial_model",
             "local",
         )
 
@@ -253,7 +255,7 @@ def _iterated(work: Work, table: ParticleTable, plan: Plan, start: Start, watch:
     plan, starts = _starts(work, table, plan, start, watch)
     places = None if table.places_angstrom is None else (lambda one: np.asarray(one.places_angstrom))
     done: list[Iteration] = []
-    for iteration in refined(table, starts, plan, mapper=work.mapper, places_angstrom=places):
+    for iteration in refined(table, starts, plan, executor=work.executor, places_angstrom=places):
         with work.folder.part(f"iteration_{iteration.number:03d}") as part:
             _write_iteration(part, iteration, plan)
         watch(iteration)
@@ -264,8 +266,8 @@ def _iterated(work: Work, table: ParticleTable, plan: Plan, start: Start, watch:
 def _starts(
     work: Work, table: ParticleTable, plan: Plan, start: Start, watch: Watch
 ) -> tuple[Plan, tuple[Volume, Volume] | None]:
-    """The map that each half starts from, and the plan with its resolution; None for the listed poses."""
-    from gonio.workflows.initial_model import denovo_halves
+    """The map that each half starts from, and the plan with its resolution; None for the input poses."""
+    from gonio.workflows.initial_model import initial_model_halves
     from gonio.workflows.refinement import start_map
 
     if start.reference is not None:
@@ -273,9 +275,9 @@ def _starts(
         return plan, (map_, map_)
     if start.subset is None:
         return plan, None
-    made = denovo_halves(table, plan.settings, count=start.subset, seed=plan.seed, mapper=work.mapper)
-    with work.folder.part("denovo") as part:
-        _write_denovo(part, made)
+    made = initial_model_halves(table, plan.settings, count=start.subset, seed=plan.seed, executor=work.executor)
+    with work.folder.part("initial_model") as part:
+        _write_initial_model(part, made)
     watch(made)
     resolution = max(plan.start_resolution_angstrom, made.resolution_angstrom)
     if resolution > made.volumes[0].box_angstrom / 3.0:
@@ -309,7 +311,7 @@ def _with_columns(one: Iteration, plan: Plan) -> ParticleTable:
     return listed.with_poses(listed.poses, **columns_of(listed, one.results, plan.settings.score))
 
 
-def _write_denovo(folder: Path, made: DeNovoHalves) -> None:
+def _write_initial_model(folder: Path, made: DeNovoHalves) -> None:
     from gonio.alignment.columns import without_found, writable
     from gonio.io import write_volume
     from gonio.io.lists import write_back
@@ -368,7 +370,7 @@ def _report(refined: Refined) -> Report:
         ),
         against=defocus_of(table),
         coverage=best.coverage,
-        odd=outliers_of(table),
+        outliers=outliers_of(table),
         iterations=turns,
     )
 

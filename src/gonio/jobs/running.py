@@ -1,7 +1,7 @@
-"""Long work of a job: its folder, its journal, and who does it.
+"""Long work of a job: its folder, its checkpoint, and who does it.
 
 with running(output, run, settings=everything_that_was_asked, seed=seed, inputs=files) as work:
-    results = align_table(table, aligner, mapper=work.mapper)
+    results = align_table(table, aligner, executor=work.executor)
     with work.results() as folder:
         ...write all of the results there...
 """
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 from gonio.jobs.files import write_settings
 from gonio.jobs.options import File
 from gonio.particle.arguments import ArgumentError
-from gonio.run.engine import Journaled, Local, Mapper, Progress, silent
+from gonio.run.executor import Checkpointed, Executor, Local, Progress, silent
 from gonio.run.folder import RunFolder
 from gonio.run.provenance import checksums, command_line, versions
 
 if TYPE_CHECKING:
-    from gonio.search.gpu.multi_gpu import ManyCards, OneCard
+    from gonio.search.gpu.multi_gpu import ManyGpus, OneGpu
     from gonio.settings import Settings
 
 __all__ = ["RunOptions", "Work", "running", "thread_count"]
@@ -54,7 +54,7 @@ class RunOptions:
     threads
         How many particles at a time; None for one for each processor.
     device
-        As for ``gonio.cards_for``.
+        As for ``gonio.gpus_for``.
     overwrite
         Replace results that are already there.
     resume
@@ -65,7 +65,7 @@ class RunOptions:
         ``"local"`` for Dask on this machine.
     progress
         Is given the stage, the number of its items and how many were done before, and gives what is called with how
-        many are done (``gonio.run.engine.Progress``).
+        many are done (``gonio.run.executor.Progress``).
     """
 
     threads: int | None = None
@@ -100,7 +100,7 @@ class RunOptions:
             )
         if self.device != "cpu" and (self.dask or self.scheduler):
             raise ArgumentError(
-                "{} and Dask exclude each other: cards are used by processes of this machine alone"
+                "{} and Dask exclude each other: GPUs are used by processes of this machine alone"
                 " ({} cuda:0,cuda:1 for several); for many machines give each a part of the list",
                 "device",
                 "device",
@@ -109,7 +109,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Resources:
-    """Who does the work of a run: ``draws`` is as in ``gonio.search.gpu.multi_gpu.cards_for``."""
+    """Who does the work of a run: ``draws`` is as in ``gonio.search.gpu.multi_gpu.gpus_for``."""
 
     asked: RunOptions
     draws: bool = False
@@ -120,21 +120,21 @@ class Resources:
         return "cpu" if self.gpus is None else "cuda"
 
     @cached_property
-    def gpus(self) -> OneCard | ManyCards | None:
+    def gpus(self) -> OneGpu | ManyGpus | None:
         """The GPUs that do the work, if any; ValueError for one that is not there."""
         if self.asked.device == "cpu":
             return None
-        from gonio.search.gpu.multi_gpu import cards_for
+        from gonio.search.gpu.multi_gpu import gpus_for
 
-        return cards_for(self.asked.device, draws=self.draws, n_threads=self.asked.workers)
+        return gpus_for(self.asked.device, draws=self.draws, n_threads=self.asked.workers)
 
-    def opened(self) -> AbstractContextManager[Mapper]:
+    def opened(self) -> AbstractContextManager[Executor]:
         """Return what does stages of work while it is entered."""
         asked = self.asked
         if self.gpus is not None:
             return _opened(self.gpus)
         if asked.device != "cpu":
-            log.info("no graphics card can be used for this: computes on the processors")
+            log.info("no GPU can be used for this: computes on the processors")
         if asked.scheduler is None and asked.dask is None:
             return nullcontext(Local(asked.workers))
         from gonio.run.cluster import dask
@@ -143,7 +143,7 @@ class Resources:
 
 
 @contextmanager
-def _opened(gpus: OneCard | ManyCards) -> Iterator[Mapper]:
+def _opened(gpus: OneGpu | ManyGpus) -> Iterator[Executor]:
     with gpus:
         log.info("computes on %s", gpus.name)
         yield gpus
@@ -153,7 +153,7 @@ def _opened(gpus: OneCard | ManyCards) -> Iterator[Mapper]:
 class Work:
     """A run that goes on: who does its stages, its folder, and the arguments of its ``write_settings``."""
 
-    mapper: Mapper
+    executor: Executor
     folder: RunFolder
     settings: Mapping[str, object]
     seed: int
@@ -194,12 +194,12 @@ def running(
     )
     with ExitStack() as stack:
         folder = stack.enter_context(begun)
-        engine = stack.enter_context(resources.opened())
+        executor = stack.enter_context(resources.opened())
         try:
-            mapper = Journaled(engine, folder.journal, asked.progress)
-            yield Work(mapper, folder, {**settings, "threads": asked.workers}, seed, inputs)
+            executor = Checkpointed(executor, folder.checkpoint, asked.progress)
+            yield Work(executor, folder, {**settings, "threads": asked.workers}, seed, inputs)
         except (Exception, KeyboardInterrupt) as error:
-            if len(folder.journal):
+            if len(folder.checkpoint):
                 kept = f"what was done is kept in {output}: go on with --resume"
                 if isinstance(error, KeyboardInterrupt):  # of which a program says no more than that it was one
                     log.info(kept)

@@ -12,7 +12,7 @@ from gonio.jobs.files import beside, check_map, write_settings
 from gonio.jobs.options import File
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.ctf import AMPLITUDE_CONTRAST
-from gonio.run.engine import Progress, silent
+from gonio.run.executor import Progress, silent
 from gonio.run.folder import check_target, result_folder
 
 if TYPE_CHECKING:

@@ -28,7 +28,9 @@ def check_half_sets(table: ParticleTable, way_out: str, *arguments: str) -> None
         raise ArgumentError(f"half sets (rlnRandomSubset) must be 0, 1 or 2: {way_out}", *arguments)
 
 
-def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: float | None, seed: int) -> ParticleTable:
+def with_half_sets(
+    table: ParticleTable, *, split: bool, overlap_distance_angstrom: float | None, seed: int
+) -> ParticleTable:
     """Return the list with every particle in half set 1 or 2; those that it has stay unless ``split``.
 
     Raises
@@ -39,23 +41,23 @@ def with_half_sets(table: ParticleTable, *, split: bool, siblings_angstrom: floa
     from gonio.particle import half_sets
 
     check_half_sets(table, "pass {} to make new ones", "split")
-    if siblings_angstrom is None:
+    if overlap_distance_angstrom is None:
         first = table.load(0)
-        siblings_angstrom = first.box * first.voxel_size_angstrom
-    family = half_sets.families(
-        table.names, table.tomograms, table.coordinates_angstrom, within_angstrom=siblings_angstrom
+        overlap_distance_angstrom = first.box * first.voxel_size_angstrom
+    family = half_sets.overlapping_groups(
+        table.names, table.tomograms, table.coordinates_angstrom, within_angstrom=overlap_distance_angstrom
     )
     given = None if split else np.asarray(table.half_sets)
     sets = half_sets.split(family, rng=np.random.default_rng(seed), given=given)
     if len(set(sets.tolist())) < 2:
         raise ArgumentError(
-            "all {count} particles are siblings, within {within:g} angstrom of one another: they cannot be split into"
+            "all {count} particles are overlapping particles, within {within:g} angstrom of one another: they cannot be split into"
             " halves that share nothing; pass {} with the diameter of the particle",
-            "siblings_angstrom",
+            "overlap_distance_angstrom",
             count=len(table),
-            within=siblings_angstrom,
+            within=overlap_distance_angstrom,
         )
-    mixed = half_sets.parted(family, sets)
+    mixed = half_sets.split_groups(family, sets)
     if len(mixed):
         names = [table.names[row] for row in np.flatnonzero(np.isin(family, mixed))]
         warnings.warn(

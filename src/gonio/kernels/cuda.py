@@ -1,4 +1,4 @@
-"""Kernels of a graphics card (CUDA): sums at poses, best shifts, refinements.
+"""Kernels of a GPU (CUDA): sums at poses, best shifts, refinements.
 
 One block of threads does one pose, or the best shifts of some orientations, or the whole refinement of one candidate.
 What its threads do with samples is in ``cuda_samples``. What follows from their sums (``model``) and how a step is made
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import float32, float64, int32
 
-from gonio.kernels.cpu import N_SUMS
 from gonio.kernels.cuda_samples import (
     LANES,
     LEAST,
@@ -37,6 +36,7 @@ from gonio.kernels.cuda_samples import (
 from gonio.kernels.marquardt import FIRST_DAMPING, FIRST_GROWTH, MAX_ITERATIONS, NO_OVERLAP, RUNNING
 from gonio.kernels.model import dissimilarity
 from gonio.kernels.pose_refinement import noise, placed, proposed, settled, valued
+from gonio.kernels.sample_sums import N_SUMS
 
 __all__ = ["Kernels", "kernels"]
 

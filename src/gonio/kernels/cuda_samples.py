@@ -1,4 +1,4 @@
-"""What a thread of a graphics card (CUDA) does with samples, with the functions that the CPU's loops call.
+"""What a thread of a GPU (CUDA) does with samples, with the functions that the CPU's loops call.
 
 What happens at a sample (``sample``) is compiled here once more from the same source. A thread takes every so many-th
 sample of a part and adds up in float32; those of all threads of a block are added in float64, as a tree of fixed order.
@@ -19,7 +19,6 @@ from numba import cuda as _cuda
 from numpy.typing import NDArray
 
 from gonio.kernels.compiled import compiled, inlined
-from gonio.kernels.cpu import FF, FG, GG, JTF, JTG, N_SUMS, WEIGHT
 from gonio.kernels.pose_refinement import Landscape
 from gonio.kernels.sample import (
     interpolated,
@@ -30,6 +29,7 @@ from gonio.kernels.sample import (
     turned_back,
     volume_weight,
 )
+from gonio.kernels.sample_sums import FF, FG, GG, JTF, JTG, N_SUMS, WEIGHT
 
 __all__ = [
     "LANDSCAPE",
@@ -64,12 +64,12 @@ REFERENCE = ("grid", "side", "region", "regions", "volume", "volume_side")
 PART = ("reference", "frequency", "column", "count")
 # Where the numbers of a ``Landscape`` begin in a row of them, float64; directions are 6 x k, by rows.
 LANDSCAPE = {
-    "unit": 0, "phase": 1, "least": 2, "centre": 3, "max_shift": 6, "cone_centre": 7, "cone_cosine": 16, "crowding": 17,
+    "unit": 0, "phase": 1, "least": 2, "centre": 3, "max_shift": 6, "cone_centre": 7, "cone_cosine": 16, "samples_per_independent": 17,
     "power": 18, "radius": 19, "tolerance": 20, "prior_numbers": 21, "directions": 39,
 }  # fmt: skip
 PRIOR_NUMBERS, LANDSCAPE_NUMBERS = 18, 75
 (
-    UNIT, PHASE, LEAST, CENTRE, MAX_SHIFT, CONE_CENTRE, CONE_COSINE, CROWDING, TARGET_POWER, RADIUS, TOLERANCE, PRIOR,
+    UNIT, PHASE, LEAST, CENTRE, MAX_SHIFT, CONE_CENTRE, CONE_COSINE, SAMPLES_PER_INDEPENDENT, TARGET_POWER, RADIUS, TOLERANCE, PRIOR,
     DIRECTIONS,
 ) = LANDSCAPE.values()  # fmt: skip
 # Frequencies are rows (n, 3). Columns of samples, (6, n): re and im of the value, transfer, weight, |f|^2 and the share
@@ -207,9 +207,9 @@ def _turn(spot, frequency, phase, shifts, turns, first, count, table, shift, i):
         at = table + i * count + shift
         return turns[at, 0], turns[at, 1]
     x, y, z = shifts[first + shift, 0], shifts[first + shift, 1], shifts[first + shift, 2]
-    back = np.float32(phase * x), np.float32(phase * y), np.float32(phase * z)
+    adjoint = np.float32(phase * x), np.float32(phase * y), np.float32(phase * z)
     at = spot.frequency + i
-    cos, sin = phase_factor(back, frequency[at, 0], frequency[at, 1], frequency[at, 2])
+    cos, sin = phase_factor(adjoint, frequency[at, 0], frequency[at, 1], frequency[at, 2])
     return cos, -sin
 
 
@@ -258,7 +258,7 @@ def landscape_of(whole, numbers, directions, centre, cone_centre, prior_numbers,
             directions[i, j] = numbers[DIRECTIONS + i * k + j]
     return Landscape(
         whole[0], numbers[UNIT], numbers[PHASE], numbers[LEAST], directions, centre, numbers[MAX_SHIFT], cone_centre,
-        numbers[CONE_COSINE], whole[1], prior_numbers, numbers[CROWDING], numbers[TARGET_POWER], numbers[RADIUS],
+        numbers[CONE_COSINE], whole[1], prior_numbers, numbers[SAMPLES_PER_INDEPENDENT], numbers[TARGET_POWER], numbers[RADIUS],
         numbers[TOLERANCE],
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The stages of searches from coarse to fine on a graphics card: what lies between refinements.
+"""The stages of searches from coarse to fine on a GPU: what lies between refinements.
 
 What follows from the sums of one search (``shells``, ``model``, ``pool``) is the source that the CPU compiles; here are
 the loops around it. Most have a block for each search, the smallest a thread. Blocks do not see one another, and what
@@ -48,27 +48,27 @@ from gonio.kernels.shells import (
     likelihood_terms,
     median_correlation,
     shell_weight,
-    with_null,
+    with_chance,
 )
 
-__all__ = ["MOST_NULL_POSES", "PAIR", "SEARCH", "WEIGHTS", "StageKernels", "stage_kernels"]
+__all__ = ["MOST_CHANCE_POSES", "PAIR", "SEARCH", "WEIGHTS", "StageKernels", "stage_kernels"]
 
 # Whole numbers of a search: where its seeds, its shells and its samples as they are begin; how many seeds and shells;
 # how many seeds tell what wrong poses have in common; which score it has, whether its pair is exact, and whether what
 # is expected of it is known.
-SEARCH = {"seed": 0, "shell": 1, "sample": 2, "seeds": 3, "shells": 4, "null": 5, "score": 6, "exact": 7, "known": 8}
+SEARCH = {"seed": 0, "shell": 1, "sample": 2, "seeds": 3, "shells": 4, "chance": 5, "score": 6, "exact": 7, "known": 8}
 # Other numbers: samples for each one that is independent, and the size of a voxel in angstrom.
-PAIR = {"crowding": 0, "voxel": 1}
+PAIR = {"samples_per_independent": 0, "voxel": 1}
 # How samples are weighted: all alike; by the likelihood ratio of what is expected beforehand; by the score, and what is
 # expected now; as for a choice among optima; and as the curvature is taken.
 WEIGHTS = {"plain": 0, "before": 1, "score": 2, "choice": 3, "curvature": 4}
 PLAIN, BEFORE, BY_SCORE, FOR_CHOICE, _ = WEIGHTS.values()
 # Of a rule: every sample alike, eq. 28 or eq. 30.
 ALIKE, FILTERED, AS_LIKELIHOOD = range(3)
-# Seeds that tell what wrong poses have in common: fewer than twice `coarse_to_fine.NULL_POSES`.
-MOST_NULL_POSES = 40
+# Seeds that tell what wrong poses have in common: fewer than twice `coarse_to_fine.CHANCE_POSES`.
+MOST_CHANCE_POSES = 40
 SEED, SHELL, SAMPLE, SEEDS, SHELLS, NULLS, SCORE, EXACT, KNOWN = SEARCH.values()
-CROWDING, VOXEL = PAIR.values()
+SAMPLES_PER_INDEPENDENT, VOXEL = PAIR.values()
 
 
 @strict
@@ -169,7 +169,7 @@ class StageKernels(NamedTuple):
     keep_seeds: Any
     leave: Any
     expect: Any
-    look_around: Any
+    search_neighbours: Any
     values: Any
     choices: Any
     curvatures: Any
@@ -185,7 +185,7 @@ def stage_kernels(threads: int) -> StageKernels:
         _keep_seeds_kernel(threads),
         _leave_kernel(threads),
         _expect_kernel(),
-        _look_around_kernel(),
+        _search_neighbours_kernel(),
         _values_kernel(),
         _choices_kernel(),
         _curvatures_kernel(),
@@ -195,7 +195,7 @@ def stage_kernels(threads: int) -> StageKernels:
 def _weigh_kernel(threads: int) -> Any:
     @cuda.jit
     def weigh(
-        mode, power, least_samples, least_share, searches, tables, contrasts, raised, frequency, samples, parts,
+        mode, power, least_samples, least_fraction, searches, tables, contrasts, raised, frequency, samples, parts,
         columns, whole, numbers,
     ):  # fmt: skip
         """Columns of every search's samples, weighted as ``mode`` says, and the numbers of its landscape that follow.
@@ -239,7 +239,7 @@ def _weigh_kernel(threads: int) -> Any:
             scale = contrast * contrast if rule == FILTERED else 1.0
             whole[which, 0] = score
             numbers[which, UNIT] = mean if rule == AS_LIKELIHOOD else 1.0
-            numbers[which, LEAST] = max(least_samples, least_share * weight)
+            numbers[which, LEAST] = max(least_samples, least_fraction * weight)
             square = buffer[0, 3] / (scale * buffer[0, 2]) if buffer[0, 2] > 0.0 else 1.0
             numbers[which, TARGET_POWER] = square if score == FCS else 1.0
 
@@ -248,18 +248,18 @@ def _weigh_kernel(threads: int) -> Any:
 
 def _nulls_kernel() -> Any:
     @cuda.jit
-    def nulls(searches, sums, most_poses, most_shells, null, tables):
-        """The correlation of wrong poses in each shell, into ``null`` (r,) and, unless they are known, ``tables``."""
+    def nulls(searches, sums, most_poses, most_shells, chance, tables):
+        """The correlation of wrong poses in each shell, into ``chance`` (r,) and, unless they are known, ``tables``."""
         which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-        memory = cuda.local.array(MOST_NULL_POSES, float64)
+        memory = cuda.local.array(MOST_CHANCE_POSES, float64)
         first, shells, poses = searches[which, SHELL], searches[which, SHELLS], searches[which, NULLS]
         for shell in range(thread, shells, threads):
             begin = which * most_poses * most_shells + shell
             found = median_correlation(as_array(sums), begin, most_shells, poses, memory) if poses > 0 else 0.0
-            null[first + shell] = found
+            chance[first + shell] = found
         cuda.syncthreads()
         if thread == 0 and searches[which, KNOWN] == 0:
-            with_null(as_array(tables)[first : first + shells], as_array(null)[first : first + shells])
+            with_chance(as_array(tables)[first : first + shells], as_array(chance)[first : first + shells])
 
     return nulls
 
@@ -375,7 +375,7 @@ def _leave_kernel(threads: int) -> Any:
 
 def _expect_kernel() -> Any:
     @cuda.jit
-    def expect(searches, sums, most_shells, null, ceiling, tables, contrasts):
+    def expect(searches, sums, most_shells, chance, c_ref, tables, contrasts):
         """What each pair has in common at the pose whose ``sums`` of shells are given; one thread for a search."""
         which = cuda.grid(1)
         if which >= searches.shape[0] or searches[which, KNOWN] != 0:
@@ -383,17 +383,17 @@ def _expect_kernel() -> Any:
         first, shells, begin = searches[which, SHELL], searches[which, SHELLS], which * most_shells
         contrasts[which] = expected(
             as_array(sums)[begin : begin + shells],
-            as_array(null)[first : first + shells],
-            as_array(ceiling)[first : first + shells],
+            as_array(chance)[first : first + shells],
+            as_array(c_ref)[first : first + shells],
             as_array(tables)[first : first + shells],
         )
 
     return expect
 
 
-def _look_around_kernel() -> Any:
+def _search_neighbours_kernel() -> Any:
     @cuda.jit
-    def look_around(turns, most, room, counts, points):
+    def search_neighbours(turns, most, room, counts, points):
         """Behind each pool, its first poses turned by each of ``turns`` (t, 3), rotation vectors."""
         which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
         count, t = counts[which], turns.shape[0]
@@ -407,7 +407,7 @@ def _look_around_kernel() -> Any:
         if thread == 0:
             counts[which] = count + more
 
-    return look_around
+    return search_neighbours
 
 
 def _values_kernel() -> Any:
@@ -449,7 +449,7 @@ def _choices_kernel() -> Any:
                 begin = PRIOR
                 told = as_array(numbers)[which, begin : begin + PRIOR_NUMBERS]
                 before = prior(kind, told, as_array(points)[row], hessian, descent)
-            value = unlikeliness(value, sums[i, 3], before, pairs[which, CROWDING])
+            value = unlikeliness(value, sums[i, 3], before, pairs[which, SAMPLES_PER_INDEPENDENT])
         choices[row] = value
 
     return choices_of
@@ -474,7 +474,7 @@ def _curvatures_kernel() -> Any:
                 as_array(sums)[begin : begin + shells],
                 as_array(weights)[first : first + shells],
                 numbers[which, PHASE],
-                pairs[which, CROWDING],
+                pairs[which, SAMPLES_PER_INDEPENDENT],
                 as_array(follow)[which],
                 as_array(scatter)[which],
             )

@@ -21,7 +21,7 @@ Matrices = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 
 @lru_cache(maxsize=32)
-def waves(points: int, *, period: int, count: int) -> NDArray[np.float32]:
+def dft_matrices(points: int, *, period: int, count: int) -> NDArray[np.float32]:
     """The matrix from voxels to their transform, (2 count + 1, points), orthonormal over a whole ``period``."""
     index = np.arange(-count, count + 1)[:, None]
     turns = np.abs(index) * (np.arange(points) - points // 2) / period
@@ -34,14 +34,14 @@ def waves(points: int, *, period: int, count: int) -> NDArray[np.float32]:
 
 def resampled(data: NDArray[np.float32], box: int) -> NDArray[np.float32]:
     """The same density on a grid of another number of voxels over the same box, by its Fourier samples."""
-    return data if len(data) == box else through(data, (_interpolation(len(data), box),) * 3)
+    return data if len(data) == box else forward(data, (_interpolation(len(data), box),) * 3)
 
 
 @lru_cache(maxsize=32)
 def _interpolation(n: int, box: int) -> NDArray[np.float32]:
     """From n voxels along an axis to those of another grid over the same length, (box, n)."""
     count = (min(n, box) - 1) // 2  # without Nyquist, which has no partner
-    here, there = (waves(points, period=points, count=count) for points in (n, box))
+    here, there = (dft_matrices(points, period=points, count=count) for points in (n, box))
     return np.sqrt(np.float32(box / n)) * there.T @ here
 
 
@@ -112,20 +112,20 @@ def _last_to_first(array, matrix):
 
 
 @compiled
-def through(array, matrices):
+def forward(array, matrices):
     """The array with each axis multiplied by its matrix (new, old); an empty matrix leaves the axis as it is."""
     return _first_to_last(_first_to_last(_first_to_last(array, matrices[0]), matrices[1]), matrices[2])
 
 
 @compiled
-def back(array, matrices):
-    """The adjoint of ``through``: each axis multiplied by the transpose of its matrix."""
+def adjoint(array, matrices):
+    """The adjoint of ``forward``: each axis multiplied by the transpose of its matrix."""
     return _last_to_first(_last_to_first(_last_to_first(array, matrices[2]), matrices[1]), matrices[0])
 
 
 @compiled
 def plane_waves(products, period, first, out):
-    """V(k) of docs/theory.md eq. 1, from the products of sines and cosines ``through`` has made of a volume.
+    """V(k) of docs/theory.md eq. 1, from the products of sines and cosines ``forward`` has made of a volume.
 
     Into ``out`` (s - first, s, s) complex64, axes (z, y, x), from the index ``first`` on along z.
     """
@@ -149,7 +149,7 @@ def plane_waves(products, period, first, out):
 
 @compiled
 def _height(index, period):
-    """By how much a wave of ``waves`` is lower than one."""
+    """By how much a wave of ``dft_matrices`` is lower than one."""
     return np.float32(np.sqrt(period if 2 * index % period == 0 else 0.5 * period))
 
 

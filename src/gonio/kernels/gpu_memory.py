@@ -1,4 +1,4 @@
-"""A graphics card: what lies in its memory, and how kernels (``cuda``) are launched on it.
+"""A GPU: what lies in its memory, and how kernels (``cuda``) are launched on it.
 
 Arrays that many pairs look at are *kept*: each lies in a long array of its kind and is known by where it begins there.
 What is not kept goes up with the work. When a long array is full, a new one is begun, with what the work at hand needs;
@@ -22,42 +22,42 @@ from gonio.kernels.cuda import kernels
 from gonio.kernels.cuda_samples import SIMULATED, THREADS
 from gonio.kernels.cuda_stages import stage_kernels
 
-__all__ = ["Card", "Entry", "NoCard", "OutOfMemory", "Queue", "card_count"]
+__all__ = ["Gpu", "Entry", "NoGpu", "OutOfMemory", "Queue", "gpu_count"]
 
 cuda: Any = _cuda
 # Elements that a long array begins with.
 FIRST_LENGTH = 1 << 16
 # Of free memory what one launch may take: several are under way at a time, and long arrays grow.
-SHARE = 0.3
+FRACTION = 0.3
 # Bytes of the smallest block of memory; blocks have quarters of powers of two, so that they are used again.
 LEAST_BLOCK, STEPS = 1024, 4
 NEEDED = "which takes NVIDIA's driver and what pip install 'numba-cuda[cu13]' or 'numba-cuda[cu12]' brings"
-# What a simulated card is said to have, bytes.
+# What a simulated GPU is said to have, bytes.
 SIMULATED_MEMORY = 1 << 30
 
 
 class OutOfMemory(Exception):
-    """The card has not enough memory for the work."""
+    """The GPU has not enough memory for the work."""
 
 
-class NoCard(Exception):
-    """There is no card that works, and why."""
+class NoGpu(Exception):
+    """There is no GPU that works, and why."""
 
 
-def card_count() -> int:
-    """How many cards there are.
+def gpu_count() -> int:
+    """How many GPUs there are.
 
     Raises
     ------
-    NoCard
+    NoGpu
         When there is none, or no driver.
     """
     try:
         count = len(cuda.gpus.lst) if not SIMULATED else 1
     except Exception as error:  # whatever a driver that is not there leads to
-        raise NoCard("no graphics card or driver of NVIDIA's was found") from error
+        raise NoGpu("no GPU or driver of NVIDIA's was found") from error
     if count == 0:
-        raise NoCard("no graphics card of NVIDIA's was found")
+        raise NoGpu("no GPU of NVIDIA's was found")
     return count
 
 
@@ -88,7 +88,7 @@ class Queue:
 
 
 class _LongArray:
-    """One long array on the card, with the arrays that lie in it."""
+    """One long array on the GPU, with the arrays that lie in it."""
 
     def __init__(self, row: tuple[int, ...], dtype: type) -> None:
         self._row, self._dtype = row, dtype
@@ -124,13 +124,13 @@ def _block_length(size: int) -> int:
     return -(-max(size, LEAST_BLOCK) // step) * step
 
 
-class Card:
-    """One card, used by one thread at a time.
+class Gpu:
+    """One GPU, used by one thread at a time.
 
     Parameters
     ----------
     index
-        Which of the cards there are.
+        Which of the GPUs there are.
     threads
         Of a block.
 
@@ -138,9 +138,9 @@ class Card:
     """
 
     def __init__(self, index: int = 0, *, threads: int = THREADS) -> None:
-        count = card_count()
+        count = gpu_count()
         if index >= count:
-            raise NoCard(f"there is no card {index}: those found are 0 to {count - 1}")
+            raise NoGpu(f"there is no GPU {index}: those found are 0 to {count - 1}")
         self.index = index
         self._try()
         self.kernels, self.stages = kernels(threads), stage_kernels(threads)
@@ -158,15 +158,15 @@ class Card:
                 one = cuda.to_device(np.zeros(1, np.float32))
                 _count[1, 1](one)
                 works = one.copy_to_host()[0] == 1.0
-        except Exception as error:  # a driver, compiler or card too old, or in another's use
+        except Exception as error:  # a driver, compiler or GPU too old, or in another's use
             said = str(error).strip().splitlines() or [type(error).__name__]
-            raise NoCard(f"card {self.index} does not work ({said[0]}), {NEEDED}") from error
+            raise NoGpu(f"GPU {self.index} does not work ({said[0]}), {NEEDED}") from error
         if not works:
-            raise NoCard(f"card {self.index} computes wrong numbers")
+            raise NoGpu(f"GPU {self.index} computes wrong numbers")
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """This card is that of the thread; running out of its memory is ``OutOfMemory``."""
+        """This GPU is that of the thread; running out of its memory is ``OutOfMemory``."""
         try:
             with cuda.gpus[self.index]:
                 yield
@@ -181,7 +181,7 @@ class Card:
     def name(self) -> str:
         """What it is called."""
         if SIMULATED:
-            return "simulated card"
+            return "simulated GPU"
         name = cuda.gpus[self.index].name
         return name.decode() if isinstance(name, bytes) else str(name)
 
@@ -197,7 +197,7 @@ class Card:
     def launch_bytes(self) -> float:
         """What one launch may take of it, and of what is there to be used again."""
         waiting = sum(length * len(blocks) for length, blocks in self._free.items())
-        return SHARE * (self.free_bytes + waiting)
+        return FRACTION * (self.free_bytes + waiting)
 
     def forget(self) -> None:
         """Free all that is kept."""
@@ -225,14 +225,14 @@ class Card:
         return Queue(cuda.stream())
 
     def up(self, array: NDArray, queue: Queue) -> Any:
-        """A copy on the card, for what is launched from now on."""
+        """A copy on the GPU, for what is launched from now on."""
         array = np.ascontiguousarray(array)
         copy = self.empty(array.shape, array.dtype, queue)
         self._upload(array, copy)
         return copy
 
     def empty(self, shape: tuple[int, ...], dtype: Any, queue: Queue) -> Any:
-        """Memory on the card, until the queue is released: from what is free, or new."""
+        """Memory on the GPU, until the queue is released: from what is free, or new."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         length = _block_length(size)
         fits = [free for free, blocks in self._free.items() if blocks and length <= free <= 2 * length]

@@ -64,7 +64,7 @@ def add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
     """
     regions, volume, volume_scale = wedge
     half = grid.shape[0] // 2
-    back, minus = rotation.T, -phase
+    adjoint, minus = rotation.T, -phase
     side, columns = grid.shape[1], grid.shape[2]
     measures, edge = volume.ravel(), volume.shape[0]
     row, plane = np.int64(2 * columns), np.int64(2 * columns * side)
@@ -74,7 +74,7 @@ def add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
     q, m = carray(scratch_float(), (3, BLOCK)), carray(scratch_float(), (BLOCK,))
     count, last = 0, frequency.shape[1] - 1
     for i in range(frequency.shape[1]):
-        qx, qy, qz = turned_back(back, frequency[0, i], frequency[1, i], frequency[2, i])
+        qx, qy, qz = turned_back(adjoint, frequency[0, i], frequency[1, i], frequency[2, i])
         measured = np.float32(0.0)
         if edge > 0:
             measured = volume_weight(measures, 0, edge, volume_scale * qx, volume_scale * qy, volume_scale * qz)

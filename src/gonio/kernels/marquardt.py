@@ -57,10 +57,10 @@ def solve(hessian, descent, damping, matrix, step):
             # A direction that nothing determines: no part of the step.
             matrix[a, a], step[a] = np.inf, 0.0
         for row in range(a + 1, k):
-            share = matrix[row, a] / matrix[a, a]
+            fraction = matrix[row, a] / matrix[a, a]
             for b in range(a + 1, k):
-                matrix[row, b] -= share * matrix[a, b]
-            step[row] -= share * step[a]
+                matrix[row, b] -= fraction * matrix[a, b]
+            step[row] -= fraction * step[a]
     for a in range(k - 1, -1, -1):
         for b in range(a + 1, k):
             step[a] -= matrix[a, b] * step[b]

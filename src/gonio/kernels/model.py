@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from gonio.kernels.compiled import strict
-from gonio.kernels.cpu import FF, FG, GG, JTF, JTG, JTJ, WEIGHT
+from gonio.kernels.sample_sums import FF, FG, GG, JTF, JTG, JTJ, WEIGHT
 
 __all__ = [
     "FCS",
@@ -110,21 +110,21 @@ def model(score, sums, unit, phase, least, hessian, descent):
 
 
 @strict
-def unlikeliness(ratio, overlap, before, crowding):
+def unlikeliness(ratio, overlap, before, samples_per_independent):
     """What optima are chosen by, the smallest first (eq. 30): minus the likelihood ratio over |Omega|^(3/4).
 
     ``ratio`` is the dissimilarity of the likelihood, over |Omega|^(1/4); ``before`` the negative logarithm of the
-    prior. Of so many samples only one in ``crowding`` speaks for itself, and a prior speaks once.
+    prior. Of so many samples only one in ``samples_per_independent`` speaks for itself, and a prior speaks once.
     """
     count = max(overlap, 1.0)
-    return (ratio * count**LIKELIHOOD_ROOT + crowding * before) / count**CHOICE_ROOT
+    return (ratio * count**LIKELIHOOD_ROOT + samples_per_independent * before) / count**CHOICE_ROOT
 
 
 @strict
-def unlikelinesses(ratio, overlap, before, crowding):
+def unlikelinesses(ratio, overlap, before, samples_per_independent):
     """The same of p optima, (p,) each, in place of ``ratio``."""
     for i in range(len(ratio)):
-        ratio[i] = unlikeliness(ratio[i], overlap[i], before[i], crowding)
+        ratio[i] = unlikeliness(ratio[i], overlap[i], before[i], samples_per_independent)
 
 
 @strict

@@ -16,7 +16,7 @@ from gonio.kernels.pose_refinement import refine
 
 __all__ = [
     "apart",
-    "best_alive",
+    "best_active",
     "distinct",
     "draw",
     "draw_probabilities",
@@ -56,9 +56,9 @@ def draw_probabilities(dissimilarity, contrast, probabilities):
 
 
 @strict
-def draw(dissimilarity, code, alive, contrast, uniform):
+def draw(dissimilarity, code, active, contrast, uniform):
     """A candidate that can be refined, for a number ``uniform`` from 0 to 1; -1 when there is none."""
-    drawable = np.flatnonzero(alive & (code == RUNNING))
+    drawable = np.flatnonzero(active & (code == RUNNING))
     if len(drawable) == 0:
         return -1
     chance = np.empty(len(drawable))
@@ -69,34 +69,34 @@ def draw(dissimilarity, code, alive, contrast, uniform):
 
 
 @strict
-def best_alive(dissimilarity, alive):
+def best_active(dissimilarity, active):
     """The candidate of the smallest dissimilarity."""
     best = 0
-    for row in range(len(alive)):
-        if alive[row] and (not alive[best] or dissimilarity[row] < dissimilarity[best]):
+    for row in range(len(active)):
+        if active[row] and (not active[best] or dissimilarity[row] < dissimilarity[best]):
             best = row
     return best
 
 
 @strict
-def drop_duplicates_of(row, signatures, dissimilarity, alive, gamma):
+def drop_duplicates_of(row, signatures, dissimilarity, active, gamma):
     """Of ``row`` and every candidate within gamma of it, only the better of each pair stays alive."""
-    if not alive[row]:
+    if not active[row]:
         return
     beaten = False
-    for other in range(len(alive)):
-        if other == row or not alive[other]:
+    for other in range(len(active)):
+        if other == row or not active[other]:
             continue
         square = 0.0
         for s in range(signatures.shape[1]):
             square += (signatures[other, s] - signatures[row, s]) ** 2
         if square <= gamma * gamma:
             if dissimilarity[other] >= dissimilarity[row]:
-                alive[other] = False
+                active[other] = False
             else:
                 beaten = True
     if beaten:
-        alive[row] = False
+        active[row] = False
 
 
 @strict
@@ -194,7 +194,7 @@ def explore(
     code,
     iterations,
     signatures,
-    alive,
+    active,
     history,
     best_points,
 ):
@@ -206,10 +206,10 @@ def explore(
     count, settled = 0, False
     while count < len(uniforms):
         if not settled:
-            row = draw(value, code, alive, contrast, uniforms[count])
+            row = draw(value, code, active, contrast, uniforms[count])
             settled = row < 0
         if settled:
-            row = best_alive(value, alive)
+            row = best_active(value, active)
             if code[row] != RUNNING:
                 break
         one = np.array([row])
@@ -218,8 +218,8 @@ def explore(
         )
         if not settled:
             signature(points[row], voxel, signatures[row])
-            drop_duplicates_of(row, signatures, value, alive, gamma)
-        best = best_alive(value, alive)
+            drop_duplicates_of(row, signatures, value, active, gamma)
+        best = best_active(value, active)
         history[count] = value[best]
         if len(best_points):
             for j in range(12):

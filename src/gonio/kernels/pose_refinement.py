@@ -1,7 +1,7 @@
 """Levenberg-Marquardt refinement of many poses of one pair, without leaving compiled code.
 
 Flow for each pose: sums over samples (``cpu``) -> dissimilarity, prior, directions (``valued``) -> step (``proposed``)
-and what its outcome means (``settled``) -> the next pose, until it has come to rest or used its steps. Poses are
+and what its outcome means (``settled``) -> the next pose, until it has converged or used its steps. Poses are
 refined one after the other: what is read of the reference around one pose stays in the cache. ``cuda`` refines with the
 same three functions, which keep nothing in memory of their own.
 """
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.kernels.compiled import strict
-from gonio.kernels.cpu import FF, FG, GG, N_SUMS, WEIGHT, sums_at
 from gonio.kernels.marquardt import RUNNING, judge, solve
 from gonio.kernels.model import NO_PRIOR, dissimilarity, log_likelihood, model, noise_of, prior
+from gonio.kernels.sample_sums import FF, FG, GG, N_SUMS, WEIGHT, sums_at
 
 __all__ = [
     "Landscape",
@@ -39,7 +39,7 @@ class Landscape(NamedTuple):
 
     ``score`` and the next three as in ``model.model``; ``directions`` (6, k); shifts within ``max_shift`` of ``centre``
     (3,); rotations whose angle to ``cone_centre`` (3, 3) has a cosine of at least ``cone_cosine``; a prior and its
-    numbers; ``crowding``; the ``power`` of the target's samples. Steps that move a surface at ``radius`` by less than
+    numbers; ``samples_per_independent``; the ``power`` of the target's samples. Steps that move a surface at ``radius`` by less than
     ``tolerance`` (angstrom) are the last.
     """
 
@@ -54,7 +54,7 @@ class Landscape(NamedTuple):
     cone_cosine: float
     prior: int
     prior_numbers: NDArray[np.float64]
-    crowding: float
+    samples_per_independent: float
     power: float
     radius: float
     tolerance: float
@@ -90,7 +90,7 @@ def valued(landscape, sums, point, hessian, descent, memory):
     value = model(landscape.score, sums, landscape.unit, landscape.phase, landscape.least, full, slope)
     lost = not math.isfinite(value) or _is_outside(landscape, point)
     if landscape.prior != NO_PRIOR:
-        count = max(overlap / landscape.crowding, 1.0)
+        count = max(overlap / landscape.samples_per_independent, 1.0)
         finite = value if math.isfinite(value) else landscape.power
         value, gain = log_likelihood(landscape.score, finite, overlap, landscape.power)
         value += prior(landscape.prior, landscape.prior_numbers, point, curvature, pull) / count

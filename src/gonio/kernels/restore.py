@@ -2,7 +2,7 @@
 
     f = A D^(1/2) L v + n,   (1 + B^T N^-1 B) v = B^T N^-1 f,   B = A D^(1/2) L
 
-A density has m voxels along each axis, its transform k samples (``waves``); v is a list of samples, (k, k, k).
+A density has m voxels along each axis, its transform k samples (``dft_matrices``); v is a list of samples, (k, k, k).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.kernels.compiled import compiled
-from gonio.kernels.dft import Filter, Matrices, back, filtered, through, times
+from gonio.kernels.dft import Filter, Matrices, adjoint, filtered, forward, times
 
 
-class Optics(NamedTuple):
+class ImagingOperator(NamedTuple):
     """A: the samples that a box shows of a density in it, filtered by the wedge as if nothing lay around the box.
 
     Parameters
@@ -24,14 +24,14 @@ class Optics(NamedTuple):
     waves
         From the m voxels of the box to its k samples, for each axis (k, m).
     fine
-        From the m voxels to the 2m + 1 samples of twice the box, (2m + 1, m); or ``waves`` along an axis not padded.
+        From the m voxels to the 2m + 1 samples of twice the box, (2m + 1, m); or ``dft_matrices`` along an axis not padded.
     overlap
         From the k samples of the box to the 2m + 1 of twice the box, (2m + 1, k); or empty along an axis not padded.
     measured
         1 where the wedge was measured, on the samples of twice the box.
     """
 
-    waves: Matrices
+    dft_matrices: Matrices
     fine: Matrices
     overlap: Matrices
     measured: Filter
@@ -52,41 +52,41 @@ class Model(NamedTuple):
         1 / N where it was measured, else 0.
     """
 
-    optics: Optics
+    imaging: ImagingOperator
     envelope: NDArray[np.float32]
     root: NDArray[np.float32]
     precision: Filter
 
 
 @compiled
-def shown(optics, density):
+def shown(imaging, density):
     """A: from (m, m, m) to (k, k, k)."""
-    return back(filtered(optics.measured, through(density, optics.fine)), optics.overlap)
+    return adjoint(filtered(imaging.measured, forward(density, imaging.fine)), imaging.overlap)
 
 
 @compiled
-def shown_back(optics, samples):
+def shown_back(imaging, samples):
     """A^T: from (k, k, k) to (m, m, m)."""
-    return back(filtered(optics.measured, through(samples, optics.overlap)), optics.fine)
+    return adjoint(filtered(imaging.measured, forward(samples, imaging.overlap)), imaging.fine)
 
 
 @compiled
 def density_of(model, v):
     """D^(1/2) L v, shape (m, m, m)."""
-    return times(model.envelope, back(times(model.root, v), model.optics.waves))
+    return times(model.envelope, adjoint(times(model.root, v), model.imaging.dft_matrices))
 
 
 @compiled
 def explained(model, samples):
     """B^T N^-1 of samples (k, k, k)."""
-    weighted = shown_back(model.optics, filtered(model.precision, samples))
-    return times(model.root, through(times(model.envelope, weighted), model.optics.waves))
+    weighted = shown_back(model.imaging, filtered(model.precision, samples))
+    return times(model.root, forward(times(model.envelope, weighted), model.imaging.dft_matrices))
 
 
 @compiled
 def normal(model, v):
     """(1 + B^T N^-1 B) v."""
-    return v + explained(model, shown(model.optics, density_of(model, v)))
+    return v + explained(model, shown(model.imaging, density_of(model, v)))
 
 
 @compiled

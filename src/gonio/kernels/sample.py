@@ -1,7 +1,7 @@
-"""What happens at one Fourier sample, scalars in, tuples out: the only copy, for processors and graphics cards.
+"""What happens at one Fourier sample, scalars in, tuples out: the only copy, for processors and GPUs.
 
 Loops over samples are in ``cpu`` and ``cuda``, which compile the same functions. The sum over a sample's neighbours is
-written here for one thread of a card, and in ``vector`` for the registers of a processor.
+written here for one thread of a GPU, and in ``vector`` for the registers of a processor.
 
 Legend (docs/theory.md eqs. 3-8)
     k       frequency of a sample of the target, in its own grid index units, xyz

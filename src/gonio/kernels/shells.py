@@ -14,11 +14,11 @@ import math
 import numpy as np
 
 from gonio.kernels.compiled import strict
-from gonio.kernels.cpu import FF, FG, GG, JTJ, WEIGHT
+from gonio.kernels.sample_sums import FF, FG, GG, JTJ, WEIGHT
 
 __all__ = [
     "MAX_CORRELATION",
-    "MAX_NULL",
+    "MAX_CHANCE",
     "at",
     "curvature",
     "expected",
@@ -26,22 +26,22 @@ __all__ = [
     "likelihood_gain",
     "likelihood_terms",
     "median_correlation",
-    "null_correlations",
+    "chance_correlations",
     "sample_weights",
     "shell_weight",
     "weights_of_shells",
-    "with_null",
+    "with_chance",
 ]
 
 RHO, F_POWER, G_POWER, NULL = range(4)
 # rho / (1 - rho^2) is not taken beyond rho = 0.99: no two inputs agree better than interpolation and box allow.
 MAX_CORRELATION = 0.99
 # A wrong pose is expected to agree less than the right one, by at least this share.
-MAX_NULL = 0.95
+MAX_CHANCE = 0.95
 # Shells that are expected to agree less than this say nothing in a likelihood ratio.
 MIN_CORRELATION = 1e-3
 # Shells that follow the reference less than this say nothing of the pose.
-MIN_SHARE = 1e-3
+MIN_FRACTION = 1e-3
 # Sums of float32 samples tell no direction from another whose information is this share of the largest, or less.
 ROUNDING = 1e-6
 
@@ -95,7 +95,7 @@ def median_correlation(sums, first, step, count, memory):
 
 
 @strict
-def null_correlations(sums, out):
+def chance_correlations(sums, out):
     """The same of each shell of p poses, ``sums`` (p, s, 4), into ``out`` (s,)."""
     p, s, _ = sums.shape
     rows, memory = sums.reshape(p * s, 4), np.empty(p)
@@ -104,10 +104,10 @@ def null_correlations(sums, out):
 
 
 @strict
-def with_null(table, null):
+def with_chance(table, chance):
     """Puts the correlation of a wrong pose (s,) into a table, nowhere above what the right one may have."""
     for s in range(table.shape[0]):
-        table[s, NULL] = min(max(null[s], 0.0), MAX_NULL * table[s, RHO])
+        table[s, NULL] = min(max(chance[s], 0.0), MAX_CHANCE * table[s, RHO])
 
 
 @strict
@@ -148,8 +148,8 @@ def _powers(sums, table):
             table[s, F_POWER + column] = here
             for empty in range(before + 1, s):
                 there = here if before < 0 else table[before, F_POWER + column]
-                share = (empty - before) / (s - before)
-                table[empty, F_POWER + column] = there + share * (here - there)
+                fraction = (empty - before) / (s - before)
+                table[empty, F_POWER + column] = there + fraction * (here - there)
         before = s
     for empty in range(before + 1, n):
         for column in range(2):
@@ -157,10 +157,10 @@ def _powers(sums, table):
 
 
 @strict
-def expected(sums, null, ceiling, table):
-    """``Expectation.of_sums``: fills ``table`` (s, 4) from ``sums`` (s, 4); returns the contrast.
+def expected(sums, chance, c_ref, table):
+    """``ExpectedFsc.of_sums``: fills ``table`` (s, 4) from ``sums`` (s, 4); returns the contrast.
 
-    ``null`` (s,) is the correlation of wrong poses; no shell is expected to agree better than ``ceiling`` (s,).
+    ``chance`` (s,) is the correlation of wrong poses; no shell is expected to agree better than ``c_ref`` (s,).
     """
     _falling(sums, table)
     told = 0
@@ -172,9 +172,9 @@ def expected(sums, null, ceiling, table):
         rho = min(max(table[s, RHO], 0.0), MAX_CORRELATION) if s < told else 0.0
         weight = shell_weight(rho)
         with_f, with_g = with_f + weight * sums[s, 2], with_g + weight * sums[s, 1]
-        table[s, RHO] = min(rho, max(ceiling[s], 0.0))
+        table[s, RHO] = min(rho, max(c_ref[s], 0.0))
     _powers(sums, table)
-    with_null(table, null)
+    with_chance(table, chance)
     contrast = with_f / max(with_g, 1e-300)
     return contrast if contrast > 0.0 else 1.0
 
@@ -183,8 +183,8 @@ def expected(sums, null, ceiling, table):
 def _pair_at(table, radius):
     """What is expected at a sample: rho, null, and the powers of f and g."""
     rho = max(at(table, RHO, radius), MIN_CORRELATION)
-    null = min(at(table, NULL, radius), MAX_NULL * rho)
-    return rho, null, at(table, F_POWER, radius), at(table, G_POWER, radius)
+    chance = min(at(table, NULL, radius), MAX_CHANCE * rho)
+    return rho, chance, at(table, F_POWER, radius), at(table, G_POWER, radius)
 
 
 @strict
@@ -192,17 +192,17 @@ def likelihood_gain(table, radius):
     """The weight of a sample in f.g of eq. 30; nothing where no shell is expected to agree."""
     if not at(table, RHO, radius) > 0.0:
         return 0.0
-    rho, null, f_power, g_power = _pair_at(table, radius)
-    return (rho / (1.0 - rho * rho) - null / (1.0 - null * null)) / math.sqrt(f_power * g_power)
+    rho, chance, f_power, g_power = _pair_at(table, radius)
+    return (rho / (1.0 - rho * rho) - chance / (1.0 - chance * chance)) / math.sqrt(f_power * g_power)
 
 
 @strict
 def likelihood_terms(table, radius, square):
     """Of a sample of power ``square``: its terms of |f|^2 and |g|^2 in eq. 30, over its weight in f.g."""
-    rho, null, f_power, g_power = _pair_at(table, radius)
-    right, wrong = 1.0 - rho * rho, 1.0 - null * null
-    gain = (rho / right - null / wrong) / math.sqrt(f_power * g_power)
-    norm = rho * rho / right - null * null / wrong
+    rho, chance, f_power, g_power = _pair_at(table, radius)
+    right, wrong = 1.0 - rho * rho, 1.0 - chance * chance
+    gain = (rho / right - chance / wrong) / math.sqrt(f_power * g_power)
+    norm = rho * rho / right - chance * chance / wrong
     return (norm * square / f_power + math.log(right / wrong)) / gain, norm / g_power / gain
 
 
@@ -235,7 +235,7 @@ def sample_weights(table, radius, weight, out):
 
 
 @strict
-def curvature(sums, weights, phase, crowding, follow, scatter):
+def curvature(sums, weights, phase, samples_per_independent, follow, scatter):
     """How the gradient follows the pose and how it scatters with the noise, A and B of eq. 31, (6, 6) each.
 
     ``sums`` (s, 37) are those of eq. 8 of each shell, ``weights`` (s, 2) the sums of its samples' weights and of their
@@ -248,15 +248,15 @@ def curvature(sums, weights, phase, crowding, follow, scatter):
         row = sums[s]
         if not (row[WEIGHT] > 0.0 and row[GG] > 0.0):
             continue
-        share = max(row[FG] / row[GG], MIN_SHARE)
+        fraction = max(row[FG] / row[GG], MIN_FRACTION)
         unexplained = max(row[FF] - row[FG] ** 2 / row[GG], ROUNDING * row[FF]) / row[WEIGHT]
-        noise = 0.5 * crowding * weights[s, 1] / max(weights[s, 0], 1e-300) * unexplained
+        noise = 0.5 * samples_per_independent * weights[s, 1] / max(weights[s, 0], 1e-300) * unexplained
         place = JTJ
         for a in range(6):
             for b in range(a, 6):
                 here = row[place] * (1.0 if a < 3 else phase) * (1.0 if b < 3 else phase)
                 place += 1
-                follow[a, b] += share * here
+                follow[a, b] += fraction * here
                 scatter[a, b] += noise * here
     for a in range(6):
         for b in range(a):

@@ -13,7 +13,7 @@ import numpy as np
 from numba import carray
 
 from gonio.kernels.compiled import compiled, inlined
-from gonio.kernels.cpu import common_weights, reference_values, seen_samples
+from gonio.kernels.sample_sums import common_weights, reference_values, seen_samples
 from gonio.kernels.vector import (
     BLOCK,
     LANES,

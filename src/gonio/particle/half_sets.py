@@ -1,8 +1,8 @@
 """Half sets whose particles share nothing, and particles that are listed twice.
 
-Two particles are *siblings* when they stem from one particle, or when their boxes overlap in one tomogram: then they
+Two particles are *overlapping particles* when they stem from one particle, or when their boxes overlap in one tomogram: then they
 show the same voxels, noise included, and in different halves that noise would count as signal. Families are the
-connected components of siblings; each goes into one half.
+connected components of overlapping particles; each goes into one half.
 
 Must not know how a particle is aligned, nor what a half set is used for.
 """
@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-__all__ = ["Duplicate", "duplicates", "families", "origin_of", "parted", "split"]
+__all__ = ["Duplicate", "duplicates", "overlapping_groups", "origin_of", "split_groups", "split"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def origin_of(name: str, tomogram: str) -> str:
     return within + name[len(within) :].partition("/")[0]
 
 
-def families(
+def overlapping_groups(
     names: Sequence[str],
     tomograms: Sequence[str],
     coordinates_angstrom: NDArray[np.float64] | None,
@@ -81,7 +81,7 @@ def split(
     Parameters
     ----------
     family
-        As ``families`` numbers them, (m,).
+        As ``overlapping_groups`` numbers them, (m,).
     rng
         Draws the order of families of one size.
     given
@@ -105,7 +105,7 @@ def split(
     return result
 
 
-def parted(family: NDArray[np.int64], half_sets: NDArray[np.int8]) -> NDArray[np.int64]:
+def split_groups(family: NDArray[np.int64], half_sets: NDArray[np.int8]) -> NDArray[np.int64]:
     """The families with particles in both half sets, as their numbers."""
     both = [np.bincount(family[half_sets == half], minlength=family.max(initial=0) + 1) > 0 for half in (1, 2)]
     return np.flatnonzero(both[0] & both[1])

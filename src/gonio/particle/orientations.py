@@ -70,14 +70,14 @@ def uniform(count: int) -> Rotation:
     return Rotation.from_quat(np.stack(parts, axis=-1))
 
 
-def uniform_count(reach_deg: float) -> int:
-    """How many orientations of ``uniform`` leave none further than ``reach_deg`` from the nearest.
+def uniform_count(spacing_deg: float) -> int:
+    """How many orientations of ``uniform`` leave none further than ``spacing_deg`` from the nearest.
 
     The volume of a ball of rotations goes with its radius cubed, so count = COVERING / radius^3.
     """
-    if not 0.0 < reach_deg <= 180.0:
-        raise ValueError(f"reach_deg must lie between 0 and 180 degrees, got {reach_deg!r}")
-    return int(np.ceil(COVERING / np.radians(reach_deg) ** 3))
+    if not 0.0 < spacing_deg <= 180.0:
+        raise ValueError(f"spacing_deg must lie between 0 and 180 degrees, got {spacing_deg!r}")
+    return int(np.ceil(COVERING / np.radians(spacing_deg) ** 3))
 
 
 def rotation_to_z(normal_xyz: ArrayLike) -> Rotation:
@@ -106,8 +106,8 @@ def _lattice(spacing: float, radius: float) -> NDArray[np.float64]:
     return points[np.linalg.norm(points, axis=1) <= radius]
 
 
-def within(centre: Rotation, *, cone_deg: float, reach_deg: float) -> Rotation:
-    """Orientations within an angle ``cone_deg`` of ``centre`` that leave none there further than about ``reach_deg``.
+def within(centre: Rotation, *, cone_deg: float, spacing_deg: float) -> Rotation:
+    """Orientations within an angle ``cone_deg`` of ``centre`` that leave none there further than about ``spacing_deg``.
 
     For a search near an orientation that is roughly known. ``centre`` comes first, and is alone when its own reach is
     enough; the others follow from near to far. Measured, none was further than 1.05 times the reach from the nearest.
@@ -126,11 +126,11 @@ def within(centre: Rotation, *, cone_deg: float, reach_deg: float) -> Rotation:
     """
     if not 0.0 <= cone_deg <= 180.0:
         raise ValueError(f"cone_deg must lie between 0 and 180 degrees, got {cone_deg!r}")
-    if not reach_deg > 0.0:
-        raise ValueError(f"reach_deg must be positive, got {reach_deg!r}")
-    if cone_deg <= reach_deg:
+    if not spacing_deg > 0.0:
+        raise ValueError(f"spacing_deg must be positive, got {spacing_deg!r}")
+    if cone_deg <= spacing_deg:
         return Rotation.concatenate([centre])
-    spacing = 4.0 / np.sqrt(5.0) * reach_deg
+    spacing = 4.0 / np.sqrt(5.0) * spacing_deg
     points = _lattice(spacing, cone_deg + 0.25 * np.sqrt(3.0) * spacing)  # the cell's nearest faces are this far away
     lengths = np.linalg.norm(points, axis=1)
     points *= np.minimum(1.0, cone_deg / np.maximum(lengths, cone_deg))[:, None]

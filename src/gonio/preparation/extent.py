@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.fourier.spectrum import index_grid
-from gonio.kernels.dft import back, through, waves
+from gonio.kernels.dft import adjoint, dft_matrices, forward
 from gonio.particle.volume import MASK_EDGE, Subtomogram, TiltStack, Volume, soft_sphere
 
 __all__ = [
-    "circle_crowding",
+    "circle_samples_per_independent",
     "extent_angstrom",
-    "sphere_crowding",
+    "sphere_samples_per_independent",
     "sphere_diameter_angstrom",
     "sphere_of",
     "widest_sphere_angstrom",
@@ -22,7 +22,7 @@ __all__ = [
 
 # The extent is read from the lowest shells: the radius of this share of their energy, times a margin. With it the
 # spheres of `sharp`, `pseudo_symmetric` and `four_gaussians` are 210, 210 and 256 angstrom, where errors are smallest.
-EXTENT_SHELLS, EXTENT_SHARE, EXTENT_MARGIN = 5.0, 0.8, 1.2
+EXTENT_SHELLS, EXTENT_FRACTION, EXTENT_MARGIN = 5.0, 0.8, 1.2
 # Voxels along an edge on which it is read, whatever those of the box.
 EXTENT_POINTS = 32
 # Particles do not lie in boxes much larger than this share of the edge.
@@ -50,13 +50,13 @@ def widest_sphere_angstrom(box_angstrom: float) -> float:
     return box_angstrom / (1.0 + 2.0 * MASK_EDGE)
 
 
-def circle_crowding(stack: TiltStack, diameter_angstrom: float) -> float:
+def circle_samples_per_independent(stack: TiltStack, diameter_angstrom: float) -> float:
     """Samples of an image for each one that the circle of ``volume.masked`` leaves independent."""
     circle = sphere_of(stack.box, stack.voxel_size_angstrom, diameter_angstrom)[stack.box // 2]
     return float(circle.size / (circle**2).sum(dtype=np.float64))
 
 
-def sphere_crowding(subtomogram: Subtomogram, diameter_angstrom: float) -> float:
+def sphere_samples_per_independent(subtomogram: Subtomogram, diameter_angstrom: float) -> float:
     """Samples of a subtomogram for each one that the sphere of ``volume.masked`` leaves independent."""
     sphere = sphere_of(subtomogram.box, subtomogram.voxel_size_angstrom, diameter_angstrom)
     return float(1.0 / np.square(sphere).mean(dtype=np.float64))
@@ -75,9 +75,9 @@ def extent_angstrom(volume: Volume, *, shells: float = EXTENT_SHELLS) -> float:
     face = EXTENT_POINTS // 2
     noise = energy[face + 2 :].sum() / count[face + 2 :].sum()
     held = np.maximum.accumulate(np.cumsum((energy - noise * count)[: face + 1]))
-    inner = np.interp(EXTENT_SHARE * held[-1], held, np.arange(face + 1))
-    share = EXTENT_MARGIN * inner if held[-1] > 0 else face
-    return float(share * volume.box_angstrom / EXTENT_POINTS)
+    inner = np.interp(EXTENT_FRACTION * held[-1], held, np.arange(face + 1))
+    fraction = EXTENT_MARGIN * inner if held[-1] > 0 else face
+    return float(fraction * volume.box_angstrom / EXTENT_POINTS)
 
 
 def _low_shells(data: NDArray, shells: float) -> NDArray[np.float32]:
@@ -85,9 +85,9 @@ def _low_shells(data: NDArray, shells: float) -> NDArray[np.float32]:
     count = min(int(shells), (len(data) - 1) // 2)
     square = np.arange(-count, count + 1) ** 2
     radius = square[:, None, None] + square[:, None] + square
-    spectrum = through(data, (waves(len(data), period=len(data), count=count),) * 3)
+    spectrum = forward(data, (dft_matrices(len(data), period=len(data), count=count),) * 3)
     spectrum *= (radius > 0) & (radius <= shells**2)
-    return back(spectrum, (waves(EXTENT_POINTS, period=EXTENT_POINTS, count=count),) * 3)
+    return adjoint(spectrum, (dft_matrices(EXTENT_POINTS, period=EXTENT_POINTS, count=count),) * 3)
 
 
 @lru_cache(maxsize=1)

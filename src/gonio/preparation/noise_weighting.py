@@ -42,12 +42,12 @@ REMEMBERED = 8
 class Reliability:
     """What is known of a reference: in shells of the target the truth's power and C_ref^2, (s,) each.
 
-    ``crowding`` is how many samples there are for each that the reference's window leaves independent.
+    ``samples_per_independent`` is how many samples there are for each that the reference's window leaves independent.
     """
 
     power: NDArray[np.float64]
     reliability: NDArray[np.float64]
-    crowding: float = 1.0
+    samples_per_independent: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Measured:
         return Measured(Spectrum.at(places, held), noise, signal, count.astype(np.float64), sphere_power)
 
     @property
-    def signal_share(self) -> float:
+    def signal_fraction(self) -> float:
         """Of the power within the sphere."""
         signal = float(self.count @ np.maximum(self.signal, 0.0))
         return signal / max(signal + self.sphere_power * float(self.count @ self.noise), 1e-300)
@@ -90,20 +90,20 @@ class Measured:
     @property
     def is_noisy(self) -> bool:
         """Whether noise, not what the wedge's edge smears, is what limits the pose."""
-        return self.signal_share <= MAX_SIGNAL
+        return self.signal_fraction <= MAX_SIGNAL
 
     def spectrum(self, reference: Reliability) -> tuple[Spectrum, float]:
-        """Return samples weighted by their noise, of a particle that is the reference times a gain, and their crowding.
+        """Return samples weighted by their noise, of a particle that is the reference times a gain, and their samples per independent sample.
 
         What a noisy reference leaves open of the truth is noise as well, and the same in neighbouring samples: of so
-        many as its window makes alike only one is independent. The crowding is the mean of how many there are for each
+        many as its window makes alike only one is independent. The samples per independent sample is the mean of how many there are for each
         independent one, over what the samples tell of the pose.
         """
         shells, radius = np.arange(len(self.noise)), self.samples.radius
         power = reference.power
         square = self._gain_square(np.maximum(power, 1e-12 * power.max()), reference.reliability)
         gain, left_open = np.sqrt(square), square * power * (1.0 - reference.reliability)
-        noise = self.noise + reference.crowding * left_open
+        noise = self.noise + reference.samples_per_independent * left_open
         weight = self.samples.weight / np.interp(radius, shells, noise)
         samples = replace(
             self.samples,
@@ -112,8 +112,8 @@ class Measured:
             weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32),
         )
         told = self.count * shells**2 * square * power * reference.reliability / noise
-        crowding = float(told @ (noise / (self.noise + left_open)) / told.sum()) if told.any() else 1.0
-        return samples, crowding
+        samples_per_independent = float(told @ (noise / (self.noise + left_open)) / told.sum()) if told.any() else 1.0
+        return samples, samples_per_independent
 
     def _gain_square(self, power: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
         """The signal over a reference's power, (s,): the most probable curve of eq. 34.

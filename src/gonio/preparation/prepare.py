@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from gonio.averaging.resolution import check_mask
 from gonio.averaging.single import by_itself
-from gonio.comparison.expected_fsc import Expectation, stretched
-from gonio.comparison.pair import Pair
+from gonio.comparison.expected_fsc import ExpectedFsc, stretched
+from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.grid import remembered
@@ -28,10 +28,10 @@ from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, mask
 from gonio.particle.wedge import NoWedge, Wedge
 from gonio.preparation.extent import (
     EXTENT_SHELLS,
-    circle_crowding,
-    sphere_crowding,
+    circle_samples_per_independent,
     sphere_diameter_angstrom,
     sphere_of,
+    sphere_samples_per_independent,
     widest_sphere_angstrom,
 )
 from gonio.preparation.noise_weighting import Measured, Reliability
@@ -68,7 +68,7 @@ class _Reference:
     """
 
     spectrum: FourierVolume
-    signal_share: NDArray[np.float64]
+    signal_fraction: NDArray[np.float64]
     power: NDArray[np.float64]
     filtered: _Filtered | None
 
@@ -83,12 +83,12 @@ class _Filtered:
 
 @dataclass(frozen=True)
 class _Made:
-    """A restored target: its samples, in its shells the share of signal and the power, (s,), and its crowding."""
+    """A restored target: its samples, in its shells the share of signal and the power, (s,), and its samples per independent sample."""
 
     samples: Spectrum
-    signal_share: NDArray[np.float64]
+    signal_fraction: NDArray[np.float64]
     power: NDArray[np.float64]
-    crowding: float
+    samples_per_independent: float
 
 
 # What was made of a target, by what it was made for.
@@ -184,15 +184,17 @@ class Preparation:
         diameter: float = _kept(kept, ("diameter", target.box, self._extent), lambda: self.diameter_angstrom(target))
         made_for = "restored", target.box, diameter, reference.limit
         made: _Made = _kept(kept, made_for, lambda: self._made(target, diameter, reference.limit))
-        before = Expectation.of_shares(made.signal_share, ready.signal_share, made.power, ready.power)
-        ceiling = self._ceiling(target.box, reference.limit)
-        return Pair(made.samples, reference, made.crowding, ceiling, before, diameter_angstrom=diameter)
+        before = ExpectedFsc.of_shares(made.signal_fraction, ready.signal_fraction, made.power, ready.power)
+        c_ref = self._c_ref(target.box, reference.limit)
+        return Pair(made.samples, reference, made.samples_per_independent, c_ref, before, diameter_angstrom=diameter)
 
     def _made(self, target: Subtomogram, diameter_angstrom: float, limit: float) -> _Made:
         restorer = self._restorer(target.wedge, target.box, diameter_angstrom, limit)
         restored = restorer.restore(target.volume)
         samples = Spectrum.of(replace(target, volume=restored.volume), limit=limit)
-        return _Made(samples, restored.signal_share, samples.shell_power(), restorer.restored_crowding)
+        return _Made(
+            samples, restored.signal_fraction, samples.shell_power(), restorer.restored_samples_per_independent
+        )
 
     def _comparable(self, target: Particle) -> Particle:
         """The target, or what it shows by itself where it is premultiplied and the reference has not measured all."""
@@ -203,23 +205,30 @@ class Preparation:
     def _tilt_pair(self, target: TiltStack) -> Pair:
         reference, diameter = self._reference_for(target.box).spectrum, self._picked_within(target)
         samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
-        crowding, ceiling = circle_crowding(target, diameter), self._ceiling(target.box, reference.limit)
+        samples_per_independent, c_ref = (
+            circle_samples_per_independent(target, diameter),
+            self._c_ref(target.box, reference.limit),
+        )
         if not isinstance(self.reference.wedge, NoWedge):
-            return Pair(samples, reference, crowding, ceiling)
-        return Pair(samples.whitened(), reference, crowding, ceiling, exact=True, diameter_angstrom=diameter)
+            return Pair(samples, reference, samples_per_independent, c_ref)
+        return Pair(
+            samples.whitened(), reference, samples_per_independent, c_ref, exact=True, diameter_angstrom=diameter
+        )
 
     def _premultiplied_pair(self, target: Subtomogram) -> Pair:
         """A pseudo-subtomogram and a whole reference: what it holds is W G + noise, and nothing has to be guessed.
 
         It needs no sphere: its product with the reference is D times the density itself, and ends where that does.
         """
-        ready, diameter, crowding = self._reference_for(target.box), self._picked_within(target), 1.0
+        ready, diameter, samples_per_independent = self._reference_for(target.box), self._picked_within(target), 1.0
         reference = ready.spectrum if ready.filtered is None else ready.filtered.spectrum
         if self.settings.mask_diameter_angstrom is not None:
             target = replace(target, volume=masked_volume(target.volume, diameter))
-            crowding = sphere_crowding(target, diameter)
-        samples, ceiling = Spectrum.of(target, limit=reference.limit), self._ceiling(target.box, reference.limit)
-        return Pair(samples.whitened(), reference, crowding, ceiling, exact=True, diameter_angstrom=diameter)
+            samples_per_independent = sphere_samples_per_independent(target, diameter)
+        samples, c_ref = Spectrum.of(target, limit=reference.limit), self._c_ref(target.box, reference.limit)
+        return Pair(
+            samples.whitened(), reference, samples_per_independent, c_ref, exact=True, diameter_angstrom=diameter
+        )
 
     def diameter_angstrom(self, target: Particle) -> float:
         """Of the sphere that holds the target: as given, or by what target and reference show."""
@@ -283,8 +292,8 @@ class Preparation:
         seen = Measured.of(target, limit=reference.limit, diameter_angstrom=diameter)
         if not seen.is_noisy:
             return None
-        spectrum, crowding = seen.spectrum(ready.filtered.known)
-        return Pair(spectrum, reference, crowding, exact=True, diameter_angstrom=diameter)
+        spectrum, samples_per_independent = seen.spectrum(ready.filtered.known)
+        return Pair(spectrum, reference, samples_per_independent, exact=True, diameter_angstrom=diameter)
 
     @property
     def memory_bytes(self) -> int:
@@ -325,14 +334,14 @@ class Preparation:
         return self._volume if diameter_angstrom is None else masked_volume(self._volume, diameter_angstrom)
 
     def measured_pair(self, target: Particle) -> tuple[Comparison, float]:
-        """Target and reference as they are in the target's sphere, every sample alike; and its crowding."""
+        """Target and reference as they are in the target's sphere, every sample alike; and its samples per independent sample."""
         self.check(target)
         target = self._comparable(target)
         diameter = self.diameter_angstrom(target)
         pair = self.plain_pair(target, diameter_angstrom=diameter)
         if isinstance(target, TiltStack):
-            return pair.plain(Score.FCS), circle_crowding(target, diameter)
-        return pair.plain(Score.FCS), sphere_crowding(target, diameter)
+            return pair.plain(Score.FCS), circle_samples_per_independent(target, diameter)
+        return pair.plain(Score.FCS), sphere_samples_per_independent(target, diameter)
 
     def _plain_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
         with self._lock:
@@ -396,7 +405,7 @@ class Preparation:
             power = Spectrum.of(Subtomogram(one, wedge), limit=self._limit(own)).shell_power()
             return FourierVolume.of(one, wedge=wedge, limit=limit, box=box), stretched(power, box / own, shells)
 
-        share = stretched(self._restored.signal_share, box / self._restored_box, shells)
+        fraction = stretched(self._restored.signal_fraction, box / self._restored_box, shells)
         spectrum, power = seen(self._restored.volume)
         filtered = None
         if isinstance(wedge, NoWedge):
@@ -405,18 +414,18 @@ class Preparation:
             window = self._window(in_own)
             filtered_spectrum, seen_power = seen(filtered_reference(self._needed, window, in_own))
             reliability = stretched(reliability, box / self._restored_box, shells)
-            crowding = float(1.0 / np.square(window).mean(dtype=np.float64)) * (box / own) ** 3
-            known = Reliability(true_power(seen_power, reliability), reliability, crowding)
+            samples_per_independent = float(1.0 / np.square(window).mean(dtype=np.float64)) * (box / own) ** 3
+            known = Reliability(true_power(seen_power, reliability), reliability, samples_per_independent)
             filtered = _Filtered(filtered_spectrum, known)
-        return _Reference(spectrum, share, power, filtered)
+        return _Reference(spectrum, fraction, power, filtered)
 
     def _reliability(self) -> NDArray[np.float64]:
         """C_ref^2 in shells of the box in which the reference was restored: by its half maps, or as it shows itself."""
-        share = self._restored.signal_share
+        fraction = self._restored.signal_fraction
         if self._fsc is None:
-            return share
+            return fraction
         truth = self._truth_correlation() ** 2
-        return stretched(truth, self._restored_box / self.reference.box, len(share))
+        return stretched(truth, self._restored_box / self.reference.box, len(fraction))
 
     def _window(self, reliability: NDArray[np.float64]) -> NDArray[np.float32]:
         """Where the reference has density: its mask or its sphere, which a reliable reference may reach beyond."""
@@ -436,7 +445,7 @@ class Preparation:
             )
         return remembered(_restorer_of, wedge, box, size, limit).within(diameter_angstrom)
 
-    def _ceiling(self, box: int, limit: float) -> NDArray[np.float64] | None:
+    def _c_ref(self, box: int, limit: float) -> NDArray[np.float64] | None:
         """Correlation of the reference with the truth: sqrt(2 FSC / (1 + FSC)) of its half maps."""
         if self._fsc is None:
             return None

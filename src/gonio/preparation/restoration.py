@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from gonio.fourier.grid import shell_means
-from gonio.kernels.dft import Filter, back, filter_of, filtered, resampled, through, waves
-from gonio.kernels.restore import Model, Optics, conjugate_gradients, density_of, explained
+from gonio.kernels.dft import Filter, adjoint, dft_matrices, filter_of, filtered, forward, resampled
+from gonio.kernels.restore import ImagingOperator, Model, conjugate_gradients, density_of, explained
 from gonio.particle.volume import Volume, mean_within, soft_sphere
 from gonio.particle.wedge import Wedge
 from gonio.preparation.extent import BEYOND, TAIL_NOISE, sphere_of
@@ -50,12 +50,12 @@ MIN_SIGNAL = 1e-3
 class Restored:
     """A restored volume, and the share of each shell 0, 1, ... that is expected to be signal, shape (s,).
 
-    The noise of the density is that of the mask over the crowding once more, as measured: so the search leaves fewer
+    The noise of the density is that of the mask over the samples per independent sample once more, as measured: so the search leaves fewer
     particles at a wrong pose (`pseudo_symmetric`, +-60, SNR 0.1: 2 of 40; with the mask's own noise 6).
     """
 
     volume: Volume
-    signal_share: NDArray[np.float64]
+    signal_fraction: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Restorer:
 
     sphere: NDArray[np.float32]
     inscribed: NDArray[np.float32]
-    optics: Optics
+    imaging: ImagingOperator
     shells: _Shells
     order: tuple[int, ...]
     box_angstrom: float
@@ -101,7 +101,7 @@ class Restorer:
         """For subtomograms of ``box`` voxels within a soft sphere or a mask, compared up to ``limit`` shells."""
         m, edge = working_box(box, limit), box * voxel_size_angstrom
         count = min(int(limit + BEYOND), (m - 1) // 2)
-        optics, order = _optics_of(wedge, m=m, count=count, box_angstrom=edge)
+        imaging, order = _imaging_of(wedge, m=m, count=count, box_angstrom=edge)
         if mask is None:
             sphere = sphere_of(m, edge / m, diameter_angstrom)
             inscribed = soft_sphere(m, radius_px=0.5 * m, edge_px=1.0)
@@ -109,7 +109,7 @@ class Restorer:
             sphere = _in_order(np.clip(resampled(mask.data, m), 0.0, 1.0), order)
             inscribed = sphere  # a mask that was given is meant: no tail beyond it
         weight = filter_of(wedge.weight_at, count=count, step=1.0 / edge).turned(order)
-        return Restorer(sphere, inscribed, optics, _Shells.of(weight, limit=limit), order, edge)
+        return Restorer(sphere, inscribed, imaging, _Shells.of(weight, limit=limit), order, edge)
 
     def within(self, diameter_angstrom: float) -> Restorer:
         """The same with another soft sphere, not a mask: what follows from the wedge, which costs most, is kept."""
@@ -122,12 +122,12 @@ class Restorer:
         return self.shells.limit
 
     @property
-    def crowding(self) -> float:
+    def samples_per_independent(self) -> float:
         """Samples of the box for each one that the mask leaves independent: its power is D^2."""
         return float(self.sphere.size / (self.sphere**2).sum(dtype=np.float64))
 
     @property
-    def restored_crowding(self) -> float:
+    def restored_samples_per_independent(self) -> float:
         """The same for restored densities, whose scatter has the power D (eq. 26)."""
         return float(self.sphere.size / self.sphere.sum(dtype=np.float64))
 
@@ -154,17 +154,17 @@ class Restorer:
             envelope=np.sqrt(np.maximum(self.sphere, tail * self.inscribed)),
             root=np.sqrt(self.shells.at_samples(signal)) * self.shells.within(self.limit + BEYOND),
             precision=self.shells.weight.times(1.0 / np.maximum(self.shells.at_samples(noise), 1e-12)),
-            optics=self.optics,
+            imaging=self.imaging,
         )
         density = _most_probable(model, data)
         if not density.any():
             density = np.asarray(data, dtype=np.float32)  # which holds nothing below the limit, not even rounding
         density = _in_order(scale * density, [self.order.index(axis) for axis in range(3)])
-        share = signal / np.maximum(signal + noise / self.crowding, 1e-12)
+        fraction = signal / np.maximum(signal + noise / self.samples_per_independent, 1e-12)
         shells = np.arange(int(np.rint(self.limit)) + 1)
         return Restored(
             Volume(resampled(density, volume.box), volume.voxel_size_angstrom),
-            np.interp(shells, np.arange(1, len(share) + 1), share),
+            np.interp(shells, np.arange(1, len(fraction) + 1), fraction),
         )
 
     def _tail(self, data: NDArray) -> float:
@@ -172,8 +172,8 @@ class Restorer:
         corners, around = 1.0 - self.inscribed, self.inscribed * (1.0 - self.sphere)
         if not around.any():
             return 0.0
-        spectrum = through(data, self.optics.waves)
-        seen = back(filtered(self.shells.weight, spectrum), self.optics.waves) ** 2
+        spectrum = forward(data, self.imaging.dft_matrices)
+        seen = adjoint(filtered(self.shells.weight, spectrum), self.imaging.dft_matrices) ** 2
         noise, outside, inside = (float(np.vdot(w, seen) / w.sum()) for w in (corners, around, self.sphere))
         return float(np.clip((outside - (1.0 + TAIL_NOISE) * noise) / max(inside - noise, 1e-12), 0.0, 1.0))
 
@@ -182,7 +182,7 @@ class Restorer:
 
         The mean in the window is taken off: with it the window itself would have power.
         """
-        spectrum = through((data - mean_within(data, window)) * window, self.optics.waves)
+        spectrum = forward((data - mean_within(data, window)) * window, self.imaging.dft_matrices)
         return self.shells.power(spectrum) / max(float(np.vdot(window, window)) / window.size, 1e-12)
 
 
@@ -231,7 +231,7 @@ def _most_probable(model: Model, data: NDArray) -> NDArray[np.float32]:
     excess = (model.envelope**2).mean() * model.root**2 * model.precision.own
     v = conjugate_gradients(
         model,
-        explained(model, through(data, model.optics.waves)),
+        explained(model, forward(data, model.imaging.dft_matrices)),
         1.0 / (1.0 + np.minimum(excess, MOST_EXCESS)),
         ITERATIONS,
         np.float32(LEFT_OVER),
@@ -240,7 +240,7 @@ def _most_probable(model: Model, data: NDArray) -> NDArray[np.float32]:
     return density_of(model, v)
 
 
-def _optics_of(wedge: Wedge, *, m: int, count: int, box_angstrom: float) -> tuple[Optics, tuple[int, ...]]:
+def _imaging_of(wedge: Wedge, *, m: int, count: int, box_angstrom: float) -> tuple[ImagingOperator, tuple[int, ...]]:
     """For a box of m voxels and its samples -count to count along each axis; and the order of its axes (z, y, x).
 
     An axis along which the wedge does not change, such as that of the tilts, needs no padding, and comes first.
@@ -248,10 +248,14 @@ def _optics_of(wedge: Wedge, *, m: int, count: int, box_angstrom: float) -> tupl
     measured = filter_of(lambda k: wedge.weight_at(k) > 0, count=m, step=0.5 / box_angstrom)
     order = tuple(sorted(range(3), key=lambda axis: not measured.is_constant(axis)))
     padded = [not measured.is_constant(axis) for axis in order]
-    own, double, none = waves(m, period=m, count=count), waves(m, period=2 * m, count=m), np.zeros((0, 0), np.float32)
+    own, double, none = (
+        dft_matrices(m, period=m, count=count),
+        dft_matrices(m, period=2 * m, count=m),
+        np.zeros((0, 0), np.float32),
+    )
     fine, overlap = zip(*[(double, double @ own.T) if pad else (own, none) for pad in padded], strict=True)
     shape = [len(matrix) for matrix in fine]
-    return Optics((own,) * 3, fine, overlap, measured.turned(order).cut(shape)), order
+    return ImagingOperator((own,) * 3, fine, overlap, measured.turned(order).cut(shape)), order
 
 
 def _in_order(density: NDArray, order: Sequence[int]) -> NDArray:

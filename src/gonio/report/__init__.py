@@ -6,8 +6,8 @@ commands or alignment.
 """
 
 from gonio.report.chimerax import MapFile, maps_script, particle_scene
-from gonio.report.content import Chapter, Classes, Errors, Iteration, Matrix, Odd, Report
-from gonio.report.outliers import odd_particles
+from gonio.report.content import Chapter, Classes, Errors, Iteration, Matrix, Outlier, Report
+from gonio.report.outliers import outlying_particles
 from gonio.report.page import html
 
 __all__ = [
@@ -17,10 +17,10 @@ __all__ = [
     "Iteration",
     "MapFile",
     "Matrix",
-    "Odd",
+    "Outlier",
     "Report",
     "html",
     "maps_script",
-    "odd_particles",
+    "outlying_particles",
     "particle_scene",
 ]

@@ -129,9 +129,9 @@ def _score_colours(name: str, values: NDArray[np.float64]) -> tuple[NDArray[np.f
     from matplotlib.colors import to_hex
 
     low, high = np.percentile(values[np.isfinite(values)], SCORE_RANGE)
-    share = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
+    fraction = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
     scale = colormaps["viridis"]
-    colours = scale(share)[:, :3]
+    colours = scale(fraction)[:, :3]
     colours[~np.isfinite(values)] = _rgb(UNKNOWN)
     steps = np.linspace(0.0, 1.0, SCALE_LABELS)
     key = " ".join(f"{to_hex(scale(one))}:{low + one * (high - low):.3g}" for one in steps)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 
-__all__ = ["Chapter", "Classes", "Errors", "Iteration", "Matrix", "Odd", "Report"]
+__all__ = ["Chapter", "Classes", "Errors", "Iteration", "Matrix", "Outlier", "Report"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Errors:
 
 
 @dataclass(frozen=True)
-class Odd:
+class Outlier:
     """A particle to be looked at: its name, why, and its volume where it could be read."""
 
     name: str
@@ -147,7 +147,7 @@ class Report:
     maps: Mapping[str, Volume] = field(default_factory=dict)
     against: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     coverage: NDArray[np.floating] | None = None
-    odd: Sequence[Odd] = ()
+    outliers: Sequence[Outlier] = ()
     classes: Classes | None = None
     matrix: Matrix | None = None
     iterations: Sequence[Iteration] = ()

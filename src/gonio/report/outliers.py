@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.particle.table import ParticleTable
-from gonio.report.content import Odd
+from gonio.report.content import Outlier
 
-__all__ = ["odd_particles"]
+__all__ = ["outlying_particles"]
 
 # Of a normal distribution, one value in 30,000 is this far off.
 FAR = 4.0
@@ -28,7 +28,7 @@ SIGNS = (
 ENDED_WELL = ("converged", "stalled")
 
 
-def odd_particles(particles: ParticleTable, *, most: int) -> list[tuple[int, Odd]]:
+def outlying_particles(particles: ParticleTable, *, most: int) -> list[tuple[int, Outlier]]:
     """Rows and reasons of at most ``most`` particles, those with most signs first, then in the order of the list."""
     reasons: dict[int, list[str]] = {}
     for column, low_is_bad, text in SIGNS:
@@ -41,7 +41,7 @@ def odd_particles(particles: ParticleTable, *, most: int) -> list[tuple[int, Odd
         if status not in ENDED_WELL:
             reasons.setdefault(row, []).append(f"ended its refinement as '{status}'")
     order = sorted(reasons, key=lambda row: (-len(reasons[row]), row))[:most]
-    return [(row, Odd(particles.names[row], "; ".join(reasons[row]))) for row in order]
+    return [(row, Outlier(particles.names[row], "; ".join(reasons[row]))) for row in order]
 
 
 def _far(values: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -9,10 +9,10 @@ from html import escape
 import numpy as np
 
 from gonio.particle.table import ParticleTable
-from gonio.report.content import Chapter, Errors, Odd, Report
+from gonio.report.content import Chapter, Errors, Outlier, Report
 from gonio.report.figures import identifier
 from gonio.report.matrices import matrix_figure
-from gonio.report.pictures import class_gallery, odd_gallery, slices
+from gonio.report.pictures import class_gallery, outlier_gallery, slices
 from gonio.report.plots import (
     against,
     changes,
@@ -38,7 +38,7 @@ def html(report: Report) -> str:
         "Is it good?": _good(report),
         "What does it look like?": _look(report),
         "Is it biased?": _bias(report),
-        "Which particles are odd?": _odd(report),
+        "Which particles are odd?": _outliers(report),
         **{chapter.title: _chapter(chapter) for chapter in report.chapters},
         "What was done": _facts(report.facts),
     }
@@ -88,9 +88,9 @@ def _bias(report: Report) -> str:
     return _grid(figures)
 
 
-def _odd(report: Report) -> str:
+def _outliers(report: Report) -> str:
     worst = "" if report.particles is None else _worst(report.particles, report.errors)
-    return _reasons(report.odd) + _grid([odd_gallery(list(report.odd))]) + worst
+    return _reasons(report.outliers) + _grid([outlier_gallery(list(report.outliers))]) + worst
 
 
 def _chapter(chapter: Chapter) -> str:
@@ -172,10 +172,10 @@ def _worst(particles: ParticleTable, errors: Errors | None) -> str:
     return f"<h3>Lowest agreement: {len(order)} particles</h3><p>{reading}</p>{_table(table)}"
 
 
-def _reasons(odd: Sequence[Odd]) -> str:
-    if not odd:
+def _reasons(outliers: Sequence[Outlier]) -> str:
+    if not outliers:
         return ""
-    rows = "".join(f"<tr><th scope=row>{escape(one.name)}</th><td>It {escape(one.why)}.</td></tr>" for one in odd)
+    rows = "".join(f"<tr><th scope=row>{escape(one.name)}</th><td>It {escape(one.why)}.</td></tr>" for one in outliers)
     reading = "Particles that differ from the others by more than four robust standard deviations, or did not finish."
     table = (
         f"<table><thead><tr><th scope=col>particle</th><th scope=col>why</th></tr></thead><tbody>{rows}</tbody></table>"
@@ -196,9 +196,9 @@ PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>@TITLE@</title>
 <style>
-:root { --ink: #1b1f24; --soft: #5c6670; --paper: #ffffff; --card: #f5f6f8; --line: #dde1e6; }
+:root { --ink: #1b1f24; --soft: #5c6670; --paper: #ffffff; --gpu: #f5f6f8; --line: #dde1e6; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ed; --soft: #9aa5b1; --paper: #14171a; --card: #1d2125; --line: #343a41; }
+  :root { --ink: #e6e9ed; --soft: #9aa5b1; --paper: #14171a; --gpu: #1d2125; --line: #343a41; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.2rem; max-width: 84rem; color: var(--ink); background: var(--paper);
@@ -218,7 +218,7 @@ thead th { color: var(--soft); white-space: nowrap; }
 .value { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .numbers td:last-child { color: var(--soft); }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
-figure { margin: 0; padding: .9rem; background: var(--card); border-radius: .5rem; }
+figure { margin: 0; padding: .9rem; background: var(--gpu); border-radius: .5rem; }
 figure svg { display: block; width: 100%; height: auto; }
 figure:has(> .scene) { grid-row: span 2; }
 .scene { min-height: 20rem; color: var(--soft); }
@@ -236,7 +236,7 @@ a.data, button.copy { font: inherit; font-size: .8rem; color: var(--soft); }
 button.copy { float: right; background: none; border: 1px solid var(--line); border-radius: .3rem; cursor: pointer; }
 section { clear: both; }
 @media print {
-  :root { --ink: #000; --soft: #444; --paper: #fff; --card: #fff; --line: #ccc; }
+  :root { --ink: #000; --soft: #444; --paper: #fff; --gpu: #fff; --line: #ccc; }
   nav, button.copy, a.data, .level { display: none; }
   figure, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; }

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.particle.volume import Volume
-from gonio.report.content import Classes, Odd
+from gonio.report.content import Classes, Outlier
 from gonio.report.figures import figure_html, svg_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["class_gallery", "odd_gallery", "slices"]
+__all__ = ["class_gallery", "outlier_gallery", "slices"]
 
 # Scale bars in nm: the largest that is at most a third of the box.
 SCALE_BARS_NM = (1, 2, 5, 10, 20, 50, 100)
@@ -29,11 +29,11 @@ def slices(name: str, volume: Volume) -> str:
     return figure_html(name, drawing, caption)
 
 
-def odd_gallery(odd: list[Odd]) -> str:
+def outlier_gallery(outliers: list[Outlier]) -> str:
     """Central slices of particles to be looked at, each with its reasons."""
     return "".join(
         figure_html(one.name, _three(f"odd {one.name}", one.volume), f"It {one.why}.")
-        for one in odd
+        for one in outliers
         if one.volume is not None
     )
 

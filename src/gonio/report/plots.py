@@ -282,19 +282,23 @@ def coverage_map(weights: NDArray[np.floating]) -> str:
     radii = np.arange(2.0, half - 1.0)
     at_zyx = half + ray_xyz[::-1, ..., None] * radii  # (3, 60, 120, r)
     mean = map_coordinates(np.asarray(weights, dtype=np.float64), at_zyx, order=1).mean(axis=-1)
-    share = mean / max(float(mean.max()), 1e-300)
+    fraction = mean / max(float(mean.max()), 1e-300)
     figure = Figure(figsize=(4.2, 2.9), layout="constrained")
     axes = figure.add_subplot(projection="mollweide")
-    image = axes.pcolormesh(longitude, latitude, share, cmap="viridis", vmin=0.0, vmax=1.0, rasterized=True)
+    image = axes.pcolormesh(longitude, latitude, fraction, cmap="viridis", vmin=0.0, vmax=1.0, rasterized=True)
     axes.set_xticks(np.radians([-120, -60, 0, 60, 120]))
     axes.set_yticks(np.radians([-60, -30, 0, 30, 60]))
     axes.set_xlabel("longitude (degrees), latitude upwards")
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the best")
     caption = (
         "How much of Fourier space was measured in each direction of the average, on an equal-area map; 1 where most."
-        f" The least is {share.min():.2f}: dark regions are directions in which the average is blurred."
+        f" The least is {fraction.min():.2f}: dark regions are directions in which the average is blurred."
     )
-    data = {"longitude_deg": np.degrees(lon).ravel(), "latitude_deg": np.degrees(lat).ravel(), "share": share.ravel()}
+    data = {
+        "longitude_deg": np.degrees(lon).ravel(),
+        "latitude_deg": np.degrees(lat).ravel(),
+        "share": fraction.ravel(),
+    }
     return figure_html("directional coverage", figure, caption, data)
 
 
@@ -321,7 +325,7 @@ def progress(iterations: Sequence[Iteration]) -> list[str]:
         "The resolution limit of each alignment, and the resolution of the half maps that came of it: the first must"
         " never be finer than the second of the turn before."
     )
-    moved = "How far particles moved against the turn before: a refinement is done when this comes to rest near 0."
+    moved = "How far particles moved against the turn before: a refinement is done when this converges near 0."
     return [
         figure_html(
             "resolution, turn after turn",

@@ -54,13 +54,13 @@ LOCAL: dict[str, Any] = {
 
 
 class Dask:
-    """An engine (``gonio.run.engine.Mapper``) on a client's cluster."""
+    """An executor (``gonio.run.executor.Executor``) on a client's cluster."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Mapper``.
+        """As ``Executor``.
 
         Raises
         ------

@@ -1,8 +1,8 @@
 """Folders of results: files that appear whole or not at all, one run at a time in each, and runs that can be resumed.
 
-While a run goes on its folder holds ``.gonio/`` with a lock and the journal. Results are written in a folder beside,
+While a run goes on its folder holds ``.gonio/`` with a lock and the checkpoint. Results are written in a folder beside,
 synced, and this is put in the other's place; ``.gonio/`` goes with what it replaces. A run that is killed leaves the
-old results or the new ones, and until it is done its journal.
+old results or the new ones, and until it is done its checkpoint.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
-from gonio.run.journal import Journal, command_in, sync_path
+from gonio.run.checkpoint import Checkpoint, command_in, sync_path
 
 __all__ = ["RunFolder", "check_target", "locked", "result_folder"]
 
-INSIDE, LOCK, JOURNAL = ".gonio", "lock", "journal"
+INSIDE, LOCK, CHECKPOINT = ".gonio", "lock", "journal"
 # Where a folder cannot be exchanged this file comes last: it stands for a run that is done.
 LAST = "settings.toml"
 # How a file system says that it knows no locks.
@@ -55,9 +55,9 @@ def check_target(path: Path, *, overwrite: bool) -> Path:
 class RunFolder:
     """The folder of a run that is going on; to be made by ``RunFolder.opened``."""
 
-    def __init__(self, path: Path, journal: Journal) -> None:
+    def __init__(self, path: Path, checkpoint: Checkpoint) -> None:
         self.path = path
-        self.journal = journal
+        self.checkpoint = checkpoint
 
     @staticmethod
     @contextmanager
@@ -89,9 +89,9 @@ class RunFolder:
         """
         path = path.resolve()
         _put_back(path)
-        inside, unfinished = path / INSIDE, (path / INSIDE / JOURNAL).exists()
+        inside, unfinished = path / INSIDE, (path / INSIDE / CHECKPOINT).exists()
         if unfinished and not (resume or overwrite):
-            what = command_in(path / INSIDE / JOURNAL) or "of another version of gonio"
+            what = command_in(path / INSIDE / CHECKPOINT) or "of another version of gonio"
             raise ValueError(
                 f"{path} holds a run that was cut off ({what}): pass --resume to go on with it, or --overwrite to begin"
                 " again"
@@ -102,23 +102,23 @@ class RunFolder:
             raise NotADirectoryError(f"{path} is a file: give a folder")
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
         inside.mkdir(parents=True, exist_ok=True)
-        journal = None
+        checkpoint = None
         try:
             with locked(inside / LOCK):
                 if resume and unfinished:
-                    journal = Journal.resume(inside / JOURNAL, facts)
+                    checkpoint = Checkpoint.resume(inside / CHECKPOINT, facts)
                 else:
-                    journal = Journal.create(inside / JOURNAL, facts, command=command)
+                    checkpoint = Checkpoint.create(inside / CHECKPOINT, facts, command=command)
                 for folder in made:
                     sync_path(folder.parent)
                 try:
-                    yield RunFolder(path, journal)
+                    yield RunFolder(path, checkpoint)
                 finally:
-                    journal.close()
-                    if not len(journal):
+                    checkpoint.close()
+                    if not len(checkpoint):
                         shutil.rmtree(inside, ignore_errors=True)
         finally:
-            if journal is not None or not unfinished:
+            if checkpoint is not None or not unfinished:
                 _remove_empty([inside, *made])
             if path.exists():  # NFS keeps the files that were open, and so the folder that was exchanged
                 shutil.rmtree(_aside(path), ignore_errors=True)
@@ -128,7 +128,7 @@ class RunFolder:
         """A folder to write results in, beside; when all went well it takes this one's place and the run is done."""
         with _staging(self.path) as staging:
             yield staging
-            self.journal.close()
+            self.checkpoint.close()
             _put(staging, self.path)
         shutil.rmtree(self.path / INSIDE, ignore_errors=True)
 
@@ -317,7 +317,7 @@ def _sync_all(folder: Path) -> None:
 
 def _is_taken(path: Path) -> bool:
     """Whether a folder holds anything but what a run leaves that was killed before it began."""
-    return path.is_dir() and any(file.name != INSIDE or (file / JOURNAL).exists() for file in path.iterdir())
+    return path.is_dir() and any(file.name != INSIDE or (file / CHECKPOINT).exists() for file in path.iterdir())
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -15,12 +15,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.comparison.expected_fsc import Expectation
-from gonio.comparison.pair import Pair
+from gonio.comparison.expected_fsc import ExpectedFsc
+from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Comparison, NormalEquations, Score
 from gonio.particle.pose import Pose
 from gonio.search import levenberg_marquardt as lm
-from gonio.search.coarse_to_fine import CUTS, Course, Cuts, Plan
+from gonio.search.coarse_to_fine import PRUNING, Course, Plan, PruningRules
 from gonio.search.objective import PoseProblem, pack
 from gonio.search.search_space import Frame
 from gonio.search.uncertainty import Curvature
@@ -52,7 +52,7 @@ class Backend(Protocol):
         ...
 
     def shell_equations(self, evaluations: Sequence[Evaluation]) -> list[NDArray[np.float64]]:
-        """Sum the 37 terms of the normal equations (``kernels.cpu``) over each of s shells at p points, (p, s, 37)."""
+        """Sum the 37 terms of the normal equations (``kernels.sample_sums``) over each of s shells at p points, (p, s, 37)."""
         ...
 
 
@@ -107,7 +107,7 @@ class Found:
     choice: NDArray[np.float64]
     status: lm.Status
     iterations: int
-    expectation: Expectation
+    expected_fsc: ExpectedFsc
     overlap: float
     curvature: Curvature
 
@@ -149,15 +149,15 @@ class PairSearch:
     score: Score
     group: NDArray[np.float64]
     last_steps: int
-    looks: bool = False
-    expectation: Expectation | None = None
-    cuts: Cuts = CUTS
+    neighbour_search: bool = False
+    expected_fsc: ExpectedFsc | None = None
+    cuts: PruningRules = PRUNING
     minimise: Callable[[Comparison, NDArray, int], lm.State] | None = None
 
     def __post_init__(self) -> None:
         shells = self.pair.target.n_shells
-        if self.expectation is not None and len(self.expectation.correlation) != shells:
-            raise ValueError(f"an expectation of {len(self.expectation.correlation)} shells, the target has {shells}")
+        if self.expected_fsc is not None and len(self.expected_fsc.correlation) != shells:
+            raise ValueError(f"an expectation of {len(self.expected_fsc.correlation)} shells, the target has {shells}")
         if len(self.plan.limits) == 1 and len(self.frame.rotations) > 1:
             raise ValueError("several starts need a coarser limit at which they are told apart")
 
@@ -165,7 +165,7 @@ class PairSearch:
     def course(self) -> Course:
         """The stages that it has."""
         alone = self.pair.exact and len(self.frame.rotations) == 1
-        return Course(len(self.plan.limits), alone, self.looks, self.last_steps, self.cuts)
+        return Course(len(self.plan.limits), alone, self.neighbour_search, self.last_steps, self.cuts)
 
     @property
     def grid(self) -> int:

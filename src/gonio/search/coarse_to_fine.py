@@ -1,12 +1,12 @@
 """The search from coarse to fine: many poses at a low resolution, few at the full one (docs/theory.md section 10).
 
 Flow: plan (eq. 29: which limits, how many orientations) -> every seed scored at the coarse limit -> a few steps for
-those that can still win, fewer of them after each stage (`Cut`), from limit to limit, at the full one with samples
+those that can still win, fewer of them after each stage (`PruningRule`), from limit to limit, at the full one with samples
 weighted by what they are expected to tell (eq. 28) -> that expectation taken again from the best pose, twice -> the
-optimum that is most likely (eq. 30) refined until it rests.
+optimum that is most likely (eq. 30) refined until it converges.
 
 This is the order of the stages (`conduct`) and the numbers in it. What a stage does is in ``stages``, for one pair on
-the CPU, and in ``batches``, for many at once on a graphics card. Must not know either, nor where particles come from.
+the CPU, and in ``batches``, for many at once on a GPU. Must not know either, nor where particles come from.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from gonio.kernels import pool
 
-__all__ = ["Course", "Cut", "Cuts", "Plan", "Stages", "conduct", "deviation_of"]
+__all__ = ["Course", "PruningRule", "PruningRules", "Plan", "Stages", "conduct", "deviation_of"]
 
 # Optima that are left once before the last refinement: another may lie near by, of a narrower basin.
 LEFT = 2
 # Seeds at which the correlation of a wrong pose is measured, and how few say nothing of it.
-NULL_POSES, MIN_NULL_POSES = 20, 6
+CHANCE_POSES, MIN_CHANCE_POSES = 20, 6
 # The choice among optima (eq. 30, `kernels.model.unlikeliness`) expects rho to this power. It and the exponent there
 # were measured on pools of optima of `pseudo_symmetric` (docs/reproduce.md): 12 wrong choices in 320, with rho and the
 # exponent of the score itself 23.
@@ -38,7 +38,7 @@ REACH = 1.75
 
 
 @dataclass(frozen=True)
-class Cut:
+class PruningRule:
     """Which poses of a pool go on, and how many steps each then makes.
 
     Those go on whose score is within ``margin`` standard deviations of the best; at least ``least``, at most ``most``.
@@ -58,16 +58,16 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Cuts:
+class PruningRules:
     """The pruning rules of a search: after the seeds, at the coarse limit, at each limit between, and at the full one.
 
     Steps are those taken next: of the seeds at the coarse limit, of the others at the limit that follows.
     """
 
-    seeds: Cut
-    coarse: Cut
-    between: Cut
-    full: Cut
+    seeds: PruningRule
+    coarse: PruningRule
+    between: PruningRule
+    full: PruningRule
 
     @property
     def steps(self) -> int:
@@ -75,16 +75,16 @@ class Cuts:
         return max(cut.steps for cut in (self.seeds, self.coarse, self.between, self.full))
 
     @staticmethod
-    def none() -> Cuts:
+    def none() -> PruningRules:
         """Nothing is pruned before the limits between, and little there: what a search is measured against."""
-        every = Cut(np.inf, 24, 4096, steps=2)
-        return Cuts(every, every, Cut(np.inf, 6, 64, steps=4), Cut(np.inf, 4, 32, steps=3))
+        every = PruningRule(np.inf, 24, 4096, steps=2)
+        return PruningRules(every, every, PruningRule(np.inf, 6, 64, steps=4), PruningRule(np.inf, 4, 32, steps=3))
 
 
 # Measured on signals in the images of other particles and on pools of optima (section 10).
-SEEDS, COARSE = Cut(2.6, 24, 180, steps=2), Cut(2.5, 16, 112, steps=2)
-BETWEEN, FULL = Cut(1.2, 6, 28, steps=4), Cut(1.2, 4, 20, steps=3)
-CUTS = Cuts(SEEDS, COARSE, BETWEEN, FULL)
+SEEDS, COARSE = PruningRule(2.6, 24, 180, steps=2), PruningRule(2.5, 16, 112, steps=2)
+BETWEEN, FULL = PruningRule(1.2, 6, 28, steps=4), PruningRule(1.2, 4, 20, steps=3)
+PRUNING = PruningRules(SEEDS, COARSE, BETWEEN, FULL)
 # Fewer seeds tell no standard deviation.
 MIN_SEEDS = 24
 # Optima that are compared once more with what the best of them lets expect, and listed.
@@ -96,19 +96,19 @@ class Plan:
     """The limits of the search in shells, from coarse to fine, and the reach of an orientation at the coarse one."""
 
     limits: tuple[float, ...]
-    reach_deg: float
+    spacing_deg: float
 
     @staticmethod
-    def of(*, limit: float, diameter_share: float) -> Plan:
+    def of(*, limit: float, diameter_fraction: float) -> Plan:
         """For a full limit in shells and a particle's diameter as a share of the box (eq. 29).
 
         A turn by a moves the particle's surface by a D / 2, and a score of detail d has a basin of about d there: a is
         in proportion to d / D. The coarse detail is D / 3.5, or the full limit's when that is coarser.
         """
-        coarse = min(limit, max(3.0, COARSE_DETAILS / diameter_share))
+        coarse = min(limit, max(3.0, COARSE_DETAILS / diameter_fraction))
         levels = max(1, int(np.ceil(np.log(limit / coarse) / np.log(LEVEL) - 1e-9)))
         limits = coarse * (limit / coarse) ** (np.arange(levels + 1) / levels)
-        reach = float(np.degrees(min(REACH / (coarse * diameter_share), np.pi)))
+        reach = float(np.degrees(min(REACH / (coarse * diameter_fraction), np.pi)))
         return Plan((float(coarse), *(float(x) for x in limits[1:])), reach)
 
 
@@ -120,17 +120,17 @@ def deviation_of(scores: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class Course:
-    """Which stages a search has: its ``levels`` (limits); whether it ``looks`` around for optima near by.
+    """Which stages a search has: its ``levels`` (limits); whether it ``neighbour_search`` around for optima near by.
 
     ``alone`` is a single start of an exact pair: nothing is to be chosen, and nothing needs to be expected of the pair.
-    ``last_steps`` let the last refinement come to rest; ``cuts`` say what is pruned.
+    ``last_steps`` let the last refinement converge; ``cuts`` say what is pruned.
     """
 
     levels: int
     alone: bool
-    looks: bool
+    neighbour_search: bool
     last_steps: int
-    cuts: Cuts = CUTS
+    cuts: PruningRules = PRUNING
 
     @property
     def between(self) -> range:
@@ -147,26 +147,26 @@ class Stages(Protocol):
     def seed(self) -> None:
         """Begin with every seed at its best shift, scored at the coarse limit; see what wrong poses have in common."""
 
-    def keep_seeds(self, cut: Cut) -> None:
+    def keep_seeds(self, cut: PruningRule) -> None:
         """Leave the best of the seeds. Later cuts measure scores by the deviation of these."""
 
     def refine(self, level: int | None, steps: int) -> None:
         """Take so many steps from every pose at a level; None is the full limit, with what is expected of the pair."""
 
-    def keep(self, cut: Cut) -> None:
+    def keep(self, cut: PruningRule) -> None:
         """Leave the best of the distinct poses, by what was minimised."""
 
     def expect(self) -> None:
         """Take from the best pose what is expected of the pair, unless that is known."""
 
-    def look_around(self) -> None:
+    def search_neighbours(self) -> None:
         """Add poses around the best ``LEFT``."""
 
     def choose(self) -> None:
         """Leave the ``LAST_CANDIDATES`` distinct poses that are most likely (eq. 30)."""
 
     def rest(self, steps: int) -> None:
-        """Refine the best pose until it rests, or with so many steps; leave the poses that are distinct."""
+        """Refine the best pose until it converges, or with so many steps; leave the poses that are distinct."""
 
 
 def conduct(stages: Stages, course: Course) -> None:
@@ -190,10 +190,10 @@ def conduct(stages: Stages, course: Course) -> None:
         stages.rest(course.last_steps)
         stages.expect()
         return
-    for look in (False, True, False) if course.looks else (False, False):
+    for look in (False, True, False) if course.neighbour_search else (False, False):
         stages.expect()
         if look:
-            stages.look_around()
+            stages.search_neighbours()
         stages.refine(None, cuts.full.steps)
         stages.choose()
     stages.expect()

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.comparison.expected_fsc import Expectation, null_correlation
-from gonio.comparison.pair import Pair
+from gonio.comparison.expected_fsc import ExpectedFsc, chance_correlation
+from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Comparison, NormalEquations, Score
 from gonio.kernels import model, pool
 from gonio.search import levenberg_marquardt as lm
 from gonio.search.backend import BestShifts, Evaluation, Found, PairSearch, Refinement
 from gonio.search.coarse_to_fine import (
+    CHANCE_POSES,
     CHOICE_POWER,
     DISTINCT,
     LAST_CANDIDATES,
     LEFT,
-    MIN_NULL_POSES,
-    NULL_POSES,
-    Cut,
+    MIN_CHANCE_POSES,
+    PruningRule,
     conduct,
     deviation_of,
 )
@@ -29,7 +29,7 @@ from gonio.search.objective import unpack
 from gonio.search.search_space import neighbours
 from gonio.search.uncertainty import Curvature
 
-__all__ = ["Cpu", "expected", "null_poses"]
+__all__ = ["Cpu", "expected", "chance_poses"]
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,18 @@ def _found(search: PairSearch) -> Found:
     return stages.found()
 
 
-def null_poses(count: int) -> slice:
+def chance_poses(count: int) -> slice:
     """Which of so many seeds tell what wrong poses have in common, nearly all being wrong; none where they are few."""
-    chosen = slice(0, count, max(1, count // NULL_POSES))
-    return chosen if len(range(count)[chosen]) >= MIN_NULL_POSES else slice(0)
+    chosen = slice(0, count, max(1, count // CHANCE_POSES))
+    return chosen if len(range(count)[chosen]) >= MIN_CHANCE_POSES else slice(0)
 
 
-def expected(pair: Pair, points: NDArray, null: NDArray[np.float64]) -> Expectation:
+def expected(pair: Pair, points: NDArray, chance: NDArray[np.float64]) -> ExpectedFsc:
     """What the pair has in common, shell by shell, when the first of points (p, 12) is its pose.
 
-    ``null`` (s,) is the correlation of wrong poses.
+    ``chance`` (s,) is the correlation of wrong poses.
     """
-    return Expectation.of_sums(pair.plain(Score.FCS).shell_sums(*unpack(points[:1]))[0], null, pair.ceiling)
+    return ExpectedFsc.of_sums(pair.plain(Score.FCS).shell_sums(*unpack(points[:1]))[0], chance, pair.c_ref)
 
 
 class _OnProcessor:
@@ -89,7 +89,7 @@ class _OnProcessor:
 
     def __init__(self, search: PairSearch) -> None:
         self._search, self._pair = search, search.pair
-        self._known = search.expectation
+        self._known = search.expected_fsc
         self._before = self._pair.before if self._known is None else self._known
         self._points = self._values = self._choice = np.empty(0)
         self._codes = np.empty(0, np.int64)
@@ -102,14 +102,16 @@ class _OnProcessor:
         self._points, scores = search.frame.seeds(coarse, points=search.grid)
         if scores is None and search.course.levels > 1:
             scores, _ = coarse.values(*unpack(self._points))
-        some = self._points[null_poses(len(self._points))]
-        self._null = null_correlation(plain.shell_sums(*unpack(some))) if len(some) else np.zeros(plain.target.n_shells)
+        some = self._points[chance_poses(len(self._points))]
+        self._chance = (
+            chance_correlation(plain.shell_sums(*unpack(some))) if len(some) else np.zeros(plain.target.n_shells)
+        )
         if self._before is not None and self._known is None:
-            self._before = self._before.above(self._null)
+            self._before = self._before.above(self._chance)
         if scores is not None:
             self._values = scores
 
-    def keep_seeds(self, cut: Cut) -> None:
+    def keep_seeds(self, cut: PruningRule) -> None:
         """As ``Stages``."""
         self._deviation = deviation_of(self._values)
         order = np.argsort(self._values, kind="stable")
@@ -118,13 +120,13 @@ class _OnProcessor:
     def refine(self, level: int | None, steps: int) -> None:
         """As ``Stages``."""
         if level is None:
-            comparison = self._filtered(self._search.score, self._expectation)
+            comparison = self._filtered(self._search.score, self._expected_fsc)
         else:
             comparison = self._filtered(Score.LIKELIHOOD, self._before, self._search.plan.limits[level])
         state = self._minimised(comparison, self._points, steps)
         self._points, self._values, self._codes = state.points, state.dissimilarity, state.code
 
-    def keep(self, cut: Cut) -> None:
+    def keep(self, cut: PruningRule) -> None:
         """As ``Stages``. A prior makes scores those of one sample: then more go on, up to the most."""
         self._leave(self._values, cut.most)
         self._take(np.arange(cut.count(self._values, self._deviation)))
@@ -132,9 +134,9 @@ class _OnProcessor:
     def expect(self) -> None:
         """As ``Stages``."""
         known = self._known
-        self._expectation = expected(self._pair, self._points, self._null) if known is None else known
+        self._expected_fsc = expected(self._pair, self._points, self._chance) if known is None else known
 
-    def look_around(self) -> None:
+    def search_neighbours(self) -> None:
         """As ``Stages``."""
         self._points = np.concatenate([self._points, neighbours(self._points[:LEFT])])
 
@@ -143,18 +145,18 @@ class _OnProcessor:
         if self._pair.exact:
             choice, _ = self._pair.plain(Score.RCS).values(*unpack(self._points))
         else:
-            comparison = self._filtered(Score.LIKELIHOOD, self._expectation.raised(CHOICE_POWER))
+            comparison = self._filtered(Score.LIKELIHOOD, self._expected_fsc.raised(CHOICE_POWER))
             choice, overlap = comparison.values(*unpack(self._points))
             prior = self._search.frame.unlikeliness
             before = np.zeros(len(choice)) if prior is None else prior(self._points)
-            model.unlikelinesses(choice, overlap, before, self._pair.crowding)
+            model.unlikelinesses(choice, overlap, before, self._pair.samples_per_independent)
         self._leave(choice, LAST_CANDIDATES)
 
     def rest(self, steps: int) -> None:
         """As ``Stages``."""
         alone = self._search.course.alone
-        expectation = None if alone else self._expectation
-        best = self._minimised(self._filtered(self._search.score, expectation), self._points[:1], steps)
+        expected_fsc = None if alone else self._expected_fsc
+        best = self._minimised(self._filtered(self._search.score, expected_fsc), self._points[:1], steps)
         self._points = np.concatenate([best.points, self._points[1:]])
         self._values = np.concatenate([best.dissimilarity, self._values[1:]])
         self._codes = np.concatenate([best.code, self._codes[1:]])
@@ -163,8 +165,8 @@ class _OnProcessor:
 
     def found(self) -> Found:
         """What is left."""
-        full, plain = self._filtered(self._search.score, self._expectation), self._pair.plain(Score.FCS)
-        weighted = self._filtered(Score.FCS, self._expectation)
+        full, plain = self._filtered(self._search.score, self._expected_fsc), self._pair.plain(Score.FCS)
+        weighted = self._filtered(Score.FCS, self._expected_fsc)
         values, _ = full.values(*unpack(self._points))
         _, overlap = plain.values(*unpack(self._points[:1]))
         rotations, shifts = unpack(self._points[:1])
@@ -172,7 +174,7 @@ class _OnProcessor:
             weighted.shell_equations(rotations[0], shifts[0]),
             weighted.target.shell_weights(),
             phase=weighted.phase,
-            crowding=self._pair.crowding,
+            samples_per_independent=self._pair.samples_per_independent,
         )
         return Found(
             points=self._points,
@@ -181,19 +183,19 @@ class _OnProcessor:
             choice=self._choice,
             status=lm.Status.of(int(self._codes[0])),
             iterations=self._iterations,
-            expectation=self._expectation,
+            expected_fsc=self._expected_fsc,
             overlap=float(overlap[0]),
             curvature=curvature,
         )
 
-    def _filtered(self, score: Score, expectation: Expectation | None, limit: float | None = None) -> Comparison:
-        return self._pair.filtered(score, expectation, limit)
+    def _filtered(self, score: Score, expected_fsc: ExpectedFsc | None, limit: float | None = None) -> Comparison:
+        return self._pair.filtered(score, expected_fsc, limit)
 
     def _minimised(self, comparison: Comparison, points: NDArray, steps: int) -> lm.State:
         if self._search.minimise is not None:
             state = self._search.minimise(comparison, points, steps)
         else:
-            problem = self._search.frame.problem(comparison, crowding=self._pair.crowding)
+            problem = self._search.frame.problem(comparison, samples_per_independent=self._pair.samples_per_independent)
             state = lm.minimise(problem, points, max_iterations=steps)
         self._iterations += int(state.iterations.sum())
         return state

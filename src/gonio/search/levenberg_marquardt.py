@@ -57,7 +57,7 @@ class Status(Enum):
 
     @property
     def ok(self) -> bool:
-        """Whether the refinement came to rest at a minimum."""
+        """Whether the refinement converged at a minimum."""
         return self in (Status.CONVERGED, Status.STALLED)
 
 

@@ -130,7 +130,7 @@ class PoseProblem:
     With a prior it is the most probable pose that is sought: minimised is, over N, the negative log of the posterior
     (docs/theory.md eq. 16). The noise variance and, for RCS, the contrast that fit best are put in, which leaves
     N ln(1 - c^2) for RCS and N ln d for FCS; the likelihood ratio is itself of that kind. N is the number of samples
-    that tell something of their own, |Omega| over ``crowding``.
+    that tell something of their own, |Omega| over ``samples_per_independent``.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ class PoseProblem:
         Rotations that are allowed, or None for all.
     prior
         What is likelier, or None.
-    crowding
+    samples per independent sample
         How many samples there are for each one that says something of its own.
     """
 
@@ -161,7 +161,7 @@ class PoseProblem:
         tolerance_angstrom: float,
         cone: Cone | None = None,
         prior: Prior | None = None,
-        crowding: float = 1.0,
+        samples_per_independent: float = 1.0,
     ) -> None:
         self.comparison = comparison
         self._directions = np.ascontiguousarray(directions, dtype=np.float64)
@@ -180,7 +180,7 @@ class PoseProblem:
             cone_cosine=-2.0 if cone is None else float(np.cos(min(cone.half_angle, np.pi)) - 1e-9),
             prior=model.NO_PRIOR if prior is None else prior.kind,
             prior_numbers=np.zeros(0) if prior is None else np.ascontiguousarray(prior.numbers),
-            crowding=float(crowding),
+            samples_per_independent=float(samples_per_independent),
             # RCS has no unit.
             power=self.target_power if prior is not None and score is Score.FCS else 1.0,
             radius=float(radius_angstrom),
@@ -230,7 +230,7 @@ class PoseProblem:
         schedule: Schedule,
         uniforms: NDArray[np.float64],
         signatures: NDArray[np.float64],
-        alive: NDArray[np.bool_],
+        active: NDArray[np.bool_],
         history: NDArray[np.float64],
         points: NDArray[np.float64],
     ) -> int:
@@ -247,7 +247,7 @@ class PoseProblem:
                 uniforms,
                 *state.arrays,
                 signatures,
-                alive,
+                active,
                 history,
                 points,
             )

@@ -91,11 +91,11 @@ class Frame:
         """Return the seeds as points (p, 12), at shifts (p, 3) in angstrom or at one (3,)."""
         return pack(self.rotations, np.broadcast_to(shifts, (len(self.rotations), 3)))
 
-    def problem(self, comparison: Comparison, *, crowding: float = 1.0) -> lm.Problem:
+    def problem(self, comparison: Comparison, *, samples_per_independent: float = 1.0) -> lm.Problem:
         """The comparison as the optimiser sees it in this frame."""
-        return self.pose_problem(comparison, crowding=crowding).problem
+        return self.pose_problem(comparison, samples_per_independent=samples_per_independent).problem
 
-    def pose_problem(self, comparison: Comparison, *, crowding: float = 1.0) -> PoseProblem:
+    def pose_problem(self, comparison: Comparison, *, samples_per_independent: float = 1.0) -> PoseProblem:
         """The same, with all that describes it."""
         return PoseProblem(
             comparison,
@@ -106,7 +106,7 @@ class Frame:
             tolerance_angstrom=self.tolerance_angstrom,
             cone=self.cone,
             prior=self.prior,
-            crowding=crowding,
+            samples_per_independent=samples_per_independent,
         )
 
     @property
@@ -141,27 +141,27 @@ def neighbour_turns() -> NDArray[np.float64]:
     return np.radians(NEIGHBOUR_DEG) * np.array(corners) / np.hypot(1.0, golden)
 
 
-def everywhere(target: Particle, settings: Settings, *, reach_deg: float | None) -> Frame:
-    """Every pose: uniform orientations within ``reach_deg`` of one another, or the Euler grid of the settings."""
-    return _frame(target, settings, _seed_orientations(settings.symmetry, settings.seed_interval_deg, reach_deg))
+def everywhere(target: Particle, settings: Settings, *, spacing_deg: float | None) -> Frame:
+    """Every pose: uniform orientations within ``spacing_deg`` of one another, or the Euler grid of the settings."""
+    return _frame(target, settings, _seed_orientations(settings.symmetry, settings.seed_interval_deg, spacing_deg))
 
 
 @lru_cache(maxsize=8)
-def _seed_orientations(symmetry: str, interval_deg: float, reach_deg: float | None) -> NDArray[np.float64]:
+def _seed_orientations(symmetry: str, interval_deg: float, spacing_deg: float | None) -> NDArray[np.float64]:
     """Matrices (p, 3, 3), the same for all particles of a kind."""
     group = Symmetry.named(symmetry)
-    if reach_deg is None:
+    if spacing_deg is None:
         rotations = orientations.euler_grid(interval_deg)
     else:
         edge = EDGE_OF_SYMMETRY if group.order > 1 else 1.0
-        rotations = orientations.uniform(orientations.uniform_count(edge * reach_deg))
+        rotations = orientations.uniform(orientations.uniform_count(edge * spacing_deg))
     matrices = orientations.reduced(rotations, group).as_matrix()
     matrices.flags.writeable = False
     return matrices
 
 
-def about_normals(target: Particle, reference: Particle, settings: Settings, *, reach_deg: float | None) -> Frame:
-    """Turns about the particles' normals, ``reach_deg`` from one another or at the settings' interval.
+def about_normals(target: Particle, reference: Particle, settings: Settings, *, spacing_deg: float | None) -> Frame:
+    """Turns about the particles' normals, ``spacing_deg`` from one another or at the settings' interval.
 
     Raises
     ------
@@ -171,27 +171,27 @@ def about_normals(target: Particle, reference: Particle, settings: Settings, *, 
     if target.normal_xyz is None or reference.normal_xyz is None:
         raise ValueError("an axis search needs normal_xyz on both the target and the reference")
     interval = settings.seed_interval_deg
-    if reach_deg is not None:
-        interval = 360.0 / np.ceil(360.0 / min(2.0 * reach_deg, 60.0))
+    if spacing_deg is not None:
+        interval = 360.0 / np.ceil(360.0 / min(2.0 * spacing_deg, 60.0))
     turns = orientations.about_axis(target.normal_xyz, reference.normal_xyz, interval_deg=interval)
     if settings.axis_sd_deg is None:
         directions = np.zeros((6, 4))
         directions[:3, 0] = target.normal_xyz
         directions[3:, 1:] = np.eye(3)
         return _frame(target, settings, turns.as_matrix(), directions=directions)
-    if reach_deg is not None:
-        turns = _tilted(turns, target.normal_xyz, settings.axis_sd_deg, reach_deg)
+    if spacing_deg is not None:
+        turns = _tilted(turns, target.normal_xyz, settings.axis_sd_deg, spacing_deg)
     prior = AxisPrior(target.normal_xyz, reference.normal_xyz, float(np.radians(settings.axis_sd_deg)))
     return _frame(target, settings, turns.as_matrix(), prior=prior)
 
 
-def near(target: Particle | Spectrum, start: Pose, settings: Settings, *, reach_deg: float | None) -> Frame:
+def near(target: Particle | Spectrum, start: Pose, settings: Settings, *, spacing_deg: float | None) -> Frame:
     """A pose, or the cone of rotations around it, with the settings' prior about it."""
     turns, cone = Rotation.concatenate([start.rotation]), None
     if settings.max_rotation_deg is not None:
         cone = Cone(start.matrix, float(np.radians(settings.max_rotation_deg)))
-        if reach_deg is not None:
-            turns = orientations.within(start.rotation, cone_deg=settings.max_rotation_deg, reach_deg=reach_deg)
+        if spacing_deg is not None:
+            turns = orientations.within(start.rotation, cone_deg=settings.max_rotation_deg, spacing_deg=spacing_deg)
     turn, shift = settings.prior_rotation_sd_deg, settings.prior_shift_sd_angstrom
     precision = np.repeat([np.radians(turn) ** -2 if turn else 0.0, shift**-2 if shift else 0.0], 3)
     prior = StartPrior(start, precision) if precision.any() else None
@@ -222,14 +222,14 @@ def _frame(
     )
 
 
-def _tilted(turns: Rotation, normal_xyz: NDArray[np.float64], sd_deg: float, reach_deg: float) -> Rotation:
+def _tilted(turns: Rotation, normal_xyz: NDArray[np.float64], sd_deg: float, spacing_deg: float) -> Rotation:
     """Turns about a normal, and the same tilted off it as far as a prior of ``sd_deg`` lets them be."""
     radius = SEEDED_SDS * sd_deg
-    rings = np.arange(1, int(np.ceil(radius / (2.0 * reach_deg) - 0.5)) + 1) * 2.0 * reach_deg
+    rings = np.arange(1, int(np.ceil(radius / (2.0 * spacing_deg) - 0.5)) + 1) * 2.0 * spacing_deg
     tilts = [Rotation.identity()]
     across = orientations.rotation_to_z(normal_xyz).inv().as_matrix()[:, :2]  # two directions at right angles to it
     for ring in rings:
-        count = int(np.ceil(2.0 * np.pi * np.sin(np.radians(ring)) / (2.0 * np.radians(reach_deg))))
+        count = int(np.ceil(2.0 * np.pi * np.sin(np.radians(ring)) / (2.0 * np.radians(spacing_deg))))
         angle = 2.0 * np.pi * np.arange(count) / count
         axes = np.stack([np.cos(angle), np.sin(angle)], axis=-1) @ across.T
         tilts.append(Rotation.from_rotvec(np.radians(ring) * axes))

@@ -79,19 +79,19 @@ def refine_stochastically(
 
     Notes
     -----
-    A candidate that has come to rest is not drawn again, since it cannot be refined further. The regression is that
+    A candidate that has converged is not drawn again, since it cannot be refined further. The regression is that
     of the smallest dissimilarity over its first value.
     """
     state = lm.start(problem, seeds)
-    alive, signatures = np.isfinite(state.dissimilarity), signature(state.points)
+    active, signatures = np.isfinite(state.dissimilarity), signature(state.points)
     for row in np.argsort(state.dissimilarity):
-        pool.drop_duplicates_of(row, signatures, state.dissimilarity, alive, schedule.duplicate_distance)
+        pool.drop_duplicates_of(row, signatures, state.dissimilarity, active, schedule.duplicate_distance)
     uniforms = rng.random(schedule.max_iterations)
     history = np.empty(len(uniforms))
     points = np.empty((len(uniforms) if record else 0, seeds.shape[1]))
     explore = partial(_explore, problem, signature) if problem.explore is None else problem.explore
-    count = explore(state, schedule, uniforms, signatures, alive, history, points)
-    return _outcome(state, alive, history[:count], points[:count] if record else None)
+    count = explore(state, schedule, uniforms, signatures, active, history, points)
+    return _outcome(state, active, history[:count], points[:count] if record else None)
 
 
 def _explore(
@@ -101,24 +101,24 @@ def _explore(
     schedule: Schedule,
     uniforms: NDArray[np.float64],
     signatures: NDArray[np.float64],
-    alive: NDArray[np.bool_],
+    active: NDArray[np.bool_],
     history: NDArray[np.float64],
     points: NDArray[np.float64],
 ) -> int:
     """``kernels.pool.explore`` for any problem."""
     d, settled = state.dissimilarity, False
     for count, uniform in enumerate(uniforms):
-        row = -1 if settled else int(pool.draw(d, state.code, alive, schedule.draw_contrast, uniform))
+        row = -1 if settled else int(pool.draw(d, state.code, active, schedule.draw_contrast, uniform))
         settled = row < 0
         if settled:
-            row = int(pool.best_alive(d, alive))
+            row = int(pool.best_active(d, active))
             if state.code[row] != lm.Status.RUNNING.code:
                 return count
         lm.step(problem, state, np.array([row]))
         if not settled:
             signatures[row] = signature(state.points[row : row + 1])[0]
-            pool.drop_duplicates_of(row, signatures, d, alive, schedule.duplicate_distance)
-        best = pool.best_alive(d, alive)
+            pool.drop_duplicates_of(row, signatures, d, active, schedule.duplicate_distance)
+        best = pool.best_active(d, active)
         history[count] = d[best]
         if len(points):
             points[count] = state.points[best]
@@ -138,8 +138,8 @@ def all_refined(state: lm.State) -> Outcome:
     return _outcome(state, np.isfinite(state.dissimilarity), history, None)
 
 
-def _outcome(state: lm.State, alive: NDArray, history: NDArray, points: NDArray | None) -> Outcome:
-    rows = np.flatnonzero(alive) if alive.any() else np.arange(len(state))
+def _outcome(state: lm.State, active: NDArray, history: NDArray, points: NDArray | None) -> Outcome:
+    rows = np.flatnonzero(active) if active.any() else np.arange(len(state))
     state.code[state.running] = lm.Status.MAX_ITERATIONS.code
     order = rows[np.argsort(state.dissimilarity[rows], kind="stable")]
     return Outcome(state.take(order), int(state.iterations.sum()), history, points)

@@ -35,13 +35,15 @@ class Curvature:
     scatter: NDArray[np.float64]
 
     @staticmethod
-    def of_sums(sums: NDArray[np.float64], weights: NDArray[np.float64], *, phase: float, crowding: float) -> Curvature:
+    def of_sums(
+        sums: NDArray[np.float64], weights: NDArray[np.float64], *, phase: float, samples_per_independent: float
+    ) -> Curvature:
         """From the 37 sums of each shell (s, 37), and the sums of weights and of their squares (s, 2).
 
-        ``phase`` is that of a shift of one angstrom at frequency one, in radians; ``crowding`` is kappa.
+        ``phase`` is that of a shift of one angstrom at frequency one, in radians; ``samples_per_independent`` is kappa.
         """
         follow, scatter = np.empty((6, 6)), np.empty((6, 6))
-        kernels.curvature(sums, weights, phase, crowding, follow, scatter)
+        kernels.curvature(sums, weights, phase, samples_per_independent, follow, scatter)
         return Curvature(follow, scatter)
 
     def covariance(

@@ -25,12 +25,12 @@ from gonio.alignment.result import Result
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, TiltStack
-from gonio.run.engine import Local, Mapper
+from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend, Evaluation
 from gonio.search.batch_task import BatchTask
 from gonio.search.cpu import Cpu
 from gonio.search.gpu.device import CPU, Device
-from gonio.search.gpu.multi_gpu import cards_for
+from gonio.search.gpu.multi_gpu import gpus_for
 from gonio.settings import Settings
 
 __all__ = ["PairResult", "align_all_pairs"]
@@ -70,7 +70,7 @@ def align_all_pairs(
     rng: np.random.Generator | None = None,
     n_threads: int = 1,
     poses: Pose | None = None,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     memory_bytes: float = MEMORY_BYTES,
     progress: Callable[[int, int], None] | None = None,
     device: str | Device = CPU,
@@ -90,15 +90,15 @@ def align_all_pairs(
     poses
         Where the particles are thought to be, a batch of n: what ``PairResult.sums`` compares before alignment. None
         for the boxes as they are.
-    mapper
-        Who does the tiles (``gonio.run.engine``), in place of ``n_threads`` of this machine.
+    executor
+        Who does the tiles (``gonio.run.executor``), in place of ``n_threads`` of this machine.
     memory_bytes
         What prepared references may take, and targets as much again, in each process. Results do not depend on it.
     progress
         Called with the pairs that are done and all of them.
     device
-        Where alignments are computed: as for an ``Aligner``, or several cards, ``"cuda:0,cuda:1"``
-        (``gonio.search.gpu.multi_gpu.cards_for``). In place of ``mapper``.
+        Where alignments are computed: as for an ``Aligner``, or several GPUs, ``"cuda:0,cuda:1"``
+        (``gonio.search.gpu.multi_gpu.gpus_for``). In place of ``executor``.
 
     Yields
     ------
@@ -107,7 +107,7 @@ def align_all_pairs(
     Raises
     ------
     ValueError
-        A local search, a missing ``rng``; particles that cannot be compared, by name; a card that is not there.
+        A local search, a missing ``rng``; particles that cannot be compared, by name; a GPU that is not there.
     TypeError
         Tilt stacks, which cannot be a reference.
     """
@@ -123,9 +123,11 @@ def align_all_pairs(
     seed = None if rng is None else int(rng.integers(2**63))
     held = _held(particles, settings, memory_bytes)
     tiles = _Tiles(particles, settings, poses, seed, min(held, BLOCK), _Prepared(min(held, HELD), held))
-    if mapper is not None and device != CPU:
-        raise ValueError("device and mapper exclude each other: either says who does the work")
-    with cards_for(device, draws=settings.draws, n_threads=n_threads) or nullcontext(mapper or Local(n_threads)) as who:
+    if executor is not None and device != CPU:
+        raise ValueError("device and executor exclude each other: either says who does the work")
+    with gpus_for(device, draws=settings.draws, n_threads=n_threads) or nullcontext(
+        executor or Local(n_threads)
+    ) as who:
         done = 0
         for results in who(STAGE, tiles, len(tiles)):
             done += len(results)

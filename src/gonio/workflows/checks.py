@@ -1,6 +1,6 @@
 """What is looked at before a comparison begins: mistakes that would give a wrong answer in silence.
 
-Each doubt takes what it judges and returns a ``Suspicion`` or None; what cannot be right is a ValueError. All of them
+Each doubt takes what it judges and returns a ``InputWarning`` or None; what cannot be right is a ValueError. All of them
 look at a sample of the particles, take a fraction of a second, and know of no pose but those listed:
 
     contrast   s = Re sum w c f g0 / (|f| |g0|), g0 the reference averaged over all rotations, at low resolution: its
@@ -25,7 +25,7 @@ from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, Volume, masked_volume, mean_within
 from gonio.preparation.extent import sphere_diameter_angstrom, sphere_of
-from gonio.workflows.inspection import SURE, Suspicion, no_orientations
+from gonio.workflows.inspection import SURE, InputWarning, no_orientations
 
 __all__ = [
     "SAMPLE",
@@ -96,7 +96,9 @@ def contrast_score(particle: Particle, reference: Volume) -> float:
     return float((weight * seen.value.real * expected).sum() / np.sqrt(max(norms, 1e-300)))
 
 
-def opposite_contrast(particles: Sequence[Particle], reference: Volume, *, name: str, remedy: str) -> Suspicion | None:
+def opposite_contrast(
+    particles: Sequence[Particle], reference: Volume, *, name: str, remedy: str
+) -> InputWarning | None:
     """Particles that are dark where the reference is bright, or the reverse."""
     scores = np.array([contrast_score(one, reference) for one in particles])
     if not len(scores):
@@ -106,16 +108,16 @@ def opposite_contrast(particles: Sequence[Particle], reference: Volume, *, name:
     if t > -SURE:
         return None
     what = f"particles are dark where {name} is bright, or the reverse ({-t:.0f} standard errors)"
-    return Suspicion("opposite contrast", what, remedy)
+    return InputWarning("opposite contrast", what, remedy)
 
 
 # Poses
 
 
-def without_poses(table: ParticleTable, *, remedy: str) -> Suspicion | None:
+def without_poses(table: ParticleTable, *, remedy: str) -> InputWarning | None:
     """A list whose particles all have one orientation, where poses are needed."""
     alike = no_orientations(table.poses)
-    return None if alike is None else Suspicion(alike.name, f"the list has no poses: {alike.what}", remedy)
+    return None if alike is None else InputWarning(alike.name, f"the list has no poses: {alike.what}", remedy)
 
 
 # Symmetry
@@ -163,7 +165,7 @@ def _noise_power(map_: Volume, diameter_angstrom: float, limit: float) -> NDArra
 
 def without_the_symmetry(
     map_: Volume, symmetry: str, *, resolution_angstrom: float | None, diameter_angstrom: float | None
-) -> Suspicion | None:
+) -> InputWarning | None:
     """A map that is not what it is after the rotations of a group."""
     if Symmetry.named(symmetry).order == 1:
         return None
@@ -176,7 +178,7 @@ def without_the_symmetry(
     if not found < HAS_SYMMETRY:
         return None
     what = f"the reference does not have the symmetry {symmetry}: turned by it, it correlates {found:.2f} with itself"
-    return Suspicion(
+    return InputWarning(
         "symmetry not seen", what, "give --symmetry C1, or turn the map so that its axes lie as they should"
     )
 
@@ -184,14 +186,14 @@ def without_the_symmetry(
 # Masks, lengths
 
 
-def mask_is_a_map(mask: Volume) -> Suspicion | None:
+def mask_is_a_map(mask: Volume) -> InputWarning | None:
     """A mask without a plateau: hardly a voxel of those that it keeps is kept whole."""
     kept = mask.data > MASK_TOLERANCE * mask.data.max()
-    share = float((mask.data[kept] > 0.9 * mask.data.max()).mean())
-    if share >= PLATEAU:
+    fraction = float((mask.data[kept] > 0.9 * mask.data.max()).mean())
+    if fraction >= PLATEAU:
         return None
-    what = f"the mask has no plateau: {100 * share:.1f} % of the voxels that it keeps are near its highest value"
-    return Suspicion("mask is a map", what, "a mask is 1 where the particle is, 0 elsewhere, with a soft edge")
+    what = f"the mask has no plateau: {100 * fraction:.1f} % of the voxels that it keeps are near its highest value"
+    return InputWarning("mask is a map", what, "a mask is 1 where the particle is, 0 elsewhere, with a soft edge")
 
 
 def check_resolution(argument: str, resolution_angstrom: float | None, box: int, voxel_size_angstrom: float) -> None:
@@ -228,7 +230,7 @@ def warnings_of_list(
     mask: Volume | None = None,
     resolutions: Mapping[str, float | None] | None = None,
     poses_for: str | None = None,
-) -> list[Suspicion]:
+) -> list[InputWarning]:
     """Return what looks wrong with a list and what it is compared with, as commands print it before they begin.
 
     Parameters
@@ -264,7 +266,7 @@ def warnings_of_maps(
     mask: Volume | None,
     resolutions: Mapping[str, float | None],
     invert: str,
-) -> list[Suspicion]:
+) -> list[InputWarning]:
     """Return what looks wrong between particles and maps; ``invert`` is what to do about opposite contrast.
 
     Raises

@@ -19,13 +19,13 @@ from gonio.alignment.aligner import Aligner, Inputs, Kept, Likelihood, Search, S
 from gonio.alignment.particle_list import ParticleError
 from gonio.alignment.prepared import Prepared, finished
 from gonio.alignment.result import Result
-from gonio.averaging.average import FOLDS, Average, average_classes, folds_of
+from gonio.averaging.averages import FOLDS, Average, average_classes, folds_of
 from gonio.averaging.resolution import fsc_of_a_half, half_map_fsc
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.preparation.extent import sphere_mask
-from gonio.run.engine import Local, Mapper
+from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
 from gonio.workflows.all_pairs import align_all_pairs
@@ -44,21 +44,21 @@ __all__ = [
 REFINEMENTS = 3
 # Turns that search all orientations; later ones begin where the one before ended.
 GLOBAL_ROUNDS, MOST_ROUNDS = 2, 12
-# Classes are at rest when none changes and the points of the median particle move less than this, in voxels; or no
+# Classes are converged when none changes and the points of the median particle move less than this, in voxels; or no
 # less than this share of what they moved in the turn before, when all that moves them is noise (SNR 0.1: 0.12 voxels).
-AT_REST, SETTLED = 0.1, 0.9
+CONVERGED, SETTLED = 0.1, 0.9
 
 
 @dataclass(frozen=True)
 class Round:
     """One turn of aligning and averaging.
 
-    ``moved`` particles changed their class; ``motion_voxels`` is how far the points of the median particle moved;
+    ``moved`` particles changed their class; ``pose_change_voxels`` is how far the points of the median particle moved;
     ``counts`` are the sizes of the classes after it.
     """
 
     moved: int
-    motion_voxels: float
+    pose_change_voxels: float
     counts: tuple[int, ...]
 
 
@@ -81,7 +81,7 @@ class Classes:
         infinite where there is no other.
     rounds
         What the turns did.
-    at_rest
+    converged
         Whether the last of them changed nothing any more.
     """
 
@@ -91,23 +91,23 @@ class Classes:
     averages: tuple[Average | None, ...]
     margin: NDArray[np.float64]
     rounds: tuple[Round, ...] = field(default=())
-    at_rest: bool = True
+    converged: bool = True
 
 
 def classify_pairs(
     table: ParticleTable,
     settings: Settings | None = None,
     *,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     seed: int = 0,
 ) -> AllPairs:
-    """All pairs of a list, aligned; listed poses are those before alignment.
+    """All pairs of a list, aligned; input poses are those before alignment.
 
-    ``settings`` are those of every alignment, ``mapper`` does them, ``seed`` is that of a stochastic search.
+    ``settings`` are those of every alignment, ``executor`` does them, ``seed`` is that of a stochastic search.
     """
     rng, count = np.random.default_rng(seed), len(table)
     return AllPairs.gathered(
-        align_all_pairs(table, settings, rng=rng, poses=table.poses, mapper=mapper or Local()), count
+        align_all_pairs(table, settings, rng=rng, poses=table.poses, executor=executor or Local()), count
     )
 
 
@@ -117,7 +117,7 @@ def classes_of_clusters(
     clustering: Clustering,
     settings: Settings | None = None,
     *,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     refinements: int = REFINEMENTS,
 ) -> Classes:
     """Average each class: about its medoid, as the pairs tell, then aligned to its average some times.
@@ -133,7 +133,7 @@ def classes_of_clusters(
         centred = _centred(laid)
         for number, member in enumerate(members):
             poses[member] = centred[number]
-    turns = _Turns(table, clustering.count, settings or Settings(), mapper or Local(), "class averages", apart=False)
+    turns = _Turns(table, clustering.count, settings or Settings(), executor or Local(), "class averages", apart=False)
     labels, stacked = clustering.labels, Pose.stack(poses)
     averages = turns.averages(labels, stacked, 0)
     covariance = np.full((len(table), 6, 6), np.inf)
@@ -153,13 +153,13 @@ def _centred(poses: Pose) -> Pose:
 
 
 def random_references(
-    table: ParticleTable, classes: int, *, mapper: Mapper | None = None, seed: int = 0
+    table: ParticleTable, classes: int, *, executor: Executor | None = None, seed: int = 0
 ) -> list[Volume]:
-    """Averages of random shares of a list at its listed poses: where references begin when nothing is known of them."""
+    """Averages of random shares of a list at its input poses: where references begin when nothing is known of them."""
     if not 1 <= classes <= len(table):
         raise ValueError(f"classes must be 1 to {len(table)}, the number of particles, got {classes!r}")
     labels = np.random.default_rng(seed).permutation(len(table)) % classes
-    made = average_classes(table, labels, mapper=mapper, stage="random references")
+    made = average_classes(table, labels, executor=executor, stage="random references")
     return [made[one].volume for one in range(classes)]
 
 
@@ -168,7 +168,7 @@ def classes_of_references(
     references: Sequence[Volume],
     settings: Settings | None = None,
     *,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     seed: int = 0,
     most_rounds: int = MOST_ROUNDS,
 ) -> Classes:
@@ -182,8 +182,8 @@ def classes_of_references(
         K maps of the particles' voxel size, from which the first turn takes classes and poses.
     settings
         Of the search. All orientations are searched in the first turns, and later ones begin at the poses found; a
-        local search begins at the listed poses.
-    mapper
+        local search begins at the input poses.
+    executor
         Who aligns and averages.
     seed
         Of a stochastic search.
@@ -198,7 +198,7 @@ def classes_of_references(
         raise ValueError("there is no reference: give at least one map")
     if most_rounds < 1:
         raise ValueError(f"most_rounds must be at least 1, got {most_rounds!r}")
-    turns = _Turns(table, len(references), settings or Settings(), mapper or Local(), "classifying", seed)
+    turns = _Turns(table, len(references), settings or Settings(), executor or Local(), "classifying", seed)
     maps = {key: one for k, one in enumerate(references, start=1) for key in turns.keys(k)}
     labels, poses = np.zeros(len(table), dtype=np.int64), table.poses
     fits: _Fits | None = None
@@ -210,17 +210,17 @@ def classes_of_references(
         before, labels, poses, from_poses = labels, fits.labels, fits.poses_of(fits.labels), poses
         averages = turns.averages(labels, poses, turn)
         counts = tuple(int((labels == k).sum()) for k in range(1, len(references) + 1))
-        moved, motion = int((labels != before).sum()), turns.motion_voxels(from_poses, poses)
+        moved, pose_change = int((labels != before).sum()), turns.pose_change_voxels(from_poses, poses)
         # The turn before must have begun at poses too, for its motion to say anything.
-        steady = SETTLED * rounds[-1].motion_voxels if began_local else 0.0
-        rounds.append(Round(moved, motion, counts))
-        at_rest, began_local = local and not moved and (motion < AT_REST or 0.0 < steady <= motion), local
-        if at_rest:
+        steady = SETTLED * rounds[-1].pose_change_voxels if began_local else 0.0
+        rounds.append(Round(moved, pose_change, counts))
+        converged, began_local = local and not moved and (pose_change < CONVERGED or 0.0 < steady <= pose_change), local
+        if converged:
             break
         maps, known = turns.maps_of(averages) or maps, turns.fsc_of(averages)
     assert fits is not None  # there is a turn at least
     shown = tuple(averages.get(k) for k in range(1, len(references) + 1))
-    return Classes(labels, poses, fits.covariance_of(labels), shown, fits.margin, tuple(rounds), at_rest)
+    return Classes(labels, poses, fits.covariance_of(labels), shown, fits.margin, tuple(rounds), converged)
 
 
 @dataclass(frozen=True)
@@ -275,14 +275,14 @@ class _Turns:
         table: ParticleTable,
         count: int,
         settings: Settings,
-        mapper: Mapper,
+        executor: Executor,
         name: str,
         seed: int = 0,
         *,
         apart: bool = True,
     ) -> None:
         self.table, self.settings = table, settings
-        self._count, self._mapper, self._name, self._seed = count, mapper, name, seed
+        self._count, self._executor, self._name, self._seed = count, executor, name, seed
         listed = np.asarray(table.half_sets)
         self._has_halves = bool((listed == 1).any() and (listed == 2).any())
         self._half_of = listed if self._has_halves and apart else np.zeros(len(table), dtype=np.int8)
@@ -311,7 +311,7 @@ class _Turns:
         aligners = self._aligners(maps, settings, known or {})
         parts = list(zip(self._half_of.tolist(), self._fold_of.tolist(), strict=True))
         task = _FitRow(self.table, aligners, self._count, parts, starts, only, self._seed)
-        rows = list(self._mapper(f"{self._name}, turn {turn}", task, len(self.table)))
+        rows = list(self._executor(f"{self._name}, turn {turn}", task, len(self.table)))
         return _Fits(*(np.stack([row[part] for row in rows]) for part in range(4)))
 
     def _aligners(
@@ -363,7 +363,7 @@ class _Turns:
         return average_classes(
             self.table,
             labels,
-            mapper=self._mapper,
+            executor=self._executor,
             poses=poses,
             half_sets=halves,
             folds=self._fold_of,
@@ -396,7 +396,7 @@ class _Turns:
                 found |= {key: of_half if key[1] else whole for key in self.keys(one)}
         return found
 
-    def motion_voxels(self, before: Pose, after: Pose) -> float:
+    def pose_change_voxels(self, before: Pose, after: Pose) -> float:
         """How far the points on the particle's sphere of the median particle moved, about."""
         turned = np.radians(after.rotation_distance_deg(before)) * self._radius_voxels
         return float(np.median(turned + after.shift_distance_angstrom(before) / self._voxel_size_angstrom))

@@ -56,7 +56,7 @@ class AllPairs:
     poses
         Lay particle i on particle j, a batch of m = n (n - 1) / 2.
     sums
-        Of shells, as in ``PairResult.sums``, shape (m, 2, s, 4): at the listed poses and at those found.
+        Of shells, as in ``PairResult.sums``, shape (m, 2, s, 4): at the input poses and at those found.
     """
 
     count: int
@@ -125,9 +125,9 @@ def _on_one_grid(shells: Sequence[tuple[NDArray, NDArray]]) -> NDArray[np.float6
     result = np.empty((len(shells), 2, len(finest), 4))
     for row, (frequency, sums) in enumerate(shells):
         right = np.clip(np.searchsorted(frequency, finest, side="right"), 1, len(frequency) - 1)
-        share = (finest - frequency[right - 1]) / (frequency[right] - frequency[right - 1])
-        share = np.clip(share, 0.0, 1.0)[:, None]
-        result[row] = (1.0 - share) * sums[:, right - 1] + share * sums[:, right]
+        fraction = (finest - frequency[right - 1]) / (frequency[right] - frequency[right - 1])
+        fraction = np.clip(fraction, 0.0, 1.0)[:, None]
+        result[row] = (1.0 - fraction) * sums[:, right - 1] + fraction * sums[:, right]
     return result
 
 

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gonio.fourier.spectrum import index_grid
 
-__all__ = ["Cut", "Cutting", "cut_out", "normalised", "share_outside"]
+__all__ = ["PruningRule", "Cutting", "cut_out", "normalised", "fraction_outside"]
 
 # The margin around a box on each side, in voxels of the result: an eighth of the box, and no less than this.
 LEAST_MARGIN = 8
@@ -65,14 +65,14 @@ class Cutting:
 
 
 @dataclass(frozen=True)
-class Cut:
+class PruningRule:
     """A subtomogram (z, y, x), and which share of its box lay outside of the tomogram and is filled with the mean."""
 
     data: NDArray[np.float32]
     outside: float
 
 
-def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cutting: Cutting) -> Cut:
+def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cutting: Cutting) -> PruningRule:
     """Cut one box.
 
     Parameters
@@ -99,19 +99,19 @@ def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cut
     if position.shape != (3,) or not np.isfinite(position).all():
         raise ValueError(f"a position must be three finite numbers, got {position_zyx!r}")
     nearest = np.floor(position + 0.5).astype(np.int64)
-    outside = share_outside(position, cutting, shape_zyx)
+    outside = fraction_outside(position, cutting, shape_zyx)
     if outside == 1.0:
         place, size = ", ".join(f"{p:.1f}" for p in position[::-1]), " x ".join(map(str, shape_zyx[::-1]))
         raise ValueError(f"the box at voxel ({place}) lies outside of the tomogram of {size} voxels (x, y, z)")
     rest = position - nearest
     if cutting.binning == 1 and np.abs(rest).max() < ON_VOXEL:
-        return Cut(_filled(read, shape_zyx, nearest - cutting.box // 2, cutting.box), outside)
+        return PruningRule(_filled(read, shape_zyx, nearest - cutting.box // 2, cutting.box), outside)
     low = nearest - _half(cutting, cutting.padded)
     piece = _filled(read, shape_zyx, low, cutting.padded * cutting.binning)
-    return Cut(_resampled(piece, rest, cutting), outside)
+    return PruningRule(_resampled(piece, rest, cutting), outside)
 
 
-def share_outside(position_zyx: ArrayLike, cutting: Cutting, shape_zyx: Sequence[int]) -> float:
+def fraction_outside(position_zyx: ArrayLike, cutting: Cutting, shape_zyx: Sequence[int]) -> float:
     """Which share of a box at a position lies outside of a tomogram, 0 to 1."""
     nearest = np.floor(np.asarray(position_zyx, dtype=np.float64) + 0.5).astype(np.int64)
     edge = cutting.box * cutting.binning

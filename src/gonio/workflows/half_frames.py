@@ -21,18 +21,18 @@ from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, half_shells
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume
-from gonio.workflows.pose_change import Motion, displacement
+from gonio.workflows.pose_change import PoseChange, displacement
 
 __all__ = ["Apart", "drift_of", "half_2_moved", "half_2_seen"]
 
 # Half maps are apart where the particle's edge is by this share of the resolution, which costs no correlation to speak
 # of, and by more than its standard deviation; what seems to be further apart than so many times what is expected was
 # aligned wrongly.
-DRIFT_SHARE, DRIFT_SDS, CREDIBLE_SDS = 0.005, 1.0, 3.0
+DRIFT_FRACTION, DRIFT_SDS, CREDIBLE_SDS = 0.005, 1.0, 3.0
 ROUNDS = 6  # masks that cut a particle hold back half of its drift each time
 # No shell is believed to correlate better than this: masks and interpolation err by as much.
 SUREST_FSC = 0.99
-# Where nothing is said of listed poses, as for a local search that is told nothing.
+# Where nothing is said of input poses, as for a local search that is told nothing.
 LISTED_DEG, LISTED_VOXELS = 2.0, 2.0
 
 
@@ -44,22 +44,22 @@ class Apart:
     shift_sd_angstrom: float
 
     @staticmethod
-    def after(motion: Motion, *, with_motion: bool) -> Apart:
+    def after(pose_change: PoseChange, *, with_pose_change: bool) -> Apart:
         """Expect the means of the errors of particles, each half of which was aligned to a reference of its own.
 
-        Twice the mean is allowed. The errors are as predicted; ``with_motion`` no smaller than the particles moved, as
-        they do from listed poses, which may be off by more than is known of those that were found.
+        Twice the mean is allowed. The errors are as predicted; ``with_pose_change`` no smaller than the particles moved, as
+        they do from input poses, which may be off by more than is known of those that were found.
         """
-        share = 2.0 * np.sqrt(2.0 / (0.5 * len(motion.sds)) / 3.0)  # of two halves; of one axis
-        turn, shift = motion.rotation_sd_deg, motion.shift_sd_angstrom
-        if with_motion:
-            turn = float(np.hypot(turn, np.sqrt(np.mean(motion.turned_deg**2))))
-            shift = float(np.hypot(shift, np.sqrt(np.mean(motion.shifted_angstrom**2))))
-        return Apart(max(share * turn, 1e-3), max(share * shift, 1e-3))
+        fraction = 2.0 * np.sqrt(2.0 / (0.5 * len(pose_change.sds)) / 3.0)  # of two halves; of one axis
+        turn, shift = pose_change.rotation_sd_deg, pose_change.shift_sd_angstrom
+        if with_pose_change:
+            turn = float(np.hypot(turn, np.sqrt(np.mean(pose_change.turned_deg**2))))
+            shift = float(np.hypot(shift, np.sqrt(np.mean(pose_change.shifted_angstrom**2))))
+        return Apart(max(fraction * turn, 1e-3), max(fraction * shift, 1e-3))
 
     @staticmethod
     def listed(rotation_sd_deg: float | None, shift_sd_angstrom: float | None, *, voxel_size_angstrom: float) -> Apart:
-        """Expect half maps at listed poses to be apart by no more than these poses are off; None where unknown."""
+        """Expect half maps at input poses to be apart by no more than these poses are off; None where unknown."""
         return Apart(rotation_sd_deg or LISTED_DEG, shift_sd_angstrom or LISTED_VOXELS * voxel_size_angstrom)
 
 
@@ -97,7 +97,7 @@ def drift_of(
         one, two = _weighted(halves[0], second, mask)
         found = Aligner(one, settings).align(Subtomogram(two), start=Pose.identity())
         total = total @ found.pose
-        if displacement(found.pose, Pose.identity(), radius) < DRIFT_SHARE * limit:
+        if displacement(found.pose, Pose.identity(), radius) < DRIFT_FRACTION * limit:
             break
         back = total.inverse()
         second = moved(halves[1], back.matrix, back.shift_angstrom)
@@ -106,7 +106,7 @@ def drift_of(
         np.sqrt(3.0) * np.hypot(radius * np.radians(known.rotation_sd_deg), known.shift_sd_angstrom)
         for known in (found, expected)
     )
-    return total if max(DRIFT_SHARE * limit, DRIFT_SDS * sd) < way < CREDIBLE_SDS * most else None
+    return total if max(DRIFT_FRACTION * limit, DRIFT_SDS * sd) < way < CREDIBLE_SDS * most else None
 
 
 def _weighted(one: Volume, two: Volume, mask: Volume) -> tuple[Volume, Volume]:

@@ -1,4 +1,4 @@
-"""A start map from the particles alone: no template, and so no hand but theirs.
+"""A initial model from the particles alone: no template, and so no hand but theirs.
 
 Flow: some particles -> all pairs aligned -> one frame for all (synchronisation) -> average, each particle aligned to
 that of the other part -> map, centred where particles were picked.
@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from gonio.alignment.aligner import Aligner, Result, Search, Settings
 from gonio.alignment.particle_list import ParticleError, align_table
 from gonio.alignment.prepared import Prepared, finished
-from gonio.averaging.average import average_table
+from gonio.averaging.averages import average_table
 from gonio.averaging.resolution import FSC_KNOWN
 from gonio.averaging.single import by_itself
 from gonio.fourier.fourier_volume import moved
@@ -27,21 +27,21 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Subtomogram, Volume, masked_volume
 from gonio.preparation.extent import sphere_diameter_angstrom
-from gonio.run.engine import Local, Mapper
+from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
 from gonio.workflows.pose_change import displacement
 from gonio.workflows.synchronisation import Pairs, synchronised
 
-__all__ = ["SUBSET", "DeNovo", "DeNovoHalves", "denovo", "denovo_halves"]
+__all__ = ["SUBSET", "DeNovo", "DeNovoHalves", "initial_model", "initial_model_halves"]
 
 # Particles of which all pairs are aligned: 780 pairs.
 SUBSET = 40
 # Triangles of pairs close to within this share of the resolution, where all three pairs are right.
-TOLERANCE_SHARE = 0.5
-# Turns of aligning and averaging after the pairs; fewer when poses come to rest.
+TOLERANCE_FRACTION = 0.5
+# Turns of aligning and averaging after the pairs; fewer when poses converge.
 TURNS = 6
-REST_SHARE = 0.05
+REST_FRACTION = 0.05
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class DeNovo:
     turns: int
 
 
-def denovo(
+def initial_model(
     table: ParticleTable,
     settings: Settings | None = None,
     *,
     count: int = SUBSET,
     rng: np.random.Generator,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     stage: str = "de novo",
 ) -> DeNovo:
     """Make a map from some particles of a list; poses of the list are not looked at.
@@ -87,7 +87,7 @@ def denovo(
         How many are chosen, at random; all where there are fewer.
     rng
         Chooses them.
-    mapper
+    executor
         Who does the work.
     stage
         How the names of its stages begin.
@@ -97,7 +97,7 @@ def denovo(
     ValueError
         Fewer than six particles, a symmetry (where its axes lie cannot be known), a search that is not global.
     """
-    settings, mapper = Settings() if settings is None else settings, mapper or Local()
+    settings, executor = Settings() if settings is None else settings, executor or Local()
     if settings.symmetry.upper() != "C1":
         raise ValueError(
             "a map made from the particles alone has its axes anywhere: refine with C1, turn the map so that its axes"
@@ -109,14 +109,14 @@ def denovo(
         raise ValueError(f"at least 6 particles are needed to make a map from, got {min(len(table), count)}")
     subset = table[np.sort(rng.permutation(len(table))[:count])]
     alone = _Alone(subset)
-    pairs = _pairs(alone, settings, mapper, stage)
+    pairs = _pairs(alone, settings, executor, stage)
     shown = alone.load(0)
     size = shown.voxel_size_angstrom
     resolution = settings.lengths(box=shown.box, voxel_size_angstrom=size).resolution_angstrom
     radius = 0.5 * (settings.particle_diameter_angstrom or sphere_diameter_angstrom(shown.volume))
-    frame = synchronised(pairs, radius_angstrom=radius, tolerance_angstrom=TOLERANCE_SHARE * resolution)
+    frame = synchronised(pairs, radius_angstrom=radius, tolerance_angstrom=TOLERANCE_FRACTION * resolution)
     parts = _parts(frame.agreement)
-    return _turns(subset.with_poses(frame.poses), parts, frame.agreement, settings, radius, resolution, mapper, stage)
+    return _turns(subset.with_poses(frame.poses), parts, frame.agreement, settings, radius, resolution, executor, stage)
 
 
 @dataclass(frozen=True)
@@ -143,15 +143,15 @@ class DeNovoHalves:
         return resolution_at(self.fsc, FSC_KNOWN, box_angstrom=self.volumes[0].box_angstrom)
 
 
-def denovo_halves(
+def initial_model_halves(
     table: ParticleTable,
     settings: Settings | None = None,
     *,
     count: int = SUBSET,
     seed: int = 0,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
 ) -> DeNovoHalves:
-    """Make a map from ``count`` particles of each half set, as ``denovo``, and lay the second on the first.
+    """Make a map from ``count`` particles of each half set, as ``initial_model``, and lay the second on the first.
 
     They share no particle: six numbers, the pose of one on the other, are all that passes between the halves. As no
     rotation makes an object its mirror image, either hand would show as maps that disagree.
@@ -162,7 +162,7 @@ def denovo_halves(
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(half,)))
         stage = f"de novo, half {half}"
         own = table[np.flatnonzero(half_sets == half)]
-        made.append(denovo(own, settings, count=count, rng=rng, mapper=mapper, stage=stage))
+        made.append(initial_model(own, settings, count=count, rng=rng, executor=executor, stage=stage))
     first, second = (one.volume for one in made)
     pose = Aligner(first, settings).align(Subtomogram(second)).pose.inverse()
     second = moved(second, pose.matrix, pose.shift_angstrom)
@@ -178,24 +178,24 @@ def _turns(
     settings: Settings,
     radius: float,
     resolution: float,
-    mapper: Mapper,
+    executor: Executor,
     stage: str,
 ) -> DeNovo:
     """Each part aligned to the average of the other: no particle is in what it is aligned to."""
     subset = subset.with_poses(_centred(subset.poses))
-    made, turn = average_table(subset, mapper=mapper, half_sets=parts, stage=f"{stage}, averaging"), 0
+    made, turn = average_table(subset, executor=executor, half_sets=parts, stage=f"{stage}, averaging"), 0
     for turn in range(1, TURNS + 1):
         assert made.halves is not None
         found: dict[int, Pose] = {}
         for part, reference in ((1, made.halves[1]), (2, made.halves[0])):
             rows = np.flatnonzero(parts == part)
             name = f"{stage}, turn {turn}, part {part}"
-            results = align_table(subset[rows], Aligner(reference, settings), mapper=mapper, stage=name)
+            results = align_table(subset[rows], Aligner(reference, settings), executor=executor, stage=name)
             found.update(zip(rows.tolist(), (result.pose for result in results), strict=True))
         before = subset.poses
         subset = subset.with_poses(_centred(Pose.stack([found[row] for row in range(len(subset))])))
-        made = average_table(subset, mapper=mapper, half_sets=parts, stage=f"{stage}, turn {turn}, averaging")
-        if np.median(displacement(subset.poses, before, radius)) < REST_SHARE * resolution:
+        made = average_table(subset, executor=executor, half_sets=parts, stage=f"{stage}, turn {turn}, averaging")
+        if np.median(displacement(subset.poses, before, radius)) < REST_FRACTION * resolution:
             break
     return DeNovo(made.volume, subset, agreement, turn)
 
@@ -223,9 +223,9 @@ class _Alone:
         return by_itself(self.table.load(row))
 
 
-def _pairs(alone: _Alone, settings: Settings, mapper: Mapper, stage: str) -> Pairs:
+def _pairs(alone: _Alone, settings: Settings, executor: Executor, stage: str) -> Pairs:
     count = len(alone.table)
-    rows = mapper(f"{stage}, pairs", _AlignToLater(alone, settings), count - 1)
+    rows = executor(f"{stage}, pairs", _AlignToLater(alone, settings), count - 1)
     return Pairs(count, {(i, i + 1 + k): poses for i, row in enumerate(rows) for k, poses in enumerate(row)})
 
 

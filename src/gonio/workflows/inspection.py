@@ -1,6 +1,6 @@
 """What looks wrong with a list, a volume or a tilt series, and which hand of a map fits particles.
 
-Every doubt is one function: it takes what it judges, and returns a ``Suspicion`` or None. Thresholds say from where on
+Every doubt is one function: it takes what it judges, and returns a ``InputWarning`` or None. Thresholds say from where on
 a careful user would look again; none of them proves anything. Volumes are judged by two numbers,
 
     t        (mean inside a sphere - mean outside) over its standard error, from particles or from the map's own spread
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.alignment.aligner import Aligner
-from gonio.averaging.average import average
+from gonio.averaging.averages import average
 from gonio.fourier.fourier_volume import moved_into
 from gonio.fourier.spectrum import index_grid
 from gonio.fourier.transform import centred_fft, low_passed
@@ -31,7 +31,7 @@ from gonio.settings import Inputs, Search, Settings
 
 __all__ = [
     "HandScore",
-    "Suspicion",
+    "InputWarning",
     "angles_in_radians",
     "angles_out_of_range",
     "box_without_a_middle",
@@ -67,7 +67,7 @@ NAMED = 5
 
 
 @dataclass(frozen=True)
-class Suspicion:
+class InputWarning:
     """Something to look at: a short name for programs, what is odd, and what to do about it."""
 
     name: str
@@ -81,24 +81,26 @@ class Suspicion:
 # Lists
 
 
-def box_without_a_middle(box: int) -> Suspicion | None:
+def box_without_a_middle(box: int) -> InputWarning | None:
     """Odd boxes: programs differ on where their centre is, by half a voxel."""
     if box % 2 == 0:
         return None
     what = f"the box of {box} voxels is odd: programs disagree by half a voxel on its centre"
-    return Suspicion("odd box", what, f"gonio takes voxel {box // 2} (from 0); RELION wants even boxes")
+    return InputWarning("odd box", what, f"gonio takes voxel {box // 2} (from 0); RELION wants even boxes")
 
 
-def tomogram_without_a_middle(shape_xyz: Sequence[int]) -> Suspicion | None:
+def tomogram_without_a_middle(shape_xyz: Sequence[int]) -> InputWarning | None:
     """Odd tomograms: coordinates from the centre may be off by half a voxel, and by a whole one in some programs."""
     if all(n % 2 == 0 for n in shape_xyz):
         return None
     size = " x ".join(map(str, shape_xyz))
     what = f"the tomogram of {size} voxels has odd edges: its centre lies between two voxels"
-    return Suspicion("odd tomogram", what, "if coordinates start at the centre, say with --centre which one is meant")
+    return InputWarning(
+        "odd tomogram", what, "if coordinates start at the centre, say with --centre which one is meant"
+    )
 
 
-def angles_out_of_range(angles_deg: ArrayLike) -> Suspicion | None:
+def angles_out_of_range(angles_deg: ArrayLike) -> InputWarning | None:
     """Euler angles (m, 3), rot, tilt, psi: a tilt outside of -180..180, others outside of -360..360, or no number."""
     angles = np.asarray(angles_deg, dtype=np.float64)
     bad = ~np.isfinite(angles) | (np.abs(angles) > np.array([360.0, 180.0, 360.0]) + 1e-6)
@@ -112,10 +114,10 @@ def angles_out_of_range(angles_deg: ArrayLike) -> Suspicion | None:
     if np.isfinite(angles).all() and len(angles) >= ENOUGH and (np.abs(back) <= [360.0, 180.0, 360.0]).all():
         first = ", ".join(f"{angle:.4g}" for angle in back[rows[0]])
         remedy = f"they may have been turned into degrees twice: those would be ({first})"
-    return Suspicion("angles out of range", what, remedy)
+    return InputWarning("angles out of range", what, remedy)
 
 
-def angles_in_radians(angles_deg: ArrayLike) -> Suspicion | None:
+def angles_in_radians(angles_deg: ArrayLike) -> InputWarning | None:
     """Many Euler angles (m, 3) that differ and never exceed 2 pi."""
     angles = np.asarray(angles_deg, dtype=np.float64)
     angles = angles[np.isfinite(angles).all(axis=1)]
@@ -123,30 +125,32 @@ def angles_in_radians(angles_deg: ArrayLike) -> Suspicion | None:
     if few or np.abs(angles).max() > RADIANS:
         return None
     what = f"no angle of {len(angles)} particles exceeds {np.abs(angles).max():.2f}"
-    return Suspicion("angles in radians", what, "angles in files are degrees: these look like radians")
+    return InputWarning("angles in radians", what, "angles in files are degrees: these look like radians")
 
 
-def no_orientations(poses: Pose) -> Suspicion | None:
+def no_orientations(poses: Pose) -> InputWarning | None:
     """Several particles that all have one orientation."""
     if len(poses) < 2 or np.max(poses.rotation_distance_deg(poses[0])) > 1e-3:
         return None
     what = f"all {len(poses)} particles have one orientation"
-    return Suspicion("no orientations", what, "they were picked and not aligned: --local would start nowhere")
+    return InputWarning("no orientations", what, "they were picked and not aligned: --local would start nowhere")
 
 
-def shifts_beyond_the_box(poses: Pose, box_angstrom: float) -> Suspicion | None:
+def shifts_beyond_the_box(poses: Pose, box_angstrom: float) -> InputWarning | None:
     """Shifts of more than a quarter of the box: the particle is cut off, or the unit is wrong."""
     lengths = np.linalg.norm(poses.shift_angstrom, axis=1)
     far = np.flatnonzero(lengths > 0.25 * box_angstrom)
     if not len(far):
         return None
     what = f"{len(far)} of {len(lengths)} shifts exceed a quarter of the box, the largest {lengths.max():.0f} A"
-    return Suspicion("large shifts", what, "cut these particles anew where they are (gonio extract), or check the unit")
+    return InputWarning(
+        "large shifts", what, "cut these particles anew where they are (gonio extract), or check the unit"
+    )
 
 
 def outside_of_the_tomogram(
     positions_angstrom: NDArray[np.float64], *, size_xyz_angstrom: ArrayLike | None, from_centre: bool
-) -> Suspicion | None:
+) -> InputWarning | None:
     """Positions before the first voxel, or beyond the last where the size is known."""
     positions = positions_angstrom
     if from_centre and size_xyz_angstrom is None:
@@ -157,14 +161,14 @@ def outside_of_the_tomogram(
     if not len(rows):
         return None
     what = f"{len(rows)} of {len(positions)} positions lie outside of the tomogram, first in row {rows[0] + 1}"
-    return Suspicion(
+    return InputWarning(
         "outside of the tomogram", what, "check the pixel size, and whether coordinates start at the centre"
     )
 
 
 def listed_twice(
     names: Sequence[str], tomograms: Sequence[str], positions_angstrom: NDArray[np.float64], *, distance_angstrom: float
-) -> Suspicion | None:
+) -> InputWarning | None:
     """Particles of one tomogram nearer to each other than a distance."""
     found = halves.duplicates(tomograms, positions_angstrom, distance_angstrom=distance_angstrom)
     if not found:
@@ -172,7 +176,7 @@ def listed_twice(
     pairs = ", ".join(f"{names[one.row]} and {names[one.of_row]}" for one in found[:NAMED])
     near = f"{len(found)} of {len(names)} particles lie within {distance_angstrom:g} A of another"
     what = f"{near}: {pairs}{_more(len(found))}"
-    return Suspicion("listed twice", what, "keep one of each")
+    return InputWarning("listed twice", what, "keep one of each")
 
 
 def shared_by_halves(
@@ -182,12 +186,12 @@ def shared_by_halves(
     half_sets: NDArray[np.int8],
     *,
     box_angstrom: float,
-) -> Suspicion | None:
+) -> InputWarning | None:
     """Particles in different halves that stem from one particle, or whose boxes overlap."""
     if not ((half_sets == 1).any() and (half_sets == 2).any()):
         return None
-    family = halves.families(names, tomograms, coordinates_angstrom, within_angstrom=box_angstrom)
-    split = halves.parted(family, half_sets)
+    family = halves.overlapping_groups(names, tomograms, coordinates_angstrom, within_angstrom=box_angstrom)
+    split = halves.split_groups(family, half_sets)
     if not len(split):
         return None
     rows = np.flatnonzero(np.isin(family, split))
@@ -195,13 +199,13 @@ def shared_by_halves(
         f"{len(split)} groups of particles that share voxels or an origin ({len(rows)} particles, such as"
         f" {names[rows[0]]}) are in both half sets"
     )
-    return Suspicion("halves share particles", what, "their FSC is too good: give each group to one half")
+    return InputWarning("halves share particles", what, "their FSC is too good: give each group to one half")
 
 
 # Tilts
 
 
-def few_tilts(tilts_deg: ArrayLike) -> Suspicion | None:
+def few_tilts(tilts_deg: ArrayLike) -> InputWarning | None:
     """A range below 60 degrees, or many tilts that never exceed pi / 2."""
     tilts = np.asarray(tilts_deg, dtype=np.float64)
     span = float(np.ptp(tilts)) if len(tilts) else 0.0
@@ -209,17 +213,17 @@ def few_tilts(tilts_deg: ArrayLike) -> Suspicion | None:
         return None
     radians = len(tilts) >= ENOUGH and np.abs(tilts).max() <= np.pi / 2
     remedy = "these look like radians: files hold degrees" if radians else "most of Fourier space is missing"
-    return Suspicion("small tilt range", f"the {len(tilts)} tilts span {span:.1f} degrees", remedy)
+    return InputWarning("small tilt range", f"the {len(tilts)} tilts span {span:.1f} degrees", remedy)
 
 
-def tilts_listed_twice(tilts_deg: ArrayLike) -> Suspicion | None:
+def tilts_listed_twice(tilts_deg: ArrayLike) -> InputWarning | None:
     """Tilts within a tenth of a degree of each other."""
     tilts = np.sort(np.asarray(tilts_deg, dtype=np.float64))
     twice = np.flatnonzero(np.diff(tilts) < 0.1)
     if not len(twice):
         return None
     what = f"{len(twice)} tilts are listed twice, first {tilts[twice[0]]:.2f} degrees"
-    return Suspicion("tilts listed twice", what, "exposures may have been repeated: leave the worse ones out")
+    return InputWarning("tilts listed twice", what, "exposures may have been repeated: leave the worse ones out")
 
 
 # Volumes
@@ -248,13 +252,13 @@ def _inside_minus_outside(volume: Volume) -> tuple[float, float]:
     return float(inside.mean() - outside.mean()), float(outside.std())
 
 
-def inverted_contrast(volumes: Sequence[Volume]) -> Suspicion | None:
+def inverted_contrast(volumes: Sequence[Volume]) -> InputWarning | None:
     """Particles, or a map, that are darker in the middle than around it."""
     t = contrast_t(volumes)
     if t > -SURE:
         return None
     what = f"density is dark: the middle is below its surroundings by {-t:.1f} standard errors"
-    return Suspicion("inverted contrast", what, "pass --invert")
+    return InputWarning("inverted contrast", what, "pass --invert")
 
 
 def wedge_emptiness(volumes: Sequence[Volume], wedge: Wedge) -> float:
@@ -289,7 +293,7 @@ def _steps() -> NDArray[np.float64]:
     return np.concatenate([np.eye(3), -np.eye(3)])
 
 
-def measured_nowhere_empty(volumes: Sequence[Volume], wedge: Wedge) -> Suspicion | None:
+def measured_nowhere_empty(volumes: Sequence[Volume], wedge: Wedge) -> InputWarning | None:
     """A wedge whose missing part is not emptier than the rest."""
     emptiness = wedge_emptiness(volumes, wedge)
     if not emptiness > EMPTY:
@@ -299,11 +303,11 @@ def measured_nowhere_empty(volumes: Sequence[Volume], wedge: Wedge) -> Suspicion
         shifted = replace(wedge, weights=np.fft.fftshift(wedge.weights))
         if wedge_emptiness(volumes, shifted) < EMPTY:
             remedy = "the zero frequency of the weights lies in the corner: write them with it at n // 2 (fftshift)"
-            return Suspicion("weights from the corner", what, remedy)
-    return Suspicion("wedge not seen", what, "the tilt range or axis may be another, or the volumes were filled in")
+            return InputWarning("weights from the corner", what, remedy)
+    return InputWarning("wedge not seen", what, "the tilt range or axis may be another, or the volumes were filled in")
 
 
-def tilt_axis_like_x(volumes: Sequence[Volume], tilt_range_deg: tuple[float, float]) -> Suspicion | None:
+def tilt_axis_like_x(volumes: Sequence[Volume], tilt_range_deg: tuple[float, float]) -> InputWarning | None:
     """Volumes whose power is missing where it would be with the tilt axis along x, and not where along y."""
     about_y, about_x = (wedge_emptiness(volumes, SingleAxisWedge(*tilt_range_deg, axis)) for axis in (90.0, 0.0))
     if not (about_x < EMPTY and about_x < 0.7 * about_y):
@@ -312,10 +316,10 @@ def tilt_axis_like_x(volumes: Sequence[Volume], tilt_range_deg: tuple[float, flo
         f"power is missing as with a tilt axis along x ({100 * about_x:.0f} % of the rest there, {100 * about_y:.0f} %"
         " where an axis along y would miss it)"
     )
-    return Suspicion("tilt axis along x", what, "pass --tilt-axis 0, or turn the tomogram")
+    return InputWarning("tilt axis along x", what, "pass --tilt-axis 0, or turn the tomogram")
 
 
-def dark_tomogram(piece: NDArray[np.float32]) -> Suspicion | None:
+def dark_tomogram(piece: NDArray[np.float32]) -> InputWarning | None:
     """A piece of a tomogram whose strong densities are dark: blocks of 4^3 voxels with a negative skewness."""
     edges = [n // 4 * 4 for n in piece.shape]
     z, y, x = (n // 4 for n in edges)
@@ -327,7 +331,7 @@ def dark_tomogram(piece: NDArray[np.float32]) -> Suspicion | None:
     if skewness > -SKEWED or skewness > -SURE * np.sqrt(6.0 / blocks.size):
         return None
     what = f"what stands out is dark (skewness {skewness:.2f} in blocks of 4 voxels)"
-    return Suspicion("dark tomogram", what, "extract with --invert; particles are bright in gonio")
+    return InputWarning("dark tomogram", what, "extract with --invert; particles are bright in gonio")
 
 
 def _more(count: int) -> str:
@@ -344,9 +348,9 @@ class HandScore:
     Attributes
     ----------
     dissimilarities
-        Of each particle after refinement from its listed pose, with the map and with its mirror image, shape (m, 2).
+        Of each particle after refinement from its input pose, with the map and with its mirror image, shape (m, 2).
     correlations
-        Of the average at the listed poses with the map and with its mirror image, each laid on it.
+        Of the average at the input poses with the map and with its mirror image, each laid on it.
     shift_angstrom, turn_deg
         How far the map that fits had to be moved to lie on the average.
     """
@@ -384,7 +388,7 @@ def hand_of(
     diameter_angstrom: float | None = None,
     rng: np.random.Generator,
 ) -> HandScore:
-    """Whether a map or its mirror image is what particles at listed poses show.
+    """Whether a map or its mirror image is what particles at input poses show.
 
     The particles are averaged at their poses; the map and its mirror image are laid on the average over all
     orientations, and each particle is refined from its pose against both.

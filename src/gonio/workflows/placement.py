@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from gonio.particle import half_sets as halves
-from gonio.workflows.inspection import Suspicion
+from gonio.workflows.inspection import InputWarning
 
 __all__ = [
     "boxes_in_chains",
@@ -35,7 +35,7 @@ SURE, UNEQUAL = 4.0, 0.2
 CHAINED = 0.1
 
 
-def unequal_halves(half_sets: NDArray[np.int8]) -> Suspicion | None:
+def unequal_halves(half_sets: NDArray[np.int8]) -> InputWarning | None:
     """Judge half sets of very unequal size, or of which one is empty."""
     one, two = int((half_sets == 1).sum()), int((half_sets == 2).sum())
     count = one + two
@@ -44,12 +44,12 @@ def unequal_halves(half_sets: NDArray[np.int8]) -> Suspicion | None:
     if min(one, two) > 0 and abs(one - two) <= SURE * np.sqrt(count):
         return None
     what = f"the half sets hold {one} and {two} particles"
-    return Suspicion("unequal half sets", what, "the FSC of their maps says little: make new ones (refine --split)")
+    return InputWarning("unequal half sets", what, "the FSC of their maps says little: make new ones (refine --split)")
 
 
 def outside_of_tomograms(
     positions: NDArray[np.float64], sizes: NDArray[np.float64], *, from_centre: bool
-) -> Suspicion | None:
+) -> InputWarning | None:
     """Judge positions before the first voxel, or beyond the last.
 
     Parameters
@@ -70,12 +70,12 @@ def outside_of_tomograms(
     if reach > 1.5:
         what += f", the farthest at {reach:.1f} times its size"
     remedy = "check the pixel size of positions, and whether they start at the centre"
-    return Suspicion("outside of the tomogram", what, remedy)
+    return InputWarning("outside of the tomogram", what, remedy)
 
 
 def only_a_corner(
     positions: NDArray[np.float64], sizes: NDArray[np.float64], *, from_centre: bool, pixel_angstrom: float | None
-) -> Suspicion | None:
+) -> InputWarning | None:
     """Judge positions that fill only a small part of their tomograms, always the same: they are counted too small.
 
     Parameters
@@ -98,7 +98,7 @@ def only_a_corner(
     if pixel_angstrom is not None:
         larger = f"up to {pixel_angstrom / part:.3g} A, and not of {pixel_angstrom:g} A"
         remedy = f"they may count pixels of {larger}, as of a binned tomogram: pass --pixel-size to gonio convert"
-    return Suspicion("only a corner of the tomogram", what, remedy)
+    return InputWarning("only a corner of the tomogram", what, remedy)
 
 
 def nearest_neighbours(tomograms: Sequence[str], positions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -118,7 +118,7 @@ def crowded(
     *,
     particle_angstrom: float,
     pixel_angstrom: float | None,
-) -> Suspicion | None:
+) -> InputWarning | None:
     """Judge many neighbours that are nearer than half a particle: no two particles can be there.
 
     Parameters
@@ -140,12 +140,12 @@ def crowded(
     )
     pixels = "" if pixel_angstrom is None else f" ({pixel_angstrom:g} A)"
     remedy = f"the pixel size of positions{pixels} may be too small, or each particle was picked several times"
-    return Suspicion("crowded", what, remedy)
+    return InputWarning("crowded", what, remedy)
 
 
 def boxes_in_chains(
     names: Sequence[str], tomograms: Sequence[str], coordinates_angstrom: NDArray[np.float64], *, box_angstrom: float
-) -> Suspicion | None:
+) -> InputWarning | None:
     """Judge lattices, whose overlapping boxes chain all particles together: half sets cannot be made of such groups.
 
     Parameters
@@ -157,7 +157,7 @@ def boxes_in_chains(
     """
 
     def groups(within: float) -> int:
-        group = halves.families(names, tomograms, coordinates_angstrom, within_angstrom=within)
+        group = halves.overlapping_groups(names, tomograms, coordinates_angstrom, within_angstrom=within)
         return len(np.unique(group))
 
     count = groups(box_angstrom)
@@ -173,4 +173,4 @@ def boxes_in_chains(
         f"a lattice is divided by its particles: pass --siblings {less:g} to refine and average"
         f" ({groups(less)} groups), less than they are apart"
     )
-    return Suspicion("boxes in chains", what, remedy)
+    return InputWarning("boxes in chains", what, remedy)

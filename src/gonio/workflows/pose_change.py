@@ -15,11 +15,11 @@ from gonio.alignment.result import Result
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 
-__all__ = ["Motion", "displacement"]
+__all__ = ["PoseChange", "displacement"]
 
 
 @dataclass(frozen=True)
-class Motion:
+class PoseChange:
     """How far each of m particles moved.
 
     ``turned_deg`` and ``shifted_angstrom``, and ``sds``: the way of the particle's edge in units of its predicted
@@ -33,7 +33,7 @@ class Motion:
     shift_sds_angstrom: NDArray[np.float64]
 
     @staticmethod
-    def of(before: Pose, after: Pose, results: Sequence[Result], *, symmetry: str, radius: float) -> Motion:
+    def of(before: Pose, after: Pose, results: Sequence[Result], *, symmetry: str, radius: float) -> PoseChange:
         """From poses before and after, batches of m; the radius is that of the particle, angstrom."""
         nearest = Symmetry.named(symmetry).nearest(after, to=before)
         # A standard deviation is of one axis, a motion of three.
@@ -41,7 +41,7 @@ class Motion:
         shift = np.sqrt(3.0) * np.array([result.shift_sd_angstrom for result in results])
         way = displacement(nearest, before, radius)
         sds = way / np.maximum(np.hypot(radius * np.radians(turn), shift), 1e-9)
-        return Motion(
+        return PoseChange(
             np.asarray(nearest.rotation_distance_deg(before)),
             np.asarray(nearest.shift_distance_angstrom(before)),
             sds,
@@ -49,9 +49,9 @@ class Motion:
             shift,
         )
 
-    def take(self, rows: NDArray[np.int64]) -> Motion:
+    def take(self, rows: NDArray[np.int64]) -> PoseChange:
         """Of some of the particles."""
-        return Motion(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+        return PoseChange(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     @property
     def rotation_sd_deg(self) -> float:

@@ -1,7 +1,7 @@
 """Gold-standard refinement: aligning and averaging in turns, the two halves of the particles apart from the first step.
 
 Flow of one iteration: each half aligned to its own reference, below the limit -> averages -> half 2 laid on half 1 ->
-FSC -> the next limit. Halves share the start map (or, de novo, not even that), the frame, and the FSC with the limit
+FSC -> the next limit. Halves share the initial model (or, de novo, not even that), the frame, and the FSC with the limit
 that it sets: numbers, never a map (docs/refinement.md).
 
 Must not know where particles come from, who does the work, nor how results are kept.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gonio.alignment.aligner import Aligner, Search, Settings
 from gonio.alignment.particle_list import Aligners, align_table
 from gonio.alignment.result import Result
-from gonio.averaging.average import FOLDS, Average, average_table, folds_of
+from gonio.averaging.averages import FOLDS, Average, average_table, folds_of
 from gonio.averaging.resolution import FSC_HALVES, HalfMapFsc, fsc_of_a_half, half_map_fsc
 from gonio.fourier.fsc import resolution_at
 from gonio.fourier.spectrum import index_grid
@@ -29,9 +29,9 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.preparation.extent import sphere_mask
-from gonio.run.engine import Local, Mapper
+from gonio.run.executor import Executor, Local
 from gonio.workflows.half_frames import Apart, drift_of, half_2_moved, half_2_seen
-from gonio.workflows.pose_change import Motion
+from gonio.workflows.pose_change import PoseChange
 from gonio.workflows.refinement_plan import Assignment, Iteration, Listed, Plan
 
 __all__ = [
@@ -51,10 +51,10 @@ __all__ = [
 # lowest six.
 CHANCE_SDS, ALWAYS_ENOUGH = 2.0, 0.5
 # A local search looks this many of the predicted standard deviations around, and at least this share of the resolution.
-CONE_SDS, CONE_SHARE = 3.0, 0.5
+CONE_SDS, CONE_FRACTION = 3.0, 0.5
 # Searches are local once the median particle moved by less than this many of its own standard deviations,
 LOCAL_BELOW = 1.0
-# and all is at rest when it moved by less than this many while the resolution gained less than so many shells.
+# and all is converged when it moved by less than this many while the resolution gained less than so many shells.
 REST_BELOW, REST_SHELLS = 0.25, 0.25
 # or when the resolution has been less than the best, by as much, for so many iterations.
 PATIENCE = 3
@@ -83,7 +83,7 @@ def refined(
     starts: tuple[Volume, Volume] | None,
     plan: Plan | None = None,
     *,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     places_angstrom: Callable[[ParticleTable], NDArray[np.float64]] | None = None,
 ) -> Iterator[Iteration]:
     """Refine the poses of a list; gives each iteration when it is done, the last of which tells why it is.
@@ -97,7 +97,7 @@ def refined(
         of the halves at the poses of the list, which must then be ``plan.listed``, as far as these agree.
     plan
         What to do.
-    mapper
+    executor
         Who does the work; this process unless given. Each stage has a name of its own.
     places_angstrom
         Tells where the particles of a table are in their tomograms, (m, 3): needed to find duplicates.
@@ -108,13 +108,13 @@ def refined(
         Particles without a half, an empty half, no places to find duplicates by; maps and particles that do not fit.
     """
     plan = Plan() if plan is None else plan
-    mapper = mapper or Local()
+    executor = executor or Local()
     _check(table, starts, plan, places_angstrom)
     if starts is None:
-        run, state = _from_list(table, plan, mapper, places_angstrom)
+        run, state = _from_list(table, plan, executor, places_angstrom)
     else:
         _check_limits(starts[0], plan, plan.start_resolution_angstrom)
-        run = _Run(plan, mapper, fsc_mask(starts[0], plan), places_angstrom)
+        run = _Run(plan, executor, fsc_mask(starts[0], plan), places_angstrom)
         state = _State(table, table.poses, starts, limit_angstrom=plan.start_resolution_angstrom)
     for number in range(1, plan.max_iterations + 1):
         state, iteration = run.iteration(number, state)
@@ -143,22 +143,22 @@ def best_of(iterations: Sequence[Iteration]) -> Iteration:
 def _from_list(
     table: ParticleTable,
     plan: Plan,
-    mapper: Mapper,
+    executor: Executor,
     places: Callable[[ParticleTable], NDArray[np.float64]] | None,
 ) -> tuple[_Run, _State]:
-    """Start from the averages of the listed poses, in one frame, as far as these agree."""
+    """Start from the averages of the input poses, in one frame, as far as these agree."""
     assert plan.listed is not None  # refined has asked for it
     averaged = partial(
         average_table,
-        mapper=mapper,
+        executor=executor,
         half_sets=np.asarray(table.half_sets),
         folds=folds_of(len(table)),
         symmetry=plan.settings.symmetry,
     )
-    made = averaged(table, stage="averaging listed poses")
+    made = averaged(table, stage="averaging input poses")
     assert made.halves is not None
     _check_limits(made.volume, plan, None)
-    run = _Run(plan, mapper, fsc_mask(made.volume, plan), places)
+    run = _Run(plan, executor, fsc_mask(made.volume, plan), places)
     fsc, limit = run.start(made)
     # The halves of a list may come from refinements that never met.
     turn, shift = plan.listed.rotation_sd_deg, plan.listed.shift_sd_angstrom
@@ -166,7 +166,7 @@ def _from_list(
     drift = drift_of(made.halves, expected, mask=run.mask, radius=run.radius_angstrom, limit=limit)
     if drift is not None:
         table = table.with_poses(half_2_moved(table.half_sets, table.poses, drift))
-        made = averaged(table, stage="averaging listed poses in one frame")
+        made = averaged(table, stage="averaging input poses in one frame")
         fsc, limit = run.start(made)
     assert made.halves is not None
     return run, _State(table, table.poses, made.halves, limit, made.without, fsc)
@@ -194,7 +194,7 @@ class _State:
 @dataclass(frozen=True)
 class _Run:
     plan: Plan
-    mapper: Mapper
+    executor: Executor
     mask: Volume
     places: Callable[[ParticleTable], NDArray[np.float64]] | None = None
 
@@ -208,16 +208,21 @@ class _Run:
         """One turn of aligning and averaging."""
         results = self.aligned(number, state)
         poses = Pose.stack([result.pose for result in results])
-        motion = Motion.of(
+        pose_change = PoseChange.of(
             state.table.poses, poses, results, symmetry=self.plan.settings.symmetry, radius=self.radius_angstrom
         )
         table, listed = state.table.with_poses(poses), state.listed
         dropped = self.duplicates(table, results)
         if dropped:
             kept = np.setdiff1d(np.arange(len(table)), [one.row for one in dropped])
-            table, results, motion, listed = table[kept], [results[i] for i in kept], motion.take(kept), listed[kept]
+            table, results, pose_change, listed = (
+                table[kept],
+                [results[i] for i in kept],
+                pose_change.take(kept),
+                listed[kept],
+            )
             _check_halves(table)
-        made, drift = self.averaged(number, table, results, state.limit_angstrom, motion)
+        made, drift = self.averaged(number, table, results, state.limit_angstrom, pose_change)
         if drift is not None:
             results = half_2_seen(table.half_sets, results, drift)
             table = table.with_poses(Pose.stack([result.pose for result in results]))
@@ -239,14 +244,14 @@ class _Run:
             coverage=made.coverage,
             fsc=fsc,
             resolution_angstrom=fsc.box_angstrom / shell if shell else float("inf"),
-            moved_deg=float(np.median(motion.turned_deg)),
-            moved_angstrom=float(np.median(motion.shifted_angstrom)),
-            moved_sds=float(np.median(motion.sds)),
+            moved_deg=float(np.median(pose_change.turned_deg)),
+            moved_angstrom=float(np.median(pose_change.shifted_angstrom)),
+            moved_sds=float(np.median(pose_change.sds)),
             drift=drift,
             dropped=tuple(
                 (state.table.names[d.row], state.table.names[d.of_row], d.distance_angstrom) for d in dropped
             ),
-            ended=self.end(number, state, float(np.median(motion.sds)), gained, behind),
+            ended=self.end(number, state, float(np.median(pose_change.sds)), gained, behind),
         )
         following = _State(
             table=table,
@@ -255,7 +260,7 @@ class _Run:
             limit_angstrom=self.next_limit(made.volume, shell),
             without=made.without,
             fsc=np.clip(fsc.best, 0.0, 1.0),
-            cone=self.cone(state, motion, self.next_limit(made.volume, shell)),
+            cone=self.cone(state, pose_change, self.next_limit(made.volume, shell)),
             best_shell=max(shell, state.best_shell),
             behind=behind,
         )
@@ -289,7 +294,7 @@ class _Run:
             seed = self.plan.seed if not self.draws else self.plan.seed + number
             # Poses that were found before are known to every search, which then loses none of them.
             known = number > 1 or self.plan.listed is not None
-            results = align_table(starts[rows], aligner, mapper=self.mapper, seed=seed, local=known, stage=stage)
+            results = align_table(starts[rows], aligner, executor=self.executor, seed=seed, local=known, stage=stage)
             found.update(zip(rows.tolist(), results, strict=True))
         return [found[row] for row in range(len(state.table))]
 
@@ -335,19 +340,19 @@ class _Run:
         return replace(own, max_rotation_deg=state.cone[0], max_shift_angstrom=state.cone[1])
 
     def averaged(
-        self, number: int, table: ParticleTable, results: Sequence[Result], limit: float, motion: Motion
+        self, number: int, table: ParticleTable, results: Sequence[Result], limit: float, pose_change: PoseChange
     ) -> tuple[Average, Pose | None]:
         """The averages of both halves, and the pose that lays half 1 on half 2 where their frames are apart."""
         made = self.average(f"iteration {number}, averaging", table, results)
         assert made.halves is not None
-        expected = Apart.after(motion, with_motion=self.plan.listed is not None)
+        expected = Apart.after(pose_change, with_pose_change=self.plan.listed is not None)
         return made, drift_of(made.halves, expected, mask=self.mask, radius=self.radius_angstrom, limit=limit)
 
     def average(self, stage: str, table: ParticleTable, results: Sequence[Result]) -> Average:
         """Every particle at the poses that it may have."""
         return average_table(
             table,
-            mapper=self.mapper,
+            executor=self.executor,
             poses=[result.pose if result.sampled is None else result.sampled for result in results],
             half_sets=np.asarray(table.half_sets),
             folds=folds_of(len(table)),
@@ -368,17 +373,17 @@ class _Run:
             finest = min(finest, volume.box_angstrom / self.plan.settings.resolution_angstrom)
         return float(volume.box_angstrom / np.clip(shell + self.plan.margin_shells, MIN_SHELLS, finest))
 
-    def cone(self, state: _State, motion: Motion, limit: float) -> tuple[float, float] | None:
+    def cone(self, state: _State, pose_change: PoseChange, limit: float) -> tuple[float, float] | None:
         """How far the next iteration looks around poses; None for everywhere."""
-        if state.cone is None and (state.fsc is None or np.median(motion.sds) > LOCAL_BELOW):
+        if state.cone is None and (state.fsc is None or np.median(pose_change.sds) > LOCAL_BELOW):
             return None
-        turn = max(CONE_SDS * motion.rotation_sd_deg, np.degrees(CONE_SHARE * limit / self.radius_angstrom))
-        return float(min(turn, 180.0)), float(max(CONE_SDS * motion.shift_sd_angstrom, CONE_SHARE * limit))
+        turn = max(CONE_SDS * pose_change.rotation_sd_deg, np.degrees(CONE_FRACTION * limit / self.radius_angstrom))
+        return float(min(turn, 180.0)), float(max(CONE_SDS * pose_change.shift_sd_angstrom, CONE_FRACTION * limit))
 
     def end(self, number: int, state: _State, moved_sds: float, gained: float, behind: int) -> str:
         """Why it ends after this iteration; empty where it does not."""
         if self.search(state) is Search.LOCAL and moved_sds < REST_BELOW and gained < REST_SHELLS:
-            return f"at rest: the median particle moved by {moved_sds:.2f} of its sd, the FSC by {gained:+.2f} shells"
+            return f"converged: the median particle moved by {moved_sds:.2f} of its sd, the FSC by {gained:+.2f} shells"
         if behind >= PATIENCE:
             return f"the halves have agreed less than before for {PATIENCE} iterations"
         if number == self.plan.max_iterations:

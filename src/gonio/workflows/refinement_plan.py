@@ -27,7 +27,7 @@ __all__ = ["Assignment", "Iteration", "Listed", "Plan"]
 class Listed:
     """How far the poses of a list may be off: standard deviations of a Gaussian prior, per axis, and a cone.
 
-    None stands for no expectation, and without a cone for the nearest optimum. As the prior stays on the listed poses,
+    None stands for no expectation, and without a cone for the nearest optimum. As the prior stays on the input poses,
     noise cannot carry poses away step by step.
     """
 
@@ -59,11 +59,11 @@ class Plan:
         Of every alignment. The search is global first and local later, whatever it says;
         ``resolution_angstrom`` is the finest that is ever compared, None for the last whole shell.
     start_resolution_angstrom
-        To which the start map is taken, and beyond which nothing is compared in the first iteration.
+        To which the initial model is taken, and beyond which nothing is compared in the first iteration.
     margin_shells
         How far beyond where the halves agree the next iteration compares, in shells of one over the box.
     max_iterations
-        After which it ends, at rest or not.
+        After which it ends, converged or not.
     listed
         For poses of the list that are nearly right: every search is local, around them. None to search everywhere
         first.
@@ -134,7 +134,7 @@ class Iteration:
         How far they agree: to where that falls below 0.143, or below what chance alone may come to.
     moved_deg, moved_angstrom, moved_sds
         How far the median particle moved since the last iteration: turned, shifted, and both in units of its predicted
-        standard deviation. Against the listed poses in the first.
+        standard deviation. Against the input poses in the first.
     drift
         By which half 2 was moved to lie on half 1; None where it was not.
     dropped

@@ -34,7 +34,7 @@ from gonio.search.gpu.dispatch import (
 )
 
 if TYPE_CHECKING:
-    from gonio.kernels.gpu_memory import Card, Queue
+    from gonio.kernels.gpu_memory import Gpu, Queue
 
 __all__ = ["AUTO", "CPU", "Device", "device_for", "opened"]
 
@@ -48,30 +48,30 @@ DRAWS = (
     " drawn pool, runs with {} cpu"
 )
 ONE_PROCESS = (
-    "a graphics card is used by the process that opened it: for workers, give an aligner without device= and"
-    " mapper=gonio.search.gpu.multi_gpu.cards_for(device)"
+    "a GPU is used by the process that opened it: for workers, give an aligner without device= and"
+    " executor=gonio.search.gpu.multi_gpu.gpus_for(device)"
 )
 
 
 def opened(name: str) -> Device | None:
-    """The device of a name: ``"cpu"`` (None), ``"cuda"``, ``"cuda:1"``, or ``"auto"``, a card where one works.
+    """The device of a name: ``"cpu"`` (None), ``"cuda"``, ``"cuda:1"``, or ``"auto"``, a GPU where one works.
 
     Raises
     ------
     ValueError
-        For another name, and for a card that is not there: says what to install.
+        For another name, and for a GPU that is not there: says what to install.
     """
     if name == CPU:
         return None
     kind, _, index = name.partition(":")
     if name != AUTO and (kind != CUDA or (":" in name and not index.isdecimal())):
         raise ArgumentError(
-            '{} must be "cpu", "cuda", "cuda:1" (the second card, and so on) or "auto", got {name!r}',
+            '{} must be "cpu", "cuda", "cuda:1" (the second GPU, and so on) or "auto", got {name!r}',
             "device",
             name=name,
         )
     try:
-        return Device(_card(int(index or 0)))
+        return Device(_gpu(int(index or 0)))
     except ValueError:
         if name == AUTO:
             return None
@@ -84,7 +84,7 @@ def device_for(device: str | Device, *, draws: bool) -> Device | None:
     Raises
     ------
     ValueError
-        As ``opened``; and where a card is asked to draw.
+        As ``opened``; and where a GPU is asked to draw.
     """
     if not draws or device == CPU:
         return device if isinstance(device, Device) else opened(device)
@@ -93,14 +93,14 @@ def device_for(device: str | Device, *, draws: bool) -> Device | None:
     raise ArgumentError(DRAWS, "device", "device")
 
 
-def _card(index: int) -> Card:
+def _gpu(index: int) -> Gpu:
     if find_spec("numba_cuda") is None:
         raise ArgumentError("{} {kind} needs numba-cuda: {install}", "device", kind=CUDA, install=INSTALL)
-    from gonio.kernels.gpu_memory import Card, NoCard
+    from gonio.kernels.gpu_memory import Gpu, NoGpu
 
     try:
-        return Card(index)
-    except NoCard as error:
+        return Gpu(index)
+    except NoGpu as error:
         raise ArgumentError(
             '{} {kind} cannot be used, {why}: use "cpu", or "auto" for what there is', "device", kind=CUDA, why=error
         ) from error
@@ -110,7 +110,7 @@ def _card(index: int) -> Card:
 class Device:
     """A GPU as a ``Backend``."""
 
-    card: Card
+    gpu: Gpu
     _process: int = field(default_factory=os.getpid, init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
@@ -120,7 +120,7 @@ class Device:
     @property
     def name(self) -> str:
         """What it is called."""
-        return f"cuda:{self.card.index} ({self.card.name})"
+        return f"cuda:{self.gpu.index} ({self.gpu.name})"
 
     def search(self, searches: Sequence[PairSearch]) -> list[Found]:
         """Find the optima of pairs from coarse to fine."""
@@ -158,8 +158,8 @@ class Device:
         """
         if os.getpid() != self._process:
             raise RuntimeError(ONE_PROCESS)
-        with self._lock, self.card.used():
-            room, queue = self.card.launch_bytes, self.card.queue()
+        with self._lock, self.gpu.used():
+            room, queue = self.gpu.launch_bytes, self.gpu.queue()
         answers: dict[int, A] = {}
         waiting = deque(_portions(work, pieces, room))
         under_way: deque[tuple[_Portion, _Started[W, A]]] = deque()
@@ -178,8 +178,8 @@ class Device:
         from gonio.kernels.gpu_memory import OutOfMemory
 
         started = _Started(work, pieces, queue)
-        with self._lock, suppress(OutOfMemory), self.card.used():
-            started.finish = work.start(self.card, pieces, queue)
+        with self._lock, suppress(OutOfMemory), self.gpu.used():
+            started.finish = work.start(self.gpu, pieces, queue)
         return started
 
     def _answers(self, started: _Started[W, A]) -> list[A]:
@@ -188,21 +188,21 @@ class Device:
 
         answers: list[A] | None = None
         # Without the lock: another thread may give the GPU work meanwhile.
-        with suppress(OutOfMemory), self.card.used():
-            self.card.wait(started.queue)
-        with self._lock, suppress(OutOfMemory), self.card.used():
+        with suppress(OutOfMemory), self.gpu.used():
+            self.gpu.wait(started.queue)
+        with self._lock, suppress(OutOfMemory), self.gpu.used():
             if started.finish is not None:
                 answers = started.finish()
-                self.card.release(started.queue)
+                self.gpu.release(started.queue)
         # Halves begin when nothing is left that holds what the whole held: neither this nor the error.
         started.finish = None
         return self._in_halves(started) if answers is None else answers
 
     def _in_halves(self, started: _Started[W, A]) -> list[A]:
-        with self._lock, self.card.used():
-            self.card.wait(started.queue)
-            self.card.release(started.queue)
-            self.card.forget()
+        with self._lock, self.gpu.used():
+            self.gpu.wait(started.queue)
+            self.gpu.release(started.queue)
+            self.gpu.forget()
         half = len(started.pieces) // 2
         if not half:
             raise MemoryError(

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.comparison.score import CODES, Comparison, NormalEquations
-from gonio.kernels import cpu
+from gonio.kernels import sample_sums
 from gonio.search import levenberg_marquardt as lm
 from gonio.search.backend import BestShifts, Evaluation, Found, PairSearch, Refinement
-from gonio.search.gpu.resident_data import Resident, Seeds, SeedsOnCard, begins
+from gonio.search.gpu.resident_data import Resident, Seeds, SeedsOnGpu, begins
 from gonio.search.gpu.stages import bytes_of_search, conducted, kind_of_search
 
 if TYPE_CHECKING:
-    from gonio.kernels.gpu_memory import Card, Queue
+    from gonio.kernels.gpu_memory import Gpu, Queue
 
 __all__ = [
     "BEST_SHIFTS",
@@ -50,7 +50,7 @@ class Work(Generic[W, A]):
     """
 
     name: str
-    start: Callable[[Card, list[W], Queue], Callable[[], list[A]]]
+    start: Callable[[Gpu, list[W], Queue], Callable[[], list[A]]]
     size: Callable[[W], float]
     kind: Callable[[W], Hashable] = type
 
@@ -61,23 +61,23 @@ def _sample_bytes(comparison: Comparison) -> float:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Comparisons on the card: what is resident and their samples as they are weighted."""
+    """Comparisons on the GPU: what is resident and their samples as they are weighted."""
 
     resident: Resident
     columns: Any
 
     @staticmethod
-    def of(card: Card, comparisons: Sequence[Comparison], queue: Queue) -> _Compared:
+    def of(gpu: Gpu, comparisons: Sequence[Comparison], queue: Queue) -> _Compared:
         """What each minimises, in the order of its samples' radius."""
         # Values and weights go up; where samples lie, and what a reference shows there, is kept.
-        resident = Resident(card, [(c.target, c.reference) for c in comparisons], queue)
+        resident = Resident(gpu, [(c.target, c.reference) for c in comparisons], queue)
         columns = [
             np.array([*c.samples.value, c.samples.transfer, c.samples.weight, c.samples.power, c.samples.own])[
                 :, c.target.by_radius[0]
             ]
             for c in comparisons
         ]
-        return _Compared(resident, card.up(np.concatenate(columns, axis=1, dtype=np.float32), queue))
+        return _Compared(resident, gpu.up(np.concatenate(columns, axis=1, dtype=np.float32), queue))
 
     @property
     def arrays(self) -> tuple[Any, ...]:
@@ -86,50 +86,48 @@ class _Compared:
 
 
 def _sums(
-    card: Card, evaluations: Sequence[Evaluation], queue: Queue, *, values: bool, by_shell: bool
+    gpu: Gpu, evaluations: Sequence[Evaluation], queue: Queue, *, values: bool, by_shell: bool
 ) -> Callable[[], list[NDArray[np.float64]]]:
     """Sum at the points of comparisons: (p, s, width), over each shell or over all together."""
-    kernel, width = (card.kernels.totals, 4) if values else (card.kernels.normal_equations, cpu.N_SUMS)
-    compared = _Compared.of(card, [one.comparison for one in evaluations], queue)
+    kernel, width = (gpu.kernels.totals, 4) if values else (gpu.kernels.normal_equations, sample_sums.N_SUMS)
+    compared = _Compared.of(gpu, [one.comparison for one in evaluations], queue)
     if by_shell:
         parts, part_first, first = compared.resident.shell_parts()
     else:
         first = np.arange(len(evaluations) + 1)
-        parts, part_first = compared.resident.parts(), card.up(first, queue)
+        parts, part_first = compared.resident.parts(), gpu.up(first, queue)
     shells, counts = np.diff(first), np.array([len(one.points) for one in evaluations])
     most, most_shells = int(counts.max()), int(shells.max())
     if not most:
         return lambda: [np.zeros((0, count, width)) for count in shells]
-    out = card.empty((len(evaluations) * most * most_shells, width), np.float64, queue)
-    phases = card.up(np.array([one.comparison.phase for one in evaluations]), queue)
-    poses = [card.up(array, queue) for array in (begins(counts), np.ones(len(evaluations), np.int64), counts)]
-    points = card.up(np.concatenate([one.points for one in evaluations]).astype(np.float64), queue)
-    card.launch(
+    out = gpu.empty((len(evaluations) * most * most_shells, width), np.float64, queue)
+    phases = gpu.up(np.array([one.comparison.phase for one in evaluations]), queue)
+    poses = [gpu.up(array, queue) for array in (begins(counts), np.ones(len(evaluations), np.int64), counts)]
+    points = gpu.up(np.concatenate([one.points for one in evaluations]).astype(np.float64), queue)
+    gpu.launch(
         kernel, len(out), queue, *compared.arrays, parts, part_first, phases, *poses, most, most_shells, points, out
     )
 
     def finish() -> list[NDArray[np.float64]]:
-        sums = card.down(out, queue).reshape(len(evaluations), most, most_shells, width)
+        sums = gpu.down(out, queue).reshape(len(evaluations), most, most_shells, width)
         return [sums[i, : counts[i], : shells[i]].copy() for i in range(len(evaluations))]
 
     return finish
 
 
-def _normal_equations(card: Card, evaluations: list[Evaluation], queue: Queue) -> Callable[[], list[NormalEquations]]:
-    finish = _sums(card, evaluations, queue, values=False, by_shell=False)
+def _normal_equations(gpu: Gpu, evaluations: list[Evaluation], queue: Queue) -> Callable[[], list[NormalEquations]]:
+    finish = _sums(gpu, evaluations, queue, values=False, by_shell=False)
     return lambda: [
         e.comparison.equations(np.ascontiguousarray(sums[:, 0])) for e, sums in zip(evaluations, finish(), strict=True)
     ]
 
 
-def _shell_sums(card: Card, evaluations: list[Evaluation], queue: Queue) -> Callable[[], list[NDArray[np.float64]]]:
-    return _sums(card, evaluations, queue, values=True, by_shell=True)
+def _shell_sums(gpu: Gpu, evaluations: list[Evaluation], queue: Queue) -> Callable[[], list[NDArray[np.float64]]]:
+    return _sums(gpu, evaluations, queue, values=True, by_shell=True)
 
 
-def _shell_equations(
-    card: Card, evaluations: list[Evaluation], queue: Queue
-) -> Callable[[], list[NDArray[np.float64]]]:
-    return _sums(card, evaluations, queue, values=False, by_shell=True)
+def _shell_equations(gpu: Gpu, evaluations: list[Evaluation], queue: Queue) -> Callable[[], list[NDArray[np.float64]]]:
+    return _sums(gpu, evaluations, queue, values=False, by_shell=True)
 
 
 def _seeds(wanted: BestShifts) -> Seeds:
@@ -138,21 +136,21 @@ def _seeds(wanted: BestShifts) -> Seeds:
 
 
 def _best_shifts(
-    card: Card, wanted: list[BestShifts], queue: Queue
+    gpu: Gpu, wanted: list[BestShifts], queue: Queue
 ) -> Callable[[], list[tuple[NDArray[np.float64], NDArray[np.float64]]]]:
     comparisons = [one.comparison for one in wanted]
-    compared, seeds = _Compared.of(card, comparisons, queue), SeedsOnCard(card, [_seeds(one) for one in wanted], queue)
+    compared, seeds = _Compared.of(gpu, comparisons, queue), SeedsOnGpu(gpu, [_seeds(one) for one in wanted], queue)
     # Of a landscape only what a value needs.
-    tables = [card.up(array, queue) for array in _value_rows(comparisons)]
+    tables = [gpu.up(array, queue) for array in _value_rows(comparisons)]
     count = int(seeds.counts.sum())
-    points, value = card.empty((count, 12), np.float64, queue), card.empty((count,), np.float64, queue)
-    card.launch(
-        card.kernels.best_shifts, seeds.blocks, queue, *compared.arrays, compared.resident.parts(), *tables,
+    points, value = gpu.empty((count, 12), np.float64, queue), gpu.empty((count,), np.float64, queue)
+    gpu.launch(
+        gpu.kernels.best_shifts, seeds.blocks, queue, *compared.arrays, compared.resident.parts(), *tables,
         *seeds.arguments, points, value,
     )  # fmt: skip
 
     def finish() -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        shifts, d = card.down(points, queue)[:, 9:], card.down(value, queue)
+        shifts, d = gpu.down(points, queue)[:, 9:], gpu.down(value, queue)
         return list(zip(np.split(shifts, seeds.first[1:]), np.split(d, seeds.first[1:]), strict=True))
 
     return finish
@@ -168,28 +166,28 @@ def _value_rows(comparisons: Sequence[Comparison]) -> tuple[NDArray[np.int64], N
     return whole, numbers
 
 
-def _refinements(card: Card, refinements: list[Refinement], queue: Queue) -> Callable[[], list[lm.State]]:
+def _refinements(gpu: Gpu, refinements: list[Refinement], queue: Queue) -> Callable[[], list[lm.State]]:
     """Refine along as many directions all of them."""
     from gonio.kernels.cuda_samples import landscape_rows
 
     k = refinements[0].problem.landscape.directions.shape[1]
-    compared = _Compared.of(card, [r.comparison for r in refinements], queue)
+    compared = _Compared.of(gpu, [r.comparison for r in refinements], queue)
     counts = np.array([len(r.points) for r in refinements])
     first, count = begins(counts), int(counts.sum())
     steps = np.array([r.max_iterations for r in refinements])
     given = (*landscape_rows([r.problem.landscape for r in refinements]), first, counts)
-    tables = [card.up(array, queue) for array in given]
-    state = [card.up(np.concatenate([r.points for r in refinements]).astype(np.float64), queue)]
+    tables = [gpu.up(array, queue) for array in given]
+    state = [gpu.up(np.concatenate([r.points for r in refinements]).astype(np.float64), queue)]
     for shape, dtype in (((), float), ((k, k), float), ((k,), float), *[((), float)] * 2, *[((), np.int64)] * 2):
-        state.append(card.empty((count, *shape), dtype, queue))
+        state.append(gpu.empty((count, *shape), dtype, queue))
     most = int(counts.max())
-    card.launch(
-        card.kernels.refine[k], len(refinements) * most, queue, *compared.arrays, compared.resident.parts(), *tables,
-        most, card.up(steps, queue), *state,
+    gpu.launch(
+        gpu.kernels.refine[k], len(refinements) * most, queue, *compared.arrays, compared.resident.parts(), *tables,
+        most, gpu.up(steps, queue), *state,
     )  # fmt: skip
 
     def finish() -> list[lm.State]:
-        found = lm.State(*(card.down(array, queue) for array in state))
+        found = lm.State(*(gpu.down(array, queue) for array in state))
         return [found.take(np.arange(begin, begin + n)) for begin, n in zip(first, counts, strict=True)]
 
     return finish

@@ -1,4 +1,4 @@
-"""Engines whose items are done by graphics cards: one in this process, or several with a process each.
+"""Engines whose items are done by GPUs: one in this process, or several with a process each.
 
 Of a ``BatchTask`` a GPU takes as many items at a time as fill it, and results come in the order of the items, each when
 it and those before it are done. Other functions run on the CPU here. Must not know any search.
@@ -19,13 +19,13 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from gonio.particle.arguments import ArgumentError
-from gonio.run.engine import Chosen
+from gonio.run.executor import Chosen
 from gonio.run.parallel import in_order, obey_parent, portable
 from gonio.search.batch_task import BatchTask
 from gonio.search.gpu.device import DRAWS, Device, device_for, opened
 from gonio.search.gpu.groups import TOGETHER, Outcome, in_groups
 
-__all__ = ["ManyCards", "OneCard", "cards_for"]
+__all__ = ["ManyGpus", "OneGpu", "gpus_for"]
 
 T = TypeVar("T")
 
@@ -37,15 +37,15 @@ UNDER_WAY = 4
 END = 5.0
 
 
-def cards_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) -> OneCard | ManyCards | None:
-    """The engine of a device: what ``mapper`` may be wherever there is one. None for the CPU.
+def gpus_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) -> OneGpu | ManyGpus | None:
+    """The executor of a device: what ``executor`` may be wherever there is one. None for the CPU.
 
     Parameters
     ----------
     device
-        ``"cpu"``; ``"cuda"``, ``"cuda:1"``, ``"auto"`` or a ``Device`` as for an ``Aligner``; or several cards,
+        ``"cpu"``; ``"cuda"``, ``"cuda:1"``, ``"auto"`` or a ``Device`` as for an ``Aligner``; or several GPUs,
         ``"cuda:0,cuda:1"``, each of which has a worker process: in a script, below ``if __name__ == "__main__":``.
-        A card named twice has two, which prepare twice as much.
+        A GPU named twice has two, which prepare twice as much.
     draws
         Whether candidates are drawn one by one (``Settings.draws``), for which there is only the CPU.
     n_threads
@@ -53,20 +53,20 @@ def cards_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) 
 
     Returns
     -------
-    A context manager that is its own value. Results do not depend on how many cards there are.
+    A context manager that is its own value. Results do not depend on how many GPUs there are.
 
     Raises
     ------
     ValueError
-        A name that is none; a card that is not there or searches that draw. Of several cards when they are entered.
+        A name that is none; a GPU that is not there or searches that draw. Of several GPUs when they are entered.
     """
     names = tuple(device.split(",")) if isinstance(device, str) else ()
     if len(names) > 1:
         if draws:
             raise ArgumentError(DRAWS, "device", "device")
-        return ManyCards(names, n_threads)
+        return ManyGpus(names, n_threads)
     found = device_for(device, draws=draws)
-    return None if found is None else OneCard(found, n_threads)
+    return None if found is None else OneGpu(found, n_threads)
 
 
 def _whole(function: Callable[[int], T]) -> Callable[[int], T]:
@@ -75,17 +75,17 @@ def _whole(function: Callable[[int], T]) -> Callable[[int], T]:
 
 
 @dataclass(frozen=True)
-class OneCard:
-    """A card of this process. Nothing is forked from it: what is no search is done in threads."""
+class OneGpu:
+    """A GPU of this process. Nothing is forked from it: what is no search is done in threads."""
 
     device: Device
     n_threads: int = 1
 
-    def __enter__(self) -> OneCard:
+    def __enter__(self) -> OneGpu:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """The card stays open: another stage may come."""
+        """The GPU stays open: another stage may come."""
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ class OneCard:
         return self.device.name
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Mapper``."""
+        """As ``Executor``."""
         return self.done(function, range(count))
 
     def done(self, function: Callable[[int], T], items: Iterable[int]) -> Iterator[T]:
@@ -108,15 +108,15 @@ class OneCard:
 
 
 @dataclass
-class ManyCards:
-    """A worker process for each of some cards, which ``open`` opens there. This process uses none of them."""
+class ManyGpus:
+    """A worker process for each of some GPUs, which ``open`` opens there. This process uses none of them."""
 
     names: tuple[str, ...]
     n_threads: int = 1
     open: Callable[[str], Device | None] = opened
     _workers: list[_Worker] = field(default_factory=list, init=False, repr=False)
 
-    def __enter__(self) -> ManyCards:
+    def __enter__(self) -> ManyGpus:
         self._begin()
         return self
 
@@ -129,7 +129,7 @@ class ManyCards:
         return ", ".join(worker.name for worker in self._workers) or ", ".join(self.names)
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Mapper``."""
+        """As ``Executor``."""
         task = _whole(function)
         if not isinstance(task, BatchTask):
             return in_order(function, ((item,) for item in range(count)), self.n_threads)
@@ -191,8 +191,8 @@ class _Served:
         except Exception as error:
             raise portable(error) from None
         if device is None:
-            raise ValueError(f'of several devices each must be a card, "cuda:0", got {self._name!r}')
-        self._gpu = OneCard(device, self._n_threads)
+            raise ValueError(f'of several devices each must be a GPU, "cuda:0", got {self._name!r}')
+        self._gpu = OneGpu(device, self._n_threads)
         return self._gpu.name
 
     def begin(self, function: Callable[[int], Any]) -> None:

@@ -1,7 +1,7 @@
-"""The stages of searches from coarse to fine (``coarse_to_fine``) of many pairs at once, on a graphics card.
+"""The stages of searches from coarse to fine (``coarse_to_fine``) of many pairs at once, on a GPU.
 
 What each stage is made of is in ``kernels.cuda`` (samples) and ``kernels.cuda_stages`` (what follows from their sums).
-All launches of a batch are given to the card one after the other and are done in that order: until the answers are
+All launches of a batch are given to the GPU one after the other and are done in that order: until the answers are
 asked for nothing comes down, and no stage is waited for. Searches of a batch have one course; all else may differ.
 """
 
@@ -13,29 +13,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.score import CODES, MIN_OVERLAP, MIN_SAMPLES, Score
 from gonio.fourier.spectrum import Spectrum
-from gonio.kernels import cpu
+from gonio.kernels import sample_sums
 from gonio.search import levenberg_marquardt as lm
 from gonio.search.backend import Found, PairSearch
 from gonio.search.coarse_to_fine import (
+    CHANCE_POSES,
     CHOICE_POWER,
     DISTINCT,
     LAST_CANDIDATES,
     LEFT,
     MIN_SEEDS,
-    NULL_POSES,
-    Cut,
+    PruningRule,
     conduct,
 )
-from gonio.search.cpu import Cpu, null_poses
-from gonio.search.gpu.resident_data import Resident, Seeds, SeedsOnCard, begins, within
+from gonio.search.cpu import Cpu, chance_poses
+from gonio.search.gpu.resident_data import Resident, Seeds, SeedsOnGpu, begins, within
 from gonio.search.search_space import neighbour_turns
 from gonio.search.uncertainty import Curvature
 
 if TYPE_CHECKING:
-    from gonio.kernels.gpu_memory import Card, Queue
+    from gonio.kernels.gpu_memory import Gpu, Queue
 
 __all__ = ["bytes_of_search", "conducted", "kind_of_search"]
 
@@ -53,10 +53,10 @@ def kind_of_search(search: PairSearch) -> Hashable:
 
 
 def bytes_of_search(search: PairSearch) -> float:
-    """What a search takes on the card, nearly."""
+    """What a search takes on the GPU, nearly."""
     target, frame = search.pair.target, search.frame
     seeds = _seeds(search).bytes if frame.shift_angstrom is None else 128.0 * len(frame.rotations)
-    sums = (32.0 * 2 * NULL_POSES + 8.0 * cpu.N_SUMS) * target.n_shells
+    sums = (32.0 * 2 * CHANCE_POSES + 8.0 * sample_sums.N_SUMS) * target.n_shells
     poses = _room([search]) * POSE_BYTES
     return ROUNDED * (64.0 * len(target) + seeds + sums + poses + SEARCH_BYTES)
 
@@ -67,11 +67,11 @@ def _seeds(search: PairSearch) -> Seeds:
     return Seeds(search.pair.target, frame.rotations, limit, frame.max_shift_angstrom, search.grid)
 
 
-def conducted(card: Card, searches: list[PairSearch], queue: Queue) -> Callable[[], list[Found]]:
+def conducted(gpu: Gpu, searches: list[PairSearch], queue: Queue) -> Callable[[], list[Found]]:
     """Start searches of one kind; what is returned waits for them. Those that draw their candidates run on the CPU."""
     if searches[0].minimise is not None:
         return lambda: Cpu().search(searches)
-    stages = _OnCard(card, searches, queue)
+    stages = _OnGpu(gpu, searches, queue)
     conduct(stages, searches[0].course)
     return stages.finish()
 
@@ -80,23 +80,23 @@ def _room(searches: list[PairSearch]) -> int:
     """Rows of each search's pool."""
     course = searches[0].course
     most = course.cuts.seeds.most if course.levels > 1 else max(len(s.frame.rotations) for s in searches)
-    return max(most, LAST_CANDIDATES + (len(neighbour_turns()) * LEFT if course.looks else 0))
+    return max(most, LAST_CANDIDATES + (len(neighbour_turns()) * LEFT if course.neighbour_search else 0))
 
 
-class _OnCard:
-    """The stages of a batch: arrays on the card, and how many poses a pool has at most."""
+class _OnGpu:
+    """The stages of a batch: arrays on the GPU, and how many poses a pool has at most."""
 
-    def __init__(self, card: Card, searches: list[PairSearch], queue: Queue) -> None:
+    def __init__(self, gpu: Gpu, searches: list[PairSearch], queue: Queue) -> None:
         from gonio.kernels.cuda_samples import landscape_rows
         from gonio.kernels.cuda_stages import WEIGHTS
 
-        self._card, self._searches, self._queue, self._weights = card, searches, queue, WEIGHTS
+        self._gpu, self._searches, self._queue, self._weights = gpu, searches, queue, WEIGHTS
         self._count, self._course = len(searches), searches[0].course
         self._room, self._most = _room(searches), 0
         targets = [search.pair.target for search in searches]
-        raw = card.places("samples", [(id(t), _samples(t), t) for t in targets])
-        self._resident = Resident(card, [(s.pair.target, s.pair.reference) for s in searches], queue)
-        self._samples = card.kept("samples", queue)
+        raw = gpu.places("samples", [(id(t), _samples(t), t) for t in targets])
+        self._resident = Resident(gpu, [(s.pair.target, s.pair.reference) for s in searches], queue)
+        self._samples = gpu.kept("samples", queue)
         limits = np.array([within(s.pair.target, s.plan.limits) for s in searches])  # (b, levels)
         self._parts = [self._resident.parts(column) for column in limits.T]
         self._whole_parts, self._part_first = self._resident.parts(), self._up(np.arange(self._count + 1))
@@ -108,7 +108,10 @@ class _OnCard:
         self._describe(raw, shell_first, n_shells)
         self._expect_before(n_shells)
         landscapes = [
-            s.frame.pose_problem(s.pair.plain(Score.RCS), crowding=s.pair.crowding).landscape for s in searches
+            s.frame.pose_problem(
+                s.pair.plain(Score.RCS), samples_per_independent=s.pair.samples_per_independent
+            ).landscape
+            for s in searches
         ]
         whole, numbers = landscape_rows(landscapes)
         self._whole, self._numbers = self._up(whole), self._up(numbers)
@@ -120,13 +123,13 @@ class _OnCard:
 
     def _describe(self, raw: list[int], shell_first: NDArray[np.int64], n_shells: NDArray[np.int64]) -> None:
         """Tables of what is known of each search before the first launch."""
-        from gonio.kernels.cuda_stages import MOST_NULL_POSES, PAIR, SEARCH
+        from gonio.kernels.cuda_stages import MOST_CHANCE_POSES, PAIR, SEARCH
 
         searches = self._searches
-        chosen = [null_poses(count) for count in self._seed_counts]
-        self._null_counts = np.array([len(range(n)[c]) for n, c in zip(self._seed_counts, chosen, strict=True)])
-        assert self._null_counts.max() <= MOST_NULL_POSES
-        self._null_steps = np.array([c.step or 1 for c in chosen])
+        chosen = [chance_poses(count) for count in self._seed_counts]
+        self._chance_counts = np.array([len(range(n)[c]) for n, c in zip(self._seed_counts, chosen, strict=True)])
+        assert self._chance_counts.max() <= MOST_CHANCE_POSES
+        self._chance_steps = np.array([c.step or 1 for c in chosen])
         whole = np.zeros((self._count, len(SEARCH)), np.int64)
         known: dict[str, Any] = {
             "seed": self._seed_first,
@@ -134,36 +137,36 @@ class _OnCard:
             "sample": raw,
             "seeds": self._seed_counts,
             "shells": n_shells,
-            "null": self._null_counts,
+            "chance": self._chance_counts,
             "score": [CODES[s.score] for s in searches],
             "exact": [s.pair.exact for s in searches],
-            "known": [s.expectation is not None for s in searches],
+            "known": [s.expected_fsc is not None for s in searches],
         }
         for name, column in known.items():
             whole[:, SEARCH[name]] = column
         numbers = np.zeros((self._count, len(PAIR)))
-        numbers[:, PAIR["crowding"]] = [s.pair.crowding for s in searches]
+        numbers[:, PAIR["samples_per_independent"]] = [s.pair.samples_per_independent for s in searches]
         numbers[:, PAIR["voxel"]] = [s.pair.target.voxel_size_angstrom for s in searches]
         self._table, self._pairs = self._up(whole), self._up(numbers)
 
     def _expect_before(self, n_shells: NDArray[np.int64]) -> None:
         """What is expected before any pose is known, and what is said to be known."""
-        before, ceiling, contrast = [], [], []
+        before, c_ref, contrast = [], [], []
         for search, count in zip(self._searches, n_shells, strict=True):
-            known = search.pair.before if search.expectation is None else search.expectation
+            known = search.pair.before if search.expected_fsc is None else search.expected_fsc
             before.append(np.zeros((count, 4)) if known is None else known.table)
             contrast.append(1.0 if known is None else known.contrast)
-            above = search.pair.ceiling
-            ceiling.append(np.full(count, np.inf) if above is None else above)
+            above = search.pair.c_ref
+            c_ref.append(np.full(count, np.inf) if above is None else above)
         table, contrasts = np.concatenate(before), np.array(contrast)
         self._before, self._now = (self._up(table), self._up(contrasts)), (self._up(table), self._up(contrasts))
-        self._raised, self._ceiling = self._empty(table.shape, np.float64), self._up(np.concatenate(ceiling))
-        self._null = self._empty((len(table),), np.float64)
+        self._raised, self._c_ref = self._empty(table.shape, np.float64), self._up(np.concatenate(c_ref))
+        self._chance = self._empty((len(table),), np.float64)
 
     def _pools(self) -> None:
         """The pools, and memory of stages; each of the two pools receives what is left of the other."""
         rows, k = self._count * self._room, self._searches[0].frame.directions.shape[1]
-        self._refinement = self._card.kernels.refine[k]
+        self._refinement = self._gpu.kernels.refine[k]
         self._pool, self._next = self._pool_of(self._room), self._pool_of(self._room)
         self._models = [self._empty((rows, *shape), np.float64) for shape in ((k, k), (k,), (), ())]
         self._iterations, self._order = self._empty((rows,), np.int64), self._empty((rows,), np.int64)
@@ -184,9 +187,9 @@ class _OnCard:
         count = int(self._seed_counts.sum())
         if self._searches[0].frame.shift_angstrom is None:
             self._seeds = self._empty((count, 12), np.float64), self._empty((count,), np.float64)
-            seeds = SeedsOnCard(self._card, [_seeds(search) for search in self._searches], self._queue)
+            seeds = SeedsOnGpu(self._gpu, [_seeds(search) for search in self._searches], self._queue)
             self._launch(
-                self._card.kernels.best_shifts, seeds.blocks, *self._resident.arrays, self._columns, self._parts[0],
+                self._gpu.kernels.best_shifts, seeds.blocks, *self._resident.arrays, self._columns, self._parts[0],
                 self._whole, self._numbers, *seeds.arguments, *self._seeds,
             )  # fmt: skip
         else:
@@ -197,14 +200,14 @@ class _OnCard:
                 counts = self._up(self._seed_counts)
                 sums = self._totals(self._columns, self._parts[0], first, self._one, counts, most, self._seeds[0])
                 self._values(sums, first, counts, most, self._seeds[1])
-        most = max(int(self._null_counts.max()), 1)
-        poses = self._up(self._seed_first), self._up(self._null_steps), self._up(self._null_counts)
+        most = max(int(self._chance_counts.max()), 1)
+        poses = self._up(self._seed_first), self._up(self._chance_steps), self._up(self._chance_counts)
         sums = self._shell_sums("totals", self._plain, *poses, most, self._seeds[0])
-        self._stage("nulls", self._count, self._table, sums, most, self._shells, self._null, self._before[0])
+        self._stage("nulls", self._count, self._table, sums, most, self._shells, self._chance, self._before[0])
         if self._course.levels == 1:
-            self.keep_seeds(Cut(0.0, self._room, self._room, 0))
+            self.keep_seeds(PruningRule(0.0, self._room, self._room, 0))
 
-    def keep_seeds(self, cut: Cut) -> None:
+    def keep_seeds(self, cut: PruningRule) -> None:
         """As ``Stages``."""
         rule = float(cut.margin), cut.least, cut.most, MIN_SEEDS
         self._stage(
@@ -222,7 +225,7 @@ class _OnCard:
             self._weigh("before", self._parts[level], self._before, self._columns)
             self._refine(self._parts[level], self._most, steps)
 
-    def keep(self, cut: Cut) -> None:
+    def keep(self, cut: PruningRule) -> None:
         """As ``Stages``."""
         self._leave(self._pool[1], cut, by_choice=True, within=True, stepped=self._most)
 
@@ -230,13 +233,13 @@ class _OnCard:
         """As ``Stages``."""
         sums = self._shell_sums("totals", self._plain, self._pool_first, self._one, self._one, 1, self._pool[0])
         self._threads(
-            "expect", self._count, self._table, sums, self._shells, self._null, self._ceiling, *self._now,
+            "expect", self._count, self._table, sums, self._shells, self._chance, self._c_ref, *self._now,
         )  # fmt: skip
 
-    def look_around(self) -> None:
+    def search_neighbours(self) -> None:
         """As ``Stages``."""
         turns = neighbour_turns()
-        self._stage("look_around", self._count, self._up(turns), LEFT, self._room, self._counts, self._pool[0])
+        self._stage("search_neighbours", self._count, self._up(turns), LEFT, self._room, self._counts, self._pool[0])
         self._most += len(turns) * min(LEFT, self._most)
 
     def choose(self) -> None:
@@ -248,7 +251,7 @@ class _OnCard:
             "choices", self._count * self._most, self._table, self._pairs, sums, self._most, self._room, self._counts,
             self._whole, self._numbers, self._pool[0], self._pool[3],
         )  # fmt: skip
-        cut = Cut(0.0, LAST_CANDIDATES, LAST_CANDIDATES, 0)
+        cut = PruningRule(0.0, LAST_CANDIDATES, LAST_CANDIDATES, 0)
         self._leave(self._pool[3], cut, by_choice=True, within=False, stepped=self._most)
 
     def rest(self, steps: int) -> None:
@@ -257,7 +260,7 @@ class _OnCard:
         self._refine(self._whole_parts, 1, steps)
         choices = self._pool[1] if self._course.alone else self._pool[3]
         self._next, room = self._pool_of(LAST_CANDIDATES), LAST_CANDIDATES
-        cut = Cut(0.0, LAST_CANDIDATES, LAST_CANDIDATES, 0)
+        cut = PruningRule(0.0, LAST_CANDIDATES, LAST_CANDIDATES, 0)
         self._leave(choices, cut, by_choice=False, within=False, stepped=1, next_room=room)
         self._pool_first, self._room = self._up(np.arange(self._count) * room), room
 
@@ -271,7 +274,7 @@ class _OnCard:
         overlap = self._totals(self._plain, self._whole_parts, *first, self._one, 1, points)
         self._weigh("curvature", self._whole_parts, self._now, self._columns)
         equations = self._shell_sums("normal_equations", self._columns, *first, self._one, 1, points)
-        weights = self._empty((self._null.shape[0], 2), np.float64)
+        weights = self._empty((self._chance.shape[0], 2), np.float64)
         bent = [self._empty((self._count, 6, 6), np.float64) for _ in range(2)]
         self._stage(
             "curvatures", self._count, self._table, self._pairs, self._shell_parts, self._shell_first, self._numbers,
@@ -280,7 +283,7 @@ class _OnCard:
         wanted = [self._counts, points, minimised, values, codes, choices, self._total, overlap, *self._now, *bent]
 
         def finished() -> list[Found]:
-            return self._found(*(self._card.down(array, self._queue) for array in wanted))
+            return self._found(*(self._gpu.down(array, self._queue) for array in wanted))
 
         return finished
 
@@ -304,7 +307,7 @@ class _OnCard:
             rows = slice(i * self._room, i * self._room + counts[i])
             shells = slice(shell, shell + search.pair.target.n_shells)
             shell = shells.stop
-            known = search.expectation
+            known = search.expected_fsc
             found.append(
                 Found(
                     points=points[rows].copy(),
@@ -312,7 +315,7 @@ class _OnCard:
                     choice=choices[rows].copy(),
                     status=lm.Status.of(int(codes[rows.start])),
                     iterations=int(total[i]),
-                    expectation=known or Expectation.of_table(tables[shells].copy(), float(contrasts[i])),
+                    expected_fsc=known or ExpectedFsc.of_table(tables[shells].copy(), float(contrasts[i])),
                     overlap=float(overlap[i, 3]),
                     curvature=Curvature(follow[i].copy(), scatter[i].copy()),
                 )
@@ -336,7 +339,14 @@ class _OnCard:
         )  # fmt: skip
 
     def _leave(
-        self, choices: Any, cut: Cut, *, by_choice: bool, within: bool, stepped: int, next_room: int | None = None
+        self,
+        choices: Any,
+        cut: PruningRule,
+        *,
+        by_choice: bool,
+        within: bool,
+        stepped: int,
+        next_room: int | None = None,
     ) -> None:
         """The first distinct poses into the other pool, which is then the one."""
         rule = DISTINCT, by_choice, within, float(cut.margin), cut.least, cut.most, stepped
@@ -353,17 +363,17 @@ class _OnCard:
         """Sums of all samples of each pair at poses, (b most, 4)."""
         out = self._empty((self._count * most, 4), np.float64)
         self._launch(
-            self._card.kernels.totals, len(out), *self._resident.arrays, columns, parts, self._part_first, self._phases,
+            self._gpu.kernels.totals, len(out), *self._resident.arrays, columns, parts, self._part_first, self._phases,
             first, step, counts, most, 1, points, out,
         )  # fmt: skip
         return out
 
     def _shell_sums(self, kernel: str, columns: Any, first: Any, step: Any, counts: Any, most: int, points: Any) -> Any:
         """Sums of each shell at poses, (b most shells, width)."""
-        width = 4 if kernel == "totals" else cpu.N_SUMS
+        width = 4 if kernel == "totals" else sample_sums.N_SUMS
         out = self._empty((self._count * most * self._shells, width), np.float64)
         self._launch(
-            getattr(self._card.kernels, kernel), len(out), *self._resident.arrays, columns, self._shell_parts,
+            getattr(self._gpu.kernels, kernel), len(out), *self._resident.arrays, columns, self._shell_parts,
             self._shell_first, self._phases, first, step, counts, most, self._shells, points, out,
         )  # fmt: skip
         return out
@@ -373,20 +383,20 @@ class _OnCard:
         self._threads("values", self._count * most, sums, first, counts, most, self._whole, self._numbers, values)
 
     def _stage(self, kernel: str, blocks: int, *arguments: Any) -> None:
-        self._launch(getattr(self._card.stages, kernel), blocks, *arguments)
+        self._launch(getattr(self._gpu.stages, kernel), blocks, *arguments)
 
     def _threads(self, kernel: str, count: int, *arguments: Any) -> None:
         """A kernel of which each thread is by itself."""
-        self._stage(kernel, -(-count // self._card.stages.threads), *arguments)
+        self._stage(kernel, -(-count // self._gpu.stages.threads), *arguments)
 
     def _launch(self, kernel: Any, blocks: int, *arguments: Any) -> None:
-        self._card.launch(kernel, blocks, self._queue, *arguments)
+        self._gpu.launch(kernel, blocks, self._queue, *arguments)
 
     def _up(self, array: NDArray) -> Any:
-        return self._card.up(array, self._queue)
+        return self._gpu.up(array, self._queue)
 
     def _empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return self._card.empty(shape, dtype, self._queue)
+        return self._gpu.empty(shape, dtype, self._queue)
 
 
 def _samples(target: Spectrum) -> Callable[[], NDArray]:

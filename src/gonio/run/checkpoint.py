@@ -1,12 +1,12 @@
-"""The journal of a run: what has been done, so that a run that was cut off goes on where it was.
+"""The checkpoint of a run: what has been done, so that a run that was cut off goes on where it was.
 
 A file of records, each ``marker, CRC-32 of what follows, synced, length, content`` (little-endian; uint32, uint64,
 uint64). The first record is what the run is: JSON, compared name by name when the run is resumed. Every other is two
 pickles, (stage, item, stamp) and the value, read back through an unpickler that knows only values of gonio, NumPy and
-SciPy: a journal from elsewhere runs no code. Records are only ever added.
+SciPy: a checkpoint from elsewhere runs no code. Records are only ever added.
 
 ``synced`` is how much of the file was known to be on the disk when the record was written. A crash can lose or spoil
-what was written after that, in any order: a record that is not whole is the end of the journal, and dropped with a
+what was written after that, in any order: a record that is not whole is the end of the checkpoint, and dropped with a
 warning, unless a later one says that it had been synced. Then the disk or somebody has changed it, which is an error.
 """
 
@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Changed", "Journal", "TornRecord", "command_in", "flat", "stamp_of", "sync_path"]
+__all__ = ["Changed", "Checkpoint", "TornRecord", "command_in", "flat", "stamp_of", "sync_path"]
 
 MAGIC = b"gonio journal 2\n"
 MARKER = b"\xf5gj\n"
@@ -46,7 +46,7 @@ MAKERS = {"_reconstruct", "_frombuffer", "scalar"}
 
 
 class TornRecord(UserWarning):
-    """The last record of a journal was not whole."""
+    """The last record of a checkpoint was not whole."""
 
 
 class Changed(ValueError):
@@ -64,8 +64,8 @@ class _Place(NamedTuple):
         return self.start + self.length
 
 
-class Journal:
-    """An open journal, to be made by ``create`` or ``resume`` and to be closed."""
+class Checkpoint:
+    """An open checkpoint, to be made by ``create`` or ``resume`` and to be closed."""
 
     def __init__(self, path: Path, *, values: dict[tuple[str, int], _Place]) -> None:
         self.path = path
@@ -75,10 +75,10 @@ class Journal:
         self._sync_time = time.monotonic()
 
     @staticmethod
-    def create(path: Path, facts: Mapping[str, object], *, command: str = "") -> Journal:
+    def create(path: Path, facts: Mapping[str, object], *, command: str = "") -> Checkpoint:
         """A new one, of a run that is described by ``facts``: whatever JSON can say.
 
-        ``command`` is what was typed, for whoever finds the journal: it need not be the same when the run is resumed.
+        ``command`` is what was typed, for whoever finds the checkpoint: it need not be the same when the run is resumed.
         """
         content = json.dumps({"facts": facts, "command": command}, default=str).encode()
         temporary = path.with_suffix(".new")
@@ -88,18 +88,18 @@ class Journal:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_path(path.parent)
-        return Journal(path, values={})
+        return Checkpoint(path, values={})
 
     @staticmethod
-    def resume(path: Path, facts: Mapping[str, object]) -> Journal:
-        """The journal of a run that was cut off.
+    def resume(path: Path, facts: Mapping[str, object]) -> Checkpoint:
+        """The checkpoint of a run that was cut off.
 
         Raises
         ------
         Changed
             Naming what is not as it was: a fact, or the input of an item that was done.
         ValueError
-            The file is no journal, or was damaged after it had been synced.
+            The file is no checkpoint, or was damaged after it had been synced.
         """
         with _content(path) as content:
             places, whole, size = _whole(path, content)
@@ -111,7 +111,7 @@ class Journal:
         with path.open("r+b") as file:
             file.truncate(whole)
             os.fsync(file.fileno())
-        return Journal(path, values=values)
+        return Checkpoint(path, values=values)
 
     def __contains__(self, key: tuple[str, int]) -> bool:
         return key in self._values
@@ -136,9 +136,9 @@ class Journal:
         Raises
         ------
         OSError
-            It cannot be written: the journal is as it was.
+            It cannot be written: the checkpoint is as it was.
         ValueError
-            It could not be read back: a journal does not hold such values.
+            It could not be read back: a checkpoint does not hold such values.
         """
         key = pickle.dumps((stage, item, None if source is None else stamp_of(source)), protocol=5)
         content = pickle.dumps(value, protocol=5)
@@ -160,7 +160,7 @@ class Journal:
         Raises
         ------
         OSError
-            It does not come there: the journal is as it was when last synced.
+            It does not come there: the checkpoint is as it was when last synced.
         """
         if not self.is_synced:
             with self._or_up_to(self._synced):  # some systems say only now that there was no room
@@ -175,7 +175,7 @@ class Journal:
 
     @contextmanager
     def _or_up_to(self, end: int) -> Iterator[None]:
-        """Where the disk refuses, keep the journal up to there."""
+        """Where the disk refuses, keep the checkpoint up to there."""
         try:
             with _told(self.path):
                 yield
@@ -188,7 +188,7 @@ class Journal:
 
 
 def command_in(path: Path) -> str:
-    """What was typed to begin the run of a journal; empty where it cannot be read."""
+    """What was typed to begin the run of a checkpoint; empty where it cannot be read."""
     with suppress(ValueError, OSError), _content(path) as content:
         return _header(path, content, _whole(path, content)[0][0])["command"]
     return ""
@@ -258,10 +258,10 @@ def _whole(path: Path, content: mmap.mmap | bytes) -> tuple[list[_Place], int, i
     Raises
     ------
     ValueError
-        The file is no journal, or the records break off where they had been synced.
+        The file is no checkpoint, or the records break off where they had been synced.
     """
     if content[: len(MAGIC)] != MAGIC:
-        raise ValueError(f"{path} is not a journal of this version of gonio: pass --overwrite to begin again")
+        raise ValueError(f"{path} is not a checkpoint of this version of gonio: pass --overwrite to begin again")
     places, at = [], len(MAGIC)
     while (found := _at(content, at)) is not None:
         places.append(found[0])
@@ -332,7 +332,7 @@ class _Unpickler(pickle.Unpickler):
             found = super().find_class(module, name)
             if _is_harmless(found):
                 return found
-        raise pickle.UnpicklingError(f"a journal holds no {module}.{name}")
+        raise pickle.UnpicklingError(f"a checkpoint holds no {module}.{name}")
 
 
 def _is_harmless(found: Any) -> bool:
@@ -351,4 +351,4 @@ def _unpickled(stream: io.BytesIO) -> Any:
     try:
         return _Unpickler(stream).load()
     except Exception as error:  # of whatever kind: its bytes say what is made
-        raise ValueError(f"the journal holds what this version of gonio cannot read: {error}") from error
+        raise ValueError(f"the checkpoint holds what this version of gonio cannot read: {error}") from error

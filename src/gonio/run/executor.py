@@ -1,7 +1,7 @@
 """Engines: who does a stage of long work, item after item.
 
 A *stage* is one function and a number of items; an item is known by its number, so that whoever does it needs no more
-than the function, and what was done can be found again. Results do not depend on the engine.
+than the function, and what was done can be found again. Results do not depend on the executor.
 
     Local, Dask (cluster), GPUs (search.gpu.multi_gpu)  ->  Journaled: keeps results, tells progress  ->  in order
 """
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from gonio.run.journal import Journal
+from gonio.run.checkpoint import Checkpoint
 from gonio.run.parallel import in_order
 
-__all__ = ["Chosen", "Journaled", "Local", "Mapper", "Progress", "silent"]
+__all__ = ["Chosen", "Checkpointed", "Local", "Executor", "Progress", "silent"]
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
-class Mapper(Protocol):
+class Executor(Protocol):
     """Does a stage."""
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
@@ -53,7 +53,7 @@ class Local:
     workers: int = 1
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Mapper``."""
+        """As ``Executor``."""
         return in_order(function, ((index,) for index in range(count)), self.workers)
 
 
@@ -63,48 +63,48 @@ def silent(stage: str, count: int, done: int) -> AbstractContextManager[Callable
 
 
 @dataclass(frozen=True)
-class Journaled:
-    """Another engine, whose results are put down in a journal, and taken from there when they are found in it.
+class Checkpointed:
+    """Another executor, whose results are put down in a checkpoint, and taken from there when they are found in it.
 
-    Progress counts what the journal has on the disk.
+    Progress counts what the checkpoint has on the disk.
     """
 
-    engine: Mapper
-    journal: Journal | None = None
+    executor: Executor
+    checkpoint: Checkpoint | None = None
     progress: Progress = silent
     _begun: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Mapper``.
+        """As ``Executor``.
 
         Raises
         ------
         RuntimeError
             This run has had a stage of the same name, whose results would be taken for those of this one.
         """
-        journal = self.journal if keep else None
-        if journal is not None and stage in self._begun:
+        checkpoint = self.checkpoint if keep else None
+        if checkpoint is not None and stage in self._begun:
             raise RuntimeError(f"there are two stages {stage!r} in one run: give each a name of its own")
         self._begun.add(stage)
-        known = [journal is not None and (stage, item) in journal for item in range(count)]
+        known = [checkpoint is not None and (stage, item) in checkpoint for item in range(count)]
         missing = [item for item in range(count) if not known[item]]
-        made = iter(self.engine(stage, Chosen(function, missing), len(missing), keep=keep) if missing else ())
+        made = iter(self.executor(stage, Chosen(function, missing), len(missing), keep=keep) if missing else ())
         source: Callable[[int], Path | None] = getattr(function, "source", lambda item: None)
         done = count - len(missing)
         with self.progress(stage, count, done) as report:
             for item in range(count):
-                if journal is not None and known[item]:
-                    yield journal.value(stage, item)
+                if checkpoint is not None and known[item]:
+                    yield checkpoint.value(stage, item)
                     continue
                 result = next(made)
-                if journal is not None:
-                    journal.add(stage, item, result, source=source(item))
+                if checkpoint is not None:
+                    checkpoint.add(stage, item, result, source=source(item))
                 done += 1
-                if journal is None or journal.is_synced:
+                if checkpoint is None or checkpoint.is_synced:
                     report(done)
                 yield result
-            if journal is not None and not journal.is_synced:
-                journal.sync()
+            if checkpoint is not None and not checkpoint.is_synced:
+                checkpoint.sync()
                 report(done)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.comparison.expected_fsc import Expectation
+from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.score import Comparison, Score, weighted
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
@@ -19,8 +19,8 @@ __all__ = ["Pair"]
 class Pair:
     """Two particles as samples, ready to be compared.
 
-    ``crowding`` is how many samples there are for each one that the particle's support leaves independent;
-    ``ceiling`` the correlation of the reference with the truth, shell by shell (s,), where that is known; ``before``
+    ``samples_per_independent`` is how many samples there are for each one that the particle's support leaves independent;
+    ``c_ref`` the correlation of the reference with the truth, shell by shell (s,), where that is known; ``before``
     what is expected of the two before any pose is known, or None. ``exact`` says that the target's weights are one over
     the power of its noise, and that the reference is clean and whole: RCS is then the likelihood itself at the contrast
     that fits best (docs/theory.md eq. 32), and nothing needs to be expected of the pair. ``diameter_angstrom`` is that
@@ -29,9 +29,9 @@ class Pair:
 
     target: Spectrum
     reference: FourierVolume
-    crowding: float = 1.0
-    ceiling: NDArray[np.float64] | None = None
-    before: Expectation | None = None
+    samples_per_independent: float = 1.0
+    c_ref: NDArray[np.float64] | None = None
+    before: ExpectedFsc | None = None
     exact: bool = False
     diameter_angstrom: float | None = None
     _plain: dict[tuple[Score, float | None], Comparison] = field(default_factory=dict, compare=False, repr=False)
@@ -44,16 +44,16 @@ class Pair:
             self._plain[score, limit] = Comparison(target, self.reference, score=score)
         return self._plain[score, limit]
 
-    def filtered(self, score: Score, expectation: Expectation | None, limit: float | None = None) -> Comparison:
+    def filtered(self, score: Score, expected_fsc: ExpectedFsc | None, limit: float | None = None) -> Comparison:
         """Every sample weighted by what it is expected to tell; the likelihood ratio has its own weights.
 
         Where nothing is expected, every sample counts alike.
         """
         if self.exact:
             return self.plain(Score.RCS if score is Score.LIKELIHOOD else score, limit)
-        if expectation is None or not expectation.correlation.any():
+        if expected_fsc is None or not expected_fsc.correlation.any():
             return self.plain(Score.RCS, limit)
         target = self.target if limit is None else self.target.below(limit)
         if score is Score.LIKELIHOOD:
-            return Comparison(target, self.reference, score=score, expectation=expectation)
-        return Comparison(weighted(target, expectation), self.reference, score=score)
+            return Comparison(target, self.reference, score=score, expected_fsc=expected_fsc)
+        return Comparison(weighted(target, expected_fsc), self.reference, score=score)

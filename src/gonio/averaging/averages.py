@@ -1,7 +1,7 @@
 """Averages of aligned particles, weighted by what each has measured (docs/theory.md eq. 20).
 
 Flow: rows of a list, in blocks of one size -> the sums of each block (``insertion``), by whoever does such work
-(``run.engine``) -> added in the order of the blocks -> maps of all particles, of half sets, of classes. The sums of a
+(``run.executor``) -> added in the order of the blocks -> maps of all particles, of half sets, of classes. The sums of a
 block are the same bits whoever makes them, and so is the map.
 """
 
@@ -21,7 +21,7 @@ from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, Volume
-from gonio.run.engine import Local, Mapper
+from gonio.run.executor import Executor, Local
 
 __all__ = ["FOLDS", "Average", "average", "average_classes", "average_table", "folds_of"]
 
@@ -118,20 +118,20 @@ def average(
 def average_table(
     table: ParticleTable,
     *,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     poses: Pose | Sequence[Pose | PoseSample] | None = None,
     half_sets: NDArray[np.int8] | None = None,
     folds: NDArray[np.int64] | None = None,
     symmetry: str = "C1",
     stage: str = "average",
 ) -> Average:
-    """The average of a list's particles, by any engine; as ``average``, to the bit.
+    """The average of a list's particles, by any executor; as ``average``, to the bit.
 
     Parameters
     ----------
     table
         m particles with a source to read them from.
-    mapper
+    executor
         Who does it; this process unless given.
     poses
         In place of those of the table; a particle that has a sample counts at all poses of it, for their weights.
@@ -146,7 +146,7 @@ def average_table(
     made = average_classes(
         table,
         np.zeros(len(table), dtype=np.int64),
-        mapper=mapper,
+        executor=executor,
         poses=poses,
         half_sets=half_sets,
         folds=folds if half_sets is not None else None,
@@ -160,7 +160,7 @@ def average_classes(
     table: ParticleTable,
     classes: NDArray[np.int64],
     *,
-    mapper: Mapper | None = None,
+    executor: Executor | None = None,
     poses: Pose | Sequence[Pose | PoseSample] | None = None,
     half_sets: NDArray[np.int8] | None = None,
     folds: NDArray[np.int64] | None = None,
@@ -174,7 +174,7 @@ def average_classes(
     ----------
     classes
         A number for each particle, shape (m,); those below 0 are in no class.
-    table, mapper, poses, half_sets, folds, symmetry, stage
+    table, executor, poses, half_sets, folds, symmetry, stage
         As in ``average_table``.
     folded
         Of which half sets there are maps without folds; 0 stands for all particles of a class.
@@ -188,7 +188,7 @@ def average_classes(
     fold_of = np.zeros(len(table), dtype=np.int64) if folds is None else np.asarray(folds)
     size = 3 * (1 + int(fold_of.max(initial=0)))  # groups of a class
     groups = np.where(classes < 0, -1, size * np.asarray(classes) + 3 * fold_of + _groups_of(half_sets, len(table)))
-    made = _summed(table, table.poses if poses is None else poses, groups, symmetry, mapper, stage)
+    made = _summed(table, table.poses if poses is None else poses, groups, symmetry, executor, stage)
     return {
         one: made.average(
             range(size * one, size * (one + 1)),
@@ -228,7 +228,7 @@ def _summed(
     poses: Pose | Sequence[Pose | PoseSample],
     groups: NDArray[np.int64],
     symmetry: str,
-    mapper: Mapper | None,
+    executor: Executor | None,
     stage: str,
 ) -> _Totals:
     """The sums of all rows whose group is not negative."""
@@ -240,7 +240,7 @@ def _summed(
     insertion = insertion_of(table.load(int(chosen[0])), Symmetry.named(symmetry))
     made = _Totals(insertion)
     task = _SumBlock(insertion, table, poses, groups)
-    for part in (mapper or Local())(stage, task, -(-len(table) // BLOCK), keep=False):
+    for part in (executor or Local())(stage, task, -(-len(table) // BLOCK), keep=False):
         made.add(part)
     return made
 
