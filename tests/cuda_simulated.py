@@ -36,7 +36,7 @@ from gonio.search import cpu
 from gonio.search import levenberg_marquardt as lm
 from gonio.search.backend import Backend, BestShifts, Evaluation, Found, PairSearch, Refinement
 from gonio.search.batch_task import BatchTask
-from gonio.search.coarse_to_fine import SEEDS, Plan, PruningRule, conduct
+from gonio.search.coarse_to_fine import SEEDS, Plan, PruningRule, PruningRules, conduct
 from gonio.search.cpu import Cpu
 from gonio.search.gpu import stages
 from gonio.search.gpu.device import Device
@@ -343,6 +343,15 @@ SEARCHES: dict[str, tuple[str, str, dict]] = {
 }
 
 
+# Fewer poses than the default keeps: the simulator takes as long for every pose more.
+FEW = PruningRules(
+    PruningRule(1.6, 12, 32, steps=2),
+    PruningRule(1.2, 8, 16, steps=2),
+    PruningRule(0.9, 6, 12, steps=4),
+    PruningRule(0.9, 4, 8, steps=3),
+)
+
+
 def pair_search(name: str, seed: int, limit: float = LIMIT, off_grid: bool = False) -> PairSearch:
     """A target and the reference that it shows, turned and moved a little."""
     told, where, asked = (SEARCHES | {"narrow": ("narrow", "axis", {})})[name]
@@ -386,6 +395,7 @@ def pair_search(name: str, seed: int, limit: float = LIMIT, off_grid: bool = Fal
         asked.get("score", Score.RCS),
         group=Symmetry.named(asked.get("symmetry", "C1")).matrices,
         last_steps=30,
+        cuts=FEW,
         neighbour_search=asked.get("neighbour_search", False),
         expected_fsc=ExpectedFsc(rho[:3], power[:3], power[:3], 0.1 * rho[:3]).in_box(1.0, samples.n_shells)
         if asked.get("known")

@@ -170,6 +170,7 @@ def beads(box: int) -> Phantom:
 
 
 # The paper's CTF lets next to nothing through in shells 11 and 12, at every tilt of every particle.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "box"),
     [("subtomograms", 32), ("subtomograms", 33), ("stacks", 32), ("stacks with ctf", 32), ("stacks with ctf", 33)],

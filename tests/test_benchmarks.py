@@ -22,6 +22,8 @@ import memory
 import table
 from plan import QUICK
 
+pytestmark = pytest.mark.slow
+
 RUN_ALL = Path(kernels.__file__).with_name("run_all.py")
 # Starting fresh processes without compiled kernels takes longer than all of these together.
 PARTS = ("kernels", "one_pair", "many", "all_pairs", "memory")

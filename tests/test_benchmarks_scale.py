@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import scale
 from scale import BY_DASK, DASK_MEGABYTE, PUT_DOWN, TAKEN, TAKEN_MEGABYTE, TASK, Cost, Found, Weighing
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def printed() -> str:

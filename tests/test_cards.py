@@ -1,4 +1,4 @@
-"""GPUs as executors: whoever does the searches of a stage, results come in order, are kept, and are the same to the bit.
+"""GPUs as executors: whoever does the searches, results come in order, are kept, and are the same to the bit.
 
 The GPUs here are the processor: a device that does all work as ``Cpu`` does. What real ones compute is in
 ``test_cuda``.
@@ -42,6 +42,8 @@ from gonio.workflows.initial_model import _AlignToLater, _Alone
 from listed import aligner, bits, listed
 from two_kinds import listed as ten_of_two_kinds
 from two_kinds import true_map
+
+pytestmark = pytest.mark.slow
 
 COUNT = 5
 LOCAL = gonio.Settings(search="local", inputs="plain")

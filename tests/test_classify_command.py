@@ -12,6 +12,8 @@ import pytest
 from gonio.cli.app import run
 from gonio.io import read_particles, read_volume
 
+pytestmark = pytest.mark.slow
+
 KINDS, EACH = ("sharp", "pseudo_symmetric"), 4
 
 

@@ -113,6 +113,7 @@ def test_a_lens_that_is_none_is_refused(words, tmp_path, capsys):
     assert words.split()[0] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_alignment_finds_the_true_poses(simulated, tmp_path, capsys):
     out = tmp_path / "deep" / "aligned"
     words = align_words(simulated, out, "--truth", f"{simulated}/truth.star", "--threads", "2")
@@ -277,6 +278,7 @@ def test_symmetric_poses_are_one(simulated, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["rotation_error_median_deg"] < 30.0
 
 
+@pytest.mark.slow
 def test_mask_half_maps_and_learning_are_used(tmp_path):
     # Without its lowest shells, which are so strong that half maps would add nothing to what a particle shows.
     weak = tmp_path / "weak"
@@ -310,6 +312,7 @@ def test_a_list_may_be_searched_as_in_2012(simulated, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["margin_median"] > 0
 
 
+@pytest.mark.slow
 def test_a_list_that_was_aligned_before_tells_the_new_alignment_only(simulated, tmp_path):
     refine = ["align", f"{simulated}/truth.star", "--reference", f"{simulated}/reference.mrc", "--local"]
     refine += ["--inputs", "plain"]
@@ -891,6 +894,7 @@ def test_quiet_prints_errors_alone(simulated, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("gonio: error: ")
 
 
+@pytest.mark.slow
 def test_a_summary_fits_a_terminal_and_programs(simulated, tmp_path, capsys):
     truth = ("--truth", f"{simulated}/truth.star")
     assert run(align_words(simulated, tmp_path / "a", *truth)) == 0

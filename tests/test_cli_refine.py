@@ -16,6 +16,8 @@ from gonio.io import read_volume, write_volume
 from gonio.jobs.splitting import with_half_sets
 from gonio.particle.volume import Volume
 
+pytestmark = pytest.mark.slow
+
 BOX, COUNT = 16, 12
 FILES = {"half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "particles.star"}
 MORE = {

@@ -8,6 +8,8 @@ import pytest
 
 from gonio.cli.app import run
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 80
 
 

@@ -33,6 +33,8 @@ from gonio.workflows.checks import opposite_contrast, sample_of
 from gonio.workflows.extraction import Cutting, cut_out, normalised
 from gonio.workflows.refinement import Listed, Plan, refined
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 SHARED = TESTS.parents[1] / "shared" / "data"
 EXTRACTED = SHARED / "relion_extracted"

@@ -37,6 +37,8 @@ needs_gpu = pytest.mark.skipif(not works(), reason="there is no GPU that works h
 without_gpu = pytest.mark.skipif(works(), reason="there is a GPU")
 
 
+@pytest.mark.simulator
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed")
 def test_simulated_gpus_compute_what_the_cpu_computes():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "cuda_simulated.py")]

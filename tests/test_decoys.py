@@ -25,6 +25,8 @@ from gonio.run.executor import Checkpointed, Local
 from gonio.simulate import Phantom
 from listed import aligner, listed
 
+pytestmark = pytest.mark.slow
+
 BOX, VOXEL = 20, 16.0
 SCORES = arrays(np.float64, (12, 3), elements=st.integers(0, 50_000).map(float))
 

@@ -48,9 +48,11 @@ def test_python_of_the_readme_finds_the_pose(capsys: pytest.CaptureFixture[str])
     assert "degrees off" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_simulated_commands_of_the_readme_run(tmp_path: Path) -> None:
-    """As they are typed, one after the other; those about real particles come from ribosomes.md, and begin with map."""
+    """One after the other, on fewer particles; those about real ones come from ribosomes.md, and begin with map."""
     typed = [words[1:] for words in commands(ROOT / "README.md")]
+    typed[0][typed[0].index("--count") + 1] = "8"
     real = next(i for i, words in enumerate(typed) if words[0] == "map")
     for arguments in [*typed[:real], *(words for words in typed[real:] if words[0] == "convert")]:
         run_gonio(arguments, tmp_path)
@@ -58,6 +60,7 @@ def test_simulated_commands_of_the_readme_run(tmp_path: Path) -> None:
         assert (tmp_path / made).exists(), made
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     typed = [words[1:] for words in commands(ROOT / "docs" / "tutorial.md")]
     typed[0][typed[0].index("--count") + 1] = "8"
@@ -156,6 +159,7 @@ def test_every_section_of_theory_that_is_cited_exists() -> None:
             assert number in sections, f"{page.name} cites section {number} of theory.md"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.exists(), reason=f"the real ribosomes are not there: {DATA}")
 def test_commands_about_ribosomes_run(tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(DATA)

@@ -19,6 +19,8 @@ from pairs import Cell
 from summary import PAPER_METHODS, QUANTITIES, paper_value, summarise_cell
 from targets import axis_checks, free_checks, wrong_optima
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CROWDED = Path(__file__).parents[1] / "experiments" / "crowded"
 RUN_ALL = Path(__file__).parents[1] / "experiments" / "run_all.py"

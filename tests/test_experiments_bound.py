@@ -16,6 +16,8 @@ from gonio.fourier.transform import centred_fft
 from gonio.simulate import Phantom, simulate_subtomogram
 from pairs import BOX, VOXEL_SIZE_ANGSTROM, Cell, imaging_of, pair_poses
 
+pytestmark = pytest.mark.slow
+
 SHARP = Phantom.named("sharp", box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM)
 
 

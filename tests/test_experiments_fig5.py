@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import gonio
 from complexes import COMPLEXES, STAND_INS, STRUCTURES, names_at, pose_errors, pose_of, true_map
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "experiments" / "fig5" / "run.py"
 NAMES = ("sharp", "rings")
 COUNT = 4

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SCRIPT = EXPERIMENTS / "fig6" / "run.py"
 COUNT = 3

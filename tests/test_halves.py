@@ -1,4 +1,4 @@
-"""Half sets: overlapping particles stay together, halves are even, the same seed gives the same; duplicates are found by name."""
+"""Half sets: overlapping particles stay together, halves are even and follow the seed, duplicates are found."""
 
 from __future__ import annotations
 

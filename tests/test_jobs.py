@@ -16,6 +16,8 @@ from gonio.cli.app import run
 from gonio.jobs import ListOptions, LocalOptions, RunOptions, SearchOptions
 from gonio.particle.arguments import ArgumentError
 
+pytestmark = pytest.mark.slow
+
 BOX, VOXEL, COUNT = 16, 20.0, 12
 ONE = RunOptions(threads=1)
 

@@ -15,6 +15,8 @@ import pytest
 from gonio.kernels import compiled as kept
 from gonio.kernels.compiled import SUFFIX, compiled
 
+pytestmark = pytest.mark.slow
+
 LOOPS = """
 from mathematics import weighted
 from gonio.kernels.compiled import compiled

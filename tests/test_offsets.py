@@ -23,6 +23,8 @@ from gonio.workflows.initial_model import initial_model
 from gonio.workflows.inspection import contrast_t
 from gonio.workflows.refinement import Plan, refined
 
+pytestmark = pytest.mark.slow
+
 BOX, VOXEL, COUNT = 20, 16.0, 6
 PHANTOM = Phantom.named("sharp", box=BOX, voxel_size_angstrom=VOXEL)
 IMAGING = Imaging(box=BOX, voxel_size_angstrom=VOXEL, snr=0.5, tilt_step_deg=4.0, ctf=PAPER_CTF)

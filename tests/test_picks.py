@@ -19,6 +19,8 @@ from gonio.io import read_particles, write_volume
 from gonio.particle.pose import Pose
 from gonio.simulate import Phantom
 
+pytestmark = pytest.mark.slow
+
 VOXEL, BOX, SHAPE = 16.0, 20, (28, 76, 76)  # z, y, x
 # Where peaks lie, zyx in voxels from the first: four real ones, two of noise.
 PEAKS = np.array([[14, 14, 14], [14, 14, 38], [14, 38, 14], [14, 38, 38], [14, 62, 14], [14, 62, 62]])

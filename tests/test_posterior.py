@@ -18,6 +18,8 @@ from gonio.particle.volume import Subtomogram
 from gonio.preparation.prepare import Preparation
 from gonio.simulate import Imaging, simulate_subtomogram
 
+pytestmark = pytest.mark.slow
+
 MAP = sharp(Pose.identity()).volume
 COVARIANCE = np.diag([1e-3, 2e-3, 5e-4, 4.0, 1.0, 9.0])
 

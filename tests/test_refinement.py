@@ -24,6 +24,8 @@ from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 from gonio.workflows.initial_model import initial_model, initial_model_halves
 from gonio.workflows.refinement import Iteration, Listed, Plan, best_of, fsc_mask, refined, start_map
 
+pytestmark = pytest.mark.slow
+
 BOX, VOXEL, START = 16, 20.0, 80.0
 IMAGING = Imaging(BOX, VOXEL, -60.0, 60.0, snr=1.0)
 SETTINGS = Settings(resolution_angstrom=50.0)
@@ -152,7 +154,7 @@ def test_particles_follow_the_map_of_their_half_without_themselves_in_later_iter
 
 
 def test_the_line_between_two_shells_is_no_agreement_beyond_the_start_map():
-    """The last shell of the initial model agrees whatever the particles show, the next hardly; where it does, it counts."""
+    """The last shell of the initial model agrees whatever particles show, the next hardly; where it does, it counts."""
     begun = BOX * VOXEL / START
     run = refinement_module._Run(PLAN, Local(), fsc_mask(starts()[0], PLAN))
     curve = np.where(np.arange(BOX // 2 + 1) <= begun, 0.95, 0.0)

@@ -22,6 +22,8 @@ from gonio.io.formats import format_of
 from gonio.particle.pose import Pose
 from gonio.particle.volume import TiltStack, Volume, soft_sphere
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 IN_CELL = SHARED / "ribosome_in_cell" / "sta_testing_bin8.star"
 SINGLE = SHARED / "tilt_images_3.9A" / "M_particles_sub10.star"

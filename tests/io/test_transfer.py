@@ -20,6 +20,8 @@ from gonio.particle.pose import Pose
 from gonio.particle.volume import Volume, soft_sphere
 from gonio.simulate import Imaging, Phantom, simulate_tilt_stack
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TILTS = np.array([-60.0, 0.0, 60.0])
 VOXEL, BOX = 4.0, 32

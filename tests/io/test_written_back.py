@@ -21,6 +21,8 @@ from gonio.io.lists import file_name, read_with, write_back
 from gonio.io.source import ReadOptions
 from gonio.particle.table import ParticleTable
 
+pytestmark = pytest.mark.slow
+
 COUNT, VOXEL = 3, 16.0
 # Format, the list that comes back, and what else belongs to it.
 LISTS = {

@@ -27,6 +27,8 @@ from gonio.run import cluster, provenance
 from gonio.run.checkpoint import Checkpoint
 from gonio.run.executor import Checkpointed, Executor, Local
 
+pytestmark = pytest.mark.slow
+
 
 def squared(item: int) -> int:
     return item**2
