@@ -115,10 +115,12 @@ def test_a_mistake_is_told_once(told, command, right, wrong, words):
         assert word in lines[0]
 
 
-def test_a_warning_reaches_the_report(data, tmp_path):
-    right = RIGHT["align"].replace("--mask {d}/mask.mrc ", "").format(d=data, o=tmp_path / "out")
-    assert run(right.replace("map.mrc", "dark.mrc").split()) == 0
-    assert "dark where the reference is bright" in (tmp_path / "out" / "report.html").read_text()
+@pytest.mark.parametrize(("command", "more"), [("align", ""), ("refine", " --split --iterations 1"), ("classify", "")])
+def test_a_warning_reaches_the_report(data, tmp_path, command, more):
+    line = RIGHT[command].replace("map.mrc", "dark.mrc").format(d=data, o=tmp_path / "out") + more
+    assert run(line.split()) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(word in page for word in (*DARK, "pass --invert"))
 
 
 def test_python_has_the_warnings_as_values(data):
