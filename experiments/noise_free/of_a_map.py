@@ -22,7 +22,7 @@ import numpy as np
 import gonio
 from cells import WRONG_DEG
 from gonio.preparation import noise_weighting
-from gonio.simulate import Imaging, Phantom, simulate_subtomogram
+from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram
 from misses import search_missed
 from pairs import BOX, NAMES, VOXEL_SIZE_ANGSTROM, Cell, imaging_of, pair_poses
 
@@ -38,7 +38,12 @@ def targets_of(cell: Cell, count: int) -> tuple[gonio.Volume, list[gonio.Subtomo
     """Return the map, targets and their true poses."""
     density = Phantom.named(cell.phantom, box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM)
     perfect = Imaging(
-        box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM, tilt_min_deg=-90.0, tilt_max_deg=90.0, snr=np.inf
+        box=BOX,
+        voxel_size_angstrom=VOXEL_SIZE_ANGSTROM,
+        tilt_min_deg=-90.0,
+        tilt_max_deg=90.0,
+        snr=np.inf,
+        ctf=PAPER_CTF,
     )
     map_ = simulate_subtomogram(density, gonio.Pose.identity(), imaging=perfect, rng=np.random.default_rng(1)).volume
     truths = [pair_poses(cell.phantom, index)[0] for index in range(count)]
