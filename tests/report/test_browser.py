@@ -52,7 +52,7 @@ def report(rng) -> Report:
         curves={"half maps": np.linspace(1, -0.1, 9)},
         box_angstrom=160.0,
         maps={"average": ball},
-        odd=[Outlier("tomogram_17/particle_with_a_long_name_000017.mrc", "fits worse than the others", ball)],
+        outliers=[Outlier("tomogram_17/particle_with_a_long_name_000017.mrc", "fits worse than the others", ball)],
         classes=Classes({f"class {i}": ball for i in range(5)}, [3, 2, 1, 1, 1]),
         matrix=Matrix(dissimilarity, dissimilarity, tree, np.repeat([1, 2], 4)),
         coverage=np.ones((16, 16, 16)),

@@ -47,7 +47,7 @@ def full(rng) -> Report:
         maps={"average": noise, "reference": noise},
         against={"defocus (angstrom)": 1e4 * rng.random(30)},
         coverage=rng.random((16, 16, 16)),
-        odd=[
+        outliers=[
             Outlier("particle/3", "fits worse than the others", noise),
             Outlier("particle/4", "ended as 'max_iterations'"),
         ],
