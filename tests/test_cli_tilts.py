@@ -53,7 +53,7 @@ def test_particles_are_averaged_with_the_wedge_of_tilt_files(simulated, tmp_path
     ("words", "says"),
     [
         (("--tilts", "tilts.tlt", "--tilt-range", "-60", "60"), "exclude each other"),
-        (("--tilts", "tilts.tlt", "--tilt-weights", "dose"), "does not say the dose"),
+        (("--tilts", "tilts.tlt", "--tilt-weights", "dose"), "does not state the dose"),
         (("--tilts", "tilts.tlt", "--tilt-weights", "all"), "--tilt-weights must be one of plain, dose, ctf"),
         (("--tilt-weights", "dose"), "--tilt-weights needs --tilts"),
         (("--tilts", "nowhere.tlt"), "nowhere.tlt: no such file"),

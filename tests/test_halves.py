@@ -1,4 +1,4 @@
-"""Half sets: overlapping particles stay together, halves are even and follow the seed, duplicates are found."""
+"""Half sets: groups are not split, halves are of equal size, a seed gives one result; duplicates are found by name."""
 
 from __future__ import annotations
 

@@ -265,7 +265,7 @@ def test_shells_that_are_expected_to_fraction_nothing_say_nothing(n=24):
 def test_the_likelihood_needs_to_be_told_what_to_expect():
     f, g = volumes(24)
     target = Spectrum.of(Subtomogram(Volume(f, VOXEL)), limit=LIMIT)
-    with pytest.raises(ValueError, match="needs the expected correlation of the shells"):
+    with pytest.raises(ValueError, match="needs the expected FSC of the pair"):
         Comparison(target, FourierVolume.of(Volume(g, VOXEL), limit=LIMIT), score=Score.LIKELIHOOD)
 
 

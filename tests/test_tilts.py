@@ -103,9 +103,9 @@ def test_where_planes_meet_weights_are_their_mean():
 
 
 def test_weights_that_nothing_is_known_for_are_refused():
-    with pytest.raises(ValueError, match=r"here\.tlt does not say the dose"):
+    with pytest.raises(ValueError, match=r"here\.tlt does not state the dose"):
         single().weights(8, 10.0, Weighting.DOSE)
-    with pytest.raises(ValueError, match=r"here\.tlt does not say the defocus"):
+    with pytest.raises(ValueError, match=r"here\.tlt does not state the defocus"):
         single().weights(8, 10.0, Weighting.CTF)
     with pytest.raises(ValueError, match="not voltage"):
         single(defocus=np.ones((1, 3))).weights(8, 10.0, Weighting.CTF)

@@ -1,6 +1,6 @@
 """gonio aligns cryo-electron subtomograms by gradient.
 
-The front door: every public name, imported when it is first used, so that ``import gonio`` is quick.
+All public names are here. Each is imported when it is first used, so that ``import gonio`` is quick.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = {
+_NAMES = {
     "alignment.aligner": ("Aligner", "align"),
     "alignment.columns": ("with_results",),
     "alignment.decoys": ("Competition", "Decoys", "compete", "q_values"),
@@ -77,7 +77,7 @@ _ROOMS = {
         "TiltListWedge",
         "WeightVolumeWedge",
     ),
-    "run.executor": ("Local", "Executor"),
+    "run.executor": ("Executor", "Local"),
     "search.gpu.multi_gpu": ("gpus_for",),
     "search.levenberg_marquardt": ("Status",),
     "settings": ("Inputs", "Pool", "Search", "Settings"),
@@ -88,7 +88,7 @@ _ROOMS = {
     "workflows.initial_model": ("initial_model",),
     "workflows.refinement": ("Iteration", "Plan", "refined"),
 }
-_OWNERS = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Aligner",
@@ -98,6 +98,7 @@ __all__ = [
     "Ctf",
     "Decoys",
     "DualAxisWedge",
+    "Executor",
     "FormatError",
     "FourierVolume",
     "History",
@@ -105,7 +106,6 @@ __all__ = [
     "Inputs",
     "Iteration",
     "Local",
-    "Executor",
     "NoWedge",
     "Optimum",
     "PairResult",
@@ -134,15 +134,15 @@ __all__ = [
     "average",
     "average_classes",
     "average_table",
-    "gpus_for",
     "classes_of_references",
     "cluster",
     "compete",
-    "initial_model",
     "euler_grid",
-    "overlapping_groups",
     "fourier_shell_correlation",
+    "gpus_for",
     "half_map_fsc",
+    "initial_model",
+    "overlapping_groups",
     "q_values",
     "read_particles",
     "read_volume",
@@ -157,9 +157,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _OWNERS:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'gonio' has no attribute {name!r}")
-    value = getattr(import_module(f"gonio.{_OWNERS[name]}"), name)
+    value = getattr(import_module(f"gonio.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

@@ -1,6 +1,6 @@
-"""What an alignment is asked to do: the search, the score and their lengths, with every default.
+"""Settings of an alignment: the search, the score and their lengths, with every default.
 
-Owns the names and the defaults. Must not know how anything is done.
+Owns the names and the defaults. Must not know how the settings are used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Schedule:
         t_regress: the search ends when the line through the last smallest dissimilarities, relative to the first,
         falls by no more than this per iteration.
     regression_window
-        Over how many iterations that line is drawn.
+        Number of iterations that the line is fitted to.
     max_iterations
         n_max_iter.
     """
@@ -58,12 +58,12 @@ _LENGTHS = (
 
 
 class Search(StrEnum):
-    """How the pose is looked for.
+    """The kind of search for the pose.
 
     ``COARSE_TO_FINE`` starts from a uniform set of orientations at a low resolution and refines the best of them from
-    limit to limit (docs/theory.md section 10). ``AXIS`` does the same with the turns about the particles' known
-    normals, ``LOCAL`` with a given pose or the cone around it. ``STOCHASTIC`` is the paper's parallel refinement of an
-    Euler grid, ``AXIS_STOCHASTIC`` the same for turns about the normals, ``INDEPENDENT`` refines every seed of that
+    limit to limit (docs/theory.md section 10). ``AXIS`` starts from rotations about the particles' known normals
+    instead, ``LOCAL`` from a given pose or the cone around it. ``STOCHASTIC`` is the paper's parallel refinement of an
+    Euler grid, ``AXIS_STOCHASTIC`` that of rotations about the normals, ``INDEPENDENT`` refines every seed of the Euler
     grid.
     """
 
@@ -76,17 +76,17 @@ class Search(StrEnum):
 
     @property
     def is_papers(self) -> bool:
-        """Whether this is a schedule of Xu & Alber 2012, which compares the particles as they are."""
+        """True for a schedule of Xu & Alber 2012, which compares unprocessed particles."""
         return self in (Search.STOCHASTIC, Search.AXIS_STOCHASTIC, Search.INDEPENDENT)
 
 
 class Inputs(StrEnum):
-    """What the scores are fed.
+    """The processing of particles before they are compared.
 
-    ``RESTORED`` compares the most probable densities behind the particles, every shell weighted by what the pair is
-    expected to have in common (docs/theory.md section 9); tilt images are masked and whitened. ``PLAIN`` compares the
-    particles as they are: every sample alike in the paper's searches and the local one, and up to the full limit in
-    the others, where shells are weighted.
+    ``RESTORED`` compares the most probable densities of the particles, every shell weighted by the expected FSC of the
+    pair (docs/theory.md section 9); tilt images are masked and whitened. ``PLAIN`` compares unprocessed particles:
+    with equal weights in the paper's searches and the local one, with weighted shells up to the full limit in the
+    others.
     """
 
     RESTORED = "restored"
@@ -94,14 +94,14 @@ class Inputs(StrEnum):
 
 
 class Pool(StrEnum):
-    """Which candidates are refined within a limit: ``ALL``, or those ``DRAWN`` with the paper's eq. 11."""
+    """The candidates that are refined within a limit: ``ALL``, or those ``DRAWN`` with the paper's eq. 11."""
 
     ALL = "all"
     DRAWN = "drawn"
 
 
 class Overlap(StrEnum):
-    """Whether what both wedges have measured is ``HELD`` while a derivative is taken, or ``MOVING`` with the pose."""
+    """The samples in both wedges while a derivative is taken: ``HELD`` fixed, or ``MOVING`` with the pose."""
 
     HELD = "held"
     MOVING = "moving"
@@ -117,13 +117,13 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Settings:
-    """What an alignment is asked to do.
+    """Settings of an alignment.
 
     Parameters
     ----------
     score
-        ``Score`` or its name, what is minimised: ``"rcs"`` (blind to contrast), ``"fcs"`` (values on one scale, which
-        restored inputs are brought to) or, for restored inputs, ``"likelihood"``.
+        ``Score`` or its name, which is minimised: ``"rcs"`` (independent of contrast), ``"fcs"`` (needs values on one
+        scale, to which restored inputs are brought) or, for restored inputs, ``"likelihood"``.
     search
         ``Search`` or its name.
     inputs
@@ -132,7 +132,7 @@ class Settings:
         ``Pool`` or its name; for the search from coarse to fine and that about an axis.
     symmetry
         Point group of the reference about its box centre, such as ``"C4"`` (``gonio.Symmetry``): seeds are reduced by
-        it, and equivalent poses are one.
+        it, and equivalent poses count as one.
     seed_interval_deg
         Interval of the starting angles of the paper's searches; 60 gives 108 seeds (6 about an axis), 45 gives 256 (8).
     resolution_angstrom
@@ -142,31 +142,31 @@ class Settings:
     max_rotation_deg
         Half angle of the cone of rotations that a local search tries; None to refine its start alone.
     mask_diameter_angstrom
-        Diameter of the soft sphere (for tilt stacks: circle) around the box centre that holds the particle wherever it
-        lies. None: plain inputs have no mask, as in the paper; restored ones take it from the particle's diameter, or
-        estimate it from the data.
+        Diameter of the soft sphere (for tilt stacks: circle) around the box centre that holds the particle at any
+        shift. None: plain inputs have no mask, as in the paper; for restored ones it follows from the particle's
+        diameter, or is estimated from the data.
     particle_diameter_angstrom
-        Of the particle itself; None for what the data show.
+        Diameter of the particle itself; None to estimate it from the data.
     tolerance_angstrom
-        A refinement ends when no part of the particle moves by more than this in a step.
+        A refinement has converged when no part of the particle moves by more than this in a step.
     max_refinement_iterations
-        For each seed of the independent search, and for the last refinement of the others.
+        Limit for each seed of the independent search, and for the last refinement of the others.
     prior_rotation_sd_deg, prior_shift_sd_angstrom
-        How far, per axis, a local search expects the pose to be from where it starts (standard deviations of a
-        Gaussian prior); None for no expectation. Noisy particles then move only as far as their data tell.
+        Standard deviations, per axis, of a Gaussian prior of a local search about its start; None for no prior. With a
+        prior, noisy particles move only as far as their data determine the pose.
     axis_sd_deg
-        How far, per axis, a search about an axis expects the normals to be from one another (standard deviation of a
-        Gaussian prior on their angle); None to keep them together.
+        Standard deviation, per axis, of a Gaussian prior on the angle between the two normals in a search about an
+        axis; None to keep the normals aligned.
     schedule
         Constants of the paper's stochastic refinement.
     overlap
-        ``Overlap`` or its name, of the rotation derivatives in the paper's searches: ``"held"`` for analytic ones,
-        ``"moving"`` for numerical ones, which know of the samples that enter and leave.
+        ``Overlap`` or its name, for the rotation derivatives in the paper's searches: ``"held"`` for analytic ones,
+        ``"moving"`` for numerical ones, which include the samples that enter and leave.
     posterior_poses
-        How many poses are drawn from the posterior of each particle (``Result.sampled``), for averages in which every
-        particle counts at all poses that it may have; 0 for none. For inputs that are weighted by their noise.
+        Number of poses drawn from the posterior of each particle (``Result.sampled``), for averages in which every
+        particle contributes at all its probable poses; 0 for none. For noise-weighted inputs.
     posterior_resolved
-        A posterior narrower than this share of the finest detail compared is one pose.
+        A posterior narrower than this fraction of the finest detail compared is one pose.
     """
 
     score: Score = Score.RCS
@@ -240,26 +240,26 @@ class Settings:
         if search.is_papers and self.inputs is Inputs.RESTORED:
             raise ValueError(f"the paper's search {search} compares plain inputs; use coarse_to_fine or axis")
         if self.score is Score.LIKELIHOOD and not self.restores:
-            raise ValueError("the likelihood score needs restored inputs, from which it takes what it expects")
+            raise ValueError("the likelihood score needs restored inputs, from which it takes the expected FSC")
 
     @property
     def restores(self) -> bool:
-        """Whether the inputs are restored."""
+        """True where the inputs are restored."""
         return not self.search.is_papers if self.inputs is None else self.inputs is Inputs.RESTORED
 
     @property
     def draws(self) -> bool:
-        """Whether candidates are drawn at random."""
+        """True where candidates are drawn at random."""
         drawn = self.pool is Pool.DRAWN and not self.search.is_papers
         return drawn or self.search in (Search.STOCHASTIC, Search.AXIS_STOCHASTIC)
 
     def lengths(self, *, box: int, voxel_size_angstrom: float) -> Lengths:
-        """The lengths that were given, and the defaults of the others, for a particle's box and voxel size."""
+        """Return the lengths that were given, and the defaults of the others, for a particle's box and voxel size."""
         return Lengths(
             resolution_angstrom=self.resolution_angstrom or 4.0 * voxel_size_angstrom,
             max_shift_angstrom=self.max_shift_angstrom or 0.25 * box * voxel_size_angstrom,
         )
 
     def resolved(self, *, box: int, voxel_size_angstrom: float) -> Settings:
-        """The same settings with every default length spelt out: they align alike."""
+        """Return equivalent settings with every default length explicit."""
         return replace(self, **asdict(self.lengths(box=box, voxel_size_angstrom=voxel_size_angstrom)))

@@ -237,8 +237,8 @@ def test_a_box_that_was_cut_out_turned_has_its_planes_turned(tmp_path):
     ("files", "weighting", "says"),
     [
         ({"TS_01.tlt": write_tlt, "b.tlt": write_tlt}, "plain", "no file is that of tomogram 'TS_02'"),
-        ({"TS_01.tlt": write_tlt, "TS_02.tlt": write_tlt}, "dose", r"TS_0.\.tlt: does not say the dose"),
-        ({"TS_01.mdoc": write_mdoc, "TS_02.mdoc": write_mdoc}, "ctf", "does not say the defocus"),
+        ({"TS_01.tlt": write_tlt, "TS_02.tlt": write_tlt}, "dose", r"TS_0.\.tlt: does not state the dose"),
+        ({"TS_01.mdoc": write_mdoc, "TS_02.mdoc": write_mdoc}, "ctf", "does not state the defocus"),
         ({"TS_01.tlt": write_tlt, "TS_01.mdoc": write_mdoc}, "plain", "has the tilt series 'TS_01', as has"),
     ],
 )

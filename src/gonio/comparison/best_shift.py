@@ -1,11 +1,11 @@
 """The best shift of many orientations at once (the paper, below eq. 4 and below eq. 14).
 
-From cross products C(k) = w f conj(G') of the target's samples it finds the shift t, on a grid of shifts within a ball,
-that maximises
+It takes cross products C(k) = w f conj(G') of the target's samples and finds the shift t, on a grid of shifts within a
+ball, that maximises
 
     f.g(t) = Re sum_k C(k) exp(2 pi i k.t / n)
 
-For a fixed rotation Omega and both norms do not depend on the shift, so one maximum serves every score.
+For a fixed rotation, Omega and both norms do not depend on the shift, so the maximum is the same for every score.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from gonio.kernels.sample_sums import Samples
 
 __all__ = ["ShiftGrid", "ShiftSearch", "shift_grid"]
 
-# Phases of samples that are not on a grid are held in memory for so many pairs of a sample and a shift at a time.
+# Pairs of a sample off the grid and a shift whose phases are in memory at a time.
 PHASES = 4e6
 
 
 @dataclass(frozen=True)
 class ShiftGrid:
-    """Shifts that are tried, in steps of ``step_angstrom``; one is a phase of ``turn`` radians at frequency one.
+    """Shifts that are tried, in steps of ``step_angstrom``; a step is a phase of ``turn`` radians at frequency one.
 
-    They lie within ``radius`` steps of the middle of a ``cube`` (s, 3), xyz in the order (z, y, x).
+    They lie within ``radius`` steps of the middle of a ``cube`` (s, 3), xyz, with x running fastest.
     """
 
     step_angstrom: float
@@ -42,7 +42,7 @@ class ShiftGrid:
 
     @cached_property
     def allowed(self) -> NDArray[np.int64]:
-        """Those in the ball, (s, 3), in steps."""
+        """Shifts in the ball, (s, 3), in steps."""
         return self.cube[(self.cube**2).sum(axis=1) <= self.radius**2 + 1e-6]
 
 
@@ -50,9 +50,9 @@ class ShiftGrid:
 def shift_grid(
     box: int, voxel_size_angstrom: float, limit: float, max_shift_angstrom: float, points: int | None
 ) -> ShiftGrid:
-    """For a box and a limit in shells: shifts within a distance, ``points`` along the edge of the box, or each voxel.
+    """Return the shifts within a distance, ``points`` along the edge of the box, or one for each voxel.
 
-    No fewer than the limit needs; zero shift is always allowed.
+    There are at least as many as the limit, in shells, needs; zero shift is always allowed.
     """
     n = box if points is None else max(points, 2 * int(limit) + 2)
     step = voxel_size_angstrom * box / n
@@ -68,11 +68,11 @@ class ShiftSearch:
     spectrum
         The target.
     samples
-        The same as the kernels take it, with the weights of a score.
+        The target's samples for the kernels, with the weights of a score.
     max_shift_angstrom
         Radius of the ball; zero shift is always allowed.
     points
-        Shifts tried along the edge of the box; None for every voxel. Fewer do for a low limit.
+        Shifts tried along the edge of the box; None for every voxel. Fewer are enough for a low limit.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ShiftSearch:
     def best(
         self, reference: FourierVolume, rotations: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """The best shifts (p, 3) in angstrom, xyz, for rotation matrices (p, 3, 3); their f.g (p,); norms (p, 3).
+        """Return the best shifts (p, 3) in angstrom, xyz, for rotations (p, 3, 3), their f.g (p,), and norms (p, 3).
 
         The norms are |f|^2, |g|^2 and the total weight of Omega, before any unit of the weights.
         """
@@ -93,10 +93,10 @@ class ShiftSearch:
         place, value = np.zeros(count, np.int64), np.full(count, -np.inf, np.float32)
         norms = np.empty((count, 3))
         on_grid = self._spectrum.on_grid
-        # Samples off the grid lie elsewhere for every target.
-        turned = reference.turned(self._samples.frequency, rotations, keep=on_grid)
-        shifts = (self._on_grid if on_grid else self._anywhere)(*turned, place, value, norms)
-        # Where the wedges share nothing there is nothing to tell one shift from another.
+        # Samples off the grid are at other frequencies for each target.
+        values, weights = reference.turned(self._samples.frequency, rotations, keep=on_grid)
+        shifts = (self._on_grid if on_grid else self._anywhere)(values, weights, place, value, norms)
+        # Where the wedges have no frequency in common all shifts are equally good.
         shifts[norms[:, 2] == 0.0] = 0
         return np.asarray(shifts * self._grid.step_angstrom), value.astype(np.float64), norms
 

@@ -1,4 +1,4 @@
-"""Two particles as samples, ready to be compared: what preparation makes and a search is given."""
+"""Two particles as samples, ready to be compared: the output of preparation and the input of a search."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Pair"]
 class Pair:
     """Two particles as samples, ready to be compared.
 
-    ``samples_per_independent`` is how many samples there are for each one that the particle's support leaves independent;
-    ``c_ref`` the correlation of the reference with the truth, shell by shell (s,), where that is known; ``before``
-    what is expected of the two before any pose is known, or None. ``exact`` says that the target's weights are one over
-    the power of its noise, and that the reference is clean and whole: RCS is then the likelihood itself at the contrast
-    that fits best (docs/theory.md eq. 32), and nothing needs to be expected of the pair. ``diameter_angstrom`` is that
-    of the sphere that holds the target, where it was looked for.
+    ``samples_per_independent`` is the number of samples for each independent one, which the particle's support
+    determines; ``c_ref`` the correlation of the reference with the truth, shell by shell (s,), where that is known;
+    ``before`` the expected FSC before any pose is known, or None. ``exact`` is true where the target's weights are one
+    over the power of its noise, and the reference is noise-free without a missing wedge: RCS is then the likelihood at
+    the best contrast (docs/theory.md eq. 32), and needs no expected FSC. ``diameter_angstrom`` is that of the sphere
+    that holds the target, where it was estimated.
     """
 
     target: Spectrum
@@ -37,7 +37,7 @@ class Pair:
     _plain: dict[tuple[Score, float | None], Comparison] = field(default_factory=dict, compare=False, repr=False)
 
     def plain(self, score: Score, limit: float | None = None) -> Comparison:
-        """Every sample as the target weights it: alike, or by its noise where the pair is exact."""
+        """Return the comparison with the target's own weights: equal, or noise-weighted where the pair is exact."""
         limit = None if limit is not None and limit >= self.target.limit else limit
         if (score, limit) not in self._plain:
             target = self.target if limit is None else self.target.below(limit)
@@ -45,9 +45,9 @@ class Pair:
         return self._plain[score, limit]
 
     def filtered(self, score: Score, expected_fsc: ExpectedFsc | None, limit: float | None = None) -> Comparison:
-        """Every sample weighted by what it is expected to tell; the likelihood ratio has its own weights.
+        """Return the comparison weighted by the expected FSC; the likelihood ratio has its own weights.
 
-        Where nothing is expected, every sample counts alike.
+        Where nothing is expected, it is by RCS with the target's own weights.
         """
         if self.exact:
             return self.plain(Score.RCS if score is Score.LIKELIHOOD else score, limit)

@@ -7,9 +7,9 @@ eqs. 8-13, for the tangent (omega, t) of ``gonio.particle.pose`` in radians and 
     RCS   d = 2 - 2 c,  c = f.g / (|f| |g|)      H = c (J^T J - J^T g g^T J / |g|^2) / |g|^2 b = grad c
     likelihood   d = (sum of eq. 30 over Omega) / |Omega|^(1/4), with the same sums of whitened samples
 
-so that d(x + dx) ~ d - 2 b.dx + dx^T H dx, and the gradient of d is -2 b. Knows nothing of how d is minimised.
+so that d(x + dx) ~ d - 2 b.dx + dx^T H dx, and the gradient of d is -2 b. Must not know how d is minimised.
 
-Legend: f the target, g the reference as the target would show it, J = dg/dx, Omega the samples in both wedges.
+Legend: f the target, g the reference imaged as the target, J = dg/dx, Omega the samples in both wedges.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from gonio.kernels import model, sample_sums, shells
 
 __all__ = ["Comparison", "NormalEquations", "Score", "weighted"]
 
-# Fewer samples in common than this, or than this share of the target's, fit anything: four for each unknown, 5 %.
+# With fewer samples in common (four for each unknown), or a smaller fraction of the target's, any pose fits.
 MIN_SAMPLES, MIN_OVERLAP = 24, 0.05
 
 
 class Score(StrEnum):
-    """Which dissimilarity: real space constrained, Fourier space constrained, or the likelihood ratio (eq. 30)."""
+    """The dissimilarity: real space constrained, Fourier space constrained, or the likelihood ratio (eq. 30)."""
 
     RCS = "rcs"
     FCS = "fcs"
@@ -45,7 +45,7 @@ class NormalEquations:
     """Dissimilarity and its quadratic model at p poses: ``d(x + dx) ~ d - 2 b.dx + dx^T H dx``.
 
     ``dissimilarity`` (p,), ``hessian`` (p, k, k), ``descent`` b (p, k), ``overlap`` (p,) the total weight of Omega.
-    Where Omega is empty or too small to mean anything, d is infinite.
+    Where Omega is empty or too small, d is infinite.
     """
 
     dissimilarity: NDArray[np.float64]
@@ -58,16 +58,16 @@ CODES = {Score.RCS: model.RCS, Score.FCS: model.FCS, Score.LIKELIHOOD: model.LIK
 
 
 class Comparison:
-    """A target's samples against a reference: everything that can be asked of the pair, at many poses at once.
+    """A target's samples and a reference: their dissimilarity, its derivatives and sums, at many poses at once.
 
     Parameters
     ----------
     target, reference
-        Of one box size and voxel size; the reference's limit must reach the target's.
+        Two particles with one box size and voxel size; the reference's limit must not be below the target's.
     score
-        Which dissimilarity.
-    expectation
-        What is known of both inputs shell by shell; the likelihood ratio needs it, the other scores ignore it.
+        The dissimilarity.
+    expected_fsc
+        Expected FSC and powers of the pair; the likelihood ratio needs them, the other scores ignore them.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Comparison:
         self._counts, self.unit = _plain_counts(target), 1.0
         if self.score is Score.LIKELIHOOD:
             if expected_fsc is None:
-                raise ValueError("the likelihood ratio needs the expected correlation of the shells: use a filter")
+                raise ValueError("the likelihood ratio needs the expected FSC of the pair: give expected_fsc")
             self._counts, self.unit = _likelihood_counts(target, expected_fsc)
         self.least = max(float(MIN_SAMPLES), MIN_OVERLAP * float(target.weight.sum(dtype=np.float64)))
         weight, power, own = self._counts
@@ -94,18 +94,18 @@ class Comparison:
         self.phase = 2.0 * np.pi / (target.box * target.voxel_size_angstrom)
 
     def by_fcs(self) -> Comparison:
-        """Return a comparison of the same samples by FCS, every one as the target weights it."""
+        """Return a comparison of these samples by FCS, with the target's weights."""
         return Comparison(self.target, self.reference, score=Score.FCS)
 
     def normal_equations(self, rotations: NDArray, shifts_angstrom: NDArray) -> NormalEquations:
-        """d, H and b at p poses: rotation matrices (p, 3, 3), shifts (p, 3) in angstrom."""
+        """Return d, H and b at p poses: rotation matrices (p, 3, 3), shifts (p, 3) in angstrom."""
         sums = np.empty((len(rotations), sample_sums.N_SUMS))
-        matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
+        matrices, phases = self._for_kernels(rotations, shifts_angstrom)
         sample_sums.normal_equations(self.reference.kernel, self.samples, matrices, phases, sums)
         return self.equations(sums)
 
     def equations(self, sums: NDArray[np.float64]) -> NormalEquations:
-        """d, H and b from the 37 sums (p, 37)."""
+        """Return d, H and b from the 37 sums (p, 37)."""
         d, hessian, descent = np.empty(len(sums)), np.empty((len(sums), 6, 6)), np.empty((len(sums), 6))
         model.models(CODES[self.score], sums, self.unit, self.phase, self.least, d, hessian, descent)
         return NormalEquations(d, hessian, descent, sums[:, sample_sums.WEIGHT].copy())
@@ -113,7 +113,7 @@ class Comparison:
     def best_shifts(
         self, rotations: NDArray, *, max_shift_angstrom: float, points: int | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The best shift (p, 3) in angstrom for each rotation (p, 3, 3), and the dissimilarity there (p,).
+        """Return the best shift (p, 3) in angstrom for each rotation (p, 3, 3), and the dissimilarity there (p,).
 
         Shifts lie within a ball, on the grid of the voxels, or of ``points`` along the edge of the box.
         """
@@ -125,29 +125,29 @@ class Comparison:
         return shifts, d
 
     def values(self, rotations: NDArray, shifts_angstrom: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Dissimilarity and total weight of Omega at p poses, (p,) each."""
+        """Return the dissimilarity and the total weight of Omega at p poses, (p,) each."""
         sums = self.shell_sums(rotations, shifts_angstrom).sum(axis=1)
         d = np.empty(len(sums))
         model.dissimilarities(CODES[self.score], sums, self.unit, self.least, d)
         return d, sums[:, 3]
 
     def shell_sums(self, rotations: NDArray, shifts_angstrom: NDArray) -> NDArray[np.float64]:
-        """|f|^2, |g|^2, f.g and |Omega| of each shell at p poses, shape (p, s, 4): shell s holds round(abs(k)) = s."""
+        """Return |f|^2, |g|^2, f.g and |Omega| of each shell, round(abs(k)), at p poses, shape (p, s, 4)."""
         sums = np.empty((len(rotations), self.target.n_shells, 4))
-        matrices, phases = self._as_kernels_take_them(rotations, shifts_angstrom)
+        matrices, phases = self._for_kernels(rotations, shifts_angstrom)
         sample_sums.shell_sums(self.reference.kernel, self.samples, matrices, phases, self.target.shell, sums)
         return sums
 
     def shell_equations(self, rotation: NDArray, shift_angstrom: NDArray) -> NDArray[np.float64]:
-        """The 37 sums of docs/theory.md eq. 8 of each shell at one pose, (s, 37), in the order of ``kernels.sample_sums``."""
+        """Return the 37 sums (docs/theory.md eq. 8) of each shell at one pose, (s, 37), as ``kernels.sample_sums``."""
         sums = np.empty((self.target.n_shells, sample_sums.N_SUMS))
-        matrices, phases = self._as_kernels_take_them(rotation[None], shift_angstrom[None])
+        matrices, phases = self._for_kernels(rotation[None], shift_angstrom[None])
         sample_sums.shell_equations(
             self.reference.kernel, self.samples, matrices[0], phases[0], self.target.shell, sums
         )
         return sums
 
-    def _as_kernels_take_them(
+    def _for_kernels(
         self, rotations: NDArray, shifts_angstrom: NDArray
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         phases = np.ascontiguousarray(self.phase * shifts_angstrom, dtype=np.float32)
@@ -155,15 +155,16 @@ class Comparison:
 
 
 def _plain_counts(target: Spectrum) -> tuple[NDArray, NDArray, NDArray]:
-    """Weights, |f|^2 and the share of |g|^2 that counts, for RCS and FCS: float32, shape (n,) each."""
+    """Return weights, |f|^2 and factors of |g|^2 for RCS and FCS: float32, shape (n,) each."""
     power = np.asarray(np.abs(target.value) ** 2, dtype=np.float32)
     return target.weight, power, np.ones_like(target.weight)
 
 
 def _likelihood_counts(target: Spectrum, expected_fsc: ExpectedFsc) -> tuple[tuple[NDArray, NDArray, NDArray], float]:
-    """The same for eq. 30, each sample's terms divided by its weight in f.g, and the unit of these weights.
+    """Return weights, |f|^2 and factors of |g|^2 for eq. 30, (n,) each, and the unit of the weights.
 
-    Weights have a mean of one, so that their sum still counts samples.
+    The terms of each sample are divided by its weight in f.g. Weights have a mean of one, so that their sum still
+    counts samples.
     """
     counts = np.empty((3, len(target)), np.float32)
     unit = shells.likelihood_counts(expected_fsc.table, target.radius, target.value, target.weight, counts)
@@ -172,7 +173,7 @@ def _likelihood_counts(target: Spectrum, expected_fsc: ExpectedFsc) -> tuple[tup
 
 
 def weighted(target: Spectrum, expected_fsc: ExpectedFsc) -> Spectrum:
-    """The target on the reference's scale, every sample weighted by what its shell is expected to tell (eq. 28).
+    """Return the target on the reference's scale, each sample weighted by the expected FSC of its shell (eq. 28).
 
     Weights have a mean of one.
     """

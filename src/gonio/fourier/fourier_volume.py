@@ -1,6 +1,6 @@
 """Volumes as oversampled spectra that can be sampled at any frequency, and moved by a pose in Fourier space.
 
-Owns the interpolation of a spectrum between its samples. Must not know what a score or a pose is.
+Owns the interpolation of a spectrum between its samples. Must not know scores or poses.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gonio.fourier.grid import (
-    REMEMBERED,
-    index_grid,
-)
+from gonio.fourier.grid import REMEMBERED, index_grid
 from gonio.fourier.transform import centred_ifft
 from gonio.kernels import sample_sums, shift
 from gonio.kernels.dft import dft_matrices, forward, plane_waves
@@ -24,24 +21,25 @@ from gonio.particle.wedge import NoWedge, Wedge, WeightVolumeWedge
 
 __all__ = ["FourierVolume", "background", "moved", "moved_into"]
 
-# Sets of samples at seed orientations that a reference remembers: one for each wedge and size of its targets.
-KEPT_TURNS = 2
-# Power of a shell, of that of the strongest, below which it holds nothing: 6e-8 of rounding, squared, and a margin.
+# Sets of samples at seed orientations that a reference caches: one for each wedge and size of its targets.
+KEPT_ROTATIONS = 2
+# Power of a shell relative to the strongest, below which it is empty: the square of rounding errors of 6e-8, with a
+# margin.
 EMPTY_SHELL = 1e-12
 
 
 @dataclass(frozen=True)
 class FourierVolume:
-    """The spectrum of a reference, to be sampled at any frequency below a limit, and where it was measured.
+    """The spectrum of a reference, which can be sampled at any frequency below a limit, and its wedge.
 
-    The map is divided by the window's transform, padded to twice its box, transformed and cut to the limit; a sample
-    is then a weighted sum of 4 x 4 x 4 neighbours (docs/theory.md eq. 3). Frequencies are in units of one over
+    The map is divided by the window's transform, padded to twice its box, transformed and cropped to the limit; a
+    sample is then a weighted sum of 4 x 4 x 4 neighbours (docs/theory.md eq. 3). Frequencies are in units of one over
     ``box``, the box of the particles it is compared with, which may differ from the map's own.
 
     Parameters
     ----------
     grid
-        Flat, float32: the spectrum cut to the limit, a cube of ``side`` points in order (z, y, x) with real and
+        Flat, float32: the spectrum cropped to the limit, a cube of ``side`` points in order (z, y, x) with real and
         imaginary parts interleaved.
     side
         Grid points along an edge.
@@ -51,7 +49,7 @@ class FourierVolume:
         The wedge (``gonio.particle.wedge``) in units of frequency: rows (w, 7), or a volume of weights and its points
         per unit of frequency; a volume of shape (0, 0, 0) when there is none.
     box, voxel_size_angstrom, limit
-        As in ``Spectrum``.
+        See ``Spectrum``.
     """
 
     grid: NDArray[np.float32]
@@ -63,16 +61,16 @@ class FourierVolume:
     box: int
     voxel_size_angstrom: float
     limit: float
-    _turned: dict[bytes, tuple[NDArray, NDArray]] = field(default_factory=dict, compare=False, repr=False)
+    _rotated: dict[bytes, tuple[NDArray, NDArray]] = field(default_factory=dict, compare=False, repr=False)
 
     @staticmethod
     def of(volume: Volume, *, wedge: Wedge | None = None, limit: float, box: int | None = None) -> FourierVolume:
-        """The spectrum of ``volume`` up to ``limit`` (in units of one over ``box``, by default the volume's own)."""
+        """Return the spectrum of ``volume`` up to ``limit``, in units of one over ``box``, by default the volume's."""
         box = volume.box if box is None else box
         wedge = NoWedge() if wedge is None else wedge
         padded = OVERSAMPLING * volume.box
         scale = padded / box
-        half = int(np.floor(scale * limit)) + 3  # the window reaches two points beyond the cell
+        half = int(np.floor(scale * limit)) + 3  # the window extends two points beyond the cell
         spectrum = _padded_spectrum(volume.data - np.float32(background(volume.data)), padded, half)
         box_angstrom = box * volume.voxel_size_angstrom
         regions = wedge.regions.copy()
@@ -81,11 +79,11 @@ class FourierVolume:
         if isinstance(wedge, WeightVolumeWedge):
             weights, weight_scale = wedge.weights, len(wedge.weights) * wedge.voxel_size_angstrom / box_angstrom
         return FourierVolume(
-            grid=spectrum.view(np.float32).ravel(),  # real and imaginary parts take turns
+            grid=spectrum.view(np.float32).ravel(),  # real and imaginary parts alternate
             side=2 * half + 1,
             scale=np.float32(scale),
             regions=regions.astype(np.float32),
-            # A copy: a read-only array would be another type to numba, and compiled for again.
+            # A copy: numba would compile again for the type of a read-only array.
             weights=np.array(weights, dtype=np.float32),
             weight_scale=np.float32(weight_scale),
             box=box,
@@ -95,36 +93,42 @@ class FourierVolume:
 
     @property
     def kernel(self) -> sample_sums.Reference:
-        """As the kernels take it."""
+        """The tuple of arrays that kernels take."""
         return sample_sums.Reference(self.grid, self.side, self.scale, self.regions, self.weights, self.weight_scale)
 
     def turned(
         self, frequency_xyz: NDArray[np.float32], rotations: NDArray[np.float32], *, keep: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The spectrum at R^T k, k (3, n), for rotations R (p, 3, 3): re and im (p, 2, n), and weights (p, n).
+        """Sample the spectrum at R^T k, k (3, n), for rotations R (p, 3, 3): re and im (p, 2, n), weights (p, n).
 
-        With ``keep`` it is remembered for the next target with these samples; only the last few are.
+        With ``keep`` the result is cached for the next target with these samples, with the few before it.
         """
         key = frequency_xyz.tobytes() + rotations.tobytes() if keep else b""
-        found = self._turned.get(key)
+        found = self._rotated.get(key)
         if found is None:
             p, n = len(rotations), frequency_xyz.shape[1]
             found = np.empty((p, 2, n), np.float32), np.empty((p, n), np.float32)
             shift.reference_at(self.kernel, frequency_xyz, rotations, *found)
             if keep:
-                for old in list(self._turned)[: 1 - KEPT_TURNS]:
-                    self._turned.pop(old, None)
-                self._turned[key] = found
+                for old in list(self._rotated)[: 1 - KEPT_ROTATIONS]:
+                    self._rotated.pop(old, None)
+                self._rotated[key] = found
         return found
 
     @property
     def memory_bytes(self) -> int:
-        """What its arrays take, with all that may be remembered of seeds so far."""
-        kept = sum(part.nbytes for both in list(self._turned.values()) for part in both)
+        """Memory of the arrays in bytes, cached samples included."""
+        kept = sum(part.nbytes for both in list(self._rotated.values()) for part in both)
         return self.grid.nbytes + self.weights.nbytes + kept
 
     def sample(self, frequency_xyz: ArrayLike) -> NDArray[np.complex64]:
-        """The spectrum at frequencies (n, 3) in units of one over the box; beyond the limit it is an error."""
+        """Return the spectrum at frequencies (n, 3) in units of one over the box.
+
+        Raises
+        ------
+        ValueError
+            If a frequency is beyond the limit.
+        """
         frequency = np.ascontiguousarray(np.asarray(frequency_xyz, dtype=np.float32).T)  # (3, n)
         radius = np.sqrt((frequency.astype(np.float64) ** 2).sum(axis=0).max(initial=0.0))
         if radius > self.limit * (1 + 1e-5):
@@ -135,30 +139,33 @@ class FourierVolume:
 
 
 def background(data: NDArray) -> float:
-    """Mean over the faces of the box. Left in, the box itself would be an object with edges, and turn with the map."""
+    """Return the mean over the faces of the box.
+
+    Unless it is subtracted, the box itself is an object with edges that rotates with the map.
+    """
     inner = data[1:-1, 1:-1, 1:-1]
     return float((data.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / (data.size - inner.size))
 
 
 def _padded_spectrum(data: NDArray[np.float32], padded: int, half: int) -> NDArray[np.complex64]:
-    """Transform of the tapered, padded map on the cube of grid indices -half..half, shape (c, c, c).
+    """Return the transform of the tapered, padded map on the cube of grid indices -half..half, shape (c, c, c).
 
-    Padding costs nothing: rows of zeros have no waves.
+    Padding costs nothing: DFT matrices have no columns for zeros.
     """
     spectrum = np.empty((2 * half + 1,) * 3, np.complex64)
-    products = forward(np.ascontiguousarray(data, dtype=np.float32), (_tapered_waves(len(data), padded, half),) * 3)
+    products = forward(np.ascontiguousarray(data, dtype=np.float32), (_tapered_dft(len(data), padded, half),) * 3)
     plane_waves(products, padded, 0, spectrum)
     return spectrum
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _tapered_waves(box: int, padded: int, half: int) -> NDArray[np.float32]:
+def _tapered_dft(box: int, padded: int, half: int) -> NDArray[np.float32]:
     taper = 1.0 / window_transform((np.arange(box) - box // 2) / padded)
     return (dft_matrices(box, period=padded, count=half) * taper).astype(np.float32)
 
 
 def moved(volume: Volume, rotation_matrix: NDArray[np.float64], shift_angstrom: NDArray[np.float64]) -> Volume:
-    """tau_t Lambda_R of a volume by eq. 14 (R (3, 3) on xyz, t in angstrom): interpolated in Fourier space."""
+    """Rotate and shift a volume in Fourier space: tau_t Lambda_R of eq. 14, R (3, 3) on xyz, t (3,) in angstrom."""
     limit = (volume.box - 1) // 2
     index = index_grid(volume.box)
     keep = (index**2).sum(axis=-1) <= limit**2
@@ -172,6 +179,6 @@ def moved(volume: Volume, rotation_matrix: NDArray[np.float64], shift_angstrom: 
 def moved_into(
     volume: Volume, rotation_matrix: NDArray[np.float64], shift_angstrom: NDArray[np.float64], box: int
 ) -> Volume:
-    """``moved`` into another box: it moves in the larger one, so that nothing is cut off before."""
+    """Rotate and shift a volume into another box, working in the larger box so that nothing is lost."""
     large = boxed(volume, max(volume.box, box))
     return boxed(moved(large, rotation_matrix, shift_angstrom), box)

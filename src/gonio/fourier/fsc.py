@@ -9,16 +9,14 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from gonio.fourier.fourier_volume import EMPTY_SHELL
-from gonio.fourier.grid import (
-    REMEMBERED,
-)
+from gonio.fourier.grid import REMEMBERED
 from gonio.particle.volume import Volume
 
 __all__ = ["fourier_shell_correlation", "half_shells", "resolution_at", "shell_correlation"]
 
 
 def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float64]:
-    """FSC of two volumes of one box, one value for each shell 0..n//2 (shells one over the box wide).
+    """Return the FSC of two volumes of one box for each shell 0..n//2 (shells one over the box wide).
 
     Returns
     -------
@@ -30,13 +28,13 @@ def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float
 
 
 def shell_correlation(first: NDArray[np.complex128], second: NDArray[np.complex128]) -> NDArray[np.float64]:
-    """The same of two spectra as ``rfftn`` orders them, (n, n, n // 2 + 1)."""
+    """Return the FSC, shape (n // 2 + 1,), of two spectra in the order of ``rfftn``, shape (n, n, n // 2 + 1)."""
     shell, times = half_shells(len(first))
     cross, one, two = (
         np.bincount(shell, weights=times * x.ravel(), minlength=len(first))[: len(first) // 2 + 1]
         for x in ((first * second.conj()).real, np.abs(first) ** 2, np.abs(second) ** 2)
     )
-    # A shell that holds nothing but the rounding of single precision agrees in nothing. The mean, shell 0, is no shell.
+    # A shell with nothing but rounding errors of single precision has a correlation of 0. Shell 0 is only the mean.
     least = EMPTY_SHELL**2 * one[1:].max() * two[1:].max()
     result = cross / np.sqrt(np.maximum(one * two, max(least, 1e-300)))
     result[0] = 1.0
@@ -45,7 +43,7 @@ def shell_correlation(first: NDArray[np.complex128], second: NDArray[np.complex1
 
 @lru_cache(maxsize=REMEMBERED)
 def half_shells(box: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Of each sample that ``rfftn`` keeps, flat: its shell, and for how many it stands, 1 or 2."""
+    """Return the shell of each sample of ``rfftn``, flat, and how many samples of ``fftn`` it represents, 1 or 2."""
     whole, half = scipy.fft.fftfreq(box, 1.0 / box), scipy.fft.rfftfreq(box, 1.0 / box)
     radius = np.sqrt((whole**2)[:, None, None] + (whole**2)[:, None] + half**2)
     alone = (half == 0) | (2 * half == box)
@@ -54,9 +52,9 @@ def half_shells(box: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 
 def resolution_at(fsc: NDArray[np.float64], threshold: float, *, box_angstrom: float) -> float:
-    """Where an FSC curve first falls below ``threshold``, angstrom, linear between shells.
+    """Return the resolution at which an FSC curve first falls below ``threshold``, angstrom, linear between shells.
 
-    Returns the finest shell's resolution when it never falls, and infinity when it is below from shell 1 on.
+    It is that of the finest shell where the curve never falls below, and infinity where shell 1 is below already.
     """
     below = np.flatnonzero(fsc[1:] < threshold) + 1
     if not len(below):

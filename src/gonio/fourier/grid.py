@@ -1,9 +1,9 @@
-"""The whole frequencies of a box: spectra up to a limit, and what a wedge has measured of them.
+"""The integer frequencies of a box: spectra up to a limit, and the samples that a wedge has measured.
 
     V(k) = sum_x v(x) exp(-2 pi i k.(x - c) / n),   k integer, c = n // 2,               (docs/theory.md eq. 1)
 
-A limit leaves few of the samples of a box, so they are computed as three small matrix products, one axis after the
-other, and what depends on box, limit and wedge alone is remembered. Must not know what is done with the samples.
+Few samples of a box are below a limit, so they are computed as three small matrix products, one axis after the other,
+and what depends only on box, limit and wedge is cached. Must not know what the samples are used for.
 """
 
 from __future__ import annotations
@@ -34,30 +34,31 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Boxes, limits and wedges that are remembered: particles of one set have a few of each.
+# Combinations of box, limit and wedge that are cached: particles of one set have a few of each.
 REMEMBERED = 32
-# Samples that hold less of their signal than this are left out: as much leaks into them from their neighbours.
-# `sharp`, `pseudo_symmetric` and `four_gaussians` against a clean map, +-40, SNR 0.5, are off by 0.69, 0.92 and 1.80
-# degrees rms; with the wedge's own edge by 0.86, 1.29 and 2.38; from 0.1 on 0.70, 0.95, 1.84, but worse at +-60.
+# Samples with a smaller fraction of their signal are left out: as much leaks into them from their neighbours.
+# Errors of `sharp`, `pseudo_symmetric` and `four_gaussians` against a noise-free map, +-40, SNR 0.5, are 0.69, 0.92 and
+# 1.80 degrees rms; with the wedge's own edge 0.86, 1.29 and 2.38; with a least fraction of 0.1 they are 0.70, 0.95 and
+# 1.84, but larger at +-60.
 LEAST_REACH = 0.3
-# Samples of premultiplied volumes whose squared transfer is below this share of their shell's mean are left out: they
-# hold what leaks into them, divided by nearly nothing.
+# Samples of premultiplied volumes whose squared transfer is below this fraction of their shell's mean are left out:
+# division by so small a transfer leaves mainly leakage.
 LEAST_TRANSFER = 0.02
-# Shells beyond the limit from which something is smeared into it.
+# Shells beyond the limit that smear into it.
 MARGIN = 3
-# A sample at the limit is within it, whatever rounding says.
+# A sample at the limit is within it despite rounding.
 WITHIN = 1 + 1e-6
 NOTHING_MEASURED = "no Fourier sample below the resolution limit was measured: check wedge and limit"
 
 
 def index_grid(box: int, *, dimensions: int = 3) -> NDArray[np.int64]:
-    """Integer coordinates relative to the centre, xyz order in the last axis, shape (n, ..., n, dimensions)."""
+    """Return integer coordinates relative to the centre, xyz in the last axis, shape (n, ..., n, dimensions)."""
     axis = np.arange(box) - box // 2
     return np.stack(np.meshgrid(*[axis] * dimensions, indexing="ij")[::-1], axis=-1)
 
 
 def in_friedel_half(index_xyz: NDArray) -> NDArray[np.bool_]:
-    """One of each pair k, -k, and not k = 0; any dimension, shape (..., d)."""
+    """Return a mask (...) of frequencies (..., d) that chooses one of each pair k, -k, and not k = 0."""
     chosen = np.zeros(index_xyz.shape[:-1], dtype=bool)
     for axis in range(index_xyz.shape[-1]):
         chosen = (index_xyz[..., axis] > 0) | ((index_xyz[..., axis] == 0) & chosen)
@@ -65,27 +66,27 @@ def in_friedel_half(index_xyz: NDArray) -> NDArray[np.bool_]:
 
 
 def shell_means(total: NDArray, count: NDArray, radius: NDArray) -> NDArray[np.float64]:
-    """Means total / count of shells 0, 1, ..., (s,) each, at distances from zero frequency: linear between shells.
+    """Return means total / count of shells 0, 1, ..., (s,) each, at distances from zero frequency, linear in between.
 
-    Shells that count for nothing lie between their neighbours.
+    Shells with a count of zero are interpolated between their neighbours.
     """
-    seen = np.flatnonzero(count > 0)
-    return np.interp(radius, seen, total[seen] / count[seen])
+    counted = np.flatnonzero(count > 0)
+    return np.interp(radius, counted, total[counted] / count[counted])
 
 
 def low_spectrum(data: NDArray[np.float32], limit: float) -> NDArray[np.complex64]:
-    """V(k) for the whole k up to a limit along each axis, k_z >= 0: as three products with small matrices.
+    """Return V(k) for integer k up to a limit along each axis, k_z >= 0, as three products with small matrices.
 
     Parameters
     ----------
     data
-        A volume, shape (n, n, n), float32; best without a mean, which only k = 0 shows.
+        A volume, shape (n, n, n), float32; best without its mean, which affects only k = 0.
     limit
         In units of one over the box.
 
     Returns
     -------
-    Shape (l + 1, 2 l + 1, 2 l + 1), order (z, y, x), l the whole part of the limit; zero frequency at (0, l, l).
+    Shape (l + 1, 2 l + 1, 2 l + 1), order (z, y, x), l the integer part of the limit; zero frequency at (0, l, l).
     """
     n, half = len(data), _whole(limit)
     side = 2 * half + 1
@@ -100,17 +101,17 @@ def low_spectrum(data: NDArray[np.float32], limit: float) -> NDArray[np.complex6
 
 
 def _whole(limit: float) -> int:
-    """The last shell; a limit that was computed may lie a rounding error below the one that it means."""
+    """Return the last integer shell, allowing for a limit that is a rounding error below the intended one."""
     return int(np.floor(limit * (1 + 1e-9)))
 
 
 @dataclass(frozen=True)
 class Places:
-    """Which samples of ``low_spectrum`` a subtomogram's wedge has measured; shared by all that have the same.
+    """The samples of ``low_spectrum`` that a wedge has measured, shared by all subtomograms with that wedge.
 
-    ``place`` (n,) are flat indices, ``reach`` (n,) by what each sample is divided: how much of it the box shows, 1 but
-    near the wedge's edge, or in premultiplied volumes the standard deviation of its noise; the other arrays are those
-    of ``Spectrum``, ordered with k_x running fastest.
+    ``place`` (n,) are flat indices. ``reach`` (n,) is what each sample is divided by: the fraction of its signal that
+    is left in the box, 1 except near the wedge's edge, or in premultiplied volumes the standard deviation of its noise.
+    The other arrays are those of ``Spectrum``, in the order with k_x running fastest.
     """
 
     place: NDArray[np.int64]
@@ -124,41 +125,41 @@ class Places:
 
     @cached_property
     def shell(self) -> NDArray[np.int64]:
-        """The shell of each sample, round(abs(k)), shape (n,)."""
+        """Shell of each sample, round(abs(k)), shape (n,)."""
         return np.rint(np.linalg.norm(self.frequency_xyz.astype(np.float64), axis=0)).astype(np.int64)
 
     @staticmethod
     def of(subtomogram: Subtomogram, limit: float) -> Places:
-        """The samples that the wedge has measured, with their weights; remembered where the wedge can be.
+        """Return the samples that the wedge has measured, with their weights; cached where the wedge is hashable.
 
         Raises
         ------
         ValueError
-            When nothing was measured below the limit.
+            If nothing was measured below the limit.
         """
         return remembered(_places, subtomogram.wedge, subtomogram.box, subtomogram.voxel_size_angstrom, limit)
 
     @staticmethod
     def as_imaged(subtomogram: Subtomogram, limit: float) -> Places:
-        """The samples that a reconstruction holds which was filtered by its wedge and then cut to the box.
+        """Return the samples of a box that was cropped from a reconstruction after filtering by its wedge.
 
-        The cut smears the wedge's edge over one sample: a sample k holds the share (docs/theory.md eq. 33) of its
-        signal, and as much of the noise's power. Samples that hold little are left out. A wedge of weights tells its
-        samples' weights itself.
+        The crop smears the wedge's edge over one sample: a sample keeps a fraction of its signal (docs/theory.md
+        eq. 33), and the same fraction of the noise's power. Samples that keep little are left out. A wedge of weights
+        gives the weights of its samples itself.
         """
         if subtomogram.wedge.weights is not None:
             return Places.of(subtomogram, limit)
         return remembered(_smeared_places, subtomogram.wedge, subtomogram.box, subtomogram.voxel_size_angstrom, limit)
 
     def values(self, low: NDArray[np.complex64]) -> NDArray[np.complex64]:
-        """What ``low_spectrum`` volumes (..., l + 1, 2 l + 1, 2 l + 1) hold at these places, shape (..., n)."""
+        """Return the values of ``low_spectrum`` volumes (..., l + 1, 2 l + 1, 2 l + 1) at these places, (..., n)."""
         return low.reshape(*low.shape[:-3], -1)[..., self.place]
 
 
 def remembered(function: Callable[..., T], wedge: Wedge, *others: object) -> T:
-    """A function that keeps its results (``lru_cache``), unless the wedge is one of weights, which has no hash."""
-    kept = wedge.weights is None and isinstance(wedge, Hashable)
-    return function(wedge, *others) if kept else function.__wrapped__(wedge, *others)  # type: ignore[attr-defined]
+    """Call a cached function (``lru_cache``), without the cache where the wedge has weights and so no hash."""
+    hashable = wedge.weights is None and isinstance(wedge, Hashable)
+    return function(wedge, *others) if hashable else function.__wrapped__(wedge, *others)  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -190,7 +191,7 @@ def _places(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: float) ->
 @lru_cache(maxsize=REMEMBERED)
 def _smeared_places(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: float) -> Places:
     frequency, place = _ball(limit)
-    reach = _reach(wedge, box * voxel_size_angstrom, frequency)
+    reach = _signal_left(wedge, box * voxel_size_angstrom, frequency)
     kept = reach >= LEAST_REACH
     if not kept.any():
         raise ValueError(NOTHING_MEASURED)
@@ -206,10 +207,11 @@ def _smeared_places(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: f
     )
 
 
-def _reach(wedge: Wedge, box_angstrom: float, frequency: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Eq. 33 at whole frequencies (n, 3): the wedge times the square of the box's transform, summed at half steps.
+def _signal_left(wedge: Wedge, box_angstrom: float, frequency: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the fraction of signal in each sample (n,) of a cropped box at integer frequencies (n, 3), by eq. 33.
 
-    In real space that is a product: with the box's overlap with itself, a triangle along each axis.
+    It is the convolution of the wedge with the square of the box's transform, at half steps: in real space a product
+    with the box's autocorrelation, a triangle along each axis.
     """
     m = 2 * (int(np.abs(frequency).max()) + MARGIN)
     whole, half = scipy.fft.fftfreq(2 * m, 0.5 / m), scipy.fft.rfftfreq(2 * m, 0.5 / m)
@@ -224,7 +226,7 @@ def _reach(wedge: Wedge, box_angstrom: float, frequency: NDArray[np.int64]) -> N
 
 @lru_cache(maxsize=REMEMBERED)
 def _ball(limit: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Frequencies (n, 3) of a Friedel half of the ball below a limit, and their places in ``low_spectrum``."""
+    """Return frequencies (n, 3) of a Friedel half of the ball below a limit, and their indices in ``low_spectrum``."""
     half = _whole(limit)
     axis = np.arange(-half, half + 1)
     z, y, x = np.meshgrid(axis[half:], axis, axis, indexing="ij")
@@ -233,8 +235,11 @@ def _ball(limit: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return index[keep], np.flatnonzero(keep)
 
 
-class _Same:
-    """An array that is known by being the same one: particles of a set share their frequencies."""
+class _ByIdentity:
+    """Hash key of an array that is compared by identity: particles of a set share one array of frequencies.
+
+    The key holds the array, so that no other array gets its id while the key is in a cache.
+    """
 
     def __init__(self, array: NDArray) -> None:
         self.array = array
@@ -243,31 +248,31 @@ class _Same:
         return id(self.array)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.array is self.array
+        return isinstance(other, _ByIdentity) and other.array is self.array
 
 
 def by_radius(frequency_xyz: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The order of frequencies (3, n) by their distance from zero, (n,), and these distances in it, (n,).
+    """Return the order (n,) of frequencies (3, n) by their distance from zero, and the sorted distances (n,).
 
-    The same arrays for the same one.
+    The result is cached by the identity of the array.
     """
-    return _by_radius(_Same(frequency_xyz))
+    return _by_radius(_ByIdentity(frequency_xyz))
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _by_radius(frequency_xyz: _Same) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def _by_radius(frequency_xyz: _ByIdentity) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
     order = np.argsort(radius, kind="stable")
     return order, radius[order]
 
 
 def inside(frequency_xyz: NDArray[np.float32], limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Which frequencies (3, n) lie within a limit, shape (n,), and these: the same array for the same one."""
-    return _inside(_Same(frequency_xyz), limit)
+    """Return a mask (n,) of the frequencies (3, n) within a limit, and these (3, k); cached by the array's identity."""
+    return _inside(_ByIdentity(frequency_xyz), limit)
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _inside(frequency_xyz: _Same, limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+def _inside(frequency_xyz: _ByIdentity, limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
     keep = radius <= limit * WITHIN
     return keep, np.ascontiguousarray(frequency_xyz.array[:, keep])

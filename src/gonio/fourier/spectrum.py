@@ -1,7 +1,7 @@
 """Particles as lists of Fourier samples: values, weights and transfer at the frequencies that were measured.
 
-Owns the choice of samples: a Friedel half of the ball below the resolution limit, never k = 0, which removes the mean.
-Must not know what a score or a pose is.
+Owns the choice of samples: a Friedel half of the ball below the resolution limit, without k = 0, which is the mean.
+Must not know scores or poses.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from gonio.particle.volume import Particle, Subtomogram, TiltStack
 
 __all__ = ["Spectrum", "in_friedel_half", "index_grid"]
 
-# Where images hold next to no noise, their power is that of the signal and no reason to trust a shell: none is taken to
-# have less noise than this share of the noisiest. Real noise falls to a fifth.
+# Where images have almost no noise, their power is that of the signal, and low power is no reason for a high weight: a
+# shell has at least this fraction of the noise of the noisiest. Real noise falls to a fifth.
 MIN_NOISE = 0.1
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """A particle as a list of n Fourier samples: what was observed, wherever it was observed.
+    """A particle as a list of n Fourier samples at the frequencies that were measured.
 
     Parameters
     ----------
@@ -44,15 +44,15 @@ class Spectrum:
     value
         Shape (n,), complex64.
     transfer
-        What the particle's transform was multiplied by at each sample, shape (n,), float32.
+        Factor of the particle's transform in each sample, shape (n,), float32.
     weight
-        How much each sample counts, shape (n,), float32, 1 when fully measured.
+        Weight of each sample, shape (n,), float32, 1 when fully measured.
     box, voxel_size_angstrom
-        Of the particle.
+        Those of the particle.
     limit
         Radius of the ball that holds the samples, in units of one over the box.
     on_grid
-        Whether the frequencies are integers.
+        True where the frequencies are integers.
     """
 
     frequency_xyz: NDArray[np.float32]
@@ -66,12 +66,12 @@ class Spectrum:
 
     @staticmethod
     def of(particle: Particle, *, resolution_angstrom: float | None = None, limit: float | None = None) -> Spectrum:
-        """The samples of a subtomogram or tilt stack below a resolution limit, or a ``limit`` in shells.
+        """Return the samples of a subtomogram or tilt stack below a resolution limit, or below ``limit`` in shells.
 
         Raises
         ------
         ValueError
-            When the limit does not suit the box (``shell_limit``) or nothing was measured below it.
+            If the limit does not suit the box (``shell_limit``) or nothing was measured below it.
         """
         if limit is None:
             limit = shell_limit(particle.box, particle.voxel_size_angstrom, resolution_angstrom)
@@ -96,7 +96,7 @@ class Spectrum:
 
     @staticmethod
     def at(places: Places, held: NDArray[np.complex64]) -> Spectrum:
-        """The samples of a subtomogram, from what its ``low_spectrum`` holds at their places (n,)."""
+        """Return the samples of a subtomogram from the values of its ``low_spectrum`` at their places, (n,)."""
         return Spectrum(
             frequency_xyz=places.frequency_xyz,
             value=held / places.reach,
@@ -115,21 +115,21 @@ class Spectrum:
 
     @cached_property
     def by_radius(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """The order of the samples by their distance from zero frequency, (n,), and these distances in it, (n,)."""
+        """Order of the samples by their distance from zero frequency, (n,), and the sorted distances, (n,)."""
         return by_radius(self.frequency_xyz)
 
     @property
     def n_shells(self) -> int:
-        """Shells 0, 1, ... up to the limit."""
+        """Number of shells 0, 1, ... up to the limit."""
         return int(np.rint(self.limit)) + 1
 
     @cached_property
     def shell(self) -> NDArray[np.int32]:
-        """The shell of each sample, round(abs(k)), shape (n,)."""
+        """Shell of each sample, round(abs(k)), shape (n,)."""
         return np.minimum(np.rint(self.radius).astype(np.int32), self.n_shells - 1)
 
     def below(self, limit: float) -> Spectrum:
-        """The samples within a smaller ball."""
+        """Return the samples within a smaller ball."""
         keep, frequency = inside(self.frequency_xyz, limit)
         return replace(
             self,
@@ -141,31 +141,31 @@ class Spectrum:
         )
 
     def whitened(self) -> Spectrum:
-        """The same samples, each weighted by one over the power of noise in its shell; weights have a mean of one.
+        """Return the samples weighted by one over the noise power of their shell; weights have a mean of one.
 
-        Nearly all power of a tilt image is noise, so that its own mean power serves (docs/theory.md eq. 32). Samples of
-        little transfer count little in it: what leaks into them was divided by nearly nothing.
+        Nearly all power of a tilt image is noise, so its own mean power is used (docs/theory.md eq. 32). Samples with
+        little transfer have little weight in that mean: division by it amplified what leaks into them.
         """
-        trust = self.weight * self.transfer.astype(np.float64) ** 2
-        total = np.bincount(self.shell, weights=trust)
-        power = np.bincount(self.shell, weights=trust * np.abs(self.value) ** 2)
+        mean_weight = self.weight * self.transfer.astype(np.float64) ** 2
+        total = np.bincount(self.shell, weights=mean_weight)
+        power = np.bincount(self.shell, weights=mean_weight * np.abs(self.value) ** 2)
         noise = shell_means(power, np.where(power > 0, total, 0.0), self.radius)
         weight = self.weight / (noise + MIN_NOISE * noise.max(initial=0.0))
         return replace(self, weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32))
 
     def shell_power(self) -> NDArray[np.float64]:
-        """Mean square of the samples of shells 0, 1, ... up to the limit, (s,); an empty shell is interpolated."""
+        """Return the mean square of the samples of shells 0, 1, ... up to the limit, (s,), empty ones interpolated."""
         count = np.bincount(self.shell, weights=self.weight)
         total = np.bincount(self.shell, weights=self.weight * np.abs(self.value) ** 2)
         return shell_means(total, count, np.arange(self.n_shells))
 
     def shell_weights(self) -> NDArray[np.float64]:
-        """The sums of the samples' weights and of their squares in each shell, (s, 2)."""
+        """Return the sums of the samples' weights and of their squares in each shell, (s, 2)."""
         weight = self.weight.astype(np.float64)
         return np.stack([np.bincount(self.shell, weight**power, self.n_shells) for power in (1, 2)], axis=1)
 
     def take(self, keep: NDArray[np.bool_]) -> Spectrum:
-        """Some of the samples."""
+        """Return the samples where a mask (n,) is true."""
         return replace(
             self,
             frequency_xyz=np.ascontiguousarray(self.frequency_xyz[:, keep]),  # (3, n)
@@ -183,12 +183,12 @@ class Spectrum:
 
 
 def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray]:
-    """The samples of every image in a Friedel half of the disc, as they are in the images.
+    """Return the unprocessed samples of each image in a Friedel half of the disc.
 
     Returns
     -------
     Frequency (s, 2) in units of one over the box, xy; value (t, s); and transfer (t, s), ``TiltStack.transfer``.
-    Images that are ``ctf_premultiplied`` were multiplied by that transfer once more.
+    Images that are ``ctf_premultiplied`` contain that transfer twice.
     """
     index = index_grid(stack.box, dimensions=2)
     keep = in_friedel_half(index) & ((index**2).sum(axis=-1) <= limit**2 * (1 + 1e-9))
@@ -200,7 +200,7 @@ def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDA
     return frequency, value, stack.transfer(per_angstrom)
 
 
-# Where a premultiplied image was multiplied by nearly nothing it holds only rounding and leakage; left out.
+# Samples of premultiplied images with a smaller transfer hold only rounding errors and leakage, and are left out.
 MIN_TRANSFER = 0.02
 
 
@@ -213,6 +213,6 @@ def _stack_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, ND
         value = value / np.where(kept, transfer, 1.0)
         weight = weight * kept
     frequency_xyz = np.einsum("sa,tax->tsx", frequency, stack.projections_xyz)  # (t, s, 3)
-    # Projections that are not quite orthonormal carry samples over the limit, where the reference's spectrum ends.
+    # Projections that are not quite orthonormal move samples beyond the limit, where the reference's spectrum ends.
     weight = weight * ((frequency_xyz**2).sum(axis=-1) <= limit**2 * (1 + 1e-6))
     return frequency_xyz.reshape(-1, 3), value.ravel(), transfer.ravel(), weight.ravel()

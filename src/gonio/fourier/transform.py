@@ -11,9 +11,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from gonio.fourier.grid import (
-    index_grid,
-)
+from gonio.fourier.grid import index_grid
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.volume import Volume
 
@@ -23,22 +21,22 @@ MIN_SHELLS = 3
 
 
 def centred_fft(array: NDArray) -> NDArray[np.complexfloating]:
-    """V(k) of an image or volume of any even or odd box; zero frequency lands on ``n // 2`` of every axis."""
+    """Return V(k) of an image or volume with an even or odd box, with zero frequency at ``n // 2`` of every axis."""
     return scipy.fft.fftshift(scipy.fft.fftn(scipy.fft.ifftshift(array)))
 
 
 def centred_ifft(spectrum: NDArray) -> NDArray[np.complexfloating]:
-    """The inverse of ``centred_fft``."""
+    """Return the image or volume of a spectrum from ``centred_fft``."""
     return scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(spectrum)))
 
 
 def shell_limit(box: int, voxel_size_angstrom: float, resolution_angstrom: float | None) -> float:
-    """The resolution limit in shells, n voxel / resolution; without a resolution the last whole shell.
+    """Return the resolution limit in shells, n voxel / resolution; without a resolution the last integer shell.
 
     Raises
     ------
     ValueError
-        When the resolution is finer than two voxels, or leaves fewer than 3 shells of the box.
+        If the resolution is finer than two voxels, or leaves fewer than 3 shells of the box.
     """
     nyquist = (box - 1) // 2
     limit = nyquist if resolution_angstrom is None else box * voxel_size_angstrom / resolution_angstrom
@@ -59,9 +57,9 @@ def shell_limit(box: int, voxel_size_angstrom: float, resolution_angstrom: float
 
 
 def low_passed(volume: Volume, *, resolution_angstrom: float) -> Volume:
-    """The volume without frequencies beyond a resolution: a cosine edge two shells wide, half way down at the limit."""
+    """Return the volume filtered to a resolution, with a cosine edge two shells wide whose middle is at the limit."""
     shell = np.linalg.norm(index_grid(volume.box), axis=-1)
     limit = volume.box_angstrom / resolution_angstrom
-    gain = 0.5 + 0.5 * np.cos(np.pi * np.clip((shell - limit + 1.0) / 2.0, 0.0, 1.0))
-    data = centred_ifft(centred_fft(volume.data.astype(np.float64)) * gain).real
+    response = 0.5 + 0.5 * np.cos(np.pi * np.clip((shell - limit + 1.0) / 2.0, 0.0, 1.0))
+    data = centred_ifft(centred_fft(volume.data.astype(np.float64)) * response).real
     return Volume(data, volume.voxel_size_angstrom)

@@ -1,1 +1,1 @@
-"""What a particle is: pose, symmetry, wedge, CTF, tilt series, volume and list. Knows no Fourier space."""
+"""Particles: pose, symmetry, wedge, CTF, tilt series, volume and list. Knows no Fourier space."""

@@ -1,4 +1,4 @@
-"""Errors about arguments, which know the names of the arguments that they are about."""
+"""Errors about arguments, which keep the names of these arguments."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["ArgumentError"]
 class ArgumentError(ValueError):
     """A value that an argument cannot have, or arguments that exclude each other.
 
-    Who knows an argument by another name (an option of the command line) says it with that name: ``named``.
+    A caller that knows an argument by another name (an option of the command line) replaces it: ``named``.
 
     Parameters
     ----------
     text
-        What is wrong and what to do, with ``{}`` for each argument, and ``{value}`` for what is given by name.
+        What is wrong and what to do, with ``{}`` for each argument, and ``{name}`` for each of the values.
     arguments
-        Their names, in the order of the text.
+        Names of the arguments, in the order of the text.
     values
-        What else stands in the text.
+        The other values in the text, by name.
     """
 
     def __init__(self, text: str, *arguments: str, **values: object) -> None:
@@ -29,11 +29,11 @@ class ArgumentError(ValueError):
 
     @property
     def argument(self) -> str:
-        """The argument that it is about, the first of several."""
+        """Name of the argument, the first of several."""
         return self.arguments[0]
 
     def named(self, name_of: Callable[[str], str]) -> ArgumentError:
-        """Return the same error with other names of its arguments."""
+        """Return this error with each argument's name replaced by ``name_of(name)``."""
         return ArgumentError(self.text, *map(name_of, self.arguments), **self.values)
 
     def __reduce__(self) -> tuple[Callable[[], ArgumentError], tuple[()]]:

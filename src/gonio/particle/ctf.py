@@ -19,12 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["AMPLITUDE_CONTRAST", "Ctf", "dose_decay", "electron_wavelength_angstrom", "image_transfer"]
 
-# Of frozen-hydrated protein at 300 kV, where nothing says another (Toyoshima & Unwin 1988).
+# Frozen-hydrated protein at 300 kV (Toyoshima & Unwin 1988); used where no other value is given.
 AMPLITUDE_CONTRAST = 0.07
 
 
 def electron_wavelength_angstrom(voltage_kv: float) -> float:
-    """Relativistic electron wavelength, angstrom (Reimer & Kohl 2008, eq. 2.12)."""
+    """Return the relativistic electron wavelength, angstrom (Reimer & Kohl 2008, eq. 2.12)."""
     volts = 1e3 * voltage_kv
     return 12.2643 / np.sqrt(volts * (1.0 + 0.978466e-6 * volts))
 
@@ -40,11 +40,11 @@ class Ctf:
     astigmatism_deg
         Direction of ``defocus_u_angstrom`` from the image's x axis, degrees, scalar or shape (t,).
     voltage_kv, spherical_aberration_mm, amplitude_contrast
-        Of the microscope; amplitude contrast is a fraction. The aberration is a scalar or of shape (t,): M fits it.
+        The microscope; amplitude contrast is a fraction. The aberration is a scalar or of shape (t,): M fits it.
     phase_shift_deg
-        Of a phase plate, degrees, scalar or shape (t,).
+        Phase shift by a phase plate, degrees, scalar or shape (t,).
     bfactor_angstrom2
-        Of the envelope ``exp(-B k^2 / 4)``, square angstrom, positive where it damps, scalar or shape (t,).
+        B of the envelope ``exp(-B k^2 / 4)``, square angstrom, positive where it damps, scalar or shape (t,).
     """
 
     defocus_u_angstrom: ArrayLike
@@ -57,14 +57,14 @@ class Ctf:
     bfactor_angstrom2: ArrayLike = 0.0
 
     def refocused(self, by_angstrom: ArrayLike) -> Ctf:
-        """Return the transfer of what lies where the underfocus is larger by an amount, scalar or shape (t,)."""
+        """Return this transfer with the underfocus increased by ``by_angstrom``, scalar or shape (t,)."""
         by = np.asarray(by_angstrom, dtype=np.float64)
         u, v = np.asarray(self.defocus_u_angstrom) + by, np.asarray(self.defocus_v_angstrom) + by
         astigmatism = np.broadcast_to(self.astigmatism_deg, u.shape)
         return replace(self, defocus_u_angstrom=u, defocus_v_angstrom=v, astigmatism_deg=astigmatism)
 
     def transfer(self, frequency_xy_per_angstrom: ArrayLike) -> NDArray[np.float64]:
-        """Transfer at image frequencies.
+        """Return the transfer at image frequencies.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ def image_transfer(
     dose: ArrayLike | None = None,
     bfactor_per_dose: float = 0.0,
 ) -> NDArray[np.float64]:
-    """Return all that the microscope makes of a particle's spectrum on its way into each of t images.
+    """Return the factor by which imaging multiplies a particle's spectrum in each of t images.
 
     Parameters
     ----------
@@ -133,16 +133,16 @@ def image_transfer(
 def dose_decay(
     frequency_per_angstrom: ArrayLike, dose: ArrayLike, *, bfactor_per_dose: float = 0.0
 ) -> NDArray[np.float64]:
-    """Signal left after ``dose`` electrons per square angstrom (Grant & Grigorieff 2015, eqs. 3 and 5).
+    """Return the fraction of signal left after ``dose`` (Grant & Grigorieff 2015, eqs. 3 and 5).
 
-    With a B factor per dose, ``exp(-B dose k^2 / 4)`` in its place (RELION src/jaz/optics/damage.cpp).
+    With a B factor per dose it is ``exp(-B dose k^2 / 4)`` instead (RELION src/jaz/optics/damage.cpp).
 
     Parameters
     ----------
     frequency_per_angstrom
         Shape (s,), 1/angstrom.
     dose
-        Accumulated exposure, shape (t,).
+        Accumulated exposure, electrons per square angstrom, shape (t,).
     bfactor_per_dose
         Square angstrom for each electron per square angstrom; 0 for the measured decay.
 

@@ -1,8 +1,8 @@
 """Half sets whose particles share nothing, and particles that are listed twice.
 
-Two particles are *overlapping particles* when they stem from one particle, or when their boxes overlap in one tomogram: then they
-show the same voxels, noise included, and in different halves that noise would count as signal. Families are the
-connected components of overlapping particles; each goes into one half.
+Two particles *overlap* when they were cut from one particle, or when their boxes overlap in one tomogram: they contain
+the same voxels, noise included, and in different half sets that noise would count as signal. Groups are the connected
+components of overlapping particles; each group goes into one half set.
 
 Must not know how a particle is aligned, nor what a half set is used for.
 """
@@ -24,7 +24,7 @@ __all__ = ["Duplicate", "duplicates", "overlapping_groups", "origin_of", "split_
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A particle (``row``) that lies within the distance of a better one (``of_row``), which stays."""
+    """A particle (``row``) that lies within the distance of a better one (``of_row``), which is kept."""
 
     row: int
     of_row: int
@@ -32,9 +32,9 @@ class Duplicate:
 
 
 def origin_of(name: str, tomogram: str) -> str:
-    """The particle that a sub-particle was cut from: of ``TS_01/17/3`` in tomogram ``TS_01`` it is ``TS_01/17``.
+    """Return the particle that a sub-particle was cut from: ``TS_01/17`` for ``TS_01/17/3`` in tomogram ``TS_01``.
 
-    Names that have no second slash after that of their tomogram are their own origin.
+    A name without a second slash after its tomogram's is its own origin.
     """
     within = f"{tomogram}/"
     if not (tomogram and name.startswith(within)):
@@ -49,16 +49,16 @@ def overlapping_groups(
     *,
     within_angstrom: float,
 ) -> NDArray[np.int64]:
-    """The number of the family that each of m particles belongs to, shape (m,), numbered as they first occur.
+    """Return the number of each particle's group of overlapping particles, shape (m,), in order of first occurrence.
 
     Parameters
     ----------
     names, tomograms
-        Of the particles; names tell sub-particles of one origin (``origin_of``).
+        Names of the particles, which state their origins (``origin_of``), and of their tomograms, m each.
     coordinates_angstrom
-        Centres of the boxes in their tomograms, (m, 3); None, or all alike, where they are not known.
+        Centres of the boxes in their tomograms, (m, 3); None, or all equal, where they are not known.
     within_angstrom
-        Boxes whose centres are nearer than this along every axis overlap: their edge.
+        Edge of a box: boxes overlap whose centres are nearer than this along every axis.
     """
     count = len(names)
     origins = [origin_of(name, tomogram) for name, tomogram in zip(names, tomograms, strict=True)]
@@ -74,40 +74,39 @@ def overlapping_groups(
 
 
 def split(
-    family: NDArray[np.int64], *, rng: np.random.Generator, given: NDArray[np.int8] | None = None
+    group: NDArray[np.int64], *, rng: np.random.Generator, given: NDArray[np.int8] | None = None
 ) -> NDArray[np.int8]:
-    """Half sets 1 and 2, shape (m,), as even as families allow; the largest are given out first.
+    """Return half sets 1 and 2, shape (m,), as equal in size as groups allow: the largest groups are assigned first.
 
     Parameters
     ----------
-    family
-        As ``overlapping_groups`` numbers them, (m,).
+    group
+        Group of each particle as ``overlapping_groups`` numbers them, (m,).
     rng
-        Draws the order of families of one size.
+        Draws the order of groups of one size.
     given
-        Half sets that stay, (m,); where it is 0 a particle joins most of its family, or the smaller half.
+        Half sets that are kept, (m,); a particle with 0 joins the half with most of its group, or the smaller half.
     """
-    given = np.zeros(len(family), dtype=np.int8) if given is None else given
+    given = np.zeros(len(group), dtype=np.int8) if given is None else given
     result = given.copy()
-    size = np.bincount(family)
-    told = np.stack(
-        [np.bincount(family, weights=given == half, minlength=len(size)) for half in (1, 2)]
-    )  # (2, families)
-    held = np.array([(given == 1).sum(), (given == 2).sum()])
-    open_ = np.bincount(family, weights=given == 0, minlength=len(size)).astype(int)
-    order = rng.permutation(len(size))
-    for one in order[np.argsort(-open_[order], kind="stable")]:
-        if not open_[one]:
+    n_groups = group.max(initial=-1) + 1
+    # Particles of each group in either half, (2, groups).
+    in_half = np.stack([np.bincount(group, weights=given == half, minlength=n_groups) for half in (1, 2)])
+    size = np.array([(given == 1).sum(), (given == 2).sum()])
+    unassigned = np.bincount(group, weights=given == 0, minlength=n_groups).astype(int)
+    order = rng.permutation(n_groups)
+    for one in order[np.argsort(-unassigned[order], kind="stable")]:
+        if not unassigned[one]:
             break
-        half = int(np.argmax(told[:, one])) if told[:, one].any() else int(np.argmin(held))
-        result[(family == one) & (given == 0)] = half + 1
-        held[half] += open_[one]
+        half = int(np.argmax(in_half[:, one])) if in_half[:, one].any() else int(np.argmin(size))
+        result[(group == one) & (given == 0)] = half + 1
+        size[half] += unassigned[one]
     return result
 
 
-def split_groups(family: NDArray[np.int64], half_sets: NDArray[np.int8]) -> NDArray[np.int64]:
-    """The families with particles in both half sets, as their numbers."""
-    both = [np.bincount(family[half_sets == half], minlength=family.max(initial=0) + 1) > 0 for half in (1, 2)]
+def split_groups(group: NDArray[np.int64], half_sets: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Return the numbers of the groups with particles in both half sets."""
+    both = [np.bincount(group[half_sets == half], minlength=group.max(initial=0) + 1) > 0 for half in (1, 2)]
     return np.flatnonzero(both[0] & both[1])
 
 
@@ -118,23 +117,23 @@ def duplicates(
     distance_angstrom: float,
     dissimilarity: ArrayLike | None = None,
 ) -> list[Duplicate]:
-    """Particles nearer to a better one of their tomogram than a distance, in the order of the list.
+    """Return the particles nearer than a distance to a better one of their tomogram, in the order of the list.
 
-    From the best on, each particle stays unless one that stays is too near.
+    From the best to the worst, each particle is kept unless one that is kept is too near.
 
     Parameters
     ----------
     tomograms
-        Of each particle.
+        Tomogram of each particle.
     positions_angstrom
-        Where the particles themselves are, (m, 3).
+        Positions of the particles themselves, (m, 3).
     dissimilarity
-        The smaller the better, (m,); None where the first of the list is the best.
+        The smaller the better, (m,); None to keep the earlier in the list.
 
     Raises
     ------
     ValueError
-        A distance that is not positive.
+        If the distance is not positive.
     """
     if not distance_angstrom > 0:
         raise ValueError(f"distance_angstrom must be positive, got {distance_angstrom!r}")
@@ -149,9 +148,9 @@ def duplicates(
             near.setdefault(worse, []).append((length, better))
     dropped: dict[int, Duplicate] = {}
     for row in sorted(near, key=rank.__getitem__):
-        staying = [pair for pair in near[row] if pair[1] not in dropped]
-        if staying:
-            length, better = min(staying)
+        kept = [pair for pair in near[row] if pair[1] not in dropped]
+        if kept:
+            length, better = min(kept)
             dropped[row] = Duplicate(row, better, length)
     return [dropped[row] for row in sorted(dropped)]
 
@@ -159,7 +158,7 @@ def duplicates(
 def _near(
     tomograms: Sequence[str], places: NDArray[np.float64], distance: float, norm: float
 ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """For each tomogram the pairs of rows (p, 2) nearer than a distance in a norm, and how far apart they are (p,)."""
+    """Return for each tomogram the pairs of rows (p, 2) nearer than a distance in a norm, and their distances (p,)."""
     found = []
     names = np.array(tomograms, dtype=object)
     for name in Counter(tomograms):

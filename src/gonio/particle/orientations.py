@@ -1,7 +1,7 @@
-"""Starting orientations: uniform sets, Euler grids, turns about an axis, and what lies near one orientation.
+"""Starting orientations: uniform sets, Euler grids, rotations about an axis, and the neighbourhood of one orientation.
 
-Owns which orientations a search starts from, and which of them the symmetry of the reference makes needless. Must not
-know what they are scored with.
+Owns which orientations a search starts from, and which of them the symmetry of the reference makes redundant. Must not
+know how they are scored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gonio.particle.symmetry import Symmetry
 
 __all__ = ["about_axis", "euler_grid", "reduced", "rotation_to_z", "uniform", "uniform_count", "within"]
 
-# Of the super-Fibonacci spirals, Alexa 2022: the positive root of psi^4 = psi + 4.
+# Constant of the super-Fibonacci spirals (Alexa 2022): the positive root of psi^4 = psi + 4.
 SPIRAL_PSI = 1.533751168755204288118041
 # Count times covering radius cubed, radians: at most 62 for 100 to 4000 orientations (`tests/test_orientations.py`).
 COVERING = 62.0
@@ -36,30 +36,30 @@ def _steps(span_deg: float, interval_deg: float) -> int:
 
 
 def euler_grid(interval_deg: float) -> Rotation:
-    """The paper's grid of ZYZ Euler angles: 108 orientations at 60 degrees, 256 at 45.
+    """Return the paper's grid of ZYZ Euler angles: 108 orientations at 60 degrees, 256 at 45.
 
-    The first and third angle start at 0; the second takes the middles of its intervals (30, 90, 150 at 60 degrees),
-    since at 0 and 180 degrees the two others turn about the same axis and most of the grid would coincide.
+    The first and third angle start at 0; the second takes the middles of its intervals (30, 90, 150 at 60 degrees):
+    at 0 and 180 degrees the two others rotate about the same axis and most of the grid would coincide.
 
     Raises
     ------
     ValueError
-        When the interval does not divide 180 degrees.
+        If the interval does not divide 180 degrees.
     """
-    turns, tilts = _steps(360.0, interval_deg), _steps(180.0, interval_deg)
-    phi = np.arange(turns) * interval_deg
+    azimuths, tilts = _steps(360.0, interval_deg), _steps(180.0, interval_deg)
+    phi = np.arange(azimuths) * interval_deg
     theta = (np.arange(tilts) + 0.5) * interval_deg
     angles = np.stack(np.meshgrid(phi, theta, phi, indexing="ij"), axis=-1).reshape(-1, 3)
     return Rotation.from_euler("ZYZ", angles, degrees=True)
 
 
 def uniform(count: int) -> Rotation:
-    """Orientations spread evenly over all rotations: super-Fibonacci spirals (Alexa 2022, CVPR, algorithm 1).
+    """Return orientations spread evenly over all rotations: super-Fibonacci spirals (Alexa 2022, CVPR, algorithm 1).
 
     Raises
     ------
     ValueError
-        A count below 1.
+        If the count is below 1.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count!r}")
@@ -71,9 +71,9 @@ def uniform(count: int) -> Rotation:
 
 
 def uniform_count(spacing_deg: float) -> int:
-    """How many orientations of ``uniform`` leave none further than ``spacing_deg`` from the nearest.
+    """Return the count with which ``uniform`` leaves no orientation further than ``spacing_deg`` from the nearest.
 
-    The volume of a ball of rotations goes with its radius cubed, so count = COVERING / radius^3.
+    The volume of a ball of rotations grows with its radius cubed, so count = COVERING / radius^3.
     """
     if not 0.0 < spacing_deg <= 180.0:
         raise ValueError(f"spacing_deg must lie between 0 and 180 degrees, got {spacing_deg!r}")
@@ -81,24 +81,24 @@ def uniform_count(spacing_deg: float) -> int:
 
 
 def rotation_to_z(normal_xyz: ArrayLike) -> Rotation:
-    """A rotation that takes the direction ``normal_xyz`` (3,) to +z: the paper's R_f and R_g."""
+    """Return a rotation that takes the direction ``normal_xyz`` (3,) to +z: the paper's R_f and R_g."""
     normal = np.asarray(normal_xyz, dtype=np.float64)
     rotation, _ = Rotation.align_vectors(np.array([[0.0, 0.0, 1.0]]), (normal / np.linalg.norm(normal))[None])
     return rotation
 
 
 def about_axis(target_normal_xyz: ArrayLike, reference_normal_xyz: ArrayLike, *, interval_deg: float) -> Rotation:
-    """The paper's eq. 22, ``R = R_f^-1 R_n(phi) R_g``, phi = 0, interval, ...: 6 orientations at 60 degrees, 8 at 45.
+    """Return the rotations that take the reference's normal to the target's: 6 at 60 degrees, 8 at 45.
 
-    All take the reference's normal to the target's.
+    They are the paper's eq. 22, ``R = R_f^-1 R_n(phi) R_g`` with phi = 0, interval, ...
     """
     phi_deg = np.arange(_steps(360.0, interval_deg)) * interval_deg
-    turns = Rotation.from_euler("z", phi_deg[:, None], degrees=True)
-    return rotation_to_z(target_normal_xyz).inv() * turns * rotation_to_z(reference_normal_xyz)
+    about_z = Rotation.from_euler("z", phi_deg[:, None], degrees=True)
+    return rotation_to_z(target_normal_xyz).inv() * about_z * rotation_to_z(reference_normal_xyz)
 
 
 def _lattice(spacing: float, radius: float) -> NDArray[np.float64]:
-    """The points of a body-centred cubic lattice no further than ``radius`` from one of them, which is the origin."""
+    """Return the points (n, 3) of a body-centred cubic lattice within ``radius`` of the origin, one of them."""
     count = int(np.ceil(radius / spacing))
     along = spacing * np.arange(-count, count + 1)
     corners = np.stack(np.meshgrid(along, along, along, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -107,22 +107,23 @@ def _lattice(spacing: float, radius: float) -> NDArray[np.float64]:
 
 
 def within(centre: Rotation, *, cone_deg: float, spacing_deg: float) -> Rotation:
-    """Orientations within an angle ``cone_deg`` of ``centre`` that leave none there further than about ``spacing_deg``.
+    """Return orientations that cover the cone of half angle ``cone_deg`` about ``centre``, ``spacing_deg`` apart.
 
-    For a search near an orientation that is roughly known. ``centre`` comes first, and is alone when its own reach is
-    enough; the others follow from near to far. Measured, none was further than 1.05 times the reach from the nearest.
+    For a search near an orientation that is roughly known. ``centre`` comes first, and is the only one where the
+    spacing is at least the cone; the others follow from near to far. In tests no orientation of the cone was further
+    than 1.05 times the spacing from the nearest.
 
     Raises
     ------
     ValueError
-        A cone outside 0 to 180 degrees, a reach that is not positive.
+        If the cone is outside 0 to 180 degrees, or the spacing is not positive.
 
     Notes
     -----
     Rotation vectors on the body-centred cubic lattice, the thinnest lattice that covers space: with cubes of side a no
     point is further than sqrt(5) a / 4 from the lattice, and two rotations never differ by more than their vectors do.
-    Lattice points outside the cone whose cells reach into it by more than a corner are pulled onto its surface, which
-    takes them no further from anything inside. There are about 1.5 (cone / reach + 0.8)^3.
+    Lattice points outside the cone whose cells extend into it by more than a corner are pulled onto its surface, which
+    brings them no further from any point inside. There are about 1.5 (cone / spacing + 0.8)^3.
     """
     if not 0.0 <= cone_deg <= 180.0:
         raise ValueError(f"cone_deg must lie between 0 and 180 degrees, got {cone_deg!r}")
@@ -139,12 +140,12 @@ def within(centre: Rotation, *, cone_deg: float, spacing_deg: float) -> Rotation
 
 
 def reduced(rotations: Rotation, symmetry: Symmetry) -> Rotation:
-    """One orientation of each class that the symmetry of the reference makes equal: about one in ``symmetry.order``.
+    """Return one orientation of each class that symmetry makes equivalent: about one in ``symmetry.order``.
 
-    Kept are those at least as near to the identity as all their equivalents R g, in their order. Of orientations on
-    the border, where two equivalents are as near, the first of each class is kept. Nothing is moved, so a set that the
-    group does not map onto itself fits less well at the borders: after ``uniform`` the covering radius, symmetry
-    counted, grows by 10 % as a rule and was never seen to grow by more than 28 %. At least one is always kept.
+    An orientation is kept, in its order, if it is at least as near to the identity as all its equivalents R g. On the
+    border, where two equivalents are equally near, the first of each class is kept. Orientations are not moved, so a
+    set that the group does not map onto itself covers the borders less well: after ``uniform`` the covering radius,
+    up to symmetry, typically grows by 10 %, at most by 28 % in tests. At least one is always kept.
     """
     cosines = symmetry.half_angle_cosines(rotations)  # (p, order), the identity first
     lost = cosines.max(axis=1) - cosines[:, 0]
@@ -157,7 +158,7 @@ def reduced(rotations: Rotation, symmetry: Symmetry) -> Rotation:
 
 
 def covering_radius_deg(rotations: Rotation, *, rng: np.random.Generator, n_probes: int = 2000) -> float:
-    """The largest angle from any orientation to the nearest of ``rotations``, found with random probes, degrees."""
+    """Return the largest angle from any orientation to the nearest of ``rotations``, degrees, from random probes."""
     probes = Rotation.random(n_probes, rng=rng).as_quat()
     cosines: NDArray = np.abs(probes @ rotations.as_quat().T).max(axis=1)
     return float(np.degrees(2.0 * np.arccos(np.clip(cosines, 0.0, 1.0)).max()))

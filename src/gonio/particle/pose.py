@@ -1,11 +1,11 @@
-"""Poses: the rigid transformation that lays a reference on a target.
+"""Poses: the rigid transformation that aligns a reference to a target.
 
 Owns the pose convention of the whole package and its tangent space.
 
     x_target = R x_reference + t                     (the paper's beta = tau_t Lambda_R)
     R <- exp([omega]x) R,   t <- t + dt               (left tangent; omega in radians)
 
-Vectors are xyz, t is in angstrom. Euler angles exist only here and at the borders.
+Vectors are xyz, t is in angstrom. Euler angles are used only here and in files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Pose", "PoseSample", "anchors", "moved_along"]
 
 
 def anchors(rotations: NDArray[np.float64], shifts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where the inverse poses send the three unit vectors, as columns: ``R^-1 (I - (a, a, a))``, shape (..., 3, 3).
+    """Return the unit vectors mapped by the inverse poses, as columns: ``R^-1 (I - (a, a, a))``, shape (..., 3, 3).
 
     The paper's eq. 12 is the Frobenius norm of a difference of two of these.
     """
@@ -30,12 +30,12 @@ def anchors(rotations: NDArray[np.float64], shifts: NDArray[np.float64]) -> NDAr
 def moved_along(
     rotations: NDArray[np.float64], shifts: NDArray[np.float64], tangent: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The retraction on plain arrays: matrices (p, 3, 3) and shifts (p, 3) moved along tangents (p, 6)."""
-    turn = Rotation.from_rotvec(np.array(tangent[:, :3])).as_matrix()  # (p, 3, 3); SciPy refuses read-only arrays
-    return turn @ rotations, shifts + tangent[:, 3:]
+    """Return matrices (p, 3, 3) and shifts (p, 3) moved along tangents (p, 6): ``Pose.retract`` on plain arrays."""
+    step = Rotation.from_rotvec(np.array(tangent[:, :3])).as_matrix()  # (p, 3, 3); SciPy refuses read-only arrays
+    return step @ rotations, shifts + tangent[:, 3:]
 
 
-def _turn(rotation: Rotation, vectors_xyz: ArrayLike) -> NDArray[np.float64]:
+def _rotated(rotation: Rotation, vectors_xyz: ArrayLike) -> NDArray[np.float64]:
     # A copy, because SciPy refuses to rotate read-only arrays.
     return rotation.apply(np.array(vectors_xyz, dtype=np.float64))
 
@@ -78,31 +78,31 @@ class Pose:
 
     @staticmethod
     def identity(count: int | None = None) -> Pose:
-        """No rotation and no shift; a batch of ``count`` when given."""
+        """Return the pose without rotation and shift, or a batch of ``count`` of it."""
         return Pose(Rotation.identity(count), np.zeros(3 if count is None else (count, 3)))
 
     @staticmethod
     def from_euler_zyz_deg(angles_deg: ArrayLike, shift_angstrom: ArrayLike = (0.0, 0.0, 0.0)) -> Pose:
-        """Pose with ``R = Rz(a) Ry(b) Rz(c)`` of angles (a, b, c), shape (3,) or (p, 3), degrees."""
+        """Return the pose with ``R = Rz(a) Ry(b) Rz(c)`` of angles (a, b, c), shape (3,) or (p, 3), degrees."""
         rotation = Rotation.from_euler("ZYZ", np.asarray(angles_deg, dtype=np.float64), degrees=True)
         return Pose(rotation, np.asarray(shift_angstrom, dtype=np.float64))
 
     @staticmethod
     def stack(poses: list[Pose]) -> Pose:
-        """One batch from single poses, in order."""
+        """Return one batch of single poses, in order."""
         if not poses:
             return Pose(Rotation.from_quat(np.empty((0, 4))), np.empty((0, 3)))
         return Pose(Rotation.concatenate([p.rotation for p in poses]), np.stack([p.shift_angstrom for p in poses]))
 
     @staticmethod
     def random(count: int, *, rng: np.random.Generator, max_shift_angstrom: float = 0.0) -> Pose:
-        """Rotations uniform on SO(3), shifts uniform in a cube of half side ``max_shift_angstrom``."""
+        """Draw rotations uniformly from SO(3), and shifts uniformly from a cube of half side ``max_shift_angstrom``."""
         shift = rng.uniform(-max_shift_angstrom, max_shift_angstrom, (count, 3))
         return Pose(Rotation.random(count, rng=rng), shift)
 
     @property
     def is_batch(self) -> bool:
-        """Whether this holds p poses rather than one."""
+        """True for a batch of poses, False for a single one."""
         return not self.rotation.single
 
     def __len__(self) -> int:
@@ -121,21 +121,22 @@ class Pose:
         return self.rotation.as_matrix()
 
     def euler_zyz_deg(self) -> NDArray[np.float64]:
-        """Angles (a, b, c) with ``R = Rz(a) Ry(b) Rz(c)``, degrees, shape (3,) or (p, 3)."""
+        """Return the angles (a, b, c) with ``R = Rz(a) Ry(b) Rz(c)``, degrees, shape (3,) or (p, 3)."""
         return self.rotation.as_euler("ZYZ", degrees=True, suppress_warnings=True)
 
     def apply(self, points_xyz: ArrayLike) -> NDArray[np.float64]:
-        """``R x + t`` for points in angstrom, shape (..., 3) for a single pose, (p, 3) for a batch."""
-        return _turn(self.rotation, points_xyz) + self.shift_angstrom
+        """Return ``R x + t`` for points in angstrom, shape (..., 3) for a single pose, (p, 3) for a batch."""
+        return _rotated(self.rotation, points_xyz) + self.shift_angstrom
 
     def inverse(self) -> Pose:
-        """The pose that lays the target on the reference."""
+        """Return the pose that aligns the target to the reference."""
         back = self.rotation.inv()
-        return Pose(back, -_turn(back, self.shift_angstrom))
+        return Pose(back, -_rotated(back, self.shift_angstrom))
 
     def __matmul__(self, first: Pose) -> Pose:
-        """``self @ first``: apply ``first``, then ``self``."""
-        return Pose(self.rotation * first.rotation, _turn(self.rotation, first.shift_angstrom) + self.shift_angstrom)
+        """Return ``self @ first``, the pose that applies ``first``, then ``self``."""
+        shift = _rotated(self.rotation, first.shift_angstrom) + self.shift_angstrom
+        return Pose(self.rotation * first.rotation, shift)
 
     def retract(self, tangent: ArrayLike) -> Pose:
         """Move along ``(omega_x, omega_y, omega_z, t_x, t_y, t_z)`` in radians and angstrom, shape (6,) or (p, 6)."""
@@ -144,26 +145,26 @@ class Pose:
         return Pose(step * self.rotation, self.shift_angstrom + tangent[..., 3:])
 
     def tangent_after(self, first: Pose) -> NDArray[np.float64]:
-        """How a small change of a single pose is seen in ``self @ first``: the matrix J (6, 6) of the tangents.
+        """Return the matrix J (6, 6) that takes a tangent of this single pose to one of ``self @ first``.
 
-        To first order ``self.retract(d) @ first`` is ``(self @ first).retract(J d)``. The rotation turns the point that
-        ``first`` moves to s about the particle's centre, so that the shift follows it: dt' = dt + omega x (R s).
+        To first order ``self.retract(d) @ first`` is ``(self @ first).retract(J d)``. The rotation moves the point to
+        which ``first`` shifts the centre, s, so that the shift changes with it: dt' = dt + omega x (R s).
         """
-        x, y, z = _turn(self.rotation, first.shift_angstrom)
+        x, y, z = _rotated(self.rotation, first.shift_angstrom)
         tangent = np.eye(6)
         tangent[3:, :3] = [[0.0, z, -y], [-z, 0.0, x], [y, -x, 0.0]]
         return tangent
 
     def rotation_distance_deg(self, other: Pose) -> NDArray[np.float64] | float:
-        """Angle of the rotation between two poses, degrees in [0, 180]."""
+        """Return the angle of the rotation between two poses, degrees in [0, 180]."""
         return np.degrees((self.rotation * other.rotation.inv()).magnitude())
 
     def shift_distance_angstrom(self, other: Pose) -> NDArray[np.float64] | float:
-        """Length of the difference of the two shifts, angstrom (the paper's translation error)."""
+        """Return the length of the difference of the two shifts, angstrom (the paper's translation error)."""
         return np.linalg.norm(self.shift_angstrom - other.shift_angstrom, axis=-1)
 
     def frobenius_distance(self, other: Pose, *, voxel_size_angstrom: float) -> NDArray[np.float64] | float:
-        """The paper's eq. 12: ``|| R_j^-1 (I - (a_j, a_j, a_j)) - R_k^-1 (I - (a_k, a_k, a_k)) ||_F``, a in voxels."""
+        """Return ``|| R_j^-1 (I - (a_j, a_j, a_j)) - R_k^-1 (I - (a_k, a_k, a_k)) ||_F``, a in voxels (eq. 12)."""
         mine, others = (anchors(pose.matrix, pose.shift_angstrom / voxel_size_angstrom) for pose in (self, other))
         return np.sqrt(((mine - others) ** 2).sum(axis=(-2, -1)))
 
@@ -177,7 +178,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class PoseSample:
-    """Poses that a particle may have, a batch of q, and how probable each is, (q,), with the sum one."""
+    """Possible poses of a particle, a batch of q, and their probabilities, (q,), with the sum one."""
 
     poses: Pose
     weights: NDArray[np.float64]
@@ -187,5 +188,5 @@ class PoseSample:
             raise ValueError(f"weights must be one for each of a batch of poses, got shape {np.shape(self.weights)}")
 
     def __matmul__(self, first: Pose) -> PoseSample:
-        """Return the sample for a reference that ``first`` lays on the one it was drawn for."""
+        """Return the sample for a reference that ``first`` aligns to the one it was drawn for."""
         return PoseSample(self.poses @ first, self.weights)

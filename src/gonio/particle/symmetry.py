@@ -1,21 +1,21 @@
-"""Symmetry: the rotations that leave the reference as it is.
+"""Symmetry: the rotations that leave the reference unchanged.
 
 Owns the point groups and where their axes lie. A rotation g of the group takes the reference to itself, so with the
 pose of `gonio.particle.pose`
 
     x_target = R x_reference + t      and      x_target = R g x_reference + t
 
-show the same target: R and R g are one answer. g stands on the right, and the shift stays, because all axes pass
-through the centre voxel.
+describe the same target: R and R g are equivalent. g stands on the right, and the shift does not change, because all
+axes pass through the centre voxel.
 
     Cn          n-fold axis along z
     Dn          n-fold axis along z, a two-fold axis along x
     T           two-fold axes along x, y, z; three-fold axes along (1, 1, 1) and its like
     O           four-fold axes along x, y, z
     I, I1       two-fold axes along x, y, z; the five-fold axes nearest to z lie in the yz plane
-    I2          I1 turned by 90 degrees about z: the five-fold axes nearest to z lie in the xz plane
+    I2          I1 rotated by 90 degrees about z: the five-fold axes nearest to z lie in the xz plane
 
-These are RELION's groups, two excepted: its T has a three-fold axis along z, and its I without a number is I2.
+These are RELION's groups with two exceptions: its T has a three-fold axis along z, and its I without a number is I2.
 SciPy's I is I1, the standard of Heymann, Chagoyen & Belnap (2005). Must not know what is aligned, nor how.
 """
 
@@ -37,12 +37,12 @@ NAMES = re.compile(r"[CD][1-9]\d*|T|O|I[12]?")
 
 
 def _group(name: str) -> Rotation:
-    """The rotations of a group, in no particular order."""
+    """Return the rotations of a group, in no particular order."""
     if name[0] != "I":
         return Rotation.create_group(name)
     icosahedral = Rotation.create_group("I")
-    turn = Rotation.from_euler("z", 90.0, degrees=True)
-    return turn * icosahedral * turn.inv() if name == "I2" else icosahedral
+    quarter = Rotation.from_euler("z", 90.0, degrees=True)
+    return quarter * icosahedral * quarter.inv() if name == "I2" else icosahedral
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Symmetry:
     Parameters
     ----------
     name
-        "C1", "C4", "D2", "T", "O", "I", "I1" or "I2"; ``Symmetry.named`` also takes small letters. The head of this
-        module says where the axes lie.
+        "C1", "C4", "D2", "T", "O", "I", "I1" or "I2"; ``Symmetry.named`` also takes small letters. The docstring of
+        this module states where the axes lie.
 
     Raises
     ------
     ValueError
-        For any other name.
+        If the name is another.
 
     Examples
     --------
@@ -83,12 +83,12 @@ class Symmetry:
 
     @staticmethod
     def named(name: str) -> Symmetry:
-        """The group of a name as people write it, in capital or small letters."""
+        """Return the group of a name in capital or small letters."""
         return Symmetry(name.strip().upper())
 
     @property
     def order(self) -> int:
-        """How many rotations, the identity included: n for Cn, 2n for Dn, 12 for T, 24 for O, 60 for I."""
+        """Number of rotations, the identity included: n for Cn, 2n for Dn, 12 for T, 24 for O, 60 for I."""
         return len(self.rotations)
 
     @property
@@ -97,59 +97,59 @@ class Symmetry:
         return self.rotations.as_matrix()
 
     def equivalents(self, matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``R g`` for every g: (p, 3, 3) gives (p, order, 3, 3), R itself first."""
+        """Return ``R g`` for every g, shape (p, order, 3, 3) from (p, 3, 3), R itself first."""
         return matrices[..., None, :, :] @ self.matrices
 
     def half_angle_cosines(self, rotation: Rotation) -> NDArray[np.float64]:
-        """The cosine of half the angle of ``R g`` for every g, shape (order,) or (p, order); the largest is nearest.
+        """Return the cosine of half the angle of ``R g`` for every g, shape (order,) or (p, order).
 
-        It is the product of two unit quaternions, that of R and that of the inverse of g.
+        It is the product of two unit quaternions, of R and of the inverse of g; the largest is nearest to the identity.
         """
         return np.abs(rotation.as_quat() @ self.rotations.inv().as_quat().T)
 
     def nearest(self, pose: Pose, *, to: Pose) -> Pose:
-        """The equivalent of a pose whose rotation is nearest to that of another; poses or batches of them.
+        """Return the equivalent of a pose, or of each of a batch, whose rotation is nearest to that of ``to``.
 
-        The shift stays.
+        The shift does not change.
         """
-        # R g R_to^-1 and R_to^-1 R g turn by the same angle.
+        # R g R_to^-1 and R_to^-1 R g rotate by the same angle.
         best = self.half_angle_cosines(to.rotation.inv() * pose.rotation).argmax(axis=-1)  # () or (p,)
         rotation = pose.rotation * self.rotations[best]
         shape = (3,) if rotation.single else (len(rotation), 3)
         return Pose(rotation, np.broadcast_to(pose.shift_angstrom, shape))
 
     def rotation_distance_deg(self, first: Pose, second: Pose) -> NDArray[np.float64] | float:
-        """The smallest angle between a pose and an equivalent of the other, degrees; poses or batches of them."""
+        """Return the smallest angle between a pose and an equivalent of the other, degrees, shape () or (p,)."""
         return self.nearest(first, to=second).rotation_distance_deg(second)
 
 
 @lru_cache(maxsize=8)
 def split(symmetry: Symmetry) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Rotations g = c h of a group: one c of each coset, (c, 3, 3), and all h that permute the axes, (h, 3, 3).
+    """Return one c of each coset, (c, 3, 3), and all h that permute the axes, (h, 3, 3), of the rotations g = c h.
 
-    C2, C4, D2, T and O have none but the second kind, C3 three cosets of them, an icosahedron five.
+    C2, C4, D2, T and O have one coset, C3 has three, an icosahedron five.
     """
     group = symmetry.matrices
     lattice = np.rint(group)[np.abs(group - np.rint(group)).max(axis=(1, 2)) < 1e-6]
     cosets, left = [], list(group)
     while left:
-        mates = left[0] @ lattice  # (h, 3, 3)
+        coset = left[0] @ lattice  # (h, 3, 3)
         cosets.append(left[0])
-        left = [g for g in left if np.abs(mates - g).max(axis=(1, 2)).min() > 1e-6]
+        left = [g for g in left if np.abs(coset - g).max(axis=(1, 2)).min() > 1e-6]
     return np.array(cosets), lattice.astype(np.int64)
 
 
 def symmetric(cube: NDArray, symmetry: Symmetry) -> NDArray:
-    """Sum of a cube of odd side, zero frequency in its middle, over the rotations that permute its axes."""
+    """Return the sum of a cube (z, y, x) of odd side over the rotations about its centre that permute its axes."""
     first, *others = split(symmetry)[1]
     total = _permuted(cube, first)
-    for turn in others:
-        total = total + _permuted(cube, turn)
+    for permutation in others:
+        total = total + _permuted(cube, permutation)
     return total
 
 
-def _permuted(cube: NDArray, turn: NDArray[np.int64]) -> NDArray:
-    """What a cube (z, y, x) holds at h k, for every k; h a matrix of one +-1 in each row and column, on xyz."""
-    axes, signs = np.abs(turn).argmax(axis=1), turn.sum(axis=1)  # (h k)_a = sign_a k_axes[a]
+def _permuted(cube: NDArray, matrix: NDArray[np.int64]) -> NDArray:
+    """Return the values of a cube (z, y, x) at h k for every k; h (3, 3) on xyz has one +-1 in each row and column."""
+    axes, signs = np.abs(matrix).argmax(axis=1), matrix.sum(axis=1)  # (h k)_a = sign_a k_axes[a]
     flipped = cube.transpose(2, 1, 0)[tuple(slice(None, None, sign) for sign in signs)]  # (x, y, z)
     return flipped.transpose(np.argsort(axes)).transpose(2, 1, 0)

@@ -1,7 +1,7 @@
-"""A list of particles: poses, where they come from, and what was found out about each.
+"""A list of particles: their poses, origins and results.
 
-Owns the columns that every file format is read into and written from. Signs, orders and units of foreign programs
-live in ``gonio.io``; here poses are gonio's and lengths are angstrom.
+Owns the columns that every file format is read into and written from. Signs, orders and units of other programs are
+converted in ``gonio.io``; here poses are gonio's and lengths are angstrom.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["AS_LISTED", "BoxFrames", "ParticleSource", "ParticleTable"]
 
-# What is said of tilts that are not read in the other sense.
+# Sense of tilts that are not reversed.
 AS_LISTED = "as listed"
-# Rows that a notebook shows.
+# Rows in the representation for notebooks.
 SHOWN = 10
 
 
 class ParticleSource(Protocol):
-    """What a list was read from: loads the data of its particles and states what the list says beside their poses.
+    """The origin of a list: loads the data of its particles and states what the list contains besides their poses.
 
-    A class that inherits from it is a source of particles that are in no file, until it says otherwise.
+    A class that inherits from it is, by default, a source of particles that are in no file.
     """
 
     def load(self, index: int) -> Particle:
@@ -46,57 +46,57 @@ class ParticleSource(Protocol):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that were read to know the list, images not among them."""
+        """Files that were read for the list, without images."""
         return ()
 
     @property
     def format(self) -> str:
-        """The format of the list, in which it is written back: a key of ``gonio.io.formats.FORMATS``, or empty."""
+        """Format of the list, in which it is written back: a key of ``gonio.io.formats.FORMATS``, or empty."""
         return ""
 
     @property
     def stacks(self) -> bool:
-        """Whether particles are stacks of 2-D tilt images."""
+        """True where particles are stacks of 2-D tilt images."""
         return False
 
     @property
     def series(self) -> Mapping[str, TiltSeries]:
-        """The tilt series of 2-D stacks by tomogram, as far as they were read."""
+        """Tilt series of 2-D stacks by tomogram, where they were read."""
         return {}
 
     @property
     def tilts_reversed(self) -> NDArray[np.bool_]:
-        """Of which rows tilts are read in the other sense; empty where none can be."""
+        """Rows whose tilts are read in the reversed sense, as a mask; empty where that is impossible."""
         return np.zeros(0, dtype=bool)
 
     @property
     def sizes_path(self) -> Path | None:
-        """The file that states the sizes of the tomograms, where the list has one."""
+        """File that states the sizes of the tomograms, where the list has one."""
         return None
 
     @property
     def has_ctf_images(self) -> bool:
-        """Whether subtomograms come with volumes in rlnCtfImage."""
+        """True where subtomograms come with volumes in rlnCtfImage."""
         return False
 
     def ctf_image_kind(self, index: int) -> object | None:
-        """Return what the volume in rlnCtfImage of this row is taken for, and why; None where none is used."""
+        """Return how the volume in rlnCtfImage of this row is interpreted, and why; None where none is used."""
         return None
 
 
 @dataclass(frozen=True)
 class BoxFrames:
-    """How the frame of each particle's box lies in its tomogram: ``x_tomogram = T F x_box``, F a mirror.
+    """Frames of particles' boxes in their tomograms: ``x_tomogram = T F x_box``, T a rotation and F a mirror.
 
-    Boxes that were cut out turned, or that are seen mirrored along the beam, have a frame of their own; a pose in it,
-    (R, t), is ``(T F R F, T F t)`` in the tomogram.
+    Boxes that were extracted rotated, or mirrored along the beam, have a frame of their own; a pose (R, t) in it is
+    ``(T F R F, T F t)`` in the tomogram.
 
     Parameters
     ----------
     turns
-        T of each particle, m of them.
+        T of each of m particles.
     flips
-        The diagonal of F, 1 or -1, shape (m, 3).
+        Diagonal of F, 1 or -1, shape (m, 3).
     """
 
     turns: Rotation
@@ -106,12 +106,12 @@ class BoxFrames:
         return BoxFrames(self.turns[chosen], self.flips[chosen])
 
     def to_tomogram(self, poses: Pose) -> Pose:
-        """Poses in the frames of the boxes as seen in the tomogram."""
+        """Return poses in the frame of the tomogram from poses in the frames of the boxes."""
         rotations = self.turns * self._mirrored(poses.rotation)
         return Pose(rotations, self.turns.apply(self.flips * poses.shift_angstrom))
 
     def to_box(self, poses: Pose) -> Pose:
-        """The inverse of ``to_tomogram``."""
+        """Return poses in the frames of the boxes from poses in the frame of the tomogram."""
         back = self.turns.inv()
         return Pose(self._mirrored(back * poses.rotation), self.flips * back.apply(np.array(poses.shift_angstrom)))
 
@@ -135,31 +135,31 @@ class ParticleTable:
         Name of the tomogram of each particle.
     coordinates_angstrom
         Position of each box's centre in its tomogram, shape (m, 3), xyz, or None where unknown. The particle itself is
-        at this plus the shift of its pose in the tomogram.
+        at this position plus the shift of its pose in the tomogram.
     half_sets
         0 (none), 1 or 2 for each particle, shape (m,).
     columns
-        Further values by name, each of shape (m,): scores, status and whatever the program found out.
+        Further values by name, each of shape (m,): scores, status and other results.
     source
-        Loads the particles and knows the file's own columns, or None.
+        Loads the particles and holds the file's own columns, or None.
     rows
-        For each particle its row in the source, shape (m,).
+        Row of each particle in the source, shape (m,).
     coordinates_from
         Where coordinates start: the centre of the tomogram's first voxel (``corner``), or its centre.
     pixel_sizes_angstrom
-        Of the pixels that the file counts coordinates in, shape (m,). None where it does not say.
+        Size of the pixels in which the file gives coordinates, shape (m,). None where the file does not state it.
     lengths
-        Unit of all lengths here: ``angstrom``, or ``pixels`` of a list that counts them and does not say their size;
-        then only what needs no angstrom can be done. Lists of angstrom need not say a pixel size.
+        Unit of all lengths here: ``angstrom``, or ``pixels`` for a list in pixels that does not state their size; then
+        nothing that needs angstrom is possible. Lists in angstrom need no pixel size.
     classes, scores
-        Class and score of each particle as the file has them, shape (m,), or None.
+        Class and score of each particle as in the file, shape (m,), or None.
     images
-        The image file of each particle, as the list names it, or None.
+        Image file of each particle as in the list, or None.
     extras
-        The file's further columns by a label that no other format has, each m texts: they ride along into every format
+        Further columns of the file by a label that no other format has, each m texts: they are written to every format
         that can hold them.
     frames
-        The frames of the boxes, where they are not the tomogram's.
+        Frames of the boxes, where they are not the tomogram's.
     """
 
     poses: Pose
@@ -205,12 +205,12 @@ class ParticleTable:
         return len(self.names)
 
     def __getitem__(self, index: slice | list[int] | NDArray) -> ParticleTable:
-        """The chosen particles, by slice, positions or mask: always a table, so one of them is ``table[[i]]``.
+        """Return the subset of particles in a slice, positions or mask: always a table, so one is ``table[[i]]``.
 
         Raises
         ------
         TypeError
-            For a single number: ``table.load(i)`` reads that particle, ``table.poses[i]`` is its pose.
+            If given a single number: ``table.load(i)`` reads that particle, ``table.poses[i]`` is its pose.
         """
         if not isinstance(index, slice) and np.ndim(index) != 1:
             raise TypeError(
@@ -241,33 +241,33 @@ class ParticleTable:
         return self.source.load(int(np.asarray(self.rows)[index]))
 
     def image(self, index: int) -> Path | None:
-        """The file that holds particle ``index`` of this table, or None where there is none."""
+        """Return the file that holds particle ``index`` of this table, or None where there is none."""
         return None if self.source is None else self.source.image(int(np.asarray(self.rows)[index]))
 
     def particles(self) -> Iterator[Particle]:
-        """Read the particles one after the other."""
+        """Iterate over the particles, each read when it is reached."""
         return (self.load(index) for index in range(len(self)))
 
     @property
     def tomogram_poses(self) -> Pose:
-        """The poses in the frame of the tomogram, which is what lists of other programs state."""
+        """Poses in the frame of the tomogram, as lists of other programs state them."""
         return self.poses if self.frames is None else self.frames.to_tomogram(self.poses)
 
     @property
     def places_angstrom(self) -> NDArray[np.float64] | None:
-        """Where the particles are in their tomograms, shifts included, (m, 3), xyz; None where it is not known."""
+        """Positions of the particles in their tomograms, shifts included, (m, 3), xyz; None where unknown."""
         if self.coordinates_angstrom is None:
             return None
         return self.coordinates_angstrom + self.tomogram_poses.shift_angstrom
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files behind the list (not the particles' images); none where it was not read from a file."""
+        """Files that the list was read from, without the particles' images."""
         return () if self.source is None else self.source.files
 
     @property
     def tilt_sense(self) -> str:
-        """In which sense tilts are read: ``as listed``, ``reversed`` or ``reversed of some particles``."""
+        """Sense in which tilts are read: ``as listed``, ``reversed`` or ``reversed of some particles``."""
         reversed_rows = np.zeros(0, dtype=bool) if self.source is None else self.source.tilts_reversed
         if not reversed_rows.any():
             return AS_LISTED
@@ -281,7 +281,7 @@ class ParticleTable:
         return f"ParticleTable({len(self)} particles of {tomograms} tomogram{'s'[: tomograms != 1]}{split}{columns})"
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The list as a table of pandas, one row for each particle: names, poses, positions, half sets, columns.
+        """Return a pandas table with one row for each particle: names, poses, positions, half sets, columns.
 
         Poses are Euler angles (ZYZ, degrees) and shifts (angstrom) of ``x_particle = R x_reference + t``.
         """
@@ -299,11 +299,11 @@ class ParticleTable:
         return f"<p>{self!r}</p>" + self[:SHOWN].to_pandas().to_html(max_cols=12)
 
     def without(self, *names: str) -> ParticleTable:
-        """The same particles without these columns, of which none need be there."""
+        """Return the table without these columns, where it has them."""
         return replace(self, columns={name: column for name, column in self.columns.items() if name not in names})
 
     def with_poses(self, poses: Pose, **columns: ArrayLike) -> ParticleTable:
-        """The same particles with new poses, and further columns beside the old."""
+        """Return the table with new poses and with further columns, which replace those of the same name."""
         added = {name: np.asarray(column) for name, column in columns.items()}
         return replace(self, poses=poses, columns={**self.columns, **added})
 

@@ -1,13 +1,13 @@
-"""A tilt series: how each of its images looks at the tomogram, and what is known of each image.
+"""A tilt series: the projection geometry of its images, and dose, defocus and strength of each.
 
 Owns how projections, doses and defocus of single tilts become the wedge of a subtomogram, and the contrast transfer
 of each image of a particle. The first two rows of a projection are the image's axes x and y in the tomogram's frame, so
-the image measures the central plane that they span; its normal, their product, is the beam. A particle at p, from the
-tomogram's centre, lies at the depth d = b.p along the beam b of an image, and its underfocus there is
+the image measures the central plane that they span; its normal, their cross product, is the beam. A particle at p, from
+the tomogram's centre, lies at the depth d = b.p along the beam b of an image, and its underfocus there is
 
     defocus + defocus_per_depth d,      b the third row of the projection
 
-at +60 degrees about y b = (-sin 60, 0, cos 60): 250 nm beside the axis are 217 nm of defocus. Knows no file.
+At +60 degrees about y, b = (-sin 60, 0, cos 60): 250 nm from the axis change defocus by 217 nm. Knows no file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Optics", "TiltSeries", "TiltWedge", "Weighting"]
 
 # Neighbouring tilts farther apart than this leave a hole between them.
 LARGEST_GAP_DEG = 12.0
-# What a series says of each of its tilts.
+# Fields of a series with one value for each tilt.
 PER_TILT = (
     *("projections_xyz", "defocus", "dose", "scale"),
     *("phase_shift_deg", "bfactor_angstrom2", "beams_xyz"),
@@ -37,10 +37,10 @@ PER_TILT = (
 
 
 class Weighting(StrEnum):
-    """What a frequency that single tilts have measured is worth.
+    """Weight of a frequency that single tilts have measured.
 
-    PLAIN counts it as measured, DOSE as what the dose before its tilt has left of it, CTF as that times the absolute
-    contrast transfer of its tilt.
+    PLAIN is one, DOSE the fraction of signal that is left after the dose before its tilt, CTF that fraction times the
+    absolute contrast transfer of its tilt.
     """
 
     PLAIN = "plain"
@@ -50,7 +50,7 @@ class Weighting(StrEnum):
 
 @dataclass(frozen=True)
 class Optics:
-    """Of the microscope: kilovolts, millimetres, a fraction."""
+    """The microscope: voltage in kilovolts, aberration in millimetres, amplitude contrast as a fraction."""
 
     voltage_kv: float
     spherical_aberration_mm: float
@@ -59,31 +59,31 @@ class Optics:
 
 @dataclass(frozen=True)
 class TiltSeries:
-    """One tilt series: t projections and what is known of each.
+    """One tilt series: t projections, with dose, defocus and strength of each where they are known.
 
     Parameters
     ----------
     path
-        The file it was read from.
+        File that the series was read from.
     projections_xyz
         Shape (t, 2, 3), in the tomogram's frame.
     defocus
-        Of the tomogram's centre, shape (t, 3): U and V in angstrom, astigmatism in degrees; or None.
+        Defocus at the tomogram's centre, shape (t, 3): U and V in angstrom, astigmatism in degrees; or None.
     dose, scale
-        Shape (t,), as in ``TiltStack``; or None.
+        Shape (t,), see ``TiltStack``; or None.
     optics
-        What the file says of the microscope, or None.
+        The microscope as the file states it, or None.
     phase_shift_deg, bfactor_angstrom2
-        As in ``Ctf``, shape (t,); or None.
+        Shape (t,), see ``Ctf``; or None.
     bfactor_per_dose
-        As in ``dose_decay``.
+        B factor for each unit of dose, see ``dose_decay``.
     beams_xyz
         Third rows of the projections, (t, 3), or None for the product of the first two.
     defocus_per_depth
-        By how much underfocus grows for each angstrom along the beam: the hand of the tilt geometry times the slope of
-        defocus in RELION's words. 0 where it is not known.
+        Change of underfocus for each angstrom along the beam: in RELION's terms the hand of the tilt geometry times the
+        slope of defocus. 0 where it is not known.
     centre_angstrom
-        Of the tomogram, from the centre of its first voxel, xyz, or None where its size is not known.
+        Centre of the tomogram, from the centre of its first voxel, xyz, or None where its size is not known.
     """
 
     path: Path
@@ -101,7 +101,7 @@ class TiltSeries:
 
     @staticmethod
     def of_angles(path: Path, tilts_deg: ArrayLike, *, axis_deg: float = 90.0) -> TiltSeries:
-        """Tilts about one axis in the xy plane, of images whose y axis lies along it."""
+        """Return a series of tilts about one axis in the xy plane, with images whose y axis lies along it."""
         normals = tilt_plane_normal(tilts_deg, axis_deg)  # (t, 3)
         axis = np.array([np.cos(np.radians(axis_deg)), np.sin(np.radians(axis_deg)), 0.0])
         across = np.cross(axis, normals)
@@ -117,7 +117,7 @@ class TiltSeries:
         return replace(self, **kept)
 
     def depths_angstrom(self, place_angstrom: ArrayLike) -> NDArray[np.float64]:
-        """Return how far along each beam a place is, counted from the tomogram's centre, shape (t,)."""
+        """Return the depth of a place along each beam, from the tomogram's centre, shape (t,)."""
         beams = self.beams_xyz
         if beams is None:
             beams = np.cross(self.projections_xyz[:, 0], self.projections_xyz[:, 1])
@@ -129,20 +129,20 @@ class TiltSeries:
         Parameters
         ----------
         place_angstrom
-            Where the particle is, from the tomogram's centre, xyz; None for the centre itself.
+            Position of the particle, from the tomogram's centre, xyz; None for the centre itself.
         optics
-            The microscope; None for what the series' file says.
+            The microscope; None for that of the series' file.
 
         Raises
         ------
         ValueError
-            If the microscope is known from nowhere.
+            If neither states the microscope.
         """
         if self.defocus is None:
             return None
         known = optics or self.optics
         if known is None:
-            raise ValueError(f"{self.path} says the defocus, but not voltage, aberration and amplitude contrast")
+            raise ValueError(f"{self.path} states the defocus, but not voltage, aberration and amplitude contrast")
         u, v, angle = self.defocus.T
         plate, bfactor = (np.zeros(len(u)) if x is None else x for x in (self.phase_shift_deg, self.bfactor_angstrom2))
         microscope = (known.voltage_kv, known.spherical_aberration_mm, known.amplitude_contrast)
@@ -153,14 +153,14 @@ class TiltSeries:
 
     @cached_property
     def normals_xyz(self) -> NDArray[np.float64]:
-        """The beam of each image in the frame of the projections, unit vectors on the side of +z, shape (t, 3)."""
+        """Beam of each image in the frame of the projections, unit vectors on the side of +z, shape (t, 3)."""
         normals = np.cross(self.projections_xyz[:, 0], self.projections_xyz[:, 1])
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
         return np.where(normals[:, 2:] < 0, -normals, normals)
 
     @cached_property
     def axis_deg(self) -> float:
-        """Direction of the tilt axis in the xy plane, degrees from x towards y, 0 to 180; 90 of a single tilt."""
+        """Direction of the tilt axis in the xy plane, degrees from x towards y, 0 to 180; 90 for a single tilt."""
         across = self.normals_xyz[:, :2] - self.normals_xyz[:, :2].mean(axis=0)
         if np.abs(across).max() < 1e-6:
             return 90.0
@@ -170,26 +170,26 @@ class TiltSeries:
 
     @cached_property
     def tilts_deg(self) -> NDArray[np.float64]:
-        """Angle of each tilt about that axis, right-handed, shape (t,)."""
+        """Angle of each tilt about ``axis_deg``, right-handed, shape (t,)."""
         axis = np.radians(self.axis_deg)
         b = np.array([np.sin(axis), -np.cos(axis)])
         return np.degrees(np.arctan2(-self.normals_xyz[:, :2] @ b, self.normals_xyz[:, 2]))
 
     @property
     def order(self) -> NDArray[np.int64] | None:
-        """Which image was taken first, second, ...: by the dose before it; None where that is not known."""
+        """Images in the order in which they were taken, by the dose before each, (t,); None where it is not known."""
         return None if self.dose is None else np.argsort(self.dose, kind="stable")
 
     def runs(self) -> list[NDArray[np.int64]]:
-        """Images by tilt, parted where neighbours are more than ``LARGEST_GAP_DEG`` apart."""
+        """Return the images sorted by tilt, split where neighbours are more than ``LARGEST_GAP_DEG`` apart."""
         order = np.argsort(self.tilts_deg, kind="stable")
         return np.split(order, np.flatnonzero(np.diff(self.tilts_deg[order]) > LARGEST_GAP_DEG) + 1)
 
     def wedge(self, box_angstrom: float, turn: Rotation | None = None) -> TiltSeriesWedge:
-        """What the tilts measure of a box: all within each run; a tilt by itself as thick as a sample of the box.
+        """Return what the tilts measure of a box: all within each run; a single tilt as thick as a sample of the box.
 
-        Between neighbours nothing is left out. Single slabs, of any thickness, were worse (docs/volumes.md). The box
-        may have been cut out turned, ``x_tomogram = turn x_box``.
+        No gap is left between neighbours: single slabs, of any thickness, were worse (docs/volumes.md). The box may
+        have been extracted rotated, ``x_tomogram = turn x_box``.
         """
         normals = self.normals_xyz if turn is None else turn.inv().apply(self.normals_xyz)
         ends = ((normals[run[0]], normals[run[-1]]) for run in self.runs())
@@ -204,9 +204,9 @@ class TiltSeries:
         *,
         place_angstrom: ArrayLike | None = None,
     ) -> WeightVolumeWedge:
-        """What the tilts measure, weighted: by the nearest tilt, or the mean of those within half a sample.
+        """Return the weights of frequencies: that of the nearest tilt, or the mean of those within half a sample.
 
-        The box may have been cut out turned, as in ``wedge``, and lie anywhere in the tomogram, as in ``ctf``.
+        The box may have been extracted rotated (see ``wedge``) and lie anywhere in the tomogram (see ``ctf``).
 
         Raises
         ------
@@ -214,9 +214,9 @@ class TiltSeries:
             If the dose, the defocus or the microscope is not known.
         """
         if self.dose is None and weighting is Weighting.DOSE:
-            raise ValueError(f"{self.path} does not say the dose of its tilts: weights need it")
+            raise ValueError(f"{self.path} does not state the dose of its tilts: weights need it")
         if weighting is Weighting.CTF and self.ctf() is None:
-            raise ValueError(f"{self.path} does not say the defocus of its tilts: weights need it")
+            raise ValueError(f"{self.path} does not state the defocus of its tilts: weights need it")
         index = np.indices((box, box, box), dtype=np.float32).reshape(3, -1)[::-1].T - box // 2  # (n, 3) xyz
         frequency = index / (box * voxel_size_angstrom)
         frequency = frequency if turn is None else turn.apply(frequency)
@@ -224,22 +224,24 @@ class TiltSeries:
         inside, half = frequency[measured], 0.5 / (box * voxel_size_angstrom)
         nearest = np.full(len(inside), np.inf)
         for tilt in range(len(self)):
-            nearest = np.minimum(nearest, self._away(tilt, inside, half))
+            nearest = np.minimum(nearest, self._distance(tilt, inside, half))
         total, count = np.zeros(len(inside)), np.zeros(len(inside))
         for tilt in range(len(self)):
-            here = self._away(tilt, inside, half) == nearest
-            total[here] += self.take(np.array([tilt]))._worth(inside[here], weighting, place_angstrom)
+            here = self._distance(tilt, inside, half) == nearest
+            total[here] += self.take(np.array([tilt]))._weight(inside[here], weighting, place_angstrom)
             count[here] += 1
         weights = np.zeros(len(frequency), np.float32)
         weights[measured] = total / np.maximum(count, 1)
         return WeightVolumeWedge(weights.reshape(box, box, box), voxel_size_angstrom)
 
-    def _away(self, tilt: int, frequency: NDArray, half: float) -> NDArray[np.float64]:
-        """Return how far frequencies (n, 3) are from a tilt's plane, (n,); within half a sample all are as near."""
+    def _distance(self, tilt: int, frequency: NDArray, half: float) -> NDArray[np.float64]:
+        """Return the distance of frequencies (n, 3) from a tilt's plane, (n,), but at least half a sample."""
         return np.maximum(np.abs(frequency @ self.normals_xyz[tilt]), half)
 
-    def _worth(self, frequency: NDArray, weighting: Weighting, place_angstrom: ArrayLike | None) -> NDArray[np.float64]:
-        """Return what the only tilt of a series has left of frequencies (n, 3) of its plane, shape (n,)."""
+    def _weight(
+        self, frequency: NDArray, weighting: Weighting, place_angstrom: ArrayLike | None
+    ) -> NDArray[np.float64]:
+        """Return the weights of frequencies (n, 3) in the plane of a series' only tilt, shape (n,)."""
         if weighting is Weighting.PLAIN:
             return np.ones(len(frequency))
         with_ctf = weighting is Weighting.CTF
@@ -255,7 +257,7 @@ class TiltSeries:
 
 @dataclass(frozen=True)
 class TiltWedge:
-    """The wedge of all subtomograms of one tomogram, made for a box when it is asked for, and kept."""
+    """The wedge of all subtomograms of one tomogram, made for a box on the first request, and kept."""
 
     series: TiltSeries
     weighting: Weighting = Weighting.PLAIN
@@ -263,7 +265,7 @@ class TiltWedge:
 
     @property
     def has_depth(self) -> bool:
-        """Whether the weights of a box depend on where in the tomogram it is."""
+        """True where the weights of a box depend on its position in the tomogram."""
         return self.weighting is Weighting.CTF and self.series.defocus_per_depth != 0.0
 
     def of(
@@ -274,9 +276,9 @@ class TiltWedge:
         *,
         place_angstrom: NDArray[np.float64] | None = None,
     ) -> Wedge:
-        """For a box, which may have been cut out turned, at a place from the tomogram's centre, xyz.
+        """Return the wedge of a box, which may have been extracted rotated, at a place from the tomogram's centre, xyz.
 
-        Without a place, or where its coordinates are not finite, it is the tomogram's centre.
+        A place that is None or not finite stands for the tomogram's centre.
         """
         if self.weighting is Weighting.PLAIN:
             return self.series.wedge(box * voxel_size_angstrom, turn)

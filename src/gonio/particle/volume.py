@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 MIN_BOX = 8
-# Edge of each slice that a notebook shows.
+# Edge of each slice in the representation for notebooks.
 NOTEBOOK_PX = 160
 
 
@@ -74,7 +74,7 @@ class Volume:
     Raises
     ------
     ValueError
-        Not a cube, not finite, box below 8 voxels, or a voxel size that is not positive.
+        If the data are not a finite cube of at least 8 voxels along an edge, or the voxel size is not positive.
     """
 
     data: NDArray[np.float32]
@@ -103,7 +103,7 @@ class Volume:
         return f"Volume({self.box}^3 voxels of {self.voxel_size_angstrom:g} angstrom)"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the three central slices, as ``gonio.report`` draws them but without axes."""
+        """Return a picture of the three central slices for notebooks."""
         from matplotlib.image import imsave  # in notebooks alone
 
         middle = self.box // 2
@@ -119,7 +119,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Subtomogram:
-    """A volume and the frequencies that were measured of it.
+    """A volume and the wedge that states which of its frequencies were measured.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ class Subtomogram:
 
     @property
     def premultiplied(self) -> SquaredTransferWedge | None:
-        """The sums of squared transfers of a pseudo-subtomogram; None for any other volume."""
+        """Sums of squared transfers of a pseudo-subtomogram; None for any other volume."""
         return self.wedge if isinstance(self.wedge, SquaredTransferWedge) else None
 
     @property
@@ -169,14 +169,14 @@ class Subtomogram:
 
 
 def premultiplied(volume: Volume, transfer: NDArray[np.float32]) -> Subtomogram:
-    """Return a volume C G + white noise times its transfer C once more: a sum C^2 G of one term, as ``Subtomogram``.
+    """Return a volume C G + white noise multiplied by its transfer C: a pseudo-subtomogram C^2 G of one term.
 
     Parameters
     ----------
     volume
-        Of n voxels.
+        Box of n voxels.
     transfer
-        C on its Fourier grid, of any sign, shape (n, n, n), order (z, y, x), zero frequency at ``n // 2``.
+        C on the Fourier grid, of any sign, shape (n, n, n), order (z, y, x), zero frequency at ``n // 2``.
     """
     signed = _frozen_float32(transfer, "the transfer")
     if signed.shape != volume.data.shape:
@@ -204,7 +204,7 @@ class TiltStack:
     ctf
         Contrast transfer of the t images, or None when there is none to correct.
     ctf_premultiplied
-        Whether the images were already multiplied by their transfer (CTF, scale and dose decay), as RELION and
+        True where the images were already multiplied by their transfer (CTF, scale and dose decay), as RELION and
         WarpTools do.
     dose
         Accumulated exposure before each image, electrons per square angstrom, shape (t,), or None.
@@ -275,7 +275,7 @@ class TiltStack:
 
     @property
     def used(self) -> NDArray[np.bool_]:
-        """Which tilts carry an image, shape (t,): neither constant nor of scale zero."""
+        """Mask of the tilts with an image, shape (t,): neither constant nor of scale zero."""
         used = _varies(self.images)
         return used if self.scale is None else used & (self.scale > 0)
 
@@ -284,7 +284,7 @@ Particle = Subtomogram | TiltStack
 
 
 def _varies(images: NDArray) -> NDArray[np.bool_]:
-    """Say which images (t, n, n) hold more than one value, shape (t,)."""
+    """Return a mask of the images (t, n, n) that hold more than one value, shape (t,)."""
     return np.asarray((images != images[:, :1, :1]).any(axis=(1, 2)))
 
 
@@ -303,7 +303,7 @@ def _check_orthonormal(projections_xyz: NDArray[np.float64]) -> None:
 
 
 def unit_normal(normal_xyz: NDArray | None) -> NDArray[np.float64] | None:
-    """The direction as a unit vector, or None."""
+    """Return the direction as a unit vector, or None for None."""
     if normal_xyz is None:
         return None
     normal = np.array(normal_xyz, dtype=np.float64)
@@ -314,33 +314,33 @@ def unit_normal(normal_xyz: NDArray | None) -> NDArray[np.float64] | None:
 
 
 def soft_sphere(box: int, *, radius_px: float, edge_px: float) -> NDArray[np.float32]:
-    """A mask (n, n, n): 1 within ``radius_px`` of the centre voxel, falling to 0 over ``edge_px`` as a cosine."""
+    """Return a mask (n, n, n): 1 within ``radius_px`` of the centre voxel, a cosine falling to 0 over ``edge_px``."""
     axis = np.arange(box) - box // 2
     distance = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
     outside = np.clip((distance - radius_px) / max(edge_px, 1e-6), 0.0, 1.0)
     return (0.5 + 0.5 * np.cos(np.pi * outside)).astype(np.float32)
 
 
-# Width of a mask's soft edge, as a share of its diameter.
+# Width of a mask's soft edge, as a fraction of its diameter.
 MASK_EDGE = 0.125
 
 
 def masked_volume(volume: Volume, diameter_angstrom: float) -> Volume:
-    """The volume within a soft sphere around the box centre, whose edge falls over an eighth of its diameter.
+    """Return the volume within a soft sphere around the box centre, whose edge falls over an eighth of its diameter.
 
-    The mean under the mask is taken off first, so that the mask itself leaves no edge.
+    The mean under the mask is subtracted first, so that the mask itself leaves no edge.
 
     Raises
     ------
     ValueError
-        When the diameter is not positive.
+        If the diameter is not positive.
     """
     sphere = _mask(volume.box, volume.voxel_size_angstrom, diameter_angstrom)
     return replace(volume, data=(volume.data - mean_within(volume.data, sphere)) * sphere)
 
 
 def masked(particle: Particle, diameter_angstrom: float) -> Particle:
-    """A subtomogram within the sphere of ``masked_volume``, or a tilt stack with every image within its circle."""
+    """Return a subtomogram masked by ``masked_volume``, or a tilt stack with every image masked by such a circle."""
     if isinstance(particle, Subtomogram):
         return replace(particle, volume=masked_volume(particle.volume, diameter_angstrom))
     circle = _mask(particle.box, particle.voxel_size_angstrom, diameter_angstrom)[particle.box // 2]  # (y, x)
@@ -350,21 +350,21 @@ def masked(particle: Particle, diameter_angstrom: float) -> Particle:
 
 
 def mean_within(data: NDArray, weight: NDArray) -> np.float32:
-    """Return the mean of values weighted by a mask of their shape, 0 where the mask is; summed in double precision.
+    """Return the mean of values weighted by a mask of their shape, or 0 for a mask of zeros.
 
-    Values far from zero, as cameras write them, keep their digits so.
+    Sums are in double precision, because values of cameras are far from zero.
     """
     total = weight.sum(dtype=np.float64)
     return np.float32(np.multiply(data, weight, dtype=np.float64).sum() / total if total > 0 else 0.0)
 
 
 def mean_free_volume(volume: Volume) -> Volume:
-    """Return the volume without its mean, of which no comparison knows."""
+    """Return the volume without its mean, which no comparison uses."""
     return replace(volume, data=volume.data - np.float32(volume.data.mean(dtype=np.float64)))
 
 
 def mean_free(particle: Particle) -> Particle:
-    """Return a subtomogram without its mean, or a tilt stack with every image without its own."""
+    """Return a subtomogram without its mean, or a tilt stack with each image without its mean."""
     if isinstance(particle, Subtomogram):
         return replace(particle, volume=mean_free_volume(particle.volume))
     means = particle.images.mean(axis=(1, 2), dtype=np.float64)
@@ -379,7 +379,7 @@ def _mask(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDA
 
 
 def correlation(first: Volume, second: Volume, *, mask: NDArray | None = None) -> float:
-    """Pearson correlation of two volumes of one box, over all voxels or weighted by a mask (n, n, n)."""
+    """Return the Pearson correlation of two volumes of one box, over all voxels or weighted by a mask (n, n, n)."""
     if first.box != second.box:
         raise ValueError(f"the two volumes differ in box: {first.box} and {second.box} voxels")
     weight = np.ones(first.data.shape) if mask is None else np.asarray(mask, dtype=np.float64)
@@ -388,12 +388,12 @@ def correlation(first: Volume, second: Volume, *, mask: NDArray | None = None) -
 
 
 def mirrored_volume(volume: Volume, *, axis: int = 2) -> Volume:
-    """The image in a mirror through the centre voxel, across one of the axes zyx: by default x, the other hand."""
+    """Return the volume mirrored through the centre voxel along one of the axes zyx, by default x: the other hand."""
     return replace(volume, data=np.roll(np.flip(volume.data, axis), 1 if volume.box % 2 == 0 else 0, axis=axis))
 
 
 def boxed(volume: Volume, box: int) -> Volume:
-    """Cut or fill up to another box about the centre voxel, filling with the mean."""
+    """Crop or pad to another box about the centre voxel, padding with the mean."""
     if volume.box == box:
         return volume
     data = np.full((box,) * 3, volume.data.mean(dtype=np.float64), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Which spatial frequencies a tilt series has measured.
+"""Wedges: the spatial frequencies that a tilt series has measured.
 
 Owns the geometry of the missing wedge. The beam is along z at zero tilt; the tilt axis lies in the xy plane at
 ``axis_deg`` from x (90, the default, is y). With a the axis and b = a x z, the image at tilt theta measures the
@@ -10,11 +10,11 @@ Every analytic wedge is a union of regions between two planes,
     (u . k - h) (v . k + h) <= 0                                                         (docs/theory.md eq. 9)
 
 a tilt range theta1..theta2 with u, v normal to its two limiting planes and h = 0; a slab of full thickness 1/D with
-u = v normal to the plane and h = 1/(2D); everything with u = v = 0. Kernels know nothing but such rows and, for
-measured weights, one volume that is interpolated linearly.
+u = v normal to the plane and h = 1/(2D); everything with u = v = 0. Kernels take only such rows and, for measured
+weights, one volume that is interpolated linearly.
 
-A volume that is a sum over tilts of transfer times image (a pseudo-subtomogram) was not measured more or less well: it
-holds W G + noise of variance W, W the sum of squared transfers. ``SquaredTransferWedge`` is that W.
+Weights do not describe a volume that is a sum over tilts of transfer times image (a pseudo-subtomogram): it is
+W G + noise of variance W, W the sum of squared transfers. ``SquaredTransferWedge`` is that W.
 """
 
 from __future__ import annotations
@@ -44,23 +44,22 @@ EDGE_TOLERANCE = 1e-6
 
 @runtime_checkable
 class Wedge(Protocol):
-    """What scores and averages need of a wedge.
-
-    ``regions`` has shape (w, 7), rows (u_xyz, v_xyz, h) with h in 1/angstrom; a frequency is measured when it lies in
-    any of them. ``weights`` is None, or a centred volume (z, y, x) of weights that replaces the regions.
-    """
+    """The interface of a wedge that scores and averages use; a frequency is measured when it lies in any region."""
 
     @property
-    def regions(self) -> NDArray[np.float64]: ...
+    def regions(self) -> NDArray[np.float64]:
+        """Rows (u_xyz, v_xyz, h) with h in 1/angstrom, shape (w, 7)."""
 
     @property
-    def weights(self) -> NDArray[np.float32] | None: ...
+    def weights(self) -> NDArray[np.float32] | None:
+        """A centred volume (z, y, x) of weights that replaces the regions, or None."""
 
-    def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]: ...
+    def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
+        """Return the weights at frequencies (..., 3) in 1/angstrom, zero where nothing was measured."""
 
 
 def tilt_plane_normal(tilt_deg: ArrayLike, axis_deg: float) -> NDArray[np.float64]:
-    """Unit normal (xyz) of the central plane that the image at ``tilt_deg`` measures, shape (..., 3)."""
+    """Return the unit normal (xyz) of the central plane that the image at ``tilt_deg`` measures, shape (..., 3)."""
     tilt = np.radians(np.asarray(tilt_deg, dtype=np.float64))
     axis = np.radians(axis_deg)
     b_xyz = np.array([np.sin(axis), -np.cos(axis), 0.0])  # a x z with a = (cos, sin, 0)
@@ -68,7 +67,7 @@ def tilt_plane_normal(tilt_deg: ArrayLike, axis_deg: float) -> NDArray[np.float6
 
 
 def in_regions(frequency_xyz: NDArray, regions: NDArray) -> NDArray[np.bool_]:
-    """Whether each frequency (..., 3) lies in any region (w, 7); both in the same unit of frequency."""
+    """Return a mask of the frequencies (..., 3) that lie in any region (w, 7); both in one unit of frequency."""
     u = frequency_xyz @ regions[:, 0:3].T - regions[:, 6]  # (..., w)
     v = frequency_xyz @ regions[:, 3:6].T + regions[:, 6]
     square = (frequency_xyz**2).sum(axis=-1)
@@ -83,7 +82,7 @@ def _check_range(tilt_min_deg: float, tilt_max_deg: float) -> None:
 
 
 class _Analytic:
-    """The half of the protocol that all analytic wedges share; not a wedge by itself."""
+    """The part of the protocol that all analytic wedges share; not a wedge by itself."""
 
     @property
     def regions(self) -> NDArray[np.float64]:
@@ -95,7 +94,7 @@ class _Analytic:
         return None
 
     def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
-        """1 where measured, else 0; frequencies (..., 3) in 1/angstrom."""
+        """Return 1 where measured, else 0, at frequencies (..., 3) in 1/angstrom."""
         frequency = np.asarray(frequency_xyz_per_angstrom, dtype=np.float64)
         return in_regions(frequency, self.regions).astype(np.float32)
 
@@ -140,7 +139,7 @@ class SingleAxisWedge(_Analytic):
 
 @dataclass(frozen=True)
 class DualAxisWedge(_Analytic):
-    """Two single-axis series of one specimen: measured where either has measured."""
+    """Two single-axis series of one specimen: a frequency is measured when either has measured it."""
 
     first: SingleAxisWedge
     second: SingleAxisWedge
@@ -155,7 +154,7 @@ class DualAxisWedge(_Analytic):
 class TiltListWedge(_Analytic):
     """Separate tilts, each a slab of full thickness one over the particle diameter.
 
-    A particle of diameter D is known at a frequency from a sample within 1/(2D) of it (Crowther et al. 1970).
+    A sample determines the transform of a particle of diameter D within 1/(2D) (Crowther et al. 1970).
 
     Parameters
     ----------
@@ -189,13 +188,13 @@ class TiltListWedge(_Analytic):
 
 @dataclass(frozen=True)
 class TiltSeriesWedge(_Analytic):
-    """Runs of tilts of any direction: all between the first and the last plane of each run, as if tilted continuously.
+    """Runs of tilts in any direction: all between the first and the last plane of each run, as if tilted continuously.
 
     Parameters
     ----------
     runs_xyz
-        For each run the direction of the beam in its first and in its last image, pairs of unit vectors. A run of one
-        image, the same vector twice, is a slab of full thickness one over the particle diameter.
+        Direction of the beam in the first and in the last image of each run, pairs of unit vectors. A run of one image,
+        the same vector twice, is a slab of full thickness one over the particle diameter.
     particle_diameter_angstrom
         D; a slab's thickness is 1/D.
     """
@@ -228,7 +227,7 @@ class WeightVolumeWedge:
     Parameters
     ----------
     weights
-        Shape (n, n, n), finite, not negative; zero where nothing was measured. Any scale: kept divided by the maximum.
+        Shape (n, n, n), finite, not negative, zero where nothing was measured; stored divided by their maximum.
     voxel_size_angstrom
         Voxel size of the box whose Fourier transform the grid belongs to: neighbours are 1/(n voxel) apart.
     """
@@ -250,25 +249,25 @@ class WeightVolumeWedge:
 
     @property
     def regions(self) -> NDArray[np.float64]:
-        """None: the weights say it all."""
+        """No region: the weights replace them."""
         return np.zeros((0, 7))
 
     def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
-        """Weights interpolated linearly at frequencies (..., 3) in 1/angstrom; zero outside the grid."""
+        """Return the weights, interpolated linearly, at frequencies (..., 3) in 1/angstrom; zero outside the grid."""
         return _interpolated(self.weights, self.voxel_size_angstrom, frequency_xyz_per_angstrom)
 
 
 @dataclass(frozen=True)
 class SquaredTransferWedge:
-    """Sums of squared transfers: what multiplies the particle in a premultiplied volume, and the variance of its noise.
+    """Sums of squared transfers W: the factor of the particle in a premultiplied volume, and the variance of its noise.
 
-    Such a volume is D = W G + noise of variance W, with G the particle and W these sums (RELION's pseudo-subtomograms).
+    Such a volume is D = W G + noise of variance W, with G the particle (RELION's pseudo-subtomograms).
 
     Parameters
     ----------
     weights
         W on the Fourier grid of the volume, shape (n, n, n), order (z, y, x), zero frequency at ``n // 2``; finite, not
-        negative. That of zero frequency is set to zero: no sample of it is used.
+        negative. At zero frequency, which is not used, it is set to zero.
     voxel_size_angstrom
         Voxel size of the volume.
     """
@@ -292,16 +291,16 @@ class SquaredTransferWedge:
 
     @property
     def regions(self) -> NDArray[np.float64]:
-        """None: the sums say it all."""
+        """No region: the sums replace them."""
         return np.zeros((0, 7))
 
     def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
-        """Sums interpolated linearly at frequencies (..., 3) in 1/angstrom; zero outside the grid."""
+        """Return the sums, interpolated linearly, at frequencies (..., 3) in 1/angstrom; zero outside the grid."""
         return _interpolated(self.weights, self.voxel_size_angstrom, frequency_xyz_per_angstrom)
 
     @property
     def point_spread(self) -> NDArray[np.float32]:
-        """The volume of which the sums are the transform, centre voxel ``n // 2``, shape (n, n, n)."""
+        """Inverse Fourier transform of the sums, centre voxel ``n // 2``, shape (n, n, n)."""
         return fft.fftshift(fft.ifftn(fft.ifftshift(self.weights)).real).astype(np.float32)
 
 

@@ -1,7 +1,7 @@
-"""The report of a run: one HTML page with everything in it, to be read in a browser, on a telephone, or in ten years.
+"""The report of a run: one HTML page that needs no other file and no network.
 
-Flow: values (content) -> figures (plots, pictures, matrices, surface) and tables -> page. Beside it, scripts that show
-the same in ChimeraX (chimerax). Matplotlib and plotly are imported when a page is made. Knows nothing of files,
+Flow: values (content) -> figures (plots, pictures, matrices, surface) and tables -> page; and scripts that show maps
+and particles in ChimeraX (chimerax). Matplotlib and plotly are imported when a page is made. Must not know files,
 commands or alignment.
 """
 

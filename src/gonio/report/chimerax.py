@@ -24,13 +24,13 @@ __all__ = ["MapFile", "maps_script", "particle_scene"]
 
 # Folder of the marker files.
 MARKERS = "markers"
-# A ball and its pin, as shares of the size of a particle's box.
+# A ball and its pin, as fractions of the size of a particle's box.
 BALL, PIN, PIN_THICKNESS = 0.12, 0.5, 0.03
-# Scores are coloured from one end of the scale to the other between these percentiles.
+# Percentiles of the scores at the two ends of the colour scale.
 SCORE_RANGE = (2.0, 98.0)
 # Numbers on the scale of a score.
 SCALE_LABELS = 5
-# Of particles without class or score.
+# Colour of particles without class or score.
 UNKNOWN = "#8a8f98"
 
 
@@ -38,8 +38,8 @@ UNKNOWN = "#8a8f98"
 class MapFile:
     """A map as a file beside the script.
 
-    ``shown`` says whether it is seen at first; ``resolution_angstrom`` to what detail: beyond it the map is noise, and
-    without a filter its surface too. Infinite where nothing is known: then it is shown as it is.
+    ``shown`` is false for a map that is hidden at first. The map is filtered to ``resolution_angstrom``, because noise
+    beyond it would dominate the surface; infinite where the resolution is unknown: no filter.
     """
 
     file: str
@@ -49,25 +49,25 @@ class MapFile:
 
     @property
     def filter_sd_angstrom(self) -> float:
-        """Of the Gaussian that halves what is at the resolution; 0 for none."""
+        """Standard deviation of the Gaussian whose transform is 1/2 at the resolution; 0 for no filter."""
         finite = np.isfinite(self.resolution_angstrom)
         return float(self.resolution_angstrom * np.sqrt(np.log(2.0) / 2.0) / np.pi) if finite else 0.0
 
 
 def maps_script(maps: Sequence[MapFile], *, side_by_side: bool = False) -> str:
-    """A script that opens maps as surfaces, filtered to their resolution, side by side or on one another."""
+    """Return a script that opens maps as surfaces, filtered to their resolution, side by side or superposed."""
     lines = ["# Maps of gonio: open this file with UCSF ChimeraX.", "set bgColor white", "lighting soft"]
-    seen = []
+    opened = []
     for number, one in enumerate(maps):
-        as_it_is, shown = 2 * number + 1, 2 * number + 2 if one.filter_sd_angstrom else 2 * number + 1
-        lines.append(f"open {_quoted(one.file)} id #{as_it_is}")
-        if one.filter_sd_angstrom:  # which hides the map as it is
-            lines.append(f"volume gaussian #{as_it_is} sDev {one.filter_sd_angstrom:.4g} modelId #{shown}")
+        unfiltered, shown = 2 * number + 1, 2 * number + 2 if one.filter_sd_angstrom else 2 * number + 1
+        lines.append(f"open {_quoted(one.file)} id #{unfiltered}")
+        if one.filter_sd_angstrom:  # this command hides the unfiltered map
+            lines.append(f"volume gaussian #{unfiltered} sDev {one.filter_sd_angstrom:.4g} modelId #{shown}")
         level, colour = height(_filtered(one)), COLOURS[number % len(COLOURS)]
         lines.append(f"volume #{shown} step 1 style surface level {level:.6g} color {colour}")
         lines += [] if one.shown else [f"hide #{shown} models"]
-        seen.append(str(shown))
-    return "\n".join([*lines, f"tile #{','.join(seen)}" if side_by_side and len(maps) > 1 else "view", ""])
+        opened.append(str(shown))
+    return "\n".join([*lines, f"tile #{','.join(opened)}" if side_by_side and len(maps) > 1 else "view", ""])
 
 
 def _filtered(one: MapFile) -> Volume:
@@ -76,20 +76,18 @@ def _filtered(one: MapFile) -> Volume:
 
 
 def particle_scene(table: ParticleTable, *, box_angstrom: float) -> dict[str, str]:
-    """Texts by file name: ``particles.cxc`` and one marker file in ``markers/`` for each tomogram, which it opens.
+    """Return texts by file name: ``particles.cxc`` and the marker file of each tomogram in ``markers/`` that it opens.
 
-    There are none where the list has no positions.
-
-    Particles have the colour of their class, or else of their dissimilarity or score. Only the first tomogram is seen
-    at first.
+    The result is empty where the list has no positions. Particles are coloured by class, or else by dissimilarity or
+    score. Only the first tomogram is visible at first.
     """
     places = table.places_angstrom
     if places is None or not len(table):
         return {}
-    colours, key, told = _colours(table)
+    colours, key, legend = _colours(table)
     axes = table.tomogram_poses.matrix[:, :, 2]  # z of the reference, (m, 3)
     named, files = np.asarray(table.tomograms), dict[str, str]()
-    lines = ["# Particles of gonio: open this file with UCSF ChimeraX.", f"# {told}"]
+    lines = ["# Particles of gonio: open this file with UCSF ChimeraX.", f"# {legend}"]
     if table.coordinates_from == "centre":
         lines.append("# Positions are from the centre of the tomogram: move an opened tomogram's centre to the origin.")
     lines += ["set bgColor white", "lighting soft"]
@@ -109,7 +107,7 @@ def _quoted(name: str) -> str:
 
 
 def _colours(table: ParticleTable) -> tuple[NDArray[np.float64], str, str]:
-    """Red, green and blue of each particle, 0 to 1, (m, 3); the key of the scene, and in words."""
+    """Return red, green and blue of each particle, 0 to 1, (m, 3), the key of the scene, and a sentence about it."""
     if table.classes is not None and len(set(table.classes.tolist())) > 1:
         return _class_colours(table.classes)
     for name, values in (*table.columns.items(), ("score", table.scores)):
@@ -145,7 +143,7 @@ def _rgb(colour: str) -> NDArray[np.float64]:
 def _markers(
     name: str, places: NDArray, axes: NDArray, colours: NDArray, notes: Sequence[str], box_angstrom: float
 ) -> str:
-    """A marker file: two markers and a link for each of m particles."""
+    """Return a marker file with two markers and a link for each of m particles."""
     lines, tips = [f"<marker_set name={quoteattr(name)}>"], places + PIN * box_angstrom * axes
     ball, thin = BALL * box_angstrom, PIN_THICKNESS * box_angstrom
     links = []
@@ -153,8 +151,8 @@ def _markers(
         tint = _attributes(dict(zip("rgb", colour, strict=True)))
         for number, at, radius in ((2 * i + 1, place, ball), (2 * i + 2, tip, thin)):
             where = _attributes(dict(zip("xyz", at, strict=True)))
-            said = f" note={quoteattr(note)}" if number % 2 else ""
-            lines.append(f'<marker id="{number}" {where} {tint} radius="{radius:.3f}"{said}/>')
+            label = f" note={quoteattr(note)}" if number % 2 else ""
+            lines.append(f'<marker id="{number}" {where} {tint} radius="{radius:.3f}"{label}/>')
         links.append(f'<link id1="{2 * i + 1}" id2="{2 * i + 2}" {tint} radius="{thin:.3f}"/>')
     return "\n".join([*lines, *links, "</marker_set>", ""])
 

@@ -1,4 +1,4 @@
-"""What a page can show: values alone."""
+"""The values that a page shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Chapter", "Classes", "Errors", "Iteration", "Matrix", "Outlier", "Re
 
 @dataclass(frozen=True)
 class Errors:
-    """How far each of m poses is from the truth: of the rotation in degrees, of the shift in angstrom, shape (m,)."""
+    """Errors of m poses, of the rotation in degrees and of the shift in angstrom, shape (m,) each."""
 
     rotation_deg: NDArray[np.float64]
     shift_angstrom: NDArray[np.float64]
@@ -24,7 +24,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Outlier:
-    """A particle to be looked at: its name, why, and its volume where it could be read."""
+    """A particle to inspect: its name, the reason, and its volume where it could be read."""
 
     name: str
     why: str
@@ -43,7 +43,7 @@ class Classes:
 class Matrix:
     """Dissimilarities of all pairs of m particles, before and after alignment, (m, m), and how they were clustered.
 
-    ``linkage`` is SciPy's, shape (m - 1, 4); ``labels`` say the class of each particle, shape (m,).
+    ``linkage`` is SciPy's, shape (m - 1, 4); ``labels`` are the classes of the particles, shape (m,).
     """
 
     before: NDArray[np.float64] | None
@@ -59,13 +59,13 @@ class Chapter:
     Attributes
     ----------
     title, reading
-        What it is, and what it shows.
+        Heading, and a paragraph on how to read the results.
     tables
-        By caption: rows of cells, the first of them the headings.
+        Rows of cells by caption, the first row with the headings.
     pictures
         PNG files by caption.
     text
-        What it printed, line by line.
+        Output of the study, line by line.
     """
 
     title: str
@@ -77,16 +77,16 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Iteration:
-    """One turn of a refinement.
+    """One iteration of a refinement.
 
     Attributes
     ----------
     limit_angstrom
-        The resolution limit at which particles were aligned.
+        Resolution limit at which particles were aligned.
     resolution_angstrom
-        Where the FSC of the halves fell through 0.143 afterwards.
+        Resolution at which the FSC of the half maps fell below 0.143 afterwards.
     turned_deg, shifted_angstrom
-        Median change of the poses against the turn before.
+        Median change of the poses since the previous iteration.
     """
 
     limit_angstrom: float
@@ -97,43 +97,43 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Report:
-    """What a page shows; parts that are None or empty are left out.
+    """The contents of a page; parts that are None or empty are left out.
 
     Parameters
     ----------
     title
-        Of the page.
+        Title of the page.
     facts
-        What was done: command, versions, seed, time.
+        Facts about the run by name: command, versions, seed, time.
     numbers
         Rows of (name, value, how to read it).
     particles
-        With the columns that ``gonio align`` writes: dissimilarity, status, overlap, change_of_orientation_deg,
-        change_of_shift_angstrom, rotation_sd_deg, shift_sd_angstrom, runner_up_margin; those that are there are shown.
+        Particles with columns of ``gonio align``: dissimilarity, status, overlap, change_of_orientation_deg,
+        change_of_shift_angstrom, rotation_sd_deg, shift_sd_angstrom, runner_up_margin; those present are shown.
     errors
-        Where the truth is known.
+        Errors of the poses, where the truth is known.
     expected
-        What each particle has in common with the reference, as FSC, shell by shell, shape (m, s).
+        Expected FSC of each particle with the reference, shape (m, s).
     curves
         Fourier shell correlations by name, each of shape (n // 2 + 1,).
     box_angstrom
-        Edge of the box that curves and expectations belong to.
+        Edge of the box of ``curves`` and ``expected``.
     maps
-        Volumes by name, shown as slices; the first also as a surface that can be turned.
+        Volumes by name, shown as slices; the first also as a surface that can be rotated.
     against
-        Further values of each particle by name with unit, (m,), that its dissimilarity is shown against: defocus.
+        Further values of each particle by name with unit, (m,), against which its dissimilarity is plotted: defocus.
     coverage
-        What was measured in each direction of Fourier space: weights, shape (n, n, n), zero frequency at n // 2.
-    odd
-        Particles to be looked at.
+        Weights of Fourier space in the average, shape (n, n, n), zero frequency at n // 2.
+    outliers
+        Particles to inspect.
     classes, matrix
-        Of a classification.
+        Results of a classification.
     iterations
-        Of a refinement, in order.
+        Iterations of a refinement, in order.
     most_q
-        The largest q-value of a particle that is kept, where decoys were aligned to.
+        Largest q-value of a particle that is kept, where particles were also aligned to decoys.
     chapters
-        Of several studies, in order, each a section of its own.
+        Several studies, in order, each a section of its own.
     """
 
     title: str

@@ -1,7 +1,7 @@
-"""A figure of the page: its drawing, how to read it, and the numbers behind it.
+"""Figures of the page: a drawing, a caption on how to read it, and the plotted numbers.
 
-Drawings take their ink from the page, so that they follow its light or dark colours. Matplotlib is used by its object
-interface: no state is left behind.
+Drawings take their text colour from the page, which has light and dark colours. Matplotlib is used by its object
+interface, which has no global state.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["BLUE", "COLOURS", "GREY", "INK", "ORANGE", "axes_of", "figure_html", "identifier", "point_size", "svg_of"]
 
 INK = "#010203"  # stands for the page's text colour
-# All readable on white and on near-black, and apart for the colour-blind (after Okabe & Ito).
+# All are readable on white and on near-black, and distinct for the colour-blind (after Okabe & Ito).
 BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
 COLOURS = (BLUE, ORANGE, "#1a9e77", "#b858a8", GREY, "#c9a227")
 SIZE_INCHES = (4.2, 2.9)
 
 
 def axes_of() -> tuple[Figure, Axes]:
-    """An empty plot."""
+    """Return an empty plot."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
@@ -40,12 +40,12 @@ def axes_of() -> tuple[Figure, Axes]:
 
 
 def point_size(count: int) -> float:
-    """Of each of many points, so that all together stay readable."""
+    """Return the size of each of ``count`` points that keeps a plot of them readable."""
     return float(np.clip(600 / max(count, 1), 1.0, 16.0))
 
 
 def figure_html(name: str, drawing: str | Figure, caption: str, data: Mapping[str, ArrayLike] | None = None) -> str:
-    """A figure with its caption, and its data (columns of one length, by name) as a file to save."""
+    """Return a figure with its caption, and its data (columns of one length, by name) as a file to save."""
     body = drawing if isinstance(drawing, str) else svg_of(drawing, name)
     link = "" if not data else _data_link(name, data)
     text = f"<figcaption>{escape(caption)}{link}</figcaption>"
@@ -53,7 +53,7 @@ def figure_html(name: str, drawing: str | Figure, caption: str, data: Mapping[st
 
 
 def svg_of(figure: Figure, name: str) -> str:
-    """As SVG for a page: its ink the page's, its ids its own among several figures."""
+    """Return a drawing as SVG for a page, with the page's text colour and with ids that are unique on the page."""
     from matplotlib import rc_context
     from matplotlib.text import Text
 
@@ -72,7 +72,7 @@ def svg_of(figure: Figure, name: str) -> str:
 
 
 def identifier(name: str) -> str:
-    """A name as it may stand in ids and file names."""
+    """Return a name in the form allowed in ids and file names."""
     return re.sub(r"\W+", "-", name).strip("-").lower()
 
 

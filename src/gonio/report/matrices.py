@@ -1,4 +1,4 @@
-"""The dissimilarities of all pairs, sorted as their tree is."""
+"""Figures of the dissimilarities of all pairs, in the order of their tree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["matrix_drawing", "matrix_figure"]
 
 
 def matrix_drawing(matrix: Matrix) -> Figure:
-    """Before alignment and after, in the order of the tree above, with the class of each row at the side."""
+    """Draw dissimilarities before and after alignment, in the order of the tree above, with classes at the side."""
     from matplotlib.figure import Figure
 
     tree = dendrogram(matrix.linkage, no_plot=True)
@@ -28,7 +28,7 @@ def matrix_drawing(matrix: Matrix) -> Figure:
     figure = Figure(figsize=(4.2 * len(panels), 5.2), layout="constrained")
     grid = figure.add_gridspec(2, len(panels), height_ratios=[1, 4])
     _tree(figure.add_subplot(grid[0, len(panels) - 1]), tree)
-    # One scale from 0 for both, or small differences among particles that are alike would look like classes.
+    # One scale from 0 for both: otherwise small differences among similar particles would look like classes.
     known = np.concatenate([values[np.isfinite(values)] for values in panels.values()])
     high = max(float(np.percentile(known, 99)), 1e-6) if len(known) else 1.0
     for column, (name, values) in enumerate(panels.items()):
@@ -42,11 +42,11 @@ def matrix_drawing(matrix: Matrix) -> Figure:
 
 
 def matrix_figure(matrix: Matrix) -> str:
-    """The same for a page."""
+    """Return ``matrix_drawing`` as a figure of a page, with its caption."""
     caption = (
-        "How unlike each pair of particles is: dark squares along the diagonal are groups whose members fit one"
-        " another. The tree above joins the two most alike groups again and again, the height of a joint being how"
-        " unlike they are; lines at the side of the matrix separate the classes."
+        "The dissimilarity of each pair of particles: dark squares along the diagonal are groups of similar particles."
+        " The tree above joins the two most similar groups step by step; the height of a joint is their dissimilarity."
+        " Lines at the side of the matrix separate the classes."
     )
     data = {f"particle_{i + 1}": matrix.after[:, i] for i in range(len(matrix.after))}
     figure = figure_html("dissimilarity of all pairs", matrix_drawing(matrix), caption, data)
@@ -63,7 +63,7 @@ def _tree(axes, tree: dict) -> None:  # type: ignore[no-untyped-def]
 
 
 def _classes(axes, labels: NDArray[np.int64]) -> None:  # type: ignore[no-untyped-def]
-    """A coloured bar for each run of one class along the left edge."""
+    """Draw a coloured bar for each run of one class along the left edge."""
     known = list(dict.fromkeys(labels.tolist()))
     starts = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])
     ends = np.r_[starts[1:], len(labels)]

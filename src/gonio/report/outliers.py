@@ -1,7 +1,7 @@
-"""Which particles of an alignment deserve a look, and why.
+"""The particles of an alignment that should be inspected, and why.
 
-A value is odd where it is further from the median than ``FAR`` robust standard deviations (1.4826 times the median
-absolute deviation, which is that of a normal distribution) on its bad side.
+A value is an outlier where it is further from the median, on its bad side, than ``FAR`` robust standard deviations:
+1.4826 times the median absolute deviation, which equals the standard deviation of a normal distribution.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from gonio.report.content import Outlier
 
 __all__ = ["outlying_particles"]
 
-# Of a normal distribution, one value in 30,000 is this far off.
+# In a normal distribution, one value in 30,000 is this far from the median.
 FAR = 4.0
 SD_OF_MAD = 1.4826
-# Column, whether low values are the bad ones, what to say.
+# Column, whether low values are the bad ones, reason.
 SIGNS = (
     ("dissimilarity", False, "fits worse than the others (dissimilarity {:.3f}, median {:.3f})"),
     ("overlap", True, "shares little with the reference (overlap {:.2f}, median {:.2f})"),
@@ -29,7 +29,7 @@ ENDED_WELL = ("converged", "stalled")
 
 
 def outlying_particles(particles: ParticleTable, *, most: int) -> list[tuple[int, Outlier]]:
-    """Rows and reasons of at most ``most`` particles, those with most signs first, then in the order of the list."""
+    """Return rows and reasons of at most ``most`` particles, those with most reasons first."""
     reasons: dict[int, list[str]] = {}
     for column, low_is_bad, text in SIGNS:
         values = np.asarray(particles.columns.get(column, ()), dtype=np.float64)
@@ -45,7 +45,7 @@ def outlying_particles(particles: ParticleTable, *, most: int) -> list[tuple[int
 
 
 def _far(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where values (m,) are far above their median; values that are not finite are not compared."""
+    """Return a mask of the values (m,) that are finite and far above their median."""
     finite = np.isfinite(values)
     if not finite.any():
         return np.zeros(len(values), dtype=bool)

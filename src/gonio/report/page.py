@@ -33,7 +33,7 @@ WORST_COUNT = 10
 
 
 def html(report: Report) -> str:
-    """Everything that a report holds, as one page: no other file and no network is needed to read it."""
+    """Return the report as one HTML page, which needs no other file and no network."""
     sections = {
         "Is it good?": _good(report),
         "What does it look like?": _look(report),
@@ -106,7 +106,7 @@ def _chapter(chapter: Chapter) -> str:
 
 
 def _cells(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row holds the headings."""
+    """Return a table whose first row holds the headings."""
     head, *body = rows
     lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
     headings = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
@@ -143,7 +143,7 @@ WORST_COLUMNS = (
     ("rotation_sd_deg", "sd (°)", ".1f"),
     ("shift_sd_angstrom", "sd (Å)", ".1f"),
     ("runner_up_margin", "margin", ".3g"),
-    ("change_of_orientation_deg", "turned (°)", ".1f"),
+    ("change_of_orientation_deg", "rotated (°)", ".1f"),
     ("change_of_shift_angstrom", "shifted (Å)", ".1f"),
 )
 
@@ -168,7 +168,7 @@ def _worst(particles: ParticleTable, errors: Errors | None) -> str:
         for i in order
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    reading = "The particles that fit least well: look at these first when something seems wrong."
+    reading = "The particles that fit least well: inspect these first when something seems wrong."
     return f"<h3>Lowest agreement: {len(order)} particles</h3><p>{reading}</p>{_table(table)}"
 
 
@@ -184,7 +184,7 @@ def _reasons(outliers: Sequence[Outlier]) -> str:
 
 
 def _table(table: str) -> str:
-    """A table that can be scrolled, and copied as text with tabs."""
+    """Return a table with scroll bars, and a button that copies it as text with tabs."""
     return f"<div class=table><button class=copy type=button>Copy</button><div class=scroll>{table}</div></div>"
 
 
@@ -196,9 +196,9 @@ PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>@TITLE@</title>
 <style>
-:root { --ink: #1b1f24; --soft: #5c6670; --paper: #ffffff; --gpu: #f5f6f8; --line: #dde1e6; }
+:root { --ink: #1b1f24; --soft: #5c6670; --paper: #ffffff; --panel: #f5f6f8; --line: #dde1e6; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ed; --soft: #9aa5b1; --paper: #14171a; --gpu: #1d2125; --line: #343a41; }
+  :root { --ink: #e6e9ed; --soft: #9aa5b1; --paper: #14171a; --panel: #1d2125; --line: #343a41; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.2rem; max-width: 84rem; color: var(--ink); background: var(--paper);
@@ -218,7 +218,7 @@ thead th { color: var(--soft); white-space: nowrap; }
 .value { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .numbers td:last-child { color: var(--soft); }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
-figure { margin: 0; padding: .9rem; background: var(--gpu); border-radius: .5rem; }
+figure { margin: 0; padding: .9rem; background: var(--panel); border-radius: .5rem; }
 figure svg { display: block; width: 100%; height: auto; }
 figure:has(> .scene) { grid-row: span 2; }
 .scene { min-height: 20rem; color: var(--soft); }
@@ -236,7 +236,7 @@ a.data, button.copy { font: inherit; font-size: .8rem; color: var(--soft); }
 button.copy { float: right; background: none; border: 1px solid var(--line); border-radius: .3rem; cursor: pointer; }
 section { clear: both; }
 @media print {
-  :root { --ink: #000; --soft: #444; --paper: #fff; --gpu: #fff; --line: #ccc; }
+  :root { --ink: #000; --soft: #444; --paper: #fff; --panel: #fff; --line: #ccc; }
   nav, button.copy, a.data, .level { display: none; }
   figure, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; }

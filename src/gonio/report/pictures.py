@@ -22,7 +22,7 @@ CLASSES_ACROSS = 4
 
 
 def slices(name: str, volume: Volume) -> str:
-    """The three central slices."""
+    """Return a figure of the three central slices of a volume."""
     drawing = _three(name, volume)
     nm = volume.box_angstrom / 10.0
     caption = f"The three central slices, density bright; the bar is {_bar_nm(volume):g} nm, the box {nm:.3g} nm."
@@ -30,16 +30,16 @@ def slices(name: str, volume: Volume) -> str:
 
 
 def outlier_gallery(outliers: list[Outlier]) -> str:
-    """Central slices of particles to be looked at, each with its reasons."""
+    """Return figures of the central slices of outliers, each with its reasons."""
     return "".join(
-        figure_html(one.name, _three(f"odd {one.name}", one.volume), f"It {one.why}.")
+        figure_html(one.name, _three(f"outlier {one.name}", one.volume), f"It {one.why}.")
         for one in outliers
         if one.volume is not None
     )
 
 
 def class_gallery(classes: Classes) -> str:
-    """One central slice of each class average, at one grey scale."""
+    """Return a figure of one central slice of each class average, at one grey scale."""
     from matplotlib.figure import Figure
 
     averages = list(classes.averages.items())

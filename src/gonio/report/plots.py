@@ -27,52 +27,51 @@ __all__ = [
 ]
 
 FSC_THRESHOLDS = (0.5, 0.143)
-# Of a median along an axis.
+# Bins of a median along an axis.
 BINS = 8
 
 # Column of the table, label of the axis, how to read it.
 QUALITY = (
-    ("dissimilarity", "dissimilarity", "Lower is better; a second hump at high values is what did not align."),
+    ("dissimilarity", "dissimilarity", "Lower is better; a second hump at high values did not align."),
     (
         "rotation_sd_deg",
         "predicted rotation error (degrees)",
-        "How far each orientation may be off about any one axis: a standard deviation, from the noise and the detail of"
-        " each particle, if its optimum is the right one. As there are three axes, 8 of 10 true angles are 0.8 to 2.5"
-        " times as large.",
+        "Standard deviation of each orientation about any one axis, from the noise and the detail of each particle, if"
+        " its optimum is the right one. As there are three axes, 8 of 10 true angles are 0.8 to 2.5 times as large.",
     ),
     (
         "shift_sd_angstrom",
         "predicted shift error (angstrom)",
-        "How far each position may be off along any one axis, likewise.",
+        "Standard deviation of each position along any one axis, if the optimum is the right one.",
     ),
     (
         "runner_up_margin",
         "margin over the next best pose",
-        "How much less likely the best pose at another optimum is: only to be compared within one run. Those nearest to"
-        " 0 could as well be at the other pose, which runners_up.star holds. Particles with no other are not shown.",
+        "How much less likely the pose at the next best optimum is: compare it only within one run. Near 0 that pose,"
+        " which is in runners_up.star, is almost as likely as the best. Particles with one optimum are not shown.",
     ),
 )
 CHANGES = (
     (
         "change_of_orientation_deg",
         "change of orientation (degrees)",
-        "How far each particle turned from the pose in the input list. After a local search a hump near 0 is good.",
+        "Rotation of each particle from its input pose. After a local search a hump near 0 is good.",
     ),
     (
         "change_of_shift_angstrom",
         "change of shift (angstrom)",
-        "How far each particle moved. Values piled up at the right end mean that the largest shift was too small.",
+        "Change of each particle's shift. Many values at the right end: the largest shift was too small.",
     ),
 )
 
 
 def quality(particles: ParticleTable) -> list[str]:
-    """How well particles fit, and how surely."""
+    """Return histograms of how well particles fit and how precisely their poses are known."""
     return _histograms(particles, QUALITY)
 
 
 def decoys(particles: ParticleTable, most_q: float) -> str:
-    """Scores against the reference and the best decoy: kept particles, the others, and where the least kept lies."""
+    """Plot scores against the reference, of particles that are kept and of the others, and against the best decoy."""
     target, decoy, q = (
         np.asarray(particles.columns[name], dtype=np.float64)
         for name in ("log_likelihood", "decoy_log_likelihood", "q_value")
@@ -89,17 +88,17 @@ def decoys(particles: ParticleTable, most_q: float) -> str:
     axes.locator_params(axis="y", integer=True)
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     caption = (
-        "How much likelier each particle is at its pose than noise: against the reference, and against the best of its"
-        f" decoys, which nothing real fits. {keeps.sum()} are kept: as clearly ahead of their decoys as that only"
-        f" {100 * most_q:g} % of such should be false. Dashed: the least score of these. What is false lies under the"
-        " decoys' curve; where the kept do too, decoys and reference are too much alike, or the particles too noisy."
+        "Log-likelihood of each particle at its pose relative to noise: for the reference, and for the best of its"
+        f" decoys, which no real particle fits. {keeps.sum()} are kept: of particles so far ahead of their decoys only"
+        f" {100 * most_q:g} % should be false. Dashed: their lowest score. False particles lie under the decoys' curve;"
+        " where the kept ones do too, decoys and reference are too similar, or the particles too noisy."
     )
     data = {"log_likelihood": target, "decoy_log_likelihood": decoy, "q_value": q}
     return figure_html("which particles are real", figure, caption, data)
 
 
 def changes(particles: ParticleTable) -> list[str]:
-    """How far they moved."""
+    """Return histograms of the changes of rotation and shift from the input poses."""
     return _histograms(particles, CHANGES)
 
 
@@ -110,7 +109,7 @@ def _histograms(particles: ParticleTable, which: Sequence[tuple[str, str, str]])
 
 
 def error_plots(particles: ParticleTable | None, errors: Errors) -> list[str]:
-    """Where the truth is known: errors, and whether they are as predicted."""
+    """Return histograms of the true errors, and plots of these against the predicted ones."""
     text = "Distance from the true {}: most lie near 0; single values far to the right are wrong optima."
     return [
         _histogram(errors.rotation_deg, "rotation error (degrees)", text.format("orientation"), colour=ORANGE),
@@ -119,7 +118,7 @@ def error_plots(particles: ParticleTable | None, errors: Errors) -> list[str]:
     ]
 
 
-# Of each kind: column of what was predicted, name, unit.
+# Column of the predicted error, name, unit.
 PREDICTIONS = (("rotation_sd_deg", "rotation", "degrees"), ("shift_sd_angstrom", "shift", "angstrom"))
 
 
@@ -134,7 +133,7 @@ def _predictions(particles: ParticleTable, errors: Errors) -> list[str]:
 
 
 def _prediction(sd: NDArray, error: NDArray[np.float64], name: str, unit: str) -> str:
-    """True errors against predicted ones, of all three axes together."""
+    """Plot true errors against predicted ones, of all three axes together."""
     predicted = np.sqrt(3.0) * np.asarray(sd, dtype=np.float64)
     shown = np.isfinite(predicted) & np.isfinite(error) & (predicted > 0) & (error > 0)
     figure, axes = axes_of()
@@ -151,16 +150,16 @@ def _prediction(sd: NDArray, error: NDArray[np.float64], name: str, unit: str) -
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("")
     caption = (
-        f"Each particle's {name} error against the one predicted for it (root mean square, three axes together). About"
-        " the dashed line, a little more below, the predictions are right; all above, they are too small. Single points"
-        " far above are wrong optima, which no prediction knows of: look at their margins."
+        f"Each particle's {name} error against the predicted one (root mean square, three axes together). Predictions"
+        " are right where points lie around the dashed line, a little more below it, and too small where all lie above."
+        " Single points far above are wrong optima, which predictions do not include: look at their margins."
     )
     data = {f"predicted_{name}_{unit}": predicted, f"true_{name}_{unit}": error}
     return figure_html(f"{name} errors against predictions", figure, caption, data)
 
 
 def expected_agreement(correlation: NDArray[np.float64], box_angstrom: float) -> str:
-    """What particles have in common with the reference, shape (m, s)."""
+    """Plot the expected FSC of particles with the reference, shape (m, s)."""
     figure, axes = axes_of()
     frequency = np.arange(1, correlation.shape[1]) / box_angstrom
     low, middle, high = np.percentile(correlation[:, 1:], [10, 50, 90], axis=0)
@@ -170,9 +169,9 @@ def expected_agreement(correlation: NDArray[np.float64], box_angstrom: float) ->
     axes.set_ylabel("Fourier shell correlation")
     axes.set_ylim(0.0, 1.05)
     caption = (
-        "What a particle has in common with the reference at its pose, at each level of detail up to the resolution"
-        " that was compared: median, and the middle 80 % of particles as a band. Detail near 0 helps no alignment; a"
-        f" curve still high at its right end, {1.0 / frequency[-1]:.3g} angstrom, invites a finer resolution."
+        "The FSC expected between a particle and the reference at its pose, up to the resolution that was compared:"
+        " median, and the middle 80 % of particles as a band. Detail with an FSC near 0 does not help alignment; where"
+        f" the curve is high at its right end, {1.0 / frequency[-1]:.3g} angstrom, try a finer resolution."
     )
     data = {"per_angstrom": frequency, "tenth": low, "median": middle, "ninetieth": high}
     return figure_html("expected agreement of a particle", figure, caption, data)
@@ -197,7 +196,7 @@ def _histogram(values: NDArray, label: str, caption: str, *, colour: str = BLUE)
 
 
 def directions(particles: ParticleTable) -> str:
-    """Where the beam came from, in the reference's frame: R^T z, in an equal-area projection."""
+    """Plot the directions of the beam in the reference's frame, R^T z, in an equal-area projection."""
     from matplotlib.figure import Figure
 
     matrices = particles.poses.matrix
@@ -212,15 +211,15 @@ def directions(particles: ParticleTable) -> str:
     axes.grid(color=INK, alpha=0.2, linewidth=0.5)
     axes.set_xlabel("longitude (degrees), latitude upwards")
     caption = (
-        "From where the beam at zero tilt saw each particle, in the reference's frame, on an equal-area map: an even"
-        " cover is good, an empty region is a view that the average lacks."
+        "The direction of the beam at zero tilt for each particle, in the reference's frame, on an equal-area map: an"
+        " even distribution is good, an empty region is a view that the average lacks."
     )
     data = {"longitude_deg": np.degrees(longitude), "latitude_deg": np.degrees(latitude)}
     return figure_html("angular distribution", figure, caption, data)
 
 
 def correlations(curves: Mapping[str, NDArray[np.float64]], box_angstrom: float) -> str:
-    """Fourier shell correlations, with both thresholds."""
+    """Plot Fourier shell correlations with both thresholds."""
     figure, axes = axes_of()
     for (name, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
         axes.plot(np.arange(len(curve)) / box_angstrom, curve, color=colour, label=name, linewidth=1.8)
@@ -230,11 +229,11 @@ def correlations(curves: Mapping[str, NDArray[np.float64]], box_angstrom: float)
     axes.set_xlabel("spatial frequency (1/angstrom)")
     axes.set_ylabel("Fourier shell correlation")
     axes.set_ylim(min(-0.1, *(float(curve.min()) for curve in curves.values())), 1.05)
-    # Below the plot: inside it, names would lie on the curves that matter most.
+    # Below the plot: inside it, names would hide curves.
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     caption = (
-        "How well two maps agree at each level of detail, finer to the right. Where the half maps fall through 0.143"
-        " (and a map against a known one through 0.5) is the resolution; the reciprocal of the axis is in angstrom."
+        "The agreement of two maps at each level of detail, finer to the right. The resolution is where the half maps"
+        " fall below 0.143 (a map against a known one: below 0.5); the reciprocal of the axis is in angstrom."
     )
     shells = np.arange(min(len(curve) for curve in curves.values()))
     data = {"per_angstrom": shells / box_angstrom, **{name: curve[: len(shells)] for name, curve in curves.items()}}
@@ -242,7 +241,7 @@ def correlations(curves: Mapping[str, NDArray[np.float64]], box_angstrom: float)
 
 
 def against(particles: ParticleTable, values: Mapping[str, NDArray[np.float64]]) -> list[str]:
-    """Dissimilarity against what it should not depend on: one plot for each of ``values``, (m,)."""
+    """Plot dissimilarity against the tilt and each of ``values``, (m,), on which it should not depend."""
     if "dissimilarity" not in particles.columns:
         return []
     beam = np.clip(particles.poses.matrix[:, 2, 2], -1.0, 1.0)  # z of the reference along z of the tomogram
@@ -265,13 +264,13 @@ def _scatter(dissimilarity: NDArray, x: NDArray[np.float64], label: str) -> str:
         axes.plot(*np.transpose(middle), color=ORANGE, linewidth=1.8)
     caption = (
         "Each particle's dissimilarity, and their median along the axis where there are enough. It should be level: a"
-        " slope says that the score follows something other than how well the particle fits."
+        " slope shows that the score depends on something other than how well the particle fits."
     )
     return figure_html(f"dissimilarity by {label}", figure, caption, {label: x[shown], "dissimilarity": y[shown]})
 
 
 def coverage_map(weights: NDArray[np.floating]) -> str:
-    """What was measured in each direction, from weights (n, n, n): their mean along each ray, over the largest."""
+    """Plot the mean of weights (n, n, n) along each direction from the centre, relative to the largest mean."""
     from matplotlib.figure import Figure
 
     half = len(weights) // 2
@@ -289,10 +288,10 @@ def coverage_map(weights: NDArray[np.floating]) -> str:
     axes.set_xticks(np.radians([-120, -60, 0, 60, 120]))
     axes.set_yticks(np.radians([-60, -30, 0, 30, 60]))
     axes.set_xlabel("longitude (degrees), latitude upwards")
-    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the best")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="fraction of the largest")
     caption = (
-        "How much of Fourier space was measured in each direction of the average, on an equal-area map; 1 where most."
-        f" The least is {fraction.min():.2f}: dark regions are directions in which the average is blurred."
+        "The weight of Fourier space in each direction of the average, relative to the largest, on an equal-area map."
+        f" The lowest is {fraction.min():.2f}: dark regions are directions in which the average is blurred."
     )
     data = {
         "longitude_deg": np.degrees(lon).ravel(),
@@ -303,40 +302,40 @@ def coverage_map(weights: NDArray[np.floating]) -> str:
 
 
 def progress(iterations: Sequence[Iteration]) -> list[str]:
-    """Resolution and movement, turn after turn."""
-    turns = np.arange(1, len(iterations) + 1)
-    limit, found, turned, shifted = (
+    """Return plots of resolution and change of poses by iteration."""
+    numbers = np.arange(1, len(iterations) + 1)
+    limit, found, rotated, shifted = (
         np.array([getattr(one, name) for one in iterations], dtype=np.float64)
         for name in ("limit_angstrom", "resolution_angstrom", "turned_deg", "shifted_angstrom")
     )
     first, axes = axes_of()
-    axes.plot(turns, limit, color=ORANGE, marker="o", markersize=4, label="aligned to")
-    axes.plot(turns, found, color=BLUE, marker="o", markersize=4, label="found (FSC 0.143)")
+    axes.plot(numbers, limit, color=ORANGE, marker="o", markersize=4, label="aligned to")
+    axes.plot(numbers, found, color=BLUE, marker="o", markersize=4, label="found (FSC 0.143)")
     axes.set(xlabel="iteration", ylabel="resolution (angstrom)")
     axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False)
     second, axes = axes_of()
-    axes.plot(turns, turned, color=BLUE, marker="o", markersize=4, label="turned (degrees)")
-    axes.plot(turns, shifted, color=ORANGE, marker="o", markersize=4, label="moved (angstrom)")
+    axes.plot(numbers, rotated, color=BLUE, marker="o", markersize=4, label="rotation (degrees)")
+    axes.plot(numbers, shifted, color=ORANGE, marker="o", markersize=4, label="shift (angstrom)")
     axes.set(xlabel="iteration", ylabel="median change of pose", yscale="symlog")
     axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False)
     resolution = (
-        "The resolution limit of each alignment, and the resolution of the half maps that came of it: the first must"
-        " never be finer than the second of the turn before."
+        "The resolution limit of each alignment, and the resolution of the half maps after it: the limit must never be"
+        " finer than the resolution of the previous iteration."
     )
-    moved = "How far particles moved against the turn before: a refinement is done when this converges near 0."
+    change = "Change of poses since the previous iteration: a refinement has converged when it stays near 0."
     return [
         figure_html(
-            "resolution, turn after turn",
+            "resolution by iteration",
             first,
             resolution,
-            {"iteration": turns, "aligned_to_angstrom": limit, "found_angstrom": found},
+            {"iteration": numbers, "aligned_to_angstrom": limit, "found_angstrom": found},
         ),
         figure_html(
-            "poses, turn after turn",
+            "change of poses by iteration",
             second,
-            moved,
-            {"iteration": turns, "turned_deg": turned, "moved_angstrom": shifted},
+            change,
+            {"iteration": numbers, "turned_deg": rotated, "moved_angstrom": shifted},
         ),
     ]

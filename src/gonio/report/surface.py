@@ -1,7 +1,7 @@
-"""A surface of a map that can be turned in the page, by plotly, whose script is carried in the page once.
+"""A surface of a map that can be rotated in the page, by plotly, whose script is in the page once.
 
-The script is packed: browsers of 2023 and later unpack it themselves (DecompressionStream); where they cannot, the
-page says so and the slices remain.
+The script is compressed: browsers of 2023 and later decompress it themselves (DecompressionStream); in others the page
+states that it cannot draw the surface, and has the slices.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from gonio.report.figures import identifier
 
 __all__ = ["height", "library", "surface"]
 
-# Voxels along an edge at most: finer surfaces take long to draw and are not told apart at this size.
+# Largest number of voxels along an edge: finer surfaces take long to draw and look the same at this size.
 MAX_BOX = 48
-# Ends of the slider, in standard deviations over the mean. A surface holds this share of the box at first: particles
-# fill 5 to 15 % of theirs, and noise that is filtered to their resolution has few peaks as high.
+# Ends of the slider, in standard deviations over the mean. At first a surface encloses the fraction HELD of the box:
+# particles fill 5 to 15 % of theirs, and noise filtered to their resolution has few peaks as high.
 LOWEST, HIGHEST, HELD = 1.0, 6.0, 0.04
 
 
 def height(volume: Volume) -> float:
-    """The density at which a surface is shown first."""
+    """Return the density of the surface that is shown first."""
     mean, deviation = float(volume.data.mean()), max(float(volume.data.std()), 1e-30)
     return mean + _start((volume.data - mean) / deviation) * deviation
 
 
 def _start(values: NDArray[np.float32]) -> float:
-    """In standard deviations over the mean, for a map in these units."""
+    """Return the height of the first surface of a map, both in standard deviations over the mean."""
     return float(np.clip(np.quantile(values, 1.0 - HELD), LOWEST, max(0.6 * values.max(), LOWEST)))
 
 
 def surface(name: str, volume: Volume) -> str:
-    """A figure with a surface of one height, and a slider for it."""
+    """Return a figure with the surface of a map at one height, and a slider for the height."""
     factor = min(1.0, MAX_BOX / volume.box)
     data = zoom(volume.data, factor, order=1) if factor < 1 else volume.data
     values = ((data - data.mean()) / max(float(data.std()), 1e-30)).astype(np.float32)
@@ -54,8 +54,8 @@ def surface(name: str, volume: Volume) -> str:
     }
     name_id = identifier(f"surface {name}")
     caption = (
-        "The surface of equal density, in standard deviations over the mean of the box: drag to turn, scroll to come"
-        " nearer. Axes in angstrom from the centre."
+        "The surface of equal density, in standard deviations over the mean of the box: drag to rotate, scroll to zoom."
+        " Axes in angstrom from the centre."
     )
     slider = (
         f"<label class=level>height <input type=range min={LOWEST} max={max(HIGHEST, start):.2f} step=0.05"
@@ -70,7 +70,7 @@ def surface(name: str, volume: Volume) -> str:
 
 
 def library() -> str:
-    """Plotly's script, packed, and what draws every surface of the page with it."""
+    """Return plotly's script, compressed, and the script that draws every surface of the page with it."""
     from plotly.offline import get_plotlyjs
 
     packed = b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
