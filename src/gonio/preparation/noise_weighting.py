@@ -4,7 +4,7 @@ For a target that is compared with a map without a missing wedge (docs/theory.md
 
     noise    N, shell by shell: the power outside the particle's sphere
     signal   S: the power within it above N
-    gain     factor by which the map is multiplied to have power S, a smooth curve (CTF, envelope), eq. 34
+    ratio    envelope ratio: the factor on the map that gives it power S, a smooth curve (CTF, envelope), eq. 34
 
 Must not know the reference except its power, nor any pose.
 """
@@ -96,20 +96,20 @@ class Measured:
     def spectrum(self, reference: Reliability) -> tuple[Spectrum, float]:
         """Return noise-weighted samples, and the number of samples per independent sample.
 
-        The particle is taken as the reference times a gain. The power of the truth that a noisy reference does not
-        contain is noise as well, and correlated in neighbouring samples over the width of its window. The number of
-        samples per independent sample is an average weighted by their information on the pose.
+        The particle is taken as the reference times an envelope ratio. The power of the truth that a noisy reference
+        does not contain is noise as well, and correlated in neighbouring samples over the width of its window. The
+        number of samples per independent sample is an average weighted by their information on the pose.
         """
         shells, radius = np.arange(len(self.noise)), self.samples.radius
         power = reference.power
-        square = self._gain_square(np.maximum(power, 1e-12 * power.max()), reference.reliability)
-        gain, unexplained = np.sqrt(square), square * power * (1.0 - reference.reliability)
+        square = self._ratio_square(np.maximum(power, 1e-12 * power.max()), reference.reliability)
+        ratio, unexplained = np.sqrt(square), square * power * (1.0 - reference.reliability)
         noise = self.noise + reference.samples_per_independent * unexplained
         weight = self.samples.weight / np.interp(radius, shells, noise)
         samples = replace(
             self.samples,
-            value=(self.samples.value / gain.max()).astype(np.complex64),  # on the reference's scale
-            transfer=np.interp(radius, shells, gain / gain.max()).astype(np.float32),
+            value=(self.samples.value / ratio.max()).astype(np.complex64),  # on the reference's scale
+            transfer=np.interp(radius, shells, ratio / ratio.max()).astype(np.float32),
             weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32),
         )
         information = self.count * shells**2 * square * power * reference.reliability / noise
@@ -118,7 +118,7 @@ class Measured:
         )
         return samples, samples_per_independent
 
-    def _gain_square(self, power: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _ratio_square(self, power: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the signal over a reference's power, (s,), the most probable curve of eq. 34.
 
         Shells of the reference count by their reliability.

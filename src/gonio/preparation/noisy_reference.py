@@ -36,8 +36,8 @@ def filtered_reference(volume: Volume, window: NDArray[np.float32], reliability:
     data = (volume.data.astype(np.float64) - background(volume.data)) * window
     spectrum = scipy.fft.rfftn(data)
     shell, _ = half_shells(volume.box)
-    gain = reliability[np.minimum(shell, len(reliability) - 1)].reshape(spectrum.shape)
-    return Volume(scipy.fft.irfftn(spectrum * gain, data.shape), volume.voxel_size_angstrom)
+    factor = reliability[np.minimum(shell, len(reliability) - 1)].reshape(spectrum.shape)
+    return Volume(scipy.fft.irfftn(spectrum * factor, data.shape), volume.voxel_size_angstrom)
 
 
 def open_window(sphere: NDArray[np.float32], reliability: NDArray[np.float64]) -> NDArray[np.float32]:

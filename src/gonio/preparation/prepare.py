@@ -129,7 +129,7 @@ class Preparation:
         self._mask = mask
         self._fsc = reference_fsc
         self._ready: dict[int, _Reference] = {}
-        self._plain: dict[tuple[int, float | None], FourierVolume] = {}
+        self._unprocessed: dict[tuple[int, float | None], FourierVolume] = {}
         self._powers: dict[float | None, NDArray[np.float64]] = {}
         self._lock = Lock()
         if mask is not None and mask.box != reference.box:
@@ -147,7 +147,7 @@ class Preparation:
             self._cropped, self._restored = self._restored_reference()
             self._reference_for(self._cropped_box(self._extent, reference.volume))
         else:
-            self._plain_reference(reference.box, settings.mask_diameter_angstrom)
+            self._unprocessed_reference(reference.box, settings.mask_diameter_angstrom)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle only the input, which is smaller; the same preparation follows from it."""
@@ -162,11 +162,7 @@ class Preparation:
         self.check(target)
         target = self._comparable(target)
         if not self.settings.restores:
-            mask_diameter = self.settings.mask_diameter_angstrom
-            pair = self.plain_pair(target, diameter_angstrom=mask_diameter)
-            if self.settings.score is not Score.FCS:
-                return pair
-            return Pair(self._scaled_to_reference(pair.target, mask_diameter), pair.reference)
+            return self._masked_pair(target)
         if isinstance(target, TiltStack):
             return self._tilt_pair(target)
         if target.premultiplied is not None:
@@ -175,20 +171,31 @@ class Preparation:
         box = self._compared_box(target)
         if box < target.box:
             target = replace(target, volume=_about_centre(target.volume, box))
-        ready = self._reference_for(target.box)
-        reference = ready.spectrum
-        weighted = self._noise_weighted_pair(target, ready)
-        if weighted is not None:
-            return weighted
-        kept = {} if kept is None else kept
+        reference = self._reference_for(target.box)
+        weighted = self._noise_weighted_pair(target, reference)
+        return self._restored_pair(target, reference, {} if kept is None else kept) if weighted is None else weighted
+
+    def _masked_pair(self, target: Particle) -> Pair:
+        """Return the pair unprocessed or within the mask's sphere; for FCS the target has the reference's power."""
+        diameter = self.settings.mask_diameter_angstrom
+        pair = self.plain_pair(target, diameter_angstrom=diameter)
+        if self.settings.score is not Score.FCS:
+            return pair
+        return Pair(self._scaled_to_reference(pair.target, diameter), pair.reference)
+
+    def _restored_pair(self, target: Subtomogram, reference: _Reference, kept: Kept) -> Pair:
+        """Return the pair of restored densities; the restored target is looked up in ``kept`` or added to it."""
+        limit = reference.spectrum.limit
         diameter: float = _kept(kept, ("diameter", target.box, self._extent), lambda: self.diameter_angstrom(target))
-        key = "restored", target.box, diameter, reference.limit
-        restored: _RestoredTarget = _kept(kept, key, lambda: self._restored_target(target, diameter, reference.limit))
-        before = ExpectedFsc.of_shares(restored.signal_fraction, ready.signal_fraction, restored.power, ready.power)
-        c_ref = self._c_ref(target.box, reference.limit)
-        return Pair(
-            restored.samples, reference, restored.samples_per_independent, c_ref, before, diameter_angstrom=diameter
+        key = "restored", target.box, diameter, limit
+        restored: _RestoredTarget = _kept(kept, key, lambda: self._restored_target(target, diameter, limit))
+        before = ExpectedFsc.of_shares(
+            restored.signal_fraction, reference.signal_fraction, restored.power, reference.power
         )
+        return Pair(
+            restored.samples, reference.spectrum, restored.samples_per_independent, self._c_ref(target.box, limit),
+            before, diameter_angstrom=diameter,
+        )  # fmt: skip
 
     def _restored_target(self, target: Subtomogram, diameter_angstrom: float, limit: float) -> _RestoredTarget:
         restorer = self._restorer(target.wedge, target.box, diameter_angstrom, limit)
@@ -280,26 +287,26 @@ class Preparation:
         shells = EXTENT_SHELLS * volume.box_angstrom / (SPHERE_CROP * about_angstrom)
         return float(np.floor(sphere_diameter_angstrom(volume, shells=shells) / step + 0.5) * step)
 
-    def _noise_weighted_pair(self, target: Subtomogram, ready: _Reference) -> Pair | None:
+    def _noise_weighted_pair(self, target: Subtomogram, reference: _Reference) -> Pair | None:
         """Return the target weighted by its noise and the reference's error (section 12).
 
         None where the reference has a missing wedge, or the target has so little noise that it is restored.
         """
-        if ready.filtered is None:
+        if reference.filtered is None:
             return None
-        reference, diameter = ready.filtered.spectrum, self._picked_within(target)
-        measured = Measured.of(target, limit=reference.limit, diameter_angstrom=diameter)
+        filtered, diameter = reference.filtered, self._picked_within(target)
+        measured = Measured.of(target, limit=filtered.spectrum.limit, diameter_angstrom=diameter)
         if not measured.is_noisy:
             return None
-        spectrum, samples_per_independent = measured.spectrum(ready.filtered.known)
-        return Pair(spectrum, reference, samples_per_independent, exact=True, diameter_angstrom=diameter)
+        spectrum, samples_per_independent = measured.spectrum(filtered.known)
+        return Pair(spectrum, filtered.spectrum, samples_per_independent, exact=True, diameter_angstrom=diameter)
 
     @property
     def memory_bytes(self) -> int:
         """Memory of the spectra of the reference and its restored density."""
         ready = [r.spectrum for r in self._ready.values()]
         ready += [r.filtered.spectrum for r in self._ready.values() if r.filtered]
-        distinct = {id(spectrum): spectrum for spectrum in [*ready, *self._plain.values()]}
+        distinct = {id(spectrum): spectrum for spectrum in [*ready, *self._unprocessed.values()]}
         restored = self._restored.volume.data.nbytes if self.settings.restores else 0
         return restored + sum(spectrum.memory_bytes for spectrum in distinct.values())
 
@@ -310,7 +317,7 @@ class Preparation:
 
     def plain_pair(self, target: Particle, *, diameter_angstrom: float | None = None) -> Pair:
         """Return target and reference unprocessed, or within a sphere."""
-        reference = self._plain_reference(target.box, diameter_angstrom)
+        reference = self._unprocessed_reference(target.box, diameter_angstrom)
         target = target if diameter_angstrom is None else masked(target, diameter_angstrom)
         return Pair(Spectrum.of(target, limit=reference.limit), reference)
 
@@ -342,13 +349,13 @@ class Preparation:
             return pair.plain(Score.FCS), circle_samples_per_independent(target, diameter)
         return pair.plain(Score.FCS), sphere_samples_per_independent(target, diameter)
 
-    def _plain_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
+    def _unprocessed_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
         with self._lock:
-            if (box, diameter_angstrom) not in self._plain:
-                self._plain[box, diameter_angstrom] = FourierVolume.of(
+            if (box, diameter_angstrom) not in self._unprocessed:
+                self._unprocessed[box, diameter_angstrom] = FourierVolume.of(
                     self._within(diameter_angstrom), wedge=self.reference.wedge, limit=self._limit(box), box=box
                 )
-            return self._plain[box, diameter_angstrom]
+            return self._unprocessed[box, diameter_angstrom]
 
     def _limit(self, box: int) -> float:
         """Return the resolution limit in shells of a box."""

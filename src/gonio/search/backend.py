@@ -135,7 +135,7 @@ class PairSearch:
         Whether other optima near by are searched.
     expected_fsc
         In the shells of the target; None to estimate it from the pair itself as its pose improves.
-    cuts
+    pruning
         Pruning rules between the stages.
     minimise
         Another way to refine points (p, 12) of a comparison by at most a number of steps each, for the CPU; None
@@ -150,7 +150,7 @@ class PairSearch:
     last_steps: int
     neighbour_search: bool = False
     expected_fsc: ExpectedFsc | None = None
-    cuts: PruningRules = PRUNING
+    pruning: PruningRules = PRUNING
     minimise: Callable[[Comparison, NDArray, int], lm.State] | None = None
 
     def __post_init__(self) -> None:
@@ -166,7 +166,7 @@ class PairSearch:
     def course(self) -> Course:
         """Stages of this search."""
         alone = self.pair.exact and len(self.frame.rotations) == 1
-        return Course(len(self.plan.limits), alone, self.neighbour_search, self.last_steps, self.cuts)
+        return Course(len(self.plan.limits), alone, self.neighbour_search, self.last_steps, self.pruning)
 
     @property
     def grid(self) -> int:

@@ -123,14 +123,14 @@ class Course:
     """Stages of a search: its ``levels`` (limits), and whether it has a ``neighbour_search`` for optima near by.
 
     ``alone`` is a single start of an exact pair, which needs no choice and no expected FSC before it is refined.
-    ``last_steps`` let the last refinement converge; ``cuts`` are the pruning rules.
+    ``last_steps`` let the last refinement converge; ``pruning`` are the pruning rules.
     """
 
     levels: int
     alone: bool
     neighbour_search: bool
     last_steps: int
-    cuts: PruningRules = PRUNING
+    pruning: PruningRules = PRUNING
 
     @property
     def between(self) -> range:
@@ -175,17 +175,17 @@ def conduct(stages: Stages, course: Course) -> None:
     At the full limit poses are compared twice, each time with the expected FSC of the best; then the best is refined
     until it converges. The others stay where they are, as the choice no longer changes (section 10).
     """
-    cuts = course.cuts
+    pruning = course.pruning
     stages.seed()
     if course.levels > 1:
-        stages.keep_seeds(cuts.seeds)
-        stages.refine(0, cuts.seeds.steps)
+        stages.keep_seeds(pruning.seeds)
+        stages.refine(0, pruning.seeds.steps)
         for level in course.between:
-            stages.keep(cuts.coarse)
-            stages.refine(level, cuts.coarse.steps)
-            stages.keep(cuts.between)
-            stages.refine(level, cuts.between.steps)
-        stages.keep(cuts.full)
+            stages.keep(pruning.coarse)
+            stages.refine(level, pruning.coarse.steps)
+            stages.keep(pruning.between)
+            stages.refine(level, pruning.between.steps)
+        stages.keep(pruning.full)
     if course.alone:
         stages.converge(course.last_steps)
         stages.expect()
@@ -194,7 +194,7 @@ def conduct(stages: Stages, course: Course) -> None:
         stages.expect()
         if with_neighbours:
             stages.search_neighbours()
-        stages.refine(None, cuts.full.steps)
+        stages.refine(None, pruning.full.steps)
         stages.choose()
     stages.expect()
     stages.converge(course.last_steps)

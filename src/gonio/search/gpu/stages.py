@@ -8,7 +8,7 @@ answers are requested. Searches of a batch have one course; everything else may 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,25 @@ def conducted(gpu: Gpu, searches: list[PairSearch], queue: Queue) -> Callable[[]
 def _room(searches: list[PairSearch]) -> int:
     """Return the number of rows of each search's pool."""
     course = searches[0].course
-    most = course.cuts.seeds.most if course.levels > 1 else max(len(s.frame.rotations) for s in searches)
+    most = course.pruning.seeds.most if course.levels > 1 else max(len(s.frame.rotations) for s in searches)
     return max(most, LAST_CANDIDATES + (len(neighbour_rotations()) * NEIGHBOURED if course.neighbour_search else 0))
+
+
+class _Results(NamedTuple):
+    """Arrays of the optima of a batch, on the GPU or downloaded; ``minimised`` values contain the prior."""
+
+    counts: Any
+    points: Any
+    minimised: Any
+    values: Any
+    codes: Any
+    choices: Any
+    iterations: Any
+    overlap: Any
+    tables: Any
+    contrasts: Any
+    follow: Any
+    scatter: Any
 
 
 class _OnGpu:
@@ -285,44 +302,34 @@ class _OnGpu:
             "curvatures", self._count, self._table, self._pairs, self._shell_parts, self._shell_first, self._numbers,
             self._columns, equations, self._shells, weights, *curvature,
         )  # fmt: skip
-        arrays = [self._counts, points, minimised, values, codes, choices, self._total, overlap, *self._now, *curvature]
+        results = _Results(
+            self._counts, points, minimised, values, codes, choices, self._total, overlap, *self._now, *curvature
+        )
 
         def finished() -> list[Found]:
-            return self._found(*(self._gpu.down(array, self._queue) for array in arrays))
+            return self._found(_Results(*(self._gpu.down(array, self._queue) for array in results)))
 
         return finished
 
-    def _found(
-        self,
-        counts: NDArray,
-        points: NDArray,
-        minimised: NDArray,
-        values: NDArray,
-        codes: NDArray,
-        choices: NDArray,
-        total: NDArray,
-        overlap: NDArray,
-        tables: NDArray,
-        contrasts: NDArray,
-        follow: NDArray,
-        scatter: NDArray,
-    ) -> list[Found]:
+    def _found(self, results: _Results) -> list[Found]:
         found, shell = [], 0
         for i, search in enumerate(self._searches):
-            rows = slice(i * self._room, i * self._room + counts[i])
+            rows = slice(i * self._room, i * self._room + results.counts[i])
             shells = slice(shell, shell + search.pair.target.n_shells)
             shell = shells.stop
-            known = search.expected_fsc
+            expected_fsc = search.expected_fsc
+            if expected_fsc is None:
+                expected_fsc = ExpectedFsc.of_table(results.tables[shells].copy(), float(results.contrasts[i]))
             found.append(
                 Found(
-                    points=points[rows].copy(),
-                    dissimilarity=np.where(np.isfinite(minimised[rows]), values[rows], np.inf),
-                    choice=choices[rows].copy(),
-                    status=lm.Status.of(int(codes[rows.start])),
-                    iterations=int(total[i]),
-                    expected_fsc=known or ExpectedFsc.of_table(tables[shells].copy(), float(contrasts[i])),
-                    overlap=float(overlap[i, 3]),
-                    curvature=Curvature(follow[i].copy(), scatter[i].copy()),
+                    points=results.points[rows].copy(),
+                    dissimilarity=np.where(np.isfinite(results.minimised[rows]), results.values[rows], np.inf),
+                    choice=results.choices[rows].copy(),
+                    status=lm.Status.of(int(results.codes[rows.start])),
+                    iterations=int(results.iterations[i]),
+                    expected_fsc=expected_fsc,
+                    overlap=float(results.overlap[i, 3]),
+                    curvature=Curvature(results.follow[i].copy(), results.scatter[i].copy()),
                 )
             )
         return found
