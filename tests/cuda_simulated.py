@@ -437,7 +437,7 @@ class Both:
 
     def __init__(self, search: PairSearch, gpu: gpus.Gpu) -> None:
         self._gpu, self._queue = gpu, gpu.queue()
-        self.on_gpu, self.on_cpu = stages._OnGpu(gpu, [search], self._queue), cpu._OnProcessor(search)
+        self.on_gpu, self.on_cpu = stages._OnGpu(gpu, [search], self._queue), cpu._OnCpu(search)
 
     def __getattr__(self, stage: str):
         def done(*arguments) -> None:
@@ -453,7 +453,7 @@ class Both:
     def _compare(self, stage: str) -> None:
         one, two = self.on_gpu, self.on_cpu
         if stage == "seed":
-            np.testing.assert_allclose(self._down(one._null), two._null, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(self._down(one._chance), two._chance, rtol=0, atol=1e-4)
             assert_close(self._down(one._seeds[0]), two._points)
             if len(two._values):
                 assert_close(self._down(one._seeds[1]), two._values)
@@ -468,7 +468,7 @@ class Both:
             np.testing.assert_allclose(self._down(one._deviation)[0], two._deviation, rtol=1e-4)
         points, values, codes, choices = (self._down(array)[:count] for array in one._pool)
         np.testing.assert_allclose(points, two._points, rtol=0, atol=0.02, err_msg=stage)
-        if stage in ("refine", "keep", "choose", "rest"):
+        if stage in ("refine", "keep", "choose", "converge"):
             np.testing.assert_allclose(values, two._values, rtol=1e-3, atol=1e-4, err_msg=stage)
             np.testing.assert_array_equal(codes == NO_OVERLAP, two._codes == NO_OVERLAP)
         if stage == "choose":
@@ -536,7 +536,7 @@ def test_searches_that_make_no_sense_are_refused():
     search = pair_search("axis", 1)
     with pytest.raises(ValueError, match="several starts need a coarser limit"):
         replace(search, plan=replace(search.plan, limits=(4.0,)))
-    with pytest.raises(ValueError, match="an expectation of 3 shells, the target has 5"):
+    with pytest.raises(ValueError, match="the expected FSC has 3 shells, the target has 5"):
         replace(search, expected_fsc=pair_search("axis, known", 1).expected_fsc.in_box(1.0, 3))
 
 

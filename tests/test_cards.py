@@ -88,7 +88,7 @@ def gpus(request, two_gpus):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     listed(tmp_path_factory.mktemp("cards") / "listed", COUNT)
-    return next(tmp_path_factory.getbasetemp().glob("GPUs*/listed"))
+    return next(tmp_path_factory.getbasetemp().glob("cards*/listed"))
 
 
 @pytest.fixture(scope="module")

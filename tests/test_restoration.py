@@ -9,7 +9,7 @@ import pytest
 
 from gonio.fourier.spectrum import index_grid
 from gonio.fourier.transform import centred_fft, centred_ifft, shell_limit
-from gonio.kernels.dft import back, filter_of, resampled
+from gonio.kernels.dft import adjoint, filter_of, resampled
 from gonio.kernels.restore import normal, shown, shown_back
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Volume, masked_volume
@@ -119,8 +119,8 @@ def test_optics_are_those_of_twice_the_box(n, wedge, rng):
     kept = np.abs(index_grid(n)).max(axis=-1) <= made.shells.square[-1, 0, 0] ** 0.5 / 3**0.5
     exact = centred_ifft(centred_fft(seen) * kept).real
     order = made.order
-    samples = shown(made.optics, np.ascontiguousarray(density.transpose(order)))
-    found = back(samples, made.optics.waves).transpose(np.argsort(order))
+    samples = shown(made.imaging, np.ascontiguousarray(density.transpose(order)))
+    found = adjoint(samples, made.imaging.dft_matrices).transpose(np.argsort(order))
     assert np.linalg.norm(found - exact) < FLOAT * np.linalg.norm(density)
 
 
@@ -130,12 +130,12 @@ def test_the_operator_is_its_own_adjoint(n, wedge, rng):
     made = restorer(n, wedge=wedge, limit=3.0)
     count = len(made.shells.square) // 2
     flat = filter_of(lambda k: np.ones(k.shape[:-1]), count=count, step=1.0)
-    model = restoration.Model(made.optics, np.sqrt(made.sphere), flat.own, flat)
+    model = restoration.Model(made.imaging, np.sqrt(made.sphere), flat.own, flat)
     density = rng.normal(size=made.sphere.shape).astype(np.float32)
     u, v = rng.normal(size=(2, *flat.own.shape)).astype(np.float32)
     size = np.linalg.norm(u) * np.linalg.norm(v)
-    seen = shown(made.optics, density)
-    assert abs((u * seen).sum() - (shown_back(made.optics, u) * density).sum()) < FLOAT * size
+    seen = shown(made.imaging, density)
+    assert abs((u * seen).sum() - (shown_back(made.imaging, u) * density).sum()) < FLOAT * size
     assert np.linalg.norm(seen) <= np.linalg.norm(density) * (1 + FLOAT)
     assert abs((u * normal(model, v)).sum() - (normal(model, u) * v).sum()) < FLOAT * size
     assert (v * normal(model, v)).sum() >= (v * v).sum() * (1 - FLOAT)
@@ -175,7 +175,7 @@ def test_finer_voxels_below_the_limit_change_nothing(rng):
 def test_another_sphere_is_that_of_a_new_restorer():
     one, other = restorer(32, fraction=0.5).within(0.7 * 32 * VOXEL), restorer(32, fraction=0.7)
     np.testing.assert_array_equal(one.sphere, other.sphere)
-    assert one.samples_per_independent == other.samples_per_independent and one.optics is not other.optics
+    assert one.samples_per_independent == other.samples_per_independent and one.imaging is not other.imaging
 
 
 def imaged(phantom: Phantom, *, box: int = 32) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Where in its box a particle lies: soft spheres, the diameter that a volume shows, samples per independent one."""
+"""Extent of a particle in its box: soft spheres, their diameter from a volume, samples per independent sample."""
 
 from __future__ import annotations
 
@@ -20,68 +20,69 @@ __all__ = [
     "widest_sphere_angstrom",
 ]
 
-# The extent is read from the lowest shells: the radius of this share of their energy, times a margin. With it the
-# spheres of `sharp`, `pseudo_symmetric` and `four_gaussians` are 210, 210 and 256 angstrom, where errors are smallest.
+# The extent is estimated from the lowest shells: the radius of this fraction of their energy, times a margin. The
+# spheres of `sharp`, `pseudo_symmetric` and `four_gaussians` are then 210, 210 and 256 angstrom, where errors are
+# smallest.
 EXTENT_SHELLS, EXTENT_FRACTION, EXTENT_MARGIN = 5.0, 0.8, 1.2
-# Voxels along an edge on which it is read, whatever those of the box.
+# Voxels along an edge of the grid for this estimate, for any box.
 EXTENT_POINTS = 32
-# Particles do not lie in boxes much larger than this share of the edge.
+# Least diameter as a fraction of the edge of the box.
 MIN_SPHERE = 0.3
-# What is found around the sphere is density only beyond this share of the noise, which its scatter may feign.
+# Power around the sphere counts as density only above this fraction of the noise: less may be the noise's scatter.
 TAIL_NOISE = 0.2
-# Shells beyond the limit that the density may extend to, so that the limit is no edge of its own.
+# Shells beyond the limit that the density may have, so that it has no edge at the limit.
 BEYOND = 1.0
 
 
 def sphere_of(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
-    """The soft sphere of ``volume.masked_volume``."""
+    """Return the soft sphere of ``volume.masked_volume``, 0 to 1, (n, n, n)."""
     diameter = diameter_angstrom / voxel_size_angstrom
     return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
 
 
 def sphere_mask(volume: Volume, diameter_angstrom: float | None = None) -> Volume:
-    """Return a soft sphere of the box of a map, 0 to 1: of a diameter, or of what the map shows."""
+    """Return a soft sphere in the box of a map, 0 to 1, of a given diameter or of that estimated from the map."""
     diameter = diameter_angstrom or sphere_diameter_angstrom(volume)
     return Volume(sphere_of(volume.box, volume.voxel_size_angstrom, diameter), volume.voxel_size_angstrom)
 
 
 def widest_sphere_angstrom(box_angstrom: float) -> float:
-    """Diameter of the soft sphere whose edge, an eighth of it, ends at the faces of a box."""
+    """Return the diameter of the soft sphere whose edge, an eighth of it, ends at the faces of a box."""
     return box_angstrom / (1.0 + 2.0 * MASK_EDGE)
 
 
 def circle_samples_per_independent(stack: TiltStack, diameter_angstrom: float) -> float:
-    """Samples of an image for each one that the circle of ``volume.masked`` leaves independent."""
+    """Return the samples of an image per sample that the circle of ``volume.masked`` leaves independent."""
     circle = sphere_of(stack.box, stack.voxel_size_angstrom, diameter_angstrom)[stack.box // 2]
     return float(circle.size / (circle**2).sum(dtype=np.float64))
 
 
 def sphere_samples_per_independent(subtomogram: Subtomogram, diameter_angstrom: float) -> float:
-    """Samples of a subtomogram for each one that the sphere of ``volume.masked`` leaves independent."""
+    """Return the samples of a subtomogram per sample that the sphere of ``volume.masked`` leaves independent."""
     sphere = sphere_of(subtomogram.box, subtomogram.voxel_size_angstrom, diameter_angstrom)
     return float(1.0 / np.square(sphere).mean(dtype=np.float64))
 
 
 def extent_angstrom(volume: Volume, *, shells: float = EXTENT_SHELLS) -> float:
-    """The radius about the box centre that holds the density, estimated from the lowest ``shells`` of the volume.
+    """Estimate the radius of the density about the box centre, in angstrom, from the lowest ``shells`` of the volume.
 
     The mean square of the low shells falls with the distance from the centre to the level of the noise, which is that
-    of the corners of the box. The radius that holds most of what is above it is nearly that of the particle, whatever
-    its noise and its wedge.
+    of the corners of the box. The radius that contains most of the energy above this level is close to the particle's,
+    for any noise and wedge.
     """
     low = _low_shells(volume.data, min(max(shells, EXTENT_SHELLS), EXTENT_POINTS // 2 - 1))
     shell, count = _extent_shells()
     energy = np.bincount(shell, weights=(low**2).ravel())
     face = EXTENT_POINTS // 2
     noise = energy[face + 2 :].sum() / count[face + 2 :].sum()
-    held = np.maximum.accumulate(np.cumsum((energy - noise * count)[: face + 1]))
-    inner = np.interp(EXTENT_FRACTION * held[-1], held, np.arange(face + 1))
-    fraction = EXTENT_MARGIN * inner if held[-1] > 0 else face
-    return float(fraction * volume.box_angstrom / EXTENT_POINTS)
+    enclosed = np.maximum.accumulate(np.cumsum((energy - noise * count)[: face + 1]))
+    inner = np.interp(EXTENT_FRACTION * enclosed[-1], enclosed, np.arange(face + 1))
+    radius = EXTENT_MARGIN * inner if enclosed[-1] > 0 else face
+    return float(radius * volume.box_angstrom / EXTENT_POINTS)
 
 
 def _low_shells(data: NDArray, shells: float) -> NDArray[np.float32]:
-    """The lowest shells alone, on a grid just fine enough for the extent."""
+    """Return the lowest shells alone, on the grid for the extent."""
     count = min(int(shells), (len(data) - 1) // 2)
     square = np.arange(-count, count + 1) ** 2
     radius = square[:, None, None] + square[:, None] + square
@@ -92,15 +93,15 @@ def _low_shells(data: NDArray, shells: float) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def _extent_shells() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The whole distance of each voxel from the centre, and how many have it."""
+    """Return the rounded distance of each voxel from the centre, and how many voxels have each distance."""
     shell = np.rint(np.linalg.norm(index_grid(EXTENT_POINTS), axis=-1)).astype(np.intp).ravel()
     return shell, np.bincount(shell)
 
 
 def sphere_diameter_angstrom(volume: Volume, *, shells: float = EXTENT_SHELLS) -> float:
-    """Diameter of the soft sphere that holds a volume: twice its extent, at most the box.
+    """Return the diameter of the soft sphere that contains a volume's density: twice its extent, at most the box.
 
-    The sphere's edge falls outside that extent.
+    The sphere's soft edge lies outside that extent.
     """
     edge = volume.box_angstrom
     least = MIN_SPHERE * edge * EXTENT_SHELLS / max(shells, EXTENT_SHELLS)

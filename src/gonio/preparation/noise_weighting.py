@@ -1,12 +1,12 @@
-"""A subtomogram as it was measured: its samples, the noise in them and how the particle's power differs from a map's.
+"""Noise-weighted subtomograms: samples, their noise, and the particle's power relative to that of a map.
 
-For a target that is compared with a clean, whole map (docs/theory.md section 12):
+For a target that is compared with a map without a missing wedge (docs/theory.md section 12):
 
-    noise    N, shell by shell: the power found outside the particle's sphere
-    signal   S: the power within it beyond N
-    gain     by what the map has to be multiplied to show S, a smooth curve (lens, falling power), eq. 34
+    noise    N, shell by shell: the power outside the particle's sphere
+    signal   S: the power within it above N
+    ratio    envelope ratio: the factor on the map that gives it power S, a smooth curve (CTF, envelope), eq. 34
 
-Must not know the reference but for its power, nor anything of poses.
+Must not know the reference except its power, nor any pose.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from gonio.preparation.extent import sphere_of
 
 __all__ = ["Measured", "Reliability"]
 
-# No shell is taken to have less noise than this share of the noisiest: filtered volumes have shells of nothing at all.
+# Least noise of a shell, as a fraction of the noisiest: filtered volumes have empty shells.
 MIN_NOISE = 1e-3
-# A target that holds more signal than this is restored: what its wedge's edge smears is then more than its noise.
-# `sharp` holds 0.89 at SNR 0.5 and 0.98 at 3, `pseudo_symmetric` 0.67 and 0.92. From SNR 1 to 0.1, of a matching map,
-# measured rotations are 0.98 to 1.14 times as wrong (rms) as restored ones and shifts 0.75 to 1.06; at SNR 3 rotations
-# are 1.1 to 1.3 times as wrong. Of a map without the target's lens rotations are 0.4 to 0.7 times as wrong.
+# A target with a larger fraction of signal is restored: the smearing at its wedge's edge then exceeds its noise. The
+# fraction is 0.89 at SNR 0.5 and 0.98 at 3 for `sharp`, 0.67 and 0.92 for `pseudo_symmetric`. From SNR 1 to 0.1, with a
+# matching map, rms errors of noise-weighted targets are 0.98 to 1.14 times those of restored ones for rotations and
+# 0.75 to 1.06 times for shifts; at SNR 3 1.1 to 1.3 times for rotations. With a map that lacks the target's CTF they
+# are 0.4 to 0.7 times for rotations.
 MAX_SIGNAL = 0.93
-# Samples of which the box shows less do not tell the power of noise or signal.
+# Samples of which the box shows a smaller fraction do not estimate the power of noise or signal.
 INNER = 0.8
-# Spheres that are remembered.
+# Spheres that are cached.
 REMEMBERED = 8
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """What is known of a reference: in shells of the target the truth's power and C_ref^2, (s,) each.
+    """Power of the truth and reliability C_ref^2 of a reference in shells of the target, (s,) each.
 
-    ``samples_per_independent`` is how many samples there are for each that the reference's window leaves independent.
+    ``samples_per_independent`` counts samples per sample that the reference's window leaves independent.
     """
 
     power: NDArray[np.float64]
@@ -52,7 +53,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Measured:
-    """Samples, the power of noise and signal in shells 0, 1, ..., (s,) each, and how many samples tell it."""
+    """Samples, the power of noise and signal in shells 0, 1, ..., (s,) each, and the samples that estimate it, (s,)."""
 
     samples: Spectrum
     noise: NDArray[np.float64]
@@ -62,7 +63,7 @@ class Measured:
 
     @staticmethod
     def of(target: Subtomogram, *, limit: float, diameter_angstrom: float) -> Measured:
-        """Of a target that lies within a sphere about its box centre, up to a limit in shells."""
+        """Measure a target within a sphere about its box centre, up to a limit in shells."""
         outside, total, square, sphere_power = _outside(target.box, target.voxel_size_angstrom, diameter_angstrom)
         data = target.volume.data
         both = np.empty((2, *data.shape), dtype=np.float32)
@@ -70,7 +71,7 @@ class Measured:
         np.multiply(both[0], outside, out=both[1])
         places = Places.as_imaged(target, limit)
         held, beyond = (places.values(low_spectrum(one, limit)) for one in both)  # (n,) each
-        # Near the wedge's edge sphere and outside smear differently; what is left between stands for its shell.
+        # Near the wedge's edge the sphere and the outside smear differently; the samples inside represent their shell.
         inner = places.reach > INNER if (places.reach > INNER).any() else np.ones(len(held), dtype=bool)
         shell, shells = places.shell[inner], int(np.rint(limit)) + 1
         count = np.bincount(shell, minlength=shells)
@@ -83,42 +84,44 @@ class Measured:
 
     @property
     def signal_fraction(self) -> float:
-        """Of the power within the sphere."""
+        """Fraction of the power within the sphere that is signal."""
         signal = float(self.count @ np.maximum(self.signal, 0.0))
         return signal / max(signal + self.sphere_power * float(self.count @ self.noise), 1e-300)
 
     @property
     def is_noisy(self) -> bool:
-        """Whether noise, not what the wedge's edge smears, is what limits the pose."""
+        """Whether noise limits the pose, and not the smearing at the wedge's edge."""
         return self.signal_fraction <= MAX_SIGNAL
 
     def spectrum(self, reference: Reliability) -> tuple[Spectrum, float]:
-        """Return samples weighted by their noise, of a particle that is the reference times a gain, and their samples per independent sample.
+        """Return noise-weighted samples, and the number of samples per independent sample.
 
-        What a noisy reference leaves open of the truth is noise as well, and the same in neighbouring samples: of so
-        many as its window makes alike only one is independent. The samples per independent sample is the mean of how many there are for each
-        independent one, over what the samples tell of the pose.
+        The particle is taken as the reference times an envelope ratio. The power of the truth that a noisy reference
+        does not contain is noise as well, and correlated in neighbouring samples over the width of its window. The
+        number of samples per independent sample is an average weighted by their information on the pose.
         """
         shells, radius = np.arange(len(self.noise)), self.samples.radius
         power = reference.power
-        square = self._gain_square(np.maximum(power, 1e-12 * power.max()), reference.reliability)
-        gain, left_open = np.sqrt(square), square * power * (1.0 - reference.reliability)
-        noise = self.noise + reference.samples_per_independent * left_open
+        square = self._ratio_square(np.maximum(power, 1e-12 * power.max()), reference.reliability)
+        ratio, unexplained = np.sqrt(square), square * power * (1.0 - reference.reliability)
+        noise = self.noise + reference.samples_per_independent * unexplained
         weight = self.samples.weight / np.interp(radius, shells, noise)
         samples = replace(
             self.samples,
-            value=(self.samples.value / gain.max()).astype(np.complex64),  # on the reference's scale
-            transfer=np.interp(radius, shells, gain / gain.max()).astype(np.float32),
+            value=(self.samples.value / ratio.max()).astype(np.complex64),  # on the reference's scale
+            transfer=np.interp(radius, shells, ratio / ratio.max()).astype(np.float32),
             weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32),
         )
-        told = self.count * shells**2 * square * power * reference.reliability / noise
-        samples_per_independent = float(told @ (noise / (self.noise + left_open)) / told.sum()) if told.any() else 1.0
+        information = self.count * shells**2 * square * power * reference.reliability / noise
+        samples_per_independent = (
+            float(information @ (noise / (self.noise + unexplained)) / information.sum()) if information.any() else 1.0
+        )
         return samples, samples_per_independent
 
-    def _gain_square(self, power: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The signal over a reference's power, (s,): the most probable curve of eq. 34.
+    def _ratio_square(self, power: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the signal over a reference's power, (s,), the most probable curve of eq. 34.
 
-        A shell of the reference tells as much of it as it is reliable.
+        Shells of the reference count by their reliability.
         """
         square = np.empty(len(power))
         gain_square(self.signal, self.noise, power, self.count * reliability, self.sphere_power, square)
@@ -129,7 +132,7 @@ class Measured:
 def _outside(
     box: int, voxel_size_angstrom: float, diameter_angstrom: float
 ) -> tuple[NDArray[np.float32], float, float, float]:
-    """What lies outside a sphere, (n, n, n), its sum and mean square, and the mean square of the sphere."""
+    """Return the complement of a sphere, (n, n, n), its sum and mean square, and the mean square of the sphere."""
     sphere = sphere_of(box, voxel_size_angstrom, diameter_angstrom)
     outside = 1.0 - sphere
     return outside, float(outside.sum(dtype=np.float64)), float((outside**2).mean()), float((sphere**2).mean())

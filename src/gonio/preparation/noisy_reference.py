@@ -2,11 +2,11 @@
 
     r = g + e       a map r, the truth g of power S, its error e of power E, shell by shell
     C_ref^2         S / (S + E), the reliability: the square of the correlation of the map with the truth
-    g_hat           C_ref^2 W r, what is most probably there, W the window that holds the particle
-    S (1 - C_ref^2) what g_hat leaves open of the truth's power, which a target's weight has to count as noise
+    g_hat           C_ref^2 W r, the most probable density, W the window that contains the particle
+    S (1 - C_ref^2) power of the truth that g_hat does not contain, which a target's weight must count as noise
 
-(docs/theory.md section 12). As C_ref^2 goes to one this is a noise-free map, as it goes to zero a shell says nothing;
-there is nothing between at which anything changes. Must not know targets nor poses.
+(docs/theory.md section 12). For C_ref^2 = 1 this is a noise-free map, for C_ref^2 = 0 a shell has no information, and
+the transition is continuous. Must not know targets nor poses.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from gonio.particle.volume import Volume
 
 __all__ = ["filtered_reference", "open_window", "true_power"]
 
-# How soon a map is closed around its particle as it gets noisier: open to 0.98 where its least reliable shell
-# has 0.998 (noise-free phantoms), to 0.66 at 0.95, 0.17 at 0.8.
+# How fast the window closes around the particle in noisier maps: outside the sphere it is 0.98 where the least reliable
+# shell has 0.998 (noise-free phantoms), 0.66 at 0.95 and 0.17 at 0.8.
 OPENING_POWER = 8.0
-# Shells less reliable than this tell no power.
+# Least reliability that a power is divided by.
 MIN_RELIABILITY = 1e-3
 
 
 def filtered_reference(volume: Volume, window: NDArray[np.float32], reliability: NDArray[np.float64]) -> Volume:
     """Return a map within a window (n, n, n), every shell multiplied by its reliability (s,), 0 to 1.
 
-    Shells are one over the box wide; those beyond the last are as reliable as that.
+    Shells are one over the box wide; shells beyond the last have its reliability.
     """
     data = (volume.data.astype(np.float64) - background(volume.data)) * window
     spectrum = scipy.fft.rfftn(data)
     shell, _ = half_shells(volume.box)
-    gain = reliability[np.minimum(shell, len(reliability) - 1)].reshape(spectrum.shape)
-    return Volume(scipy.fft.irfftn(spectrum * gain, data.shape), volume.voxel_size_angstrom)
+    factor = reliability[np.minimum(shell, len(reliability) - 1)].reshape(spectrum.shape)
+    return Volume(scipy.fft.irfftn(spectrum * factor, data.shape), volume.voxel_size_angstrom)
 
 
 def open_window(sphere: NDArray[np.float32], reliability: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return a sphere (n, n, n), opened around it by how reliable the map's least reliable shell (s,) is.
+    """Return a sphere (n, n, n) whose outside is opened according to the map's least reliable shell of (s,).
 
-    A noise-free map whose tail the sphere would cut is kept whole, of a noisy one nothing outside the sphere.
+    A noise-free map is kept beyond the sphere, which would cut off its tail; a noisy one only within it.
     """
     opened = float(np.clip(reliability[1:], 0.0, 1.0).min(initial=1.0)) ** OPENING_POWER
     return np.asarray(sphere + (1.0 - sphere) * opened, dtype=np.float32)

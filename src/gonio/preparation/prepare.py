@@ -1,7 +1,7 @@
-"""From particles to the samples that are compared, plain or restored; what depends on the reference is kept.
+"""From particles to the samples that are compared, unprocessed or restored; the reference is prepared once.
 
-Flow: particle -> cut to a box that holds it -> restored within its sphere (restoration), or weighted by its noise
-(measured), or masked, or as it is -> samples (fourier). Must not know how a pose is looked for.
+Flow: particle -> cropped to a box that contains it -> restored within its sphere (restoration), or noise-weighted
+(noise_weighting), or masked, or unprocessed -> samples (fourier). Must not know how a pose is searched.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ from gonio.settings import Settings
 __all__ = ["Kept", "Preparation"]
 
 VOXEL_SIZE_TOLERANCE = 1e-3
-# Particles are picked to within an eighth of their diameter on either side, so a sphere this much wider holds them.
+# Picked positions are off by an eighth of the diameter to either side at most: a sphere this much wider is enough.
 PICKED_WITHIN = 1.25
-# Diameters that are estimated are rounded to this share of the resolution, less than what two particles of a kind
-# differ by: they then share their spheres.
+# Estimated diameters are rounded to this fraction of the resolution, less than the difference between two particles of
+# a kind, so that particles share spheres.
 SPHERE_STEP = 0.2
-# Boxes are cut to this many diameters of the particle's sphere, whose soft edge ends at 1.25, where that takes a fifth
-# or more of their edge; lost is what the wedge has smeared out of the smaller box. References are restored only once,
-# and in more of theirs. 40 pairs of `sharp` in boxes of 64, +-60, SNR 0.25, rms and time a pair: 1.2 and 1.35, 1.71
-# degrees, 14 ms; 1.35 and 1.7, 1.56, 19; 1.5 and 1.7, 1.52, 21; whole, 1.32, 92; in boxes of 32, 17 ms.
-CUT, REFERENCE_CUT, WORTH_CUTTING = 1.5, 1.7, 0.8
-# The same for looking for the sphere: what lies around is noise.
-LOOK = 1.4
-# How often a sphere is looked for.
-LOOKS = 8
-# Restorers that are remembered, of any reference: one for each wedge and box.
+# Boxes are cropped to this many diameters of the particle's sphere, whose soft edge ends at 1.25, where that removes a
+# fifth or more of the edge; density that the wedge has smeared out of the smaller box is lost. References are restored
+# only once, in larger boxes. 40 pairs of `sharp` in boxes of 64, +-60, SNR 0.25, rms error and time per pair: 1.2 and
+# 1.35, 1.71 degrees, 14 ms; 1.35 and 1.7, 1.56, 19; 1.5 and 1.7, 1.52, 21; uncropped, 1.32, 92; in boxes of 32, 17 ms.
+CROP, REFERENCE_CROP, WORTH_CROPPING = 1.5, 1.7, 0.8
+# Crop for estimating the sphere: the surroundings are noise.
+SPHERE_CROP = 1.4
+# Most estimates of a sphere.
+SPHERE_ITERATIONS = 8
+# Restorers that are cached, for any reference: one for each wedge and box.
 RESTORERS = 32
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """The reference's spectrum, and in shells of the target the share of its signal and its power, (s,).
+    """Spectrum of the reference, and its fraction of signal and power in shells of the target, (s,).
 
-    ``filtered`` is a reference without a missing wedge as ``noisy_reference`` makes it: signal with a known error.
+    ``filtered`` is the filtered reference (``noisy_reference``), for references without a missing wedge.
     """
 
     spectrum: FourierVolume
@@ -75,15 +75,15 @@ class _Reference:
 
 @dataclass(frozen=True)
 class _Filtered:
-    """The spectrum of the filtered reference, and what is known of it in shells of the target."""
+    """Spectrum of the filtered reference, and its reliability in shells of the target."""
 
     spectrum: FourierVolume
     known: Reliability
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A restored target: its samples, in its shells the share of signal and the power, (s,), and its samples per independent sample."""
+class _RestoredTarget:
+    """A restored target: samples, fraction of signal and power in its shells, (s,), samples per independent sample."""
 
     samples: Spectrum
     signal_fraction: NDArray[np.float64]
@@ -91,7 +91,7 @@ class _Made:
     samples_per_independent: float
 
 
-# What was made of a target, by what it was made for.
+# Prepared versions of a target, by their parameters.
 Kept = dict[Hashable, Any]
 
 
@@ -102,16 +102,16 @@ def _kept(kept: Kept, key: Hashable, make: Callable[[], Any]) -> Any:
 
 
 class Preparation:
-    """Prepares targets for one reference.
+    """Preparation of targets for one reference.
 
     Parameters
     ----------
     reference
-        With its wedge.
+        Volume and wedge.
     settings
         Resolution, sphere and whether to restore.
     mask
-        Where the reference has density: a volume of its box, 0 to 1; None for a sphere.
+        Support of the reference: a volume of its box, 0 to 1; None for a sphere.
     reference_fsc
         FSC of the reference's half maps, shape (s,), shells one over its box wide; None when it is not known.
     """
@@ -129,7 +129,7 @@ class Preparation:
         self._mask = mask
         self._fsc = reference_fsc
         self._ready: dict[int, _Reference] = {}
-        self._plain: dict[tuple[int, float | None], FourierVolume] = {}
+        self._unprocessed: dict[tuple[int, float | None], FourierVolume] = {}
         self._powers: dict[float | None, NDArray[np.float64]] = {}
         self._lock = Lock()
         if mask is not None and mask.box != reference.box:
@@ -141,32 +141,28 @@ class Preparation:
         lengths = settings.lengths(box=reference.box, voxel_size_angstrom=reference.voxel_size_angstrom)
         self._resolution_angstrom = lengths.resolution_angstrom
         self._volume = mean_free_volume(reference.volume)
-        shown = mask or self._volume
-        self._extent = self._sphere_angstrom(shown, shown.box_angstrom)
+        density = mask or self._volume
+        self._extent = self._sphere_angstrom(density, density.box_angstrom)
         if settings.restores:
-            self._needed, self._restored = self._restored_reference()
-            self._reference_for(self._cut_box(self._extent, reference.volume))
+            self._cropped, self._restored = self._restored_reference()
+            self._reference_for(self._cropped_box(self._extent, reference.volume))
         else:
-            self._plain_reference(reference.box, settings.mask_diameter_angstrom)
+            self._unprocessed_reference(reference.box, settings.mask_diameter_angstrom)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """What is prepared travels as what it is prepared from, which is less, and comes out the same."""
+        """Pickle only the input, which is smaller; the same preparation follows from it."""
         return _prepared, (self.reference, self.settings, self._mask, self._fsc)
 
     def pair(self, target: Particle, *, kept: Kept | None = None) -> Pair:
-        """Target and reference as the settings ask for them.
+        """Return target and reference prepared according to the settings.
 
-        A box that is larger than its particle needs is cut. ``kept`` holds what was made of this target for other
-        references before, and receives what is made now.
+        A box that is larger than its particle needs is cropped. ``kept`` caches what was prepared of this target for
+        other references, and is extended.
         """
         self.check(target)
         target = self._comparable(target)
         if not self.settings.restores:
-            within = self.settings.mask_diameter_angstrom
-            pair = self.plain_pair(target, diameter_angstrom=within)
-            if self.settings.score is not Score.FCS:
-                return pair
-            return Pair(self._as_strong(pair.target, within), pair.reference)
+            return self._masked_pair(target)
         if isinstance(target, TiltStack):
             return self._tilt_pair(target)
         if target.premultiplied is not None:
@@ -175,29 +171,42 @@ class Preparation:
         box = self._compared_box(target)
         if box < target.box:
             target = replace(target, volume=_about_centre(target.volume, box))
-        ready = self._reference_for(target.box)
-        reference = ready.spectrum
-        weighted = self._noise_weighted_pair(target, ready)
-        if weighted is not None:
-            return weighted
-        kept = {} if kept is None else kept
-        diameter: float = _kept(kept, ("diameter", target.box, self._extent), lambda: self.diameter_angstrom(target))
-        made_for = "restored", target.box, diameter, reference.limit
-        made: _Made = _kept(kept, made_for, lambda: self._made(target, diameter, reference.limit))
-        before = ExpectedFsc.of_shares(made.signal_fraction, ready.signal_fraction, made.power, ready.power)
-        c_ref = self._c_ref(target.box, reference.limit)
-        return Pair(made.samples, reference, made.samples_per_independent, c_ref, before, diameter_angstrom=diameter)
+        reference = self._reference_for(target.box)
+        weighted = self._noise_weighted_pair(target, reference)
+        return self._restored_pair(target, reference, {} if kept is None else kept) if weighted is None else weighted
 
-    def _made(self, target: Subtomogram, diameter_angstrom: float, limit: float) -> _Made:
+    def _masked_pair(self, target: Particle) -> Pair:
+        """Return the pair unprocessed or within the mask's sphere; for FCS the target has the reference's power."""
+        diameter = self.settings.mask_diameter_angstrom
+        pair = self.plain_pair(target, diameter_angstrom=diameter)
+        if self.settings.score is not Score.FCS:
+            return pair
+        return Pair(self._scaled_to_reference(pair.target, diameter), pair.reference)
+
+    def _restored_pair(self, target: Subtomogram, reference: _Reference, kept: Kept) -> Pair:
+        """Return the pair of restored densities; the restored target is looked up in ``kept`` or added to it."""
+        limit = reference.spectrum.limit
+        diameter: float = _kept(kept, ("diameter", target.box, self._extent), lambda: self.diameter_angstrom(target))
+        key = "restored", target.box, diameter, limit
+        restored: _RestoredTarget = _kept(kept, key, lambda: self._restored_target(target, diameter, limit))
+        before = ExpectedFsc.of_shares(
+            restored.signal_fraction, reference.signal_fraction, restored.power, reference.power
+        )
+        return Pair(
+            restored.samples, reference.spectrum, restored.samples_per_independent, self._c_ref(target.box, limit),
+            before, diameter_angstrom=diameter,
+        )  # fmt: skip
+
+    def _restored_target(self, target: Subtomogram, diameter_angstrom: float, limit: float) -> _RestoredTarget:
         restorer = self._restorer(target.wedge, target.box, diameter_angstrom, limit)
         restored = restorer.restore(target.volume)
         samples = Spectrum.of(replace(target, volume=restored.volume), limit=limit)
-        return _Made(
+        return _RestoredTarget(
             samples, restored.signal_fraction, samples.shell_power(), restorer.restored_samples_per_independent
         )
 
     def _comparable(self, target: Particle) -> Particle:
-        """The target, or what it shows by itself where it is premultiplied and the reference has not measured all."""
+        """Return the target, without its premultiplied transfer where the reference has a missing wedge."""
         if isinstance(target, Subtomogram) and not isinstance(self.reference.wedge, NoWedge):
             return by_itself(target)
         return target
@@ -205,10 +214,8 @@ class Preparation:
     def _tilt_pair(self, target: TiltStack) -> Pair:
         reference, diameter = self._reference_for(target.box).spectrum, self._picked_within(target)
         samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
-        samples_per_independent, c_ref = (
-            circle_samples_per_independent(target, diameter),
-            self._c_ref(target.box, reference.limit),
-        )
+        samples_per_independent = circle_samples_per_independent(target, diameter)
+        c_ref = self._c_ref(target.box, reference.limit)
         if not isinstance(self.reference.wedge, NoWedge):
             return Pair(samples, reference, samples_per_independent, c_ref)
         return Pair(
@@ -216,7 +223,7 @@ class Preparation:
         )
 
     def _premultiplied_pair(self, target: Subtomogram) -> Pair:
-        """A pseudo-subtomogram and a whole reference: what it holds is W G + noise, and nothing has to be guessed.
+        """Return the pair of a pseudo-subtomogram, which is W G + noise, and a reference without a missing wedge.
 
         It needs no sphere: its product with the reference is D times the density itself, and ends where that does.
         """
@@ -231,110 +238,109 @@ class Preparation:
         )
 
     def diameter_angstrom(self, target: Particle) -> float:
-        """Of the sphere that holds the target: as given, or by what target and reference show."""
+        """Return the diameter of the sphere that contains the target, given or estimated, in angstrom."""
         if self._is_given or isinstance(target, TiltStack) or target.premultiplied is not None:
             return self._picked_within(target)
         return max(self._extent, self._shown_angstrom(target.volume, self._extent))
 
     @property
     def extent_angstrom(self) -> float:
-        """Diameter of the sphere that the reference shows."""
+        """Diameter of the sphere that the reference fills, angstrom."""
         return self._extent
 
     @property
     def _is_given(self) -> bool:
-        """Whether the settings name a diameter."""
+        """Whether the settings give a diameter."""
         return bool(self.settings.mask_diameter_angstrom or self.settings.particle_diameter_angstrom)
 
     def _compared_box(self, target: Subtomogram) -> int:
-        """Voxels along the edge of what is compared of a target: its sphere's, wherever in it the particle is."""
-        if self._cut_box(self._extent, target.volume) == target.box:
+        """Return the voxels along the edge of the box to compare, which contains the target's sphere."""
+        if self._cropped_box(self._extent, target.volume) == target.box:
             return target.box
         given = self._is_given
         diameter = self._picked_within(target) if given else self._sphere_angstrom(target.volume, self._extent)
-        return self._cut_box(max(self._extent, diameter), target.volume)
+        return self._cropped_box(max(self._extent, diameter), target.volume)
 
     def _sphere_angstrom(self, volume: Volume, about_angstrom: float) -> float:
-        """The diameter of the sphere that a volume shows, which may be about so much.
+        """Estimate the diameter of the sphere that a volume fills, from a first guess.
 
-        How fine the detail must be in which it is looked for, and how much of the box is in the way, depend on the
-        diameter: it is looked for again.
+        The shells to use and the crop of the box depend on the diameter, so the estimate is iterated.
         """
         diameter = self._shown_angstrom(volume, about_angstrom)
-        for _ in range(LOOKS):
-            volume = _about_centre(volume, self._cut_box(diameter, volume, LOOK))
+        for _ in range(SPHERE_ITERATIONS):
+            volume = _about_centre(volume, self._cropped_box(diameter, volume, SPHERE_CROP))
             before, diameter = diameter, self._shown_angstrom(volume, diameter)
             if diameter >= before:
                 break
         return diameter
 
-    def _cut_box(self, diameter_angstrom: float, volume: Volume, cut: float = CUT) -> int:
-        """Voxels along the edge of a box that holds a sphere, and shells enough; the volume's own if hardly larger."""
+    def _cropped_box(self, diameter_angstrom: float, volume: Volume, diameters: float = CROP) -> int:
+        """Return the voxels along a box for a sphere and enough shells; the volume's own if not much larger."""
         diameter = max(diameter_angstrom, self.settings.mask_diameter_angstrom or 0.0)
-        least = max(cut * diameter, 2.0 * MIN_SHELLS * self._resolution_angstrom) / volume.voxel_size_angstrom
+        least = max(diameters * diameter, 2.0 * MIN_SHELLS * self._resolution_angstrom) / volume.voxel_size_angstrom
         box = 2 * int(np.ceil(0.5 * least - 1e-6))
-        return box if box <= WORTH_CUTTING * volume.box else volume.box
+        return box if box <= WORTH_CROPPING * volume.box else volume.box
 
     def _shown_angstrom(self, volume: Volume, about_angstrom: float) -> float:
-        """The diameter that a volume shows, in steps, when it is looked for in the detail of one of ``about`` that."""
+        """Estimate a volume's diameter, rounded, from the shells that suit a diameter of ``about_angstrom``."""
         step = SPHERE_STEP * self._resolution_angstrom
-        shells = EXTENT_SHELLS * volume.box_angstrom / (LOOK * about_angstrom)
+        shells = EXTENT_SHELLS * volume.box_angstrom / (SPHERE_CROP * about_angstrom)
         return float(np.floor(sphere_diameter_angstrom(volume, shells=shells) / step + 0.5) * step)
 
-    def _noise_weighted_pair(self, target: Subtomogram, ready: _Reference) -> Pair | None:
-        """The target as it was measured, weighted by its noise and by what the reference leaves open (section 12).
+    def _noise_weighted_pair(self, target: Subtomogram, reference: _Reference) -> Pair | None:
+        """Return the target weighted by its noise and the reference's error (section 12).
 
-        None where the reference has a missing wedge, or the target so little noise that it is restored.
+        None where the reference has a missing wedge, or the target has so little noise that it is restored.
         """
-        if ready.filtered is None:
+        if reference.filtered is None:
             return None
-        reference, diameter = ready.filtered.spectrum, self._picked_within(target)
-        seen = Measured.of(target, limit=reference.limit, diameter_angstrom=diameter)
-        if not seen.is_noisy:
+        filtered, diameter = reference.filtered, self._picked_within(target)
+        measured = Measured.of(target, limit=filtered.spectrum.limit, diameter_angstrom=diameter)
+        if not measured.is_noisy:
             return None
-        spectrum, samples_per_independent = seen.spectrum(ready.filtered.known)
-        return Pair(spectrum, reference, samples_per_independent, exact=True, diameter_angstrom=diameter)
+        spectrum, samples_per_independent = measured.spectrum(filtered.known)
+        return Pair(spectrum, filtered.spectrum, samples_per_independent, exact=True, diameter_angstrom=diameter)
 
     @property
     def memory_bytes(self) -> int:
-        """What the spectra of the reference and its restored density take."""
+        """Memory of the spectra of the reference and its restored density."""
         ready = [r.spectrum for r in self._ready.values()]
         ready += [r.filtered.spectrum for r in self._ready.values() if r.filtered]
-        different = {id(spectrum): spectrum for spectrum in [*ready, *self._plain.values()]}
+        distinct = {id(spectrum): spectrum for spectrum in [*ready, *self._unprocessed.values()]}
         restored = self._restored.volume.data.nbytes if self.settings.restores else 0
-        return restored + sum(spectrum.memory_bytes for spectrum in different.values())
+        return restored + sum(spectrum.memory_bytes for spectrum in distinct.values())
 
     @property
     def keeps_out(self) -> bool:
-        """Whether a mask or its diameter was given, beyond which nothing may be looked at."""
+        """Whether a mask or its diameter was given, outside which no density may be used."""
         return self._mask is not None or self.settings.mask_diameter_angstrom is not None
 
     def plain_pair(self, target: Particle, *, diameter_angstrom: float | None = None) -> Pair:
-        """Target and reference as they are, or within a sphere."""
-        reference = self._plain_reference(target.box, diameter_angstrom)
+        """Return target and reference unprocessed, or within a sphere."""
+        reference = self._unprocessed_reference(target.box, diameter_angstrom)
         target = target if diameter_angstrom is None else masked(target, diameter_angstrom)
         return Pair(Spectrum.of(target, limit=reference.limit), reference)
 
-    def _as_strong(self, target: Spectrum, diameter_angstrom: float | None) -> Spectrum:
-        """Return the target times the number that gives it the power that the reference would have at its samples.
+    def _scaled_to_reference(self, target: Spectrum, diameter_angstrom: float | None) -> Spectrum:
+        """Return the target scaled to the power that the reference would have at its samples.
 
-        FCS is a difference, and particle and reference may be in units of their own.
+        FCS is a difference, and the units of particle and reference may differ.
         """
         if diameter_angstrom not in self._powers:
             volume = self._within(diameter_angstrom)
-            shown = Spectrum.of(Subtomogram(volume, self.reference.wedge), limit=self._limit(volume.box))
-            self._powers[diameter_angstrom] = shown.shell_power()
+            spectrum = Spectrum.of(Subtomogram(volume, self.reference.wedge), limit=self._limit(volume.box))
+            self._powers[diameter_angstrom] = spectrum.shell_power()
         power = stretched(self._powers[diameter_angstrom], target.box / self.reference.box, target.n_shells)
         expected = (target.weight * power[target.shell] * target.transfer**2).sum(dtype=np.float64)
         own = (target.weight * np.abs(target.value) ** 2).sum(dtype=np.float64)
         return replace(target, value=target.value * np.float32(np.sqrt(expected / own) if own > 0 else 1.0))
 
     def _within(self, diameter_angstrom: float | None) -> Volume:
-        """Return the reference, within a sphere where one is given."""
+        """Return the reference, masked by a sphere where one is given."""
         return self._volume if diameter_angstrom is None else masked_volume(self._volume, diameter_angstrom)
 
     def measured_pair(self, target: Particle) -> tuple[Comparison, float]:
-        """Target and reference as they are in the target's sphere, every sample alike; and its samples per independent sample."""
+        """Return the unweighted FCS in the target's sphere, and the number of samples per independent sample."""
         self.check(target)
         target = self._comparable(target)
         diameter = self.diameter_angstrom(target)
@@ -343,34 +349,34 @@ class Preparation:
             return pair.plain(Score.FCS), circle_samples_per_independent(target, diameter)
         return pair.plain(Score.FCS), sphere_samples_per_independent(target, diameter)
 
-    def _plain_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
+    def _unprocessed_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
         with self._lock:
-            if (box, diameter_angstrom) not in self._plain:
-                self._plain[box, diameter_angstrom] = FourierVolume.of(
+            if (box, diameter_angstrom) not in self._unprocessed:
+                self._unprocessed[box, diameter_angstrom] = FourierVolume.of(
                     self._within(diameter_angstrom), wedge=self.reference.wedge, limit=self._limit(box), box=box
                 )
-            return self._plain[box, diameter_angstrom]
+            return self._unprocessed[box, diameter_angstrom]
 
     def _limit(self, box: int) -> float:
-        """The resolution limit in shells of a box."""
+        """Return the resolution limit in shells of a box."""
         return shell_limit(box, self.reference.voxel_size_angstrom, self._resolution_angstrom)
 
     def _reference_for(self, box: int) -> _Reference:
-        """The reference for targets of a box; boxes may differ, each has its own unit of frequency."""
+        """Return the reference for targets of a box; each box size has its own unit of frequency."""
         with self._lock:
             if box not in self._ready:
                 self._ready[box] = self._prepared_reference(box)
             return self._ready[box]
 
     def _picked_within(self, target: Particle) -> float:
-        """The sphere about the target's centre beside which the particle may lie: of what the reference shows."""
+        """Return the diameter of a sphere about the target's centre that contains a particle picked off centre."""
         if self.settings.mask_diameter_angstrom is not None:
             return self.settings.mask_diameter_angstrom
         widest = widest_sphere_angstrom(target.box * target.voxel_size_angstrom)
         return min(PICKED_WITHIN * (self.settings.particle_diameter_angstrom or self._extent), widest)
 
     def check(self, target: Particle) -> None:
-        """Raise TypeError or ValueError when the target is of another kind or voxel size."""
+        """Raise TypeError or ValueError when the target has an unsupported type or another voxel size."""
         if not isinstance(target, Subtomogram | TiltStack):
             raise TypeError(
                 "target must be a gonio.Subtomogram or a gonio.TiltStack; "
@@ -381,46 +387,46 @@ class Preparation:
             raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
 
     def _restored_reference(self) -> tuple[Volume, Restored]:
-        """The reference as it is and restored, in the box that it needs; a given mask is not cut.
+        """Return the reference, unprocessed and restored, in a cropped box; with a given mask it is not cropped.
 
-        Shares are those of the shells of the box in which it was restored.
+        Fractions of signal are in shells of the box in which it was restored.
         """
         volume = self._volume
         if self._mask is None:
-            volume = _about_centre(volume, self._cut_box(self._extent, volume, REFERENCE_CUT))
+            volume = _about_centre(volume, self._cropped_box(self._extent, volume, REFERENCE_CROP))
         diameter = self.settings.mask_diameter_angstrom or self._extent
         restorer = self._restorer(self.reference.wedge, volume.box, diameter, self._limit(volume.box), self._mask)
         restored = restorer.restore(volume)
         self._restored_box = volume.box
         if self._mask is not None:
             return volume, restored
-        box = self._cut_box(self._extent, volume)
+        box = self._cropped_box(self._extent, volume)
         return _about_centre(volume, box), replace(restored, volume=_about_centre(restored.volume, box))
 
     def _prepared_reference(self, box: int) -> _Reference:
-        wedge, own, limit = self.reference.wedge, self._needed.box, self._limit(box)
+        wedge, own, limit = self.reference.wedge, self._cropped.box, self._limit(box)
         shells = int(np.rint(limit)) + 1
 
-        def seen(one: Volume) -> tuple[FourierVolume, NDArray[np.float64]]:
+        def spectrum_and_power(one: Volume) -> tuple[FourierVolume, NDArray[np.float64]]:
             power = Spectrum.of(Subtomogram(one, wedge), limit=self._limit(own)).shell_power()
             return FourierVolume.of(one, wedge=wedge, limit=limit, box=box), stretched(power, box / own, shells)
 
         fraction = stretched(self._restored.signal_fraction, box / self._restored_box, shells)
-        spectrum, power = seen(self._restored.volume)
+        spectrum, power = spectrum_and_power(self._restored.volume)
         filtered = None
         if isinstance(wedge, NoWedge):
             reliability = self._reliability()
             in_own = stretched(reliability, own / self._restored_box, int(np.rint(self._limit(own))) + 1)
             window = self._window(in_own)
-            filtered_spectrum, seen_power = seen(filtered_reference(self._needed, window, in_own))
+            filtered_spectrum, filtered_power = spectrum_and_power(filtered_reference(self._cropped, window, in_own))
             reliability = stretched(reliability, box / self._restored_box, shells)
             samples_per_independent = float(1.0 / np.square(window).mean(dtype=np.float64)) * (box / own) ** 3
-            known = Reliability(true_power(seen_power, reliability), reliability, samples_per_independent)
+            known = Reliability(true_power(filtered_power, reliability), reliability, samples_per_independent)
             filtered = _Filtered(filtered_spectrum, known)
         return _Reference(spectrum, fraction, power, filtered)
 
     def _reliability(self) -> NDArray[np.float64]:
-        """C_ref^2 in shells of the box in which the reference was restored: by its half maps, or as it shows itself."""
+        """Return C_ref^2 in shells of the box of the restoration, from half maps or estimated from the reference."""
         fraction = self._restored.signal_fraction
         if self._fsc is None:
             return fraction
@@ -428,11 +434,11 @@ class Preparation:
         return stretched(truth, self._restored_box / self.reference.box, len(fraction))
 
     def _window(self, reliability: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Where the reference has density: its mask or its sphere, which a reliable reference may reach beyond."""
+        """Return the reference's support: its mask, or its sphere, beyond which a reliable reference may extend."""
         if self._mask is not None:
             return np.clip(self._mask.data, 0.0, 1.0)
         given = self.settings.mask_diameter_angstrom
-        sphere = sphere_of(self._needed.box, self._needed.voxel_size_angstrom, given or self._extent)
+        sphere = sphere_of(self._cropped.box, self._cropped.voxel_size_angstrom, given or self._extent)
         return sphere if given else open_window(sphere, reliability)
 
     def _restorer(
@@ -446,7 +452,7 @@ class Preparation:
         return remembered(_restorer_of, wedge, box, size, limit).within(diameter_angstrom)
 
     def _c_ref(self, box: int, limit: float) -> NDArray[np.float64] | None:
-        """Correlation of the reference with the truth: sqrt(2 FSC / (1 + FSC)) of its half maps."""
+        """Return C_ref in shells of the target up to a limit, or None without half maps."""
         if self._fsc is None:
             return None
         # Shells of the target are one over its own box wide.
@@ -454,7 +460,7 @@ class Preparation:
         return stretched(self._truth_correlation(), box / self.reference.box, shells)
 
     def _truth_correlation(self) -> NDArray[np.float64]:
-        """C_ref = sqrt(2 FSC / (1 + FSC)) in shells of the reference's box; its half maps must be known."""
+        """Return C_ref = sqrt(2 FSC / (1 + FSC)) in shells of the reference's box; needs the FSC of its half maps."""
         assert self._fsc is not None
         fsc = np.clip(self._fsc, 0.0, 1.0)
         return np.sqrt(2.0 * fsc / (1.0 + fsc))
@@ -462,13 +468,13 @@ class Preparation:
 
 @lru_cache(maxsize=RESTORERS)
 def _restorer_of(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: float) -> Restorer:
-    """Of any sphere; particles take it ``within`` theirs."""
+    """Return a restorer with the widest sphere, which particles replace by their own (``Restorer.within``)."""
     widest = widest_sphere_angstrom(box * voxel_size_angstrom)
     return Restorer.of(wedge, box=box, voxel_size_angstrom=voxel_size_angstrom, diameter_angstrom=widest, limit=limit)
 
 
 def _about_centre(volume: Volume, box: int) -> Volume:
-    """The middle of a volume; what was its centre stays the centre."""
+    """Return a volume cropped about its centre, which stays the centre."""
     if box == volume.box:
         return volume
     first = volume.box // 2 - box // 2

@@ -1,18 +1,16 @@
-"""What a particle must look like, given what was measured of it: the density that the other stages compare.
+"""Restored particles: the most probable density behind a subtomogram, which the search compares.
 
-A subtomogram is the particle filtered by its wedge, cut by its box, and covered by noise that fills the box although
-the particle does not. Masking it removes noise but carries what was never measured over the wedge's edge. Instead, the
-particle is taken as unknown, a random density of power P(k) within the soft sphere D, and its most probable value is
-found (docs/theory.md eqs. 25-27):
+A subtomogram is the particle filtered by its wedge, cropped by its box, with noise that fills the whole box. Masking
+removes noise but smears unmeasured samples over the wedge's edge. Instead, the particle is taken as unknown, a random
+density of power P(k) within the soft sphere D, and its most probable value is found (docs/theory.md eqs. 25-27):
 
-    f = A s + n,   A = cut to the box after the wedge's filter
+    f = A s + n,   A = crop to the box after the wedge's filter
     s = D^(1/2) L v,   L = P^(1/2) in Fourier space,   v white
     v = argmin |A D^(1/2) L v - f|^2 / N + |v|^2     by conjugate gradients
 
-N is the power that is found outside the sphere, P what is found inside it beyond N. A particle that reaches beyond its
-sphere without much noise has a tail there in D, and N is then that of the corners of the box. Everything works on a
-grid just fine enough for the resolution limit, and v is kept in Fourier space: a few thousand samples, whatever the
-voxels of the particle. Knows nothing of poses.
+N is the power outside the sphere, P the power inside it above N. A particle with little noise that extends beyond its
+sphere has a tail there in D, and N is then that of the corners of the box. Everything uses a grid just fine enough for
+the resolution limit, and v is in Fourier space: a few thousand samples for any number of voxels. Must not know poses.
 """
 
 from __future__ import annotations
@@ -33,25 +31,25 @@ from gonio.preparation.extent import BEYOND, TAIL_NOISE, sphere_of
 
 __all__ = ["Restored", "Restorer"]
 
-# Conjugate gradients: 12 steps leave noise-free pairs 0.10 degrees apart, 30 steps 0.10, 6 steps 0.20. They end before
-# when what is left of the residual is this share of its first power, and of what the scatter of v amounts to: after 3
-# to 9 steps where there is noise. At 0.1 of the scatter alone (2 to 7 steps) more particles found a wrong pose.
+# Conjugate gradients: noise-free pairs are 0.10 degrees apart after 12 steps, 0.10 after 30, 0.20 after 6. They end
+# earlier when the power of the residual is below these fractions of its first value and of the scatter of v: after 3 to
+# 9 steps where there is noise. At 0.1 of the scatter alone (2 to 7 steps) more particles ended in a wrong pose.
 ITERATIONS, LEFT_OVER, LEFT_OF_SCATTER = 12, 2e-3, 0.06
-# How far the inverse that CG starts from may be from one. Without a bound it blows up what lies outside the sphere, and
-# noise-free particles are further from the solution after 12 steps than without it.
+# Bound of the preconditioner's excess over one. Without it the density outside the sphere is amplified, and noise-free
+# particles are further from the solution after 12 steps than without a preconditioner.
 MOST_EXCESS = 5.0
-# No noise is taken to be weaker than this share of the signal: interpolation and the box allow no better.
+# Least noise, as a fraction of the signal: interpolation and the box allow no better.
 MIN_NOISE = 1e-3
-# What seems to be noise alone is taken to hold this share of its power as signal: it still looks like something.
+# Signal of volumes that seem to be noise alone, as a fraction of its power, so that their density is not zero.
 MIN_SIGNAL = 1e-3
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored volume, and the share of each shell 0, 1, ... that is expected to be signal, shape (s,).
+    """A restored volume, and the expected fraction of signal in each shell 0, 1, ..., shape (s,).
 
-    The noise of the density is that of the mask over the samples per independent sample once more, as measured: so the search leaves fewer
-    particles at a wrong pose (`pseudo_symmetric`, +-60, SNR 0.1: 2 of 40; with the mask's own noise 6).
+    The noise of the density is that within the mask, divided once more by the samples per independent sample. This was
+    found by trial: fewer particles end in a wrong pose (`pseudo_symmetric`, +-60, SNR 0.1: 2 of 40, otherwise 6).
     """
 
     volume: Volume
@@ -60,23 +58,23 @@ class Restored:
 
 @dataclass(frozen=True)
 class Restorer:
-    """Restores volumes of one box that share a wedge, a support and a resolution limit.
+    """Restoration of volumes of one box that share a wedge, a support and a resolution limit.
 
-    Everything happens on a working grid of m voxels along an edge, just fine enough for the limit, and with its k
-    samples along each axis that the limit needs.
+    It uses a working grid of m voxels along an edge, just fine enough for the limit, and the k samples along each axis
+    that the limit needs.
 
     Parameters
     ----------
     sphere
-        D: where the particle is, 0 to 1, shape (m, m, m).
+        Support D of the particle, 0 to 1, shape (m, m, m).
     inscribed
-        How far a tail of the particle may reach: the largest sphere of the box, 0 to 1, shape (m, m, m).
-    optics
-        What the samples of the box show of a density.
+        Support of a tail of the particle: the largest sphere of the box, 0 to 1, shape (m, m, m).
+    imaging
+        Operator from a density to the samples of the box.
     shells
-        The samples of the box, and how well each was measured.
+        Samples of the box and their weights.
     order
-        Which axis of (z, y, x) is first, second and third in all of these.
+        Axis of (z, y, x) that is first, second and third in all of these.
     box_angstrom
         Length of an edge.
     """
@@ -98,7 +96,7 @@ class Restorer:
         limit: float,
         mask: Volume | None = None,
     ) -> Restorer:
-        """For subtomograms of ``box`` voxels within a soft sphere or a mask, compared up to ``limit`` shells."""
+        """Return the restorer of subtomograms of ``box`` voxels in a soft sphere or a mask, up to ``limit`` shells."""
         m, edge = working_box(box, limit), box * voxel_size_angstrom
         count = min(int(limit + BEYOND), (m - 1) // 2)
         imaging, order = _imaging_of(wedge, m=m, count=count, box_angstrom=edge)
@@ -107,12 +105,12 @@ class Restorer:
             inscribed = soft_sphere(m, radius_px=0.5 * m, edge_px=1.0)
         else:
             sphere = _in_order(np.clip(resampled(mask.data, m), 0.0, 1.0), order)
-            inscribed = sphere  # a mask that was given is meant: no tail beyond it
+            inscribed = sphere  # a given mask is a strict limit: no tail beyond it
         weight = filter_of(wedge.weight_at, count=count, step=1.0 / edge).turned(order)
         return Restorer(sphere, inscribed, imaging, _Shells.of(weight, limit=limit), order, edge)
 
     def within(self, diameter_angstrom: float) -> Restorer:
-        """The same with another soft sphere, not a mask: what follows from the wedge, which costs most, is kept."""
+        """Return this restorer with another soft sphere, not a mask; the costly part, from the wedge, is kept."""
         m = len(self.sphere)
         return replace(self, sphere=sphere_of(m, self.box_angstrom / m, diameter_angstrom))
 
@@ -123,19 +121,19 @@ class Restorer:
 
     @property
     def samples_per_independent(self) -> float:
-        """Samples of the box for each one that the mask leaves independent: its power is D^2."""
+        """Samples of the box per sample that the mask, of power D^2, leaves independent."""
         return float(self.sphere.size / (self.sphere**2).sum(dtype=np.float64))
 
     @property
     def restored_samples_per_independent(self) -> float:
-        """The same for restored densities, whose scatter has the power D (eq. 26)."""
+        """Samples of the box per independent sample of restored densities, whose scatter has power D (eq. 26)."""
         return float(self.sphere.size / self.sphere.sum(dtype=np.float64))
 
     def restore(self, volume: Volume, *, powers: tuple[NDArray, NDArray] | None = None) -> Restored:
-        """The most probable density behind ``volume``, on its own grid, without frequencies beyond the limit.
+        """Return the most probable density behind ``volume``, on its own grid, without frequencies beyond the limit.
 
-        ``powers`` of signal and noise in shells 1, 2, ..., (s,) each, are taken from the volume when None. Their unit
-        is the variance of the volume on the working grid; the signal's is that of a density that fills the box.
+        ``powers`` of signal and noise in shells 1, 2, ..., (s,) each, are estimated from the volume when None. Their
+        unit is the variance of the volume on the working grid; the signal's is that of a density that fills the box.
         """
         data = _in_order(resampled(volume.data, len(self.sphere)), self.order)
         scale = np.float32(data.std()) or np.float32(1.0)
@@ -145,7 +143,7 @@ class Restorer:
         noise = self._power(data, beyond)
         if powers is None:
             inside = np.maximum(self._power(data, self.sphere) - noise, 0.0)
-            signal = np.asarray(isotonic_regression(inside, increasing=False).x)  # it falls with frequency
+            signal = np.asarray(isotonic_regression(inside, increasing=False).x)  # power falls with frequency
             signal = signal if signal.any() else MIN_SIGNAL * noise
         else:
             signal, noise = powers
@@ -158,7 +156,7 @@ class Restorer:
         )
         density = _most_probable(model, data)
         if not density.any():
-            density = np.asarray(data, dtype=np.float32)  # which holds nothing below the limit, not even rounding
+            density = np.asarray(data, dtype=np.float32)  # the volume is empty below the limit
         density = _in_order(scale * density, [self.order.index(axis) for axis in range(3)])
         fraction = signal / np.maximum(signal + noise / self.samples_per_independent, 1e-12)
         shells = np.arange(int(np.rint(self.limit)) + 1)
@@ -168,19 +166,19 @@ class Restorer:
         )
 
     def _tail(self, data: NDArray) -> float:
-        """The mean square around the sphere over that within it, both beyond the noise of the corners."""
+        """Return the mean square around the sphere over that within it, both above the noise of the corners."""
         corners, around = 1.0 - self.inscribed, self.inscribed * (1.0 - self.sphere)
         if not around.any():
             return 0.0
         spectrum = forward(data, self.imaging.dft_matrices)
-        seen = adjoint(filtered(self.shells.weight, spectrum), self.imaging.dft_matrices) ** 2
-        noise, outside, inside = (float(np.vdot(w, seen) / w.sum()) for w in (corners, around, self.sphere))
+        power = adjoint(filtered(self.shells.weight, spectrum), self.imaging.dft_matrices) ** 2
+        noise, outside, inside = (float(np.vdot(w, power) / w.sum()) for w in (corners, around, self.sphere))
         return float(np.clip((outside - (1.0 + TAIL_NOISE) * noise) / max(inside - noise, 1e-12), 0.0, 1.0))
 
     def _power(self, data: NDArray, window: NDArray) -> NDArray[np.float64]:
-        """Mean power within a window in shells 1, 2, ... up to the limit; that of white unit noise is 1.
+        """Return the mean power within a window in shells 1, 2, ... up to the limit; that of white unit noise is 1.
 
-        The mean in the window is taken off: with it the window itself would have power.
+        The mean in the window is subtracted: otherwise the window itself would have power.
         """
         spectrum = forward((data - mean_within(data, window)) * window, self.imaging.dft_matrices)
         return self.shells.power(spectrum) / max(float(np.vdot(window, window)) / window.size, 1e-12)
@@ -188,10 +186,10 @@ class Restorer:
 
 @dataclass(frozen=True)
 class _Shells:
-    """The samples (k, k, k) of a box below a limit: how well each was measured, and its shell.
+    """Samples (k, k, k) of a box below a limit, with weights and shells.
 
-    ``weight`` is zero beyond the limit; ``square`` is that of the distance from zero frequency in units of one over the
-    box, ``shell`` that distance rounded (k^3,), and ``count`` the weight of each shell.
+    ``weight`` is zero beyond the limit; ``square`` is the squared distance from zero frequency in units of one over the
+    box, ``shell`` this distance rounded (k^3,), and ``count`` the weight of each shell.
     """
 
     weight: Filter
@@ -202,7 +200,7 @@ class _Shells:
 
     @staticmethod
     def of(weight: Filter, *, limit: float) -> _Shells:
-        """From the weight of all samples."""
+        """Return the shells for the weights of all samples."""
         line = (np.arange(len(weight.own)) - len(weight.own) // 2) ** 2
         square = line[:, None, None] + line[:, None] + line
         weight = weight.times((square <= limit**2 * (1 + 1e-6)) & (square > 0))
@@ -210,24 +208,24 @@ class _Shells:
         return _Shells(weight, limit, square, shell, np.bincount(shell, weights=weight.own.ravel()).astype(np.float64))
 
     def power(self, spectrum: NDArray) -> NDArray[np.float64]:
-        """Mean square of the measured samples in shells 1, 2, ... up to the limit, (s,)."""
+        """Return the mean square of the measured samples in shells 1, 2, ... up to the limit, (s,)."""
         total = np.bincount(self.shell, weights=(spectrum * filtered(self.weight, spectrum)).ravel())
         return shell_means(total, self.count, np.arange(1, int(self.limit) + 1))
 
     def at_samples(self, power: NDArray) -> NDArray[np.float32]:
-        """What is known in shells 1, 2, ... at every sample, linear between them, (k, k, k)."""
+        """Interpolate a power of shells 1, 2, ... linearly at every sample, (k, k, k)."""
         radius = np.sqrt(np.arange(self.square[-1, -1, -1] + 1))
         return np.interp(radius, np.arange(1, len(power) + 1), power).astype(np.float32)[self.square]
 
     def within(self, radius: float) -> NDArray[np.bool_]:
-        """Which samples lie within a distance of zero frequency, (k, k, k)."""
+        """Return which samples lie within a distance of zero frequency, (k, k, k)."""
         return self.square <= radius**2
 
 
 def _most_probable(model: Model, data: NDArray) -> NDArray[np.float32]:
-    """The density whose v is most probable, shape (m, m, m)."""
-    # Were D the same everywhere, the operator would be 1 + excess, and excess / (1 + excess) of each sample known.
-    # The sum of that is the square of an error as large as the scatter of v, in the operator's own measure.
+    """Return the density whose v is most probable, shape (m, m, m)."""
+    # If D were constant, the operator would be 1 + excess, and the fraction excess / (1 + excess) of each sample known.
+    # The sum of these fractions is the squared norm, in the operator's metric, of an error like the scatter of v.
     excess = (model.envelope**2).mean() * model.root**2 * model.precision.own
     v = conjugate_gradients(
         model,
@@ -241,9 +239,9 @@ def _most_probable(model: Model, data: NDArray) -> NDArray[np.float32]:
 
 
 def _imaging_of(wedge: Wedge, *, m: int, count: int, box_angstrom: float) -> tuple[ImagingOperator, tuple[int, ...]]:
-    """For a box of m voxels and its samples -count to count along each axis; and the order of its axes (z, y, x).
+    """Return the operator for m voxels and samples -count to count along each axis, and the order of axes (z, y, x).
 
-    An axis along which the wedge does not change, such as that of the tilts, needs no padding, and comes first.
+    An axis along which the wedge is constant, such as the tilt axis, needs no padding, and comes first.
     """
     measured = filter_of(lambda k: wedge.weight_at(k) > 0, count=m, step=0.5 / box_angstrom)
     order = tuple(sorted(range(3), key=lambda axis: not measured.is_constant(axis)))
@@ -259,10 +257,10 @@ def _imaging_of(wedge: Wedge, *, m: int, count: int, box_angstrom: float) -> tup
 
 
 def _in_order(density: NDArray, order: Sequence[int]) -> NDArray:
-    """A density with its axes in another order."""
+    """Return a density with its axes in another order."""
     return np.ascontiguousarray(density.transpose(order))
 
 
 def working_box(box: int, limit: float) -> int:
-    """The smallest even box of the same size in angstrom that holds the limit with two shells to spare."""
+    """Return the smallest even box, of the same size in angstrom, that contains the limit and two more shells."""
     return min(2 * int(np.ceil(limit + BEYOND + 1.0)), box)

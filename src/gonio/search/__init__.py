@@ -1,1 +1,1 @@
-"""From samples to optima: where candidates begin, how they are refined, which are kept, how sure they are."""
+"""From samples to optima: where candidates start, how they are refined, which are kept, how certain they are."""

@@ -1,9 +1,9 @@
-"""Who does the work of searches: the CPU or a GPU, each given many pieces of one kind of work at a time.
+"""The interface to what does the work of searches, the CPU or a GPU, given many pieces of one kind at a time.
 
     alignment.prepared.Prepared  ->  Backend: search.cpu.Cpu, search.gpu.device.Device  ->  alignment.result.Result
 
-A piece of work is a value that holds all its answer depends on. Answers come in the order of the pieces and do not
-depend on what else is in the batch. Poses are points as in ``objective``. Must not know what the answers are for.
+A piece of work is a value that holds everything its answer depends on. Answers come in the order of the pieces and do
+not depend on the rest of the batch. Poses are points as in ``objective``. Must not know what the answers are for.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["Backend", "BestShifts", "Evaluation", "Found", "PairSearch", "Refine
 
 
 class Backend(Protocol):
-    """Does work: ``cpu.Cpu`` one piece after another, ``gpu.device.Device`` as many at a time as its memory holds."""
+    """Executes work: ``cpu.Cpu`` one piece after another, ``gpu.device.Device`` as many at a time as memory holds."""
 
     def search(self, searches: Sequence[PairSearch]) -> list[Found]:
         """Find the optima of pairs from coarse to fine."""
         ...
 
     def refine(self, refinements: Sequence[Refinement]) -> list[lm.State]:
-        """Refine points each by itself by Levenberg-Marquardt steps, ``levenberg_marquardt.minimise``."""
+        """Refine every point on its own by Levenberg-Marquardt steps (``levenberg_marquardt.minimise``)."""
         ...
 
     def best_shifts(self, seeds: Sequence[BestShifts]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -52,7 +52,7 @@ class Backend(Protocol):
         ...
 
     def shell_equations(self, evaluations: Sequence[Evaluation]) -> list[NDArray[np.float64]]:
-        """Sum the 37 terms of the normal equations (``kernels.sample_sums``) over each of s shells at p points, (p, s, 37)."""
+        """Sum the terms of the normal equations (``kernels.sample_sums``) over s shells at p points, (p, s, 37)."""
         ...
 
 
@@ -65,13 +65,13 @@ class Evaluation:
 
     @staticmethod
     def at(comparison: Comparison, poses: Pose) -> Evaluation:
-        """Evaluate at a batch of poses."""
+        """Return the evaluation of a comparison at a batch of poses."""
         return Evaluation(comparison, pack(poses.matrix, poses.shift_angstrom))
 
 
 @dataclass(frozen=True)
 class BestShifts:
-    """Rotations (p, 3, 3) whose best shifts are looked for within a distance, at every voxel of the box."""
+    """Rotations (p, 3, 3) whose best shifts within a distance are searched, at every voxel of the box."""
 
     comparison: Comparison
     rotations: NDArray[np.float64]
@@ -80,7 +80,7 @@ class BestShifts:
 
 @dataclass(frozen=True)
 class Refinement:
-    """Points (p, 12) that are refined by at most so many iterations each."""
+    """Points (p, 12) that are refined by at most ``max_iterations`` iterations each."""
 
     problem: PoseProblem
     points: NDArray[np.float64]
@@ -88,7 +88,7 @@ class Refinement:
 
     @property
     def comparison(self) -> Comparison:
-        """What is minimised."""
+        """Comparison that is minimised."""
         return self.problem.comparison
 
 
@@ -96,10 +96,10 @@ class Refinement:
 class Found:
     """The distinct optima of a pair, best first.
 
-    ``points`` (m, 12); their ``dissimilarity`` (m,), infinite where nothing is shared; ``choice`` (m,), what they were
-    chosen by (eq. 30); the ``status`` of the first; Levenberg-Marquardt ``iterations`` over all candidates;
-    what is expected of the pair, with which the last refinement weighted its samples; the weight of the samples in
-    common at the first, its ``overlap``; and the ``curvature`` there.
+    ``points`` (m, 12); their ``dissimilarity`` (m,), infinite where nothing is shared; ``choice`` (m,), the values they
+    were chosen by (eq. 30); the ``status`` of the first; Levenberg-Marquardt ``iterations`` over all candidates; the
+    ``expected_fsc`` by which the last refinement weighted samples; the weight of the samples in common at the first,
+    its ``overlap``; and the ``curvature`` there.
     """
 
     points: NDArray[np.float64]
@@ -119,28 +119,27 @@ class PairSearch:
     Parameters
     ----------
     pair
-        What is compared.
+        Samples that are compared.
     frame
-        Seeds, limits, and what is likelier.
+        Seeds, limits and prior.
     plan
-        The limits of the stages.
+        Resolution limits of the stages.
     score
-        What is minimised at the full limit; below it, it is the likelihood ratio of what is expected before any pose
-        is known, or else RCS.
+        Minimised at the full limit. Below it the likelihood ratio is minimised, with the FSC that is expected before
+        any pose is known, or RCS where none is.
     group
-        The rotations of the reference that make poses equal, (g, 3, 3).
+        Rotations of the reference that make poses equal, (g, 3, 3).
     last_steps
-        Of the last refinement, at most.
-    looks
-        Whether other optima near by are looked for.
-    expectation
-        What is known of the pair, in the shells of the target; None to take it from the pair itself as its pose
-        improves.
-    cuts
-        What is pruned on the way.
+        Most steps of the last refinement.
+    neighbour_search
+        Whether other optima near by are searched.
+    expected_fsc
+        In the shells of the target; None to estimate it from the pair itself as its pose improves.
+    pruning
+        Pruning rules between the stages.
     minimise
-        Another way to refine points (p, 12) of a comparison by at most so many steps each, for the CPU; None refines
-        each by itself.
+        Another way to refine points (p, 12) of a comparison by at most a number of steps each, for the CPU; None
+        refines every point on its own.
     """
 
     pair: Pair
@@ -151,23 +150,25 @@ class PairSearch:
     last_steps: int
     neighbour_search: bool = False
     expected_fsc: ExpectedFsc | None = None
-    cuts: PruningRules = PRUNING
+    pruning: PruningRules = PRUNING
     minimise: Callable[[Comparison, NDArray, int], lm.State] | None = None
 
     def __post_init__(self) -> None:
         shells = self.pair.target.n_shells
         if self.expected_fsc is not None and len(self.expected_fsc.correlation) != shells:
-            raise ValueError(f"an expectation of {len(self.expected_fsc.correlation)} shells, the target has {shells}")
+            raise ValueError(
+                f"the expected FSC has {len(self.expected_fsc.correlation)} shells, the target has {shells}"
+            )
         if len(self.plan.limits) == 1 and len(self.frame.rotations) > 1:
-            raise ValueError("several starts need a coarser limit at which they are told apart")
+            raise ValueError("several starts need a coarser limit at which they are compared")
 
     @property
     def course(self) -> Course:
-        """The stages that it has."""
+        """Stages of this search."""
         alone = self.pair.exact and len(self.frame.rotations) == 1
-        return Course(len(self.plan.limits), alone, self.neighbour_search, self.last_steps, self.cuts)
+        return Course(len(self.plan.limits), alone, self.neighbour_search, self.last_steps, self.pruning)
 
     @property
     def grid(self) -> int:
-        """Shifts of the seeds that are tried along the edge of the box."""
+        """Number of shifts that are tried along the edge of the box for the seeds."""
         return int(np.ceil(4 * self.plan.limits[0]))

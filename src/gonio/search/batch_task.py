@@ -1,4 +1,4 @@
-"""A task of many items in two steps, between which a backend is given the work of many items at once."""
+"""A task of many items in two steps, between which a backend does the work of many items at once."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ T = TypeVar("T")
 
 
 class BatchTask(ABC, Generic[P, T]):
-    """A task whose items are integers; called with one, does it on the CPU. Executors of GPUs do many at a time."""
+    """Task whose items are integers. Calling it does one item on the CPU; executors of GPUs do many at a time."""
 
     @property
     def searches(self) -> int:
-        """How many searches an item is, about."""
+        """Approximate number of searches of an item."""
         return 1
 
     def __call__(self, item: int) -> T:
-        """Return the result of an item, made on the CPU."""
+        """Return the result of an item, computed on the CPU."""
         return self.finish([self.prepare(item)], Cpu())[0]
 
     @abstractmethod
     def prepare(self, item: int) -> P:
-        """Read and prepare what an item needs, in any thread."""
+        """Read and prepare the data of an item, in any thread."""
 
     @abstractmethod
     def finish(self, prepared: Sequence[P], backend: Backend) -> list[T]:

@@ -1,12 +1,12 @@
-"""The search from coarse to fine: many poses at a low resolution, few at the full one (docs/theory.md section 10).
+"""The coarse-to-fine search: many poses at a low resolution, few at the full one (docs/theory.md section 10).
 
 Flow: plan (eq. 29: which limits, how many orientations) -> every seed scored at the coarse limit -> a few steps for
-those that can still win, fewer of them after each stage (`PruningRule`), from limit to limit, at the full one with samples
-weighted by what they are expected to tell (eq. 28) -> that expectation taken again from the best pose, twice -> the
-optimum that is most likely (eq. 30) refined until it converges.
+those that can still win, fewer after each stage (`PruningRule`), from limit to limit, at the full one with samples
+weighted by the expected FSC (eq. 28) -> the expected FSC estimated again from the best pose, twice -> the most likely
+optimum (eq. 30) refined until it converges.
 
-This is the order of the stages (`conduct`) and the numbers in it. What a stage does is in ``stages``, for one pair on
-the CPU, and in ``batches``, for many at once on a GPU. Must not know either, nor where particles come from.
+This module owns the order of the stages (`conduct`) and its numbers. The stages themselves are in ``cpu``, for one
+pair on the CPU, and in ``gpu.stages``, for many at once on a GPU. Must not know either, nor where particles come from.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from gonio.kernels import pool
 
 __all__ = ["Course", "PruningRule", "PruningRules", "Plan", "Stages", "conduct", "deviation_of"]
 
-# Optima that are left once before the last refinement: another may lie near by, of a narrower basin.
-LEFT = 2
-# Seeds at which the correlation of a wrong pose is measured, and how few say nothing of it.
+# Optima whose neighbours are searched before the last refinement: another with a narrower basin may lie near by.
+NEIGHBOURED = 2
+# Seeds at which the chance correlation is measured, and the fewest that give an estimate.
 CHANCE_POSES, MIN_CHANCE_POSES = 20, 6
-# The choice among optima (eq. 30, `kernels.model.unlikeliness`) expects rho to this power. It and the exponent there
-# were measured on pools of optima of `pseudo_symmetric` (docs/reproduce.md): 12 wrong choices in 320, with rho and the
-# exponent of the score itself 23.
+# The choice among optima (eq. 30, `kernels.model.unlikeliness`) raises the expected FSC, rho, to this power. This and
+# the exponent there were measured on pools of optima of `pseudo_symmetric` (docs/reproduce.md): 12 wrong choices in
+# 320, and 23 with rho and the exponent of the score itself.
 CHOICE_POWER = 0.5
-# Optima are one when the particle's anchors (eq. 18) lie nearer than this, in voxels.
+# Two optima count as one when the particle's anchors (eq. 18) are nearer than this, in voxels.
 DISTINCT = 0.3
-# The coarse detail is the particle's diameter over this, and each limit at most this many times the one before.
+# The coarse detail is the particle's diameter over the first; each limit is at most the second times the one before.
 COARSE_DETAILS, LEVEL = 3.5, 1.6
-# Orientations lie within this many times the coarse detail over the diameter of one another (measured: section 10).
+# Angular spacing of the orientations in units of the coarse detail over the diameter (measured: section 10).
 REACH = 1.75
 
 
 @dataclass(frozen=True)
 class PruningRule:
-    """Which poses of a pool go on, and how many steps each then makes.
+    """Rule for which poses of a pool go on, and how many steps each then takes.
 
-    Those go on whose score is within ``margin`` standard deviations of the best; at least ``least``, at most ``most``.
-    The standard deviation is that of the seeds' scores: what chance does among wrong poses. A clear pair is soon down
-    to the least, a doubtful one keeps all that may win.
+    Poses go on whose score is within ``margin`` standard deviations of the best; at least ``least``, at most ``most``.
+    The standard deviation is that of the seeds' scores, the scatter of wrong poses. A pair with a clear optimum is soon
+    reduced to the least, an ambiguous one keeps every pose that may win.
     """
 
     margin: float
@@ -52,16 +52,16 @@ class PruningRule:
     steps: int
 
     def count(self, scores: NDArray[np.float64], deviation: float) -> int:
-        """How many go on, of poses whose scores (p,) rise."""
+        """Return how many poses go on, given their scores (p,) in ascending order."""
         near = int(np.searchsorted(scores, scores[0] + self.margin * deviation, side="right"))
         return int(pool.how_many(near, self.least, self.most, len(scores)))
 
 
 @dataclass(frozen=True)
 class PruningRules:
-    """The pruning rules of a search: after the seeds, at the coarse limit, at each limit between, and at the full one.
+    """Pruning rules of a search: after the seeds, at the coarse limit, at each limit between, and at the full one.
 
-    Steps are those taken next: of the seeds at the coarse limit, of the others at the limit that follows.
+    The steps of a rule are taken after it: those of ``seeds`` at the coarse limit, the others at the next limit.
     """
 
     seeds: PruningRule
@@ -71,130 +71,130 @@ class PruningRules:
 
     @property
     def steps(self) -> int:
-        """The most that one refinement takes, save the last, in which the best pose converges."""
-        return max(cut.steps for cut in (self.seeds, self.coarse, self.between, self.full))
+        """Most steps of one refinement, except the last, in which the best pose converges."""
+        return max(rule.steps for rule in (self.seeds, self.coarse, self.between, self.full))
 
     @staticmethod
     def none() -> PruningRules:
-        """Nothing is pruned before the limits between, and little there: what a search is measured against."""
+        """Return rules that prune nothing before the limits between, and little there, as a baseline."""
         every = PruningRule(np.inf, 24, 4096, steps=2)
         return PruningRules(every, every, PruningRule(np.inf, 6, 64, steps=4), PruningRule(np.inf, 4, 32, steps=3))
 
 
-# Measured on signals in the images of other particles and on pools of optima (section 10).
+# Measured on signals in images of other particles and on pools of optima (section 10).
 SEEDS, COARSE = PruningRule(2.6, 24, 180, steps=2), PruningRule(2.5, 16, 112, steps=2)
 BETWEEN, FULL = PruningRule(1.2, 6, 28, steps=4), PruningRule(1.2, 4, 20, steps=3)
 PRUNING = PruningRules(SEEDS, COARSE, BETWEEN, FULL)
-# Fewer seeds tell no standard deviation.
+# Fewer seeds give no standard deviation.
 MIN_SEEDS = 24
-# Optima that are compared once more with what the best of them lets expect, and listed.
+# Optima that are compared once more with the expected FSC of the best of them, and listed.
 LAST_CANDIDATES = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The limits of the search in shells, from coarse to fine, and the reach of an orientation at the coarse one."""
+    """Limits of the search in shells, from coarse to fine, and the angular spacing at the coarse one."""
 
     limits: tuple[float, ...]
     spacing_deg: float
 
     @staticmethod
     def of(*, limit: float, diameter_fraction: float) -> Plan:
-        """For a full limit in shells and a particle's diameter as a share of the box (eq. 29).
+        """Return the plan for a full limit in shells and a particle's diameter as a fraction of the box (eq. 29).
 
-        A turn by a moves the particle's surface by a D / 2, and a score of detail d has a basin of about d there: a is
-        in proportion to d / D. The coarse detail is D / 3.5, or the full limit's when that is coarser.
+        A rotation by an angle a moves the particle's surface by a D / 2, and a score of detail d has a basin of about d
+        there: a is proportional to d / D. The coarse detail is D / 3.5, or the full limit's when that is coarser.
         """
         coarse = min(limit, max(3.0, COARSE_DETAILS / diameter_fraction))
         levels = max(1, int(np.ceil(np.log(limit / coarse) / np.log(LEVEL) - 1e-9)))
         limits = coarse * (limit / coarse) ** (np.arange(levels + 1) / levels)
-        reach = float(np.degrees(min(REACH / (coarse * diameter_fraction), np.pi)))
-        return Plan((float(coarse), *(float(x) for x in limits[1:])), reach)
+        spacing_deg = float(np.degrees(min(REACH / (coarse * diameter_fraction), np.pi)))
+        return Plan((float(coarse), *(float(x) for x in limits[1:])), spacing_deg)
 
 
 def deviation_of(scores: NDArray[np.float64]) -> float:
-    """The standard deviation of the seeds' scores that are finite; infinite where they are too few to tell it."""
+    """Return the standard deviation of the seeds' finite scores; infinite where these are too few to estimate it."""
     finite = scores[np.isfinite(scores)]
     return float(finite.std()) if len(finite) >= MIN_SEEDS else np.inf
 
 
 @dataclass(frozen=True)
 class Course:
-    """Which stages a search has: its ``levels`` (limits); whether it ``neighbour_search`` around for optima near by.
+    """Stages of a search: its ``levels`` (limits), and whether it has a ``neighbour_search`` for optima near by.
 
-    ``alone`` is a single start of an exact pair: nothing is to be chosen, and nothing needs to be expected of the pair.
-    ``last_steps`` let the last refinement converge; ``cuts`` say what is pruned.
+    ``alone`` is a single start of an exact pair, which needs no choice and no expected FSC before it is refined.
+    ``last_steps`` let the last refinement converge; ``pruning`` are the pruning rules.
     """
 
     levels: int
     alone: bool
     neighbour_search: bool
     last_steps: int
-    cuts: PruningRules = PRUNING
+    pruning: PruningRules = PRUNING
 
     @property
     def between(self) -> range:
-        """The levels above the coarse limit at which poses are told apart; the full one where there is no other."""
+        """Levels above the coarse limit at which poses are compared; the full one where there is no other."""
         return range(1, max(2, self.levels - 1))
 
 
 class Stages(Protocol):
-    """What is done to the poses of a pair, or of many pairs with one course: a pool, of which each stage leaves some.
+    """Stages on the pool of poses of a pair, or of many pairs with one course; each keeps some of the pool.
 
-    Must not decide what comes next. Best poses are first in the pool.
+    Must not decide what comes next. The best poses come first in the pool.
     """
 
     def seed(self) -> None:
-        """Begin with every seed at its best shift, scored at the coarse limit; see what wrong poses have in common."""
+        """Score every seed at its best shift and the coarse limit; measure the chance correlation."""
 
-    def keep_seeds(self, cut: PruningRule) -> None:
-        """Leave the best of the seeds. Later cuts measure scores by the deviation of these."""
+    def keep_seeds(self, rule: PruningRule) -> None:
+        """Keep the best seeds. Later rules use the standard deviation of the seeds' scores."""
 
     def refine(self, level: int | None, steps: int) -> None:
-        """Take so many steps from every pose at a level; None is the full limit, with what is expected of the pair."""
+        """Take ``steps`` steps from every pose at a level; None is the full limit, weighted by the expected FSC."""
 
-    def keep(self, cut: PruningRule) -> None:
-        """Leave the best of the distinct poses, by what was minimised."""
+    def keep(self, rule: PruningRule) -> None:
+        """Keep the best distinct poses by the minimised score."""
 
     def expect(self) -> None:
-        """Take from the best pose what is expected of the pair, unless that is known."""
+        """Estimate the expected FSC from the best pose, unless it is known."""
 
     def search_neighbours(self) -> None:
-        """Add poses around the best ``LEFT``."""
+        """Add the neighbours of the best ``NEIGHBOURED`` poses."""
 
     def choose(self) -> None:
-        """Leave the ``LAST_CANDIDATES`` distinct poses that are most likely (eq. 30)."""
+        """Keep the ``LAST_CANDIDATES`` most likely distinct poses (eq. 30)."""
 
-    def rest(self, steps: int) -> None:
-        """Refine the best pose until it converges, or with so many steps; leave the poses that are distinct."""
+    def converge(self, steps: int) -> None:
+        """Refine the best pose until it converges or has taken ``steps`` steps; keep the distinct poses."""
 
 
 def conduct(stages: Stages, course: Course) -> None:
-    """Find the optima.
+    """Run the stages of a course in their order.
 
-    At the full limit poses are compared twice, each time with what the best lets expect; then the best is refined to
-    its rest. The others stay where they are: their choice does not change any more (section 10).
+    At the full limit poses are compared twice, each time with the expected FSC of the best; then the best is refined
+    until it converges. The others stay where they are, as the choice no longer changes (section 10).
     """
-    cuts = course.cuts
+    pruning = course.pruning
     stages.seed()
     if course.levels > 1:
-        stages.keep_seeds(cuts.seeds)
-        stages.refine(0, cuts.seeds.steps)
+        stages.keep_seeds(pruning.seeds)
+        stages.refine(0, pruning.seeds.steps)
         for level in course.between:
-            stages.keep(cuts.coarse)
-            stages.refine(level, cuts.coarse.steps)
-            stages.keep(cuts.between)
-            stages.refine(level, cuts.between.steps)
-        stages.keep(cuts.full)
+            stages.keep(pruning.coarse)
+            stages.refine(level, pruning.coarse.steps)
+            stages.keep(pruning.between)
+            stages.refine(level, pruning.between.steps)
+        stages.keep(pruning.full)
     if course.alone:
-        stages.rest(course.last_steps)
+        stages.converge(course.last_steps)
         stages.expect()
         return
-    for look in (False, True, False) if course.neighbour_search else (False, False):
+    for with_neighbours in (False, True, False) if course.neighbour_search else (False, False):
         stages.expect()
-        if look:
+        if with_neighbours:
             stages.search_neighbours()
-        stages.refine(None, cuts.full.steps)
+        stages.refine(None, pruning.full.steps)
         stages.choose()
     stages.expect()
-    stages.rest(course.last_steps)
+    stages.converge(course.last_steps)

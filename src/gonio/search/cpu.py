@@ -1,4 +1,4 @@
-"""The CPU as a backend, and the stages of a search from coarse to fine (``coarse_to_fine``) of one pair on it."""
+"""The CPU as a backend, and the stages of a coarse-to-fine search (``coarse_to_fine``) of one pair on it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gonio.search.coarse_to_fine import (
     CHOICE_POWER,
     DISTINCT,
     LAST_CANDIDATES,
-    LEFT,
     MIN_CHANCE_POSES,
+    NEIGHBOURED,
     PruningRule,
     conduct,
     deviation_of,
@@ -34,14 +34,14 @@ __all__ = ["Cpu", "expected", "chance_poses"]
 
 @dataclass(frozen=True)
 class Cpu:
-    """A ``Backend`` that does one piece of work after another, here and now."""
+    """A ``Backend`` that does one piece of work after another in this process."""
 
     def search(self, searches: Sequence[PairSearch]) -> list[Found]:
         """Find the optima of pairs from coarse to fine."""
         return [_found(search) for search in searches]
 
     def refine(self, refinements: Sequence[Refinement]) -> list[lm.State]:
-        """Refine points each by itself by Levenberg-Marquardt steps."""
+        """Refine every point on its own by Levenberg-Marquardt steps."""
         return [lm.minimise(r.problem.problem, r.points, max_iterations=r.max_iterations) for r in refinements]
 
     def best_shifts(self, seeds: Sequence[BestShifts]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -65,27 +65,27 @@ class Cpu:
 
 
 def _found(search: PairSearch) -> Found:
-    stages = _OnProcessor(search)
+    stages = _OnCpu(search)
     conduct(stages, search.course)
     return stages.found()
 
 
 def chance_poses(count: int) -> slice:
-    """Which of so many seeds tell what wrong poses have in common, nearly all being wrong; none where they are few."""
+    """Return which of ``count`` seeds give the chance correlation, nearly all being wrong; none where they are few."""
     chosen = slice(0, count, max(1, count // CHANCE_POSES))
     return chosen if len(range(count)[chosen]) >= MIN_CHANCE_POSES else slice(0)
 
 
 def expected(pair: Pair, points: NDArray, chance: NDArray[np.float64]) -> ExpectedFsc:
-    """What the pair has in common, shell by shell, when the first of points (p, 12) is its pose.
+    """Return the expected FSC of a pair whose pose is the first of points (p, 12).
 
-    ``chance`` (s,) is the correlation of wrong poses.
+    ``chance`` (s,) is the chance correlation.
     """
     return ExpectedFsc.of_sums(pair.plain(Score.FCS).shell_sums(*unpack(points[:1]))[0], chance, pair.c_ref)
 
 
-class _OnProcessor:
-    """The stages of one search."""
+class _OnCpu:
+    """The ``Stages`` of one search on the CPU."""
 
     def __init__(self, search: PairSearch) -> None:
         self._search, self._pair = search, search.pair
@@ -96,7 +96,7 @@ class _OnProcessor:
         self._iterations = 0
 
     def seed(self) -> None:
-        """As ``Stages``."""
+        """Score every seed at its best shift, and measure the chance correlation."""
         search, plain = self._search, self._pair.plain(Score.FCS)
         coarse = self._filtered(Score.LIKELIHOOD, self._before, search.plan.limits[0])
         self._points, scores = search.frame.seeds(coarse, points=search.grid)
@@ -111,14 +111,14 @@ class _OnProcessor:
         if scores is not None:
             self._values = scores
 
-    def keep_seeds(self, cut: PruningRule) -> None:
-        """As ``Stages``."""
+    def keep_seeds(self, rule: PruningRule) -> None:
+        """Keep the best seeds by the pruning rule."""
         self._deviation = deviation_of(self._values)
         order = np.argsort(self._values, kind="stable")
-        self._points = self._points[order[: cut.count(self._values[order], self._deviation)]]
+        self._points = self._points[order[: rule.count(self._values[order], self._deviation)]]
 
     def refine(self, level: int | None, steps: int) -> None:
-        """As ``Stages``."""
+        """Refine every pose at a level, or at the full limit."""
         if level is None:
             comparison = self._filtered(self._search.score, self._expected_fsc)
         else:
@@ -126,34 +126,37 @@ class _OnProcessor:
         state = self._minimised(comparison, self._points, steps)
         self._points, self._values, self._codes = state.points, state.dissimilarity, state.code
 
-    def keep(self, cut: PruningRule) -> None:
-        """As ``Stages``. A prior makes scores those of one sample: then more go on, up to the most."""
-        self._leave(self._values, cut.most)
-        self._take(np.arange(cut.count(self._values, self._deviation)))
+    def keep(self, rule: PruningRule) -> None:
+        """Keep the best distinct poses by the pruning rule.
+
+        A prior makes scores those of one sample: then more poses go on, up to the rule's most.
+        """
+        self._keep_distinct(self._values, rule.most)
+        self._take(np.arange(rule.count(self._values, self._deviation)))
 
     def expect(self) -> None:
-        """As ``Stages``."""
+        """Estimate the expected FSC from the best pose, unless it is known."""
         known = self._known
         self._expected_fsc = expected(self._pair, self._points, self._chance) if known is None else known
 
     def search_neighbours(self) -> None:
-        """As ``Stages``."""
-        self._points = np.concatenate([self._points, neighbours(self._points[:LEFT])])
+        """Add the neighbours of the best poses."""
+        self._points = np.concatenate([self._points, neighbours(self._points[:NEIGHBOURED])])
 
     def choose(self) -> None:
-        """As ``Stages``."""
+        """Keep the most likely distinct poses (eq. 30)."""
         if self._pair.exact:
             choice, _ = self._pair.plain(Score.RCS).values(*unpack(self._points))
         else:
             comparison = self._filtered(Score.LIKELIHOOD, self._expected_fsc.raised(CHOICE_POWER))
             choice, overlap = comparison.values(*unpack(self._points))
             prior = self._search.frame.unlikeliness
-            before = np.zeros(len(choice)) if prior is None else prior(self._points)
-            model.unlikelinesses(choice, overlap, before, self._pair.samples_per_independent)
-        self._leave(choice, LAST_CANDIDATES)
+            prior_values = np.zeros(len(choice)) if prior is None else prior(self._points)
+            model.unlikelinesses(choice, overlap, prior_values, self._pair.samples_per_independent)
+        self._keep_distinct(choice, LAST_CANDIDATES)
 
-    def rest(self, steps: int) -> None:
-        """As ``Stages``."""
+    def converge(self, steps: int) -> None:
+        """Refine the best pose, and keep the distinct poses."""
         alone = self._search.course.alone
         expected_fsc = None if alone else self._expected_fsc
         best = self._minimised(self._filtered(self._search.score, expected_fsc), self._points[:1], steps)
@@ -164,7 +167,7 @@ class _OnProcessor:
         self._take(self._distinct(LAST_CANDIDATES))
 
     def found(self) -> Found:
-        """What is left."""
+        """Return the optima that remain."""
         full, plain = self._filtered(self._search.score, self._expected_fsc), self._pair.plain(Score.FCS)
         weighted = self._filtered(Score.FCS, self._expected_fsc)
         values, _ = full.values(*unpack(self._points))
@@ -178,7 +181,7 @@ class _OnProcessor:
         )
         return Found(
             points=self._points,
-            # What was minimised holds the frame's prior too.
+            # The minimised values contain the frame's prior too.
             dissimilarity=np.where(np.isfinite(self._values), values, np.inf),
             choice=self._choice,
             status=lm.Status.of(int(self._codes[0])),
@@ -200,8 +203,8 @@ class _OnProcessor:
         self._iterations += int(state.iterations.sum())
         return state
 
-    def _leave(self, choice: NDArray[np.float64], count: int) -> None:
-        """The first so many distinct points by a choice, smallest first; one without a dissimilarity is the last."""
+    def _keep_distinct(self, choice: NDArray[np.float64], count: int) -> None:
+        """Keep the first ``count`` distinct points, smallest choice first; those without a dissimilarity come last."""
         self._choice = np.where(np.isfinite(self._values), choice, np.inf)
         self._take(np.argsort(self._choice, kind="stable"))
         self._take(self._distinct(count))

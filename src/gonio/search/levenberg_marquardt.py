@@ -1,18 +1,18 @@
-"""Levenberg-Marquardt for many small problems at once. Knows a callable and a retraction, nothing else.
+"""Levenberg-Marquardt for many small problems at once. Knows only a callable and a retraction.
 
 For each of p problems, around a point x with d(x + dx) ~ d - 2 b.dx + dx^T H dx (the paper's eqs. 7 and 17-19):
 
     step        (H + lambda diag H) dx = b
     predicted   d(x) - d(x + dx)  ~  2 b.dx - dx^T H dx
     gain        rho = (d(x) - d(x + dx)) / predicted
-    accept      only if d decreases, or if the step is short and predicts less than what d is known to: then its
-                gradient, which is known better, is followed, with more damping
+    accept      only if d decreases, or if the step is short and predicts less than the rounding error of d: then the
+                gradient, which is more accurate, is followed, with more damping
     damping     accepted: lambda *= max(1/3, 1 - (2 rho - 1)^3), nu = 2;   rejected: lambda *= nu, nu *= 2
                 (Nielsen 1999, "Damping parameter in Marquardt's method", eq. 2.4)
 
 A problem ends when its step is shorter than the tolerance, in the caller's measure of length. Never raises for
-numerical reasons: what happened is told by a ``Status``. The step and its judgement are compiled (``kernels.lm``); a
-problem that is compiled as a whole takes all its steps at once (``Problem.advance``).
+numerical reasons: a ``Status`` states what happened. The step and its acceptance are compiled (``kernels.marquardt``);
+a problem that is compiled as a whole takes all its steps at once (``Problem.advance``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Model", "Problem", "State", "Status", "minimise", "start", "step"]
 
 
 class Status(Enum):
-    """How a refinement ended, or that it has not; ``sentence`` says it to a person."""
+    """End of a refinement, or that it is still running; ``sentence`` explains it to the user."""
 
     RUNNING = (kernels.RUNNING, "not finished yet")
     CONVERGED = (kernels.CONVERGED, "the pose moves by less than the tolerance")
@@ -52,7 +52,7 @@ class Status(Enum):
 
     @staticmethod
     def of(code: int) -> Status:
-        """The one that kernels know by a number."""
+        """Return the status of the kernels' code."""
         return _BY_CODE[code]
 
     @property
@@ -70,11 +70,11 @@ Model = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Problem:
-    """What is minimised: a model at points (p, m), a retraction along steps (p, k), and the length of a step (p,).
+    """Function to minimise: a model at points (p, m), a retraction along steps (p, k), the length of a step (p,).
 
-    ``advance`` takes up to so many steps of some rows of a state, as ``step`` would one by one; ``explore`` refines
-    drawn candidates (``stochastic``); None where there is no faster way than the general one. ``noise`` is what
-    values at points are known to, (p,); None where they are exact.
+    ``advance`` takes up to a number of steps of some rows of a state, as ``step`` would one by one; ``explore`` refines
+    drawn candidates (``stochastic``); None where there is no faster way than the general one. ``noise`` returns the
+    rounding error of the values at points, (p,); None where they are exact.
     """
 
     model: Callable[[NDArray[np.float64]], Model]
@@ -88,7 +88,7 @@ class Problem:
 
 @dataclass
 class State:
-    """Where p refinements stand: arrays with p rows, changed in place by ``step``; ``code`` is that of a ``Status``."""
+    """Current state of p refinements: arrays with p rows, changed in place by ``step``; ``code`` is of a ``Status``."""
 
     points: NDArray[np.float64]
     dissimilarity: NDArray[np.float64]
@@ -109,29 +109,29 @@ class State:
 
     @property
     def status(self) -> list[Status]:
-        """How each ended, or that it has not."""
+        """Status of each refinement."""
         return [_BY_CODE[code] for code in self.code]
 
     @property
     def arrays(self) -> tuple[NDArray, ...]:
-        """All of them, in the order above."""
+        """All arrays, in the order above."""
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
     def take(self, rows: NDArray) -> State:
-        """A copy of some rows."""
+        """Return a copy of some rows."""
         return State(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
 
 def _model(problem: Problem, points: NDArray[np.float64]) -> Model:
-    """The problem's model; where it is not a number, as bad as can be and saying nothing about where to go."""
+    """Return the problem's model, with infinite values and zero derivatives where these are not finite."""
     dissimilarity, hessian, descent = problem.model(points)
-    told = np.asarray(np.isfinite(hessian).all(axis=(1, 2)) & np.isfinite(descent).all(axis=1))
+    valid = np.asarray(np.isfinite(hessian).all(axis=(1, 2)) & np.isfinite(descent).all(axis=1))
     dissimilarity = np.where(np.isfinite(dissimilarity), dissimilarity, np.inf)
-    return dissimilarity, np.where(told[:, None, None], hessian, 0.0), np.where(told[:, None], descent, 0.0)
+    return dissimilarity, np.where(valid[:, None, None], hessian, 0.0), np.where(valid[:, None], descent, 0.0)
 
 
 def start(problem: Problem, points: NDArray[np.float64]) -> State:
-    """The state before the first step; counts no iteration."""
+    """Return the state before the first step; counts no iteration."""
     count = len(points)
     dissimilarity, hessian, descent = _model(problem, points)
     code = np.where(np.isfinite(dissimilarity), Status.RUNNING.code, Status.NO_OVERLAP.code)
@@ -141,7 +141,7 @@ def start(problem: Problem, points: NDArray[np.float64]) -> State:
 
 
 def step(problem: Problem, state: State, rows: NDArray[np.int64]) -> None:
-    """One iteration of each of ``rows``: try a step, accept or reject it, adapt the damping, notice the end."""
+    """Do one iteration of each of ``rows``: try a step, accept or reject it, adapt the damping, detect the end."""
     if problem.advance is not None:
         problem.advance(state, rows, 1)
         return
@@ -176,7 +176,7 @@ def step(problem: Problem, state: State, rows: NDArray[np.int64]) -> None:
 
 
 def minimise(problem: Problem, points: NDArray[np.float64], *, max_iterations: int) -> State:
-    """Refine every point (p, m) by itself until each has ended or used ``max_iterations``."""
+    """Refine every point (p, m) on its own until it has ended or used ``max_iterations``."""
     state = start(problem, points)
     if problem.advance is not None:
         problem.advance(state, state.running, max_iterations)

@@ -1,8 +1,7 @@
 """The pose problem as the optimiser sees it: points, model, retraction and length.
 
 Owns how a pose is written as a point (12 numbers: R by rows, then t in angstrom), in which directions and how far it
-may move, and what is added to a dissimilarity when some poses are less likely than others (docs/theory.md eq. 16). Must
-not know which points a search tries.
+may move, and what a prior adds to a dissimilarity (docs/theory.md eq. 16). Must not know which points a search tries.
 """
 
 from __future__ import annotations
@@ -34,30 +33,30 @@ __all__ = [
     "with_moving_overlap",
 ]
 
-# Half of the difference that a derivative with a moving overlap is taken over: a sample's width at the rim of the
-# sphere of four voxels' detail in a box of 32. Shorter ones see single samples enter and leave, as jumps.
+# Half of the interval of the central difference with a moving overlap: the width of a sample at the limit of four
+# voxels' detail in a box of 32. Over shorter ones single samples enter and leave the overlap, which shows as jumps.
 MOVING_STEP_RAD = np.radians(2.0)
 
 
 def pack(rotations: NDArray, shifts: NDArray) -> NDArray[np.float64]:
-    """Points (p, 12) of rotation matrices (p, 3, 3) and shifts (p, 3) in angstrom."""
+    """Return points (p, 12) of rotation matrices (p, 3, 3) and shifts (p, 3) in angstrom."""
     return np.concatenate([rotations.reshape(-1, 9), shifts], axis=1)  # (p, 12)
 
 
 def unpack(points: NDArray) -> tuple[NDArray, NDArray]:
-    """The inverse of ``pack``."""
+    """Return the rotations (p, 3, 3) and shifts (p, 3) of points, the inverse of ``pack``."""
     return points[:, :9].reshape(-1, 3, 3), points[:, 9:]  # (p, 3, 3), (p, 3)
 
 
 def poses_of(points: NDArray) -> Pose:
-    """Points (p, 12) as a batch of p poses."""
+    """Return points (p, 12) as a batch of p poses."""
     quaternions = np.empty((len(points), 4))
     pose_refinement.quaternions(np.ascontiguousarray(points), quaternions)
     return Pose(Rotation.from_quat(quaternions), points[:, 9:])
 
 
 def signature(points: NDArray, voxel_size_angstrom: float) -> NDArray[np.float64]:
-    """What the paper's eq. 12 measures distances between, shape (p, 9), with shifts in voxels."""
+    """Return the vectors (p, 9) between which the paper's eq. 12 measures distances, with shifts in voxels."""
     rotations, shifts = unpack(points)
     return anchors(rotations, shifts / voxel_size_angstrom).reshape(len(points), 9)
 
@@ -75,18 +74,18 @@ class Prior(Protocol):
 
     @property
     def kind(self) -> int:
-        """Which of the kernels' priors (``kernels.model``)."""
+        """Code of the prior in ``kernels.model``."""
         ...
 
     @property
     def numbers(self) -> NDArray[np.float64]:
-        """What describes it to the kernel."""
+        """Parameters for the kernel."""
         ...
 
 
 @dataclass(frozen=True)
 class StartPrior:
-    """Poses near a start: a Gaussian of ``precision`` (6,), in the tangent's units, about ``start``."""
+    """Gaussian prior about ``start``, of ``precision`` (6,) in the tangent's units."""
 
     start: Pose
     precision: NDArray[np.float64]
@@ -100,7 +99,7 @@ class StartPrior:
 
 @dataclass(frozen=True)
 class AxisPrior:
-    """Normals near one another: a Gaussian of the angle between the target's and the reference's turned to it.
+    """Gaussian prior on the angle between the target's normal and the rotated normal of the reference.
 
     ``sd`` is in radians; the normals are unit vectors.
     """
@@ -117,7 +116,7 @@ class AxisPrior:
 
 
 def prior_model(prior: Prior, points: NDArray[np.float64]) -> lm.Model:
-    """At points (p, 12): value (p,), second derivative (p, 6, 6), minus the gradient (p, 6)."""
+    """Return a prior's value (p,), second derivative (p, 6, 6) and negative gradient (p, 6) at points (p, 12)."""
     count = len(points)
     value, hessian, descent = np.empty(count), np.empty((count, 6, 6)), np.empty((count, 6))
     model.priors(prior.kind, prior.numbers, np.ascontiguousarray(points), value, hessian, descent)
@@ -127,27 +126,27 @@ def prior_model(prior: Prior, points: NDArray[np.float64]) -> lm.Model:
 class PoseProblem:
     """A comparison as the optimiser sees it: model, retraction and length, in a ball of allowed shifts.
 
-    With a prior it is the most probable pose that is sought: minimised is, over N, the negative log of the posterior
-    (docs/theory.md eq. 16). The noise variance and, for RCS, the contrast that fit best are put in, which leaves
-    N ln(1 - c^2) for RCS and N ln d for FCS; the likelihood ratio is itself of that kind. N is the number of samples
-    that tell something of their own, |Omega| over ``samples_per_independent``.
+    With a prior the search is for the most probable pose: it minimises the negative log-posterior divided by N
+    (docs/theory.md eq. 16). The best noise variance and, for RCS, the best contrast are inserted, which leaves
+    N ln(1 - c^2) for RCS and N ln d for FCS; the likelihood ratio already has this form. N is the number of independent
+    samples, |Omega| over ``samples_per_independent``.
 
     Parameters
     ----------
     comparison
-        What is minimised.
+        Dissimilarity to minimise.
     directions
-        (6, k), the tangents that may be used: all six, or one turn and three shifts about an axis.
+        Allowed tangents, (6, k): all six, or one rotation about an axis and three shifts.
     shift_centre_angstrom, max_shift_angstrom
-        The ball of shifts. Seeds lie on whole voxels inside it; the refinement may leave it by one.
+        Ball of allowed shifts. Seeds lie on whole voxels inside it; the refinement may leave it by one voxel.
     radius_angstrom, tolerance_angstrom
         A refinement ends when the particle's surface, at the radius, moves by less than the tolerance.
     cone
-        Rotations that are allowed, or None for all.
+        Allowed rotations, or None for all.
     prior
-        What is likelier, or None.
-    samples per independent sample
-        How many samples there are for each one that says something of its own.
+        Prior on poses, or None.
+    samples_per_independent
+        Samples per independent sample.
     """
 
     def __init__(
@@ -181,7 +180,7 @@ class PoseProblem:
             prior=model.NO_PRIOR if prior is None else prior.kind,
             prior_numbers=np.zeros(0) if prior is None else np.ascontiguousarray(prior.numbers),
             samples_per_independent=float(samples_per_independent),
-            # RCS has no unit.
+            # Only FCS depends on the unit of the samples.
             power=self.target_power if prior is not None and score is Score.FCS else 1.0,
             radius=float(radius_angstrom),
             tolerance=float(tolerance_angstrom),
@@ -195,13 +194,13 @@ class PoseProblem:
 
     @property
     def problem(self) -> lm.Problem:
-        """As the optimiser takes it."""
+        """Problem for the optimiser."""
         return lm.Problem(
             self.model, self.retract, self.length, self._tolerance, self.advance, self.explore, self.noise
         )
 
     def model(self, points: NDArray) -> lm.Model:
-        """What is minimised at points (p, 12) and its quadratic model along the directions; infinite outside."""
+        """Return the value to minimise at points (p, 12), infinite outside the limits, and its quadratic model."""
         count, k = len(points), self._directions.shape[1]
         value, hessian, descent = np.empty(count), np.empty((count, k, k)), np.empty((count, k))
         points = np.ascontiguousarray(points, dtype=np.float64)
@@ -209,20 +208,14 @@ class PoseProblem:
         return value, hessian, descent
 
     def noise(self, points: NDArray) -> NDArray[np.float64]:
-        """What the values at points (p, 12) are known to, (p,)."""
-        known = np.empty(len(points))
-        pose_refinement.noises(*self._pair, self.landscape, np.ascontiguousarray(points, dtype=np.float64), known)
-        return known
+        """Return the rounding error of the values at points (p, 12), (p,)."""
+        noise = np.empty(len(points))
+        pose_refinement.noises(*self._pair, self.landscape, np.ascontiguousarray(points, dtype=np.float64), noise)
+        return noise
 
     def advance(self, state: lm.State, rows: NDArray[np.int64], n_steps: int) -> None:
-        """Up to ``n_steps`` steps of some rows of a state, in place."""
-        pose_refinement.refine(
-            *self._pair,
-            self.landscape,
-            rows,
-            n_steps,
-            *state.arrays,
-        )
+        """Take up to ``n_steps`` steps in each of ``rows`` of a state, in place."""
+        pose_refinement.refine(*self._pair, self.landscape, rows, n_steps, *state.arrays)
 
     def explore(
         self,
@@ -234,7 +227,7 @@ class PoseProblem:
         history: NDArray[np.float64],
         points: NDArray[np.float64],
     ) -> int:
-        """``kernels.pool.explore`` on this pair, for signatures as in ``signature``."""
+        """Refine drawn candidates (``kernels.pool.explore``) by ``signature``, and return the iterations."""
         return int(
             pool.explore(
                 *self._pair,
@@ -254,11 +247,11 @@ class PoseProblem:
         )
 
     def retract(self, points: NDArray, steps: NDArray) -> NDArray:
-        """Points moved along steps (p, k)."""
+        """Return points moved along steps (p, k)."""
         return pack(*moved_along(*unpack(points), steps @ self._directions.T))
 
     def length(self, steps: NDArray) -> NDArray:
-        """How far a step moves the particle's surface at most, angstrom, shape (p,)."""
+        """Return how far at most each step moves the particle's surface, (p,), in angstrom."""
         tangent = steps @ self._directions.T
         return np.linalg.norm(tangent[:, :3], axis=1) * self._radius + np.linalg.norm(tangent[:, 3:], axis=1)
 
@@ -268,22 +261,22 @@ class PoseProblem:
 
 
 def with_moving_overlap(problem: lm.Problem, *, step_rad: float = MOVING_STEP_RAD) -> lm.Problem:
-    """The problem with rotation gradients of what its values do: Omega moves with the pose (docs/theory.md section 15).
+    """Return the problem with rotation gradients in which Omega moves with the pose (docs/theory.md section 15).
 
-    Analytic derivatives hold Omega, and leave out what the samples bring that enter and leave it. Here rotations have a
-    central difference over ``step_rad`` to either side; shifts, which do not move Omega, and second derivatives stay.
-    It has no compiled loop.
+    Analytic derivatives keep Omega fixed, and neglect the samples that enter and leave it. Here rotations have a
+    central difference over ``step_rad`` to either side; derivatives by shifts, which do not move Omega, and second
+    derivatives are unchanged. It has no compiled loop.
     """
 
     def model(points: NDArray[np.float64]) -> lm.Model:
         value, hessian, descent = problem.model(points)
-        for turn in range(descent.shape[1] - 3):  # tangents begin with their rotations
+        for axis in range(descent.shape[1] - 3):  # rotations come first in a tangent
             step = np.zeros((len(points), descent.shape[1]))
-            step[:, turn] = step_rad
+            step[:, axis] = step_rad
             ahead, behind = (problem.model(problem.retract(points, sign * step))[0] for sign in (1.0, -1.0))
-            with np.errstate(invalid="ignore"):  # outside the ball of shifts all are infinite
+            with np.errstate(invalid="ignore"):  # outside the ball of shifts all values are infinite
                 moving = -(ahead - behind) / (4.0 * step_rad)  # b is minus half of the gradient
-            descent[:, turn] = np.where(np.isfinite(moving), moving, descent[:, turn])
+            descent[:, axis] = np.where(np.isfinite(moving), moving, descent[:, axis])
         return value, hessian, descent
 
     return lm.Problem(model, problem.retract, problem.length, problem.tolerance, noise=problem.noise)

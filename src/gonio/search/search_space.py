@@ -1,6 +1,6 @@
-"""Which poses can be the answer: where a search starts, in which directions and how far it may go, what is likelier.
+"""The poses that a search considers: its seeds, the directions and limits of their refinement, and the prior.
 
-Three frames: every pose; the turns about the known normals of both particles (paper eq. 22), kept together or with a
+Three frames: every pose; rotations about the known normals of both particles (paper eq. 22), kept together or with a
 Gaussian prior on the angle between them; the neighbourhood of a given pose, with or without a Gaussian prior. Must not
 know which of its seeds a search refines, nor when.
 """
@@ -25,14 +25,14 @@ from gonio.search import levenberg_marquardt as lm
 from gonio.search.objective import AxisPrior, Cone, PoseProblem, Prior, StartPrior, pack, prior_model, unpack
 from gonio.settings import Settings
 
-__all__ = ["Frame", "about_normals", "everywhere", "near", "neighbour_turns", "neighbours"]
+__all__ = ["Frame", "about_normals", "everywhere", "near", "neighbour_rotations", "neighbours"]
 
-# Symmetry cuts the seeds to a part of SO(3), whose edges they cover by 10 to 15 % less (`tests/test_orientations.py`).
+# With symmetry seeds cover a part of SO(3), and its edges by 10 to 15 % less (`tests/test_orientations.py`).
 EDGE_OF_SYMMETRY = 0.9
 NEIGHBOUR_DEG = 15.0
-# Of the edge of a box.
+# Fraction of the edge of a box.
 LARGEST_SHIFT = 1.0 / 3.0
-# How many of its standard deviations a prior on the normals' angle is seeded to.
+# Seeds cover a prior on the normals' angle to this many of its standard deviations.
 SEEDED_SDS = 2.0
 
 
@@ -43,19 +43,19 @@ class Frame:
     Parameters
     ----------
     rotations
-        Of the seeds, shape (p, 3, 3).
+        Rotations of the seeds, shape (p, 3, 3).
     shift_angstrom
-        Of all seeds, shape (3,), or None to find the best of each.
+        Shift of all seeds, shape (3,), or None to find the best shift of each.
     max_shift_angstrom
-        Furthest shift from ``shift_angstrom``, or from zero.
+        Largest distance from ``shift_angstrom``, or from zero.
     radius_angstrom, tolerance_angstrom
         A refinement ends when the particle's surface moves by less than the tolerance.
     directions
-        Tangents that may be used, shape (6, k).
+        Allowed tangents, shape (6, k).
     cone
-        Rotations that are allowed, or None for all.
+        Allowed rotations, or None for all.
     prior
-        What is likelier, or None.
+        Prior on poses, or None.
     """
 
     rotations: NDArray[np.float64]
@@ -68,7 +68,7 @@ class Frame:
     prior: Prior | None = None
 
     def cut_to(self, box_angstrom: float) -> Frame:
-        """The same for a box that was cut to what its particle needs, of that edge: no shift leads out of it."""
+        """Return the frame for a box that was cropped to an edge of ``box_angstrom``, which no shift may leave."""
         return replace(
             self,
             max_shift_angstrom=min(self.max_shift_angstrom, LARGEST_SHIFT * box_angstrom),
@@ -78,9 +78,9 @@ class Frame:
     def seeds(
         self, comparison: Comparison, *, points: int | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Starting points (p, 12), and the dissimilarity there (p,) where shifts were looked for.
+        """Return starting points (p, 12), and the dissimilarity there (p,) where shifts were searched.
 
-        They are tried at every voxel, or at ``points`` along the box.
+        Shifts are tried at every voxel, or at ``points`` positions along the box.
         """
         if self.shift_angstrom is not None:
             return self.points(self.shift_angstrom), None
@@ -92,11 +92,11 @@ class Frame:
         return pack(self.rotations, np.broadcast_to(shifts, (len(self.rotations), 3)))
 
     def problem(self, comparison: Comparison, *, samples_per_independent: float = 1.0) -> lm.Problem:
-        """The comparison as the optimiser sees it in this frame."""
+        """Return the optimiser's problem for a comparison in this frame."""
         return self.pose_problem(comparison, samples_per_independent=samples_per_independent).problem
 
     def pose_problem(self, comparison: Comparison, *, samples_per_independent: float = 1.0) -> PoseProblem:
-        """The same, with all that describes it."""
+        """Return a comparison in this frame as a ``PoseProblem``."""
         return PoseProblem(
             comparison,
             directions=self.directions,
@@ -111,44 +111,44 @@ class Frame:
 
     @property
     def unlikeliness(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
-        """The negative logarithm of the prior at points (p, 12), (p,); None without a prior."""
+        """Negative logarithm of the prior as a function of points (p, 12); None without a prior."""
         prior = self.prior
         return None if prior is None else lambda points: prior_model(prior, points)[0]
 
     def precision(self, pose: Pose) -> NDArray[np.float64] | None:
-        """The prior's second derivative at a pose, (6, 6)."""
+        """Return the prior's second derivative at a pose, (6, 6), or None without a prior."""
         if self.prior is None:
             return None
         return prior_model(self.prior, pack(pose.matrix[None], pose.shift_angstrom[None]))[1][0]
 
 
 def neighbours(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points (p, 12) turned by 15 degrees about the twelve axes of an icosahedron's corners, (12 p, 12).
+    """Return points (p, 12) rotated by 15 degrees about the twelve axes of an icosahedron's corners, (12 p, 12).
 
-    Ribosomes have a second optimum that far from the right one, with the wider basin (docs/ribosomes.md).
+    Ribosomes have a second optimum at that distance from the correct one, with the wider basin (docs/ribosomes.md).
     """
-    turns = neighbour_turns()
-    tangents = np.zeros((len(turns), 6))
-    tangents[:, :3] = turns
-    rotations, shifts = unpack(np.repeat(points, len(turns), axis=0))
+    vectors = neighbour_rotations()
+    tangents = np.zeros((len(vectors), 6))
+    tangents[:, :3] = vectors
+    rotations, shifts = unpack(np.repeat(points, len(vectors), axis=0))
     return pack(*moved_along(rotations, shifts, np.tile(tangents, (len(points), 1))))
 
 
-def neighbour_turns() -> NDArray[np.float64]:
-    """These turns as rotation vectors (12, 3)."""
+def neighbour_rotations() -> NDArray[np.float64]:
+    """Return the rotations of ``neighbours`` as rotation vectors (12, 3)."""
     golden = 0.5 * (1.0 + np.sqrt(5.0))
-    corners = [np.roll((0.0, a, b * golden), turn) for turn in range(3) for a in (-1, 1) for b in (-1, 1)]
+    corners = [np.roll((0.0, a, b * golden), axis) for axis in range(3) for a in (-1, 1) for b in (-1, 1)]
     return np.radians(NEIGHBOUR_DEG) * np.array(corners) / np.hypot(1.0, golden)
 
 
 def everywhere(target: Particle, settings: Settings, *, spacing_deg: float | None) -> Frame:
-    """Every pose: uniform orientations within ``spacing_deg`` of one another, or the Euler grid of the settings."""
+    """Return the frame of every pose: uniform orientations ``spacing_deg`` apart, or the Euler grid of the settings."""
     return _frame(target, settings, _seed_orientations(settings.symmetry, settings.seed_interval_deg, spacing_deg))
 
 
 @lru_cache(maxsize=8)
 def _seed_orientations(symmetry: str, interval_deg: float, spacing_deg: float | None) -> NDArray[np.float64]:
-    """Matrices (p, 3, 3), the same for all particles of a kind."""
+    """Return the seeds' rotation matrices (p, 3, 3), cached as all particles of a run share them."""
     group = Symmetry.named(symmetry)
     if spacing_deg is None:
         rotations = orientations.euler_grid(interval_deg)
@@ -161,41 +161,41 @@ def _seed_orientations(symmetry: str, interval_deg: float, spacing_deg: float | 
 
 
 def about_normals(target: Particle, reference: Particle, settings: Settings, *, spacing_deg: float | None) -> Frame:
-    """Turns about the particles' normals, ``spacing_deg`` from one another or at the settings' interval.
+    """Return the frame of rotations about the particles' normals, ``spacing_deg`` apart or at the settings' interval.
 
     Raises
     ------
     ValueError
-        When either has no normal.
+        When either particle has no normal.
     """
     if target.normal_xyz is None or reference.normal_xyz is None:
         raise ValueError("an axis search needs normal_xyz on both the target and the reference")
     interval = settings.seed_interval_deg
     if spacing_deg is not None:
         interval = 360.0 / np.ceil(360.0 / min(2.0 * spacing_deg, 60.0))
-    turns = orientations.about_axis(target.normal_xyz, reference.normal_xyz, interval_deg=interval)
+    rotations = orientations.about_axis(target.normal_xyz, reference.normal_xyz, interval_deg=interval)
     if settings.axis_sd_deg is None:
         directions = np.zeros((6, 4))
         directions[:3, 0] = target.normal_xyz
         directions[3:, 1:] = np.eye(3)
-        return _frame(target, settings, turns.as_matrix(), directions=directions)
+        return _frame(target, settings, rotations.as_matrix(), directions=directions)
     if spacing_deg is not None:
-        turns = _tilted(turns, target.normal_xyz, settings.axis_sd_deg, spacing_deg)
+        rotations = _tilted(rotations, target.normal_xyz, settings.axis_sd_deg, spacing_deg)
     prior = AxisPrior(target.normal_xyz, reference.normal_xyz, float(np.radians(settings.axis_sd_deg)))
-    return _frame(target, settings, turns.as_matrix(), prior=prior)
+    return _frame(target, settings, rotations.as_matrix(), prior=prior)
 
 
 def near(target: Particle | Spectrum, start: Pose, settings: Settings, *, spacing_deg: float | None) -> Frame:
-    """A pose, or the cone of rotations around it, with the settings' prior about it."""
-    turns, cone = Rotation.concatenate([start.rotation]), None
+    """Return the frame of a pose, or of a cone of rotations around it, with the settings' prior about it."""
+    rotations, cone = Rotation.concatenate([start.rotation]), None
     if settings.max_rotation_deg is not None:
         cone = Cone(start.matrix, float(np.radians(settings.max_rotation_deg)))
         if spacing_deg is not None:
-            turns = orientations.within(start.rotation, cone_deg=settings.max_rotation_deg, spacing_deg=spacing_deg)
-    turn, shift = settings.prior_rotation_sd_deg, settings.prior_shift_sd_angstrom
-    precision = np.repeat([np.radians(turn) ** -2 if turn else 0.0, shift**-2 if shift else 0.0], 3)
+            rotations = orientations.within(start.rotation, cone_deg=settings.max_rotation_deg, spacing_deg=spacing_deg)
+    angle, shift = settings.prior_rotation_sd_deg, settings.prior_shift_sd_angstrom
+    precision = np.repeat([np.radians(angle) ** -2 if angle else 0.0, shift**-2 if shift else 0.0], 3)
     prior = StartPrior(start, precision) if precision.any() else None
-    return _frame(target, settings, turns.as_matrix(), shift_angstrom=start.shift_angstrom, cone=cone, prior=prior)
+    return _frame(target, settings, rotations.as_matrix(), shift_angstrom=start.shift_angstrom, cone=cone, prior=prior)
 
 
 def _frame(
@@ -213,7 +213,7 @@ def _frame(
         rotations=rotations,
         shift_angstrom=shift_angstrom,
         max_shift_angstrom=settings.lengths(box=target.box, voxel_size_angstrom=size).max_shift_angstrom,
-        # Half of the box is what most particles fill.
+        # Most particles fill half of the box.
         radius_angstrom=0.5 * (settings.particle_diameter_angstrom or 0.5 * target.box * size),
         tolerance_angstrom=settings.tolerance_angstrom,
         directions=np.eye(6) if directions is None else directions,
@@ -222,8 +222,8 @@ def _frame(
     )
 
 
-def _tilted(turns: Rotation, normal_xyz: NDArray[np.float64], sd_deg: float, spacing_deg: float) -> Rotation:
-    """Turns about a normal, and the same tilted off it as far as a prior of ``sd_deg`` lets them be."""
+def _tilted(rotations: Rotation, normal_xyz: NDArray[np.float64], sd_deg: float, spacing_deg: float) -> Rotation:
+    """Return rotations about a normal, and these tilted off it as far as a prior of ``sd_deg`` allows."""
     radius = SEEDED_SDS * sd_deg
     rings = np.arange(1, int(np.ceil(radius / (2.0 * spacing_deg) - 0.5)) + 1) * 2.0 * spacing_deg
     tilts = [Rotation.identity()]
@@ -233,4 +233,6 @@ def _tilted(turns: Rotation, normal_xyz: NDArray[np.float64], sd_deg: float, spa
         angle = 2.0 * np.pi * np.arange(count) / count
         axes = np.stack([np.cos(angle), np.sin(angle)], axis=-1) @ across.T
         tilts.append(Rotation.from_rotvec(np.radians(ring) * axes))
-    return Rotation.concatenate([tilt * turns for group in tilts for tilt in (group if not group.single else [group])])
+    return Rotation.concatenate(
+        [tilt * rotations for group in tilts for tilt in (group if not group.single else [group])]
+    )

@@ -1,6 +1,6 @@
-"""The pool of candidate poses: which one to refine next, which are the same, when to stop.
+"""The pool of candidate poses: which one to refine next, which ones coincide, when to stop.
 
-Owns the paper's stochastic parallel refinement (section 2.3) and, beside it, the refinement of every seed by itself.
+Owns the paper's stochastic parallel refinement (section 2.3) and the refinement of every seed on its own.
 Flow: seeds -> one Levenberg-Marquardt step on a candidate drawn with eq. 11 -> drop near-duplicates (eq. 12) ->
 stop by the regression of the smallest dissimilarities. Must not know what a dissimilarity is made of.
 """
@@ -23,11 +23,11 @@ __all__ = ["Outcome", "all_refined", "draw_probabilities", "refine_all", "refine
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is left of the pool, best first, and how it came to be.
+    """Candidates that remain in the pool, best first, and how the search reached them.
 
     ``state`` holds the surviving candidates ordered by dissimilarity; ``iterations`` counts Levenberg-Marquardt steps
     over all candidates; ``history`` has the smallest dissimilarity after each of them, and ``best_points`` (i, m) the
-    point that had it, or is None when it was not asked for.
+    points that had it, or None when they were not recorded.
     """
 
     state: lm.State
@@ -37,9 +37,10 @@ class Outcome:
 
 
 def draw_probabilities(dissimilarity: NDArray[np.float64], draw_contrast: float) -> NDArray[np.float64]:
-    """The paper's eq. 11, in the order of the input: p_j = p_{j-1} max(10^(t / (m - 1)), d_{j-1} / d_j), worst first.
+    """Return the probabilities of eq. 11 of the paper, in the order of the input.
 
-    Raises nothing: a dissimilarity of zero is drawn for certain, one that is not finite never.
+    p_j = p_{j-1} max(10^(t / (m - 1)), d_{j-1} / d_j), worst first.
+    Raises nothing: a dissimilarity of zero is always drawn, one that is not finite never.
     """
     probabilities = np.empty(len(dissimilarity))
     pool.draw_probabilities(np.asarray(dissimilarity, dtype=np.float64), draw_contrast, probabilities)
@@ -47,7 +48,7 @@ def draw_probabilities(dissimilarity: NDArray[np.float64], draw_contrast: float)
 
 
 def regression_slope(values: NDArray[np.float64]) -> float:
-    """Slope per step of the least-squares line through ``values`` (w,)."""
+    """Return the slope per step of the least-squares line through ``values`` (w,)."""
     return float(pool.regression_slope(np.asarray(values, dtype=np.float64)))
 
 
@@ -60,18 +61,18 @@ def refine_stochastically(
     rng: np.random.Generator,
     record: bool = False,
 ) -> Outcome:
-    """The paper's stochastic parallel refinement of seeds (p, m), then the best candidate to its minimum.
+    """Refine seeds (p, m) by the paper's stochastic parallel refinement, then the best candidate to its minimum.
 
     Parameters
     ----------
     problem
-        What is minimised.
+        Function to minimise.
     seeds
         Starting points (p, m).
     schedule
         Constants of the search.
     signature
-        Points (p, m) to vectors (p, s) whose Euclidean distance is that of eq. 12.
+        Maps points (p, m) to vectors (p, s) whose Euclidean distance is that of eq. 12.
     rng
         Draws the candidates.
     record
@@ -79,8 +80,8 @@ def refine_stochastically(
 
     Notes
     -----
-    A candidate that has converged is not drawn again, since it cannot be refined further. The regression is that
-    of the smallest dissimilarity over its first value.
+    A candidate that has converged is not drawn again, since it cannot be refined further. The regression uses the
+    smallest dissimilarity divided by its first value.
     """
     state = lm.start(problem, seeds)
     active, signatures = np.isfinite(state.dissimilarity), signature(state.points)
@@ -105,7 +106,7 @@ def _explore(
     history: NDArray[np.float64],
     points: NDArray[np.float64],
 ) -> int:
-    """``kernels.pool.explore`` for any problem."""
+    """Do for any problem what ``kernels.pool.explore`` does for a compiled one, and return the iterations made."""
     d, settled = state.dissimilarity, False
     for count, uniform in enumerate(uniforms):
         row = -1 if settled else int(pool.draw(d, state.code, active, schedule.draw_contrast, uniform))
@@ -128,12 +129,12 @@ def _explore(
 
 
 def refine_all(problem: lm.Problem, seeds: NDArray[np.float64], *, max_iterations: int) -> Outcome:
-    """Refine every seed (p, m) by itself to its minimum: what the stochastic refinement is measured against."""
+    """Refine every seed (p, m) on its own to its minimum, as the baseline of the stochastic refinement."""
     return all_refined(lm.minimise(problem, seeds, max_iterations=max_iterations))
 
 
 def all_refined(state: lm.State) -> Outcome:
-    """What is left of seeds that were refined each by itself."""
+    """Return the outcome of seeds that were each refined on its own."""
     history = np.minimum.accumulate(np.sort(state.dissimilarity)[::-1])
     return _outcome(state, np.isfinite(state.dissimilarity), history, None)
 

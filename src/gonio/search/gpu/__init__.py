@@ -1,1 +1,1 @@
-"""The stages of a search for a thousand pairs at once on GPUs."""
+"""GPUs as backends: batched searches of about a thousand pairs at a time."""

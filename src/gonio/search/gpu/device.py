@@ -1,8 +1,8 @@
-"""Where alignments are computed: on the CPU, or on a GPU, a backend that does many pieces of work at a time.
+"""The device of alignments: the CPU, or a GPU, a backend that does many pieces of work at a time.
 
-A batch is split into portions that memory holds; where memory runs out all the same, a portion is halved. A GPU is used
-by the process that opened it, by one thread at a time: while one waits for the GPU, another may give it work. Must not
-know what the work is for.
+A batch is split into portions that fit in memory; where memory runs out nevertheless, a portion is halved. A GPU is
+used by the process that opened it, by one thread at a time: while one thread waits for it, another may queue work. Must
+not know what the work is for.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ ONE_PROCESS = (
 
 
 def opened(name: str) -> Device | None:
-    """The device of a name: ``"cpu"`` (None), ``"cuda"``, ``"cuda:1"``, or ``"auto"``, a GPU where one works.
+    """Open a device by name: ``"cpu"`` (None), ``"cuda"``, ``"cuda:1"``, or ``"auto"``, a GPU where one works.
 
     Raises
     ------
     ValueError
-        For another name, and for a GPU that is not there: says what to install.
+        For another name, and for a GPU that is not available; the error states what to install.
     """
     if name == CPU:
         return None
@@ -79,12 +79,12 @@ def opened(name: str) -> Device | None:
 
 
 def device_for(device: str | Device, *, draws: bool) -> Device | None:
-    """The device of a name, open, or the same; for searches that draw their candidates one by one it is the CPU.
+    """Return an open device for a name or a device; the CPU (None) for searches that draw their candidates.
 
     Raises
     ------
     ValueError
-        As ``opened``; and where a GPU is asked to draw.
+        For the errors of ``opened``, and where a GPU is given for a search that draws.
     """
     if not draws or device == CPU:
         return device if isinstance(device, Device) else opened(device)
@@ -119,7 +119,7 @@ class Device:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name for messages and reports."""
         return f"cuda:{self.gpu.index} ({self.gpu.name})"
 
     def search(self, searches: Sequence[PairSearch]) -> list[Found]:
@@ -127,7 +127,7 @@ class Device:
         return self.done(SEARCH, searches)
 
     def refine(self, refinements: Sequence[Refinement]) -> list[lm.State]:
-        """Refine points each by itself by Levenberg-Marquardt steps."""
+        """Refine every point on its own by Levenberg-Marquardt steps."""
         return self.done(REFINE, refinements)
 
     def best_shifts(self, seeds: Sequence[BestShifts]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -147,12 +147,12 @@ class Device:
         return self.done(SHELL_EQUATIONS, evaluations)
 
     def done(self, work: Work[W, A], pieces: Sequence[W]) -> list[A]:
-        """Do pieces of work, as many at a time as memory holds, and return their answers in order.
+        """Do pieces of work, as many at a time as fit in memory, and return their answers in order.
 
         Raises
         ------
         RuntimeError
-            In another process than the one that opened the GPU, such as one forked from it.
+            In a process other than the one that opened the GPU, such as one forked from it.
         MemoryError
             The GPU has not enough memory for a single piece.
         """
@@ -162,15 +162,15 @@ class Device:
             room, queue = self.gpu.launch_bytes, self.gpu.queue()
         answers: dict[int, A] = {}
         waiting = deque(_portions(work, pieces, room))
-        under_way: deque[tuple[_Portion, _Started[W, A]]] = deque()
-        while waiting or under_way:
-            # Portions that there is room for beside those under way, or one.
-            while waiting and (not under_way or sum(p.size for p, _ in under_way) + waiting[0].size <= room):
+        running: deque[tuple[_Portion, _Started[W, A]]] = deque()
+        while waiting or running:
+            # Start portions while they fit in memory with the running ones, or a single one.
+            while waiting and (not running or sum(p.size for p, _ in running) + waiting[0].size <= room):
                 portion = waiting.popleft()
-                under_way.append((portion, self._started(work, [pieces[i] for i in portion.places], queue.beside())))
-            portion, started = under_way[0]
+                running.append((portion, self._started(work, [pieces[i] for i in portion.places], queue.beside())))
+            portion, started = running[0]
             answers.update(zip(portion.places, self._answers(started), strict=True))
-            under_way.popleft()
+            running.popleft()
         return [answers[place] for place in range(len(pieces))]
 
     def _started(self, work: Work[W, A], pieces: list[W], queue: Queue) -> _Started[W, A]:
@@ -183,18 +183,18 @@ class Device:
         return started
 
     def _answers(self, started: _Started[W, A]) -> list[A]:
-        """Wait for work that was started; where memory runs out or has run out, do one half after the other."""
+        """Wait for work that was started and return its answers; where memory ran out, do its halves in turn."""
         from gonio.kernels.gpu_memory import OutOfMemory
 
         answers: list[A] | None = None
-        # Without the lock: another thread may give the GPU work meanwhile.
+        # Without the lock: another thread may queue work meanwhile.
         with suppress(OutOfMemory), self.gpu.used():
             self.gpu.wait(started.queue)
         with self._lock, suppress(OutOfMemory), self.gpu.used():
             if started.finish is not None:
                 answers = started.finish()
                 self.gpu.release(started.queue)
-        # Halves begin when nothing is left that holds what the whole held: neither this nor the error.
+        # Halves start when nothing keeps the memory of the whole: neither this function nor the error.
         started.finish = None
         return self._in_halves(started) if answers is None else answers
 
@@ -208,7 +208,7 @@ class Device:
             raise MemoryError(
                 f"{self.name} has not enough memory for a single pair: use device='cpu', or a coarser resolution"
             )
-        # The second begins when the first is done: both did not fit.
+        # The second half starts when the first is done: both did not fit in memory.
         halves = started.pieces[:half], started.pieces[half:]
         first = self._answers(self._started(started.work, halves[0], started.queue.beside()))
         return first + self._answers(self._started(started.work, halves[1], started.queue.beside()))
@@ -216,7 +216,7 @@ class Device:
 
 @dataclass
 class _Started(Generic[W, A]):
-    """Pieces of work under way, and what gives their answers; None where memory ran out as they were started."""
+    """Running pieces of work; ``finish`` returns their answers, and is None where memory ran out at their start."""
 
     work: Work[W, A]
     pieces: list[W]
@@ -226,14 +226,14 @@ class _Started(Generic[W, A]):
 
 @dataclass(frozen=True)
 class _Portion:
-    """Pieces of one kind that memory holds together, by their places, and the bytes that they take."""
+    """Pieces of one kind that fit in memory together, by their places, and their size in bytes."""
 
     places: list[int]
     size: float
 
 
 def _portions(work: Work[W, A], pieces: Sequence[W], room: float) -> Iterator[_Portion]:
-    """Yield pieces kind by kind, as many at a time as there is room for, or one."""
+    """Yield portions of one kind each, of as many pieces as fit in memory, or of one."""
     kinds: dict[Hashable, list[int]] = {}
     for place, piece in enumerate(pieces):
         kinds.setdefault(work.kind(piece), []).append(place)

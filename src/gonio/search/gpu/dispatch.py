@@ -1,8 +1,8 @@
-"""How each kind of work of a backend becomes launches of kernels (``kernels.cuda``) on a GPU.
+"""GPU dispatch: how each kind of work of a backend becomes launches of kernels (``kernels.cuda``).
 
-What goes up, the launch, and what comes down, for many pieces of work together. Each function returns what waits for
-the GPU and gives the answers, in order. The stages of whole searches are in ``stages``. Must not know what else is
-under way.
+Upload, launch and download for many pieces of work together. Each function returns a function that waits for the GPU
+and returns the answers in order. The stages of whole searches are in ``stages``. Must not know what other work is in
+progress.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ __all__ = [
 W = TypeVar("W")
 A = TypeVar("A")
 
-# Bytes that a point takes on the GPU besides samples: itself, models and sums.
+# Bytes of a point on the GPU besides samples: the point, its models and sums.
 POINT_BYTES = 2048
 
 
 @dataclass(frozen=True)
 class Work(Generic[W, A]):
-    """A kind of work, named as the method of ``Backend`` that does it.
+    """Kind of work, named as the method of ``Backend`` that does it.
 
-    ``start`` launches pieces of one ``kind`` and returns what waits for the GPU and gives their answers; ``size`` is
-    what a piece takes on the GPU, bytes, nearly.
+    ``start`` launches pieces of one ``kind`` and returns a function that waits for the GPU and returns their answers;
+    ``size`` is the approximate memory of a piece on the GPU, in bytes.
     """
 
     name: str
@@ -61,15 +61,15 @@ def _sample_bytes(comparison: Comparison) -> float:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Comparisons on the GPU: what is resident and their samples as they are weighted."""
+    """Comparisons on the GPU: resident data and weighted samples."""
 
     resident: Resident
     columns: Any
 
     @staticmethod
     def of(gpu: Gpu, comparisons: Sequence[Comparison], queue: Queue) -> _Compared:
-        """What each minimises, in the order of its samples' radius."""
-        # Values and weights go up; where samples lie, and what a reference shows there, is kept.
+        """Upload comparisons, with samples in the order of their radius."""
+        # Values and weights are uploaded; frequencies and references are resident.
         resident = Resident(gpu, [(c.target, c.reference) for c in comparisons], queue)
         columns = [
             np.array([*c.samples.value, c.samples.transfer, c.samples.weight, c.samples.power, c.samples.own])[
@@ -81,14 +81,14 @@ class _Compared:
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """What begins every kernel's arguments."""
+        """First arguments of every kernel."""
         return *self.resident.arrays, self.columns
 
 
 def _sums(
     gpu: Gpu, evaluations: Sequence[Evaluation], queue: Queue, *, values: bool, by_shell: bool
 ) -> Callable[[], list[NDArray[np.float64]]]:
-    """Sum at the points of comparisons: (p, s, width), over each shell or over all together."""
+    """Sum over samples at the points of comparisons, (p, s, width), in each shell or in all together."""
     kernel, width = (gpu.kernels.totals, 4) if values else (gpu.kernels.normal_equations, sample_sums.N_SUMS)
     compared = _Compared.of(gpu, [one.comparison for one in evaluations], queue)
     if by_shell:
@@ -140,7 +140,7 @@ def _best_shifts(
 ) -> Callable[[], list[tuple[NDArray[np.float64], NDArray[np.float64]]]]:
     comparisons = [one.comparison for one in wanted]
     compared, seeds = _Compared.of(gpu, comparisons, queue), SeedsOnGpu(gpu, [_seeds(one) for one in wanted], queue)
-    # Of a landscape only what a value needs.
+    # A value needs only some numbers of a landscape.
     tables = [gpu.up(array, queue) for array in _value_rows(comparisons)]
     count = int(seeds.counts.sum())
     points, value = gpu.empty((count, 12), np.float64, queue), gpu.empty((count,), np.float64, queue)
@@ -167,7 +167,7 @@ def _value_rows(comparisons: Sequence[Comparison]) -> tuple[NDArray[np.int64], N
 
 
 def _refinements(gpu: Gpu, refinements: list[Refinement], queue: Queue) -> Callable[[], list[lm.State]]:
-    """Refine along as many directions all of them."""
+    """Refine points that all have the same number of directions."""
     from gonio.kernels.cuda_samples import landscape_rows
 
     k = refinements[0].problem.landscape.directions.shape[1]
@@ -175,8 +175,8 @@ def _refinements(gpu: Gpu, refinements: list[Refinement], queue: Queue) -> Calla
     counts = np.array([len(r.points) for r in refinements])
     first, count = begins(counts), int(counts.sum())
     steps = np.array([r.max_iterations for r in refinements])
-    given = (*landscape_rows([r.problem.landscape for r in refinements]), first, counts)
-    tables = [gpu.up(array, queue) for array in given]
+    host_tables = (*landscape_rows([r.problem.landscape for r in refinements]), first, counts)
+    tables = [gpu.up(array, queue) for array in host_tables]
     state = [gpu.up(np.concatenate([r.points for r in refinements]).astype(np.float64), queue)]
     for shape, dtype in (((), float), ((k, k), float), ((k,), float), *[((), float)] * 2, *[((), np.int64)] * 2):
         state.append(gpu.empty((count, *shape), dtype, queue))

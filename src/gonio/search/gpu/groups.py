@@ -1,4 +1,4 @@
-"""Items of a task on a GPU, in groups: one is prepared while others are searched and made into results."""
+"""Items of a task on a GPU, in groups: one group is prepared while others are searched and finished."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["TOGETHER", "in_groups"]
 P = TypeVar("P")
 T = TypeVar("T")
 
-# Searches of a group: the best poses of a thousand pairs are as many blocks as a large GPU runs at a time, and most
+# Searches of a group: the best poses of a thousand pairs fill the blocks that a large GPU runs at a time, and most
 # launches have more.
 TOGETHER = 1024
-# Groups that are under way: one is prepared, one searched, and one made into results.
+# Groups in progress: one is prepared, one searched, and one finished.
 UNDER_WAY = 3
-# Results of a group up to the first item that fails, and how that one fails.
+# Results of a group up to the first item that fails, and its error.
 Outcome = tuple[list[T], Exception | None]
 
 
@@ -36,15 +36,15 @@ def in_groups(
     n_threads: int = 1,
     size: int = TOGETHER,
 ) -> Iterator[T]:
-    """Yield the result of each item, in order, of groups of ``size`` items that are finished together.
+    """Yield the result of each item in order, finishing items in groups of ``size``.
 
-    ``n_threads`` threads do ``prepare(*item)``: that is where particles are read. Processes could not hand over what
-    lies on the GPU. Results do not depend on the groups.
+    ``n_threads`` threads run ``prepare(*item)``, which reads particles. Processes could not pass on data that is on the
+    GPU. Results do not depend on the groups.
 
     Raises
     ------
     Exception
-        The first, in the order of the items, that preparing or finishing one ends with, after the results before it.
+        The first error, in the order of the items, of preparing or finishing one, after the results before it.
     """
     groups = ((group,) for group in iter(lambda: list(islice(items, size)), []))
     with ThreadPoolExecutor(n_threads) as threads:
@@ -63,7 +63,7 @@ def _done(
     device: Device,
     group: list[tuple],
 ) -> Outcome[T]:
-    """Prepare a group, and finish what comes before the first item that cannot be prepared."""
+    """Prepare a group, and finish the items before the first that cannot be prepared."""
     prepared: list[P] = []
     unprepared: Exception | None = None
     try:
@@ -75,7 +75,7 @@ def _done(
 
 
 def _finished(finish: Callable[[Sequence[P], Backend], list[T]], group: Sequence[P], device: Device) -> Outcome[T]:
-    """Finish a group; where that fails, halves of it, until the first item that fails is by itself."""
+    """Finish a group; where that fails, finish its halves, until the first item that fails is alone."""
     try:
         return (finish(group, device) if group else []), None
     except Exception as error:

@@ -1,10 +1,10 @@
-"""Engines whose items are done by GPUs: one in this process, or several with a process each.
+"""Executors whose items are done by GPUs: one in this process, or several with a process each.
 
-Of a ``BatchTask`` a GPU takes as many items at a time as fill it, and results come in the order of the items, each when
-it and those before it are done. Other functions run on the CPU here. Must not know any search.
+A GPU takes as many items of a ``BatchTask`` at a time as fill it. Results come in the order of the items, each when it
+and those before it are done. Other functions run on the CPU in this process. Must not know any search.
 
-    on one GPU       items -> groups -> groups.in_groups
-    on several       items -> tiles, each given to a worker that is free -> the same there -> in order
+    one GPU          items -> groups -> groups.in_groups
+    several GPUs     items -> tiles -> a free worker, which does a tile as one GPU does -> results in order
 """
 
 from __future__ import annotations
@@ -29,36 +29,37 @@ __all__ = ["ManyGpus", "OneGpu", "gpus_for"]
 
 T = TypeVar("T")
 
-# Searches of a tile, at most: what is lost of a worker's work when a run is cut off is a few of them.
+# Most searches of a tile. When a run is interrupted, each worker loses a few tiles.
 TILE = 256
-# Tiles that a worker does at a time: while one is searched others are prepared and made into results.
+# Tiles that a worker does at a time: while one is searched, others are prepared and finished.
 UNDER_WAY = 4
-# Seconds that an end may take.
+# Seconds to wait for a process to end.
 END = 5.0
 
 
 def gpus_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) -> OneGpu | ManyGpus | None:
-    """The executor of a device: what ``executor`` may be wherever there is one. None for the CPU.
+    """Return the executor of a device, for any argument ``executor``; None for the CPU.
 
     Parameters
     ----------
     device
         ``"cpu"``; ``"cuda"``, ``"cuda:1"``, ``"auto"`` or a ``Device`` as for an ``Aligner``; or several GPUs,
-        ``"cuda:0,cuda:1"``, each of which has a worker process: in a script, below ``if __name__ == "__main__":``.
-        A GPU named twice has two, which prepare twice as much.
+        ``"cuda:0,cuda:1"``, each with a worker process: in a script, below ``if __name__ == "__main__":``. A GPU
+        that is named twice has two workers, which prepare twice as much.
     draws
-        Whether candidates are drawn one by one (``Settings.draws``), for which there is only the CPU.
+        Whether candidates are drawn one by one (``Settings.draws``), which only the CPU does.
     n_threads
-        How many particles are read and prepared at a time, by all processes together.
+        Number of particles that all processes together read and prepare at a time.
 
     Returns
     -------
-    A context manager that is its own value. Results do not depend on how many GPUs there are.
+    A context manager that returns itself. Results do not depend on the number of GPUs.
 
     Raises
     ------
     ValueError
-        A name that is none; a GPU that is not there or searches that draw. Of several GPUs when they are entered.
+        For a name that is not a device, a GPU that is not available, and searches that draw their candidates. For
+        several GPUs the first two are raised when the executor is entered.
     """
     names = tuple(device.split(",")) if isinstance(device, str) else ()
     if len(names) > 1:
@@ -69,14 +70,14 @@ def gpus_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) -
     return None if found is None else OneGpu(found, n_threads)
 
 
-def _whole(function: Callable[[int], T]) -> Callable[[int], T]:
-    """Return the function of all items where it is one of some."""
+def _of_all(function: Callable[[int], T]) -> Callable[[int], T]:
+    """Return the function of all items, also where ``function`` is of chosen items."""
     return function.function if isinstance(function, Chosen) else function
 
 
 @dataclass(frozen=True)
 class OneGpu:
-    """A GPU of this process. Nothing is forked from it: what is no search is done in threads."""
+    """A GPU of this process, which is never forked: other functions than searches run in threads."""
 
     device: Device
     n_threads: int = 1
@@ -85,20 +86,20 @@ class OneGpu:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """The GPU stays open: another stage may come."""
+        """Leave the GPU open, as another task may follow."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the GPU."""
         return self.device.name
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Executor``."""
+        """Yield the results of a function of items, in their order."""
         return self.done(function, range(count))
 
     def done(self, function: Callable[[int], T], items: Iterable[int]) -> Iterator[T]:
-        """The function of items, in their order."""
-        task, each = _whole(function), ((item,) for item in items)
+        """Yield the results of a function of some items, in their order."""
+        task, each = _of_all(function), ((item,) for item in items)
         if not isinstance(task, BatchTask):
             return in_order(function, each, self.n_threads, processes=False)
         if isinstance(function, Chosen):
@@ -109,7 +110,7 @@ class OneGpu:
 
 @dataclass
 class ManyGpus:
-    """A worker process for each of some GPUs, which ``open`` opens there. This process uses none of them."""
+    """Several GPUs, each opened by ``open`` in a worker process. This process uses none of them."""
 
     names: tuple[str, ...]
     n_threads: int = 1
@@ -125,12 +126,12 @@ class ManyGpus:
 
     @property
     def name(self) -> str:
-        """What they are called."""
+        """Names of the GPUs."""
         return ", ".join(worker.name for worker in self._workers) or ", ".join(self.names)
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Executor``."""
-        task = _whole(function)
+        """Yield the results of a function of items, in their order."""
+        task = _of_all(function)
         if not isinstance(task, BatchTask):
             return in_order(function, ((item,) for item in range(count)), self.n_threads)
         return self._in_tiles(function, count, task.searches)
@@ -174,18 +175,18 @@ class ManyGpus:
                     if error is not None:
                         raise error
         except ChildProcessError:
-            self._end()  # another task begins anew
+            self._end()  # the next task starts new workers
             raise
 
 
 class _Served:
-    """A GPU in a process of its own, of which each thread of another process does a tile of a function's items."""
+    """A GPU in a process of its own, which does tiles of a function's items for threads of another process."""
 
     def __init__(self, name: str, open_gpu: Callable[[str], Device | None], n_threads: int) -> None:
         self._name, self._open, self._n_threads = name, open_gpu, n_threads
 
     def open(self) -> str:
-        """Open the GPU and return what it is called."""
+        """Open the GPU and return its name."""
         try:
             device = self._open(self._name)
         except Exception as error:
@@ -196,11 +197,11 @@ class _Served:
         return self._gpu.name
 
     def begin(self, function: Callable[[int], Any]) -> None:
-        """Do the items of this function from now on."""
+        """Set the function whose items are done from now on."""
         self._function = function
 
     def done(self, tile: range) -> Outcome[Any]:
-        """Return the results of a tile up to the first error, and that."""
+        """Return the results of a tile up to the first error, and this error."""
         results: list[Any] = []
         try:
             results.extend(self._gpu.done(self._function, tile))
@@ -210,17 +211,17 @@ class _Served:
 
 
 class _Manager(BaseManager):
-    """Begins the process."""
+    """Starts the process of a worker."""
 
 
 _Manager.register("served", _Served)
 
 
 class _Worker:
-    """A process that has opened a GPU, seen from outside."""
+    """Handle to a process that has opened a GPU."""
 
     def __init__(self, name: str, open_gpu: Callable[[str], Device | None], n_threads: int) -> None:
-        # Not forked: a GPU cannot be used by a copy of a process that has looked for one.
+        # Spawned: a process forked from one that has searched for GPUs cannot use them.
         self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
         self.name = name
         try:
@@ -230,21 +231,21 @@ class _Worker:
         except BaseException as error:
             self.end()
             if isinstance(error, ChildProcessError):
-                error.add_note('a script that begins workers does so below if __name__ == "__main__":')
+                error.add_note('a script must start workers below if __name__ == "__main__":')
             raise
 
     def begin(self, function: Callable[[int], Any]) -> None:
-        """Do the items of this function from now on."""
+        """Set the function whose items are done from now on."""
         self._call(self._served.begin, function)
 
     def done(self, tile: range) -> Outcome[Any]:
-        """Return the results of a tile up to the first error, and that."""
+        """Return the results of a tile up to the first error, and this error."""
         outcome: Outcome[Any] = self._call(self._served.done, tile)
         return outcome
 
     def end(self) -> None:
         """End the process."""
-        if hasattr(self._manager, "shutdown"):  # it has begun
+        if hasattr(self._manager, "shutdown"):  # it has started
             self._manager.shutdown()
 
     def _call(self, method: Callable[..., Any], *arguments: object) -> Any:

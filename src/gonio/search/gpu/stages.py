@@ -1,14 +1,14 @@
-"""The stages of searches from coarse to fine (``coarse_to_fine``) of many pairs at once, on a GPU.
+"""Batched coarse-to-fine searches (``coarse_to_fine``): the stages of many pairs at once on a GPU.
 
-What each stage is made of is in ``kernels.cuda`` (samples) and ``kernels.cuda_stages`` (what follows from their sums).
-All launches of a batch are given to the GPU one after the other and are done in that order: until the answers are
-asked for nothing comes down, and no stage is waited for. Searches of a batch have one course; all else may differ.
+The kernels are in ``kernels.cuda`` (sums of samples) and ``kernels.cuda_stages`` (what is computed from these sums).
+All launches of a batch are queued and executed in order: nothing is downloaded and no stage is waited for until the
+answers are requested. Searches of a batch have one course; everything else may differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,14 @@ from gonio.search.coarse_to_fine import (
     CHOICE_POWER,
     DISTINCT,
     LAST_CANDIDATES,
-    LEFT,
     MIN_SEEDS,
+    NEIGHBOURED,
     PruningRule,
     conduct,
 )
 from gonio.search.cpu import Cpu, chance_poses
 from gonio.search.gpu.resident_data import Resident, Seeds, SeedsOnGpu, begins, within
-from gonio.search.search_space import neighbour_turns
+from gonio.search.search_space import neighbour_rotations
 from gonio.search.uncertainty import Curvature
 
 if TYPE_CHECKING:
@@ -39,21 +39,21 @@ if TYPE_CHECKING:
 
 __all__ = ["bytes_of_search", "conducted", "kind_of_search"]
 
-# Bytes of a search whatever its size, and of a pose in its pool: a point, its models, its order, and that once more.
+# Bytes of a search of any size, and of a pose in its two pools: a point, its models, its order.
 SEARCH_BYTES, POSE_BYTES = 4096.0, 1024.0
-# Blocks of memory are larger than what they hold by up to a quarter.
+# Blocks of memory are up to a quarter larger than their contents.
 ROUNDED = 1.125
 
 
 def kind_of_search(search: PairSearch) -> Hashable:
-    """Searches of one kind are done together."""
+    """Return the kind of a search; searches of one kind share a batch."""
     free = search.frame.shift_angstrom is None
-    drawn = search.minimise is not None
-    return PairSearch, search.course, search.frame.directions.shape[1], search.group.tobytes(), free, drawn
+    draws = search.minimise is not None
+    return PairSearch, search.course, search.frame.directions.shape[1], search.group.tobytes(), free, draws
 
 
 def bytes_of_search(search: PairSearch) -> float:
-    """What a search takes on the GPU, nearly."""
+    """Estimate the memory of a search on the GPU, in bytes."""
     target, frame = search.pair.target, search.frame
     seeds = _seeds(search).bytes if frame.shift_angstrom is None else 128.0 * len(frame.rotations)
     sums = (32.0 * 2 * CHANCE_POSES + 8.0 * sample_sums.N_SUMS) * target.n_shells
@@ -68,7 +68,10 @@ def _seeds(search: PairSearch) -> Seeds:
 
 
 def conducted(gpu: Gpu, searches: list[PairSearch], queue: Queue) -> Callable[[], list[Found]]:
-    """Start searches of one kind; what is returned waits for them. Those that draw their candidates run on the CPU."""
+    """Start searches of one kind, and return a function that waits for them and returns their optima.
+
+    Searches that draw their candidates run on the CPU.
+    """
     if searches[0].minimise is not None:
         return lambda: Cpu().search(searches)
     stages = _OnGpu(gpu, searches, queue)
@@ -77,14 +80,31 @@ def conducted(gpu: Gpu, searches: list[PairSearch], queue: Queue) -> Callable[[]
 
 
 def _room(searches: list[PairSearch]) -> int:
-    """Rows of each search's pool."""
+    """Return the number of rows of each search's pool."""
     course = searches[0].course
-    most = course.cuts.seeds.most if course.levels > 1 else max(len(s.frame.rotations) for s in searches)
-    return max(most, LAST_CANDIDATES + (len(neighbour_turns()) * LEFT if course.neighbour_search else 0))
+    most = course.pruning.seeds.most if course.levels > 1 else max(len(s.frame.rotations) for s in searches)
+    return max(most, LAST_CANDIDATES + (len(neighbour_rotations()) * NEIGHBOURED if course.neighbour_search else 0))
+
+
+class _Results(NamedTuple):
+    """Arrays of the optima of a batch, on the GPU or downloaded; ``minimised`` values contain the prior."""
+
+    counts: Any
+    points: Any
+    minimised: Any
+    values: Any
+    codes: Any
+    choices: Any
+    iterations: Any
+    overlap: Any
+    tables: Any
+    contrasts: Any
+    follow: Any
+    scatter: Any
 
 
 class _OnGpu:
-    """The stages of a batch: arrays on the GPU, and how many poses a pool has at most."""
+    """The ``Stages`` of a batch, with the arrays on the GPU and the largest number of poses in a pool."""
 
     def __init__(self, gpu: Gpu, searches: list[PairSearch], queue: Queue) -> None:
         from gonio.kernels.cuda_samples import landscape_rows
@@ -122,7 +142,7 @@ class _OnGpu:
         self._pools()
 
     def _describe(self, raw: list[int], shell_first: NDArray[np.int64], n_shells: NDArray[np.int64]) -> None:
-        """Tables of what is known of each search before the first launch."""
+        """Upload tables of what is known of each search before the first launch."""
         from gonio.kernels.cuda_stages import MOST_CHANCE_POSES, PAIR, SEARCH
 
         searches = self._searches
@@ -150,21 +170,21 @@ class _OnGpu:
         self._table, self._pairs = self._up(whole), self._up(numbers)
 
     def _expect_before(self, n_shells: NDArray[np.int64]) -> None:
-        """What is expected before any pose is known, and what is said to be known."""
+        """Upload the expected FSC before any pose is known, or the given one, and C_ref."""
         before, c_ref, contrast = [], [], []
         for search, count in zip(self._searches, n_shells, strict=True):
             known = search.pair.before if search.expected_fsc is None else search.expected_fsc
             before.append(np.zeros((count, 4)) if known is None else known.table)
             contrast.append(1.0 if known is None else known.contrast)
-            above = search.pair.c_ref
-            c_ref.append(np.full(count, np.inf) if above is None else above)
+            limit = search.pair.c_ref
+            c_ref.append(np.full(count, np.inf) if limit is None else limit)
         table, contrasts = np.concatenate(before), np.array(contrast)
         self._before, self._now = (self._up(table), self._up(contrasts)), (self._up(table), self._up(contrasts))
         self._raised, self._c_ref = self._empty(table.shape, np.float64), self._up(np.concatenate(c_ref))
         self._chance = self._empty((len(table),), np.float64)
 
     def _pools(self) -> None:
-        """The pools, and memory of stages; each of the two pools receives what is left of the other."""
+        """Allocate the memory of the stages and the two pools, each of which receives the poses kept from the other."""
         rows, k = self._count * self._room, self._searches[0].frame.directions.shape[1]
         self._refinement = self._gpu.kernels.refine[k]
         self._pool, self._next = self._pool_of(self._room), self._pool_of(self._room)
@@ -175,13 +195,13 @@ class _OnGpu:
         self._total = self._up(np.zeros(self._count, np.int64))
 
     def _pool_of(self, room: int) -> list[Any]:
-        """Points, values, codes and choices."""
+        """Allocate the points, values, codes and choices of a pool."""
         rows = self._count * room
         shapes = ((rows, 12), np.float64), ((rows,), np.float64), ((rows,), np.int64), ((rows,), np.float64)
         return [self._empty(shape, dtype) for shape, dtype in shapes]
 
     def seed(self) -> None:
-        """As ``Stages``."""
+        """Score every seed at its best shift, and measure the chance correlation."""
         self._weigh("plain", self._whole_parts, self._now, self._plain)
         self._weigh("before", self._parts[0], self._before, self._columns)
         count = int(self._seed_counts.sum())
@@ -207,17 +227,17 @@ class _OnGpu:
         if self._course.levels == 1:
             self.keep_seeds(PruningRule(0.0, self._room, self._room, 0))
 
-    def keep_seeds(self, cut: PruningRule) -> None:
-        """As ``Stages``."""
-        rule = float(cut.margin), cut.least, cut.most, MIN_SEEDS
+    def keep_seeds(self, rule: PruningRule) -> None:
+        """Keep the best seeds by the pruning rule."""
+        numbers = float(rule.margin), rule.least, rule.most, MIN_SEEDS
         self._stage(
-            "keep_seeds", self._count, self._table, *self._seeds, *rule, self._room, self._order, self._deviation,
+            "keep_seeds", self._count, self._table, *self._seeds, *numbers, self._room, self._order, self._deviation,
             self._pool[0], self._counts,
         )  # fmt: skip
-        self._most = min(cut.most, int(self._seed_counts.max()))
+        self._most = min(rule.most, int(self._seed_counts.max()))
 
     def refine(self, level: int | None, steps: int) -> None:
-        """As ``Stages``."""
+        """Refine every pose at a level, or at the full limit."""
         if level is None:
             self._weigh("score", self._whole_parts, self._now, self._columns)
             self._refine(self._whole_parts, self._most, steps)
@@ -225,25 +245,27 @@ class _OnGpu:
             self._weigh("before", self._parts[level], self._before, self._columns)
             self._refine(self._parts[level], self._most, steps)
 
-    def keep(self, cut: PruningRule) -> None:
-        """As ``Stages``."""
-        self._leave(self._pool[1], cut, by_choice=True, within=True, stepped=self._most)
+    def keep(self, rule: PruningRule) -> None:
+        """Keep the best distinct poses by the pruning rule."""
+        self._keep_distinct(self._pool[1], rule, by_choice=True, within=True, stepped=self._most)
 
     def expect(self) -> None:
-        """As ``Stages``."""
+        """Estimate the expected FSC from the best pose, unless it is known."""
         sums = self._shell_sums("totals", self._plain, self._pool_first, self._one, self._one, 1, self._pool[0])
         self._threads(
             "expect", self._count, self._table, sums, self._shells, self._chance, self._c_ref, *self._now,
         )  # fmt: skip
 
     def search_neighbours(self) -> None:
-        """As ``Stages``."""
-        turns = neighbour_turns()
-        self._stage("search_neighbours", self._count, self._up(turns), LEFT, self._room, self._counts, self._pool[0])
-        self._most += len(turns) * min(LEFT, self._most)
+        """Add the neighbours of the best poses."""
+        rotations = neighbour_rotations()
+        self._stage(
+            "search_neighbours", self._count, self._up(rotations), NEIGHBOURED, self._room, self._counts, self._pool[0],
+        )  # fmt: skip
+        self._most += len(rotations) * min(NEIGHBOURED, self._most)
 
     def choose(self) -> None:
-        """As ``Stages``."""
+        """Keep the most likely distinct poses (eq. 30)."""
         self._weigh("choice", self._whole_parts, self._now, self._columns, power=CHOICE_POWER)
         poses = self._pool_first, self._one, self._counts
         sums = self._totals(self._columns, self._whole_parts, *poses, self._most, self._pool[0])
@@ -251,21 +273,21 @@ class _OnGpu:
             "choices", self._count * self._most, self._table, self._pairs, sums, self._most, self._room, self._counts,
             self._whole, self._numbers, self._pool[0], self._pool[3],
         )  # fmt: skip
-        cut = PruningRule(0.0, LAST_CANDIDATES, LAST_CANDIDATES, 0)
-        self._leave(self._pool[3], cut, by_choice=True, within=False, stepped=self._most)
+        rule = PruningRule(0.0, LAST_CANDIDATES, LAST_CANDIDATES, 0)
+        self._keep_distinct(self._pool[3], rule, by_choice=True, within=False, stepped=self._most)
 
-    def rest(self, steps: int) -> None:
-        """As ``Stages``. What is left lies in pools of their own size."""
+    def converge(self, steps: int) -> None:
+        """Refine the best pose, and keep the distinct poses in a pool of their size."""
         self._weigh("score", self._whole_parts, self._now, self._columns)
         self._refine(self._whole_parts, 1, steps)
         choices = self._pool[1] if self._course.alone else self._pool[3]
         self._next, room = self._pool_of(LAST_CANDIDATES), LAST_CANDIDATES
-        cut = PruningRule(0.0, LAST_CANDIDATES, LAST_CANDIDATES, 0)
-        self._leave(choices, cut, by_choice=False, within=False, stepped=1, next_room=room)
+        rule = PruningRule(0.0, LAST_CANDIDATES, LAST_CANDIDATES, 0)
+        self._keep_distinct(choices, rule, by_choice=False, within=False, stepped=1, next_room=room)
         self._pool_first, self._room = self._up(np.arange(self._count) * room), room
 
     def finish(self) -> Callable[[], list[Found]]:
-        """Start the last launches, and what gives the answers."""
+        """Start the last launches, and return a function that waits for the optima and returns them."""
         points, minimised, codes, choices = self._pool
         first = self._pool_first, self._one
         values = self._empty((self._count * self._room,), np.float64)
@@ -275,55 +297,45 @@ class _OnGpu:
         self._weigh("curvature", self._whole_parts, self._now, self._columns)
         equations = self._shell_sums("normal_equations", self._columns, *first, self._one, 1, points)
         weights = self._empty((self._chance.shape[0], 2), np.float64)
-        bent = [self._empty((self._count, 6, 6), np.float64) for _ in range(2)]
+        curvature = [self._empty((self._count, 6, 6), np.float64) for _ in range(2)]
         self._stage(
             "curvatures", self._count, self._table, self._pairs, self._shell_parts, self._shell_first, self._numbers,
-            self._columns, equations, self._shells, weights, *bent,
+            self._columns, equations, self._shells, weights, *curvature,
         )  # fmt: skip
-        wanted = [self._counts, points, minimised, values, codes, choices, self._total, overlap, *self._now, *bent]
+        results = _Results(
+            self._counts, points, minimised, values, codes, choices, self._total, overlap, *self._now, *curvature
+        )
 
         def finished() -> list[Found]:
-            return self._found(*(self._gpu.down(array, self._queue) for array in wanted))
+            return self._found(_Results(*(self._gpu.down(array, self._queue) for array in results)))
 
         return finished
 
-    def _found(
-        self,
-        counts: NDArray,
-        points: NDArray,
-        minimised: NDArray,
-        values: NDArray,
-        codes: NDArray,
-        choices: NDArray,
-        total: NDArray,
-        overlap: NDArray,
-        tables: NDArray,
-        contrasts: NDArray,
-        follow: NDArray,
-        scatter: NDArray,
-    ) -> list[Found]:
+    def _found(self, results: _Results) -> list[Found]:
         found, shell = [], 0
         for i, search in enumerate(self._searches):
-            rows = slice(i * self._room, i * self._room + counts[i])
+            rows = slice(i * self._room, i * self._room + results.counts[i])
             shells = slice(shell, shell + search.pair.target.n_shells)
             shell = shells.stop
-            known = search.expected_fsc
+            expected_fsc = search.expected_fsc
+            if expected_fsc is None:
+                expected_fsc = ExpectedFsc.of_table(results.tables[shells].copy(), float(results.contrasts[i]))
             found.append(
                 Found(
-                    points=points[rows].copy(),
-                    dissimilarity=np.where(np.isfinite(minimised[rows]), values[rows], np.inf),
-                    choice=choices[rows].copy(),
-                    status=lm.Status.of(int(codes[rows.start])),
-                    iterations=int(total[i]),
-                    expected_fsc=known or ExpectedFsc.of_table(tables[shells].copy(), float(contrasts[i])),
-                    overlap=float(overlap[i, 3]),
-                    curvature=Curvature(follow[i].copy(), scatter[i].copy()),
+                    points=results.points[rows].copy(),
+                    dissimilarity=np.where(np.isfinite(results.minimised[rows]), results.values[rows], np.inf),
+                    choice=results.choices[rows].copy(),
+                    status=lm.Status.of(int(results.codes[rows.start])),
+                    iterations=int(results.iterations[i]),
+                    expected_fsc=expected_fsc,
+                    overlap=float(results.overlap[i, 3]),
+                    curvature=Curvature(results.follow[i].copy(), results.scatter[i].copy()),
                 )
             )
         return found
 
     def _weigh(self, mode: str, parts: Any, expected: tuple[Any, Any], columns: Any, power: float = 1.0) -> None:
-        """Samples of parts into columns, weighted as ``mode`` says by what is expected."""
+        """Write the samples of parts into columns, weighted by the expected FSC as ``mode`` states."""
         self._stage(
             "weigh", self._count, self._weights[mode], power, float(MIN_SAMPLES), MIN_OVERLAP, self._table, *expected,
             self._raised, self._resident.arrays[-1], self._samples, parts, columns, self._whole, self._numbers,
@@ -338,29 +350,29 @@ class _OnGpu:
             values, *self._models, codes, self._iterations,
         )  # fmt: skip
 
-    def _leave(
+    def _keep_distinct(
         self,
         choices: Any,
-        cut: PruningRule,
+        rule: PruningRule,
         *,
         by_choice: bool,
         within: bool,
         stepped: int,
         next_room: int | None = None,
     ) -> None:
-        """The first distinct poses into the other pool, which is then the one."""
-        rule = DISTINCT, by_choice, within, float(cut.margin), cut.least, cut.most, stepped
+        """Copy the best distinct poses to the other pool, which becomes the current one."""
+        numbers = DISTINCT, by_choice, within, float(rule.margin), rule.least, rule.most, stepped
         points, values, codes, _ = self._pool
         self._stage(
-            "leave", self._count, self._pairs, self._group, *rule, self._room, self._deviation, self._counts, points,
+            "leave", self._count, self._pairs, self._group, *numbers, self._room, self._deviation, self._counts, points,
             values, codes, choices, self._iterations, self._order, self._signatures, self._total,
             self._room if next_room is None else next_room, *self._next,
         )  # fmt: skip
         self._pool, self._next = self._next, self._pool
-        self._most = min(self._most, cut.most)
+        self._most = min(self._most, rule.most)
 
     def _totals(self, columns: Any, parts: Any, first: Any, step: Any, counts: Any, most: int, points: Any) -> Any:
-        """Sums of all samples of each pair at poses, (b most, 4)."""
+        """Sum over all samples of each pair at poses, (b most, 4)."""
         out = self._empty((self._count * most, 4), np.float64)
         self._launch(
             self._gpu.kernels.totals, len(out), *self._resident.arrays, columns, parts, self._part_first, self._phases,
@@ -369,7 +381,7 @@ class _OnGpu:
         return out
 
     def _shell_sums(self, kernel: str, columns: Any, first: Any, step: Any, counts: Any, most: int, points: Any) -> Any:
-        """Sums of each shell at poses, (b most shells, width)."""
+        """Sum over each shell at poses, (b most shells, width)."""
         width = 4 if kernel == "totals" else sample_sums.N_SUMS
         out = self._empty((self._count * most * self._shells, width), np.float64)
         self._launch(
@@ -379,14 +391,14 @@ class _OnGpu:
         return out
 
     def _values(self, sums: Any, first: Any, counts: Any, most: int, values: Any) -> None:
-        """Dissimilarities from sums."""
+        """Compute dissimilarities from sums."""
         self._threads("values", self._count * most, sums, first, counts, most, self._whole, self._numbers, values)
 
     def _stage(self, kernel: str, blocks: int, *arguments: Any) -> None:
         self._launch(getattr(self._gpu.stages, kernel), blocks, *arguments)
 
     def _threads(self, kernel: str, count: int, *arguments: Any) -> None:
-        """A kernel of which each thread is by itself."""
+        """Launch a kernel whose threads are independent."""
         self._stage(kernel, -(-count // self._gpu.stages.threads), *arguments)
 
     def _launch(self, kernel: Any, blocks: int, *arguments: Any) -> None:
@@ -400,7 +412,7 @@ class _OnGpu:
 
 
 def _samples(target: Spectrum) -> Callable[[], NDArray]:
-    """Re, im, transfer and weight of a target's samples, (n, 4), in the order of their radius."""
+    """Return a function that makes Re, Im, transfer and weight of a target's samples, (n, 4), by radius."""
 
     def make() -> NDArray[np.float32]:
         order, _ = target.by_radius
