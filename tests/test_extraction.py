@@ -79,7 +79,7 @@ def test_what_lies_outside_is_the_mean():
 
 
 @pytest.mark.parametrize(
-    ("place", "share"),
+    ("place", "fraction"),
     [((30, 30, 30), 0.0), ((2, 30, 30), 4 / 12), ((79, 75, 72), 1 - (7 / 12) ** 3), ((-90, 0, 0), 1.0)],
 )
 def test_the_fraction_outside_is_that_of_the_voxels(place, fraction):

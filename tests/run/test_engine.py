@@ -108,7 +108,7 @@ def test_stages_are_kept_apart_and_some_not_at_all(tmp_path, opened):
 def test_a_stage_does_not_get_the_results_of_another_of_its_name(tmp_path, opened):
     executor = Checkpointed(Local(1), opened(Checkpoint.create, tmp_path / "journal", {}))
     list(executor("one", Squares(tmp_path), 3))
-    with pytest.raises(RuntimeError, match="two stages 'one'"):
+    with pytest.raises(RuntimeError, match="two tasks 'one'"):
         list(executor("one", abs, 3))
 
 

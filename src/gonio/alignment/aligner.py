@@ -38,11 +38,11 @@ from gonio.settings import Inputs, Overlap, Pool, Schedule, Search, Settings
 
 __all__ = ["Aligner", "History", "Inputs", "Kept", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
 
-# Particles from which the expectation of a whole set is taken.
+# Particles from which the expected FSC of a whole set is estimated.
 LEARN_FROM = 50
-# A drawn pool is given this share of the steps that refining all of it would take.
+# A drawn pool has this fraction of the steps that refining all of it would take.
 DRAWN_FRACTION = 0.5
-# No shell is taken to correlate better, squared: float32 sums tell no more.
+# Largest squared correlation of a shell: float32 sums are no more precise.
 MOST_ALIKE = 1.0 - 1e-4
 
 
@@ -68,8 +68,8 @@ class Aligner:
     Raises
     ------
     ValueError, TypeError
-        When the reference is constant, is a tilt stack, or does not suit the resolution asked for; when a GPU is asked
-        for that is not there, or for a search that draws.
+        When the reference is constant, is a tilt stack, or does not suit the requested resolution; when the requested
+        GPU is not there, or the search draws its candidates.
 
     Examples
     --------
@@ -104,13 +104,13 @@ class Aligner:
     def of_another(
         self, reference: Volume | Subtomogram, *, settings: Settings | None = None, mask: Volume | None = None
     ) -> Aligner:
-        """Make an aligner of another map, of which the same is known: settings unless given, FSC, where to compute."""
+        """Make an aligner of another map with this one's FSC and device, and its settings unless given."""
         settings, device = settings or self.settings, CPU if self.gpu is None else self.gpu
         return Aligner(reference, settings, mask=mask, reference_fsc=self._reference_fsc, device=device)
 
     def __repr__(self) -> str:
-        asked = self.settings
-        return f"Aligner({self.reference!r}, {asked.search} by {asked.score}, symmetry {asked.symmetry})"
+        settings = self.settings
+        return f"Aligner({self.reference!r}, {settings.search} by {settings.score}, symmetry {settings.symmetry})"
 
     def align(
         self,
@@ -122,7 +122,7 @@ class Aligner:
         record: bool = False,
         kept: Kept | None = None,
     ) -> Result:
-        """Find the pose that lays the reference on ``target``.
+        """Find the pose that aligns the reference to ``target``.
 
         Parameters
         ----------
@@ -133,13 +133,13 @@ class Aligner:
         start
             Where a local search starts, which needs it. To the search from coarse to fine it is a pose that may be
             right: against a map its optimum is kept where it is better than what was found.
-        expectation
-            What such a pair has in common, as ``learn`` finds it from many; None to find it from this pair. Here and in
-            the result shells are one over the target's box wide, also where a smaller one is compared.
+        expected_fsc
+            Expected FSC of such a pair, as ``learn`` estimates it from many; None to estimate it from this pair. Here
+            and in the result shells are one over the target's box wide, also where a smaller one is compared.
         record
             Whether the result holds the history of a stochastic search.
         kept
-            What was made of this target for other references of the same settings: filled here, and used.
+            What was prepared of this target for other references of the same settings: used here, and added to.
 
         Raises
         ------
@@ -166,7 +166,7 @@ class Aligner:
         record: bool = False,
         kept: Kept | None = None,
     ) -> Prepared:
-        """Prepare a target to be searched as ``align`` does: ``finished`` returns the results of a batch of such."""
+        """Prepare a target to be searched as ``align`` does; ``finished`` returns the results of a batch of these."""
         self._check(rng, start)
         pair, score = self._preparation.pair(target, kept=kept), self.settings.score
         if self.settings.search.is_papers:
@@ -186,7 +186,7 @@ class Aligner:
         n_threads: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> list[Result]:
-        """Align each of ``targets``, read one by one, ``n_threads`` at a time; results do not depend on how many.
+        """Align each of ``targets``, read one by one, ``n_threads`` at a time; results do not depend on this number.
 
         They are processes where these can be forked, else threads (``gonio.run.parallel``); for a GPU they are threads
         that prepare targets, and the GPU takes some thousand at a time. ``starts`` is a batch of
@@ -214,10 +214,10 @@ class Aligner:
         starts: Pose | None = None,
         n_threads: int = 1,
     ) -> ExpectedFsc | None:
-        """What particles like these have in common with the reference: the average over the first of them.
+        """Estimate the FSC to expect between such particles and the reference: the average over the first of them.
 
-        Each is aligned with what it shows by itself; the average is then what ``align`` should expect of all, which
-        helps where single particles are too noisy to tell. None for plain inputs.
+        Each is aligned with the expected FSC of its own pair; ``align`` can then be given the average, which helps
+        where single particles are too noisy for an estimate. None for unprocessed inputs.
         """
         if not self.settings.restores:
             return None
@@ -227,9 +227,9 @@ class Aligner:
         return ExpectedFsc.mean([e for e in found if e is not None])
 
     def dissimilarity(self, target: Particle, poses: Pose) -> NDArray[np.float64]:
-        """How unlike ``target`` is at poses (a batch of p), without any search, shape (p,).
+        """Return the dissimilarity of ``target`` at poses (a batch of p), without any search, shape (p,).
 
-        No shell is weighted by what is expected of it, as a search would; with ``score="likelihood"`` this is RCS.
+        Shells are not weighted by the expected FSC, as in a search; with ``score="likelihood"`` this is RCS.
         """
         score = Score.RCS if self.settings.score is Score.LIKELIHOOD else self.settings.score
         comparison = self._preparation.pair(target).plain(score)
@@ -238,30 +238,30 @@ class Aligner:
     def shell_sums(
         self, target: Particle, poses: Pose, *, kept: Kept | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What target and reference have in common at poses (a batch of p), shell by shell, as they are compared.
+        """Return the sums of each shell over target and reference, as they are compared, at poses (a batch of p).
 
         Returns
         -------
         Frequencies of the shells, 1/angstrom, shape (s,); and |f|^2, |g|^2, f.g and |Omega| of each, shape (p, s, 4):
-        zero at poses where the wedges share too little to mean anything. ``kept`` is as in ``align``.
+        zero at poses where the wedges overlap too little for a comparison. ``kept`` is as in ``align``.
         """
         compared = self._preparation.pair(target, kept=kept).plain(Score.FCS)
         return shell_sums([Evaluation.at(compared, poses)], self.backend)[0]
 
     def log_likelihood(self, target: Particle, poses: Pose) -> NDArray[np.float64]:
-        """How much likelier ``target`` is as the reference at poses (a batch of p) than as noise, natural log, (p,).
+        """Return the log-likelihood difference (natural) between ``target`` at poses (a batch of p) and noise, (p,).
 
-        What a choice among references goes by: shells have the noise and the gain that fit best, so that neither a
-        reference's noise nor its sharpness counts, and the target is the same for all references whose settings name
-        one diameter. It is compared as it was measured, in the sphere that holds it.
+        Use it to choose among references: each shell has the noise and the scale that fit best, so that neither a
+        reference's noise nor its sharpness counts, and the target is the same for all references whose settings give
+        one diameter. The target is noise-weighted, in the sphere that holds it.
 
         Notes
         -----
-        With c_s the correlation of shell s (0 where it is negative), n_s its samples and kappa those for each one
-        that the sphere leaves independent, ``-sum_s n_s ln(1 - c_s^2) / kappa``: the likelihood of Gaussian noise at
-        its most likely variance. Of 80 particles of four structures 80, 80 and 79 found the right one of averages of
-        20, 4, 10 and 3 of them at SNR 0.5, 0.1 and 0.05; by their dissimilarities, which expect of each reference
-        what it shows, 77, 70 and 66 (docs/reproduce.md).
+        With c_s the correlation of shell s (0 where it is negative), n_s its samples and kappa the samples per
+        independent sample, it is ``-sum_s n_s ln(1 - c_s^2) / kappa``: the likelihood of Gaussian noise at its most
+        likely variance. Of 80 particles of four structures 80, 80 and 79 found the right one of averages of 20, 4, 10
+        and 3 of them at SNR 0.5, 0.1 and 0.05; by dissimilarity, which has another expected FSC for each reference,
+        77, 70 and 66 (docs/reproduce.md).
         """
         return log_likelihoods([self.likelihood(target)], [poses], self.backend)[0]
 
@@ -270,9 +270,9 @@ class Aligner:
         return Likelihood(*self._preparation.measured_pair(target))
 
     def refine(self, comparison: Comparison, start: Pose) -> Result:
-        """The local search by itself, on a comparison whose samples and weights are the caller's own.
+        """Refine a pose locally on a comparison whose samples and weights are the caller's own.
 
-        The comparison stands for a target without a name: its box and voxel size are all that is used of it.
+        Of the comparison's target only the box and the voxel size are used.
         """
         return finished([self._near(comparison, start)], self.backend)[0]
 
@@ -281,22 +281,22 @@ class Aligner:
 
     @property
     def backend(self) -> Backend:
-        """Who does the work of searches."""
+        """Backend of the searches, GPU or CPU."""
         return Cpu() if self.gpu is None else self.gpu
 
     @property
     def device(self) -> str:
-        """Where alignments are computed."""
+        """Name of the device on which alignments are computed."""
         return CPU if self.gpu is None else self.gpu.name
 
     @property
     def diameter_angstrom(self) -> float:
-        """Of the sphere that the reference shows."""
+        """Diameter of the sphere that the reference fills, angstrom."""
         return self._preparation.extent_angstrom
 
     @property
     def memory_bytes(self) -> int:
-        """What the prepared reference takes."""
+        """Memory of the prepared reference, bytes."""
         return self._preparation.memory_bytes
 
     def _prepared(
@@ -335,17 +335,17 @@ class Aligner:
     ) -> FromCoarseToFine:
         diameter = self.settings.particle_diameter_angstrom or pair.diameter_angstrom
         diameter = diameter or self._preparation.diameter_angstrom(target)
-        edge, cut = pair.target.box * target.voxel_size_angstrom, pair.target.box / target.box
-        # Nothing of a particle lies outside its box, whatever its diameter is said to be.
+        edge, crop = pair.target.box * target.voxel_size_angstrom, pair.target.box / target.box
+        # Nothing of a particle lies outside its box, whatever diameter is given.
         plan = Plan.of(limit=pair.target.limit, diameter_fraction=min(diameter / edge, 1.0))
         frame = self._frame(target, start, plan.spacing_deg)
-        if cut < 1.0:
+        if crop < 1.0:
             frame = frame.cut_to(edge)
         if len(frame.rotations) == 1:
-            # A single start is where it should be: a coarser look would only lead away from it.
+            # A single start is already near its optimum: a coarser level would only lead away from it.
             plan = replace(plan, limits=plan.limits[-1:])
-        # Subtomograms are found alike with and without it (320 of the three phantoms, SNR 0.5 and 0.1).
-        look = pair.exact and not pair.target.on_grid and self.settings.search is Search.COARSE_TO_FINE
+        # Subtomograms gain nothing from it (320 of the three phantoms, SNR 0.5 and 0.1).
+        searches_neighbours = pair.exact and not pair.target.on_grid and self.settings.search is Search.COARSE_TO_FINE
         drawn = partial(
             _drawn,
             frame=frame,
@@ -360,8 +360,8 @@ class Aligner:
             self.settings.score,
             group=self._symmetry.matrices,
             last_steps=self.settings.max_refinement_iterations,
-            neighbour_search=look,
-            expected_fsc=None if expected_fsc is None else expected_fsc.in_box(cut, pair.target.n_shells),
+            neighbour_search=searches_neighbours,
+            expected_fsc=None if expected_fsc is None else expected_fsc.in_box(crop, pair.target.n_shells),
             minimise=drawn if self.settings.pool is Pool.DRAWN else None,
         )
         return FromCoarseToFine(target, search, self._preparation, self.settings, rng, start, expected_fsc)
@@ -382,7 +382,7 @@ def _drawn(
     schedule: Schedule,
     rng: np.random.Generator | None,
 ) -> lm.State:
-    """Refine candidates that are drawn and share their iterations; the last one converges by itself."""
+    """Refine a pool that shares its iterations, each drawing one candidate; the last candidate converges by itself."""
     problem = frame.problem(comparison, samples_per_independent=samples_per_independent)
     if steps > coarse_to_fine.PRUNING.steps:
         return lm.minimise(problem, points, max_iterations=steps)
@@ -399,7 +399,7 @@ def _drawn(
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What the log likelihoods of poses of a target are made of: a comparison, and its samples per independent one."""
+    """Comparison from which log likelihoods of poses are computed, and its samples per independent sample."""
 
     comparison: Comparison
     samples_per_independent: float
@@ -443,5 +443,5 @@ def align(
     record: bool = False,
     device: str | Device = CPU,
 ) -> Result:
-    """Find the pose that lays ``reference`` on ``target``: ``Aligner(reference, settings).align(target, ...)``."""
+    """Find the pose that aligns ``reference`` to ``target``: ``Aligner(reference, settings).align(target, ...)``."""
     return Aligner(reference, settings, device=device).align(target, rng=rng, start=start, record=record)

@@ -1,6 +1,6 @@
-"""From results to lists: what an alignment finds out about each particle as columns, and the list of the runners-up.
+"""From results to lists: the columns that an alignment adds for each particle, and the list of the runners-up.
 
-Owns the names of gonio's own columns; docs/conventions.md says what they mean. Signs of poses in files are
+Owns the names of gonio's own columns, which docs/conventions.md explains. Signs of poses in files are
 ``gonio.io.star``'s.
 """
 
@@ -31,10 +31,10 @@ __all__ = [
     "writable",
 ]
 
-# Stands in files for what is infinite, or not known: every program reads it, and as a float32 too.
+# Stands in files for infinite or unknown values: every program reads it, and as a float32 too.
 UNKNOWN = 1e30
 
-# What is found out: of an earlier alignment none of these may stay beside new poses.
+# Results of an alignment: those of an earlier one must not stay beside new poses.
 FOUND = (
     "dissimilarity",
     "score",
@@ -55,11 +55,11 @@ FOUND = (
     "decoy_log_likelihood",
     "q_value",
 )
-BEST_RUNNER_UP = "runner_up_"  # how all columns about it begin
+BEST_RUNNER_UP = "runner_up_"  # prefix of all columns about it
 
 
 def without_found(table: ParticleTable) -> ParticleTable:
-    """Return the list as it was before it was ever aligned."""
+    """Return the list without the columns of any alignment."""
     return table.without(*FOUND, *(name for name in table.columns if name.startswith(BEST_RUNNER_UP)))
 
 
@@ -70,20 +70,20 @@ def with_results(
     *,
     before: NDArray[np.float64] | None = None,
 ) -> ParticleTable:
-    """Return a list with the poses that were found and all columns about them: what ``gonio align`` writes.
+    """Return a list with the poses found and all columns about them, as ``gonio align`` writes it.
 
     ``with_results(...).to_pandas()`` is a data frame.
 
     Parameters
     ----------
     table
-        m particles, at the poses before.
+        m particles, at their input poses.
     results
-        Of each of them.
+        One for each particle.
     settings
-        Of the aligner that found them.
+        Settings of the aligner that found them.
     before
-        The dissimilarity of each at the pose before, (m,), nan where it is not known.
+        Dissimilarity of each at its input pose, (m,), nan where it is not known.
     """
     poses = Pose.stack([result.pose for result in results])
     columns = {**columns_of(table, results, settings.score), **_changes(table, poses, before, settings)}
@@ -93,7 +93,7 @@ def with_results(
 def _changes(
     table: ParticleTable, poses: Pose, before: NDArray[np.float64] | None, settings: Settings
 ) -> dict[str, NDArray[np.float64]]:
-    """What is new against the list; of little meaning where all its poses are alike."""
+    """Return the columns that compare with the input poses; without changes of pose where all input poses are alike."""
     listed, columns = table.poses, {}
     if before is not None and np.isfinite(before).any():
         columns["dissimilarity_before"] = before
@@ -104,12 +104,12 @@ def _changes(
 
 
 def rotation_change_deg(settings: Settings, first: Pose, second: Pose) -> NDArray[np.float64]:
-    """Return the angle between two poses of each particle, (m,), which the symmetry of the settings makes smaller."""
+    """Return the angle between two poses of each particle, (m,), the smallest over the symmetry of the settings."""
     return np.asarray(Symmetry.named(settings.symmetry).rotation_distance_deg(first, second))
 
 
 def columns_of(table: ParticleTable, results: Sequence[Result], score: Score) -> dict[str, ArrayLike]:
-    """Return what each particle's result says, by column; values that are not known are infinite."""
+    """Return the results of all particles as columns; values that are not known are infinite."""
     dissimilarity = np.array([result.dissimilarity for result in results])
     columns: dict[str, ArrayLike] = {
         "dissimilarity": dissimilarity,
@@ -136,7 +136,7 @@ def uncertainty_columns(covariances: NDArray[np.float64]) -> dict[str, ArrayLike
 
 
 def as_score(dissimilarity: NDArray[np.float64], score: Score) -> NDArray[np.float64]:
-    """Return what other programs call a score, higher is better: the correlation of RCS, 1 - d / 2, else -d."""
+    """Return scores as other programs have them, higher is better: the correlation of RCS, 1 - d / 2, else -d."""
     return 1.0 - 0.5 * dissimilarity if score is Score.RCS else -dissimilarity
 
 
@@ -148,7 +148,7 @@ def writable(table: ParticleTable) -> ParticleTable:
 
 
 def runners_up(table: ParticleTable, results: Sequence[Result]) -> ParticleTable | None:
-    """Return a list of every optimum that was not chosen, next best first, its particle named as often as need be."""
+    """Return a list with a row for every runner-up of every particle, the next best first; None where there is none."""
     found = [(row, rank, optimum) for row, result in enumerate(results) for rank, optimum in _ranked(result)]
     if not found:
         return None
@@ -167,7 +167,7 @@ def _ranked(result: Result) -> list[tuple[int, Optimum]]:
 
 
 def _best_runner_up(table: ParticleTable, results: Sequence[Result]) -> dict[str, ArrayLike]:
-    """Of a particle without one, its own pose and an infinite margin; nothing where no particle has one."""
+    """Return the columns of the best runner-up; where a particle has none, its own pose and an infinite margin."""
     if not any(result.runners_up for result in results):
         return {}
     best = [result.runners_up[0] if result.runners_up else None for result in results]
@@ -182,7 +182,7 @@ def _best_runner_up(table: ParticleTable, results: Sequence[Result]) -> dict[str
 
 
 def _relion_poses(table: ParticleTable, poses: Pose) -> Mapping[str, NDArray[np.float64]]:
-    """Poses as angles and origins of the list's own kind: ``angle_rot`` for rlnAngleRot, and so on."""
+    """Return poses as angles and origins of the list's own format: ``angle_rot`` for rlnAngleRot, and so on."""
     own = own_format(table)
     columns = {} if own is None else own.pose_columns(table.with_poses(poses))
     names = {label: re.sub(r"(?<!^)(?=[A-Z])", "_", label.removeprefix("rln")).lower() for label in columns}
@@ -190,6 +190,6 @@ def _relion_poses(table: ParticleTable, poses: Pose) -> Mapping[str, NDArray[np.
 
 
 def _upper_triangle(covariance: NDArray[np.float64]) -> str:
-    """The 21 numbers of the upper triangle, row by row, as one word in RELION's notation of vectors."""
+    """Format the 21 numbers of the upper triangle, row by row, as one word in RELION's notation of vectors."""
     numbers = np.nan_to_num(covariance[np.triu_indices(6)], nan=UNKNOWN, posinf=UNKNOWN, neginf=-UNKNOWN)
     return "[" + ",".join(f"{number:.6g}" for number in numbers) + "]"

@@ -1,15 +1,15 @@
-"""Which particles are real: every particle is also aligned to maps that it cannot show.
+"""Detection of false particles: every particle is also aligned to maps that it cannot show.
 
 Flow: reference -> decoys (its mirror image; maps of its spectrum with other phases) -> each particle aligned to each of
 them -> scores of one kind (``Aligner.log_likelihood``) -> target-decoy competition -> a q-value for each particle
 (docs/theory.md section 14).
 
-What is no particle fits the reference as well as a decoy by chance, so that it beats its K decoys one time in K + 1. Of
-the particles whose best score is t or more, T beat their decoys and D do not; the false among the T are about D / K:
+A false particle fits the reference and a decoy equally well by chance, so that it beats its K decoys one time in K + 1.
+Of the particles whose best score is t or more, T beat their decoys and D do not; about D / K of the T are false:
 
     FDR(t) = (D + 1) / (K T),     q of a particle = the least FDR(t) of all t that it passes
 
-Must not know how a pose is looked for, nor where particles come from.
+Must not know how poses are searched, nor where particles come from.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from gonio.settings import Search, Settings
 
 __all__ = ["Competition", "Decoys", "compete", "q_values", "scrambled_volume", "self_likeness"]
 
-# A mirror image that shares this much of the reference's detail is no decoy: what is real would fit it as well.
+# A mirror image that shares this much of the reference's detail is no decoy: real particles would fit it as well.
 MOST_ALIKE = 0.7
-# Decoys keep the reference's shape: phases of detail coarser than its diameter over this.
+# Decoys keep the reference's shape: its phases at lengths above its diameter over this number.
 SHAPE = 2.0
-# How often the spectrum's power and the sphere are imposed in turns on a map of random phases.
+# Rounds of imposing the spectrum's power and then the sphere on a map of random phases.
 ROUNDS = 30
 
 
 @dataclass(frozen=True)
 class Decoys:
-    """The maps that a reference is compared with.
+    """Maps that compete with a reference.
 
     Parameters
     ----------
     aligners
-        One for each map, all with the same settings but for their searches, which know no start.
+        One for each map, with the settings of the reference's aligner.
     kinds
         ``"mirror"`` or ``"phases"``, one for each.
     likeness
-        What the mirror image shares with the reference (``self_likeness``).
+        Fraction of the reference's detail that its mirror image shows (``self_likeness``).
     """
 
     aligners: tuple[Aligner, ...]
@@ -68,21 +68,21 @@ class Decoys:
 
     @staticmethod
     def of(aligner: Aligner, count: int, *, rng: np.random.Generator) -> Decoys:
-        """Make decoys of an aligner's reference: its mirror image first, where that differs enough, then new phases.
+        """Make decoys of an aligner's reference: its mirror image if that differs enough, then maps of random phases.
 
         Parameters
         ----------
         aligner
-            Of the reference.
+            Aligner of the reference.
         count
-            How many, one or more.
+            Number of decoys, one or more.
         rng
             Draws the phases.
 
         Raises
         ------
         ValueError
-            For no decoys; for a reference with a missing wedge, whose mirror image another wedge would have.
+            For a count below one; for a reference with a missing wedge, since its mirror image has another wedge.
         """
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count!r}")
@@ -103,14 +103,14 @@ class Decoys:
 
 
 def _mirrored(reference: Subtomogram) -> Subtomogram:
-    """The other hand of a map and of its normal."""
+    """Mirror a map and its normal."""
     normal = reference.normal_xyz
     normal = None if normal is None else np.asarray(normal) * [-1.0, 1.0, 1.0]
     return replace(reference, volume=mirrored_volume(reference.volume), normal_xyz=normal)
 
 
 def _like(aligner: Aligner, support: NDArray[np.float32], rng: np.random.Generator) -> Subtomogram:
-    """Another map of the aligner's reference: its power in its sphere or mask, its symmetry and its normal."""
+    """Make a map with the power of the aligner's reference in its sphere or mask, its symmetry and its normal."""
     volume = aligner.reference.volume
     kept = SHAPE * volume.box_angstrom / aligner.diameter_angstrom
     made = scrambled_volume(volume, support, kept_shells=kept, rng=rng)
@@ -124,7 +124,7 @@ def _like(aligner: Aligner, support: NDArray[np.float32], rng: np.random.Generat
 def scrambled_volume(
     reference: Volume, support: NDArray[np.floating], *, kept_shells: float, rng: np.random.Generator
 ) -> Volume:
-    """Make a map of the reference's shape and power in each shell, within a soft support (n, n, n), of other detail.
+    """Make a map with the shape and shell powers of a reference but other detail, in a soft support (n, n, n).
 
     Phases are the reference's up to ``kept_shells`` (shells one over the box wide) and random beyond.
     """
@@ -135,7 +135,7 @@ def scrambled_volume(
 def _with_power_of(
     reference: Volume, data: NDArray[np.floating], support: NDArray[np.floating], *, kept_shells: float
 ) -> Volume:
-    """A map near ``data`` that lies in the support and has the reference's power in each shell, about."""
+    """Find a map near ``data`` that lies in the support and has approximately the reference's power in each shell."""
     shells, times = half_shells(reference.box)
     low = (shells <= kept_shells).reshape(reference.box, reference.box, -1)
     spectrum = np.fft.rfftn(np.asarray(reference.data, dtype=np.float64), axes=(0, 1, 2))
@@ -151,10 +151,10 @@ def _with_power_of(
 
 
 def self_likeness(reference: Volume, other: Aligner) -> float:
-    """Return which share of a map's detail another map shows too, at its best pose: 0 nothing, 1 all.
+    """Return the fraction of a map's detail that another map shows too, at its best pose, 0 to 1.
 
-    It is the squared correlation of the samples, each shell by itself and every sample alike, as in noise that is
-    white: a particle's expected score against the other map over that against its own.
+    It is the squared correlation by shell, averaged over samples, as in white noise: a particle's expected score
+    against the other map over that against its own.
     """
     target = Subtomogram(reference)
     aligner = other.of_another(other.reference, settings=_everywhere(other.settings), mask=other.mask)
@@ -166,7 +166,7 @@ def self_likeness(reference: Volume, other: Aligner) -> float:
 
 
 def _everywhere(settings: Settings) -> Settings:
-    """The same without a start, which the reference alone was looked for with: decoys have the same choice."""
+    """Return the settings of a global search: decoys have no input poses to start from."""
     return replace(
         settings,
         search=Search.COARSE_TO_FINE,
@@ -186,12 +186,12 @@ class Competition:
 
     @property
     def best_decoy(self) -> NDArray[np.float64]:
-        """The best of each particle's decoys, (m,)."""
+        """Best score of each particle's decoys, (m,)."""
         return np.asarray(self.decoys.max(axis=1))
 
     @cached_property
     def q(self) -> NDArray[np.float64]:
-        """The q-value of each particle, (m,)."""
+        """q-value of each particle, (m,)."""
         return q_values(self.target, self.decoys)
 
 
@@ -203,12 +203,12 @@ def q_values(target: ArrayLike, decoys: ArrayLike) -> NDArray[np.float64]:
     target
         Score of each particle against the reference, shape (m,); more is better.
     decoys
-        The same against K decoys, shape (m, K) or (m,).
+        Scores against K decoys, shape (m, K) or (m,).
 
     Returns
     -------
-    Shape (m,), 0 to 1: the least share of false ones that is expected in a set that holds the particle and all with
-    better scores. A particle that a decoy fits as well has 1.
+    Shape (m,), 0 to 1: the smallest fraction of false particles that is expected in a set with the particle and all
+    that score better. A particle that a decoy fits equally well has 1.
 
     Raises
     ------
@@ -217,9 +217,9 @@ def q_values(target: ArrayLike, decoys: ArrayLike) -> NDArray[np.float64]:
 
     Notes
     -----
-    FDR(t) = (D + 1) / (K T) of the particles whose best score is at least t, of which T beat all their decoys and D do
-    not. It holds at every share of false particles, without a model of their scores, where what is false fits
-    reference and decoys alike; the + 1 makes it hold for few of them, and lets no q-value fall below 1 / (K T).
+    FDR(t) = (D + 1) / (K T) over the particles whose best score is at least t, of which T beat all their decoys and D
+    do not. It holds for every fraction of false particles, without a model of their scores, provided that these fit
+    reference and decoys equally well. With the + 1 it holds for few particles, and no q-value is below 1 / (K T).
 
     References
     ----------
@@ -236,7 +236,7 @@ def q_values(target: ArrayLike, decoys: ArrayLike) -> NDArray[np.float64]:
     won, score = first > best, np.maximum(first, best)
     order = np.argsort(-score, kind="stable")
     beat, lost = np.cumsum(won[order]), np.cumsum(~won[order])
-    # Particles of one score pass a threshold together: all take what holds at the last of them.
+    # Particles of one score pass a threshold together: all have the rate at the last of them.
     last = np.searchsorted(-score[order], -score[order], side="right") - 1
     rate = (lost[last] + 1.0) / (count * np.maximum(beat[last], 1))
     q = np.empty(len(first))
@@ -253,22 +253,22 @@ def compete(
     executor: Executor | None = None,
     seed: int = 0,
 ) -> Competition:
-    """Score the particles of a list, at the poses found for them, and their best poses against decoys.
+    """Score the particles of a list at the poses found for them, and at their best poses against each decoy.
 
     Parameters
     ----------
     table
         m particles with a source to read them from.
     aligner
-        Of the reference.
+        Aligner of the reference.
     decoys
-        Made of it.
+        Decoys of this reference.
     poses
-        What ``aligner`` found, a batch of m.
+        Poses that ``aligner`` found, a batch of m.
     executor
-        Who does it; this process, one after another or on the aligner's GPU, unless given.
+        Runs the tasks; this process, one after another or on the aligner's GPU, unless given.
     seed
-        Of searches that draw: as in ``align_rows``.
+        Seed of searches that draw, as in ``align_rows``.
 
     Raises
     ------
@@ -285,21 +285,21 @@ def compete(
 
 
 def _searching(decoy: Aligner) -> Aligner:
-    """The decoy's aligner where it has no start to go by."""
+    """Return the decoy's aligner with a search that needs no start."""
     if decoy.settings.search is not Search.LOCAL:
         return decoy
     return decoy.of_another(decoy.reference, settings=_everywhere(decoy.settings), mask=decoy.mask)
 
 
-# What the score of a row is made of, and its pose, or else the search for it.
+# The likelihood of a row, and its pose or the search for it.
 _Unscored = tuple[Likelihood, Pose | Prepared]
 
 
 @dataclass(frozen=True)
 class _Scored(BatchTask[_Unscored, float]):
-    """The score of a row against a map: at its pose, or at that which the map's aligner finds.
+    """Score of a row against a map, at its pose or at the pose that the map's aligner finds.
 
-    ``same`` is the reference's own aligner, whose sphere is everyone's: scores then are of the same samples.
+    ``same`` is the reference's own aligner: all scores use its sphere, and so the same samples.
     """
 
     table: ParticleTable
@@ -325,12 +325,12 @@ class _Scored(BatchTask[_Unscored, float]):
 
     @cached_property
     def scorer(self) -> Aligner:
-        """The map in the sphere of the reference."""
+        """Aligner of the map in the sphere of the reference."""
         settings = self.aligner.settings
         if settings.particle_diameter_angstrom is None and settings.mask_diameter_angstrom is None:
             settings = replace(settings, particle_diameter_angstrom=self.same.diameter_angstrom)
         return self.aligner.of_another(self.aligner.reference, settings=settings, mask=self.aligner.mask)
 
     def source(self, row: int) -> Path | None:
-        """The file of a row's particle."""
+        """Return the file of a row's particle."""
         return self.table.image(row)

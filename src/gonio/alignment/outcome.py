@@ -1,6 +1,6 @@
-"""What a search came to, as a ``Result``: poses, how sure the best is (uncertainty), and what else it could be.
+"""From the outcome of a search to a ``Result``: the best pose, its covariance, and the runners-up.
 
-Must not know how optima were looked for.
+Must not know how optima were searched.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from gonio.search.uncertainty import Curvature
 
 __all__ = ["Refined", "better_of", "result_of", "results_of"]
 
-# The paper's searches keep their whole pool: its optima are those further apart than this, and no more of them.
+# The paper's searches keep their whole pool: poses further apart than this are its optima, at most this many.
 RUNNER_UP_DEG, RUNNERS_UP = 10.0, 5
-# An optimum is another one, and better, where its dissimilarity is less by this share.
+# An optimum is another one, and better, where its dissimilarity is lower by more than this fraction.
 SAME_OPTIMUM = 1e-5
 
 
 @dataclass(frozen=True)
 class Refined:
-    """What came of the seeds of a comparison that were refined in a frame."""
+    """Outcome of refining the seeds of a comparison in a frame."""
 
     comparison: Comparison
     frame: Frame
@@ -40,7 +40,7 @@ class Refined:
 
     @cached_property
     def poses(self) -> Pose:
-        """The candidates that are left, best first."""
+        """Candidates that are left, best first."""
         return poses_of(self.outcome.state.points)
 
     def result(self, equations: NormalEquations, sums: NDArray[np.float64]) -> Result:
@@ -72,7 +72,7 @@ def results_of(refined: Sequence[Refined], backend: Backend) -> list[Result]:
 
 
 def result_of(pair: Pair, found: Found, frame: Frame) -> Result:
-    """Of a search from coarse to fine."""
+    """Return the result of a search from coarse to fine."""
     poses, values, choice = poses_of(found.points), found.dissimilarity, found.choice
     rows = [i for i in range(1, len(values)) if np.isfinite(values[i])]
     return Result(
@@ -88,9 +88,10 @@ def result_of(pair: Pair, found: Found, frame: Frame) -> Result:
 
 
 def better_of(found: Result, known: Result, *, samples_per_independent: float) -> Result:
-    """Return what a search found, or the optimum near a known pose where that has less of the same dissimilarity.
+    """Return the result of a search, or the optimum near a known pose where its dissimilarity is lower.
 
-    Then the other is a runner-up. ``samples_per_independent`` is that of the comparison, which the covariance of ``known`` lacks.
+    Then the former is a runner-up. The covariance of ``known`` is multiplied by ``samples_per_independent`` of the
+    comparison, which it lacks.
     """
     steps, gained = found.n_iterations + known.n_iterations, found.dissimilarity - known.dissimilarity
     if not (known.status.ok and gained > SAME_OPTIMUM * found.dissimilarity):
@@ -106,7 +107,7 @@ def better_of(found: Result, known: Result, *, samples_per_independent: float) -
 
 
 def _runners_up(poses: Pose, values: NDArray[np.float64]) -> list[int]:
-    """The best poses of a pool that are not near the first nor one another."""
+    """Return the rows of the best poses of a pool that are near neither the first nor one another."""
     kept = [0]
     for i in range(1, len(values)):
         apart = (poses[i].rotation * poses[np.array(kept)].rotation.inv()).magnitude()

@@ -1,7 +1,7 @@
-"""A list of particles against a reference, row after row, by any executor.
+"""Alignment of a list of particles to a reference, row by row, by any executor.
 
-Each row is read by whoever aligns it, and its random generator follows from the seed and its number: results depend on
-nothing else.
+Each row is read by the worker that aligns it, and its random generator follows from the seed and its number: results
+depend on nothing else.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ __all__ = ["AlignedRow", "Aligners", "ParticleError", "align_rows", "align_table
 
 
 class ParticleError(ValueError):
-    """What does not fit with one particle of a list, told with its name."""
+    """Error of one particle of a list, whose name the message begins with."""
 
     @staticmethod
     @contextmanager
     def naming(particle: str) -> Iterator[None]:
-        """Raise a ValueError within as a ParticleError that begins with what is said of the particle."""
+        """Turn a ValueError raised within into a ParticleError whose message begins with ``particle``."""
         try:
             yield
         except ValueError as error:
@@ -45,10 +45,10 @@ class ParticleError(ValueError):
 
 @dataclass(frozen=True)
 class AlignedRow:
-    """What a row came to.
+    """Result of a row.
 
-    ``before`` is the dissimilarity at the input pose, where a local search of plain inputs began with it: restored
-    inputs are weighted as the pose found tells, and have none to compare with. Else it is nan.
+    ``before`` is the dissimilarity at the input pose where a local search of unprocessed inputs started from it, else
+    nan: the weights of restored inputs depend on the pose found, so that theirs could not be compared.
     """
 
     result: Result
@@ -58,19 +58,19 @@ class AlignedRow:
 
 @dataclass(frozen=True)
 class Aligners:
-    """Several aligners of the same settings, and which of them each row of a list is aligned by, (m,)."""
+    """Several aligners of the same settings, and the number of the one for each row of a list, (m,)."""
 
     aligners: Sequence[Aligner]
     which: NDArray[np.int64]
 
     @property
     def settings(self) -> Settings:
-        """Of all of them."""
+        """Settings of all of them."""
         return self.aligners[0].settings
 
     @property
     def gpu(self) -> Device | None:
-        """Where they run, or None for the CPU."""
+        """GPU on which they run, or None for the CPU."""
         return self.aligners[0].gpu
 
 
@@ -84,7 +84,7 @@ def align_table(
     local: bool | None = None,
     stage: str = "align",
 ) -> list[Result]:
-    """The results of ``align_rows``."""
+    """Align the particle of every row, as ``align_rows``, and return the results alone."""
     rows = align_rows(table, aligner, executor=executor, seed=seed, expected_fsc=expected_fsc, local=local, stage=stage)
     return [row.result for row in rows]
 
@@ -106,17 +106,17 @@ def align_rows(
     table
         m particles with a source to read them from.
     aligner
-        Of the reference, or several of several.
+        Aligner of the reference, or one for each of several.
     executor
-        Who does it; this process, one after another or on the aligner's GPU, unless given.
+        Runs the task; this process, one after another or on the aligner's GPU, unless given.
     seed
         Row i has the generator that is the i-th child of this seed, as in ``Aligner.align_many``.
-    expectation
-        As in ``Aligner.align``.
+    expected_fsc
+        Expected FSC, as in ``Aligner.align``.
     local
-        Whether to begin at the poses in the table; told by the aligner's search unless given.
+        Whether to start from the poses in the table; unless given, whether the aligner's search is local.
     stage
-        Its name, once in a run.
+        Name of the task, once in a run.
 
     Raises
     ------
@@ -129,21 +129,21 @@ def align_rows(
 
 
 def executor_of(gpu: Device | None) -> Executor:
-    """Return who does tasks where nobody else is named: an aligner's GPU, or this process one after another."""
+    """Return the default executor: an aligner's GPU, or this process, one item after another."""
     return Local() if gpu is None else OneGpu(gpu)
 
 
 def learn(
     table: ParticleTable, aligner: Aligner, *, executor: Executor | None = None, seed: int = 0
 ) -> ExpectedFsc | None:
-    """As ``Aligner.learn``, from the first rows of a list."""
+    """Estimate the expected FSC from the first rows of a list, as ``Aligner.learn``."""
     found = align_table(table[:LEARN_FROM], aligner, executor=executor, seed=seed, stage="learn")
     return ExpectedFsc.mean([one.expected_fsc for one in found if one.expected_fsc is not None])
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A row ready to be searched, and what its result holds besides."""
+    """A row ready to be searched, and the other values of its result."""
 
     prepared: Prepared
     box: int
@@ -159,7 +159,7 @@ class _AlignRow(BatchTask[_Row, AlignedRow]):
     starts: bool
 
     def aligner_of(self, row: int) -> Aligner:
-        """The one of a row."""
+        """Return the aligner of a row."""
         many = self.aligner
         return many.aligners[int(many.which[row])] if isinstance(many, Aligners) else many
 
@@ -179,9 +179,9 @@ class _AlignRow(BatchTask[_Row, AlignedRow]):
 
     @cached_property
     def compares(self) -> bool:
-        """Whether the input pose has a dissimilarity to compare with."""
+        """True where the dissimilarity at the input pose can be compared with that of the result."""
         return self.starts and not self.aligner.settings.restores
 
     def source(self, row: int) -> Path | None:
-        """The file of a row's particle."""
+        """Return the file of a row's particle."""
         return self.table.image(row)

@@ -1,11 +1,11 @@
-"""Poses drawn from what a particle says of its own: soft assignment (docs/theory.md section 16).
+"""Poses drawn from a particle's posterior: soft assignment (docs/theory.md section 16).
 
-    ln L(x) = n / kappa  c(x)^2 / (1 - c_best^2)       of a target weighted by its noise, at the contrast that fits best
-    q(x)    a mixture over the optima that were kept: Student's t about each, of the best one's covariance, inflated
+    ln L(x) = n / kappa  c(x)^2 / (1 - c_best^2)       of a noise-weighted target, at the scale that fits best
+    q(x)    a mixture over the optima: Student's t about each, with the best one's covariance, inflated
     x       drawn from q, weighted by L(x) prior(x) / q(x)
 
-c = 1 - d / 2 is the correlation at a pose, n the samples, kappa how many there are for each independent one. Averages
-of such poses are those of expectation-maximisation; at poses that fit best noise adds up to what it was aligned to.
+c = 1 - d / 2 is the correlation at a pose, n the samples, kappa the samples per independent sample. Averages at such
+poses are those of expectation-maximisation; at the poses that fit best noise adds up to what it was aligned to.
 Must not know how optima were found, nor what is averaged.
 """
 
@@ -28,30 +28,30 @@ from gonio.settings import Settings
 
 __all__ = ["Draws", "Optima", "Worth", "covariance_of", "drawn", "with_posteriors"]
 
-# Poses that are evaluated, and the freedom of the proposals' tails: with fewer than 64 the weights of sharp posteriors
-# rest on a few.
+# Poses that are evaluated, degrees of freedom of Student's t, and the inflation of its width. With fewer than 64 poses
+# the weights of sharp posteriors rest on a few.
 PROPOSED, FREEDOM, INFLATED = 64, 5.0, 1.25
-# Of the proposals, spread evenly over the optima, whatever they seem worth.
+# Fraction of the proposals that is spread evenly over the optima, whatever their likelihoods.
 EVEN_FRACTION = 0.2
-# A rival this much less likely (natural logarithm) is none.
+# A runner-up this much less likely (natural logarithm) does not count.
 CERTAIN = 6.0
-# Where the best pose is this much likelier than noise (natural logarithm), its errors are those of a parabola
-# (docs/theory.md section 16).
+# Where the best pose is this much likelier than noise (natural logarithm), its covariance is that of the parabola at
+# the optimum (docs/theory.md section 16).
 LINEAR = 250.0
-# Squared distance, in variances, up to which a draw belongs to an optimum: for six of them 22.5 in one of a thousand.
-# So many equal draws tell a covariance.
+# Squared distance, in variances, up to which a draw belongs to an optimum: in six dimensions one Gaussian draw in a
+# thousand is beyond 22.5. A covariance needs at least this many effective draws.
 FURTHEST, ENOUGH = 30.0, 12.0
-# No pair correlates better, squared: float32 sums tell no more.
+# Largest squared correlation of a pair: float32 sums are no more precise.
 MOST_ALIKE = 1.0 - 1e-4
-# A covariance is that of a parabola, which no pose has so far away.
+# Largest standard deviations (degrees, fraction of the finest detail) for which a parabola describes an optimum.
 MOST_ROTATION_DEG, MOST_SHIFT_FRACTION = 25.0, 0.5
 
 
 @dataclass(frozen=True)
 class Optima:
-    """The result of a search of a pair that is weighted by its noise, and what its posterior depends on besides.
+    """Result of a search of a noise-weighted pair, and what its posterior depends on besides.
 
-    Poses are as likely as they correlate by RCS.
+    The likelihood of a pose follows from its RCS.
     """
 
     result: Result
@@ -62,26 +62,26 @@ class Optima:
 
     @property
     def poses(self) -> Pose:
-        """The best and its runners-up."""
+        """Best pose and its runners-up."""
         return Pose.stack([self.result.pose, *(one.pose for one in self.result.runners_up)])
 
     @property
     def is_open(self) -> bool:
-        """Whether the posterior may say more than the result does."""
+        """True where the posterior may differ from what the result gives."""
         if not np.isfinite(self.result.dissimilarity):
             return False
         wanted = self.settings.posterior_poses or self.settings.score is Score.FCS
         return bool(wanted) or Worth.of(self.pair, self.result.dissimilarity).of_best <= LINEAR
 
     def proposal(self, sums: NDArray[np.float64]) -> Proposal | None:
-        """Draw poses about the optima, from the sums of shells there (j, s, 4); None where one is all there can be."""
+        """Draw poses about the optima, from the sums of shells there (j, s, 4); None if only the best can be right."""
         pair, frame, result = self.pair, self.frame, self.result
         worth = Worth.of(pair, float(2.0 - 2.0 * np.sqrt(_square(sums)[0])))
         log_likelihood = worth.log_likelihood(sums)
         detail = pair.target.box * pair.target.voxel_size_angstrom / pair.target.limit
         certain = bool((log_likelihood[1:] < log_likelihood[0] - CERTAIN).all())
-        turn, shift = np.trace(result.covariance[:3, :3]), np.trace(result.covariance[3:, 3:])
-        narrow = turn * frame.radius_angstrom**2 + shift < (self.settings.posterior_resolved * detail) ** 2
+        rotation, shift = np.trace(result.covariance[:3, :3]), np.trace(result.covariance[3:, 3:])
+        narrow = rotation * frame.radius_angstrom**2 + shift < (self.settings.posterior_resolved * detail) ** 2
         if certain and narrow and worth.of_best > LINEAR:
             return None
         draws = drawn(
@@ -95,7 +95,7 @@ class Optima:
         return Proposal(draws, worth, bool(certain and narrow))
 
     def sampled(self, proposal: Proposal, sums: NDArray[np.float64]) -> Result:
-        """Return the result with what the posterior says, from the sums of shells at the poses drawn (p, s, 4)."""
+        """Return the result with the posterior's covariance and poses, from the sums of shells at draws (p, s, 4)."""
         draws, worth, result = proposal.draws, proposal.worth, self.result
         log_posterior = worth.log_likelihood(sums)
         if self.frame.unlikeliness is not None:
@@ -108,7 +108,7 @@ class Optima:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Poses drawn from about what a posterior is, and whether this is narrower than what need be told apart."""
+    """Poses drawn about the optima, and whether the posterior is narrower than what need be resolved."""
 
     draws: Draws
     worth: Worth
@@ -116,18 +116,18 @@ class Proposal:
 
 
 def with_posteriors(optima: Sequence[Optima], backend: Backend) -> list[Result]:
-    """Return results of pairs weighted by their noise with what poses drawn from their posteriors say.
+    """Return results of noise-weighted pairs with covariances and poses from their posteriors.
 
-    The covariance is theirs where a pose is so uncertain that the parabola at its optimum says too little. The poses
-    themselves are kept if ``settings.posterior_poses`` asks for some; not where there is no rival and the posterior is
-    narrower than ``settings.posterior_resolved`` of the finest detail. Without a generator the first of all is taken.
+    The covariance is that of the draws where a pose is so uncertain that the parabola at its optimum underestimates it.
+    The poses are kept if ``settings.posterior_poses`` asks for some, unless there is no runner-up that counts and the
+    posterior is narrower than ``settings.posterior_resolved`` of the finest detail. Without a generator seed 0 is used.
     """
     results = {place: one.result for place, one in enumerate(optima)}
-    looked_at = {place: one for place, one in enumerate(optima) if one.is_open}
-    sums = backend.shell_sums([Evaluation.at(one.pair.plain(Score.RCS), one.poses) for one in looked_at.values()])
+    evaluated = {place: one for place, one in enumerate(optima) if one.is_open}
+    sums = backend.shell_sums([Evaluation.at(one.pair.plain(Score.RCS), one.poses) for one in evaluated.values()])
     proposals = {
         place: proposal
-        for (place, one), at_optima in zip(looked_at.items(), sums, strict=True)
+        for (place, one), at_optima in zip(evaluated.items(), sums, strict=True)
         if (proposal := one.proposal(at_optima)) is not None
     }
     drawn_at = [Evaluation(optima[place].pair.plain(Score.RCS), one.draws.points) for place, one in proposals.items()]
@@ -137,9 +137,9 @@ def with_posteriors(optima: Sequence[Optima], backend: Backend) -> list[Result]:
 
 
 def covariance_of(draws: Draws, weight: NDArray[np.float64], result: Result) -> NDArray[np.float64]:
-    """Return the covariance (6, 6) of the draws about the best optimum, weighted (p,); its own where few are worth it.
+    """Return the weighted covariance (6, 6) of the draws about the best optimum; the result's own for too few draws.
 
-    Those count that lie where its own covariance lets them, a little further out than a Gaussian has any.
+    Draws belong to the optimum up to a distance that few draws of a Gaussian with its own covariance exceed.
     """
     if not np.isfinite(result.covariance).all():
         return result.covariance
@@ -153,9 +153,9 @@ def covariance_of(draws: Draws, weight: NDArray[np.float64], result: Result) -> 
 
 @dataclass(frozen=True)
 class Worth:
-    """The log likelihood of poses of a pair that is weighted by its noise.
+    """Log likelihood of poses of a noise-weighted pair.
 
-    ``samples`` are those of the target that are independent, ``best`` the square of the largest correlation.
+    ``samples`` is the number of independent samples of the target, ``best`` the square of the largest correlation.
     """
 
     samples: float
@@ -163,44 +163,44 @@ class Worth:
 
     @staticmethod
     def of(pair: Pair, dissimilarity: float) -> Worth:
-        """From the RCS of the best pose."""
+        """Make one from the RCS of the best pose."""
         return Worth(
             len(pair.target) / pair.samples_per_independent, min(max(1.0 - 0.5 * dissimilarity, 0.0) ** 2, MOST_ALIKE)
         )
 
     @property
     def of_best(self) -> float:
-        """The log likelihood of the best pose."""
+        """Log likelihood of the best pose."""
         return self.samples * self.best / (1.0 - self.best)
 
     def log_likelihood(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """At p poses, (p,), from |f|^2, |g|^2 and f.g of their shells, (p, s, 4)."""
+        """Return the log likelihood of p poses, (p,), from |f|^2, |g|^2 and f.g of their shells, (p, s, 4)."""
         return self.samples * _square(sums) / (1.0 - self.best)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Poses (a batch of p) that were drawn, and the logarithm of the density that they were drawn from, (p,)."""
+    """Poses drawn (a batch of p), and the logarithm of the density they were drawn from, (p,)."""
 
     poses: Pose
     log_density: NDArray[np.float64]
 
     @property
     def points(self) -> NDArray[np.float64]:
-        """As comparisons take them, (p, 12)."""
+        """Poses as points of comparisons, (p, 12)."""
         return pack(self.poses.matrix, self.poses.shift_angstrom)
 
     def weights(self, log_posterior: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How much more probable they are, (p,), than they were drawn, (p,) with the sum one."""
+        """Return the importance weights of the poses, (p,) with the sum one, from their log posteriors (p,)."""
         ratio = log_posterior - self.log_density
         weight = np.exp(ratio - ratio.max())
         return np.asarray(weight / weight.sum())
 
     def first(self, weight: NDArray[np.float64], count: int) -> PoseSample:
-        """Return the first so many of them, with their weights of all, (p,).
+        """Return the first ``count`` poses with their weights, from the weights of all, (p,).
 
-        They follow the particle continuously: to draw some again by their weights would choose others after the least
-        change of any, and every average would be another.
+        They depend continuously on the particle: drawing some again by their weights would choose others after the
+        smallest change of a weight, and would change every average.
         """
         few = weight[:count]
         total = few.sum()
@@ -216,30 +216,30 @@ def drawn(
     most_shift_angstrom: float,
     rng: np.random.Generator,
 ) -> Draws:
-    """Draw poses about optima.
+    """Draw poses about optima, each with its density.
 
     Parameters
     ----------
     optima, log_likelihood
-        The poses that were kept, a batch of j, the best first; and what they are worth, (j,).
+        Poses of the optima, a batch of j, the best first, and their log likelihoods, (j,).
     covariance
-        Of the best one's tangent, (6, 6).
+        Covariance of the best one's tangent, (6, 6).
     directions
         Tangents that are free, (6, k).
     most_shift_angstrom
-        No standard deviation of a shift is taken to be larger.
+        Largest standard deviation of a shift.
     rng
-        Draws them.
+        Generator of the draws.
     """
     k = directions.shape[1]
     root = np.linalg.cholesky(_bounded(directions.T @ covariance @ directions, directions, most_shift_angstrom))
-    worth = np.exp(log_likelihood - log_likelihood.max())
-    fraction = EVEN_FRACTION / len(optima) + (1.0 - EVEN_FRACTION) * worth / worth.sum()
+    likelihood = np.exp(log_likelihood - log_likelihood.max())
+    fraction = EVEN_FRACTION / len(optima) + (1.0 - EVEN_FRACTION) * likelihood / likelihood.sum()
     which = rng.choice(len(optima), size=PROPOSED, p=fraction)
     scale = np.sqrt(rng.chisquare(FREEDOM, PROPOSED) / FREEDOM)
     tangent = (INFLATED * rng.standard_normal((PROPOSED, k)) / scale[:, None]) @ (directions @ root).T  # (p, 6)
     poses = optima[which].retract(tangent)
-    # Rotations repeat themselves after half a turn, where the tails have next to nothing.
+    # Rotation vectors are unique up to 180 degrees, beyond which the tails hold next to nothing.
     density = np.stack(
         [_log_t(_tangent(poses, optima[j]), directions, root) for j in range(len(optima))], axis=1
     )  # (p, j)
@@ -248,30 +248,30 @@ def drawn(
 
 
 def _square(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The square of the correlation at p poses, (p,), 0 where it is negative, from the sums of their shells."""
+    """Return the squared correlation at p poses, (p,), 0 where it is negative, from the sums of their shells."""
     ff, gg, fg, _ = sums.sum(axis=1).T
     return np.asarray(np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300))
 
 
 def _tangent(poses: Pose, centre: Pose) -> NDArray[np.float64]:
-    """From a pose to each of a batch, (p, 6)."""
-    turn = (poses.rotation * centre.rotation.inv()).as_rotvec()
-    return np.concatenate([turn, poses.shift_angstrom - centre.shift_angstrom], axis=1)
+    """Return the tangents from a pose to each of a batch, (p, 6)."""
+    rotation = (poses.rotation * centre.rotation.inv()).as_rotvec()
+    return np.concatenate([rotation, poses.shift_angstrom - centre.shift_angstrom], axis=1)
 
 
 def _log_t(tangent: NDArray, directions: NDArray, root: NDArray) -> NDArray[np.float64]:
-    """The logarithm of the density of Student's t, up to what all optima share, (p,)."""
+    """Return the log density of Student's t, up to a constant that all optima share, (p,)."""
     k = directions.shape[1]
     white = np.linalg.solve(root, (tangent @ directions).T) / INFLATED  # (k, p)
     square = (white**2).sum(axis=0)
-    # What lies off the free directions was not drawn about this optimum.
+    # A pose off the free directions was not drawn about this optimum.
     off = tangent - tangent @ directions @ directions.T
     apart = (off[:, :3] ** 2).sum(axis=1) > 1e-6
     return np.where(apart, -np.inf, -0.5 * (FREEDOM + k) * np.log1p(square / FREEDOM))
 
 
 def _bounded(covariance: NDArray, directions: NDArray, most_shift_angstrom: float) -> NDArray[np.float64]:
-    """A covariance of the free directions without standard deviations that no parabola describes."""
+    """Reduce standard deviations of the free directions that are too large for a parabola to describe an optimum."""
     whole = np.nan_to_num(np.sqrt(np.diag(covariance)), posinf=1e9)
     rotation = np.abs(directions[:3]).sum(axis=0) > 0.5
     most = np.where(rotation, np.radians(MOST_ROTATION_DEG), most_shift_angstrom)

@@ -1,10 +1,10 @@
 """Targets ready to be searched, and the steps from them to results, each for a whole batch at once.
 
     from seeds            best shifts -> every seed refined -> Result
-    from coarse to fine   optima -> Result -> a known pose tried -> posterior -> refined as measured
+    from coarse to fine   optima -> Result -> a known pose tried -> posterior -> refined unprocessed
 
-Each step is given those of the batch to which it applies: one call of the backend, whose answers are folded back.
-Which search a target has is ``Aligner.prepare``'s to say.
+Each step is given those of the batch to which it applies, and calls the backend once. ``Aligner.prepare`` chooses the
+search of a target.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from gonio.settings import Overlap, Search, Settings
 
 __all__ = ["FromCoarseToFine", "FromSeeds", "Prepared", "finished"]
 
-# A pair that shares this much of its power may be compared as it is.
+# A pair that shares this fraction of its power may be compared unprocessed.
 NOISE_FREE = 0.97
-# Variances are told only to a factor of a few: an answer is surer when it has less than this share of the other's.
+# Variances are estimated to a factor of a few only: a pose is surer when its variance is below this fraction.
 SURER = 0.5
 
 
@@ -42,8 +42,8 @@ SURER = 0.5
 class FromSeeds:
     """A comparison whose seeds are refined at the full limit: a local search, or one of the paper's.
 
-    Where it ``refines_each`` seed by itself any backend can do that. Else ``rng`` draws the candidates of a stochastic
-    search, whose history is kept where it is to ``record``.
+    Any backend can do a search that ``refines_each`` seed by itself. Else ``rng`` draws the candidates of a stochastic
+    search, whose history is kept if ``record`` is true.
     """
 
     comparison: Comparison
@@ -55,11 +55,11 @@ class FromSeeds:
 
     @property
     def by_fcs(self) -> Comparison:
-        """The pair, every sample as the target weights it."""
+        """Pair, with the target's weight of every sample."""
         return self.comparison.by_fcs()
 
     def explored(self, seeds: NDArray[np.float64]) -> stochastic.Outcome:
-        """Refine seeds (p, 12) in a way that is the CPU's alone: drawn one by one, or with an overlap that moves."""
+        """Refine seeds (p, 12) as only the CPU can: drawn one by one, or with a moving overlap."""
         problem, settings = self.frame.problem(self.comparison), self.settings
         problem = with_moving_overlap(problem) if settings.overlap is Overlap.MOVING else problem
         if settings.search is Search.INDEPENDENT:
@@ -77,10 +77,10 @@ class FromSeeds:
 
 @dataclass(frozen=True)
 class FromCoarseToFine:
-    """A target, the search of it from coarse to fine, and what its result depends on besides.
+    """A target, its search from coarse to fine, and what its result depends on besides.
 
-    ``start`` is a pose that may be right; ``expected_fsc`` what the caller expects of the pair, in shells of the target,
-    which the search has in those of the box that is compared.
+    ``start`` is a pose that may be right; ``expected_fsc`` is the caller's, in shells of the target's box, where the
+    search has it in shells of the box that is compared.
     """
 
     target: Particle
@@ -93,21 +93,21 @@ class FromCoarseToFine:
 
     @property
     def by_fcs(self) -> Comparison:
-        """The pair, every sample as the target weights it."""
+        """Pair, with the target's weight of every sample."""
         return self.search.pair.plain(Score.FCS)
 
     @property
     def tries_start(self) -> bool:
-        """Whether a pose that may be right is tried besides the optima found."""
+        """True where a pose that may be right is tried besides the optima found."""
         wanted = self.start is not None and self.settings.search is Search.COARSE_TO_FINE
         return wanted and self.search.pair.exact
 
     def may_be_unprocessed(self, found: Found) -> bool:
-        """Whether the particles may be compared as they are: nothing is kept out, and there is next to no noise."""
+        """Return whether the particles may be compared unprocessed: nothing is masked, and there is almost no noise."""
         return not self.preparation.keeps_out and found.expected_fsc.shared_power >= NOISE_FREE
 
     def result(self, found: Found) -> Result:
-        """Return what was found as a result, with what is expected of the pair in shells of the target."""
+        """Return what was found as a result, with its expected FSC in shells of the target."""
         pair, known = self.search.pair, self.expected_fsc
         if known is None:
             crop = pair.target.box / self.target.box
@@ -119,7 +119,7 @@ Prepared = FromSeeds | FromCoarseToFine
 
 
 def finished(prepared: Sequence[Prepared], backend: Backend) -> list[Result]:
-    """Search a batch of targets, and return their results in order, which do not depend on the batch."""
+    """Search a batch of targets, and return their results in order; a result does not depend on its batch."""
     seeds = [one for one in prepared if isinstance(one, FromSeeds)]
     searches = [one for one in prepared if isinstance(one, FromCoarseToFine)]
     from_seeds, from_searches = iter(_from_seeds(seeds, backend)), iter(_from_coarse_to_fine(searches, backend))
@@ -142,7 +142,7 @@ def _from_seeds(batch: Sequence[FromSeeds], backend: Backend) -> list[Result]:
 
 
 def _seeds(batch: Sequence[FromSeeds], backend: Backend) -> list[NDArray[np.float64]]:
-    """Return the seeds of each as points (p, 12), at their best shifts where the frame has none."""
+    """Return the seeds of each as points (p, 12), with their best shifts where the frame has none."""
     unknown = [(one.comparison, one.frame) for one in batch if one.frame.shift_angstrom is None]
     found = iter(backend.best_shifts([BestShifts(c, f.rotations, f.max_shift_angstrom) for c, f in unknown]))
     frames = [one.frame for one in batch]
@@ -151,11 +151,11 @@ def _seeds(batch: Sequence[FromSeeds], backend: Backend) -> list[NDArray[np.floa
 
 def _from_coarse_to_fine(batch: Sequence[FromCoarseToFine], backend: Backend) -> list[Result]:
     found = backend.search([one.search for one in batch])
-    results = [one.result(what) for one, what in zip(batch, found, strict=True)]
+    results = [one.result(optima) for one, optima in zip(batch, found, strict=True)]
     steps: tuple[tuple[_Step, list[bool]], ...] = (
         (_unless_better_near, [one.tries_start for one in batch]),
         (_with_posteriors, [one.search.pair.exact for one in batch]),
-        (_as_measured, [one.may_be_unprocessed(what) for one, what in zip(batch, found, strict=True)]),
+        (_refined_unprocessed, [one.may_be_unprocessed(optima) for one, optima in zip(batch, found, strict=True)]),
     )
     for step, applies in steps:
         places = [place for place, does in enumerate(applies) if does]
@@ -165,13 +165,13 @@ def _from_coarse_to_fine(batch: Sequence[FromCoarseToFine], backend: Backend) ->
     return results
 
 
-# Some of a batch and their results so far, and what changes these.
+# Part of a batch with the results so far, and a step that changes these.
 _Searched = Sequence[tuple[FromCoarseToFine, Result]]
 _Step = Callable[[_Searched, Backend], list[Result]]
 
 
 def _unless_better_near(searched: _Searched, backend: Backend) -> list[Result]:
-    """Return the results, or the optima near poses that may be right, where these are better: they were missed."""
+    """Return the results, or the optima near poses that may be right where the search has missed these."""
     starts = []
     for one, _ in searched:
         score = Score.RCS if one.settings.score is Score.LIKELIHOOD else one.settings.score
@@ -188,11 +188,11 @@ def _with_posteriors(searched: _Searched, backend: Backend) -> list[Result]:
     return with_posteriors(optima, backend)
 
 
-def _as_measured(searched: _Searched, backend: Backend) -> list[Result]:
-    """Return the poses refined on the particles as they are, where that is the surer answer.
+def _refined_unprocessed(searched: _Searched, backend: Backend) -> list[Result]:
+    """Return results with poses refined on the unprocessed particles, where these are surer.
 
-    Without noise and with next to no wedge there is nothing to restore, and a sphere only takes something away.
-    What the wedge smears is as correlated between samples as what a sphere does, hence the same samples per independent sample.
+    Without noise and with almost no missing wedge there is nothing to restore, and a sphere only removes signal.
+    The wedge correlates samples as much as a sphere does, hence the same samples per independent sample.
     """
     starts = [(one, one.preparation.plain_pair(one.target).plain(Score.RCS), found.pose) for one, found in searched]
     return [
@@ -202,7 +202,7 @@ def _as_measured(searched: _Searched, backend: Backend) -> list[Result]:
 
 
 def _surer(result: Result, again: Result, samples_per_independent: float) -> Result:
-    """Return a result with the pose of another refinement where that is surer; ``samples_per_independent`` is what this one lacks."""
+    """Return a result with the pose of another refinement, whose covariance lacks the factor, where that is surer."""
     covariance, steps = samples_per_independent * again.covariance, result.n_iterations + again.n_iterations
     surer = again.status.ok and np.trace(covariance[:3, :3]) < SURER * np.trace(result.covariance[:3, :3])
     if not surer:

@@ -1,4 +1,4 @@
-"""What an alignment answers: the pose, how it was found, how sure it is, and what else it could be."""
+"""Result of an alignment: the pose, how it was found, its covariance, and the runners-up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["History", "Optimum", "Result", "axis_sds"]
 
 @dataclass(frozen=True)
 class History:
-    """The smallest dissimilarity after each iteration (i,), and the pose that had it (a batch of i)."""
+    """Smallest dissimilarity after each iteration (i,), and its pose (a batch of i)."""
 
     dissimilarity: NDArray[np.float64]
     poses: Pose
@@ -26,8 +26,8 @@ class History:
 class Optimum:
     """A pose at which the dissimilarity has a minimum.
 
-    ``margin`` says how much less likely it is than the pose that was chosen: the difference of their likelihood ratios
-    (docs/theory.md eq. 30), or, in the paper's searches, of their dissimilarities.
+    ``margin`` is the log-likelihood difference to the pose that was chosen (docs/theory.md eq. 30), or, in the paper's
+    searches, the difference of their dissimilarities.
     """
 
     pose: Pose
@@ -47,30 +47,30 @@ def axis_sds(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
 
 @dataclass(frozen=True)
 class Result:
-    """The pose found, and how.
+    """Result of an alignment.
 
     Attributes
     ----------
     pose
         ``x_target = R x_reference + t``.
     dissimilarity
-        At the pose; infinite when the wedges share nothing there.
+        Dissimilarity at the pose; infinite when the wedges share nothing there.
     status
-        How the refinement ended; ``status.sentence`` says it.
+        How the refinement ended; ``status.sentence`` states it in words.
     n_iterations
         Levenberg-Marquardt steps over all candidates.
     overlap
-        Share of the target's measured samples that the reference has measured too, 0 to 1.
+        Fraction of the target's measured samples that the reference has measured too, 0 to 1.
     covariance
-        Of the pose's tangent (omega in radians, t in angstrom), shape (6, 6); infinite where nothing is known.
+        Covariance of the pose's tangent (omega in radians, t in angstrom), shape (6, 6); infinite where not known.
     runners_up
         The other optima, the next best first; empty for a local search of a single pose.
-    expectation
-        What the pair was found to have in common, shell by shell; None for plain inputs.
+    expected_fsc
+        Expected FSC of the pair, shell by shell; None for unprocessed inputs.
     history
         One entry for each iteration of a stochastic search, when recorded.
     sampled
-        Poses drawn from the posterior and their weights, where they were asked for (``Settings.posterior_poses``) and
+        Poses drawn from the posterior and their weights, if requested (``Settings.posterior_poses``) and where they
         differ by more than the comparison resolves; else None.
     """
 
@@ -96,7 +96,7 @@ class Result:
         return float(axis_sds(self.covariance)[1])
 
     def after(self, first: Pose) -> Result:
-        """Return the same result for a reference that ``first`` lays on the one it was found with.
+        """Return the result for a reference that ``first`` aligns to the one it was found with.
 
         The pose, the runners-up and the history become ``pose @ first``; the covariance follows the tangent, and stays
         infinite where nothing is known.
@@ -118,10 +118,10 @@ class Result:
         return f"Result({self.pose}, dissimilarity {self.dissimilarity:.4f}, {sd}, {self.status.name.lower()})"
 
     def as_dict(self) -> dict[str, float | int | str]:
-        """One row of a table: ``pandas.DataFrame(result.as_dict() for result in results)``.
+        """Return a row of a table: ``pandas.DataFrame(result.as_dict() for result in results)``.
 
-        Euler angles (ZYZ, degrees) and shift (angstrom) of the pose, how it ended, how sure it is, and the margin over
-        the next best pose (infinite where there is none).
+        It holds Euler angles (ZYZ, degrees) and shift (angstrom) of the pose, dissimilarity, standard deviations,
+        overlap, margin of the best runner-up (infinite where there is none), iterations and status.
         """
         angles, shift = self.pose.euler_zyz_deg(), self.pose.shift_angstrom
         return {

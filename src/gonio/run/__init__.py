@@ -1,4 +1,4 @@
-"""Running: many jobs at a time, and what was asked for, with what. Knows nothing of alignment."""
+"""Running: many tasks at a time, checkpoints, result folders and provenance. Knows nothing of alignment."""
 
 from gonio.run.provenance import settings_toml
 

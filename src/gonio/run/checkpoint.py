@@ -1,13 +1,13 @@
-"""The checkpoint of a run: what has been done, so that a run that was cut off goes on where it was.
+"""The checkpoint of a run: results so far, so that an interrupted run can be resumed.
 
 A file of records, each ``marker, CRC-32 of what follows, synced, length, content`` (little-endian; uint32, uint64,
-uint64). The first record is what the run is: JSON, compared name by name when the run is resumed. Every other is two
-pickles, (stage, item, stamp) and the value, read back through an unpickler that knows only values of gonio, NumPy and
-SciPy: a checkpoint from elsewhere runs no code. Records are only ever added.
+uint64). The first record describes the run: JSON, compared name by name when the run is resumed. Every other is two
+pickles, (task, item, stamp) and the value, read back through an unpickler that accepts only values of gonio, NumPy and
+SciPy: a checkpoint from elsewhere runs no code. Records are only added, never changed.
 
-``synced`` is how much of the file was known to be on the disk when the record was written. A crash can lose or spoil
-what was written after that, in any order: a record that is not whole is the end of the checkpoint, and dropped with a
-warning, unless a later one says that it had been synced. Then the disk or somebody has changed it, which is an error.
+``synced`` is the length of the file that was known to be on the disk when the record was written. A crash can lose or
+spoil what was written after that, in any order: a record that is not whole is the end of the checkpoint, and is dropped
+with a warning, unless a later record states that it had been synced. Then the file was changed, which is an error.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ MAGIC = b"gonio journal 2\n"
 MARKER = b"\xf5gj\n"
 HEAD = struct.Struct("<4sIQQ")
 UNCHECKED = 8  # bytes of marker and checksum
-# Records are synced together that are made within so many seconds.
+# Records made within this many seconds are synced together.
 SYNC_SECONDS = 0.5
-# Where what may be unpickled comes from; besides, these builtins, and the functions with which NumPy makes arrays.
+# Modules of what may be unpickled; besides, these builtins, and the functions with which NumPy makes arrays.
 MODULES = re.compile(r"gonio(\..+)?|numpy(\._core\..+|\.dtypes)?|scipy\.spatial\.transform(\..+)?")
 BUILTINS = {"complex", "frozenset", "set", "slice", "range", "bytearray"}
 MAKERS = {"_reconstruct", "_frombuffer", "scalar"}
@@ -50,11 +50,11 @@ class TornRecord(UserWarning):
 
 
 class Changed(ValueError):
-    """A run cannot be resumed since it is no longer the same run."""
+    """A run cannot be resumed because its settings or inputs have changed."""
 
 
 class _Place(NamedTuple):
-    """Where a record's content, or a part of it, lies in the file."""
+    """Position of a record's content, or of a part of it, in the file."""
 
     start: int
     length: int
@@ -65,7 +65,7 @@ class _Place(NamedTuple):
 
 
 class Checkpoint:
-    """An open checkpoint, to be made by ``create`` or ``resume`` and to be closed."""
+    """An open checkpoint, made by ``create`` or ``resume``; close it after use."""
 
     def __init__(self, path: Path, *, values: dict[tuple[str, int], _Place]) -> None:
         self.path = path
@@ -76,13 +76,13 @@ class Checkpoint:
 
     @staticmethod
     def create(path: Path, facts: Mapping[str, object], *, command: str = "") -> Checkpoint:
-        """A new one, of a run that is described by ``facts``: whatever JSON can say.
+        """Create the checkpoint of a run that is described by ``facts``, values of JSON.
 
-        ``command`` is what was typed, for whoever finds the checkpoint: it need not be the same when the run is resumed.
+        ``command`` is the command line, for a message about the checkpoint; it may differ when the run is resumed.
         """
         content = json.dumps({"facts": facts, "command": command}, default=str).encode()
         temporary = path.with_suffix(".new")
-        with _told(path), temporary.open("wb") as file:
+        with _naming_the_file(path), temporary.open("wb") as file:
             file.write(MAGIC + _record(content, synced=0))
             file.flush()
             os.fsync(file.fileno())
@@ -92,12 +92,12 @@ class Checkpoint:
 
     @staticmethod
     def resume(path: Path, facts: Mapping[str, object]) -> Checkpoint:
-        """The checkpoint of a run that was cut off.
+        """Open the checkpoint of an interrupted run.
 
         Raises
         ------
         Changed
-            Naming what is not as it was: a fact, or the input of an item that was done.
+            A fact has changed, or the input file of an item that was done; the message names it.
         ValueError
             The file is no checkpoint, or was damaged after it had been synced.
         """
@@ -121,28 +121,28 @@ class Checkpoint:
 
     @property
     def is_synced(self) -> bool:
-        """Whether all that was added is on the disk."""
+        """True where all records are on the disk."""
         return self._synced == self._end
 
     def value(self, stage: str, item: int) -> Any:
-        """What was found for an item that is done."""
+        """Return the result of an item that is done."""
         place = self._values[stage, item]
         self._file.seek(place.start)
         return _Unpickler(io.BytesIO(self._file.read(place.length))).load()
 
     def add(self, stage: str, item: int, value: object, *, source: Path | None = None) -> None:
-        """Put down what was found for an item, from a file that must not change until the run is done.
+        """Record the result of an item; its ``source`` file must not change until the run is done.
 
         Raises
         ------
         OSError
-            It cannot be written: the checkpoint is as it was.
+            It cannot be written; the checkpoint is unchanged.
         ValueError
-            It could not be read back: a checkpoint does not hold such values.
+            A checkpoint does not hold such values, as they could not be read back.
         """
         key = pickle.dumps((stage, item, None if source is None else stamp_of(source)), protocol=5)
         content = pickle.dumps(value, protocol=5)
-        _unpickled(io.BytesIO(content))  # told now, not when the run is resumed
+        _unpickled(io.BytesIO(content))  # an error is raised now, not when the run is resumed
         record = memoryview(_record(key + content, synced=self._synced))
         with self._or_up_to(self._end):
             self._file.seek(self._end)
@@ -155,15 +155,15 @@ class Checkpoint:
             self.sync()
 
     def sync(self) -> None:
-        """Have all of it on the disk.
+        """Write all records to the disk.
 
         Raises
         ------
         OSError
-            It does not come there: the checkpoint is as it was when last synced.
+            They cannot be written; the checkpoint is as it was when last synced.
         """
         if not self.is_synced:
-            with self._or_up_to(self._synced):  # some systems say only now that there was no room
+            with self._or_up_to(self._synced):  # some systems report only now that there was no room
                 os.fsync(self._file.fileno())
         self._synced, self._sync_time = self._end, time.monotonic()
 
@@ -175,9 +175,9 @@ class Checkpoint:
 
     @contextmanager
     def _or_up_to(self, end: int) -> Iterator[None]:
-        """Where the disk refuses, keep the checkpoint up to there."""
+        """Cut the checkpoint back to ``end`` where the disk refuses a write."""
         try:
-            with _told(self.path):
+            with _naming_the_file(self.path):
                 yield
         except OSError:
             with suppress(OSError):
@@ -188,14 +188,14 @@ class Checkpoint:
 
 
 def command_in(path: Path) -> str:
-    """What was typed to begin the run of a checkpoint; empty where it cannot be read."""
+    """Return the command line that began the run of a checkpoint; empty where it cannot be read."""
     with suppress(ValueError, OSError), _content(path) as content:
         return _header(path, content, _whole(path, content)[0][0])["command"]
     return ""
 
 
 def stamp_of(path: Path) -> tuple[str, int, int] | None:
-    """By what a file is known again: its full name, size and time of change (ns); None where it is not there."""
+    """Return the full name, size and time of change (ns) of a file; None where it is not there."""
     try:
         status = path.stat()
     except OSError:
@@ -204,14 +204,14 @@ def stamp_of(path: Path) -> tuple[str, int, int] | None:
 
 
 def sync_path(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk.
+    """Sync a file, or the names in a folder, to the disk.
 
     Raises
     ------
     OSError
-        A file does not come there. Not every system can sync a folder, which is no error.
+        A file cannot be synced. Not every system can sync a folder, which is no error.
     """
-    with suppress(OSError) if path.is_dir() else _told(path):
+    with suppress(OSError) if path.is_dir() else _naming_the_file(path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -220,7 +220,7 @@ def sync_path(path: Path) -> None:
 
 
 def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested mappings as one, ``a.b``."""
+    """Flatten nested mappings to one with names ``a.b``."""
     result: dict[str, object] = {}
     for name, value in values.items():
         inner = flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -229,7 +229,7 @@ def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _naming_the_file(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -238,9 +238,9 @@ def _told(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _content(path: Path) -> Iterator[mmap.mmap | bytes]:
-    """All of a file, read as far as it is looked at."""
+    """Map a file into memory."""
     with path.open("rb") as file:
-        if not path.stat().st_size:  # of which there is no map
+        if not path.stat().st_size:  # an empty file cannot be mapped
             yield b""
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -253,12 +253,12 @@ def _record(content: bytes, *, synced: int) -> bytes:
 
 
 def _whole(path: Path, content: mmap.mmap | bytes) -> tuple[list[_Place], int, int]:
-    """Every whole record's content, of which there is one at least, where the last ends, and the file.
+    """Return the places of the whole records' contents (one at least), the end of the last one, and the file's size.
 
     Raises
     ------
     ValueError
-        The file is no checkpoint, or the records break off where they had been synced.
+        The file is no checkpoint, or a record that had been synced is not whole.
     """
     if content[: len(MAGIC)] != MAGIC:
         raise ValueError(f"{path} is not a checkpoint of this version of gonio: pass --overwrite to begin again")
@@ -278,7 +278,7 @@ def _whole(path: Path, content: mmap.mmap | bytes) -> tuple[list[_Place], int, i
 
 
 def _at(content: mmap.mmap | bytes, at: int) -> tuple[_Place, int] | None:
-    """The content of the record that begins there, and how much had been synced before it; None where none does."""
+    """Return the place of the content of the record at ``at``, and its ``synced``; None where there is no record."""
     if at + HEAD.size > len(content):
         return None
     marker, checksum, synced, length = HEAD.unpack_from(content, at)
@@ -293,12 +293,12 @@ def _header(path: Path, content: mmap.mmap | bytes, place: _Place) -> dict[str, 
 
 
 def _values(content: mmap.mmap | bytes, places: list[_Place]) -> Iterator[tuple[tuple[str, int], _Place]]:
-    """Which item each record is of, and where its value lies.
+    """Return the task and item of each record, and the place of its value.
 
     Raises
     ------
     Changed
-        The input of one has.
+        The input file of an item has changed.
     """
     same = set()
     for place in places:
@@ -327,7 +327,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "builtins" and name in BUILTINS:
             return super().find_class(module, name)
-        # A name with a dot would be looked up in whatever the module has imported.
+        # A name with a dot would reach into the modules that the module has imported.
         if MODULES.fullmatch(module) and "." not in name:
             found = super().find_class(module, name)
             if _is_harmless(found):
@@ -336,7 +336,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _is_harmless(found: Any) -> bool:
-    """Whether making one does nothing else: gonio's values, NumPy's arrays and numbers, and rotations."""
+    """Return whether making one has no side effect: gonio's values, NumPy's arrays and numbers, and rotations."""
     home = getattr(found, "__module__", "") or ""
     if not isinstance(found, type):
         return home.startswith("numpy.") and found.__name__ in MAKERS
@@ -350,5 +350,5 @@ def _is_harmless(found: Any) -> bool:
 def _unpickled(stream: io.BytesIO) -> Any:
     try:
         return _Unpickler(stream).load()
-    except Exception as error:  # of whatever kind: its bytes say what is made
+    except Exception as error:  # of any kind: the bytes decide what is made
         raise ValueError(f"the checkpoint holds what this version of gonio cannot read: {error}") from error

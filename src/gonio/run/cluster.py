@@ -1,10 +1,10 @@
-"""Stages on a Dask cluster: on the machines that a scheduler knows, or on workers of this one.
+"""An executor on a Dask cluster: on the machines of a scheduler, or on workers of this machine.
 
-Items go out in chunks that take about half a second each, so that what a task costs (a millisecond) does not matter;
-few more chunks are out than there are workers. The function travels once, as a task of its own: where a worker is lost
-with it, Dask makes it again elsewhere, as it does the chunks that the worker had.
+Items are sent in chunks that take about half a second each, so that the cost of a Dask task (a millisecond) does not
+matter; only a few more chunks are out than there are workers. The function is sent once, as a Dask task of its own:
+where its worker is lost, Dask makes it again on another, as it does the chunks that the worker had.
 
-Workers do what this process would: in the same folder, by the same versions, or not at all.
+Workers must have the folder and the versions of this process, or they refuse to work.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ T = TypeVar("T")
 
 CHUNK_SECONDS = 0.5
 MAX_CHUNK = 256
-# Chunks that are out for each thread of the workers.
+# Chunks that are sent ahead for each thread of the workers.
 AHEAD = 3
 CONNECT_SECONDS = 20.0
-# How often a task may lose its worker before the run is given up: more than workers are likely to be lost in a night.
+# How often a Dask task may lose its worker before the run is given up: more than are likely to be lost in a night.
 ALLOWED_FAILURES = 10
 GONE = "the Dask scheduler is gone: start it again"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# Workers of this machine; an interruption is for the process that has begun them.
+# Workers of this machine; an interruption is for the process that has started them.
 LOCAL: dict[str, Any] = {
     "threads_per_worker": 1,
     "dashboard_address": ":0",
@@ -60,19 +60,19 @@ class Dask:
         self._client = client
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Executor``.
+        """Call the function with every item on the cluster, as ``Executor``.
 
         Raises
         ------
         OSError
-            The scheduler is gone, or items were lost with so many workers that they are to blame.
+            The scheduler is gone, or the same items were lost with worker after worker.
         ValueError
             A worker has other versions of what results depend on, or does not see the folder of this process.
         """
         if count:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Sending large graph")
-                # By a function of Python's own: whoever lacks gonio says so, where it would end on one of gonio's.
+                # pickle.loads is Python's own: a worker without gonio raises an error; gonio's own would end it.
                 carried = self._client.submit(pickle.loads, pickle.dumps((function, _Home())), pure=False)
             yield from self._in_chunks(carried, count)
 
@@ -93,7 +93,7 @@ class Dask:
             size = int(min(max(CHUNK_SECONDS * len(results) / max(seconds, 1e-6), 1), 2 * size, MAX_CHUNK))
 
     def _threads(self) -> int:
-        """How many items are done at a time, or will be: workers come and go."""
+        """Return the number of items done at a time, at least one: workers come and go."""
         try:
             threads = sum(self._client.nthreads().values())
         except OSError as error:
@@ -105,7 +105,7 @@ class Dask:
 
 @contextmanager
 def dask(address: str | None, workers: int) -> Iterator[Dask]:
-    """The cluster of a scheduler at an address (``tcp://host:8786``, or a file that it wrote), or None for one here.
+    """Connect to the scheduler at an address (``tcp://host:8786``, or a file that it wrote); None for workers here.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def dask(address: str | None, workers: int) -> Iterator[Dask]:
 
 @dataclass(frozen=True)
 class _Home:
-    """What workers must share with the process that has the work."""
+    """Folder and versions that workers must share with the process that sends the work."""
 
     folder: str = field(default_factory=lambda: str(Path.cwd()))
     versions: tuple[tuple[str, str], ...] = field(default_factory=lambda: tuple(versions().items()))
@@ -145,7 +145,7 @@ class _Home:
 
 @cache
 def _settle(home: _Home) -> None:
-    """Make a worker's process such as ``home``, where relative paths mean the same and results are the same."""
+    """Check a worker's versions and change to the folder of ``home``: relative paths and results are then the same."""
     for name, version in home.versions:
         if (here := versions()[name]) != version:
             raise ValueError(
@@ -163,7 +163,7 @@ def _settle(home: _Home) -> None:
 def _chunk(
     carried: tuple[Callable[[int], Any], _Home], first: int, last: int
 ) -> tuple[list[Any], Exception | None, float]:
-    """What items first, ..., last - 1 come to, as far as none fails, the failure, and how long it took."""
+    """Return the results of items first, ..., last - 1 up to the first error, the error, and the seconds taken."""
     function, home = carried
     _settle(home)
     start, results = time.perf_counter(), []
@@ -176,7 +176,7 @@ def _chunk(
 
 
 def _answer(future: Future, first: int, last: int) -> tuple[list[Any], Exception | None, float]:
-    """What ``_chunk`` found; whatever is raised here is not of an item."""
+    """Return what ``_chunk`` returned; an error raised here is the cluster's, not an item's."""
     from distributed import KilledWorker
 
     try:
@@ -188,7 +188,7 @@ def _answer(future: Future, first: int, last: int) -> tuple[list[Any], Exception
         ) from error
     except (CancelledError, OSError) as error:
         raise ConnectionError(GONE) from error
-    except ValueError:  # of ``_settle``
+    except ValueError:  # raised by ``_settle``
         raise
     except Exception as error:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Engines: who does a stage of long work, item after item.
+"""Executors: they do a task of long work, item by item.
 
-A *stage* is one function and a number of items; an item is known by its number, so that whoever does it needs no more
-than the function, and what was done can be found again. Results do not depend on the executor.
+A *task* is one function and a number of items (``stage`` is its name); an item is known by its number, so that a worker
+needs the function alone, and results can be found again. Results do not depend on the executor.
 
-    Local, Dask (cluster), GPUs (search.gpu.multi_gpu)  ->  Journaled: keeps results, tells progress  ->  in order
+    Local, Dask (cluster), GPUs (search.gpu.multi_gpu)  ->  Checkpointed: keeps results, reports progress  ->  in order
 """
 
 from __future__ import annotations
@@ -21,52 +21,52 @@ __all__ = ["Chosen", "Checkpointed", "Local", "Executor", "Progress", "silent"]
 
 T = TypeVar("T")
 
-# Of a stage with a number of items, of which some are done already: gives what is to be called with those done so far.
+# Given a task's name, its items and those done already: a context whose function is called with the items done.
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Executor(Protocol):
-    """Does a stage."""
+    """Does the items of a task."""
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """``function(0)``, ``function(1)``, ... ``function(count - 1)``, in this order.
+        """Yield ``function(0)``, ``function(1)``, ... ``function(count - 1)``, in this order.
 
         Parameters
         ----------
         stage
-            Its name, once in a run: what progress is told under, and what is kept is found under.
+            Name of the task, once in a run: progress is reported and results are kept under it.
         function
-            Picklable, as are its results; of the number alone, so that it does not matter who calls it and when. Where
-            it has a method ``source(item)``, that is the file which the item's result depends on, or None.
+            Picklable, as are its results; they depend on the number alone, so that any worker may call it at any time.
+            If it has a method ``source(item)``, this returns the file on which the item's result depends, or None.
         count
-            How many items.
+            Number of items.
         keep
-            Whether results are worth keeping, should the run be cut off: not those that are quicker made than read.
+            Whether results are kept in case the run is interrupted; not worth it where making them is quicker.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Local:
-    """This machine, with so many workers at a time (``gonio.run.parallel``); nothing is kept."""
+    """Executor on this machine, with ``workers`` at a time (``gonio.run.parallel``); nothing is kept."""
 
     workers: int = 1
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Executor``."""
+        """Call the function with every item on this machine, as ``Executor``."""
         return in_order(function, ((index,) for index in range(count)), self.workers)
 
 
 def silent(stage: str, count: int, done: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Tell no progress."""
+    """Report no progress."""
     return nullcontext(lambda done: None)
 
 
 @dataclass(frozen=True)
 class Checkpointed:
-    """Another executor, whose results are put down in a checkpoint, and taken from there when they are found in it.
+    """An executor whose results are recorded in a checkpoint, and taken from there where they are already in it.
 
-    Progress counts what the checkpoint has on the disk.
+    Progress counts the items that the checkpoint has on the disk.
     """
 
     executor: Executor
@@ -75,16 +75,16 @@ class Checkpointed:
     _begun: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
-        """As ``Executor``.
+        """Return the recorded results, and those of the other executor for items that have none, as ``Executor``.
 
         Raises
         ------
         RuntimeError
-            This run has had a stage of the same name, whose results would be taken for those of this one.
+            This run has had a task of the same name, whose results would be mistaken for those of this one.
         """
         checkpoint = self.checkpoint if keep else None
         if checkpoint is not None and stage in self._begun:
-            raise RuntimeError(f"there are two stages {stage!r} in one run: give each a name of its own")
+            raise RuntimeError(f"there are two tasks {stage!r} in one run: give each a name of its own")
         self._begun.add(stage)
         known = [checkpoint is not None and (stage, item) in checkpoint for item in range(count)]
         missing = [item for item in range(count) if not known[item]]
@@ -110,11 +110,11 @@ class Checkpointed:
 
 @dataclass(frozen=True)
 class Chosen(Generic[T]):
-    """A function of the items of some numbers alone, known by their places among these."""
+    """A function of chosen items, called with a place among these."""
 
     function: Callable[[int], T]
     items: list[int]
 
     def __call__(self, index: int) -> T:
-        """Call the function with the item in a place."""
+        """Call the function with the item at a place."""
         return self.function(self.items[index])

@@ -1,8 +1,8 @@
 """Folders of results: files that appear whole or not at all, one run at a time in each, and runs that can be resumed.
 
-While a run goes on its folder holds ``.gonio/`` with a lock and the checkpoint. Results are written in a folder beside,
-synced, and this is put in the other's place; ``.gonio/`` goes with what it replaces. A run that is killed leaves the
-old results or the new ones, and until it is done its checkpoint.
+During a run its folder holds ``.gonio/`` with a lock and the checkpoint. Results are written in a folder beside it and
+synced; then this takes the place of the other, which is removed with its ``.gonio/``. A run that is killed leaves the
+old results or the new ones, and its checkpoint until it is done.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from gonio.run.checkpoint import Checkpoint, command_in, sync_path
 __all__ = ["RunFolder", "check_target", "locked", "result_folder"]
 
 INSIDE, LOCK, CHECKPOINT = ".gonio", "lock", "journal"
-# Where a folder cannot be exchanged this file comes last: it stands for a run that is done.
+# Where a folder cannot be exchanged this file is moved last: it marks a run that is done.
 LAST = "settings.toml"
-# How a file system says that it knows no locks.
+# Errors of file systems without locks.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def check_target(path: Path, *, overwrite: bool) -> Path:
-    """The absolute path of a result that may be written.
+    """Return the absolute path of a result that may be written.
 
     Raises
     ------
     ValueError
         Something is there and may not be replaced.
     OSError
-        The folder cannot be written to: better said now than after an hour of work.
+        The folder cannot be written to: the error comes now, not after an hour of work.
     """
     path = path.resolve()
     if _is_taken(path) and not overwrite:
@@ -53,7 +53,7 @@ def check_target(path: Path, *, overwrite: bool) -> Path:
 
 
 class RunFolder:
-    """The folder of a run that is going on; to be made by ``RunFolder.opened``."""
+    """Folder of a run in progress; made by ``RunFolder.opened``."""
 
     def __init__(self, path: Path, checkpoint: Checkpoint) -> None:
         self.path = path
@@ -64,28 +64,28 @@ class RunFolder:
     def opened(
         path: Path, facts: Mapping[str, object], *, command: str = "", resume: bool, overwrite: bool
     ) -> Iterator[RunFolder]:
-        """Begin a run, or go on with one.
+        """Begin a run, or resume one.
 
-        What was done stays in the folder when the run is cut off by whatever it may be, for ``resume``; a run of which
-        nothing was done leaves nothing.
+        When the run is interrupted, for any reason, its checkpoint stays in the folder for ``resume``, unless it holds
+        no result.
 
         Parameters
         ----------
         path
             The folder to make.
         facts
-            What the run is: settings, inputs, versions, seed. A run is resumed only when none has changed.
+            Settings, inputs, versions and seed of the run. It is resumed only when none has changed.
         command
-            What was typed, told to who finds the run cut off.
+            The command line, for a message about the interrupted run.
         resume
-            Go on with a run that was cut off; where there is none, begin.
+            Go on with an interrupted run; where there is none, begin.
         overwrite
-            Replace results, and drop a run that was cut off.
+            Replace results, and drop an interrupted run.
 
         Raises
         ------
         ValueError
-            The folder holds results, an unfinished run, or another one that goes on; or what is resumed has changed.
+            The folder holds results, an unfinished run, or a run in progress; or the run to resume has changed.
         """
         path = path.resolve()
         _put_back(path)
@@ -125,7 +125,7 @@ class RunFolder:
 
     @contextmanager
     def results(self) -> Iterator[Path]:
-        """A folder to write results in, beside; when all went well it takes this one's place and the run is done."""
+        """Make a folder beside this one to write results in; without an error it takes this one's place at the end."""
         with _staging(self.path) as staging:
             yield staging
             self.checkpoint.close()
@@ -134,13 +134,13 @@ class RunFolder:
 
     @contextmanager
     def part(self, name: str) -> Iterator[Path]:
-        """A folder to write a part of the results in, while the run goes on; it appears as ``name``, whole."""
-        # Inside, as deep as the part will be: relative paths that are written there stay right.
+        """Make a folder to write a part of the results in, during the run; it appears as ``name``, whole."""
+        # At the depth that the part will have: relative paths that are written there stay right.
         with _staging(self.path / name) as staging:
             yield staging
             _sync_all(staging)
             target = self.path / name
-            if target.exists():  # of the same run, before it was cut off, or of one that is replaced
+            if target.exists():  # of the same run, before it was interrupted, or of one that is replaced
                 shutil.rmtree(target)
             staging.rename(target)
             sync_path(self.path)
@@ -148,10 +148,10 @@ class RunFolder:
 
 @contextmanager
 def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A new folder beside ``path`` to write in; when all went well it becomes ``path``, whole. Not to be resumed.
+    """Make a folder beside ``path`` to write in; without an error it becomes ``path``, whole. It cannot be resumed.
 
     Relative paths written inside stay right, as both folders have one parent. Files of ``path`` that are not written
-    again stay. A kill leaves the old folder or the new one: between the two renames that exchange them, both, the old
+    again stay. A kill leaves the old folder or the new one, or, between the two renames that exchange them, the old one
     as ``.NAME.old``.
     """
     path = check_target(path, overwrite=overwrite)
@@ -159,9 +159,9 @@ def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise NotADirectoryError(f"{path} is a file: give a folder")
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    going_on = path / INSIDE / LOCK
+    lock = path / INSIDE / LOCK
     try:
-        with locked(going_on if going_on.exists() else path.with_name(f".{path.name}.lock")):
+        with locked(lock if lock.exists() else path.with_name(f".{path.name}.lock")):
             _put_back(path)
             with _staging(path) as staging:
                 yield staging
@@ -172,12 +172,12 @@ def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a run; the system lets go of it whatever becomes of the process.
+    """Hold the lock of a run; the system releases it however the process ends.
 
     Raises
     ------
     ValueError
-        Another run holds it; says which.
+        Another run holds it; the message names its process.
     """
     file = _lock(path)
     try:
@@ -199,8 +199,8 @@ def _lock(path: Path) -> IO[str]:
     while True:
         file = path.open("a+")
         try:
-            # Of the process, where flock's would be of its forked workers too, which may outlive it. It is gone as soon
-            # as the process closes the file, through whatever descriptor.
+            # This lock belongs to the process alone; flock's would belong to its forked workers too, which may
+            # outlive it. It is released as soon as the process closes the file, through any descriptor.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_LOCKS:
@@ -236,7 +236,7 @@ def _staging(path: Path) -> Iterator[Path]:
 
 
 def _put(staging: Path, path: Path) -> None:
-    # Some folders cannot be exchanged, and not under the feet of who stands in one.
+    # A mount point cannot be exchanged, and the current folder should not be.
     stays = path.exists() and (path.is_mount() or path in (here := Path.cwd(), *here.parents))
     _sync_all(staging)
     if stays:
@@ -250,7 +250,7 @@ def _put(staging: Path, path: Path) -> None:
 
 
 def _take_over(path: Path, staging: Path) -> None:
-    """The files that only the old folder has."""
+    """Copy the files that only the old folder has to the new one."""
 
     def written(folder: str, names: list[str]) -> list[str]:
         pairs = ((name, Path(folder, name), staging / Path(folder, name).relative_to(path)) for name in names)
@@ -263,9 +263,9 @@ def _take_over(path: Path, staging: Path) -> None:
 
 
 def _exchange(staging: Path, path: Path) -> None:
-    """Put a folder in the place of another."""
+    """Put the new folder in the place of the old one."""
     aside = _aside(path)
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed when this had been done
+    shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed at the end of its exchange
     try:
         path.rename(aside)
         staging.rename(path)
@@ -277,12 +277,12 @@ def _exchange(staging: Path, path: Path) -> None:
 
 
 def _put_back(path: Path) -> None:
-    """The folder of a run that was killed between the two renames of an exchange."""
+    """Restore the folder of a run that was killed between the two renames of an exchange."""
     aside = _aside(path)
     if path.exists() or not aside.exists():
         return
     inside = aside / INSIDE
-    with locked(inside / LOCK) if inside.exists() else nullcontext():  # it may still be at it
+    with locked(inside / LOCK) if inside.exists() else nullcontext():  # that run may still be in progress
         if not path.exists():
             aside.rename(path)
 
@@ -292,7 +292,7 @@ def _aside(path: Path) -> Path:
 
 
 def _link(old: str, new: str) -> None:
-    """A second name for a file, which costs nothing; a copy where the disk knows no such thing."""
+    """Give a file a second name, which costs nothing; copy it where the disk has no hard links."""
     try:
         os.link(old, new)
     except OSError:
@@ -300,7 +300,7 @@ def _link(old: str, new: str) -> None:
 
 
 def _move_files(staging: Path, path: Path) -> None:
-    """One by one, each of them whole; what stands for the end of the run last."""
+    """Move files one by one, each of them whole; last the one that marks the end of the run."""
     files = [file for file in sorted(staging.rglob("*")) if file.is_file()]
     for file in sorted(files, key=lambda file: file.name == LAST):
         target = path / file.relative_to(staging)
@@ -316,7 +316,7 @@ def _sync_all(folder: Path) -> None:
 
 
 def _is_taken(path: Path) -> bool:
-    """Whether a folder holds anything but what a run leaves that was killed before it began."""
+    """Return whether a folder holds more than what a run leaves that was killed before it began."""
     return path.is_dir() and any(file.name != INSIDE or (file / CHECKPOINT).exists() for file in path.iterdir())
 
 

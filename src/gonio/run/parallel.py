@@ -1,9 +1,8 @@
-"""Many jobs of one kind, several at a time, their results in order.
+"""One function of many items, several at a time, with results in order.
 
-Short jobs spend half of their time in the interpreter, whose lock lets one thread in at a time. Where a process can be
-forked safely (Linux, and no other Python thread to be cut off in the middle of something), each worker is a copy of
-this one, which has all that was prepared; what it gets and gives is pickled. Elsewhere workers are threads. Results
-are the same, to the bit.
+Short calls spend half of their time in the interpreter, whose lock admits one thread at a time. Where the process can
+be forked safely (Linux, and no other Python thread that a fork could cut off), each worker is a copy of it with all
+that was prepared; items and results are pickled. Elsewhere workers are threads. Results are the same, to the bit.
 """
 
 from __future__ import annotations
@@ -29,36 +28,36 @@ __all__ = ["in_order", "obey_parent", "portable"]
 
 T = TypeVar("T")
 
-# Jobs that are taken up for each worker before the first of them is done: one by one for threads; for processes in
-# chunks, so many jobs together that sending them costs little of the seconds that a chunk should take.
+# Sent to each worker before the first is done: AHEAD items to a thread, CHUNKS chunks to a process. A chunk grows, up
+# to MOST_TOGETHER items, while one takes less than WORTH_SENDING seconds, or sending it would cost too much of that.
 AHEAD = 4
 CHUNKS, MOST_TOGETHER, WORTH_SENDING = 2, 8, 0.02
-# Seconds that an end may take.
+# Seconds that a worker may take to end.
 END = 5.0
 
 
 def in_order(
     function: Callable[..., T], items: Iterator[tuple], workers: int, *, processes: bool = True, ahead: int = AHEAD
 ) -> Generator[T]:
-    """``function(*item)`` for each of ``items``, in their order; only a few more than there are workers are taken up.
+    """Yield ``function(*item)`` for each of ``items``, in order, of which only a few more than workers are read ahead.
 
     Parameters
     ----------
     function
-        What is done; a forked worker's changes of what it holds are lost.
+        Function to call; what a forked worker changes in it is lost.
     items
-        Its arguments, taken one by one in this process and thread.
+        Its arguments, read one by one in this process and thread.
     workers
-        How many at a time; with 1, or for a single item, nothing but this thread takes part.
+        Number of workers; with 1, or for a single item, all is done in this thread.
     processes
-        Whether workers may be processes; items and results must then be such as can be pickled.
+        Whether workers may be processes; items and results must then be picklable.
     ahead
-        How many items are taken up for each thread before the first of them is done.
+        Number of items sent to each thread before the first of them is done.
 
     Raises
     ------
     Exception
-        The first, in the order of the items, that a job ends with; ChildProcessError when a worker was killed.
+        The first error of an item, in their order; ChildProcessError when a worker was killed.
     """
     first = [] if workers == 1 else list(islice(items, 2))
     items = chain(first, items)
@@ -69,7 +68,7 @@ def in_order(
 
 
 def portable(error: Exception) -> Exception:
-    """The same error where it survives pickling, which not every one does; else one that tells as much."""
+    """Return an error itself if it can be pickled, else a RuntimeError with its type and message."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -78,7 +77,7 @@ def portable(error: Exception) -> Exception:
 
 
 def _is_alone() -> bool:
-    """Whether no other thread of Python could be cut off in the middle of something by a fork."""
+    """Return whether there is no other Python thread that a fork could cut off."""
     return threading.active_count() == 1
 
 
@@ -93,7 +92,7 @@ def _in_threads(function: Callable[..., T], items: Iterator[tuple], workers: int
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for future in waiting:  # an interruption or an error: do not finish what is not begun
+            for future in waiting:  # an interruption or an error: cancel what has not begun
                 future.cancel()
 
 
@@ -117,7 +116,7 @@ def _in_processes(function: Callable[..., T], items: Iterator[tuple], workers: i
     except BrokenProcessPool as error:
         raise ChildProcessError(f"{_exit_of(children)}: where memory is short, ask for fewer workers") from error
     finally:
-        if waiting:  # an error, an interruption, or results that nobody takes: what is under way is in vain
+        if waiting:  # an error, an interruption, or an abandoned generator: no result is needed any more
             for child in children:
                 child.terminate()
         pool.shutdown(cancel_futures=True)
@@ -125,13 +124,13 @@ def _in_processes(function: Callable[..., T], items: Iterator[tuple], workers: i
 
 def _submitted(pool: ProcessPoolExecutor, some: list[tuple]) -> Future[bytes]:
     with warnings.catch_warnings():
-        # Of threads of libraries, which know how to be forked: they have handlers for it.
+        # The warning is about threads of libraries, which have handlers for forks.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
         return pool.submit(_done, _packed(some))
 
 
 def _exit_of(children: set[BaseProcess]) -> str:
-    """What became of a worker that did not end by itself; those that were not ended are by now."""
+    """Describe how a worker was ended from outside, from the exit codes of all."""
     for child in children:
         child.join(END)
     # The pool ends the others with SIGTERM as soon as it sees the first.
@@ -140,7 +139,7 @@ def _exit_of(children: set[BaseProcess]) -> str:
 
 
 def _packed(value: object) -> bytes:
-    """A pickle in which read-only arrays stay so."""
+    """Pickle a value; read-only arrays stay read-only."""
     return pickle.dumps(value, protocol=5)
 
 
@@ -148,10 +147,10 @@ _function: Callable[..., Any]
 
 
 def _begin(function: Callable[..., Any]) -> None:
-    """Begin a worker, which leaves what it shares with its parent as it is."""
+    """Initialise a worker without touching the memory that it shares with its parent."""
     global _function
     _function = function
-    gc.freeze()  # what is shared with the parent is not touched, which would copy it
+    gc.freeze()  # garbage collection would write to shared pages, which copies them
     obey_parent()
 
 
@@ -169,7 +168,7 @@ def _end_with(parent: BaseProcess) -> None:
 
 
 def _done(items: bytes) -> bytes:
-    """The results of some items, up to the first error; the error; and the seconds that they took."""
+    """Return the pickled results of some items up to the first error, the error, and the seconds taken."""
     results: list[Any] = []
     begun = time.monotonic()
     try:

@@ -1,7 +1,7 @@
 """Provenance: the text of the settings.toml that lies beside every result.
 
-Owns what a run must tell so that it can be done again: the command line, the settings, the seed, the versions, the
-date, and the inputs with their checksums. Knows nothing of what was run.
+Owns what must be recorded to repeat a run: the command line, the settings, the seed, the versions, the date, and the
+inputs with their checksums. Knows nothing of what was run.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["checksums", "command_line", "settings_toml", "typed", "versions"]
 PACKAGES = ("gonio", "numpy", "scipy", "numba")
 
 
-# What was typed, where a command line runs something; context variables are not shared by threads that run others.
+# The words of a command line in progress; a context variable, as threads may run others.
 _TYPED: ContextVar[tuple[str, ...] | None] = ContextVar("typed", default=None)
 
 
 @contextmanager
 def typed(words: Sequence[str]) -> Iterator[None]:
-    """Make ``command_line`` say these words."""
+    """Make ``command_line`` return these words within the context."""
     before = _TYPED.set(tuple(words))
     try:
         yield
@@ -40,17 +40,17 @@ def typed(words: Sequence[str]) -> Iterator[None]:
 
 
 def command_line() -> list[str]:
-    """Return what was typed, word by word: ``gonio`` and its options, else what this process was started with."""
+    """Return the command line, word by word: ``gonio`` and its options, else the arguments of this process."""
     return list(_TYPED.get() or (Path(sys.argv[0]).name, *sys.argv[1:]))
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def checksums(paths: Iterable[str | Path]) -> dict[str, str]:
-    """The SHA-256 of files, by their full names."""
+    """Return the SHA-256 of files, by their full names."""
     sums = {}
     for path in (Path(p).resolve() for p in paths):
         with path.open("rb") as file:
@@ -65,7 +65,7 @@ def settings_toml(
     seed: int | None = None,
     inputs: Iterable[str | Path] = (),
 ) -> str:
-    """A TOML file with tables ``run``, ``settings``, ``versions`` and ``inputs``.
+    """Return the text of a TOML file with tables ``run``, ``settings``, ``versions`` and ``inputs``.
 
     Parameters
     ----------
@@ -74,9 +74,9 @@ def settings_toml(
     settings
         Numbers, text, booleans, None (written as a comment), sequences of these, and mappings, which become tables.
     seed
-        Of the random generator; None where nothing is random.
+        Seed of the random generator; None where nothing is random.
     inputs
-        Files that were read; each is named in full, with its SHA-256.
+        Files that were read; each is listed with its full name and SHA-256.
     """
     run = {"command": join(command), "date": datetime.now().astimezone().isoformat(timespec="seconds"), "seed": seed}
     tables = {"run": run, "settings": settings, "versions": versions(), "inputs": checksums(inputs)}

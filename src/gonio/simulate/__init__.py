@@ -1,4 +1,4 @@
-"""Simulated particles whose truth is exact: phantoms and structures, seen through a microscope."""
+"""Simulated particles whose true poses are known exactly: phantoms and structures, imaged by a microscope."""
 
 from gonio.simulate.microscope import (
     DEFAULT_CTF,

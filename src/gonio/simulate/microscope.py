@@ -4,13 +4,13 @@ Owns the imaging chain of Xu & Alber 2012 (section "Generating simulated cryo-el
 
     project at every tilt -> add noise -> CTF -> MTF -> weighted back-projection
 
-Tilt theta turns the specimen right-handed by theta about the tilt axis a; the beam runs along z. With b = a x z, the
+Tilt theta rotates the specimen right-handed by theta about the tilt axis a; the beam runs along z. With b = a x z, the
 image axes of a reconstruction are d(theta) = b cos(theta) + z sin(theta) and a in the specimen's frame, as in
 ``gonio.particle.wedge``. Back-projection of images g at tilts theta_i is
 
     V(p) = sum_i w_i sum_j K(p.d_i - j) g_i(j, p.a)            K(s) = sinc(s) / 2 - sinc(s / 2)^2 / 4
 
-with w_i the angle that a tilt stands for and K the ramp filter |k| cut at the Nyquist frequency, a closed form: the
+with w_i the angle that a tilt represents and K the ramp filter |k| cut at the Nyquist frequency, a closed form: the
 filter and the interpolation between pixels are one exact sum. Projections come from the density's own formula, on a
 field wider than the box, so that the box is filled to its corners. It knows nothing of alignment.
 """
@@ -56,7 +56,7 @@ PAPER_CTF = Ctf(40_000.0, 40_000.0, voltage_kv=300.0, spherical_aberration_mm=2.
 # The same lens with the amplitude contrast of ice-embedded protein, without which the lowest shells would be empty.
 DEFAULT_CTF = replace(PAPER_CTF, amplitude_contrast=AMPLITUDE_CONTRAST)
 
-# Where neither imaging nor phantom says them; a difference of no more is rounding.
+# Defaults where neither imaging nor phantom gives them; a smaller relative difference is rounding.
 DEFAULT_BOX, DEFAULT_VOXEL_SIZE_ANGSTROM, SAME_SIZE = 32, 10.0, 1e-6
 
 MATRIX_ENTRIES = 2**26  # 256 MB of float32, 121 tilts of a box of 64; larger back-projections interpolate instead
@@ -64,10 +64,10 @@ SPLINE_OVERSAMPLING = 4  # cubic splines err by (f / (1 - f))^4 = 4e-4 at the im
 
 
 class CtfCorrection(StrEnum):
-    """What is done about the CTF's sign before a subtomogram is reconstructed.
+    """Correction of the CTF's sign before a subtomogram is reconstructed.
 
-    TRUNCATED leaves out what lies beyond the first zero, as the paper does; FLIPPED turns the phases where the sign is
-    negative, so that the CTF's absolute value remains. A CTF that is undone altogether is no lens (``ctf=None``).
+    TRUNCATED leaves out frequencies beyond the first zero, as the paper does; FLIPPED flips the phases where the sign
+    is negative, so that the CTF's absolute value remains. For a full correction leave out the CTF (``ctf=None``).
     """
 
     TRUNCATED = "truncated"
@@ -76,30 +76,30 @@ class CtfCorrection(StrEnum):
 
 @dataclass(frozen=True)
 class Imaging:
-    """How a particle is imaged; the defaults are the paper's, but for an amplitude contrast of 0.07 (the paper's is 0).
+    """Imaging of a particle; the defaults are the paper's, but for an amplitude contrast of 0.07 (the paper's is 0).
 
     Parameters
     ----------
     box
-        Voxels along an edge of the subtomogram, n >= 8; None for those that the phantom was made to fill, else 32.
+        Voxels along an edge of the subtomogram, n >= 8; None for that of the phantom, else 32.
     voxel_size_angstrom
-        Of the subtomogram and of the tilt images; None for that of the phantom, else 10.
+        Voxel size of the subtomogram and of the tilt images; None for that of the phantom, else 10.
     tilt_min_deg, tilt_max_deg, tilt_step_deg
         First and last tilt and the step between; the range must be a whole number of steps.
     axis_deg
         Direction of the tilt axis in the xy plane, degrees from x towards y; 90 is y, and the fastest.
     snr
-        Variance of the clean images over that of the noise; infinite for none.
+        Variance of the noise-free images over that of the noise; infinite for no noise.
     ctf
-        Of every tilt, without astigmatism, underfocus, with the phase shift of a phase plate where it has one; None for
-        a perfect lens.
+        CTF of every tilt: underfocus without astigmatism, with the phase shift of a phase plate if there is one; None
+        for a perfect lens.
     detector_mtf
         Whether the detector blurs (``mtf``).
     correction
-        Of subtomograms; tilt images keep the whole CTF.
+        Correction of the CTF in subtomograms; tilt images keep the whole CTF.
     """
 
-    box: int = None  # type: ignore[assignment]  # a number once it is known what is imaged (``of``)
+    box: int = None  # type: ignore[assignment]  # a number once the density is known (``of``)
     voxel_size_angstrom: float = None  # type: ignore[assignment]
     tilt_min_deg: float = -60.0
     tilt_max_deg: float = 60.0
@@ -119,8 +119,8 @@ class Imaging:
         if not self.snr > 0:
             raise ValueError(f"snr must be positive, infinite for no noise, got {self.snr!r}")
         if self.ctf is not None:
-            _check_plain(self.ctf)
-        _ = self.wedge, self.tilts_deg  # each checks its own
+            _check_ctf(self.ctf)
+        _ = self.wedge, self.tilts_deg  # each checks its own arguments
 
     @property
     def tilts_deg(self) -> NDArray[np.float64]:
@@ -129,22 +129,22 @@ class Imaging:
 
     @property
     def wedge(self) -> SingleAxisWedge:
-        """What the tilts measure."""
+        """Wedge of the tilts."""
         return SingleAxisWedge(self.tilt_min_deg, self.tilt_max_deg, self.axis_deg)
 
     @property
     def _frame(self) -> tuple[int, float]:
-        """The box and the voxel size, where nothing says them the paper's."""
+        """Box and voxel size; the defaults where they are not given."""
         size = DEFAULT_VOXEL_SIZE_ANGSTROM if self.voxel_size_angstrom is None else self.voxel_size_angstrom
         return DEFAULT_BOX if self.box is None else self.box, size
 
     def of(self, density: Density) -> Imaging:
-        """Return the same imaging with the box and the voxel size of what is imaged, where it does not say them.
+        """Return this imaging with the box and the voxel size of the density where it has none itself.
 
         Raises
         ------
         ValueError
-            When both say them and they differ.
+            When both have them and they differ.
         """
         if isinstance(density, Phantom):
             for name in ("box", "voxel_size_angstrom"):
@@ -161,13 +161,13 @@ class Imaging:
 
     @property
     def field_yx(self) -> tuple[int, int]:
-        """Pixels of the images that are simulated: across the axis the box's diagonal fits, and margins of n/4."""
+        """Size of the simulated images, pixels: across the axis the box's diagonal fits, with margins of n/4."""
         box = self._frame[0]
         along = 3 * box // 2 if self.axis_deg == 90.0 else 2 * box
         return along, 2 * box
 
     def transfer(self) -> NDArray[np.float64]:
-        """The CTF as it is corrected times MTF, on the half plane of ``rfft2`` of the field, shape (y, x // 2 + 1)."""
+        """Return the corrected CTF times the MTF on the half plane of ``rfft2`` of the field, shape (y, x // 2 + 1)."""
         size = self._frame[1]
         frequency = _image_frequencies(self.field_yx, size)
         radius = np.linalg.norm(frequency, axis=-1)
@@ -175,7 +175,7 @@ class Imaging:
         return contrast * mtf(radius / nyquist) if self.detector_mtf else contrast
 
     def _contrast(self, frequency_xy_per_angstrom: NDArray) -> NDArray[np.float64]:
-        """Return the CTF at frequencies (..., 2) as it is corrected."""
+        """Return the corrected CTF at frequencies (..., 2)."""
         if self.ctf is None:
             return np.ones(frequency_xy_per_angstrom.shape[:-1])
         if self.correction == CtfCorrection.FLIPPED:
@@ -185,31 +185,31 @@ class Imaging:
 
 
 def simulate_subtomogram(density: Density, pose: Pose, *, imaging: Imaging, rng: np.random.Generator) -> Subtomogram:
-    """A subtomogram of the particle at ``pose``, as a microscope would have measured it.
+    """Simulate the subtomogram that a microscope would measure of the particle at ``pose``.
 
     Parameters
     ----------
     density
-        A ``Phantom``, a ``Structure``, or anything else that is a ``Density``.
+        A ``Phantom``, a ``Structure``, or any other ``Density``.
     pose
-        A single pose: where the particle truly is.
+        True pose of the particle, a single one.
     imaging
-        Tilts, optics, noise and box.
+        Tilts, CTF, noise and box.
     rng
-        Source of the noise; not touched when ``imaging.snr`` is infinite.
+        Generator of the noise; not used when ``imaging.snr`` is infinite.
 
     Returns
     -------
     The reconstruction, whose wedge is ``imaging.wedge``. Without CTF, MTF, noise and a missing wedge it is the
     density itself, in its units.
     """
-    # About z, so that the axis becomes y and the images' axes are d(theta) and a.
+    # Rotate about z, so that the axis becomes y and the images' axes are d(theta) and a.
     imaging = imaging.of(density)
     upright = Pose(Rotation.from_rotvec([0.0, 0.0, 90.0 - imaging.axis_deg], degrees=True), np.zeros(3))
     tilts = imaging.tilts_deg
     poses = tilt_poses(upright @ pose, tilts, axis_deg=90.0)
-    clean = density.projections(poses, shape_yx=imaging.field_yx, voxel_size_angstrom=imaging.voxel_size_angstrom)
-    noisy = add_noise(clean.astype(np.float32), snr=imaging.snr, box=imaging.box, rng=rng)
+    noise_free = density.projections(poses, shape_yx=imaging.field_yx, voxel_size_angstrom=imaging.voxel_size_angstrom)
+    noisy = add_noise(noise_free.astype(np.float32), snr=imaging.snr, box=imaging.box, rng=rng)
     images = apply_transfer(noisy, imaging.transfer())
     data = back_project(images, tilts, box=imaging.box, axis_deg=imaging.axis_deg)
     return Subtomogram(Volume(data, imaging.voxel_size_angstrom), imaging.wedge)
@@ -224,9 +224,9 @@ def simulate_tilt_stack(
     place_angstrom: ArrayLike | None = None,
     defocus_per_depth: float = -1.0,
 ) -> TiltStack:
-    """The same particle as 2-D tilt images: projections times the whole CTF, then white noise.
+    """Simulate a particle as 2-D tilt images: projections times the whole CTF, then white noise.
 
-    Noise comes after the CTF here, as electrons are counted after the lens, and the signal-to-noise ratio is that of
+    Noise is added after the CTF here, as electrons are counted after the lens, and the signal-to-noise ratio is that of
     the images with their CTF; the detector's MTF is left out. Image axes are the microscope's x and y at any
     ``axis_deg``.
 
@@ -235,33 +235,33 @@ def simulate_tilt_stack(
     density, pose, imaging, rng
         As in ``simulate_subtomogram``.
     place_angstrom
-        Where in its tomogram the particle is, from the centre at which ``imaging.ctf`` is that of every tilt, xyz.
-        Elsewhere each image has a defocus of its own. None for the centre.
+        Position of the particle in its tomogram, xyz, from the centre, where ``imaging.ctf`` is that of every tilt.
+        Elsewhere each image has its own defocus. None for the centre.
     defocus_per_depth
-        By how much underfocus grows for each angstrom along the beam, as in ``gonio.particle.tilt_series.TiltSeries``.
+        Change of underfocus per angstrom along the beam, as in ``gonio.particle.tilt_series.TiltSeries``.
 
     Returns
     -------
-    The images, and the contrast transfer that each of them has been through.
+    The images with their CTFs.
     """
     imaging = imaging.of(density)
     poses = tilt_poses(pose, imaging.tilts_deg, axis_deg=imaging.axis_deg)
-    turns = tilt_poses(Pose.identity(), imaging.tilts_deg, axis_deg=imaging.axis_deg).matrix  # (t, 3, 3)
+    rotations = tilt_poses(Pose.identity(), imaging.tilts_deg, axis_deg=imaging.axis_deg).matrix  # (t, 3, 3)
     field = (2 * imaging.box, 2 * imaging.box)
     images = density.projections(poses, shape_yx=field, voxel_size_angstrom=imaging.voxel_size_angstrom)
     ctf = None if imaging.ctf is None else _repeated(imaging.ctf, len(poses))
     if ctf is not None:
         if place_angstrom is not None:
-            ctf = ctf.refocused(defocus_per_depth * (turns[:, 2] @ np.asarray(place_angstrom, dtype=np.float64)))
+            ctf = ctf.refocused(defocus_per_depth * (rotations[:, 2] @ np.asarray(place_angstrom, dtype=np.float64)))
         frequency = _image_frequencies(field, imaging.voxel_size_angstrom)
         images = apply_transfer(images, ctf.transfer(frequency.reshape(-1, 2)).reshape(-1, *frequency.shape[:2]))
     window = _window(images, (imaging.box, imaging.box))
     noisy = add_noise(window, snr=imaging.snr, box=imaging.box, rng=rng)
-    return TiltStack(noisy, turns[:, :2], imaging.voxel_size_angstrom, ctf=ctf)
+    return TiltStack(noisy, rotations[:, :2], imaging.voxel_size_angstrom, ctf=ctf)
 
 
 def tilt_angles_deg(tilt_min_deg: float, tilt_max_deg: float, *, step_deg: float = 1.0) -> NDArray[np.float64]:
-    """Angles from first to last, both included, degrees, shape (t,).
+    """Return the tilt angles from first to last, both included, degrees, shape (t,).
 
     Raises
     ------
@@ -280,19 +280,19 @@ def tilt_angles_deg(tilt_min_deg: float, tilt_max_deg: float, *, step_deg: float
 
 
 def tilt_poses(pose: Pose, tilts_deg: ArrayLike, *, axis_deg: float) -> Pose:
-    """The particle's pose in the microscope at every tilt, a batch of t.
+    """Return the particle's poses in the microscope at all tilts, a batch of t.
 
-    The first two rows of the rotation alone are the images' x and y axes in the specimen's frame.
+    The first two rows of a tilt's rotation are the images' x and y axes in the specimen's frame.
     """
     axis = np.radians(axis_deg)
-    turn = np.radians(np.asarray(tilts_deg, dtype=np.float64))[:, None] * [np.cos(axis), np.sin(axis), 0.0]
-    return Pose(Rotation.from_rotvec(turn), np.zeros_like(turn)) @ pose
+    rotvec = np.radians(np.asarray(tilts_deg, dtype=np.float64))[:, None] * [np.cos(axis), np.sin(axis), 0.0]
+    return Pose(Rotation.from_rotvec(rotvec), np.zeros_like(rotvec)) @ pose
 
 
 def add_noise(images: NDArray, *, snr: float, box: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Images plus white Gaussian noise of variance ``var(clean) / snr``.
+    """Add white Gaussian noise of variance ``var(images) / snr`` to noise-free images.
 
-    The variance of the clean images is taken over all tilts together, within the central ``box`` x ``box`` pixels:
+    The variance of the images is taken over all tilts together, within the central ``box`` x ``box`` pixels:
     it does not depend on how wide a field is simulated.
     """
     images = np.asarray(images, dtype=np.float32)
@@ -306,12 +306,12 @@ def add_noise(images: NDArray, *, snr: float, box: int, rng: np.random.Generator
 
 
 def first_zero_per_angstrom(ctf: Ctf) -> float:
-    """The lowest frequency, above zero, at which the transfer of an underfocused lens without astigmatism vanishes.
+    """Return the lowest frequency above zero at which the CTF vanishes, for underfocus without astigmatism.
 
     Solves ``pi lambda z s - pi Cs lambda^3 s^2 / 2 + chi0 = pi`` for s = k^2, with chi0 the phase of amplitude contrast
-    and phase plate; where the phase turns before it reaches pi, solves for phase 0 instead.
+    and phase plate; where the phase never reaches pi, solves for phase 0 instead.
     """
-    _check_plain(ctf)
+    _check_ctf(ctf)
     wavelength = electron_wavelength_angstrom(ctf.voltage_kv)
     linear = wavelength * float(np.asarray(ctf.defocus_u_angstrom))
     quadratic = 0.5e7 * float(np.asarray(ctf.spherical_aberration_mm)) * wavelength**3
@@ -323,21 +323,21 @@ def first_zero_per_angstrom(ctf: Ctf) -> float:
 
 
 def truncated_ctf(frequency_xy_per_angstrom: NDArray, *, ctf: Ctf) -> NDArray[np.float64]:
-    """The CTF at frequencies (..., 2), zero beyond its first zero: the paper drops what comes back inverted."""
+    """Return the CTF at frequencies (..., 2), zero beyond its first zero, as in the paper."""
     flat = frequency_xy_per_angstrom.reshape(-1, 2)  # (s, 2)
     below = np.linalg.norm(flat, axis=1) < first_zero_per_angstrom(ctf)
     return (ctf.transfer(flat) * below).reshape(frequency_xy_per_angstrom.shape[:-1])
 
 
 def mtf(fraction_of_nyquist: ArrayLike) -> NDArray[np.float64]:
-    """The paper's detector: sin(pi w / 2) / (pi w / 2), w the frequency as a fraction of Nyquist."""
+    """Return the MTF of the paper's detector: sin(pi w / 2) / (pi w / 2), w the frequency as a fraction of Nyquist."""
     return np.sinc(0.5 * np.asarray(fraction_of_nyquist, dtype=np.float64))
 
 
 def apply_transfer(images: NDArray, transfer: NDArray) -> NDArray:
     """Multiply spectra of images (t, y, x) by a transfer (y, x // 2 + 1), or one for each image, in ``rfft2``'s order.
 
-    The dtype stays.
+    The result has the dtype of the images.
     """
     spectra = fft.rfft2(images)
     spectra *= transfer.astype(images.dtype)
@@ -345,9 +345,9 @@ def apply_transfer(images: NDArray, transfer: NDArray) -> NDArray:
 
 
 def tilt_weights(tilts_deg: ArrayLike) -> NDArray[np.float64]:
-    """The angle in radians that each tilt stands for in back-projection, shape (t,): half the gaps to its neighbours.
+    """Return the angle that each tilt represents in back-projection, radians, shape (t,): half the gaps on both sides.
 
-    An end tilt has its one gap on both sides, unless both ends show the same view (180 degrees apart) and share it.
+    An end tilt counts its one gap twice, unless both ends show the same view (180 degrees apart) and share it.
 
     Raises
     ------
@@ -365,12 +365,12 @@ def tilt_weights(tilts_deg: ArrayLike) -> NDArray[np.float64]:
 
 
 def ramp_kernel(distance_px: NDArray) -> NDArray:
-    """|k| for |k| <= 1/2, as a function of the distance in pixels: sinc(s) / 2 - sinc(s / 2)^2 / 4."""
+    """Return the ramp filter, |k| for |k| <= 1/2, at distances in pixels: sinc(s) / 2 - sinc(s / 2)^2 / 4."""
     return 0.5 * np.sinc(distance_px) - 0.25 * np.sinc(0.5 * distance_px) ** 2
 
 
 def back_project(images: NDArray, tilts_deg: ArrayLike, *, box: int, axis_deg: float = 90.0) -> NDArray[np.float32]:
-    """Weighted back-projection of images into a box.
+    """Back-project images into a box, weighted by a ramp filter.
 
     Parameters
     ----------
@@ -379,7 +379,7 @@ def back_project(images: NDArray, tilts_deg: ArrayLike, *, box: int, axis_deg: f
     tilts_deg
         Increasing, shape (t,).
     box
-        n, voxels of the size of a pixel.
+        Voxels along an edge, n; a voxel has the size of a pixel.
     axis_deg
         Direction of the tilt axis in the xy plane of the box.
 
@@ -398,7 +398,7 @@ def back_project(images: NDArray, tilts_deg: ArrayLike, *, box: int, axis_deg: f
 
 
 def _back_project_by_matrix(images: NDArray, tilts_deg: tuple[float, ...], *, box: int) -> NDArray[np.float32]:
-    # About y, rows of the images are rows of the box: one matrix from (tilt, x) to (z, x) serves all of them.
+    # The axis is y, so that rows of the images are rows of the box: one matrix from (tilt, x) to (z, x) serves all.
     rows = _window(images, (box, images.shape[2])).transpose(1, 0, 2).reshape(box, -1)  # (y, t x)
     volume = rows.astype(np.float32) @ _ramp_matrix(tilts_deg, images.shape[2], box)  # (y, z x)
     return volume.reshape(box, box, box).transpose(1, 0, 2)  # (z, y, x)
@@ -420,7 +420,7 @@ def _ramp_matrix(tilts_deg: tuple[float, ...], width: int, box: int) -> NDArray[
 def _back_project_by_spline(
     images: NDArray, tilts_deg: tuple[float, ...], *, box: int, axis_deg: float
 ) -> NDArray[np.float32]:
-    # Any axis and any size: filtered images at a fine spacing, exactly, then cubic splines between those.
+    # For any axis and size: exact filtered images at a fine spacing, with cubic splines between those.
     fine_y, fine_x = (_fine_grid(count) for count in images.shape[1:])
     along = np.sinc(fine_y[:, None] - _pixels(images.shape[1]))  # (fine y, y)
     across = ramp_kernel(fine_x[:, None] - _pixels(images.shape[2]))  # (fine x, x)
@@ -445,20 +445,20 @@ def _fine_grid(count: int) -> NDArray[np.float64]:
 
 
 def _window(images: NDArray, shape_yx: tuple[int, int]) -> NDArray:
-    # The central part, centre pixel on centre pixel.
+    # Cut out the central part; the centre pixel stays the centre pixel.
     starts = [have // 2 - want // 2 for have, want in zip(images.shape[1:], shape_yx, strict=True)]
     (y, x), (height, width) = starts, shape_yx
     return images[:, y : y + height, x : x + width]
 
 
 def _image_frequencies(shape_yx: tuple[int, int], voxel_size_angstrom: float) -> NDArray[np.float64]:
-    # Of rfft2, xy order, 1/angstrom, shape (y, x // 2 + 1, 2).
+    # Frequencies of rfft2, xy order, 1/angstrom, shape (y, x // 2 + 1, 2).
     y = fft.fftfreq(shape_yx[0], voxel_size_angstrom)
     x = fft.rfftfreq(shape_yx[1], voxel_size_angstrom)
     return np.stack(np.broadcast_arrays(x, y[:, None]), axis=-1)
 
 
-def _check_plain(ctf: Ctf) -> None:
+def _check_ctf(ctf: Ctf) -> None:
     u, v = np.asarray(ctf.defocus_u_angstrom), np.asarray(ctf.defocus_v_angstrom)
     if u.ndim or v.ndim or np.ndim(ctf.phase_shift_deg) or u != v or not u > 0:
         raise ValueError(
@@ -468,6 +468,6 @@ def _check_plain(ctf: Ctf) -> None:
 
 
 def _repeated(ctf: Ctf, count: int) -> Ctf:
-    # The same lens at every tilt, as TiltStack keeps it.
+    # One CTF for every tilt, in the form that TiltStack has.
     defocus = np.full(count, ctf.defocus_u_angstrom)
     return replace(ctf, defocus_u_angstrom=defocus, defocus_v_angstrom=defocus, astigmatism_deg=np.zeros(count))

@@ -1,12 +1,12 @@
 """Phantoms: particles made of a few Gaussians, known exactly at any pose.
 
-Owns the analytic density, projection and Fourier transform of a sum of anisotropic Gaussians, and what a simulated
-particle must offer (``Density``). A Gaussian of amplitude A, centre c and covariance C moved by x' = R x + t keeps its
+Owns the analytic density, projection and Fourier transform of a sum of anisotropic Gaussians, and the protocol of a
+simulated particle (``Density``). A Gaussian of amplitude A, centre c and covariance C moved by x' = R x + t keeps its
 form, with centre R c + t and covariance R C R^T, so no grid is ever rotated. Its line integral along z is
 
     A sqrt(2 pi det C / det C2) exp(-(q - c2)^T C2^-1 (q - c2) / 2)            C2, c2: the x and y parts of C and c
 
-It knows nothing of microscopes.
+Knows nothing of microscopes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["PHANTOM_NAMES", "Density", "Phantom", "grid_angstrom"]
 RADIUS_IN_SDS = 2.0
 REFERENCE_BOX = 32
 
-# Peak, centre xyz, standard deviations xyz; voxels of a box of 32. Ours: `sharp` has detail near the resolution limit,
-# `pseudo_symmetric` nearly repeats itself under a half turn (correlation 0.80 at 177 degrees).
+# Peak, centre xyz, standard deviations xyz; voxels of a box of 32. Not from the paper: `sharp` has detail near the
+# resolution limit, `pseudo_symmetric` nearly repeats itself after 180 degrees (correlation 0.80 at 177).
 SHARP = (
     (1.3, (-2.5, 1.0, -1.0), (1.4, 1.4, 2.5)),
     (1.5, (-0.5, -3.5, -5.0), (2.5, 2.0, 1.3)),
@@ -45,26 +45,28 @@ PSEUDO_SYMMETRIC = (
 
 @runtime_checkable
 class Density(Protocol):
-    """A rigid particle that can be evaluated exactly at any pose; ``Phantom`` and ``Structure`` are such."""
+    """A rigid particle that can be evaluated exactly at any pose, such as ``Phantom`` and ``Structure``."""
 
     @property
-    def radius_angstrom(self) -> float: ...
+    def radius_angstrom(self) -> float:
+        """Radius of a sphere about the box centre that holds the particle."""
+        ...
 
     def density(self, pose: Pose, *, box: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """Values at the voxel centres of the particle moved by ``pose``, shape (n, n, n), order (z, y, x)."""
+        """Return the density of the particle at ``pose`` at the voxel centres, shape (n, n, n), order (z, y, x)."""
         ...
 
     def projection(self, pose: Pose, *, box: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """Line integral along z over the voxel size, shape (n, n), order (y, x)."""
+        """Return the line integral along z over the voxel size, shape (n, n), order (y, x)."""
         ...
 
     def projections(self, poses: Pose, *, shape_yx: tuple[int, int], voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """The same for a batch of t poses on an image of any shape: (t, y, x)."""
+        """Return projections at a batch of t poses on images of any shape: (t, y, x)."""
         ...
 
 
 def grid_angstrom(count: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
-    """Voxel centres along one axis, zero at ``count // 2``, shape (count,)."""
+    """Return the voxel centres along one axis, angstrom, zero at ``count // 2``, shape (count,)."""
     return (np.arange(count, dtype=np.float64) - count // 2) * voxel_size_angstrom
 
 
@@ -83,7 +85,7 @@ class Phantom:
     covariances_angstrom2
         C, shape (g, 3, 3), symmetric and positive definite.
     box, voxel_size_angstrom
-        That it was made to fill, which an ``Imaging`` takes where it says none itself; None for any.
+        Box and voxel size that it was made to fill, defaults of an ``Imaging``; None for any.
 
     Raises
     ------
@@ -109,17 +111,17 @@ class Phantom:
 
     @staticmethod
     def from_standard_deviations(amplitudes: ArrayLike, centres_xyz: ArrayLike, *, sds_xyz: ArrayLike) -> Phantom:
-        """Gaussians along the axes; centres and standard deviations in angstrom, shape (g, 3)."""
+        """Make Gaussians with axes along x, y, z; centres and standard deviations in angstrom, shape (g, 3)."""
         variances = np.asarray(sds_xyz, dtype=np.float64) ** 2
         return Phantom(np.asarray(amplitudes), np.asarray(centres_xyz), variances[:, :, None] * np.eye(3))
 
     @staticmethod
     def named(name: str, *, box: int, voxel_size_angstrom: float) -> Phantom:
-        """One of ``PHANTOM_NAMES``, scaled to fill a box of ``box`` voxels.
+        """Make one of ``PHANTOM_NAMES``, scaled to fill a box of ``box`` voxels.
 
-        ``four_gaussians`` is the paper's figure 2a as far as the paper tells it; ``sharp`` has detail near the
-        resolution limit; ``pseudo_symmetric`` nearly repeats itself under a half turn. The last two lie on their
-        centre of mass, the first does not.
+        ``four_gaussians`` is the paper's figure 2a as far as the paper states it; ``sharp`` has detail near the
+        resolution limit; ``pseudo_symmetric`` nearly repeats itself after a rotation of 180 degrees. The last two have
+        their centre of mass at the box centre, the first does not.
 
         Raises
         ------
@@ -131,7 +133,7 @@ class Phantom:
         return replace(_BUILDERS[name](box, voxel_size_angstrom), box=box, voxel_size_angstrom=voxel_size_angstrom)
 
     def unframed(self) -> Phantom:
-        """Return the same particle, as large as it is, for imaging in any box and voxels."""
+        """Return the particle in its size, for imaging with any box and voxel size."""
         return replace(self, box=None, voxel_size_angstrom=None)
 
     @property
@@ -147,12 +149,12 @@ class Phantom:
 
     @property
     def radius_angstrom(self) -> float:
-        """Sphere about the box centre that holds every Gaussian out to two of its largest standard deviations."""
+        """Radius about the box centre that holds every Gaussian out to two of its largest standard deviations."""
         sds = np.sqrt(np.linalg.eigvalsh(self.covariances_angstrom2)[:, -1])
         return float((np.linalg.norm(self.centres_xyz_angstrom, axis=1) + RADIUS_IN_SDS * sds).max())
 
     def moved(self, pose: Pose) -> Phantom:
-        """The same particle at another place: a single ``pose`` applied to every Gaussian."""
+        """Return the particle moved by a single ``pose``."""
         matrix = pose.matrix
         covariances = matrix @ self.covariances_angstrom2 @ matrix.T
         return replace(
@@ -160,17 +162,17 @@ class Phantom:
         )
 
     def centred(self) -> Phantom:
-        """The same particle with its centre of mass on the centre of the box."""
+        """Return the particle moved so that its centre of mass is at the box centre."""
         return self.moved(Pose(Rotation.identity(), -self.centre_of_mass_xyz_angstrom))
 
     def density(self, pose: Pose, *, box: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """Values at the voxel centres of the particle moved by ``pose``, shape (n, n, n), order (z, y, x)."""
-        there = self.moved(pose)
-        precision = np.linalg.inv(there.covariances_angstrom2)  # (g, 3, 3)
+        """Return the density of the particle at ``pose`` at the voxel centres, shape (n, n, n), order (z, y, x)."""
+        at_pose = self.moved(pose)
+        precision = np.linalg.inv(at_pose.covariances_angstrom2)  # (g, 3, 3)
         # Each z slice of a Gaussian is a 2-D Gaussian whose peak has moved: exponent k + b.q - q Q q / 2 about c2.
-        dz = grid_angstrom(box, voxel_size_angstrom)[:, None] - there.centres_xyz_angstrom[:, 2]  # (z, g)
+        dz = grid_angstrom(box, voxel_size_angstrom)[:, None] - at_pose.centres_xyz_angstrom[:, 2]  # (z, g)
         coefficients = _plane_coefficients(
-            np.broadcast_to(there.centres_xyz_angstrom[:, :2], (*dz.shape, 2)),
+            np.broadcast_to(at_pose.centres_xyz_angstrom[:, :2], (*dz.shape, 2)),
             np.broadcast_to(precision[:, :2, :2], (*dz.shape, 2, 2)),
             slope=-precision[:, :2, 2] * dz[..., None],
             offset=-0.5 * precision[:, 2, 2] * dz**2,
@@ -179,12 +181,12 @@ class Phantom:
         return _sum_planes(heights, coefficients, shape_yx=(box, box), voxel_size_angstrom=voxel_size_angstrom)
 
     def projection(self, pose: Pose, *, box: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """Line integral along z over the voxel size, shape (n, n), order (y, x)."""
+        """Return the line integral along z over the voxel size, shape (n, n), order (y, x)."""
         batch = Pose.stack([pose])
         return self.projections(batch, shape_yx=(box, box), voxel_size_angstrom=voxel_size_angstrom)[0]
 
     def projections(self, poses: Pose, *, shape_yx: tuple[int, int], voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """Projections along z at a batch of t poses, shape (t, y, x), centre pixel ``// 2`` of each side."""
+        """Return projections along z at a batch of t poses, shape (t, y, x), centre pixel ``// 2`` of each side."""
         matrix = poses.matrix[:, None]  # (t, 1, 3, 3)
         centres = (matrix @ self.centres_xyz_angstrom[:, :, None])[..., 0] + poses.shift_angstrom[:, None]  # (t, g, 3)
         plane = (matrix @ self.covariances_angstrom2 @ np.swapaxes(matrix, -2, -1))[..., :2, :2]  # (t, g, 2, 2)
@@ -194,7 +196,7 @@ class Phantom:
         return _sum_planes(heights, coefficients, shape_yx=shape_yx, voxel_size_angstrom=voxel_size_angstrom)
 
     def transform(self, frequency_xyz_per_angstrom: ArrayLike, *, pose: Pose) -> NDArray[np.complex128]:
-        """Fourier transform at ``pose``; divide by the voxel's volume to compare with the transform of samples.
+        """Return the Fourier transform at ``pose``; divide it by the voxel's volume to compare with that of samples.
 
         Parameters
         ----------
@@ -205,12 +207,12 @@ class Phantom:
 
         Returns
         -------
-        Shape (...), ``integral of density(x) exp(-2 pi i k.x) d3x``, the house's sign.
+        Shape (...), ``integral of density(x) exp(-2 pi i k.x) d3x``, gonio's sign convention.
         """
-        there = self.moved(pose)
+        at_pose = self.moved(pose)
         frequency = np.asarray(frequency_xyz_per_angstrom, dtype=np.float64)
-        square = np.einsum("...i,gij,...j->...g", frequency, there.covariances_angstrom2, frequency)
-        phase = frequency @ there.centres_xyz_angstrom.T
+        square = np.einsum("...i,gij,...j->...g", frequency, at_pose.covariances_angstrom2, frequency)
+        phase = frequency @ at_pose.centres_xyz_angstrom.T
         return np.exp(-2.0 * np.pi**2 * square - 2j * np.pi * phase) @ self.masses
 
 
@@ -237,7 +239,7 @@ def _plane_coefficients(
     slope: ArrayLike = (0.0, 0.0),
     offset: ArrayLike = 0.0,
 ) -> NDArray[np.float64]:
-    # Of 1, x, y, x^2, xy, y^2 in offset + slope.(q - c) - (q - c)^T Q (q - c) / 2, shape (t, g, 6).
+    # Coefficients of 1, x, y, x^2, xy, y^2 in offset + slope.(q - c) - (q - c)^T Q (q - c) / 2, shape (t, g, 6).
     slope = np.broadcast_to(slope, centre_xy.shape)
     pull = (precision_xy @ centre_xy[..., None])[..., 0]  # Q c, (t, g, 2)
     constant = offset - (slope * centre_xy).sum(axis=-1) - 0.5 * (pull * centre_xy).sum(axis=-1)
@@ -265,11 +267,11 @@ def _four_gaussians(box: int, voxel_size_angstrom: float) -> Phantom:
     sds = np.sqrt(0.5 * box * widths) * voxel_size_angstrom  # exp(-x^2 / (n d))
     centres = 0.25 * box * voxel_size_angstrom * np.eye(3)
     three = Phantom.from_standard_deviations(np.ones(3), centres, sds_xyz=sds)
-    turned = three.moved(Pose(Rotation.from_rotvec([0.0, 0.0, np.pi / 4.0]), np.zeros(3)))
+    rotated = three.moved(Pose(Rotation.from_rotvec([0.0, 0.0, np.pi / 4.0]), np.zeros(3)))
     return Phantom(
         np.ones(4),
-        np.concatenate([centres, turned.centres_xyz_angstrom[:1]]),
-        np.concatenate([three.covariances_angstrom2, turned.covariances_angstrom2[:1]]),
+        np.concatenate([centres, rotated.centres_xyz_angstrom[:1]]),
+        np.concatenate([three.covariances_angstrom2, rotated.covariances_angstrom2[:1]]),
     )
 
 

@@ -1,13 +1,13 @@
 """Structures: particles made of the atoms of a PDB or mmCIF file.
 
-Owns the way from atoms to a density of stated resolution. Every atom is a Gaussian of integral w (its electron
+Owns the density of atoms at a stated resolution. Every atom is a Gaussian of integral w (its electron
 scattering factor at zero angle times its occupancy) and of one width for all, so on a grid
 
     density[z, y, x] = sum_a w_a gz[a, z] gy[a, y] gx[a, x]
 
-is a matrix product, exact to the reach of a Gaussian (7 standard deviations, 2e-11 of its peak). Resolution is that of
+is a matrix product, exact but for Gaussians cut at 7 standard deviations (2e-11 of their peak). Resolution is that of
 Situs' pdb2vol (Wriggers 2010): kernel exp(-1.5 r^2 / sigma^2), resolution = 2 sigma, sigma the r.m.s. width in 3-D,
-thus a standard deviation of resolution / (2 sqrt 3) along each axis. It knows nothing of microscopes.
+thus a standard deviation of resolution / (2 sqrt 3) along each axis. Knows nothing of microscopes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CHUNK_ATOMS = 512  # the (atoms, y x) factor of a product stays in cache
 
 @dataclass(frozen=True)
 class Atoms:
-    """What scatters: weights (a,), positions (a, 3) xyz in angstrom, and how many chains they came from."""
+    """Scattering atoms: weights (a,), positions (a, 3) xyz in angstrom, and the number of their chains."""
 
     weights: NDArray[np.float64]
     positions_xyz_angstrom: NDArray[np.float64]
@@ -58,12 +58,12 @@ class Structure:
     weights
         Integral of each Gaussian, shape (a,).
     centres_xyz_angstrom
-        Shape (a, 3).
+        Centres, shape (a, 3).
     resolution_angstrom
-        Of the whole, as Situs defines it: 2 sqrt 3 standard deviations along an axis.
+        Resolution of the whole, as Situs defines it: 2 sqrt 3 standard deviations along an axis.
     sd_angstrom
-        Of each Gaussian; 0, the default, stands for ``resolution / (2 sqrt 3)``. A ``coarsened`` structure's Gaussians
-        are narrower than the detail that they add up to.
+        Standard deviation of each Gaussian; 0, the default, for ``resolution / (2 sqrt 3)``. A ``coarsened``
+        structure's Gaussians are narrower than the detail that they add up to.
 
     Raises
     ------
@@ -98,12 +98,12 @@ class Structure:
 
     @staticmethod
     def from_file(path: str | Path, *, resolution_angstrom: float, assembly: str | None = "1") -> Structure:
-        """The density of a PDB or mmCIF file, its centre of mass on the centre of the box; see ``read_atoms``."""
+        """Read the density of a PDB or mmCIF file, its centre of mass at the box centre; see ``read_atoms``."""
         return Structure.from_atoms(read_atoms(path, assembly=assembly), resolution_angstrom=resolution_angstrom)
 
     @staticmethod
     def from_atoms(atoms: Atoms, *, resolution_angstrom: float, centred: bool = True) -> Structure:
-        """The density of atoms; ``centred`` moves the centre of mass to the centre of the box."""
+        """Make the density of atoms; ``centred`` moves the centre of mass to the box centre."""
         origin = atoms.centre_of_mass_xyz_angstrom if centred else np.zeros(3)
         return Structure(atoms.weights, atoms.positions_xyz_angstrom - origin, resolution_angstrom)
 
@@ -114,29 +114,29 @@ class Structure:
 
     @property
     def radius_angstrom(self) -> float:
-        """Sphere about the box centre that holds every Gaussian out to two standard deviations of the resolution."""
+        """Radius about the box centre that holds every Gaussian out to two standard deviations of the resolution."""
         reach = RADIUS_IN_SDS * sd_of_resolution(self.resolution_angstrom)
         return float(np.linalg.norm(self.centres_xyz_angstrom, axis=1).max()) + reach
 
     def density(self, pose: Pose, *, box: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """Values at the voxel centres of the particle moved by ``pose``, shape (n, n, n), order (z, y, x).
+        """Return the density of the particle at ``pose`` at the voxel centres, shape (n, n, n), order (z, y, x).
 
-        A Gaussian narrower than a voxel is evaluated on a grid finer by a whole factor and cut at the Nyquist
-        frequency of the voxels asked for, as a detector of sinc response would see it; without that it would alias.
+        A Gaussian narrower than a voxel is evaluated on a grid finer by an integer factor and low-passed at the Nyquist
+        frequency of the requested voxels, as by a detector of sinc response; otherwise it would alias.
         """
         factor = self._refinement(voxel_size_angstrom)
         grid = _refined_grid(box, voxel_size_angstrom, factor)
         fine = self._evaluate(pose.apply(self.centres_xyz_angstrom), grids_xyz=(grid, grid, grid))
-        down = decimation_matrix(box, factor)
-        return np.einsum("zi,yj,xk,ijk->zyx", down, down, down, fine, optimize=True) if factor > 1 else fine
+        decimate = decimation_matrix(box, factor)
+        return np.einsum("zi,yj,xk,ijk->zyx", decimate, decimate, decimate, fine, optimize=True) if factor > 1 else fine
 
     def projection(self, pose: Pose, *, box: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """Line integral along z over the voxel size, shape (n, n), order (y, x)."""
+        """Return the line integral along z over the voxel size, shape (n, n), order (y, x)."""
         batch = Pose.stack([pose])
         return self.projections(batch, shape_yx=(box, box), voxel_size_angstrom=voxel_size_angstrom)[0]
 
     def projections(self, poses: Pose, *, shape_yx: tuple[int, int], voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """Projections along z at a batch of t poses, shape (t, y, x); narrow Gaussians as in ``density``."""
+        """Return projections along z at a batch of t poses, shape (t, y, x); narrow Gaussians as in ``density``."""
         factor = self._refinement(voxel_size_angstrom)
         grids_xy = tuple(_refined_grid(count, voxel_size_angstrom, factor) for count in reversed(shape_yx))
         down_y, down_x = (decimation_matrix(count, factor) for count in shape_yx)
@@ -147,18 +147,18 @@ class Structure:
         return images / voxel_size_angstrom
 
     def coarsened(self, *, tolerance: float = 1e-4) -> Structure:
-        """The same density from fewer Gaussians on a grid, for speed; itself when that would not be fewer.
+        """Return the density as fewer Gaussians on a grid, for speed; the structure itself if these are not fewer.
 
         Parameters
         ----------
         tolerance
-            Largest relative error of the density against the sum over atoms, about; above 0, below 1.
+            Approximate largest relative error of the density against the sum over atoms; above 0, below 1.
 
         Notes
         -----
         A Gaussian of variance s^2 is a grid sum of Gaussians of variance s^2/2 weighted by samples of another of
         variance s^2/2, up to a factor 1 +- 2 exp(-pi^2 s^2 / (2 h^2)) an axis for spacing h (Poisson's sum formula;
-        Greengard & Lee 2004 spread with it). The result is one rigid object at every pose, so truth stays exact.
+        Greengard & Lee 2004 spread with it). The result is one rigid object at every pose: true poses stay exact.
         """
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}")
@@ -181,7 +181,7 @@ class Structure:
         return max(1, int(np.ceil(MIN_SD_VOXELS / sd_voxels - 1e-9)))
 
     def _evaluate(self, centres_xyz: NDArray, *, grids_xyz: tuple[NDArray, ...]) -> NDArray[np.float64]:
-        # Sum over atoms on a grid of 2 or 3 axes, slowest axis first: (y, x) or (z, y, x).
+        # The sum over atoms on a grid of 2 or 3 axes, slowest axis first: (y, x) or (z, y, x).
         total = np.zeros([len(grid) for grid in reversed(grids_xyz)])
         for chunk in self._chunks:
             windows, factors = self._factors(centres_xyz[chunk], grids_xyz)
@@ -206,12 +206,12 @@ class Structure:
 
 
 def sd_of_resolution(resolution_angstrom: float) -> float:
-    """Standard deviation along an axis of Situs' kernel: resolution / (2 sqrt 3)."""
+    """Return the standard deviation along an axis of Situs' kernel, angstrom: resolution / (2 sqrt 3)."""
     return resolution_angstrom / (2.0 * np.sqrt(3.0))
 
 
 def decimation_matrix(count: int, factor: int) -> NDArray[np.float64]:
-    """Low-pass to the Nyquist frequency of the coarse grid and take every ``factor``-th value, shape (n, n factor)."""
+    """Return the matrix that low-passes to the coarse Nyquist frequency and decimates by ``factor``, (n, n factor)."""
     fine = count * factor
     distance = factor * np.arange(count)[:, None] - np.arange(fine)  # (n, n factor)
     orders = np.arange(1, (count - 1) // 2 + 1)
@@ -222,7 +222,7 @@ def decimation_matrix(count: int, factor: int) -> NDArray[np.float64]:
 
 
 def read_atoms(path: str | Path, *, assembly: str | None = "1") -> Atoms:
-    """The scattering atoms of a PDB or mmCIF file, plain or gzipped.
+    """Read the scattering atoms of a PDB or mmCIF file, plain or gzipped.
 
     Hydrogens, deuterium and waters are left out; of several models the first is taken; alternative conformations
     count with their occupancies.
@@ -230,10 +230,10 @@ def read_atoms(path: str | Path, *, assembly: str | None = "1") -> Atoms:
     Parameters
     ----------
     path
-        The file; gemmi tells the format from its name.
+        The file; gemmi derives the format from its name.
     assembly
-        Name of the biological assembly to build, as the file names it; ``"1"``, the default, is the file as it is
-        when the file lists no assembly. None is always the file as it is.
+        Name of the biological assembly to build, as in the file; ``"1"``, the default, leaves the atoms as they are
+        when the file lists no assembly. None always does.
 
     Raises
     ------
@@ -298,7 +298,7 @@ def _refined_grid(count: int, voxel_size_angstrom: float, factor: int) -> NDArra
 
 
 def _neighbourhoods(centres: NDArray, edge: float) -> tuple[NDArray[np.intp], tuple[slice, ...]]:
-    # An order that keeps the atoms of a cell together, and slices of it: what is near stays near at any pose.
+    # An order that keeps the atoms of a cell together, and slices of it: near atoms stay near at any pose.
     cells = np.floor(centres / edge)
     order = np.lexsort(cells.T)
     starts = np.flatnonzero(np.any(np.diff(cells[order], axis=0) != 0, axis=1)) + 1

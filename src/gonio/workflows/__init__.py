@@ -1,1 +1,1 @@
-"""What iterates and combines alignment and averaging: refinement, initial models, classes, extraction, inspection."""
+"""Workflows that combine alignment and averaging: refinement, initial models, classes, extraction, inspection."""

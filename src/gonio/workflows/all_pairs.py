@@ -1,8 +1,8 @@
-"""All pairs of a set of particles, each aligned once: what classification starts from.
+"""All pairs of a set of particles, each aligned once: the start of a classification.
 
-A particle is a reference for those that come after it and a target for those before. Pairs are done in tiles: a block
-of references against a block of targets, each of which is read once a tile. A tile knows particles by their numbers,
-so that it does not matter who does it; whoever does several keeps what was prepared for them.
+A particle is a reference for those after it and a target for those before. Pairs are done in tiles: a block of
+references against a block of targets, each read once a tile. A tile holds the numbers of particles alone, so that any
+worker can do it; a worker keeps what it prepared for its next tiles.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ T = TypeVar("T")
 
 STAGE = "aligning pairs"
 MEMORY_BYTES = 2**30
-# What a reference remembers of seeds may come to this many times its spectra (n = 32, 40 angstrom: 3 times).
+# The seeds that a reference keeps may take this many times the memory of its spectra (n = 32, 40 angstrom: 3 times).
 WITH_SEEDS = 4
-# Particles of a block, at most: 64 pairs are half a second of work.
+# Largest number of particles in a block: 64 pairs are half a second of work.
 BLOCK = 8
-# References that are kept, at most: tiles come row by row, and a row has the references of one block.
+# Largest number of references kept: tiles come row by row, and a row has the references of one block.
 HELD = 4 * BLOCK
 
 
 @dataclass(frozen=True)
 class PairResult:
-    """Particles ``reference`` < ``target`` of the set, and the pose that lays the first on the second.
+    """Particles ``reference`` < ``target`` of the set, and the pose that aligns the first to the second.
 
     ``sums`` are |f|^2, |g|^2, f.g and |Omega| of shells at frequencies ``frequency_per_angstrom`` (s,), shape
-    (2, s, 4): first where the poses that were listed lay the reference, then where it was found to lie. All samples
-    that both have measured count alike (``Aligner.shell_sums``).
+    (2, s, 4): first at the input poses, then at the pose found. All samples that both have measured have one weight
+    (``Aligner.shell_sums``).
     """
 
     reference: int
@@ -80,29 +80,28 @@ def align_all_pairs(
     Parameters
     ----------
     particles
-        Any sequence, or a list; one that reads its particles when they are asked for is asked for each once a tile.
+        Any sequence, or a list; each particle is read once a tile.
     settings
-        Of every alignment; a local search is refused, since no pair has a start.
+        Settings of every alignment; a local search is refused, since no pair has a start.
     rng
         Draws the candidates of a stochastic search or a drawn pool, which need it.
     n_threads
-        Tiles done at a time in this machine; results do not depend on it.
+        Tiles done at a time on this machine; results do not depend on it.
     poses
-        Where the particles are thought to be, a batch of n: what ``PairResult.sums`` compares before alignment. None
-        for the boxes as they are.
+        Input poses, a batch of n, at which ``PairResult.sums`` compares pairs before alignment. None for identities.
     executor
-        Who does the tiles (``gonio.run.executor``), in place of ``n_threads`` of this machine.
+        Runs the tiles (``gonio.run.executor``), in place of ``n_threads`` on this machine.
     memory_bytes
-        What prepared references may take, and targets as much again, in each process. Results do not depend on it.
+        Memory for prepared references, and as much again for targets, in each process. Results do not depend on it.
     progress
-        Called with the pairs that are done and all of them.
+        Called with the number of pairs done and of all pairs.
     device
         Where alignments are computed: as for an ``Aligner``, or several GPUs, ``"cuda:0,cuda:1"``
         (``gonio.search.gpu.multi_gpu.gpus_for``). In place of ``executor``.
 
     Yields
     ------
-    Tile after tile, within it target after target. Results are not held.
+    A ``PairResult`` for each pair, tile by tile, within a tile target by target.
 
     Raises
     ------
@@ -119,32 +118,34 @@ def align_all_pairs(
         raise ValueError(f"{n} particles need as many poses, got {len(poses)}")
     if n < 2:
         return
-    # One number for all: a pair draws from it and its own numbers, whatever tile it is in.
+    # One seed for all: a pair's generator follows from it and the pair's numbers, whatever tile it is in.
     seed = None if rng is None else int(rng.integers(2**63))
-    held = _held(particles, settings, memory_bytes)
+    held = _references_in_memory(particles, settings, memory_bytes)
     tiles = _Tiles(particles, settings, poses, seed, min(held, BLOCK), _Prepared(min(held, HELD), held))
     if executor is not None and device != CPU:
         raise ValueError("device and executor exclude each other: either says who does the work")
     with gpus_for(device, draws=settings.draws, n_threads=n_threads) or nullcontext(
         executor or Local(n_threads)
-    ) as who:
+    ) as run:
         done = 0
-        for results in who(STAGE, tiles, len(tiles)):
+        for results in run(STAGE, tiles, len(tiles)):
             done += len(results)
             yield from results
             if progress:
                 progress(done, n * (n - 1) // 2)
 
 
-def _held(particles: Sequence[Particle] | ParticleTable, settings: Settings, memory_bytes: float) -> int:
-    """How many prepared references memory holds, at least one."""
+def _references_in_memory(
+    particles: Sequence[Particle] | ParticleTable, settings: Settings, memory_bytes: float
+) -> int:
+    """Return the number of prepared references that fit into memory, at least one."""
     with ParticleError.naming(f"particle {_name(particles, 0)}"):
         one = Aligner(_particle(particles, 0), settings)  # type: ignore[arg-type]  # no stack comes here
     return int(max(memory_bytes // max(WITH_SEEDS * one.memory_bytes, 1), 1))
 
 
 class _Prepared:
-    """References and what was made of targets, by their numbers: the last so many of each that were asked for."""
+    """Prepared references and targets by number: of each, the ones used last."""
 
     def __init__(self, references: int, targets: int) -> None:
         self._most, self._lock = (references, targets), Lock()
@@ -152,11 +153,11 @@ class _Prepared:
         self._targets: OrderedDict[int, Kept] = OrderedDict()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Another process prepares for itself."""
+        """Pickle as empty: another process prepares for itself."""
         return _Prepared, self._most
 
     def reference(self, index: int, make: Callable[[], Aligner]) -> Aligner:
-        """A reference, made where it is not there."""
+        """Return a reference, which is made if it is not kept."""
         with self._lock:
             if index in self._references:
                 self._references.move_to_end(index)
@@ -166,13 +167,13 @@ class _Prepared:
             return _kept(self._references, index, made, self._most[0])
 
     def target(self, index: int) -> Kept:
-        """What was made of a target; receives what is made."""
+        """Return what was prepared of a target; an alignment adds to it."""
         with self._lock:
             return _kept(self._targets, index, self._targets.get(index, {}), self._most[1])
 
 
 def _kept(held: OrderedDict[int, T], index: int, made: T, most: int) -> T:
-    """What is held under a number, or what was made for it: then the last that was asked for, of at most so many."""
+    """Return the value of a number, ``made`` where there is none, as the one used last of at most ``most``."""
     found = held.setdefault(index, made)
     held.move_to_end(index)
     while len(held) > most:
@@ -193,7 +194,7 @@ def _name(particles: Sequence[Particle] | ParticleTable, index: int) -> str:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A pair ready to be searched, and the pose that was listed of it."""
+    """A pair ready to be searched, and its pose by the input poses."""
 
     reference: int
     target: int
@@ -203,7 +204,7 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
-    """The tiles of a set: called with a tile's number, aligns its pairs."""
+    """Tiles of a set: called with a tile's number, aligns its pairs."""
 
     particles: Sequence[Particle] | ParticleTable
     settings: Settings
@@ -221,7 +222,7 @@ class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
         return self.block**2
 
     def __call__(self, item: int) -> list[PairResult]:
-        """Align the pairs of a tile on the CPU, one after the other: all of them prepared would take memory."""
+        """Align the pairs of a tile on the CPU, one after another, which takes less memory than all at once."""
         return [_aligned([pair], Cpu())[0] for pair in self._pairs(item)]
 
     def prepare(self, item: int) -> list[_Pair]:
@@ -232,7 +233,7 @@ class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
         return [[next(found) for _ in tile] for tile in prepared]
 
     def _pairs(self, number: int) -> Iterator[_Pair]:
-        """Prepare the pairs of a tile, each when its turn comes."""
+        """Prepare the pairs of a tile, each when it is needed."""
         firsts = range(0, len(self.particles), self.block)
         rows, columns = (self._members(f) for f in list(combinations_with_replacement(firsts, 2))[number])
         read = {index: _particle(self.particles, index) for index in {*rows, *columns}}
@@ -263,7 +264,7 @@ class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
 
 
 def _aligned(pairs: Sequence[_Pair], backend: Backend) -> list[PairResult]:
-    """Search pairs, and sum what each has in common at the pose listed and the pose found."""
+    """Search pairs, and sum the shells of each at its input pose and at the pose found."""
     results = finished([pair.search for pair in pairs], backend)
     evaluations = [
         Evaluation.at(pair.search.by_fcs, Pose.stack([pair.listed, result.pose]))

@@ -1,12 +1,12 @@
-"""What is looked at before a comparison begins: mistakes that would give a wrong answer in silence.
+"""Checks of inputs before a comparison begins, for mistakes that would give a wrong result without an error.
 
-Each doubt takes what it judges and returns a ``InputWarning`` or None; what cannot be right is a ValueError. All of them
-look at a sample of the particles, take a fraction of a second, and know of no pose but those listed:
+Each check returns an ``InputWarning`` or None; inputs that cannot be right raise a ValueError. They use a sample of the
+particles, take a fraction of a second, and need no poses but the input poses:
 
     contrast   s = Re sum w c f g0 / (|f| |g0|), g0 the reference averaged over all rotations, at low resolution: its
-               mean over particles, in standard errors. Positive whatever the poses, as rotations change no mean.
-    symmetry   c = the least correlation of what of the map is not round with itself, turned by the group's rotations,
-               over the share of it that is no noise
+               mean over particles, in standard errors. Positive at any poses, as rotations do not change a mean.
+    symmetry   c = the least correlation of the map, without its rotational average, with itself rotated by the group,
+               over the fraction of its power that is not noise
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ __all__ = [
     "without_the_symmetry",
 ]
 
-# Particles that are looked at, spread over the list.
+# Particles that are checked, spread over the list.
 SAMPLE = 20
-# Fewer of large boxes: 256 MB, and a second.
+# Voxels of all of them, so that there are fewer large boxes: 256 MB, and a second.
 MOST_VOXELS = 2**26
-# No mean of contrast scores is known better than this over the number of particles: shapes differ, too.
+# Least standard error of a mean of contrast scores, times the number of particles: shapes differ, too.
 LEAST_ERROR = 0.05
-# A map that has a symmetry holds 0.97 to 1 of itself after a rotation of the group (GroEL and enolase at 40 to 90
-# angstrom, under noise of up to twice their spread); phantoms without any 0.1, GroEL as D6 0.74.
+# A map with a symmetry correlates by 0.97 to 1 with itself after a rotation of the group (GroEL and enolase at 40 to 90
+# angstrom, under noise of up to twice their standard deviation); phantoms without any by 0.1, GroEL as D6 by 0.74.
 HAS_SYMMETRY = 0.75
-# Where less of what is not round is signal, or less of the map is not round, its symmetry cannot be told.
+# Where a smaller fraction of the part that is not round is signal, or of the map is not round, there is no estimate.
 ENOUGH_SIGNAL, ENOUGH_SHAPE = 0.5, 0.02
-# Of the voxels of a mask that are not 0, this share is nearly 1, but for masks that are edge alone.
+# At least this fraction of a mask's voxels above 0 is nearly 1, unless the mask is all edge.
 PLATEAU = 0.05
 # Voxel sizes that differ by less are the rounding of headers.
 SAME_SIZE = 0.01
 
 
 def sample_of(table: ParticleTable, count: int = SAMPLE) -> list[Particle]:
-    """Read a few particles, spread over a list; those that cannot be read are left to whoever needs them."""
+    """Read a few particles, spread over a list; those that cannot be read are skipped."""
     rows = np.unique(np.linspace(0, len(table) - 1, min(count, len(table))).round().astype(int))
     particles: list[Particle] = []
     for row in rows.tolist():
@@ -80,7 +80,7 @@ def sample_of(table: ParticleTable, count: int = SAMPLE) -> list[Particle]:
 def contrast_score(particle: Particle, reference: Volume) -> float:
     """Return how well a particle of any pose agrees with the round part of a reference, -1 to 1.
 
-    Compared is what is coarser than half the reference's diameter.
+    Only detail coarser than half the reference's diameter is compared.
     """
     edge = particle.box * particle.voxel_size_angstrom
     ratio = reference.box_angstrom / edge
@@ -99,7 +99,7 @@ def contrast_score(particle: Particle, reference: Volume) -> float:
 def opposite_contrast(
     particles: Sequence[Particle], reference: Volume, *, name: str, remedy: str
 ) -> InputWarning | None:
-    """Particles that are dark where the reference is bright, or the reverse."""
+    """Check for particles that are dark where the reference is bright, or the reverse."""
     scores = np.array([contrast_score(one, reference) for one in particles])
     if not len(scores):
         return None
@@ -115,7 +115,7 @@ def opposite_contrast(
 
 
 def without_poses(table: ParticleTable, *, remedy: str) -> InputWarning | None:
-    """A list whose particles all have one orientation, where poses are needed."""
+    """Check for a list whose particles all have one orientation, where poses are needed."""
     alike = no_orientations(table.poses)
     return None if alike is None else InputWarning(alike.name, f"the list has no poses: {alike.what}", remedy)
 
@@ -124,10 +124,10 @@ def without_poses(table: ParticleTable, *, remedy: str) -> InputWarning | None:
 
 
 def self_correlation(map_: Volume, symmetry: str, *, resolution_angstrom: float, diameter_angstrom: float) -> float:
-    """Return the least correlation of a map with itself over the rotations of a group; NaN where it cannot be told.
+    """Return the least correlation of a map with itself over the rotations of a group; NaN without an estimate.
 
-    What is round correlates with any rotation, and is left out; what is noise, as the surroundings of the particle
-    tell, is taken off.
+    The round part correlates after any rotation, and is left out; the noise, estimated from the surroundings of the
+    particle, is subtracted.
     """
     held = masked_volume(map_, diameter_angstrom)
     limit = shell_limit(map_.box, map_.voxel_size_angstrom, resolution_angstrom)
@@ -145,15 +145,15 @@ def self_correlation(map_: Volume, symmetry: str, *, resolution_angstrom: float,
     signal = 1.0 - float((_noise_power(map_, diameter_angstrom, limit) * count).sum()) / max(power, 1e-300)
     if signal < ENOUGH_SIGNAL or power < ENOUGH_SHAPE * float((np.abs(whole) ** 2).sum()):
         return float("nan")
-    turned = [shape(sampled.sample(frequency @ rotation)) for rotation in Symmetry.named(symmetry).matrices]
+    rotated = [shape(sampled.sample(frequency @ rotation)) for rotation in Symmetry.named(symmetry).matrices]
     return min(
         float((own * other.conj()).real.sum() / np.sqrt(power * (np.abs(other) ** 2).sum()) / signal)
-        for other in turned
+        for other in rotated
     )
 
 
 def _noise_power(map_: Volume, diameter_angstrom: float, limit: float) -> NDArray[np.float64]:
-    """The power that noise has in each shell of a map within its sphere, from what lies around it, (s,)."""
+    """Estimate the noise power in each shell of a map within its sphere from what lies around the sphere, (s,)."""
     sphere = sphere_of(map_.box, map_.voxel_size_angstrom, diameter_angstrom)
     around = 1.0 - sphere
     data = (map_.data - mean_within(map_.data, around)) * around
@@ -166,7 +166,7 @@ def _noise_power(map_: Volume, diameter_angstrom: float, limit: float) -> NDArra
 def without_the_symmetry(
     map_: Volume, symmetry: str, *, resolution_angstrom: float | None, diameter_angstrom: float | None
 ) -> InputWarning | None:
-    """A map that is not what it is after the rotations of a group."""
+    """Check for a map that does not have the symmetry of a group."""
     if Symmetry.named(symmetry).order == 1:
         return None
     found = self_correlation(
@@ -177,9 +177,11 @@ def without_the_symmetry(
     )
     if not found < HAS_SYMMETRY:
         return None
-    what = f"the reference does not have the symmetry {symmetry}: turned by it, it correlates {found:.2f} with itself"
+    what = (
+        f"the reference does not have the symmetry {symmetry}: rotated by it, it correlates by {found:.2f} with itself"
+    )
     return InputWarning(
-        "symmetry not seen", what, "give --symmetry C1, or turn the map so that its axes lie as they should"
+        "symmetry not seen", what, "give --symmetry C1, or rotate the map so that its axes lie as they should"
     )
 
 
@@ -187,7 +189,7 @@ def without_the_symmetry(
 
 
 def mask_is_a_map(mask: Volume) -> InputWarning | None:
-    """A mask without a plateau: hardly a voxel of those that it keeps is kept whole."""
+    """Check for a mask without a plateau: few of the voxels that it keeps are near its highest value."""
     kept = mask.data > MASK_TOLERANCE * mask.data.max()
     fraction = float((mask.data[kept] > 0.9 * mask.data.max()).mean())
     if fraction >= PLATEAU:
@@ -219,7 +221,7 @@ def check_voxel_sizes(particles: Sequence[Particle], map_: Volume, *, name: str)
 # All of them
 
 
-# What to do about opposite contrast, of the particles of a list.
+# Remedy for opposite contrast of the particles of a list.
 INVERT = "pass --invert if it is the particles that are dark, else invert the map"
 
 
@@ -231,23 +233,23 @@ def warnings_of_list(
     resolutions: Mapping[str, float | None] | None = None,
     poses_for: str | None = None,
 ) -> list[InputWarning]:
-    """Return what looks wrong with a list and what it is compared with, as commands print it before they begin.
+    """Return the warnings of a list and the maps it is compared with, as commands print them before they begin.
 
     Parameters
     ----------
     references
-        The maps that particles are compared with, by what they are called.
+        The maps that particles are compared with, by name.
     mask
-        That was given.
+        The mask that was given, if any.
     resolutions
-        What was asked for, angstrom, by option.
+        Requested resolutions, angstrom, by option.
     poses_for
-        What needs poses of the list, or None where nothing does.
+        Name of what needs poses of the list, or None where nothing does.
 
     Raises
     ------
     ValueError
-        Voxel sizes that differ, resolutions that do not suit a box, a mask that is none.
+        Voxel sizes that differ, resolutions that do not suit a box, a mask that is invalid.
     """
     particles = sample_of(table)
     for name, map_ in [*(references or {}).items(), *([] if mask is None else [("the mask", mask)])]:
@@ -267,12 +269,12 @@ def warnings_of_maps(
     resolutions: Mapping[str, float | None],
     invert: str,
 ) -> list[InputWarning]:
-    """Return what looks wrong between particles and maps; ``invert`` is what to do about opposite contrast.
+    """Return the warnings of particles compared with maps; ``invert`` is the remedy for opposite contrast.
 
     Raises
     ------
     ValueError
-        Resolutions that do not suit a box, a mask that is none.
+        Resolutions that do not suit a box, a mask that is invalid.
     """
     for option, resolution in resolutions.items():
         for one in [*particles[:1], *references.values()]:
@@ -281,6 +283,6 @@ def warnings_of_maps(
     if mask is not None:
         check_mask(mask)
         found.append(mask_is_a_map(mask))
-    doubts = (opposite_contrast(particles, one, name=name, remedy=invert) for name, one in references.items())
-    found.append(next((doubt for doubt in doubts if doubt is not None), None))
+    contrasts = (opposite_contrast(particles, one, name=name, remedy=invert) for name, one in references.items())
+    found.append(next((one for one in contrasts if one is not None), None))
     return [one for one in found if one is not None]

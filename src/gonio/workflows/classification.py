@@ -1,8 +1,8 @@
-"""Classes of particles and their averages: from all pairs, as the paper has it, or by references and turns.
+"""Classes of particles and their averages: from all pairs, as in the paper, or by references and iterations.
 
-All pairs (n^2): dissimilarities (pairwise, clustering) -> classes -> each about its medoid, then aligned to its average
-in turns. References (n K): each particle to the one of K references that it most likely shows -> averages as the next
-references -> until neither classes nor poses move.
+All pairs (n^2): dissimilarities (all_pairs, clustering) -> classes -> the average of each at poses relative to its
+medoid -> aligned to the averages, some times. References (n K): each particle to the most likely of K references ->
+averages as the next references -> until classes and poses have converged.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ __all__ = [
     "random_references",
 ]
 
-# Turns of aligning a class to its average; poses about a medoid are those of single pairs.
+# Iterations of aligning a class to its average; poses about a medoid are those of single pairs.
 REFINEMENTS = 3
-# Turns that search all orientations; later ones begin where the one before ended.
+# Iterations that search all orientations; later ones start from the poses of the one before.
 GLOBAL_ROUNDS, MOST_ROUNDS = 2, 12
-# Classes are converged when none changes and the points of the median particle move less than this, in voxels; or no
-# less than this share of what they moved in the turn before, when all that moves them is noise (SNR 0.1: 0.12 voxels).
+# Classes have converged when no particle changes its class and the median particle moves by less than this, in voxels;
+# or by no less than this fraction of the iteration before, as noise alone then moves it (SNR 0.1: 0.12 voxels).
 CONVERGED, SETTLED = 0.1, 0.9
 
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of aligning and averaging.
+    """One iteration of aligning and averaging.
 
-    ``moved`` particles changed their class; ``pose_change_voxels`` is how far the points of the median particle moved;
-    ``counts`` are the sizes of the classes after it.
+    ``moved`` particles changed their class; ``pose_change_voxels`` is the displacement of the median particle's edge;
+    ``counts`` are the sizes of the classes afterwards.
     """
 
     moved: int
@@ -64,25 +64,25 @@ class Round:
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes 1, 2, ... of a list, and what they show.
+    """Classes 1, 2, ... of a list, with poses and averages.
 
     Attributes
     ----------
     labels
         Class of each particle, shape (n,).
     poses
-        Each in the frame of its class, a batch of n.
+        Pose of each particle in the frame of its class, a batch of n.
     covariance
-        How sure each of them is (``Result.covariance``), (n, 6, 6).
+        Covariances of the poses (``Result.covariance``), (n, 6, 6).
     averages
-        Of each class; None of one that has no particles.
+        Average of each class; None for a class without particles.
     margin
-        How much likelier each particle's class is than its next best, natural log, (n,) (``Aligner.log_likelihood``);
-        infinite where there is no other.
+        Log-likelihood difference (natural) between each particle's class and its next best, (n,)
+        (``Aligner.log_likelihood``); infinite where there is no other.
     rounds
-        What the turns did.
+        The iterations.
     converged
-        Whether the last of them changed nothing any more.
+        Whether classes and poses have converged.
     """
 
     labels: NDArray[np.int64]
@@ -101,9 +101,9 @@ def classify_pairs(
     executor: Executor | None = None,
     seed: int = 0,
 ) -> AllPairs:
-    """All pairs of a list, aligned; input poses are those before alignment.
+    """Align all pairs of a list, which are also compared at its input poses.
 
-    ``settings`` are those of every alignment, ``executor`` does them, ``seed`` is that of a stochastic search.
+    ``settings`` are those of every alignment, ``executor`` runs them, ``seed`` is that of a stochastic search.
     """
     rng, count = np.random.default_rng(seed), len(table)
     return AllPairs.gathered(
@@ -120,34 +120,36 @@ def classes_of_clusters(
     executor: Executor | None = None,
     refinements: int = REFINEMENTS,
 ) -> Classes:
-    """Average each class: about its medoid, as the pairs tell, then aligned to its average some times.
+    """Average each class at the poses of pairs with its medoid, then align it to its average ``refinements`` times.
 
-    The frame of a class is that of its medoid, the particle that is the most like all others, moved so that the centres
-    of the particles' boxes lie about its own.
+    The frame of a class is that of its medoid, the particle with the least dissimilarity to all others, moved so that
+    the mean of the particles' box centres is its origin.
     """
     matrix, poses = pairs.dissimilarity((settings or Settings()).score), [Pose.identity()] * len(table)
     for one in range(1, clustering.count + 1):
         members = np.flatnonzero(clustering.labels == one)
         medoid = members[matrix[np.ix_(members, members)].sum(axis=1).argmin()]
-        laid = Pose.stack([pairs.pose(int(medoid), int(member)) for member in members])
-        centred = _centred(laid)
+        relative = Pose.stack([pairs.pose(int(medoid), int(member)) for member in members])
+        centred = _centred(relative)
         for number, member in enumerate(members):
             poses[member] = centred[number]
-    turns = _Turns(table, clustering.count, settings or Settings(), executor or Local(), "class averages", apart=False)
+    classifier = _Classifier(
+        table, clustering.count, settings or Settings(), executor or Local(), "class averages", apart=False
+    )
     labels, stacked = clustering.labels, Pose.stack(poses)
-    averages = turns.averages(labels, stacked, 0)
+    averages = classifier.averages(labels, stacked, 0)
     covariance = np.full((len(table), 6, 6), np.inf)
-    for turn in range(1, refinements + 1):
-        fits = turns.fits(turns.maps_of(averages), turn, only=labels)
+    for number in range(1, refinements + 1):
+        fits = classifier.fits(classifier.maps_of(averages), number, only=labels)
         stacked, covariance = fits.poses_of(labels), fits.covariance_of(labels)
-        averages = turns.averages(labels, stacked, turn)
+        averages = classifier.averages(labels, stacked, number)
     alone = np.full(len(table), np.inf)
     shown = tuple(averages.get(k) for k in range(1, clustering.count + 1))
     return Classes(labels, stacked, covariance, shown, alone)
 
 
 def _centred(poses: Pose) -> Pose:
-    """The same in a frame about the point c whose places R c + t lie nearest to the box centres: c = -mean(R^-1 t)."""
+    """Return poses in a frame about the point c whose positions R c + t are nearest to box centres: -mean(R^-1 t)."""
     centre = poses.inverse().shift_angstrom.mean(axis=0)
     return poses @ Pose(Rotation.identity(), centre)
 
@@ -155,7 +157,7 @@ def _centred(poses: Pose) -> Pose:
 def random_references(
     table: ParticleTable, classes: int, *, executor: Executor | None = None, seed: int = 0
 ) -> list[Volume]:
-    """Averages of random shares of a list at its input poses: where references begin when nothing is known of them."""
+    """Average random parts of a list at its input poses: references to start from when none are known."""
     if not 1 <= classes <= len(table):
         raise ValueError(f"classes must be 1 to {len(table)}, the number of particles, got {classes!r}")
     labels = np.random.default_rng(seed).permutation(len(table)) % classes
@@ -172,63 +174,73 @@ def classes_of_references(
     seed: int = 0,
     most_rounds: int = MOST_ROUNDS,
 ) -> Classes:
-    """Each particle to the reference that it most likely shows, by turns of aligning and averaging.
+    """Assign each particle to the reference that it most likely shows, by iterations of aligning and averaging.
 
     Parameters
     ----------
     table
-        n particles. Where it knows half sets, particles of a half are compared with averages of that half alone.
+        n particles. If it has half sets, particles of a half are compared with averages of that half alone.
     references
-        K maps of the particles' voxel size, from which the first turn takes classes and poses.
+        K maps of the particles' voxel size, from which the first iteration determines classes and poses.
     settings
-        Of the search. All orientations are searched in the first turns, and later ones begin at the poses found; a
-        local search begins at the input poses.
+        Settings of the search. All orientations are searched in the first iterations, and later ones start from the
+        poses found; a local search starts from the input poses.
     executor
-        Who aligns and averages.
+        Runs alignments and averages.
     seed
-        Of a stochastic search.
+        Seed of a stochastic search.
     most_rounds
-        Turns, at most.
+        Largest number of iterations.
 
     Returns
     -------
-    Class k is what became of reference k. One that loses its particles (with half sets: all of a half) stays empty.
+    Classes, class k from reference k. One that loses its particles (with half sets: all of a half) stays empty.
     """
     if not references:
         raise ValueError("there is no reference: give at least one map")
     if most_rounds < 1:
         raise ValueError(f"most_rounds must be at least 1, got {most_rounds!r}")
-    turns = _Turns(table, len(references), settings or Settings(), executor or Local(), "classifying", seed)
-    maps = {key: one for k, one in enumerate(references, start=1) for key in turns.keys(k)}
+    classifier = _Classifier(table, len(references), settings or Settings(), executor or Local(), "classifying", seed)
+    maps = {key: one for k, one in enumerate(references, start=1) for key in classifier.keys(k)}
     labels, poses = np.zeros(len(table), dtype=np.int64), table.poses
     fits: _Fits | None = None
     rounds: list[Round] = []
-    began_local, known = False, dict[_Key, NDArray[np.float64]]()
-    for turn in range(1, most_rounds + 1):
-        local = turns.settings.search is Search.LOCAL or turn > GLOBAL_ROUNDS
-        fits = turns.fits(maps, turn, known=known, starts=turns.starts(fits) if local else None)
-        before, labels, poses, from_poses = labels, fits.labels, fits.poses_of(fits.labels), poses
-        averages = turns.averages(labels, poses, turn)
+    known = dict[_Key, NDArray[np.float64]]()
+    global_rounds = 0 if classifier.settings.search is Search.LOCAL else GLOBAL_ROUNDS
+    for number in range(1, most_rounds + 1):
+        starts = classifier.starts(fits) if number > global_rounds else None
+        fits = classifier.fits(maps, number, known=known, starts=starts)
+        before, labels, poses_before, poses = labels, fits.labels, poses, fits.poses_of(fits.labels)
+        averages = classifier.averages(labels, poses, number)
         counts = tuple(int((labels == k).sum()) for k in range(1, len(references) + 1))
-        moved, pose_change = int((labels != before).sum()), turns.pose_change_voxels(from_poses, poses)
-        # The turn before must have begun at poses too, for its motion to say anything.
-        steady = SETTLED * rounds[-1].pose_change_voxels if began_local else 0.0
+        moved, pose_change = int((labels != before).sum()), classifier.pose_change_voxels(poses_before, poses)
         rounds.append(Round(moved, pose_change, counts))
-        converged, began_local = local and not moved and (pose_change < CONVERGED or 0.0 < steady <= pose_change), local
+        converged = _have_converged(rounds[global_rounds:])
         if converged:
             break
-        maps, known = turns.maps_of(averages) or maps, turns.fsc_of(averages)
-    assert fits is not None  # there is a turn at least
+        maps, known = classifier.maps_of(averages) or maps, classifier.fsc_of(averages)
+    assert fits is not None  # there is at least one iteration
     shown = tuple(averages.get(k) for k in range(1, len(references) + 1))
     return Classes(labels, poses, fits.covariance_of(labels), shown, fits.margin, tuple(rounds), converged)
 
 
+def _have_converged(local: Sequence[Round]) -> bool:
+    """Return whether the last of the iterations that started from poses found no change but by noise.
+
+    Only these are compared: the change of pose of a global search is no measure for a local one.
+    """
+    if not local or local[-1].moved:
+        return False
+    last, before = local[-1].pose_change_voxels, local[-2].pose_change_voxels if len(local) > 1 else 0.0
+    return last < CONVERGED or 0.0 < SETTLED * before <= last
+
+
 @dataclass(frozen=True)
 class _Fits:
-    """Of n particles with each of K references: quaternions (n, k, 4), shifts (n, k, 3), log likelihoods (n, k).
+    """Fits of n particles to K references: quaternions (n, k, 4), shifts (n, k, 3), log likelihoods (n, k).
 
-    Where a particle was not compared with a reference its likelihood is minus infinity. ``covariances`` are those of
-    the poses, (n, k, 6, 6).
+    Where a particle was not compared with a reference its log likelihood is minus infinity. ``covariances`` are those
+    of the poses, (n, k, 6, 6).
     """
 
     quaternions: NDArray[np.float64]
@@ -238,36 +250,36 @@ class _Fits:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The most likely class of each, 1 to K; of equal ones the first."""
+        """Most likely class of each particle, 1 to K; of equally likely ones the first."""
         return 1 + self.likelihood.argmax(axis=1)
 
     @property
     def margin(self) -> NDArray[np.float64]:
-        """How much likelier that is than the next."""
+        """Log-likelihood difference between the most likely class of each and the next."""
         if self.likelihood.shape[1] == 1:
             return np.full(len(self.likelihood), np.inf)
         next_best, best = np.sort(self.likelihood, axis=1)[:, -2:].T
         return np.asarray(best - next_best)
 
     def poses_of(self, labels: NDArray[np.int64]) -> Pose:
-        """Each particle's in its class."""
+        """Return the pose of each particle in its class."""
         rows = np.arange(len(labels))
         return Pose(Rotation.from_quat(self.quaternions[rows, labels - 1]), self.shifts[rows, labels - 1])
 
     def covariance_of(self, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """How sure each of these is, (n, 6, 6)."""
+        """Return the covariance of each of these poses, (n, 6, 6)."""
         return self.covariances[np.arange(len(labels)), labels - 1]
 
 
-# A map by its class, 1 to K, the half set that it is of, 0 for all particles, and the fold that it is without.
+# Key of a map: its class, 1 to K; its half set, 0 for all particles; and the fold that is left out of it.
 _Key = tuple[int, int, int]
 
 
-class _Turns:
-    """Turns of aligning and averaging the particles of a list.
+class _Classifier:
+    """Alignment and averaging of the particles of a list, by class.
 
-    A particle is compared with averages without itself, as its noise in them would hold it where it was, in pose and
-    in class: without its fold, of its half set alone where halves are listed and kept ``apart``.
+    A particle is compared with averages without itself, as its own noise in them would keep its pose and its class:
+    without its fold, and of its half set alone if the list has half sets that are kept ``apart``.
     """
 
     def __init__(
@@ -291,27 +303,27 @@ class _Turns:
         self._radius_voxels = 0.0
 
     def keys(self, one: int) -> list[_Key]:
-        """All maps of a class."""
+        """Return the keys of all maps of a class."""
         return [(one, half, fold) for half in self._halves for fold in range(FOLDS)]
 
     def fits(
         self,
         maps: Mapping[_Key, Volume],
-        turn: int,
+        number: int,
         *,
         known: Mapping[_Key, NDArray[np.float64]] | None = None,
         starts: _Fits | None = None,
         only: NDArray[np.int64] | None = None,
     ) -> _Fits:
-        """Align every particle to a map of each class, or with ``only`` of its own.
+        """Align every particle to a map of each class, or to that of its class in ``only`` alone.
 
-        ``known`` is the FSC of half maps of a map, where that is known.
+        ``known`` is the FSC of half maps of each map, where that is known.
         """
         settings = self._local if starts is not None else self.settings
         aligners = self._aligners(maps, settings, known or {})
         parts = list(zip(self._half_of.tolist(), self._fold_of.tolist(), strict=True))
         task = _FitRow(self.table, aligners, self._count, parts, starts, only, self._seed)
-        rows = list(self._executor(f"{self._name}, turn {turn}", task, len(self.table)))
+        rows = list(self._executor(f"{self._name}, iteration {number}", task, len(self.table)))
         return _Fits(*(np.stack([row[part] for row in rows]) for part in range(4)))
 
     def _aligners(
@@ -320,7 +332,7 @@ class _Turns:
         settings: Settings,
         known: Mapping[_Key, NDArray[np.float64]],
     ) -> dict[_Key, Aligner]:
-        """All of one diameter, so that all see the same of a particle."""
+        """Make the aligners with one diameter, so that all compare the same samples of a particle."""
         aligners = _aligners(maps, settings, known)
         widest = max(aligners.values(), key=lambda one: one.diameter_angstrom)
         given = settings.particle_diameter_angstrom or settings.mask_diameter_angstrom
@@ -333,14 +345,14 @@ class _Turns:
 
     @property
     def _local(self) -> Settings:
-        """The search that begins at a pose, with what else was asked for."""
+        """Settings of the local search, otherwise as given."""
         if self.settings.search is Search.LOCAL:
             return self.settings
         inputs = Inputs.RESTORED if self.settings.restores else Inputs.PLAIN
         return replace(self.settings, search=Search.LOCAL, inputs=inputs, axis_sd_deg=None)
 
     def starts(self, fits: _Fits | None) -> _Fits:
-        """Where the poses with every reference begin: where they ended, or as listed."""
+        """Return the poses to start from with each reference: those of the last fits, or the input poses."""
         if fits is not None:
             return fits
         shape = len(self.table), self._count
@@ -348,8 +360,8 @@ class _Turns:
         shifts = np.repeat(self.table.poses.shift_angstrom[:, None], self._count, axis=1)
         return _Fits(quaternions, shifts, np.zeros(shape), np.full((*shape, 6, 6), np.inf))
 
-    def averages(self, labels: NDArray[np.int64], poses: Pose, turn: int) -> dict[int, Average]:
-        """Of each class that has particles, and of its halves: those listed, else every other particle."""
+    def averages(self, labels: NDArray[np.int64], poses: Pose, number: int) -> dict[int, Average]:
+        """Average each class that has particles, and its halves: the list's half sets, else every other particle."""
         halves = np.asarray(self.table.half_sets)
         if not self._has_halves:
             halves = np.zeros(len(labels), dtype=np.int8)
@@ -359,7 +371,7 @@ class _Turns:
         for one in np.unique(labels):
             members = np.flatnonzero(labels == one)
             self._fold_of[members] = folds_of(len(members))
-        stage = f"{self._name}, turn {turn}: averages"
+        stage = f"{self._name}, iteration {number}: averages"
         return average_classes(
             self.table,
             labels,
@@ -373,7 +385,7 @@ class _Turns:
         )
 
     def maps_of(self, averages: Mapping[int, Average]) -> dict[_Key, Volume]:
-        """What the next turn compares with; a class without particles, or without those of a half, has none."""
+        """Return the maps of the next iteration; a class without particles, or without those of a half, has none."""
         maps: dict[_Key, Volume] = {}
         for one, made in averages.items():
             if self._halves == (0,) or made.halves is not None:
@@ -382,9 +394,9 @@ class _Turns:
         return maps
 
     def fsc_of(self, averages: Mapping[int, Average]) -> dict[_Key, NDArray[np.float64]]:
-        """The FSC of half maps of each map of a half; none where halves are not those of the list.
+        """Return the FSC of half maps for each map of a half; none where the list has no half sets.
 
-        Halves that were aligned to one map agree in what they were aligned to, which says nothing of the truth.
+        Halves that were aligned to one map agree by what they were aligned to, which is no measure of their quality.
         """
         if self._halves == (0,):
             return {}
@@ -397,15 +409,15 @@ class _Turns:
         return found
 
     def pose_change_voxels(self, before: Pose, after: Pose) -> float:
-        """How far the points on the particle's sphere of the median particle moved, about."""
-        turned = np.radians(after.rotation_distance_deg(before)) * self._radius_voxels
-        return float(np.median(turned + after.shift_distance_angstrom(before) / self._voxel_size_angstrom))
+        """Return the approximate displacement of a point on the particle's sphere, voxels, median over particles."""
+        rotated = np.radians(after.rotation_distance_deg(before)) * self._radius_voxels
+        return float(np.median(rotated + after.shift_distance_angstrom(before) / self._voxel_size_angstrom))
 
 
 def _aligners(
     maps: Mapping[_Key, Volume], settings: Settings, known: Mapping[_Key, NDArray[np.float64]]
 ) -> dict[_Key, Aligner]:
-    """One for each map, which several keys may share."""
+    """Make an aligner for each map, which several keys may share."""
     made: dict[int, Aligner] = {}
     for key, one in maps.items():
         if id(one) not in made:
@@ -415,7 +427,7 @@ def _aligners(
 
 @dataclass(frozen=True)
 class _Fit:
-    """A particle's search against reference k, counted from zero, and what its likelihood is made of."""
+    """Search of a particle against reference k, counted from zero, and its likelihood at poses."""
 
     k: int
     search: Prepared
@@ -428,7 +440,7 @@ _RowFits = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], 
 
 @dataclass(frozen=True)
 class _FitRow(BatchTask[list[_Fit], _RowFits]):
-    """Aligns the particle of a row to the references of its part, its half set and fold: called with its number."""
+    """Called with a row's number, aligns its particle to the references of its half set and fold."""
 
     table: ParticleTable
     aligners: Mapping[_Key, Aligner]
@@ -475,5 +487,5 @@ class _FitRow(BatchTask[list[_Fit], _RowFits]):
         return Pose(Rotation.from_quat(self.starts.quaternions[row, k]), self.starts.shifts[row, k])
 
     def source(self, row: int) -> Path | None:
-        """The file of a row's particle."""
+        """Return the file of a row's particle."""
         return self.table.image(row)

@@ -1,18 +1,18 @@
-"""Classes of particles from all their pairs: dissimilarities, a tree, and how many classes there are.
+"""Classes of particles from all their pairs: dissimilarities, a tree, and the number of classes.
 
 The dissimilarity of a pair is summed over what both particles have measured, so that it does not depend on how much
 their wedges share:
 
     RCS   2 - 2 F.G / (|F| |G|)          FCS   2 |F - G|^2 / (|F|^2 + |G|^2)        with F.G = sum_s w_s (f.g)_s, ...
 
-which both are 0 for two that are alike and 2 for two that have nothing in common. FCS is set in proportion to the
-power of the two, without which a faint pair would be alike. The weights w = rho / (1 - rho^2) (docs/theory.md eq. 28)
-are one and the same for all pairs: those of what a particle shares with the one most like it, on average over all
-particles. A search weights each pair by what that pair lets expect, which is no measure for all: two that
-share nothing are then compared where they happen to agree (docs/reproduce.md).
+Both are 0 for identical particles and 2 for uncorrelated ones. FCS is normalised by the power of the two, or faint
+pairs would seem alike. The weights w = rho / (1 - rho^2) (docs/theory.md eq. 28) are the same for all pairs: rho is the
+correlation of a particle with its nearest neighbour, averaged over all particles. A search weights each pair by its own
+expected FSC, which does not allow a comparison of pairs: unlike particles are then compared where they happen to agree
+(docs/reproduce.md).
 
-Average linkage, since a dissimilarity is no distance in a space (which Ward's and the centroid method take it for),
-and the worst and the best pair of two classes are those with the most noise (complete and single linkage).
+Linkage is average: a dissimilarity is no distance in a space (as Ward's and the centroid method assume), and the worst
+and the best pair of two classes (complete and single linkage) are those with the most noise.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ from gonio.workflows.all_pairs import PairResult
 
 __all__ = ["AllPairs", "Clustering", "adjusted_rand_index", "cluster"]
 
-# Of two that have nothing in common.
+# Dissimilarity of uncorrelated particles.
 NOTHING_SHARED = 2.0
-# Weights are learned from nearest neighbours, who are found with the weights of before: so many times.
+# Rounds of learning weights from nearest neighbours, which are found with the weights of the round before.
 LEARN = 2
-# Classes are proposed when they are this much apart: Kaufman & Rousseeuw (1990) call 0.51 to 0.70 reasonable. Of 2 to
-# 4 complexes the best silhouette is 0.66 to 0.91 at SNR 0.5 and 0.1, of one complex that is split at most 0.57.
+# Least silhouette of several classes: Kaufman & Rousseeuw (1990) call 0.51 to 0.70 reasonable. With 2 to 4 complexes
+# the best silhouette is 0.66 to 0.91 at SNR 0.5 and 0.1, with one complex that is split at most 0.57.
 MIN_SILHOUETTE = 0.6
-# No more classes are proposed, nor so many that they have fewer particles than this on average.
+# Largest number of classes proposed, and least number of particles in a class on average.
 MOST_CLASSES, LEAST_EACH = 20, 2
 
 
 @dataclass(frozen=True)
 class AllPairs:
-    """What the pairs (i, j), i < j, of n particles have in common, in the order of SciPy's condensed form.
+    """Poses and sums of shells of the pairs (i, j), i < j, of n particles, in the order of SciPy's condensed form.
 
     Attributes
     ----------
     count
         n.
     poses
-        Lay particle i on particle j, a batch of m = n (n - 1) / 2.
+        Poses that align particle i to particle j, a batch of m = n (n - 1) / 2.
     sums
-        Of shells, as in ``PairResult.sums``, shape (m, 2, s, 4): at the input poses and at those found.
+        Sums of shells, as in ``PairResult.sums``, shape (m, 2, s, 4): at the input poses and at those found.
     """
 
     count: int
@@ -65,7 +65,7 @@ class AllPairs:
 
     @staticmethod
     def gathered(results: Iterable[PairResult], count: int) -> AllPairs:
-        """From the results of all pairs of ``count`` particles, in any order."""
+        """Gather the results of all pairs of ``count`` particles, in any order."""
         size = count * (count - 1) // 2
         quaternions, shifts = np.full((size, 4), np.nan), np.empty((size, 3))
         shells: list[tuple[NDArray, NDArray]] = [(np.empty(0), np.empty((2, 0, 4)))] * size
@@ -78,16 +78,16 @@ class AllPairs:
         return AllPairs(count, Pose(Rotation.from_quat(quaternions), shifts), _on_one_grid(shells))
 
     def pose(self, reference: int, target: int) -> Pose:
-        """What lays one particle on another."""
+        """Return the pose that aligns one particle to another."""
         if reference == target:
             return Pose.identity()
         pose = self.poses[_row(min(reference, target), max(reference, target), self.count)]
         return pose if reference < target else pose.inverse()
 
     def dissimilarity(self, score: Score | str = Score.RCS, *, aligned: bool = True) -> NDArray[np.float64]:
-        """How unlike the particles are, symmetric, (n, n): at the poses found, or at those listed.
+        """Return the dissimilarity of all pairs, symmetric, (n, n), at the poses found or at the input poses.
 
-        Between 0 and 4; the same weights before and after.
+        Values are between 0 and 4; both have the same weights.
         """
         score = Score.RCS if score == Score.LIKELIHOOD else Score(score)
         values = _dissimilarities(self.sums[:, int(aligned)], self._weights[score], score)
@@ -98,7 +98,7 @@ class AllPairs:
         return {score: self._learned_weights(score) for score in (Score.RCS, Score.FCS)}
 
     def _learned_weights(self, score: Score) -> NDArray[np.float64]:
-        """What shells count, (s,): those of a particle and the one most like it."""
+        """Return the weights of shells, (s,), from the correlations of particles with their nearest neighbours."""
         sums, alike = self.sums[:, 1], np.ones(self.sums.shape[2])
         weights = alike
         for _ in range(LEARN):
@@ -112,14 +112,14 @@ class AllPairs:
 
 
 def _row(first: int, second: int, count: int) -> int:
-    """Where a pair is in the condensed form."""
+    """Return the index of a pair in the condensed form."""
     return count * first - first * (first + 1) // 2 + second - first - 1
 
 
 def _on_one_grid(shells: Sequence[tuple[NDArray, NDArray]]) -> NDArray[np.float64]:
-    """Sums of shells of boxes that may differ, at the frequencies of the finest: (m, 2, s, 4).
+    """Interpolate sums of shells, of boxes that may differ, to the frequencies of the finest: (m, 2, s, 4).
 
-    Sums of shells of another width differ by one factor throughout, which no dissimilarity knows of.
+    Sums over shells of another width differ by one factor throughout, which cancels in every dissimilarity.
     """
     finest = max((frequency for frequency, _ in shells), key=len, default=np.empty(0))
     result = np.empty((len(shells), 2, len(finest), 4))
@@ -132,14 +132,14 @@ def _on_one_grid(shells: Sequence[tuple[NDArray, NDArray]]) -> NDArray[np.float6
 
 
 def _correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each shell, (m, s), from (m, s, 4); 0 where nothing is shared."""
+    """Return the correlation of each shell, (m, s), from its sums (m, s, 4); 0 where nothing is shared."""
     ff, gg, fg, _ = np.moveaxis(sums, -1, 0)
     power = np.sqrt(ff * gg)
     return np.where(power > 0, fg, 0.0) / np.where(power > 0, power, 1.0)
 
 
 def _dissimilarities(sums: NDArray[np.float64], weights: NDArray[np.float64], score: Score) -> NDArray[np.float64]:
-    """Of pairs, (m,), from (m, s, 4)."""
+    """Return the dissimilarities of pairs, (m,), from their sums (m, s, 4)."""
     ff, gg, fg = (sums[..., k] @ weights for k in range(3))
     power = np.sqrt(ff * gg) if score is Score.RCS else 0.5 * (ff + gg)
     likeness = np.where(power > 0, fg, 0.0) / np.where(power > 0, power, 1.0)
@@ -155,12 +155,12 @@ class Clustering:
     labels
         Class of each particle, shape (n,).
     linkage
-        The tree, as SciPy has it, shape (n - 1, 4).
+        The tree in SciPy's form, shape (n - 1, 4).
     silhouettes
-        For each number of classes that was thought of, how much nearer particles are to their own class than to the
-        next: (b - a) / max(a, b), a and b being mean dissimilarities, on average (Rousseeuw 1987); -1 to 1.
+        Silhouette for each number of classes tried, -1 to 1: the average of (b - a) / max(a, b), with a and b the mean
+        dissimilarities of a particle to its own class and to the next (Rousseeuw 1987).
     reason
-        Why there are so many, in words.
+        Reason for the number of classes, in words.
     """
 
     labels: NDArray[np.int64]
@@ -170,24 +170,24 @@ class Clustering:
 
     @property
     def count(self) -> int:
-        """How many classes."""
+        """Number of classes."""
         return int(self.labels.max(initial=0))
 
 
 def cluster(matrix: NDArray[np.float64], classes: int | None = None) -> Clustering:
-    """Classes of particles by average linkage.
+    """Cluster particles by average linkage.
 
     Parameters
     ----------
     matrix
         Dissimilarities, symmetric, finite, zero on the diagonal, shape (n, n).
     classes
-        How many, 1 to n; None for the number whose silhouette is best, or one where none is above 0.6.
+        Number of classes, 1 to n; None for the number with the best silhouette, or 1 where none reaches 0.6.
 
     Raises
     ------
     ValueError
-        A matrix that is none, or more classes than particles.
+        A matrix that is not symmetric and finite, or more classes than particles.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     n = len(matrix)
@@ -204,24 +204,24 @@ def cluster(matrix: NDArray[np.float64], classes: int | None = None) -> Clusteri
     if classes is None:
         classes, reason = _proposed(silhouettes)
     else:
-        reason = f"{classes} classes: as asked"
+        reason = f"{classes} classes: as requested"
     labels = hierarchy.cut_tree(linkage, classes)[:, 0]
     return Clustering(_largest_first(labels), linkage, silhouettes, reason)
 
 
 def _proposed(silhouettes: Mapping[int, float]) -> tuple[int, str]:
-    """How many classes, and why."""
+    """Return the number of classes with the best silhouette, and the reason for it."""
     if not silhouettes:
-        return 1, "1 class: there are too few particles to tell more"
+        return 1, "1 class: there are too few particles for more"
     best = max(silhouettes, key=lambda number: silhouettes[number])
-    told = ", ".join(f"{number}: {value:.2f}" for number, value in list(silhouettes.items())[:8])
+    values = ", ".join(f"{number}: {value:.2f}" for number, value in list(silhouettes.items())[:8])
     if silhouettes[best] < MIN_SILHOUETTE:
-        return 1, f"1 class: no number of classes has a silhouette of {MIN_SILHOUETTE:g} or more ({told})"
-    return best, f"{best} classes: their silhouette is the best, and {MIN_SILHOUETTE:g} or more ({told})"
+        return 1, f"1 class: no number of classes has a silhouette of {MIN_SILHOUETTE:g} or more ({values})"
+    return best, f"{best} classes: their silhouette is the best, and {MIN_SILHOUETTE:g} or more ({values})"
 
 
 def _silhouette(matrix: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """On average over all particles; one alone in its class counts as 0."""
+    """Return the silhouette averaged over particles; one alone in its class counts as 0."""
     member = (labels[:, None] == np.arange(labels.max() + 1)).astype(np.float64)  # (n, k)
     total, size = matrix @ member, member.sum(axis=0)
     rows = np.arange(len(labels))
@@ -233,7 +233,7 @@ def _silhouette(matrix: NDArray[np.float64], labels: NDArray[np.int64]) -> float
 
 
 def _largest_first(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers 1, 2, ..., by size, and where these are equal by the first particle."""
+    """Renumber classes to 1, 2, ... by decreasing size, and where these are equal by the first particle."""
     found, first, size = np.unique(labels, return_index=True, return_counts=True)
     order = np.lexsort((first, -size))
     rank = np.empty(found.max() + 1, dtype=np.int64)
@@ -242,7 +242,7 @@ def _largest_first(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def adjusted_rand_index(first: ArrayLike, second: ArrayLike) -> float:
-    """How far two ways to class the same particles agree: 1 for the same classes, about 0 for chance.
+    """Return the agreement of two classifications of the same particles: 1 for the same classes, about 0 for chance.
 
     Notes
     -----

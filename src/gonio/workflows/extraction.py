@@ -1,14 +1,14 @@
 """Subtomograms cut from a tomogram at positions between voxels.
 
-Flow: position -> the voxels about the nearest one, with a margin -> shift by the rest, by a phase -> binning by cutting
-the spectrum -> the box without its margin -> contrast and scale. With r the rest in voxels, |r| <= 1/2 along each axis,
-and M the box with its margin, the piece's spectrum F becomes
+Flow: position -> the voxels about the nearest one, with padding -> shift by a fraction of a voxel -> binning by
+cropping the spectrum -> the box without its padding -> contrast and scale. With r the shift in voxels, |r| <= 1/2
+along each axis, and M the padded box, the piece's spectrum F becomes
 
     F(k) exp(2 pi i k.r / M),    kept where -m / 2 < k < m / 2 along each axis,   m = M / binning
 
-which is exact for what the tomogram's sampling holds, but for what lies beyond the piece: the margin is tapered to the
-mean, so that the piece has no jump at its border. Positions count voxels from the centre of the first one; the voxel
-``n // 2`` of the box shows the position. Knows no file and no pose.
+which is exact for band-limited tomograms, but for the density beyond the piece: the padding is tapered to the mean, so
+that the piece has no jump at its border. Positions count voxels from the centre of the first one, and are at voxel
+``n // 2`` of the box. Knows no file and no pose.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from gonio.fourier.spectrum import index_grid
 
-__all__ = ["PruningRule", "Cutting", "cut_out", "normalised", "fraction_outside"]
+__all__ = ["Cutting", "Extracted", "cut_out", "normalised", "fraction_outside"]
 
-# The margin around a box on each side, in voxels of the result: an eighth of the box, and no less than this.
+# Padding on each side of a box, in voxels of the result: an eighth of the box, and no less than this.
 LEAST_MARGIN = 8
-# Rests below this, in voxels, are rounding: the piece stays as it is.
+# Shifts below this, in voxels, are rounding: the piece is not shifted.
 ON_VOXEL = 1e-4
 
 Reader = Callable[[Sequence[int], Sequence[int]], NDArray[np.float32]]
@@ -34,14 +34,14 @@ Reader = Callable[[Sequence[int], Sequence[int]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Cutting:
-    """How boxes are cut.
+    """Box and binning of subtomograms.
 
     Parameters
     ----------
     box
         Voxels along an edge of the result, n >= 8.
     binning
-        Voxels of the tomogram along an edge of one of the result.
+        Voxels of the tomogram along an edge of a voxel of the result.
     """
 
     box: int
@@ -55,34 +55,34 @@ class Cutting:
 
     @property
     def margin(self) -> int:
-        """On each side, in voxels of the result."""
+        """Padding on each side, in voxels of the result."""
         return max(LEAST_MARGIN, self.box // 8)
 
     @property
     def padded(self) -> int:
-        """Edge of the box with its margins, in voxels of the result."""
+        """Edge of the padded box, in voxels of the result."""
         return self.box + 2 * self.margin
 
 
 @dataclass(frozen=True)
-class PruningRule:
-    """A subtomogram (z, y, x), and which share of its box lay outside of the tomogram and is filled with the mean."""
+class Extracted:
+    """A subtomogram (z, y, x), and the fraction of its box outside of the tomogram, which is filled with the mean."""
 
     data: NDArray[np.float32]
     outside: float
 
 
-def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cutting: Cutting) -> PruningRule:
+def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cutting: Cutting) -> Extracted:
     """Cut one box.
 
     Parameters
     ----------
     read
-        Gives the voxels from one corner up to another, which lie inside of the tomogram, as float32.
+        Returns the voxels from one corner up to another, which lie inside of the tomogram, as float32.
     shape_zyx
-        Of the tomogram.
+        Shape of the tomogram.
     position_zyx
-        Of the box's centre voxel in the tomogram, voxels from the centre of the first.
+        Position of the box's centre voxel in the tomogram, voxels from the centre of the first.
     cutting
         Box and binning.
 
@@ -103,16 +103,16 @@ def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cut
     if outside == 1.0:
         place, size = ", ".join(f"{p:.1f}" for p in position[::-1]), " x ".join(map(str, shape_zyx[::-1]))
         raise ValueError(f"the box at voxel ({place}) lies outside of the tomogram of {size} voxels (x, y, z)")
-    rest = position - nearest
-    if cutting.binning == 1 and np.abs(rest).max() < ON_VOXEL:
-        return PruningRule(_filled(read, shape_zyx, nearest - cutting.box // 2, cutting.box), outside)
+    shift = position - nearest
+    if cutting.binning == 1 and np.abs(shift).max() < ON_VOXEL:
+        return Extracted(_filled(read, shape_zyx, nearest - cutting.box // 2, cutting.box), outside)
     low = nearest - _half(cutting, cutting.padded)
     piece = _filled(read, shape_zyx, low, cutting.padded * cutting.binning)
-    return PruningRule(_resampled(piece, rest, cutting), outside)
+    return Extracted(_resampled(piece, shift, cutting), outside)
 
 
 def fraction_outside(position_zyx: ArrayLike, cutting: Cutting, shape_zyx: Sequence[int]) -> float:
-    """Which share of a box at a position lies outside of a tomogram, 0 to 1."""
+    """Return the fraction of a box at a position that lies outside of a tomogram, 0 to 1."""
     nearest = np.floor(np.asarray(position_zyx, dtype=np.float64) + 0.5).astype(np.int64)
     edge = cutting.box * cutting.binning
     first, last = _overlap(nearest - _half(cutting, cutting.box), edge, shape_zyx)
@@ -120,7 +120,7 @@ def fraction_outside(position_zyx: ArrayLike, cutting: Cutting, shape_zyx: Seque
 
 
 def normalised(data: NDArray[np.float32], *, radius_px: float | None) -> NDArray[np.float32]:
-    """A box of mean 0 and standard deviation 1, over all of it or over what is farther from its centre than a radius.
+    """Scale a box to mean 0 and standard deviation 1, over all voxels or those beyond a radius from its centre.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def normalised(data: NDArray[np.float32], *, radius_px: float | None) -> NDArray
 
 
 def _half(cutting: Cutting, edge: int) -> int:
-    """From the first voxel of a piece to its centre, in voxels of the tomogram, for an edge in those of the result."""
+    """Return the voxels of the tomogram from a piece's first to its centre; ``edge`` is in voxels of the result."""
     return cutting.binning * edge // 2
 
 
@@ -149,7 +149,7 @@ def _overlap(low: NDArray[np.int64], edge: int, shape: Sequence[int]) -> tuple[N
 
 
 def _filled(read: Reader, shape: Sequence[int], low: NDArray[np.int64], edge: int) -> NDArray[np.float32]:
-    """A cube whose voxels outside of the tomogram are the mean of those inside."""
+    """Read a cube; voxels outside of the tomogram are the mean of those inside."""
     first, last = _overlap(low, edge, shape)
     inside = read(first.tolist(), last.tolist())
     if inside.shape == (edge,) * 3:
@@ -159,21 +159,21 @@ def _filled(read: Reader, shape: Sequence[int], low: NDArray[np.int64], edge: in
     return cube
 
 
-def _resampled(piece: NDArray[np.float32], rest_zyx: NDArray[np.float64], cutting: Cutting) -> NDArray[np.float32]:
+def _resampled(piece: NDArray[np.float32], shift_zyx: NDArray[np.float64], cutting: Cutting) -> NDArray[np.float32]:
     large, small = len(piece), cutting.padded
     mean = piece.mean(dtype=np.float64)
     tapered = piece - np.float32(mean)
     for axis in range(3):
         tapered *= _along(_taper(large, cutting.margin * cutting.binning), axis)
-    # Frequencies -small / 2 < k < small / 2 alone: the one at -small / 2 has no partner to be moved with.
+    # Frequencies -small / 2 < k < small / 2 alone: the one at -small / 2 has no partner at +small / 2.
     top = (small - 1) // 2
     k = np.arange(-top, top + 1)
     spectrum = scipy.fft.fftn(tapered)[np.ix_(k % large, k % large, k[top:])]
     centre = small // 2
     for axis in range(3):
         used = k[top:] if axis == 2 else k
-        # From the piece's centre voxel, moved by the rest, to the result's.
-        phase = np.exp(2j * np.pi * used * ((large // 2 + rest_zyx[axis]) / large - centre / small))
+        # From the piece's centre voxel, moved by the shift, to the result's.
+        phase = np.exp(2j * np.pi * used * ((large // 2 + shift_zyx[axis]) / large - centre / small))
         spectrum *= _along(phase.astype(np.complex64), axis)
     whole = np.zeros((small, small, small // 2 + 1), dtype=np.complex64)
     whole[np.ix_(k % small, k % small, k[top:])] = spectrum
@@ -183,7 +183,7 @@ def _resampled(piece: NDArray[np.float32], rest_zyx: NDArray[np.float64], cuttin
 
 
 def _taper(edge: int, margin: int) -> NDArray[np.float32]:
-    """1 inside, falling as a raised cosine to 0 over the outer half of the margin on either side."""
+    """Return a taper, 1 inside, that falls as a raised cosine to 0 over the outer half of the padding on each side."""
     width = max(margin // 2, 1)
     rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(width) + 0.5) / width)
     return np.concatenate([rise, np.ones(edge - 2 * width), rise[::-1]]).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Two half maps in one frame: how far apart they are, and what follows it.
+"""Two half maps in one frame: the drift between them, and results moved by it.
 
-The drift D aligns half 1 to half 2, x_half2 = D x_half1. What was found with half 2 as its reference is seen from
-half 1's frame at ``pose @ D``: poses, runners-up, covariances and the poses that a list expects (``Result.after``).
-Six numbers are all that the halves share. Must not know how either was aligned.
+The drift D aligns half 1 to half 2, x_half2 = D x_half1. A pose found with half 2 as its reference becomes ``pose @ D``
+in half 1's frame, with its runners-up, covariance and input pose (``Result.after``). The halves share these six numbers
+alone. Must not know how either was aligned.
 """
 
 from __future__ import annotations
@@ -25,64 +25,62 @@ from gonio.workflows.pose_change import PoseChange, displacement
 
 __all__ = ["Apart", "drift_of", "half_2_moved", "half_2_seen"]
 
-# Half maps are apart where the particle's edge is by this share of the resolution, which costs no correlation to speak
-# of, and by more than its standard deviation; what seems to be further apart than so many times what is expected was
-# aligned wrongly.
+# A drift counts where it moves the particle's edge by more than this fraction of the resolution (less costs almost no
+# correlation) and by more than its standard deviation; beyond CREDIBLE_SDS of what is expected the alignment is wrong.
 DRIFT_FRACTION, DRIFT_SDS, CREDIBLE_SDS = 0.005, 1.0, 3.0
-ROUNDS = 6  # masks that cut a particle hold back half of its drift each time
-# No shell is believed to correlate better than this: masks and interpolation err by as much.
+ROUNDS = 6  # a mask that cuts a particle hides half of its drift each time
+# Largest correlation of a shell: masks and interpolation have errors of this size.
 SUREST_FSC = 0.99
-# Where nothing is said of input poses, as for a local search that is told nothing.
+# Standard deviations of input poses where none are given.
 LISTED_DEG, LISTED_VOXELS = 2.0, 2.0
 
 
 @dataclass(frozen=True)
 class Apart:
-    """How far the frames of two half maps are expected to be apart: a standard deviation per axis."""
+    """Expected drift between the frames of two half maps: standard deviations per axis."""
 
     rotation_sd_deg: float
     shift_sd_angstrom: float
 
     @staticmethod
     def after(pose_change: PoseChange, *, with_pose_change: bool) -> Apart:
-        """Expect the means of the errors of particles, each half of which was aligned to a reference of its own.
+        """Estimate the drift after an alignment of each half to its own reference: twice the mean error of its poses.
 
-        Twice the mean is allowed. The errors are as predicted; ``with_pose_change`` no smaller than the particles moved, as
-        they do from input poses, which may be off by more than is known of those that were found.
+        Errors of poses are as predicted; ``with_pose_change`` they include how far particles moved from input poses,
+        whose errors may be larger than those predicted for the poses found.
         """
         fraction = 2.0 * np.sqrt(2.0 / (0.5 * len(pose_change.sds)) / 3.0)  # of two halves; of one axis
-        turn, shift = pose_change.rotation_sd_deg, pose_change.shift_sd_angstrom
+        rotation, shift = pose_change.rotation_sd_deg, pose_change.shift_sd_angstrom
         if with_pose_change:
-            turn = float(np.hypot(turn, np.sqrt(np.mean(pose_change.turned_deg**2))))
+            rotation = float(np.hypot(rotation, np.sqrt(np.mean(pose_change.turned_deg**2))))
             shift = float(np.hypot(shift, np.sqrt(np.mean(pose_change.shifted_angstrom**2))))
-        return Apart(max(fraction * turn, 1e-3), max(fraction * shift, 1e-3))
+        return Apart(max(fraction * rotation, 1e-3), max(fraction * shift, 1e-3))
 
     @staticmethod
     def listed(rotation_sd_deg: float | None, shift_sd_angstrom: float | None, *, voxel_size_angstrom: float) -> Apart:
-        """Expect half maps at input poses to be apart by no more than these poses are off; None where unknown."""
+        """Estimate the drift at input poses from their standard deviations; None where these are not known."""
         return Apart(rotation_sd_deg or LISTED_DEG, shift_sd_angstrom or LISTED_VOXELS * voxel_size_angstrom)
 
 
 def drift_of(
     halves: tuple[Volume, Volume], expected: Apart, *, mask: Volume, radius: float, limit: float
 ) -> Pose | None:
-    """Return the pose D that aligns half 1 to half 2, or None where they are not apart.
+    """Return the pose D that aligns half 1 to half 2, or None where there is no drift.
 
-    Both are compared under the mask, so that the pose of half 2 in half 1 is the inverse of that of half 1 in half 2:
-    a sphere about one of them alone moves a particle that it cuts by more than what is looked for. Masks that lie still
-    hold maps back; so half 2 is moved by what was found and compared again. Shells count by what they say of the pose,
-    ``_weighted``.
+    Both are compared under the mask, so that exchanging the halves gives the inverse pose: a sphere about one of them
+    alone moves a particle that it cuts by more than the drift. A mask that stays in place hides part of the drift, so
+    that half 2 is moved by the pose found and compared again. ``_weighted`` weights the shells.
 
     Parameters
     ----------
     halves
         Averages of the halves.
     expected
-        How far they may have come apart.
+        Expected drift.
     mask
-        Of the particle, 0 to 1.
+        Mask of the particle, 0 to 1.
     radius, limit
-        Of the particle and the resolution, angstrom.
+        Radius of the particle and resolution limit, angstrom.
     """
     settings = Settings(
         score=Score.FCS,
@@ -101,19 +99,19 @@ def drift_of(
             break
         back = total.inverse()
         second = moved(halves[1], back.matrix, back.shift_angstrom)
-    way = float(displacement(total, Pose.identity(), radius))
+    distance = float(displacement(total, Pose.identity(), radius))
     sd, most = (
         np.sqrt(3.0) * np.hypot(radius * np.radians(known.rotation_sd_deg), known.shift_sd_angstrom)
         for known in (found, expected)
     )
-    return total if max(DRIFT_FRACTION * limit, DRIFT_SDS * sd) < way < CREDIBLE_SDS * most else None
+    return total if max(DRIFT_FRACTION * limit, DRIFT_SDS * sd) < distance < CREDIBLE_SDS * most else None
 
 
 def _weighted(one: Volume, two: Volume, mask: Volume) -> tuple[Volume, Volume]:
-    """Return two maps under the mask whose product sums each shell with the weight at which it tells of their pose.
+    """Return two maps under the mask whose product has the shell weights of least variance for their pose.
 
     Where they correlate by F a sample of the product has the mean F and the variance 1 - F^2, in units of its power:
-    F / (1 - F^2) is the weight of least variance. Without it shells that hardly agree count as much as those that do.
+    F / (1 - F^2) is the weight of least variance. Without it shells that hardly agree count as much as the others.
     """
     halves = (one, two)
     inside = [Volume(half.data * mask.data, half.voxel_size_angstrom) for half in halves]

@@ -1,9 +1,9 @@
-"""A initial model from the particles alone: no template, and so no hand but theirs.
+"""An initial model from the particles alone, without a template.
 
-Flow: some particles -> all pairs aligned -> one frame for all (synchronisation) -> average, each particle aligned to
-that of the other part -> map, centred where particles were picked.
+Flow: some particles -> all pairs aligned -> one frame for all (synchronisation) -> averages of two parts, each particle
+aligned to that of the other part -> map, centred where particles were picked.
 
-Two subtomograms lie on each other in their own hand only, so the map has the particles' hand.
+Two subtomograms can only be aligned in their own hand, so that the map has the particles' hand.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ __all__ = ["SUBSET", "DeNovo", "DeNovoHalves", "initial_model", "initial_model_h
 
 # Particles of which all pairs are aligned: 780 pairs.
 SUBSET = 40
-# Triangles of pairs close to within this share of the resolution, where all three pairs are right.
+# Triangles of three right pairs close to within this fraction of the resolution.
 TOLERANCE_FRACTION = 0.5
-# Turns of aligning and averaging after the pairs; fewer when poses converge.
-TURNS = 6
-REST_FRACTION = 0.05
+# Iterations of aligning and averaging after the pairs, at most; poses have converged when the median particle moves by
+# less than this fraction of the resolution.
+MOST_ITERATIONS = 6
+CONVERGED_FRACTION = 0.05
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,15 @@ class DeNovo:
     table
         The subset with its poses.
     agreement
-        Which share of its pairs agreed with each particle of the subset, (m,).
-    turns
-        How often the subset was aligned to its own average.
+        Fraction of its pairs that agree with each particle of the subset, (m,).
+    iterations
+        Number of times that the subset was aligned to its averages.
     """
 
     volume: Volume
     table: ParticleTable
     agreement: NDArray[np.float64]
-    turns: int
+    iterations: int
 
 
 def initial_model(
@@ -75,32 +76,32 @@ def initial_model(
     executor: Executor | None = None,
     stage: str = "de novo",
 ) -> DeNovo:
-    """Make a map from some particles of a list; poses of the list are not looked at.
+    """Make a map from some particles of a list; its input poses are not used.
 
     Parameters
     ----------
     table
         Particles to choose from.
     settings
-        Of every alignment; the search is global, and the resolution four voxels unless given.
+        Settings of every alignment; the search is global, and the resolution four voxels unless given.
     count
-        How many are chosen, at random; all where there are fewer.
+        Number of particles chosen at random; all where there are fewer.
     rng
-        Chooses them.
+        Generator of the choice.
     executor
-        Who does the work.
+        Runs the tasks.
     stage
-        How the names of its stages begin.
+        Prefix of the names of the tasks.
 
     Raises
     ------
     ValueError
-        Fewer than six particles, a symmetry (where its axes lie cannot be known), a search that is not global.
+        Fewer than six particles, a symmetry (the directions of its axes are not known), a search that is not global.
     """
     settings, executor = Settings() if settings is None else settings, executor or Local()
     if settings.symmetry.upper() != "C1":
         raise ValueError(
-            "a map made from the particles alone has its axes anywhere: refine with C1, turn the map so that its axes"
+            "a map made from the particles alone has its axes anywhere: refine with C1, rotate the map so that its axes"
             f" lie as {settings.symmetry}'s should, and give it as the reference"
         )
     if settings.search is not Search.COARSE_TO_FINE:
@@ -110,27 +111,28 @@ def initial_model(
     subset = table[np.sort(rng.permutation(len(table))[:count])]
     alone = _Alone(subset)
     pairs = _pairs(alone, settings, executor, stage)
-    shown = alone.load(0)
-    size = shown.voxel_size_angstrom
-    resolution = settings.lengths(box=shown.box, voxel_size_angstrom=size).resolution_angstrom
-    radius = 0.5 * (settings.particle_diameter_angstrom or sphere_diameter_angstrom(shown.volume))
+    first = alone.load(0)
+    size = first.voxel_size_angstrom
+    resolution = settings.lengths(box=first.box, voxel_size_angstrom=size).resolution_angstrom
+    radius = 0.5 * (settings.particle_diameter_angstrom or sphere_diameter_angstrom(first.volume))
     frame = synchronised(pairs, radius_angstrom=radius, tolerance_angstrom=TOLERANCE_FRACTION * resolution)
     parts = _parts(frame.agreement)
-    return _turns(subset.with_poses(frame.poses), parts, frame.agreement, settings, radius, resolution, executor, stage)
+    subset = subset.with_poses(frame.poses)
+    return _refined(subset, parts, frame.agreement, settings, radius, resolution, executor, stage)
 
 
 @dataclass(frozen=True)
 class DeNovoHalves:
-    """A map from each half of a list, the second moved onto the first.
+    """A map from each half of a list, the second aligned to the first.
 
     Attributes
     ----------
     volumes
-        In the frame of the first.
+        The two maps in the frame of the first.
     made
-        How each came to be, in its own frame.
+        The initial model of each half, in its own frame.
     fsc
-        Of the two within their sphere, (n // 2 + 1,): nothing is in both but the particles' shape.
+        FSC of the two within their sphere, (n // 2 + 1,); they share no particle.
     """
 
     volumes: tuple[Volume, Volume]
@@ -139,7 +141,7 @@ class DeNovoHalves:
 
     @property
     def resolution_angstrom(self) -> float:
-        """To which they agree, FSC 0.5."""
+        """Resolution to which they agree, FSC 0.5."""
         return resolution_at(self.fsc, FSC_KNOWN, box_angstrom=self.volumes[0].box_angstrom)
 
 
@@ -151,10 +153,10 @@ def initial_model_halves(
     seed: int = 0,
     executor: Executor | None = None,
 ) -> DeNovoHalves:
-    """Make a map from ``count`` particles of each half set, as ``initial_model``, and lay the second on the first.
+    """Make a map from ``count`` particles of each half set, as ``initial_model``, and align the second to the first.
 
-    They share no particle: six numbers, the pose of one on the other, are all that passes between the halves. As no
-    rotation makes an object its mirror image, either hand would show as maps that disagree.
+    They share no particle: only six numbers, the pose between the two, pass between the halves. As no rotation makes an
+    object its mirror image, maps of different hand would disagree.
     """
     settings = Settings() if settings is None else settings
     half_sets, made = np.asarray(table.half_sets), []
@@ -171,7 +173,7 @@ def initial_model_halves(
     return DeNovoHalves((first, second), (made[0], made[1]), fsc)
 
 
-def _turns(
+def _refined(
     subset: ParticleTable,
     parts: NDArray[np.int8],
     agreement: NDArray[np.float64],
@@ -181,41 +183,42 @@ def _turns(
     executor: Executor,
     stage: str,
 ) -> DeNovo:
-    """Each part aligned to the average of the other: no particle is in what it is aligned to."""
+    """Align each part to the average of the other, so that no particle is in its reference, until poses converge."""
     subset = subset.with_poses(_centred(subset.poses))
-    made, turn = average_table(subset, executor=executor, half_sets=parts, stage=f"{stage}, averaging"), 0
-    for turn in range(1, TURNS + 1):
+    made, number = average_table(subset, executor=executor, half_sets=parts, stage=f"{stage}, averaging"), 0
+    for number in range(1, MOST_ITERATIONS + 1):
         assert made.halves is not None
         found: dict[int, Pose] = {}
         for part, reference in ((1, made.halves[1]), (2, made.halves[0])):
             rows = np.flatnonzero(parts == part)
-            name = f"{stage}, turn {turn}, part {part}"
+            name = f"{stage}, iteration {number}, part {part}"
             results = align_table(subset[rows], Aligner(reference, settings), executor=executor, stage=name)
             found.update(zip(rows.tolist(), (result.pose for result in results), strict=True))
         before = subset.poses
         subset = subset.with_poses(_centred(Pose.stack([found[row] for row in range(len(subset))])))
-        made = average_table(subset, executor=executor, half_sets=parts, stage=f"{stage}, turn {turn}, averaging")
-        if np.median(displacement(subset.poses, before, radius)) < REST_FRACTION * resolution:
+        name = f"{stage}, iteration {number}, averaging"
+        made = average_table(subset, executor=executor, half_sets=parts, stage=name)
+        if np.median(displacement(subset.poses, before, radius)) < CONVERGED_FRACTION * resolution:
             break
-    return DeNovo(made.volume, subset, agreement, turn)
+    return DeNovo(made.volume, subset, agreement, number)
 
 
 def _parts(agreement: NDArray[np.float64]) -> NDArray[np.int8]:
-    """Two parts of particles that are equally well known."""
+    """Divide particles into parts 1 and 2 whose agreements are alike."""
     rank = np.empty(len(agreement), dtype=np.int64)
     rank[np.argsort(-agreement, kind="stable")] = np.arange(len(agreement))
     return np.where(np.isin(rank % 4, (0, 3)), 1, 2).astype(np.int8)
 
 
 def _centred(poses: Pose) -> Pose:
-    """The same poses of a frame whose origin is where particles were picked, the mean of all box centres in it."""
+    """Return poses in a frame whose origin is the mean of all box centres, where particles were picked."""
     centre = poses.inverse().shift_angstrom.mean(axis=0)
     return poses @ Pose(Rotation.identity(len(poses)), np.tile(centre, (len(poses), 1)))
 
 
 @dataclass(frozen=True)
 class _Alone:
-    """Particles as subtomograms, of which each may be a reference; tilt stacks are reconstructed."""
+    """Particles as subtomograms, each of which may be a reference; tilt stacks are reconstructed."""
 
     table: ParticleTable
 
@@ -231,7 +234,7 @@ def _pairs(alone: _Alone, settings: Settings, executor: Executor, stage: str) ->
 
 @dataclass(frozen=True)
 class _AlignToLater(BatchTask[list[Prepared], list[Pose]]):
-    """One particle laid on each of those after it."""
+    """Called with a particle's number, aligns it to each of those after it."""
 
     alone: _Alone
     settings: Settings

@@ -1,13 +1,13 @@
-"""What looks wrong with a list, a volume or a tilt series, and which hand of a map fits particles.
+"""Warnings about a list, a volume or a tilt series, and the hand of a map that fits particles.
 
-Every doubt is one function: it takes what it judges, and returns a ``InputWarning`` or None. Thresholds say from where on
-a careful user would look again; none of them proves anything. Volumes are judged by two numbers,
+Every check is one function that returns an ``InputWarning`` or None. Thresholds are where a careful user would look
+again; none of them proves an error. Volumes are judged by two numbers,
 
     t        (mean inside a sphere - mean outside) over its standard error, from particles or from the map's own spread
     emptiness  mean power where a wedge has not measured over that where it has, each shell scaled by its own mean
 
-and a hand by the same pairing: every particle is refined against the map and against its mirror image from the same
-start, and the difference of the two dissimilarities, averaged over particles, is told with its standard error.
+and a hand by pairs of refinements: every particle is refined against the map and against its mirror image from one
+start; the difference of the dissimilarities, averaged over particles, is given with its standard error.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ __all__ = [
     "wedge_emptiness",
 ]
 
-# Euler angles of a list that never exceed this are radians, when there are enough of them to tell.
+# Euler angles of a list that never exceed this are radians, when there are enough of them to decide.
 RADIANS, ENOUGH = 2 * np.pi + 1e-3, 10
-# Standard errors from where on a sign is told.
+# Standard errors above which a sign is reported.
 SURE = 4.0
-# A wedge is seen in volumes where its missing part holds less than this share of the power of the measured part: with
-# the right axis it is 0.01 (simulated, and PyTom's), with another 0.3 to 0.7, as both miss what lies along the beam.
+# A wedge fits volumes where its missing part holds less than this fraction of the power of the measured part: with the
+# right axis it is 0.01 (simulated, and PyTom's), with another 0.3 to 0.7, as both miss frequencies along the beam.
 EMPTY = 0.25
-# The sphere of contrast, and where power is looked at, as shares of the box.
+# Radius of the inner sphere for contrast, and range of shells for wedges, as fractions of the box.
 INNER, SHELLS = 0.3, (0.15, 0.4)
-# Skewness of a tomogram from where on its contrast is told.
+# Skewness of a tomogram beyond which its contrast is reported.
 SKEWED = 0.2
 NAMED = 5
 
 
 @dataclass(frozen=True)
 class InputWarning:
-    """Something to look at: a short name for programs, what is odd, and what to do about it."""
+    """A warning: a short name for programs, what is suspicious, and what to do about it."""
 
     name: str
     what: str
@@ -82,7 +82,7 @@ class InputWarning:
 
 
 def box_without_a_middle(box: int) -> InputWarning | None:
-    """Odd boxes: programs differ on where their centre is, by half a voxel."""
+    """Check for an odd box: programs disagree on its centre, by half a voxel."""
     if box % 2 == 0:
         return None
     what = f"the box of {box} voxels is odd: programs disagree by half a voxel on its centre"
@@ -90,7 +90,7 @@ def box_without_a_middle(box: int) -> InputWarning | None:
 
 
 def tomogram_without_a_middle(shape_xyz: Sequence[int]) -> InputWarning | None:
-    """Odd tomograms: coordinates from the centre may be off by half a voxel, and by a whole one in some programs."""
+    """Check for odd edges: coordinates from the centre may be off by half a voxel, in some programs by a whole one."""
     if all(n % 2 == 0 for n in shape_xyz):
         return None
     size = " x ".join(map(str, shape_xyz))
@@ -101,7 +101,7 @@ def tomogram_without_a_middle(shape_xyz: Sequence[int]) -> InputWarning | None:
 
 
 def angles_out_of_range(angles_deg: ArrayLike) -> InputWarning | None:
-    """Euler angles (m, 3), rot, tilt, psi: a tilt outside of -180..180, others outside of -360..360, or no number."""
+    """Check Euler angles (m, 3), rot, tilt, psi: tilts must be within -180..180, others -360..360, all finite."""
     angles = np.asarray(angles_deg, dtype=np.float64)
     bad = ~np.isfinite(angles) | (np.abs(angles) > np.array([360.0, 180.0, 360.0]) + 1e-6)
     rows = np.flatnonzero(bad.any(axis=1))
@@ -113,12 +113,12 @@ def angles_out_of_range(angles_deg: ArrayLike) -> InputWarning | None:
     back = np.radians(angles)
     if np.isfinite(angles).all() and len(angles) >= ENOUGH and (np.abs(back) <= [360.0, 180.0, 360.0]).all():
         first = ", ".join(f"{angle:.4g}" for angle in back[rows[0]])
-        remedy = f"they may have been turned into degrees twice: those would be ({first})"
+        remedy = f"they may have been converted to degrees twice: those would be ({first})"
     return InputWarning("angles out of range", what, remedy)
 
 
 def angles_in_radians(angles_deg: ArrayLike) -> InputWarning | None:
-    """Many Euler angles (m, 3) that differ and never exceed 2 pi."""
+    """Check for many Euler angles (m, 3) that differ and never exceed 2 pi."""
     angles = np.asarray(angles_deg, dtype=np.float64)
     angles = angles[np.isfinite(angles).all(axis=1)]
     few = len(angles) < ENOUGH or np.ptp(angles, axis=0).max(initial=0.0) < 1.0
@@ -129,7 +129,7 @@ def angles_in_radians(angles_deg: ArrayLike) -> InputWarning | None:
 
 
 def no_orientations(poses: Pose) -> InputWarning | None:
-    """Several particles that all have one orientation."""
+    """Check for several particles that all have one orientation."""
     if len(poses) < 2 or np.max(poses.rotation_distance_deg(poses[0])) > 1e-3:
         return None
     what = f"all {len(poses)} particles have one orientation"
@@ -137,7 +137,7 @@ def no_orientations(poses: Pose) -> InputWarning | None:
 
 
 def shifts_beyond_the_box(poses: Pose, box_angstrom: float) -> InputWarning | None:
-    """Shifts of more than a quarter of the box: the particle is cut off, or the unit is wrong."""
+    """Check for shifts of more than a quarter of the box: the particle is cut off, or the unit is wrong."""
     lengths = np.linalg.norm(poses.shift_angstrom, axis=1)
     far = np.flatnonzero(lengths > 0.25 * box_angstrom)
     if not len(far):
@@ -151,7 +151,7 @@ def shifts_beyond_the_box(poses: Pose, box_angstrom: float) -> InputWarning | No
 def outside_of_the_tomogram(
     positions_angstrom: NDArray[np.float64], *, size_xyz_angstrom: ArrayLike | None, from_centre: bool
 ) -> InputWarning | None:
-    """Positions before the first voxel, or beyond the last where the size is known."""
+    """Check for positions before the first voxel, or beyond the last where the size is known."""
     positions = positions_angstrom
     if from_centre and size_xyz_angstrom is None:
         return None
@@ -169,7 +169,7 @@ def outside_of_the_tomogram(
 def listed_twice(
     names: Sequence[str], tomograms: Sequence[str], positions_angstrom: NDArray[np.float64], *, distance_angstrom: float
 ) -> InputWarning | None:
-    """Particles of one tomogram nearer to each other than a distance."""
+    """Check for particles of one tomogram that are nearer to each other than a distance."""
     found = halves.duplicates(tomograms, positions_angstrom, distance_angstrom=distance_angstrom)
     if not found:
         return None
@@ -187,14 +187,14 @@ def shared_by_halves(
     *,
     box_angstrom: float,
 ) -> InputWarning | None:
-    """Particles in different halves that stem from one particle, or whose boxes overlap."""
+    """Check for particles in different halves that come from one particle, or whose boxes overlap."""
     if not ((half_sets == 1).any() and (half_sets == 2).any()):
         return None
-    family = halves.overlapping_groups(names, tomograms, coordinates_angstrom, within_angstrom=box_angstrom)
-    split = halves.split_groups(family, half_sets)
+    groups = halves.overlapping_groups(names, tomograms, coordinates_angstrom, within_angstrom=box_angstrom)
+    split = halves.split_groups(groups, half_sets)
     if not len(split):
         return None
-    rows = np.flatnonzero(np.isin(family, split))
+    rows = np.flatnonzero(np.isin(groups, split))
     what = (
         f"{len(split)} groups of particles that share voxels or an origin ({len(rows)} particles, such as"
         f" {names[rows[0]]}) are in both half sets"
@@ -206,7 +206,7 @@ def shared_by_halves(
 
 
 def few_tilts(tilts_deg: ArrayLike) -> InputWarning | None:
-    """A range below 60 degrees, or many tilts that never exceed pi / 2."""
+    """Check for a tilt range below 60 degrees, or many tilts that never exceed pi / 2."""
     tilts = np.asarray(tilts_deg, dtype=np.float64)
     span = float(np.ptp(tilts)) if len(tilts) else 0.0
     if span >= 60.0:
@@ -217,7 +217,7 @@ def few_tilts(tilts_deg: ArrayLike) -> InputWarning | None:
 
 
 def tilts_listed_twice(tilts_deg: ArrayLike) -> InputWarning | None:
-    """Tilts within a tenth of a degree of each other."""
+    """Check for tilts within a tenth of a degree of each other."""
     tilts = np.sort(np.asarray(tilts_deg, dtype=np.float64))
     twice = np.flatnonzero(np.diff(tilts) < 0.1)
     if not len(twice):
@@ -230,10 +230,10 @@ def tilts_listed_twice(tilts_deg: ArrayLike) -> InputWarning | None:
 
 
 def contrast_t(volumes: Sequence[Volume]) -> float:
-    """How far density is brighter inside than outside, in standard errors.
+    """Return by how many standard errors density is brighter inside than outside.
 
-    Over particles their differences are compared with their own spread; of a single map the mean inside is compared
-    with the spread outside, which is where a map of a particle has none.
+    For several particles the standard error comes from the spread of their differences; for a single map it is the
+    spread of the density outside, where a map of a particle is flat.
     """
     differences, spreads = zip(*(_inside_minus_outside(volume) for volume in volumes), strict=True)
     if len(volumes) == 1:
@@ -253,7 +253,7 @@ def _inside_minus_outside(volume: Volume) -> tuple[float, float]:
 
 
 def inverted_contrast(volumes: Sequence[Volume]) -> InputWarning | None:
-    """Particles, or a map, that are darker in the middle than around it."""
+    """Check for particles, or a map, that are darker in the middle than around it."""
     t = contrast_t(volumes)
     if t > -SURE:
         return None
@@ -262,10 +262,10 @@ def inverted_contrast(volumes: Sequence[Volume]) -> InputWarning | None:
 
 
 def wedge_emptiness(volumes: Sequence[Volume], wedge: Wedge) -> float:
-    """Mean power where the wedge has not measured over that where it has, in the middle shells; NaN where all is.
+    """Return the mean power where the wedge has not measured over that where it has; NaN where there is no wedge.
 
-    Shells count alike: each is divided by its own mean. Frequencies nearer than one and a half samples to the other
-    side are left out, because a box smears them.
+    Middle shells are used, each divided by its own mean. Frequencies nearer than one and a half samples to the border
+    of the wedge are left out, because the box smears them.
     """
     box, size = volumes[0].box, volumes[0].voxel_size_angstrom
     index = index_grid(box).reshape(-1, 3)
@@ -294,7 +294,7 @@ def _steps() -> NDArray[np.float64]:
 
 
 def measured_nowhere_empty(volumes: Sequence[Volume], wedge: Wedge) -> InputWarning | None:
-    """A wedge whose missing part is not emptier than the rest."""
+    """Check for a wedge whose missing part is not emptier than the rest."""
     emptiness = wedge_emptiness(volumes, wedge)
     if not emptiness > EMPTY:
         return None
@@ -308,7 +308,7 @@ def measured_nowhere_empty(volumes: Sequence[Volume], wedge: Wedge) -> InputWarn
 
 
 def tilt_axis_like_x(volumes: Sequence[Volume], tilt_range_deg: tuple[float, float]) -> InputWarning | None:
-    """Volumes whose power is missing where it would be with the tilt axis along x, and not where along y."""
+    """Check for volumes whose missing power fits a tilt axis along x, not along y."""
     about_y, about_x = (wedge_emptiness(volumes, SingleAxisWedge(*tilt_range_deg, axis)) for axis in (90.0, 0.0))
     if not (about_x < EMPTY and about_x < 0.7 * about_y):
         return None
@@ -316,11 +316,11 @@ def tilt_axis_like_x(volumes: Sequence[Volume], tilt_range_deg: tuple[float, flo
         f"power is missing as with a tilt axis along x ({100 * about_x:.0f} % of the rest there, {100 * about_y:.0f} %"
         " where an axis along y would miss it)"
     )
-    return InputWarning("tilt axis along x", what, "pass --tilt-axis 0, or turn the tomogram")
+    return InputWarning("tilt axis along x", what, "pass --tilt-axis 0, or rotate the tomogram")
 
 
 def dark_tomogram(piece: NDArray[np.float32]) -> InputWarning | None:
-    """A piece of a tomogram whose strong densities are dark: blocks of 4^3 voxels with a negative skewness."""
+    """Check for a tomogram whose strong densities are dark: negative skewness of blocks of 4^3 voxels of a piece."""
     edges = [n // 4 * 4 for n in piece.shape]
     z, y, x = (n // 4 for n in edges)
     blocks = piece[: edges[0], : edges[1], : edges[2]].reshape(z, 4, y, 4, x, 4).mean(axis=(1, 3, 5), dtype=np.float64)
@@ -343,16 +343,16 @@ def _more(count: int) -> str:
 
 @dataclass(frozen=True)
 class HandScore:
-    """A map and its mirror image against m particles.
+    """Comparison of a map and its mirror image with m particles.
 
     Attributes
     ----------
     dissimilarities
-        Of each particle after refinement from its input pose, with the map and with its mirror image, shape (m, 2).
+        Dissimilarity of each particle, refined from its input pose, to the map and its mirror image, shape (m, 2).
     correlations
-        Of the average at the input poses with the map and with its mirror image, each laid on it.
+        Correlations of the average at the input poses with the map and with its mirror image, each aligned to it.
     shift_angstrom, turn_deg
-        How far the map that fits had to be moved to lie on the average.
+        Shift and rotation that align the map that fits to the average.
     """
 
     dissimilarities: NDArray[np.float64]
@@ -362,12 +362,12 @@ class HandScore:
 
     @property
     def margin(self) -> float:
-        """By how much the mirror image is less similar than the map, mean over particles; negative where it fits."""
+        """Mean difference of the dissimilarities, mirror image minus map; negative where the mirror image fits."""
         return float(np.mean(self.dissimilarities[:, 1] - self.dissimilarities[:, 0]))
 
     @property
     def standard_error(self) -> float:
-        """Of the margin, from its spread over particles."""
+        """Standard error of the margin, from its spread over particles."""
         differences = self.dissimilarities[:, 1] - self.dissimilarities[:, 0]
         return float(np.std(differences, ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else np.inf
 
@@ -388,10 +388,10 @@ def hand_of(
     diameter_angstrom: float | None = None,
     rng: np.random.Generator,
 ) -> HandScore:
-    """Whether a map or its mirror image is what particles at input poses show.
+    """Compare a map and its mirror image with particles at their input poses, to find the right hand.
 
-    The particles are averaged at their poses; the map and its mirror image are laid on the average over all
-    orientations, and each particle is refined from its pose against both.
+    The particles are averaged at their poses; the map and its mirror image are aligned to the average by a global
+    search, and each particle is refined from its pose against both.
 
     Parameters
     ----------
@@ -402,21 +402,21 @@ def hand_of(
     resolution_angstrom
         Finest detail that is compared; four voxels by default.
     diameter_angstrom
-        Of the sphere that holds the map's particle; the largest of the box by default.
+        Diameter of the sphere that holds the map's particle; the largest of the box by default.
     rng
-        Of the searches.
+        Generator of the searches.
     """
     made = average(iter(particles), poses).volume
-    laid, correlations, moves = [], [], []
+    aligned, correlations, moves = [], [], []
     seeds = rng.spawn(2)
     for volume, own in zip((map_, mirrored_volume(map_)), seeds, strict=True):
         settings = Settings(resolution_angstrom=resolution_angstrom, mask_diameter_angstrom=diameter_angstrom)
         pose = Aligner(volume, settings).align(Subtomogram(made), rng=own).pose
-        laid.append(moved_into(volume, pose.matrix, pose.shift_angstrom, made.box))
-        correlations.append(_alike(made, laid[-1], resolution_angstrom, diameter_angstrom))
+        aligned.append(moved_into(volume, pose.matrix, pose.shift_angstrom, made.box))
+        correlations.append(_correlation(made, aligned[-1], resolution_angstrom, diameter_angstrom))
         moves.append(pose)
-    plain = Settings(search=Search.LOCAL, inputs=Inputs.PLAIN, resolution_angstrom=resolution_angstrom)
-    aligners = [Aligner(volume, plain) for volume in laid]
+    local = Settings(search=Search.LOCAL, inputs=Inputs.PLAIN, resolution_angstrom=resolution_angstrom)
+    aligners = [Aligner(volume, local) for volume in aligned]
     found = [
         [
             aligner.align(particle, rng=own, start=poses[row]).dissimilarity
@@ -425,13 +425,13 @@ def hand_of(
         for row, particle in enumerate(particles)
     ]
     best = moves[int(np.argmax(correlations))]
-    turn = float(np.degrees(best.rotation.magnitude()))
+    rotation_deg = float(np.degrees(best.rotation.magnitude()))
     return HandScore(
-        np.array(found), (correlations[0], correlations[1]), turn, float(np.linalg.norm(best.shift_angstrom))
+        np.array(found), (correlations[0], correlations[1]), rotation_deg, float(np.linalg.norm(best.shift_angstrom))
     )
 
 
-def _alike(first: Volume, second: Volume, resolution: float | None, diameter: float | None) -> float:
+def _correlation(first: Volume, second: Volume, resolution: float | None, diameter: float | None) -> float:
     limit = 4 * first.voxel_size_angstrom if resolution is None else resolution
     smooth = [low_passed(volume, resolution_angstrom=limit) for volume in (first, second)]
     radius = (

@@ -1,8 +1,8 @@
-"""What looks wrong with where particles are, and with how they are divided into half sets.
+"""Warnings about the positions of particles, and about their half sets.
 
-As in ``inspection`` every warning is one function, and none of them proves anything. The sums that are done:
-positions against the size of their tomogram, neighbours against the size of a particle, groups of overlapping boxes
-against the number of particles.
+As in ``inspection`` every warning has one function, and none proves an error. They compare positions with the size of
+the tomogram, distances of neighbours with the size of a particle, and groups of overlapping boxes with the number of
+particles.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ __all__ = [
     "unequal_halves",
 ]
 
-# The part of the width and height within which all positions lie: that much by chance is rarer than UNLIKELY.
+# Fraction of the width and height within which all positions lie, and the probability of this by chance, for a warning.
 FILLED, UNLIKELY = 0.5, 1e-4
-# From which part of the particles on neighbours are too near all over, not here and there.
+# Fraction of particles with too near neighbours above which all positions are suspect.
 COMMON = 0.25
-# Standard deviations of a fair draw, and the difference as a part of all, from where on half sets are unequal.
+# Half sets are unequal beyond this many standard deviations of a fair draw and this difference as a fraction of all.
 SURE, UNEQUAL = 4.0, 0.2
 # Groups of overlapping boxes are chains where there are fewer than this many for each particle.
 CHAINED = 0.1
 
 
 def unequal_halves(half_sets: NDArray[np.int8]) -> InputWarning | None:
-    """Judge half sets of very unequal size, or of which one is empty."""
+    """Check for half sets of very unequal size, or an empty one."""
     one, two = int((half_sets == 1).sum()), int((half_sets == 2).sum())
     count = one + two
     if count < 2 or abs(one - two) <= UNEQUAL * count:
@@ -50,14 +50,14 @@ def unequal_halves(half_sets: NDArray[np.int8]) -> InputWarning | None:
 def outside_of_tomograms(
     positions: NDArray[np.float64], sizes: NDArray[np.float64], *, from_centre: bool
 ) -> InputWarning | None:
-    """Judge positions before the first voxel, or beyond the last.
+    """Check for positions before the first voxel, or beyond the last.
 
     Parameters
     ----------
     positions, sizes
-        Of each particle and of its tomogram in one unit, shape (m, 3); infinite sizes are not known.
+        Position of each particle and size of its tomogram in one unit, shape (m, 3); infinite sizes are not known.
     from_centre
-        Whether positions start at the centre of the tomogram, else at its first voxel.
+        Whether positions count from the centre of the tomogram, else from its first voxel.
     """
     known = np.isfinite(sizes)
     low = np.where(known, -sizes / 2, -np.inf) if from_centre else np.zeros_like(sizes)
@@ -76,14 +76,14 @@ def outside_of_tomograms(
 def only_a_corner(
     positions: NDArray[np.float64], sizes: NDArray[np.float64], *, from_centre: bool, pixel_angstrom: float | None
 ) -> InputWarning | None:
-    """Judge positions that fill only a small part of their tomograms, always the same: they are counted too small.
+    """Check for positions that fill only one small part of their tomograms, as with too small a pixel size.
 
     Parameters
     ----------
     positions, sizes, from_centre
         As in ``outside_of_tomograms``.
     pixel_angstrom
-        Of the pixels that the list counts, as it was read; None where that is not known.
+        Pixel size of positions in the list, as it was read; None where that is not known.
     """
     known = np.isfinite(sizes).all(axis=1)
     if not known.any():
@@ -119,12 +119,12 @@ def crowded(
     particle_angstrom: float,
     pixel_angstrom: float | None,
 ) -> InputWarning | None:
-    """Judge many neighbours that are nearer than half a particle: no two particles can be there.
+    """Check for many neighbours that are nearer than half a particle, where no two particles can be.
 
     Parameters
     ----------
     tomograms, positions_angstrom
-        Of each particle; shape (m, 3).
+        Tomogram of each particle, and positions, shape (m, 3).
     particle_angstrom
         Diameter of the particle.
     pixel_angstrom
@@ -146,12 +146,12 @@ def crowded(
 def boxes_in_chains(
     names: Sequence[str], tomograms: Sequence[str], coordinates_angstrom: NDArray[np.float64], *, box_angstrom: float
 ) -> InputWarning | None:
-    """Judge lattices, whose overlapping boxes chain all particles together: half sets cannot be made of such groups.
+    """Check for lattices, whose overlapping boxes join all particles: half sets cannot be made of such groups.
 
     Parameters
     ----------
     names, tomograms, coordinates_angstrom
-        Of each particle; shape (m, 3).
+        Name, tomogram and coordinates of each particle; shape (m, 3).
     box_angstrom
         Edge of the boxes, within which ``gonio refine`` keeps particles together by default.
     """

@@ -1,6 +1,6 @@
-"""How far particles moved between two sets of poses.
+"""Changes of particles' poses, in degrees, angstrom, and predicted standard deviations.
 
-In degrees, angstrom, and units of how well poses are known. Must not know why they moved.
+Must not know why they moved.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ __all__ = ["PoseChange", "displacement"]
 
 @dataclass(frozen=True)
 class PoseChange:
-    """How far each of m particles moved.
+    """Change of pose of each of m particles.
 
-    ``turned_deg`` and ``shifted_angstrom``, and ``sds``: the way of the particle's edge in units of its predicted
-    standard deviation, which ``rotation_sds_deg`` and ``shift_sds_angstrom`` tell over all axes; each of shape (m,).
+    ``turned_deg`` is its rotation, ``shifted_angstrom`` its shift, and ``sds`` the displacement of the particle's edge
+    in units of its predicted standard deviation; ``rotation_sds_deg`` and ``shift_sds_angstrom`` are the predictions
+    over all axes. Each has shape (m,).
     """
 
     turned_deg: NDArray[np.float64]
@@ -34,37 +35,37 @@ class PoseChange:
 
     @staticmethod
     def of(before: Pose, after: Pose, results: Sequence[Result], *, symmetry: str, radius: float) -> PoseChange:
-        """From poses before and after, batches of m; the radius is that of the particle, angstrom."""
+        """Compare poses before and after, batches of m; the radius is that of the particle, angstrom."""
         nearest = Symmetry.named(symmetry).nearest(after, to=before)
-        # A standard deviation is of one axis, a motion of three.
-        turn = np.sqrt(3.0) * np.array([result.rotation_sd_deg for result in results])
+        # Results have standard deviations per axis; a displacement has three axes.
+        rotation = np.sqrt(3.0) * np.array([result.rotation_sd_deg for result in results])
         shift = np.sqrt(3.0) * np.array([result.shift_sd_angstrom for result in results])
-        way = displacement(nearest, before, radius)
-        sds = way / np.maximum(np.hypot(radius * np.radians(turn), shift), 1e-9)
+        distance = displacement(nearest, before, radius)
+        sds = distance / np.maximum(np.hypot(radius * np.radians(rotation), shift), 1e-9)
         return PoseChange(
             np.asarray(nearest.rotation_distance_deg(before)),
             np.asarray(nearest.shift_distance_angstrom(before)),
             sds,
-            turn,
+            rotation,
             shift,
         )
 
     def take(self, rows: NDArray[np.int64]) -> PoseChange:
-        """Of some of the particles."""
+        """Return the changes of the particles in ``rows``."""
         return PoseChange(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     @property
     def rotation_sd_deg(self) -> float:
-        """Of the median particle, over all axes."""
+        """Predicted standard deviation of the rotation, degrees, over all axes, median over particles."""
         return float(np.nan_to_num(np.median(self.rotation_sds_deg), posinf=180.0))
 
     @property
     def shift_sd_angstrom(self) -> float:
-        """Of the median particle, over all axes."""
+        """Predicted standard deviation of the shift, angstrom, over all axes, median over particles."""
         return float(np.nan_to_num(np.median(self.shift_sds_angstrom), posinf=0.0))
 
 
 def displacement(one: Pose, other: Pose, radius: float) -> NDArray[np.float64]:
-    """How far a point at a radius moves between poses, root of the sum of the squares of turn and shift, angstrom."""
-    turn = radius * np.radians(one.rotation_distance_deg(other))
-    return np.hypot(turn, one.shift_distance_angstrom(other))
+    """Return how far a point at a radius moves between poses, angstrom: rotation and shift added in squares."""
+    rotated = radius * np.radians(one.rotation_distance_deg(other))
+    return np.hypot(rotated, one.shift_distance_angstrom(other))

@@ -1,10 +1,10 @@
-"""Gold-standard refinement: aligning and averaging in turns, the two halves of the particles apart from the first step.
+"""Gold-standard refinement: iterations of aligning and averaging, with separate halves from the first step.
 
-Flow of one iteration: each half aligned to its own reference, below the limit -> averages -> half 2 laid on half 1 ->
-FSC -> the next limit. Halves share the initial model (or, de novo, not even that), the frame, and the FSC with the limit
-that it sets: numbers, never a map (docs/refinement.md).
+Flow of one iteration: each half aligned to its own reference, below the limit -> averages -> half 2 aligned to half 1
+-> FSC -> the next limit. Halves share the initial model (or, de novo, not even that), the frame, and the FSC with the
+limit that it sets: numbers, never a map (docs/refinement.md).
 
-Must not know where particles come from, who does the work, nor how results are kept.
+Must not know where particles come from, which executor runs tasks, nor how results are kept.
 """
 
 from __future__ import annotations
@@ -46,28 +46,29 @@ __all__ = [
     "start_map",
 ]
 
-# Halves agree where their FSC is above 0.143 and above so many standard deviations of chance, which in shells of few
-# samples is more; one half is always enough. 40 particles of noise (`experiments/refine`) came to 0.15 to 0.3 in the
-# lowest six.
+# Halves agree where their FSC is above 0.143 and above this many standard deviations of chance correlation, which are
+# larger in shells of few samples; 0.5 is always enough. 40 particles of noise (`experiments/refine`) reach 0.15 to 0.3
+# in the lowest six shells.
 CHANCE_SDS, ALWAYS_ENOUGH = 2.0, 0.5
-# A local search looks this many of the predicted standard deviations around, and at least this share of the resolution.
+# A local search reaches this many predicted standard deviations, and at least this fraction of the resolution.
 CONE_SDS, CONE_FRACTION = 3.0, 0.5
-# Searches are local once the median particle moved by less than this many of its own standard deviations,
+# Searches are local once the median particle moves by less than this many of its predicted standard deviations.
 LOCAL_BELOW = 1.0
-# and all is converged when it moved by less than this many while the resolution gained less than so many shells.
-REST_BELOW, REST_SHELLS = 0.25, 0.25
-# or when the resolution has been less than the best, by as much, for so many iterations.
+# A refinement has converged when the median particle moves by less than this many standard deviations, and the
+# resolution gains less than this many shells.
+CONVERGED_SDS, CONVERGED_SHELLS = 0.25, 0.25
+# It also ends when the resolution has been worse than the best, by more than these shells, for this many iterations.
 PATIENCE = 3
 
-# Poses that are drawn for each particle, and the share of the limit that tells them apart (``Settings``).
+# Poses drawn for each particle, and the fraction of the limit that resolves them (``Settings``).
 POSTERIOR_POSES, POSTERIOR_RESOLVED = 12, 0.1
 
 
 def start_map(volume: Volume, *, resolution_angstrom: float) -> Volume:
-    """A map from which both halves start: nothing of it is left at the resolution and beyond.
+    """Low-pass a map from which both halves start, so that nothing of it is left at the resolution and beyond.
 
-    The edge of ``low_passed`` is two shells wide; here it ends at the resolution, so that what particles of noise
-    would borrow from the map ends there too.
+    The edge of ``low_passed`` is two shells wide; here it ends at the resolution, and so does what particles of noise
+    can take from the map.
     """
     shells = volume.box_angstrom / resolution_angstrom - 1.0
     if shells < 1.0:
@@ -86,26 +87,26 @@ def refined(
     executor: Executor | None = None,
     places_angstrom: Callable[[ParticleTable], NDArray[np.float64]] | None = None,
 ) -> Iterator[Iteration]:
-    """Refine the poses of a list; gives each iteration when it is done, the last of which tells why it is.
+    """Refine the poses of a list, and yield each iteration when it is done; the last one states why it ends.
 
     Parameters
     ----------
     table
         Particles that are all in half set 1 or 2.
     starts
-        The map that each half starts from, in one frame: as a rule one map twice (``start_map``). None for the averages
-        of the halves at the poses of the list, which must then be ``plan.listed``, as far as these agree.
+        Map that each half starts from, in one frame: usually one map twice (``start_map``). None for the averages of
+        the halves at the input poses, to the resolution at which they agree; this needs ``plan.listed``.
     plan
-        What to do.
+        Settings of the refinement.
     executor
-        Who does the work; this process unless given. Each stage has a name of its own.
+        Runs the tasks; this process unless given. Each task has a name of its own.
     places_angstrom
-        Tells where the particles of a table are in their tomograms, (m, 3): needed to find duplicates.
+        Returns the positions of a table's particles in their tomograms, (m, 3): needed to find duplicates.
 
     Raises
     ------
     ValueError
-        Particles without a half, an empty half, no places to find duplicates by; maps and particles that do not fit.
+        Particles without a half, an empty half, no positions to find duplicates by; maps and particles that do not fit.
     """
     plan = Plan() if plan is None else plan
     executor = executor or Local()
@@ -124,10 +125,10 @@ def refined(
 
 
 def independent_samples(mask: Volume) -> NDArray[np.float64]:
-    """Samples of each shell 0..n//2 that tell something of their own of a volume under a mask, (n // 2 + 1,).
+    """Return the number of independent samples in each shell 0..n//2 of a volume under a mask, (n // 2 + 1,).
 
-    Half of a shell, as the others are Friedel mates, times the share of the box that the mask leaves. Where two volumes
-    have nothing in common their FSC has a standard deviation of one over the root of that.
+    It is half of a shell, as the others are Friedel mates, times the fraction of the box that the mask keeps. The FSC
+    of uncorrelated volumes has a standard deviation of one over its root.
     """
     shell = np.rint(np.linalg.norm(index_grid(mask.box), axis=-1)).astype(int).ravel()
     count = np.bincount(shell)[: mask.box // 2 + 1] / 2.0
@@ -135,9 +136,9 @@ def independent_samples(mask: Volume) -> NDArray[np.float64]:
 
 
 def best_of(iterations: Sequence[Iteration]) -> Iteration:
-    """The last iteration whose halves agree as far as any's, but for a quarter of a shell."""
+    """Return the last iteration whose resolution is the best, or less than a quarter of a shell worse."""
     shells = [one.fsc.box_angstrom / one.resolution_angstrom for one in iterations]
-    return [one for one, shell in zip(iterations, shells, strict=True) if shell >= max(shells) - REST_SHELLS][-1]
+    return [one for one, shell in zip(iterations, shells, strict=True) if shell >= max(shells) - CONVERGED_SHELLS][-1]
 
 
 def _from_list(
@@ -146,8 +147,8 @@ def _from_list(
     executor: Executor,
     places: Callable[[ParticleTable], NDArray[np.float64]] | None,
 ) -> tuple[_Run, _State]:
-    """Start from the averages of the input poses, in one frame, as far as these agree."""
-    assert plan.listed is not None  # refined has asked for it
+    """Start from the averages at the input poses, in one frame, to the resolution at which they agree."""
+    assert plan.listed is not None  # refined has checked it
     averaged = partial(
         average_table,
         executor=executor,
@@ -161,8 +162,8 @@ def _from_list(
     run = _Run(plan, executor, fsc_mask(made.volume, plan), places)
     fsc, limit = run.start(made)
     # The halves of a list may come from refinements that never met.
-    turn, shift = plan.listed.rotation_sd_deg, plan.listed.shift_sd_angstrom
-    expected = Apart.listed(turn, shift, voxel_size_angstrom=made.volume.voxel_size_angstrom)
+    listed, size = plan.listed, made.volume.voxel_size_angstrom
+    expected = Apart.listed(listed.rotation_sd_deg, listed.shift_sd_angstrom, voxel_size_angstrom=size)
     drift = drift_of(made.halves, expected, mask=run.mask, radius=run.radius_angstrom, limit=limit)
     if drift is not None:
         table = table.with_poses(half_2_moved(table.half_sets, table.poses, drift))
@@ -174,10 +175,10 @@ def _from_list(
 
 @dataclass(frozen=True)
 class _State:
-    """What one iteration hands to the next.
+    """State of a refinement between two iterations.
 
-    ``listed`` are the poses that the list had, ``cone`` is how far a local search looks, degrees and angstrom, and
-    ``behind`` for how many iterations the best resolution, in shells, has not been reached.
+    ``listed`` are the input poses, ``cone`` is the reach of a local search, degrees and angstrom, ``best_shell`` the
+    best resolution, in shells, and ``behind`` the number of iterations for which it has not been reached.
     """
 
     table: ParticleTable
@@ -192,53 +193,66 @@ class _State:
 
 
 @dataclass(frozen=True)
+class _Aligned:
+    """The m particles of an iteration after their alignment: at the poses found, and ``listed`` at the input poses."""
+
+    table: ParticleTable
+    listed: Pose
+    results: list[Result]
+    pose_change: PoseChange
+
+    def without(self, rows: Sequence[int]) -> _Aligned:
+        """Return the particles but those in ``rows``, some in each half."""
+        kept = np.setdiff1d(np.arange(len(self.table)), rows)
+        _check_halves(self.table[kept])
+        results = [self.results[row] for row in kept]
+        return _Aligned(self.table[kept], self.listed[kept], results, self.pose_change.take(kept))
+
+    def in_frame_of_half_1(self, drift: Pose) -> _Aligned:
+        """Return all particles in the frame of half 1, from the ``drift`` that aligns half 1 to half 2."""
+        half_sets = self.table.half_sets
+        results = half_2_seen(half_sets, self.results, drift)
+        table = self.table.with_poses(Pose.stack([result.pose for result in results]))
+        # The input poses move too, or their prior would pull the next alignment back.
+        return _Aligned(table, half_2_moved(half_sets, self.listed, drift), results, self.pose_change)
+
+
+@dataclass(frozen=True)
 class _Run:
+    """A refinement in progress: its plan, executor, mask of the FSC, and positions of particles."""
+
     plan: Plan
     executor: Executor
     mask: Volume
     places: Callable[[ParticleTable], NDArray[np.float64]] | None = None
 
     def start(self, made: Average) -> tuple[NDArray[np.float64], float]:
-        """The FSC of the averages to start from, and the limit that it sets."""
+        """Return the FSC of the averages to start from, and the limit that it sets."""
         assert made.halves is not None
         fsc = self.fsc(made.halves)
         return np.clip(fsc.best, 0.0, 1.0), self.next_limit(made.volume, self.agreement(fsc))
 
     def iteration(self, number: int, state: _State) -> tuple[_State, Iteration]:
-        """One turn of aligning and averaging."""
-        results = self.aligned(number, state)
-        poses = Pose.stack([result.pose for result in results])
-        pose_change = PoseChange.of(
-            state.table.poses, poses, results, symmetry=self.plan.settings.symmetry, radius=self.radius_angstrom
-        )
-        table, listed = state.table.with_poses(poses), state.listed
-        dropped = self.duplicates(table, results)
+        """Align and average once; return the state of the next iteration and the result of this one."""
+        aligned = self.aligned(number, state)
+        dropped = self.duplicates(aligned)
         if dropped:
-            kept = np.setdiff1d(np.arange(len(table)), [one.row for one in dropped])
-            table, results, pose_change, listed = (
-                table[kept],
-                [results[i] for i in kept],
-                pose_change.take(kept),
-                listed[kept],
-            )
-            _check_halves(table)
-        made, drift = self.averaged(number, table, results, state.limit_angstrom, pose_change)
+            aligned = aligned.without([one.row for one in dropped])
+        made, drift = self.averaged(number, aligned, state.limit_angstrom)
         if drift is not None:
-            results = half_2_seen(table.half_sets, results, drift)
-            table = table.with_poses(Pose.stack([result.pose for result in results]))
-            listed = half_2_moved(table.half_sets, listed, drift)  # or the next alignment would be pulled back
-            made = self.average(f"iteration {number}, averaging in one frame", table, results)
+            aligned = aligned.in_frame_of_half_1(drift)
+            made = self.average(f"iteration {number}, averaging in one frame", aligned)
         assert made.halves is not None  # both halves have particles
-        fsc = self.fsc(made.halves)
+        fsc, pose_change = self.fsc(made.halves), aligned.pose_change
         shell = self.agreement(fsc)
         gained = shell - state.best_shell
-        behind = state.behind + 1 if gained < -REST_SHELLS else 0
+        behind = state.behind + 1 if gained < -CONVERGED_SHELLS else 0
         iteration = Iteration(
             number=number,
             search=self.search(state),
             limit_angstrom=state.limit_angstrom,
-            table=table,
-            results=results,
+            table=aligned.table,
+            results=aligned.results,
             halves=made.halves,
             volume=made.volume,
             coverage=made.coverage,
@@ -254,8 +268,8 @@ class _Run:
             ended=self.end(number, state, float(np.median(pose_change.sds)), gained, behind),
         )
         following = _State(
-            table=table,
-            listed=listed,
+            table=aligned.table,
+            listed=aligned.listed,
             references=made.halves,
             limit_angstrom=self.next_limit(made.volume, shell),
             without=made.without,
@@ -267,10 +281,10 @@ class _Run:
         return following, iteration
 
     def agreement(self, fsc: HalfMapFsc) -> float:
-        """The shell to which halves agree.
+        """Return the shell, a fractional number, to which halves agree.
 
-        Halves that started from one map agree up to its resolution whatever the particles show: that is no reason to
-        believe in half of the next shell, as the line from one to the other would.
+        Halves that started from one map agree up to its resolution whatever the particles show: the interpolated FSC
+        must not count a part of the next shell as agreement.
         """
         chance = CHANCE_SDS / np.sqrt(independent_samples(self.mask))
         enough = np.clip(chance, FSC_HALVES, ALWAYS_ENOUGH)
@@ -281,8 +295,8 @@ class _Run:
     def fsc(self, halves: tuple[Volume, Volume]) -> HalfMapFsc:
         return half_map_fsc(halves, mask=self.mask, rng=np.random.default_rng(self.plan.seed))
 
-    def aligned(self, number: int, state: _State) -> list[Result]:
-        """Each half to its own reference; in the order of the table."""
+    def aligned(self, number: int, state: _State) -> _Aligned:
+        """Align each half to its own reference; the table and the results keep their order."""
         found: dict[int, Result] = {}
         starts = state.table if self.plan.listed is None else state.table.with_poses(state.listed)
         folds = folds_of(len(state.table))
@@ -292,14 +306,19 @@ class _Run:
             stage = f"iteration {number}, half {half}"
             # The random numbers of an iteration are its own, or every average would repeat what one of them drew.
             seed = self.plan.seed if not self.draws else self.plan.seed + number
-            # Poses that were found before are known to every search, which then loses none of them.
+            # Every search is given the poses found before, and keeps them where it finds nothing better.
             known = number > 1 or self.plan.listed is not None
             results = align_table(starts[rows], aligner, executor=self.executor, seed=seed, local=known, stage=stage)
             found.update(zip(rows.tolist(), results, strict=True))
-        return [found[row] for row in range(len(state.table))]
+        ordered = [found[row] for row in range(len(state.table))]
+        poses = Pose.stack([result.pose for result in ordered])
+        pose_change = PoseChange.of(
+            state.table.poses, poses, ordered, symmetry=self.plan.settings.symmetry, radius=self.radius_angstrom
+        )
+        return _Aligned(state.table.with_poses(poses), state.listed, ordered, pose_change)
 
     def aligners(self, state: _State, half: int, folds: NDArray[np.int64]) -> Aligners:
-        """The references of a half's particles (m,): for those of each fold the map without them."""
+        """Make the aligners of a half's particles (m,): for those of each fold the map without them."""
         if state.without is None:
             references, which = [state.references[half - 1]], np.zeros(len(folds), np.int64)
         else:
@@ -312,7 +331,7 @@ class _Run:
 
     @property
     def draws(self) -> bool:
-        """Whether poses are drawn."""
+        """True where averages use poses drawn from posteriors."""
         return self.plan.assignment is not Assignment.HARD
 
     def search(self, state: _State) -> Search:
@@ -320,7 +339,7 @@ class _Run:
         return self.plan.settings.search if everywhere else Search.LOCAL
 
     def settings(self, state: _State) -> Settings:
-        """Of the alignments of an iteration."""
+        """Return the settings of an iteration's alignments."""
         own = replace(
             self.plan.settings,
             search=self.search(state),
@@ -339,71 +358,72 @@ class _Run:
             return own
         return replace(own, max_rotation_deg=state.cone[0], max_shift_angstrom=state.cone[1])
 
-    def averaged(
-        self, number: int, table: ParticleTable, results: Sequence[Result], limit: float, pose_change: PoseChange
-    ) -> tuple[Average, Pose | None]:
-        """The averages of both halves, and the pose that lays half 1 on half 2 where their frames are apart."""
-        made = self.average(f"iteration {number}, averaging", table, results)
+    def averaged(self, number: int, aligned: _Aligned, limit: float) -> tuple[Average, Pose | None]:
+        """Average both halves; return also the pose that aligns half 1 to half 2 where there is a drift."""
+        made = self.average(f"iteration {number}, averaging", aligned)
         assert made.halves is not None
-        expected = Apart.after(pose_change, with_pose_change=self.plan.listed is not None)
+        expected = Apart.after(aligned.pose_change, with_pose_change=self.plan.listed is not None)
         return made, drift_of(made.halves, expected, mask=self.mask, radius=self.radius_angstrom, limit=limit)
 
-    def average(self, stage: str, table: ParticleTable, results: Sequence[Result]) -> Average:
-        """Every particle at the poses that it may have."""
+    def average(self, stage: str, aligned: _Aligned) -> Average:
+        """Average particles at the poses found, or at those drawn from their posteriors."""
         return average_table(
-            table,
+            aligned.table,
             executor=self.executor,
-            poses=[result.pose if result.sampled is None else result.sampled for result in results],
-            half_sets=np.asarray(table.half_sets),
-            folds=folds_of(len(table)),
+            poses=[result.pose if result.sampled is None else result.sampled for result in aligned.results],
+            half_sets=np.asarray(aligned.table.half_sets),
+            folds=folds_of(len(aligned.table)),
             symmetry=self.plan.settings.symmetry,
             stage=stage,
         )
 
     @property
     def radius_angstrom(self) -> float:
-        """Of the particle: where its mask is half of its largest."""
+        """Radius of a sphere with the volume where the mask is above half of its largest value."""
         volume = float((self.mask.data > 0.5 * self.mask.data.max()).sum()) * self.mask.voxel_size_angstrom**3
         return float((0.75 / np.pi * volume) ** (1.0 / 3.0))
 
     def next_limit(self, volume: Volume, shell: float) -> float:
-        """How far the halves agree, and the margin; not beyond what was asked for, nor too coarse to align."""
+        """Return the limit: the agreement of the halves plus the margin, within the requested and the possible."""
         finest = float((volume.box - 1) // 2)
         if self.plan.settings.resolution_angstrom is not None:
             finest = min(finest, volume.box_angstrom / self.plan.settings.resolution_angstrom)
         return float(volume.box_angstrom / np.clip(shell + self.plan.margin_shells, MIN_SHELLS, finest))
 
     def cone(self, state: _State, pose_change: PoseChange, limit: float) -> tuple[float, float] | None:
-        """How far the next iteration looks around poses; None for everywhere."""
+        """Return the reach of the next local search, degrees and angstrom; None for a global search."""
         if state.cone is None and (state.fsc is None or np.median(pose_change.sds) > LOCAL_BELOW):
             return None
-        turn = max(CONE_SDS * pose_change.rotation_sd_deg, np.degrees(CONE_FRACTION * limit / self.radius_angstrom))
-        return float(min(turn, 180.0)), float(max(CONE_SDS * pose_change.shift_sd_angstrom, CONE_FRACTION * limit))
+        rotation_deg = max(
+            CONE_SDS * pose_change.rotation_sd_deg, np.degrees(CONE_FRACTION * limit / self.radius_angstrom)
+        )
+        shift = max(CONE_SDS * pose_change.shift_sd_angstrom, CONE_FRACTION * limit)
+        return float(min(rotation_deg, 180.0)), float(shift)
 
     def end(self, number: int, state: _State, moved_sds: float, gained: float, behind: int) -> str:
-        """Why it ends after this iteration; empty where it does not."""
-        if self.search(state) is Search.LOCAL and moved_sds < REST_BELOW and gained < REST_SHELLS:
+        """Return the reason to end after this iteration; empty where there is none."""
+        if self.search(state) is Search.LOCAL and moved_sds < CONVERGED_SDS and gained < CONVERGED_SHELLS:
             return f"converged: the median particle moved by {moved_sds:.2f} of its sd, the FSC by {gained:+.2f} shells"
         if behind >= PATIENCE:
             return f"the halves have agreed less than before for {PATIENCE} iterations"
         if number == self.plan.max_iterations:
-            return f"{number} iterations were asked for"
+            return f"the limit of {number} iterations is reached"
         return ""
 
-    def duplicates(self, table: ParticleTable, results: list[Result]) -> list[Duplicate]:
-        """Particles that have come to lie on a better one."""
+    def duplicates(self, aligned: _Aligned) -> list[Duplicate]:
+        """Find particles that alignment has moved to the position of a better one."""
         if self.plan.duplicates_angstrom is None or self.places is None:
             return []
         return duplicates(
-            table.tomograms,
-            self.places(table),
+            aligned.table.tomograms,
+            self.places(aligned.table),
             distance_angstrom=self.plan.duplicates_angstrom,
-            dissimilarity=[result.dissimilarity for result in results],
+            dissimilarity=[result.dissimilarity for result in aligned.results],
         )
 
 
 def fsc_mask(start: Volume, plan: Plan) -> Volume:
-    """The mask of the FSC: as given, or the soft sphere of the particle's diameter, as given or as the map shows."""
+    """Return the mask of the FSC: as given, or a soft sphere of the particle's diameter, given or of the map."""
     if plan.mask is not None:
         return plan.mask
     return sphere_mask(start, plan.settings.mask_diameter_angstrom or plan.settings.particle_diameter_angstrom)
@@ -411,7 +431,9 @@ def fsc_mask(start: Volume, plan: Plan) -> Volume:
 
 def _check(table: ParticleTable, starts: tuple[Volume, Volume] | None, plan: Plan, places: object) -> None:
     if starts is None and plan.listed is None:
-        raise ValueError("without start maps the poses of the list are where to start from: say how good they are")
+        raise ValueError(
+            "without start maps the refinement starts from the poses of the list: give their errors (plan.listed)"
+        )
     for map_ in () if starts is None else (starts[1], plan.mask):
         if starts is not None and map_ is not None and map_.box != starts[0].box:
             raise ValueError(f"start maps and mask differ in box: {starts[0].box} and {map_.box} voxels")

@@ -1,6 +1,6 @@
-"""What a refinement is asked to do, and what each of its iterations comes to.
+"""Settings of a refinement, and the results of its iterations.
 
-Values alone: how poses are refined is in ``refinement``.
+These are values alone; ``refinement`` refines the poses.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["Assignment", "Iteration", "Listed", "Plan"]
 
 @dataclass(frozen=True)
 class Listed:
-    """How far the poses of a list may be off: standard deviations of a Gaussian prior, per axis, and a cone.
+    """Errors of the input poses: standard deviations of a Gaussian prior, per axis, and a cone.
 
-    None stands for no expectation, and without a cone for the nearest optimum. As the prior stays on the input poses,
-    noise cannot carry poses away step by step.
+    None means no prior; without a cone the nearest optimum is found. As the prior stays at the input poses, noise
+    cannot move poses away from them iteration by iteration.
     """
 
     rotation_sd_deg: float | None = None
@@ -37,11 +37,11 @@ class Listed:
 
 
 class Assignment(StrEnum):
-    """Where a particle enters the averages.
+    """Poses at which a particle enters the averages.
 
-    HARD at the pose found. SOFT at poses drawn from its posterior (``alignment.posterior``): at low SNR the average of
-    poses that fit best repeats the noise of what they were aligned to. AUTO as SOFT; where the posterior is narrower
-    than what is compared resolves the pose found is all there is.
+    HARD is the pose found. SOFT are poses drawn from its posterior (``alignment.posterior``): at low SNR the average at
+    poses that fit best repeats the noise of their reference. AUTO is SOFT, but HARD for a posterior that is narrower
+    than the comparison resolves.
     """
 
     HARD = "hard"
@@ -51,30 +51,29 @@ class Assignment(StrEnum):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a refinement is asked to do.
+    """Settings of a refinement.
 
     Parameters
     ----------
     settings
-        Of every alignment. The search is global first and local later, whatever it says;
-        ``resolution_angstrom`` is the finest that is ever compared, None for the last whole shell.
+        Settings of every alignment. The search becomes local in later iterations; ``resolution_angstrom`` is the finest
+        detail that is ever compared, None for the last whole shell.
     start_resolution_angstrom
-        To which the initial model is taken, and beyond which nothing is compared in the first iteration.
+        Resolution of the initial model, and limit of the first iteration.
     margin_shells
-        How far beyond where the halves agree the next iteration compares, in shells of one over the box.
+        Shells, one over the box wide, that the next iteration compares beyond the agreement of the halves.
     max_iterations
-        After which it ends, converged or not.
+        Largest number of iterations.
     listed
-        For poses of the list that are nearly right: every search is local, around them. None to search everywhere
-        first.
+        Errors of input poses that are nearly right: every search is local, around them. None for a global search first.
     mask
         Where the particle has density, a volume of its box, 0 to 1; None for a soft sphere.
     assignment
-        ``Assignment`` or its name: where a particle enters the averages.
+        ``Assignment`` or its name: the poses at which a particle enters the averages.
     duplicates_angstrom
         Particles nearer than this to a better one are dropped after each alignment; None keeps all.
     seed
-        Of the random numbers of searches that draw any.
+        Seed of searches that draw.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -110,37 +109,37 @@ class Plan:
 
 @dataclass(frozen=True)
 class Iteration:
-    """What one iteration came to.
+    """Result of one iteration.
 
     Attributes
     ----------
     number
         1, 2, ...
     search
-        How poses were looked for.
+        Search of the alignments.
     limit_angstrom
-        The finest detail that was compared.
+        Finest detail that was compared.
     table
-        The particles with their poses and half sets.
+        Particles with their poses and half sets.
     results
-        Of the alignment, one for each particle of the table.
+        Results of the alignment, one for each particle of the table.
     halves, volume
-        The averages of each half, and of all, in one frame.
+        Averages of each half, and of all, in one frame.
     coverage
-        How often each frequency was measured, as ``Average.coverage``.
+        Number of times that each frequency was measured, as ``Average.coverage``.
     fsc
-        Of the halves: under the mask, and corrected for what the mask adds.
+        FSC of the halves: under the mask, and corrected for the mask.
     resolution_angstrom
-        How far they agree: to where that falls below 0.143, or below what chance alone may come to.
+        Where the FSC falls below 0.143, or below what chance may reach.
     moved_deg, moved_angstrom, moved_sds
-        How far the median particle moved since the last iteration: turned, shifted, and both in units of its predicted
-        standard deviation. Against the input poses in the first.
+        Rotation and shift of the median particle since the last iteration (the first: from the input poses), and its
+        displacement in units of its predicted standard deviation.
     drift
-        By which half 2 was moved to lie on half 1; None where it was not.
+        Pose that aligns half 1 to half 2, by which half 2 was moved to half 1's frame; None where it was not.
     dropped
         Duplicates by name: the one dropped, the one that stays, and angstrom between them.
     ended
-        Why the refinement ends here; empty where it goes on.
+        Reason why the refinement ends here; empty where it continues.
     """
 
     number: int
