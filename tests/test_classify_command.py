@@ -101,7 +101,7 @@ def test_a_longer_list_begins_with_pairs_of_some(folder, capsys):
     [
         (["--classes", "many"], "--classes must be a number from 1, or auto"),
         (["--classes", "9"], "more than the 8 particles"),
-        (["--local"], "say of how many, --classes K"),
+        (["--local"], "state how many, --classes K"),
         (["--pairs-up-to", "1"], "--pairs-up-to must be at least 2"),
         (["--pairs-up-to", "3", "--classes", "4"], "more than the 3 particles that are paired"),
         (["--score", "likelihood", "--inputs", "plain"], "--score likelihood needs restored inputs"),

@@ -118,7 +118,7 @@ def known_sizes(table: ParticleTable, tomograms_path: Path | None = None) -> NDA
     Parameters
     ----------
     table
-        As read.
+        List as it was read.
     tomograms_path
         tomograms.star or a STOPGAP wedge list; of RELION's lists found beside them when not given.
 

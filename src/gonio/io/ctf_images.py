@@ -65,16 +65,16 @@ class CtfImageKind:
 
 
 def kind_of(
-    *, said: CtfImage | None, stated: str | None, is_premultiplied: bool, sections: int, box: int, is_extracted: bool
+    *, given: CtfImage | None, stated: str | None, is_premultiplied: bool, sections: int, box: int, is_extracted: bool
 ) -> CtfImageKind:
     """Return what a volume holds, by all that is stated of it, the most reliable statement first.
 
     Parameters
     ----------
-    said
-        By the caller, or None.
+    given
+        Option of the caller, or None.
     stated
-        In column gonioCtfImage, or None.
+        Value of column gonioCtfImage, or None.
     is_premultiplied
         rlnCtfDataAreCtfPremultiplied.
     sections, box
@@ -87,8 +87,8 @@ def kind_of(
     ValueError
         If the column states nothing that is known.
     """
-    if said is not None:
-        return CtfImageKind(said, "as asked for")
+    if given is not None:
+        return CtfImageKind(given, "as asked for")
     if stated is not None:
         if stated not in tuple(CtfImage):
             raise ValueError(f"{CTF_IMAGE_COLUMN} must be one of {', '.join(CtfImage)}, is {stated!r}")
@@ -112,7 +112,7 @@ def seen_through(volume: Volume, stored: NDArray[np.float32], kind: CtfImage, *,
     volume
         The subtomogram.
     stored
-        As in the file.
+        Values in the file.
     kind
         What it holds.
     phase_flipped

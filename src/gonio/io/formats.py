@@ -69,9 +69,9 @@ class Format:
     Parameters
     ----------
     name
-        On the command line.
+        Name on the command line.
     title
-        For people.
+        Name shown to people.
     recognise
         Whether the first bytes of a file are of this format; the first in ``FORMATS`` that recognises them is taken.
     read, write
@@ -92,7 +92,7 @@ class Format:
     needs_pixels
         Whether positions count pixels, so that of a list in angstrom the pixel size must be known.
     endings
-        Of file names that stand for it.
+        Endings of file names that stand for it.
     shown
         Positions, shifts and angles of a table in the format's own words, by label.
     files

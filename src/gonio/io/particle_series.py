@@ -70,7 +70,7 @@ class SeriesSource(ParticleSource):
     groups
         For each particle the rows of its images, least exposed first, the others as listed.
     names
-        Of the particles.
+        Names of the particles.
     """
 
     images: StarSource

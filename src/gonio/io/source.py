@@ -364,7 +364,7 @@ class StarSource:
         if optics is not None and CTF_IMAGE_COLUMN in optics:
             stated = optics.text(CTF_IMAGE_COLUMN)[self.optics_rows[index]]
         return kind_of(
-            said=self.options.ctf_image,
+            given=self.options.ctf_image,
             stated=stated,
             is_premultiplied=bool(self.value(PREMULTIPLIED, index)),
             sections=sections,

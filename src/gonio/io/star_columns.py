@@ -135,7 +135,7 @@ def table_of(
     source
         Makes the source, given the pixel sizes.
     pixel_sizes
-        As the file states them, shape (m,), or None.
+        Sizes that the file states, shape (m,), or None.
     tomogram_names
         Names of numbered tomograms.
 
@@ -277,7 +277,7 @@ def block_of(
     Parameters
     ----------
     table
-        In the pixels and with the coordinates that the format wants.
+        Table in the pixels and with the coordinates that the format wants.
     columns
         The columns to write, in order.
     defaults

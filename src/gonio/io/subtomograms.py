@@ -43,7 +43,7 @@ class ListSource(ParticleSource):
     options
         Options that the list was read with.
     names
-        Of the particles.
+        Names of the particles.
     images
         File of each particle, relative to the list's folder or the current one, ``NUMBER@FILE`` in a stack; or None.
     tilt_ranges_deg
@@ -183,7 +183,7 @@ def numbered_images(
     folder
         Folder of the volumes, or None.
     numbers
-        Of the particles.
+        Numbers of the particles.
     stem
         A regular expression with one group, the number; leading zeros do not count.
     beside

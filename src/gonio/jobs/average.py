@@ -105,13 +105,13 @@ def average(
     symmetry
         Point group that is imposed on the average.
     mask
-        For the FSC; None for one made from the average.
+        Mask for the FSC; None for one made from the average.
     threads
         Particles read at a time; None for one for each processor.
     overwrite
         Replace files that are already there.
     progress
-        As in ``RunOptions``.
+        Callback, as in ``RunOptions``.
 
     Raises
     ------

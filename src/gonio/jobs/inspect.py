@@ -285,7 +285,7 @@ def _list(path: Path, file: ListOptions, options: ReadOptions, sample: int, diam
     if positions_alone:
         found.facts["images"] = "none listed"
     elif unread:
-        found.facts["images"] = f"not looked at: {unread}"
+        found.facts["images"] = f"not read: {unread}"
     if particles:
         found.facts |= _ctf_image_facts(table)
         _look_at_images(found, particles, options, len(table))
@@ -353,7 +353,7 @@ def _some(table: ParticleTable, sample: int, found: Inspection) -> list[Particle
     try:
         return [table.load(int(row)) for row in rows]
     except FormatError as error:
-        found.facts["images"] = f"not looked at: {error}"
+        found.facts["images"] = f"not read: {error}"
         return []
 
 
@@ -363,8 +363,8 @@ def _look_at_images(found: Inspection, particles: Sequence[Particle], options: R
     from gonio.workflows import inspection as look
 
     first = particles[0]
-    looked = f"{len(particles)} of {count} looked at"
-    voxels = f"box {first.box}, {first.voxel_size_angstrom:g} A; {looked}"
+    seen = f"{len(particles)} of {count} read"
+    voxels = f"box {first.box}, {first.voxel_size_angstrom:g} A; {seen}"
     found.warn(look.box_without_a_middle(first.box))
     if isinstance(first, Subtomogram):
         found.facts["images"] = f"3-D subtomograms, {voxels}"
