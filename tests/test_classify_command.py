@@ -84,7 +84,7 @@ def test_workers_change_nothing(folder):
 def test_references_spare_the_pairs(folder, capsys):
     references = [word for kind in KINDS for word in ("--reference", folder / kind / "reference.mrc")]
     assert classify(folder, "turns", *references) == 0
-    assert "in turns: 2 references are given" in capsys.readouterr().out
+    assert "in iterations: 2 references are given" in capsys.readouterr().out
     assert class_numbers(folder / "turns" / "particles.star") == [1] * EACH + [2] * EACH
     assert "gonioClassMargin" in (folder / "turns" / "particles.star").read_text()
     assert not (folder / "turns" / "pairs.star").exists()
@@ -92,7 +92,7 @@ def test_references_spare_the_pairs(folder, capsys):
 
 def test_a_longer_list_begins_with_pairs_of_some(folder, capsys):
     assert classify(folder, "some", "--pairs-up-to", 5, "--classes", 2) == 0
-    assert "pairs of 5 drawn at random, then in turns" in capsys.readouterr().out
+    assert "pairs of 5 sampled at random, then iterations" in capsys.readouterr().out
     numbers = class_numbers(folder / "some" / "particles.star")
     assert sorted([numbers[:EACH], numbers[EACH:]]) == [[1] * EACH, [2] * EACH]
     assert len(class_numbers(folder / "some" / "pairs.star")) == 5
@@ -103,7 +103,7 @@ def test_a_longer_list_begins_with_pairs_of_some(folder, capsys):
     [
         (["--classes", "many"], "--classes must be a number from 1, or auto"),
         (["--classes", "9"], "more than the 8 particles"),
-        (["--local"], "say of how many, --classes K"),
+        (["--local"], "state how many, --classes K"),
         (["--pairs-up-to", "1"], "--pairs-up-to must be at least 2"),
         (["--pairs-up-to", "3", "--classes", "4"], "more than the 3 particles that are paired"),
         (["--score", "likelihood", "--inputs", "plain"], "--score likelihood needs restored inputs"),

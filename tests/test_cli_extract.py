@@ -349,7 +349,7 @@ def spoilt(folder, tmp_path, kind):
         ("other voxels", "has voxels of 5 angstrom"),
         ("constant", "particle 'TS_02/"),
         ("nan", "NaN or infinite in ["),
-        ("no places", "says no positions"),
+        ("no places", "states no positions"),
     ],
 )
 def test_broken_inputs_are_one_line_and_leave_nothing(scene, tmp_path, capsys, kind, says):

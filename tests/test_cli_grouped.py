@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_refused(app, words):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a", "--depth", "2"], "--depth and --width need --extra: without it they say nothing"),
+        (["a", "--depth", "2"], "--depth and --width need --extra: without it they have no effect"),
         (["a", "--size", "10"], "--size must not exceed 9, nor --depth"),
     ],
 )

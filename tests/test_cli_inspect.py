@@ -75,7 +75,7 @@ def test_a_list_whose_images_are_gone_is_told_all_the_same(simulated, tmp_path, 
     (tmp_path / "list.star").write_text((simulated / "truth.star").read_text())
     found = told(capsys, tmp_path / "list.star")
     assert found["facts"]["particles"] == COUNT
-    assert found["facts"]["images"].startswith("not looked at: ")
+    assert found["facts"]["images"].startswith("not read: ")
 
 
 def test_a_map_is_told(simulated, tmp_path, capsys):

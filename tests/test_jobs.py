@@ -128,7 +128,7 @@ def test_classify_returns_the_list_that_it_writes(simulated, tmp_path, silent):
         run=ONE,
         watch=seen.append,
     )
-    assert seen == [classified.procedure] and "2 random shares" in classified.procedure.reason
+    assert seen == [classified.procedure] and "2 random subsets" in classified.procedure.reason
     written = gonio.read_particles(tmp_path / "out" / "particles.star")
     np.testing.assert_array_equal(written.classes, classified.found.labels)
     np.testing.assert_array_equal(written.classes, classified.table.classes)

@@ -154,7 +154,7 @@ def test_picks_of_relion_5_are_angstrom_whatever_the_pixel(tmp_path, capsys, blo
     for target, words in (("b.tbl", SIZE), ("b.lst", []), ("b.star", ["--to", "relion4", *SIZE])):
         capsys.readouterr()
         assert run(["convert", str(picks), str(tmp_path / target), *words]) == 2
-        assert "does not say the size of its pixels" in (said := capsys.readouterr().err) and "--pixel-size" in said
+        assert "does not state the size of its pixels" in (said := capsys.readouterr().err) and "--pixel-size" in said
     assert run(["convert", str(picks), f"{out}.csv"]) == 0
     again = read(tmp_path / "a.csv")
     assert again.lengths == "angstrom" and again.coordinates_from == "centre"
@@ -325,7 +325,7 @@ def test_priors_of_a_turned_box_turn_with_the_angles(tmp_path, capsys):
     path = star(tmp_path / "c.star", ("optics", WARP_OPTICS), ("particles", alone))
     capsys.readouterr()
     assert run(["convert", str(path), str(tmp_path / "d.star"), "--to", "relion3.1"]) == 0
-    assert "cannot hold: rlnAngleTiltPrior of turned boxes" in capsys.readouterr().out
+    assert "cannot hold: rlnAngleTiltPrior of rotated boxes" in capsys.readouterr().out
     assert "rlnAngleTiltPrior" not in read_star(tmp_path / "d.star").find("particles")
 
 

@@ -397,7 +397,7 @@ def test_pixels_of_several_sizes_are_told_where_they_are_lost():
 def test_pixels_of_unknown_size_go_where_pixels_are_counted(tmp_path):
     table = sample(15)
     path = written(table, "stopgap", tmp_path)
-    with pytest.raises(FormatError, match="does not say their size; pass --voxel-size"):
+    with pytest.raises(FormatError, match="does not state their size; pass --voxel-size"):
         read_particles(path)
     pixels = read(path, pixel=None)
     assert pixels.pixel_sizes_angstrom is None

@@ -446,7 +446,7 @@ def test_a_wrong_list_says_what_is_wrong(tmp_path, old, new, says):
         ({"visible": "[1,0,0,1]", "images": 3}, [], "3 images; its tomogram has 4 tilts, 2 of them visible"),
         ({"visible": "[1,1]"}, [], "lists 2 tilts, its tomogram has 4"),
         ({"visible": "[1,x,1,1]"}, [], "not a list of 0 and 1"),
-        ({}, [("5.00000", "5.20000")], "header says 5 angstrom per voxel.*says 5.2"),
+        ({}, [("5.00000", "5.20000")], "header states 5 angstrom per voxel.*states 5.2"),
         ({}, [("images/0.mrcs", "images/9.mrcs")], "images/9.mrcs, is neither in"),
         ({}, [("_rlnVoltage", "_rlnOther")], "rlnVoltage"),
     ],

@@ -38,7 +38,7 @@ def table(folder, *, tags=(3, 12), ftype=1):
 def test_a_dynamo_table_loads_from_its_data_folder(tmp_path):
     values = maps(tmp_path / "data", ["particle_00003.em", "particle_00012.em"], em=True)
     path = table(tmp_path)
-    with pytest.raises(FormatError, match="pixels and does not say their size"):
+    with pytest.raises(FormatError, match="pixels and does not state their size"):
         read_particles(path, data_path=tmp_path / "data")
     particles = read_particles(path, data_path=tmp_path / "data", voxel_size_angstrom=VOXEL, invert_contrast=True)
     assert np.array_equal(particles.load(1).volume.data, -values[1])
@@ -101,7 +101,7 @@ def test_eman_lists_name_images_in_hdf_files(tmp_path):
 @pytest.mark.parametrize(
     ("prepare", "options", "says"),
     [
-        (lambda folder: None, {"voxel_size_angstrom": 5.0}, "does not say where its subtomograms are .*pass --data"),
+        (lambda folder: None, {"voxel_size_angstrom": 5.0}, "does not state where its subtomograms are .*pass --data"),
         (lambda folder: None, {"data_path": "nowhere"}, "nowhere: is no folder"),
         (lambda folder: maps(folder, ["particle_3.mrc"]), {"data_path": "."}, "has no volume of particle 12"),
         (

@@ -1,4 +1,4 @@
-"""The program: its commands, and how everything that goes wrong is told in one line.
+"""The program: its commands, and errors reported in one line.
 
 Values that do not fit and files that are broken end with status 2, an interruption with 130.
 """
@@ -32,7 +32,7 @@ from gonio.run.provenance import typed
 
 __all__ = ["app", "main", "run"]
 
-# The base class of complaints about the command line; typer names only its children.
+# The base class of errors in the command line; typer exports only its children.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 FAILED, INTERRUPTED = 2, 130
@@ -61,15 +61,15 @@ def program(
 ) -> None:
     """Align cryo-electron subtomograms by gradient.
 
-    Finds the rotation and the shift that lay a reference on each particle, over all orientations or near those listed.
-    `gonio demo DIR` shows it on simulated particles in a minute; `gonio COMMAND --help` tells the rest. Lengths are
+    Finds the rotation and the shift that align a reference to each particle, over all orientations or near input poses.
+    `gonio demo DIR` shows it on simulated particles in a minute; `gonio COMMAND --help` describes the rest. Lengths are
     angstrom, angles degrees.
     """
 
 
 BEGIN, POSES, MAPS, FILES = "Begin", "Find poses", "Make maps", "Handle files"
 
-# In the order in which people come to them: name, command, what it is for.
+# In the order in which they are used: name, command, its group in the help.
 COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("demo", demo, BEGIN),
     ("simulate", simulate, BEGIN),
@@ -94,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if word not in ANYWHERE]
     try:
         silence = _silence() if "--quiet" in arguments else nullcontext()
-        with typed(["gonio", *arguments]), silence, _told_in_lines():
+        with typed(["gonio", *arguments]), silence, _shown_in_lines():
             status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
     except typer.Exit as request:
         status = request.exit_code
@@ -111,10 +111,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _told_in_lines() -> Iterator[None]:
-    """Warnings and what else is told of the work as people read them: not where in the source they come from."""
+def _shown_in_lines() -> Iterator[None]:
+    """Show warnings and log messages as plain lines, without the place in the source that they come from."""
 
-    def told(message: Warning | str, *_: object, **__: object) -> None:
+    def show(message: Warning | str, *_: object, **__: object) -> None:
         print(f"gonio: warning: {message}", file=sys.stderr)
 
     log, lines = logging.getLogger("gonio"), logging.StreamHandler(sys.stderr)
@@ -125,7 +125,7 @@ def _told_in_lines() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("always", category=UserWarning)
-            warnings.showwarning = told
+            warnings.showwarning = show
             yield
     finally:
         log.removeHandler(lines)
@@ -134,14 +134,14 @@ def _told_in_lines() -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Results on the disk alone: neither text nor progress."""
+    """Suppress text and progress; results are on the disk alone."""
     with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
         yield
 
 
 def main() -> None:
-    """The console script."""
-    # In one piece, so that workers which compile at the same time do not write into one another's line.
+    """Run the console script."""
+    # In one write, so that workers which compile at the same time do not write into one another's line.
     kernels.before_compiling = lambda: print(f"{COMPILING}\n", end="", file=sys.stderr)
     sys.exit(run(sys.argv[1:]))
 

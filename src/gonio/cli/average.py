@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     output=typer.Option("-o", "--output", metavar="MAP", help="MRC file to write."),
     halves=typer.Option("--halves/--no-halves", help="Average the half sets of the list (rlnRandomSubset) too."),
     split=typer.Option(
-        "--split", help="Make new half sets, whatever the list says; overlapping particles share a half."
+        "--split", help="Make new half sets, also where the list has some; overlapping particles stay in one half."
     ),
     overlap_distance_angstrom=typer.Option(
         "--siblings",
         metavar="A",
         callback=positive,
-        help="With --split: particles nearer than this along every axis share a half, angstrom. Default: the"
+        help="With --split: particles nearer than this along every axis stay in one half, angstrom. Default: the"
         " box's edge.",
     ),
     mask=typer.Option(
@@ -43,7 +43,7 @@ def average(averaged: Averaged, *, output: Path, halves: bool, as_json: bool) ->
     without a mask and within a soft one (what the mask itself adds taken off), is the resolution: where
     that curve first falls below 0.143, whatever it does beyond.
 
-    MAP is written as it was averaged, neither filtered nor sharpened, and beside it MAP_coverage.mrc, which says how
+    MAP is written as it was averaged, neither filtered nor sharpened, and beside it MAP_coverage.mrc, which states how
     often each frequency was measured, MAP.cxc, which opens the maps in ChimeraX, and MAP.settings.toml; with half sets
     MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc and MAP_fsc.csv: all at the end. A particle that cannot be read stops the
     run with its name and its file.

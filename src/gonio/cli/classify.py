@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def watch(procedure: Procedure, *, as_json: bool) -> None:
-    """Print how the list is classed, before it takes its time."""
+    """Print the procedure before the classification begins."""
     if not as_json:
         print(wrapped(procedure.reason), flush=True)
 
@@ -26,7 +26,7 @@ def watch(procedure: Procedure, *, as_json: bool) -> None:
     jobs.classify,
     watch=watch,
     output=typer.Option("-o", "--output", metavar="DIR", help="Folder to make."),
-    classes=typer.Option("--classes", metavar="K|auto", help="How many classes; auto proposes a number and says why."),
+    classes=typer.Option("--classes", metavar="K|auto", help="Number of classes; auto proposes one and states why."),
     references=typer.Option(
         "--reference",
         metavar="MAP",
@@ -36,7 +36,7 @@ def watch(procedure: Procedure, *, as_json: bool) -> None:
         "--pairs-up-to",
         metavar="N",
         min=0,
-        help="Align all pairs of lists of up to so many; longer ones, so many drawn at random.",
+        help="Align all pairs of up to this many particles; of longer lists, of this many sampled at random.",
     ),
     pool=None,
     symmetry=None,
@@ -49,18 +49,18 @@ def classify(classified: Classified, *, output: Path, as_json: bool) -> None:
     """Find classes of particles, and average each.
 
     Without any map, all pairs of particles are aligned, and classes found from how unlike the pairs are. That takes
-    time by the square of their number: of a longer list, a share drawn at random makes the first maps, and then every
-    particle goes to the map that it most likely shows, and the maps are averaged again, in turns. Given --reference
-    once for each class, or --local and --classes K (which begins with averages of K random shares at the listed
-    poses), it is those turns alone. Half sets of the list are kept apart in the turns; classes of pairs are aligned to
-    their whole average, and FSC of their halves is then too good by what they share.
+    time by the square of their number: of a longer list, a random subset makes the first maps, and then in iterations
+    every particle goes to the map that it most likely shows, and the maps are averaged again. Given --reference
+    once for each class, or --local and --classes K (which begins with averages of K random subsets at the input
+    poses), there are only iterations. Half sets of the list are kept apart in them; classes of pairs are aligned to
+    one average of both halves, and the FSC of their halves is then too good by what the halves share.
 
     DIR/particles.star is the list with rlnClassNumber, poses in the frame of each class and how sure they are;
     DIR/class_1.star and so on are its classes, each in the format of the list (`gonio align --help` says how they are
     called); DIR/class_1.mrc and so on are their averages, with half maps and FSC. With pairs, DIR/pairs.star lists the
     particles whose dissimilarities before and after alignment are the rows of DIR/dissimilarity_before.npy and
     DIR/dissimilarity_after.npy; DIR/dissimilarity.png shows them, and their tree. DIR/report.html shows all of it;
-    DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml say it to programs.
+    DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml are for programs.
 
     Example: `gonio classify particles.star --tilt-range -60 60 -o classes`
     """

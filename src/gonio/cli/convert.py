@@ -23,28 +23,28 @@ SHOWN = 3
 
 @command(
     convert_list,
-    source=typer.Argument(metavar="IN", help="The list; its format is told by what it holds."),
-    target=typer.Argument(metavar="OUT", help="The list to write; its ending tells the format."),
-    from_format=typer.Option("--from", metavar="FORMAT", help="Of IN, where it must not be guessed."),
+    source=typer.Argument(metavar="IN", help="The list; its format is recognised by its content."),
+    target=typer.Argument(metavar="OUT", help="The list to write; its ending selects the format."),
+    from_format=typer.Option("--from", metavar="FORMAT", help="Format of IN, where it must not be guessed."),
     to_format=typer.Option(
-        "--to", metavar="FORMAT", help="Of OUT, where its ending does not tell, as for older STAR lists."
+        "--to", metavar="FORMAT", help="Format of OUT, where its ending is ambiguous, as for older STAR lists."
     ),
     pixel_size_angstrom=typer.Option(
         "--pixel-size",
         metavar="A",
         callback=positive,
-        help="Of the pixels that IN counts coordinates in, angstrom, in place of what it says.",
+        help="Size of the pixels that IN counts coordinates in, angstrom, in place of what it states.",
     ),
     to_pixel_size_angstrom=typer.Option(
         "--to-pixel-size",
         metavar="A",
         callback=positive,
-        help="Of the pixels that OUT counts in, such as those of binned tomograms. Default: as IN.",
+        help="Size of the pixels that OUT counts in, angstrom, such as those of binned tomograms. Default: as IN.",
     ),
     tomogram_size=typer.Option(
         "--tomogram-size",
         metavar="X Y Z",
-        help="Of all tomograms, in IN's pixels: to count from their centre (RELION 5, EMAN2) or no longer so.",
+        help="Size of all tomograms, in IN's pixels: to count to or from their centre (RELION 5, EMAN2).",
     ),
     tomograms_path=typer.Option(
         "--tomograms",
@@ -64,14 +64,14 @@ SHOWN = 3
         "--tomostar",
         help="Name tomograms as WarpTools names their tilt series: TS_01.tomostar of TS_01_10.00Apx.mrc.",
     ),
-    dry_run=typer.Option("--dry-run", help="Say what would be written, what would be lost, and three particles."),
+    dry_run=typer.Option("--dry-run", help="Print what would be written, what would be lost, and three particles."),
 )
 def convert(done: Converted, *, source: Path, target: Path, dry_run: bool) -> None:
     """Write a particle list in the format of another program.
 
     Formats: relion5, relion4, relion3.1, relion3.0, warp, dynamo, stopgap, av3, pytom, eman, eman-json, peet, imod,
     csv, parquet; eman-boxes is read only. Poses, positions, half sets, classes, scores and every other column are kept
-    where the format has a place for them, and `--dry-run` says where not.
+    where the format has a place for them; `--dry-run` lists what is lost.
 
     OUT is written, OUT.settings.toml beside it, and what else the format needs: optimisation_set.star with lists of
     2-D stacks, OUT.doc with the names of tomograms that a format numbers, NAME.mod with PEET's lists.

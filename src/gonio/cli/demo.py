@@ -1,4 +1,4 @@
-"""``gonio demo``: the whole chain on particles whose truth is known, told as a story."""
+"""``gonio demo``: simulation, alignment and average of particles whose truth is known, step by step."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def demo(
     Example: `gonio demo demo --particles 40`
     """
     with result_folder(folder, overwrite=overwrite) as staging:
-        told = _chain(staging, particles, seed)
-    print(f"\n{told}\n\nAll of it is in {folder}; open {folder / 'report.html'}")
+        summary = _chain(staging, particles, seed)
+    print(f"\n{summary}\n\nAll of it is in {folder}; open {folder / 'report.html'}")
     print(
         f"The alignment by itself: gonio align {folder}/simulated/particles.star"
         f" --reference {folder}/simulated/reference.mrc --truth {folder}/simulated/truth.star -o {folder}/aligned"
@@ -51,7 +51,7 @@ def demo(
 
 
 def _chain(folder: Path, count: int, seed: int) -> str:
-    """Run the chain in a folder and return what came of it."""
+    """Run the chain in a folder and return its summary as text."""
     from gonio.alignment.aligner import Aligner
     from gonio.alignment.columns import runners_up, writable
     from gonio.io import read_volume, write_particles

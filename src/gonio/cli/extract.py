@@ -37,7 +37,7 @@ LARGEST_EDGE = 4096
         "--diameter",
         metavar="A",
         callback=positive,
-        help="Of that sphere, angstrom. Default: the largest that fits the box.",
+        help="Diameter of that sphere, angstrom. Default: the largest that fits the box.",
     ),
     edge=typer.Option(
         "--edge",
@@ -51,13 +51,13 @@ LARGEST_EDGE = 4096
         " Python pickers.",
     ),
     pixel_size_angstrom=typer.Option(
-        "--pixel-size", metavar="A", callback=positive, help="Of the pixels that LIST counts in, angstrom."
+        "--pixel-size", metavar="A", callback=positive, help="Size of LIST's pixels, angstrom."
     ),
     voxel_size_angstrom=typer.Option(
         "--voxel-size",
         metavar="A",
         callback=positive,
-        help="Of the tomograms, angstrom, in place of their headers.",
+        help="Voxel size of the tomograms, angstrom, in place of their headers.",
     ),
     reverse_tilts=typer.Option(
         "--reverse-tilts",
@@ -69,11 +69,11 @@ def extract(done: Extracted, *, output: Path) -> None:
     """Cut subtomograms from tomograms.
 
     Each box is cut where its particle is: at the listed position plus the listed shift, between voxels by a phase in
-    Fourier space; the shift in the new list is 0. Boxes are not turned: angles are those of the list, in the tomogram.
+    Fourier space; the shift in the new list is 0. Boxes are not rotated: angles are those of the list, in the tomogram.
     --bin cuts the spectrum, so that nothing is aliased. Tomograms are read only where particles are.
 
     DIR/particles.star lists the subtomograms for RELION 5 and `gonio align`, with every other column of LIST and
-    gonioOutside, which share of a box lay outside of the tomogram. With --tilt-range or --tilts it tells the wedge.
+    gonioOutside, the fraction of a box outside of the tomogram. With --tilt-range or --tilts it states the wedge.
 
     --reverse-tilts mirrors tomograms that were reconstructed with the wrong tilt sense, in z: boxes, angles, positions
     and wedges in DIR are those of the mirror image, whose particles have the specimen's hand.
@@ -93,7 +93,7 @@ def extract(done: Extracted, *, output: Path) -> None:
     if left:
         print(f"left out, as their boxes stick out: {names_of(table, np.array(left))}")
     if len(padded):
-        print(f"filled with their mean where they stick out: {names_of(table, padded)} (gonioOutside tells how much)")
+        print(f"filled with their mean where they stick out: {names_of(table, padded)} (gonioOutside states how much)")
     if job.mirror:
         print("tilts were read reversed: boxes, angles and positions are those of the tomograms' mirror image in z")
     contrast = "flipped" if job.invert else "as in the tomogram"

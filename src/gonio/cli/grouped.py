@@ -29,7 +29,7 @@ __all__ = ["command"]
 
 @dataclass(frozen=True)
 class _Group:
-    """A dataclass whose fields are options, and the switch that asks for it, if any."""
+    """A dataclass whose fields are options, and the switch that enables it, if any."""
 
     kind: type
     options: list[Parameter]
@@ -46,9 +46,9 @@ def command(
     job
         Its parameters, and the fields of dataclasses among them, are the command's options.
     watch
-        Is called as the job's ``watch``, with ``as_json`` beside.
+        Called as the job's ``watch``, with ``as_json`` as well.
     own
-        How this command shows options that ``OPTIONS`` does not have, or shows otherwise; None for one that it leaves
+        Options of this command that ``OPTIONS`` lacks, or that replace those in it; None for one that it leaves
         out.
 
     Returns
@@ -88,7 +88,7 @@ def command(
 
 
 def _opened(job: Callable[..., Any], shown: Mapping[str, ParameterInfo]) -> tuple[list[Parameter], dict[str, _Group]]:
-    """The options of a job, those that must be given first, and its groups by parameter."""
+    """Return the options of a job, required ones first, and its groups by parameter."""
     hints, opened = get_type_hints(job), []
     groups: dict[str, _Group] = {}
     for name, parameter in inspect.signature(job).parameters.items():
@@ -118,7 +118,7 @@ def _default(value: Any) -> Any:
 
 
 def _one_kind(hint: Any) -> Any:
-    """The type that is typed: of files their path, of words and numbers the word, of sequences a list."""
+    """Return the type of an option: the path of files, the word of words and numbers, the list of sequences."""
     args, origin = get_args(hint), get_origin(hint)
     if origin not in (Union, UnionType):
         return (list if origin is Sequence else origin)[*map(_one_kind, args)] if args else hint
@@ -128,20 +128,20 @@ def _one_kind(hint: Any) -> Any:
 
 
 def _gathered(name: str, group: _Group, given: dict[str, Any]) -> Any:
-    """The value of a group, taken out of what is given."""
+    """Take the value of a group out of the given options, and return it."""
     asked = group.switch is None or given.pop(name)
     values = {one.name: given.pop(one.name) for one in group.options}
     if not asked:
         if any(values[one.name] != one.default for one in group.options):
             blanks = ", ".join(["{}"] * (len(values) - 1)) + " and {}"
-            raise ArgumentError(f"{blanks} need {{}}: without it they say nothing", *values, name)
+            raise ArgumentError(f"{blanks} need {{}}: without it they have no effect", *values, name)
         return None
     bar = {"progress": progress} if any(one.name == "progress" for one in fields(group.kind)) else {}
     return group.kind(**values, **bar)
 
 
 def _option(shown: Mapping[str, ParameterInfo], argument: str) -> str:
-    """What an argument is called on the command line; of ``halves=False`` that is --no-halves."""
+    """Return the name of an argument on the command line; of ``halves=False`` that is --no-halves."""
     info = shown.get(argument.partition("=")[0])
     # Beside an annotation, typer takes the first name for a default.
     stated = () if info is None else (info.default, *(info.param_decls or ()))

@@ -1,4 +1,4 @@
-"""``gonio inspect``: what was found of a file, and what looks wrong with it."""
+"""``gonio inspect``: the content of a file, and what looks wrong with it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ROWS, COLUMNS = 8, 16
     inspect_file,
     path=typer.Argument(metavar="FILE", help="Particle list, map, tomogram, or tilt file."),
     hand=typer.Option(
-        "--hand", metavar="MAP", help="Say whether this map or its mirror image fits the list's particles."
+        "--hand", metavar="MAP", help="Find whether this map or its mirror image fits the list's particles."
     ),
-    sample=typer.Option("--sample", metavar="N", min=1, help="Particles that are looked at, spread over the list."),
+    sample=typer.Option("--sample", metavar="N", min=1, help="Particles that are read, spread over the list."),
     output=typer.Option("-o", "--output", metavar="PNG", help="Draw wedge, power and tilts into this file."),
 )
 def inspect(found: Inspection, *, path: Path, output: Path | None, as_json: bool) -> None:
@@ -38,7 +38,7 @@ def inspect(found: Inspection, *, path: Path, output: Path | None, as_json: bool
     size, contrast and where its power is. Of a tilt file: its tilts, their order and dose. A warning is no proof,
     and its absence neither.
 
-    With --hand the particles are averaged at their poses; MAP, in any frame, and its mirror image are laid on that
+    With --hand the particles are averaged at their poses; MAP, in any frame, and its mirror image are aligned to that
     average, and each particle is refined against both. The margin is the mean difference of the two dissimilarities,
     with its standard error over particles. Where the mirror image fits, both remedies are printed as commands: to read
     the tilts in the other sense, and to mirror the map; which one is right depends on whose hand is known.
@@ -53,14 +53,14 @@ def inspect(found: Inspection, *, path: Path, output: Path | None, as_json: bool
 
 def _as_dict(path: Path, found: Inspection) -> dict[str, object]:
     score = found.hand
-    told: dict[str, object] = {
+    shown: dict[str, object] = {
         "file": str(path),
         "kind": found.kind,
         "facts": found.facts,
         "input_warnings": [{"name": s.name, "what": s.what, "remedy": s.remedy} for s in found.warnings],
     }
     if score is not None:
-        told["hand"] = {
+        shown["hand"] = {
             "fits": score.fits,
             "margin": score.margin,
             "standard_error": score.standard_error,
@@ -69,7 +69,7 @@ def _as_dict(path: Path, found: Inspection) -> dict[str, object]:
             "correlation_of_the_average": list(score.correlations),
             "remedies": [{"when": when, "command": command} for when, command in found.remedies],
         }
-    return told
+    return shown
 
 
 def _print(path: Path, found: Inspection, output: Path | None) -> None:
@@ -102,11 +102,11 @@ def _print_hand(score: HandScore) -> None:
         "undecided": "neither hand fits better",
     }
     one, other = score.correlations
-    told = (
+    text = (
         f"{words[score.fits]}; margin {abs(score.margin):.4f} +- {score.standard_error:.4f}, {better} of"
         f" {count} particles for the map; their average correlates {one:.3f} with it, {other:.3f} with its mirror image"
     )
-    print(hanging("  hand: ", told))
+    print(hanging("  hand: ", text))
 
 
 def drawing(wedge: Wedge, frequency_per_angstrom: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""How the command line shows what jobs are asked: one table from arguments to options.
+"""Options of the command line: one table from the arguments of jobs to options.
 
 Each option's help states its unit and its default. Defaults that are None are resolved where they are used.
 """
@@ -47,8 +47,8 @@ OPTIONS: Mapping[str, ParameterInfo] = {
     "tilt_weights": typer.Option(
         "--tilt-weights",
         metavar="plain|dose|ctf",
-        help="With --tilts: what a tilt is worth. dose weighs by what the dose before it left; ctf by the size of its"
-        " contrast transfer, too.",
+        help="With --tilts: weights of tilts. dose weights by what the dose before a tilt left; ctf by the size of its"
+        " contrast transfer as well.",
     ),
     "tomograms_path": typer.Option(
         "--tomograms",
@@ -58,21 +58,21 @@ OPTIONS: Mapping[str, ParameterInfo] = {
     "reverse_tilts": typer.Option(
         "--reverse-tilts",
         help="Of 2-D stacks: read every tilt in the other sense, for sets whose tilt sense was reversed on import and"
-        " that show a mirror image as they are listed (inspect --hand tells). What is written says so, and lists are"
-        " read so again.",
+        " that show a mirror image as they are listed (inspect --hand finds out). Written lists state it, and are"
+        " read the same way again.",
     ),
     "defocus_hand": typer.Option(
         "--defocus-hand",
         metavar="relion|warp",
         help="Of 2-D stacks: whose meaning rlnTomoHand has. RELION adds hand times depth to the defocus, WarpTools"
-        " takes it off; tomograms called NAME.tomostar are taken to be WarpTools'. It mirrors nothing.",
+        " subtracts it; tomograms called NAME.tomostar are taken to be WarpTools'. It mirrors nothing.",
     ),
     "invert": typer.Option("--invert", help="Flip the sign of the particles: for density that is dark (negative)."),
     "voxel_size_angstrom": typer.Option(
         "--voxel-size",
         metavar="A",
         callback=positive,
-        help="Voxel size, angstrom, in place of what the files say.",
+        help="Voxel size, angstrom, in place of what the files state.",
     ),
     "permissive": typer.Option(
         "--permissive", help="Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too."
@@ -95,14 +95,14 @@ OPTIONS: Mapping[str, ParameterInfo] = {
     "score": typer.Option(
         "--score",
         metavar="rcs|fcs|likelihood",
-        help="rcs is blind to contrast; fcs compares values on one scale; likelihood weighs each sample by what it is"
-        " expected to tell. None has a unit.",
+        help="rcs is blind to contrast; fcs compares values on one scale; likelihood weights samples by their expected"
+        " FSC. None has a unit.",
     ),
     "assignment": typer.Option(
         "--assignment",
         metavar="auto|soft|hard",
-        help="hard: a particle enters the averages at the pose found; soft: at poses drawn from all that it may have;"
-        " auto: soft where the resolution tells these apart.",
+        help="hard: a particle enters the averages at the pose found; soft: at poses sampled from its posterior;"
+        " auto: soft where the resolution distinguishes these.",
     ),
     "search": typer.Option(
         "--search",
@@ -117,7 +117,7 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         " Default: restored; plain with the searches of 2012, which know no other.",
     ),
     "pool": typer.Option(
-        "--pool", metavar="all|drawn", help="Refine all promising orientations, or those drawn by their fit, at random."
+        "--pool", metavar="all|drawn", help="Refine all promising orientations, or some sampled at random by their fit."
     ),
     "symmetry": typer.Option(
         "--symmetry",
@@ -131,12 +131,12 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         "--max-shift", metavar="A", help="Largest shift, angstrom. Default: a quarter of the box."
     ),
     "particle_diameter_angstrom": typer.Option(
-        "--diameter", metavar="A", help="Of the particle itself, angstrom. Default: what the data show."
+        "--diameter", metavar="A", help="Diameter of the particle itself, angstrom. Default: what the data show."
     ),
     "mask_diameter_angstrom": typer.Option(
         "--mask-diameter",
         metavar="A",
-        help="Of the soft sphere around the box centre that holds the particle wherever it lies, angstrom."
+        help="Diameter of the soft sphere around the box centre that holds the particle at any shift, angstrom."
         " Default: by the particle's diameter; plain inputs have none.",
     ),
     "mask": typer.Option(
@@ -145,10 +145,10 @@ OPTIONS: Mapping[str, ParameterInfo] = {
     "half_maps": typer.Option(
         "--half-maps",
         metavar="MAP MAP",
-        help="Half maps of the reference: what they do not agree on is not expected of the particles. They are"
+        help="Half maps of the reference: the expected FSC is limited by their agreement. They are"
         " compared as they are: mask them first where that is wanted.",
     ),
-    "seed": typer.Option("--seed", metavar="N", help="Of the random numbers: same seed, same result."),
+    "seed": typer.Option("--seed", metavar="N", help="Seed of the random numbers: same seed, same result."),
     "seed_interval_deg": typer.Option(
         "--seed-interval",
         metavar="DEG",
@@ -178,19 +178,19 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         "--decoys",
         metavar="N",
         min=0,
-        help="Align every particle to N decoys of the reference too (2 is enough): how well they fit tells which"
+        help="Align every particle to N decoys of the reference too (2 is enough): how well they fit shows which"
         " particles are real. Each costs as much as a search over all orientations.",
     ),
     "max_q": typer.Option(
         "--max-q",
         metavar="Q",
-        help="With --decoys: the share of false particles that DIR/kept.star may hold. Default: 0.05.",
+        help="With --decoys: the fraction of false particles that DIR/kept.star may hold. Default: 0.05.",
     ),
     "ctf_image": typer.Option(
         "--ctf-image",
         metavar="squares|transfer|confidence",
         help="What the volumes in rlnCtfImage hold: sums of squared transfers (RELION 4 and 5), the transfer (RELION 3,"
-        " Warp), or how much a frequency counts. Default: what the list says.",
+        " Warp), or how much a frequency counts. Default: what the list states.",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""What commands print: numbers, prose in the width of a terminal, and progress."""
+"""Output of commands: numbers, prose in the width of a terminal, and progress."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["hanging", "numbers_text", "print_result", "progress", "wrapped"]
 PLAIN_PROGRESS_SECONDS = 5.0
 # Columns of a terminal, and what names and values of a summary take of them.
 WIDTH, NAME_WIDTH, VALUE_WIDTH = 80, 30, 14
-# How often a bar is drawn.
+# Seconds between two updates of a bar, and between two lines.
 BAR_SECONDS = 0.1
 
 
 def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
-    """Name, value and how to read it, line by line, in the width of a terminal."""
+    """Return name, value and how to read it, line by line, in the width of a terminal."""
     lines, before = [], " " * (2 + NAME_WIDTH + 1 + VALUE_WIDTH + 2)
     for name, value, reading in rows:
         first = f"  {name:<{NAME_WIDTH}} {value:>{VALUE_WIDTH}}  "
@@ -32,26 +32,26 @@ def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
 
 
 def print_result(summary: Mapping[str, object], *texts: str, as_json: bool) -> None:
-    """Print what a command came to: as one JSON object, or as texts that are not empty."""
+    """Print the result of a command: as one JSON object, or as those of the texts that are not empty."""
     print(json_text(summary) if as_json else "\n".join(text for text in texts if text))
 
 
 def wrapped(text: str) -> str:
-    """Prose in the width of a terminal; paths and numbers stay whole."""
+    """Return prose in the width of a terminal; paths and numbers are not broken."""
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def hanging(first: str, text: str) -> str:
-    """Prose after a heading, its further lines below its first word."""
+    """Return prose after a heading, its further lines indented to its first word."""
     filled = textwrap.TextWrapper(WIDTH, first, " " * len(first), break_long_words=False, break_on_hyphens=False)
     return filled.fill(text)
 
 
 @contextmanager
 def progress(verb: str, total: int, before: int = 0) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with the number of items done; a bar on a terminal, else a line now and then.
+    """Yield a function to call with the number of items done; it shows a bar on a terminal, else a line now and then.
 
-    ``before`` items were done by an earlier run, and say nothing of the rate. All of it goes to standard error, so that
+    ``before`` items were done by an earlier run, and do not count for the rate. It prints to standard error, so that
     standard output holds results only.
     """
     if sys.stderr.isatty():
@@ -75,10 +75,10 @@ def _bar(verb: str, total: int, before: int) -> Iterator[Callable[[int], None]]:
         def report(done: int) -> None:
             nonlocal last
             now = time.monotonic()
-            told = rate.after(done, now)
+            pace = rate.after(done, now)
             if done == total or now - last >= BAR_SECONDS:
                 last = now
-                bar.update(task, completed=done, rate=told, refresh=True)
+                bar.update(task, completed=done, rate=pace, refresh=True)
 
         yield report
 
@@ -89,20 +89,20 @@ def _lines(verb: str, total: int, before: int) -> Callable[[int], None]:
     def report(done: int) -> None:
         nonlocal last
         now = time.monotonic()
-        told = rate.after(done, now)
+        pace = rate.after(done, now)
         if done < total and now - last < PLAIN_PROGRESS_SECONDS:
             return
         last = now
-        print(f"{verb}: {done} of {total}{', ' if told else ''}{told}", file=sys.stderr, flush=True)
+        print(f"{verb}: {done} of {total}{', ' if pace else ''}{pace}", file=sys.stderr, flush=True)
 
     return report
 
 
 class _Rate:
-    """How fast items are done, and how long the rest takes.
+    """Rate at which items are done, and time that the rest takes.
 
     The clock starts with the first item that is done: what comes before it, kernels that are compiled and a reference
-    that is prepared, does not come again. Until a second one is done nothing is known, and nothing said.
+    that is prepared, does not come again. Until a second one is done the rate is unknown, and not shown.
     """
 
     def __init__(self, total: int, before: int) -> None:
@@ -110,7 +110,7 @@ class _Rate:
         self._waits = True  # for the first
 
     def after(self, done: int, now: float) -> str:
-        """In words, when ``done`` items are done; empty while there is nothing to say."""
+        """Return rate and time left as text, when ``done`` items are done; empty while they are unknown."""
         if self._waits and done < self._total:
             self._since, self._done_then, self._waits = now, done, False
             return ""

@@ -1,4 +1,4 @@
-"""``gonio pair``: lay one subtomogram on another, and tell the hand."""
+"""``gonio pair``: align one subtomogram to another, and find the hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @command(
     jobs.pair,
     a=typer.Argument(metavar="A", help="MRC map that stays where it is."),
-    b=typer.Argument(metavar="B", help="MRC map that is laid on A."),
+    b=typer.Argument(metavar="B", help="MRC map that is aligned to A."),
     tilt_range_a_deg=typer.Option("--tilt-range-a", metavar="MIN MAX", help="Tilts of A alone, degrees."),
     tilt_range_b_deg=typer.Option("--tilt-range-b", metavar="MIN MAX", help="Tilts of B alone, degrees."),
     output=typer.Option(
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
         metavar="MAP",
         help="MRC file to write: B moved onto A, without the frequencies beyond the last whole shell of its box.",
     ),
-    mirror=typer.Option("--mirror", help="Try the mirror image of B too, and say which hand fits."),
+    mirror=typer.Option("--mirror", help="Try the mirror image of B too, and show which hand fits."),
 )
 def pair(paired: Paired, *, a: Path, b: Path, output: Path | None, as_json: bool) -> None:
-    """Lay one subtomogram on another.
+    """Align one subtomogram to another.
 
     Finds the rotation R and the shift t with x_A = R x_B + t; B is the reference, which --symmetry, --mask and
     --half-maps are about. Without a tilt range a map has no missing wedge. The correlation is that of A and the moved B
@@ -39,7 +39,7 @@ def pair(paired: Paired, *, a: Path, b: Path, output: Path | None, as_json: bool
     the box); a missing wedge lowers it. The resolution is where the Fourier shell correlation of the two inside that
     sphere falls through 0.5.
 
-    With `--output MAP` the moved B is written, of the hand that fits, and MAP.settings.toml. B is turned and shifted in
+    With `--output MAP` the moved B is written, of the hand that fits, with MAP.settings.toml. B is rotated and moved in
     the larger of the two boxes by interpolation of its Fourier transform, then cut to the box of A. What lies beyond
     the last whole shell, the corners of Fourier space, is dropped: moved by nothing, B is not quite itself.
 
@@ -62,7 +62,7 @@ def _print(paired: Paired, *, names: tuple[str, str], output: Path | None) -> No
     from gonio.averaging.resolution import FSC_KNOWN
 
     fits = paired.fits
-    print(f"x_A = R x_B + t lays {names[1]} on {names[0]}; R = Rz(a) Ry(b) Rz(c)")
+    print(f"x_A = R x_B + t aligns {names[1]} to {names[0]}; R = Rz(a) Ry(b) Rz(c)")
     for name, fit in fits.items():
         result = fit.result
         angles = "  ".join(f"{angle:9.3f}" for angle in result.pose.euler_zyz_deg())

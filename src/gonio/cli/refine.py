@@ -1,4 +1,4 @@
-"""``gonio refine``: aligning and averaging in turns, in two halves, from a map or from nothing."""
+"""``gonio refine``: alternate alignment and averaging, in two halves, from a map or from the particles alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def iteration_line(one: Iteration) -> str:
 
 
 def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
-    """Print the start maps and each iteration; standard output holds JSON alone where that was asked for."""
+    """Print the initial models and each iteration; with ``as_json`` to standard error."""
     from gonio.workflows.initial_model import DeNovoHalves
 
     if isinstance(event, DeNovoHalves):
@@ -65,7 +65,7 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         " from its own average at these poses.",
     ),
     start_resolution_angstrom=typer.Option(
-        "--start-resolution", metavar="A", callback=positive, help="To which the initial model is taken, angstrom."
+        "--start-resolution", metavar="A", callback=positive, help="Resolution of the map at the start, angstrom."
     ),
     resolution_angstrom=typer.Option(
         "--resolution",
@@ -73,15 +73,15 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         callback=positive,
         help="Finest detail that is ever compared, angstrom. Default: as far as the halves agree.",
     ),
-    iterations=typer.Option("--iterations", metavar="N", min=1, help="After which it ends, converged or not."),
+    iterations=typer.Option("--iterations", metavar="N", min=1, help="Largest number of iterations."),
     split=typer.Option(
-        "--split", help="Make new half sets, whatever the list says; overlapping particles share a half."
+        "--split", help="Make new half sets, also where the list has some; overlapping particles stay in one half."
     ),
     overlap_distance_angstrom=typer.Option(
         "--siblings",
         metavar="A",
         callback=positive,
-        help="Particles nearer than this along every axis share a half, angstrom. Default: the box's edge.",
+        help="Particles nearer than this along every axis stay in one half, angstrom. Default: the box's edge.",
     ),
     duplicates_angstrom=typer.Option(
         "--duplicates",
@@ -96,7 +96,7 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     Each half is aligned to its own map, whose resolution limit follows the Fourier shell correlation of the halves and
     never runs ahead of it; over all orientations first, near the poses found later, until neither moves any more. Half
     sets are those of the list (rlnRandomSubset); without them, or with --split, they are made such that overlapping
-    boxes and parts of one particle share a half.
+    boxes and parts of one particle stay in one half.
 
     A map given as --reference is taken at low resolution alone, and both halves start from it: to that resolution they
     agree whatever the particles show. With --denovo each half makes its own initial model from its own particles; with

@@ -24,15 +24,15 @@ from gonio.jobs.simulate import simulate as simulate_particles
         "--structure", metavar="FILE", help="PDB or mmCIF file, in place of a phantom; assembly 1 is built."
     ),
     resolution_angstrom=typer.Option(
-        "--resolution", metavar="A", callback=positive, help="Of the structure's density, angstrom."
+        "--resolution", metavar="A", callback=positive, help="Resolution of the structure's density, angstrom."
     ),
     count=typer.Option("--count", metavar="N", min=1, help="How many particles."),
     box=typer.Option("--box", metavar="N", help="Edge of a particle's box, voxels."),
     voxel_size_angstrom=typer.Option("--voxel-size", metavar="A", callback=positive, help="Edge of a voxel, angstrom."),
     tilt_range_deg=typer.Option("--tilt-range", metavar="MIN MAX", help="First and last tilt, whole degrees."),
-    snr=typer.Option("--snr", metavar="RATIO", help="Variance of clean images over that of the noise; inf for none."),
+    snr=typer.Option("--snr", metavar="RATIO", help="Variance of noise-free images over that of noise; inf for none."),
     amplitude_contrast=typer.Option(
-        "--amplitude-contrast", metavar="Q", help="Of the lens, a fraction; the paper's is 0."
+        "--amplitude-contrast", metavar="Q", help="Amplitude contrast of the lens, a fraction; the paper's is 0."
     ),
     ctf=typer.Option(
         "--ctf",
@@ -48,7 +48,7 @@ def simulate(done: Simulated, *, out: Path) -> None:
 
     Projects the particle at a random pose in steps of one degree of tilt, adds noise, applies the paper's detector and
     its lens (4 um, 300 kV) with an amplitude contrast of 0.07, and reconstructs by weighted back-projection. The list
-    that an alignment reads, particles.star, holds no poses (angles and origins are zero), so that nobody cheats by
+    that an alignment reads, particles.star, holds no poses (angles and origins are zero), so that nobody uses them by
     accident; the true ones are in truth.star.
 
     OUT/particles/*.mrc, OUT/particles.star, OUT/truth.star, OUT/reference.mrc (the particle in its own frame without
@@ -66,7 +66,7 @@ def simulate(done: Simulated, *, out: Path) -> None:
     voxel_size_angstrom=typer.Option("--voxel-size", metavar="A", callback=positive, help="Edge of a voxel, angstrom."),
     box=typer.Option("--box", metavar="N", help="Edge of the box, voxels."),
     resolution_angstrom=typer.Option(
-        "--resolution", metavar="A", callback=positive, help="Of the map, angstrom. Default: twice the voxel size."
+        "--resolution", metavar="A", callback=positive, help="Map resolution, angstrom. Default: twice the voxel size."
     ),
     assembly=typer.Option(
         "--assembly", metavar="NAME", help="Biological assembly to build; none takes the file as it is."

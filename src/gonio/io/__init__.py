@@ -1,4 +1,4 @@
-"""Foreign files: everything that gonio reads and writes, and nothing of their conventions beyond this folder."""
+"""Files of other programs: everything that gonio reads and writes; their conventions are known in this folder alone."""
 
 from gonio.io.errors import FormatError
 from gonio.io.lists import read_particles, write_particles

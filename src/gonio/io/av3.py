@@ -46,7 +46,7 @@ EXACT = 2**24  # whole numbers that float32 holds
 
 
 def is_motive_list(start: bytes) -> bool:
-    """Return whether an EM file, as its header tells, has 20 numbers in each column and nothing in depth."""
+    """Return whether an EM file has, by its header, 20 numbers in each column and a depth of 1."""
     edges = np.frombuffer(start, dtype="<i4", count=3, offset=4)
     swapped = edges.byteswap()
     return any(edge[0] == len(ROWS) and 1 in (edge[1], edge[2]) for edge in (edges, swapped))
@@ -82,13 +82,13 @@ def write_av3(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     Raises
     ------
     FormatError
-        If a number is too large for float32 to tell it from the next.
+        If a number is too large for float32 to distinguish it from the next.
     """
     numbers = tomogram_numbers(table)
     block = block_of(table, LAYOUT, path, columns=ROWS, defaults={"object_id": "1"}, tomogram_numbers=numbers)
     values = np.stack([_numbers(block, label) for label in ROWS], axis=-1)  # (m, 20)
     if values[:, ROWS.index("subtomo_id")].max(initial=0) > EXACT:
-        problem = f"particles have numbers above {EXACT}, which float32 cannot tell apart"
+        problem = f"particles have numbers above {EXACT}, which float32 cannot distinguish"
         raise FormatError(path, problem, "write another format")
     write_em(path, values.astype(np.float32)[None])  # (1, m, 20)
     return (path, *write_documents(path, numbers))

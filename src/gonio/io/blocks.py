@@ -3,8 +3,8 @@
 Owns reading and writing of blocks. Every value stays the text that it was in the file, so that whatever gonio does
 not change is written back as it came; numbers are made where they are needed. Knows no label.
 
-It is read here and not by a library because complaints name lines, values must stay text, and lists of millions of rows
-must not be held several times over: a file is gone through once, line by line.
+It is read here and not by a library because errors name lines, values must stay text, and lists of millions of rows
+must not be held several times: a file is read once, line by line.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Block:
         return self.vectors([label])[:, 0]
 
     def vectors(self, labels: Iterable[str]) -> NDArray[np.float64]:
-        """Several columns as finite numbers, shape (rows, labels)."""
+        """Return several columns as finite numbers, shape (rows, labels)."""
         return np.stack([self._numbers(label) for label in labels], axis=-1)
 
     def _numbers(self, label: str) -> NDArray[np.float64]:
@@ -97,16 +97,16 @@ class Block:
 
     @property
     def called(self) -> str:
-        """How complaints call it: nothing where it is all of its file."""
+        """Name of the block in errors; empty where it is the whole file."""
         return f"block data_{self.name} " if self.is_star else ""
 
     @property
     def of_it(self) -> str:
-        """The same after what is in it."""
+        """Name of the block in errors, after one of its columns; empty where it is the whole file."""
         return f" of block data_{self.name}" if self.is_star else ""
 
     def at(self, row: int) -> str:
-        """Return where a row stands in the file, for complaints."""
+        """Return where a row stands in the file, for errors."""
         return f" (line {self.lines[row]})" if len(self.lines) else ""
 
     def first(self, label: str) -> str:
@@ -135,7 +135,7 @@ class Block:
         return replace(self, columns={k: v for k, v in self.columns.items() if k not in dropped})
 
     def with_columns(self, columns: Mapping[str, Iterable[str]]) -> Block:
-        """Columns replaced in their place, or added at the end."""
+        """Return the block with these columns replaced in their place, or added at the end."""
         return replace(self, columns={**self.columns, **{k: tuple(v) for k, v in columns.items()}})
 
 
@@ -188,7 +188,7 @@ def write_star(path: str | Path, star: Star) -> None:
 
 
 class _Parser:
-    """Goes through a STAR file line by line."""
+    """A parser of a STAR file, line by line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -267,7 +267,7 @@ class _Rows:
         self.waiting = []
 
     def _shared(self, label: str, values: tuple[str, ...]) -> Iterable[str]:
-        """Return texts, one object for all that are equal where many are: lists are long and names repeat."""
+        """Return texts, equal ones as one object where many are equal: lists are long and names repeat."""
         if len(set(values)) > len(values) // 4:
             return values
         seen = self.seen.setdefault(label, {})

@@ -1,4 +1,4 @@
-"""Files that may be compressed, told by what they hold and not by their name, and the arrays in them."""
+"""Files that may be compressed, recognised by their content and not by their name, and the arrays in them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIECE_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Layout:
-    """Where in a file of a map, as it is without compression, its values lie.
+    """Place of the values of a map in its file, without compression.
 
     Parameters
     ----------
@@ -30,11 +30,11 @@ class Layout:
     start
         Byte of the first value.
     dtype
-        Of the values, in the file's byte order.
+        Type of the values, in the file's byte order.
     shape
         (z, y, x), or (y, x) of a single image.
     voxel_size_xyz_angstrom
-        As the header says it, 0 where it does not.
+        As the header states it, 0 where it does not.
     """
 
     path: Path
@@ -66,7 +66,7 @@ def compression_of(path: Path) -> str | None:
 
 
 def opened(path: Path) -> BufferedIOBase:
-    """Return the bytes of a file as they are without compression; raises as ``compression_of``."""
+    """Open a file as a stream of decompressed bytes; raises as ``compression_of``."""
     compression = compression_of(path)
     if compression == "gzip":
         return gzip.open(path, "rb")
@@ -74,13 +74,13 @@ def opened(path: Path) -> BufferedIOBase:
 
 
 def first_bytes(path: Path, count: int) -> bytes:
-    """The first bytes, fewer where the file is shorter; raises as ``opened``, and EOFError for a gzip cut off."""
+    """Return the first bytes, fewer in a shorter file; raises as ``opened``, and EOFError for a gzip cut off."""
     with opened(path) as stream:
         return stream.read(count)
 
 
 def opened_for_writing(path: Path, *, compressed: bool) -> BinaryIO:
-    """Return a new file for bytes, which gzip compresses where asked."""
+    """Open a new file for bytes, compressed by gzip where ``compressed``."""
     return cast(BinaryIO, gzip.open(path, "wb") if compressed else path.open("wb"))
 
 
@@ -90,8 +90,8 @@ def payload(path: Path, stream: BufferedIOBase, dtype: np.dtype, shape: tuple[in
     Raises
     ------
     FormatError
-        If the file ends before the array does. What the header claims is not believed: no more memory is taken than
-        the file fills.
+        If the file ends before the array does. No more memory is taken than the file fills, whatever the header
+        states.
     """
     expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
     raw = bytearray()

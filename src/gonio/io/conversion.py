@@ -46,24 +46,24 @@ WORDS = {
     formats.TOMOGRAMS: "names of tomograms (numbers stand for them; the names are kept beside the list, in OUT.doc)",
     formats.NAMES: "names of particles (numbers stand for them)",
 }
-# Columns that say what formats say in other ways.
-TELL_TILTS = ("dynamo", "pytom")
+# Columns that state what formats state in other ways.
+STATE_TILTS = ("dynamo", "pytom")
 OLDER_RELION = ("warp", "relion3.0", "relion3.1")
-TOLD_OTHERWISE = {relion.SERIES_PIXEL, relion.IMAGE_PIXEL, relion.OLD_PIXEL, relion.BINNING, relion.GROUP}
+STATED_OTHERWISE = {relion.SERIES_PIXEL, relion.IMAGE_PIXEL, relion.OLD_PIXEL, relion.BINNING, relion.GROUP}
 
 
 @dataclass(frozen=True)
 class TomogramSizes:
-    """How large tomograms are, in pixels, xyz.
+    """Sizes of tomograms in pixels, xyz.
 
     Parameters
     ----------
     every
-        Of each tomogram that ``by_name`` does not name, in pixels of the list's coordinates; or None.
+        Size of each tomogram that ``by_name`` does not name, in pixels of the list's coordinates; or None.
     by_name
         Size and pixel size in angstrom (x, y, z, angstrom) by tomogram.
     path
-        The file that states them, or does not, for complaints.
+        The file that should state them, for errors.
     """
 
     every: tuple[float, float, float] | None = None
@@ -74,7 +74,7 @@ class TomogramSizes:
     def read(path: Path) -> TomogramSizes:
         """Read what RELION's or Warp's tomograms.star, or a STOPGAP wedge list, states.
 
-        Sizes below 1 (RELION's own -999, 0) and blanks are not set: such a tomogram is as one that is not named.
+        Sizes below 1 (RELION's own -999, 0) and blanks are not set: such a tomogram counts as not named.
 
         Raises
         ------
@@ -118,7 +118,7 @@ def known_sizes(table: ParticleTable, tomograms_path: Path | None = None) -> NDA
     Parameters
     ----------
     table
-        As read.
+        List as it was read.
     tomograms_path
         tomograms.star or a STOPGAP wedge list; of RELION's lists found beside them when not given.
 
@@ -140,14 +140,14 @@ def known_sizes(table: ParticleTable, tomograms_path: Path | None = None) -> NDA
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """What the caller says of a list that is written.
+    """Options of the caller for a list that is written.
 
     Parameters
     ----------
     pixel_size_angstrom
-        Of the pixels to count in; None for those of the source.
+        Size of the pixels to count in; None for those of the source.
     sizes
-        Of the tomograms, to get from their corner to their centre and back.
+        Sizes of the tomograms, to get from their corner to their centre and back.
     centre
         Which point the centre is, a key of ``CENTRES``.
     whole
@@ -169,7 +169,7 @@ def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, pat
     Parameters
     ----------
     path
-        Of the list that is read or written, for complaints.
+        The list that is read or written, for errors.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, pat
         If the pixel size or the size of a tomogram is needed and not known.
     """
     if _lacks_pixels(table, target, options):
-        problem = f"does not say the size of its pixels, which {target.title} needs"
+        problem = f"does not state the size of its pixels, which {target.title} needs"
         raise FormatError(path, problem, "pass --pixel-size ANGSTROM")
     table = _scored(table, target)
     if needs_centres(table, target):
@@ -190,7 +190,7 @@ def prepared(table: ParticleTable, target: Format, options: WriteOptions, *, pat
 
 
 def _lacks_pixels(table: ParticleTable, target: Format, options: WriteOptions) -> bool:
-    """Return whether the list would have to say how large its pixels are to be counted as the format counts."""
+    """Return whether the format needs a pixel size that the list does not state."""
     if table.pixel_sizes_angstrom is not None:
         return False
     if table.lengths == "pixels":
@@ -200,7 +200,7 @@ def _lacks_pixels(table: ParticleTable, target: Format, options: WriteOptions) -
 
 
 def _scored(table: ParticleTable, target: Format) -> ParticleTable:
-    """With the scores of an alignment where the format has a place for them: a score of an older pose is none.
+    """Return the list with the scores of its alignment where the format has a place for them; older ones are dropped.
 
     What a RELION list calls a figure of merit is that of its picking, and stays.
     """
@@ -214,7 +214,7 @@ def _scored(table: ParticleTable, target: Format) -> ParticleTable:
 
 
 def needs_centres(table: ParticleTable, target: Format) -> bool:
-    """Return whether a list must be told where the centres of its tomograms are."""
+    """Return whether the centres of the tomograms must be known to write a list in a format."""
     if table.coordinates_angstrom is None or target.centred is None:
         return False
     return table.coordinates_from != ("centre" if target.centred else "corner")
@@ -229,7 +229,7 @@ def _recentred(table: ParticleTable, target: Format, options: WriteOptions, path
 
 
 def _centres(table: ParticleTable, target: Format, options: WriteOptions, path: Path) -> NDArray[np.float64]:
-    """Where the centre of each particle's tomogram is, from its first voxel, shape (m, 3), in the table's unit."""
+    """Return the centre of each particle's tomogram from its first voxel, shape (m, 3), in the table's unit."""
     pixels = table.pixel_sizes_angstrom
     scale = np.ones(len(table)) if pixels is None else pixels
     index_of = CENTRES[options.centre]
@@ -250,7 +250,7 @@ def _centres(table: ParticleTable, target: Format, options: WriteOptions, path: 
 
 
 def _in_pixels(table: ParticleTable, size: float) -> ParticleTable:
-    """Counting in other pixels; those of the images stay, and are said where nothing else says them."""
+    """Return the list counted in other pixels; those of the images stay, and are stated where nothing else does."""
     extras = dict(table.extras)
     known = table.pixel_sizes_angstrom is None or any(k in extras for k in (relion.IMAGE_PIXEL, relion.OLD_PIXEL))
     if not known and table.images is not None:
@@ -261,7 +261,7 @@ def _in_pixels(table: ParticleTable, size: float) -> ParticleTable:
 
 
 def _whole(table: ParticleTable) -> ParticleTable:
-    """Coordinates of whole pixels: a particle stays where it is, its box moves by less than half a pixel."""
+    """Return the list with coordinates of whole pixels: particles stay, boxes move by less than half a pixel."""
     if table.coordinates_angstrom is None:
         return table
     scale = 1.0 if table.pixel_sizes_angstrom is None else table.pixel_sizes_angstrom[:, None]
@@ -273,7 +273,7 @@ def _whole(table: ParticleTable) -> ParticleTable:
 
 
 def losses(table: ParticleTable, target: Format) -> list[str]:
-    """Return what of a list a format cannot hold, each in a few words."""
+    """Return a few words for each thing in a list that a format cannot hold."""
     facts = {
         formats.POSITIONS: table.coordinates_angstrom is not None,
         formats.ANGLES: bool((table.poses.rotation.magnitude() > 1e-9).any()),
@@ -294,13 +294,13 @@ def losses(table: ParticleTable, target: Format) -> list[str]:
         lost.append("shifts (they are added to the positions)")
     if formats.ANY not in target.holds:
         own = f"{target.family}_"
-        said = TOLD_OTHERWISE | (set(TILT_COLUMNS) if target.family in TELL_TILTS else set())
-        labels = [label for label in table.extras if not label.startswith(own) and label not in said]
+        stated = STATED_OTHERWISE | (set(TILT_COLUMNS) if target.family in STATE_TILTS else set())
+        labels = [label for label in table.extras if not label.startswith(own) and label not in stated]
         labels += [own_label(name) for name in table.columns]
         lost += [f"columns {', '.join(labels)}"] if labels else []
     if target.name in OLDER_RELION and relion.lost_priors(table.extras):
         lost.append(
-            f"{', '.join(relion.lost_priors(table.extras))} of turned boxes (with tilt and psi they would turn)"
+            f"{', '.join(relion.lost_priors(table.extras))} of rotated boxes (with tilt and psi they would be kept)"
         )
     if table.source is not None and table.source.format == "m-series":
         lost.append("tilt images, which only a particle series of M lists one by one")

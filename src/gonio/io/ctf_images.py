@@ -1,4 +1,4 @@
-"""What the 3-D volumes in rlnCtfImage hold, which programs do not agree on, and the particle that follows from it.
+"""Meaning of the 3-D volumes in rlnCtfImage, which differs between programs, and the particle that follows from it.
 
 With F the listed subtomogram, G the particle's transform and V the volume in rlnCtfImage:
 
@@ -32,12 +32,12 @@ __all__ = ["CTF_IMAGE_COLUMN", "CtfImage", "CtfImageKind", "centred_weights", "k
 CTF_IMAGE_COLUMN = "gonioCtfImage"
 # No CTF is larger than one, but volumes are scaled and interpolated: beyond this, sums of squares are as likely.
 LARGEST_TRANSFER = 2.0
-# Negative values up to this share of the largest are rounding: files of half precision, and what cropping leaves.
+# Negative values up to this fraction of the largest are rounding: files of half precision, and what cropping leaves.
 ROUNDING = 0.02
 
 
 class CtfImage(StrEnum):
-    """What a volume in rlnCtfImage is to its subtomogram."""
+    """Relation of a volume in rlnCtfImage to its subtomogram."""
 
     SQUARES = "squares"
     TRANSFER = "transfer"
@@ -55,7 +55,7 @@ MEANINGS: Mapping[CtfImage, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class CtfImageKind:
-    """What a list's volumes in rlnCtfImage hold, and by what that is known."""
+    """Content of a list's volumes in rlnCtfImage, and the reason for taking it so."""
 
     kind: CtfImage
     reason: str
@@ -65,20 +65,20 @@ class CtfImageKind:
 
 
 def kind_of(
-    *, said: CtfImage | None, stated: str | None, is_premultiplied: bool, sections: int, box: int, is_extracted: bool
+    *, given: CtfImage | None, stated: str | None, is_premultiplied: bool, sections: int, box: int, is_extracted: bool
 ) -> CtfImageKind:
-    """Return what a volume holds by all that is said of it, the surest first.
+    """Return what a volume holds, by all that is stated of it, the most reliable statement first.
 
     Parameters
     ----------
-    said
-        By the caller, or None.
+    given
+        Option of the caller, or None.
     stated
-        In column gonioCtfImage, or None.
+        Value of column gonioCtfImage, or None.
     is_premultiplied
         rlnCtfDataAreCtfPremultiplied.
     sections, box
-        Of the volume; voxels along an edge of the subtomogram.
+        Sections of the volume; voxels along an edge of the subtomogram.
     is_extracted
         Whether the list is one of ``gonio extract`` that has no such column yet.
 
@@ -87,8 +87,8 @@ def kind_of(
     ValueError
         If the column states nothing that is known.
     """
-    if said is not None:
-        return CtfImageKind(said, "as asked for")
+    if given is not None:
+        return CtfImageKind(given, "as asked for")
     if stated is not None:
         if stated not in tuple(CtfImage):
             raise ValueError(f"{CTF_IMAGE_COLUMN} must be one of {', '.join(CtfImage)}, is {stated!r}")
@@ -103,7 +103,7 @@ def kind_of(
 
 
 def seen_through(volume: Volume, stored: NDArray[np.float32], kind: CtfImage, *, phase_flipped: bool) -> Subtomogram:
-    """Return the subtomogram with what its volume in rlnCtfImage says of it.
+    """Return the subtomogram with the transfer or weights from its volume in rlnCtfImage.
 
     A transfer is multiplied in: what was F = V G + white noise is then V^2 G + noise of variance V^2.
 
@@ -112,7 +112,7 @@ def seen_through(volume: Volume, stored: NDArray[np.float32], kind: CtfImage, *,
     volume
         The subtomogram.
     stored
-        As in the file.
+        Values in the file.
     kind
         What it holds.
     phase_flipped
@@ -121,7 +121,7 @@ def seen_through(volume: Volume, stored: NDArray[np.float32], kind: CtfImage, *,
     Raises
     ------
     ValueError
-        If values contradict the kind, or do not tell it; says what to pass.
+        If values contradict the kind, or the kind cannot be decided; states what to pass.
     """
     values = centred_weights(stored, volume.box)
     lowest, highest = float(values.min()), float(values.max())
@@ -130,7 +130,7 @@ def seen_through(volume: Volume, stored: NDArray[np.float32], kind: CtfImage, *,
             return Subtomogram(volume, WeightVolumeWedge(values, volume.voxel_size_angstrom))
         if lowest >= 0 and highest > LARGEST_TRANSFER:
             raise ValueError(
-                f"its values reach {highest:.3g}, more than a transfer, and the list does not say what they are:"
+                f"its values reach {highest:.3g}, more than a transfer, and the list does not state what they are:"
                 " sums of squared transfers (RELION 4 and 5) or a scaled transfer"
             )
         return premultiplied(volume, np.abs(values) if phase_flipped else values)
@@ -143,12 +143,12 @@ def seen_through(volume: Volume, stored: NDArray[np.float32], kind: CtfImage, *,
 
 
 def _is_binary(values: NDArray[np.float32]) -> bool:
-    """Return whether frequencies were measured or not, and nothing more is said."""
+    """Return whether the values only state which frequencies were measured: 0 and one other value."""
     return bool(np.isin(values, (0.0, values.max())).all()) and values.max() > 0
 
 
 def centred_weights(weights: NDArray[np.float32], box: int) -> NDArray[np.float32]:
-    """RELION's layouts of a 3-D CTF as a cube (z, y, x) with zero frequency at n // 2.
+    """Return a 3-D CTF in one of RELION's layouts as a cube (z, y, x) with zero frequency at n // 2.
 
     A whole cube is centred already; half a transform (kx >= 0 only) has its zero frequency in the corner
     (RELION src/ml_optimiser.cpp, where rlnCtfImage is read). Twice as many sections hold the multiplicity of each

@@ -1,6 +1,6 @@
 """Dynamo's tables: 26 to 42 columns without a head.
 
-With (tdrot, tilt, narot) in columns 7 to 9, which turn the particle onto the template, (dx, dy, dz) in 4 to 6 and
+With (tdrot, tilt, narot) in columns 7 to 9, which rotate the particle onto the template, (dx, dy, dz) in 4 to 6 and
 (x, y, z) in 24 to 26, both pixels, the first voxel being 1:
 
     R = Rz(-tdrot) Rx(-tilt) Rz(-narot)          position = (x, y, z) + (dx, dy, dz)
@@ -146,7 +146,7 @@ def _read_table(path: Path) -> Block:
 
 
 def _real(word: str) -> str:
-    """A complex number without its imaginary part, where that is nothing but rounding; else the word as it is."""
+    """Return a complex number without its imaginary part where that is nothing but rounding; else the word itself."""
     found = COMPLEX.fullmatch(word)
     return found["real"] if found and abs(float(found["imaginary"])) < ROUNDING else word
 
@@ -159,7 +159,7 @@ def _stated_sizes(block: Block) -> NDArray[np.float64] | None:
 
 
 def _came_without_size(table: ParticleTable) -> bool:
-    """Return whether the list was a table that did not say its pixel size: then it is written as wide as it was."""
+    """Return whether the list was a table without a pixel size: then it is written as wide as it was."""
     source = table.source
     return isinstance(source, ListSource) and source.family == "dynamo" and source.block is not None
 
@@ -171,7 +171,7 @@ def _tilt_ranges(block: Block) -> NDArray[np.float64]:
 
 
 def _tilt_columns(table: ParticleTable) -> dict[str, tuple[str, ...]]:
-    """Tilt ranges of other formats, where the axis is y and the table's own columns do not say more."""
+    """Return tilt ranges of other formats, where the axis is y and the table's own columns do not state more."""
     if LAYOUT.label("ftype") in table.extras or not all(label in table.extras for label in TILT_COLUMNS):
         return {}
     low, high, axis = (table.extras[label] for label in TILT_COLUMNS)

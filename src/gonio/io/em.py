@@ -4,7 +4,7 @@ Owns the EM header, 512 bytes: machine code, two bytes without meaning, data typ
 characters of comment; 40 parameters (int32); 256 bytes of user data. x runs fastest, so arrays are (z, y, x).
 
 The header has a field for the size of a pixel (parameter 7), which programs fill with angstrom, nanometre, either times
-1000, or nothing. It is therefore never read. gonio says the voxel size in the comment, where it finds it again.
+1000, or nothing. It is therefore never read. gonio writes the voxel size into the comment, and reads it from there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BROKEN = "write the file again"
 
 @dataclass(frozen=True)
 class EmFile:
-    """What an EM file holds.
+    """Content of an EM file.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ class EmFile:
 
     @property
     def voxel_size_angstrom(self) -> float:
-        """As the comment says it where gonio wrote the file, else 0."""
+        """Voxel size in the comment where gonio wrote the file, else 0."""
         return _voxel_size(self.comment)
 
 
 def is_em(start: bytes) -> bool:
-    """Whether the first bytes of a file, at least 212 of them, are those of an EM header, and not of an MRC header."""
+    """Return whether a file's first bytes, at least 212 of them, are an EM header, and not an MRC header."""
     if len(start) < 16 or start[208:211] == b"MAP" or start[0] not in BYTE_ORDERS or start[3] not in DATA_TYPES:
         return False
     return all(0 < edge <= LARGEST_EDGE for edge in _edges(start))
@@ -78,7 +78,7 @@ def read_em(path: str | Path) -> EmFile:
     Raises
     ------
     FormatError
-        Missing, empty, not an EM file, truncated, or longer than its header says.
+        Missing, empty, not an EM file, truncated, or longer than its header states.
     """
     path = Path(path)
     with reading(path, BROKEN), opened(path) as stream:
@@ -119,7 +119,7 @@ def write_em(
     data
         Shape (z, y, x), or fewer axes, of a type that EM files know; others are written as float32.
     voxel_size_angstrom
-        Said in the comment.
+        Written into the comment.
     comment
         Without a voxel size, up to 80 characters, latin-1.
     parameters, user_data
@@ -173,9 +173,9 @@ def _comment(header: bytes) -> str:
 
 
 def _voxel_size(comment: str) -> float:
-    said = VOXEL_SIZE.search(comment)
+    found = VOXEL_SIZE.search(comment)
     try:
-        return float(said[1]) if said else 0.0
+        return float(found[1]) if found else 0.0
     except ValueError:
         return 0.0
 

@@ -6,8 +6,8 @@
     Q's angles of type eman, (az, alt, phi), from RELION's: (-90 - psi, tilt, 90 - rot); R's (rot + 90, tilt, psi - 90)
 
 EMAN2 libEM/transform.h (order M.T.S.R), e2spt_average.py (what it is applied to). ``ptcl_source_coord`` and the boxes
-of info files are pixels of the unbinned tomogram, from its centre. EMAN2's scores are better the lower, and are
-negated here, where all are better the higher. A LST file holds any column: its third field is JSON. A mirror in a
+of info files are pixels of the unbinned tomogram, from its centre. EMAN2's lower scores are better; they are
+negated here, where higher scores are better. A LST file holds any column: its third field is JSON. A mirror in a
 transform is refused.
 """
 
@@ -63,7 +63,7 @@ ORTHOGONAL = 1e-3
 
 @dataclass(frozen=True)
 class Row:
-    """A particle: image number, file, what is said of it, and where that stands."""
+    """A particle: image number, file, its values, and its place in the list."""
 
     number: int
     file: str
@@ -108,7 +108,7 @@ def read_parms(path: Path, options: ReadOptions) -> ParticleTable:
     Raises
     ------
     FormatError
-        As ``read_lst``.
+        If the file is not as ``read_lst`` requires.
     """
     rows = []
     for key, values in _json(path).items():
@@ -176,7 +176,7 @@ def _box_row(path: Path, at: int, box: Sequence[Any], tomogram: str, size: float
     if size is not None:
         values[SIZE] = size
     if len(box) > 4 and isinstance(box[4], int | float):
-        values[SCORE] = -box[4]  # a box's is better the higher, all others of EMAN2 the lower
+        values[SCORE] = -box[4]  # higher is better for boxes, lower for all other scores of EMAN2
     if len(box) > 5 and isinstance(box[5], int):
         values[CLASS] = box[5]
     if len(box) > 6 and isinstance(box[6], dict):
@@ -229,13 +229,13 @@ def _table(path: Path, rows: list[Row], options: ReadOptions, format: str) -> Pa
 
 
 def _scores(path: Path, rows: list[Row]) -> NDArray[np.float64] | None:
-    """Higher is better, as in other formats; EMAN2's are comparisons, of which the lowest is best (e2spt_average)."""
+    """Return scores of which higher is better, as in other formats; in EMAN2's lower is better (e2spt_average)."""
     known = _known_numbers(path, rows, SCORE, np.float64)
     return None if known is None else 0.0 - known
 
 
 def _transform(path: Path, row: Row) -> NDArray[np.float64]:
-    """Q and s side by side, shape (3, 4); the identity where none is stated."""
+    """Return Q and s side by side, shape (3, 4); the identity where none is stated."""
     stated = row.values.get(TRANSFORM)
     if stated is None:
         return np.eye(3, 4)
@@ -315,7 +315,7 @@ def _label(key: str) -> str:
 
 
 def _word(key: str, value: Any) -> str:
-    """Columns of other formats are text already; EMAN2's own are JSON."""
+    """Return a value as text: columns of other formats are text already, EMAN2's own are JSON."""
     return str(value) if isinstance(value, str) and not _label(key).startswith(FAMILY) else json.dumps(value)
 
 
@@ -357,7 +357,7 @@ def _rows(path: Path, table: ParticleTable) -> Iterator[Row]:
 
 
 def shown(table: ParticleTable) -> dict[str, Sequence[str]]:
-    """Positions, shifts and angles (of type eman) as the format has them."""
+    """Return positions, shifts and angles (of type eman) as the format has them."""
     rows = [row.values for row in _rows(Path(), table)]
     matrices = np.array([json.loads(row[TRANSFORM]["matrix"]) for row in rows]).reshape(-1, 3, 4)
     angles = Rotation.from_matrix(matrices[:, :, :3]).inv().as_euler("ZXZ", degrees=True, suppress_warnings=True)
@@ -388,7 +388,7 @@ def _value(label: str, text: str) -> Any:
 
 
 def _files(path: Path, table: ParticleTable) -> list[tuple[int, str]]:
-    """Number and file of each particle; without images, numbers in a stack that is called as the list is."""
+    """Return number and file of each particle; without images, numbers in a stack with the name of the list."""
     if table.images is None:
         return [(i, f"{path.stem}.hdf") for i in range(len(table))]
     pairs = (token.rpartition("@") for token in moved(table.images, folder_of(table), path.parent))

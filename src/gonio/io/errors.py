@@ -15,7 +15,7 @@ __all__ = ["FormatError", "locate", "reading", "replacing"]
 
 
 class FormatError(ValueError):
-    """A file is missing, broken, or does not say what gonio needs to know.
+    """Error for a file that is missing, broken, or lacks what gonio needs to know.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def reading(path: str | Path, remedy: str) -> Iterator[None]:
 
 
 def locate(token: str, folder: Path) -> Path | None:
-    """Return the file that a path in a list means, or None where there is none.
+    """Return the file that a path in a list stands for, or None where there is none.
 
     RELION's paths start at the project's folder, in which its lists lie some levels down: a path is looked for from
     the list's folder, then from each folder above it, then from the current one.
@@ -61,7 +61,7 @@ def locate(token: str, folder: Path) -> Path | None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path`` to write, then put it in the place of ``path`` in one step.
+    """Yield a temporary file beside ``path`` to write, then replace ``path`` by it in one step.
 
     Readers see the old file or the new one, never half of one; on failure the temporary file is removed.
 

@@ -1,7 +1,7 @@
 """The list of subtomograms that were cut at the positions of another list.
 
 Owns which columns no longer hold once a particle has a volume of its own, and which take their place. Every other
-column of the list rides along.
+column of the list is kept.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ OUTDATED = (
 
 @dataclass(frozen=True)
 class Extracted:
-    """What was cut, for each of m particles.
+    """Subtomograms of m particles and what their list states of them.
 
     Parameters
     ----------
     images
-        File of each, as seen from the list's folder.
+        File of each subtomogram, as seen from the list's folder.
     positions_angstrom
-        Of each box's centre voxel, from the centre of the tomogram's first voxel, shape (m, 3), xyz.
+        Position of each box's centre voxel, from the centre of the tomogram's first voxel, shape (m, 3), xyz.
     voxel_size_angstrom, box
-        Of every subtomogram.
+        Voxel size and edge in voxels of every subtomogram.
     sizes
-        Of each tomogram by name: voxels x, y, z and their size in angstrom.
+        Size of each tomogram by name: voxels x, y, z and their size in angstrom.
     centre
         Which point of a tomogram is its centre, a key of ``gonio.io.conversion.CENTRES``.
     wedges
@@ -62,7 +62,7 @@ class Extracted:
     tilt_range_deg
         First tilt, last tilt and direction of the axis of all; or None.
     mirrored
-        Whether boxes, positions and wedges are those of the tomogram's mirror image in z; angles are then turned alike.
+        Whether boxes, positions and wedges are those of the tomogram's mirror image in z; angles are then mirrored too.
     """
 
     images: Sequence[str]
@@ -77,7 +77,7 @@ class Extracted:
 
 
 def write_extracted(path: Path, table: ParticleTable, extracted: Extracted) -> None:
-    """Write the list, of RELION 5; its shifts are 0, as boxes were cut where particles are, and not turned.
+    """Write the list for RELION 5; its shifts are 0, as boxes were cut where particles are, and not rotated.
 
     Raises
     ------
@@ -109,5 +109,5 @@ def write_extracted(path: Path, table: ParticleTable, extracted: Extracted) -> N
 
 
 def _mirrored(rotations: Rotation) -> Rotation:
-    """Return D R D, D = diag(1, 1, -1): an axis of rotation has no sense of its own, so that its x and y turn round."""
+    """Return D R D, D = diag(1, 1, -1): the mirror image of a rotation, whose axis changes the sign of x and y."""
     return Rotation.from_quat(rotations.as_quat() * [-1.0, -1.0, 1.0, 1.0])

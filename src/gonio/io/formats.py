@@ -1,4 +1,4 @@
-"""Every format of particle lists that gonio knows: how it is told, read and written, and what it can hold.
+"""Every format of particle lists that gonio knows: how it is recognised, read and written, and what it can hold.
 
 To add one: a module that reads it into a ``ParticleTable`` and writes it from one, and an entry in ``FORMATS``.
 """
@@ -64,16 +64,16 @@ FREE = frozenset({*POSES, TOMOGRAMS, NAMES, HALVES, CLASSES, SCORES, IMAGES, PIX
 
 @dataclass(frozen=True)
 class Format:
-    """One format.
+    """A format of particle lists.
 
     Parameters
     ----------
     name
-        On the command line.
+        Name on the command line.
     title
-        For people.
+        Name shown to people.
     recognise
-        Whether the first bytes of a file are of this format; of those that say so the first in ``FORMATS`` is taken.
+        Whether the first bytes of a file are of this format; the first in ``FORMATS`` that recognises them is taken.
     read, write
         From and to a file; without ``write`` it is read only.
     rewrite
@@ -86,13 +86,13 @@ class Format:
     family
         Prefix of its own columns in lists of other formats.
     centred
-        Whether coordinates start at the tomogram's centre: True, False, or None where the list says so itself.
+        Whether coordinates start at the tomogram's centre: True, False, or None where the list states it itself.
     needs_angstrom
         Whether lengths are angstrom, so that the pixel size must be known.
     needs_pixels
         Whether positions count pixels, so that of a list in angstrom the pixel size must be known.
     endings
-        Of file names that stand for it.
+        Endings of file names that stand for it.
     shown
         Positions, shifts and angles of a table in the format's own words, by label.
     files
@@ -170,7 +170,7 @@ def format_of_ending(path: Path) -> Format:
 
 
 def _text(start: bytes) -> str:
-    """Return what a file of text starts with; a byte order mark is no part of it."""
+    """Return the start of a file as text, without a byte order mark."""
     return start.decode("utf-8-sig", errors="replace") if b"\0" not in start else ""
 
 
@@ -183,7 +183,7 @@ def _is_stopgap(start: bytes) -> bool:
 
 
 def _star_labels(start: bytes) -> set[str]:
-    """Words of the head of a STAR file, without the underscore of labels."""
+    """Return the words of the head of a STAR file, without the underscore of labels."""
     text = _text(start)
     lines = [line.strip() for line in text.splitlines()]
     if not any(line.startswith("data_") for line in lines) or f"data_{stopgap.WEDGE_LIST}" in lines:
@@ -222,7 +222,7 @@ def stated_angles(table: ParticleTable) -> NDArray[np.float64] | None:
 
 
 def stated_poses(table: ParticleTable) -> Mapping[str, Sequence[str]]:
-    """Return positions, shifts and angles of each particle in the columns of its list, of RELION's as its text."""
+    """Return positions, shifts and angles in the columns of the list, by label; for lists of RELION as its text."""
     if isinstance(table.source, StarSource):
         stated = table.source.particles.take(np.asarray(table.rows)).columns
         return {label: values for label, values in stated.items() if re.search(POSE_LABELS, label)}
@@ -275,13 +275,13 @@ def _relion(version: str) -> Format:
 def _text_format(
     name: str,
     title: str,
-    told: Callable[[str], bool],
+    begins: Callable[[str], bool],
     read: Callable[[Path, ReadOptions], ParticleTable],
     write: Callable[[Path, ParticleTable], tuple[Path, ...]] | None,
     holds: frozenset[str],
     **more: object,
 ) -> Format:
-    return Format(name, title, lambda start: told(_text(start)), read, write, holds, **more)  # type: ignore[arg-type]
+    return Format(name, title, lambda start: begins(_text(start)), read, write, holds, **more)  # type: ignore[arg-type]
 
 
 FORMATS: Mapping[str, Format] = {

@@ -35,7 +35,7 @@ def read_particles(
     ctf_image: CtfImage | str | None = None,
     defocus_hand: DefocusHand | str | None = None,
 ) -> ParticleTable:
-    """Read a particle list of any format; its particles load one at a time, when asked for.
+    """Read a particle list of any format; its particles load one at a time, on demand.
 
     RELION's and WarpTools' lists of 2-D stacks (rlnTomoSubTomosAre2DStacks 1) load as ``TiltStack``, all others as
     ``Subtomogram``.
@@ -47,7 +47,7 @@ def read_particles(
         (RELION's start at the project's), or at the current one.
     tilt_range_deg, axis_deg
         The wedge of 3-D subtomograms, as in ``SingleAxisWedge``. Without a range it comes from the list: its columns
-        gonioTiltMin, gonioTiltMax and gonioTiltAxis, the volumes in rlnCtfImage, or what other formats say of it.
+        gonioTiltMin, gonioTiltMax and gonioTiltAxis, the volumes in rlnCtfImage, or columns of other formats.
     voxel_size_angstrom
         Replaces the voxel size of the list and of the image headers.
     tomograms_path
@@ -62,12 +62,12 @@ def read_particles(
         Of 2-D stacks: read every tilt in the other sense, for sets whose tilt sense was reversed on import and which
         therefore show the mirror image of what they were taken of (docs/ribosomes.md).
     format
-        A key of ``FORMATS``; told by what the file holds when not given.
+        A key of ``FORMATS``; recognised by what the file holds when not given.
     ctf_image
-        What the volumes in rlnCtfImage hold, where the list does not say it: "squares" (sums of squared transfers, of
+        What the volumes in rlnCtfImage hold, where the list does not state it: "squares" (sums of squared transfers, of
         RELION's pseudo-subtomograms), "transfer" or "confidence" (``gonio.io.ctf_images``).
     defocus_hand
-        Whose meaning rlnTomoHand has, "relion" or "warp"; None for what a tomogram's name says (``gonio.io.tilts``).
+        Whose meaning rlnTomoHand has, "relion" or "warp"; None to decide by a tomogram's name (``gonio.io.tilts``).
 
     Raises
     ------
@@ -91,7 +91,7 @@ def read_particles(
 
 
 def read_with(path: Path, options: ReadOptions, *, format: str | None = None) -> ParticleTable:
-    """``read_particles`` with all that can be said of a list; ``may_count_pixels`` reads what cannot be loaded, too."""
+    """Read a particle list with all options of a list; ``may_count_pixels`` also reads what cannot be loaded."""
     table = (format_of(path) if format is None else format_named(format)).read(path, options)
     assert table.source is not None  # it was read
     if options.reverse_tilts and not table.source.series:
@@ -159,7 +159,7 @@ def write_back(folder: Path, name: str, table: ParticleTable, *, with_optimisati
     folder
         Where to.
     name
-        Of the files, without an ending: ``file_name`` says what the list is called. Where its format has no place for
+        Name of the files without an ending (``file_name`` adds the list's). Where its format has no place for
         columns of gonio's own (Dynamo, STOPGAP, AV3, PyTom, PEET), ``NAME.csv`` holds all of the list: a plain table,
         read as any other.
     table
@@ -185,7 +185,7 @@ def write_back(folder: Path, name: str, table: ParticleTable, *, with_optimisati
 
 
 def file_name(table: ParticleTable, name: str) -> str:
-    """Return how ``write_back`` calls a list: ``NAME.star``, or with the ending of the format that it was read in."""
+    """Return the name that ``write_back`` gives a list: ``NAME`` with the ending of its format, else ``NAME.star``."""
     own = _written(table)
     return f"{name}{own.endings[0] if own and own.endings else '.star'}"
 
@@ -197,7 +197,7 @@ def _written(table: ParticleTable) -> Format | None:
 
 
 def keeps_text(path: Path, table: ParticleTable, format: str | None) -> bool:
-    """Return whether a list is written as the kind of STAR file that it is, every unchanged value as its text."""
+    """Return whether a list is written back as the kind of STAR file it was, every unchanged value as its text."""
     own = own_format(table)
     return (
         own is not None

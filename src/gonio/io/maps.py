@@ -1,6 +1,6 @@
-"""Density maps and stacks of images of any format, told by what the files hold.
+"""Density maps and stacks of images of any format, recognised by what the files hold.
 
-Owns which reader a file goes to: EM where the header is one, else MRC, either plain or compressed. Contrast is turned
+Owns which reader a file goes to: EM where the header is one, else MRC, either plain or compressed. Contrast is flipped
 here, and only when asked for.
 """
 
@@ -47,7 +47,7 @@ def read_map(path: str | Path, *, permissive: bool = False) -> MapFile:
     Raises
     ------
     FormatError
-        Missing, empty, truncated, longer than its header says, without real numbers, or with values that are not
+        Missing, empty, truncated, longer than its header states, without real numbers, or with values that are not
         finite.
     """
     path = Path(path)
@@ -60,7 +60,7 @@ def read_map(path: str | Path, *, permissive: bool = False) -> MapFile:
 
 
 def read_listed(list_path: Path, path: Path, *, permissive: bool) -> MapFile:
-    """``read_map`` for one of many images of a list, of whose broken headers it warns once."""
+    """Read one of the many images of a list, as ``read_map``; warn once of broken headers for all of them."""
     with _warned_once(list_path, wanted=permissive):
         return read_map(path, permissive=permissive)
 
@@ -68,21 +68,21 @@ def read_listed(list_path: Path, path: Path, *, permissive: bool) -> MapFile:
 def read_listed_sections(
     list_path: Path, path: Path, sections: Sequence[int], *, permissive: bool
 ) -> NDArray[np.float32]:
-    """``read_sections`` for images of a list, of whose broken headers it warns once."""
+    """Read images of a stack in a list, as ``read_sections``; warn once of broken headers for all of them."""
     with _warned_once(list_path, wanted=permissive):
         return read_sections(path, sections, permissive=permissive)
 
 
 @contextmanager
 def _warned_once(list_path: Path, *, wanted: bool) -> Iterator[None]:
-    """Replace what is complained of many files of a list by one warning in the same words for all."""
+    """Replace the warnings of many files of a list by one warning for all of them."""
     if not wanted:
         yield
         return
     with warnings.catch_warnings(record=True) as complaints:
         warnings.simplefilter("always")
         yield
-    if complaints:  # in these words for every image, so that Python tells it once
+    if complaints:  # the same text for every image, so that Python shows it once
         warnings.warn(f"{list_path}: images have broken headers; read all the same", RuntimeWarning, stacklevel=4)
 
 
@@ -100,7 +100,7 @@ def read_volume(
     path
         MRC, MAP or EM file, plain or compressed.
     voxel_size_angstrom
-        Replaces the header's voxel size. EM files say none, unless gonio wrote them.
+        Replaces the header's voxel size. EM files state none, unless gonio wrote them.
     invert_contrast
         Flip the sign: for files whose density is dark (negative).
     permissive

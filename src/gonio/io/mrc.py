@@ -1,8 +1,8 @@
 """MRC files: density maps, tomograms and stacks of images.
 
-Owns what of an MRC header counts: shape, data type and voxel size. Modes 0 (int8, or uint8 where IMOD's header says
-so), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16) are read, of either byte order. What is read is complete (the
-file is as long as its header says) and finite; everything written replaces its target in one step.
+Owns which fields of an MRC header are used: shape, data type and voxel size. Modes 0 (int8, or uint8 where IMOD's
+header states so), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16) are read, of either byte order. What is read is
+complete (the file is as long as its header states) and finite; everything written replaces its target in one step.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ BROKEN = "write the file again, or pass --permissive (permissive=True) if other 
 
 @dataclass(frozen=True)
 class MapFile:
-    """What a file of a map or of images holds: values (z, y, x), float32, finite; voxel size (xyz, angstrom)."""
+    """Content of a file of a map or of images: values (z, y, x), float32, finite; voxel size (xyz, angstrom)."""
 
     path: Path
     data: NDArray[np.float32]
     voxel_size_xyz_angstrom: NDArray[np.float64]
 
     def voxel_size_angstrom(self, *, axes: int = 3) -> float:
-        """The one voxel size of an isotropic map (``axes=2``: of the images of a stack); 0 where the header has none.
+        """Return the voxel size of an isotropic map (``axes=2``: of the images of a stack); 0 where there is none.
 
         Raises
         ------
@@ -69,7 +69,7 @@ def read_mrc(path: str | Path, *, permissive: bool = False) -> MapFile:
     Raises
     ------
     FormatError
-        Missing, empty, truncated, longer than its header says, of a mode without real numbers, with permuted axes, or
+        Missing, empty, truncated, longer than its header states, of a mode without real numbers, with permuted axes, or
         with values that are not finite.
     """
     path = Path(path)
@@ -83,9 +83,9 @@ def read_mrc(path: str | Path, *, permissive: bool = False) -> MapFile:
 
 
 def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = False) -> NDArray[np.float32]:
-    """Read some sections (from 0) of an MRC stack, shape (sections, y, x); of the others nothing is asked.
+    """Read some sections (from 0) of an MRC stack, shape (sections, y, x); the others are not checked.
 
-    Stacks that were shortened keep the header of the whole: such a file is as good as its sections.
+    A stack that was shortened keeps the header of the whole stack: its sections are read all the same.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = Fal
 
 
 def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
-    """Return what an MRC header says; raises as ``read_mrc``, for what can be known without the values."""
+    """Return the layout that an MRC header states; raises as ``read_mrc``, for what can be known without the values."""
     with reading(path, BROKEN):
         compression_of(path)  # raises for a folder and for an empty file
         header = _header(path, permissive)
@@ -123,7 +123,7 @@ def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
 
 
 def lacks_map_word(start: bytes) -> bool:
-    """Return whether a file begins with the header of an MRC file in all but the word MAP."""
+    """Return whether a file begins with the header of an MRC file that lacks only the word MAP."""
     if len(start) < HEADER_BYTES or start[208:211] == b"MAP":
         return False
     for order in "<>":
@@ -135,9 +135,9 @@ def lacks_map_word(start: bytes) -> bool:
 
 
 def _has_unsigned_bytes(path: Path) -> bool:
-    """Whether IMOD wrote the file and says that its bytes are unsigned: stamp 1146047817, bit 0 of the flags clear.
+    """Return whether IMOD wrote the file with unsigned bytes: stamp 1146047817, bit 0 of the flags clear.
 
-    Others write mode 0 as the standard has it, signed (IMOD, MRC format: imodStamp, imodFlags).
+    Other programs write mode 0 signed, as in the standard (IMOD, MRC format: imodStamp, imodFlags).
     """
     start = first_bytes(path, HEADER_BYTES)
     for order in "<>":
@@ -157,7 +157,7 @@ def finite_float32(path: Path, data: NDArray) -> NDArray[np.float32]:
     """
     if data.dtype.kind == "c":
         raise FormatError(path, "holds complex numbers", "give a map in real space")
-    with np.errstate(over="ignore"):  # doubles that no float32 holds become infinite, and are told below
+    with np.errstate(over="ignore"):  # doubles that no float32 holds become infinite, and raise below
         values = data.astype(np.float32)
     bad = values.size - np.count_nonzero(np.isfinite(values))
     if bad:
@@ -185,9 +185,9 @@ def _header(path: Path, permissive: bool) -> np.recarray:
         warnings.simplefilter("always")
         with mrcfile.open(path, header_only=True, permissive=permissive) as mrc:  # strict, it raises and never warns
             header = mrc.header.copy().view(np.recarray)
-    said = [str(complaint.message) for complaint in complaints if issubclass(complaint.category, RuntimeWarning)]
-    if said:
-        _complain(path, "; ".join(said), permissive)
+    warned = [str(complaint.message) for complaint in complaints if issubclass(complaint.category, RuntimeWarning)]
+    if warned:
+        _complain(path, "; ".join(warned), permissive)
     return header
 
 

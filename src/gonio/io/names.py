@@ -1,4 +1,4 @@
-"""Which of several files belongs to which tomogram of a list, by their names.
+"""Matching of files to the tomograms of a list, by their names.
 
 Owns that rule: the names without folder and endings are equal; else one stands in the other between characters that are
 neither letters nor digits (``TS_01`` in ``rec_TS_01_10.00Apx.mrc``); else the tomogram is a number that is the only one
@@ -30,7 +30,7 @@ def stem(name: str) -> str:
 
 
 def tomostar(name: str) -> str:
-    """Return how WarpTools names a tomogram's tilt series: ``TS_01.tomostar`` of ``rec/TS_01.mrc_15.00Apx.mrc``."""
+    """Return WarpTools' name of a tomogram's tilt series: ``TS_01.tomostar`` of ``rec/TS_01.mrc_15.00Apx.mrc``."""
     return f"{stem(PIXEL.sub('', stem(name)))}.tomostar" if name else name
 
 

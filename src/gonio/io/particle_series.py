@@ -70,7 +70,7 @@ class SeriesSource(ParticleSource):
     groups
         For each particle the rows of its images, least exposed first, the others as listed.
     names
-        Of the particles.
+        Names of the particles.
     """
 
     images: StarSource
@@ -82,7 +82,7 @@ class SeriesSource(ParticleSource):
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The list's file."""
         return self.images.path
 
     @property
@@ -92,7 +92,7 @@ class SeriesSource(ParticleSource):
 
     @property
     def options(self) -> ReadOptions:
-        """What the caller said."""
+        """Options that the list was read with."""
         return self.images.options
 
     def image(self, index: int) -> Path | None:
@@ -132,22 +132,22 @@ class SeriesSource(ParticleSource):
 
     @cached_property
     def pixel_sizes_angstrom(self) -> NDArray[np.float64]:
-        """Of each image. M leaves the headers at 1 angstrom: they state nothing.
+        """Pixel size of each image. M leaves the headers at 1 angstrom: they state nothing.
 
         Raises
         ------
         FormatError
-            If the list has none and the caller said none.
+            If neither the list nor the caller states one.
         """
-        said = self.options.voxel_size_angstrom
-        stated = self.images.voxel_sizes_angstrom if said is None else np.full(len(self.images.particles), said)
+        given = self.options.voxel_size_angstrom
+        stated = self.images.voxel_sizes_angstrom if given is None else np.full(len(self.images.particles), given)
         if stated is None:
             raise FormatError(self.path, "does not state the pixel size of its images", "pass --voxel-size ANGSTROM")
         return stated
 
     @cached_property
     def rotations(self) -> Rotation:
-        """A^T of each image."""
+        """Rotation A^T of each image."""
         angles = self.images.particles.vectors(star.ANGLES)
         return Pose.from_euler_zyz_deg(angles, np.zeros_like(angles)).rotation.inv()
 
@@ -164,7 +164,7 @@ class SeriesSource(ParticleSource):
 
     @cached_property
     def origins_angstrom(self) -> NDArray[np.float64]:
-        """Shape (images, 2); 0 where the list has none, as M writes it."""
+        """Origin of each image, angstrom, shape (images, 2); 0 where the list has none, as M writes it."""
         particles = self.images.particles
         labels = self.origin_labels
         if not all(label in particles for label in labels):
@@ -174,7 +174,7 @@ class SeriesSource(ParticleSource):
 
     @property
     def origin_labels(self) -> tuple[str, ...]:
-        """Of the shifts of images: pixels in lists without optics groups, which know no others."""
+        """Labels of the images' origins: in pixels in lists without optics groups, which know no others."""
         new = self.images.star.find("optics") is not None or ORIGINS[0][0] in self.images.particles
         return ORIGINS[0] if new else ORIGINS[1]
 
@@ -283,7 +283,7 @@ def write_series(path: Path, table: ParticleTable, _: bool = False) -> tuple[Pat
 def _pose_columns(
     source: SeriesSource, table: ParticleTable, groups: list[NDArray[np.int64]]
 ) -> Mapping[str, list[str]]:
-    """Angles and origins of the images of each particle in turn."""
+    """Return angles and origins of the images, particle by particle."""
     if not groups:
         return {}
     turned, origins = [], []
@@ -301,7 +301,7 @@ def _pose_columns(
 
 
 def _groups(block: Block) -> tuple[tuple[str, ...], tuple[NDArray[np.int64], ...]]:
-    """Names of the particles and the rows of each, the least exposed first."""
+    """Return the names of the particles and the rows of each, the least exposed first."""
     found: dict[str, list[int]] = {}
     for row, name in enumerate(block.text(GROUP)):
         found.setdefault(name, []).append(row)
@@ -320,7 +320,7 @@ def _check_images(block: Block) -> None:
 
 
 def _tomogram(name: str) -> str:
-    """Return the series that a particle is of: its name without the number."""
+    """Return the tilt series of a particle: its name without the number."""
     found = NUMBERED.fullmatch(name)
     return found["tomogram"] if found else name
 
@@ -356,7 +356,7 @@ def _integers(block: Block, label: str, first: NDArray[np.int64]) -> NDArray[np.
 
 
 def _common(images: StarSource, groups: tuple[NDArray[np.int64], ...]) -> dict[str, tuple[str, ...]]:
-    """Columns in which all images of each particle agree."""
+    """Return the columns in which all images of each particle agree."""
     fields = {GROUP, IMAGE, star.HALF_SET, star.CLASS, *star.ANGLES, *star.ORIGINS_PX, *star.ORIGINS_ANGSTROM}
     common = {}
     for label, values in images.particles.columns.items():
@@ -368,7 +368,7 @@ def _common(images: StarSource, groups: tuple[NDArray[np.int64], ...]) -> dict[s
 
 
 def _moved(images: NDArray[np.float32], by_px: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Images (t, n, n) moved by (x, y) pixels, shape (t, 2), as phases."""
+    """Return images (t, n, n) moved by (x, y) pixels, shape (t, 2), by phase factors."""
     n = images.shape[-1]
     kx, ky = np.fft.rfftfreq(n), np.fft.fftfreq(n)
     phase = by_px[:, 0, None, None] * kx[None, None, :] + by_px[:, 1, None, None] * ky[None, :, None]  # (t, n, n//2+1)

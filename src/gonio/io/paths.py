@@ -1,7 +1,7 @@
-"""Paths in lists: where they start, and how they are kept right when a list is written into another folder.
+"""Paths in lists: where they start, and how they stay valid when a list is written into another folder.
 
 A path starts where ``gonio.io.errors.locate`` finds it. Every column that holds paths follows the list, whatever its
-name is: what is a file from the old folder must be one from the new. Knows no format.
+name is: a path that is a file from the old folder must be one from the new. Knows no format.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["folder_of", "moved", "moved_columns", "relative"]
 
 # Names, not places, whatever files there may be.
 NAMES = ("rlnTomoName", "rlnTomoParticleName", "rlnGroupName", "rlnOpticsGroupName")
-# Files of a folder that are asked for before it is believed to have none.
+# Files of a folder that are looked for before it is taken to have none.
 TRIES = 3
 
 
@@ -33,14 +33,14 @@ def relative(path: Path, folder: Path) -> str:
 
 
 def moved(tokens: Iterable[str], old: Path | None, new: Path) -> list[str]:
-    """Paths of a list in folder ``old`` as a list in folder ``new`` must name them.
+    """Return the paths of a list in folder ``old`` as a list in folder ``new`` must name them.
 
-    What cannot be found from ``old``, or is as good from ``new``, stays as it is; so does what stands before an ``@``
+    A path that is not found from ``old``, or also holds from ``new``, stays as it is; so does what precedes an ``@``
     (the number of an image in its stack).
     """
     if old is None or old.resolve() == new.resolve():
         return list(tokens)
-    # Whether a folder's files still resolve is asked of few of its files only: lists are long and disks are slow.
+    # Only a few files of a folder are checked for whether they still resolve: lists are long and disks are slow.
     prefixes: dict[str, str | None] = {}
     tries: dict[str, int] = {}
     result = []
@@ -58,7 +58,7 @@ def moved(tokens: Iterable[str], old: Path | None, new: Path) -> list[str]:
 
 
 def moved_columns(columns: Mapping[str, Sequence[str]], old: Path | None, new: Path) -> dict[str, Sequence[str]]:
-    """Return, of text columns, those with paths that the new folder must name in another way."""
+    """Return the text columns with paths that must be named in another way from the new folder."""
     if old is None or old.resolve() == new.resolve():
         return {}
     paths = {label: values for label, values in columns.items() if label not in NAMES and _may_be_paths(values)}
@@ -67,7 +67,7 @@ def moved_columns(columns: Mapping[str, Sequence[str]], old: Path | None, new: P
 
 
 def _may_be_paths(values: Sequence[str]) -> bool:
-    """Return whether the first of them may be a path: a number is none, nor is a word without a folder or an ending."""
+    """Return whether the first value may be a path: not a number, nor a word without a folder or an ending."""
     first = next(iter(values), "")
     try:
         float(first)
@@ -77,7 +77,7 @@ def _may_be_paths(values: Sequence[str]) -> bool:
 
 
 def _new_folder(token: str, found: Path, old: Path, new: Path) -> str | None:
-    """Return the folder of a file relative to ``new``, or None where its path is as good from there.
+    """Return the folder of a file relative to ``new``, or None where its path also holds from there.
 
     A path from the list's own folder must be one from the new folder itself: other programs look nowhere else. One that
     starts further up, at a project's folder, stays where the new list lies below that too.

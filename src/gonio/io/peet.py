@@ -1,6 +1,6 @@
 """PEET's motive lists (CSV) and IMOD's models (.mod), which hold the points that such lists belong to.
 
-With EulerZ(1), EulerX(2) and EulerZ(3), which turn the reference onto the particle in that order about fixed axes, and
+With EulerZ(1), EulerX(2), EulerZ(3), which rotate the reference onto the particle in that order about fixed axes, and
 offsets in pixels from the model's point:
 
     R = Rz(EulerZ(3)) Rx(EulerX(2)) Rz(EulerZ(1))          position = point + (xOffset, yOffset, zOffset)
@@ -185,7 +185,7 @@ def list_files(path: Path, table: ParticleTable) -> list[Path]:
 
 
 def shown_points(table: ParticleTable) -> dict[str, Sequence[str]]:
-    """Positions as a model has them."""
+    """Return positions as a model has them."""
     points = _model_points(table) + FIRST_VOXEL
     return {axis: list(map(number_text, points[:, i].tolist())) for i, axis in enumerate("xyz")}
 
@@ -230,7 +230,7 @@ def _model_beside(path: Path) -> Path | None:
 
 
 def _points(path: Path) -> NDArray[np.float64]:
-    """Points in pixels, the first voxel being 0, shape (m, 3)."""
+    """Return the points in pixels, the first voxel being 0, shape (m, 3)."""
     imodmodel = _imodmodel(path)
     with reading(path, "give an IMOD model"):
         if path.stat().st_size == 0:
@@ -255,7 +255,7 @@ def _write_points(path: Path, points: NDArray[np.float64]) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """imodmodel still uses what pydantic has renamed, and says so for every point list."""
+    """Ignore the warnings of imodmodel, which uses what pydantic has renamed, for every point list."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

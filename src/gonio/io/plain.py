@@ -138,12 +138,12 @@ def _table(block: Block, options: ReadOptions, format: str) -> ParticleTable:
     sizes = block.numbers(SIZE) if SIZE in block and len(block) else None
     in_angstrom = sizes is None and any(_stated(label) in block for label in LENGTHS)
     if in_angstrom:  # which needs no pixel size: any does until the lengths are angstrom again
-        said = options.pixel_size_angstrom or options.voxel_size_angstrom
+        given = options.pixel_size_angstrom or options.voxel_size_angstrom
         mixed = next((label for label in LENGTHS if label in block), None)
-        if mixed is not None and said is None:
+        if mixed is not None and given is None:
             problem = f"has angstrom beside pixels ({mixed}) and no column {SIZE}"
             raise FormatError(block.path, problem, "add the column, or pass --pixel-size ANGSTROM")
-        sizes = np.full(len(block), said or 1.0)
+        sizes = np.full(len(block), given or 1.0)
     block = _in_pixels(block, sizes)
     images = block.text(IMAGE) if IMAGE in block and any(block.text(IMAGE)) else None
     tilts = None
@@ -159,18 +159,18 @@ def _table(block: Block, options: ReadOptions, format: str) -> ParticleTable:
         return ListSource(path, format, options, block.text("name"), images, tilts, own)
 
     table = table_of(own, LAYOUT, options, source=source, pixel_sizes=sizes)
-    if in_angstrom and not said:
+    if in_angstrom and not given:
         table = replace(table, pixel_sizes_angstrom=None, lengths="angstrom")
     return replace(table, coordinates_from="centre" if start == {"centre"} else "corner")
 
 
 def _stated(label: str) -> str:
-    """Return a column of pixels as it is called when it holds angstrom."""
+    """Return the label of a column of pixels when it holds angstrom."""
     return label.replace("_px", "_angstrom")
 
 
 def _in_pixels(block: Block, sizes: NDArray[np.float64] | None) -> Block:
-    """Lengths in angstrom become lengths in pixels, which is what the layout has."""
+    """Return the block with lengths in angstrom as lengths in pixels, which is what the layout has."""
     for label in LENGTHS:
         stated = _stated(label)
         if stated not in block or sizes is None:
@@ -199,7 +199,7 @@ def _columns(path: Path, table: ParticleTable) -> dict[str, Sequence[str]]:
 
 
 def shown(table: ParticleTable) -> dict[str, Sequence[str]]:
-    """Positions, shifts and angles as the table has them."""
+    """Return positions, shifts and angles as the table has them."""
     columns = _columns(Path(), table)
     return {label: values for label, values in columns.items() if label.endswith(("_px", "_angstrom", "_deg"))}
 

@@ -1,9 +1,9 @@
-"""Where particles of RELION's and WarpTools' lists are: what their coordinates count, and from where.
+"""Positions of particles in RELION's and WarpTools' lists: the unit and the origin of their coordinates.
 
 Owns that rule, once for all that reads or writes such lists:
 
     rlnCenteredCoordinate*Angst     angstrom from the tomogram's centre, whatever pixel size stands beside it (RELION 5)
-    rlnCoordinate*, 2-D stacks      pixels of the images (rlnImagePixelSize), whatever rlnTomoTiltSeriesPixelSize says:
+    rlnCoordinate*, 2-D stacks      pixels of the images (rlnImagePixelSize), whatever rlnTomoTiltSeriesPixelSize is:
                                     only WarpTools writes them so; RELION takes them out of its own lists of stacks
     rlnCoordinate*, all others      pixels of the tilt series (rlnTomoTiltSeriesPixelSize), in lists that do not know it
                                     (3.0, 3.1, Warp) of the images

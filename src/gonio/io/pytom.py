@@ -49,7 +49,7 @@ LAYOUT = Layout(
 CLASS = "Class@Name"
 WEDGE = "Wedge/SingleTiltWedge"
 AXIS = tuple(f"{WEDGE}/TiltAxisRotation@{angle}" for angle in ("Z1", "Z2", "X"))
-# What PyTom wants to find where a list of another format has nothing to say.
+# Values that PyTom requires where a list of another format states none.
 DEFAULTS = {
     "Rotation@Paradigm": "ZXZ",
     "PickPosition@Binning": "1",
@@ -151,7 +151,7 @@ def _attributes(element: xml.Element, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _particle(row: Mapping[str, str]) -> str:
-    """Return one particle's element, put together again from its columns."""
+    """Return one particle's element, rebuilt from its columns."""
     root = xml.Element(PARTICLE)
     nodes: dict[str, xml.Element] = {"": root}
     for label, value in row.items():
@@ -213,7 +213,7 @@ def _files(path: Path, table: ParticleTable) -> list[str]:
 
 
 def _with_classes(table: ParticleTable, block: Block) -> ParticleTable:
-    """Classes where they have numbers; PyTom's are names."""
+    """Return the table with classes where they have numbers; PyTom's are names."""
     from dataclasses import replace
 
     names = block.text(CLASS) if CLASS in block else ()

@@ -9,9 +9,9 @@
     5       coordinates in angstrom from the tomogram's centre             rlnCenteredCoordinateXAngst
 
 RELION src/metadata_label.h, src/jaz/tomography/particle_set.cpp. Coordinates count from 0, the first voxel's centre.
-Where a list says how its boxes were turned when they were cut out (rlnTomoSubtomogramRot, ...) that stays, and the
+Where a list states how its boxes were rotated when they were cut out (rlnTomoSubtomogramRot, ...) that stays, and the
 angles of the particle are those in the box (versions 4 and 5); older versions get the angles in the tomogram, and
-priors of angles turned alike.
+priors of angles rotated likewise.
 """
 
 from __future__ import annotations
@@ -100,12 +100,12 @@ def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str
     made |= _facts(path, table, version)
     made |= _sizes(table, version, extras)
     if version not in ("4", "5") and table.pixel_sizes_angstrom is not None:
-        extras.pop(SERIES_PIXEL, None)  # where it differs from the pixels of coordinates, nothing would say so
+        extras.pop(SERIES_PIXEL, None)  # it may differ from the pixels that coordinates count
     return {**{k: tuple(v) for k, v in made.items()}, **_free(extras, made), **own_texts(table)}
 
 
 def _in_tomogram(extras: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Without the angles at which boxes were cut out: priors are turned with the angles, or left out (``lost_priors``).
+    """Return columns without the angles at which boxes were cut out; priors are rotated, or left out (``lost_priors``).
 
     Tilt and psi alone state the direction of a particle's axis, whatever its rot.
     """
@@ -122,14 +122,14 @@ def _in_tomogram(extras: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, 
 
 
 def lost_priors(extras: Mapping[str, Sequence[str]]) -> list[str]:
-    """Labels of priors that cannot be turned into the tomogram with the angles: tilt or psi is missing beside them."""
+    """Return the labels of priors that cannot be rotated into the tomogram, as tilt or psi is missing beside them."""
     stated = [label for label in PRIORS if label in extras]
     turned = all(label in extras for label in SUBTOMOGRAM_ANGLES)
     return stated if turned and not all(label in extras for label in PRIORS[1:]) else []
 
 
 def shown(table: ParticleTable, version: str) -> dict[str, Sequence[str]]:
-    """Positions, shifts and angles as the version has them."""
+    """Return positions, shifts and angles as the version has them."""
     rows = _rows(Path(), table, version)
     labels = (*CENTRED, *COORDINATES_PX, *ORIGINS_ANGSTROM, *ORIGINS_PX, *SUBTOMOGRAM_ANGLES, *ANGLES)
     return {label: rows[label] for label in labels if label in rows}
@@ -140,7 +140,7 @@ def _free(extras: Mapping[str, tuple[str, ...]], made: Mapping[str, Sequence[str
 
 
 def _turned(extras: Mapping[str, tuple[str, ...]]) -> Rotation:
-    """A_s^T of each particle."""
+    """Return A_s^T of each particle."""
     angles = np.array([extras[label] for label in SUBTOMOGRAM_ANGLES], dtype=np.float64).T  # (m, 3)
     return Pose.from_euler_zyz_deg(angles, np.zeros(angles.shape)).rotation.inv()
 
@@ -194,7 +194,7 @@ def _facts(path: Path, table: ParticleTable, version: str) -> dict[str, Sequence
 
 
 def _sizes(table: ParticleTable, version: str, extras: Mapping[str, tuple[str, ...]]) -> dict[str, Sequence[str]]:
-    """Pixel sizes, where they are known: of coordinates, and of images."""
+    """Return the pixel sizes of coordinates and of images, where they are known."""
     pixels, image = _counted_pixels(table, version), _image_pixels(table)
     if pixels is None or image is None:
         return {}
@@ -218,7 +218,7 @@ def _sizes_text(sizes: NDArray[np.float64]) -> list[str]:
 
 
 def _image_pixels(table: ParticleTable) -> NDArray[np.float64] | None:
-    """Return the pixel sizes of the images: as the list states them, else as coordinates count."""
+    """Return the pixel sizes of the images as the list states them, else those of the coordinates."""
     for label in (IMAGE_PIXEL, OLD_PIXEL):
         if label in table.extras:
             return np.array(table.extras[label], dtype=np.float64)
@@ -231,14 +231,14 @@ def _scale(table: ParticleTable, version: str) -> NDArray[np.float64] | float:
 
 
 def _counted_pixels(table: ParticleTable, version: str) -> NDArray[np.float64] | None:
-    """The pixels that coordinates count, from version 4 on those of the tilt series, which WarpTools' stacks do not."""
+    """Return the pixel sizes of coordinates: from version 4 on those of the tilt series, except WarpTools' stacks."""
     if version in ("4", "5") and SERIES_PIXEL in table.extras and table.pixel_sizes_angstrom is not None:
         return np.array(table.extras[SERIES_PIXEL], dtype=np.float64)
     return table.pixel_sizes_angstrom
 
 
 def _blocks(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> Sequence[Block]:
-    """data_general, data_optics and data_particles, from one table."""
+    """Return data_general, data_optics and data_particles, from one table."""
     count = len(next(iter(rows.values())))
     labels = [label for label in OPTICS if label in rows and label != GROUP_NAME]
     kinds = list(zip(*(rows[label] for label in labels), strict=True)) if labels else [()] * count

@@ -1,4 +1,4 @@
-"""Lists of simulated subtomograms, new, as RELION 5 has them; ``star`` reads them back and owns the angles."""
+"""New lists of simulated subtomograms in the format of RELION 5; ``star`` reads them back and owns the angles."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def write_simulated(
     path
         The list; its folder exists.
     poses
-        Batch of m.
+        Poses of m particles.
     image_paths
         m MRC files, as seen from the current folder; stored relative to the list.
     voxel_size_angstrom, box
-        Of every subtomogram.
+        Voxel size and edge in voxels of every subtomogram.
     tilt_range_deg, axis_deg
         The wedge, as in ``SingleAxisWedge``.
     tomogram_name
-        rlnTomoName of all.
+        rlnTomoName of all particles.
 
     Raises
     ------

@@ -4,7 +4,7 @@ Owns how an image file becomes a ``TiltStack`` or a ``Subtomogram``: which image
 contrast, the transfer of each image, and where the wedge comes from. Knows nothing of poses.
 
 Of a set whose tilt sense was reversed on import (``ReadOptions.reverse_tilts``) every projection P is read as P D,
-D = diag(1, 1, -1), which turns what it shows into its mirror image; defocus stays as the files have it.
+D = diag(1, 1, -1), which mirrors what it shows; defocus stays as the files have it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCen
 COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
-# The column that says that poses were found with tilts read in the other sense.
+# The column that states that poses were found with tilts read in the other sense.
 TILT_SENSE, REVERSED = "tilt_sense", "reversed"
 STACKS = "rlnTomoSubTomosAre2DStacks"
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
@@ -64,20 +64,20 @@ def star_format(labels: set[str]) -> str:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a caller states of a list, each in place of what the files say.
+    """Options of the caller for a list, each in place of what the files state.
 
     Parameters
     ----------
     tilt_range_deg, axis_deg
         The wedge of 3-D subtomograms, as in ``SingleAxisWedge``.
     voxel_size_angstrom
-        Of the images.
+        Voxel size of the images.
     invert_contrast
         Flip the sign of the images: for files whose density is dark (negative).
     permissive
         Of MRC files, accept a wrong map ID or machine stamp, and bytes after the data.
     pixel_size_angstrom
-        Of the pixels that coordinates count in.
+        Size of the pixels that coordinates count in.
     may_count_pixels
         Read a list whose particles are not to be loaded: tomograms of 2-D stacks are not read, poses are those in the
         tomogram, and lengths in pixels of unknown size stay pixels. It is enough to convert a list.
@@ -86,7 +86,7 @@ class ReadOptions:
     data_path
         The folder of the subtomograms of lists that number them (Dynamo, STOPGAP, AV3).
     wedges
-        Those of tilt files.
+        Wedges from tilt files.
     reverse_tilts
         Of 2-D stacks: read every tilt in the other sense.
     ctf_image
@@ -112,7 +112,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class StarSource:
-    """A STAR list that has been read: all its blocks as text, and whoever its particles are.
+    """A STAR list that has been read: all its blocks as text, and the particles behind them.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class StarSource:
     tomograms_path
         Where the tilt series came from, or None.
     options
-        What the caller said.
+        Options that the list was read with.
     sets
         Optimisation sets through which list or tomograms were found.
     stacks
@@ -145,7 +145,7 @@ class StarSource:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The list's file."""
         return self.star.path
 
     @property
@@ -180,14 +180,14 @@ class StarSource:
         return np.array([groups[group] for group in wanted])
 
     def values(self, label: str) -> NDArray[np.float64] | None:
-        """A number for each particle, from its optics group or its own row; None where neither has the column."""
+        """Return a number for each particle, from its optics group or its row; None where neither has the column."""
         optics = self.star.find("optics")
         if optics is not None and label in optics:
             return optics.numbers(label)[self.optics_rows]
         return self.particles.numbers(label) if label in self.particles else None
 
     def value(self, label: str, index: int) -> float | None:
-        """``values(label)[index]``, at a cost that does not grow with the list."""
+        """Return ``values(label)[index]``, at a cost that does not grow with the list."""
         optics = self.star.find("optics")
         if optics is not None and label in optics:
             return optics.number(label, int(self.optics_rows[index]))
@@ -205,7 +205,7 @@ class StarSource:
 
     @cached_property
     def tilts_reversed(self) -> NDArray[np.bool_]:
-        """Of which particles tilts are read in the other sense, (m,): as the caller says, or as the list does."""
+        """Mask of the particles whose tilts are read in the other sense, (m,), by the caller's option or the list."""
         label, count = own_label(TILT_SENSE), len(self.particles)
         if not self.series:
             return np.zeros(count, dtype=bool)
@@ -266,7 +266,7 @@ class StarSource:
         if listed <= 0:
             raise FormatError(image.path, "no voxel size in the list nor in the header", "pass --voxel-size ANGSTROM")
         if header > 0 and abs(header / listed - 1) > VOXEL_SIZE_TOLERANCE:
-            problem = f"its header says {header:g} angstrom per voxel, {self.path} says {listed:g}"
+            problem = f"its header states {header:g} angstrom per voxel, {self.path} states {listed:g}"
             raise FormatError(image.path, problem, "pass --voxel-size with the right one")
         return listed
 
@@ -330,7 +330,7 @@ class StarSource:
     def _wedge(self, index: int, volume: Volume) -> Wedge:
         if self.value(PREMULTIPLIED, index) and self.options.ctf_image is not CtfImage.CONFIDENCE:
             problem = (
-                f"row {index + 1} is a sum of images times their CTF ({PREMULTIPLIED}): no tilts say what it holds"
+                f"row {index + 1} is a sum of images times their CTF ({PREMULTIPLIED}): no tilts state what it holds"
             )
             raise FormatError(self.path, problem, "leave out --tilt-range and --tilts, and give rlnCtfImage")
         if self.options.wedges is not None:
@@ -351,7 +351,7 @@ class StarSource:
 
     def _seen_through(self, index: int, volume: Volume) -> Subtomogram:
         if IMAGE_OF_CTF not in self.particles:
-            raise FormatError(self.path, "does not say which tilts were measured", "pass --tilt-range MIN MAX")
+            raise FormatError(self.path, "does not state which tilts were measured", "pass --tilt-range MIN MAX")
         image = self._read(IMAGE_OF_CTF, index)
         with reading(image.path, f"pass --ctf-image {', '.join(CtfImage)}, or --tilt-range MIN MAX instead"):
             kind = self._kind_of(index, len(image.data), volume.box).kind
@@ -364,7 +364,7 @@ class StarSource:
         if optics is not None and CTF_IMAGE_COLUMN in optics:
             stated = optics.text(CTF_IMAGE_COLUMN)[self.optics_rows[index]]
         return kind_of(
-            said=self.options.ctf_image,
+            given=self.options.ctf_image,
             stated=stated,
             is_premultiplied=bool(self.value(PREMULTIPLIED, index)),
             sections=sections,
@@ -374,7 +374,7 @@ class StarSource:
 
     @property
     def has_ctf_images(self) -> bool:
-        """Whether its subtomograms come with volumes in rlnCtfImage."""
+        """True where its subtomograms come with volumes in rlnCtfImage."""
         return not self.stacks and IMAGE_OF_CTF in self.particles
 
     def ctf_image_kind(self, index: int) -> CtfImageKind | None:

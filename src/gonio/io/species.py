@@ -6,7 +6,7 @@
     wrpSourceName, wrpSourceHash    the tilt series
 
 Further numbers (X2, X3, ...) are later points of a trajectory over the exposure: the particle is taken where it is at
-the first, least exposed, and the others ride along. Warp WarpLib/Sociology/Species.cs, Particle.cs. Such lists name no
+the first, least exposed, and the others are kept. Warp WarpLib/Sociology/Species.cs, Particle.cs. Such lists name no
 images and state no pixel size.
 """
 
@@ -48,7 +48,7 @@ def read_species(path: Path, options: ReadOptions) -> ParticleTable:
         raise FormatError(path, "lists no particles", "give the list of a species with particles")
     angles = block.vectors(ANGLES)
     series = block.text(SERIES)
-    said = options.pixel_size_angstrom or options.voxel_size_angstrom
+    given = options.pixel_size_angstrom or options.voxel_size_angstrom
     names = tuple(f"{name}/{row}" for row, name in enumerate(series, start=1))
     fields = {*COORDINATES, *ANGLES, HALF_SET, SERIES}
     return ParticleTable(
@@ -58,7 +58,7 @@ def read_species(path: Path, options: ReadOptions) -> ParticleTable:
         coordinates_angstrom=block.vectors(COORDINATES),
         half_sets=block.numbers(HALF_SET).astype(np.int8) if HALF_SET in block else None,
         source=ListSource(path, "m-species", options, names),
-        pixel_sizes_angstrom=None if said is None else np.full(len(block), said),
+        pixel_sizes_angstrom=None if given is None else np.full(len(block), given),
         extras={label: values for label, values in block.columns.items() if label not in fields},
         lengths="angstrom",
     )

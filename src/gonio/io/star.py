@@ -5,7 +5,7 @@ Rz(psi), A_p of rlnAngle*, A_s of rlnTomoSubtomogram* (identity where absent), o
 subtracts it: position = coordinate - A_s^T o):
 
     tilt stacks          R = A_s^T A_p^T      t = -A_s^T o      (in the tomogram's frame)
-    3-D subtomograms     R = A_p^T            t = -o            (in the box, which RELION cuts out turned by A_s)
+    3-D subtomograms     R = A_p^T            t = -o            (in the box, which RELION cuts out rotated by A_s)
 
 Where the tilts of stacks are read in the other sense (``StarSource.tilts_reversed``) their frame is the mirror image of
 the tomogram's, D = diag(1, 1, -1): R = D A_s^T A_p^T D, t = -D A_s^T o. rlnTomoHand mirrors nothing.
@@ -190,7 +190,7 @@ def _open(path: Path, tomograms_path: Path | None) -> tuple[Star, Path | None, t
 
 
 def _particle_block(star: Star) -> Block:
-    """The block of particles: data_particles, or in lists of RELION 3.0 and Warp the one with images or positions."""
+    """Return data_particles, or in lists of RELION 3.0 and Warp the block with images or positions."""
     wanted = ("rlnImageName", COORDINATES_PX[0], CENTRED[0])
     block = star.find("particles")
     block = block or next((block for block in star.blocks if any(label in block for label in wanted)), None)
@@ -236,7 +236,7 @@ def pose_columns(table: ParticleTable) -> dict[str, list[str]]:
 
 
 def _box_frames(source: StarSource) -> BoxFrames | None:
-    """How the frames of poses lie in the tomogram: D for stacks of reversed tilts, A_s^T for boxes cut out turned."""
+    """Return the frames of poses in the tomogram: D for stacks of reversed tilts, A_s^T for boxes cut out rotated."""
     if source.tilts_reversed.any():
         return BoxFrames(Rotation.identity(len(source.particles)), _flips(source))
     if source.stacks or not any(label in source.particles for label in SUBTOMOGRAM_ANGLES):
@@ -254,7 +254,7 @@ def _flips(source: StarSource) -> NDArray[np.float64]:
 
 
 def _rotations(particles: Block, labels: Sequence[str]) -> Rotation:
-    """A^T of each particle; the identity where none of the three columns exists."""
+    """Return A^T of each particle; the identity where none of the three columns exists."""
     if not any(label in particles for label in labels):
         return Rotation.identity(len(particles))
     return Pose.from_euler_zyz_deg(particles.vectors(labels), np.zeros((len(particles), 3))).rotation.inv()
@@ -273,7 +273,7 @@ def _origin_labels(source: StarSource) -> tuple[str, str, str]:
 
 
 def _origins(source: StarSource, pixels: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """RELION's origins in angstrom, shape (m, 3)."""
+    """Return RELION's origins in angstrom, shape (m, 3)."""
     labels = _origin_labels(source)
     if not any(label in source.particles for label in labels):
         return np.zeros((len(source.particles), 3))
@@ -294,7 +294,7 @@ def _pixel_sizes(source: StarSource, pixels: NDArray[np.float64] | None) -> NDAr
 
 
 def _tomograms_pixels(source: StarSource) -> tuple[NDArray[np.float64] | None, StarSource]:
-    """The pixels of the tilt series where only tomograms.star states them, and the source that knows that file."""
+    """Return the pixels of the tilt series where only tomograms.star states them, and the source with that file."""
     path, sets = source.tomograms_path, source.sets
     if path is None:
         path, found_by = tomograms_beside(source.path, needed=False)
@@ -335,7 +335,7 @@ def _optional(particles: Block, label: str, kind: type) -> NDArray | None:
 
 
 def _extras(source: StarSource) -> dict[str, Sequence[str]]:
-    """All that is not a field of the table: of the rows, of their optics groups, and whether images are stacks."""
+    """Return the columns that are no field of the table: of rows and optics groups, and whether images are stacks."""
     star, particles = source.star, source.particles
     fields = {*FIELDS, name_label(particles), tomogram_label(particles)}
     extras: dict[str, Sequence[str]] = {}
@@ -358,7 +358,7 @@ def _half_sets(particles: Block) -> NDArray[np.int8]:
 
 
 def _changed(block: Block, table: ParticleTable) -> dict[str, list[str]]:
-    """Half sets, classes and scores that are no longer those of the list."""
+    """Return half sets, classes and scores that are no longer those of the list."""
     changed = {}
     if not np.array_equal(_half_sets(block), np.asarray(table.half_sets)):
         changed[HALF_SET] = [str(int(half)) for half in np.asarray(table.half_sets)]
@@ -369,7 +369,7 @@ def _changed(block: Block, table: ParticleTable) -> dict[str, list[str]]:
 
 
 def _own_columns(source: StarSource) -> dict[str, NDArray]:
-    """Columns that gonio wrote, numbers where all are, else text; and the sense of the tilts where it is reversed."""
+    """Return columns that gonio wrote, as numbers where all are, and the sense of the tilts where it is reversed."""
     own = {label: source.particles.text(label) for label in source.particles.columns if label.startswith("gonio")}
     columns = {own_name(label): numbers_or_text(values) for label, values in own.items()}
     if source.options.reverse_tilts and source.tilts_reversed.any():
@@ -378,7 +378,7 @@ def _own_columns(source: StarSource) -> dict[str, NDArray]:
 
 
 def _dropped(particles: Block, table: ParticleTable) -> list[str]:
-    """Labels of gonio's columns that the table has no more; those that state the wedge belong to the images."""
+    """Return labels of gonio's columns that the table lost; those that state the wedge belong to the images."""
     own = [label for label in particles.columns if label.startswith("gonio") and label not in IMAGE_COLUMNS]
     return [label for label in own if own_name(label) not in table.columns]
 
@@ -391,7 +391,7 @@ def _moved(block: Block, source: StarSource, new: Path) -> Block:
 
 
 def _write_optimisation_set(path: Path, source: StarSource) -> Path:
-    """Name the list, its tomograms and whatever else the set named through which the list was read."""
+    """Write an optimisation set of the list, its tomograms and other files named by the set that it was read from."""
     assert source.tomograms_path is not None  # write_particles has asked for it
     target = path.parent / OPTIMISATION_SET
     if target.is_file() and not _is_set_of(target, path):

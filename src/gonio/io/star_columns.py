@@ -1,7 +1,7 @@
 """Lists that are one table of columns: how such a table becomes a ``ParticleTable`` and back.
 
-Owns what Dynamo, STOPGAP, AV3, PEET and plain tables share. A ``Layout`` says which columns a format has and what
-its angles mean; the rest of its columns ride along as ``FAMILY_COLUMN``. With the format's Euler angles (a, b, c),
+Owns what Dynamo, STOPGAP, AV3, PEET and plain tables share. A ``Layout`` states which columns a format has and what
+its angles mean; the rest of its columns is kept as ``FAMILY_COLUMN``. With the format's Euler angles (a, b, c),
 
     R = R_3(c) R_2(b) R_1(a)      about fixed axes, for axes written in lower case as SciPy does, or its inverse
     position = coordinate + shift,      coordinate of the first voxel = ``first``
@@ -57,19 +57,19 @@ class Layout:
     names, tomograms, half_sets, classes, scores
         Labels of these columns.
     coordinates, shifts, angles
-        Labels of three columns each; angles in the order in which they turn.
+        Labels of three columns each; angles in the order in which they are applied.
     axes
-        Of the angles, as in SciPy: lower case about fixed axes, upper case about those that turn along.
+        Axes of the angles, as in SciPy: lower case for fixed axes, upper case for axes that rotate along.
     inverted
-        Whether the angles turn the particle onto the reference.
+        Whether the angles rotate the particle onto the reference.
     first
         The coordinate of the first voxel.
     halves
-        What stands for half sets 0, 1 and 2.
+        Words for half sets 0, 1 and 2.
     numbered
         Whether particles and tomograms have numbers in place of names.
     strict_halves
-        Whether no other word may stand for a half set; else it stands for none.
+        Whether other words are errors; else they stand for half set 0.
     """
 
     family: str
@@ -96,11 +96,11 @@ class Layout:
         return frozenset(label for label in labels if label is not None)
 
     def label(self, column: str) -> str:
-        """Return how one of its columns is called in other formats."""
+        """Return the label of one of its columns in other formats."""
         return f"{self.family}_{column}" if self.family else column
 
     def rotations(self, angles_deg: NDArray[np.float64]) -> Rotation:
-        """R of angles, shape (m, 3)."""
+        """Return R of angles, shape (m, 3)."""
         turned = Rotation.from_euler(self.axes, angles_deg, degrees=True)
         return turned.inv() if self.inverted else turned
 
@@ -131,11 +131,11 @@ def table_of(
     layout
         Its columns.
     options
-        What the caller said.
+        Options that the list is read with.
     source
         Makes the source, given the pixel sizes.
     pixel_sizes
-        As the file states them, shape (m,), or None.
+        Sizes that the file states, shape (m,), or None.
     tomogram_names
         Names of numbered tomograms.
 
@@ -184,13 +184,13 @@ def _optional(block: Block, label: str | None, kind: type) -> NDArray | None:
 
 
 def _scores(block: Block, label: str | None) -> NDArray[np.float64] | None:
-    """Numbers, of which those that were never made are NaN."""
+    """Return scores as numbers, NaN where there is none."""
     if label is None or label not in block:
         return None
     try:
         return np.array(block.text(label), dtype=np.float64)
     except ValueError:
-        return block.numbers(label)  # which says where
+        return block.numbers(label)  # raises, and names the row
 
 
 def _words(block: Block, label: str, *, numbered: bool) -> tuple[str, ...]:
@@ -209,9 +209,9 @@ def _names(block: Block, layout: Layout) -> tuple[str, ...]:
 
 
 def checked_names(block: Block, label: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of which each is there once: where one is there twice, the numbers of the rows, with a warning.
+    """Return names that occur once each: the names, or with a warning the numbers of the rows where one is repeated.
 
-    Rows are distinct whatever they are called; only volumes that are found by such a name need it to be one's own
+    Rows are distinct whatever their names are; only volumes that are found by such a name need it to be unique
     (``gonio.io.subtomograms.numbered_images``).
     """
     if len(set(names)) == len(names):
@@ -277,13 +277,13 @@ def block_of(
     Parameters
     ----------
     table
-        In the pixels and with the coordinates that the format wants.
+        Table in the pixels and with the coordinates that the format wants.
     columns
         The columns to write, in order.
     defaults
-        What stands in columns that the table knows nothing of; others get 0.
+        Values of columns that the table lacks; others get 0.
     tomogram_numbers
-        Of each tomogram, where the format numbers them.
+        Number of each tomogram, where the format numbers them.
     """
     made = _field_columns(table, layout, tomogram_numbers or {})
     made |= _kept(table, layout, made)
@@ -325,7 +325,7 @@ def _triples(labels: Sequence[str], values: NDArray[np.float64]) -> dict[str, Se
 
 
 def _kept(table: ParticleTable, layout: Layout, made: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
-    """Text of the file itself for angles and lengths that still mean the same: one rotation has many angles."""
+    """Return the text of the file for angles and lengths that still mean the same: one rotation has many angles."""
     source = table.source
     if not isinstance(source, ListSource) or source.block is None or source.family != layout.family:
         return {}
@@ -352,7 +352,7 @@ def _kept(table: ParticleTable, layout: Layout, made: Mapping[str, Sequence[str]
 
 
 def shown(layout: Layout, table: ParticleTable) -> dict[str, Sequence[str]]:
-    """Positions, shifts and angles as the format has them."""
+    """Return positions, shifts and angles as the format has them."""
     made = _field_columns(replace(table, tomograms=("1",) * len(table)), layout, {"1": 1})
     made |= _kept(table, layout, made)
     return {label: made[label] for label in (*layout.coordinates, *layout.shifts, *layout.angles) if label in made}
@@ -363,7 +363,7 @@ def _where(same: NDArray[np.bool_], old: Sequence[str], new: Sequence[str]) -> l
 
 
 def own_texts(table: ParticleTable) -> dict[str, tuple[str, ...]]:
-    """Return what gonio found out, as columns of text, for formats that hold any column."""
+    """Return gonio's own columns as text, for formats that hold any column."""
     return {own_label(name): tuple(map(token, column)) for name, column in table.columns.items()}
 
 
@@ -388,14 +388,14 @@ def tomogram_numbers(table: ParticleTable) -> dict[str, int]:
 
 
 def document_path(path: Path) -> Path:
-    """The file beside a numbered list that names its tomograms: Dynamo's table map, ``NUMBER NAME`` in each line."""
+    """Return the path of the table map beside a numbered list, as Dynamo writes it: ``NUMBER NAME`` in each line."""
     return path.with_name(path.name + ".doc")
 
 
 def read_documents(path: Path) -> dict[str, str]:
     """Read names of tomograms by number from the table map beside a list: LIST.tbl.doc, or Dynamo's own crop.doc.
 
-    None where there is no such file.
+    The result is empty where there is no such file.
     """
     document = document_path(path)
     if document.is_file():
@@ -410,7 +410,7 @@ def read_documents(path: Path) -> dict[str, str]:
         return {}
     try:
         pairs = _pairs(document)
-    except FormatError:  # a document of another kind, which only happens to be called so
+    except FormatError:  # a document of another kind with the same name
         return {}
     known = all(len(pair) == 2 and pair[0].isdigit() for pair in pairs)
     return {number: name.strip() for number, name in pairs} if known else {}
@@ -432,7 +432,7 @@ def numbered_files(path: Path, table: ParticleTable) -> list[Path]:
 
 
 def write_documents(path: Path, numbers: Mapping[str, int]) -> tuple[Path, ...]:
-    """Write that file where names are not numbers, and say which file it is."""
+    """Write the table map where names are not numbers, and return its path, if any."""
     if not _have_names(numbers):
         return ()
     document = document_path(path)

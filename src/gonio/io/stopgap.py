@@ -50,10 +50,12 @@ WEDGE_FILE = "*wedge*.star"
 
 
 def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a motive list; its subtomograms are ``ANY_NUMBER.mrc`` (or .em), NUMBER its subtomo_num, in the data
-    folder, or in subtomograms/ beside the list or its folder.
+    """Read a motive list.
 
-    A wedge list, given in place of tomograms or the only one beside the list, tells which tilts were measured and the
+    Its subtomograms are ``ANY_NUMBER.mrc`` (or .em), NUMBER its subtomo_num, in the data folder, or in subtomograms/
+    beside the list or its folder.
+
+    A wedge list, given in place of tomograms or the only one beside the list, states which tilts were measured and the
     pixel size.
 
     Raises
@@ -103,7 +105,7 @@ class Wedge(tuple[float, float, float]):
 
 
 def read_wedge_list(path: Path) -> Mapping[int, Wedge]:
-    """First and last tilt and pixel size of each tomogram number.
+    """Read first and last tilt and pixel size of each tomogram number.
 
     Raises
     ------
@@ -132,6 +134,6 @@ def _wedges(path: Path, options: ReadOptions, tomograms: set[int]) -> tuple[Mapp
 
 
 def is_wedge_list(path: Path) -> bool:
-    """Return whether a file is a wedge list, as its first lines tell."""
+    """Return whether a file is a wedge list, by its first lines."""
     with path.open("rb") as stream:
         return f"data_{WEDGE_LIST}".encode() in stream.read(4096)

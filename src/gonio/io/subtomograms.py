@@ -1,4 +1,4 @@
-"""Subtomograms behind lists that are not RELION's: one volume per particle, loaded when asked for.
+"""Subtomograms behind lists that are not RELION's: one volume per particle, loaded on demand.
 
 Owns where such volumes are looked for, their voxel size, contrast and wedge. Knows nothing of poses.
 """
@@ -41,9 +41,9 @@ class ListSource(ParticleSource):
     family
         Its format, a key of ``gonio.io.formats.FORMATS``.
     options
-        What the caller said.
+        Options that the list was read with.
     names
-        Of the particles.
+        Names of the particles.
     images
         File of each particle, relative to the list's folder or the current one, ``NUMBER@FILE`` in a stack; or None.
     tilt_ranges_deg
@@ -65,12 +65,12 @@ class ListSource(ParticleSource):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The list and what was read beside it."""
+        """The list and the files that were read beside it."""
         return (self.path, *self.others)
 
     @property
     def format(self) -> str:
-        """Its format."""
+        """Name of the list's format."""
         return self.family
 
     def pixel_sizes(self, stated: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
@@ -81,9 +81,9 @@ class ListSource(ParticleSource):
         FormatError
             If none of these is known and the particles are to be loaded.
         """
-        said = self.options.pixel_size_angstrom or self.options.voxel_size_angstrom
-        if said is not None:
-            return np.full(len(self.names), said)
+        given = self.options.pixel_size_angstrom or self.options.voxel_size_angstrom
+        if given is not None:
+            return np.full(len(self.names), given)
         if stated is not None:
             return stated
         header = self.first_header_angstrom
@@ -91,7 +91,7 @@ class ListSource(ParticleSource):
             return np.full(len(self.names), header)
         if self.options.may_count_pixels:
             return None
-        raise FormatError(self.path, "counts in pixels and does not say their size", "pass --voxel-size ANGSTROM")
+        raise FormatError(self.path, "counts in pixels and does not state their size", "pass --voxel-size ANGSTROM")
 
     def image(self, index: int) -> Path | None:
         """Return the file of the particle at this row, or None where it is not found."""
@@ -124,7 +124,7 @@ class ListSource(ParticleSource):
 
     def _image(self, index: int) -> tuple[Path, int | None]:
         if self.images is None:
-            problem = "does not say where its subtomograms are"
+            problem = "does not state where its subtomograms are"
             raise FormatError(self.path, problem, "pass --data FOLDER, or put them beside the list")
         number, at, token = self.images[index].rpartition("@")
         found = locate(token, self.path.parent)
@@ -134,20 +134,20 @@ class ListSource(ParticleSource):
         return found, int(number) if at else None
 
     def _voxel_size(self, path: Path, header: float) -> float:
-        said = self.options.voxel_size_angstrom or self.options.pixel_size_angstrom
-        if said is not None:
-            return said
+        given = self.options.voxel_size_angstrom or self.options.pixel_size_angstrom
+        if given is not None:
+            return given
         if header <= 0:
             raise FormatError(path, "no voxel size in the list nor in the header", "pass --voxel-size ANGSTROM")
         first = self.first_header_angstrom
         if first > 0 and abs(header / first - 1) > VOXEL_SIZE_TOLERANCE:
-            problem = f"its header says {header:g} angstrom per voxel, that of the first particle {first:g}"
+            problem = f"its header states {header:g} angstrom per voxel, that of the first particle {first:g}"
             raise FormatError(path, problem, "pass --voxel-size with the right one")
         return header
 
     @cached_property
     def first_header_angstrom(self) -> float:
-        """The voxel size that the first volume states; 0 where it does not, or is not found."""
+        """Voxel size that the first volume states; 0 where it does not, or is not found."""
         if not self.images or locate(self.images[0].rpartition("@")[2], self.path.parent) is None:
             return 0.0
         path, number = self._image(0)
@@ -160,7 +160,7 @@ class ListSource(ParticleSource):
         if self.options.tilt_range_deg is not None:
             tilts = np.array([*self.options.tilt_range_deg, self.options.axis_deg])
         if tilts is None or not np.isfinite(tilts).all():
-            raise FormatError(self.path, "does not say which tilts were measured", "pass --tilt-range MIN MAX")
+            raise FormatError(self.path, "does not state which tilts were measured", "pass --tilt-range MIN MAX")
         with reading(self.path, "pass --tilt-range MIN MAX in degrees"):
             return SingleAxisWedge(*tilts.tolist())
 
@@ -181,9 +181,9 @@ def numbered_images(
     list_path
         The list.
     folder
-        Where they must be, or None.
+        Folder of the volumes, or None.
     numbers
-        Of the particles.
+        Numbers of the particles.
     stem
         A regular expression with one group, the number; leading zeros do not count.
     beside
@@ -221,7 +221,7 @@ def numbered_images(
 
 
 def _volumes(folder: Path, stem: str) -> dict[int, Path]:
-    """Volumes in a folder by number."""
+    """Return the volumes in a folder by number."""
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
         volume = VOLUME.match(path.name)

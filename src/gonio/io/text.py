@@ -1,4 +1,4 @@
-"""Values as words of text, and words as values.
+"""Conversion of values to words of text and back.
 
 Owns how numbers are written into lists, and how gonio's own columns are called there. Knows no format.
 """
@@ -24,7 +24,7 @@ def numbers_or_text(values: Sequence[str]) -> NDArray:
 
 
 def own_label(name: str) -> str:
-    """Return how gonio's column is called in a list: ``log_likelihood`` is written as ``gonioLogLikelihood``."""
+    """Return the label of gonio's column in a list: ``log_likelihood`` is written as ``gonioLogLikelihood``."""
     return "gonio" + "".join(part[:1].upper() + part[1:] for part in re.split(r"[^0-9A-Za-z]+", name))
 
 
@@ -41,7 +41,7 @@ def token(value: object) -> str:
 
 
 def decimals(labels: Sequence[str], values: ArrayLike) -> dict[str, list[str]]:
-    """Numbers, shape (m, labels), as columns of text of six decimals."""
+    """Return numbers, shape (m, labels), as columns of text with six decimals."""
     # Adding 0 turns -0 into 0, which reads better.
     rounded = np.round(np.asarray(values, dtype=np.float64), 6) + 0.0
     return {label: [f"{value:.6f}" for value in rounded[:, i]] for i, label in enumerate(labels)}

@@ -1,6 +1,6 @@
 """Tilt series from the files that programs leave beside a tomogram.
 
-Owns what each of them says of single tilts; which is which is told by what the file holds:
+Owns what each of them states of single tilts; the kind of a file is recognised by what it holds:
 
     IMOD .tlt, .rawtlt      one angle per line, degrees; of two columns, that which can be no count and no dose
     SerialEM mdoc           TiltAngle; dose before each tilt from PriorRecordDose unless all are 0, else from
@@ -9,8 +9,8 @@ Owns what each of them says of single tilts; which is which is told by what the 
     RELION 5 STAR           a tilt series, or tomograms.star with all (``gonio.io.tilts``)
     STOPGAP wedge list      tilt_angle, exposure; defocus in micrometres, underfocus positive; pshift in degrees
 
-Angles turn the specimen right-handed about the tomogram's y axis, along which these programs lay the tilt axis; only
-RELION's projections say otherwise. Tilts stay in the order of the file.
+Angles rotate the specimen right-handed about the tomogram's y axis, along which these programs put the tilt axis; only
+RELION's projections state another. Tilts stay in the order of the file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SNIFFED_CHARACTERS = 100_000
 
 
 def is_tilt_file(path: Path) -> bool:
-    """Return whether a file holds tilts, as far as its first characters tell; a file that cannot be read does not."""
+    """Return whether a file holds tilts, judged by its first characters; a file that cannot be read does not."""
     try:
         with path.open(encoding="utf-8-sig") as stream:
             text = stream.read(SNIFFED_CHARACTERS)
@@ -61,7 +61,7 @@ def is_tilt_file(path: Path) -> bool:
 
 
 def read_tilts(path: str | Path) -> dict[str, TiltSeries]:
-    """Return the tilt series in a file, by name of their tomogram; where the file does not say it, by the file's name.
+    """Return the tilt series in a file by the name of their tomogram, or of the file where that is not stated.
 
     Raises
     ------
@@ -172,10 +172,10 @@ def _is_number(value: str) -> bool:
 
 
 def _mdoc_dose(path: Path, sections: list[dict[str, str]]) -> NDArray[np.float64] | None:
-    """Dose before each tilt, or None where the file does not say enough."""
+    """Return the dose before each tilt, or None where the file does not state it."""
     if all("PriorRecordDose" in section for section in sections):
         prior = np.array([_number(path, section, "PriorRecordDose") for section in sections])
-        if prior.any() or len(prior) == 1:  # where all are 0, nobody counted
+        if prior.any() or len(prior) == 1:  # where all are 0, it was not recorded
             return prior
     times = [_time(section.get("DateTime", "")) for section in sections]
     if not all("ExposureDose" in section for section in sections) or None in times:
@@ -236,7 +236,7 @@ def _of_wedge_list(tilts: Block) -> TiltSeries:
 
 
 def _micrometres(tilts: Block) -> NDArray[np.float64] | None:
-    """U, V in angstrom and the astigmatism's direction, (t, 3)."""
+    """Return U, V in angstrom and the astigmatism's direction, (t, 3)."""
     if "defocus" in tilts:
         mean = 1e4 * tilts.numbers("defocus")
         return np.stack([mean, mean, np.zeros_like(mean)], axis=-1)

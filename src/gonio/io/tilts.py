@@ -12,9 +12,9 @@ particle's depth d along the beam, counted from the tomogram's centre:
     RELION      rlnTomoHand rlnTomoDefocusSlope d       (src/jaz/tomography/tomogram.cpp: Tomogram::getCtf)
     WarpTools   -rlnTomoHand d                          (WarpLib/TiltSeries/TiltSeries.cs: GetPositionInAllTilts)
 
-Which of the two holds is told by a tomogram's name, or by whoever reads the list (``DefocusHand``).
+Which of the two holds is decided by a tomogram's name, or by the caller (``DefocusHand``).
 
-That is all that the hand stands for: it mirrors nothing. WarpTools adds the depth to the defocus unless a series'
+The hand has no other meaning: it mirrors nothing. WarpTools adds the depth to the defocus unless a series'
 angles are inverted, and writes hand -1 for series whose angles are not: the images that it has multiplied by their CTF
 have the sign given here (docs/conventions.md has the measurement). Its tomograms are called NAME.tomostar.
 """
@@ -47,14 +47,14 @@ WARPS_ENDING = ".tomostar"
 
 
 class DefocusHand(StrEnum):
-    """Whose meaning rlnTomoHand has: RELION adds hand times depth to the defocus, WarpTools takes it off."""
+    """Meaning of rlnTomoHand: RELION adds hand times depth to the defocus, WarpTools subtracts it."""
 
     RELION = "relion"
     WARP = "warp"
 
 
 def read_tilt_series(tomograms: Star, name: str, *, defocus_hand: DefocusHand | None = None) -> TiltSeries:
-    """The tilt series of one tomogram, from the block of its name or the file that the global block names for it.
+    """Read the tilt series of one tomogram, from the block of its name or the file that the global block names.
 
     ``defocus_hand`` None is WarpTools' meaning for tomograms with its names and RELION's for others.
 
@@ -115,7 +115,7 @@ def _centre(row: Block) -> NDArray[np.float64] | None:
 
 
 def series_of_block(tilts: Block) -> TiltSeries:
-    """Return one tilt series from a block of its tilts alone, which knows neither hand, size nor microscope.
+    """Return one tilt series from a block of its tilts alone, which states neither hand, size nor microscope.
 
     Tilts that were not aligned are taken from the stage: then the tilt axis is y, as in the tomogram it will be.
 
@@ -145,7 +145,7 @@ def _column(tilts: Block, label: str) -> NDArray[np.float64] | None:
 
 
 def bfactors(rows: Block) -> NDArray[np.float64]:
-    """B factors of images, positive where they damp.
+    """Return B factors of images, positive where they damp.
 
     RELION damps by exp(-B k^2 / 4), Warp and M by exp(B k^2 / 4): a list whose numbers are negative is M's.
 
@@ -197,7 +197,7 @@ def _tilts(tomograms: Star, row: Block, name: str) -> Block:
 
 
 def _projections(tilts: Block) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Axes of the images (t, 2, 3) and beams (t, 3), None where they are the product of the axes."""
+    """Return axes of the images (t, 2, 3) and beams (t, 3), None where they are the product of the axes."""
     if "rlnTomoProjX" in tilts:
         axes = np.stack([_matrix_rows(tilts, label) for label in ("rlnTomoProjX", "rlnTomoProjY")], axis=1)  # (t, 2, 3)
         return axes, _matrix_rows(tilts, "rlnTomoProjZ") if "rlnTomoProjZ" in tilts else None
@@ -206,8 +206,8 @@ def _projections(tilts: Block) -> tuple[NDArray[np.float64], NDArray[np.float64]
         raise FormatError(tilts.path, problem, "align the tilt series first")
     labels = [label for label in ANGLES if label in tilts or label != "rlnTomoXTilt"]  # RELION takes no x tilt as 0
     angles = tilts.vectors(labels)
-    axes_of_turns = "xyz"[-len(labels) :]  # lower case: about fixed axes, so the first acts first
-    return Rotation.from_euler(axes_of_turns, angles, degrees=True).as_matrix()[:, :2], None  # (t, 2, 3)
+    letters = "xyz"[-len(labels) :]  # lower case: about fixed axes, so the first acts first
+    return Rotation.from_euler(letters, angles, degrees=True).as_matrix()[:, :2], None  # (t, 2, 3)
 
 
 def _matrix_rows(tilts: Block, label: str) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
-"""Tomograms: volumes too large to read, of which pieces are cut.
+"""Tomograms: volumes too large to read at once, from which boxes are cut.
 
-Owns how a file becomes something to cut from, and nothing is read but what is cut:
+Owns how files of each kind are opened, so that only what is cut is read:
 
     MRC, MAP, REC and EM    mapped into memory
-    the same in gzip, bzip2 decompressed once into a temporary file without a name, and mapped
+    these in gzip, bzip2    decompressed once into a temporary file without a name, and mapped
     OME-Zarr                chunks are read when a piece needs them (an extra: gonio[zarr])
 
 Of an OME-Zarr pyramid the finest level is taken, or the one whose array is named (``tomogram.zarr/1``): coarser levels
@@ -48,11 +48,11 @@ class Tomogram:
     shape_zyx
         Voxels along each axis.
     voxel_size_angstrom
-        0 where the file does not say it.
+        Voxel size; 0 where the file does not state it.
     kind
-        What it is, for people.
+        Description of the file, for people.
     array
-        Anything that gives a piece for three slices (z, y, x).
+        Anything that returns a piece for three slices (z, y, x).
     """
 
     path: Path
@@ -72,7 +72,7 @@ class Tomogram:
         where = tuple(slice(int(low), int(high)) for low, high in zip(low_zyx, high_zyx, strict=True))
         try:
             piece = np.asarray(self.array[where], dtype=np.float32)
-        except Exception as error:  # a zarr's codecs have many kinds
+        except Exception as error:  # the codecs of zarr raise many kinds
             told = str(error) or type(error).__name__
             raise FormatError(self.path, f"cannot be read ({told})", "copy or write it again") from error
         if not np.isfinite(piece).all():
@@ -91,7 +91,7 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
     path
         MRC or EM file, plain or compressed, or OME-Zarr folder.
     voxel_size_angstrom
-        Replaces what the file says.
+        Replaces what the file states.
     permissive
         Accept broken MRC headers with a warning, as ``read_mrc``.
 
@@ -120,7 +120,7 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
 
 
 def tomogram_files(paths: Sequence[Path]) -> list[Path]:
-    """Tomograms, and for folders the tomograms in them by their endings.
+    """Return the tomograms among paths, and for folders the tomograms in them, by their endings.
 
     Raises
     ------
@@ -181,18 +181,18 @@ def _of_zarr(path: Path, voxel_size_angstrom: float | None) -> Tomogram:
     with reading(path, "give an OME-Zarr folder, or the folder of one of its arrays"):
         try:
             found = zarr.open(path, mode="r")
-        except Exception as error:  # zarr has many kinds, some of its own
+        except Exception as error:  # zarr raises many kinds, some of its own
             raise FormatError(path, "is a folder, and no zarr", "give a tomogram file or an OME-Zarr folder") from error
         if isinstance(found, zarr.Array):
             level, above = path.name, path.parent
             group = zarr.open_group(above, mode="r") if _is_group(above) else None
-            said = _said(path, None if group is None else dict(group.attrs), level)
-            return _tomogram_of(path, found, said, voxel_size_angstrom)
+            stated = _stated_size(path, None if group is None else dict(group.attrs), level)
+            return _tomogram_of(path, found, stated, voxel_size_angstrom)
         multiscales = _multiscales(dict(found.attrs))
         if not multiscales:
             raise FormatError(path, "has no multiscales: it is no OME-Zarr image", "give the folder of its array")
         level = multiscales[0]["datasets"][0]["path"]
-        return _tomogram_of(path, found[level], _said(path, dict(found.attrs), level), voxel_size_angstrom)
+        return _tomogram_of(path, found[level], _stated_size(path, dict(found.attrs), level), voxel_size_angstrom)
 
 
 def _is_group(path: Path) -> bool:
@@ -203,8 +203,8 @@ def _multiscales(attributes: dict[str, Any]) -> list[dict[str, Any]]:
     return attributes.get("ome", attributes).get("multiscales", [])  # inside "ome" since version 0.5
 
 
-def _said(path: Path, attributes: dict[str, Any] | None, level: str) -> float:
-    """Return the voxel size of a level in angstrom; 0 where nothing says it."""
+def _stated_size(path: Path, attributes: dict[str, Any] | None, level: str) -> float:
+    """Return the voxel size of a level in angstrom; 0 where nothing states it."""
     multiscales = _multiscales(attributes or {})
     if not multiscales:
         return 0.0
@@ -222,20 +222,20 @@ def _said(path: Path, attributes: dict[str, Any] | None, level: str) -> float:
     return MapFile(path, np.zeros(0, np.float32), sizes_xyz).voxel_size_angstrom()
 
 
-def _tomogram_of(path: Path, array: Any, said: float, voxel_size_angstrom: float | None) -> Tomogram:
+def _tomogram_of(path: Path, array: Any, stated: float, voxel_size_angstrom: float | None) -> Tomogram:
     leading, shape = array.shape[:-3], array.shape[-3:]
     if len(shape) != 3 or any(n != 1 for n in leading) or min(shape) < 2:
         raise FormatError(path, f"holds an array of shape {array.shape}", "give a tomogram of one channel and time")
     if np.dtype(array.dtype).kind not in "iuf":
         raise FormatError(path, f"holds values of type {array.dtype}", "give a tomogram of real numbers")
-    size = said if voxel_size_angstrom is None else voxel_size_angstrom
+    size = stated if voxel_size_angstrom is None else voxel_size_angstrom
     lazy = _Last3(array, len(leading)) if leading else array
     return Tomogram(path, (int(shape[0]), int(shape[1]), int(shape[2])), size, f"OME-Zarr, {array.dtype}", lazy)
 
 
 @dataclass(frozen=True)
 class _Last3:
-    """An array of which leading axes of length one are passed over."""
+    """An array without its leading axes of length one."""
 
     array: Any
     leading: int

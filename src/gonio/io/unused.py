@@ -1,4 +1,4 @@
-"""What a list says of the transfer of its tilt images and gonio does not use, and what it should say and does not.
+"""Warnings of columns about the transfer of tilt images that gonio does not use, and of those that are missing.
 
 Owns the columns that would change an image and are not modelled, each with the value at which it changes nothing. All
 that is found goes into one warning for each list.
@@ -28,14 +28,14 @@ NOT_USED: Mapping[str, float] = {
     "rlnMagMat10": 0.0,
     "rlnMagMat11": 1.0,
 }
-# Those that are read from the tilts of a tomogram, and not from the rows of its particles.
+# Columns that are read from the tilts of a tomogram, and not from the rows of its particles.
 OF_TILTS: Mapping[str, float] = {"rlnCtfBfactor": 0.0, "rlnCtfScalefactor": 1.0}
 
 
 def warn_of_unused(
     optics: Block | None, particles: Block, series: Mapping[str, TiltSeries], *, premultiplied: bool, placed: bool
 ) -> None:
-    """Warn once of what the images of tilt stacks have been through that is not in their transfer.
+    """Warn once of effects on the images of tilt stacks that are not in their transfer.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def _found(
 
 
 def _is_all(values: tuple[str, ...], neutral: float) -> bool:
-    """Return whether all of a column, numbers or lists of them, says that nothing is changed."""
+    """Return whether all values of a column, numbers or lists of them, are the neutral one."""
     for value in dict.fromkeys(values):
         try:
             numbers = np.array(value.strip("[]").split(","), dtype=np.float64)

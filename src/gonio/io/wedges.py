@@ -1,6 +1,6 @@
-"""Wedges of the subtomograms of a list, from tilt files: which file is whose, and who is told.
+"""Wedges of the subtomograms of a list from tilt files, matched by name.
 
-Owns the way from the files' tilt series to the source that loads particles. What a series says of a wedge is told in
+Owns the way from the files' tilt series to the source that loads particles. How a wedge follows from a series is in
 ``gonio.particle.tilt_series``.
 """
 
@@ -34,9 +34,9 @@ class StatedWedges:
     wedges
         One for each tomogram.
     of_row
-        For each row its tomogram's place in ``wedges``, -1 where the row is not asked for; shape (m,).
+        Index into ``wedges`` for each row, -1 for rows that are not in the table; shape (m,).
     turns
-        How each row's box was cut out turned, ``x_tomogram = turn x_box``, or None where none was.
+        Rotation at which each row's box was cut out, ``x_tomogram = turn x_box``, or None where none was rotated.
     places_angstrom
         Where each row's box is, from the tomogram's centre, (m, 3), NaN where it is not known.
     """
@@ -87,16 +87,16 @@ def with_tilts(
     table
         Read from a list of 3-D subtomograms.
     paths
-        Tilt files (see ``gonio.io.tilt_files``) or folders of them. Which series is a particle's is told by its
+        Tilt files (see ``gonio.io.tilt_files``) or folders of them. A particle's series is found by its
         tomogram's name (see ``gonio.io.names``).
     weighting
-        What dose and contrast transfer make of a tilt.
+        Whether dose and contrast transfer weight a tilt.
 
     Raises
     ------
     FormatError
         As ``read_tilts_of``; or a tomogram has no series, or several may be its; or a weighting needs what the files do
-        not say.
+        not state.
     ValueError
         If the list was not read from a file, or is one of 2-D stacks, which have their tilt series already.
     """
@@ -115,7 +115,7 @@ def with_tilts(
 def tilt_wedges(
     tomograms: Sequence[str], paths: Sequence[str | Path], *, weighting: Weighting | str = Weighting.PLAIN
 ) -> tuple[TiltWedge, ...]:
-    """The wedge of each tomogram's boxes; raises as ``with_tilts``."""
+    """Return the wedge of each tomogram's boxes; raises as ``with_tilts``."""
     series = read_tilts_of(paths)
     try:
         chosen = match(tomograms, tuple(series))
@@ -128,7 +128,7 @@ def tilt_wedges(
 def _checked(series: TiltSeries, weighting: Weighting) -> TiltWedge:
     if weighting is not Weighting.PLAIN:
         try:
-            series.weights(8, 10.0, weighting)  # says now what is missing, not at the first particle
+            series.weights(8, 10.0, weighting)  # raises now for what is missing, not at the first particle
         except ValueError as error:
             raise FormatError(
                 series.path, str(error).removeprefix(f"{series.path} "), "leave out --tilt-weights"
@@ -148,7 +148,7 @@ def _by_row(table: ParticleTable, places: Mapping[str, int]) -> tuple[NDArray[np
 
 
 def _places(table: ParticleTable, wedges: Sequence[TiltWedge]) -> NDArray[np.float64]:
-    """Where the box of each row of the source is, from its tomogram's centre, (m, 3), NaN where it is not known."""
+    """Return the place of each row's box from its tomogram's centre, (m, 3), NaN where it is not known."""
     rows = np.asarray(table.rows)
     places = np.full((rows.max() + 1, 3), np.nan)
     if table.coordinates_angstrom is None or table.lengths == "pixels":

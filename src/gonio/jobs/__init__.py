@@ -1,7 +1,7 @@
-"""What commands do, for Python: files in, files out, values returned and nothing printed; one module a command.
+"""The work of commands, for Python: files in, files out, values returned and nothing printed; one module a command.
 
 A job takes the options of its command, those that several share as values (``ListOptions`` and such). Warnings are
-Python's; progress is given to the callback ``progress``.
+Python's; progress is passed to the callback ``progress``.
 
     from gonio.jobs import ListOptions, RunOptions, SearchOptions, align
     aligned = align(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Aligned", "align", "align_list", "errors_of", "report_of"]
 
 WRONG_DEG = 15.0  # errors beyond this are another optimum
-# What reference and best decoy score, and what comes of it.
+# Columns of the scores of reference and best decoy, and of the q-value.
 TARGET, DECOY, Q = "log_likelihood", "decoy_log_likelihood", "q_value"
 NO_RUNNERS_UP = "No particle has an optimum beside that in particles.star."
 
@@ -47,7 +47,7 @@ Number = tuple[str, float, str, str]
 
 @dataclass(frozen=True)
 class Aligned:
-    """A list with its new poses and what was found out, and how.
+    """An aligned list, its results, and how they were found.
 
     ``results`` are those of its particles, one for each; ``settings`` those of the aligner with every default spelt
     out, as far as all particles have one box, whose edge is ``box_angstrom``; ``errors`` are there where the truth is
@@ -64,14 +64,14 @@ class Aligned:
 
     @property
     def kept(self) -> ParticleTable | None:
-        """The particles that are real, but for a share of the largest q-value; None where there are no decoys."""
+        """Particles with a q-value up to the largest that was asked for; None where there are no decoys."""
         if not self.decoys.decoys:
             return None
         return self.table[np.asarray(self.table.columns[Q], dtype=np.float64) <= self.decoys.most_q]
 
     @property
     def numbers(self) -> list[Number]:
-        """The numbers, in order of interest: name, value, format with unit, how to read it."""
+        """Numbers of the summary, in order of interest: name, value, format with unit, how to read it."""
         columns, count = self.table.columns, len(self.table)
         ended = float(np.isin(columns["status"], ["converged", "stalled"]).mean())
         return [
@@ -87,12 +87,12 @@ class Aligned:
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
-        """The same as text: name, value with unit, how to read it."""
+        """Numbers as text: name, value with unit, how to read it."""
         return [(name, form.format(value), reading) for name, value, form, reading in self.numbers]
 
     @property
     def summary(self) -> dict[str, object]:
-        """The same for programs: numbers without units in their values, units in their names."""
+        """Numbers for programs: without units in their values, units in their names."""
         numbers = {
             _identifier(name, form): round(value) if form == "{:.0f}" else float(f"{value:.6g}")
             for name, value, form, _ in self.numbers
@@ -129,15 +129,15 @@ def align(
     local
         Refine the poses in the list; None to search over all orientations.
     search, known
-        How, and what else is known of the reference.
+        How poses are searched for, and what else is known of the reference.
     learn
         Align the first 50 particles twice, to learn what all have in common with the reference.
     decoys
-        Decoys, to know which particles are real.
+        Decoys, to estimate which particles are real.
     run
         How the work is done.
     seed
-        Of the random numbers.
+        Seed of the random numbers.
     truth
         A list of the same particles with true poses, from which errors are computed.
 
@@ -156,7 +156,7 @@ def align(
     reference_map = particles.read_map(reference)
     settings = search.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom, local=local)
     if learn and not settings.restores:
-        raise ArgumentError("{} is for restored inputs: from plain ones nothing is expected", "learn")
+        raise ArgumentError("{} is for restored inputs: plain ones have no expected FSC", "learn")
     resources = run.resources(settings)
     facts = known.read(particles.read_map, reference_map, settings)
     table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
@@ -259,7 +259,7 @@ def errors_of(aligned: Aligned, truth: ParticleTable) -> Errors:
 def _with_decoys(
     table: ParticleTable, aligner: Aligner, options: DecoyOptions, *, executor: Executor, seed: int
 ) -> ParticleTable:
-    """An aligned list with the scores and q-values that decoys give."""
+    """Return an aligned list with the scores and q-values from decoys."""
     from gonio.alignment.decoys import Decoys, compete
 
     decoys = Decoys.of(aligner, options.decoys, rng=np.random.default_rng(seed))
@@ -352,7 +352,7 @@ def _identifier(name: str, form: str) -> str:
 
 
 def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
-    """Return the page about an alignment, to which others may add."""
+    """Return the page about an alignment, to which the caller may add."""
     from gonio.report import Report
 
     return Report(
@@ -368,7 +368,7 @@ def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
 
 
 def _with_looks(report: Report, aligned: Aligned, reference: Volume, executor: Executor) -> Report:
-    """The page with what has to be read from the particles again: their average, outliers, defocus."""
+    """Return the page with what is read from the particles again: their average, outliers, defocus."""
     table = aligned.table
     report = replace(report, outliers=outliers_of(table), against=defocus_of(table), maps={"reference": reference})
     if aligned.box_angstrom is None:
@@ -379,7 +379,7 @@ def _with_looks(report: Report, aligned: Aligned, reference: Volume, executor: E
     for number, half in enumerate(display.average.halves or (), start=1):
         maps[f"half {number} of it"] = half
     found = [] if display.fsc is None else resolutions(display.fsc)
-    reading = "both halves were laid on one reference, so this is no gold standard: noise may agree"
+    reading = "both halves were aligned to one reference, so this is no gold standard: noise may agree"
     return replace(
         report,
         numbers=[*report.numbers, *((which, value, reading) for which, value, _ in found)],
@@ -390,7 +390,7 @@ def _with_looks(report: Report, aligned: Aligned, reference: Volume, executor: E
 
 
 def _expected(aligned: Aligned) -> NDArray[np.float64] | None:
-    """What each particle has in common with the reference, shell by shell, shape (m, s)."""
+    """Return the expected FSC of each particle with the reference, shell by shell, shape (m, s)."""
     known = [result.expected_fsc for result in aligned.results]
     if aligned.box_angstrom is None:
         return None

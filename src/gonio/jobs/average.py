@@ -41,7 +41,7 @@ MASK_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, SETTINGS_ENDING = "_mask.mrc", "_co
 
 @dataclass(frozen=True)
 class Averaged:
-    """An average, how far its halves agree (None without half sets), and the sense in which tilts were read."""
+    """An average, the agreement of its halves (None without half sets), and the sense in which tilts were read."""
 
     average: Average
     agreement: Agreement | None
@@ -49,7 +49,7 @@ class Averaged:
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
-        """How far halves agree and how evenly was measured: name, value, how to read it."""
+        """Agreement of the halves and coverage: name, value, how to read it."""
         from gonio.averaging.resolution import CONE_DEG, evenness
 
         even = evenness(self.average.coverage)
@@ -64,7 +64,7 @@ class Averaged:
 
     @property
     def summary(self) -> dict[str, object]:
-        """The same for programs."""
+        """Numbers for programs."""
         from gonio.averaging.resolution import evenness
 
         even, made = evenness(self.average.coverage), self.average
@@ -101,17 +101,17 @@ def average(
     halves
         Average the half sets of the list too.
     split, overlap_distance_angstrom
-        Make new half sets; particles nearer than this along every axis share one, the box's edge unless given.
+        Make new half sets; particles nearer than this along every axis are kept in one, the box's edge unless given.
     symmetry
-        Point group that the average is given.
+        Point group that is imposed on the average.
     mask
-        For the FSC; None for one made from the average.
+        Mask for the FSC; None for one made from the average.
     threads
-        How many particles at a time; None for one for each processor.
+        Particles read at a time; None for one for each processor.
     overwrite
         Replace files that are already there.
     progress
-        As in ``RunOptions``.
+        Callback, as in ``RunOptions``.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def _check(*, halves: bool, split: bool, overlap_distance_angstrom: float | None
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far half maps agree, and the mask that was made for it, or None where one was given."""
+    """Agreement of half maps, and the mask that was made for it, or None where one was given."""
 
     fsc: HalfMapFsc
     mask: Volume | None
@@ -188,7 +188,7 @@ def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
 
 
 def write_average(path: Path, made: Average, agreement: Agreement | None) -> None:
-    """Write the map, its coverage, its halves, their mask and FSC, and what shows them in ChimeraX."""
+    """Write the map, its coverage, its halves, their mask and FSC, and a script for ChimeraX."""
     from gonio.io import write_volume
     from gonio.particle.volume import Volume
     from gonio.report import MapFile, maps_script
@@ -211,7 +211,7 @@ def write_average(path: Path, made: Average, agreement: Agreement | None) -> Non
 
 
 def fsc_csv(fsc: HalfMapFsc) -> str:
-    """Return every curve, shell by shell."""
+    """Return every curve as CSV, a line for each shell."""
     box, curves = fsc.box_angstrom, fsc.curves
     rows = [",".join(["shell", "resolution_angstrom", *curves])]
     for s in range(len(fsc.unmasked)):
@@ -225,7 +225,7 @@ def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
     from gonio.averaging.resolution import FSC_HALVES, FSC_KNOWN
 
     named = (
-        ("no mask", "where the halves' FSC falls so", fsc.unmasked),
+        ("no mask", "where the halves' FSC falls to this", fsc.unmasked),
         ("soft mask", "corrected for the mask", fsc.corrected),
     )
     return [

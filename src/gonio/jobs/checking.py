@@ -1,4 +1,4 @@
-"""How jobs tell of what looked wrong before they begin: as Python's warnings, and as values for their report.
+"""Warnings about the inputs of a job, before it begins: as Python's warnings, and as values for its report.
 
 The checks themselves are ``gonio.workflows.checks``.
 """
@@ -16,8 +16,8 @@ __all__ = ["warn_of"]
 
 
 def warn_of(found: Iterable[InputWarning | None]) -> list[InputWarning]:
-    """Warn, where the caller was called, of each check that found something, and return those."""
-    told = [one for one in found if one is not None]
-    for one in told:
+    """Warn, at the line of the caller's caller, of each check that found something, and return those warnings."""
+    warned = [one for one in found if one is not None]
+    for one in warned:
         warnings.warn(str(one), stacklevel=3)
-    return told
+    return warned

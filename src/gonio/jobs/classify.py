@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Classified", "Paired", "Procedure", "classify"]
 
-# Of an earlier classification these do not stay.
+# Columns of an earlier classification, which are dropped.
 FOUND = ("class_margin",)
-# All pairs of so many particles are aligned: 20,000 pairs, four minutes of one processor in boxes of 32.
+# All pairs of up to this many particles are aligned: 20,000 pairs, four minutes of one processor in boxes of 32.
 PAIRS_UP_TO = 200
-# Of longer lists so many particles, drawn at random, make the first maps: 5,000 pairs.
+# Of longer lists this many particles, sampled at random, make the first maps: 5,000 pairs.
 FIRST = 100
 
 
 @dataclass(frozen=True)
 class Procedure:
-    """How a list is classed: the rows of which all pairs are aligned (none), or references; and why."""
+    """Procedure that classifies a list: the rows whose pairs are all aligned, None with references; and why."""
 
     rows: np.ndarray | None
     reason: str
@@ -64,7 +64,7 @@ class Classified:
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
-        """What was found: name, value with unit, how to read it."""
+        """Numbers of the summary: name, value with unit, how to read it."""
         found, rows = self.found, []
         if found.rounds:
             last = found.rounds[-1]
@@ -81,7 +81,7 @@ class Classified:
 
     @property
     def summary(self) -> dict[str, object]:
-        """The same for programs."""
+        """Numbers for programs."""
         found, paired = self.found, self.paired
         counts = [int((found.labels == one).sum()) for one in range(1, len(found.averages) + 1)]
         summary: dict[str, object] = {
@@ -120,11 +120,11 @@ def classify(
     output
         The folder to make; its files appear together when all is done.
     classes
-        How many, or ``"auto"``.
+        Number of classes, or ``"auto"``.
     references
         Maps that particles may show; no pairs are aligned then.
     pairs_up_to
-        Align all pairs of lists of up to so many; of longer ones, of so many drawn at random.
+        Align all pairs of lists of up to this many particles; of longer ones, of this many sampled at random.
     local
         Begin at the poses in the list.
     search
@@ -132,9 +132,9 @@ def classify(
     run
         How the work is done.
     seed
-        Of the random numbers.
+        Seed of the random numbers.
     watch
-        Is given how the list is classed before it begins.
+        Called with the ``Procedure`` before it begins.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def classify(
 
 
 def _count(classes: int | str) -> int | None:
-    """The number that was asked for; None for auto."""
+    """Return the number of classes, None for auto."""
     if classes == "auto":
         return None
     word = str(classes)
@@ -203,7 +203,7 @@ def _count(classes: int | str) -> int | None:
 def _procedure_of(
     table: ParticleTable, maps: Sequence[Volume], count: int | None, *, pairs_up_to: int, local: bool, seed: int
 ) -> Procedure:
-    """All pairs, or references."""
+    """Choose between all pairs and references."""
     from gonio.particle.volume import TiltStack
 
     size = len(table)
@@ -217,11 +217,11 @@ def _procedure_of(
             given=len(maps),
         )
     if maps:
-        return Procedure(None, f"in turns: {len(maps)} references are given")
+        return Procedure(None, f"in iterations: {len(maps)} references are given")
     if local and count is None:
-        raise ArgumentError("{} begins with averages of random shares: say of how many, {} K", "local", "classes")
+        raise ArgumentError("{} begins with averages of random subsets: state how many, {} K", "local", "classes")
     if local:
-        return Procedure(None, f"in turns: {count} random shares at the input poses, which are about right")
+        return Procedure(None, f"in iterations: {count} random subsets at the input poses, which are about right")
     if isinstance(table.load(0), TiltStack):
         raise ArgumentError(
             "tilt stacks cannot be compared with one another: give maps ({}, once for each), or {} with {} K where the"
@@ -239,7 +239,7 @@ def _procedure_of(
             "{} must be at least 2 without a {}: maps have to come from somewhere", "pairs_up_to", "references"
         )
     rows = np.sort(np.random.default_rng(seed).permutation(size)[:some])
-    return Procedure(rows, f"pairs of {some} drawn at random, then in turns: {pairs} are too many (--pairs-up-to)")
+    return Procedure(rows, f"pairs of {some} sampled at random, then iterations: {pairs} are too many (--pairs-up-to)")
 
 
 def _classified(
@@ -252,13 +252,13 @@ def _classified(
     executor: Executor,
     seed: int,
 ) -> tuple[Classes, Paired | None]:
-    """The classes, and the pairs that they come from."""
+    """Find the classes, and return them with the pairs that they come from."""
     from gonio.workflows import classification
     from gonio.workflows.clustering import cluster
 
     if procedure.rows is None:
         if not maps:
-            assert count is not None  # _procedure_of has asked for it
+            assert count is not None  # _procedure_of requires it
             maps = classification.random_references(table, count, executor=executor, seed=seed)
         return classification.classes_of_references(table, maps, settings, executor=executor, seed=seed), None
     chosen = table[procedure.rows]
@@ -292,7 +292,7 @@ def _write_results(folder: Path, classified: Classified, score: str) -> Matrix |
 
 
 def _report(classified: Classified, matrix: Matrix | None, *, title: str, seed: int) -> Report:
-    """The page about a classification: class averages side by side, and the matrix that they come from."""
+    """Return the page about a classification: class averages side by side, and the matrix that they come from."""
     from gonio.report import Classes as Shown
     from gonio.report import Report
 
@@ -317,7 +317,7 @@ def _report(classified: Classified, matrix: Matrix | None, *, title: str, seed: 
 
 
 def _matrix_of(paired: Paired, score: str) -> Matrix:
-    """The dissimilarities of all pairs, and how they were clustered."""
+    """Return the dissimilarities of all pairs, and their clustering."""
     from gonio.report import Matrix
 
     before, after = (paired.pairs.dissimilarity(score, aligned=aligned) for aligned in (False, True))
@@ -325,7 +325,7 @@ def _matrix_of(paired: Paired, score: str) -> Matrix:
 
 
 def _classed_table(table: ParticleTable, found: Classes) -> ParticleTable:
-    """Return the list with classes, poses in the frame of each and how sure they are, and the margin of its class."""
+    """Return the list with classes, poses in the frame of each with their errors, and the margin of the class."""
     from gonio.alignment.columns import uncertainty_columns, without_found, writable
 
     columns = {"class_margin": found.margin} if np.isfinite(found.margin).any() else {}
@@ -371,7 +371,7 @@ def _write_pairs(folder: Path, paired: Paired, matrix: Matrix) -> None:
 
 
 def _resolution(found: Classes, one: int) -> float | None:
-    """At which the halves of a class agree by 0.143, without a mask."""
+    """Return the resolution at which the FSC of a class's halves falls to 0.143, without a mask."""
     from gonio.averaging.resolution import FSC_HALVES
     from gonio.fourier.fsc import resolution_at
 

@@ -31,7 +31,7 @@ class Converted:
     given, wanted
         Their formats.
     lost
-        What of the list its new format cannot hold, each in a few words.
+        A few words for each thing in the list that its new format cannot hold.
     written
         The files written; none by a dry run.
     """
@@ -67,11 +67,11 @@ def convert(
     source, target
         The list and the list to write.
     from_format, to_format
-        Keys of ``gonio.io.formats.FORMATS``; by what the list holds and what the new one is called when not given.
+        Keys of ``gonio.io.formats.FORMATS``; recognised by the content of the list and the new name when not given.
     pixel_size_angstrom, to_pixel_size_angstrom
-        Of the pixels that the lists count in, angstrom; None for what the list says, and for the same.
+        Size of the pixels that the lists count in, angstrom; None for what the list states, and for the same.
     tomogram_size
-        Of all tomograms, xyz, in pixels of the list, to count from their centre or no longer so.
+        Size of all tomograms, xyz, in pixels of the list, to count to or from their centre.
     tomograms_path
         tomograms.star or a STOPGAP wedge list, for the sizes of tomograms; None for the one of the list.
     centre
@@ -154,7 +154,7 @@ def _sizes(
     tomograms: Path | None,
     centre: str,
 ) -> TomogramSizes:
-    """The sizes of tomograms, as far as they are needed: as given, or those of a file."""
+    """Return the sizes of tomograms, as far as they are needed: as given, or those of a file."""
     from gonio.io.conversion import CENTRES, TomogramSizes, needs_centres
 
     if centre not in CENTRES:
@@ -171,7 +171,7 @@ def _sizes(
 
 
 def _warn_of_angles(table: ParticleTable) -> None:
-    """Warn of angles that are written as they were found and are none."""
+    """Warn of angles that are written unchanged and look wrong."""
     from gonio.io.formats import stated_angles
     from gonio.workflows.inspection import angles_in_radians, angles_out_of_range
 

@@ -1,4 +1,4 @@
-"""A picture of what a file was found to hold: wedge, power and tilts."""
+"""A picture of the content of a file: wedge, power and tilts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw(
     series: TiltSeries | None,
     frequency_per_angstrom: float,
 ) -> None:
-    """Draw a wedge up to a frequency, the power of volumes, and tilts, as far as there are any, into a PNG file.
+    """Draw a wedge up to a frequency, the power of volumes, and tilts, where there are any, into a PNG file.
 
     Raises
     ------

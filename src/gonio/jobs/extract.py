@@ -36,7 +36,7 @@ NAMED = 10  # particles that are named one by one
 
 @dataclass(frozen=True)
 class Extracted:
-    """What was cut: the rows of the list, and of each row of it which fraction of its box lay outside, shape (m,)."""
+    """The rows that were cut, and for each row of the list the fraction of its box that lay outside, shape (m,)."""
 
     extraction: Extraction
     rows: list[int]
@@ -83,27 +83,27 @@ def extract(
     invert
         Flip the contrast.
     normalise, diameter_angstrom
-        Of ``NORMALISATIONS``: make mean 0 and standard deviation 1 outside a sphere of this diameter (angstrom; None
+        One of ``NORMALISATIONS``: mean 0 and standard deviation 1 outside a sphere of this diameter (angstrom; None
         for the largest that fits), or of the whole box.
     edge
-        Of ``EDGES``: fill boxes that stick out with their mean, leave them out, or stop.
+        One of ``EDGES``: fill boxes that stick out with their mean, leave them out, or stop.
     centre
         Which voxel is the centre that coordinates may start at, a key of ``gonio.io.conversion.CENTRES``.
     pixel_size_angstrom, voxel_size_angstrom
-        Of the pixels that the list counts in, and of the tomograms, angstrom, in place of what files say.
+        Size of the list's pixels and of the tomograms' voxels, angstrom, in place of what files state.
     tilt_range_deg, axis_deg
         First and last tilt and the direction of the axis, degrees, which the new list then states.
     tilt_files, tilt_weights
-        Tilt files in place of a range, and what each tilt is worth (``gonio.particle.tilt_series.Weighting``).
+        Tilt files in place of a range, and the weights of tilts (``gonio.particle.tilt_series.Weighting``).
     reverse_tilts
         Tomograms were reconstructed with the wrong tilt sense: boxes, angles, positions and wedges are to be those of
-        their mirror image in z. So it is, too, for a list whose tilts are read in the other sense.
+        their mirror image in z. The same holds for a list whose tilts are read in the other sense.
     float16
         Write MRC files of half the size.
     permissive
         Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
     threads
-        How many at a time; None for one for each processor.
+        Particles cut at a time; None for one for each processor.
     overwrite
         Replace a folder that is there.
 
@@ -170,7 +170,7 @@ def extract(
 
 @dataclass
 class Extraction:
-    """A list, the tomograms of its particles by name, and how boxes are cut of them."""
+    """A list, the tomograms of its particles by name, and how boxes are cut from them."""
 
     table: ParticleTable
     tomograms: dict[str, Tomogram]
@@ -185,12 +185,12 @@ class Extraction:
 
     @property
     def voxel_size_angstrom(self) -> float:
-        """Of the subtomograms."""
+        """Voxel size of the subtomograms."""
         return self.cutting.binning * next(iter(self.tomograms.values())).voxel_size_angstrom
 
     @property
     def radius_px(self) -> float | None:
-        """Of the sphere outside of which boxes are scaled; None for the whole box."""
+        """Radius of the sphere outside of which boxes are scaled; None for the whole box."""
         if self.normalise != "outside":
             return None
         if self.diameter_angstrom is None:
@@ -221,7 +221,7 @@ class Extraction:
 
     @cached_property
     def positions_zyx(self) -> NDArray[np.float64]:
-        """Where particles are, in voxels of their tomograms from the centre of the first, shape (m, 3)."""
+        """Positions in voxels of the tomograms, from the centre of the first, shape (m, 3)."""
         from gonio.io.conversion import CENTRES
 
         assert self.table.coordinates_angstrom is not None
@@ -272,14 +272,14 @@ class Extraction:
         )
 
     def image(self, row: int) -> str:
-        """Return where a particle's subtomogram goes, as seen from the folder."""
+        """Return the file of a particle's subtomogram, as seen from the folder."""
         from gonio.io.names import stem
 
         name = re.sub(r"[^0-9A-Za-z._+-]+", "_", stem(self.table.tomograms[row])) or "tomogram"
         return f"subtomograms/{name}/{row + 1:06d}.mrc"
 
     def cut(self, row: int) -> float:
-        """Cut, scale and write one subtomogram; return which fraction of its box lay outside."""
+        """Cut, scale and write one subtomogram; return the fraction of its box that lay outside."""
         from gonio.alignment.particle_list import ParticleError
         from gonio.io import FormatError, write_volume
         from gonio.particle.volume import Volume
@@ -349,7 +349,7 @@ class Extraction:
         lists.write_extracted(self.folder / "particles.star", replace(chosen, columns=columns), extracted)
 
     def _wedges(self, rows: Sequence[int], tilts: Sequence[Path], weighting: str) -> list[str]:
-        """A volume of weights for each tomogram, or particle where depth matters; the file that each particle has."""
+        """Write weights for each tomogram, or particle where depth matters; return the file of each particle."""
         from gonio.io import write_volume
         from gonio.io.wedges import tilt_wedges
         from gonio.particle.tilt_series import Weighting
@@ -400,16 +400,16 @@ def _read_list(path: Path, pixel_size: float | None) -> ParticleTable:
 
     table = read_with(path, ReadOptions(pixel_size_angstrom=pixel_size, may_count_pixels=True))
     if table.coordinates_angstrom is None:
-        raise FormatError(path, "says no positions in a tomogram", "give a list with coordinates")
+        raise FormatError(path, "states no positions in a tomogram", "give a list with coordinates")
     if table.lengths == "pixels":
-        raise FormatError(path, "counts in pixels and does not say their size", "pass --pixel-size ANGSTROM")
+        raise FormatError(path, "counts in pixels and does not state their size", "pass --pixel-size ANGSTROM")
     return table
 
 
 def _opened(
     table: ParticleTable, paths: Sequence[Path], voxel_size: float | None, *, permissive: bool
 ) -> dict[str, Tomogram]:
-    """The tomogram of each name in the list."""
+    """Open the tomogram of each name in the list."""
     from gonio.io import FormatError
     from gonio.io.names import match
     from gonio.io.tomogram import open_tomogram, tomogram_files
@@ -417,12 +417,12 @@ def _opened(
     files = tomogram_files(paths)
     names = tuple(dict.fromkeys(table.tomograms))
     if "" in names and len(files) > 1:
-        raise ValueError(f"{table.files[0]} does not say which tomogram a particle is from: give a single tomogram")
+        raise ValueError(f"{table.files[0]} does not state which tomogram a particle is from: give a single tomogram")
     found = match(names, tuple(map(str, files)))
     opened = {name: open_tomogram(found[name], voxel_size_angstrom=voxel_size, permissive=permissive) for name in names}
     for tomogram in opened.values():
         if tomogram.voxel_size_angstrom <= 0:
-            raise FormatError(tomogram.path, "does not say its voxel size", "pass --voxel-size ANGSTROM")
+            raise FormatError(tomogram.path, "does not state its voxel size", "pass --voxel-size ANGSTROM")
     return opened
 
 

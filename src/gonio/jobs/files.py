@@ -1,4 +1,4 @@
-"""What jobs write: files beside files, lists that may be empty, JSON that every parser reads.
+"""Writing of results: files beside files, lists that may be empty, JSON that every parser reads.
 
 Nothing that exists is replaced unless asked; folders of results are ``gonio.run.folder``'s.
 """
@@ -34,7 +34,7 @@ def check_map(path: str | Path, *endings: str, overwrite: bool) -> Path:
     Raises
     ------
     ValueError, OSError
-        As ``check_target``; or one of them is a folder.
+        If ``check_target`` refuses one of them, or it is a folder.
     """
     path = Path(path).resolve()
     for file in (path, *(beside(path, ending) for ending in endings)):
@@ -61,7 +61,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_list(path: Path, table: ParticleTable | None, *, otherwise: str) -> None:
-    """Write a list by itself, or where there is none one without particles, which says why."""
+    """Write a list by itself, or where there is none an empty one that states why."""
     from gonio.alignment.columns import writable
     from gonio.io import write_particles
 
@@ -84,14 +84,14 @@ def write_particle_scene(folder: Path, table: ParticleTable, *, box_angstrom: fl
 def write_settings(
     path: Path, settings: Mapping[str, object], *, seed: int | None = None, inputs: Iterable[Path] = ()
 ) -> None:
-    """Say beside a result how it was made."""
+    """Write beside a result how it was made."""
     from gonio.run.provenance import command_line, settings_toml
 
     write_text(path, settings_toml(command_line(), settings, seed=seed, inputs=inputs))
 
 
 def write_summary(folder: Path, values: Mapping[str, object]) -> None:
-    """Write what a run came to as ``summary.json``."""
+    """Write the summary of a run as ``summary.json``."""
     write_text(folder / "summary.json", json_text(values, indent=2) + "\n")
 
 

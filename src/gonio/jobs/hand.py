@@ -1,4 +1,4 @@
-"""Whether a map or its mirror image fits the particles of a list, and what to do about it: ``gonio inspect --hand``."""
+"""The hand of a map against the particles of a list, and what to do about it: ``gonio inspect --hand``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def hand_score(
 def remedies_of(
     score: HandScore, table: ParticleTable, path: Path, map_path: Path, options_of_pair: str
 ) -> list[tuple[str, str]]:
-    """Return, where the mirror image of a map fits, when to do what and the command that does it."""
+    """Return the remedies where the mirror image of a map fits: the case, and the command for it."""
     if score.fits != "mirrored":
         return []
     average = f"gonio average {path} -o listed.mrc"

@@ -1,6 +1,6 @@
-"""Say what a file is, what it states and what looks wrong with it: ``gonio inspect``.
+"""Show what a file is, what it states and what looks wrong with it: ``gonio inspect``.
 
-Reads with ``gonio.io`` and judges with ``gonio.workflows.inspection``; here is only which question is asked of what.
+Reads with ``gonio.io`` and judges with ``gonio.workflows.inspection``; this module only chooses which checks apply.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ DUPLICATE_FRACTION = 0.25  # of the box: particles nearer than this are one
 
 @dataclass
 class Inspection:
-    """What a file is, what it states, what looks wrong, and what there is to draw.
+    """Kind of a file, what it states, what looks wrong, and what there is to draw.
 
     Parameters
     ----------
     kind
         A map, a tomogram, tilts or a particle list.
     facts
-        What it states, each under a name.
+        Facts that it states, by name.
     warnings
-        What looks wrong.
+        Warnings of what looks wrong.
     wedge, frequency_per_angstrom, volumes, series
-        What there is to draw: the wedge up to a frequency, volumes for their power, and tilts.
+        Content to draw: the wedge up to a frequency, volumes for their power, and tilts.
     table
         The list, if it is one.
     hand, remedies
-        Whether a map or its mirror image fits the particles, if that was asked; and where it is the mirror image, when
+        Whether a map or its mirror image fits the particles, if a map was given; and where it is the mirror image, when
         to do what, and the command that does it.
     """
 
@@ -67,7 +67,7 @@ class Inspection:
     remedies: list[tuple[str, str]] = field(default_factory=list)
 
     def warn(self, *found: InputWarning | None) -> None:
-        """Add what looks wrong, of what was looked for."""
+        """Add the warnings of checks that found something."""
         self.warnings += [one for one in found if one is not None]
 
 
@@ -87,17 +87,17 @@ def inspect(
     Parameters
     ----------
     file
-        The file, and what is known of it beside what it states.
+        The file, and options in place of what it states.
     hand
-        A map: whether it or its mirror image fits the particles of the list.
+        A map, to decide whether it or its mirror image fits the particles of the list.
     sample
-        How many particles are looked at, spread over the list.
+        Number of particles that are read, spread over the list.
     resolution_angstrom, particle_diameter_angstrom
         Finest detail that is compared with the map, and the size of a particle.
     output
         A PNG file to draw wedge, power and tilts into.
     seed
-        Of the search for the hand.
+        Seed of the search for the hand.
     overwrite
         Replace that file.
 
@@ -136,7 +136,7 @@ def inspect(
 
 
 def _inspection(path: Path, file: ListOptions, options: ReadOptions, sample: int, diameter: float | None) -> Inspection:
-    """What a file is by what it holds."""
+    """Inspect a file by the kind that its content shows."""
     from gonio.io.compressed import first_bytes
     from gonio.io.em import em_layout, is_em
     from gonio.io.errors import reading
@@ -169,7 +169,7 @@ def _volume(path: Path, options: ReadOptions) -> Inspection:
     found.facts = {
         "format": tomogram.kind,
         "voxels (x, y, z)": list(shape[::-1]),
-        "voxel size": f"{size:g} A" if size > 0 else "not said: pass --voxel-size",
+        "voxel size": f"{size:g} A" if size > 0 else "not stated: pass --voxel-size",
     }
     edges = shape if is_map else tuple(min(n, PIECE) for n in shape)
     low = [(n - edge) // 2 for n, edge in zip(shape, edges, strict=True)]
@@ -195,7 +195,7 @@ def _volume(path: Path, options: ReadOptions) -> Inspection:
 
 
 def _look_at_power(found: Inspection, options: ReadOptions) -> None:
-    """Where the power of volumes is, against the wedge that is known, or a usual one."""
+    """Compare where the power of volumes is with the wedge that is known, or a usual one."""
     from gonio.workflows import inspection as look
 
     wedge = found.wedge
@@ -254,7 +254,7 @@ def _tilt_facts(series: TiltSeries) -> dict[str, Any]:
         dose = np.asarray(series.dose)
         facts["dose before"] = f"from {dose.min():.1f} to {dose.max():.1f} electrons per square angstrom"
     else:
-        facts["dose before"] = "not said"
+        facts["dose before"] = "not stated"
     if series.defocus is not None:
         mean = series.defocus[:, :2].mean(axis=1) * 1e-4
         facts["defocus"] = f"from {mean.min():.2f} to {mean.max():.2f} micrometres"
@@ -285,7 +285,7 @@ def _list(path: Path, file: ListOptions, options: ReadOptions, sample: int, diam
     if positions_alone:
         found.facts["images"] = "none listed"
     elif unread:
-        found.facts["images"] = f"not looked at: {unread}"
+        found.facts["images"] = f"not read: {unread}"
     if particles:
         found.facts |= _ctf_image_facts(table)
         _look_at_images(found, particles, options, len(table))
@@ -294,7 +294,7 @@ def _list(path: Path, file: ListOptions, options: ReadOptions, sample: int, diam
 
 
 def _read_list(path: Path, options: ReadOptions) -> tuple[ParticleTable, str]:
-    """The list, and why its particles cannot be loaded, if so."""
+    """Return the list, and why its particles cannot be loaded, if so."""
     from gonio.io import FormatError
     from gonio.io.lists import read_with
 
@@ -341,7 +341,7 @@ def _list_facts(table: ParticleTable) -> dict[str, Any]:
 
 
 def _depth_words(slopes: set[float]) -> str:
-    """How underfocus changes along the beam, away from where the third row of a projection points from."""
+    """Describe how underfocus changes along the beam, the direction of the third row of a projection."""
     words = {slope: f"{'grows' if slope > 0 else 'falls'} by {abs(slope):g} A an A along the beam" for slope in slopes}
     return "; ".join(words[slope] if slope else "not known: no rlnTomoHand" for slope in sorted(slopes))
 
@@ -353,7 +353,7 @@ def _some(table: ParticleTable, sample: int, found: Inspection) -> list[Particle
     try:
         return [table.load(int(row)) for row in rows]
     except FormatError as error:
-        found.facts["images"] = f"not looked at: {error}"
+        found.facts["images"] = f"not read: {error}"
         return []
 
 
@@ -363,8 +363,8 @@ def _look_at_images(found: Inspection, particles: Sequence[Particle], options: R
     from gonio.workflows import inspection as look
 
     first = particles[0]
-    looked = f"{len(particles)} of {count} looked at"
-    voxels = f"box {first.box}, {first.voxel_size_angstrom:g} A; {looked}"
+    seen = f"{len(particles)} of {count} read"
+    voxels = f"box {first.box}, {first.voxel_size_angstrom:g} A; {seen}"
     found.warn(look.box_without_a_middle(first.box))
     if isinstance(first, Subtomogram):
         found.facts["images"] = f"3-D subtomograms, {voxels}"
@@ -385,7 +385,7 @@ def _look_at_images(found: Inspection, particles: Sequence[Particle], options: R
 
 
 def _ctf_image_facts(table: ParticleTable) -> dict[str, Any]:
-    """What the volumes in rlnCtfImage are taken for; nothing where none is used."""
+    """Return what the volumes in rlnCtfImage are taken for; empty where none is used."""
     kind = None if table.source is None else table.source.ctf_image_kind(int(np.asarray(table.rows)[0]))
     return {} if kind is None else {"rlnCtfImage": str(kind)}
 
@@ -466,7 +466,7 @@ def _look_at_places(
 
 
 def _listed_box(table: ParticleTable) -> float | None:
-    """The edge of the boxes in angstrom as the list states it, where its images are not here."""
+    """Return the edge of the boxes in angstrom as the list states it, where its images are missing."""
     labels = ("rlnImageSize", "rlnImagePixelSize")
     if not all(label in table.extras for label in labels):
         return None

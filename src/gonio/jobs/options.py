@@ -1,4 +1,4 @@
-"""What jobs are asked: the options that several share, as values, and the lists and settings that they stand for.
+"""Options that several jobs share, as values, and the lists and settings that they stand for.
 
 Names are those of ``gonio.Settings`` and ``gonio.read_particles``; the command line shows each field as an option
 (``gonio.cli.options``).
@@ -55,7 +55,7 @@ MAX_Q = 0.05
 
 @dataclass(frozen=True)
 class ListOptions:
-    """A particle list, and what is to be known of it beside what it says.
+    """A particle list, and options in place of what it states.
 
     Parameters
     ----------
@@ -64,21 +64,21 @@ class ListOptions:
     tilt_range_deg, axis_deg
         First and last tilt of 3-D subtomograms, and the direction of the tilt axis from x towards y.
     tilt_files, tilt_weights
-        Files of tilts, one by one, in place of a range; and what each is worth: ``plain``, ``dose`` or ``ctf``.
+        Files of tilts, one by one, in place of a range; and their weights: ``plain``, ``dose`` or ``ctf``.
     ctf_image
-        What the volumes in rlnCtfImage hold: ``squares``, ``transfer`` or ``confidence``; None for what the list says.
+        Content of the volumes in rlnCtfImage: ``squares``, ``transfer`` or ``confidence``; None for the list's own.
     tomograms_path, data_path
         tomograms.star or wedge list, and the folder of numbered subtomograms; None for those beside the list.
     invert
         Flip the sign of the particles.
     voxel_size_angstrom
-        In place of what files say.
+        Voxel size, in place of what files state.
     permissive
         Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
     reverse_tilts
         Read the tilts of 2-D stacks in the other sense.
     defocus_hand
-        Of 2-D stacks: whose meaning rlnTomoHand has, ``relion`` or ``warp``; None for what a tomogram's name says.
+        Of 2-D stacks: whose meaning rlnTomoHand has, ``relion`` or ``warp``; None to decide by a tomogram's name.
     """
 
     path: File
@@ -97,11 +97,11 @@ class ListOptions:
 
     @property
     def name(self) -> str:
-        """The name of the list's file."""
+        """Name of the list's file."""
         return Path(self.path).name
 
     def read(self) -> ParticleTable:
-        """Return the table behind the list; its particles load when asked for.
+        """Return the table behind the list; its particles load on demand.
 
         Raises
         ------
@@ -131,7 +131,7 @@ class ListOptions:
 
     @property
     def reading(self) -> ReadOptions:
-        """What a list is read with."""
+        """Options to read the list with."""
         from gonio.io.ctf_images import CtfImage
         from gonio.io.source import ReadOptions
         from gonio.io.tilts import DefocusHand
@@ -150,7 +150,7 @@ class ListOptions:
         )
 
     def record(self, table: ParticleTable) -> dict[str, object]:
-        """Return what was asked and what came of it, for settings that lie beside results."""
+        """Return the options and what followed from them, for the settings beside results."""
         return {**asdict(self), "tilt_sense": table.tilt_sense}
 
     def read_map(self, path: File) -> Volume:
@@ -163,7 +163,7 @@ class ListOptions:
         return volume
 
     def read_mask(self, path: File | None) -> Volume | None:
-        """Read a map that may not be given."""
+        """Read a mask, or return None where none is given."""
         return None if path is None else self.read_map(path)
 
 
@@ -188,7 +188,7 @@ def files_of(table: ParticleTable | None, *files: File | None) -> list[Path]:
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """Refine input poses: how far they may be off, per axis (standard deviations; 0: any), and within which angle.
+    """Local search: how far input poses may be off, per axis (standard deviations; 0: any), and within which angle.
 
     Defaults, None, are 2 degrees and half a voxel; anywhere within an angle that is given.
     """
@@ -213,7 +213,7 @@ class LocalOptions:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How particles are compared and poses looked for: as in ``gonio.Settings``, None where nothing is said."""
+    """Options of comparison and search, as in ``gonio.Settings``; None for its default."""
 
     score: str = "rcs"
     search: str | None = None
@@ -257,7 +257,7 @@ class SearchOptions:
             )
         if self.search is not None and local is not None:
             raise ArgumentError(
-                "{} and {} exclude each other: one searches all poses, the other the listed", "search", "local"
+                "{} and {} exclude each other: one searches all poses, the other near those listed", "search", "local"
             )
         papers = self.search in PAPERS_SEARCHES
         if self.seed_interval_deg is not None and not papers:
@@ -287,14 +287,14 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class ReferenceOptions:
-    """What else is known of a reference: where it has density, and the half maps that it was made from."""
+    """Further knowledge of a reference: where it has density, and the half maps that it was made from."""
 
     mask: File | None = None
     half_maps: tuple[File, File] | None = None
 
     @property
     def files(self) -> tuple[File, ...]:
-        """All that were given."""
+        """Files that were given."""
         return tuple(path for path in (self.mask, *(self.half_maps or ())) if path is not None)
 
     def read(self, read_map: Callable[[File], Volume], reference: Volume, settings: Settings) -> KnownReference:
@@ -326,7 +326,7 @@ class ReferenceOptions:
                 )
         if not halves:
             return KnownReference(mask)
-        # Within what is compared of the reference: noise around the particle says nothing of it.
+        # Within what is compared of the reference: noise around the particle carries no information on it.
         window = mask or sphere_mask(reference, settings.mask_diameter_angstrom or settings.particle_diameter_angstrom)
         fsc = half_map_fsc((halves[0], halves[1]), mask=window, rng=np.random.default_rng(0))
         return KnownReference(mask, fsc.best)
@@ -334,13 +334,13 @@ class ReferenceOptions:
 
 @dataclass(frozen=True)
 class KnownReference:
-    """Where a reference has density, and the FSC of its half maps; None where it is not known."""
+    """Mask of a reference's density, and the FSC of its half maps; None where it is not known."""
 
     mask: Volume | None = None
     fsc: NDArray[np.float64] | None = None
 
     def aligner(self, reference: Volume | Subtomogram, settings: Settings) -> Aligner:
-        """Return an aligner that knows them."""
+        """Return an aligner that uses them."""
         from gonio.alignment.aligner import Aligner
 
         return Aligner(reference, settings, mask=self.mask, reference_fsc=self.fsc)
@@ -348,7 +348,7 @@ class KnownReference:
 
 @dataclass(frozen=True)
 class DecoyOptions:
-    """Decoys of the reference that every particle is aligned to as well, to know which particles are real.
+    """Decoys of the reference that every particle is aligned to as well, to estimate which particles are real.
 
     ``max_q`` is the largest q-value of particles that are kept, 0.05 unless given.
     """
@@ -359,16 +359,16 @@ class DecoyOptions:
     def check(self) -> None:
         """Raise ArgumentError for what does not fit."""
         if self.max_q is not None and not self.decoys:
-            raise ArgumentError("{} needs {}: without them nothing tells which particles are real", "max_q", "decoys")
+            raise ArgumentError("{} needs {}: without them it is unknown which particles are real", "max_q", "decoys")
         if self.max_q is not None and not 0 < self.max_q < 1:
             raise ArgumentError("{} must lie between 0 and 1, got {got:g}", "max_q", got=self.max_q)
 
     @property
     def most_q(self) -> float:
-        """The largest q-value of a particle that is kept."""
+        """Largest q-value of a particle that is kept."""
         return MAX_Q if self.max_q is None else self.max_q
 
     @property
     def record(self) -> dict[str, float]:
-        """For settings that lie beside results; nothing where there are no decoys."""
+        """Options for the settings beside results; empty where there are no decoys."""
         return {"count": self.decoys, "max_q": self.most_q} if self.decoys else {}

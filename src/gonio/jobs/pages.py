@@ -1,4 +1,4 @@
-"""What the pages of several jobs show: what was done, outliers, an average for display, and defocus."""
+"""Parts that the pages of several jobs share: what was done, outliers, an average for display, and defocus."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEFOCUS = "mean defocus of the tilt images (angstrom)"
 
 
 def facts_of(seed: int) -> dict[str, str]:
-    """Return what was done, for a page."""
+    """Return seed, command, date and versions, for a page."""
     from datetime import datetime
 
     from gonio.run.provenance import command_line, versions
@@ -51,7 +51,7 @@ def facts_of(seed: int) -> dict[str, str]:
 
 
 def with_notes(report: Report, table: ParticleTable, warned: Sequence[InputWarning]) -> Report:
-    """Return a page that also says what was warned of, and in which sense tilts were read, where not as listed."""
+    """Return a page with the warnings, and the sense in which tilts were read, where not as listed."""
     notes = {}
     if (sense := table.tilt_sense) != AS_LISTED:
         notes["tilts"] = f"read {sense}: maps are the mirror image of what RELION makes of this list"
@@ -73,7 +73,7 @@ def outliers_of(table: ParticleTable) -> list[Outlier]:
 
 @dataclass(frozen=True)
 class DisplayedAverage:
-    """An average of particles, and how far its halves agree where there are two."""
+    """An average of particles, and the agreement of its halves where there are two."""
 
     average: Average
     count: int
@@ -81,7 +81,7 @@ class DisplayedAverage:
 
 
 def average_for_display(table: ParticleTable, *, symmetry: str, executor: Executor) -> DisplayedAverage:
-    """Average a list's particles, or 500 drawn evenly from it, with the halves of the list or every other."""
+    """Average a list's particles, or 500 spread evenly over it, in the halves of the list or alternate ones."""
     from gonio.averaging.averages import average_table
     from gonio.averaging.resolution import half_map_fsc, soft_mask
 
@@ -98,7 +98,7 @@ def average_for_display(table: ParticleTable, *, symmetry: str, executor: Execut
 def for_display(maps: Mapping[str, Volume], resolution_angstrom: float) -> dict[str, Volume]:
     """Return maps low-passed for display, by names that state it: beyond their resolution they are noise.
 
-    Where halves agree on nothing, three shells are left to look at.
+    Where halves agree in no shell, three shells are kept.
     """
     from gonio.fourier.transform import MIN_SHELLS, low_passed
 
@@ -128,7 +128,7 @@ def defocus_of(table: ParticleTable) -> dict[str, NDArray[np.float64]]:
 
 
 def _evenly(count: int) -> NDArray[np.int64]:
-    """At most ``ENOUGH`` of ``count`` rows, in order."""
+    """Return at most ``ENOUGH`` of ``count`` rows, in order."""
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, ENOUGH)).astype(np.int64))
 
 

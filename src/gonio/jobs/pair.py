@@ -38,7 +38,7 @@ class Fit:
 
     @property
     def resolution_angstrom(self) -> float:
-        """Where the FSC falls through 0.5."""
+        """Resolution at which the FSC falls through 0.5."""
         from gonio.averaging.resolution import FSC_KNOWN
         from gonio.fourier.fsc import resolution_at
 
@@ -46,7 +46,7 @@ class Fit:
 
     @property
     def next_best_deg(self) -> float | None:
-        """How far the next best pose is turned from the best, or None where there is none."""
+        """Angle between the next best pose and the best, or None where there is none."""
         from gonio.particle.symmetry import Symmetry
 
         if not self.result.runners_up:
@@ -88,18 +88,18 @@ def _optimum_as_dict(optimum: Optimum) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Paired:
-    """B aligned to A, ``as given`` and, where that was asked for, ``mirrored``."""
+    """B aligned to A, ``as given`` and, with ``mirror``, ``mirrored``."""
 
     fits: dict[str, Fit]
 
     @property
     def hand(self) -> str:
-        """The hand that fits better."""
+        """Hand that fits better."""
         return max(self.fits, key=lambda name: self.fits[name].correlation)
 
     @property
     def margin(self) -> float:
-        """By how much its correlation is higher."""
+        """Difference between the correlations of the two hands."""
         return self.fits[self.hand].correlation - min(fit.correlation for fit in self.fits.values())
 
     @property
@@ -137,7 +137,7 @@ def pair(
     tilt_range_deg, tilt_range_a_deg, tilt_range_b_deg, axis_deg
         Tilts of both, or of one alone, and the direction of their axis; None where nothing is missing.
     search, known
-        How, and what else is known of B.
+        How poses are searched for, and what else is known of B.
     output
         The map to write: the moved B, of the hand that fits; its settings lie beside.
     mirror
@@ -145,7 +145,7 @@ def pair(
     voxel_size_angstrom, permissive
         As in ``ListOptions``.
     seed
-        Of the random numbers.
+        Seed of the random numbers.
     overwrite
         Replace files that are already there.
 
@@ -212,7 +212,7 @@ def pair(
 
 
 class _Fitting:
-    """A, with the sphere in which it is compared with what is aligned to it."""
+    """A, with the sphere in which it is compared with maps that are aligned to it."""
 
     def __init__(self, volume: Volume, wedge: SingleAxisWedge | None, settings: Settings, seed: int) -> None:
         from gonio.particle.volume import soft_sphere
@@ -258,7 +258,7 @@ def _subtomogram(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
 
 
 def _mirrored(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
-    """The image in a mirror across the yz plane through the centre voxel; turns about an axis change their sense."""
+    """Return the mirror image across the yz plane through the centre voxel."""
     from gonio.particle.volume import mirrored_volume
     from gonio.particle.wedge import SingleAxisWedge
 

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Refined", "refine"]
 
-# Is given the start maps of the halves, and each iteration, when they are done.
+# Called with the initial models of the halves, and with each iteration, when they are done.
 Watch = Callable[[object], None]
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a refinement starts: a map, so many particles of each half, or with neither the poses of the list."""
+    """Start of a refinement: a map, a number of particles of each half, or with neither the poses of the list."""
 
     reference: Volume | None = None
     subset: int | None = None
@@ -44,7 +44,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Refined:
-    """The iterations of a refinement that was asked for by a plan."""
+    """The iterations of a refinement, and its plan."""
 
     iterations: Sequence[Iteration]
     plan: Plan
@@ -52,19 +52,19 @@ class Refined:
 
     @property
     def best(self) -> Iteration:
-        """The iteration whose halves agree best, as a rule the last."""
+        """Iteration whose halves agree best, as a rule the last."""
         from gonio.workflows.refinement import best_of
 
         return best_of(self.iterations)
 
     @property
     def table(self) -> ParticleTable:
-        """The list as it was then, with what was found out about each particle."""
+        """List of the best iteration, with gonio's columns for each particle."""
         return _with_columns(self.best, self.plan)
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
-        """What came of it: name, value with unit, how to read it."""
+        """Numbers of the summary: name, value with unit, how to read it."""
         best, done = self.best, self.iterations
         lost = [name for one in done for name, *_ in one.dropped]
         which = "the last" if best is done[-1] else "the one whose halves agree best"
@@ -82,7 +82,7 @@ class Refined:
 
     @property
     def summary(self) -> dict[str, object]:
-        """The same for programs."""
+        """Numbers for programs."""
         best, done = self.best, self.iterations
         sets = np.asarray(best.table.half_sets)
         return {
@@ -128,16 +128,16 @@ def refine(
         The folder to make. Iterations appear in it as they are done, all other files together at the end.
     reference
         The map to start from. One of ``reference``, ``initial_model`` and ``local`` is needed.
-    denovo, subset
-        Each half makes its initial model of so many of its own particles (40).
+    initial_model, subset
+        Each half makes an initial model from this many of its own particles (40).
     local
-        The poses of the list are nearly right.
+        Search near the poses of the list, which are nearly right.
     start_resolution_angstrom
-        To which the initial model is taken.
+        Resolution up to which the starting map is used.
     iterations
-        After which it ends in any case.
+        Largest number of iterations.
     split, overlap_distance_angstrom
-        Make new half sets; particles nearer than this share one, the box's edge unless given.
+        Make new half sets; particles nearer than this are kept in one, the box's edge unless given.
     duplicates_angstrom
         Drop particles that come to lie nearer than this to one that fits better.
     assignment
@@ -146,13 +146,13 @@ def refine(
         How particles are compared; its resolution is the finest that is ever compared, None for as far as the halves
         agree. The searches themselves are a refinement's own.
     mask
-        Where the particle has density; None for a soft sphere.
+        Mask of the particle's density; None for a soft sphere.
     run
         How the work is done.
     seed
-        Of the random numbers.
+        Seed of the random numbers.
     watch
-        Is given the start maps of the halves (``DeNovoHalves``), and each ``Iteration``, when they are done.
+        Called with the initial models of the halves (``DeNovoHalves``), and with each ``Iteration``, when done.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def refine(
 
 
 def _doubts(table: ParticleTable, plan: Plan, start: Start) -> list[InputWarning | None]:
-    """Return what looks wrong before anything is done; an initial model is judged at its resolution."""
+    """Return the warnings about the inputs; a starting map is judged at its resolution."""
     from gonio.workflows import checks
 
     references = {} if start.reference is None else {"the reference": start.reference}
@@ -230,7 +230,7 @@ def _check_start(reference: File | None, *, initial_model: bool, local: bool) ->
     if initial_model and reference is not None:
         raise ArgumentError("{} and {} exclude each other: give one", "reference", "initial_model")
     if initial_model and local:
-        raise ArgumentError("{} looks at no input pose, and {} starts from them: give one", "initial_model", "local")
+        raise ArgumentError("{} ignores input poses, and {} starts from them: give one", "initial_model", "local")
     if not (initial_model or local or reference is not None):
         raise ArgumentError(
             "give {} MAP to start from a map, {} to start from the particles alone, or {} to start from the poses in"
@@ -249,7 +249,7 @@ def _listed(local: LocalOptions, table: ParticleTable) -> Listed:
 
 
 def _iterated(work: Work, table: ParticleTable, plan: Plan, start: Start, watch: Watch) -> list[Iteration]:
-    """Refine, and write and show each iteration when it is done; the same inputs give the same files."""
+    """Refine, and write and show each iteration when it is done; identical inputs give identical files."""
     from gonio.workflows.refinement import refined
 
     plan, starts = _starts(work, table, plan, start, watch)
@@ -266,7 +266,7 @@ def _iterated(work: Work, table: ParticleTable, plan: Plan, start: Start, watch:
 def _starts(
     work: Work, table: ParticleTable, plan: Plan, start: Start, watch: Watch
 ) -> tuple[Plan, tuple[Volume, Volume] | None]:
-    """The map that each half starts from, and the plan with its resolution; None for the input poses."""
+    """Return the map that each half starts from (None for input poses), and the plan with its resolution."""
     from gonio.workflows.initial_model import initial_model_halves
     from gonio.workflows.refinement import start_map
 
@@ -324,7 +324,7 @@ def _write_initial_model(folder: Path, made: DeNovoHalves) -> None:
 
 
 def _write_results(folder: Path, refined: Refined) -> None:
-    """Write the best iteration, and what became of all of them."""
+    """Write the best iteration, and a table of all of them."""
     from gonio.alignment.columns import runners_up
     from gonio.io import write_volume
     from gonio.report import MapFile, maps_script
@@ -352,7 +352,7 @@ def _write_results(folder: Path, refined: Refined) -> None:
 
 
 def _report(refined: Refined) -> Report:
-    """The page about a refinement: the iteration whose halves agree best, and how it came there."""
+    """Return the page about a refinement: the iteration whose halves agree best, and the course of all."""
     from gonio.report import Iteration as Turn
     from gonio.report import Report
 
@@ -380,6 +380,6 @@ def _warn_of_doubts(refined: Refined, start: Start) -> None:
     if start.reference is not None and refined.best.resolution_angstrom > 0.95 * limit:
         warnings.warn(
             f"the halves agree no further than the map that both started from ({limit:g} angstrom): that agreement may"
-            " be the map's alone, and says nothing of the particles",
+            " be the map's alone, and is no evidence for the particles",
             stacklevel=3,
         )

@@ -1,6 +1,6 @@
-"""Long work of a job: its folder, its checkpoint, and who does it.
+"""Long work of a job: its folder, its checkpoint, and its resources.
 
-with running(output, run, settings=everything_that_was_asked, seed=seed, inputs=files) as work:
+with running(output, run.resources(settings), settings=everything_asked_for, seed=seed, inputs=files) as work:
     results = align_table(table, aligner, executor=work.executor)
     with work.results() as folder:
         ...write all of the results there...
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def thread_count(threads: int | None) -> int:
-    """Return as many as asked for, or the processors that this process may use, as far as the system tells."""
+    """Return ``threads``, or where it is None the number of processors that this process may use."""
     if threads:
         return threads
     if hasattr(os, "process_cpu_count"):  # Python 3.13
@@ -47,14 +47,14 @@ def thread_count(threads: int | None) -> int:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How long work is done; results do not depend on it, but for the rounding of GPUs.
+    """Options of long work; results do not depend on them, but for the rounding of GPUs.
 
     Parameters
     ----------
     threads
-        How many particles at a time; None for one for each processor.
+        Particles aligned at a time; None for one for each processor.
     device
-        As for ``gonio.gpus_for``.
+        Device, as for ``gonio.gpus_for``.
     overwrite
         Replace results that are already there.
     resume
@@ -64,8 +64,8 @@ class RunOptions:
     dask
         ``"local"`` for Dask on this machine.
     progress
-        Is given the stage, the number of its items and how many were done before, and gives what is called with how
-        many are done (``gonio.run.executor.Progress``).
+        Called with the task, the number of its items and how many were done before; returns a context with a function
+        of the number done (``gonio.run.executor.Progress``).
     """
 
     threads: int | None = None
@@ -78,11 +78,11 @@ class RunOptions:
 
     @property
     def workers(self) -> int:
-        """How many things at a time on this machine."""
+        """Number of items done at a time on this machine."""
         return thread_count(self.threads)
 
     def resources(self, settings: Settings | None = None) -> Resources:
-        """Return who does work whose particles are aligned by these settings, checked."""
+        """Return the resources for work whose particles are aligned by these settings, checked."""
         self.check()
         return Resources(self, draws=settings is not None and settings.draws)
 
@@ -109,19 +109,19 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Resources:
-    """Who does the work of a run: ``draws`` is as in ``gonio.search.gpu.multi_gpu.gpus_for``."""
+    """Resources of a run: ``draws`` is as in ``gonio.search.gpu.multi_gpu.gpus_for``."""
 
     asked: RunOptions
     draws: bool = False
 
     @property
     def kind(self) -> str:
-        """``"cpu"`` or ``"cuda"``: what the bits of results depend on."""
+        """Kind of device that the bits of results depend on: ``"cpu"`` or ``"cuda"``."""
         return "cpu" if self.gpus is None else "cuda"
 
     @cached_property
     def gpus(self) -> OneGpu | ManyGpus | None:
-        """The GPUs that do the work, if any; ValueError for one that is not there."""
+        """GPUs that do the work, if any; ValueError for one that is not there."""
         if self.asked.device == "cpu":
             return None
         from gonio.search.gpu.multi_gpu import gpus_for
@@ -129,7 +129,7 @@ class Resources:
         return gpus_for(self.asked.device, draws=self.draws, n_threads=self.asked.workers)
 
     def opened(self) -> AbstractContextManager[Executor]:
-        """Return what does stages of work while it is entered."""
+        """Return a context with the executor of tasks."""
         asked = self.asked
         if self.gpus is not None:
             return _opened(self.gpus)
@@ -151,7 +151,7 @@ def _opened(gpus: OneGpu | ManyGpus) -> Iterator[Executor]:
 
 @dataclass(frozen=True)
 class Work:
-    """A run that goes on: who does its stages, its folder, and the arguments of its ``write_settings``."""
+    """A run in progress: its executor, its folder, and the arguments of its ``write_settings``."""
 
     executor: Executor
     folder: RunFolder
@@ -161,9 +161,9 @@ class Work:
 
     @contextmanager
     def results(self, **spelt_out: object) -> Iterator[Path]:
-        """Give a folder to write all results in, which appear together, with settings.toml beside them.
+        """Yield a folder to write all results in, which appear together, with settings.toml beside them.
 
-        ``spelt_out`` are settings as they came to be, with every default.
+        ``spelt_out`` are the final settings, with every default.
         """
         with self.folder.results() as folder:
             yield folder
@@ -180,7 +180,7 @@ def running(
     seed: int,
     inputs: Sequence[Path],
 ) -> Iterator[Work]:
-    """Begin a run in a folder or, where that was asked for, go on with one.
+    """Begin a run in a folder or, with ``resume``, go on with one.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def running(
         except (Exception, KeyboardInterrupt) as error:
             if len(folder.checkpoint):
                 kept = f"what was done is kept in {output}: go on with --resume"
-                if isinstance(error, KeyboardInterrupt):  # of which a program says no more than that it was one
+                if isinstance(error, KeyboardInterrupt):  # the program shows none of its text
                     log.info(kept)
                 error.add_note(kept)
             raise

@@ -28,7 +28,7 @@ DEFAULT_PHANTOM = "four_gaussians"
 
 @dataclass(frozen=True)
 class Simulated:
-    """The true poses of simulated particles; ``note`` says what of a structure the box cuts off, or is empty."""
+    """The true poses of simulated particles; ``note`` states what the box cuts off a structure, or is empty."""
 
     truth: Pose
     note: str
@@ -36,7 +36,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Mapped:
-    """The density of a structure and its resolution in angstrom; ``note`` says what the box cuts off, or is empty."""
+    """The density of a structure and its resolution in angstrom; ``note`` states what the box cuts off, or is empty."""
 
     volume: Volume
     resolution_angstrom: float
@@ -70,16 +70,16 @@ def simulate(
     phantom, structure
         A name of ``gonio.simulate.Phantom``, or a PDB or mmCIF file of which assembly 1 is built.
     resolution_angstrom
-        Of the structure's density, angstrom.
+        Resolution of the structure's density, angstrom.
     count, box, voxel_size_angstrom
         How many particles, the edge of a box in voxels, and of a voxel in angstrom.
     tilt_range_deg
         First and last tilt, whole degrees.
     snr
-        Variance of clean images over that of the noise.
+        Variance of noise-free images over that of the noise.
     amplitude_contrast, ctf
-        Of the lens, a fraction; and what is left of its CTF: a name of ``gonio.simulate.CtfCorrection``, or ``none``
-        for no lens.
+        Amplitude contrast of the lens, a fraction; and the correction of its CTF: a name of
+        ``gonio.simulate.CtfCorrection``, or ``none`` for no lens.
     max_shift_voxels
         Largest shift along each axis.
     overwrite
@@ -112,7 +112,7 @@ def simulate(
 
 
 def _lens(ctf: str, amplitude_contrast: float) -> dict[str, Any]:
-    """Return the fields of an ``Imaging`` that say what becomes of the CTF."""
+    """Return the fields of an ``Imaging`` that describe the CTF and its correction."""
     from gonio.simulate import DEFAULT_CTF, CtfCorrection
 
     known = (*CtfCorrection, "none")
@@ -188,7 +188,7 @@ def map_(
     voxel_size_angstrom, box
         Edge of a voxel in angstrom, and of the box in voxels.
     resolution_angstrom
-        Of the map, angstrom, as in Situs' pdb2vol; None for twice the voxel size.
+        Resolution of the map, angstrom, as in Situs' pdb2vol; None for twice the voxel size.
     assembly
         The biological assembly to build; ``none`` takes the file as it is.
     output

@@ -1,6 +1,6 @@
-"""Half sets for jobs that make or need them: overlapping particles share one.
+"""Half sets for jobs that make or need them: overlapping particles are kept in one.
 
-What overlaps is ``gonio.particle.half_sets``'s; this module warns of what a user must know of it.
+``gonio.particle.half_sets`` decides what overlaps; this module warns of what a user must know of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMED = 5  # names that are given in full
 
 
 def check_half_sets(table: ParticleTable, way_out: str, *arguments: str) -> None:
-    """Raise ArgumentError where half sets are neither 0, 1 nor 2; ``way_out`` says what arguments do about it."""
+    """Raise ArgumentError where half sets are neither 0, 1 nor 2; ``way_out`` states the remedy, with the arguments."""
     if not np.isin(np.asarray(table.half_sets), [0, 1, 2]).all():
         raise ArgumentError(f"half sets (rlnRandomSubset) must be 0, 1 or 2: {way_out}", *arguments)
 
@@ -51,7 +51,7 @@ def with_half_sets(
     sets = half_sets.split(family, rng=np.random.default_rng(seed), given=given)
     if len(set(sets.tolist())) < 2:
         raise ArgumentError(
-            "all {count} particles are overlapping particles, within {within:g} angstrom of one another: they cannot be split into"
+            "all {count} particles overlap, within {within:g} angstrom of one another: they cannot be split into"
             " halves that share nothing; pass {} with the diameter of the particle",
             "overlap_distance_angstrom",
             count=len(table),
