@@ -1,8 +1,8 @@
 """Averages of aligned particles, weighted by what each has measured (docs/theory.md eq. 20).
 
-Flow: rows of a list, in blocks of one size -> the sums of each block (``insertion``), by whoever does such work
-(``run.executor``) -> added in the order of the blocks -> maps of all particles, of half sets, of classes. The sums of a
-block are the same bits whoever makes them, and so is the map.
+Flow: rows of a list, in blocks of one size -> the sums of each block (``insertion``), by an executor (``run.executor``)
+-> added in the order of the blocks -> maps of all particles, of half sets, of classes. The sums of a block are the same
+to the bit in every process, and so is the map.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from gonio.run.executor import Executor, Local
 
 __all__ = ["FOLDS", "Average", "average", "average_classes", "average_table", "folds_of"]
 
-# Rows that are summed before their sums are added to the others': what a worker does at a time. Sums of other blocks
-# would differ by rounding.
+# Rows of a block, which a worker sums at a time. Another number changes the sums by rounding.
 BLOCK = 32
-# Particles are aligned to maps without themselves: without a fifth of their half, theirs, at a time. With its own noise
-# in the map a particle stays where it was, and seems surer than it is.
+# Particles are aligned to maps without the fifth of their half set that they are in: with its own noise in the map a
+# particle stays where it was, and the estimated errors of its pose are too small.
 FOLDS = 5
 
-# What a particle is called in complaints, the particle, its pose, and the group that it is averaged with.
+# A particle's name in error messages, the particle, its pose, and the group that it is averaged with.
 Row = tuple[str, Particle, Pose | PoseSample, int]
 
 
 @dataclass(frozen=True)
 class Average:
-    """An average and, where half sets were given, its halves.
+    """Average of particles and, where half sets were given, its halves.
 
     Attributes
     ----------
@@ -51,10 +50,10 @@ class Average:
     count
         Number of particles.
     coverage
-        How often each frequency of the map was measured: the sums of weights, of the box's shape (n, n, n), zero
-        frequency at n // 2, beyond the largest sphere zero.
+        Sums of weights at each frequency of the map, shape (n, n, n), zero frequency at n // 2; zero beyond the
+        largest sphere.
     without
-        By half set and fold, the average of that half without the particles of that fold; None without folds.
+        For each half set and fold, the average of that half without the particles of that fold; None without folds.
     """
 
     volume: Volume
@@ -87,18 +86,18 @@ def average(
     Parameters
     ----------
     particles
-        m subtomograms, or m tilt stacks, of one box and voxel size; read one by one.
+        m subtomograms, or m tilt stacks, of one box and voxel size; they are read one by one.
     poses
         Batch of m, ``x_particle = R x_reference + t``.
     half_sets
         1 or 2 for each particle (0: in neither half), or None for no halves.
     symmetry
-        Of the reference, "C1", "D2" and so on, its axes as ``gonio.particle.symmetry`` says.
+        Symmetry of the reference, "C1", "D2" and so on, with axes as in ``gonio.particle.symmetry``.
 
     Raises
     ------
     ValueError
-        No particles, a number of poses or half sets that differs, or particles that differ in kind, box or voxel size.
+        No particles, another number of poses or half sets, or particles that differ in kind, box or voxel size.
     """
     groups = _groups_of(half_sets, len(poses))
     reading = iter(particles)
@@ -125,23 +124,23 @@ def average_table(
     symmetry: str = "C1",
     stage: str = "average",
 ) -> Average:
-    """The average of a list's particles, by any executor; as ``average``, to the bit.
+    """Average a list's particles with any executor; the result equals that of ``average`` to the bit.
 
     Parameters
     ----------
     table
         m particles with a source to read them from.
     executor
-        Who does it; this process unless given.
+        Executor of the work; this process unless given.
     poses
-        In place of those of the table; a particle that has a sample counts at all poses of it, for their weights.
+        Poses in place of the table's; a particle with a ``PoseSample`` counts at all its poses, by their weights.
     half_sets, symmetry
         As in ``average``.
     folds
-        A number from 0 for each particle, (m,), to have the halves without the particles of each fold as well; needs
+        A number from 0 for each particle, (m,), to get the halves without the particles of each fold as well; needs
         half sets.
     stage
-        Its name, once in a run.
+        Name of the task, unique in a run.
     """
     made = average_classes(
         table,
@@ -168,7 +167,7 @@ def average_classes(
     symmetry: str = "C1",
     stage: str = "average",
 ) -> dict[int, Average]:
-    """The average of each class, in one pass over the particles.
+    """Average the particles of each class, in one pass over the particles.
 
     Parameters
     ----------
@@ -177,11 +176,11 @@ def average_classes(
     table, executor, poses, half_sets, folds, symmetry, stage
         As in ``average_table``.
     folded
-        Of which half sets there are maps without folds; 0 stands for all particles of a class.
+        Half sets that get maps without each fold; 0 stands for all particles of a class.
 
     Returns
     -------
-    By class, those that have particles.
+    The average of each class that has particles.
     """
     if np.shape(classes) != (len(table),):
         raise ValueError(f"classes must be one number for each of {len(table)} particles, got {np.shape(classes)}")
@@ -200,7 +199,7 @@ def average_classes(
 
 
 def folds_of(count: int) -> NDArray[np.int64]:
-    """Return the fold of each particle of a list, (m,): rows that are summed together share one."""
+    """Return the fold of each particle of a list, (m,): rows of a block share one, where there are enough blocks."""
     rows = np.arange(count)
     return rows // BLOCK % FOLDS if count >= FOLDS * BLOCK else rows * FOLDS // max(count, 1)
 
@@ -214,7 +213,7 @@ def _groups_of(half_sets: NDArray[np.int8] | None, count: int) -> NDArray[np.int
 
 
 def _counted(particles: Iterator[Particle], poses: Pose, groups: NDArray[np.int64]) -> Iterator[Row]:
-    """Particles by number; beyond the last pose, one that has none."""
+    """Yield numbered particles with their poses; the first one beyond the last pose, too, so that it is noticed."""
     count = 0
     for count, particle in enumerate(particles, start=1):
         place = min(count, len(poses)) - 1
@@ -231,7 +230,7 @@ def _summed(
     executor: Executor | None,
     stage: str,
 ) -> _Totals:
-    """The sums of all rows whose group is not negative."""
+    """Return the sums of all rows whose group is not negative."""
     if len(poses) != len(table) or not len(table):
         raise ValueError(f"{len(poses)} poses need as many particles, got {len(table)}")
     chosen = np.flatnonzero(groups >= 0)
@@ -247,7 +246,7 @@ def _summed(
 
 @dataclass(frozen=True)
 class _SumBlock:
-    """The sums of a block of rows, by its number."""
+    """Task that sums a block of rows, given the block's number."""
 
     insertion: Insertion
     table: ParticleTable
@@ -265,7 +264,7 @@ class _SumBlock:
 
 
 def _sums_of(insertion: Insertion, rows: Iterable[Row]) -> dict[int, Sums]:
-    """The sums of some rows, by group."""
+    """Return the sums of some rows, by group."""
     running: dict[int, Sums] = {}
     for name, particle, pose, group in rows:
         if group not in running:
@@ -279,7 +278,7 @@ def _sums_of(insertion: Insertion, rows: Iterable[Row]) -> dict[int, Sums]:
 
 @dataclass
 class _Totals:
-    """The sums of all blocks, by group."""
+    """Sums of all blocks, by group."""
 
     insertion: Insertion
     sums: dict[int, Sums] = field(default_factory=dict)
@@ -291,7 +290,7 @@ class _Totals:
             self.sums[group] += sums
 
     def average(self, groups: range, *, halves: bool, folded: Sequence[int] = ()) -> Average:
-        """Of the particles of some groups: three a fold, those in no half set and those in 1 and 2."""
+        """Average the particles of some groups: three for each fold, those in no half set, in 1 and in 2."""
         present = [group for half in range(3) for group in groups[half::3] if group in self.sums]
         members = [present, *([group for group in present if group % 3 == half] for half in (1, 2))]
         maps = [self._map(members[half]) for half in (1, 2)] if halves and members[1] and members[2] else []
@@ -306,7 +305,7 @@ class _Totals:
         )
 
     def _without(self, members: Sequence[int], first: int) -> Iterator[tuple[int, Volume]]:
-        """The maps of groups without each fold, by its number; of all of them, where there is no other fold."""
+        """Yield each fold and the map of the groups outside it, or of all groups where there is no other fold."""
         fold_of = {group: (group - first) // 3 for group in members}
         for fold in sorted(set(fold_of.values())):
             others = [group for group in members if fold_of[group] != fold]

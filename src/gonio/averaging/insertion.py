@@ -1,13 +1,13 @@
-"""What many particles have measured of one map: sums of signal and weight at its frequencies, and the map they make.
+"""From particles to a map: sums of signal and weight at the map's frequencies, and the map that they give.
 
     S(k) = sum w c F(R k) exp(2 pi i R k.t / n),     W(k) = sum w c^2,     V = S / W         (docs/theory.md eq. 20)
 
-A subtomogram is *gathered*: its spectrum is interpolated at R k for every whole k of the map, so no gridding error
-enters. Tilt images have no spectrum between their slices: their samples are *spread* over a grid twice as fine, and
-the map is the density in the box that explains them best (eq. 36).
+A subtomogram is *gathered*: its spectrum is interpolated at R k for every integer k of the map, so there is no gridding
+error. Tilt images have no spectrum between their slices: their samples are *spread* over a grid twice as fine, and
+the map is the density in the box that fits them best (eq. 36).
 
-With a symmetry each particle counts once for every rotation g of the group, at the pose R g: those g that take whole
-frequencies to whole ones are applied once, to the finished sums, the others to every particle.
+With a symmetry each particle counts once for every rotation g of the group, at the pose R g: those g that map integer
+frequencies to integer ones are applied once, to the finished sums, the others to every particle.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from gonio.particle.symmetry import Symmetry, split, symmetric
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import NoWedge, SquaredTransferWedge, WeightVolumeWedge
 
-__all__ = ["Gathering", "Insertion", "Spreading", "Sums", "insertion_of"]
+__all__ = ["Insertion", "SubtomogramInsertion", "Sums", "TiltStackInsertion", "insertion_of"]
 
-# A sample whose weight is below this share of its shell's mean is damped: too few particles have seen it.
+# Least weight that the map is divided by, as a fraction of the shell's mean: frequencies measured less are damped.
 MIN_RELATIVE_WEIGHT = 0.1
-# Least squares end when so little is left of what was to be explained, or after so many steps.
+# Least squares end at this fraction of the first residual, or after this number of steps.
 SOLVED, MAX_STEPS = 1e-4, 12
-REMEMBERED = 8
+CACHE_SIZE = 8
 
 
 @dataclass
 class Sums:
-    """Sums of signal and weight at the n frequencies of an insertion, (n,) each, and of how many particles.
+    """Sums of signal and weight at the n frequencies of an insertion, (n,) each, and the number of particles.
 
-    While particles are added, both may have another shape, and there may be memory to work in: to ask the system for
-    it again takes longer than the work.
+    While particles are added, both may have another shape, and ``memory`` is reused: to allocate it for each particle
+    takes longer than the work.
     """
 
     signal: NDArray
@@ -60,20 +60,20 @@ class Sums:
 
     @staticmethod
     def zeros(size: int) -> Sums:
-        """None of anything, in double precision."""
+        """Return sums of no particles at ``size`` frequencies, in double precision."""
         return Sums(np.zeros(size, np.complex128), np.zeros(size))
 
 
 class Insertion(Protocol):
-    """How particles of one kind, box and voxel size become a map of one symmetry."""
+    """Method by which particles of one kind, box and voxel size become a map of one symmetry."""
 
     @property
     def size(self) -> int:
-        """At how many frequencies sums are kept."""
+        """Number of frequencies that sums are kept at."""
         ...
 
     def start(self) -> Sums:
-        """What particles are added to."""
+        """Return empty sums that particles are added to."""
         ...
 
     def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
@@ -82,36 +82,36 @@ class Insertion(Protocol):
         Raises
         ------
         ValueError
-            Where it is not of the kind, box and voxel size.
+            The particle has another kind, box or voxel size.
         """
         ...
 
     def packed(self, running: Sums) -> Sums:
-        """What was added, in single precision and without what is zero in any case: what travels."""
+        """Return running sums in single precision and without points that are always zero, for sending."""
         ...
 
     def map_of(self, sums: Sums) -> Volume:
-        """The map that packed sums make."""
+        """Return the map that packed sums give."""
         ...
 
     def coverage(self, sums: Sums) -> NDArray[np.float32]:
-        """How often each frequency was measured: weights (n, n, n), zero frequency at n // 2."""
+        """Return the sum of weights at each frequency, (n, n, n), zero frequency at n // 2."""
         ...
 
 
 def insertion_of(particle: Particle, symmetry: Symmetry) -> Insertion:
-    """How particles like this one are inserted."""
+    """Return the insertion for particles like this one."""
     if isinstance(particle, TiltStack):
-        return Spreading(particle.box, particle.voxel_size_angstrom, symmetry)
+        return TiltStackInsertion(particle.box, particle.voxel_size_angstrom, symmetry)
     premultiplied = particle.premultiplied is not None
-    return Gathering(particle.box, particle.voxel_size_angstrom, symmetry, premultiplied=premultiplied)
+    return SubtomogramInsertion(particle.box, particle.voxel_size_angstrom, symmetry, premultiplied=premultiplied)
 
 
 @dataclass(frozen=True)
-class Gathering:
-    """Subtomograms, at the whole frequencies of the map: a Friedel half of its ball.
+class SubtomogramInsertion:
+    """Insertion of subtomograms by gathering, at the integer frequencies of the map: a Friedel half of its ball.
 
-    All are ``premultiplied``, pseudo-subtomograms that are summed with their squared transfers, or none is.
+    Either all are ``premultiplied``, pseudo-subtomograms that are summed with their squared transfers, or none is.
     """
 
     box: int
@@ -121,24 +121,25 @@ class Gathering:
 
     @property
     def size(self) -> int:
-        """At how many frequencies sums are kept."""
+        """Number of frequencies that sums are kept at."""
         return len(_half_ball(_last_shell(self.box))[0])
 
     def start(self) -> Sums:
-        """As ``Insertion``."""
+        """Return empty sums, with memory for the spectrum of one particle."""
         half = _grid_reach(_last_shell(self.box))
         spectrum = np.empty((2 * half + 1, 2 * half + 1, insert.MARGIN + half + 1), np.complex64)
         return Sums(np.zeros(self.size, np.complex128), np.zeros(self.size), memory=spectrum)
 
     def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
-        """As ``Insertion``."""
+        """Add a subtomogram, gathered at each of its poses."""
         _check_alike(particle, Subtomogram, self.box, self.voxel_size_angstrom)
         assert isinstance(particle, Subtomogram)
         if (particle.premultiplied is not None) != self.premultiplied:
             raise ValueError("particles must all be of one kind: some are pseudo-subtomograms and some are not")
         assert into.memory is not None
-        plain = particle.premultiplied is None
-        grid = _half_spectrum(particle.volume, background(particle.volume.data), into.memory) if plain else None
+        grid = None
+        if particle.premultiplied is None:
+            grid = _half_spectrum(particle.volume, background(particle.volume.data), into.memory)
         for one, fraction in _each(pose):
             part = into if fraction == 1.0 else Sums.zeros(self.size)
             signal = part.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
@@ -154,45 +155,45 @@ class Gathering:
     def _add_sums(
         self, particle: Subtomogram, sums: SquaredTransferWedge, poses: list[Pose], memory: NDArray, into: Sums
     ) -> None:
-        """Add D to the signal and W to the weight, both interpolated alike and without what they hold at k = 0.
+        """Add D to the signal and W to the weight, both interpolated in the same way and without their part at k = 0.
 
-        Their ratio is the particle's transform, wherever between whole frequencies, as long as both leave out the same.
+        Their ratio is the particle's transform at any frequency, as long as both leave out the same part.
         """
-        every = NoWedge().regions.astype(np.float32), np.zeros((0, 0, 0), np.float32), np.float32(1.0)
+        everywhere = NoWedge().regions.astype(np.float32), np.zeros((0, 0, 0), np.float32), np.float32(1.0)
         unused, weight = np.zeros(self.size), np.zeros((self.size, 2))
         grid = _half_spectrum(particle.volume, float(particle.volume.data.mean(dtype=np.float64)), memory)
-        self._gather(grid, every, poses, particle, into.signal.view(np.float64).reshape(-1, 2), unused)
+        self._gather(grid, everywhere, poses, particle, into.signal.view(np.float64).reshape(-1, 2), unused)
         grid = _half_spectrum(Volume(sums.point_spread, self.voxel_size_angstrom), 0.0, memory)
-        turns = [Pose(one.rotation, np.zeros(3)) for one in poses]
-        self._gather(grid, every, turns, particle, weight, unused)
+        unshifted = [Pose(one.rotation, np.zeros(3)) for one in poses]
+        self._gather(grid, everywhere, unshifted, particle, weight, unused)
         into.weight += weight[:, 0]
 
     def _gather(
         self, grid: NDArray, wedge: tuple, poses: list[Pose], particle: Particle, signal: NDArray, weight: NDArray
     ) -> None:
-        """Add a spectrum, where a wedge has measured it, to sums (n, 2) and (n,) at every pose."""
+        """Add a spectrum, multiplied by its wedge, to sums (n, 2) and (n,) at every pose."""
         frequency, scale = _half_ball(_last_shell(self.box))[1], np.float32(OVERSAMPLING)
         for one in poses:
             phase = _phase(one, particle)
-            for turn in split(self.symmetry)[0]:
-                rotation = (one.matrix @ turn).astype(np.float32)
+            for symmetric_rotation in split(self.symmetry)[0]:
+                rotation = (one.matrix @ symmetric_rotation).astype(np.float32)
                 insert.add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
 
     def packed(self, running: Sums) -> Sums:
-        """As ``Insertion``."""
+        """Return running sums in single precision."""
         return Sums(running.signal.astype(np.complex64), running.weight.astype(np.float32), running.count)
 
     def map_of(self, sums: Sums) -> Volume:
-        """As ``Insertion``."""
+        """Return the map S / W of packed sums."""
         spectrum = self._cube(sums.signal) * _inverse(_floored(self._cube(sums.weight)))
         return Volume(centred_ifft(_centred(spectrum, self.box)).real, self.voxel_size_angstrom)
 
     def coverage(self, sums: Sums) -> NDArray[np.float32]:
-        """As ``Insertion``; for a subtomogram 1 where it has measured, its wedge's weight, or its squared transfer."""
+        """Return the sum of wedge weights (1 where measured), or of squared transfers, at each frequency."""
         return _centred(self._cube(sums.weight), self.box).astype(np.float32)
 
     def _cube(self, half: NDArray) -> NDArray:
-        """Sums with those of all symmetric views, on a cube (2 l + 1, 2 l + 1, 2 l + 1)."""
+        """Return sums over all symmetric views on a cube (2 l + 1, 2 l + 1, 2 l + 1)."""
         side = 2 * _last_shell(self.box) + 1
         place = _half_ball(side // 2)[0]
         cube = np.zeros(side**3, half.dtype)
@@ -202,8 +203,8 @@ class Gathering:
 
 
 @dataclass(frozen=True)
-class Spreading:
-    """Tilt stacks, on a grid of two points per frequency: the half of it with k_x >= 0."""
+class TiltStackInsertion:
+    """Insertion of tilt stacks by spreading, on a grid of two points per frequency: the half of it with k_x >= 0."""
 
     box: int
     voxel_size_angstrom: float
@@ -211,7 +212,7 @@ class Spreading:
 
     @property
     def size(self) -> int:
-        """At how many points sums are kept."""
+        """Number of points that sums are kept at."""
         return len(_reached(self._half))
 
     @property
@@ -219,12 +220,12 @@ class Spreading:
         return _grid_reach(_last_shell(self.box))
 
     def start(self) -> Sums:
-        """As ``Insertion``."""
+        """Return empty sums on the half grid."""
         shape = (2 * self._half + 1, 2 * self._half + 1, insert.MARGIN + self._half + 1)
         return Sums(np.zeros(shape, np.complex64), np.zeros(shape, np.float32))
 
     def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
-        """As ``Insertion``."""
+        """Add a tilt stack, its images spread at each of its poses."""
         _check_alike(particle, TiltStack, self.box, self.voxel_size_angstrom)
         assert isinstance(particle, TiltStack)
         limit = _last_shell(self.box) + 0.5
@@ -232,18 +233,18 @@ class Spreading:
         for one, fraction in _each(pose):
             images = frequency, axes, (fraction * signal).astype(np.complex64), (fraction * weight).astype(np.float32)
             phase, scale = _phase(one, particle), np.float32(OVERSAMPLING)
-            for turn in split(self.symmetry)[0]:
-                rotation = (one.matrix @ turn).astype(np.float32)
+            for symmetric_rotation in split(self.symmetry)[0]:
+                rotation = (one.matrix @ symmetric_rotation).astype(np.float32)
                 insert.add_spread(images, np.float32(limit), scale, rotation, phase, into.signal, into.weight)
         into.count += 1
 
     def packed(self, running: Sums) -> Sums:
-        """As ``Insertion``."""
+        """Return running sums at the points that samples can reach."""
         place = _reached(self._half)
         return Sums(running.signal.ravel()[place], running.weight.ravel()[place], running.count)
 
     def map_of(self, sums: Sums) -> Volume:
-        """As ``Insertion``: T v = b by least squares in the box (eq. 36)."""
+        """Return the map v of packed sums that solves T v = b by least squares in the box (eq. 36)."""
         limit, (taper, phases) = _last_shell(self.box), _axis(self.box)
         weight, signal = _floored(self._cube(sums.weight)), _in_order(self._cube(sums.signal), OVERSAMPLING * self.box)
         signal *= _outer(phases.conj())[..., : signal.shape[2]]
@@ -253,18 +254,18 @@ class Spreading:
         return Volume(centred_ifft(centred_fft(data) * (gain > 0)).real, self.voxel_size_angstrom)
 
     def coverage(self, sums: Sums) -> NDArray[np.float32]:
-        """As ``Insertion``; samples times the square of their transfer in the volume of a frequency."""
+        """Return the sum of squared transfers of the samples within the volume of each frequency."""
         limit = _last_shell(self.box)
         density = self._at_frequencies(self._cube(sums.weight)) * (OVERSAMPLING / window_transform(0.0)) ** 3
         return _centred(density * (_shells(2 * limit + 1) <= limit), self.box).astype(np.float32)
 
     def _at_frequencies(self, cube: NDArray) -> NDArray:
-        """What a cube of points holds at whole frequencies, (2 l + 1, 2 l + 1, 2 l + 1)."""
+        """Return a cube's points at integer frequencies, (2 l + 1, 2 l + 1, 2 l + 1)."""
         first = self._half - OVERSAMPLING * _last_shell(self.box)
         return cube[(slice(first, len(cube) - first, OVERSAMPLING),) * 3]
 
     def _cube(self, packed: NDArray) -> NDArray:
-        """Sums with those of all symmetric views, on a cube (2 h + 1, 2 h + 1, 2 h + 1) of points."""
+        """Return sums over all symmetric views on a cube (2 h + 1, 2 h + 1, 2 h + 1) of points."""
         half = self._half
         side = 2 * half + 1
         flat = np.zeros(side * side * (insert.MARGIN + half + 1), packed.dtype)
@@ -291,41 +292,41 @@ def _check_alike(particle: Particle, kind: type, box: int, voxel_size_angstrom: 
 
 
 def _each(pose: Pose | PoseSample) -> list[tuple[Pose, float]]:
-    """Each pose, and the share of a particle that is added at it."""
+    """Return each pose, and the fraction of a particle that is added at it."""
     if isinstance(pose, Pose):
         return [(pose, 1.0)]
     return [(pose.poses[i], float(fraction)) for i, fraction in enumerate(pose.weights) if fraction > 0.0]
 
 
 def _phase(pose: Pose, particle: Particle) -> NDArray[np.float32]:
-    """2 pi t / n, t in voxels."""
+    """Return 2 pi t / n, (3,), t in voxels."""
     return (2.0 * np.pi / (particle.box * particle.voxel_size_angstrom) * pose.shift_angstrom).astype(np.float32)
 
 
 def _wedge(particle: Subtomogram) -> tuple[NDArray[np.float32], NDArray[np.float32], np.float32]:
-    """The wedge in units of frequency, as kernels take it."""
+    """Return the wedge's regions, weights and their scale, in units of frequency, as kernels take them."""
     box_angstrom = particle.volume.box_angstrom
     regions = particle.wedge.regions.copy()
     regions[:, 6] *= box_angstrom
     volume, scale = np.zeros((0, 0, 0), np.float32), 1.0
     if isinstance(particle.wedge, WeightVolumeWedge):
-        # A copy: a read-only array would be another type to numba, and compiled for again.
+        # A copy: a read-only array is another type for numba, which would compile once more.
         volume = np.array(particle.wedge.weights)
         scale = len(volume) * particle.wedge.voxel_size_angstrom / box_angstrom
     return regions.astype(np.float32), volume, np.float32(scale)
 
 
 def _half_spectrum(volume: Volume, level: float, out: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """The spectrum of the tapered volume (eq. 4) less a constant, twice as fine: what ``insert.add_gathered`` takes."""
+    """Return the spectrum of the tapered volume (eq. 4) less a constant, twice as fine, for ``insert.add_gathered``."""
     taper, phases = _axis(volume.box)
     tapered = (volume.data - np.float32(level)) * _outer(taper)
     insert.arrange(_to_padded(tapered, OVERSAMPLING * volume.box), phases, out)
     return out.view(np.float32).reshape(*out.shape, 2)  # (z, y, x, 2)
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHE_SIZE)
 def _axis(box: int) -> tuple[NDArray[np.float32], NDArray[np.complex64]]:
-    """Along one axis: one over the window's transform (n,), and the phases that put the centre voxel first (p,)."""
+    """Return one over the window's transform along an axis (n,), and phase factors (p,) that put the centre first."""
     padded = OVERSAMPLING * box
     taper = 1.0 / window_transform((np.arange(box) - box // 2) / padded)
     phases = np.exp(2j * np.pi * np.arange(padded) * (box // 2) / padded)
@@ -333,9 +334,9 @@ def _axis(box: int) -> tuple[NDArray[np.float32], NDArray[np.complex64]]:
 
 
 def _images(stack: TiltStack, limit: float) -> tuple[NDArray, ...]:
-    """The samples of a stack as ``insert.add_spread`` takes them.
+    """Return the samples of a stack as ``insert.add_spread`` takes them.
 
-    Images that are multiplied by their transfer already are what is to be summed.
+    Images that are already multiplied by their transfer are summed as they are.
     """
     frequency, value, transfer = image_samples(stack, limit)
     signal = value if stack.ctf_premultiplied else transfer * value
@@ -348,38 +349,38 @@ def _images(stack: TiltStack, limit: float) -> tuple[NDArray, ...]:
 
 
 def _last_shell(box: int) -> int:
-    """The last whole shell of a map: frequencies up to half a shell beyond are in it."""
+    """Return the last complete shell of a map, which has frequencies up to half a shell beyond its radius."""
     return (box - 1) // 2
 
 
 def _grid_reach(limit: int) -> int:
-    """Points from zero frequency to the edge of a grid of two points per frequency that holds the last shell."""
+    """Return the number of points from zero frequency to the edge of a grid that holds the last shell."""
     return OVERSAMPLING * limit + 4  # half a frequency, and two points of the window beyond their cell
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHE_SIZE)
 def _half_ball(limit: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Places in a flat cube of side 2 l + 1, and frequencies (3, n), of k = 0 and a Friedel half of the ball."""
+    """Return k = 0 and a Friedel half of the ball: places in a flat cube of side 2 l + 1, and frequencies (3, n)."""
     index = index_grid(2 * limit + 1)
     kept = (in_friedel_half(index) | ~index.any(axis=-1)) & (_shells(2 * limit + 1) <= limit)
     return np.flatnonzero(kept), np.ascontiguousarray(index[kept].T, dtype=np.float32)  # (3, n)
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHE_SIZE)
 def _reached(half: int) -> NDArray[np.int64]:
-    """Places in a flat half grid that samples can reach: a ball."""
+    """Return the places in a flat half grid that samples can reach: a ball."""
     axis, columns = np.arange(-half, half + 1), np.arange(-insert.MARGIN, half + 1)
     square = (axis**2)[:, None, None] + (axis**2)[:, None] + columns**2
     return np.flatnonzero(square <= half**2)
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHE_SIZE)
 def _shells(side: int) -> NDArray[np.int32]:
     return np.rint(np.linalg.norm(index_grid(side), axis=-1)).astype(np.int32)
 
 
 def _centred(cube: NDArray, side: int) -> NDArray:
-    """A centred spectrum of odd side, cut or filled up with zeros to a centred one of another side."""
+    """Cut a centred spectrum of odd side, or pad it with zeros, to a centred one of another side."""
     reach = min(len(cube) // 2, (side - 1) // 2)
     cut = slice(len(cube) // 2 - reach, len(cube) // 2 + reach + 1)
     put = slice(side // 2 - reach, side // 2 + reach + 1)
@@ -389,9 +390,9 @@ def _centred(cube: NDArray, side: int) -> NDArray:
 
 
 def _in_order(cube: NDArray, padded: int) -> NDArray[np.complex64]:
-    """A centred spectrum of odd side as ``rfftn`` orders one of another side, (p, p, p // 2 + 1).
+    """Return a centred spectrum of odd side in the order of ``rfftn`` of another side, (p, p, p // 2 + 1).
 
-    Voxels know no difference between a frequency beyond Nyquist and the one that it repeats: both are added.
+    Frequencies beyond Nyquist are added to those that they alias to.
     """
     wrapped = cube.astype(np.complex64)
     for axis in (2, 1, 0):
@@ -405,14 +406,14 @@ def _in_order(cube: NDArray, padded: int) -> NDArray[np.complex64]:
 
 
 def _to_padded(data: NDArray[np.float32], padded: int) -> NDArray[np.complex64]:
-    """``rfftn`` of a volume padded with zeros, whose rows are left out until they hold something."""
+    """Return ``rfftn`` of a volume padded with zeros; rows of zeros are not transformed."""
     spectrum = scipy.fft.rfft(data, padded, axis=2)
     spectrum = scipy.fft.fft(spectrum, padded, axis=1)
     return scipy.fft.fft(spectrum, padded, axis=0)
 
 
 def _from_padded(spectrum: NDArray[np.complex64], box: int) -> NDArray[np.float32]:
-    """The first voxels (n, n, n) of ``irfftn``."""
+    """Return the first voxels (n, n, n) of ``irfftn``."""
     padded = len(spectrum)
     rows = scipy.fft.ifft(spectrum, axis=0)[:box]
     rows = scipy.fft.ifft(rows, axis=1)[:, :box]
@@ -423,14 +424,14 @@ def _from_padded(spectrum: NDArray[np.complex64], box: int) -> NDArray[np.float3
 
 
 def _floored(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights about the middle of a cube, none below a share of its shell's mean."""
+    """Return the weights of a centred cube, raised to at least a fraction of their shell's mean."""
     shell = _shells(len(weight))
     mean = np.bincount(shell.ravel(), weights=weight.ravel()) / np.bincount(shell.ravel())
     return np.maximum(weight, MIN_RELATIVE_WEIGHT * mean[shell])
 
 
 def _inverse(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One over each weight; zero where there is none."""
+    """Return one over each weight; zero where the weight is."""
     return np.divide(1.0, weight, out=np.zeros_like(weight), where=weight > 0)
 
 
@@ -439,10 +440,10 @@ def _outer(axis: NDArray) -> NDArray:
 
 
 def _convolution(weight: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """The transform of the kernel that weights, both as ``rfftn`` orders them, make of density in the box.
+    """Return the transform of the kernel by which weights act on density, both in the order of ``rfftn``.
 
-    The window tapers the kernel, and its grid repeats it: one over the taper where the repetition is far away, less
-    towards the edge, where only density at opposite ends of the box meets.
+    The window tapers the kernel, and the grid makes it periodic: it is divided by the taper where the next period is
+    far away, and by more towards the edge, which only connects density at opposite ends of the box.
     """
     padded = len(weight)
     position = scipy.fft.fftfreq(padded)
@@ -453,7 +454,7 @@ def _convolution(weight: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 
 def _solved(b: NDArray[np.float32], kernel: NDArray[np.complex64], gain: NDArray[np.float64]) -> NDArray[np.float64]:
-    """v with T v = b, by conjugate gradients that a gain (n, n, n) on the transform starts and prepares."""
+    """Solve T v = b by conjugate gradients, preconditioned by a gain (n, n, n) on the transform; return v."""
 
     def convolved(v: NDArray) -> NDArray[np.float32]:
         spectrum = _to_padded(v.astype(np.float32), len(kernel))
@@ -462,13 +463,13 @@ def _solved(b: NDArray[np.float32], kernel: NDArray[np.complex64], gain: NDArray
 
     half = gain[..., : len(b) // 2 + 1]
 
-    def prepared(residual: NDArray) -> NDArray[np.float64]:
+    def preconditioned(residual: NDArray) -> NDArray[np.float64]:
         return scipy.fft.irfftn(half * scipy.fft.rfftn(residual), b.shape)
 
-    v = prepared(b)
+    v = preconditioned(b)
     residual, enough = b - convolved(v), SOLVED * float((b * v).sum())
-    step = ready = prepared(residual)
-    left = float((residual * ready).sum())
+    step = direction = preconditioned(residual)
+    left = float((residual * direction).sum())
     for _ in range(MAX_STEPS):
         image = convolved(step)
         curvature = float((step * image).sum())
@@ -476,7 +477,7 @@ def _solved(b: NDArray[np.float32], kernel: NDArray[np.complex64], gain: NDArray
             break
         length = left / curvature
         v, residual = v + length * step, residual - length * image
-        ready = prepared(residual)
-        before, left = left, float((residual * ready).sum())
-        step = ready + left / before * step
+        direction = preconditioned(residual)
+        before, left = left, float((residual * direction).sum())
+        step = direction + left / before * step
     return v

@@ -1,12 +1,12 @@
-"""How far two half maps agree, within a mask and in truth, and how evenly an average was measured.
+"""Agreement of two half maps, corrected for the mask, and evenness of an average's coverage.
 
-A mask correlates what it is put on. How much is seen from half maps whose phases are random beyond a shell s0 where
-they still agree (Chen et al. 2013, docs/theory.md eq. 35):
+A mask adds correlation. How much is estimated from half maps with random phases beyond a shell s0 up to which they
+agree (Chen et al. 2013, docs/theory.md eq. 35):
 
     FSC = (FSC_masked - FSC_random) / (1 - FSC_random)      beyond s0 + 2,      FSC_masked up to there
 
-Random phases agree by chance too, and less in the few samples of a small mask; so FSC_random is the mean of several
-draws, and not below zero: no correction makes half maps agree better.
+FSC_random scatters, most where a small mask leaves few independent samples; so it is the mean of several draws. It is
+not below zero, so that the correction never increases the FSC.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ __all__ = [
 ]
 
 FSC_HALVES = 0.143  # of two half maps (Rosenthal & Henderson 2003)
-FSC_KNOWN = 0.5  # of a map against a known one, and the older, more careful threshold for halves
-# Phases are random beyond where the half maps agree less than this, unmasked.
+FSC_KNOWN = 0.5  # of a map against a known one, and the older, stricter threshold for halves
+# Phases are random from the first shell whose unmasked FSC is below this.
 RANDOM_BELOW = 0.8
-# Shells beyond that in which what the mask adds is not yet known: its transform is so wide.
+# Shells beyond that are not corrected either: the mask's transform, which is as wide, mixes them with lower shells.
 RANDOM_MARGIN = 2
-# Draws of random phases: in a mask of a fifth of 32 voxels, FSC_random is then right to 0.03 from shell 5 on.
+# Draws of random phases: in a mask of a fifth of 32 voxels, the error of FSC_random is then 0.03 from shell 5 on.
 RANDOM_DRAWS = 12
-# The mask: density is what stands out of the background of the map at this many voxels' resolution by so many robust
-# standard deviations; it is widened by so many voxels, and falls off over so many more.
+# The mask: density is above the background by MASK_SD robust standard deviations, in the map at a resolution of
+# MASK_RESOLUTION_VOXELS; the mask is wider by MASK_WIDER_VOXELS and falls to zero over another MASK_EDGE_VOXELS.
 MASK_RESOLUTION_VOXELS, MASK_SD, MASK_WIDER_VOXELS, MASK_EDGE_VOXELS = 6.0, 3.0, 2.0, 4.0
 SD_OF_MAD = 1.4826
-# Masks that were resampled ring a little.
+# Tolerance for values outside 0 to 1: resampled masks ring a little.
 MASK_TOLERANCE = 0.1
-# Directions are told apart by cones of so many degrees to every side.
+# Half angle of the cones over which weights of directions are averaged.
 CONE_DEG = 20.0
 
 
@@ -67,16 +67,16 @@ class HalfMapFsc:
 
     @property
     def best(self) -> NDArray[np.float64]:
-        """The corrected curve, or without a mask the only one."""
+        """Corrected curve, or the unmasked one without a mask."""
         return self.unmasked if self.corrected is None else self.corrected
 
     def resolution_angstrom(self, threshold: float = FSC_HALVES) -> float:
-        """Where the best curve first falls below a threshold; later rises do not count."""
+        """Return the resolution where the best curve first falls below a threshold; later rises do not count."""
         return resolution_at(self.best, threshold, box_angstrom=self.box_angstrom)
 
     @property
     def curves(self) -> dict[str, NDArray[np.float64]]:
-        """Those that there are, by name."""
+        """Curves that are not None, by name."""
         named = {
             "unmasked": self.unmasked,
             "masked": self.masked,
@@ -87,21 +87,21 @@ class HalfMapFsc:
 
 
 def half_map_fsc(halves: tuple[Volume, Volume], *, mask: Volume | None, rng: np.random.Generator) -> HalfMapFsc:
-    """All curves of two half maps.
+    """Compute the Fourier shell correlations of two half maps, without and with a mask.
 
     Parameters
     ----------
     halves
-        Of one box.
+        Half maps of one box.
     mask
-        0 to 1, of their box; None for the unmasked curve alone.
+        Values 0 to 1 in the same box; None for the unmasked curve alone.
     rng
-        For the random phases.
+        Generator of the random phases.
 
     Raises
     ------
     ValueError
-        Boxes that differ, or a mask that is not one.
+        Boxes that differ, or a mask with values beyond 0 to 1.
     """
     one, two = halves
     unmasked = fourier_shell_correlation(one, two)
@@ -121,10 +121,10 @@ def half_map_fsc(halves: tuple[Volume, Volume], *, mask: Volume | None, rng: np.
 
 
 def fsc_of_a_half(fsc: NDArray[np.float64], *, left: float = 1.0) -> NDArray[np.float64]:
-    """Return the FSC (s,) that half maps of one half would have, a share of whose particles is left, from the halves'.
+    """Return the expected FSC (s,) of half maps made from a fraction ``left`` of one half, from the halves' FSC (s,).
 
-    A map of FSC F correlates with the truth by sqrt(2 F / (1 + F)), each of its halves by sqrt(F); of fewer particles
-    the noise is stronger, F / (1 - F) weaker.
+    A map of FSC F correlates with the truth by sqrt(2 F / (1 + F)), each of its halves by sqrt(F). The signal-to-noise
+    ratio F / (1 - F) is proportional to the number of particles.
     """
     clipped = np.clip(fsc, 0.0, 1.0)
     fewer = left * clipped / np.maximum(1.0 - (1.0 - left) * clipped, 1e-9)
@@ -132,7 +132,7 @@ def fsc_of_a_half(fsc: NDArray[np.float64], *, left: float = 1.0) -> NDArray[np.
 
 
 def check_mask(mask: Volume) -> None:
-    """Raise ValueError where a mask holds values that are not from 0 to 1."""
+    """Raise ValueError where a mask has values beyond 0 to 1."""
     low, high = float(mask.data.min()), float(mask.data.max())
     if low < -MASK_TOLERANCE or high > 1.0 + MASK_TOLERANCE or not high > 0:
         raise ValueError(
@@ -141,7 +141,7 @@ def check_mask(mask: Volume) -> None:
 
 
 def phases_randomised(volume: Volume, first_shell: int, *, rng: np.random.Generator) -> Volume:
-    """The volume with its own amplitudes, and the phases of white noise from a shell on."""
+    """Return a volume with its own amplitudes, and the phases of white noise from a shell on."""
     spectrum = scipy.fft.rfftn(volume.data.astype(np.float64))
     data = _with_random_phases(spectrum, first_shell, rng)
     return Volume(data.astype(np.float32), volume.voxel_size_angstrom)
@@ -150,7 +150,7 @@ def phases_randomised(volume: Volume, first_shell: int, *, rng: np.random.Genera
 def _with_random_phases(
     spectrum: NDArray[np.complex128], first_shell: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """The voxels of a spectrum (as ``rfftn`` orders it) whose phases from a shell on are those of white noise."""
+    """Return the voxels of a spectrum in the order of ``rfftn``, with the phases of white noise from a shell on."""
     shape = (len(spectrum),) * 3
     beyond = half_shells(len(spectrum))[0].reshape(spectrum.shape) >= first_shell
     noise = scipy.fft.rfftn(rng.normal(size=shape))
@@ -161,7 +161,7 @@ def _with_random_phases(
 def _randomised_fsc(
     halves: tuple[Volume, Volume], first_shell: int, mask: Volume, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Within the mask, the mean over draws of random phases from a shell on."""
+    """Return the mean FSC within the mask over draws of random phases from a shell on."""
     spectra = [scipy.fft.rfftn(half.data.astype(np.float64)) for half in halves]
     draws = []
     for _ in range(RANDOM_DRAWS):
@@ -171,10 +171,10 @@ def _randomised_fsc(
 
 
 def soft_mask(volume: Volume) -> Volume:
-    """Where a map has density: 1 there and a little beyond, 0 in the solvent, with a soft edge.
+    """Return a mask of a map's density: 1 there and a little beyond, 0 in the solvent, with a soft edge.
 
-    The largest connected piece of what stands out of the background at low resolution, without holes. Where nothing
-    stands out it is 1 everywhere.
+    Density is the largest connected region above the background at low resolution, with its holes filled. Where nothing
+    is above the background, the mask is 1 everywhere.
     """
     smooth = low_passed(volume, resolution_angstrom=MASK_RESOLUTION_VOXELS * volume.voxel_size_angstrom).data
     middle = np.median(smooth)
@@ -189,7 +189,7 @@ def soft_mask(volume: Volume) -> Volume:
 
 
 def _masked_fsc(one: NDArray, two: NDArray, mask: Volume) -> NDArray[np.float64]:
-    """Of two volumes whose solvent, their mean beyond the mask, is zero: else the mask itself would correlate."""
+    """Return the FSC within the mask, after subtraction of the solvent's mean, with which the mask would correlate."""
     within = mask.data.astype(np.float64)
     solvent = np.clip(1.0 - within, 0.0, 1.0)
     return shell_correlation(*(scipy.fft.rfftn((data - mean_within(data, solvent)) * within) for data in (one, two)))
@@ -197,21 +197,21 @@ def _masked_fsc(one: NDArray, two: NDArray, mask: Volume) -> NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evenness:
-    """How evenly the frequencies of an average were measured.
+    """Evenness of an average's coverage.
 
     Attributes
     ----------
     seen
-        Share of frequencies with a weight of at least a hundredth of their shell's mean.
+        Fraction of frequencies with a weight of at least a hundredth of their shell's mean.
     least
         The smallest weight, in units of its shell's mean.
     efficiency
         1 / (mean(W) mean(1 / W)) over the directions of a shell, the mean of all shells: the signal-to-noise ratio of
-        the map over that of one measured as often, but evenly (Baldwin & Lyumkis 2020). W is what the map is divided
-        by, so nowhere below a tenth of its shell's mean.
+        the map over that of one with the same total weight, evenly distributed (Baldwin & Lyumkis 2020). W is the
+        weight that the map is divided by, at least a tenth of its shell's mean.
     worst_xyz, worst
-        The direction about which least was measured, a unit vector, and the mean weight in a cone of 20 degrees about
-        it, in units of that of all directions.
+        Direction with the least weight about it, a unit vector, and the mean weight in a cone of 20 degrees about it,
+        in units of that of all directions.
     """
 
     seen: float
@@ -222,7 +222,7 @@ class Evenness:
 
 
 def evenness(coverage: NDArray[np.float32]) -> Evenness:
-    """What the coverage of an average, (n, n, n) about n // 2, says of it in a few numbers."""
+    """Return the evenness of an average's coverage (n, n, n), zero frequency at n // 2."""
     index = index_grid(len(coverage)).reshape(-1, 3)
     shell = np.rint(np.linalg.norm(index, axis=1)).astype(np.int64)
     inside = in_friedel_half(index) & (shell <= (len(coverage) - 1) // 2)
@@ -244,10 +244,10 @@ def evenness(coverage: NDArray[np.float32]) -> Evenness:
 
 
 def _half_sphere(count: int) -> NDArray[np.float64]:
-    """Directions (d, 3), even over z >= 0: a golden spiral that begins at z."""
+    """Return directions (count, 3), even over z >= 0: a golden spiral that begins at z."""
     z = 1.0 - np.arange(count) / count
-    turn = np.pi * (1.0 + np.sqrt(5.0)) * np.arange(count)
-    return np.stack([np.sqrt(1.0 - z**2) * np.cos(turn), np.sqrt(1.0 - z**2) * np.sin(turn), z], axis=1)
+    azimuth = np.pi * (1.0 + np.sqrt(5.0)) * np.arange(count)
+    return np.stack([np.sqrt(1.0 - z**2) * np.cos(azimuth), np.sqrt(1.0 - z**2) * np.sin(azimuth), z], axis=1)
 
 
 _AXES = _half_sphere(200)

@@ -1,8 +1,8 @@
-"""What runs once for every sample or every step, compiled: see docs/house.md for what is where."""
+"""Compiled code that runs once for every sample or every step: docs/house.md lists the modules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# Called once, before anything is compiled that was not kept from before: a program may say why it waits.
+# Called once, before the first function that is not in the cache is compiled: a program may state why it waits.
 before_compiling: Callable[[], None] | None = None

@@ -1,11 +1,11 @@
 """``compiled``: loops in machine code, compiled once for each machine and kept on disk.
 
-Owns how kernels are compiled and where their code is kept. Numba's own cache looks at the file of a function alone,
-not at the mathematics that is compiled into it from files beside it; here a file's name is a digest of everything that
-the code depends on: all sources of its folder, numba, the processor and the types of the arguments. So nothing kept is
-ever out of date, signatures and machines cannot be mixed up, and processes that start together write the same thing.
-A file appears whole or not at all and carries a checksum: what is torn is compiled again. Where nothing can be written,
-nothing is kept.
+Owns how kernels are compiled and where their code is kept. Numba's own cache depends only on the file of a function,
+not on the functions of other files that are compiled into it; here a file's name is a digest of everything that the
+code depends on: all sources of its folder, numba, the processor and the types of the arguments. So no file is ever
+out of date, signatures and machines cannot be mixed up, and processes that start together write the same file. A file
+is written in one step and has a checksum: if it is damaged, the function is compiled again. Where no folder can be
+written to, nothing is kept.
 """
 
 from __future__ import annotations
@@ -36,44 +36,44 @@ __all__ = ["compiled", "inlined", "strict"]
 CONFIG: Any = numba.config  # its names are made when it is imported
 SUFFIX = ".kernel"
 CHECKSUM_BYTES = 32
-# A folder keeps no more files than these, the newest: some six states of the sources, or kinds of processors.
+# Most files in a folder, the newest ones: enough for about six versions of the sources, or kinds of processors.
 KEPT = 400
 
 
-# Into its caller, or the compiler would not know that the arrays of a block do not overlap.
+# Inlined into the caller: otherwise the compiler does not know that the arrays of a block do not overlap.
 inlined: Any = njit(forceinline=True, fastmath=True, error_model="numpy")
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function when it is first called: without the interpreter's lock, with sums in any order."""
+    """Compile a function when it is first called, without the interpreter's lock and with sums in any order."""
     return _kept(function, fastmath=True)
 
 
 def strict(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, with sums as they are written, and infinite and undefined values that mean something."""
+    """Compile a function like ``compiled``, but with sums in the order written, and with infinities and NaN kept."""
     return _kept(function, fastmath=False)
 
 
 def _kept(function: Callable[..., Any], *, fastmath: bool) -> Callable[..., Any]:
     dispatcher: Any = njit(nogil=True, fastmath=fastmath, error_model="numpy")(function)
     source = Path(function.__code__.co_filename)
-    if source.is_file():  # in a notebook or a zip archive there are no sources to tell what the code depends on
+    if source.is_file():  # a notebook or a zip archive has no sources to make a digest of
         dispatcher._cache = _Kept(source, function.__qualname__)
     return dispatcher
 
 
 class _Kept(NullCache):
-    """The compiled code of one function: what numba asks of a cache.
+    """Cache of the compiled code of one function, with the methods that numba calls.
 
-    A failure of the cache is never one of the kernel, whatever it is: code that cannot be had from it is compiled, code
-    that cannot be kept is not kept.
+    No failure of the cache is a failure of the kernel: code that cannot be loaded is compiled, code that cannot be
+    saved is not kept.
     """
 
     def __init__(self, source: Path, name: str) -> None:
         self._name, self._state, self._folders = name, _state(source.parent), tuple(_folders(source))
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
-        """The code for a signature, or None."""
+        """Return the code for a signature, or None where no folder has it."""
         target_context.refresh()
         name = self._file_name(sig, target_context.codegen())
         for folder in self._folders:
@@ -84,9 +84,9 @@ class _Kept(NullCache):
                     return CompileResult._rebuild(target_context, *pickle.loads(code))
             except Exception:
                 continue
-        tell, kernels.before_compiling = kernels.before_compiling, None
-        if tell is not None:
-            tell()
+        notify, kernels.before_compiling = kernels.before_compiling, None
+        if notify is not None:
+            notify()
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -110,7 +110,7 @@ class _Kept(NullCache):
 
 @cache
 def _state(folder: Path) -> str:
-    """Digest of what code depends on besides its signature and processor."""
+    """Return a digest of everything the code depends on besides its signature and processor."""
     versions = (numba.__version__, version("llvmlite"), sys.implementation.cache_tag, CONFIG.USING_SVML)
     digest = hashlib.sha256(repr(versions).encode())
     for path in sorted(folder.glob("*.py")):
@@ -119,7 +119,7 @@ def _state(folder: Path) -> str:
 
 
 def _folders(source: Path) -> Iterator[Path]:
-    """Where code may be kept: where numba is told to; else beside Python's own compiled files, or the user's cache."""
+    """Yield folders to keep code in: numba's, if set; else beside Python's compiled files, then the user's cache."""
     if CONFIG.CACHE_DIR:
         yield Path(CONFIG.CACHE_DIR) / "gonio"
         return
@@ -134,14 +134,14 @@ def _folders(source: Path) -> Iterator[Path]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file in one step, and take away the oldest of its kind."""
+    """Write a file in one step, and delete the oldest of its kind."""
     temporary = path.with_name(f"{path.name}.{uuid4().hex[:16]}.tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    with suppress(OSError):  # another process may be taking them away
+    with suppress(OSError):  # another process may be deleting them
         kept = sorted(path.parent.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime)
         for old in kept[:-KEPT]:
             old.unlink()

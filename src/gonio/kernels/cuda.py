@@ -1,9 +1,9 @@
 """Kernels of a GPU (CUDA): sums at poses, best shifts, refinements.
 
-One block of threads does one pose, or the best shifts of some orientations, or the whole refinement of one candidate.
-What its threads do with samples is in ``cuda_samples``. What follows from their sums (``model``) and how a step is made
-and judged (``refine``, ``lm``), 6 x 6 numbers, the first thread does in float64 with the functions of the CPU; other
-blocks have the processor meanwhile.
+One block of threads computes one pose, or the best shifts of some orientations, or the whole refinement of one
+candidate. Loops over samples are in ``cuda_samples``. The rest, dissimilarities (``model``) and steps
+(``pose_refinement``, ``marquardt``) of 6 x 6 numbers, is done by the first thread in float64 with the functions of the
+CPU; meanwhile the processor is free for other blocks.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from gonio.kernels.sample_sums import N_SUMS
 
 __all__ = ["Kernels", "kernels"]
 
-# Registers of a thread that refines: of more, too few blocks would fit beside each other. Never tuned on a device.
+# Registers of a thread that refines: with more, too few blocks would run at a time. Never tuned on a device.
 REGISTERS = 168
 
 
 class Kernels(NamedTuple):
-    """Kernels for blocks of so many ``threads``; refinements along 6 directions, and along 4 (about an axis)."""
+    """Kernels for blocks of ``threads`` threads; refinements along 6 directions, and along 4 (about an axis)."""
 
     threads: int
     normal_equations: Any
@@ -56,7 +56,7 @@ class Kernels(NamedTuple):
 
 @lru_cache(maxsize=4)
 def kernels(threads: int = THREADS) -> Kernels:
-    """The kernels, compiled when they are first launched."""
+    """Return the kernels, which are compiled when they are first launched."""
     if threads < 1 or threads & (threads - 1):
         raise ValueError(f"the threads of a block must be a power of two, got {threads!r}")
     return Kernels(
@@ -74,12 +74,12 @@ def _sums_kernel(threads: int, sums_of_thread: Any, width: int) -> Any:
         grids, regions, volumes, references, scales, frequency, columns, parts, part_first, phases, first, step, counts,
         most, shells, points, out,
     ):  # fmt: skip
-        """The sums at poses of comparisons, for each of a comparison's parts, into ``out`` (b most shells, width).
+        """Write the sums at poses of b comparisons, for each part of a comparison, into ``out`` (b most shells, width).
 
         Comparison c has the parts from ``part_first[c]`` on, ``shells`` or fewer; its poses are every ``step[c]``-th of
         ``points`` (p, 12) from ``first[c]`` on, ``counts[c]`` of them but no more than ``most``. Rows of ``out`` are in
-        the order (comparison, pose, part); what there is none of is left as it is. ``phases`` (c,) are those of a shift
-        of one angstrom at frequency one.
+        the order (comparison, pose, part); rows of missing poses and parts are not written. ``phases`` (c,) are those
+        of a shift of one angstrom at frequency one.
         """
         block, thread = cuda.blockIdx.x, cuda.threadIdx.x
         shell, pose = block % shells, block // shells % most
@@ -89,7 +89,7 @@ def _sums_kernel(threads: int, sums_of_thread: Any, width: int) -> Any:
             return
         sums = cuda.local.array(width, float32)
         buffer = cuda.shared.array((threads, width), float64)
-        rotation = cuda.shared.array((3, 3), float32)  # the simulator knows shared arrays by their lines
+        rotation = cuda.shared.array((3, 3), float32)  # the simulator identifies shared arrays by their lines
         phase = cuda.shared.array(3, float32)
         if thread == 0:
             placed(phases[which], as_array(points)[first[which] + pose * step[which]], rotation, phase)
@@ -112,14 +112,14 @@ def _best_shifts_kernel(threads: int) -> Any:
     @cuda.jit(fastmath=True)
     def best_shifts(
         grids, regions, volumes, references, scales, frequency, columns, parts, whole, numbers, seeds, most, rotations,
-        shifts, turns, re, im, points, value,
+        shifts, factors, re, im, points, value,
     ):  # fmt: skip
-        """The best shift of each orientation of a comparison, as a point (12,), and the dissimilarity there.
+        """Find the best shift of each orientation of a comparison, as a point (12,), and the dissimilarity there.
 
-        Seeds (7,) of comparison c say: where its orientations (r, 9) begin and how many there are; where its shifts
-        (s, 3) in angstrom begin and how many there are; where its ``turns`` begin (`best_of_thread`); where its
+        Seeds (7,) of comparison c hold where its orientations (r, 9) begin and how many there are; where its shifts
+        (s, 3) in angstrom begin and how many there are; where its ``factors`` begin (`best_of_thread`); where its
         results begin, and where its groups of LANES orientations, ``most`` or fewer, of which a block does one.
-        ``whole`` and ``numbers`` are those of the landscape; ``re`` and ``im`` (g, n, LANES) are memory to work in.
+        ``whole`` and ``numbers`` are those of the landscape; ``re`` and ``im`` (g, n, LANES) are overwritten.
         """
         block, thread = cuda.blockIdx.x, cuda.threadIdx.x
         which, begin = block // most, block % most * LANES
@@ -134,12 +134,12 @@ def _best_shifts_kernel(threads: int) -> Any:
         best = cuda.shared.array((threads, LANES), float32)
         where = cuda.shared.array((threads, LANES), int32)
         rotation = cuda.shared.array((3, 3), float32)
-        given, first, group = seeds[which, 0] + begin, seeds[which, 2], seeds[which, 6] + block % most
+        orientation, first, group = seeds[which, 0] + begin, seeds[which, 2], seeds[which, 6] + block % most
         spot = spot_of(as_array(references), as_array(scales), as_array(parts), which)
         own_re, own_im = as_array(re)[group], as_array(im)[group]
         for lane in range(LANES):
-            for i in range(thread, 9, threads):  # lanes that are left over are done like the last
-                rotation[i // 3, i % 3] = rotations[given + min(lane, lanes - 1), i]
+            for i in range(thread, 9, threads):  # lanes without an orientation repeat the last one
+                rotation[i // 3, i % 3] = rotations[orientation + min(lane, lanes - 1), i]
             cuda.syncthreads()
             thread_products(
                 spot, as_array(grids), as_array(regions), as_array(volumes), as_array(frequency), as_array(columns),
@@ -150,9 +150,9 @@ def _best_shifts_kernel(threads: int) -> Any:
             add_up(buffer, thread, threads, N_TOTALS)
             for i in range(thread, N_TOTALS, threads):
                 norms[lane, i] = buffer[0, i]
-            cuda.syncthreads()  # products of every thread are there too
+            cuda.syncthreads()  # the products of every thread are complete
         best_of_thread(
-            spot, as_array(frequency), numbers[which, PHASE], as_array(shifts), as_array(turns), first,
+            spot, as_array(frequency), numbers[which, PHASE], as_array(shifts), as_array(factors), first,
             seeds[which, 3], seeds[which, 4], own_re, own_im, thread, threads, one, two, best, where,
         )  # fmt: skip
         half = threads // 2
@@ -169,9 +169,9 @@ def _best_shifts_kernel(threads: int) -> Any:
         for i in range(thread, lanes * 12, threads):
             lane, j = i // 12, i % 12
             if j < 9:
-                points[seeds[which, 5] + begin + lane, j] = rotations[given + lane, j]
+                points[seeds[which, 5] + begin + lane, j] = rotations[orientation + lane, j]
             else:
-                # Where the wedges share nothing there is nothing to tell one shift from another.
+                # Where the wedges do not overlap, no shift is better than another.
                 shift = shifts[first + where[0, lane], j - 9] if norms[lane, 3] > 0.0 else 0.0
                 points[seeds[which, 5] + begin + lane, j] = shift
         for lane in range(thread, lanes, threads):
@@ -189,10 +189,10 @@ def _refine_kernel(threads: int, k: int) -> Any:
         grids, regions, volumes, references, scales, frequency, columns, parts, whole, numbers, first, counts, most,
         n_steps, points, value, hessian, descent, damping, growth, status, iterations,
     ):  # fmt: skip
-        """Refine the first points of each comparison by at most ``n_steps`` (c,): ``lm.minimise``.
+        """Refine the first points of each comparison by at most ``n_steps`` (c,) Levenberg-Marquardt steps.
 
-        Those of comparison c are the rows from ``first[c]`` on, ``counts[c]`` of them but no more than ``most``. The
-        arrays are those of a ``gonio.search.levenberg_marquardt.State``; only ``points`` need to be filled.
+        The points of comparison c are the rows from ``first[c]`` on, ``counts[c]`` of them but no more than ``most``.
+        The arrays are those of a ``gonio.search.levenberg_marquardt.State``; only ``points`` need to be filled.
         """
         block, thread = cuda.blockIdx.x, cuda.threadIdx.x
         part = block // most
@@ -201,10 +201,10 @@ def _refine_kernel(threads: int, k: int) -> Any:
         row = first[part] + block % most
         sums = cuda.local.array(N_SUMS, float32)
         buffer = cuda.shared.array((threads, N_SUMS), float64)
-        rotation = cuda.shared.array((3, 3), float32)  # the simulator knows shared arrays by their lines
+        rotation = cuda.shared.array((3, 3), float32)  # the simulator identifies shared arrays by their lines
         phases = cuda.shared.array(3, float32)
-        going = cuda.shared.array(1, int32)
-        # The first thread's own.
+        is_running = cuda.shared.array(1, int32)
+        # Memory of the first thread.
         directions, cone_centre = cuda.local.array((6, k), float64), cuda.local.array((3, 3), float64)
         centre, prior_numbers = cuda.local.array(3, float64), cuda.local.array(PRIOR_NUMBERS, float64)
         here, trial = cuda.local.array(12, float64), cuda.local.array(12, float64)
@@ -224,7 +224,7 @@ def _refine_kernel(threads: int, k: int) -> Any:
             here[i] = trial[i] = points[row, i]
         while True:
             if thread == 0:
-                # The first look is at the start itself.
+                # The first evaluation is at the start itself.
                 if done > 0:
                     determined = proposed(
                         landscape, here, own_hessian, own_descent, own_damping, matrix, step, tangent, trial
@@ -252,10 +252,10 @@ def _refine_kernel(threads: int, k: int) -> Any:
                         landscape, here, own_value, own_hessian, own_descent, own_damping, own_growth, determined,
                         step, tangent, trial, after, noise(landscape, total), next_hessian, next_descent,
                     )  # fmt: skip
-                going[0] = code == RUNNING and done < n_steps[part]
+                is_running[0] = code == RUNNING and done < n_steps[part]
                 done += 1
             cuda.syncthreads()
-            if going[0] == 0:
+            if is_running[0] == 0:
                 break
         if thread == 0:
             value[row], damping[row], growth[row] = own_value, own_damping, own_growth

@@ -1,12 +1,12 @@
-"""What a thread of a GPU (CUDA) does with samples, with the functions that the CPU's loops call.
+"""Loops of a GPU's (CUDA) threads over samples, with the functions that the CPU's loops call.
 
-What happens at a sample (``sample``) is compiled here once more from the same source. A thread takes every so many-th
-sample of a part and adds up in float32; those of all threads of a block are added in float64, as a tree of fixed order.
+The mathematics at a sample (``sample``) is compiled here from the same source. Thread i of n takes samples i, i + n,
+... of a part and adds up in float32; the sums of all threads of a block are added in float64, as a tree of fixed order.
 No two threads ever add to one number: same input, same bits.
 
-What blocks look at lies in flat arrays that many pairs share, and whole numbers say where (``REFERENCE``, ``PART``).
-Needs numba-cuda (the extra ``cuda``). Under Numba's simulator threads are those of Python, and everything between two
-of their meetings is compiled for the CPU.
+Blocks read flat arrays that many pairs share, and tables of integers hold the places (``REFERENCE``, ``PART``).
+Needs numba-cuda (the extra ``cuda``). Under Numba's simulator threads are those of Python, and the code between two
+synchronisations is compiled for the CPU.
 """
 
 from __future__ import annotations
@@ -51,42 +51,42 @@ __all__ = [
     "thread_totals",
 ]
 
-cuda: Any = _cuda  # its names depend on whether it is the simulator's
+cuda: Any = _cuda  # the simulator's module has other names
 
 # Threads of a block, a power of two: a pose has some hundred samples, and each thread should have a few.
 THREADS = 64
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
-# What the rows of tables of whole numbers say. Of a reference: where its grid begins and the points along its edge,
-# where its regions begin and how many there are, where its volume of weights begins and the points along its edge.
+# Columns of the tables of integers. A reference: where its grid begins and the points along its edge, where its
+# regions begin and how many there are, where its volume of weights begins and the points along its edge.
 REFERENCE = ("grid", "side", "region", "regions", "volume", "volume_side")
-# Of a part, samples of one comparison that are added up together: where its frequencies and its other columns begin and
-# how many there are. Samples are in the order of their distance from zero frequency: shells and limits are parts.
+# A part, samples of one comparison that are added up together: where its frequencies and its other columns begin and
+# how many there are. Samples are sorted by their distance from zero frequency: shells and limits are parts.
 PART = ("reference", "frequency", "column", "count")
 # Where the numbers of a ``Landscape`` begin in a row of them, float64; directions are 6 x k, by rows.
 LANDSCAPE = {
-    "unit": 0, "phase": 1, "least": 2, "centre": 3, "max_shift": 6, "cone_centre": 7, "cone_cosine": 16, "samples_per_independent": 17,
-    "power": 18, "radius": 19, "tolerance": 20, "prior_numbers": 21, "directions": 39,
+    "unit": 0, "phase": 1, "least": 2, "centre": 3, "max_shift": 6, "cone_centre": 7, "cone_cosine": 16,
+    "samples_per_independent": 17, "power": 18, "radius": 19, "tolerance": 20, "prior_numbers": 21, "directions": 39,
 }  # fmt: skip
 PRIOR_NUMBERS, LANDSCAPE_NUMBERS = 18, 75
 (
-    UNIT, PHASE, LEAST, CENTRE, MAX_SHIFT, CONE_CENTRE, CONE_COSINE, SAMPLES_PER_INDEPENDENT, TARGET_POWER, RADIUS, TOLERANCE, PRIOR,
-    DIRECTIONS,
+    UNIT, PHASE, LEAST, CENTRE, MAX_SHIFT, CONE_CENTRE, CONE_COSINE, SAMPLES_PER_INDEPENDENT, TARGET_POWER, RADIUS,
+    TOLERANCE, PRIOR, DIRECTIONS,
 ) = LANDSCAPE.values()  # fmt: skip
-# Frequencies are rows (n, 3). Columns of samples, (6, n): re and im of the value, transfer, weight, |f|^2 and the share
-# of |g|^2 that counts.
+# Frequencies are rows (n, 3). Columns of samples, (6, n): re and im of the value, transfer, weight, |f|^2 and the
+# factor of |g|^2.
 RE, IM, TRANSFER, OWN_WEIGHT, POWER, OWN = range(6)
 # Sums that a value needs.
 N_TOTALS = 4
-# Orientations whose best shifts a block looks for together: a phase is read once for all of them.
+# Orientations whose best shifts a block searches together: a phase factor is read once for all of them.
 LANES = 8
 
 
-# What a thread does between two meetings: for the simulator compiled once and kept.
+# Decorator of a thread's work between two synchronisations: for the simulator it is compiled once and kept.
 by_thread = compiled if SIMULATED else inlined
 
 
 class _Spot(NamedTuple):
-    """Where a part and its reference lie."""
+    """Places of a part and its reference in the flat arrays."""
 
     grid: int
     side: int
@@ -103,7 +103,7 @@ class _Spot(NamedTuple):
 
 @by_thread
 def spot_of(references, scales, parts, part):
-    """Where a part and its reference lie, from the rows of tables."""
+    """Return the places of a part and its reference, from the rows of tables."""
     r = parts[part, 0]
     return _Spot(
         references[r, 0], references[r, 1], references[r, 2], references[r, 3], references[r, 4], references[r, 5],
@@ -113,7 +113,7 @@ def spot_of(references, scales, parts, part):
 
 @inlined
 def _measured(spot, regions, volumes, qx, qy, qz):
-    """How well the reference was measured at q."""
+    """Return the weight of the reference's measurement at q, 0 to 1."""
     if spot.volume_side > 0:
         s = spot.volume_scale
         return volume_weight(volumes, spot.volume, spot.volume_side, s * qx, s * qy, s * qz)
@@ -125,7 +125,7 @@ def _measured(spot, regions, volumes, qx, qy, qz):
 
 @inlined
 def _sample(spot, regions, volumes, frequency, columns, rotation, i):
-    """A part's sample i: its column, its frequency k, where that lies in the reference, s q, and its weight there."""
+    """Return a part's sample i: its column, its frequency k, its place s q in the reference's grid, and its weight."""
     at, c = spot.frequency + i, spot.column + i
     kx, ky, kz = frequency[at, 0], frequency[at, 1], frequency[at, 2]
     qx, qy, qz = turned_back(rotation, kx, ky, kz)
@@ -136,7 +136,7 @@ def _sample(spot, regions, volumes, frequency, columns, rotation, i):
 
 @by_thread
 def thread_sums(spot, grids, regions, volumes, frequency, columns, rotation, phase, thread, threads, sums):
-    """One thread's share of the 37 sums of docs/theory.md eq. 8 at a pose, into ``sums`` (37,) float32."""
+    """Fill ``sums`` (37,) float32 with one thread's part of the sums of docs/theory.md eq. 8 at a pose."""
     for i in range(N_SUMS):
         sums[i] = np.float32(0.0)
     for i in range(thread, spot.samples, threads):
@@ -163,7 +163,7 @@ def thread_sums(spot, grids, regions, volumes, frequency, columns, rotation, pha
 
 @by_thread
 def thread_totals(spot, grids, regions, volumes, frequency, columns, rotation, phase, thread, threads, totals):
-    """One thread's share of |f|^2, |g|^2, f.g and the total weight at a pose, into ``totals`` (4,) float32."""
+    """Fill ``totals`` (4,) float32 with one thread's part of |f|^2, |g|^2, f.g and the total weight at a pose."""
     for i in range(N_TOTALS):
         totals[i] = np.float32(0.0)
     for i in range(thread, spot.samples, threads):
@@ -181,9 +181,9 @@ def thread_totals(spot, grids, regions, volumes, frequency, columns, rotation, p
 
 @by_thread
 def thread_products(spot, grids, regions, volumes, frequency, columns, rotation, thread, threads, lane, re, im, totals):
-    """One thread's share of w f conj(G') before any shift and of what no shift changes, ``totals`` (4,).
+    """Write one thread's part of w f conj(G') before any shift into column ``lane`` of ``re`` and ``im`` (n, LANES).
 
-    Into column ``lane`` of ``re`` and ``im`` (n, LANES).
+    ``totals`` (4,) receives its part of |f|^2, |g|^2 and the total weight, which no shift changes.
     """
     for i in range(N_TOTALS):
         totals[i] = np.float32(0.0)
@@ -201,28 +201,28 @@ def thread_products(spot, grids, regions, volumes, frequency, columns, rotation,
 
 
 @inlined
-def _turn(spot, frequency, phase, shifts, turns, first, count, table, shift, i):
-    """Cosine and sine of a shift's phase at a sample: from the table, or made here where that is negative."""
+def _shift_factor(spot, frequency, phase, shifts, factors, first, count, table, shift, i):
+    """Return cosine and sine of a shift's phase at a sample, from ``factors`` or, where ``table`` < 0, computed."""
     if table >= 0:
         at = table + i * count + shift
-        return turns[at, 0], turns[at, 1]
+        return factors[at, 0], factors[at, 1]
     x, y, z = shifts[first + shift, 0], shifts[first + shift, 1], shifts[first + shift, 2]
-    adjoint = np.float32(phase * x), np.float32(phase * y), np.float32(phase * z)
+    phases = np.float32(phase * x), np.float32(phase * y), np.float32(phase * z)
     at = spot.frequency + i
-    cos, sin = phase_factor(adjoint, frequency[at, 0], frequency[at, 1], frequency[at, 2])
+    cos, sin = phase_factor(phases, frequency[at, 0], frequency[at, 1], frequency[at, 2])
     return cos, -sin
 
 
 @by_thread
 def best_of_thread(
-    spot, frequency, phase, shifts, turns, first, count, table, re, im, thread, threads, one, two, best, where
+    spot, frequency, phase, shifts, factors, first, count, table, re, im, thread, threads, one, two, best, where
 ):
-    """The best of every so many-th shift for each lane, the first of equals: its number, and f.g there.
+    """Find the best of one thread's shifts for each lane, the first of equals: its number, and f.g there.
 
-    ``shifts`` (s, 3) in angstrom, of which ``count`` from ``first`` on are tried, two at a time: what is read of a
-    sample serves them and all lanes, ``re`` and ``im`` (n, LANES). ``turns`` (t, 2) are cosines and sines of every
-    sample and shift, from ``table`` on; where that is negative they are not there. ``one`` and ``two`` (LANES,) are
-    memory; ``best`` and ``where`` (threads, LANES) receive the thread's rows.
+    ``shifts`` (s, 3) in angstrom, of which ``count`` from ``first`` on are tried, two at a time: a sample is read once
+    for both and all lanes, ``re`` and ``im`` (n, LANES). ``factors`` (t, 2) are cosines and sines of every sample and
+    shift, from ``table`` on; where ``table`` is negative they are computed. ``one`` and ``two`` (LANES,) are
+    overwritten; ``best`` and ``where`` (threads, LANES) receive the thread's rows.
     """
     for lane in range(LANES):
         best[thread, lane], where[thread, lane] = np.float32(-3e38), -1
@@ -231,8 +231,8 @@ def best_of_thread(
         for lane in range(LANES):
             one[lane] = two[lane] = np.float32(0.0)
         for i in range(spot.samples):
-            c, s = _turn(spot, frequency, phase, shifts, turns, first, count, table, shift, i)
-            d, t = _turn(spot, frequency, phase, shifts, turns, first, count, table, next_shift, i)
+            c, s = _shift_factor(spot, frequency, phase, shifts, factors, first, count, table, shift, i)
+            d, t = _shift_factor(spot, frequency, phase, shifts, factors, first, count, table, next_shift, i)
             for lane in range(LANES):
                 a, b = re[i, lane], im[i, lane]
                 one[lane] += c * a - s * b
@@ -246,7 +246,7 @@ def best_of_thread(
 
 @by_thread
 def landscape_of(whole, numbers, directions, centre, cone_centre, prior_numbers, k):
-    """A ``Landscape`` from its row of tables; its arrays are put into those given."""
+    """Return a ``Landscape`` from its row of tables, with its arrays written into those given."""
     for i in range(3):
         centre[i] = numbers[CENTRE + i]
         for j in range(3):
@@ -258,29 +258,29 @@ def landscape_of(whole, numbers, directions, centre, cone_centre, prior_numbers,
             directions[i, j] = numbers[DIRECTIONS + i * k + j]
     return Landscape(
         whole[0], numbers[UNIT], numbers[PHASE], numbers[LEAST], directions, centre, numbers[MAX_SHIFT], cone_centre,
-        numbers[CONE_COSINE], whole[1], prior_numbers, numbers[SAMPLES_PER_INDEPENDENT], numbers[TARGET_POWER], numbers[RADIUS],
-        numbers[TOLERANCE],
+        numbers[CONE_COSINE], whole[1], prior_numbers, numbers[SAMPLES_PER_INDEPENDENT], numbers[TARGET_POWER],
+        numbers[RADIUS], numbers[TOLERANCE],
     )  # fmt: skip
 
 
-# Until here nothing knows of blocks; from here on threads wait for one another.
+# The functions above run in one thread; in those below the threads of a block wait for one another.
 if SIMULATED:
 
     def as_array(array: Any) -> Any:
-        """An argument of a kernel as compiled functions take it."""
+        """Return an argument of a kernel as compiled functions take it."""
         return array._item._ary
 
 else:
 
     @cuda.jit(device=True)
     def as_array(array):
-        """An argument of a kernel as compiled functions take it."""
+        """Return an argument of a kernel as compiled functions take it."""
         return array
 
 
 @cuda.jit(device=True)
 def add_up(buffer, thread, threads, width):
-    """Sums over the rows of a block's ``buffer`` (threads, width), into the first: pairs, then pairs of pairs."""
+    """Sum the rows of a block's ``buffer`` (threads, width) into the first: pairs, then pairs of pairs."""
     half = threads // 2
     while half > 0:
         cuda.syncthreads()
@@ -292,7 +292,7 @@ def add_up(buffer, thread, threads, width):
 
 
 def landscape_rows(landscapes: Sequence[Landscape]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Landscapes as rows of whole numbers (b, 2), score and prior, and of others (b, 75)."""
+    """Return landscapes as rows of integers (b, 2), score and prior, and of other numbers (b, 75)."""
     whole, numbers = np.zeros((len(landscapes), 2), np.int64), np.zeros((len(landscapes), LANDSCAPE_NUMBERS))
     for i, landscape in enumerate(landscapes):
         whole[i] = landscape.score, landscape.prior

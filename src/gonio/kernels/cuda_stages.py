@@ -1,11 +1,11 @@
-"""The stages of searches from coarse to fine on a GPU: what lies between refinements.
+"""The stages of searches from coarse to fine on a GPU: the steps between refinements.
 
-What follows from the sums of one search (``shells``, ``model``, ``pool``) is the source that the CPU compiles; here are
-the loops around it. Most have a block for each search, the smallest a thread. Blocks do not see one another, and what
-the host knows before the first launch is enough for all of them: it never waits between stages.
+The mathematics of one search (``shells``, ``model``, ``pool``) is the source that the CPU compiles; here are the loops
+around it. Most have a block for each search, the smallest a thread. Blocks are independent, and the host prepares all
+of them before the first launch: it never waits between stages.
 
-Tables of the b searches say where their things lie (``SEARCH``, ``PAIR``); those of shells, one row for each shell of
-each search, are as in ``shells``. A pool is ``room`` rows of each search.
+Tables of the b searches hold the places of their arrays (``SEARCH``, ``PAIR``); those of shells, one row for each shell
+of each search, are as in ``shells``. A pool is ``room`` rows of each search.
 """
 
 from __future__ import annotations
@@ -53,27 +53,27 @@ from gonio.kernels.shells import (
 
 __all__ = ["MOST_CHANCE_POSES", "PAIR", "SEARCH", "WEIGHTS", "StageKernels", "stage_kernels"]
 
-# Whole numbers of a search: where its seeds, its shells and its samples as they are begin; how many seeds and shells;
-# how many seeds tell what wrong poses have in common; which score it has, whether its pair is exact, and whether what
-# is expected of it is known.
+# Integers of a search: where its seeds, its shells and its unweighted samples begin; how many seeds and shells;
+# how many seeds estimate the chance correlation; its score, whether its reference is noise-free, and whether its
+# expected FSC is known beforehand.
 SEARCH = {"seed": 0, "shell": 1, "sample": 2, "seeds": 3, "shells": 4, "chance": 5, "score": 6, "exact": 7, "known": 8}
-# Other numbers: samples for each one that is independent, and the size of a voxel in angstrom.
+# Other numbers: samples per independent sample, and the size of a voxel in angstrom.
 PAIR = {"samples_per_independent": 0, "voxel": 1}
-# How samples are weighted: all alike; by the likelihood ratio of what is expected beforehand; by the score, and what is
-# expected now; as for a choice among optima; and as the curvature is taken.
+# How samples are weighted: all alike; by the likelihood ratio of the FSC expected beforehand; by the score and the FSC
+# expected now; for a choice among optima; for the curvature.
 WEIGHTS = {"plain": 0, "before": 1, "score": 2, "choice": 3, "curvature": 4}
 PLAIN, BEFORE, BY_SCORE, FOR_CHOICE, _ = WEIGHTS.values()
-# Of a rule: every sample alike, eq. 28 or eq. 30.
+# Weighting rules: every sample alike, eq. 28, eq. 30.
 ALIKE, FILTERED, AS_LIKELIHOOD = range(3)
-# Seeds that tell what wrong poses have in common: fewer than twice `coarse_to_fine.CHANCE_POSES`.
+# Most seeds that estimate the chance correlation: fewer than twice `coarse_to_fine.CHANCE_POSES`.
 MOST_CHANCE_POSES = 40
-SEED, SHELL, SAMPLE, SEEDS, SHELLS, NULLS, SCORE, EXACT, KNOWN = SEARCH.values()
+SEED, SHELL, SAMPLE, SEEDS, SHELLS, CHANCE_SEEDS, SCORE, EXACT, KNOWN = SEARCH.values()
 SAMPLES_PER_INDEPENDENT, VOXEL = PAIR.values()
 
 
 @strict
 def _rule(mode, score, exact, informed):
-    """Which weights and which score: ``Pair.filtered``."""
+    """Return the weighting rule and the score of a search in a mode, as in ``Pair.filtered``."""
     wanted = score if mode == BY_SCORE else LIKELIHOOD if mode in (BEFORE, FOR_CHOICE) else FCS
     if mode == PLAIN:
         return ALIKE, FCS
@@ -92,7 +92,7 @@ def _radius(frequency, place):
 
 @strict
 def _sample_weight(rule, table, radius):
-    """What a rule multiplies a sample's weight by."""
+    """Return the factor of a sample's weight by a rule."""
     if rule == AS_LIKELIHOOD:
         return likelihood_gain(table, radius)
     if rule == FILTERED:
@@ -102,7 +102,7 @@ def _sample_weight(rule, table, radius):
 
 @strict
 def _thread_weights(rule, table, frequency, at_frequency, samples, at_sample, count, thread, threads, sums):
-    """One thread's share of the sums of weights, of what they are multiplied by, of both, and of these times |f|^2."""
+    """Fill ``sums`` (4,) with a thread's sums of weights, factors, products of both, and products times |f|^2."""
     sums[0] = sums[1] = sums[2] = sums[3] = 0.0
     for i in range(thread, count, threads):
         row = samples[at_sample + i]
@@ -117,7 +117,7 @@ def _thread_weights(rule, table, frequency, at_frequency, samples, at_sample, co
 def _thread_columns(
     rule, table, contrast, unit, frequency, at_frequency, samples, at_sample, columns, column, count, thread, threads
 ):
-    """One thread's share of the columns of weighted samples; weights are divided by ``unit``."""
+    """Write one thread's part of the columns of weighted samples; weights are divided by ``unit``."""
     for i in range(thread, count, threads):
         row, c = samples[at_sample + i], column + i
         radius = _radius(frequency, at_frequency + i)
@@ -133,7 +133,7 @@ def _thread_columns(
 
 @strict
 def _rank(values, first, count, i):
-    """The place of a value among ``count``, the smallest first, equal ones in their order."""
+    """Return the rank of a value among ``count``, the smallest first, equal ones in their order."""
     here, rank = values[first + i], 0
     for j in range(count):
         other = values[first + j]
@@ -142,26 +142,36 @@ def _rank(values, first, count, i):
 
 
 @strict
-def _thread_ranks(values, first, count, most, order, room, thread, threads):
-    """One thread's share of the places of the ``most`` smallest values, in order, into ``order`` from ``room`` on."""
+def _thread_ranks(values, first, count, most, order, begin, thread, threads):
+    """Write one thread's part of the places of the ``most`` smallest values into ``order``, from ``begin`` on."""
     for i in range(thread, count, threads):
         rank = _rank(values, first, count, i)
         if rank < most:
-            order[room + rank] = i
+            order[begin + rank] = i
 
 
 @strict
-def _is_new(signatures, order, room, kept, row, group, distance, thread, threads):
-    """Whether none of one thread's share of the kept rows is near a row."""
+def _is_new(signatures, order, begin, kept, row, group, distance, thread, threads):
+    """Return whether a row is far from all kept rows that this thread compares."""
     count = group.shape[0]
     for i in range(thread, kept * count, threads):
-        if apart(signatures[room + order[room + i // count]], group[i % count], signatures[row]) <= distance * distance:
+        other = signatures[begin + order[begin + i // count]]
+        if apart(other, group[i % count], signatures[row]) <= distance * distance:
             return False
     return True
 
 
+@strict
+def _count_near(values, order, first, count, bound):
+    """Return how many of the first ``count`` poses of a pool's ``order`` have a value of at most ``bound``."""
+    near = 0
+    for i in range(count):
+        near += values[first + order[first + i]] <= bound
+    return near
+
+
 class StageKernels(NamedTuple):
-    """Kernels of stages, for blocks of so many ``threads``."""
+    """Kernels of stages, for blocks of ``threads`` threads."""
 
     threads: int
     weigh: Any
@@ -177,7 +187,7 @@ class StageKernels(NamedTuple):
 
 @lru_cache(maxsize=4)
 def stage_kernels(threads: int) -> StageKernels:
-    """The kernels, compiled when they are first launched."""
+    """Return the kernels, which are compiled when they are first launched."""
     return StageKernels(
         threads,
         _weigh_kernel(threads),
@@ -198,10 +208,10 @@ def _weigh_kernel(threads: int) -> Any:
         mode, power, least_samples, least_fraction, searches, tables, contrasts, raised, frequency, samples, parts,
         columns, whole, numbers,
     ):  # fmt: skip
-        """Columns of every search's samples, weighted as ``mode`` says, and the numbers of its landscape that follow.
+        """Write the columns of every search's samples, weighted by ``mode``, and the numbers of its landscape.
 
-        ``tables`` (r, 4) and ``contrasts`` (b,) say what is expected, with rho to a ``power``; ``raised`` (r, 4) is
-        memory. ``samples`` (n, 4) are re, im, transfer and weight.
+        ``tables`` (r, 4), with rho raised to ``power``, and ``contrasts`` (b,) are the expected FSCs; ``raised``
+        (r, 4) is overwritten. ``samples`` (n, 4) are re, im, transfer and weight.
         """
         which, thread = cuda.blockIdx.x, cuda.threadIdx.x
         own = cuda.local.array(4, float64)
@@ -226,7 +236,7 @@ def _weigh_kernel(threads: int) -> Any:
         for i in range(4):
             buffer[thread, i] = own[i]
         add_up(buffer, thread, threads, 4)
-        # Gains of a likelihood have a mean of one, which is the unit; weights of a filter have one.
+        # The factors of a likelihood are divided by their mean, which is the unit; so are the weights of a filter.
         total = buffer[0, 1] if rule == AS_LIKELIHOOD else buffer[0, 2]
         mean = total / count if total > 0.0 and rule != ALIKE else 1.0
         contrast = contrasts[which]
@@ -249,10 +259,10 @@ def _weigh_kernel(threads: int) -> Any:
 def _nulls_kernel() -> Any:
     @cuda.jit
     def nulls(searches, sums, most_poses, most_shells, chance, tables):
-        """The correlation of wrong poses in each shell, into ``chance`` (r,) and, unless they are known, ``tables``."""
+        """Write the chance correlation of each shell into ``chance`` (r,) and, unless they are known, ``tables``."""
         which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
         memory = cuda.local.array(MOST_CHANCE_POSES, float64)
-        first, shells, poses = searches[which, SHELL], searches[which, SHELLS], searches[which, NULLS]
+        first, shells, poses = searches[which, SHELL], searches[which, SHELLS], searches[which, CHANCE_SEEDS]
         for shell in range(thread, shells, threads):
             begin = which * most_poses * most_shells + shell
             found = median_correlation(as_array(sums), begin, most_shells, poses, memory) if poses > 0 else 0.0
@@ -269,9 +279,9 @@ def _keep_seeds_kernel(threads: int) -> Any:
     def keep_seeds(
         searches, seed_points, seed_values, margin, least, most, enough, room, order, deviation, points, counts
     ):
-        """The best seeds of each search into its pool, and the standard deviation of all that are finite.
+        """Copy the best seeds of each search into its pool; estimate the standard deviation of the finite ones.
 
-        ``enough`` tell it, fewer do not. ``order`` (b room,) is memory.
+        The deviation is infinite with fewer than ``enough`` seeds. ``order`` (b room,) is overwritten.
         """
         which, thread = cuda.blockIdx.x, cuda.threadIdx.x
         buffer = cuda.shared.array((threads, 2), float64)
@@ -315,11 +325,11 @@ def _leave_kernel(threads: int) -> Any:
         values, codes, choices, iterations, order, signatures, total, next_room, next_points, next_values, next_codes,
         next_choices,
     ):  # fmt: skip
-        """The first distinct poses of each pool, ``most`` of them, into the next one of ``next_room`` rows.
+        """Copy the first ``most`` distinct poses of each pool into the next pool of ``next_room`` rows.
 
-        In the order of ``choices`` if ``by_choice``, else in their own; ``within`` a margin of the best value, in
-        deviations, or all. ``stepped`` rows were refined last: their ``iterations`` are added to ``total`` (b,).
-        ``order`` and ``signatures`` (b room, 9) are memory.
+        Poses are in the order of ``choices`` if ``by_choice``, else in their own. If ``within``, only those up to a
+        ``margin`` (deviations) from the best value are kept. The ``iterations`` of the first ``stepped`` rows, which
+        were refined last, are added to ``total`` (b,). ``order`` and ``signatures`` (b room, 9) are overwritten.
         """
         which, thread = cuda.blockIdx.x, cuda.threadIdx.x
         new = cuda.shared.array(threads, int32)
@@ -333,6 +343,7 @@ def _leave_kernel(threads: int) -> Any:
         cuda.syncthreads()
         if by_choice:
             _thread_ranks(as_array(choices), begin, count, count, as_array(order), begin, thread, threads)
+        # Poses are kept one after the other; every thread compares the next one with its part of those kept so far.
         kept = 0
         for i in range(count):
             cuda.syncthreads()
@@ -342,21 +353,20 @@ def _leave_kernel(threads: int) -> Any:
                 threads,
             )  # fmt: skip
             cuda.syncthreads()
-            far = True
+            is_distinct = True
             for j in range(threads):
-                far = far and new[j] != 0
+                is_distinct = is_distinct and new[j] != 0
             cuda.syncthreads()
-            if far:
+            if is_distinct:
                 if thread == 0:
-                    order[begin + kept] = place  # nobody looks at it any more: as many were looked at, or more
+                    order[begin + kept] = place  # kept <= i, so this entry has been read already
                 kept += 1
             if kept == most:
                 break
         cuda.syncthreads()
         if within:
-            near, best = 0, values[begin + order[begin]]
-            for i in range(kept):
-                near += values[begin + order[begin + i]] <= best + margin * deviation[which]
+            bound = values[begin + order[begin]] + margin * deviation[which]
+            near = _count_near(as_array(values), as_array(order), begin, kept, bound)
             kept = how_many(near, least, most, kept)
         for i in range(thread, kept, threads):
             old, new_row = begin + order[begin + i], which * next_room + i
@@ -366,7 +376,7 @@ def _leave_kernel(threads: int) -> Any:
         if thread == 0:
             for i in range(min(stepped, count)):
                 total[which] += iterations[begin + i]
-        cuda.syncthreads()  # every thread knows the count
+        cuda.syncthreads()  # every thread has read the count
         if thread == 0:
             counts[which] = kept
 
@@ -376,7 +386,7 @@ def _leave_kernel(threads: int) -> Any:
 def _expect_kernel() -> Any:
     @cuda.jit
     def expect(searches, sums, most_shells, chance, c_ref, tables, contrasts):
-        """What each pair has in common at the pose whose ``sums`` of shells are given; one thread for a search."""
+        """Estimate the expected FSC of each pair from the ``sums`` of shells at one pose; one thread for a search."""
         which = cuda.grid(1)
         if which >= searches.shape[0] or searches[which, KNOWN] != 0:
             return
@@ -393,17 +403,17 @@ def _expect_kernel() -> Any:
 
 def _search_neighbours_kernel() -> Any:
     @cuda.jit
-    def search_neighbours(turns, most, room, counts, points):
-        """Behind each pool, its first poses turned by each of ``turns`` (t, 3), rotation vectors."""
+    def search_neighbours(vectors, most, room, counts, points):
+        """Append to each pool its first ``most`` poses, rotated by each of the rotation ``vectors`` (t, 3)."""
         which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-        count, t = counts[which], turns.shape[0]
+        count, t = counts[which], vectors.shape[0]
         more = min(count, most) * t
         for i in range(thread, more, threads):
             old, new = which * room + i // t, which * room + count + i
-            turned(as_array(points)[old], as_array(turns)[i % t], as_array(points)[new])
+            turned(as_array(points)[old], as_array(vectors)[i % t], as_array(points)[new])
             for j in range(9, 12):
                 points[new, j] = points[old, j]
-        cuda.syncthreads()  # every thread knows the count
+        cuda.syncthreads()  # every thread has read the count
         if thread == 0:
             counts[which] = count + more
 
@@ -413,9 +423,9 @@ def _search_neighbours_kernel() -> Any:
 def _values_kernel() -> Any:
     @cuda.jit
     def values_of(sums, first, counts, most, whole, numbers, values):
-        """Dissimilarities from sums of poses (c most, 4), one thread for each, into the rows of these poses.
+        """Compute dissimilarities from the sums of poses (c most, 4), one thread for each.
 
-        Those of comparison c begin with ``first[c]`` and are ``counts[c]``, ``most`` or fewer.
+        Poses of comparison c are the rows from ``first[c]`` on, ``counts[c]`` of them but no more than ``most``.
         """
         i = cuda.grid(1)
         which, pose = i // most, i % most
@@ -432,7 +442,7 @@ def _values_kernel() -> Any:
 def _choices_kernel() -> Any:
     @cuda.jit
     def choices_of(searches, pairs, sums, most, room, counts, whole, numbers, points, choices):
-        """What the poses of pools are chosen by, from their sums (b most, 4), one thread for each."""
+        """Compute the values that poses of pools are ranked by, from their sums (b most, 4), one thread for each."""
         i = cuda.grid(1)
         which, pose = i // most, i % most
         if which >= searches.shape[0] or pose >= counts[which]:
@@ -447,8 +457,8 @@ def _choices_kernel() -> Any:
             before, kind = 0.0, whole[which, 1]
             if kind != NO_PRIOR:
                 begin = PRIOR
-                told = as_array(numbers)[which, begin : begin + PRIOR_NUMBERS]
-                before = prior(kind, told, as_array(points)[row], hessian, descent)
+                prior_numbers = as_array(numbers)[which, begin : begin + PRIOR_NUMBERS]
+                before = prior(kind, prior_numbers, as_array(points)[row], hessian, descent)
             value = unlikeliness(value, sums[i, 3], before, pairs[which, SAMPLES_PER_INDEPENDENT])
         choices[row] = value
 
@@ -458,7 +468,10 @@ def _choices_kernel() -> Any:
 def _curvatures_kernel() -> Any:
     @cuda.jit
     def curvatures(searches, pairs, parts, part_first, numbers, columns, sums, most_shells, weights, follow, scatter):
-        """How gradients follow and scatter (b, 6, 6) each, from the 37 sums of each shell; ``weights`` is memory."""
+        """Fill ``follow`` and ``scatter`` (b, 6, 6), A and B of eq. 31, from the 37 sums of each shell.
+
+        ``weights`` (r, 2) is overwritten.
+        """
         which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
         first, shells, begin = searches[which, SHELL], searches[which, SHELLS], which * most_shells
         for s in range(thread, shells, threads):

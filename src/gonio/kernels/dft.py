@@ -1,9 +1,9 @@
 """Fourier transforms of small boxes as real products: sines and cosines along one axis after the other.
 
-At the sizes of a restoration (20 voxels, padded to 40) products with small matrices are faster than FFTs, for only what
-is not zero and is looked at takes part. Voxels count from the centre, ``n // 2``. A transform has indices -count to
+At the sizes of a restoration (20 voxels, padded to 40) products with small matrices are faster than FFTs, because they
+leave out zeros and unused frequencies. Voxels count from the centre, ``n // 2``. A transform has indices -count to
 count along each axis: sines of frequency -index below zero, cosines of frequency index from zero on. Arrays are float32
-and contiguous. The products are loops of their own: the threads of a BLAS get in the way of those over particles.
+and contiguous. The products are written as loops: the threads of a BLAS would compete with those over particles.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ Matrices = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 @lru_cache(maxsize=32)
 def dft_matrices(points: int, *, period: int, count: int) -> NDArray[np.float32]:
-    """The matrix from voxels to their transform, (2 count + 1, points), orthonormal over a whole ``period``."""
+    """Return the matrix from voxels to their transform, (2 count + 1, points), orthonormal over a whole ``period``."""
     index = np.arange(-count, count + 1)[:, None]
-    turns = np.abs(index) * (np.arange(points) - points // 2) / period
-    wave = np.where(index < 0, np.sin(2.0 * np.pi * turns), np.cos(2.0 * np.pi * turns))
-    alone = 2 * index % period == 0  # the mean and Nyquist have cosines only
-    scale = np.where(alone, (index >= 0) * np.sqrt(1.0 / period), np.sqrt(2.0 / period))
+    cycles = np.abs(index) * (np.arange(points) - points // 2) / period
+    wave = np.where(index < 0, np.sin(2.0 * np.pi * cycles), np.cos(2.0 * np.pi * cycles))
+    unpaired = 2 * index % period == 0  # the mean and Nyquist have cosines only
+    scale = np.where(unpaired, (index >= 0) * np.sqrt(1.0 / period), np.sqrt(2.0 / period))
     matrix: NDArray[np.float32] = (scale * wave).astype(np.float32)
     return matrix
 
 
 def resampled(data: NDArray[np.float32], box: int) -> NDArray[np.float32]:
-    """The same density on a grid of another number of voxels over the same box, by its Fourier samples."""
+    """Return a density on a grid of ``box`` voxels along each axis over the same length, by Fourier interpolation."""
     return data if len(data) == box else forward(data, (_interpolation(len(data), box),) * 3)
 
 
 @lru_cache(maxsize=32)
 def _interpolation(n: int, box: int) -> NDArray[np.float32]:
-    """From n voxels along an axis to those of another grid over the same length, (box, n)."""
+    """Return the matrix from n voxels along an axis to ``box`` voxels over the same length, (box, n)."""
     count = (min(n, box) - 1) // 2  # without Nyquist, which has no partner
     here, there = (dft_matrices(points, period=points, count=count) for points in (n, box))
     return np.sqrt(np.float32(box / n)) * there.T @ here
@@ -47,7 +47,7 @@ def _interpolation(n: int, box: int) -> NDArray[np.float32]:
 
 @compiled
 def _product(matrix, rows, out):
-    """``out`` (b, r) = matrix (b, a) @ rows (a, r): two rows of the result, and four of ``rows``, at a time."""
+    """Compute ``out`` (b, r) = matrix (b, a) @ rows (a, r), two rows of ``out`` and four of ``rows`` at a time."""
     b, a = matrix.shape
     whole = a - a % 4
     out[:] = 0.0
@@ -73,7 +73,7 @@ def _product(matrix, rows, out):
 
 @compiled
 def _transposed(rows):
-    """(r, b) from (b, r), eight rows at a time, so that both stay in the cache."""
+    """Return the transpose (r, b) of (b, r), copied eight rows at a time so that both stay in the cache."""
     b, r = rows.shape
     out = np.empty((r, b), dtype=np.float32)
     whole = b - b % 8
@@ -89,7 +89,7 @@ def _transposed(rows):
 
 @compiled
 def _first_to_last(array, matrix):
-    """The first axis multiplied by a matrix (new, old), or as it is when that is empty; it comes back as the last."""
+    """Multiply the first axis by a matrix (new, old), unless that is empty; return the array with this axis last."""
     a, b, c = array.shape
     rows = array.reshape(a, b * c)
     if len(matrix):
@@ -101,7 +101,7 @@ def _first_to_last(array, matrix):
 
 @compiled
 def _last_to_first(array, matrix):
-    """The adjoint of ``_first_to_last``."""
+    """Apply the adjoint of ``_first_to_last``."""
     a, b, c = array.shape
     rows = _transposed(array.reshape(a * b, c))
     if len(matrix):
@@ -113,21 +113,21 @@ def _last_to_first(array, matrix):
 
 @compiled
 def forward(array, matrices):
-    """The array with each axis multiplied by its matrix (new, old); an empty matrix leaves the axis as it is."""
+    """Multiply each axis of an array by its matrix (new, old); an empty matrix leaves the axis as it is."""
     return _first_to_last(_first_to_last(_first_to_last(array, matrices[0]), matrices[1]), matrices[2])
 
 
 @compiled
 def adjoint(array, matrices):
-    """The adjoint of ``forward``: each axis multiplied by the transpose of its matrix."""
+    """Multiply each axis of an array by the transpose of its matrix: the adjoint of ``forward``."""
     return _last_to_first(_last_to_first(_last_to_first(array, matrices[2]), matrices[1]), matrices[0])
 
 
 @compiled
 def plane_waves(products, period, first, out):
-    """V(k) of docs/theory.md eq. 1, from the products of sines and cosines ``forward`` has made of a volume.
+    """Convert the products of sines and cosines that ``forward`` gives of a volume to V(k) of docs/theory.md eq. 1.
 
-    Into ``out`` (s - first, s, s) complex64, axes (z, y, x), from the index ``first`` on along z.
+    ``out`` (s - first, s, s) complex64, axes (z, y, x), receives it from the index ``first`` on along z.
     """
     s = products.shape[0]
     count = s // 2
@@ -149,26 +149,25 @@ def plane_waves(products, period, first, out):
 
 @compiled
 def _height(index, period):
-    """By how much a wave of ``dft_matrices`` is lower than one."""
+    """Return one over the amplitude of a row of ``dft_matrices``."""
     return np.float32(np.sqrt(period if 2 * index % period == 0 else 0.5 * period))
 
 
 class Filter(NamedTuple):
-    """A filter of real densities, as it acts on products of sines and cosines along the three axes.
+    """Filter of real densities, as it acts on products of sines and cosines along the three axes.
 
-    The filter multiplies plane waves. The part of it that stays the same when any one component of k is reversed still
-    multiplies the products. The part that changes its sign with either of two components makes cosines of the sines
-    along these two axes, and sines of the cosines: it moves to the opposite indices, and is multiplied by minus the
-    product of their signs.
+    The filter multiplies plane waves. Its part that is even in each component of k multiplies the products, too. Its
+    part that is odd in two components makes cosines of the sines along these two axes, and sines of the cosines:
+    products move to the opposite indices, and are multiplied by minus the product of their signs.
 
     Parameters
     ----------
     own
-        What multiplies, for indices -count to count along each axis: shape (s, s, s).
+        Factors of the even part, for indices -count to count along each axis: shape (s, s, s).
     swapped
         For each swap the step along each axis, -1 for the two that are reversed and 1 for the other, shape (w, 3).
     swaps
-        What multiplies then, shape (w, s, s, s); none for a wedge that is symmetric about the grid's planes.
+        Factors of each odd part, shape (w, s, s, s); none for a wedge that is symmetric about the grid's planes.
     """
 
     own: NDArray[np.float32]
@@ -176,47 +175,47 @@ class Filter(NamedTuple):
     swaps: NDArray[np.float32]
 
     def times(self, gain: NDArray) -> Filter:
-        """Multiplied by what depends on the distance from zero frequency alone, (s, s, s)."""
+        """Return the filter times a gain (s, s, s) that depends only on the distance from zero frequency."""
         return Filter(gain * self.own, self.swapped, gain * self.swaps)
 
     def turned(self, order: Sequence[int]) -> Filter:
-        """With the axes in another order."""
+        """Return the filter with its axes in another order."""
         swaps = np.ascontiguousarray(self.swaps.transpose(0, *(1 + axis for axis in order)))
         return Filter(np.ascontiguousarray(self.own.transpose(order)), self.swapped[:, list(order)].copy(), swaps)
 
     def is_constant(self, axis: int) -> bool:
-        """Whether it is the same all along an axis."""
+        """Return whether the filter is constant along an axis."""
         parts = [self.own, *self.swaps]
         return all((part == part.take([0], axis=axis)).all() for part in parts)
 
     def cut(self, shape: Sequence[int]) -> Filter:
-        """With fewer indices along axes on which it is constant."""
+        """Return the filter with fewer indices along axes on which it is constant."""
         part = tuple(slice(size) for size in shape)
         return Filter(self.own[part].copy(), self.swapped, self.swaps[:, *part].copy())
 
 
 def filter_of(gain_at: Callable[[NDArray], NDArray], *, count: int, step: float) -> Filter:
-    """The filter of a gain at frequencies (..., 3), xyz, ``step`` times the indices; axes (z, y, x)."""
+    """Return the filter, axes (z, y, x), of a gain at frequencies (..., 3), xyz, which are ``step`` times indices."""
     line = np.arange(count + 1)
     octant = step * np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1)  # (z, y, x, 3), zyx
-    # The gain is the same for k and -k, so that z and y reversed stand for x.
+    # The gain is the same for k and -k, so reversing z and y is reversing x.
     reversals = np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [-1, -1, 1]])
-    whole, *turned = (gain_at((octant * reverse)[..., ::-1]).astype(np.float32) for reverse in reversals)
+    whole, *reversed_gains = (gain_at((octant * reverse)[..., ::-1]).astype(np.float32) for reverse in reversals)
     index = np.arange(-count, count + 1)
     everywhere = np.ix_(*[np.abs(index)] * 3)
     swapped, swaps = np.zeros((0, 3), dtype=np.int64), np.zeros((0, *[len(index)] * 3), dtype=np.float32)
     for axis, (a, b) in enumerate([(1, 2), (0, 2), (0, 1)]):
-        part = (whole + turned[axis] - turned[a] - turned[b]) / 4.0
+        part = (whole + reversed_gains[axis] - reversed_gains[a] - reversed_gains[b]) / 4.0
         if part.any():
             signs = np.expand_dims(np.multiply.outer(np.sign(index), np.sign(index)), axis).astype(np.float32)
             swaps = np.concatenate([swaps, (-signs * part[everywhere])[None]])
             swapped = np.concatenate([swapped, np.where(np.arange(3) == axis, 1, -1)[None]])
-    return Filter(((whole + sum(turned)) / 4.0)[everywhere], swapped, swaps)
+    return Filter(((whole + sum(reversed_gains)) / 4.0)[everywhere], swapped, swaps)
 
 
 @compiled
 def times(gain, array):
-    """The product of two contiguous arrays of one shape, element by element."""
+    """Return the product of two contiguous arrays of one shape, element by element."""
     out = np.empty_like(array)
     g, a, flat = gain.ravel(), array.ravel(), out.ravel()
     for i in range(len(flat)):
@@ -241,7 +240,7 @@ def _add_swapped(gain, steps, spectrum, out):
 
 @compiled
 def filtered(gain, spectrum):
-    """A spectrum (s, s, s) with a ``Filter`` applied."""
+    """Apply a ``Filter`` to a spectrum (s, s, s)."""
     out = times(gain.own, spectrum)
     for i in range(len(gain.swaps)):
         _add_swapped(gain.swaps[i], gain.swapped[i], spectrum, out)

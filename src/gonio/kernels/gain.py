@@ -11,16 +11,16 @@ from gonio.kernels.marquardt import solve
 
 __all__ = ["gain_square"]
 
-# How far the logarithm of the gain's square may bend over the shells: a standard deviation for slope and curvature.
+# Prior on the logarithm of the gain's square over the shells: the standard deviation of its slope and curvature.
 BEND = 2.0
-# What is known of its mean, and steps of its fit, each at most one, until they are this short.
+# Prior precision of its mean; most Gauss-Newton steps, each at most one long, and the length of the last.
 LEVEL_PRECISION = 1e-6
 STEPS, TOLERANCE = 12, 0.05
 
 
 @strict
 def _solved(weights, pulls, curve, flat, matrix, pull, memory, step):
-    """The step of normal equations of shells: ``weights`` and ``pulls`` (s,) of a parabola over them."""
+    """Solve for the ``step`` of a parabola over the shells, from their ``weights`` and ``pulls`` (s,)."""
     s = len(weights)
     for a in range(3):
         precision = LEVEL_PRECISION if a == 0 else BEND**-2
@@ -45,33 +45,34 @@ def _curve_at(curve, i, s):
 
 @strict
 def gain_square(signal, noise, power, count, sphere_power, out):
-    """The signal over a reference's ``power``, shell by shell, into ``out``, all (s,): by Gauss-Newton steps.
+    """Fill ``out`` (s,) with the smooth ratio of ``signal`` to a reference's ``power``, by Gauss-Newton steps.
 
-    ``noise`` is that of the whole box, of which the sphere holds ``sphere_power``; ``count`` samples tell each shell.
+    ``noise`` (s,) is that of the whole box, of which the sphere holds ``sphere_power``; ``count`` (s,) are samples.
     """
     s = len(signal)
     curve, step, pull = np.zeros(3), np.zeros(3), np.zeros(3)
     matrix, memory = np.empty((3, 3)), np.empty((3, 3))
     weights, pulls = np.empty(s), np.empty(s)
-    found = shown = 0.0
+    of_target = of_reference = 0.0
     for i in range(s):
-        seen = max(signal[i], 0.0)
-        found += seen / (sphere_power * noise[i] + seen)
-        shown += power[i] / (sphere_power * noise[i] + seen)
-    flat = math.log(max(found, 1e-6) / shown)
+        positive = max(signal[i], 0.0)
+        of_target += positive / (sphere_power * noise[i] + positive)
+        of_reference += power[i] / (sphere_power * noise[i] + positive)
+    flat = math.log(max(of_target, 1e-6) / of_reference)
     # A line through the logarithms starts the steps near their end.
     for i in range(s):
-        around, seen = sphere_power * noise[i], max(signal[i], 0.1 * sphere_power * noise[i])
-        weights[i] = sphere_power * count[i] * (seen / (around + max(signal[i], 0.0))) ** 2
-        pulls[i] = weights[i] * (math.log(seen / power[i]) - flat)
+        in_sphere = sphere_power * noise[i]
+        floored = max(signal[i], 0.1 * in_sphere)
+        weights[i] = sphere_power * count[i] * (floored / (in_sphere + max(signal[i], 0.0))) ** 2
+        pulls[i] = weights[i] * (math.log(floored / power[i]) - flat)
     _solved(weights, pulls, curve, 0.0, matrix, pull, memory, step)
     curve[:] = step
     curve[0] += flat
     for _ in range(STEPS):
         for i in range(s):
             model = power[i] * math.exp(_curve_at(curve, i, s))
-            certain = sphere_power * count[i] / (sphere_power * noise[i] + model) ** 2
-            weights[i], pulls[i] = certain * model * model, certain * model * (signal[i] - model)
+            precision = sphere_power * count[i] / (sphere_power * noise[i] + model) ** 2
+            weights[i], pulls[i] = precision * model * model, precision * model * (signal[i] - model)
         _solved(weights, pulls, curve, flat, matrix, pull, memory, step)
         longest = 0.0
         for a in range(3):

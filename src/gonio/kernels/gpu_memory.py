@@ -1,9 +1,9 @@
-"""A GPU: what lies in its memory, and how kernels (``cuda``) are launched on it.
+"""A GPU: the arrays in its memory, and how kernels (``cuda``) are launched on it.
 
-Arrays that many pairs look at are *kept*: each lies in a long array of its kind and is known by where it begins there.
-What is not kept goes up with the work. When a long array is full, a new one is begun, with what the work at hand needs;
-work that is under way keeps the old one until it is done. Running out of memory is one error, ``OutOfMemory``, whatever
-the library calls it.
+Arrays that many pairs read are *kept*: each lies in a long array of its kind and is identified by where it begins
+there. Other arrays are uploaded with the work. When a long array is full, a new one is begun, with the arrays that the
+current work needs; work in progress holds the old one until it is done. Running out of memory is one error,
+``OutOfMemory``, whatever the library raises.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from gonio.kernels.cuda_stages import stage_kernels
 __all__ = ["Gpu", "Entry", "NoGpu", "OutOfMemory", "Queue", "gpu_count"]
 
 cuda: Any = _cuda
-# Elements that a long array begins with.
+# Elements of a new long array.
 FIRST_LENGTH = 1 << 16
-# Of free memory what one launch may take: several are under way at a time, and long arrays grow.
+# Fraction of free memory that one launch may take: several run at a time, and long arrays grow.
 FRACTION = 0.3
-# Bytes of the smallest block of memory; blocks have quarters of powers of two, so that they are used again.
+# Bytes of the smallest block of memory; sizes are multiples of a quarter of a power of two, so that blocks are reused.
 LEAST_BLOCK, STEPS = 1024, 4
-NEEDED = "which takes NVIDIA's driver and what pip install 'numba-cuda[cu13]' or 'numba-cuda[cu12]' brings"
-# What a simulated GPU is said to have, bytes.
+NEEDED = "which needs NVIDIA's driver and the packages of pip install 'numba-cuda[cu13]' or 'numba-cuda[cu12]'"
+# Bytes of free memory that a simulated GPU reports.
 SIMULATED_MEMORY = 1 << 30
 
 
 class OutOfMemory(Exception):
-    """The GPU has not enough memory for the work."""
+    """Error of a GPU that has too little memory for the work."""
 
 
 class NoGpu(Exception):
-    """There is no GPU that works, and why."""
+    """Error where no GPU works; its text states why."""
 
 
 def gpu_count() -> int:
-    """How many GPUs there are.
+    """Return the number of GPUs.
 
     Raises
     ------
     NoGpu
-        When there is none, or no driver.
+        There is no GPU, or no driver.
     """
     try:
         count = len(cuda.gpus.lst) if not SIMULATED else 1
-    except Exception as error:  # whatever a driver that is not there leads to
-        raise NoGpu("no GPU or driver of NVIDIA's was found") from error
+    except Exception as error:  # a missing driver raises errors of many types
+        raise NoGpu("no NVIDIA GPU or driver was found") from error
     if count == 0:
-        raise NoGpu("no GPU of NVIDIA's was found")
+        raise NoGpu("no NVIDIA GPU was found")
     return count
 
 
@@ -66,16 +66,16 @@ def _count(number):
     number[0] += 1.0
 
 
-# Of an array that is kept: what it is known by, what makes it, and an object that is held so that nothing else is known
-# by the same.
+# An array that is kept: its key, a function that makes it, and the object whose id is in the key, held so that no other
+# object gets the same id.
 Entry = tuple[Any, Callable[[], NDArray], Any]
 
 
 @dataclass(frozen=True)
 class Queue:
-    """Work that is done one after the other, and what it holds until then; several may share a stream.
+    """Work that is done in order, and the memory it holds until then; several queues may share a stream.
 
-    ``blocks`` are memory of its own, ``kept`` long arrays that it looks at.
+    ``blocks`` are its own memory, ``kept`` the long arrays that it reads.
     """
 
     stream: Any
@@ -83,7 +83,7 @@ class Queue:
     kept: list[Any] = field(default_factory=list)
 
     def beside(self) -> Queue:
-        """Other work of the same stream, which holds memory of its own."""
+        """Return another queue of the same stream, which holds its own memory."""
         return Queue(self.stream)
 
 
@@ -97,12 +97,12 @@ class _LongArray:
         self.array: Any = None
 
     def places(self, arrays: Sequence[Entry], upload: Any, allocated: Any) -> list[int]:
-        """Where arrays begin; those that are not there yet are made and put there."""
-        known = {key: (make, owner) for key, make, owner in arrays}  # many may be the same
+        """Return where arrays begin; make and upload those that are missing."""
+        known = {key: (make, owner) for key, make, owner in arrays}  # the same array may be asked for many times
         missing = {key: (make(), owner) for key, (make, owner) in known.items() if key not in self._places}
         needed = sum(len(array) for array, _ in missing.values())
         if self.array is None or self._used + needed > len(self.array):
-            # Only what is asked for now: the rest comes back when it is needed.
+            # Only the arrays that are asked for now: others are uploaded again when they are needed.
             missing = {key: missing[key] if key in missing else (make(), owner) for key, (make, owner) in known.items()}
             needed = sum(len(array) for array, _ in missing.values())
             length = max(FIRST_LENGTH // int(np.prod(self._row, initial=1)), 2 * needed)
@@ -119,7 +119,7 @@ class _LongArray:
 
 
 def _block_length(size: int) -> int:
-    """Bytes of a block that holds so many."""
+    """Return the bytes of the block that holds ``size`` bytes."""
     step = (1 << max(size - 1, LEAST_BLOCK).bit_length()) // (2 * STEPS)
     return -(-max(size, LEAST_BLOCK) // step) * step
 
@@ -130,11 +130,11 @@ class Gpu:
     Parameters
     ----------
     index
-        Which of the GPUs there are.
+        Number of the GPU.
     threads
-        Of a block.
+        Threads of a block.
 
-    ``moved_bytes`` counts what goes up and comes down.
+    ``moved_bytes`` counts uploads and downloads.
     """
 
     def __init__(self, index: int = 0, *, threads: int = THREADS) -> None:
@@ -152,21 +152,21 @@ class Gpu:
         self.forget()
 
     def _try(self) -> None:
-        """Compile and launch something small."""
+        """Compile and launch a small kernel, to find out whether the GPU works."""
         try:
             with cuda.gpus[self.index]:
                 one = cuda.to_device(np.zeros(1, np.float32))
                 _count[1, 1](one)
                 works = one.copy_to_host()[0] == 1.0
-        except Exception as error:  # a driver, compiler or GPU too old, or in another's use
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise NoGpu(f"GPU {self.index} does not work ({said[0]}), {NEEDED}") from error
+        except Exception as error:  # the driver, compiler or GPU is too old, or in exclusive use
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise NoGpu(f"GPU {self.index} does not work ({lines[0]}), {NEEDED}") from error
         if not works:
             raise NoGpu(f"GPU {self.index} computes wrong numbers")
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """This GPU is that of the thread; running out of its memory is ``OutOfMemory``."""
+        """Make this GPU the thread's, and raise ``OutOfMemory`` where its memory runs out."""
         try:
             with cuda.gpus[self.index]:
                 yield
@@ -179,7 +179,7 @@ class Gpu:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the GPU."""
         if SIMULATED:
             return "simulated GPU"
         name = cuda.gpus[self.index].name
@@ -187,7 +187,7 @@ class Gpu:
 
     @property
     def free_bytes(self) -> float:
-        """The memory that is free now."""
+        """Free memory at present."""
         if SIMULATED:
             return SIMULATED_MEMORY
         with self.used():
@@ -195,12 +195,12 @@ class Gpu:
 
     @property
     def launch_bytes(self) -> float:
-        """What one launch may take of it, and of what is there to be used again."""
-        waiting = sum(length * len(blocks) for length, blocks in self._free.items())
-        return FRACTION * (self.free_bytes + waiting)
+        """Memory that one launch may take, of what is free or held for reuse."""
+        reusable = sum(length * len(blocks) for length, blocks in self._free.items())
+        return FRACTION * (self.free_bytes + reusable)
 
     def forget(self) -> None:
-        """Free all that is kept."""
+        """Free all arrays that are kept."""
         self._kept = {
             "grids": _LongArray((), np.float32),
             "volumes": _LongArray((), np.float32),
@@ -212,27 +212,27 @@ class Gpu:
         self._free: dict[int, list[Any]] = {}
 
     def places(self, kind: str, arrays: Sequence[Entry]) -> list[int]:
-        """Where arrays of a kind begin."""
+        """Return where arrays of a kind begin."""
         return self._kept[kind].places(arrays, self._upload, self._allocated)
 
     def kept(self, kind: str, queue: Queue) -> Any:
-        """The long array of a kind, which the queue holds until it is released."""
+        """Return the long array of a kind; the queue holds it until it is released."""
         queue.kept.append(self._kept[kind].array)
         return queue.kept[-1]
 
     def queue(self) -> Queue:
-        """Where work may be put."""
+        """Return a new queue with a stream of its own."""
         return Queue(cuda.stream())
 
     def up(self, array: NDArray, queue: Queue) -> Any:
-        """A copy on the GPU, for what is launched from now on."""
+        """Return a copy on the GPU, for kernels launched from now on."""
         array = np.ascontiguousarray(array)
         copy = self.empty(array.shape, array.dtype, queue)
         self._upload(array, copy)
         return copy
 
     def empty(self, shape: tuple[int, ...], dtype: Any, queue: Queue) -> Any:
-        """Memory on the GPU, until the queue is released: from what is free, or new."""
+        """Return memory on the GPU, reused or new, that the queue holds until it is released."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         length = _block_length(size)
         fits = [free for free, blocks in self._free.items() if blocks and length <= free <= 2 * length]
@@ -241,9 +241,9 @@ class Gpu:
         return block[:size].view(dtype).reshape(shape)
 
     def _allocated(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """New memory; where there is none, what waits to be used again is let go."""
+        """Allocate new memory; where there is none, free the blocks held for reuse and try again."""
         array = None
-        with suppress(Exception):  # whatever the library calls it
+        with suppress(Exception):  # out of memory is several types of error
             array = cuda.device_array(shape, dtype)
         if array is None:
             self._free.clear()
@@ -251,25 +251,25 @@ class Gpu:
         return array
 
     def wait(self, queue: Queue) -> None:
-        """Until all work of the queue's stream is done."""
+        """Wait until all work of the queue's stream is done."""
         queue.stream.synchronize()
 
     def release(self, queue: Queue) -> None:
-        """The queue's work is done: its memory is free for other work."""
+        """Free the memory of a queue whose work is done, for other work."""
         queue.kept.clear()
         while queue.blocks:
             block = queue.blocks.pop()
             self._free.setdefault(len(block), []).append(block)
 
     def down(self, array: Any, queue: Queue) -> NDArray:
-        """A copy here; waits for the work."""
+        """Wait for the work, and return a copy in the host's memory."""
         self.moved_bytes += array.nbytes
         copy: NDArray = array.copy_to_host(stream=queue.stream)
         queue.stream.synchronize()
         return copy
 
     def launch(self, kernel: Any, blocks: int, queue: Queue, *arguments: Any) -> None:
-        """Start a kernel. Where ``times`` are kept it is waited for, and its seconds are added to those of its name."""
+        """Start a kernel; where ``times`` are kept, wait for it and add its seconds to those of its name."""
         if self._uploading:
             self._uploads.synchronize()
             self._uploading.clear()
@@ -283,7 +283,7 @@ class Gpu:
             self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - start
 
     def _upload(self, array: NDArray, part: Any) -> None:
-        # By a stream of their own: a copy out of memory that is not pinned waits for all that its stream has to do.
+        # Uploads have their own stream: a copy from memory that is not pinned waits for all work of its stream.
         self.moved_bytes += array.nbytes
         part.copy_to_device(array, stream=self._uploads)
-        self._uploading.append(array)  # it has to stay until the copy is done
+        self._uploading.append(array)  # held until the copy is done

@@ -1,8 +1,8 @@
-"""Particles into the sums of an average: gathered at whole frequencies of the map, or spread about those of images.
+"""Insertion of particles into the sums of an average: gathered at the map's frequencies, or spread from tilt images.
 
-Signal and weight are added up together (docs/theory.md eq. 20). Real volumes need one half of their spectrum only,
-k_x >= 0: what lies in the other half is turned about, q -> -q with the conjugate value. A half has two more columns
-below k_x = 0, which the window reaches from there.
+Signal and weight are added up together (docs/theory.md eq. 20). Real volumes need only one half of their spectrum,
+k_x >= 0: samples in the other half are reflected, q -> -q with the conjugate value. A half has two more columns below
+k_x = 0, which the window reaches.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from gonio.kernels.vector import BLOCK, interpolate_row_values, scratch_float, s
 
 __all__ = ["MARGIN", "add_gathered", "add_spread", "arrange"]
 
-# Columns of a half below k_x = 0: the window's first neighbour of 0 is -1, and one is to spare for rounding.
+# Columns of a half below k_x = 0: the window's first neighbour of 0 is -1, and one more is for rounding.
 MARGIN = 2
 
 
 @compiled
 def arrange(spectrum, phases, out):
-    """A spectrum of a padded volume as ``rfftn`` orders it, about its centre and cut, into ``out``.
+    """Write the spectrum of a padded volume, in the order of ``rfftn``, into ``out`` about its centre.
 
     ``spectrum`` (p, p, p // 2 + 1) times ``phases`` (p,) along each axis;
     ``out`` (2 h + 1, 2 h + 1, MARGIN + h + 1), zero frequency at (h, h, MARGIN), all complex64.
@@ -34,7 +34,7 @@ def arrange(spectrum, phases, out):
             factor = phases[iz] * phases[iy]
             for x in range(min(spectrum.shape[2], half + 1)):
                 out[z, y, MARGIN + x] = factor * phases[x] * spectrum[iz, iy, x]
-            # Beyond Nyquist the spectrum goes on as it begins; and there it is the conjugate of what was kept.
+            # Beyond Nyquist the spectrum repeats, with conjugates of the half that ``rfftn`` keeps.
             for x in range(spectrum.shape[2], half + 1):
                 out[z, y, MARGIN + x] = factor * phases[x] * np.conj(spectrum[-iz % padded, -iy % padded, padded - x])
     for z in range(out.shape[0]):
@@ -45,16 +45,16 @@ def arrange(spectrum, phases, out):
 
 @compiled
 def add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight):
-    """Add a subtomogram to the sums at n whole frequencies k of the map.
+    """Add a subtomogram to the sums at n integer frequencies k of the map.
 
     Parameters
     ----------
     grid
-        Its spectrum as from ``arrange``, real and imaginary parts apart, (2 h + 1, 2 h + 1, MARGIN + h + 1, 2) float32.
+        Spectrum as from ``arrange``, real and imaginary parts apart, (2 h + 1, 2 h + 1, MARGIN + h + 1, 2) float32.
     scale
         Grid points per unit of frequency.
     wedge
-        Where it was measured: regions (w, 7), weights (b, b, b) and their scale, as in ``cpu.Reference``.
+        Its wedge: regions (w, 7), weights (b, b, b) and their scale, as in ``sample_sums.Reference``.
     frequency
         k, (3, n) float32.
     rotation, phase
@@ -64,7 +64,7 @@ def add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
     """
     regions, volume, volume_scale = wedge
     half = grid.shape[0] // 2
-    adjoint, minus = rotation.T, -phase
+    inverse, minus = rotation.T, -phase
     side, columns = grid.shape[1], grid.shape[2]
     measures, edge = volume.ravel(), volume.shape[0]
     row, plane = np.int64(2 * columns), np.int64(2 * columns * side)
@@ -74,7 +74,7 @@ def add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
     q, m = carray(scratch_float(), (3, BLOCK)), carray(scratch_float(), (BLOCK,))
     count, last = 0, frequency.shape[1] - 1
     for i in range(frequency.shape[1]):
-        qx, qy, qz = turned_back(adjoint, frequency[0, i], frequency[1, i], frequency[2, i])
+        qx, qy, qz = turned_back(inverse, frequency[0, i], frequency[1, i], frequency[2, i])
         measured = np.float32(0.0)
         if edge > 0:
             measured = volume_weight(measures, 0, edge, volume_scale * qx, volume_scale * qy, volume_scale * qz)
@@ -114,16 +114,16 @@ def add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
 
 @compiled
 def add_spread(images, limit, scale, rotation, phase, signal, weight):
-    """Add tilt images to the sums about the places of their samples.
+    """Add tilt images to the sums at the grid points around their samples.
 
     Parameters
     ----------
     images
-        Frequencies xy of s samples (s, 2) in units of one over the box; the image axes of t images (t, 2, 3); and of
-        each sample weight times transfer times value, (t, s) complex64, and weight times the transfer's square, (t, s):
-        all else is float32.
+        Frequencies xy of s samples (s, 2) in units of one over the box; the axes of t images (t, 2, 3); for each sample
+        weight times transfer times value, (t, s) complex64, and weight times the transfer's square, (t, s). All but
+        the complex values are float32.
     limit
-        Samples beyond, of projections that are not quite orthonormal, are left out.
+        Largest frequency: samples beyond it, of projections that are not quite orthonormal, are left out.
     scale
         Grid points per unit of frequency.
     rotation, phase

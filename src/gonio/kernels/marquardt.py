@@ -1,4 +1,4 @@
-"""One Levenberg-Marquardt iteration of one problem: the step, and what its outcome means.
+"""One Levenberg-Marquardt iteration of one problem: the step, and whether it is accepted.
 
 Formulas are those of ``gonio.search.levenberg_marquardt``.
 """
@@ -17,9 +17,9 @@ FIRST_DAMPING, FIRST_GROWTH = 1e-2, 2.0
 MIN_DAMPING = 1e-9
 MAX_DAMPING = 1e12
 MAX_GROWTH = 1e6
-# Below this share of the largest, a diagonal element of H counts as zero: the direction moves nothing.
+# Least diagonal element of H that damping assumes, as a fraction of the largest: below it a direction changes nothing.
 MIN_DIAGONAL = 1e-12
-# Steps that values do not tell are taken up to so many tolerances.
+# Longest step, in tolerances, that is accepted although the change of value is below rounding.
 UNSEEN = 10.0
 # Codes of ``gonio.search.levenberg_marquardt.Status``.
 RUNNING, CONVERGED, STALLED, MAX_ITERATIONS, SINGULAR, NO_OVERLAP = 0, 1, 2, 3, 4, 5
@@ -27,9 +27,9 @@ RUNNING, CONVERGED, STALLED, MAX_ITERATIONS, SINGULAR, NO_OVERLAP = 0, 1, 2, 3, 
 
 @strict
 def solve(hessian, descent, damping, matrix, step):
-    """The step of (H + damping diag H) step = b, by elimination with pivots; whether there is one.
+    """Solve (H + damping diag H) step = b by elimination with pivots; return whether there is a solution.
 
-    ``matrix`` (k, k) is memory to work in.
+    ``matrix`` (k, k) is overwritten.
     """
     k = len(descent)
     largest = 0.0
@@ -54,7 +54,7 @@ def solve(hessian, descent, damping, matrix, step):
                 matrix[a, b], matrix[pivot, b] = matrix[pivot, b], matrix[a, b]
             step[a], step[pivot] = step[pivot], step[a]
         if matrix[a, a] == 0.0:
-            # A direction that nothing determines: no part of the step.
+            # An undetermined direction: no step along it.
             matrix[a, a], step[a] = np.inf, 0.0
         for row in range(a + 1, k):
             fraction = matrix[row, a] / matrix[a, a]
@@ -75,7 +75,7 @@ def solve(hessian, descent, damping, matrix, step):
 
 @strict
 def propose(hessian, descent, damping, step, determined):
-    """Steps (p, k) of p problems, and whether each is determined (p,)."""
+    """Fill ``step`` (p, k) with the steps of p problems, and ``determined`` (p,)."""
     matrix = np.empty(hessian.shape[1:])
     for i in range(len(descent)):
         determined[i] = solve(hessian[i], descent[i], damping[i], matrix, step[i])
@@ -83,10 +83,10 @@ def propose(hessian, descent, damping, step, determined):
 
 @strict
 def judge(before, after, hessian, descent, step, determined, length, tolerance, noise, damping, growth):
-    """Whether a step is taken, the damping and its growth after it, and the status that it leaves.
+    """Return whether a step is accepted, the damping and its growth after it, and the new status.
 
-    Values are known to ``noise``: a step that is to gain less cannot be judged by them. It is taken for its gradient,
-    which is known better, if it is no longer than ``UNSEEN`` tolerances; the damping rises, so that such steps end.
+    ``noise`` is the rounding error of values: a step with a smaller predicted gain cannot be judged by them. It is
+    accepted for its gradient, which is more precise, up to ``UNSEEN`` tolerances; damping grows, so such steps end.
     """
     predicted = 0.0
     for a in range(len(step)):
@@ -96,7 +96,7 @@ def judge(before, after, hessian, descent, step, determined, length, tolerance, 
     unseen = determined and 0.0 < predicted < noise and length < UNSEEN * tolerance and after - before < noise
     better = determined and (after < before or unseen)
     if better and not unseen:
-        # A drop where none was predicted is a gain without bound.
+        # A drop where none was predicted counts as the largest gain.
         gain = min(max((before - after) / predicted, 0.0), 2.0) if predicted > 0.0 else 2.0
         factor, growth_after = max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), 2.0
     else:
@@ -116,7 +116,7 @@ def judge(before, after, hessian, descent, step, determined, length, tolerance, 
 def settle(
     before, after, hessian, descent, step, determined, length, tolerance, noise, damping, growth, better, status
 ):
-    """The same for p problems; ``damping`` and ``growth`` (p,) are changed, ``better`` and ``status`` (p,) filled."""
+    """Judge the steps of p problems: update ``damping`` and ``growth`` (p,), fill ``better`` and ``status`` (p,)."""
     for i in range(len(before)):
         better[i], damping[i], growth[i], status[i] = judge(
             before[i], after[i], hessian[i], descent[i], step[i], determined[i], length[i], tolerance, noise[i],

@@ -1,4 +1,4 @@
-"""Dissimilarities and priors at one pose: from sums and numbers to a value, a second derivative and a descent.
+"""Dissimilarities and priors at one pose: from sums over samples to a value, a second derivative and a descent.
 
 The formulas are those of ``gonio.comparison.score`` (RCS, FCS, likelihood ratio) and ``gonio.search.objective``
 (priors, posterior), written for one pose so that a refinement never leaves compiled code. Everywhere
@@ -34,19 +34,19 @@ __all__ = [
 
 RCS, FCS, LIKELIHOOD = 0, 1, 2
 NO_PRIOR, START_PRIOR, AXIS_PRIOR = 0, 1, 2
-# Floor of the contrast that scales the Gauss-Newton matrix of RCS.
-MIN_CONTRAST = 0.05
-# A sum over more samples wanders further: eq. 30 is divided by |Omega| to this power, measured on pools of optima.
+# Floor of the correlation that scales the Gauss-Newton matrix of RCS.
+MIN_CORRELATION = 0.05
+# Sums over more samples scatter more: eq. 30 is divided by |Omega| to this power, measured on pools of optima.
 LIKELIHOOD_ROOT = 0.25
-# What optima are chosen by is the ratio over |Omega| to this power: see `unlikeliness`.
+# Optima are chosen by the likelihood ratio over |Omega| to this power: see `unlikeliness`.
 CHOICE_ROOT = 0.75
-# Sums of float32 samples are known to this share of their size; nothing is read into less.
+# Relative error of sums of float32 samples: smaller differences mean nothing.
 ROUNDING = 1e-7
 
 
 @strict
 def dissimilarity(score, ff, gg, fg, total, unit, least):
-    """The value alone, from |f|^2, |g|^2, f.g and the total weight, as sums of samples have them."""
+    """Return the dissimilarity from |f|^2, |g|^2, f.g and the total weight; infinite below the ``least`` weight."""
     ff, gg, fg = unit * ff, unit * gg, unit * fg
     if not (total >= least and total > 0.0):
         return np.inf
@@ -54,12 +54,12 @@ def dissimilarity(score, ff, gg, fg, total, unit, least):
         value = 2.0 - 2.0 * fg / math.sqrt(ff * gg) if ff > 0.0 and gg > 0.0 else np.inf
     else:
         value = (ff + gg - 2.0 * fg) / (total if score == FCS else total**LIKELIHOOD_ROOT)
-    return value if value < np.inf else np.inf  # no number is as bad as can be
+    return value if value < np.inf else np.inf  # not a number counts as infinitely dissimilar
 
 
 @strict
 def noise_of(score, ff, gg, fg, total, unit):
-    """What a dissimilarity is known to, with float32 samples in its sums."""
+    """Return the rounding error of a dissimilarity whose sums are over float32 samples."""
     if score == RCS:
         return 2.0 * ROUNDING
     terms = unit * (abs(ff) + abs(gg) + 2.0 * abs(fg))
@@ -69,17 +69,17 @@ def noise_of(score, ff, gg, fg, total, unit):
 
 @strict
 def dissimilarities(score, sums, unit, least, out):
-    """The same at p poses: ``sums`` (p, 4) into ``out`` (p,)."""
+    """Fill ``out`` (p,) with the dissimilarities at p poses, from their ``sums`` (p, 4)."""
     for i in range(sums.shape[0]):
         out[i] = dissimilarity(score, sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3], unit, least)
 
 
 @strict
 def model(score, sums, unit, phase, least, hessian, descent):
-    """The dissimilarity of a score from the 37 sums; fills ``hessian`` and ``descent``.
+    """Return the dissimilarity of a score from the 37 sums; fill ``hessian`` and ``descent``.
 
-    ``unit`` is that of the weights, ``phase`` the phase that a shift of one angstrom has at frequency one, ``least``
-    the smallest total weight that means anything: below it the dissimilarity is infinite.
+    ``unit`` is that of the weights, ``phase`` the phase of a shift of one angstrom at frequency one, ``least`` the
+    smallest total weight that suffices: below it the dissimilarity is infinite.
     """
     ff, gg, fg, total = unit * sums[FF], unit * sums[GG], unit * sums[FG], sums[WEIGHT]
     place = JTJ
@@ -89,10 +89,10 @@ def model(score, sums, unit, phase, least, hessian, descent):
             hessian[a, b] = hessian[b, a] = to_a * (1.0 if b < 3 else phase) * sums[place]
             place += 1
     if score == RCS:
-        seen = ff > 0.0 and gg > 0.0
-        ff, gg = (ff, gg) if seen else (1.0, 1.0)
+        has_power = ff > 0.0 and gg > 0.0
+        ff, gg = (ff, gg) if has_power else (1.0, 1.0)
         c = fg / math.sqrt(ff * gg)
-        scale = min(max(c, MIN_CONTRAST), 1.0) / gg
+        scale = min(max(c, MIN_CORRELATION), 1.0) / gg
         for a in range(6):
             to_a = unit if a < 3 else unit * phase
             jtg = to_a * sums[JTG + a]
@@ -111,10 +111,10 @@ def model(score, sums, unit, phase, least, hessian, descent):
 
 @strict
 def unlikeliness(ratio, overlap, before, samples_per_independent):
-    """What optima are chosen by, the smallest first (eq. 30): minus the likelihood ratio over |Omega|^(3/4).
+    """Return the value that optima are ranked by, the smallest first: minus eq. 30 over |Omega|^(3/4).
 
     ``ratio`` is the dissimilarity of the likelihood, over |Omega|^(1/4); ``before`` the negative logarithm of the
-    prior. Of so many samples only one in ``samples_per_independent`` speaks for itself, and a prior speaks once.
+    prior, which counts as much as one of the |Omega| / ``samples_per_independent`` independent samples.
     """
     count = max(overlap, 1.0)
     return (ratio * count**LIKELIHOOD_ROOT + samples_per_independent * before) / count**CHOICE_ROOT
@@ -122,30 +122,36 @@ def unlikeliness(ratio, overlap, before, samples_per_independent):
 
 @strict
 def unlikelinesses(ratio, overlap, before, samples_per_independent):
-    """The same of p optima, (p,) each, in place of ``ratio``."""
+    """Replace ``ratio`` (p,) by the ``unlikeliness`` of each of p optima."""
     for i in range(len(ratio)):
         ratio[i] = unlikeliness(ratio[i], overlap[i], before[i], samples_per_independent)
 
 
 @strict
 def models(score, sums, unit, phase, least, dissimilarity, hessian, descent):
-    """The same at p poses: ``sums`` (p, 37) into (p,), (p, 6, 6) and (p, 6)."""
+    """Fill ``dissimilarity`` (p,), ``hessian`` (p, 6, 6), ``descent`` (p, 6) from the ``sums`` (p, 37) at p poses."""
     for i in range(sums.shape[0]):
         dissimilarity[i] = model(score, sums[i], unit, phase, least, hessian[i], descent[i])
 
 
 @strict
 def _start_prior(numbers, point, hessian, descent):
-    """``numbers``: rotation by rows (9), shift (3), precision (6). Half the squared distance in standard deviations."""
-    # The rotation vector of R S^T, from its antisymmetric part and its trace; both wait where the results will be.
-    turn, moved = hessian, descent
+    """Return half the squared distance from the start, in standard deviations.
+
+    ``numbers`` are the start's rotation by rows (9), its shift (3) and the precision of each direction (6).
+    """
+    # The rotation vector of R S^T, from its antisymmetric part and its trace, in the arrays of the results.
+    relative, moved = hessian, descent
     for i in range(3):
         for j in range(3):
-            turn[i, j] = 0.0
+            relative[i, j] = 0.0
             for m in range(3):
-                turn[i, j] += point[3 * i + m] * numbers[3 * j + m]
-    x, y, z = turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]
-    sine, cosine = 0.5 * math.sqrt(x * x + y * y + z * z), 0.5 * (turn[0, 0] + turn[1, 1] + turn[2, 2] - 1.0)
+                relative[i, j] += point[3 * i + m] * numbers[3 * j + m]
+    x, y, z = relative[2, 1] - relative[1, 2], relative[0, 2] - relative[2, 0], relative[1, 0] - relative[0, 1]
+    sine, cosine = (
+        0.5 * math.sqrt(x * x + y * y + z * z),
+        0.5 * (relative[0, 0] + relative[1, 1] + relative[2, 2] - 1.0),
+    )
     angle = math.atan2(sine, cosine)
     if sine > 1e-9:
         ratio = 0.5 * angle / sine
@@ -153,14 +159,14 @@ def _start_prior(numbers, point, hessian, descent):
     elif cosine > 0.0:
         moved[0], moved[1], moved[2] = 0.5 * x, 0.5 * y, 0.5 * z
     else:
-        # Half a turn: (R S^T + 1) / 2 is the projection on the axis.
+        # A rotation by 180 degrees: (R S^T + 1) / 2 is the projection on the axis.
         longest = 0
         for i in range(1, 3):
-            if turn[i, i] > turn[longest, longest]:
+            if relative[i, i] > relative[longest, longest]:
                 longest = i
-        length = math.sqrt(max(0.5 * (turn[longest, longest] + 1.0), 1e-300))
+        length = math.sqrt(max(0.5 * (relative[longest, longest] + 1.0), 1e-300))
         for i in range(3):
-            moved[i] = angle * 0.5 * (turn[i, longest] + (1.0 if i == longest else 0.0)) / length
+            moved[i] = angle * 0.5 * (relative[i, longest] + (1.0 if i == longest else 0.0)) / length
     value = 0.0
     for i in range(6):
         if i >= 3:
@@ -174,13 +180,16 @@ def _start_prior(numbers, point, hessian, descent):
 
 @strict
 def _axis_prior(numbers, point, hessian, descent):
-    """``numbers``: the normals of target and reference (3 each), sd (radians). Half the squared angle in sds."""
-    carried, across = descent[:3], descent[3:]  # until the results are put there
+    """Return half the squared angle between target normal and rotated reference normal, in standard deviations.
+
+    ``numbers`` are the normals of target and reference (3 each) and the standard deviation (radians).
+    """
+    carried, across = descent[:3], descent[3:]  # overwritten by the results at the end
     for i in range(3):
         carried[i] = 0.0
         for m in range(3):
             carried[i] += point[3 * i + m] * numbers[3 + m]
-    # Turning about it brings the normals together.
+    # A rotation about it aligns the normals.
     across[0] = carried[1] * numbers[2] - carried[2] * numbers[1]
     across[1] = carried[2] * numbers[0] - carried[0] * numbers[2]
     across[2] = carried[0] * numbers[1] - carried[1] * numbers[0]
@@ -199,7 +208,7 @@ def _axis_prior(numbers, point, hessian, descent):
 
 @strict
 def prior(kind, numbers, point, hessian, descent):
-    """The negative logarithm of how probable a point is before any data, with its second derivative and descent."""
+    """Return the negative logarithm of the prior at a point; fill its second derivative and descent."""
     if kind == START_PRIOR:
         return _start_prior(numbers, point, hessian, descent)
     return _axis_prior(numbers, point, hessian, descent)
@@ -207,14 +216,14 @@ def prior(kind, numbers, point, hessian, descent):
 
 @strict
 def priors(kind, numbers, points, value, hessian, descent):
-    """The same at p points (p, 12)."""
+    """Fill ``value`` (p,), ``hessian`` (p, 6, 6) and ``descent`` (p, 6) with the prior at p points (p, 12)."""
     for i in range(points.shape[0]):
         value[i] = prior(kind, numbers, points[i], hessian[i], descent[i])
 
 
 @strict
 def log_likelihood(score, d, overlap, unit):
-    """The negative log likelihood for each sample as a function of the dissimilarity, and its derivative.
+    """Return the negative log likelihood per sample at a dissimilarity, and its derivative.
 
     ``unit`` is that of FCS, the target's power; RCS has none.
     """
@@ -225,8 +234,8 @@ def log_likelihood(score, d, overlap, unit):
     if score == FCS:
         d = max(d, ROUNDING * unit)
         return math.log(d), 1.0 / d
-    # Below MIN_CONTRAST the curve goes on as a straight line, so that a negative correlation still points uphill.
+    # Below MIN_CORRELATION the curve continues as a straight line, so that even negative correlations have a slope.
     c = 1.0 - d / 2.0
-    bent = min(max(c, MIN_CONTRAST), 1.0)
+    bent = min(max(c, MIN_CORRELATION), 1.0)
     rest = max(1.0 - bent**2, ROUNDING)
     return math.log(rest) - 2.0 * bent / rest * (c - bent), bent / rest

@@ -1,7 +1,7 @@
-"""Pools of candidates in compiled code: which are the same, which go on, which to refine next, when to stop.
+"""Pools of candidates in compiled code: which are duplicates, which are kept, which to refine next, when to stop.
 
-The rules of the paper's pool are those of ``gonio.search.stochastic``; ``explore`` follows them for poses without
-leaving compiled code. Those of the default search are in ``gonio.search.coarse_to_fine``.
+The rules of the paper's pool are those of ``gonio.search.stochastic``; ``explore`` follows them without leaving
+compiled code. Those of the default search are in ``gonio.search.coarse_to_fine``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 @strict
 def draw_probabilities(dissimilarity, contrast, probabilities):
-    """Eq. 11 of the paper for m candidates, into ``probabilities`` (m,)."""
+    """Fill ``probabilities`` (m,) with the chances that m candidates are drawn, eq. 11 of the paper."""
     m = len(dissimilarity)
     d = np.where(np.isfinite(dissimilarity), dissimilarity, np.inf)
     order = np.argsort(-d, kind="mergesort")  # stable
@@ -57,7 +57,7 @@ def draw_probabilities(dissimilarity, contrast, probabilities):
 
 @strict
 def draw(dissimilarity, code, active, contrast, uniform):
-    """A candidate that can be refined, for a number ``uniform`` from 0 to 1; -1 when there is none."""
+    """Draw a candidate that can be refined, by a number ``uniform`` from 0 to 1; return -1 when there is none."""
     drawable = np.flatnonzero(active & (code == RUNNING))
     if len(drawable) == 0:
         return -1
@@ -70,7 +70,7 @@ def draw(dissimilarity, code, active, contrast, uniform):
 
 @strict
 def best_active(dissimilarity, active):
-    """The candidate of the smallest dissimilarity."""
+    """Return the row of the active candidate with the smallest dissimilarity."""
     best = 0
     for row in range(len(active)):
         if active[row] and (not active[best] or dissimilarity[row] < dissimilarity[best]):
@@ -80,7 +80,7 @@ def best_active(dissimilarity, active):
 
 @strict
 def drop_duplicates_of(row, signatures, dissimilarity, active, gamma):
-    """Of ``row`` and every candidate within gamma of it, only the better of each pair stays alive."""
+    """Deactivate the worse of ``row`` and each candidate within a distance ``gamma`` of it."""
     if not active[row]:
         return
     beaten = False
@@ -101,7 +101,7 @@ def drop_duplicates_of(row, signatures, dissimilarity, active, gamma):
 
 @strict
 def signature(point, voxel, out):
-    """``gonio.search.objective.signature`` of one point: R^T (I - (a, a, a)) by rows, a the shift in voxels."""
+    """Write the signature of a point, R^T (I - (a, a, a)) by rows, into ``out`` (9,); a is the shift in voxels."""
     for i in range(3):
         along = 0.0
         for m in range(3):
@@ -112,25 +112,25 @@ def signature(point, voxel, out):
 
 @strict
 def apart(signature, matrix, other):
-    """The square of the distance (eq. 12) of two points, one of them turned by a rotation ``matrix`` of the group.
+    """Return the squared distance (eq. 12) of two points, one of them rotated by a ``matrix`` of the symmetry group.
 
     Signatures (9,) are R^T (I - (a, a, a)) by rows: that of R g is g^T times that of R.
     """
     square = 0.0
     for i in range(3):
         for j in range(3):
-            turned = 0.0
+            rotated = 0.0
             for m in range(3):
-                turned += matrix[m, i] * signature[3 * m + j]
-            square += (turned - other[3 * i + j]) ** 2
+                rotated += matrix[m, i] * signature[3 * m + j]
+            square += (rotated - other[3 * i + j]) ** 2
     return square
 
 
 @strict
 def distinct(points, voxel, group, distance, count, rows):
-    """Places of the first ``count`` of points (p, 12) that differ from those before, into ``rows``; how many there are.
+    """Write the rows of the first ``count`` distinct points of (p, 12) into ``rows``; return how many there are.
 
-    ``group`` (g, 3, 3) are the rotations that make poses equal; ``voxel`` is in the unit of the shifts.
+    ``group`` (g, 3, 3) are the rotations of the symmetry; ``voxel`` is in the unit of the shifts.
     """
     signatures = np.empty((points.shape[0], 9))
     kept = 0
@@ -150,13 +150,13 @@ def distinct(points, voxel, group, distance, count, rows):
 
 @strict
 def how_many(near, least, most, count):
-    """Of ``count`` poses those that go on: ``near`` are within reach of the best, within the bounds of a cut."""
+    """Return how many of ``count`` poses a pruning rule keeps: the ``near`` ones, within the rule's bounds."""
     return min(max(near, least), most, count)
 
 
 @strict
 def regression_slope(values):
-    """Slope per step of the least-squares line through ``values`` (w,)."""
+    """Return the slope per step of the least-squares line through ``values`` (w,)."""
     w = len(values)
     product = square = 0.0
     for i in range(w):
@@ -168,7 +168,7 @@ def regression_slope(values):
 
 @strict
 def has_settled(history, window, tolerance):
-    """Whether the last ``window`` of the smallest dissimilarities, over their first, have stopped falling."""
+    """Return whether the last ``window`` smallest dissimilarities, relative to the first, have stopped falling."""
     if len(history) < window or history[0] <= 0.0:
         return False
     return abs(regression_slope(history[len(history) - window :]) / history[0]) <= tolerance
@@ -201,7 +201,7 @@ def explore(
     """Refine drawn candidates, then the best one, for at most as many steps as there are ``uniforms`` (i,).
 
     ``history`` (i,) receives the smallest dissimilarity after each step and ``best_points`` (i, 12), unless it has no
-    rows, the point that had it. Returns the number of steps.
+    rows, the point that had it. Return the number of steps.
     """
     count, settled = 0, False
     while count < len(uniforms):

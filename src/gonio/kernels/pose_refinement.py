@@ -1,9 +1,9 @@
 """Levenberg-Marquardt refinement of many poses of one pair, without leaving compiled code.
 
-Flow for each pose: sums over samples (``cpu``) -> dissimilarity, prior, directions (``valued``) -> step (``proposed``)
-and what its outcome means (``settled``) -> the next pose, until it has converged or used its steps. Poses are
-refined one after the other: what is read of the reference around one pose stays in the cache. ``cuda`` refines with the
-same three functions, which keep nothing in memory of their own.
+Flow for each pose: sums over samples (``sample_sums``) -> dissimilarity, prior, directions (``valued``) -> step
+(``proposed``) -> accepted or not (``settled``) -> the next pose, until it has converged or used its steps. Poses are
+refined one after the other: the part of the reference around one pose stays in the cache. ``cuda`` refines with the
+same three functions, which allocate no memory.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ __all__ = [
 
 
 class Landscape(NamedTuple):
-    """What is minimised besides the samples, as in ``problem.PoseProblem``.
+    """Parameters of the objective besides the samples, as in ``gonio.search.objective.PoseProblem``.
 
     ``score`` and the next three as in ``model.model``; ``directions`` (6, k); shifts within ``max_shift`` of ``centre``
     (3,); rotations whose angle to ``cone_centre`` (3, 3) has a cosine of at least ``cone_cosine``; a prior and its
-    numbers; ``samples_per_independent``; the ``power`` of the target's samples. Steps that move a surface at ``radius`` by less than
-    ``tolerance`` (angstrom) are the last.
+    numbers; ``samples_per_independent``; the ``power`` of the target's samples. A step that moves a surface at
+    ``radius`` by less than ``tolerance`` (angstrom) is the last.
     """
 
     score: int
@@ -72,7 +72,7 @@ def _is_outside(landscape, point):
 
 @strict
 def placed(phase, point, matrix, phases):
-    """A point (12,) as the loops over samples take it, in float32: ``matrix`` (3, 3) and ``phases`` (3,).
+    """Write a point (12,) into ``matrix`` (3, 3) and ``phases`` (3,), float32, as the loops over samples take it.
 
     ``phase`` is that of a shift of one angstrom at frequency one.
     """
@@ -84,11 +84,11 @@ def placed(phase, point, matrix, phases):
 
 @strict
 def valued(landscape, sums, point, hessian, descent, memory):
-    """What is minimised, from the 37 sums at a point; its model along the directions: (k, k) and (k,)."""
+    """Return the objective at a point, from its 37 sums; fill ``hessian`` (k, k) and ``descent`` (k,)."""
     full, slope, curvature, pull = memory
     overlap = sums[WEIGHT]
     value = model(landscape.score, sums, landscape.unit, landscape.phase, landscape.least, full, slope)
-    lost = not math.isfinite(value) or _is_outside(landscape, point)
+    forbidden = not math.isfinite(value) or _is_outside(landscape, point)
     if landscape.prior != NO_PRIOR:
         count = max(overlap / landscape.samples_per_independent, 1.0)
         finite = value if math.isfinite(value) else landscape.power
@@ -99,18 +99,17 @@ def valued(landscape, sums, point, hessian, descent, memory):
             slope[a] = gain * slope[a] + 0.5 * pull[a] / count
             for b in range(6):
                 full[a, b] = gain * full[a, b] + 0.5 * curvature[a, b] / count
-    told = _along(landscape.directions, full, slope, hessian, descent)
-    if not told:
+    if not _project(landscape.directions, full, slope, hessian, descent):
         for a in range(len(descent)):
             descent[a] = 0.0
             for b in range(len(descent)):
                 hessian[a, b] = 0.0
-    return np.inf if lost else value
+    return np.inf if forbidden else value
 
 
 @strict
 def noise(landscape, sums):
-    """What ``valued`` is known to, from the 37 sums."""
+    """Return the rounding error of the value that ``valued`` returns, from the 37 sums."""
     ff, gg, fg, overlap = sums[FF], sums[GG], sums[FG], sums[WEIGHT]
     found = noise_of(landscape.score, ff, gg, fg, overlap, landscape.unit)
     if landscape.prior != NO_PRIOR:
@@ -130,7 +129,7 @@ def _value_at(reference, samples, landscape, point, hessian, descent, memory):
 
 @strict
 def proposed(landscape, point, hessian, descent, damping, matrix, step, tangent, trial):
-    """The pose to try next, ``trial`` (12,), with its ``step`` (k,) and ``tangent`` (6,); whether it is determined."""
+    """Fill in the next ``trial`` (12,), its ``step`` (k,) and ``tangent`` (6,); return whether it is determined."""
     determined = solve(hessian, descent, damping, matrix, step)
     for a in range(6):
         tangent[a] = 0.0
@@ -144,16 +143,16 @@ def proposed(landscape, point, hessian, descent, damping, matrix, step, tangent,
 
 @strict
 def settled(
-    landscape, point, value, hessian, descent, damping, growth, determined, step, tangent, trial, after, unsure,
+    landscape, point, value, hessian, descent, damping, growth, determined, step, tangent, trial, after, rounding,
     next_hessian, next_descent,
 ):  # fmt: skip
-    """Goes to ``trial`` where that is better: value, damping, growth and status after it; the arrays are changed.
+    """Move ``point`` to ``trial`` where that is better; return value, damping, growth and status after the step.
 
-    ``after`` is the value there, which is known to ``unsure``.
+    ``after`` is the value at ``trial`` and ``rounding`` its error; ``hessian`` and ``descent`` move with ``point``.
     """
     length = _length(tangent, 0) * landscape.radius + _length(tangent, 3)
     better, damping, growth, status = judge(
-        value, after, hessian, descent, step, determined, length, landscape.tolerance, unsure, damping, growth
+        value, after, hessian, descent, step, determined, length, landscape.tolerance, rounding, damping, growth
     )
     if better:
         value = after
@@ -167,28 +166,28 @@ def settled(
 
 
 @strict
-def _along(directions, full, slope, hessian, descent):
-    """The model along the directions; whether all of it is finite."""
+def _project(directions, full, slope, hessian, descent):
+    """Fill ``hessian`` and ``descent`` with the model along the directions; return whether all of it is finite."""
     k = directions.shape[1]
-    told = True
+    finite = True
     for c in range(k):
         descent[c] = 0.0
         for a in range(6):
             descent[c] += slope[a] * directions[a, c]
-        told = told and math.isfinite(descent[c])
+        finite = finite and math.isfinite(descent[c])
         for d in range(k):
             total = 0.0
             for a in range(6):
                 for b in range(6):
                     total += directions[a, c] * full[a, b] * directions[b, d]
             hessian[c, d] = total
-            told = told and math.isfinite(total)
-    return told
+            finite = finite and math.isfinite(total)
+    return finite
 
 
 @strict
 def turned(point, vector, out):
-    """exp(vector) R, by Rodrigues' formula; R and the result by rows, (9,) or the first of a point."""
+    """Write exp(vector) R into ``out`` by Rodrigues' formula; both are by rows, (9,) or the first nine of a point."""
     x, y, z = vector[0], vector[1], vector[2]
     square = x * x + y * y + z * z
     angle = math.sqrt(square)
@@ -207,7 +206,7 @@ def turned(point, vector, out):
 
 @strict
 def quaternions(points, out):
-    """The rotations of p points (p, 12) as quaternions (p, 4), scalar last: Shepperd's choice of the largest part."""
+    """Write the rotations of p points (p, 12) as quaternions (p, 4), scalar last, from the largest part (Shepperd)."""
     for i in range(points.shape[0]):
         r = points[i]
         trace = r[0] + r[4] + r[8]
@@ -243,7 +242,7 @@ def _length(vector, first):
 
 @strict
 def evaluate(reference, samples, landscape, points, value, hessian, descent):
-    """What is minimised at p points (p, 12) and its model: into (p,), (p, k, k) and (p, k)."""
+    """Fill ``value`` (p,), ``hessian`` (p, k, k) and ``descent`` (p, k) with the objective at points (p, 12)."""
     memory = _memory(samples)
     for i in range(points.shape[0]):
         value[i] = _value_at(reference, samples, landscape, points[i], hessian[i], descent[i], memory)
@@ -251,7 +250,7 @@ def evaluate(reference, samples, landscape, points, value, hessian, descent):
 
 @strict
 def noises(reference, samples, landscape, points, out):
-    """What is known of the values at p points (p, 12), into (p,)."""
+    """Fill ``out`` (p,) with the rounding errors of the values at p points (p, 12)."""
     k = landscape.directions.shape[1]
     memory, hessian, descent = _memory(samples), np.empty((k, k)), np.empty(k)
     for i in range(points.shape[0]):

@@ -17,14 +17,15 @@ from gonio.kernels.dft import Filter, Matrices, adjoint, filtered, forward, time
 
 
 class ImagingOperator(NamedTuple):
-    """A: the samples that a box shows of a density in it, filtered by the wedge as if nothing lay around the box.
+    """Imaging operator A: from a density in the box to its samples, filtered by the wedge with zeros around the box.
 
     Parameters
     ----------
-    waves
+    dft_matrices
         From the m voxels of the box to its k samples, for each axis (k, m).
     fine
-        From the m voxels to the 2m + 1 samples of twice the box, (2m + 1, m); or ``dft_matrices`` along an axis not padded.
+        From the m voxels to the 2m + 1 samples of twice the box, (2m + 1, m); or ``dft_matrices`` along an axis that
+        is not padded.
     overlap
         From the k samples of the box to the 2m + 1 of twice the box, (2m + 1, k); or empty along an axis not padded.
     measured
@@ -38,11 +39,11 @@ class ImagingOperator(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What a measurement is taken to be.
+    """Model of a measurement.
 
     Parameters
     ----------
-    optics
+    imaging
         A.
     envelope
         D^(1/2), shape (m, m, m).
@@ -60,32 +61,32 @@ class Model(NamedTuple):
 
 @compiled
 def shown(imaging, density):
-    """A: from (m, m, m) to (k, k, k)."""
+    """Return A times a density: from (m, m, m) to (k, k, k)."""
     return adjoint(filtered(imaging.measured, forward(density, imaging.fine)), imaging.overlap)
 
 
 @compiled
 def shown_back(imaging, samples):
-    """A^T: from (k, k, k) to (m, m, m)."""
+    """Return A^T times samples: from (k, k, k) to (m, m, m)."""
     return adjoint(filtered(imaging.measured, forward(samples, imaging.overlap)), imaging.fine)
 
 
 @compiled
 def density_of(model, v):
-    """D^(1/2) L v, shape (m, m, m)."""
+    """Return the density D^(1/2) L v, shape (m, m, m)."""
     return times(model.envelope, adjoint(times(model.root, v), model.imaging.dft_matrices))
 
 
 @compiled
 def explained(model, samples):
-    """B^T N^-1 of samples (k, k, k)."""
+    """Return B^T N^-1 times samples (k, k, k)."""
     weighted = shown_back(model.imaging, filtered(model.precision, samples))
     return times(model.root, forward(times(model.envelope, weighted), model.imaging.dft_matrices))
 
 
 @compiled
 def normal(model, v):
-    """(1 + B^T N^-1 B) v."""
+    """Return (1 + B^T N^-1 B) v."""
     return v + explained(model, shown(model.imaging, density_of(model, v)))
 
 
@@ -99,10 +100,10 @@ def _dot(a, b):
 
 @compiled
 def conjugate_gradients(model, right, inverse, steps, left_over, enough):
-    """Solve normal(v) = right, of which the diagonal ``inverse`` (k, k, k) is nearly the inverse.
+    """Solve normal(v) = right, preconditioned by the diagonal ``inverse`` (k, k, k); return v.
 
-    Each step lowers the error. They end when the residual's square, measured by ``inverse``, is at most ``left_over``
-    of its first value, and ``enough``.
+    Iterations end when the residual's square, weighted by ``inverse``, is at most ``left_over`` times its first value
+    and at most ``enough``.
     """
     shape, inverse = right.shape, inverse.ravel()
     residual, v = right.ravel().copy(), np.zeros(right.size, dtype=np.float32)

@@ -1,7 +1,7 @@
-"""What happens at one Fourier sample, scalars in, tuples out: the only copy, for processors and GPUs.
+"""The mathematics at one Fourier sample, scalars in, tuples out: the only copy, for CPUs and GPUs.
 
-Loops over samples are in ``cpu`` and ``cuda``, which compile the same functions. The sum over a sample's neighbours is
-written here for one thread of a GPU, and in ``vector`` for the registers of a processor.
+Loops over samples are in ``sample_sums`` and ``cuda_samples``, which compile the same functions. The sum over a
+sample's neighbours is written here for one thread of a GPU, and in ``vector`` for the registers of a CPU.
 
 Legend (docs/theory.md eqs. 3-8)
     k       frequency of a sample of the target, in its own grid index units, xyz
@@ -9,7 +9,7 @@ Legend (docs/theory.md eqs. 3-8)
     G(q)    spectrum of the reference, interpolated; G' = c exp(-i p.k) G(q) its value as the target would show it,
             c the target's transfer (1, or its CTF)
     p       2 pi t / n, the shift as a phase per index
-    s       place of a sample between two grid points, -1 to 1
+    s       position of a sample between two grid points, -1 to 1
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from gonio.kernels.window import SLOPE_COEFFICIENTS, VALUE_COEFFICIENTS
 
 EDGE_TOLERANCE = np.float32(1e-6)
-PER_TURN = np.float32(0.5 / np.pi)
+CYCLES_PER_RADIAN = np.float32(0.5 / np.pi)
 
 
 def _even_fit(function: Callable[[NDArray], NDArray]) -> tuple[np.float32, ...]:
-    """Coefficients of six even powers of x for a function of x from -1/2 to 1/2, right to 1e-8."""
+    """Return coefficients of six even powers of x that fit a function from -1/2 to 1/2 with errors below 1e-8."""
     squares = 0.125 - 0.125 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)  # Chebyshev points of 0 to 1/4
     fitted = polynomial.Polynomial.fit(squares, function(np.sqrt(squares)), 5).convert().coef
     return tuple(np.float32(c) for c in fitted)
@@ -42,7 +42,7 @@ HALF_COS = _even_fit(lambda x: np.cos(np.pi * x))
 
 @njit(inline="always")
 def four_polynomials(c, s):
-    """Four polynomials of s with coefficients c (power, 4), lowest power first."""
+    """Return four polynomials of s with coefficients c (power, 4), lowest power first."""
     w0, w1, w2, w3 = c[-1, 0], c[-1, 1], c[-1, 2], c[-1, 3]
     for power in range(c.shape[0] - 2, -1, -1):
         w0 = w0 * s + c[power, 0]
@@ -54,44 +54,44 @@ def four_polynomials(c, s):
 
 @njit(inline="always")
 def window_values(s):
-    """The window's four values for position s in [-1, 1) between two grid points."""
+    """Return the window's four values for position s in [-1, 1) between two grid points."""
     return four_polynomials(VALUE_COEFFICIENTS, s)
 
 
 @njit(inline="always")
 def window_slopes(s):
-    """The derivatives of the window's four values by grid position."""
+    """Return the derivatives of the window's four values by grid position."""
     return four_polynomials(SLOPE_COEFFICIENTS, s)
 
 
 @njit(inline="always")
 def whole_below(x):
-    """The largest whole number not above x, as float32: by truncation, which every vector unit has."""
+    """Return the largest integer not above x, as float32: by truncation, which every vector unit has."""
     whole = np.float32(np.int32(x))
     return whole - np.float32(whole > x)
 
 
 @njit(inline="always")
 def cell(q, centre):
-    """First of the four grid points around q, and q's place s in [-1, 1) between the middle two."""
+    """Return the first of the four grid points around q, and q's position s in [-1, 1) between the middle two."""
     below = np.float32(math.floor(q))
     return np.int32(below) + np.int32(centre - 1), np.float32(2.0) * (q - below) - np.float32(1.0)
 
 
 @njit(inline="always")
 def corner(side, qx, qy, qz):
-    """Place of the first neighbour of q in the flat grid, steps to the next row and plane, and q's three places."""
+    """Return the place of q's first neighbour in the flat grid, steps to the next row and plane, and q's three s."""
     ix, sx = cell(qx, side // 2)
     iy, sy = cell(qy, side // 2)
     iz, sz = cell(qz, side // 2)
-    # Unsigned, or every access would first be checked for counting from the end.
+    # Unsigned: otherwise every access is first checked for a negative index.
     place = np.uint64(2 * ((iz * side + iy) * side + ix))
     return place, np.uint64(2 * side), np.uint64(2 * side * side), sx, sy, sz
 
 
 @njit(inline="always")
 def region_holds(region, qx, qy, qz):
-    """Whether q lies in a region between two planes (docs/theory.md eq. 9), a row (u, v, h)."""
+    """Return whether q lies in a region between two planes (docs/theory.md eq. 9), a row (u, v, h)."""
     u = region[0] * qx + region[1] * qy + region[2] * qz - region[6]
     v = region[3] * qx + region[4] * qy + region[5] * qz + region[6]
     return u * v <= EDGE_TOLERANCE * (qx * qx + qy * qy + qz * qz)
@@ -99,7 +99,7 @@ def region_holds(region, qx, qy, qz):
 
 @njit(inline="always")
 def volume_weight(weights, first, n, x, y, z):
-    """Weight interpolated linearly in a centred volume at grid position x, y, z from its centre.
+    """Return the weight at grid position x, y, z from the centre of a volume, interpolated linearly.
 
     The volume's n^3 elements in order (z, y, x) are those of the flat ``weights`` from ``first`` on.
     """
@@ -121,7 +121,7 @@ def volume_weight(weights, first, n, x, y, z):
 
 @njit(inline="always")
 def turned_back(rotation, kx, ky, kz):
-    """q = R^T k."""
+    """Return q = R^T k."""
     return (
         rotation[0, 0] * kx + rotation[1, 0] * ky + rotation[2, 0] * kz,
         rotation[0, 1] * kx + rotation[1, 1] * ky + rotation[2, 1] * kz,
@@ -131,9 +131,9 @@ def turned_back(rotation, kx, ky, kz):
 
 @njit(inline="always")
 def phase_factor(phase, kx, ky, kz):
-    """exp(-i p.k) as (re, im), by polynomials of half the angle: calls of a library would end the vector loop."""
-    turns = (phase[0] * kx + phase[1] * ky + phase[2] * kz) * PER_TURN
-    half = turns - whole_below(turns + np.float32(0.5))  # -1/2 to 1/2: half angles of -pi/2 to pi/2
+    """Return exp(-i p.k) as (re, im), by polynomials of half the angle: a library's call would stop vectorisation."""
+    cycles = (phase[0] * kx + phase[1] * ky + phase[2] * kz) * CYCLES_PER_RADIAN
+    half = cycles - whole_below(cycles + np.float32(0.5))  # -1/2 to 1/2: half angles of -pi/2 to pi/2
     square = half * half
     sin, cos = HALF_SIN[-1], HALF_COS[-1]
     for power in range(len(HALF_SIN) - 2, -1, -1):
@@ -145,7 +145,7 @@ def phase_factor(phase, kx, ky, kz):
 
 @njit(inline="always")
 def rotation_derivative(rotation, gx, gy, gz, kx, ky, kz):
-    """One part (real or imaginary) of dG/d omega = (R grad G) x k (docs/theory.md eq. 6)."""
+    """Return one part (real or imaginary) of dG/d omega = (R grad G) x k (docs/theory.md eq. 6)."""
     rx = rotation[0, 0] * gx + rotation[0, 1] * gy + rotation[0, 2] * gz
     ry = rotation[1, 0] * gx + rotation[1, 1] * gy + rotation[1, 2] * gz
     rz = rotation[2, 0] * gx + rotation[2, 1] * gy + rotation[2, 2] * gz
@@ -154,10 +154,10 @@ def rotation_derivative(rotation, gx, gy, gz, kx, ky, kz):
 
 @njit(inline="always")
 def shown(rotation, gr, gi, slopes, transfer, scale, cos, sin, kx, ky, kz):
-    """G' and its derivatives by the pose (docs/theory.md eqs. 5 and 6), from G and its gradient at q.
+    """Return G' and its derivatives by the pose (docs/theory.md eqs. 5 and 6), from G and its gradient at q.
 
-    ``slopes`` are re and im of dG/dqx, dG/dqy, dG/dqz in grid points; ``cos`` and ``sin`` the phase factor. Returns the
-    real parts of dG'/d omega and dG'/dp, three each, and of G'; then the imaginary parts.
+    ``slopes`` are re and im of dG/dqx, dG/dqy, dG/dqz in grid points; ``cos`` and ``sin`` the phase factor. The result
+    is the real parts of dG'/d omega and dG'/dp, three each, and of G'; then the imaginary parts.
     """
     xr, xi, yr, yi, zr, zi = slopes
     cos, sin = transfer * cos, transfer * sin
@@ -174,7 +174,7 @@ def shown(rotation, gr, gi, slopes, transfer, scale, cos, sin, kx, ky, kz):
 
 @njit(inline="always")
 def interpolated(grid, first, side, qx, qy, qz):
-    """G at q, as ``vector.interpolate_row_values``: ``grid`` is flat, and begins with element ``first``."""
+    """Return G at q, interpolated in the flat ``grid`` that begins with element ``first``."""
     place, row, plane, sx, sy, sz = corner(side, qx, qy, qz)
     wx, wy, wz = window_values(sx), window_values(sy), window_values(sz)
     re = im = np.float32(0.0)
@@ -195,7 +195,7 @@ def interpolated(grid, first, side, qx, qy, qz):
 
 @njit(inline="always")
 def interpolated_with_slopes(grid, first, side, qx, qy, qz):
-    """G at q and re and im of its derivatives by grid position along x, y, z, as ``vector.interpolate_rows``."""
+    """Return G at q, and re and im of its derivatives by grid position along x, y, z, from a flat ``grid``."""
     place, row, plane, sx, sy, sz = corner(side, qx, qy, qz)
     wx, wy, wz = window_values(sx), window_values(sy), window_values(sz)
     dx, dy, dz = window_slopes(sx), window_slopes(sy), window_slopes(sz)
@@ -204,7 +204,7 @@ def interpolated_with_slopes(grid, first, side, qx, qy, qz):
     place += np.uint64(first)
     for i in range(4):
         start = place
-        # Along this plane's rows: values, and what follows x and y.
+        # Sums over this plane's rows: the value p, and its slopes x and y.
         pr = pi = xr = xi = yr = yi = zero
         for j in range(4):
             vr = vi = ur = ui = zero

@@ -1,8 +1,8 @@
 """Loops over poses and samples on the CPU. The mathematics is in ``sample``; nothing here knows what a score is.
 
-Flow for each pose: samples that both particles have measured -> blocks of them -> where each lies in the reference's
+Flow for each pose: samples that both particles have measured -> blocks of them -> the place of each in the reference's
 grid and the window's weights there -> value and gradient of the reference (``vector``) -> its derivatives by the pose
--> sums. Every step but the third is a loop over a block of samples that the compiler vectorises.
+-> sums. Every step but the interpolation (``vector``) is a loop over a block of samples that the compiler vectorises.
 
 Sums are kept in float32 over BLOCK samples and in float64 beyond, always in the same order: same input, same bits.
 """
@@ -44,7 +44,7 @@ JTJ, JTF, JTG, FF, GG, FG, WEIGHT = 0, 21, 27, 33, 34, 35, 36
 
 
 class Reference(NamedTuple):
-    """The reference's spectrum and where it was measured, as in ``fourier.FourierVolume``."""
+    """The reference's spectrum and its wedge, as in ``gonio.fourier.fourier_volume.FourierVolume``."""
 
     grid: NDArray[np.float32]
     side: int
@@ -58,8 +58,8 @@ class Samples(NamedTuple):
     """The n samples of the target.
 
     ``frequency`` (3, n), rows x, y, z; ``value`` (2, n), real and imaginary part; ``transfer``, ``weight`` (n,).
-    ``power`` and ``own`` (n,) stand for |f|^2 and for the share of |g|^2 that a score counts; both are plain for RCS
-    and FCS. All are float32.
+    ``power`` (n,) stands for |f|^2 and ``own`` (n,) multiplies |g|^2; for RCS and FCS they are |f|^2 and 1. All are
+    float32.
     """
 
     frequency: NDArray[np.float32]
@@ -72,7 +72,7 @@ class Samples(NamedTuple):
 
 @inlined
 def common_weights(reference, frequency, weight, rotation, out):
-    """The weight of every sample: the target's where the reference was measured too, else 0."""
+    """Fill ``out`` (n,) with each sample's weight: the target's where the reference was measured too, else 0."""
     n = frequency.shape[1]
     if reference.weights.shape[0] > 0:
         volume, s = reference.weights.ravel(), reference.weight_scale
@@ -93,7 +93,7 @@ def common_weights(reference, frequency, weight, rotation, out):
 
 @inlined
 def seen_samples(weights, places):
-    """The places of positive weights, in order; how many there are."""
+    """Write the places of positive weights, in order, into ``places``; return how many there are."""
     count = 0
     for j in range(weights.shape[0]):
         places[count] = j
@@ -103,7 +103,7 @@ def seen_samples(weights, places):
 
 @inlined
 def _cells(rotation, scale, side, kx, ky, kz, place, s):
-    """First neighbour of each sample of a block in the flat grid, and its places s (3, BLOCK) between grid points."""
+    """Find each sample's first neighbour in the flat grid, and its positions s (3, BLOCK) between grid points."""
     for j in range(BLOCK):
         qx, qy, qz = turned_back(rotation, kx[j], ky[j], kz[j])
         ix, s[0, j] = cell(scale * qx, side // 2)
@@ -114,7 +114,7 @@ def _cells(rotation, scale, side, kx, ky, kz, place, s):
 
 @inlined
 def _window(s, weights):
-    """The window's weights (3, 4, BLOCK) along each axis."""
+    """Compute the window's weights (3, 4, BLOCK) along each axis."""
     for axis in range(3):
         for j in range(BLOCK):
             w = weights[axis]
@@ -131,7 +131,7 @@ def _window_slopes(s, slopes):
 
 @inlined
 def taken(samples, weights, seen, first, count, block):
-    """Rows kx, ky, kz, fr, fi, transfer, weight, power, own of BLOCK seen samples; then the last, unweighted."""
+    """Fill rows kx, ky, kz, fr, fi, transfer, weight, power, own of a block; pad with the last sample, weight 0."""
     for j in range(BLOCK):
         i = seen[min(first + j, count - 1)]
         block[0, j], block[1, j], block[2, j] = (
@@ -147,10 +147,7 @@ def taken(samples, weights, seen, first, count, block):
 
 @inlined
 def _derivatives(rotation, phase, scale, block, g, jacobian):
-    """Rows of ``jacobian`` (14, BLOCK), in the order of ``sample.shown``.
-
-    ``g`` (BLOCK, 8) as from ``interpolate_rows``.
-    """
+    """Fill ``jacobian`` (14, BLOCK), in the order of ``sample.shown``, from the ``g`` of ``interpolate_rows``."""
     for j in range(BLOCK):
         kx, ky, kz = block[0, j], block[1, j], block[2, j]
         cos, sin = phase_factor(phase, kx, ky, kz)
@@ -224,7 +221,10 @@ def _add_sums_over(reference, samples, rotation, phase, weights, seen, count, ou
 
 @compiled
 def sums_at(reference, samples, rotation, phase, weights, seen, out):
-    """The 37 sums of docs/theory.md eq. 8 at one pose; ``weights`` (n,), ``seen`` (n + 1,) are memory to work in."""
+    """Fill ``out`` (37,) with the sums of docs/theory.md eq. 8 at a pose.
+
+    ``weights`` (n,) and ``seen`` (n + 1,) are overwritten.
+    """
     common_weights(reference, samples.frequency, samples.weight, rotation, weights)
     out[:] = 0.0
     _add_sums_over(reference, samples, rotation, phase, weights, seen, seen_samples(weights, seen), out)
@@ -232,7 +232,7 @@ def sums_at(reference, samples, rotation, phase, weights, seen, out):
 
 @compiled
 def shell_equations(reference, samples, rotation, phase, shell, out):
-    """The 37 sums of each of s shells at one pose, into ``out`` (s, 37); ``shell`` (n,) as in ``shell_sums``."""
+    """Fill ``out`` (s, 37) with the sums of each of s shells at one pose; ``shell`` (n,) as in ``shell_sums``."""
     n = samples.frequency.shape[1]
     weights, seen = np.empty(n, np.float32), np.empty(n + 1, np.int32)
     common_weights(reference, samples.frequency, samples.weight, rotation, weights)
@@ -247,7 +247,7 @@ def shell_equations(reference, samples, rotation, phase, shell, out):
 
 @compiled
 def normal_equations(reference, samples, rotations, phases, out):
-    """The 37 sums of docs/theory.md eq. 8 for each of p poses, written into ``out`` (p, 37) float64.
+    """Fill ``out`` (p, 37) float64 with the sums of docs/theory.md eq. 8 for each of p poses.
 
     ``rotations`` (p, 3, 3) and ``phases`` (p, 3) are float32; phase = 2 pi shift / box.
     """
@@ -259,7 +259,7 @@ def normal_equations(reference, samples, rotations, phases, out):
 
 @inlined
 def reference_values(reference, rotation, block, place, s, window_memory, w, g_memory):
-    """The reference's value at a block's samples, before shift and transfer, into g (BLOCK, 2)."""
+    """Write the reference's values at a block's samples, before shift and transfer, into the memory of g (BLOCK, 2)."""
     row, plane = np.int64(2 * reference.side), np.int64(2 * reference.side * reference.side)
     _cells(rotation, reference.scale, np.int32(reference.side), block[0], block[1], block[2], place, s)
     _window(s, w)
@@ -271,9 +271,9 @@ def reference_values(reference, rotation, block, place, s, window_memory, w, g_m
 
 @compiled
 def shell_sums(reference, samples, rotations, phases, shell, out):
-    """|f|^2, |g|^2, f.g and the total weight of each of s shells at p poses, into ``out`` (p, s, 4) float64.
+    """Fill ``out`` (p, s, 4) float64 with |f|^2, |g|^2, f.g and total weight of each of s shells at p poses.
 
-    ``shell`` (n,) int32 says which one a sample belongs to.
+    ``shell`` (n,) int32 is the shell of each sample.
     """
     n = samples.frequency.shape[1]
     place, s = carray(scratch_int(), (BLOCK,)), carray(scratch_float(), (3, BLOCK))
@@ -306,18 +306,18 @@ def shell_sums(reference, samples, rotations, phases, shell, out):
 
 @compiled
 def gather(grid, side, scale, frequency, out):
-    """The spectrum at each frequency (3, n), into ``out`` (n,) complex64."""
+    """Fill ``out`` (n,) complex64 with the spectrum at each frequency (3, n)."""
     n = frequency.shape[1]
     place, s = carray(scratch_int(), (BLOCK,)), carray(scratch_float(), (3, BLOCK))
     window_memory, g_memory = scratch_float(), scratch_float()
     w, g, k = carray(window_memory, (3, 4, BLOCK)), carray(g_memory, (BLOCK, 2)), carray(scratch_float(), (3, BLOCK))
     row, plane = np.int64(2 * side), np.int64(2 * side * side)
-    unmoved = np.eye(3, dtype=np.float32)
+    identity = np.eye(3, dtype=np.float32)
     for first in range(0, n, BLOCK):
         for j in range(BLOCK):
             i = min(first + j, n - 1)
             k[0, j], k[1, j], k[2, j] = frequency[0, i], frequency[1, i], frequency[2, i]
-        _cells(unmoved, scale, np.int32(side), k[0], k[1], k[2], place, s)
+        _cells(identity, scale, np.int32(side), k[0], k[1], k[2], place, s)
         _window(s, w)
         for j in range(min(BLOCK, n - first)):
             interpolate_row_values(

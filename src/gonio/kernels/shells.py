@@ -1,10 +1,11 @@
-"""What is expected of two particles shell by shell, and how a sample counts by it: for one pair, and for one sample.
+"""The expected FSC of a pair, and the weights that samples get from it.
 
-The formulas are those of ``gonio.comparison.expected_fsc`` (FSC, null, eq. 28), ``gonio.comparison.score`` (eq. 30)
-and ``gonio.search.uncertainty`` (eq. 31), written for CPUs and GPUs: what a GPU calls has no memory of its own.
+The formulas are those of ``gonio.comparison.expected_fsc`` (FSC, chance correlation, eq. 28),
+``gonio.comparison.score`` (eq. 30) and ``gonio.search.uncertainty`` (eq. 31), written for CPUs and GPUs: functions that
+a GPU calls allocate no memory.
 
-An expectation is a table (s, 4) of shells 0, 1, ..., one over the box wide: rho, the powers of f and g, and the null.
-Sums of shells (s, 4) are |f|^2, |g|^2, f.g and |Omega|.
+An expected FSC is a table (s, 4) of shells 0, 1, ..., each as wide as one over the box: rho, the powers of f and g, and
+the chance correlation. Sums of shells (s, 4) are |f|^2, |g|^2, f.g and |Omega|.
 """
 
 from __future__ import annotations
@@ -33,22 +34,22 @@ __all__ = [
     "with_chance",
 ]
 
-RHO, F_POWER, G_POWER, NULL = range(4)
-# rho / (1 - rho^2) is not taken beyond rho = 0.99: no two inputs agree better than interpolation and box allow.
+RHO, F_POWER, G_POWER, CHANCE = range(4)
+# rho is limited to 0.99 in rho / (1 - rho^2): errors of interpolation and box limit every correlation.
 MAX_CORRELATION = 0.99
-# A wrong pose is expected to agree less than the right one, by at least this share.
+# The chance correlation is at most this fraction of the expected FSC.
 MAX_CHANCE = 0.95
-# Shells that are expected to agree less than this say nothing in a likelihood ratio.
+# The least expected FSC in a likelihood ratio.
 MIN_CORRELATION = 1e-3
-# Shells that follow the reference less than this say nothing of the pose.
+# The least regression of a target's shell on the reference's: below it the shell does not determine the pose.
 MIN_FRACTION = 1e-3
-# Sums of float32 samples tell no direction from another whose information is this share of the largest, or less.
+# Sums of float32 samples do not resolve directions whose information is below this fraction of the largest.
 ROUNDING = 1e-6
 
 
 @strict
 def at(table, column, radius):
-    """A column of a table at a distance from zero frequency, in shells: linear between them."""
+    """Return a column of a table at a distance from zero frequency in shells, interpolated linearly."""
     last = table.shape[0] - 1
     below = int(radius)
     if below >= last:
@@ -58,14 +59,14 @@ def at(table, column, radius):
 
 @strict
 def shell_weight(correlation):
-    """rho / (1 - rho^2), eq. 28."""
+    """Return rho / (1 - rho^2), eq. 28."""
     rho = min(max(correlation, 0.0), MAX_CORRELATION)
     return rho / (1.0 - rho * rho)
 
 
 @strict
 def weights_of_shells(correlation, out):
-    """The same of each shell (s,), into ``out`` (s,)."""
+    """Fill ``out`` (s,) with the weight of each shell, eq. 28."""
     for s in range(len(correlation)):
         out[s] = shell_weight(correlation[s])
 
@@ -78,9 +79,9 @@ def _correlation(ff, gg, fg):
 
 @strict
 def median_correlation(sums, first, step, count, memory):
-    """The median correlation of ``count`` rows of ``sums`` (r, 4), every ``step``-th from ``first`` on; at least zero.
+    """Return the median correlation, at least zero, of ``count`` rows of ``sums`` (r, 4).
 
-    ``memory`` (count,) is there to work in.
+    The rows are every ``step``-th from ``first`` on; ``memory`` (count,) is overwritten.
     """
     for i in range(count):
         row = sums[first + i * step]
@@ -96,7 +97,7 @@ def median_correlation(sums, first, step, count, memory):
 
 @strict
 def chance_correlations(sums, out):
-    """The same of each shell of p poses, ``sums`` (p, s, 4), into ``out`` (s,)."""
+    """Fill ``out`` (s,) with the median correlation over p poses in each shell, from ``sums`` (p, s, 4)."""
     p, s, _ = sums.shape
     rows, memory = sums.reshape(p * s, 4), np.empty(p)
     for shell in range(s):
@@ -105,21 +106,21 @@ def chance_correlations(sums, out):
 
 @strict
 def with_chance(table, chance):
-    """Puts the correlation of a wrong pose (s,) into a table, nowhere above what the right one may have."""
+    """Write chance correlations (s,) into a table, each at most ``MAX_CHANCE`` of the expected FSC."""
     for s in range(table.shape[0]):
-        table[s, NULL] = min(max(chance[s], 0.0), MAX_CHANCE * table[s, RHO])
+        table[s, CHANCE] = min(max(chance[s], 0.0), MAX_CHANCE * table[s, RHO])
 
 
 @strict
 def _falling(sums, table):
-    """A fit to the correlation of each shell that falls with frequency, weighted by samples (pool adjacent violators).
+    """Fit correlations that fall with frequency to those of the shells, weighted by samples (pool adjacent violators).
 
-    Into ``table``, whose other columns hold weights and lengths of the levels meanwhile.
+    The fit is written into ``table``, whose other columns hold weights and lengths of the levels meanwhile.
     """
     levels = 0
     for s in range(sums.shape[0]):
-        seen = sums[s, 3] > 0.0 and sums[s, 0] > 0.0 and sums[s, 1] > 0.0
-        value = _correlation(sums[s, 0], sums[s, 1], sums[s, 2]) if seen else 0.0
+        measured = sums[s, 3] > 0.0 and sums[s, 0] > 0.0 and sums[s, 1] > 0.0
+        value = _correlation(sums[s, 0], sums[s, 1], sums[s, 2]) if measured else 0.0
         weight, length = max(sums[s, 3], 1e-3), 1.0
         while levels > 0 and table[levels - 1, RHO] < value:
             levels -= 1
@@ -138,7 +139,7 @@ def _falling(sums, table):
 
 @strict
 def _powers(sums, table):
-    """Mean squares of f and g in each shell; one that nothing was seen of lies between its neighbours."""
+    """Fill in the mean squares of f and g in each shell; shells without samples are interpolated."""
     n, before = sums.shape[0], -1
     for s in range(n):
         if not (sums[s, 3] > 0.0 and sums[s, 0] > 0.0 and sums[s, 1] > 0.0):
@@ -158,38 +159,39 @@ def _powers(sums, table):
 
 @strict
 def expected(sums, chance, c_ref, table):
-    """``ExpectedFsc.of_sums``: fills ``table`` (s, 4) from ``sums`` (s, 4); returns the contrast.
+    """Fill ``table`` (s, 4) from ``sums`` (s, 4) of a pair; return the scale of the reference that fits the target.
 
-    ``chance`` (s,) is the correlation of wrong poses; no shell is expected to agree better than ``c_ref`` (s,).
+    ``chance`` (s,) is the correlation of wrong poses; ``c_ref`` (s,) limits the expected FSC of each shell.
     """
     _falling(sums, table)
-    told = 0
+    # Shells beyond the last one whose correlation exceeds its standard deviation count as zero.
+    significant = 0
     for s in range(sums.shape[0]):
         if table[s, RHO] >= 1.0 / math.sqrt(2.0 * max(sums[s, 3], 1.0)):
-            told = s + 1
+            significant = s + 1
     with_f = with_g = 0.0
     for s in range(sums.shape[0]):
-        rho = min(max(table[s, RHO], 0.0), MAX_CORRELATION) if s < told else 0.0
+        rho = min(max(table[s, RHO], 0.0), MAX_CORRELATION) if s < significant else 0.0
         weight = shell_weight(rho)
         with_f, with_g = with_f + weight * sums[s, 2], with_g + weight * sums[s, 1]
         table[s, RHO] = min(rho, max(c_ref[s], 0.0))
     _powers(sums, table)
     with_chance(table, chance)
-    contrast = with_f / max(with_g, 1e-300)
-    return contrast if contrast > 0.0 else 1.0
+    scale = with_f / max(with_g, 1e-300)
+    return scale if scale > 0.0 else 1.0
 
 
 @strict
 def _pair_at(table, radius):
-    """What is expected at a sample: rho, null, and the powers of f and g."""
+    """Return the expected FSC and chance correlation at a sample, and the powers of f and g."""
     rho = max(at(table, RHO, radius), MIN_CORRELATION)
-    chance = min(at(table, NULL, radius), MAX_CHANCE * rho)
+    chance = min(at(table, CHANCE, radius), MAX_CHANCE * rho)
     return rho, chance, at(table, F_POWER, radius), at(table, G_POWER, radius)
 
 
 @strict
 def likelihood_gain(table, radius):
-    """The weight of a sample in f.g of eq. 30; nothing where no shell is expected to agree."""
+    """Return the weight of a sample in f.g of eq. 30; zero where the expected FSC is."""
     if not at(table, RHO, radius) > 0.0:
         return 0.0
     rho, chance, f_power, g_power = _pair_at(table, radius)
@@ -198,7 +200,7 @@ def likelihood_gain(table, radius):
 
 @strict
 def likelihood_terms(table, radius, square):
-    """Of a sample of power ``square``: its terms of |f|^2 and |g|^2 in eq. 30, over its weight in f.g."""
+    """Return the terms of |f|^2 and |g|^2 in eq. 30 of a sample of power ``square``, over its weight in f.g."""
     rho, chance, f_power, g_power = _pair_at(table, radius)
     right, wrong = 1.0 - rho * rho, 1.0 - chance * chance
     gain = (rho / right - chance / wrong) / math.sqrt(f_power * g_power)
@@ -208,7 +210,7 @@ def likelihood_terms(table, radius, square):
 
 @strict
 def likelihood_counts(table, radius, value, weight, counts):
-    """Weight, |f|^2 and the share of |g|^2 of each sample for eq. 30, into ``counts`` (3, n); returns their unit.
+    """Write weight, |f|^2 and factor of |g|^2 of each sample for eq. 30 into ``counts`` (3, n); return their unit.
 
     ``radius``, ``value`` (complex) and ``weight`` are (n,). Gains over their unit have a mean of one.
     """
@@ -225,7 +227,7 @@ def likelihood_counts(table, radius, value, weight, counts):
 
 @strict
 def sample_weights(table, radius, weight, out):
-    """Weights (n,) times what the samples' shells are expected to tell (eq. 28), into ``out``; their mean is one."""
+    """Write weights (n,) times those of the samples' shells (eq. 28) into ``out``, divided by their mean."""
     n, total = len(radius), 0.0
     for j in range(n):
         total += weight[j] * shell_weight(at(table, RHO, radius[j]))
@@ -236,7 +238,7 @@ def sample_weights(table, radius, weight, out):
 
 @strict
 def curvature(sums, weights, phase, samples_per_independent, follow, scatter):
-    """How the gradient follows the pose and how it scatters with the noise, A and B of eq. 31, (6, 6) each.
+    """Fill ``follow`` (6, 6) and ``scatter`` (6, 6): the gradient's change with the pose and its covariance (eq. 31).
 
     ``sums`` (s, 37) are those of eq. 8 of each shell, ``weights`` (s, 2) the sums of its samples' weights and of their
     squares; ``phase`` is that of a shift of one angstrom at frequency one.

@@ -1,8 +1,8 @@
 """The best shift of many orientations (formula in ``gonio.comparison.best_shift``), LANES of them at a time.
 
-Orientations share the samples and the shifts, so one number of each orientation after the other makes a vector, and
-every sum over samples is a multiple of such vectors. On a grid of samples the sum is taken along one axis after the
-other, each only as far as there are samples and shifts in their balls: a pruned Fourier transform.
+Orientations share the samples and the shifts, so a vector holds one number of each orientation, and every sum over
+samples is a sum of scaled vectors. On a grid of samples the sum is taken along one axis after the other, and only
+within the balls of samples and shifts: a pruned Fourier transform.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ LOWEST = np.float32(-3e38)
 
 @compiled
 def reference_at(reference, frequency, rotations, values, weights):
-    """What the reference shows at frequencies (3, n) turned by p rotations, before any shift.
+    """Fill in the reference's values and weights at frequencies (3, n) rotated by p rotations, before any shift.
 
-    ``values`` (p, 2, n) receives re and im, ``weights`` (p, n) how well it was measured there; float32.
+    ``values`` (p, 2, n) receives re and im, ``weights`` (p, n) the weight of its measurement there; float32.
     """
     n = frequency.shape[1]
     place, s = carray(scratch_int(), (BLOCK,)), carray(scratch_float(), (3, BLOCK))
@@ -56,7 +56,7 @@ def reference_at(reference, frequency, rotations, values, weights):
 
 @compiled
 def _products(samples, values, weights, places, lane, re, im, sums):
-    """w f conj(G') of one orientation: re and im (m, LANES), in column ``lane`` and rows ``places`` (n,).
+    """Write w f conj(G') of one orientation into column ``lane`` and rows ``places`` (n,) of re and im (m, LANES).
 
     ``values`` (2, n), ``weights`` (n,) as from ``reference_at``. ``sums`` (3,) float64 receives |f|^2, |g|^2 and the
     total weight, which no shift changes.
@@ -88,14 +88,14 @@ def _keep_largest(score, shift, best, place):
 
 @inlined
 def _half_chord(square, radius):
-    """How far a ball reaches at a squared distance from its middle; -1 outside."""
+    """Return half the length of a ball's chord at a squared distance from its middle; -1 outside."""
     rest = radius * radius - square
     return int(math.sqrt(rest + 1e-6)) if rest > -1e-6 else -1
 
 
 @compiled
 def _search_cube(re, im, cos, sin, by_z, by_y, limit, reach, radius, best, place):
-    """The best of all shifts within ``radius`` for products on a grid, (z, y, x) with z from 0, all lanes.
+    """Find the best of all shifts within ``radius`` in all lanes, for products on a grid, (z, y, x) with z from 0.
 
     ``cos``, ``sin`` (shifts, samples) along an axis, both from -reach; ``place`` counts shifts in order (z, y, x).
     """
@@ -143,12 +143,11 @@ def _search_cube(re, im, cos, sin, by_z, by_y, limit, reach, radius, best, place
 
 @compiled
 def best_on_grid(samples, values, weights, places, limit, reach, cos, sin, radius, place, value, sums):
-    """The best shift of p orientations: its ``place`` among the shifts of a cube and f.g there (``value``), (p,).
+    """Find the best shift of p orientations: its ``place`` (p,) in a cube of shifts, and f.g there, ``value`` (p,).
 
-    ``values`` and ``weights`` as from ``reference_at``.
-
-    Samples lie at ``places`` (n,) of a cube (reach + 1, 2 reach + 1, 2 reach + 1) and within ``limit`` of its origin;
-    shifts within ``radius`` of the middle of theirs. ``sums`` (p, 3) as in ``_products``.
+    ``values`` and ``weights`` are as from ``reference_at``, ``sums`` (p, 3) as in ``_products``. Samples lie at
+    ``places`` (n,) of a cube (reach + 1, 2 reach + 1, 2 reach + 1), within ``limit`` of its origin; shifts within
+    ``radius`` of the middle of their cube.
     """
     side, p = 2 * reach + 1, weights.shape[0]
     re, im = (
@@ -170,7 +169,11 @@ def best_on_grid(samples, values, weights, places, limit, reach, cos, sin, radiu
 
 @compiled
 def best_anywhere(samples, values, weights, cos, sin, place, value, sums):
-    """The same for samples that lie anywhere: ``cos``, ``sin`` (s, n) of every shift and sample."""
+    """Find the best shift of p orientations for samples at any place: ``place`` and ``value`` (p,).
+
+    ``cos`` and ``sin`` (s, n) are those of the phases of every shift and sample; ``sums`` (p, 3) as in ``_products``.
+    Results are changed only where f.g exceeds ``value``.
+    """
     p, n = weights.shape
     re, im = np.empty((n, LANES), np.float32), np.empty((n, LANES), np.float32)
     best, where = np.empty(LANES, np.float32), np.zeros(LANES, np.int32)

@@ -1,8 +1,8 @@
-"""Eight floats at a time: the one step that a compiler does not vectorise by itself, written in its own terms.
+"""Eight floats at a time: the one step that LLVM does not vectorise by itself, written in its own instructions.
 
-Around a sample lie 4 x 4 rows of four complex numbers, and a row is eight floats that are next to each other. LLVM
-would rather gather one float for each of sixteen samples, which is six times slower; here a row is one register.
-``scratch`` gives the loops around it memory of a fixed size on the stack, which no two names share.
+Around a sample lie 4 x 4 rows of four complex numbers, and a row is eight adjacent floats. LLVM would gather one float
+for each of sixteen samples, which is six times slower; here a row is one register. ``scratch_float`` and
+``scratch_int`` allocate memory of a fixed size on the stack, so that the compiler knows that no two arrays overlap.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = [
 
 intrinsic: Any = _intrinsic  # its type does not say that the typing context is not an argument of the caller
 
-# Samples that are worked on together: enough for vector registers, few enough that the last block of a short list is
+# Samples that are processed together: enough for vector registers, few enough that the last block of a short list is
 # not mostly empty; their intermediate values stay in the fastest cache.
 BLOCK = 32
-# Rows of floats that a loop may use for itself.
+# Rows of BLOCK floats in the memory of one call of ``scratch_float``.
 SCRATCH_ROWS = 64
 
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -73,16 +73,16 @@ class _Vectors:
         return self.builder.fadd(a, b, flags=("fast",))
 
     def added(self, a: ir.Value, b: ir.Value, total: ir.Value | None) -> ir.Value:
-        """a b + total."""
+        """Return a b + total."""
         product = self.times(a, b)
         return product if total is None else self.plus(product, total)
 
     def picked(self, a: ir.Value, b: ir.Value, places: list[int]) -> ir.Value:
-        """Elements of a (0-7) and b (8-15)."""
+        """Return elements of a (0-7) and b (8-15)."""
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(places)), places))
 
     def load(self, base: ir.Value, offset: ir.Value) -> ir.Value:
-        """Eight floats."""
+        """Load eight floats."""
         place = self.builder.bitcast(self.builder.gep(base, [offset]), _ROW.as_pointer())
         return self.builder.load(place, align=4)
 
@@ -91,24 +91,24 @@ class _Vectors:
         self.builder.store(value, place, align=4)
 
     def weights(self, base: ir.Value, sample: ir.Value, axis: int) -> list[ir.Value]:
-        """Four weights of a sample along an axis from rows (3, 4, BLOCK)."""
+        """Load the four weights of a sample along an axis from rows (3, 4, BLOCK)."""
         rows = (_LONG((axis * WIDTH + tap) * BLOCK) for tap in range(WIDTH))
         return [self.builder.load(self.builder.gep(base, [self.builder.add(sample, row)])) for row in rows]
 
     def everywhere(self, scalar: ir.Value) -> ir.Value:
-        """One float, eight times."""
+        """Return one float, eight times."""
         first = self.builder.insert_element(ir.Constant(_ROW, ir.Undefined), scalar, _INT(0))
         return self.picked(first, first, [0] * 8)
 
     def in_pairs(self, scalars: list[ir.Value]) -> ir.Value:
-        """Four floats, each for a real and an imaginary part."""
+        """Return four floats, each twice: for a real and an imaginary part."""
         row: ir.Value = ir.Constant(_ROW, ir.Undefined)
         for place, scalar in enumerate(scalars):
             row = self.builder.insert_element(row, scalar, _INT(place))
         return self.picked(row, row, [0, 0, 1, 1, 2, 2, 3, 3])
 
     def sums(self, a: ir.Value, b: ir.Value, c: ir.Value, d: ir.Value) -> ir.Value:
-        """The complex sums of four rows, one after the other."""
+        """Return the complex sums of four rows, one after the other."""
         low, high = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
         first = self.plus(self.picked(a, b, low), self.picked(a, b, high))
         second = self.plus(self.picked(c, d, low), self.picked(c, d, high))
@@ -117,13 +117,13 @@ class _Vectors:
 
 
 def _rows(v: _Vectors, grid: ir.Value, place: ir.Value, step: ir.Value) -> list[ir.Value]:
-    """Four rows, one ``step`` after the other."""
+    """Load four rows, each a ``step`` after the previous one."""
     return [v.load(grid, v.builder.add(place, v.builder.mul(step, _LONG(i)))) for i in range(WIDTH)]
 
 
 @intrinsic
 def interpolate_rows(typing_context, grid, place, row, plane, weights, slopes, sample, out):
-    """Value and gradient of the spectrum at one sample.
+    """Write value and gradient of the spectrum at one sample into ``out``.
 
     ``grid`` is the address of the flat grid; it and ``place`` as in ``sample.corner``; ``row`` and ``plane`` the floats
     from one to the next; ``weights`` and ``slopes`` (3, 4, BLOCK) those of the window along x, y, z. Row ``sample`` of
@@ -155,7 +155,7 @@ def interpolate_rows(typing_context, grid, place, row, plane, weights, slopes, s
 
 @intrinsic
 def interpolate_row_values(typing_context, grid, place, row, plane, weights, sample, out):
-    """Value of the spectrum at one sample, as ``interpolate_rows``; row ``sample`` of ``out`` (BLOCK, 2)."""
+    """Write the spectrum's value at one sample into row ``sample`` of ``out`` (BLOCK, 2); see ``interpolate_rows``."""
     integers = (types.int64,) * 3
 
     def generate(context, builder, signature, arguments):
@@ -209,7 +209,7 @@ def _lanes_at(context: Any, builder: ir.IRBuilder, array_type: types.Type, array
 
 @intrinsic
 def lanes_of_zero(typing_context):
-    """Zero in all lanes."""
+    """Return zero in all lanes."""
 
     def generate(context, builder, signature, arguments):
         return ir.Constant(ir.VectorType(_FLOAT, LANES), [0.0] * LANES)
@@ -219,7 +219,7 @@ def lanes_of_zero(typing_context):
 
 @intrinsic
 def load_lanes(typing_context, array, row):
-    """A row of a contiguous array (m, LANES) of float32."""
+    """Load a row of a contiguous array (m, LANES) of float32."""
 
     def generate(context, builder, signature, arguments):
         return builder.load(_lanes_at(context, builder, signature.args[0], *arguments), align=4)
@@ -229,7 +229,7 @@ def load_lanes(typing_context, array, row):
 
 @intrinsic
 def store_lanes(typing_context, array, row, value):
-    """Write a row of such an array."""
+    """Write a row of a contiguous array (m, LANES) of float32."""
 
     def generate(context, builder, signature, arguments):
         array, row, value = arguments
@@ -241,7 +241,7 @@ def store_lanes(typing_context, array, row, value):
 
 @intrinsic
 def add_scaled(typing_context, total, factor, value):
-    """total + factor value, in all lanes."""
+    """Return total + factor value, in all lanes."""
 
     def generate(context, builder, signature, arguments):
         total, factor, value = arguments

@@ -5,9 +5,9 @@ eq. 1.8), four grid points wide, lowered by its value at the edge so that it is 
 by two. Each of its four pieces is replaced by a polynomial of the position between two grid points, and this
 piecewise polynomial *is* the window: its derivative is exact, and its transform is computed from it.
 
-BETA was chosen for small errors of value and gradient together, in one dimension, among 8.0 to 9.6. In three, values
-are wrong by 4.5e-4 of their rms for particles (pinned by tests/test_score.py), and by 1.9e-3 for white noise that
-fills the box to its edges.
+BETA was chosen for small errors of value and gradient together, in one dimension, among 8.0 to 9.6. In three
+dimensions the error of values is 4.5e-4 of their rms for particles (tested by tests/test_score.py), and 1.9e-3 for
+white noise that fills the box to its edges.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SLOPE_COEFFICIENTS = _frozen(2.0 * polynomial.polyder(VALUE_COEFFICIENTS.astype(
 
 
 def window_transform(position: ArrayLike) -> NDArray[np.float64]:
-    """Fourier transform of the window at ``position`` in cycles per grid point, any shape (the map's taper)."""
+    """Return the window's Fourier transform at ``position`` in cycles per grid point, any shape (the map's taper)."""
     position = np.asarray(position, dtype=np.float64)
     nodes, weights = np.polynomial.legendre.leggauss(24)
     pieces = polynomial.polyval(nodes, VALUE_COEFFICIENTS.astype(np.float64))  # (WIDTH, 24)
