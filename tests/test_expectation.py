@@ -28,22 +28,23 @@ def sums(correlation, ff, gg, count=COUNTS) -> np.ndarray:
 
 
 def assert_lawful(e: ExpectedFsc) -> None:
-    """0 <= null <= MAX_CHANCE rho, rho <= MAX_CORRELATION, positive powers and contrast, all finite."""
+    """0 <= chance <= MAX_CHANCE rho, rho <= MAX_CORRELATION, positive powers and contrast, all finite."""
     assert ((e.correlation >= 0) & (e.correlation <= MAX_CORRELATION)).all()
-    assert ((e.null >= 0) & (e.null <= MAX_CHANCE * e.correlation + ROUNDING)).all()
+    assert ((e.chance >= 0) & (e.chance <= MAX_CHANCE * e.correlation + ROUNDING)).all()
     assert (e.target_power > 0).all() and (e.reference_power > 0).all()
     assert np.isfinite(e.contrast) and e.contrast > 0
 
 
-def expected_fsc(correlation=None, null=None, contrast=1.0) -> ExpectedFsc:
+def expected_fsc(correlation=None, chance=None, contrast=1.0) -> ExpectedFsc:
     """Of one falling curve."""
     rho = 0.9 * np.exp(-np.arange(SHELLS) / 4.0) if correlation is None else correlation
-    return ExpectedFsc(rho, np.full(SHELLS, 2.0), np.full(SHELLS, 3.0), 0.4 * rho if null is None else null, contrast)
+    chance = 0.4 * rho if chance is None else chance
+    return ExpectedFsc(rho, np.full(SHELLS, 2.0), np.full(SHELLS, 3.0), chance, contrast)
 
 
 @given(correlations, powers, powers, fractions)
-def test_it_falls_and_stays_within_bounds(correlation, ff, gg, null):
-    e = ExpectedFsc.of_sums(sums(correlation, ff, gg), null)
+def test_it_falls_and_stays_within_bounds(correlation, ff, gg, chance):
+    e = ExpectedFsc.of_sums(sums(correlation, ff, gg), chance)
     assert_lawful(e)
     # Where it is below its own standard deviation it counts as zero, which is large in the lowest shells.
     assert (np.diff(e.correlation[e.correlation > 0]) <= ROUNDING).all()
@@ -97,20 +98,20 @@ def test_of_fractions_is_their_geometric_mean(target, reference, ff, gg):
     e = ExpectedFsc.of_shares(target, reference, ff, gg)
     assert_lawful(e)
     np.testing.assert_allclose(e.correlation, np.minimum(np.sqrt(target * reference), MAX_CORRELATION), atol=ROUNDING)
-    assert not e.null.any()
+    assert not e.chance.any()
 
 
 def test_the_mean_of_equals_is_itself():
     e = expected_fsc(contrast=1.5)
     mean = ExpectedFsc.mean([e, e, e])
-    for name in ("correlation", "target_power", "reference_power", "null", "contrast"):
+    for name in ("correlation", "target_power", "reference_power", "chance", "contrast"):
         np.testing.assert_allclose(getattr(mean, name), getattr(e, name), rtol=ROUNDING)
     assert ExpectedFsc.mean([]) is None
 
 
 def test_the_mean_lies_between_and_reaches_as_far_as_the_shortest():
     low, high = expected_fsc(), expected_fsc(np.full(SHELLS, 0.95))
-    short = ExpectedFsc(*(v[:5] for v in (low.correlation, low.target_power, low.reference_power, low.null)))
+    short = ExpectedFsc(*(v[:5] for v in (low.correlation, low.target_power, low.reference_power, low.chance)))
     mean = ExpectedFsc.mean([low, high, short])
     assert len(mean.correlation) == 5
     assert ((mean.correlation >= low.correlation[:5]) & (mean.correlation <= high.correlation[:5])).all()
@@ -118,14 +119,14 @@ def test_the_mean_lies_between_and_reaches_as_far_as_the_shortest():
 
 
 @given(correlations, powers, powers, fractions, fractions)
-def test_nothing_is_expected_above_a_c_ref(correlation, ff, gg, null, c_ref):
+def test_nothing_is_expected_above_a_c_ref(correlation, ff, gg, chance, c_ref):
     seen = sums(correlation, ff, gg)
-    free, under = ExpectedFsc.of_sums(seen, null), ExpectedFsc.of_sums(seen, null, c_ref)
+    free, under = ExpectedFsc.of_sums(seen, chance), ExpectedFsc.of_sums(seen, chance, c_ref)
     assert_lawful(under)
     np.testing.assert_array_equal(under.correlation, np.minimum(free.correlation, c_ref))
     np.testing.assert_array_equal(under.target_power, free.target_power)
     assert under.contrast == free.contrast
-    assert not ExpectedFsc.of_sums(seen, null, np.full(SHELLS, -0.3)).correlation.any()
+    assert not ExpectedFsc.of_sums(seen, chance, np.full(SHELLS, -0.3)).correlation.any()
 
 
 @given(correlations, st.lists(st.just(0.0) | st.floats(1e-3, 400.0), min_size=SHELLS, max_size=SHELLS).map(np.array))
@@ -140,10 +141,10 @@ def test_the_fit_that_falls_is_that_of_scipy(correlation, count):
 
 
 @given(fractions)
-def test_a_wrong_pose_agrees_less_than_the_right_one(null):
-    over = expected_fsc().above(null)
+def test_a_wrong_pose_agrees_less_than_the_right_one(chance):
+    over = expected_fsc().above(chance)
     assert_lawful(over)
-    np.testing.assert_allclose(over.null, np.minimum(null, MAX_CHANCE * over.correlation))
+    np.testing.assert_allclose(over.chance, np.minimum(chance, MAX_CHANCE * over.correlation))
 
 
 def test_between_shells_it_is_linear():
@@ -154,7 +155,7 @@ def test_between_shells_it_is_linear():
         assert found == pytest.approx([values[2], values[2:4].mean(), values[3], values[-1]])
 
 
-def test_the_null_is_the_median_of_poses_and_never_negative():
+def test_chance_correlation_is_the_median_of_poses_and_never_negative():
     rows = np.stack([sums(np.full(SHELLS, c), np.full(SHELLS, 2.0), np.ones(SHELLS)) for c in (0.1, 0.2, 0.9)])
     found = chance_correlation(rows)
     np.testing.assert_allclose(found[1:], 0.2)

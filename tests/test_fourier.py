@@ -16,7 +16,7 @@ from gonio.fourier.grid import LEAST_REACH, MARGIN, Places, low_spectrum
 from gonio.fourier.spectrum import Spectrum, in_friedel_half, index_grid
 from gonio.fourier.transform import centred_fft, centred_ifft, low_passed, shell_limit
 from gonio.kernels import sample_sums
-from gonio.kernels.dft import plane_waves, through, waves
+from gonio.kernels.dft import dft_matrices, forward, plane_waves
 from gonio.kernels.window import window_transform
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume
@@ -86,7 +86,7 @@ def test_products_of_sines_and_cosines_become_plane_waves(n, padded, half, rng):
     count = padded // 2
     first, side = count if half else 0, 2 * count + 1
     found = np.empty((side - first, side, side), np.complex64)
-    plane_waves(through(data, (waves(n, period=padded, count=count),) * 3), padded, first, found)
+    plane_waves(forward(data, (dft_matrices(n, period=padded, count=count),) * 3), padded, first, found)
     wave = np.exp(-2j * np.pi * np.outer(np.arange(-count, count + 1), np.arange(n) - n // 2) / padded)
     exact = np.einsum("zyx,kz,ly,mx->klm", data.astype(float), wave[first:], wave, wave)
     # Where the box is not padded Nyquist's wave is real; elsewhere all are complex.
