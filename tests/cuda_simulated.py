@@ -50,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ceilings
 import gpu as gpu_benchmark
-import without_gpu
+import without_card as without_gpu
 
 assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1"
 # The simulator looks at its threads in a loop that they wait for: with Python's 5 ms it takes twenty times as long.
