@@ -128,15 +128,18 @@ def test_a_pose_in_a_class_is_as_sure_as_its_alignment_to_the_map_of_the_class()
 
 
 def test_particles_are_compared_with_averages_without_themselves(monkeypatch):
-    """In the second turn: each map is the average of the others of its class, but for those of one fold with it."""
+    """In the second iteration: each map is the average of the others of its class, but for its fold."""
     compared: list[dict] = []
-    asked = _FitRow._ask
+    prepared = _FitRow.prepare
 
-    def watched(self, row, k, aligner, particle, kept):
-        compared.append({"row": row, "class": k + 1, "map": aligner.reference.volume.data})
-        return asked(self, row, k, aligner, particle, kept)
+    def watched(self, row):
+        fits = prepared(self, row)
+        for k in (fit.k for fit in fits):
+            aligner = self.aligners[(k + 1, *self.parts[row])]
+            compared.append({"row": row, "class": k + 1, "map": aligner.reference.volume.data})
+        return fits
 
-    monkeypatch.setattr(_FitRow, "_ask", watched)
+    monkeypatch.setattr(_FitRow, "prepare", watched)
     found = classes_of_references(listed(), [true_map(kind) for kind in KINDS], most_rounds=1)
     np.testing.assert_array_equal(found.labels, TRUE)
     compared.clear()

@@ -221,7 +221,7 @@ def test_a_lock_is_free_again(tmp_path):
 ORPHANS = """
 import sys, time
 from pathlib import Path
-from gonio.run.executor import Journaled, Local
+from gonio.run.executor import Checkpointed, Local
 from gonio.run.folder import RunFolder
 
 def slowly(item):
@@ -229,7 +229,7 @@ def slowly(item):
     return item
 
 with RunFolder.opened(Path(sys.argv[1]), {"seed": 1}, resume=False, overwrite=False) as run:
-    for item in Journaled(Local(2), run.checkpoint)("align", slowly, 4):
+    for item in Checkpointed(Local(2), run.checkpoint)("align", slowly, 4):
         run.checkpoint.sync()
         print("holds", flush=True)
 """

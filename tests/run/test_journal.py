@@ -216,7 +216,7 @@ def test_a_full_disk_is_told_and_leaves_a_good_checkpoint(tmp_path, opened):
     checkpoint.add("align", 0, "small")
     with (
         files_of_at_most(1000),
-        pytest.raises(OSError, match=r"cannot write to .*checkpoint: File too large; make room, and try again"),
+        pytest.raises(OSError, match=r"cannot write to .*journal: File too large; make room, and try again"),
     ):
         checkpoint.add("align", 1, "x" * 5000)
     assert ("align", 1) not in checkpoint
@@ -239,7 +239,7 @@ def test_a_disk_that_is_full_only_when_synced_loses_what_was_not_synced(tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"cannot write to .*checkpoint: No space left on device"):
+        with pytest.raises(OSError, match=r"cannot write to .*journal: No space left on device"):
             checkpoint.sync()
     assert [("align", item) in checkpoint for item in range(2)] == [True, False]
     checkpoint.close()
