@@ -33,7 +33,7 @@ from table import Row, span
 
 import gonio
 from gonio.alignment import particle_list as lists
-from gonio.averaging import average
+from gonio.averaging import averages
 from gonio.io import read_particles, write_particles
 from gonio.io.simulated import write_simulated
 from gonio.run.checkpoint import Checkpoint
@@ -131,10 +131,10 @@ def stages(folder: Path, *, box: int, count: int) -> tuple[dict[str, Cost], dict
         found[name] = lists.align_rows(table, aligner, executor=weighing)
         costs[f"reading and aligning, {name}"] = weighing.cost(read_bytes=size)
         sent[name] = weighing.sent_bytes
-    block = average.BLOCK
+    block = averages.BLOCK
     rows = np.arange(3 * block) % count
     weighing = Weighing()
-    average.average_table(table[rows], executor=weighing)
+    averages.average_table(table[rows], executor=weighing)
     costs["reading and averaging"] = weighing.cost(each=block, read_bytes=size)
     sent["held"] = in_fresh_process(folder / "particles.star")["worker_bytes"]
     return costs, sent, found["all orientations"]

@@ -50,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ceilings
 import gpu as gpu_benchmark
-import without_card as without_gpu
+import without_gpu
 
 assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1"
 # The simulator looks at its threads in a loop that they wait for: with Python's 5 ms it takes twenty times as long.
@@ -395,7 +395,7 @@ def pair_search(name: str, seed: int, limit: float = LIMIT, off_grid: bool = Fal
         asked.get("score", Score.RCS),
         group=Symmetry.named(asked.get("symmetry", "C1")).matrices,
         last_steps=30,
-        cuts=FEW,
+        pruning=FEW,
         neighbour_search=asked.get("neighbour_search", False),
         expected_fsc=ExpectedFsc(rho[:3], power[:3], power[:3], 0.1 * rho[:3]).in_box(1.0, samples.n_shells)
         if asked.get("known")

@@ -4,8 +4,8 @@
 
 ``reference``: subtomograms of the 70S ribosome (7P6Z; box 32, 12 angstrom, SNR 0.1, +-60 degrees), random poses,
 refined from the ribosome at 60 angstrom. ``noise``: as many of noise through the same microscope, from the same map.
-``initial_model``: 100 subtomograms of SNR 0.5, from the particles alone and from a map. Where structures are absent phantoms
-take their place. Prints each iteration, and writes summary.json.
+``initial_model``: 100 subtomograms of SNR 0.5, from the particles alone and from a map. Where structures are absent
+phantoms take their place. Prints each iteration, and writes summary.json.
 """
 
 from __future__ import annotations

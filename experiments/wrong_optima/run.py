@@ -3,9 +3,9 @@
     python experiments/wrong_optima/run.py [--phantom sharp pseudo_symmetric] [--pairs 100] [--tables DIR] [--out DIR]
 
 The paper's schedule with its plain scores (45 degrees) and gonio's defaults, over tilt range and SNR. These are jobs of
-Tables 1 and 2 and share their checkpoints (``--tables``). A wrong answer was the score's choice where the right optimum is
-no better in that score: for RCS and FCS the optimum that a local refinement from the true pose finds; for the defaults
-the one in its own pool of optima. Otherwise the search did not come by the right one.
+Tables 1 and 2 and share their checkpoints (``--tables``). A wrong answer was the score's choice where the right optimum
+is no better in that score: for RCS and FCS the optimum that a local refinement from the true pose finds; for the
+defaults the one in its own pool of optima. Otherwise the search did not come by the right one.
 """
 
 from __future__ import annotations

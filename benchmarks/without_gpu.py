@@ -1,7 +1,7 @@
 """What can be said of GPUs where there is none, under Numba's simulator of one.
 
-    python benchmarks/without_card.py feeding [--count 1024]
-    python benchmarks/without_card.py agreement [--count 60] [--threads 16] [--only local map pairs]
+    python benchmarks/without_gpu.py feeding [--count 1024]
+    python benchmarks/without_gpu.py agreement [--count 60] [--threads 16] [--only local map pairs]
 
 Feeding: what this machine does for each search on a GPU, whatever the GPU: launches do nothing, and every search is
 given what the first of its kind found on the CPU. Agreement: how far poses of the simulated GPU are from those of the
