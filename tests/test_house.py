@@ -6,6 +6,7 @@ The order of the folders is held by import-linter, docstrings by ruff (pyproject
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,3 +105,28 @@ def test_functions_are_small():
     lengths = [length for length, _ in functions]
     assert median(lengths) <= 10
     assert np.percentile(lengths, 90) <= 45, f"the longest: {functions[-10:]}"
+
+
+# Words of an older dialect, and what the field says; texts may not fall back on them.
+WORDS = {
+    r"(graphics )?cards?": "GPU",
+    r"(at|comes?|came|coming to) rest": "converged",
+    r"crowding": "samples per independent sample",
+    r"(laid|lays?) (it |them )?on": "aligned to",
+    r"suspicions?": "warning",
+    r"mappers?": "executor",
+    r"listed poses?": "input pose",
+    r"parted": "split",
+}
+TEXTS = [*MODULES, *(SOURCE.parents[1] / "docs").glob("*.md"), SOURCE.parents[1] / "README.md"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_texts_say_the_words_of_the_field(word):
+    found = [
+        f"{path.relative_to(SOURCE.parents[1])}:{number}"
+        for path in TEXTS
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if re.search(rf"\b{word}\b", line, flags=re.IGNORECASE)
+    ]
+    assert not found, f"say {WORDS[word]}: {found}"
