@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixed")
     heads, rows = [], []
     for kind in KINDS:
-        words = ["--count", EACH, "--box", 16, "--voxel-size", 20, "--snr", 1]
+        words = ["--count", EACH, "--box", 16, "--voxel-size", 20, "--snr", 2]
         assert run(["simulate", str(folder / kind), "--phantom", kind, *map(str, words)]) == 0
         lines = (folder / kind / "particles.star").read_text().rstrip().splitlines()
         heads.append([line for line in lines if ".mrc" not in line])
