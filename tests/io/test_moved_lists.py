@@ -131,7 +131,7 @@ def test_the_optimisation_set_names_what_the_old_one_named(project, tmp_path):
     (project / "Tomograms").mkdir()
     tomograms = "data_global\n\n_rlnTomoName TS_01\n_rlnTomoTiltSeriesPixelSize 10\n"
     (project / "Tomograms" / "tomograms.star").write_text(tomograms)
-    (project / "Tomograms" / "pose_change.star").write_text("data_\n")
+    (project / "Tomograms" / "motion.star").write_text("data_\n")
     names = {"Particles": "Extract/job007/particles", "Tomograms": "Tomograms/tomograms"}
     lines = [f"_rlnTomo{label}File {name}.star" for label, name in names.items()]
     lines += ["_rlnTomoTrajectoriesFile Tomograms/motion.star"]

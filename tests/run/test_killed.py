@@ -94,7 +94,7 @@ def test_killed_at_random_as_it_aligns(folder, undisturbed):
 
 @pytest.mark.parametrize(
     ("name", "sign"),
-    [("journals", "checkpoints/.gonio/journal"), ("writes", ".writes.tmp"), ("last", ".last.tmp/settings.toml")],
+    [("journals", "journals/.gonio/journal"), ("writes", ".writes.tmp"), ("last", ".last.tmp/settings.toml")],
 )
 def test_killed_as_it_journals_and_writes(folder, undisturbed, name, sign):
     assert killed(begun(folder, name), (folder / sign).exists)
