@@ -52,7 +52,7 @@ def test_python_of_the_readme_finds_the_pose(capsys: pytest.CaptureFixture[str])
 def test_simulated_commands_of_the_readme_run(tmp_path: Path) -> None:
     """One after the other, on fewer particles; those about real ones come from ribosomes.md, and begin with map."""
     typed = [words[1:] for words in commands(ROOT / "README.md")]
-    typed[0][typed[0].index("--count") + 1] = "8"
+    typed[0][typed[0].index("--count") + 1] = "12"
     real = next(i for i, words in enumerate(typed) if words[0] == "map")
     for arguments in [*typed[:real], *(words for words in typed[real:] if words[0] == "convert")]:
         run_gonio(arguments, tmp_path)

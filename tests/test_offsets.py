@@ -100,8 +100,6 @@ SEARCHES = {
         Settings(search="local", inputs="plain", mask_diameter_angstrom=220.0),
         None,
     ),
-    "plain, fcs": ("subtomograms", MAP, Settings(search="local", inputs="plain", score="fcs"), None),
-    "plain tilt images, fcs": ("tilt images", MAP, Settings(search="local", inputs="plain", score="fcs"), None),
     "tilt images": ("tilt images", MAP, Settings(), None),
     "tilt images, local": ("tilt images", NOISY_MAP, Settings(search="local"), None),
     "tilt images, plain": ("tilt images", MAP, Settings(search="local", inputs="plain"), None),

@@ -282,8 +282,8 @@ def _starts(
     resolution = max(plan.start_resolution_angstrom, made.resolution_angstrom)
     if resolution > made.volumes[0].box_angstrom / 3.0:
         raise ArgumentError(
-            "the maps that the two halves made by themselves (initial_model/ in {folder}) do not agree: pass a larger {}, or"
-            " {}",
+            "the maps that the two halves made by themselves (initial_model/ in {folder}) do not agree: pass a larger"
+            " {}, or {}",
             "subset",
             "reference",
             folder=work.folder.path,

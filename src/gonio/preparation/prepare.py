@@ -130,7 +130,6 @@ class Preparation:
         self._fsc = reference_fsc
         self._ready: dict[int, _Reference] = {}
         self._unprocessed: dict[tuple[int, float | None], FourierVolume] = {}
-        self._powers: dict[float | None, NDArray[np.float64]] = {}
         self._lock = Lock()
         if mask is not None and mask.box != reference.box:
             raise ValueError(f"the mask has a box of {mask.box} voxels, the reference one of {reference.box}")
@@ -162,7 +161,7 @@ class Preparation:
         self.check(target)
         target = self._comparable(target)
         if not self.settings.restores:
-            return self._masked_pair(target)
+            return self.plain_pair(target, diameter_angstrom=self.settings.mask_diameter_angstrom)
         if isinstance(target, TiltStack):
             return self._tilt_pair(target)
         if target.premultiplied is not None:
@@ -174,14 +173,6 @@ class Preparation:
         reference = self._reference_for(target.box)
         weighted = self._noise_weighted_pair(target, reference)
         return self._restored_pair(target, reference, {} if kept is None else kept) if weighted is None else weighted
-
-    def _masked_pair(self, target: Particle) -> Pair:
-        """Return the pair unprocessed or within the mask's sphere; for FCS the target has the reference's power."""
-        diameter = self.settings.mask_diameter_angstrom
-        pair = self.plain_pair(target, diameter_angstrom=diameter)
-        if self.settings.score is not Score.FCS:
-            return pair
-        return Pair(self._scaled_to_reference(pair.target, diameter), pair.reference)
 
     def _restored_pair(self, target: Subtomogram, reference: _Reference, kept: Kept) -> Pair:
         """Return the pair of restored densities; the restored target is looked up in ``kept`` or added to it."""
@@ -320,20 +311,6 @@ class Preparation:
         reference = self._unprocessed_reference(target.box, diameter_angstrom)
         target = target if diameter_angstrom is None else masked(target, diameter_angstrom)
         return Pair(Spectrum.of(target, limit=reference.limit), reference)
-
-    def _scaled_to_reference(self, target: Spectrum, diameter_angstrom: float | None) -> Spectrum:
-        """Return the target scaled to the power that the reference would have at its samples.
-
-        FCS is a difference, and the units of particle and reference may differ.
-        """
-        if diameter_angstrom not in self._powers:
-            volume = self._within(diameter_angstrom)
-            spectrum = Spectrum.of(Subtomogram(volume, self.reference.wedge), limit=self._limit(volume.box))
-            self._powers[diameter_angstrom] = spectrum.shell_power()
-        power = stretched(self._powers[diameter_angstrom], target.box / self.reference.box, target.n_shells)
-        expected = (target.weight * power[target.shell] * target.transfer**2).sum(dtype=np.float64)
-        own = (target.weight * np.abs(target.value) ** 2).sum(dtype=np.float64)
-        return replace(target, value=target.value * np.float32(np.sqrt(expected / own) if own > 0 else 1.0))
 
     def _within(self, diameter_angstrom: float | None) -> Volume:
         """Return the reference, masked by a sphere where one is given."""
