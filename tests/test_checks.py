@@ -68,8 +68,8 @@ LIST, TRUTH = "{d}/sim/particles.star", "{d}/sim/truth.star"
 RIGHT = {
     "align": f"align {LIST} --reference {{d}}/map.mrc --mask {{d}}/mask.mrc -o {{o}}",
     "align --local": f"align {TRUTH} --reference {{d}}/map.mrc --local -o {{o}}",
-    "refine": f"refine {LIST} --reference {{d}}/map.mrc --mask {{d}}/mask.mrc --siblings 10 -o {{o}}",
-    "refine --local": f"refine {TRUTH} --local --siblings 10 -o {{o}}",
+    "refine": f"refine {LIST} --reference {{d}}/map.mrc --mask {{d}}/mask.mrc --overlap 10 -o {{o}}",
+    "refine --local": f"refine {TRUTH} --local --overlap 10 -o {{o}}",
     "classify": f"classify {LIST} --reference {{d}}/map.mrc -o {{o}}",
     "classify --local": f"classify {TRUTH} --local --classes 2 -o {{o}}",
     "average": f"average {TRUTH} --mask {{d}}/mask.mrc -o {{o}}.mrc",

@@ -125,6 +125,13 @@ def test_it_starts_from_listed_poses(refined, tmp_path):
     assert all(row.split(",")[1] == "local" for row in rows)
 
 
+def test_an_option_is_read_by_its_old_name_with_a_warning(simulated, tmp_path, capsys):
+    assert run(words(simulated, tmp_path / "out", "--split", "--siblings=-3")) == 2
+    said = capsys.readouterr().err
+    assert "warning: --siblings is now --overlap" in said
+    assert "'--overlap': must be a positive number" in said
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -133,7 +140,7 @@ def test_it_starts_from_listed_poses(refined, tmp_path):
         (["--cone", "5"], "need --local"),
         (["--resolution", "10"], "finer than two voxels"),
         (["--start-resolution", "1000"], "--start-resolution is too coarse: a box of 16"),
-        (["--split", "--siblings", "-3"], "positive"),
+        (["--split", "--overlap", "-3"], "positive"),
         (["--assignment", "best"], "--assignment must be one of hard, soft, auto"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_lattice_is_told_how_it_can_be_divided():
     names, tomograms = tuple(map(str, range(400))), ("T",) * 400
     found = placement.boxes_in_chains(names, tomograms, grid, box_angstrom=259.0)
     assert "400 particles are 1 groups of overlapping boxes (259 A)" in str(found)
-    assert "--siblings 30 " in str(found) and "(400 groups)" in str(found)
+    assert "--overlap 30 " in str(found) and "(400 groups)" in str(found)
     assert placement.boxes_in_chains(names, tomograms, grid, box_angstrom=60.0) is None
 
 

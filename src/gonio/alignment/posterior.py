@@ -98,8 +98,8 @@ class Optima:
         """Return the result with the posterior's covariance and poses, from the sums of shells at draws (p, s, 4)."""
         draws, worth, result = proposal.draws, proposal.worth, self.result
         log_posterior = worth.log_likelihood(sums)
-        if self.frame.unlikeliness is not None:
-            log_posterior = log_posterior - self.frame.unlikeliness(draws.points)
+        if self.frame.negative_log_prior is not None:
+            log_posterior = log_posterior - self.frame.negative_log_prior(draws.points)
         weight, wanted = draws.weights(log_posterior), self.settings.posterior_poses
         covariance = result.covariance if worth.of_best > LINEAR else covariance_of(draws, weight, result)
         kept = draws.first(weight, wanted) if wanted and not proposal.is_resolved else None

@@ -55,7 +55,7 @@ class FromSeeds:
 
     @property
     def by_fcs(self) -> Comparison:
-        """Pair, with the target's weight of every sample."""
+        """Comparison by FCS, whose sums over shells do not depend on the score of the search."""
         return self.comparison.by_fcs()
 
     def explored(self, seeds: NDArray[np.float64]) -> stochastic.Outcome:
@@ -93,7 +93,7 @@ class FromCoarseToFine:
 
     @property
     def by_fcs(self) -> Comparison:
-        """Pair, with the target's weight of every sample."""
+        """Comparison by FCS, whose sums over shells do not depend on the score of the search."""
         return self.search.pair.plain(Score.FCS)
 
     @property

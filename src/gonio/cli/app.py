@@ -87,6 +87,8 @@ for name, command, purpose in COMMANDS:
     app.command(name, rich_help_panel=purpose)(command)
 
 ANYWHERE = {"--debug", "--quiet"}
+# Options by the names of 0.1, which are read for one release more.
+RENAMED = {"--siblings": "--overlap"}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -95,6 +97,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         silence = _silence() if "--quiet" in arguments else nullcontext()
         with typed(["gonio", *arguments]), silence, _shown_in_lines():
+            words = [_by_its_name(word) for word in words]
             status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
     except typer.Exit as request:
         status = request.exit_code
@@ -108,6 +111,15 @@ def run(arguments: Sequence[str]) -> int:
     if status == INTERRUPTED:  # typer turns some interruptions into a status
         print("gonio: interrupted", file=sys.stderr)
     return status
+
+
+def _by_its_name(word: str) -> str:
+    """Return a word of the command line, an option that was renamed by its new name, with a warning."""
+    option, equals, value = word.partition("=")
+    if option not in RENAMED:
+        return word
+    warnings.warn(f"{option} is now {RENAMED[option]}: the old name goes with the next release", stacklevel=2)
+    return f"{RENAMED[option]}{equals}{value}"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         "--split", help="Make new half sets, also where the list has some; overlapping particles stay in one half."
     ),
     overlap_distance_angstrom=typer.Option(
-        "--siblings",
+        "--overlap",
         metavar="A",
         callback=positive,
         help="With --split: particles nearer than this along every axis stay in one half, angstrom. Default: the"

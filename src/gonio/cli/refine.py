@@ -78,7 +78,7 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         "--split", help="Make new half sets, also where the list has some; overlapping particles stay in one half."
     ),
     overlap_distance_angstrom=typer.Option(
-        "--siblings",
+        "--overlap",
         metavar="A",
         callback=positive,
         help="Particles nearer than this along every axis stay in one half, angstrom. Default: the box's edge.",

@@ -35,7 +35,7 @@ from gonio.kernels.cuda_samples import (
     as_array,
     cuda,
 )
-from gonio.kernels.model import FCS, LIKELIHOOD, NO_PRIOR, RCS, dissimilarity, prior, unlikeliness
+from gonio.kernels.model import FCS, LIKELIHOOD, NO_PRIOR, RCS, dissimilarity, prior, ranking_value
 from gonio.kernels.pool import apart, how_many, signature
 from gonio.kernels.pose_refinement import turned
 from gonio.kernels.shells import (
@@ -459,7 +459,7 @@ def _choices_kernel() -> Any:
                 begin = PRIOR
                 prior_numbers = as_array(numbers)[which, begin : begin + PRIOR_NUMBERS]
                 before = prior(kind, prior_numbers, as_array(points)[row], hessian, descent)
-            value = unlikeliness(value, sums[i, 3], before, pairs[which, SAMPLES_PER_INDEPENDENT])
+            value = ranking_value(value, sums[i, 3], before, pairs[which, SAMPLES_PER_INDEPENDENT])
         choices[row] = value
 
     return choices_of

@@ -28,8 +28,8 @@ __all__ = [
     "noise_of",
     "prior",
     "priors",
-    "unlikeliness",
-    "unlikelinesses",
+    "ranking_value",
+    "ranking_values",
 ]
 
 RCS, FCS, LIKELIHOOD = 0, 1, 2
@@ -38,7 +38,7 @@ NO_PRIOR, START_PRIOR, AXIS_PRIOR = 0, 1, 2
 MIN_CORRELATION = 0.05
 # Sums over more samples scatter more: eq. 30 is divided by |Omega| to this power, measured on pools of optima.
 LIKELIHOOD_ROOT = 0.25
-# Optima are chosen by the likelihood ratio over |Omega| to this power: see `unlikeliness`.
+# Optima are chosen by the likelihood ratio over |Omega| to this power: see `ranking_value`.
 CHOICE_ROOT = 0.75
 # Relative error of sums of float32 samples: smaller differences mean nothing.
 ROUNDING = 1e-7
@@ -110,7 +110,7 @@ def model(score, sums, unit, phase, least, hessian, descent):
 
 
 @strict
-def unlikeliness(ratio, overlap, before, samples_per_independent):
+def ranking_value(ratio, overlap, before, samples_per_independent):
     """Return the value that optima are ranked by, the smallest first: minus eq. 30 over |Omega|^(3/4).
 
     ``ratio`` is the dissimilarity of the likelihood, over |Omega|^(1/4); ``before`` the negative logarithm of the
@@ -121,10 +121,10 @@ def unlikeliness(ratio, overlap, before, samples_per_independent):
 
 
 @strict
-def unlikelinesses(ratio, overlap, before, samples_per_independent):
-    """Replace ``ratio`` (p,) by the ``unlikeliness`` of each of p optima."""
+def ranking_values(ratio, overlap, before, samples_per_independent):
+    """Replace ``ratio`` (p,) by the ``ranking_value`` of each of p optima."""
     for i in range(len(ratio)):
-        ratio[i] = unlikeliness(ratio[i], overlap[i], before[i], samples_per_independent)
+        ratio[i] = ranking_value(ratio[i], overlap[i], before[i], samples_per_independent)
 
 
 @strict

@@ -25,7 +25,7 @@ __all__ = ["Course", "PruningRule", "PruningRules", "Plan", "Stages", "conduct",
 NEIGHBOURED = 2
 # Seeds at which the chance correlation is measured, and the fewest that give an estimate.
 CHANCE_POSES, MIN_CHANCE_POSES = 20, 6
-# The choice among optima (eq. 30, `kernels.model.unlikeliness`) raises the expected FSC, rho, to this power. This and
+# The choice among optima (eq. 30, `kernels.model.ranking_value`) raises the expected FSC, rho, to this power. This and
 # the exponent there were measured on pools of optima of `pseudo_symmetric` (docs/reproduce.md): 12 wrong choices in
 # 320, and 23 with rho and the exponent of the score itself.
 CHOICE_POWER = 0.5

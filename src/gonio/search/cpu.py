@@ -150,9 +150,9 @@ class _OnCpu:
         else:
             comparison = self._filtered(Score.LIKELIHOOD, self._expected_fsc.raised(CHOICE_POWER))
             choice, overlap = comparison.values(*unpack(self._points))
-            prior = self._search.frame.unlikeliness
+            prior = self._search.frame.negative_log_prior
             prior_values = np.zeros(len(choice)) if prior is None else prior(self._points)
-            model.unlikelinesses(choice, overlap, prior_values, self._pair.samples_per_independent)
+            model.ranking_values(choice, overlap, prior_values, self._pair.samples_per_independent)
         self._keep_distinct(choice, LAST_CANDIDATES)
 
     def converge(self, steps: int) -> None:

@@ -110,7 +110,7 @@ class Frame:
         )
 
     @property
-    def unlikeliness(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
+    def negative_log_prior(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
         """Negative logarithm of the prior as a function of points (p, 12); None without a prior."""
         prior = self.prior
         return None if prior is None else lambda points: prior_model(prior, points)[0]

@@ -170,7 +170,7 @@ def boxes_in_chains(
         return None
     what = f"{len(names)} particles are {count} groups of overlapping boxes ({box_angstrom:.0f} A)"
     remedy = (
-        f"a lattice is divided by its particles: pass --siblings {less:g} to refine and average"
+        f"a lattice is divided by its particles: pass --overlap {less:g} to refine and average"
         f" ({groups(less)} groups), less than they are apart"
     )
     return InputWarning("boxes in chains", what, remedy)
