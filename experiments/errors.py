@@ -1,4 +1,4 @@
-"""Errors of poses over what was predicted of them, and the frame that poses share."""
+"""How right poses and maps are: errors over the predicted ones, the frame that poses share, FSC with the truth."""
 
 from __future__ import annotations
 
@@ -9,9 +9,23 @@ from numpy.typing import NDArray
 
 import gonio
 from gonio.alignment.result import axis_sds
+from gonio.averaging.resolution import FSC_KNOWN
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.particle.symmetry import Symmetry
 
 RIGHT_DEG = 15.0
+
+
+def agreement(volume: gonio.Volume, truth: gonio.Volume, mask: gonio.Volume) -> float:
+    """Return where the FSC of a map with the truth falls below 0.5 within a mask, angstrom."""
+    one, two = (gonio.Volume(v.data * mask.data, v.voxel_size_angstrom) for v in (volume, truth))
+    return resolution_at(fourier_shell_correlation(one, two), FSC_KNOWN, box_angstrom=truth.box_angstrom)
+
+
+def frame_of(truth: gonio.Pose, poses: gonio.Pose) -> gonio.Pose:
+    """Return the mean of truth^-1 poses over those of a batch that are right; the identity where none is."""
+    apart = (truth.inverse() @ poses)[np.asarray(poses.rotation_distance_deg(truth)) < RIGHT_DEG]
+    return gonio.Pose(apart.rotation.mean(), apart.shift_angstrom.mean(axis=0)) if len(apart) else gonio.Pose.identity()
 
 
 def in_frame_of(truth: gonio.Pose, poses: gonio.Pose) -> gonio.Pose:
@@ -19,15 +33,12 @@ def in_frame_of(truth: gonio.Pose, poses: gonio.Pose) -> gonio.Pose:
 
     A map and all poses may turn together, which no particle can tell; the frame is the mean over poses that are right.
     """
-    apart = (truth.inverse() @ poses)[np.asarray(poses.rotation_distance_deg(truth)) < RIGHT_DEG]
-    if not len(apart):
-        return truth
-    return truth @ gonio.Pose(apart.rotation.mean(), apart.shift_angstrom.mean(axis=0))
+    return truth @ frame_of(truth, poses)
 
 
 @dataclass(frozen=True)
 class OverPredicted:
-    """The share of poses that are right, and of those the rms errors of an axis and the same over the predicted."""
+    """The fraction of poses that are right, and of those the rms errors of an axis and the same over the predicted."""
 
     right: float
     rotation_deg: float

@@ -3,14 +3,14 @@
     python experiments/error_bars/run.py [--snr 0.1 0.01] [--maps 20 50 200 0] [--draws 4] [--targets 50] [--box 32]
         [--voxel-size 8] [--resolution 32] [--symmetry C1] [--ctf] [--stacks] [--classify 1w6t.pdb.gz] [--out DIR]
 
-Subtomograms of RNA polymerase made from atoms (``experiments/atoms.py``; +-60 degrees, white noise, SNR in the box) or
-tilt stacks (``experiments/refine/frames.py``; CTF and dose, SNR of the images), with a symmetry as many copies of it
-about the axes. Averages of so many particles at their true poses (0: the density itself) are references, with the FSC
-of their half maps, of other particles that are looked for at all orientations. Prints, over several draws of the
+Subtomograms of RNA polymerase made from atoms (``experiments/atoms.py``; +-60 degrees, white noise, SNR in the box)
+or tilt stacks (``experiments/refine/frames.py``; CTF and dose, SNR of the images), with a symmetry as many copies of
+it about the axes. Averages of so many particles at their true poses (0: the density itself) are references, with the
+FSC of their half maps, of other particles that are looked for at all orientations. Prints, over several draws of the
 averages, the rms error of an axis among poses within 15 degrees, and the same over what was predicted.
 
-With --classify as many targets of another complex are mixed in, and all are classed in half sets by turns, from both
-densities at 50 A; a line tells the poses of the first complex, each half in the frame of its own average. Writes
+With --classify as many targets of another complex are mixed in, and all are classed in half sets by iterations, from
+both densities at 50 A; a line tells the poses of the first complex, each half in the frame of its own average. Writes
 summary.json.
 """
 
@@ -111,7 +111,7 @@ def classed(
     starts = [start_map(density, resolution_angstrom=50.0) for _, density in kinds]
     found = classes_of_references(table, starts, gonio.Settings(resolution_angstrom=options.resolution))
     right = found.labels == np.repeat(1 + np.arange(len(kinds)), count)
-    print(f"  {len(found.rounds)} turns, {right.mean():.1%} in their class", flush=True)
+    print(f"  {len(found.rounds)} iterations, {right.mean():.1%} in their class", flush=True)
     parts = [np.flatnonzero(right[:count] & (halves[:count] == half)) for half in (1, 2)]
     own = [in_frame_of(poses[part], found.poses[part]) for part in parts]
     own, rows = gonio.Pose.stack([one[i] for one in own for i in range(len(one))]), np.concatenate(parts)

@@ -29,15 +29,12 @@ from scipy.spatial.transform import Rotation
 
 import gonio
 from atoms import STRUCTURES, Atoms, Camera, Lens, particles
-from errors import RIGHT_DEG, OverPredicted, in_frame_of
+from errors import RIGHT_DEG, OverPredicted, agreement, in_frame_of
 from gonio.averaging.averages import average
-from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.particle.pose import PoseSample
 from gonio.run.executor import Local
 from gonio.workflows.refinement import Iteration, Plan, fsc_mask, refined, start_map
 from held import Held
-
-AGREES = 0.5
 
 
 @dataclass(frozen=True)
@@ -81,12 +78,6 @@ def table_of(data: NDArray[np.float32], camera: Camera, seed: int) -> gonio.Part
         half_sets=(1 + rng.permutation(count) % 2).astype(np.int8),
         source=Held(held),
     )
-
-
-def agreement(volume: gonio.Volume, truth: gonio.Volume, mask: gonio.Volume) -> float:
-    """To how many angstrom a map agrees with the truth within a mask."""
-    one, two = (gonio.Volume(v.data * mask.data, v.voxel_size_angstrom) for v in (volume, truth))
-    return resolution_at(fourier_shell_correlation(one, two), AGREES, box_angstrom=truth.box_angstrom)
 
 
 def row(one: Iteration, made: Sample, mask: gonio.Volume) -> dict:

@@ -3,9 +3,9 @@
     python experiments/noise_free/of_a_map.py [--pairs 16] [--phantom sharp ...] [--snr inf 100 30 10 3 1] [--tilt 60]
 
 The map is the phantom through the same microscope, without noise and missing wedge. Every target is aligned by the
-default search thrice: as the threshold has it (``measured.MAX_SIGNAL``), always weighted by its noise, always restored.
-Prints for each the median and rms errors, how many are off by over 15 degrees and whether the search is to blame, and
-the rms error over the predicted one.
+default search thrice: as the threshold has it (``noise_weighting.MAX_SIGNAL``), always weighted by its noise, always
+restored. Prints for each the median and rms errors, how many are off by over 15 degrees and whether the search is to
+blame, and the rms error over the predicted one.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ import numpy as np
 
 import gonio
 from atoms import STRUCTURES, Atoms, Camera, particles
+from errors import agreement, frame_of
 from gonio.fourier.fourier_volume import moved
-from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.io import read_particles, read_volume, write_volume
 from gonio.workflows.refinement import Plan, fsc_mask, start_map
 
@@ -42,8 +42,8 @@ IMAGES, WEDGE, LIST, START = "particles", "wedge.mrc", "particles.star", "start.
 # To what the true map is compared: as far as the voxels go, and as far as an alignment goes that is told nothing.
 FINEST_VOXELS, DEFAULT_VOXELS = 2.0, 4.0
 LEADER = 0  # the rank that gives out work and otherwise waits, at full load
-# As RELION's own window for 3-D auto-refine fills them in, but for the range of shifts: 4 pixels hold all that they
-# are, and it proposes 5. The grey values of the map are not those of the images.
+# The options that RELION's own window for 3-D auto-refine proposes, but for the range of shifts: it proposes 5 pixels,
+# and all lie within 4. The grey values of the map are not those of the images.
 RELION = (
     "--auto_refine --split_random_halves --firstiter_cc --ctf --flatten_solvent --zero_mask --norm --scale "
     "--dont_check_norm --oversampling 1 --healpix_order 2 --auto_local_healpix_order 4 --offset_range 4 "
@@ -158,10 +158,9 @@ def run_gonio(folder: Path, start: float, seed: int) -> float:
 
 
 def errors(poses: gonio.Pose, truth: gonio.Pose, groups: np.ndarray) -> dict[str, float]:
-    """Return median errors, and those about the mean of the errors of each group: the frame of its map."""
-    off = truth.inverse() @ poses
-    own = [truth[i] @ _frame(off[groups == groups[i]]) for i in range(len(poses))]
-    within = gonio.Pose.stack(own)
+    """Return median errors, and those in the frame of each group: of its map."""
+    frames = {group: frame_of(truth[groups == group], poses[groups == group]) for group in np.unique(groups)}
+    within = gonio.Pose.stack([truth[i] @ frames[groups[i]] for i in range(len(poses))])
     return {
         "rotation_deg": float(np.median(poses.rotation_distance_deg(truth))),
         "shift_angstrom": float(np.median(poses.shift_distance_angstrom(truth))),
@@ -170,34 +169,20 @@ def errors(poses: gonio.Pose, truth: gonio.Pose, groups: np.ndarray) -> dict[str
     }
 
 
-def _frame(off: gonio.Pose) -> gonio.Pose:
-    """Return the pose that most of a batch are near to: its mean, without those far from it."""
-    near = np.ones(len(off), dtype=bool)
-    for _ in range(3):
-        mean = gonio.Pose(off.rotation[near].mean(), off.shift_angstrom[near].mean(axis=0))
-        far = off.rotation_distance_deg(gonio.Pose.stack([mean] * len(off)))
-        near = far <= max(3.0 * np.median(far), 1e-6)
-    return mean
-
-
-def agreement(volume: gonio.Volume, truth: gonio.Volume) -> float:
-    """Return where the FSC with the truth falls below 0.5 within the particle's sphere, angstrom."""
-    mask = fsc_mask(truth, Plan()).data
-    one, two = (gonio.Volume(v.data * mask, truth.voxel_size_angstrom) for v in (volume, truth))
-    return resolution_at(fourier_shell_correlation(one, two), 0.5, box_angstrom=truth.box_angstrom)
-
-
 def judged(folder: Path, listed: str, map_: str, truth: gonio.Pose) -> dict[str, float]:
     """Return what a refinement came to."""
     table = read_particles(folder / listed)
     order = np.array([int(Path(name.split("@")[-1]).stem) for name in table.names])
     poses, true = table.poses, truth[order]
     density, volume = read_volume(folder / "truth.mrc"), read_volume(folder / map_)
-    back = _frame(true.inverse() @ poses).inverse()  # x_map = D x_truth: the map shows the truth moved by D's inverse
+    mask, back = (
+        fsc_mask(density, Plan()),
+        frame_of(true, poses).inverse(),
+    )  # x_map = D x_truth: the map shows the truth moved by D's inverse
     return {
         **errors(poses, true, np.asarray(table.half_sets)),
-        "fsc_angstrom": agreement(volume, density),
-        "fsc_in_frame_angstrom": agreement(volume, moved(density, back.matrix, back.shift_angstrom)),
+        "fsc_angstrom": agreement(volume, density, mask),
+        "fsc_in_frame_angstrom": agreement(volume, moved(density, back.matrix, back.shift_angstrom), mask),
     }
 
 

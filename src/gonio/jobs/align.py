@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.report import Errors, Report
     from gonio.run.executor import Executor
+    from gonio.workflows.inspection import InputWarning
 
 __all__ = ["Aligned", "align", "align_list", "errors_of", "report_of"]
 
@@ -146,10 +148,7 @@ def align(
     ValueError, OSError
         For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
     """
-    from gonio.alignment.columns import runners_up, writable
-    from gonio.io.lists import write_back
     from gonio.report import html
-    from gonio.workflows import checks
 
     search.check(local)
     decoys.check()
@@ -160,20 +159,9 @@ def align(
     resources = run.resources(settings)
     facts = known.read(particles.read_map, reference_map, settings)
     table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
-    found = checks.warnings_of_list(
-        table,
-        {"the reference": reference_map},
-        mask=facts.mask,
-        resolutions={"resolution_angstrom": settings.resolution_angstrom},
-        poses_for=None if local is None else "--local",
+    warned = warn_of(
+        _warnings(table, reference_map, facts.mask, settings, poses_for=None if local is None else "--local")
     )
-    symmetry = checks.without_the_symmetry(
-        reference_map,
-        settings.symmetry,
-        resolution_angstrom=settings.resolution_angstrom,
-        diameter_angstrom=settings.particle_diameter_angstrom,
-    )
-    warned = warn_of([*found, symmetry])
     aligner = facts.aligner(reference_map, settings)
     asked = {
         "reference": reference,
@@ -196,21 +184,44 @@ def align(
         if true_table is not None:
             aligned = replace(aligned, errors=errors_of(aligned, true_table))
         with work.results(alignment=asdict(aligned.settings)) as folder:
-            write_back(folder, "particles", writable(aligned.table))
-            others = runners_up(aligned.table, aligned.results)
-            write_list(folder / "runners_up.star", others, otherwise=NO_RUNNERS_UP)
-            if aligned.kept is not None and len(aligned.kept):
-                write_back(folder, "kept", writable(aligned.kept), with_optimisation_set=False)
-            elif decoys.decoys:
-                none_kept = f"No particle has a q-value up to {decoys.most_q:g}."
-                write_list(folder / "kept.star", None, otherwise=none_kept)
-            box = aligned.box_angstrom or reference_map.box_angstrom
-            write_particle_scene(folder, aligned.table, box_angstrom=box)
+            _write_lists(folder, aligned, box_angstrom=aligned.box_angstrom or reference_map.box_angstrom)
             write_summary(folder, aligned.summary)
             report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
-            report = with_notes(report, table, warned)
-            write_text(folder / "report.html", html(_with_looks(report, aligned, reference_map, work.executor)))
+            report = _with_looks(with_notes(report, table, warned), aligned, reference_map, work.executor)
+            write_text(folder / "report.html", html(report))
     return aligned
+
+
+def _warnings(
+    table: ParticleTable, reference: Volume, mask: Volume | None, settings: Settings, *, poses_for: str | None
+) -> list[InputWarning | None]:
+    """Return what is to be warned of before a list is aligned to a map."""
+    from gonio.workflows import checks
+
+    finest = settings.resolution_angstrom
+    found = checks.warnings_of_list(
+        table, {"the reference": reference}, mask=mask, resolutions={"resolution_angstrom": finest}, poses_for=poses_for
+    )
+    diameter = settings.particle_diameter_angstrom
+    symmetry = checks.without_the_symmetry(
+        reference, settings.symmetry, resolution_angstrom=finest, diameter_angstrom=diameter
+    )
+    return [*found, symmetry]
+
+
+def _write_lists(folder: Path, aligned: Aligned, *, box_angstrom: float) -> None:
+    """Write the list, its runners-up, the particles that are kept, and the scene of all."""
+    from gonio.alignment.columns import runners_up, writable
+    from gonio.io.lists import write_back
+
+    write_back(folder, "particles", writable(aligned.table))
+    write_list(folder / "runners_up.star", runners_up(aligned.table, aligned.results), otherwise=NO_RUNNERS_UP)
+    if aligned.kept is not None and len(aligned.kept):
+        write_back(folder, "kept", writable(aligned.kept), with_optimisation_set=False)
+    elif aligned.decoys.decoys:
+        none_kept = f"No particle has a q-value up to {aligned.decoys.most_q:g}."
+        write_list(folder / "kept.star", None, otherwise=none_kept)
+    write_particle_scene(folder, aligned.table, box_angstrom=box_angstrom)
 
 
 def align_list(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gonio.jobs.options import KnownReference
     from gonio.particle.volume import Subtomogram, Volume
     from gonio.particle.wedge import SingleAxisWedge
+    from gonio.workflows.inspection import InputWarning
 
 __all__ = ["Fit", "Paired", "pair"]
 
@@ -155,7 +156,6 @@ def pair(
         For options that do not fit together, and files that cannot be read or do not fit.
     """
     from gonio.io import read_volume, write_volume
-    from gonio.workflows import checks
 
     target = None if output is None else check_map(output, SETTINGS_ENDING, overwrite=overwrite)
     tilts = [tilt_range_a_deg or tilt_range_deg, tilt_range_b_deg or tilt_range_deg]
@@ -167,22 +167,7 @@ def pair(
     asked = search.settings(voxel_size_angstrom=size)
     settings = asked.resolved(box=volume_a.box, voxel_size_angstrom=size)
     facts = known.read(read, volume_b, settings)
-    doubts = checks.warnings_of_maps(
-        [_subtomogram(volume_a, wedges[0])],
-        {"B": volume_b},
-        mask=facts.mask,
-        resolutions={"resolution_angstrom": asked.resolution_angstrom},
-        invert="invert one of them",
-    )
-    if wedges[1] is None:
-        symmetry = checks.without_the_symmetry(
-            volume_b,
-            asked.symmetry,
-            resolution_angstrom=asked.resolution_angstrom,
-            diameter_angstrom=asked.particle_diameter_angstrom,
-        )
-        doubts += [] if symmetry is None else [symmetry]
-    warn_of(doubts)
+    warn_of(_warnings(_subtomogram(volume_a, wedges[0]), _subtomogram(volume_b, wedges[1]), facts.mask, asked))
     fitting = _Fitting(volume_a, wedges[0], settings, seed)
     fits = {AS_GIVEN: fitting.fit(_subtomogram(volume_b, wedges[1]), facts)}
     if mirror:
@@ -209,6 +194,26 @@ def pair(
         inputs = files_of(None, a, b, *known.files)
         write_settings(beside(target, SETTINGS_ENDING), shown, seed=seed, inputs=inputs)
     return paired
+
+
+def _warnings(
+    target: Subtomogram, reference: Subtomogram, mask: Volume | None, settings: Settings
+) -> list[InputWarning | None]:
+    """Return what is to be warned of before B, the reference, is aligned to A, the target."""
+    from gonio.particle.wedge import NoWedge
+    from gonio.workflows import checks
+
+    finest, map_ = settings.resolution_angstrom, reference.volume
+    found = checks.warnings_of_maps(
+        [target], {"B": map_}, mask=mask, resolutions={"resolution_angstrom": finest}, invert="invert one of them"
+    )
+    if not isinstance(reference.wedge, NoWedge):
+        return [*found]
+    diameter = settings.particle_diameter_angstrom
+    symmetry = checks.without_the_symmetry(
+        map_, settings.symmetry, resolution_angstrom=finest, diameter_angstrom=diameter
+    )
+    return [*found, symmetry]
 
 
 class _Fitting:
