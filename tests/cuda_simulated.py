@@ -58,7 +58,8 @@ assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1"
 
 
 def run_in_turns(manager: BlockManager, grid_point: tuple, *arguments) -> None:
-    """Run the threads of a block, one at a time, each to its next barrier; every second time the last one first.
+    """Run the threads of a block, one at a time, each to its next barrier; in every second block, and after every
+    second barrier, the last one first.
 
     So a number that one thread writes and another reads without waiting is wrong, and always is. Numba's own looks at
     all threads in a loop, for which they have to stop: six times the work.
@@ -72,7 +73,7 @@ def run_in_turns(manager: BlockManager, grid_point: tuple, *arguments) -> None:
         thread.turn.acquire()
         thread.turn_ends.acquire()
         thread.start()
-    living = threads
+    living = threads[::-1] if grid_point[0] % 2 else threads
     while living:
         for thread in living:
             thread.turn.release()
