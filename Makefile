@@ -18,6 +18,9 @@ BENCH_ARGS ?=
 # Python compiles what is imported; compiling all that is installed takes as long as the rest.
 PIP_FLAGS ?= --quiet --disable-pip-version-check --no-compile
 
+# What Python compiles, it keeps, whatever the shell says: a start of gonio takes a third of the time then.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
 
@@ -50,7 +53,7 @@ docs: .venv/.gonio-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # The wheel is made from the sdist, so that a file that is missing there is missing in both. It is tried as a user gets
-# it: nothing of the checkout is seen from build/smoke, and the kernels compile anew.
+# it: nothing of the checkout is seen from build/smoke, and the kernels compile anew unless NUMBA_CACHE_DIR has them.
 dist: .venv/.gonio-check
 	rm -rf dist build/smoke
 	$(BIN)/python -m build --outdir dist . > /dev/null
@@ -94,3 +97,8 @@ clean:
 .venv/.gonio-check: .venv/.made pyproject.toml
 	$(PIP) -e '.[check]'
 	@touch $@
+
+# All that .ci/run needs, at once.
+.venv/.gonio-all: .venv/.made pyproject.toml
+	$(PIP) -e '.[test,docs,check]'
+	@touch .venv/.gonio .venv/.gonio-test .venv/.gonio-docs .venv/.gonio-check $@
