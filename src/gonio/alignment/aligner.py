@@ -374,7 +374,7 @@ def _alone(prepare: Callable[..., Prepared], *item: object) -> Result:
 
 def _drawn(
     comparison: Comparison,
-    points: NDArray,
+    points: NDArray[np.float64],
     steps: int,
     *,
     frame: Frame,

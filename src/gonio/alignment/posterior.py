@@ -259,7 +259,9 @@ def _tangent(poses: Pose, centre: Pose) -> NDArray[np.float64]:
     return np.concatenate([rotation, poses.shift_angstrom - centre.shift_angstrom], axis=1)
 
 
-def _log_t(tangent: NDArray, directions: NDArray, root: NDArray) -> NDArray[np.float64]:
+def _log_t(
+    tangent: NDArray[np.floating], directions: NDArray[np.floating], root: NDArray[np.floating]
+) -> NDArray[np.float64]:
     """Return the log density of Student's t, up to a constant that all optima share, (p,)."""
     k = directions.shape[1]
     white = np.linalg.solve(root, (tangent @ directions).T) / INFLATED  # (k, p)
@@ -270,7 +272,9 @@ def _log_t(tangent: NDArray, directions: NDArray, root: NDArray) -> NDArray[np.f
     return np.where(apart, -np.inf, -0.5 * (FREEDOM + k) * np.log1p(square / FREEDOM))
 
 
-def _bounded(covariance: NDArray, directions: NDArray, most_shift_angstrom: float) -> NDArray[np.float64]:
+def _bounded(
+    covariance: NDArray[np.floating], directions: NDArray[np.floating], most_shift_angstrom: float
+) -> NDArray[np.float64]:
     """Reduce standard deviations of the free directions that are too large for a parabola to describe an optimum."""
     whole = np.nan_to_num(np.sqrt(np.diag(covariance)), posinf=1e9)
     rotation = np.abs(directions[:3]).sum(axis=0) > 0.5

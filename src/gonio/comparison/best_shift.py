@@ -101,7 +101,12 @@ class ShiftSearch:
         return np.asarray(shifts * self._grid.step_angstrom), value.astype(np.float64), norms
 
     def _on_grid(
-        self, values: NDArray, weights: NDArray, place: NDArray, value: NDArray, norms: NDArray
+        self,
+        values: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        place: NDArray[np.int64],
+        value: NDArray[np.float32],
+        norms: NDArray[np.float64],
     ) -> NDArray[np.int64]:
         x, y, z = np.rint(self._spectrum.frequency_xyz).astype(np.int64)
         limit, reach = self._spectrum.limit * (1 + 1e-6), int(self._spectrum.limit * (1 + 1e-6))
@@ -127,7 +132,12 @@ class ShiftSearch:
         return self._grid.cube[place]
 
     def _anywhere(
-        self, values: NDArray, weights: NDArray, place: NDArray, value: NDArray, norms: NDArray
+        self,
+        values: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        place: NDArray[np.int64],
+        value: NDArray[np.float32],
+        norms: NDArray[np.float64],
     ) -> NDArray[np.int64]:
         allowed = self._grid.allowed
         portion = max(1, int(PHASES / len(self._spectrum)))

@@ -97,7 +97,9 @@ class Comparison:
         """Return a comparison of these samples by FCS, with the target's weights."""
         return Comparison(self.target, self.reference, score=Score.FCS)
 
-    def normal_equations(self, rotations: NDArray, shifts_angstrom: NDArray) -> NormalEquations:
+    def normal_equations(
+        self, rotations: NDArray[np.floating], shifts_angstrom: NDArray[np.floating]
+    ) -> NormalEquations:
         """Return d, H and b at p poses: rotation matrices (p, 3, 3), shifts (p, 3) in angstrom."""
         sums = np.empty((len(rotations), sample_sums.N_SUMS))
         matrices, phases = self._for_kernels(rotations, shifts_angstrom)
@@ -111,7 +113,7 @@ class Comparison:
         return NormalEquations(d, hessian, descent, sums[:, sample_sums.WEIGHT].copy())
 
     def best_shifts(
-        self, rotations: NDArray, *, max_shift_angstrom: float, points: int | None = None
+        self, rotations: NDArray[np.floating], *, max_shift_angstrom: float, points: int | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the best shift (p, 3) in angstrom for each rotation (p, 3, 3), and the dissimilarity there (p,).
 
@@ -124,21 +126,25 @@ class Comparison:
         model.dissimilarities(CODES[self.score], sums, self.unit, self.least, d)
         return shifts, d
 
-    def values(self, rotations: NDArray, shifts_angstrom: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def values(
+        self, rotations: NDArray[np.floating], shifts_angstrom: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the dissimilarity and the total weight of Omega at p poses, (p,) each."""
         sums = self.shell_sums(rotations, shifts_angstrom).sum(axis=1)
         d = np.empty(len(sums))
         model.dissimilarities(CODES[self.score], sums, self.unit, self.least, d)
         return d, sums[:, 3]
 
-    def shell_sums(self, rotations: NDArray, shifts_angstrom: NDArray) -> NDArray[np.float64]:
+    def shell_sums(self, rotations: NDArray[np.floating], shifts_angstrom: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return |f|^2, |g|^2, f.g and |Omega| of each shell, round(abs(k)), at p poses, shape (p, s, 4)."""
         sums = np.empty((len(rotations), self.target.n_shells, 4))
         matrices, phases = self._for_kernels(rotations, shifts_angstrom)
         sample_sums.shell_sums(self.reference.kernel, self.samples, matrices, phases, self.target.shell, sums)
         return sums
 
-    def shell_equations(self, rotation: NDArray, shift_angstrom: NDArray) -> NDArray[np.float64]:
+    def shell_equations(
+        self, rotation: NDArray[np.floating], shift_angstrom: NDArray[np.floating]
+    ) -> NDArray[np.float64]:
         """Return the 37 sums (docs/theory.md eq. 8) of each shell at one pose, (s, 37), as ``kernels.sample_sums``."""
         sums = np.empty((self.target.n_shells, sample_sums.N_SUMS))
         matrices, phases = self._for_kernels(rotation[None], shift_angstrom[None])
@@ -148,19 +154,21 @@ class Comparison:
         return sums
 
     def _for_kernels(
-        self, rotations: NDArray, shifts_angstrom: NDArray
+        self, rotations: NDArray[np.floating], shifts_angstrom: NDArray[np.floating]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         phases = np.ascontiguousarray(self.phase * shifts_angstrom, dtype=np.float32)
         return np.ascontiguousarray(rotations, dtype=np.float32), phases
 
 
-def _plain_counts(target: Spectrum) -> tuple[NDArray, NDArray, NDArray]:
+def _plain_counts(target: Spectrum) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Return weights, |f|^2 and factors of |g|^2 for RCS and FCS: float32, shape (n,) each."""
     power = np.asarray(np.abs(target.value) ** 2, dtype=np.float32)
     return target.weight, power, np.ones_like(target.weight)
 
 
-def _likelihood_counts(target: Spectrum, expected_fsc: ExpectedFsc) -> tuple[tuple[NDArray, NDArray, NDArray], float]:
+def _likelihood_counts(
+    target: Spectrum, expected_fsc: ExpectedFsc
+) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]], float]:
     """Return weights, |f|^2 and factors of |g|^2 for eq. 30, (n,) each, and the unit of the weights.
 
     The terms of each sample are divided by its weight in f.g. Weights have a mean of one, so that their sum still

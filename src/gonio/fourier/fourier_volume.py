@@ -61,7 +61,9 @@ class FourierVolume:
     box: int
     voxel_size_angstrom: float
     limit: float
-    _rotated: dict[bytes, tuple[NDArray, NDArray]] = field(default_factory=dict, compare=False, repr=False)
+    _rotated: dict[bytes, tuple[NDArray[np.float32], NDArray[np.float32]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @staticmethod
     def of(volume: Volume, *, wedge: Wedge | None = None, limit: float, box: int | None = None) -> FourierVolume:
@@ -138,7 +140,7 @@ class FourierVolume:
         return out
 
 
-def background(data: NDArray) -> float:
+def background(data: NDArray[np.floating]) -> float:
     """Return the mean over the faces of the box.
 
     Unless it is subtracted, the box itself is an object with edges that rotates with the map.

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+RealArray = NDArray[np.floating] | NDArray[np.integer]
 
 # Combinations of box, limit and wedge that are cached: particles of one set have a few of each.
 REMEMBERED = 32
@@ -57,7 +58,7 @@ def index_grid(box: int, *, dimensions: int = 3) -> NDArray[np.int64]:
     return np.stack(np.meshgrid(*[axis] * dimensions, indexing="ij")[::-1], axis=-1)
 
 
-def in_friedel_half(index_xyz: NDArray) -> NDArray[np.bool_]:
+def in_friedel_half(index_xyz: NDArray[np.number]) -> NDArray[np.bool_]:
     """Return a mask (...) of frequencies (..., d) that chooses one of each pair k, -k, and not k = 0."""
     chosen = np.zeros(index_xyz.shape[:-1], dtype=bool)
     for axis in range(index_xyz.shape[-1]):
@@ -65,7 +66,7 @@ def in_friedel_half(index_xyz: NDArray) -> NDArray[np.bool_]:
     return chosen
 
 
-def shell_means(total: NDArray, count: NDArray, radius: NDArray) -> NDArray[np.float64]:
+def shell_means(total: RealArray, count: RealArray, radius: RealArray) -> NDArray[np.float64]:
     """Return means total / count of shells 0, 1, ..., (s,) each, at distances from zero frequency, linear in between.
 
     Shells with a count of zero are interpolated between their neighbours.
@@ -241,7 +242,7 @@ class _ByIdentity:
     The key holds the array, so that no other array gets its id while the key is in a cache.
     """
 
-    def __init__(self, array: NDArray) -> None:
+    def __init__(self, array: NDArray[np.generic]) -> None:
         self.array = array
 
     def __hash__(self) -> int:

@@ -182,7 +182,9 @@ class Spectrum:
         return f"Spectrum({len(self)} samples to {resolution:.1f} angstrom)"
 
 
-def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray]:
+def image_samples(
+    stack: TiltStack, limit: float
+) -> tuple[NDArray[np.int64], NDArray[np.complex128], NDArray[np.float64]]:
     """Return the unprocessed samples of each image in a Friedel half of the disc.
 
     Returns
@@ -204,7 +206,9 @@ def image_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDA
 MIN_TRANSFER = 0.02
 
 
-def _stack_samples(stack: TiltStack, limit: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+def _stack_samples(
+    stack: TiltStack, limit: float
+) -> tuple[NDArray[np.float64], NDArray[np.complex128], NDArray[np.float64], NDArray[np.float64]]:
     frequency, value, transfer = image_samples(stack, limit)
     weight = np.broadcast_to(stack.used[:, None], transfer.shape).astype(np.float64)
     if stack.ctf_premultiplied:

@@ -110,7 +110,7 @@ class Pose:
             raise TypeError("a single Pose has no length")
         return len(self.rotation)
 
-    def __getitem__(self, index: int | slice | NDArray) -> Pose:
+    def __getitem__(self, index: int | slice | NDArray[np.integer | np.bool_]) -> Pose:
         if not self.is_batch:
             raise TypeError("a single Pose cannot be indexed")
         return Pose(self.rotation[index], self.shift_angstrom[index])

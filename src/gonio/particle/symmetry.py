@@ -139,7 +139,7 @@ def split(symmetry: Symmetry) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return np.array(cosets), lattice.astype(np.int64)
 
 
-def symmetric(cube: NDArray, symmetry: Symmetry) -> NDArray:
+def symmetric(cube: NDArray[np.floating], symmetry: Symmetry) -> NDArray[np.floating]:
     """Return the sum of a cube (z, y, x) of odd side over the rotations about its centre that permute its axes."""
     first, *others = split(symmetry)[1]
     total = _permuted(cube, first)
@@ -148,7 +148,7 @@ def symmetric(cube: NDArray, symmetry: Symmetry) -> NDArray:
     return total
 
 
-def _permuted(cube: NDArray, matrix: NDArray[np.int64]) -> NDArray:
+def _permuted(cube: NDArray[np.floating], matrix: NDArray[np.int64]) -> NDArray[np.floating]:
     """Return the values of a cube (z, y, x) at h k for every k; h (3, 3) on xyz has one +-1 in each row and column."""
     axes, signs = np.abs(matrix).argmax(axis=1), matrix.sum(axis=1)  # (h k)_a = sign_a k_axes[a]
     flipped = cube.transpose(2, 1, 0)[tuple(slice(None, None, sign) for sign in signs)]  # (x, y, z)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -102,7 +102,7 @@ class BoxFrames:
     turns: Rotation
     flips: NDArray[np.float64]
 
-    def __getitem__(self, chosen: NDArray) -> BoxFrames:
+    def __getitem__(self, chosen: NDArray[np.integer | np.bool_]) -> BoxFrames:
         return BoxFrames(self.turns[chosen], self.flips[chosen])
 
     def to_tomogram(self, poses: Pose) -> Pose:
@@ -167,7 +167,7 @@ class ParticleTable:
     tomograms: tuple[str, ...]
     coordinates_angstrom: NDArray[np.float64] | None = None
     half_sets: NDArray[np.int8] | None = None
-    columns: Mapping[str, NDArray] = field(default_factory=dict)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     source: ParticleSource | None = None
     rows: NDArray[np.int64] | None = None
     coordinates_from: Literal["corner", "centre"] = "corner"
@@ -204,7 +204,7 @@ class ParticleTable:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: slice | list[int] | NDArray) -> ParticleTable:
+    def __getitem__(self, index: slice | list[int] | NDArray[np.integer | np.bool_]) -> ParticleTable:
         """Return the subset of particles in a slice, positions or mask: always a table, so one is ``table[[i]]``.
 
         Raises
@@ -308,5 +308,5 @@ class ParticleTable:
         return replace(self, poses=poses, columns={**self.columns, **added})
 
 
-def _chosen(values: NDArray | None, chosen: NDArray) -> NDArray | None:
+def _chosen(values: NDArray[Any] | None, chosen: NDArray[np.integer | np.bool_]) -> NDArray[Any] | None:
     return None if values is None else np.asarray(values)[chosen]

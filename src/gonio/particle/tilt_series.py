@@ -110,7 +110,7 @@ class TiltSeries:
     def __len__(self) -> int:
         return len(self.projections_xyz)
 
-    def take(self, chosen: NDArray) -> TiltSeries:
+    def take(self, chosen: NDArray[np.integer | np.bool_]) -> TiltSeries:
         """Return the series of the chosen tilts."""
         every = ((name, getattr(self, name)) for name in PER_TILT)
         kept: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in every}
@@ -234,12 +234,12 @@ class TiltSeries:
         weights[measured] = total / np.maximum(count, 1)
         return WeightVolumeWedge(weights.reshape(box, box, box), voxel_size_angstrom)
 
-    def _distance(self, tilt: int, frequency: NDArray, half: float) -> NDArray[np.float64]:
+    def _distance(self, tilt: int, frequency: NDArray[np.floating], half: float) -> NDArray[np.float64]:
         """Return the distance of frequencies (n, 3) from a tilt's plane, (n,), but at least half a sample."""
         return np.maximum(np.abs(frequency @ self.normals_xyz[tilt]), half)
 
     def _weight(
-        self, frequency: NDArray, weighting: Weighting, place_angstrom: ArrayLike | None
+        self, frequency: NDArray[np.floating], weighting: Weighting, place_angstrom: ArrayLike | None
     ) -> NDArray[np.float64]:
         """Return the weights of frequencies (n, 3) in the plane of a series' only tilt, shape (n,)."""
         if weighting is Weighting.PLAIN:

@@ -39,7 +39,7 @@ MIN_BOX = 8
 NOTEBOOK_PX = 160
 
 
-def _frozen_float32(array: NDArray, name: str) -> NDArray[np.float32]:
+def _frozen_float32(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
     result = np.array(array, dtype=np.float32, order="C")
     if not np.isfinite(result).all():
         bad = int(np.size(result) - np.isfinite(result).sum())
@@ -283,7 +283,7 @@ class TiltStack:
 Particle = Subtomogram | TiltStack
 
 
-def _varies(images: NDArray) -> NDArray[np.bool_]:
+def _varies(images: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Return a mask of the images (t, n, n) that hold more than one value, shape (t,)."""
     return np.asarray((images != images[:, :1, :1]).any(axis=(1, 2)))
 
@@ -302,7 +302,7 @@ def _check_orthonormal(projections_xyz: NDArray[np.float64]) -> None:
         )
 
 
-def unit_normal(normal_xyz: NDArray | None) -> NDArray[np.float64] | None:
+def unit_normal(normal_xyz: NDArray[np.floating] | None) -> NDArray[np.float64] | None:
     """Return the direction as a unit vector, or None for None."""
     if normal_xyz is None:
         return None
@@ -349,7 +349,7 @@ def masked(particle: Particle, diameter_angstrom: float) -> Particle:
     return replace(particle, images=kept * particle.used[:, None, None])
 
 
-def mean_within(data: NDArray, weight: NDArray) -> np.float32:
+def mean_within(data: NDArray[np.floating], weight: NDArray[np.floating]) -> np.float32:
     """Return the mean of values weighted by a mask of their shape, or 0 for a mask of zeros.
 
     Sums are in double precision, because values of cameras are far from zero.
@@ -378,7 +378,7 @@ def _mask(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDA
     return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
 
 
-def correlation(first: Volume, second: Volume, *, mask: NDArray | None = None) -> float:
+def correlation(first: Volume, second: Volume, *, mask: NDArray[np.floating | np.bool_] | None = None) -> float:
     """Return the Pearson correlation of two volumes of one box, over all voxels or weighted by a mask (n, n, n)."""
     if first.box != second.box:
         raise ValueError(f"the two volumes differ in box: {first.box} and {second.box} voxels")

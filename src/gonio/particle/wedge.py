@@ -66,7 +66,7 @@ def tilt_plane_normal(tilt_deg: ArrayLike, axis_deg: float) -> NDArray[np.float6
     return np.cos(tilt)[..., None] * np.array([0.0, 0.0, 1.0]) - np.sin(tilt)[..., None] * b_xyz
 
 
-def in_regions(frequency_xyz: NDArray, regions: NDArray) -> NDArray[np.bool_]:
+def in_regions(frequency_xyz: NDArray[np.floating], regions: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Return a mask of the frequencies (..., 3) that lie in any region (w, 7); both in one unit of frequency."""
     u = frequency_xyz @ regions[:, 0:3].T - regions[:, 6]  # (..., w)
     v = frequency_xyz @ regions[:, 3:6].T + regions[:, 6]
@@ -304,7 +304,9 @@ class SquaredTransferWedge:
         return fft.fftshift(fft.ifftn(fft.ifftshift(self.weights)).real).astype(np.float32)
 
 
-def _interpolated(weights: NDArray, voxel_size_angstrom: float, frequency_xyz: ArrayLike) -> NDArray[np.float32]:
+def _interpolated(
+    weights: NDArray[np.floating], voxel_size_angstrom: float, frequency_xyz: ArrayLike
+) -> NDArray[np.float32]:
     frequency = np.asarray(frequency_xyz, dtype=np.float64)
     n = len(weights)
     index_zyx = np.moveaxis(frequency[..., ::-1], -1, 0) * (n * voxel_size_angstrom) + n // 2

@@ -151,7 +151,7 @@ class PairSearch:
     neighbour_search: bool = False
     expected_fsc: ExpectedFsc | None = None
     pruning: PruningRules = PRUNING
-    minimise: Callable[[Comparison, NDArray, int], lm.State] | None = None
+    minimise: Callable[[Comparison, NDArray[np.float64], int], lm.State] | None = None
 
     def __post_init__(self) -> None:
         shells = self.pair.target.n_shells

@@ -76,7 +76,7 @@ def chance_poses(count: int) -> slice:
     return chosen if len(range(count)[chosen]) >= MIN_CHANCE_POSES else slice(0)
 
 
-def expected(pair: Pair, points: NDArray, chance: NDArray[np.float64]) -> ExpectedFsc:
+def expected(pair: Pair, points: NDArray[np.float64], chance: NDArray[np.float64]) -> ExpectedFsc:
     """Return the expected FSC of a pair whose pose is the first of points (p, 12).
 
     ``chance`` (s,) is the chance correlation.
@@ -194,7 +194,7 @@ class _OnCpu:
     def _filtered(self, score: Score, expected_fsc: ExpectedFsc | None, limit: float | None = None) -> Comparison:
         return self._pair.filtered(score, expected_fsc, limit)
 
-    def _minimised(self, comparison: Comparison, points: NDArray, steps: int) -> lm.State:
+    def _minimised(self, comparison: Comparison, points: NDArray[np.float64], steps: int) -> lm.State:
         if self._search.minimise is not None:
             state = self._search.minimise(comparison, points, steps)
         else:

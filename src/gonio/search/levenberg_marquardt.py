@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,11 +114,11 @@ class State:
         return [_BY_CODE[code] for code in self.code]
 
     @property
-    def arrays(self) -> tuple[NDArray, ...]:
+    def arrays(self) -> tuple[NDArray[Any], ...]:
         """All arrays, in the order above."""
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
-    def take(self, rows: NDArray) -> State:
+    def take(self, rows: NDArray[np.integer | np.bool_]) -> State:
         """Return a copy of some rows."""
         return State(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 

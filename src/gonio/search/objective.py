@@ -7,7 +7,7 @@ may move, and what a prior adds to a dissimilarity (docs/theory.md eq. 16). Must
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,24 +38,24 @@ __all__ = [
 MOVING_STEP_RAD = np.radians(2.0)
 
 
-def pack(rotations: NDArray, shifts: NDArray) -> NDArray[np.float64]:
+def pack(rotations: NDArray[np.floating], shifts: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return points (p, 12) of rotation matrices (p, 3, 3) and shifts (p, 3) in angstrom."""
     return np.concatenate([rotations.reshape(-1, 9), shifts], axis=1)  # (p, 12)
 
 
-def unpack(points: NDArray) -> tuple[NDArray, NDArray]:
+def unpack(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the rotations (p, 3, 3) and shifts (p, 3) of points, the inverse of ``pack``."""
     return points[:, :9].reshape(-1, 3, 3), points[:, 9:]  # (p, 3, 3), (p, 3)
 
 
-def poses_of(points: NDArray) -> Pose:
+def poses_of(points: NDArray[np.float64]) -> Pose:
     """Return points (p, 12) as a batch of p poses."""
     quaternions = np.empty((len(points), 4))
     pose_refinement.quaternions(np.ascontiguousarray(points), quaternions)
     return Pose(Rotation.from_quat(quaternions), points[:, 9:])
 
 
-def signature(points: NDArray, voxel_size_angstrom: float) -> NDArray[np.float64]:
+def signature(points: NDArray[np.float64], voxel_size_angstrom: float) -> NDArray[np.float64]:
     """Return the vectors (p, 9) between which the paper's eq. 12 measures distances, with shifts in voxels."""
     rotations, shifts = unpack(points)
     return anchors(rotations, shifts / voxel_size_angstrom).reshape(len(points), 9)
@@ -199,7 +199,7 @@ class PoseProblem:
             self.model, self.retract, self.length, self._tolerance, self.advance, self.explore, self.noise
         )
 
-    def model(self, points: NDArray) -> lm.Model:
+    def model(self, points: NDArray[np.float64]) -> lm.Model:
         """Return the value to minimise at points (p, 12), infinite outside the limits, and its quadratic model."""
         count, k = len(points), self._directions.shape[1]
         value, hessian, descent = np.empty(count), np.empty((count, k, k)), np.empty((count, k))
@@ -207,7 +207,7 @@ class PoseProblem:
         pose_refinement.evaluate(*self._pair, self.landscape, points, value, hessian, descent)
         return value, hessian, descent
 
-    def noise(self, points: NDArray) -> NDArray[np.float64]:
+    def noise(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the rounding error of the values at points (p, 12), (p,)."""
         noise = np.empty(len(points))
         pose_refinement.noises(*self._pair, self.landscape, np.ascontiguousarray(points, dtype=np.float64), noise)
@@ -246,17 +246,17 @@ class PoseProblem:
             )
         )
 
-    def retract(self, points: NDArray, steps: NDArray) -> NDArray:
+    def retract(self, points: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points moved along steps (p, k)."""
         return pack(*moved_along(*unpack(points), steps @ self._directions.T))
 
-    def length(self, steps: NDArray) -> NDArray:
+    def length(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return how far at most each step moves the particle's surface, (p,), in angstrom."""
         tangent = steps @ self._directions.T
         return np.linalg.norm(tangent[:, :3], axis=1) * self._radius + np.linalg.norm(tangent[:, 3:], axis=1)
 
     @property
-    def _pair(self) -> tuple:
+    def _pair(self) -> tuple[Any, ...]:
         return self.comparison.reference.kernel, self.comparison.samples
 
 

@@ -57,7 +57,7 @@ def refine_stochastically(
     seeds: NDArray[np.float64],
     *,
     schedule: Schedule,
-    signature: Callable[[NDArray], NDArray],
+    signature: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     rng: np.random.Generator,
     record: bool = False,
 ) -> Outcome:
@@ -97,7 +97,7 @@ def refine_stochastically(
 
 def _explore(
     problem: lm.Problem,
-    signature: Callable[[NDArray], NDArray],
+    signature: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     state: lm.State,
     schedule: Schedule,
     uniforms: NDArray[np.float64],
@@ -139,7 +139,9 @@ def all_refined(state: lm.State) -> Outcome:
     return _outcome(state, np.isfinite(state.dissimilarity), history, None)
 
 
-def _outcome(state: lm.State, active: NDArray, history: NDArray, points: NDArray | None) -> Outcome:
+def _outcome(
+    state: lm.State, active: NDArray[np.bool_], history: NDArray[np.float64], points: NDArray[np.float64] | None
+) -> Outcome:
     rows = np.flatnonzero(active) if active.any() else np.arange(len(state))
     state.code[state.running] = lm.Status.MAX_ITERATIONS.code
     order = rows[np.argsort(state.dissimilarity[rows], kind="stable")]

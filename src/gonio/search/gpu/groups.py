@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gonio.run.parallel import in_order
 from gonio.search.backend import Backend
@@ -30,7 +30,7 @@ Outcome = tuple[list[T], Exception | None]
 def in_groups(
     prepare: Callable[..., P],
     finish: Callable[[Sequence[P], Backend], list[T]],
-    items: Iterator[tuple],
+    items: Iterator[tuple[Any, ...]],
     device: Device,
     *,
     n_threads: int = 1,
@@ -61,7 +61,7 @@ def _done(
     prepare: Callable[..., P],
     finish: Callable[[Sequence[P], Backend], list[T]],
     device: Device,
-    group: list[tuple],
+    group: list[tuple[Any, ...]],
 ) -> Outcome[T]:
     """Prepare a group, and finish the items before the first that cannot be prepared."""
     prepared: list[P] = []

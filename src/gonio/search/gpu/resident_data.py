@@ -28,7 +28,7 @@ __all__ = ["Resident", "Seeds", "SeedsOnGpu", "begins", "within"]
 PHASE_BYTES, MOST_PHASE_BYTES = 8.0, 16e6
 
 
-def begins(counts: NDArray) -> NDArray[np.int64]:
+def begins(counts: NDArray[np.integer]) -> NDArray[np.int64]:
     """Return where consecutive runs of ``counts`` (b,) items begin, (b,)."""
     return np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
 
@@ -76,7 +76,7 @@ class Resident:
         kept = gpu.kept("grids", queue), gpu.kept("regions", queue), gpu.kept("volumes", queue)
         self.arrays = (*kept, gpu.up(table, queue), gpu.up(scales, queue), gpu.kept("frequency", queue))
 
-    def parts(self, counts: NDArray | None = None) -> Any:
+    def parts(self, counts: NDArray[np.integer] | None = None) -> Any:
         """Upload the first ``counts`` samples of each pair, or all, as a part, (b, 4)."""
         counts = self.sizes if counts is None else counts
         rows = np.stack([self._reference, self._frequency, self.column, counts], axis=1)
@@ -98,11 +98,11 @@ class Resident:
         return self._gpu.up(rows.astype(np.int64), self._queue), self._gpu.up(first, self._queue), first
 
 
-def _same(array: NDArray) -> Callable[[], NDArray]:
+def _same(array: NDArray[np.generic]) -> Callable[[], NDArray[np.generic]]:
     return lambda: array
 
 
-def _frequencies(target: Spectrum) -> Callable[[], NDArray]:
+def _frequencies(target: Spectrum) -> Callable[[], NDArray[np.float32]]:
     return lambda: target.frequency_xyz.T[target.by_radius[0]]
 
 

@@ -404,14 +404,14 @@ class _OnGpu:
     def _launch(self, kernel: Any, blocks: int, *arguments: Any) -> None:
         self._gpu.launch(kernel, blocks, self._queue, *arguments)
 
-    def _up(self, array: NDArray) -> Any:
+    def _up(self, array: NDArray[np.generic]) -> Any:
         return self._gpu.up(array, self._queue)
 
     def _empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return self._gpu.empty(shape, dtype, self._queue)
 
 
-def _samples(target: Spectrum) -> Callable[[], NDArray]:
+def _samples(target: Spectrum) -> Callable[[], NDArray[np.float32]]:
     """Return a function that makes Re, Im, transfer and weight of a target's samples, (n, 4), by radius."""
 
     def make() -> NDArray[np.float32]:
