@@ -43,7 +43,7 @@ class ShiftGrid:
     @cached_property
     def allowed(self) -> NDArray[np.int64]:
         """Shifts in the ball, (s, 3), in steps."""
-        return self.cube[(self.cube**2).sum(axis=1) <= self.radius**2 + 1e-6]
+        return np.asarray(self.cube[(self.cube**2).sum(axis=1) <= self.radius**2 + 1e-6])
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -129,7 +129,7 @@ class ShiftSearch:
             value,
             norms,
         )
-        return self._grid.cube[place]
+        return np.asarray(self._grid.cube[place])
 
     def _anywhere(
         self,

@@ -91,7 +91,7 @@ class ExpectedFsc:
         shells = min(len(e.correlation) for e in many)
 
         def average(values: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
-            return np.mean([v[:shells] for v in values], axis=0)
+            return np.asarray(np.mean([v[:shells] for v in values], axis=0))
 
         return ExpectedFsc(
             correlation=average(e.correlation for e in many),

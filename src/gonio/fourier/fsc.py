@@ -36,7 +36,7 @@ def shell_correlation(first: NDArray[np.complex128], second: NDArray[np.complex1
     )
     # A shell with nothing but rounding errors of single precision has a correlation of 0. Shell 0 is only the mean.
     least = EMPTY_SHELL**2 * one[1:].max() * two[1:].max()
-    result = cross / np.sqrt(np.maximum(one * two, max(least, 1e-300)))
+    result: NDArray[np.float64] = cross / np.sqrt(np.maximum(one * two, max(least, 1e-300)))
     result[0] = 1.0
     return result
 

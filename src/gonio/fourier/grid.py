@@ -127,7 +127,7 @@ class Places:
     @cached_property
     def shell(self) -> NDArray[np.int64]:
         """Shell of each sample, round(abs(k)), shape (n,)."""
-        return np.rint(np.linalg.norm(self.frequency_xyz.astype(np.float64), axis=0)).astype(np.int64)
+        return np.asarray(np.rint(np.linalg.norm(self.frequency_xyz.astype(np.float64), axis=0)), dtype=np.int64)
 
     @staticmethod
     def of(subtomogram: Subtomogram, limit: float) -> Places:

@@ -111,7 +111,7 @@ class Spectrum:
     @cached_property
     def radius(self) -> NDArray[np.float64]:
         """Distance of each sample from zero frequency, in units of one over the box, shape (n,)."""
-        return np.linalg.norm(self.frequency_xyz.astype(np.float64), axis=0)
+        return np.asarray(np.linalg.norm(self.frequency_xyz.astype(np.float64), axis=0))
 
     @cached_property
     def by_radius(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

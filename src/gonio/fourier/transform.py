@@ -22,12 +22,12 @@ MIN_SHELLS = 3
 
 def centred_fft(array: NDArray[np.number]) -> NDArray[np.complexfloating]:
     """Return V(k) of an image or volume with an even or odd box, with zero frequency at ``n // 2`` of every axis."""
-    return scipy.fft.fftshift(scipy.fft.fftn(scipy.fft.ifftshift(array)))
+    return np.asarray(scipy.fft.fftshift(scipy.fft.fftn(scipy.fft.ifftshift(array))))
 
 
 def centred_ifft(spectrum: NDArray[np.number]) -> NDArray[np.complexfloating]:
     """Return the image or volume of a spectrum from ``centred_fft``."""
-    return scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(spectrum)))
+    return np.asarray(scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(spectrum))))
 
 
 def shell_limit(box: int, voxel_size_angstrom: float, resolution_angstrom: float | None) -> float:

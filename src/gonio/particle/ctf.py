@@ -26,7 +26,8 @@ AMPLITUDE_CONTRAST = 0.07
 def electron_wavelength_angstrom(voltage_kv: float) -> float:
     """Return the relativistic electron wavelength, angstrom (Reimer & Kohl 2008, eq. 2.12)."""
     volts = 1e3 * voltage_kv
-    return 12.2643 / np.sqrt(volts * (1.0 + 0.978466e-6 * volts))
+    angstrom: float = 12.2643 / np.sqrt(volts * (1.0 + 0.978466e-6 * volts))
+    return angstrom
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class Ctf:
         wavelength = electron_wavelength_angstrom(self.voltage_kv)
         phase = np.pi * wavelength * defocus * square - 0.5 * np.pi * aberration * wavelength**3 * square**2
         shift = np.arctan2(self.amplitude_contrast, np.sqrt(1.0 - self.amplitude_contrast**2))
-        return np.sin(phase + shift + plate) * np.exp(-0.25 * bfactor * square)
+        transfer: NDArray[np.float64] = np.sin(phase + shift + plate) * np.exp(-0.25 * bfactor * square)
+        return transfer
 
 
 def image_transfer(
@@ -152,6 +154,8 @@ def dose_decay(
     """
     frequency = np.maximum(np.asarray(frequency_per_angstrom, dtype=np.float64), 1e-6)
     if bfactor_per_dose > 0:
-        return np.exp(-0.25 * bfactor_per_dose * np.asarray(dose, dtype=np.float64)[..., None] * frequency**2)
+        return np.asarray(
+            np.exp(-0.25 * bfactor_per_dose * np.asarray(dose, dtype=np.float64)[..., None] * frequency**2)
+        )
     critical = 0.24499 * frequency**-1.6649 + 2.8141
     return np.exp(-0.5 * np.asarray(dose, dtype=np.float64)[..., None] / critical)

@@ -70,7 +70,7 @@ def overlapping_groups(
         pairs += [pair for pair, _ in _near(tomograms, coordinates_angstrom, within_angstrom, np.inf)]
     edges = np.concatenate(pairs)
     graph = coo_array((np.ones(len(edges), dtype=np.int8), edges.T), shape=(count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
 def split(

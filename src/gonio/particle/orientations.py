@@ -103,7 +103,7 @@ def _lattice(spacing: float, radius: float) -> NDArray[np.float64]:
     along = spacing * np.arange(-count, count + 1)
     corners = np.stack(np.meshgrid(along, along, along, indexing="ij"), axis=-1).reshape(-1, 3)
     points = np.concatenate([corners, corners + 0.5 * spacing])
-    return points[np.linalg.norm(points, axis=1) <= radius]
+    return np.asarray(points[np.linalg.norm(points, axis=1) <= radius])
 
 
 def within(centre: Rotation, *, cone_deg: float, spacing_deg: float) -> Rotation:

@@ -37,7 +37,7 @@ def moved_along(
 
 def _rotated(rotation: Rotation, vectors_xyz: ArrayLike) -> NDArray[np.float64]:
     # A copy, because SciPy refuses to rotate read-only arrays.
-    return rotation.apply(np.array(vectors_xyz, dtype=np.float64))
+    return np.asarray(rotation.apply(np.array(vectors_xyz, dtype=np.float64)))
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ class Pose:
     @property
     def matrix(self) -> NDArray[np.float64]:
         """R as matrices, shape (3, 3) or (p, 3, 3), acting on xyz columns."""
-        return self.rotation.as_matrix()
+        return np.asarray(self.rotation.as_matrix())
 
     def euler_zyz_deg(self) -> NDArray[np.float64]:
         """Return the angles (a, b, c) with ``R = Rz(a) Ry(b) Rz(c)``, degrees, shape (3,) or (p, 3)."""
-        return self.rotation.as_euler("ZYZ", degrees=True, suppress_warnings=True)
+        return np.asarray(self.rotation.as_euler("ZYZ", degrees=True, suppress_warnings=True))
 
     def apply(self, points_xyz: ArrayLike) -> NDArray[np.float64]:
         """Return ``R x + t`` for points in angstrom, shape (..., 3) for a single pose, (p, 3) for a batch."""
@@ -157,16 +157,19 @@ class Pose:
 
     def rotation_distance_deg(self, other: Pose) -> NDArray[np.float64] | float:
         """Return the angle of the rotation between two poses, degrees in [0, 180]."""
-        return np.degrees((self.rotation * other.rotation.inv()).magnitude())
+        angle: NDArray[np.float64] | float = np.degrees((self.rotation * other.rotation.inv()).magnitude())
+        return angle
 
     def shift_distance_angstrom(self, other: Pose) -> NDArray[np.float64] | float:
         """Return the length of the difference of the two shifts, angstrom (the paper's translation error)."""
-        return np.linalg.norm(self.shift_angstrom - other.shift_angstrom, axis=-1)
+        distance: NDArray[np.float64] | float = np.linalg.norm(self.shift_angstrom - other.shift_angstrom, axis=-1)
+        return distance
 
     def frobenius_distance(self, other: Pose, *, voxel_size_angstrom: float) -> NDArray[np.float64] | float:
         """Return ``|| R_j^-1 (I - (a_j, a_j, a_j)) - R_k^-1 (I - (a_k, a_k, a_k)) ||_F``, a in voxels (eq. 12)."""
         mine, others = (anchors(pose.matrix, pose.shift_angstrom / voxel_size_angstrom) for pose in (self, other))
-        return np.sqrt(((mine - others) ** 2).sum(axis=(-2, -1)))
+        distance: NDArray[np.float64] | float = np.sqrt(((mine - others) ** 2).sum(axis=(-2, -1)))
+        return distance
 
     def __repr__(self) -> str:
         if self.is_batch:

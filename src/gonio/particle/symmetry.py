@@ -94,7 +94,7 @@ class Symmetry:
     @property
     def matrices(self) -> NDArray[np.float64]:
         """The rotations as matrices, shape (order, 3, 3), the identity first."""
-        return self.rotations.as_matrix()
+        return np.asarray(self.rotations.as_matrix())
 
     def equivalents(self, matrices: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return ``R g`` for every g, shape (p, order, 3, 3) from (p, 3, 3), R itself first."""
@@ -105,7 +105,8 @@ class Symmetry:
 
         It is the product of two unit quaternions, of R and of the inverse of g; the largest is nearest to the identity.
         """
-        return np.abs(rotation.as_quat() @ self.rotations.inv().as_quat().T)
+        cosines: NDArray[np.float64] = np.abs(rotation.as_quat() @ self.rotations.inv().as_quat().T)
+        return cosines
 
     def nearest(self, pose: Pose, *, to: Pose) -> Pose:
         """Return the equivalent of a pose, or of each of a batch, whose rotation is nearest to that of ``to``.

@@ -296,7 +296,7 @@ class ParticleTable:
         return pandas.DataFrame({**columns, "half_set": self.half_sets, **self.columns})
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>" + self[:SHOWN].to_pandas().to_html(max_cols=12)
+        return f"<p>{self!r}</p>{self[:SHOWN].to_pandas().to_html(max_cols=12)}"
 
     def without(self, *names: str) -> ParticleTable:
         """Return the table without these columns, where it has them."""

@@ -173,7 +173,7 @@ class TiltSeries:
         """Angle of each tilt about ``axis_deg``, right-handed, shape (t,)."""
         axis = np.radians(self.axis_deg)
         b = np.array([np.sin(axis), -np.cos(axis)])
-        return np.degrees(np.arctan2(-self.normals_xyz[:, :2] @ b, self.normals_xyz[:, 2]))
+        return np.asarray(np.degrees(np.arctan2(-self.normals_xyz[:, :2] @ b, self.normals_xyz[:, 2])))
 
     @property
     def order(self) -> NDArray[np.int64] | None:
@@ -236,7 +236,8 @@ class TiltSeries:
 
     def _distance(self, tilt: int, frequency: NDArray[np.floating], half: float) -> NDArray[np.float64]:
         """Return the distance of frequencies (n, 3) from a tilt's plane, (n,), but at least half a sample."""
-        return np.maximum(np.abs(frequency @ self.normals_xyz[tilt]), half)
+        distance: NDArray[np.float64] = np.maximum(np.abs(frequency @ self.normals_xyz[tilt]), half)
+        return distance
 
     def _weight(
         self, frequency: NDArray[np.floating], weighting: Weighting, place_angstrom: ArrayLike | None

@@ -92,7 +92,7 @@ class Volume:
     @property
     def box(self) -> int:
         """Voxels along an edge, n."""
-        return self.data.shape[0]
+        return int(self.data.shape[0])
 
     @property
     def box_angstrom(self) -> float:
@@ -260,7 +260,7 @@ class TiltStack:
     @property
     def box(self) -> int:
         """Pixels along an edge."""
-        return self.images.shape[1]
+        return int(self.images.shape[1])
 
     def transfer(self, frequency_xy_per_angstrom: ArrayLike) -> NDArray[np.float64]:
         """Return CTF times scale times decay with dose of the t images at frequencies (s, 2), shape (t, s)."""
@@ -318,7 +318,7 @@ def soft_sphere(box: int, *, radius_px: float, edge_px: float) -> NDArray[np.flo
     axis = np.arange(box) - box // 2
     distance = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
     outside = np.clip((distance - radius_px) / max(edge_px, 1e-6), 0.0, 1.0)
-    return (0.5 + 0.5 * np.cos(np.pi * outside)).astype(np.float32)
+    return np.asarray(0.5 + 0.5 * np.cos(np.pi * outside), dtype=np.float32)
 
 
 # Width of a mask's soft edge, as a fraction of its diameter.

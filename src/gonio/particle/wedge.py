@@ -63,7 +63,7 @@ def tilt_plane_normal(tilt_deg: ArrayLike, axis_deg: float) -> NDArray[np.float6
     tilt = np.radians(np.asarray(tilt_deg, dtype=np.float64))
     axis = np.radians(axis_deg)
     b_xyz = np.array([np.sin(axis), -np.cos(axis), 0.0])  # a x z with a = (cos, sin, 0)
-    return np.cos(tilt)[..., None] * np.array([0.0, 0.0, 1.0]) - np.sin(tilt)[..., None] * b_xyz
+    return np.asarray(np.cos(tilt)[..., None] * np.array([0.0, 0.0, 1.0]) - np.sin(tilt)[..., None] * b_xyz)
 
 
 def in_regions(frequency_xyz: NDArray[np.floating], regions: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -71,7 +71,8 @@ def in_regions(frequency_xyz: NDArray[np.floating], regions: NDArray[np.floating
     u = frequency_xyz @ regions[:, 0:3].T - regions[:, 6]  # (..., w)
     v = frequency_xyz @ regions[:, 3:6].T + regions[:, 6]
     square = (frequency_xyz**2).sum(axis=-1)
-    return (u * v <= EDGE_TOLERANCE * square[..., None]).any(axis=-1)
+    inside: NDArray[np.bool_] = (u * v <= EDGE_TOLERANCE * square[..., None]).any(axis=-1)
+    return inside
 
 
 def _check_range(tilt_min_deg: float, tilt_max_deg: float) -> None:
@@ -301,7 +302,7 @@ class SquaredTransferWedge:
     @property
     def point_spread(self) -> NDArray[np.float32]:
         """Inverse Fourier transform of the sums, centre voxel ``n // 2``, shape (n, n, n)."""
-        return fft.fftshift(fft.ifftn(fft.ifftshift(self.weights)).real).astype(np.float32)
+        return np.asarray(fft.fftshift(fft.ifftn(fft.ifftshift(self.weights)).real), dtype=np.float32)
 
 
 def _interpolated(
@@ -310,4 +311,4 @@ def _interpolated(
     frequency = np.asarray(frequency_xyz, dtype=np.float64)
     n = len(weights)
     index_zyx = np.moveaxis(frequency[..., ::-1], -1, 0) * (n * voxel_size_angstrom) + n // 2
-    return map_coordinates(weights, index_zyx, order=1, mode="constant", cval=0.0).astype(np.float32)
+    return np.asarray(map_coordinates(weights, index_zyx, order=1, mode="constant", cval=0.0), dtype=np.float32)

@@ -253,7 +253,9 @@ class PoseProblem:
     def length(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return how far at most each step moves the particle's surface, (p,), in angstrom."""
         tangent = steps @ self._directions.T
-        return np.linalg.norm(tangent[:, :3], axis=1) * self._radius + np.linalg.norm(tangent[:, 3:], axis=1)
+        return np.asarray(
+            np.linalg.norm(tangent[:, :3], axis=1) * self._radius + np.linalg.norm(tangent[:, 3:], axis=1)
+        )
 
     @property
     def _pair(self) -> tuple[Any, ...]:

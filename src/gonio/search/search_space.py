@@ -119,7 +119,7 @@ class Frame:
         """Return the prior's second derivative at a pose, (6, 6), or None without a prior."""
         if self.prior is None:
             return None
-        return prior_model(self.prior, pack(pose.matrix[None], pose.shift_angstrom[None]))[1][0]
+        return np.asarray(prior_model(self.prior, pack(pose.matrix[None], pose.shift_angstrom[None]))[1][0])
 
 
 def neighbours(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -138,7 +138,7 @@ def neighbour_rotations() -> NDArray[np.float64]:
     """Return the rotations of ``neighbours`` as rotation vectors (12, 3)."""
     golden = 0.5 * (1.0 + np.sqrt(5.0))
     corners = [np.roll((0.0, a, b * golden), axis) for axis in range(3) for a in (-1, 1) for b in (-1, 1)]
-    return np.radians(NEIGHBOUR_DEG) * np.array(corners) / np.hypot(1.0, golden)
+    return np.asarray(np.radians(NEIGHBOUR_DEG) * np.array(corners) / np.hypot(1.0, golden))
 
 
 def everywhere(target: Particle, settings: Settings, *, spacing_deg: float | None) -> Frame:
@@ -155,7 +155,7 @@ def _seed_orientations(symmetry: str, interval_deg: float, spacing_deg: float | 
     else:
         edge = EDGE_OF_SYMMETRY if group.order > 1 else 1.0
         rotations = orientations.uniform(orientations.uniform_count(edge * spacing_deg))
-    matrices = orientations.reduced(rotations, group).as_matrix()
+    matrices: NDArray[np.float64] = orientations.reduced(rotations, group).as_matrix()
     matrices.flags.writeable = False
     return matrices
 
