@@ -173,13 +173,13 @@ def test_best_shifts_of_samples_off_the_grid_are_those_of_the_cpu(gpu):
 def frames() -> dict:
     target, start = particle(1), POSES[0]
     prior = {"max_rotation_deg": 20.0, "prior_rotation_sd_deg": 3.0, "prior_shift_sd_angstrom": 5.0}
-    axis = gonio.Settings(search="axis"), gonio.Settings(search="axis", axis_sd_deg=4.0)
+    axis = gonio.Settings(search="axis"), gonio.Settings(search=gonio.AxisSearch(4.0))
     return {
         "free": near(target, start, gonio.Settings(search="local"), spacing_deg=None),
-        "prior": near(target, start, gonio.Settings(search="local", **prior), spacing_deg=None),
+        "prior": near(target, start, gonio.Settings(search=gonio.LocalSearch(**prior)), spacing_deg=None),
         "axis": about_normals(target, particle(11), axis[0], spacing_deg=None),
         "axis, prior": about_normals(
-            target, particle(11), gonio.Settings(search="axis", axis_sd_deg=4.0), spacing_deg=None
+            target, particle(11), gonio.Settings(search=gonio.AxisSearch(4.0)), spacing_deg=None
         ),
     }
 
@@ -326,7 +326,7 @@ PAIRS: dict[str, dict] = {
     "exact": {"exact": True},
     "narrow": {"before": True, "wedge": "narrow"},
 }
-TOLD = gonio.Settings(search="local", max_rotation_deg=40.0, prior_rotation_sd_deg=10.0, prior_shift_sd_angstrom=8.0)
+TOLD = gonio.Settings(search=gonio.LocalSearch(10.0, 8.0, 40.0))
 SEARCHES: dict[str, tuple[str, str, dict]] = {
     "axis": ("expected", "axis", {}),
     "axis, exact": ("exact", "axis", {}),
@@ -382,7 +382,9 @@ def pair_search(name: str, seed: int, limit: float = LIMIT, off_grid: bool = Fal
     settings = gonio.Settings(search="axis", max_shift_angstrom=15.0)
     frame = {
         "axis": lambda: about_normals(target, target, settings, spacing_deg=plan.spacing_deg),
-        "axis, prior": lambda: about_normals(target, target, replace(settings, axis_sd_deg=6.0), spacing_deg=30.0),
+        "axis, prior": lambda: about_normals(
+            target, target, replace(settings, search=gonio.AxisSearch(6.0)), spacing_deg=30.0
+        ),
         "cone": lambda: near(target, start, TOLD, spacing_deg=15.0),
         "start": lambda: near(target, start, gonio.Settings(search="local"), spacing_deg=None),
     }[where]()

@@ -36,7 +36,7 @@ from gonio.preparation.extent import sphere_of
 from gonio.run.executor import Executor
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
-from gonio.settings import Search, Settings
+from gonio.settings import GlobalSearch, LocalSearch, Settings
 
 __all__ = ["Competition", "Decoys", "compete", "q_values", "scrambled_volume", "self_likeness"]
 
@@ -167,14 +167,7 @@ def self_likeness(reference: Volume, other: Aligner) -> float:
 
 def _everywhere(settings: Settings) -> Settings:
     """Return the settings of a global search: decoys have no input poses to start from."""
-    return replace(
-        settings,
-        search=Search.COARSE_TO_FINE,
-        max_rotation_deg=None,
-        prior_rotation_sd_deg=None,
-        prior_shift_sd_angstrom=None,
-        axis_sd_deg=None,
-    )
+    return replace(settings, search=GlobalSearch())
 
 
 @dataclass(frozen=True)
@@ -286,7 +279,7 @@ def compete(
 
 def _searching(decoy: Aligner) -> Aligner:
     """Return the decoy's aligner with a search that needs no start."""
-    if decoy.settings.search is not Search.LOCAL:
+    if not isinstance(decoy.settings.search, LocalSearch):
         return decoy
     return decoy.of_another(decoy.reference, settings=_everywhere(decoy.settings), mask=decoy.mask)
 

@@ -25,7 +25,7 @@ from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
 from gonio.search.gpu.device import Device
 from gonio.search.gpu.multi_gpu import OneGpu
-from gonio.settings import Search, Settings
+from gonio.settings import LocalSearch, Settings
 
 __all__ = ["AlignedRow", "Aligners", "ParticleError", "align_rows", "align_table", "learn", "executor_of"]
 
@@ -123,7 +123,7 @@ def align_rows(
     ParticleError, FormatError
         Naming the first particle that cannot be read or does not fit.
     """
-    starts = aligner.settings.search is Search.LOCAL if local is None else local
+    starts = isinstance(aligner.settings.search, LocalSearch) if local is None else local
     task = _AlignRow(table, aligner, seed, expected_fsc, starts)
     return list((executor or executor_of(aligner.gpu))(stage, task, len(table)))
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Subtomogram, Volume
     from gonio.particle.wedge import SingleAxisWedge
-    from gonio.settings import Settings
+    from gonio.settings import LocalSearch, Settings
 
 __all__ = [
     "DecoyOptions",
@@ -197,18 +197,16 @@ class LocalOptions:
     prior_rotation_sd_deg: float | None = None
     prior_shift_sd_angstrom: float | None = None
 
-    def settings(self, *, voxel_size_angstrom: float) -> dict[str, float | None]:
-        """Return the settings of a local search."""
+    def search(self, *, voxel_size_angstrom: float) -> LocalSearch:
+        """Return the search of these options."""
+        from gonio.settings import LocalSearch
+
         turn, shift = self.prior_rotation_sd_deg, self.prior_shift_sd_angstrom
         if turn is None:
             turn = LOCAL_PRIOR_DEG if self.max_rotation_deg is None else 0.0
         if shift is None:
             shift = LOCAL_PRIOR_SHIFT_VOXELS * voxel_size_angstrom if self.max_rotation_deg is None else 0.0
-        return {
-            "prior_rotation_sd_deg": turn or None,
-            "prior_shift_sd_angstrom": shift or None,
-            "max_rotation_deg": self.max_rotation_deg,
-        }
+        return LocalSearch(turn or None, shift or None, self.max_rotation_deg)
 
 
 @dataclass(frozen=True)
@@ -234,19 +232,8 @@ class SearchOptions:
         ArgumentError
             For what does not fit together.
         """
-        from gonio.settings import Search, Settings
+        from gonio.settings import PaperSearch, Settings
 
-        self.check(local)
-        own = {name: value for name, value in asdict(self).items() if name != "search"}
-        if self.seed_interval_deg is None:
-            del own["seed_interval_deg"]
-        if local is not None:
-            own |= local.settings(voxel_size_angstrom=voxel_size_angstrom)
-        search = Search.LOCAL if local is not None else Search(self.search or SEARCHES[0])
-        return Settings(search=search, **own)
-
-    def check(self, local: LocalOptions | None = None) -> None:
-        """Raise ArgumentError where options exclude each other."""
         if self.search is not None and self.search not in SEARCHES:
             raise ArgumentError(
                 "{} must be {known} or {last}, got {got!r}",
@@ -259,30 +246,24 @@ class SearchOptions:
             raise ArgumentError(
                 "{} and {} exclude each other: one searches all poses, the other near those listed", "search", "local"
             )
-        papers = self.search in PAPERS_SEARCHES
-        if self.seed_interval_deg is not None and not papers:
+        if self.seed_interval_deg is not None and self.search not in PAPERS_SEARCHES:
             raise ArgumentError(
                 "{} is for {} {searches}: others need none",
                 "seed_interval_deg",
                 "search",
                 searches=" or ".join(PAPERS_SEARCHES),
             )
-        if self.pool == "drawn" and papers:
-            raise ArgumentError(
-                "{} is for the search coarse_to_fine: {search} has a schedule of its own", "pool", search=self.search
-            )
-        if self.inputs == "restored" and papers:
-            raise ArgumentError(
-                "{} {search} compares plain inputs: leave out {} or {}",
-                "search",
-                "inputs",
-                "search",
-                search=self.search,
-            )
-        if self.score == "likelihood" and (papers or self.inputs == "plain"):
-            raise ArgumentError(
-                "{} likelihood needs restored inputs: not {} plain, nor a search of 2012", "score", "inputs"
-            )
+        own = {**asdict(self), "search": self.search or SEARCHES[0]}
+        interval = own.pop("seed_interval_deg")
+        if local is not None:
+            own["search"] = local.search(voxel_size_angstrom=voxel_size_angstrom)
+        elif interval is not None:
+            own["search"] = PaperSearch(own["search"], interval)
+        return Settings(**own)
+
+    def check(self, local: LocalOptions | None = None) -> None:
+        """Raise ArgumentError where options do not fit together, before anything is read."""
+        self.settings(voxel_size_angstrom=1.0, local=local)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from gonio.search.batch_task import BatchTask
 from gonio.search.cpu import Cpu
 from gonio.search.gpu.device import CPU, Device
 from gonio.search.gpu.multi_gpu import gpus_for
-from gonio.settings import Settings
+from gonio.settings import LocalSearch, Settings
 
 __all__ = ["PairResult", "align_all_pairs"]
 
@@ -111,7 +111,7 @@ def align_all_pairs(
         Tilt stacks, which cannot be a reference.
     """
     settings = Settings() if settings is None else settings
-    if settings.search == "local":
+    if isinstance(settings.search, LocalSearch):
         raise ValueError("a local search needs a start for each pair: use Aligner(...).align_many(..., starts=poses)")
     n = len(particles)
     if poses is not None and len(poses) != n:

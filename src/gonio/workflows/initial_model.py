@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Result, Search, Settings
+from gonio.alignment.aligner import Aligner, Result
 from gonio.alignment.particle_list import ParticleError, align_table
 from gonio.alignment.prepared import Prepared, finished
 from gonio.averaging.averages import average_table
@@ -30,6 +30,7 @@ from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
+from gonio.settings import GlobalSearch, Settings
 from gonio.workflows.pose_change import displacement
 from gonio.workflows.synchronisation import Pairs, synchronised
 
@@ -104,8 +105,8 @@ def initial_model(
             "a map made from the particles alone has its axes anywhere: refine with C1, rotate the map so that its axes"
             f" lie as {settings.symmetry}'s should, and give it as the reference"
         )
-    if settings.search is not Search.COARSE_TO_FINE:
-        raise ValueError(f"pairs have no pose to start from: leave out {settings.search}")
+    if not isinstance(settings.search, GlobalSearch):
+        raise ValueError(f"pairs have no pose to start from: leave out {settings.search.name}")
     if min(len(table), count) < 6:
         raise ValueError(f"at least 6 particles are needed to make a map from, got {min(len(table), count)}")
     subset = table[np.sort(rng.permutation(len(table))[:count])]
