@@ -41,7 +41,7 @@ from gonio.search.cpu import Cpu
 from gonio.search.gpu import stages
 from gonio.search.gpu.device import Device
 from gonio.search.gpu.dispatch import NORMAL_EQUATIONS
-from gonio.search.gpu.multi_gpu import gpus_for
+from gonio.search.gpu.multi_gpu import OneGpu, executor_for
 from gonio.search.objective import pack, poses_of
 from gonio.search.search_space import about_normals, near
 from oracle import Blobs
@@ -567,7 +567,7 @@ def test_all_pairs_find_what_the_cpu_finds(small_gpu):
     particles = [particle(7, noise=noise) for noise in (0.05, 0.1)]
     settings = aligner("axis").settings
     wanted = list(gonio.align_all_pairs(particles, settings))
-    found = list(gonio.align_all_pairs(particles, settings, device=small_gpu))
+    found = list(gonio.align_all_pairs(particles, settings, executor=OneGpu(small_gpu)))
     assert [(p.reference, p.target) for p in found] == [(p.reference, p.target) for p in wanted]
     assert_alike([p.result for p in found], [p.result for p in wanted])
 
@@ -601,8 +601,8 @@ class Sums(BatchTask[Evaluation, np.ndarray]):
 
 def test_workers_with_a_gpu_each_compute_what_one_gpu_computes():
     # The simulator has one GPU: two processes take it.
-    alone = list(gpus_for("cuda")("sums", Sums(), 7))
-    with gpus_for("cuda:0,cuda:0", n_threads=2) as two:
+    alone = list(executor_for("cuda")("sums", Sums(), 7))
+    with executor_for("cuda:0,cuda:0", n_threads=2) as two:
         assert two.name == "cuda:0 (simulated GPU), cuda:0 (simulated GPU)"
         together = list(two("sums", Sums(), 7))
     assert same_bits(together, alone)

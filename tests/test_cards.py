@@ -36,7 +36,7 @@ from gonio.search.gpu import device, groups
 from gonio.search.gpu.device import Device
 from gonio.search.gpu.dispatch import Work
 from gonio.search.gpu.groups import in_groups
-from gonio.search.gpu.multi_gpu import TILE, ManyGpus, OneGpu, gpus_for
+from gonio.search.gpu.multi_gpu import TILE, ManyGpus, OneGpu, executor_for
 from gonio.workflows.classification import classes_of_references
 from gonio.workflows.initial_model import _AlignToLater, _Alone
 from listed import aligner, bits, listed
@@ -168,13 +168,8 @@ def test_all_pairs_are_the_same_to_the_bit(gpus):
 
 def test_pairs_of_a_tile_are_searched_side_by_side():
     gpu = Processor()
-    list(gonio.align_all_pairs([noisy(i) for i in range(4)], device=gpu))
+    list(gonio.align_all_pairs([noisy(i) for i in range(4)], executor=OneGpu(gpu)))
     assert max(gpu.launches) >= 6
-
-
-def test_device_and_executor_exclude_each_other():
-    with pytest.raises(ValueError, match="device and executor exclude each other"):
-        list(gonio.align_all_pairs([noisy(0), noisy(1)], device=Processor(), executor=Local()))
 
 
 def test_a_run_on_gpus_that_was_cut_off_goes_on(folder, alone, gpus, tmp_path):
@@ -319,11 +314,11 @@ def test_a_start_from_nothing_is_done_on_gpus():
 
 
 def test_names_make_engines():
-    assert gpus_for("cpu") is None
-    several = gpus_for("cuda:0,cuda:1", n_threads=4)
+    assert executor_for("cpu", n_threads=2) == Local(2)
+    several = executor_for("cuda:0,cuda:1", n_threads=4)
     assert isinstance(several, ManyGpus) and several.names == ("cuda:0", "cuda:1") and several.n_threads == 4
     with pytest.raises(ValueError, match="draws them one by one"):
-        gpus_for("cuda:0,cuda:1", draws=True)
+        executor_for("cuda:0,cuda:1", draws=True)
 
 
 def test_a_gpu_stays_in_its_process():
@@ -495,8 +490,8 @@ def test_maps_and_classes_made_with_a_gpu_are_those_of_the_processor(typing, mon
     monkeypatch.chdir(typing)
     processor, (words, files) = Processor(), WHOLE[command]
     monkeypatch.setattr(
-        "gonio.search.gpu.multi_gpu.gpus_for",
-        lambda name, **_: None if name == "cpu" else OneGpu(processor, n_threads=1),
+        "gonio.search.gpu.multi_gpu.executor_for",
+        lambda name, **_: OneGpu(processor, n_threads=1),
     )
     for name in ("cpu", "cuda"):
         out = f"{command}_{name}"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         WeightVolumeWedge,
     )
     from gonio.run.executor import Executor, Local
-    from gonio.search.gpu.multi_gpu import gpus_for
+    from gonio.search.gpu.multi_gpu import executor_for
     from gonio.search.levenberg_marquardt import Status
     from gonio.settings import (
         AxisSearch,
@@ -86,7 +86,7 @@ _NAMES = {
         "WeightVolumeWedge",
     ),
     "run.executor": ("Executor", "Local"),
-    "search.gpu.multi_gpu": ("gpus_for",),
+    "search.gpu.multi_gpu": ("executor_for",),
     "search.levenberg_marquardt": ("Status",),
     "settings": (
         "AxisSearch",
@@ -157,8 +157,8 @@ __all__ = [
     "cluster",
     "compete",
     "euler_grid",
+    "executor_for",
     "fourier_shell_correlation",
-    "gpus_for",
     "half_map_fsc",
     "initial_model",
     "overlapping_groups",

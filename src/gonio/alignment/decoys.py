@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.alignment.aligner import Aligner, Likelihood, log_likelihoods
-from gonio.alignment.particle_list import ParticleError, executor_of
+from gonio.alignment.particle_list import ParticleError
 from gonio.alignment.prepared import Prepared, finished
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import half_shells
@@ -36,6 +36,8 @@ from gonio.preparation.extent import sphere_of
 from gonio.run.executor import Executor
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
+from gonio.search.gpu.device import CPU
+from gonio.search.gpu.multi_gpu import executor_for
 from gonio.settings import GlobalSearch, LocalSearch, Settings
 
 __all__ = ["Competition", "Decoys", "compete", "q_values", "scrambled_volume", "self_likeness"]
@@ -268,7 +270,7 @@ def compete(
     ParticleError, FormatError
         Naming the first particle that cannot be read or does not fit.
     """
-    executor = executor or executor_of(aligner.gpu)
+    executor = executor or executor_for(aligner.gpu or CPU)
     first = list(executor("score", _Scored(table, aligner, aligner, poses, seed), len(table)))
     others = [
         list(executor(f"decoy {number}", _Scored(table, _searching(decoy), aligner, None, seed), len(table)))

@@ -20,14 +20,14 @@ from gonio.alignment.prepared import Prepared, finished
 from gonio.alignment.result import Result
 from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.particle.table import ParticleTable
-from gonio.run.executor import Executor, Local
+from gonio.run.executor import Executor
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
-from gonio.search.gpu.device import Device
-from gonio.search.gpu.multi_gpu import OneGpu
+from gonio.search.gpu.device import CPU, Device
+from gonio.search.gpu.multi_gpu import executor_for
 from gonio.settings import LocalSearch, Settings
 
-__all__ = ["AlignedRow", "Aligners", "ParticleError", "align_rows", "align_table", "learn", "executor_of"]
+__all__ = ["AlignedRow", "Aligners", "ParticleError", "align_rows", "align_table", "learn"]
 
 
 class ParticleError(ValueError):
@@ -125,12 +125,7 @@ def align_rows(
     """
     starts = isinstance(aligner.settings.search, LocalSearch) if local is None else local
     task = _AlignRow(table, aligner, seed, expected_fsc, starts)
-    return list((executor or executor_of(aligner.gpu))(stage, task, len(table)))
-
-
-def executor_of(gpu: Device | None) -> Executor:
-    """Return the default executor: an aligner's GPU, or this process, one item after another."""
-    return Local() if gpu is None else OneGpu(gpu)
+    return list((executor or executor_for(aligner.gpu or CPU))(stage, task, len(table)))
 
 
 def learn(
