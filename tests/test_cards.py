@@ -26,7 +26,7 @@ import pytest
 
 import gonio
 from examples import noisy
-from gonio.alignment.particle_list import ParticleError, align_rows, align_table
+from gonio.alignment.particle_list import AlignRow, ParticleError, align_table
 from gonio.cli.app import run
 from gonio.run.checkpoint import Checkpoint
 from gonio.run.executor import Checkpointed, Local
@@ -118,6 +118,22 @@ class Squares(BatchTask[int, int]):
         return [item**2 for item in prepared]
 
 
+@dataclass(frozen=True)
+class Draws(BatchTask[np.random.Generator, float]):
+    """A task whose items draw random numbers, also where another item fails."""
+
+    fails: int
+
+    def prepare(self, item: int) -> np.random.Generator:
+        return np.random.default_rng(item)
+
+    def finish(self, prepared, backend) -> list[float]:
+        drawn = [one.random() for one in prepared]
+        if np.random.default_rng(self.fails).random() in drawn:
+            raise ValueError("no good")
+        return drawn
+
+
 def plain(item: int) -> int:
     return item**2
 
@@ -145,7 +161,8 @@ def test_lists_are_aligned_to_the_bit(folder, alone, gpus):
 
 def test_local_searches_compare_with_the_listed_poses(folder, gpus):
     table = listed(folder, COUNT, "truth.star")[:3]
-    found, wanted = (align_rows(table, aligner(folder, LOCAL), executor=executor) for executor in (gpus, None))
+    task = AlignRow(table, aligner(folder, LOCAL))
+    found, wanted = (list(executor("align", task, len(table))) for executor in (gpus, Local()))
     assert bits([row.result for row in found]) == bits([row.result for row in wanted])
     assert [row.before for row in found] == [row.before for row in wanted]
 
@@ -229,6 +246,13 @@ def test_the_first_error_comes_after_what_was_done_before_it(gpus, how):
     with pytest.raises(ValueError, match=f"item {wrong} {said}"):
         next(found)
     assert list(gpus("another", Squares(), 5)) == [item**2 for item in range(5)]
+
+
+def test_an_error_does_not_change_what_was_drawn_before_it():
+    found = OneGpu(Processor())("stage", Draws(fails=5), 8)
+    assert [next(found) for _ in range(5)] == [np.random.default_rng(item).random() for item in range(5)]
+    with pytest.raises(ValueError, match="no good"):
+        next(found)
 
 
 @pytest.mark.parametrize(("unread", "fails", "first"), [(6, 5, 5), (5, 6, 5), (9, 2, 2), (3, 8, 3)])

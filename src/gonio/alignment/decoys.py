@@ -263,7 +263,7 @@ def compete(
     executor
         Runs the tasks; this process, one after another or on the aligner's GPU, unless given.
     seed
-        Seed of searches that draw, as in ``align_rows``.
+        Seed of searches that draw, as in ``align_table``.
 
     Raises
     ------
