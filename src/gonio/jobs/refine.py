@@ -214,7 +214,7 @@ def _doubts(table: ParticleTable, plan: Plan, start: Start) -> list[InputWarning
     resolutions = {"resolution_angstrom": plan.settings.resolution_angstrom}
     if references:
         resolutions["start_resolution_angstrom"] = plan.start_resolution_angstrom
-    local = None if plan.listed is None else "--local"
+    local = None if plan.listed is None else "a local search"
     found = checks.warnings_of_list(table, references, mask=plan.mask, resolutions=resolutions, poses_for=local)
     if start.reference is None:
         return [*found]

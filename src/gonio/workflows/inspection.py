@@ -133,7 +133,7 @@ def no_orientations(poses: Pose) -> InputWarning | None:
     if len(poses) < 2 or np.max(poses.rotation_distance_deg(poses[0])) > 1e-3:
         return None
     what = f"all {len(poses)} particles have one orientation"
-    return InputWarning("no orientations", what, "they were picked and not aligned: --local would start nowhere")
+    return InputWarning("no orientations", what, "they were picked and not aligned: a local search would start nowhere")
 
 
 def shifts_beyond_the_box(poses: Pose, box_angstrom: float) -> InputWarning | None:
