@@ -635,7 +635,7 @@ def test_wrong_number_of_images_is_told_in_one_line(tmp_path, capsys):
         (("--resolution", "10"), "finer than two voxels"),
         (("--resolution", "-1"), "positive number"),
         (("--score", "best"), "--score must be one of rcs, fcs, likelihood"),
-        (("--search", "axis"), "--search must be coarse_to_fine, stochastic or independent"),
+        (("--search", "axis"), "--search must be one of coarse_to_fine, stochastic, independent"),
         (("--search", "stochastic", "--seed-interval", "7"), "--seed-interval must divide"),
         (("--seed-interval", "45"), "--seed-interval is for --search stochastic or independent"),
         (("--prior-deg", "3"), "need --local"),

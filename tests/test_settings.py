@@ -114,8 +114,7 @@ def test_the_default_needs_no_tuning():
 
 
 def test_default_lengths_follow_from_the_box():
-    lengths = Settings().lengths(box=32, voxel_size_angstrom=10.0)
-    assert (lengths.resolution_angstrom, lengths.max_shift_angstrom) == (40.0, 80.0)
+    assert (Settings().resolution(10.0), Settings().max_shift(32, 10.0)) == (40.0, 80.0)
     resolved = Settings(resolution_angstrom=30.0).resolved(box=32, voxel_size_angstrom=10.0)
     assert (resolved.resolution_angstrom, resolved.max_shift_angstrom) == (30.0, 80.0)
     assert resolved.resolved(box=99, voxel_size_angstrom=1.0) == resolved

@@ -5,15 +5,14 @@ Owns the names and the defaults. Must not know how the settings are used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
 
 from gonio.comparison.score import Score
 from gonio.particle import orientations
-from gonio.particle.arguments import ArgumentError
+from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.symmetry import Symmetry
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "AxisSearch",
     "GlobalSearch",
     "Inputs",
-    "Lengths",
     "LocalSearch",
     "Overlap",
     "PaperSearch",
@@ -95,14 +93,8 @@ def _check_lengths(options: object, *names: str) -> None:
 def _read_names(options: object, **kinds: type[StrEnum]) -> None:
     """Replace the names among options by members of their kinds; raise ArgumentError for other names."""
     for name, kind in kinds.items():
-        _one_of(kind, name, getattr(options, name))
+        check_one_of(name, getattr(options, name), kind)
         object.__setattr__(options, name, kind(getattr(options, name)))
-
-
-def _one_of(known: Iterable[str], argument: str, value: object) -> None:
-    """Raise ArgumentError for another value of an argument than those known."""
-    if value not in tuple(known):
-        raise ArgumentError("{} must be one of {known}, got {value!r}", argument, known=", ".join(known), value=value)
 
 
 @dataclass(frozen=True)
@@ -174,7 +166,7 @@ class PaperSearch:
 
     def __post_init__(self) -> None:
         _read_names(self, overlap=Overlap)
-        _one_of(_PAPERS, "name", self.name)
+        check_one_of("name", self.name, _PAPERS)
         try:
             orientations.euler_grid(self.seed_interval_deg)
         except ArgumentError as error:
@@ -185,23 +177,6 @@ AnySearch = GlobalSearch | LocalSearch | AxisSearch | PaperSearch
 _PAPERS = ("stochastic", "axis_stochastic", "independent")
 _SEARCHES: dict[str, AnySearch] = {name: PaperSearch(name) for name in _PAPERS}
 _SEARCHES |= {"coarse_to_fine": GlobalSearch(), "axis": AxisSearch(), "local": LocalSearch()}
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Settings whose default follows from the box, in angstrom: see ``Settings``."""
-
-    resolution_angstrom: float
-    max_shift_angstrom: float
-
-
-_LENGTHS = (
-    "resolution_angstrom",
-    "max_shift_angstrom",
-    "mask_diameter_angstrom",
-    "particle_diameter_angstrom",
-    "tolerance_angstrom",
-)
 
 
 @dataclass(frozen=True)
@@ -259,10 +234,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not isinstance(self.search, AnySearch):
-            _one_of(_SEARCHES, "search", self.search)
+            check_one_of("search", self.search, _SEARCHES)
             object.__setattr__(self, "search", _SEARCHES[self.search])
         _read_names(self, score=Score, pool=Pool, **({} if self.inputs is None else {"inputs": Inputs}))
-        _check_lengths(self, *_LENGTHS)
+        _check_lengths(self, "resolution_angstrom", "max_shift_angstrom", "tolerance_angstrom")
+        _check_lengths(self, "mask_diameter_angstrom", "particle_diameter_angstrom")
         if self.max_refinement_iterations < 1:
             raise ArgumentError(
                 "{} must be at least 1, got {got!r}", "max_refinement_iterations", got=self.max_refinement_iterations
@@ -304,13 +280,15 @@ class Settings:
         stochastic = isinstance(self.search, PaperSearch) and self.search.name != "independent"
         return stochastic or self.pool is Pool.DRAWN
 
-    def lengths(self, *, box: int, voxel_size_angstrom: float) -> Lengths:
-        """Return the lengths that were given, and the defaults of the others, for a particle's box and voxel size."""
-        return Lengths(
-            resolution_angstrom=self.resolution_angstrom or 4.0 * voxel_size_angstrom,
-            max_shift_angstrom=self.max_shift_angstrom or 0.25 * box * voxel_size_angstrom,
-        )
+    def resolution(self, voxel_size_angstrom: float) -> float:
+        """Return the finest detail that is compared of particles of a voxel size, angstrom."""
+        return self.resolution_angstrom or 4.0 * voxel_size_angstrom
+
+    def max_shift(self, box: int, voxel_size_angstrom: float) -> float:
+        """Return the largest shift of a particle in its box, angstrom."""
+        return self.max_shift_angstrom or 0.25 * box * voxel_size_angstrom
 
     def resolved(self, *, box: int, voxel_size_angstrom: float) -> Settings:
         """Return equivalent settings with every default length explicit."""
-        return replace(self, **asdict(self.lengths(box=box, voxel_size_angstrom=voxel_size_angstrom)))
+        resolution, shift = self.resolution(voxel_size_angstrom), self.max_shift(box, voxel_size_angstrom)
+        return replace(self, resolution_angstrom=resolution, max_shift_angstrom=shift)

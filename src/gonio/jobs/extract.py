@@ -16,7 +16,7 @@ from gonio.io.source import REVERSED, TILT_SENSE
 from gonio.jobs.files import write_settings
 from gonio.jobs.options import File, wedge_of
 from gonio.jobs.running import thread_count
-from gonio.particle.arguments import ArgumentError
+from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.table import AS_LISTED
 from gonio.run.executor import Local, Progress, silent
 from gonio.run.folder import result_folder
@@ -124,8 +124,7 @@ def extract(
         ("centre", centre, tuple(CENTRES)),
         ("tilt_weights", tilt_weights, tuple(Weighting)),
     ):
-        if value not in known:
-            raise ArgumentError("{} must be one of {known}, got {got!r}", argument, known=", ".join(known), got=value)
+        check_one_of(argument, value, known)
     if tilt_files and tilt_range_deg:
         raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
     wedge_of(tilt_range_deg, axis_deg)  # which checks the range

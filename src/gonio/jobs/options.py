@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from gonio.particle.arguments import ArgumentError
+from gonio.particle.arguments import ArgumentError, check_one_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,11 +119,7 @@ class ListOptions:
 
     def check(self) -> None:
         """Raise ArgumentError for options that exclude each other."""
-        if self.tilt_weights not in WEIGHTINGS:
-            known = ", ".join(WEIGHTINGS)
-            raise ArgumentError(
-                "{} must be one of {known}, got {got!r}", "tilt_weights", known=known, got=self.tilt_weights
-            )
+        check_one_of("tilt_weights", self.tilt_weights, WEIGHTINGS)
         if self.tilt_files and self.tilt_range_deg is not None:
             raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
         if self.tilt_weights != WEIGHTINGS[0] and not self.tilt_files:
@@ -169,9 +165,10 @@ class ListOptions:
 
 def _one_of(kind: type[Kind], argument: str, name: str | None) -> Kind | None:
     """Return the member of a name, or None where none is named; ArgumentError where there is no such member."""
-    if name is not None and name not in tuple(kind):
-        raise ArgumentError("{} must be one of {known}, got {got!r}", argument, known=", ".join(kind), got=name)
-    return None if name is None else kind(name)
+    if name is None:
+        return None
+    check_one_of(argument, name, kind)
+    return kind(name)
 
 
 def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> SingleAxisWedge | None:
@@ -234,14 +231,7 @@ class SearchOptions:
         """
         from gonio.settings import PaperSearch, Settings
 
-        if self.search is not None and self.search not in SEARCHES:
-            raise ArgumentError(
-                "{} must be {known} or {last}, got {got!r}",
-                "search",
-                known=", ".join(SEARCHES[:-1]),
-                last=SEARCHES[-1],
-                got=self.search,
-            )
+        check_one_of("search", self.search or SEARCHES[0], SEARCHES)
         if self.search is not None and local is not None:
             raise ArgumentError(
                 "{} and {} exclude each other: one searches all poses, the other near those listed", "search", "local"

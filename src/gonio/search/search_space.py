@@ -219,7 +219,7 @@ def _frame(
     return Frame(
         rotations=rotations,
         shift_angstrom=shift_angstrom,
-        max_shift_angstrom=settings.lengths(box=target.box, voxel_size_angstrom=size).max_shift_angstrom,
+        max_shift_angstrom=settings.max_shift(target.box, size),
         # Most particles fill half of the box.
         radius_angstrom=0.5 * (settings.particle_diameter_angstrom or 0.5 * target.box * size),
         tolerance_angstrom=settings.tolerance_angstrom,

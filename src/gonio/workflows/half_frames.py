@@ -22,7 +22,7 @@ from gonio.fourier.fsc import fourier_shell_correlation, half_shells
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume
 from gonio.settings import LocalSearch
-from gonio.workflows.pose_change import PoseChange, displacement
+from gonio.workflows.pose_change import PoseChange
 
 __all__ = ["Apart", "drift_of", "half_2_moved", "half_2_seen"]
 
@@ -95,11 +95,11 @@ def drift_of(
         one, two = _weighted(halves[0], second, mask)
         found = Aligner(one, settings).align(Subtomogram(two), start=Pose.identity())
         total = total @ found.pose
-        if displacement(found.pose, Pose.identity(), radius) < DRIFT_FRACTION * limit:
+        if found.pose.displacement_angstrom(Pose.identity(), radius_angstrom=radius) < DRIFT_FRACTION * limit:
             break
         back = total.inverse()
         second = moved(halves[1], back.matrix, back.shift_angstrom)
-    distance = float(displacement(total, Pose.identity(), radius))
+    distance = float(total.displacement_angstrom(Pose.identity(), radius_angstrom=radius))
     sd, most = (
         np.sqrt(3.0) * np.hypot(radius * np.radians(known.rotation_sd_deg), known.shift_sd_angstrom)
         for known in (found, expected)

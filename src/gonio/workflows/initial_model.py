@@ -31,7 +31,6 @@ from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
 from gonio.settings import GlobalSearch, Settings
-from gonio.workflows.pose_change import displacement
 from gonio.workflows.synchronisation import Pairs, synchronised
 
 __all__ = ["SUBSET", "DeNovo", "DeNovoHalves", "initial_model", "initial_model_halves"]
@@ -114,7 +113,7 @@ def initial_model(
     pairs = _pairs(alone, settings, executor, stage)
     first = alone.load(0)
     size = first.voxel_size_angstrom
-    resolution = settings.lengths(box=first.box, voxel_size_angstrom=size).resolution_angstrom
+    resolution = settings.resolution(size)
     radius = 0.5 * (settings.particle_diameter_angstrom or sphere_diameter_angstrom(first.volume))
     frame = synchronised(pairs, radius_angstrom=radius, tolerance_angstrom=TOLERANCE_FRACTION * resolution)
     parts = _parts(frame.agreement)
@@ -199,7 +198,8 @@ def _refined(
         subset = subset.with_poses(_centred(Pose.stack([found[row] for row in range(len(subset))])))
         name = f"{stage}, iteration {number}, averaging"
         made = average_table(subset, executor=executor, half_sets=parts, stage=name)
-        if np.median(displacement(subset.poses, before, radius)) < CONVERGED_FRACTION * resolution:
+        moved_by = subset.poses.displacement_angstrom(before, radius_angstrom=radius)
+        if np.median(moved_by) < CONVERGED_FRACTION * resolution:
             break
     return DeNovo(made.volume, subset, agreement, number)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gonio.alignment.result import Result
 from gonio.averaging.resolution import HalfMapFsc
-from gonio.particle.arguments import ArgumentError
+from gonio.particle.arguments import check_one_of
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
@@ -75,11 +75,7 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.assignment not in list(Assignment):
-            known = ", ".join(Assignment)
-            raise ArgumentError(
-                "{} must be one of {known}, got {got!r}", "assignment", known=known, got=self.assignment
-            )
+        check_one_of("assignment", self.assignment, Assignment)
         object.__setattr__(self, "assignment", Assignment(self.assignment))
         if not (np.isfinite(self.start_resolution_angstrom) and self.start_resolution_angstrom > 0):
             raise ValueError(
