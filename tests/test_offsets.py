@@ -112,7 +112,7 @@ def found(
 ) -> Pose:
     kind, reference, settings, mask = SEARCHES[name]
     aligner = Aligner(raised(reference, *of_map), settings, mask=mask)
-    starts = POSES[:2] if settings.search == "local" else None
+    starts = POSES[:2] if settings.search.name == "local" else None
     targets = [raised(particle(i, kind), *of_particle) for i in range(2)]
     results = aligner.align_many(targets, rng=np.random.default_rng(0), starts=starts)
     return Pose.stack([result.pose for result in results])
