@@ -15,7 +15,7 @@ import gonio
 
 def all_pairs(particles: list[gonio.Subtomogram], *, n_threads: int) -> list[gonio.PairResult]:
     """In the order of the pairs (0, 1), (0, 2), ..."""
-    found = gonio.align_all_pairs(particles, n_threads=n_threads)
+    found = gonio.align_all_pairs(particles, executor=gonio.Local(n_threads))
     return sorted(found, key=lambda pair: (pair.reference, pair.target))
 
 

@@ -171,7 +171,7 @@ def set_rows(device: Device, extent: Extent, most: Ceilings) -> list[Row]:
     size, threads = extent.set_size, os.cpu_count() or 1
     count, small = size * (size - 1) // 2, simulated(min(size, 16)).particles
     start = time.perf_counter()
-    list(gonio.align_all_pairs(small, n_threads=threads))
+    list(gonio.align_all_pairs(small, executor=gonio.Local(threads)))
     beside = (time.perf_counter() - start) / (len(small) * (len(small) - 1) / 2)
     with TemporaryDirectory() as folder:
         command = ["simulate", f"{folder}/set", "--count", str(size), "--box", "32", "--seed", "0"]
@@ -181,7 +181,7 @@ def set_rows(device: Device, extent: Extent, most: Ceilings) -> list[Row]:
 
         def from_files() -> object:
             table = gonio.read_particles(listed)
-            return AllPairs.gathered(gonio.align_all_pairs(table, device=device, n_threads=threads), len(table))
+            return AllPairs.gathered(list_all_pairs(table, device, threads), len(table))
 
         made = simulated(size).particles
         in_memory = partial(list_all_pairs, made, device, threads)
@@ -191,9 +191,11 @@ def set_rows(device: Device, extent: Extent, most: Ceilings) -> list[Row]:
         ]
 
 
-def list_all_pairs(particles: list[gonio.Subtomogram], device: Device, threads: int) -> list[gonio.PairResult]:
+def list_all_pairs(
+    particles: list[gonio.Subtomogram] | gonio.ParticleTable, device: Device, threads: int
+) -> list[gonio.PairResult]:
     """All of them."""
-    return list(gonio.align_all_pairs(particles, device=device, n_threads=threads))
+    return list(gonio.align_all_pairs(particles, executor=gonio.executor_for(device, n_threads=threads)))
 
 
 def memory_rows(device: Device, extent: Extent) -> list[Row]:

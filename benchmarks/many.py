@@ -24,7 +24,7 @@ def aligned(
     targets: Set, reference: gonio.Volume | gonio.Subtomogram, near: gonio.Pose | None, *, count: int, threads: int
 ) -> list[gonio.Result]:
     """The first ``count`` targets on a reference, near poses or at any orientation."""
-    search = gonio.Search.COARSE_TO_FINE if near is None else gonio.Search.LOCAL
+    search = gonio.GlobalSearch() if near is None else gonio.LocalSearch()
     aligner = gonio.Aligner(reference, gonio.Settings(search=search))
     return aligner.align_many(targets.repeated(count), starts=near, n_threads=threads)
 

@@ -27,7 +27,7 @@ PARTICLE, MAP = "particle.mrc", "map.mrc"
 def peak_bytes(count: int, folder: Path) -> int:
     """Align ``count`` noisy copies of one particle near where it is, and say how much memory this process ever had."""
     base = gonio.Subtomogram(read_volume(folder / PARTICLE), gonio.SingleAxisWedge(-60.0, 60.0))
-    aligner = gonio.Aligner(read_volume(folder / MAP), gonio.Settings(search=gonio.Search.LOCAL))
+    aligner = gonio.Aligner(read_volume(folder / MAP), gonio.Settings(search=gonio.LocalSearch()))
     near = starts(drawn_poses(1), gonio.Pose.identity(), count=count)
     results = aligner.align_many(with_new_noise(base, count, seed=1), starts=near)
     assert len(results) == count and np.isfinite([result.dissimilarity for result in results]).all()

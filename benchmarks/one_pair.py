@@ -24,7 +24,7 @@ ORIENTATIONS, TIMED = 497, 20
 LIMIT_ANGSTROM = 40.0
 PAPERS = {
     f"paper's search, {score}, {interval:g} degrees": gonio.Settings(
-        score=gonio.Score(score), search=gonio.Search.STOCHASTIC, seed_interval_deg=interval
+        score=gonio.Score(score), search=gonio.PaperSearch("stochastic", interval)
     )
     for interval in (60.0, 45.0)
     for score in ("rcs", "fcs")
@@ -50,7 +50,7 @@ def aligning(pairs: Set, settings: gonio.Settings, *, limit_angstrom: float) -> 
     near = [starts(gonio.Pose.stack([f]), g, count=1, seed=i)[0] for i, (f, g) in enumerate(poses)]
 
     def align(index: int) -> gonio.Result:
-        start = near[index] if settings.search is gonio.Search.LOCAL else None
+        start = near[index] if isinstance(settings.search, gonio.LocalSearch) else None
         target, reference = pairs.particles[2 * index : 2 * index + 2]
         return gonio.align(target, reference, settings=limited, rng=np.random.default_rng(index), start=start)
 
@@ -72,7 +72,7 @@ def timed(
 def run(plan: Plan) -> list[Row]:
     """Seconds for each pair; ratios are to the default search in the same box."""
     rows = [Row(f"scans are of {ORIENTATIONS} orientations, extrapolated from {TIMED}")]
-    basic = {GLOBAL: gonio.Settings(), LOCAL: gonio.Settings(search=gonio.Search.LOCAL)}
+    basic = {GLOBAL: gonio.Settings(), LOCAL: gonio.Settings(search=gonio.LocalSearch())}
     for box in plan.boxes:
         every = plan.all_ways_in_all_boxes or box == plan.boxes[0]
         pairs, ways = simulated(2 * plan.pairs, box=box), {**basic, **(PAPERS if every else {})}

@@ -128,7 +128,7 @@ def stages(folder: Path, *, box: int, count: int) -> tuple[dict[str, Cost], dict
     sent, found = {}, {}
     for name, search in (("all orientations", "coarse_to_fine"), ("local", "local")):
         weighing, aligner = Weighing(), gonio.Aligner(clean_map(box=box), gonio.Settings(search=search))
-        found[name] = lists.align_rows(table, aligner, executor=weighing)
+        found[name] = list(weighing("align", lists.AlignRow(table, aligner), len(table)))
         costs[f"reading and aligning, {name}"] = weighing.cost(read_bytes=size)
         sent[name] = weighing.sent_bytes
     block = averages.BLOCK
@@ -285,7 +285,7 @@ def read_and_align(path: Path) -> dict[str, float]:
         with timed(seconds):
             table = read_particles(path)
         of_table, peak = held_bytes() - before, most_memory_bytes() - before
-    lists.align_rows(table[:2], gonio.Aligner(table.load(0)))
+    lists.align_table(table[:2], gonio.Aligner(table.load(0)))
     return {"seconds": seconds[0], "table_bytes": of_table, "peak_bytes": peak, "worker_bytes": held_bytes()}
 
 

@@ -32,6 +32,7 @@ import gonio
 from gonio.kernels.gpu_memory import Gpu
 from gonio.search.cpu import Cpu
 from gonio.search.gpu.device import Device
+from gonio.search.gpu.multi_gpu import OneGpu
 
 # Poses of one optimum are alike when they differ by less.
 ALIKE_DEG, ALIKE_VOXELS, SAME_DEG = 0.01, 0.001, 1.0
@@ -90,7 +91,7 @@ def feeding(count: int, set_size: int = SET_SIZE) -> list[Row]:
     ways: dict[str, tuple[Callable[[], object], int]] = {
         "targets of a map, all orientations": (lambda: list(results(searches("map", count), silent)), count),
         "targets of a map, local": (lambda: list(results(searches("local", count), silent)), count),
-        f"all pairs of {set_size}": (lambda: list(gonio.align_all_pairs(of_a_set, device=silent)), of_set),
+        f"all pairs of {set_size}": (lambda: list(gonio.align_all_pairs(of_a_set, executor=OneGpu(silent))), of_set),
     }
     rows = []
     for what, (work, amount) in ways.items():

@@ -49,7 +49,7 @@ def align_pair(
         "seconds": seconds,
         "dissimilarity": result.dissimilarity,
         "true_dissimilarity": true_dissimilarity(aligner, pair),
-        "passed_over": passed_over(result, pair.truth) if settings.search in LISTING else None,
+        "passed_over": passed_over(result, pair.truth) if settings.search.name in LISTING else None,
         "search_missed": lost(pair, settings, result),
         **calibration(result, pair.truth),
     }
@@ -57,14 +57,14 @@ def align_pair(
 
 def true_dissimilarity(aligner: gonio.Aligner, pair: Pair) -> float | None:
     """At the true pose; None where the search weighs samples by what it finds, so that there is nothing to compare."""
-    if aligner.settings.search in LISTING:
+    if aligner.settings.search.name in LISTING:
         return None
     return float(aligner.dissimilarity(pair.target, gonio.Pose.stack([pair.truth]))[0])
 
 
 def lost(pair: Pair, settings: gonio.Settings, result: gonio.Result) -> bool | None:
     """Whether the search is to blame for a wrong pose; None for searches whose score shows it by itself."""
-    if settings.search not in LISTING:
+    if settings.search.name not in LISTING:
         return None
     wrong = float(result.pose.rotation_distance_deg(pair.truth)) > WRONG_DEG
     return wrong and search_missed(pair.reference, settings, pair.target, result, pair.truth)

@@ -31,7 +31,7 @@ def search_missed(
 
 def local(settings: gonio.Settings) -> gonio.Settings:
     """The same score and lengths, from a pose that is given."""
-    return replace(settings, search="local", axis_sd_deg=None)
+    return replace(settings, search=gonio.LocalSearch())
 
 
 def local_optimum(

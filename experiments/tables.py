@@ -31,8 +31,7 @@ def method_settings(method: str, *, axis: bool) -> gonio.Settings:
     score, interval = method.split("_")
     return gonio.Settings(
         score=score,
-        search="axis_stochastic" if axis else "stochastic",
-        seed_interval_deg=float(interval),
+        search=gonio.PaperSearch("axis_stochastic" if axis else "stochastic", float(interval)),
         resolution_angstrom=4 * VOXEL_SIZE_ANGSTROM,
     )
 

@@ -43,7 +43,7 @@ from gonio.search.cpu import Cpu
 from gonio.search.gpu import stages
 from gonio.search.gpu.device import Device
 from gonio.search.gpu.dispatch import NORMAL_EQUATIONS
-from gonio.search.gpu.multi_gpu import gpus_for
+from gonio.search.gpu.multi_gpu import OneGpu, executor_for
 from gonio.search.objective import pack, poses_of
 from gonio.search.search_space import about_normals, near
 from oracle import Blobs
@@ -201,13 +201,13 @@ def test_best_shifts_of_samples_off_the_grid_are_those_of_the_cpu(gpu):
 def frames() -> dict:
     target, start = particle(1), POSES[0]
     prior = {"max_rotation_deg": 20.0, "prior_rotation_sd_deg": 3.0, "prior_shift_sd_angstrom": 5.0}
-    axis = gonio.Settings(search="axis"), gonio.Settings(search="axis", axis_sd_deg=4.0)
+    axis = gonio.Settings(search="axis"), gonio.Settings(search=gonio.AxisSearch(4.0))
     return {
         "free": near(target, start, gonio.Settings(search="local"), spacing_deg=None),
-        "prior": near(target, start, gonio.Settings(search="local", **prior), spacing_deg=None),
+        "prior": near(target, start, gonio.Settings(search=gonio.LocalSearch(**prior)), spacing_deg=None),
         "axis": about_normals(target, particle(11), axis[0], spacing_deg=None),
         "axis, prior": about_normals(
-            target, particle(11), gonio.Settings(search="axis", axis_sd_deg=4.0), spacing_deg=None
+            target, particle(11), gonio.Settings(search=gonio.AxisSearch(4.0)), spacing_deg=None
         ),
     }
 
@@ -354,7 +354,7 @@ PAIRS: dict[str, dict] = {
     "exact": {"exact": True},
     "narrow": {"before": True, "wedge": "narrow"},
 }
-TOLD = gonio.Settings(search="local", max_rotation_deg=40.0, prior_rotation_sd_deg=10.0, prior_shift_sd_angstrom=8.0)
+TOLD = gonio.Settings(search=gonio.LocalSearch(10.0, 8.0, 40.0))
 SEARCHES: dict[str, tuple[str, str, dict]] = {
     "axis": ("expected", "axis", {}),
     "axis, exact": ("exact", "axis", {}),
@@ -410,7 +410,9 @@ def pair_search(name: str, seed: int, limit: float = LIMIT, off_grid: bool = Fal
     settings = gonio.Settings(search="axis", max_shift_angstrom=15.0)
     frame = {
         "axis": lambda: about_normals(target, target, settings, spacing_deg=plan.spacing_deg),
-        "axis, prior": lambda: about_normals(target, target, replace(settings, axis_sd_deg=6.0), spacing_deg=30.0),
+        "axis, prior": lambda: about_normals(
+            target, target, replace(settings, search=gonio.AxisSearch(6.0)), spacing_deg=30.0
+        ),
         "cone": lambda: near(target, start, TOLD, spacing_deg=15.0),
         "start": lambda: near(target, start, gonio.Settings(search="local"), spacing_deg=None),
     }[where]()
@@ -593,7 +595,7 @@ def test_all_pairs_find_what_the_cpu_finds(small_gpu):
     particles = [particle(7, noise=noise) for noise in (0.05, 0.1)]
     settings = aligner("axis").settings
     wanted = list(gonio.align_all_pairs(particles, settings))
-    found = list(gonio.align_all_pairs(particles, settings, device=small_gpu))
+    found = list(gonio.align_all_pairs(particles, settings, executor=OneGpu(small_gpu)))
     assert [(p.reference, p.target) for p in found] == [(p.reference, p.target) for p in wanted]
     assert_alike([p.result for p in found], [p.result for p in wanted])
 
@@ -627,8 +629,8 @@ class Sums(BatchTask[Evaluation, np.ndarray]):
 
 def test_workers_with_a_gpu_each_compute_what_one_gpu_computes():
     # The simulator has one GPU: two processes take it.
-    alone = list(gpus_for("cuda")("sums", Sums(), 7))
-    with gpus_for("cuda:0,cuda:0", n_threads=2) as two:
+    alone = list(executor_for("cuda")("sums", Sums(), 7))
+    with executor_for("cuda:0,cuda:0", n_threads=2) as two:
         assert two.name == "cuda:0 (simulated GPU), cuda:0 (simulated GPU)"
         together = list(two("sums", Sums(), 7))
     assert same_bits(together, alone)

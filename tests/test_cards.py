@@ -24,7 +24,7 @@ import pytest
 
 import gonio
 from examples import noisy
-from gonio.alignment.particle_list import ParticleError, align_rows, align_table
+from gonio.alignment.particle_list import AlignRow, ParticleError, align_table
 from gonio.cli.app import run
 from gonio.run.checkpoint import Checkpoint
 from gonio.run.executor import Checkpointed, Local
@@ -34,7 +34,7 @@ from gonio.search.gpu import device, groups
 from gonio.search.gpu.device import Device
 from gonio.search.gpu.dispatch import Work
 from gonio.search.gpu.groups import in_groups
-from gonio.search.gpu.multi_gpu import TILE, ManyGpus, OneGpu, gpus_for
+from gonio.search.gpu.multi_gpu import TILE, ManyGpus, OneGpu, executor_for
 from gonio.workflows.classification import classes_of_references
 from gonio.workflows.initial_model import _AlignToLater, _Alone
 from listed import aligner, bits, listed
@@ -116,6 +116,22 @@ class Squares(BatchTask[int, int]):
         return [item**2 for item in prepared]
 
 
+@dataclass(frozen=True)
+class Draws(BatchTask[np.random.Generator, float]):
+    """A task whose items draw random numbers, also where another item fails."""
+
+    fails: int
+
+    def prepare(self, item: int) -> np.random.Generator:
+        return np.random.default_rng(item)
+
+    def finish(self, prepared, backend) -> list[float]:
+        drawn = [one.random() for one in prepared]
+        if np.random.default_rng(self.fails).random() in drawn:
+            raise ValueError("no good")
+        return drawn
+
+
 def plain(item: int) -> int:
     return item**2
 
@@ -143,7 +159,8 @@ def test_lists_are_aligned_to_the_bit(folder, alone, gpus):
 
 def test_local_searches_compare_with_the_listed_poses(folder, gpus):
     table = listed(folder, COUNT, "truth.star")[:3]
-    found, wanted = (align_rows(table, aligner(folder, LOCAL), executor=executor) for executor in (gpus, None))
+    task = AlignRow(table, aligner(folder, LOCAL))
+    found, wanted = (list(executor("align", task, len(table))) for executor in (gpus, Local()))
     assert bits([row.result for row in found]) == bits([row.result for row in wanted])
     assert [row.before for row in found] == [row.before for row in wanted]
 
@@ -166,13 +183,8 @@ def test_all_pairs_are_the_same_to_the_bit(gpus):
 
 def test_pairs_of_a_tile_are_searched_side_by_side():
     gpu = Processor()
-    list(gonio.align_all_pairs([noisy(i) for i in range(4)], device=gpu))
+    list(gonio.align_all_pairs([noisy(i) for i in range(4)], executor=OneGpu(gpu)))
     assert max(gpu.launches) >= 6
-
-
-def test_device_and_executor_exclude_each_other():
-    with pytest.raises(ValueError, match="device and executor exclude each other"):
-        list(gonio.align_all_pairs([noisy(0), noisy(1)], device=Processor(), executor=Local()))
 
 
 def test_a_run_on_gpus_that_was_cut_off_goes_on(folder, alone, gpus, tmp_path):
@@ -232,6 +244,13 @@ def test_the_first_error_comes_after_what_was_done_before_it(gpus, how):
     with pytest.raises(ValueError, match=f"item {wrong} {said}"):
         next(found)
     assert list(gpus("another", Squares(), 5)) == [item**2 for item in range(5)]
+
+
+def test_an_error_does_not_change_what_was_drawn_before_it():
+    found = OneGpu(Processor())("stage", Draws(fails=5), 8)
+    assert [next(found) for _ in range(5)] == [np.random.default_rng(item).random() for item in range(5)]
+    with pytest.raises(ValueError, match="no good"):
+        next(found)
 
 
 @pytest.mark.parametrize(("unread", "fails", "first"), [(6, 5, 5), (5, 6, 5), (9, 2, 2), (3, 8, 3)])
@@ -317,11 +336,11 @@ def test_a_start_from_nothing_is_done_on_gpus():
 
 
 def test_names_make_engines():
-    assert gpus_for("cpu") is None
-    several = gpus_for("cuda:0,cuda:1", n_threads=4)
+    assert executor_for("cpu", n_threads=2) == Local(2)
+    several = executor_for("cuda:0,cuda:1", n_threads=4)
     assert isinstance(several, ManyGpus) and several.names == ("cuda:0", "cuda:1") and several.n_threads == 4
     with pytest.raises(ValueError, match="draws them one by one"):
-        gpus_for("cuda:0,cuda:1", draws=True)
+        executor_for("cuda:0,cuda:1", draws=True)
 
 
 def test_a_gpu_stays_in_its_process():
@@ -492,8 +511,8 @@ def test_maps_and_classes_made_with_a_gpu_are_those_of_the_processor(typing, mon
     monkeypatch.chdir(typing)
     processor, (words, files) = Processor(), WHOLE[command]
     monkeypatch.setattr(
-        "gonio.search.gpu.multi_gpu.gpus_for",
-        lambda name, **_: None if name == "cpu" else OneGpu(processor, n_threads=1),
+        "gonio.search.gpu.multi_gpu.executor_for",
+        lambda name, **_: OneGpu(processor, n_threads=1),
     )
     for name in ("cpu", "cuda"):
         out = f"{command}_{name}"

@@ -138,7 +138,7 @@ def test_alignment_finds_the_true_poses(simulated, tmp_path, capsys):
     settings = tomllib.loads((out / "settings.toml").read_text())
     assert settings["run"]["command"].startswith(f"gonio align {simulated}/")
     told = settings["settings"]["alignment"]
-    assert (told["search"], told["inputs"]) == ("coarse_to_fine", "restored")
+    assert (told["search"]["name"], told["inputs"]) == ("coarse_to_fine", "restored")
     assert settings["versions"]["gonio"] == gonio.__version__
     assert f"{simulated}/reference.mrc" in settings["inputs"]
     assert "<h2>Is it good?" in (out / "report.html").read_text()
@@ -176,8 +176,7 @@ def test_a_cone_finds_the_way_back(simulated, tmp_path):
     table = gonio.read_particles(tmp_path / "out" / "particles.star")
     assert (table.poses.rotation_distance_deg(true.poses) < 4.0).all()
     told = tomllib.loads((tmp_path / "out" / "settings.toml").read_text())["settings"]["alignment"]
-    assert told["max_rotation_deg"] == 30
-    assert "prior_rotation_sd_deg" not in told
+    assert told["search"] == {"name": "local", "max_rotation_deg": 30}
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +307,7 @@ def test_a_list_may_be_searched_as_in_2012(simulated, tmp_path):
     words = ("--search", "stochastic", "--seed-interval", "60", "--score", "fcs", "--threads", "1")
     assert run(align_words(simulated, tmp_path / "out", *words)) == 0
     told = tomllib.loads((tmp_path / "out" / "settings.toml").read_text())["settings"]["alignment"]
-    assert (told["search"], told["inputs"], told["score"]) == ("stochastic", "plain", "fcs")
+    assert (told["search"]["name"], told["inputs"], told["score"]) == ("stochastic", "plain", "fcs")
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["margin_median"] > 0
 
 
@@ -636,7 +635,7 @@ def test_wrong_number_of_images_is_told_in_one_line(tmp_path, capsys):
         (("--resolution", "10"), "finer than two voxels"),
         (("--resolution", "-1"), "positive number"),
         (("--score", "best"), "--score must be one of rcs, fcs, likelihood"),
-        (("--search", "axis"), "--search must be coarse_to_fine, stochastic or independent"),
+        (("--search", "axis"), "--search must be one of coarse_to_fine, stochastic, independent"),
         (("--search", "stochastic", "--seed-interval", "7"), "--seed-interval must divide"),
         (("--seed-interval", "45"), "--seed-interval is for --search stochastic or independent"),
         (("--prior-deg", "3"), "need --local"),
@@ -647,7 +646,7 @@ def test_wrong_number_of_images_is_told_in_one_line(tmp_path, capsys):
         (("--pool", "best"), "--pool must be one of all, drawn"),
         (("--symmetry", "C0"), "symmetry must be Cn or Dn"),
         (("--search", "independent", "--inputs", "restored"), "--search independent compares plain inputs"),
-        (("--search", "stochastic", "--pool", "drawn"), "--pool is for the search coarse_to_fine"),
+        (("--search", "stochastic", "--pool", "drawn"), "--pool is for other searches"),
         (("--score", "likelihood", "--inputs", "plain"), "--score likelihood needs restored inputs"),
         (("--score", "likelihood", "--search", "stochastic"), "--score likelihood needs restored inputs"),
         (("--inputs", "plain", "--learn"), "--learn is for restored inputs"),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Search, Settings
+from gonio.alignment.aligner import Aligner, Settings
 from gonio.averaging.averages import average
 from gonio.io import read_particles, read_volume
 from gonio.io.lists import read_with
@@ -28,10 +28,11 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, mirrored_volume, soft_sphere
 from gonio.particle.wedge import SingleAxisWedge
+from gonio.settings import LocalSearch
 from gonio.simulate import Structure
 from gonio.workflows.checks import opposite_contrast, sample_of
 from gonio.workflows.extraction import Cutting, cut_out, normalised
-from gonio.workflows.refinement import Listed, Plan, refined
+from gonio.workflows.refinement import Plan, refined
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +99,7 @@ def test_stacks_that_relion_extracted_are_not_mirrored(monkeypatch):
     for table in tables:  # the list has six decimals of a degree
         assert np.max(table.poses.rotation_distance_deg(truth.poses)) < 1e-4
     map_ = read_volume("6qzp.mrc")
-    settings = Settings(search=Search.LOCAL, resolution_angstrom=24.0)
+    settings = Settings(search="local", resolution_angstrom=24.0)
     for i, start in enumerate(truth.poses[i] for i in range(2)):
         own, mirrored = (
             Aligner(one, settings).align(tables[1].load(i), start=start) for one in (map_, mirrored_volume(map_))
@@ -314,7 +315,7 @@ def test_monomers_of_a_microtubule_return_to_their_lattice(tomogram):
     per_axis = 5.0 / np.sqrt(3)
     plan = Plan(
         settings=Settings(resolution_angstrom=32.0),
-        listed=Listed(rotation_sd_deg=per_axis, shift_sd_angstrom=per_axis),
+        listed=LocalSearch(per_axis, per_axis),
         max_iterations=4,
     )
     *_, last = refined(table, None, plan)

@@ -20,6 +20,7 @@ from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Subtomogram, Volume
 from gonio.search.objective import AxisPrior, StartPrior, pack, poses_of, prior_model
 from gonio.search.search_space import about_normals, everywhere, near
+from gonio.settings import AxisSearch, LocalSearch
 from gonio.simulate import Phantom
 
 UNIT = NORMAL / np.linalg.norm(NORMAL)
@@ -58,7 +59,7 @@ def test_a_tilt_goes_as_far_as_the_data_tell_and_the_prior_lets_it():
     """From a normal that is 6 degrees wrong: nowhere, part of the way, or as far as without a prior."""
     target = tilted(1, 6.0)
     tilts = [
-        tilt_deg(align(target, WITH_NORMAL, settings=Settings(search="axis", axis_sd_deg=sd)), target)
+        tilt_deg(align(target, WITH_NORMAL, settings=Settings(search=AxisSearch(sd))), target)
         for sd in (1e-3, 0.3, 1.0, 10.0)
     ]
     assert tilts[0] < 0.01
@@ -129,7 +130,7 @@ def test_a_cone_holds_what_is_near_its_axis(rng):
     comparison = Comparison(Spectrum.of(noisy(0), limit=8.0), FourierVolume.of(MAP, limit=8.0), score=Score.FCS)
 
     def outside(rotations: Rotation, cone_deg: float) -> np.ndarray:
-        settings = Settings(search="local", max_rotation_deg=cone_deg)
+        settings = Settings(search=LocalSearch(max_rotation_deg=cone_deg))
         frame = near(noisy(0), Pose(centre, np.zeros(3)), settings, spacing_deg=None)
         points = pack(rotations.as_matrix(), np.zeros((len(rotations), 3)))
         return np.isinf(frame.problem(comparison).model(points)[0])
@@ -145,7 +146,7 @@ def test_a_local_search_stays_in_its_cone(pool, rng):
     start = Pose(Rotation.from_rotvec(np.radians(40.0) * UNIT) * POSES[0].rotation, POSES[0].shift_angstrom)
     found = {}
     for cone in (15.0, 60.0):
-        settings = Settings(search="local", max_rotation_deg=cone, pool=pool)
+        settings = Settings(search=LocalSearch(max_rotation_deg=cone), pool=pool)
         found[cone] = align(noisy(0), MAP, settings=settings, start=start, rng=rng)
         for pose in (found[cone].pose, *(o.pose for o in found[cone].runners_up)):
             assert pose.rotation_distance_deg(start) <= cone + 1e-3
@@ -157,9 +158,8 @@ def test_a_local_search_stays_in_its_cone(pool, rng):
 def test_a_prior_holds_restored_particles_too(score):
     """Whatever the score, a prior much stricter than the data leaves the pose where it was."""
     start = POSES[1].retract([0.1, -0.12, 0.08, 8.0, -6.0, 9.0])
-    strict = {"prior_rotation_sd_deg": 1e-3, "prior_shift_sd_angstrom": 1e-3}
     for cone in (None, 30.0):
-        settings = Settings(score=score, search="local", max_rotation_deg=cone, **strict)
+        settings = Settings(score=score, search=LocalSearch(1e-3, 1e-3, cone))
         result = align(noisy(1), MAP, settings=settings, start=start)
         assert result.pose.rotation_distance_deg(start) < 0.05
         assert result.pose.shift_distance_angstrom(start) < 0.05
@@ -169,7 +169,7 @@ def test_a_prior_holds_restored_particles_too(score):
 def test_the_dissimilarity_is_that_of_the_pair_without_the_prior(score):
     start = POSES[1].retract([0.02, 0.0, -0.01, 1.0, -1.0, 2.0])
     results = [
-        align(noisy(1), MAP, settings=Settings(score=score, search="local", prior_rotation_sd_deg=sd), start=start)
+        align(noisy(1), MAP, settings=Settings(score=score, search=LocalSearch(sd)), start=start)
         for sd in (None, 100.0)
     ]
     # Poses differ by what a prior of 100 degrees can do.
@@ -198,7 +198,7 @@ def test_seeds_about_normals_carry_one_to_the_other():
             frame.rotations @ UNIT, np.tile(target.normal_xyz, (len(frame.rotations), 1)), atol=1e-9
         )
         assert frame.directions.shape == (6, 4) and frame.prior is None
-    soft = about_normals(target, WITH_NORMAL, Settings(search="axis", axis_sd_deg=15.0), spacing_deg=10.0)
+    soft = about_normals(target, WITH_NORMAL, Settings(search=AxisSearch(15.0)), spacing_deg=10.0)
     tilts = np.degrees(np.arccos(np.clip(soft.rotations @ UNIT @ target.normal_xyz, -1, 1)))
     assert tilts.max() <= 2 * 15.0 + 10.0 and np.isclose(tilts, 0, atol=1e-5).sum() == 18
     assert soft.directions.shape == (6, 6)
@@ -208,9 +208,9 @@ def test_a_frame_near_a_pose_starts_there():
     alone = near(noisy(0), POSES[0], Settings(search="local"), spacing_deg=20.0)
     np.testing.assert_allclose(alone.rotations, POSES[0].matrix[None])
     assert alone.precision(POSES[0]) is None
-    cone = near(noisy(0), POSES[0], Settings(search="local", max_rotation_deg=45.0), spacing_deg=20.0)
+    cone = near(noisy(0), POSES[0], Settings(search=LocalSearch(max_rotation_deg=45.0)), spacing_deg=20.0)
     assert 8 < len(cone.rotations) < 100
-    held = near(noisy(0), POSES[0], Settings(search="local", prior_shift_sd_angstrom=2.0), spacing_deg=20.0)
+    held = near(noisy(0), POSES[0], Settings(search=LocalSearch(prior_shift_sd_angstrom=2.0)), spacing_deg=20.0)
     np.testing.assert_allclose(np.diag(held.precision(POSES[0])), [0, 0, 0, 0.25, 0.25, 0.25])
 
 

@@ -41,7 +41,7 @@ MAP = sharp(Pose.identity(), box=LARGE).volume
 
 def errors_deg(reference, targets, settings: Settings) -> np.ndarray:
     """How far off each rotation is."""
-    starts = POSES.retract(NEARBY) if settings.search == "local" else None
+    starts = POSES.retract(NEARBY) if settings.search.name == "local" else None
     results = Aligner(reference, settings).align_many(targets, starts=starts)
     assert all(result.pose.shift_distance_angstrom(POSES[i]) < 0.5 * VOXEL for i, result in enumerate(results))
     return np.array([result.pose.rotation_distance_deg(POSES[i]) for i, result in enumerate(results)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gonio import Aligner, Settings, Volume
-from gonio.alignment.particle_list import ParticleError, align_rows, align_table, learn
+from gonio.alignment.particle_list import AlignRow, ParticleError, align_table, learn
 from gonio.run.checkpoint import Checkpoint
 from gonio.run.executor import Checkpointed, Local
 from listed import aligner, bits, listed
@@ -73,13 +73,13 @@ def test_the_work_travels_without_the_particles(folder):
 
 def test_local_searches_begin_at_the_listed_poses(folder):
     table = listed(folder, COUNT, "truth.star")[:2]
-    rows = align_rows(table, aligner(folder, LOCAL))
+    rows = list(map(AlignRow(table, aligner(folder, LOCAL)), range(len(table))))
     many = aligner(folder, LOCAL).align_many(table.particles(), starts=table.poses)
     assert bits([row.result for row in rows]) == bits(many)
     before = [aligner(folder, LOCAL).dissimilarity(table.load(i), table.poses[[i]])[0] for i in range(2)]
     assert [row.before for row in rows] == before
     assert all(row.result.dissimilarity <= row.before for row in rows)
-    assert np.isnan([row.before for row in align_rows(table[:1], aligner(folder))]).all()
+    assert np.isnan(AlignRow(table, aligner(folder))(0).before)
 
 
 def test_what_is_learnt_is_what_the_aligner_learns(folder):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from gonio.particle.pose import Pose
-from gonio.workflows.pose_change import PoseChange, displacement
+from gonio.workflows.pose_change import PoseChange
 
 
 def test_a_turn_moves_the_edge_and_a_shift_all():
     start = Pose.identity()
     turned, shifted = (Pose.from_euler_zyz_deg([0.0, 0.0, a], [t, 0.0, 0.0]) for a, t in ((10.0, 0.0), (0.0, 7.0)))
-    assert displacement(turned, start, 100.0) == pytest.approx(100.0 * np.radians(10.0))
-    assert displacement(shifted, start, 100.0) == pytest.approx(7.0)
+    assert turned.displacement_angstrom(start, radius_angstrom=100.0) == pytest.approx(100.0 * np.radians(10.0))
+    assert shifted.displacement_angstrom(start, radius_angstrom=100.0) == pytest.approx(7.0)
 
 
 def test_pose_change_is_told_in_standard_deviations_over_all_axes():

@@ -17,6 +17,7 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, soft_sphere
 from gonio.preparation.extent import sphere_diameter_angstrom
+from gonio.settings import LocalSearch
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
 from gonio.workflows.classification import classes_of_references, classify_pairs
 from gonio.workflows.initial_model import initial_model
@@ -93,7 +94,7 @@ SEARCHES = {
     "noisy map, fcs": ("subtomograms", NOISY_MAP, Settings(score="fcs"), None),
     "noisy map under a mask": ("subtomograms", NOISY_MAP, Settings(), MASK),
     "another particle": ("subtomograms", particle(5, "subtomograms"), Settings(), None),
-    "local": ("subtomograms", NOISY_MAP, Settings(search="local", prior_rotation_sd_deg=2.0), None),
+    "local": ("subtomograms", NOISY_MAP, Settings(search=LocalSearch(2.0)), None),
     "plain in a sphere": (
         "subtomograms",
         NOISY_MAP,
@@ -111,7 +112,7 @@ def found(
 ) -> Pose:
     kind, reference, settings, mask = SEARCHES[name]
     aligner = Aligner(raised(reference, *of_map), settings, mask=mask)
-    starts = POSES[:2] if settings.search == "local" else None
+    starts = POSES[:2] if settings.search.name == "local" else None
     targets = [raised(particle(i, kind), *of_particle) for i in range(2)]
     results = aligner.align_many(targets, rng=np.random.default_rng(0), starts=starts)
     return Pose.stack([result.pose for result in results])

@@ -12,6 +12,7 @@ from examples import POSES, assert_found, noisy
 from gonio.alignment.aligner import Aligner, Settings
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, TiltStack
+from gonio.run.executor import Local
 from gonio.workflows.all_pairs import align_all_pairs
 
 COUNT = 4
@@ -52,7 +53,9 @@ def test_the_earlier_particle_is_laid_on_the_later():
         assert_found(pair.result, POSES[pair.target] @ POSES[pair.reference].inverse(), degrees=4.0, voxels=0.5)
 
 
-@pytest.mark.parametrize("options", [{"n_threads": 2}, {"memory_bytes": 1}, {"memory_bytes": 1.5e6, "n_threads": 3}])
+@pytest.mark.parametrize(
+    "options", [{"executor": Local(2)}, {"memory_bytes": 1}, {"memory_bytes": 1.5e6, "executor": Local(3)}]
+)
 def test_neither_threads_nor_memory_change_a_bit(options):
     expected, other = found(), found(**options)
     for pair, pose in expected.items():

@@ -29,7 +29,7 @@ from gonio.search.objective import (
     with_moving_overlap,
 )
 from gonio.search.stochastic import refine_stochastically
-from gonio.settings import Schedule
+from gonio.settings import PaperSearch, Schedule
 from oracle import Blobs
 
 VOXEL, N, LIMIT = 5.0, 24, 7.0
@@ -195,11 +195,9 @@ def test_the_papers_searches_take_either_overlap(search, rng):
         align(
             target,
             reference,
-            settings=Settings(search=search, overlap=overlap, seed_interval_deg=90, max_refinement_iterations=10),
+            settings=Settings(search=PaperSearch(search, 90, overlap=overlap), max_refinement_iterations=10),
             rng=np.random.default_rng(0),
         )
         for overlap in ("held", "moving")
     ]
     assert found[0].pose.rotation_distance_deg(found[1].pose) > 1e-6  # not the same steps
-    with pytest.raises(ValueError, match="overlap"):
-        Settings(overlap="moving")

@@ -20,9 +20,10 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, Volume, correlation
 from gonio.run.executor import Local
+from gonio.settings import LocalSearch
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 from gonio.workflows.initial_model import initial_model, initial_model_halves
-from gonio.workflows.refinement import Iteration, Listed, Plan, best_of, fsc_mask, refined, start_map
+from gonio.workflows.refinement import Iteration, Plan, best_of, fsc_mask, refined, start_map
 
 pytestmark = pytest.mark.slow
 
@@ -200,11 +201,11 @@ def test_listed_poses_are_held_by_their_prior():
     rng = np.random.default_rng(5)
     off = truth.retract(np.hstack([np.radians(2.0) * rng.normal(size=(24, 3)), 4.0 * rng.normal(size=(24, 3))]))
     listed = table.with_poses(off)
-    steps = list(refined(listed, None, replace(PLAN, listed=Listed(2.0, 4.0), max_iterations=3)))
+    steps = list(refined(listed, None, replace(PLAN, listed=LocalSearch(2.0, 4.0), max_iterations=3)))
     before = np.median(off.rotation_distance_deg(truth))
     assert {step.search for step in steps} == {"local"}
     assert np.median(steps[-1].table.poses.rotation_distance_deg(truth)) < before
-    stiff = next(iter(refined(listed, None, replace(PLAN, listed=Listed(1e-3, 1e-3), max_iterations=1))))
+    stiff = next(iter(refined(listed, None, replace(PLAN, listed=LocalSearch(1e-3, 1e-3), max_iterations=1))))
     assert np.max(stiff.table.poses.rotation_distance_deg(off)) < 0.05
 
 
@@ -214,7 +215,7 @@ def test_halves_that_a_list_has_in_two_frames_end_in_one():
     # Maps of 1000 particles each would be as far apart as their frames; no error of single particles hides it here.
     apart = Pose.from_euler_zyz_deg([10.0, 2.0, -9.0], [6.0, -6.0, 4.0])
     listed = Pose.stack([truth[i] @ apart if second[i] else truth[i] for i in range(len(table))])
-    steps = list(refined(table.with_poses(listed), None, replace(PLAN, listed=Listed(2.0, 4.0), max_iterations=3)))
+    steps = list(refined(table.with_poses(listed), None, replace(PLAN, listed=LocalSearch(2.0, 4.0), max_iterations=3)))
     own = truth.inverse() @ steps[-1].table.poses
     frames = [
         Pose(own.rotation[chosen].mean(), own.shift_angstrom[chosen].mean(axis=0))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gonio.alignment.aligner import Aligner, Result, Search, Settings, align
+from gonio.alignment.aligner import Aligner, Result, Settings, align
 from gonio.averaging.averages import average
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
@@ -24,6 +24,7 @@ from gonio.io import read_particles, write_particles
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, Volume, correlation, soft_sphere
+from gonio.settings import LocalSearch
 from gonio.simulate.structure import Structure
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -69,7 +70,7 @@ def laid(mirrored: bool) -> Volume:
         search="independent", resolution_angstrom=38.0, max_shift_angstrom=40.0, max_refinement_iterations=12
     )
     found = align(target, reference, settings=search)
-    end = replace(search, search=Search.LOCAL, max_refinement_iterations=100)
+    end = replace(search, search=LocalSearch(), max_refinement_iterations=100)
     result = align(target, reference, settings=end, start=found.pose)
     return moved(reference, result.pose.matrix, result.pose.shift_angstrom)
 
@@ -82,8 +83,8 @@ def masked_correlation(volume: Volume) -> float:
 
 def settings(*, prior: bool) -> Settings:
     """Refinement from poses that are given; with a prior as the command line's: 2 degrees and half a voxel an axis."""
-    sd = {"prior_rotation_sd_deg": 2.0, "prior_shift_sd_angstrom": 6.0} if prior else {}
-    return Settings(search="local", resolution_angstrom=32.0, particle_diameter_angstrom=260.0, **sd)
+    search = LocalSearch(2.0, 6.0) if prior else LocalSearch()
+    return Settings(search=search, resolution_angstrom=32.0, particle_diameter_angstrom=260.0)
 
 
 @cache

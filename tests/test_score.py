@@ -20,7 +20,7 @@ from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
-from gonio.kernels import sample_sums
+from gonio.kernels import model, sample_sums
 from gonio.particle.volume import Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import NoWedge, SingleAxisWedge
 from oracle import (
@@ -267,6 +267,13 @@ def test_the_likelihood_needs_to_be_told_what_to_expect():
     target = Spectrum.of(Subtomogram(Volume(f, VOXEL)), limit=LIMIT)
     with pytest.raises(ValueError, match="needs the expected FSC of the pair"):
         Comparison(target, FourierVolume.of(Volume(g, VOXEL), limit=LIMIT), score=Score.LIKELIHOOD)
+
+
+def test_a_score_that_kernels_do_not_know_is_not_taken_for_another():
+    unknown = 1 + max(model.RCS, model.FCS, model.LIKELIHOOD)
+    assert model.dissimilarity(unknown, 1.0, 1.0, 0.5, 100.0, 1.0, 10.0) == np.inf
+    assert np.isnan(model.noise_of(unknown, 1.0, 1.0, 0.5, 100.0, 1.0))
+    assert np.isnan(model.log_likelihood(unknown, 1.0, 100.0, 1.0)).all()
 
 
 @boxes

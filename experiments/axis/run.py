@@ -26,8 +26,7 @@ def axis_pair(score: str, masked: bool, index: int) -> dict:
     """One pair, its particles' own z axis known in both."""
     settings = gonio.Settings(
         score=score,
-        search="axis_stochastic",
-        seed_interval_deg=45,
+        search=gonio.PaperSearch("axis_stochastic", 45),
         resolution_angstrom=BOX * VOXEL_SIZE_ANGSTROM / LIMIT_SHELLS,
         mask_diameter_angstrom=MASK_DIAMETER_ANGSTROM if masked else None,
     )

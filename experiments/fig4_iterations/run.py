@@ -31,8 +31,7 @@ def both_searches(phantom: str, tilt_deg: int, snr: float, interval_deg: int, sc
     for search in ("stochastic", "independent"):
         settings = gonio.Settings(
             score=score,
-            search=search,
-            seed_interval_deg=interval_deg,
+            search=gonio.PaperSearch(search, interval_deg),
             resolution_angstrom=4 * VOXEL_SIZE_ANGSTROM,
         )
         record[search] = align_pair(Cell(phantom, tilt_deg, snr), index, settings=settings)

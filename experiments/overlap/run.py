@@ -62,7 +62,7 @@ def difference(comparison: Comparison, turn: Rotation, shift_angstrom: np.ndarra
 
 def searched(overlap: str, phantom: str, tilt_deg: int, snr: float, index: int) -> dict:
     """One pair by the paper's search."""
-    settings = gonio.Settings(search="stochastic", overlap=overlap)
+    settings = gonio.Settings(search=gonio.PaperSearch(overlap=overlap))
     return align_pair(Cell(phantom, tilt_deg, snr), index, settings=settings)
 
 

@@ -35,7 +35,7 @@ from gonio.particle.volume import TiltStack, Volume
 from gonio.simulate.microscope import tilt_angles_deg, tilt_poses
 from gonio.simulate.structure import Atoms, Structure, read_atoms
 from gonio.workflows.half_frames import Apart, drift_of
-from gonio.workflows.refinement import Iteration, Listed, Plan, fsc_mask, refined
+from gonio.workflows.refinement import Iteration, Plan, fsc_mask, refined
 from held import Held
 
 TILTS_DEG = tilt_angles_deg(-60.0, 60.0, step_deg=3.0)
@@ -205,7 +205,7 @@ def main() -> None:
         judge = Judge(truth, imaging.map_of(atoms))
         made = average_table(table.with_poses(truth), half_sets=np.asarray(table.half_sets))
         print(f"seed {seed}; {told_of_truth(made, judge)}")
-        plan = Plan(listed=Listed(OFF_DEG, OFF_ANGSTROM), max_iterations=options.iterations)
+        plan = Plan(listed=gonio.LocalSearch(OFF_DEG, OFF_ANGSTROM), max_iterations=options.iterations)
         for one in refined(table, None, plan):
             print(f"  {told(one, judge)}; {time.monotonic() - start:.0f} s", flush=True)
 

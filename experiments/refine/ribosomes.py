@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ribosomes"))
 import gonio
 from gonio.particle.half_sets import split
 from gonio.workflows.initial_model import initial_model
-from gonio.workflows.refinement import Iteration, Listed, Plan, best_of, refined, start_map
+from gonio.workflows.refinement import Iteration, Plan, best_of, refined, start_map
 from run import (
     DIAMETER_ANGSTROM,
     VOXEL_SIZE_ANGSTROM,
@@ -48,7 +48,7 @@ def fit(mean: gonio.Volume, atoms: gonio.Volume) -> str:
 def results(table: gonio.ParticleTable, atoms: gonio.Volume) -> Iterator[tuple[str, Iteration]]:
     """What each way comes to, from one split."""
     for name, (turn, shift) in PRIORS.items():
-        plan = Plan(SETTINGS, listed=Listed(turn, shift))
+        plan = Plan(SETTINGS, listed=gonio.LocalSearch(turn, shift))
         yield f"input poses, prior {name}", best_of(list(refined(table, None, plan)))
     for start in (60.0, 45.0):
         map_ = start_map(atoms, resolution_angstrom=start)

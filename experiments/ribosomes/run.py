@@ -78,11 +78,9 @@ class Ribosomes:
     def refined(self, start: gonio.Pose, prior: tuple[float | None, float | None]) -> tuple[gonio.Pose, np.ndarray]:
         """Locally refined poses, and whether each fits better than its start."""
         settings = gonio.Settings(
-            search="local",
+            search=gonio.LocalSearch(*prior),
             resolution_angstrom=RESOLUTION_ANGSTROM,
             particle_diameter_angstrom=DIAMETER_ANGSTROM,
-            prior_rotation_sd_deg=prior[0],
-            prior_shift_sd_angstrom=prior[1],
         )
         aligner = gonio.Aligner(self.reference, settings)
         results = aligner.align_many(self.particles, starts=start, n_threads=2)

@@ -33,13 +33,13 @@ from misses import SAME_DEG, SAME_DISSIMILARITY, local
 from run import RESOLUTION_ANGSTROM, laid_on, read_ribosomes
 
 RIGHT_DEG, SHIFT_SD_ANGSTROM = 15.0, 10.0
-NEAR = {"prior_rotation_sd_deg": 3.0, "prior_shift_sd_angstrom": 8.0}
+NEAR = gonio.LocalSearch(3.0, 8.0)
 WAYS = {"default": PRUNING, "nothing pruned": PruningRules.none()}
 
 
 def emptied(stacks: list, poses: gonio.Pose, reference: gonio.Volume, strength: np.ndarray) -> list[gonio.TiltStack]:
     """Stacks without their own ribosome, as far as the reference shows it."""
-    settings = gonio.Settings(search="local", resolution_angstrom=RESOLUTION_ANGSTROM, **NEAR)
+    settings = gonio.Settings(search=NEAR, resolution_angstrom=RESOLUTION_ANGSTROM)
     aligner, volume = gonio.Aligner(reference, settings), gonio.FourierVolume.of(reference, limit=LIMIT)
     hosts = []
     for index, stack in enumerate(stacks):

@@ -37,9 +37,17 @@ if TYPE_CHECKING:
         WeightVolumeWedge,
     )
     from gonio.run.executor import Executor, Local
-    from gonio.search.gpu.multi_gpu import gpus_for
+    from gonio.search.gpu.multi_gpu import executor_for
     from gonio.search.levenberg_marquardt import Status
-    from gonio.settings import Inputs, Pool, Search, Settings
+    from gonio.settings import (
+        AxisSearch,
+        GlobalSearch,
+        Inputs,
+        LocalSearch,
+        PaperSearch,
+        Pool,
+        Settings,
+    )
     from gonio.simulate import Imaging, Phantom, simulate_subtomogram
     from gonio.workflows.all_pairs import PairResult, align_all_pairs
     from gonio.workflows.classification import classes_of_references
@@ -78,9 +86,17 @@ _NAMES = {
         "WeightVolumeWedge",
     ),
     "run.executor": ("Executor", "Local"),
-    "search.gpu.multi_gpu": ("gpus_for",),
+    "search.gpu.multi_gpu": ("executor_for",),
     "search.levenberg_marquardt": ("Status",),
-    "settings": ("Inputs", "Pool", "Search", "Settings"),
+    "settings": (
+        "AxisSearch",
+        "GlobalSearch",
+        "Inputs",
+        "LocalSearch",
+        "PaperSearch",
+        "Pool",
+        "Settings",
+    ),
     "simulate": ("Imaging", "Phantom", "simulate_subtomogram"),
     "workflows.all_pairs": ("PairResult", "align_all_pairs"),
     "workflows.classification": ("classes_of_references",),
@@ -94,6 +110,7 @@ __all__ = [
     "Aligner",
     "AllPairs",
     "Average",
+    "AxisSearch",
     "Competition",
     "Ctf",
     "Decoys",
@@ -101,14 +118,17 @@ __all__ = [
     "Executor",
     "FormatError",
     "FourierVolume",
+    "GlobalSearch",
     "History",
     "Imaging",
     "Inputs",
     "Iteration",
     "Local",
+    "LocalSearch",
     "NoWedge",
     "Optimum",
     "PairResult",
+    "PaperSearch",
     "ParticleTable",
     "Phantom",
     "Plan",
@@ -116,7 +136,6 @@ __all__ = [
     "Pose",
     "Result",
     "Score",
-    "Search",
     "Settings",
     "SingleAxisWedge",
     "Spectrum",
@@ -138,8 +157,8 @@ __all__ = [
     "cluster",
     "compete",
     "euler_grid",
+    "executor_for",
     "fourier_shell_correlation",
-    "gpus_for",
     "half_map_fsc",
     "initial_model",
     "overlapping_groups",

@@ -11,7 +11,7 @@ import pytest
 from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Search, Settings
+from gonio.alignment.aligner import Aligner, Settings
 from gonio.averaging.averages import average
 from gonio.cli.app import run
 from gonio.fourier.fourier_volume import moved_into
@@ -233,7 +233,7 @@ def test_ribosomes_in_a_cell_average_and_align_to_a_ribosome():
     mirrored = [replace(s, projections_xyz=s.projections_xyz * np.array([1.0, 1.0, -1.0])) for s in stacks]
     reversed_ = [replace(s, projections_xyz=s.projections_xyz[::-1]) for s in stacks]
     assert max(alike(average(wrong, table.poses).volume, atoms) for wrong in (mirrored, reversed_)) < 0.25
-    settings = Settings(search=Search.LOCAL, resolution_angstrom=40.0, mask_diameter_angstrom=340.0)
+    settings = Settings(search="local", resolution_angstrom=40.0, mask_diameter_angstrom=340.0)
     aligner, rng = Aligner(atoms, settings), np.random.default_rng(0)
     poses = Pose.stack([aligner.align(s, rng=rng, start=table.poses[i]).pose for i, s in enumerate(stacks)])
     assert np.median(poses.rotation_distance_deg(table.poses)) < 4.0
@@ -268,7 +268,7 @@ def test_images_agree_best_with_the_structure_through_their_own_transfer():
     """
     table = read_particles(IN_CELL, permissive=True, voxel_size_angstrom=VOXEL)
     stacks = list(table.particles())
-    settings = Settings(search=Search.LOCAL, resolution_angstrom=40.0, mask_diameter_angstrom=340.0)
+    settings = Settings(search="local", resolution_angstrom=40.0, mask_diameter_angstrom=340.0)
     aligner = Aligner(ribosome_80s(stacks[0].box), settings)
 
     def unlike(read) -> float:

@@ -34,9 +34,9 @@ from gonio.search.gpu.device import CPU, Device, device_for
 from gonio.search.gpu.groups import in_groups
 from gonio.search.objective import signature
 from gonio.search.search_space import Frame, about_normals, everywhere, near
-from gonio.settings import Inputs, Overlap, Pool, Schedule, Search, Settings
+from gonio.settings import GlobalSearch, Inputs, LocalSearch, Overlap, PaperSearch, Pool, Schedule, Settings
 
-__all__ = ["Aligner", "History", "Inputs", "Kept", "Optimum", "Pool", "Result", "Search", "Settings", "align"]
+__all__ = ["Aligner", "History", "Inputs", "Kept", "Optimum", "Pool", "Result", "Settings", "align"]
 
 # Particles from which the expected FSC of a whole set is estimated.
 LEARN_FROM = 50
@@ -110,7 +110,7 @@ class Aligner:
 
     def __repr__(self) -> str:
         settings = self.settings
-        return f"Aligner({self.reference!r}, {settings.search} by {settings.score}, symmetry {settings.symmetry})"
+        return f"Aligner({self.reference!r}, {settings.search.name} by {settings.score}, symmetry {settings.symmetry})"
 
     def align(
         self,
@@ -150,8 +150,7 @@ class Aligner:
         return finished([prepared], self.backend)[0]
 
     def _check(self, rng: np.random.Generator | None, start: Pose | None) -> None:
-        search = self.settings.search
-        if search is Search.LOCAL and start is None:
+        if isinstance(self.settings.search, LocalSearch) and start is None:
             raise ValueError("a local search needs the pose to start from: align(..., start=pose)")
         if rng is None and self.settings.draws:
             raise ValueError("a stochastic search needs a random generator: align(..., rng=np.random.default_rng(0))")
@@ -168,11 +167,11 @@ class Aligner:
     ) -> Prepared:
         """Prepare a target to be searched as ``align`` does; ``finished`` returns the results of a batch of these."""
         self._check(rng, start)
-        pair, score = self._preparation.pair(target, kept=kept), self.settings.score
-        if self.settings.search.is_papers:
-            each = self.settings.search is Search.INDEPENDENT and self.settings.overlap is not Overlap.MOVING
+        pair, score, search = self._preparation.pair(target, kept=kept), self.settings.score, self.settings.search
+        if isinstance(search, PaperSearch):
+            each = not self.settings.draws and search.overlap is not Overlap.MOVING
             return FromSeeds(pair.plain(score), self._frame(target, None, None), self.settings, each, rng, record)
-        if self.settings.search is Search.LOCAL and start is not None and not self.settings.restores:
+        if isinstance(search, LocalSearch) and start is not None and not self.settings.restores:
             return self._near(pair.plain(score), start)
         return self._from_coarse_to_fine(target, pair, rng, start, expected_fsc)
 
@@ -318,9 +317,9 @@ class Aligner:
             raise ValueError(f"there are fewer targets ({index + 1}) than starts ({len(starts)})")
 
     def _frame(self, target: Particle, start: Pose | None, spacing_deg: float | None) -> Frame:
-        if self.settings.search in (Search.AXIS, Search.AXIS_STOCHASTIC):
+        if self.settings.search.name in ("axis", "axis_stochastic"):
             return about_normals(target, self.reference, self.settings, spacing_deg=spacing_deg)
-        if self.settings.search is Search.LOCAL:
+        if isinstance(self.settings.search, LocalSearch):
             assert start is not None  # prepare has checked it
             return near(target, start, self.settings, spacing_deg=spacing_deg)
         return everywhere(target, self.settings, spacing_deg=spacing_deg)
@@ -345,14 +344,8 @@ class Aligner:
             # A single start is already near its optimum: a coarser level would only lead away from it.
             plan = replace(plan, limits=plan.limits[-1:])
         # Subtomograms gain nothing from it (320 of the three phantoms, SNR 0.5 and 0.1).
-        searches_neighbours = pair.exact and not pair.target.on_grid and self.settings.search is Search.COARSE_TO_FINE
-        drawn = partial(
-            _drawn,
-            frame=frame,
-            samples_per_independent=pair.samples_per_independent,
-            schedule=self.settings.schedule,
-            rng=rng,
-        )
+        searches_neighbours = pair.exact and not pair.target.on_grid and isinstance(self.settings.search, GlobalSearch)
+        drawn = partial(_drawn, frame=frame, samples_per_independent=pair.samples_per_independent, rng=rng)
         search = PairSearch(
             pair,
             frame,
@@ -379,7 +372,6 @@ def _drawn(
     *,
     frame: Frame,
     samples_per_independent: float,
-    schedule: Schedule,
     rng: np.random.Generator | None,
 ) -> lm.State:
     """Refine a pool that shares its iterations, each drawing one candidate; the last candidate converges by itself."""
@@ -391,7 +383,7 @@ def _drawn(
     return stochastic.refine_stochastically(
         problem,
         points,
-        schedule=replace(schedule, max_iterations=most, regression_window=most),
+        schedule=Schedule(max_iterations=most, regression_window=most),
         signature=partial(signature, voxel_size_angstrom=comparison.target.voxel_size_angstrom),
         rng=rng,
     ).state

@@ -18,7 +18,7 @@ from gonio.io.formats import own_format
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
-from gonio.settings import Search, Settings
+from gonio.settings import LocalSearch, Settings
 
 __all__ = [
     "UNKNOWN",
@@ -97,7 +97,7 @@ def _changes(
     listed, columns = table.poses, {}
     if before is not None and np.isfinite(before).any():
         columns["dissimilarity_before"] = before
-    if settings.search is Search.LOCAL or np.any(listed.rotation_distance_deg(listed[0]) > 1e-6):
+    if isinstance(settings.search, LocalSearch) or np.any(listed.rotation_distance_deg(listed[0]) > 1e-6):
         columns["change_of_orientation_deg"] = rotation_change_deg(settings, poses, listed)
         columns["change_of_shift_angstrom"] = np.asarray(poses.shift_distance_angstrom(listed))
     return columns

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.alignment.aligner import Aligner, Likelihood, log_likelihoods
-from gonio.alignment.particle_list import ParticleError, executor_of
+from gonio.alignment.particle_list import ParticleError
 from gonio.alignment.prepared import Prepared, finished
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import half_shells
@@ -36,7 +36,9 @@ from gonio.preparation.extent import sphere_of
 from gonio.run.executor import Executor
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
-from gonio.settings import Search, Settings
+from gonio.search.gpu.device import CPU
+from gonio.search.gpu.multi_gpu import executor_for
+from gonio.settings import GlobalSearch, LocalSearch, Settings
 
 __all__ = ["Competition", "Decoys", "compete", "q_values", "scrambled_volume", "self_likeness"]
 
@@ -167,14 +169,7 @@ def self_likeness(reference: Volume, other: Aligner) -> float:
 
 def _everywhere(settings: Settings) -> Settings:
     """Return the settings of a global search: decoys have no input poses to start from."""
-    return replace(
-        settings,
-        search=Search.COARSE_TO_FINE,
-        max_rotation_deg=None,
-        prior_rotation_sd_deg=None,
-        prior_shift_sd_angstrom=None,
-        axis_sd_deg=None,
-    )
+    return replace(settings, search=GlobalSearch())
 
 
 @dataclass(frozen=True)
@@ -268,14 +263,14 @@ def compete(
     executor
         Runs the tasks; this process, one after another or on the aligner's GPU, unless given.
     seed
-        Seed of searches that draw, as in ``align_rows``.
+        Seed of searches that draw, as in ``align_table``.
 
     Raises
     ------
     ParticleError, FormatError
         Naming the first particle that cannot be read or does not fit.
     """
-    executor = executor or executor_of(aligner.gpu)
+    executor = executor or executor_for(aligner.gpu or CPU)
     first = list(executor("score", _Scored(table, aligner, aligner, poses, seed), len(table)))
     others = [
         list(executor(f"decoy {number}", _Scored(table, _searching(decoy), aligner, None, seed), len(table)))
@@ -286,7 +281,7 @@ def compete(
 
 def _searching(decoy: Aligner) -> Aligner:
     """Return the decoy's aligner with a search that needs no start."""
-    if decoy.settings.search is not Search.LOCAL:
+    if not isinstance(decoy.settings.search, LocalSearch):
         return decoy
     return decoy.of_another(decoy.reference, settings=_everywhere(decoy.settings), mask=decoy.mask)
 

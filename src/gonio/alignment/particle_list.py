@@ -20,14 +20,14 @@ from gonio.alignment.prepared import Prepared, finished
 from gonio.alignment.result import Result
 from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.particle.table import ParticleTable
-from gonio.run.executor import Executor, Local
+from gonio.run.executor import Executor
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
-from gonio.search.gpu.device import Device
-from gonio.search.gpu.multi_gpu import OneGpu
-from gonio.settings import Search, Settings
+from gonio.search.gpu.device import CPU, Device
+from gonio.search.gpu.multi_gpu import executor_for
+from gonio.settings import LocalSearch, Settings
 
-__all__ = ["AlignedRow", "Aligners", "ParticleError", "align_rows", "align_table", "learn", "executor_of"]
+__all__ = ["AlignRow", "AlignedRow", "Aligners", "ParticleError", "align_table", "learn"]
 
 
 class ParticleError(ValueError):
@@ -84,21 +84,6 @@ def align_table(
     local: bool | None = None,
     stage: str = "align",
 ) -> list[Result]:
-    """Align the particle of every row, as ``align_rows``, and return the results alone."""
-    rows = align_rows(table, aligner, executor=executor, seed=seed, expected_fsc=expected_fsc, local=local, stage=stage)
-    return [row.result for row in rows]
-
-
-def align_rows(
-    table: ParticleTable,
-    aligner: Aligner | Aligners,
-    *,
-    executor: Executor | None = None,
-    seed: int = 0,
-    expected_fsc: ExpectedFsc | None = None,
-    local: bool | None = None,
-    stage: str = "align",
-) -> list[AlignedRow]:
     """Align the particle of every row.
 
     Parameters
@@ -123,14 +108,9 @@ def align_rows(
     ParticleError, FormatError
         Naming the first particle that cannot be read or does not fit.
     """
-    starts = aligner.settings.search is Search.LOCAL if local is None else local
-    task = _AlignRow(table, aligner, seed, expected_fsc, starts)
-    return list((executor or executor_of(aligner.gpu))(stage, task, len(table)))
-
-
-def executor_of(gpu: Device | None) -> Executor:
-    """Return the default executor: an aligner's GPU, or this process, one item after another."""
-    return Local() if gpu is None else OneGpu(gpu)
+    task = AlignRow(table, aligner, seed, expected_fsc, local)
+    rows = (executor or executor_for(aligner.gpu or CPU))(stage, task, len(table))
+    return [row.result for row in rows]
 
 
 def learn(
@@ -151,12 +131,14 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _AlignRow(BatchTask[_Row, AlignedRow]):
+class AlignRow(BatchTask[_Row, AlignedRow]):
+    """The task of ``align_table``, of which an item is a row."""
+
     table: ParticleTable
     aligner: Aligner | Aligners
-    seed: int
-    expected_fsc: ExpectedFsc | None
-    starts: bool
+    seed: int = 0
+    expected_fsc: ExpectedFsc | None = None
+    local: bool | None = None
 
     def aligner_of(self, row: int) -> Aligner:
         """Return the aligner of a row."""
@@ -164,6 +146,7 @@ class _AlignRow(BatchTask[_Row, AlignedRow]):
         return many.aligners[int(many.which[row])] if isinstance(many, Aligners) else many
 
     def prepare(self, item: int) -> _Row:
+        """Read the particle of a row and prepare its search."""
         particle, before = self.table.load(item), np.nan
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(item,)))
         start, aligner = self.table.poses[item] if self.starts else None, self.aligner_of(item)
@@ -174,8 +157,14 @@ class _AlignRow(BatchTask[_Row, AlignedRow]):
         return _Row(prepared, particle.box, before)
 
     def finish(self, prepared: Sequence[_Row], backend: Backend) -> list[AlignedRow]:
+        """Return the results of prepared rows."""
         results = finished([row.prepared for row in prepared], backend)
         return [AlignedRow(found, row.box, row.before) for row, found in zip(prepared, results, strict=True)]
+
+    @cached_property
+    def starts(self) -> bool:
+        """True where searches start from the poses in the table."""
+        return isinstance(self.aligner.settings.search, LocalSearch) if self.local is None else self.local
 
     @cached_property
     def compares(self) -> bool:

@@ -28,7 +28,7 @@ from gonio.search import stochastic
 from gonio.search.backend import Backend, BestShifts, Found, PairSearch, Refinement
 from gonio.search.objective import pack, signature, with_moving_overlap
 from gonio.search.search_space import Frame
-from gonio.settings import Overlap, Search, Settings
+from gonio.settings import GlobalSearch, Overlap, PaperSearch, Settings
 
 __all__ = ["FromCoarseToFine", "FromSeeds", "Prepared", "finished"]
 
@@ -60,15 +60,16 @@ class FromSeeds:
 
     def explored(self, seeds: NDArray[np.float64]) -> stochastic.Outcome:
         """Refine seeds (p, 12) as only the CPU can: drawn one by one, or with a moving overlap."""
-        problem, settings = self.frame.problem(self.comparison), self.settings
-        problem = with_moving_overlap(problem) if settings.overlap is Overlap.MOVING else problem
-        if settings.search is Search.INDEPENDENT:
-            return stochastic.refine_all(problem, seeds, max_iterations=settings.max_refinement_iterations)
+        problem, search = self.frame.problem(self.comparison), self.settings.search
+        assert isinstance(search, PaperSearch)
+        problem = with_moving_overlap(problem) if search.overlap is Overlap.MOVING else problem
+        if not self.settings.draws:
+            return stochastic.refine_all(problem, seeds, max_iterations=self.settings.max_refinement_iterations)
         assert self.rng is not None  # Aligner.prepare has checked it
         return stochastic.refine_stochastically(
             problem,
             seeds,
-            schedule=settings.schedule,
+            schedule=search.schedule,
             signature=partial(signature, voxel_size_angstrom=self.comparison.target.voxel_size_angstrom),
             rng=self.rng,
             record=self.record,
@@ -99,7 +100,7 @@ class FromCoarseToFine:
     @property
     def tries_start(self) -> bool:
         """True where a pose that may be right is tried besides the optima found."""
-        wanted = self.start is not None and self.settings.search is Search.COARSE_TO_FINE
+        wanted = self.start is not None and isinstance(self.settings.search, GlobalSearch)
         return wanted and self.search.pair.exact
 
     def may_be_unprocessed(self, found: Found) -> bool:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.comparison.expected_fsc import ExpectedFsc
-from gonio.comparison.score import Comparison, Score, weighted
+from gonio.comparison.score import CODES, SCORES, Comparison, Score, weighted
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
+from gonio.kernels import shells
 
 __all__ = ["Pair"]
 
@@ -49,11 +50,11 @@ class Pair:
 
         Where nothing is expected, it is by RCS with the target's own weights.
         """
-        if self.exact:
-            return self.plain(Score.RCS if score is Score.LIKELIHOOD else score, limit)
-        if expected_fsc is None or not expected_fsc.correlation.any():
-            return self.plain(Score.RCS, limit)
+        informed = expected_fsc is not None and bool(expected_fsc.correlation.any())
+        rule, code = shells.weighting(CODES[score], self.exact, informed)
+        if rule == shells.ALIKE or expected_fsc is None:
+            return self.plain(SCORES[code], limit)
         target = self.target if limit is None else self.target.below(limit)
-        if score is Score.LIKELIHOOD:
+        if rule == shells.AS_LIKELIHOOD:
             return Comparison(target, self.reference, score=score, expected_fsc=expected_fsc)
         return Comparison(weighted(target, expected_fsc), self.reference, score=score)

@@ -55,6 +55,7 @@ class NormalEquations:
 
 
 CODES = {Score.RCS: model.RCS, Score.FCS: model.FCS, Score.LIKELIHOOD: model.LIKELIHOOD}
+SCORES = {code: score for score, code in CODES.items()}
 
 
 class Comparison:

@@ -160,7 +160,7 @@ def align(
     facts = known.read(particles.read_map, reference_map, settings)
     table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
     warned = warn_of(
-        _warnings(table, reference_map, facts.mask, settings, poses_for=None if local is None else "--local")
+        _warnings(table, reference_map, facts.mask, settings, poses_for=None if local is None else "a local search")
     )
     aligner = facts.aligner(reference_map, settings)
     asked = {
@@ -233,7 +233,7 @@ def align_list(
 
     start = time.monotonic()
     expected_fsc = particle_list.learn(table, aligner, executor=executor, seed=seed) if learn else None
-    rows = particle_list.align_rows(table, aligner, executor=executor, seed=seed, expected_fsc=expected_fsc)
+    rows = list(executor("align", particle_list.AlignRow(table, aligner, seed, expected_fsc), len(table)))
     results, boxes = [row.result for row in rows], {row.box for row in rows}
     before = np.array([row.before for row in rows])
     aligned = with_results(table, results, aligner.settings, before=before)

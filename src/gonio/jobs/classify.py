@@ -167,7 +167,7 @@ def classify(
         table,
         dict(zip(names, maps, strict=True)),
         resolutions={"resolution_angstrom": search.resolution_angstrom},
-        poses_for="--local" if local else None,
+        poses_for="a local search" if local else None,
     )
     warned = warn_of(doubts)
     resources = run.resources(settings)

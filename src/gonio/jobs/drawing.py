@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gonio.particle.arguments import ArgumentError
+
 if TYPE_CHECKING:
     from gonio.particle.tilt_series import TiltSeries
     from gonio.particle.volume import Volume
@@ -44,7 +46,8 @@ def draw(
     if series is not None:
         panels.append(lambda axes: _draw_tilts(axes, series))
     if not panels:
-        raise ValueError("there is nothing to draw: no wedge, no volume and no tilts are known (--tilt-range, --tilts)")
+        what = "there is nothing to draw: no wedge, no volume and no tilts are known ({}, {})"
+        raise ArgumentError(what, "tilt_range_deg", "tilt_files")
     figure = Figure(figsize=(4.2 * len(panels), 4.0), layout="constrained")
     for number, panel in enumerate(panels, 1):
         panel(figure.add_subplot(1, len(panels), number))

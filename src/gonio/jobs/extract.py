@@ -16,7 +16,7 @@ from gonio.io.source import REVERSED, TILT_SENSE
 from gonio.jobs.files import write_settings
 from gonio.jobs.options import File, wedge_of
 from gonio.jobs.running import thread_count
-from gonio.particle.arguments import ArgumentError
+from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.table import AS_LISTED
 from gonio.run.executor import Local, Progress, silent
 from gonio.run.folder import result_folder
@@ -124,8 +124,7 @@ def extract(
         ("centre", centre, tuple(CENTRES)),
         ("tilt_weights", tilt_weights, tuple(Weighting)),
     ):
-        if value not in known:
-            raise ArgumentError("{} must be one of {known}, got {got!r}", argument, known=", ".join(known), got=value)
+        check_one_of(argument, value, known)
     if tilt_files and tilt_range_deg:
         raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
     wedge_of(tilt_range_deg, axis_deg)  # which checks the range
@@ -211,7 +210,12 @@ class Extraction:
                 raise FormatError(tomogram.path, problem, "extract them one by one, or pass --voxel-size")
         if self.radius_px is not None and self.radius_px >= 0.5 * np.sqrt(3) * (self.cutting.box - 1):
             edge = self.cutting.box * self.voxel_size_angstrom
-            raise ValueError(f"--diameter {self.diameter_angstrom:g} leaves nothing of a box of {edge:g} angstrom")
+            raise ArgumentError(
+                "{} {got:g} leaves nothing of a box of {edge:g} angstrom",
+                "diameter_angstrom",
+                got=self.diameter_angstrom,
+                edge=edge,
+            )
 
     def check_tilts(self, tilts: Sequence[Path], weighting: str) -> None:
         """Raise FormatError for tilt files that do not fit: better now than after an hour of cutting."""
@@ -247,18 +251,23 @@ class Extraction:
         outside = self._outside()
         lost = np.flatnonzero(outside >= 1.0)
         if len(lost) and edge != "skip":
-            raise ValueError(
-                f"{names_of(self.table, lost)} lie outside of the tomogram: check --pixel-size and --centre, or pass"
-                " --edge skip to leave them out"
+            raise ArgumentError(
+                "{names} lie outside of the tomogram: check {} and {}, or pass {} skip to leave them out",
+                "pixel_size_angstrom",
+                "centre",
+                "edge",
+                names=names_of(self.table, lost),
             )
         out = np.flatnonzero(outside > 0)
         if len(out) and edge == "refuse":
-            raise ValueError(
-                f"the boxes of {names_of(self.table, out)} stick out of the tomogram: pass --edge pad or skip"
+            names = names_of(self.table, out)
+            raise ArgumentError(
+                "the boxes of {names} stick out of the tomogram: pass {} pad or skip", "edge", names=names
             )
         rows = [row for row in range(len(self.table)) if edge != "skip" or outside[row] == 0]
         if not rows:
-            raise ValueError("every box sticks out of its tomogram: check --pixel-size, --centre and --box")
+            what = "every box sticks out of its tomogram: check {}, {} and {}"
+            raise ArgumentError(what, "pixel_size_angstrom", "centre", "box")
         return rows
 
     def _outside(self) -> NDArray[np.float64]:

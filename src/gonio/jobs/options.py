@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from gonio.particle.arguments import ArgumentError
+from gonio.particle.arguments import ArgumentError, check_one_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Subtomogram, Volume
     from gonio.particle.wedge import SingleAxisWedge
-    from gonio.settings import Settings
+    from gonio.settings import LocalSearch, Settings
 
 __all__ = [
     "DecoyOptions",
@@ -119,11 +119,7 @@ class ListOptions:
 
     def check(self) -> None:
         """Raise ArgumentError for options that exclude each other."""
-        if self.tilt_weights not in WEIGHTINGS:
-            known = ", ".join(WEIGHTINGS)
-            raise ArgumentError(
-                "{} must be one of {known}, got {got!r}", "tilt_weights", known=known, got=self.tilt_weights
-            )
+        check_one_of("tilt_weights", self.tilt_weights, WEIGHTINGS)
         if self.tilt_files and self.tilt_range_deg is not None:
             raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
         if self.tilt_weights != WEIGHTINGS[0] and not self.tilt_files:
@@ -169,9 +165,10 @@ class ListOptions:
 
 def _one_of(kind: type[Kind], argument: str, name: str | None) -> Kind | None:
     """Return the member of a name, or None where none is named; ArgumentError where there is no such member."""
-    if name is not None and name not in tuple(kind):
-        raise ArgumentError("{} must be one of {known}, got {got!r}", argument, known=", ".join(kind), got=name)
-    return None if name is None else kind(name)
+    if name is None:
+        return None
+    check_one_of(argument, name, kind)
+    return kind(name)
 
 
 def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> SingleAxisWedge | None:
@@ -197,18 +194,16 @@ class LocalOptions:
     prior_rotation_sd_deg: float | None = None
     prior_shift_sd_angstrom: float | None = None
 
-    def settings(self, *, voxel_size_angstrom: float) -> dict[str, float | None]:
-        """Return the settings of a local search."""
+    def search(self, *, voxel_size_angstrom: float) -> LocalSearch:
+        """Return the search of these options."""
+        from gonio.settings import LocalSearch
+
         turn, shift = self.prior_rotation_sd_deg, self.prior_shift_sd_angstrom
         if turn is None:
             turn = LOCAL_PRIOR_DEG if self.max_rotation_deg is None else 0.0
         if shift is None:
             shift = LOCAL_PRIOR_SHIFT_VOXELS * voxel_size_angstrom if self.max_rotation_deg is None else 0.0
-        return {
-            "prior_rotation_sd_deg": turn or None,
-            "prior_shift_sd_angstrom": shift or None,
-            "max_rotation_deg": self.max_rotation_deg,
-        }
+        return LocalSearch(turn or None, shift or None, self.max_rotation_deg)
 
 
 @dataclass(frozen=True)
@@ -234,55 +229,31 @@ class SearchOptions:
         ArgumentError
             For what does not fit together.
         """
-        from gonio.settings import Search, Settings
+        from gonio.settings import PaperSearch, Settings
 
-        self.check(local)
-        own = {name: value for name, value in asdict(self).items() if name != "search"}
-        if self.seed_interval_deg is None:
-            del own["seed_interval_deg"]
-        if local is not None:
-            own |= local.settings(voxel_size_angstrom=voxel_size_angstrom)
-        search = Search.LOCAL if local is not None else Search(self.search or SEARCHES[0])
-        return Settings(search=search, **own)
-
-    def check(self, local: LocalOptions | None = None) -> None:
-        """Raise ArgumentError where options exclude each other."""
-        if self.search is not None and self.search not in SEARCHES:
-            raise ArgumentError(
-                "{} must be {known} or {last}, got {got!r}",
-                "search",
-                known=", ".join(SEARCHES[:-1]),
-                last=SEARCHES[-1],
-                got=self.search,
-            )
+        check_one_of("search", self.search or SEARCHES[0], SEARCHES)
         if self.search is not None and local is not None:
             raise ArgumentError(
                 "{} and {} exclude each other: one searches all poses, the other near those listed", "search", "local"
             )
-        papers = self.search in PAPERS_SEARCHES
-        if self.seed_interval_deg is not None and not papers:
+        if self.seed_interval_deg is not None and self.search not in PAPERS_SEARCHES:
             raise ArgumentError(
                 "{} is for {} {searches}: others need none",
                 "seed_interval_deg",
                 "search",
                 searches=" or ".join(PAPERS_SEARCHES),
             )
-        if self.pool == "drawn" and papers:
-            raise ArgumentError(
-                "{} is for the search coarse_to_fine: {search} has a schedule of its own", "pool", search=self.search
-            )
-        if self.inputs == "restored" and papers:
-            raise ArgumentError(
-                "{} {search} compares plain inputs: leave out {} or {}",
-                "search",
-                "inputs",
-                "search",
-                search=self.search,
-            )
-        if self.score == "likelihood" and (papers or self.inputs == "plain"):
-            raise ArgumentError(
-                "{} likelihood needs restored inputs: not {} plain, nor a search of 2012", "score", "inputs"
-            )
+        own = {**asdict(self), "search": self.search or SEARCHES[0]}
+        interval = own.pop("seed_interval_deg")
+        if local is not None:
+            own["search"] = local.search(voxel_size_angstrom=voxel_size_angstrom)
+        elif interval is not None:
+            own["search"] = PaperSearch(own["search"], interval)
+        return Settings(**own)
+
+    def check(self, local: LocalOptions | None = None) -> None:
+        """Raise ArgumentError where options do not fit together, before anything is read."""
+        self.settings(voxel_size_angstrom=1.0, local=local)
 
 
 @dataclass(frozen=True)

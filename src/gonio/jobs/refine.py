@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gonio.report import Report
     from gonio.workflows.initial_model import DeNovoHalves
     from gonio.workflows.inspection import InputWarning
-    from gonio.workflows.refinement import Iteration, Listed, Plan
+    from gonio.workflows.refinement import Iteration, Plan
 
 __all__ = ["Refined", "refine"]
 
@@ -181,7 +181,8 @@ def refine(
     table = with_half_sets(
         particles.read(), split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed
     )
-    plan = replace(plan, listed=None if local is None else _listed(local, table))
+    if local is not None:
+        plan = replace(plan, listed=local.search(voxel_size_angstrom=table.load(0).voxel_size_angstrom))
     warned = warn_of(_doubts(table, plan, start))
     settings = {
         "reference": reference,
@@ -213,7 +214,7 @@ def _doubts(table: ParticleTable, plan: Plan, start: Start) -> list[InputWarning
     resolutions = {"resolution_angstrom": plan.settings.resolution_angstrom}
     if references:
         resolutions["start_resolution_angstrom"] = plan.start_resolution_angstrom
-    local = None if plan.listed is None else "--local"
+    local = None if plan.listed is None else "a local search"
     found = checks.warnings_of_list(table, references, mask=plan.mask, resolutions=resolutions, poses_for=local)
     if start.reference is None:
         return [*found]
@@ -239,13 +240,6 @@ def _check_start(reference: File | None, *, initial_model: bool, local: bool) ->
             "initial_model",
             "local",
         )
-
-
-def _listed(local: LocalOptions, table: ParticleTable) -> Listed:
-    from gonio.workflows.refinement import Listed
-
-    own = local.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom)
-    return Listed(own["prior_rotation_sd_deg"], own["prior_shift_sd_angstrom"], own["max_rotation_deg"])
 
 
 def _iterated(work: Work, table: ParticleTable, plan: Plan, start: Start, watch: Watch) -> list[Iteration]:

@@ -12,7 +12,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +54,7 @@ class RunOptions:
     threads
         Particles aligned at a time; None for one for each processor.
     device
-        Device, as for ``gonio.gpus_for``.
+        Device, as for ``gonio.executor_for``.
     overwrite
         Replace results that are already there.
     resume
@@ -109,7 +109,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources of a run: ``draws`` is as in ``gonio.search.gpu.multi_gpu.gpus_for``."""
+    """Resources of a run: ``draws`` is as in ``gonio.executor_for``."""
 
     asked: RunOptions
     draws: bool = False
@@ -117,36 +117,31 @@ class Resources:
     @property
     def kind(self) -> str:
         """Kind of device that the bits of results depend on: ``"cpu"`` or ``"cuda"``."""
-        return "cpu" if self.gpus is None else "cuda"
+        return "cpu" if isinstance(self.here, Local) else "cuda"
 
     @cached_property
-    def gpus(self) -> OneGpu | ManyGpus | None:
-        """GPUs that do the work, if any; ValueError for one that is not there."""
+    def here(self) -> Local | OneGpu | ManyGpus:
+        """Executor of this machine: its processors or GPUs; ValueError for a GPU that is not there."""
         if self.asked.device == "cpu":
-            return None
-        from gonio.search.gpu.multi_gpu import gpus_for
+            return Local(self.asked.workers)
+        from gonio.search.gpu.multi_gpu import executor_for
 
-        return gpus_for(self.asked.device, draws=self.draws, n_threads=self.asked.workers)
+        return executor_for(self.asked.device, draws=self.draws, n_threads=self.asked.workers)
 
-    def opened(self) -> AbstractContextManager[Executor]:
-        """Return a context with the executor of tasks."""
-        asked = self.asked
-        if self.gpus is not None:
-            return _opened(self.gpus)
-        if asked.device != "cpu":
-            log.info("no GPU can be used for this: computes on the processors")
-        if asked.scheduler is None and asked.dask is None:
-            return nullcontext(Local(asked.workers))
+    @contextmanager
+    def opened(self) -> Iterator[Executor]:
+        """Yield the executor of tasks."""
+        if self.asked.scheduler is None and self.asked.dask is None:
+            with self.here as executor:
+                if self.asked.device != "cpu":
+                    none = "the processors: no GPU can be used for this"
+                    log.info("computes on %s", none if isinstance(executor, Local) else executor.name)
+                yield executor
+            return
         from gonio.run.cluster import dask
 
-        return dask(asked.scheduler, asked.workers)
-
-
-@contextmanager
-def _opened(gpus: OneGpu | ManyGpus) -> Iterator[Executor]:
-    with gpus:
-        log.info("computes on %s", gpus.name)
-        yield gpus
+        with dask(self.asked.scheduler, self.asked.workers) as cluster:
+            yield cluster
 
 
 @dataclass(frozen=True)

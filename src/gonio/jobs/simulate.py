@@ -10,7 +10,7 @@ import numpy as np
 
 from gonio.jobs.files import beside, check_map, write_settings
 from gonio.jobs.options import File
-from gonio.particle.arguments import ArgumentError
+from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.ctf import AMPLITUDE_CONTRAST
 from gonio.run.executor import Progress, silent
 from gonio.run.folder import check_target, result_folder
@@ -115,9 +115,7 @@ def _lens(ctf: str, amplitude_contrast: float) -> dict[str, Any]:
     """Return the fields of an ``Imaging`` that describe the CTF and its correction."""
     from gonio.simulate import DEFAULT_CTF, CtfCorrection
 
-    known = (*CtfCorrection, "none")
-    if ctf not in known:
-        raise ArgumentError("{} must be one of {known}, got {got!r}", "ctf", known=", ".join(known), got=ctf)
+    check_one_of("ctf", ctf, (*CtfCorrection, "none"))
     if not 0.0 <= amplitude_contrast < 1.0:
         raise ArgumentError(
             "{} must be 0 or more and below 1, got {got!r}", "amplitude_contrast", got=amplitude_contrast

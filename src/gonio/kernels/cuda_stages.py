@@ -35,10 +35,13 @@ from gonio.kernels.cuda_samples import (
     as_array,
     cuda,
 )
-from gonio.kernels.model import FCS, LIKELIHOOD, NO_PRIOR, RCS, dissimilarity, prior, ranking_value
+from gonio.kernels.model import FCS, LIKELIHOOD, NO_PRIOR, dissimilarity, prior, ranking_value
 from gonio.kernels.pool import apart, how_many, signature
 from gonio.kernels.pose_refinement import turned
 from gonio.kernels.shells import (
+    ALIKE,
+    AS_LIKELIHOOD,
+    FILTERED,
     MAX_CORRELATION,
     RHO,
     at,
@@ -48,6 +51,7 @@ from gonio.kernels.shells import (
     likelihood_terms,
     median_correlation,
     shell_weight,
+    weighting,
     with_chance,
 )
 
@@ -63,8 +67,6 @@ PAIR = {"samples_per_independent": 0, "voxel": 1}
 # expected now; for a choice among optima; for the curvature.
 WEIGHTS = {"plain": 0, "before": 1, "score": 2, "choice": 3, "curvature": 4}
 PLAIN, BEFORE, BY_SCORE, FOR_CHOICE, _ = WEIGHTS.values()
-# Weighting rules: every sample alike, eq. 28, eq. 30.
-ALIKE, FILTERED, AS_LIKELIHOOD = range(3)
 # Most seeds that estimate the chance correlation: fewer than twice `coarse_to_fine.CHANCE_POSES`.
 MOST_CHANCE_POSES = 40
 SEED, SHELL, SAMPLE, SEEDS, SHELLS, CHANCE_SEEDS, SCORE, EXACT, KNOWN = SEARCH.values()
@@ -73,15 +75,9 @@ SAMPLES_PER_INDEPENDENT, VOXEL = PAIR.values()
 
 @strict
 def _rule(mode, score, exact, informed):
-    """Return the weighting rule and the score of a search in a mode, as in ``Pair.filtered``."""
+    """Return the weighting rule and the score of a search in a mode."""
     wanted = score if mode == BY_SCORE else LIKELIHOOD if mode in (BEFORE, FOR_CHOICE) else FCS
-    if mode == PLAIN:
-        return ALIKE, FCS
-    if exact:
-        return ALIKE, RCS if wanted == LIKELIHOOD else wanted
-    if not informed:
-        return ALIKE, RCS
-    return (AS_LIKELIHOOD if wanted == LIKELIHOOD else FILTERED), wanted
+    return (ALIKE, FCS) if mode == PLAIN else weighting(wanted, exact, informed)
 
 
 @strict

@@ -45,6 +45,14 @@ ROUNDING = 1e-7
 
 
 @strict
+def _norm(score, count):
+    """Return what the squares of ``count`` samples are divided by; not a number for RCS and a score that is unknown."""
+    if score == FCS:
+        return count
+    return count**LIKELIHOOD_ROOT if score == LIKELIHOOD else np.nan
+
+
+@strict
 def dissimilarity(score, ff, gg, fg, total, unit, least):
     """Return the dissimilarity from |f|^2, |g|^2, f.g and the total weight; infinite below the ``least`` weight."""
     ff, gg, fg = unit * ff, unit * gg, unit * fg
@@ -53,7 +61,7 @@ def dissimilarity(score, ff, gg, fg, total, unit, least):
     if score == RCS:
         value = 2.0 - 2.0 * fg / math.sqrt(ff * gg) if ff > 0.0 and gg > 0.0 else np.inf
     else:
-        value = (ff + gg - 2.0 * fg) / (total if score == FCS else total**LIKELIHOOD_ROOT)
+        value = (ff + gg - 2.0 * fg) / _norm(score, total)
     return value if value < np.inf else np.inf  # not a number counts as infinitely dissimilar
 
 
@@ -63,8 +71,7 @@ def noise_of(score, ff, gg, fg, total, unit):
     if score == RCS:
         return 2.0 * ROUNDING
     terms = unit * (abs(ff) + abs(gg) + 2.0 * abs(fg))
-    counted = total if total > 0.0 else 1.0
-    return ROUNDING * terms / (counted if score == FCS else counted**LIKELIHOOD_ROOT)
+    return ROUNDING * terms / _norm(score, total if total > 0.0 else 1.0)
 
 
 @strict
@@ -100,8 +107,7 @@ def model(score, sums, unit, phase, least, hessian, descent):
             for b in range(6):
                 hessian[a, b] = scale * (hessian[a, b] - jtg * (unit if b < 3 else unit * phase) * sums[JTG + b] / gg)
     else:
-        counted = total if total > 0.0 else 1.0
-        norm = counted if score == FCS else counted**LIKELIHOOD_ROOT
+        norm = _norm(score, total if total > 0.0 else 1.0)
         for a in range(6):
             descent[a] = (unit if a < 3 else unit * phase) * (sums[JTF + a] - sums[JTG + a]) / norm
             for b in range(6):
@@ -234,6 +240,8 @@ def log_likelihood(score, d, overlap, unit):
     if score == FCS:
         d = max(d, ROUNDING * unit)
         return math.log(d), 1.0 / d
+    if score != RCS:
+        return np.nan, np.nan
     # Below MIN_CORRELATION the curve continues as a straight line, so that even negative correlations have a slope.
     c = 1.0 - d / 2.0
     bent = min(max(c, MIN_CORRELATION), 1.0)

@@ -15,9 +15,13 @@ import math
 import numpy as np
 
 from gonio.kernels.compiled import strict
+from gonio.kernels.model import LIKELIHOOD, RCS
 from gonio.kernels.sample_sums import FF, FG, GG, JTJ, WEIGHT
 
 __all__ = [
+    "ALIKE",
+    "AS_LIKELIHOOD",
+    "FILTERED",
     "MAX_CORRELATION",
     "MAX_CHANCE",
     "at",
@@ -30,11 +34,14 @@ __all__ = [
     "chance_correlations",
     "sample_weights",
     "shell_weight",
+    "weighting",
     "weights_of_shells",
     "with_chance",
 ]
 
 RHO, F_POWER, G_POWER, CHANCE = range(4)
+# Weighting rules: every sample alike, eq. 28, eq. 30.
+ALIKE, FILTERED, AS_LIKELIHOOD = range(3)
 # rho is limited to 0.99 in rho / (1 - rho^2): errors of interpolation and box limit every correlation.
 MAX_CORRELATION = 0.99
 # The chance correlation is at most this fraction of the expected FSC.
@@ -45,6 +52,17 @@ MIN_CORRELATION = 1e-3
 MIN_FRACTION = 1e-3
 # Sums of float32 samples do not resolve directions whose information is below this fraction of the largest.
 ROUNDING = 1e-6
+
+
+@strict
+def weighting(score, exact, informed):
+    """Return the weighting rule of a pair for a score, and the score that it is compared by.
+
+    ``exact`` and ``informed``: the target's own weights are those of its noise; some expected FSC is above zero.
+    """
+    if exact or not informed:
+        return ALIKE, score if exact and score != LIKELIHOOD else RCS
+    return AS_LIKELIHOOD if score == LIKELIHOOD else FILTERED, score
 
 
 @strict

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
-__all__ = ["ArgumentError"]
+__all__ = ["ArgumentError", "check_one_of"]
 
 
 class ArgumentError(ValueError):
@@ -39,3 +39,9 @@ class ArgumentError(ValueError):
     def __reduce__(self) -> tuple[Callable[[], ArgumentError], tuple[()]]:
         # A ValueError is pickled by its text alone; workers send whole errors.
         return partial(ArgumentError, self.text, *self.arguments, **self.values), ()
+
+
+def check_one_of(argument: str, value: object, known: Iterable[str]) -> None:
+    """Raise ArgumentError for another value of an argument than those known."""
+    if value not in tuple(known):
+        raise ArgumentError("{} must be one of {known}, got {got!r}", argument, known=", ".join(known), got=value)

@@ -165,6 +165,11 @@ class Pose:
         distance: NDArray[np.float64] | float = np.linalg.norm(self.shift_angstrom - other.shift_angstrom, axis=-1)
         return distance
 
+    def displacement_angstrom(self, other: Pose, *, radius_angstrom: float) -> NDArray[np.float64]:
+        """Return how far a point at a radius moves between two poses: rotation and shift added in squares."""
+        rotated = radius_angstrom * np.radians(self.rotation_distance_deg(other))
+        return np.hypot(rotated, self.shift_distance_angstrom(other))
+
     def frobenius_distance(self, other: Pose, *, voxel_size_angstrom: float) -> NDArray[np.float64] | float:
         """Return ``|| R_j^-1 (I - (a_j, a_j, a_j)) - R_k^-1 (I - (a_k, a_k, a_k)) ||_F``, a in voxels (eq. 12)."""
         mine, others = (anchors(pose.matrix, pose.shift_angstrom / voxel_size_angstrom) for pose in (self, other))

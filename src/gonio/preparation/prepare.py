@@ -137,8 +137,7 @@ class Preparation:
             raise ValueError("the mask is zero everywhere: it must be 1 where the reference has density")
         if mask is not None:
             check_mask(mask)
-        lengths = settings.lengths(box=reference.box, voxel_size_angstrom=reference.voxel_size_angstrom)
-        self._resolution_angstrom = lengths.resolution_angstrom
+        self._resolution_angstrom = settings.resolution(reference.voxel_size_angstrom)
         self._volume = mean_free_volume(reference.volume)
         density = mask or self._volume
         self._extent = self._sphere_angstrom(density, density.box_angstrom)

@@ -52,6 +52,12 @@ class Local:
 
     workers: int = 1
 
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave nothing: workers end with their task."""
+
     def __call__(self, stage: str, function: Callable[[int], T], count: int, *, keep: bool = True) -> Iterator[T]:
         """Call the function with every item on this machine, as ``Executor``."""
         return in_order(function, ((index,) for index in range(count)), self.workers)

@@ -23,7 +23,7 @@ from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Particle
 from gonio.search import levenberg_marquardt as lm
 from gonio.search.objective import AxisPrior, Cone, PoseProblem, Prior, StartPrior, pack, prior_model, unpack
-from gonio.settings import Settings
+from gonio.settings import AxisSearch, LocalSearch, PaperSearch, Settings
 
 __all__ = ["Frame", "about_normals", "everywhere", "near", "neighbour_rotations", "neighbours"]
 
@@ -143,7 +143,7 @@ def neighbour_rotations() -> NDArray[np.float64]:
 
 def everywhere(target: Particle, settings: Settings, *, spacing_deg: float | None) -> Frame:
     """Return the frame of every pose: uniform orientations ``spacing_deg`` apart, or the Euler grid of the settings."""
-    return _frame(target, settings, _seed_orientations(settings.symmetry, settings.seed_interval_deg, spacing_deg))
+    return _frame(target, settings, _seed_orientations(settings.symmetry, _interval_deg(settings), spacing_deg))
 
 
 @lru_cache(maxsize=8)
@@ -160,6 +160,11 @@ def _seed_orientations(symmetry: str, interval_deg: float, spacing_deg: float | 
     return matrices
 
 
+def _interval_deg(settings: Settings) -> float:
+    search = settings.search if isinstance(settings.search, PaperSearch) else PaperSearch()
+    return search.seed_interval_deg
+
+
 def about_normals(target: Particle, reference: Particle, settings: Settings, *, spacing_deg: float | None) -> Frame:
     """Return the frame of rotations about the particles' normals, ``spacing_deg`` apart or at the settings' interval.
 
@@ -170,29 +175,31 @@ def about_normals(target: Particle, reference: Particle, settings: Settings, *, 
     """
     if target.normal_xyz is None or reference.normal_xyz is None:
         raise ValueError("an axis search needs normal_xyz on both the target and the reference")
-    interval = settings.seed_interval_deg
+    interval = _interval_deg(settings)
     if spacing_deg is not None:
         interval = 360.0 / np.ceil(360.0 / min(2.0 * spacing_deg, 60.0))
     rotations = orientations.about_axis(target.normal_xyz, reference.normal_xyz, interval_deg=interval)
-    if settings.axis_sd_deg is None:
+    sd_deg = settings.search.sd_deg if isinstance(settings.search, AxisSearch) else None
+    if sd_deg is None:
         directions = np.zeros((6, 4))
         directions[:3, 0] = target.normal_xyz
         directions[3:, 1:] = np.eye(3)
         return _frame(target, settings, rotations.as_matrix(), directions=directions)
     if spacing_deg is not None:
-        rotations = _tilted(rotations, target.normal_xyz, settings.axis_sd_deg, spacing_deg)
-    prior = AxisPrior(target.normal_xyz, reference.normal_xyz, float(np.radians(settings.axis_sd_deg)))
+        rotations = _tilted(rotations, target.normal_xyz, sd_deg, spacing_deg)
+    prior = AxisPrior(target.normal_xyz, reference.normal_xyz, float(np.radians(sd_deg)))
     return _frame(target, settings, rotations.as_matrix(), prior=prior)
 
 
 def near(target: Particle | Spectrum, start: Pose, settings: Settings, *, spacing_deg: float | None) -> Frame:
     """Return the frame of a pose, or of a cone of rotations around it, with the settings' prior about it."""
+    search = settings.search if isinstance(settings.search, LocalSearch) else LocalSearch()
     rotations, cone = Rotation.concatenate([start.rotation]), None
-    if settings.max_rotation_deg is not None:
-        cone = Cone(start.matrix, float(np.radians(settings.max_rotation_deg)))
+    if search.max_rotation_deg is not None:
+        cone = Cone(start.matrix, float(np.radians(search.max_rotation_deg)))
         if spacing_deg is not None:
-            rotations = orientations.within(start.rotation, cone_deg=settings.max_rotation_deg, spacing_deg=spacing_deg)
-    angle, shift = settings.prior_rotation_sd_deg, settings.prior_shift_sd_angstrom
+            rotations = orientations.within(start.rotation, cone_deg=search.max_rotation_deg, spacing_deg=spacing_deg)
+    angle, shift = search.prior_rotation_sd_deg, search.prior_shift_sd_angstrom
     precision = np.repeat([np.radians(angle) ** -2 if angle else 0.0, shift**-2 if shift else 0.0], 3)
     prior = StartPrior(start, precision) if precision.any() else None
     return _frame(target, settings, rotations.as_matrix(), shift_angstrom=start.shift_angstrom, cone=cone, prior=prior)
@@ -212,7 +219,7 @@ def _frame(
     return Frame(
         rotations=rotations,
         shift_angstrom=shift_angstrom,
-        max_shift_angstrom=settings.lengths(box=target.box, voxel_size_angstrom=size).max_shift_angstrom,
+        max_shift_angstrom=settings.max_shift(target.box, size),
         # Most particles fill half of the box.
         radius_angstrom=0.5 * (settings.particle_diameter_angstrom or 0.5 * target.box * size),
         tolerance_angstrom=settings.tolerance_angstrom,

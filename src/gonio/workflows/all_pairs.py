@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from threading import Lock
@@ -29,9 +28,7 @@ from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend, Evaluation
 from gonio.search.batch_task import BatchTask
 from gonio.search.cpu import Cpu
-from gonio.search.gpu.device import CPU, Device
-from gonio.search.gpu.multi_gpu import gpus_for
-from gonio.settings import Settings
+from gonio.settings import LocalSearch, Settings
 
 __all__ = ["PairResult", "align_all_pairs"]
 
@@ -68,12 +65,10 @@ def align_all_pairs(
     settings: Settings | None = None,
     *,
     rng: np.random.Generator | None = None,
-    n_threads: int = 1,
     poses: Pose | None = None,
     executor: Executor | None = None,
     memory_bytes: float = MEMORY_BYTES,
     progress: Callable[[int, int], None] | None = None,
-    device: str | Device = CPU,
 ) -> Iterator[PairResult]:
     """Align all pairs of n particles, n (n - 1) / 2 of them.
 
@@ -85,19 +80,15 @@ def align_all_pairs(
         Settings of every alignment; a local search is refused, since no pair has a start.
     rng
         Draws the candidates of a stochastic search or a drawn pool, which need it.
-    n_threads
-        Tiles done at a time on this machine; results do not depend on it.
     poses
         Input poses, a batch of n, at which ``PairResult.sums`` compares pairs before alignment. None for identities.
     executor
-        Runs the tiles (``gonio.run.executor``), in place of ``n_threads`` on this machine.
+        Runs the tiles, such as ``gonio.Local(4)`` or ``gonio.executor_for("cuda")``; this process, one after another,
+        unless given. Results do not depend on it, but for the rounding of GPUs.
     memory_bytes
         Memory for prepared references, and as much again for targets, in each process. Results do not depend on it.
     progress
         Called with the number of pairs done and of all pairs.
-    device
-        Where alignments are computed: as for an ``Aligner``, or several GPUs, ``"cuda:0,cuda:1"``
-        (``gonio.search.gpu.multi_gpu.gpus_for``). In place of ``executor``.
 
     Yields
     ------
@@ -106,12 +97,12 @@ def align_all_pairs(
     Raises
     ------
     ValueError
-        A local search, a missing ``rng``; particles that cannot be compared, by name; a GPU that is not there.
+        A local search, a missing ``rng``; particles that cannot be compared, by name.
     TypeError
         Tilt stacks, which cannot be a reference.
     """
     settings = Settings() if settings is None else settings
-    if settings.search == "local":
+    if isinstance(settings.search, LocalSearch):
         raise ValueError("a local search needs a start for each pair: use Aligner(...).align_many(..., starts=poses)")
     n = len(particles)
     if poses is not None and len(poses) != n:
@@ -122,17 +113,12 @@ def align_all_pairs(
     seed = None if rng is None else int(rng.integers(2**63))
     held = _references_in_memory(particles, settings, memory_bytes)
     tiles = _Tiles(particles, settings, poses, seed, min(held, BLOCK), _Prepared(min(held, HELD), held))
-    if executor is not None and device != CPU:
-        raise ValueError("device and executor exclude each other: either says who does the work")
-    with gpus_for(device, draws=settings.draws, n_threads=n_threads) or nullcontext(
-        executor or Local(n_threads)
-    ) as run:
-        done = 0
-        for results in run(STAGE, tiles, len(tiles)):
-            done += len(results)
-            yield from results
-            if progress:
-                progress(done, n * (n - 1) // 2)
+    done = 0
+    for results in (executor or Local())(STAGE, tiles, len(tiles)):
+        done += len(results)
+        yield from results
+        if progress:
+            progress(done, n * (n - 1) // 2)
 
 
 def _references_in_memory(

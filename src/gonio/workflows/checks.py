@@ -256,7 +256,7 @@ def warnings_of_list(
         check_voxel_sizes(particles, map_, name=name)
     found = []
     if poses_for is not None:
-        found = [without_poses(table, remedy=f"{poses_for} needs them: align first, without --local")]
+        found = [without_poses(table, remedy=f"{poses_for} needs them: align first, over all orientations")]
     others = warnings_of_maps(particles, references or {}, mask=mask, resolutions=resolutions or {}, invert=INVERT)
     return [*(one for one in found if one is not None), *others]
 

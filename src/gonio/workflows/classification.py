@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Inputs, Kept, Likelihood, Search, Settings, log_likelihoods
+from gonio.alignment.aligner import Aligner, Inputs, Kept, Likelihood, Settings, log_likelihoods
 from gonio.alignment.particle_list import ParticleError
 from gonio.alignment.prepared import Prepared, finished
 from gonio.alignment.result import Result
@@ -28,6 +28,7 @@ from gonio.preparation.extent import sphere_mask
 from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
+from gonio.settings import LocalSearch
 from gonio.workflows.all_pairs import align_all_pairs
 from gonio.workflows.clustering import AllPairs, Clustering
 
@@ -206,7 +207,7 @@ def classes_of_references(
     fits: _Fits | None = None
     rounds: list[Round] = []
     known = dict[_Key, NDArray[np.float64]]()
-    global_rounds = 0 if classifier.settings.search is Search.LOCAL else GLOBAL_ROUNDS
+    global_rounds = 0 if isinstance(classifier.settings.search, LocalSearch) else GLOBAL_ROUNDS
     for number in range(1, most_rounds + 1):
         starts = classifier.starts(fits) if number > global_rounds else None
         fits = classifier.fits(maps, number, known=known, starts=starts)
@@ -346,10 +347,10 @@ class _Classifier:
     @property
     def _local(self) -> Settings:
         """Settings of the local search, otherwise as given."""
-        if self.settings.search is Search.LOCAL:
+        if isinstance(self.settings.search, LocalSearch):
             return self.settings
         inputs = Inputs.RESTORED if self.settings.restores else Inputs.PLAIN
-        return replace(self.settings, search=Search.LOCAL, inputs=inputs, axis_sd_deg=None)
+        return replace(self.settings, search=LocalSearch(), inputs=inputs)
 
     def starts(self, fits: _Fits | None) -> _Fits:
         """Return the poses to start from with each reference: those of the last fits, or the input poses."""

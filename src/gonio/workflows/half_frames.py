@@ -14,14 +14,15 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from gonio.alignment.aligner import Aligner, Inputs, Search, Settings
+from gonio.alignment.aligner import Aligner, Inputs, Settings
 from gonio.alignment.result import Result
 from gonio.comparison.score import Score
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, half_shells
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume
-from gonio.workflows.pose_change import PoseChange, displacement
+from gonio.settings import LocalSearch
+from gonio.workflows.pose_change import PoseChange
 
 __all__ = ["Apart", "drift_of", "half_2_moved", "half_2_seen"]
 
@@ -57,9 +58,10 @@ class Apart:
         return Apart(max(fraction * rotation, 1e-3), max(fraction * shift, 1e-3))
 
     @staticmethod
-    def listed(rotation_sd_deg: float | None, shift_sd_angstrom: float | None, *, voxel_size_angstrom: float) -> Apart:
-        """Estimate the drift at input poses from their standard deviations; None where these are not known."""
-        return Apart(rotation_sd_deg or LISTED_DEG, shift_sd_angstrom or LISTED_VOXELS * voxel_size_angstrom)
+    def listed(near: LocalSearch, *, voxel_size_angstrom: float) -> Apart:
+        """Estimate the drift at input poses from the prior of the search near them."""
+        shift = near.prior_shift_sd_angstrom or LISTED_VOXELS * voxel_size_angstrom
+        return Apart(near.prior_rotation_sd_deg or LISTED_DEG, shift)
 
 
 def drift_of(
@@ -84,22 +86,20 @@ def drift_of(
     """
     settings = Settings(
         score=Score.FCS,
-        search=Search.LOCAL,
+        search=LocalSearch(expected.rotation_sd_deg, expected.shift_sd_angstrom),
         inputs=Inputs.PLAIN,
         resolution_angstrom=limit,
-        prior_rotation_sd_deg=expected.rotation_sd_deg,
-        prior_shift_sd_angstrom=expected.shift_sd_angstrom,
     )
     total, second = Pose.identity(), halves[1]
     for _ in range(ROUNDS):
         one, two = _weighted(halves[0], second, mask)
         found = Aligner(one, settings).align(Subtomogram(two), start=Pose.identity())
         total = total @ found.pose
-        if displacement(found.pose, Pose.identity(), radius) < DRIFT_FRACTION * limit:
+        if found.pose.displacement_angstrom(Pose.identity(), radius_angstrom=radius) < DRIFT_FRACTION * limit:
             break
         back = total.inverse()
         second = moved(halves[1], back.matrix, back.shift_angstrom)
-    distance = float(displacement(total, Pose.identity(), radius))
+    distance = float(total.displacement_angstrom(Pose.identity(), radius_angstrom=radius))
     sd, most = (
         np.sqrt(3.0) * np.hypot(radius * np.radians(known.rotation_sd_deg), known.shift_sd_angstrom)
         for known in (found, expected)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Result, Search, Settings
+from gonio.alignment.aligner import Aligner, Result
 from gonio.alignment.particle_list import ParticleError, align_table
 from gonio.alignment.prepared import Prepared, finished
 from gonio.averaging.averages import average_table
@@ -30,7 +30,7 @@ from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
-from gonio.workflows.pose_change import displacement
+from gonio.settings import GlobalSearch, Settings
 from gonio.workflows.synchronisation import Pairs, synchronised
 
 __all__ = ["SUBSET", "DeNovo", "DeNovoHalves", "initial_model", "initial_model_halves"]
@@ -104,8 +104,8 @@ def initial_model(
             "a map made from the particles alone has its axes anywhere: refine with C1, rotate the map so that its axes"
             f" lie as {settings.symmetry}'s should, and give it as the reference"
         )
-    if settings.search is not Search.COARSE_TO_FINE:
-        raise ValueError(f"pairs have no pose to start from: leave out {settings.search}")
+    if not isinstance(settings.search, GlobalSearch):
+        raise ValueError(f"pairs have no pose to start from: leave out {settings.search.name}")
     if min(len(table), count) < 6:
         raise ValueError(f"at least 6 particles are needed to make a map from, got {min(len(table), count)}")
     subset = table[np.sort(rng.permutation(len(table))[:count])]
@@ -113,7 +113,7 @@ def initial_model(
     pairs = _pairs(alone, settings, executor, stage)
     first = alone.load(0)
     size = first.voxel_size_angstrom
-    resolution = settings.lengths(box=first.box, voxel_size_angstrom=size).resolution_angstrom
+    resolution = settings.resolution(size)
     radius = 0.5 * (settings.particle_diameter_angstrom or sphere_diameter_angstrom(first.volume))
     frame = synchronised(pairs, radius_angstrom=radius, tolerance_angstrom=TOLERANCE_FRACTION * resolution)
     parts = _parts(frame.agreement)
@@ -198,7 +198,8 @@ def _refined(
         subset = subset.with_poses(_centred(Pose.stack([found[row] for row in range(len(subset))])))
         name = f"{stage}, iteration {number}, averaging"
         made = average_table(subset, executor=executor, half_sets=parts, stage=name)
-        if np.median(displacement(subset.poses, before, radius)) < CONVERGED_FRACTION * resolution:
+        moved_by = subset.poses.displacement_angstrom(before, radius_angstrom=radius)
+        if np.median(moved_by) < CONVERGED_FRACTION * resolution:
             break
     return DeNovo(made.volume, subset, agreement, number)
 

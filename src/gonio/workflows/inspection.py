@@ -27,7 +27,7 @@ from gonio.particle import half_sets as halves
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Particle, Subtomogram, Volume, correlation, mirrored_volume, soft_sphere
 from gonio.particle.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
-from gonio.settings import Inputs, Search, Settings
+from gonio.settings import Inputs, LocalSearch, Settings
 
 __all__ = [
     "HandScore",
@@ -133,7 +133,7 @@ def no_orientations(poses: Pose) -> InputWarning | None:
     if len(poses) < 2 or np.max(poses.rotation_distance_deg(poses[0])) > 1e-3:
         return None
     what = f"all {len(poses)} particles have one orientation"
-    return InputWarning("no orientations", what, "they were picked and not aligned: --local would start nowhere")
+    return InputWarning("no orientations", what, "they were picked and not aligned: a local search would start nowhere")
 
 
 def shifts_beyond_the_box(poses: Pose, box_angstrom: float) -> InputWarning | None:
@@ -415,7 +415,7 @@ def hand_of(
         aligned.append(moved_into(volume, pose.matrix, pose.shift_angstrom, made.box))
         correlations.append(_correlation(made, aligned[-1], resolution_angstrom, diameter_angstrom))
         moves.append(pose)
-    local = Settings(search=Search.LOCAL, inputs=Inputs.PLAIN, resolution_angstrom=resolution_angstrom)
+    local = Settings(search=LocalSearch(), inputs=Inputs.PLAIN, resolution_angstrom=resolution_angstrom)
     aligners = [Aligner(volume, local) for volume in aligned]
     found = [
         [

@@ -15,7 +15,7 @@ from gonio.alignment.result import Result
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 
-__all__ = ["PoseChange", "displacement"]
+__all__ = ["PoseChange"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PoseChange:
         # Results have standard deviations per axis; a displacement has three axes.
         rotation = np.sqrt(3.0) * np.array([result.rotation_sd_deg for result in results])
         shift = np.sqrt(3.0) * np.array([result.shift_sd_angstrom for result in results])
-        distance = displacement(nearest, before, radius)
+        distance = nearest.displacement_angstrom(before, radius_angstrom=radius)
         sds = distance / np.maximum(np.hypot(radius * np.radians(rotation), shift), 1e-9)
         return PoseChange(
             np.asarray(nearest.rotation_distance_deg(before)),
@@ -63,9 +63,3 @@ class PoseChange:
     def shift_sd_angstrom(self) -> float:
         """Predicted standard deviation of the shift, angstrom, over all axes, median over particles."""
         return float(np.nan_to_num(np.median(self.shift_sds_angstrom), posinf=0.0))
-
-
-def displacement(one: Pose, other: Pose, radius: float) -> NDArray[np.float64]:
-    """Return how far a point at a radius moves between poses, angstrom: rotation and shift added in squares."""
-    rotated = radius * np.radians(one.rotation_distance_deg(other))
-    return np.hypot(rotated, one.shift_distance_angstrom(other))

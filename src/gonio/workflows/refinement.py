@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.alignment.aligner import Aligner, Search, Settings
+from gonio.alignment.aligner import Aligner, Settings
 from gonio.alignment.particle_list import Aligners, align_table
 from gonio.alignment.result import Result
 from gonio.averaging.averages import FOLDS, Average, average_table, folds_of
@@ -30,14 +30,14 @@ from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.preparation.extent import sphere_mask
 from gonio.run.executor import Executor, Local
+from gonio.settings import AnySearch, LocalSearch
 from gonio.workflows.half_frames import Apart, drift_of, half_2_moved, half_2_seen
 from gonio.workflows.pose_change import PoseChange
-from gonio.workflows.refinement_plan import Assignment, Iteration, Listed, Plan
+from gonio.workflows.refinement_plan import Assignment, Iteration, Plan
 
 __all__ = [
     "Assignment",
     "Iteration",
-    "Listed",
     "Plan",
     "best_of",
     "fsc_mask",
@@ -163,7 +163,7 @@ def _from_list(
     fsc, limit = run.start(made)
     # The halves of a list may come from refinements that never met.
     listed, size = plan.listed, made.volume.voxel_size_angstrom
-    expected = Apart.listed(listed.rotation_sd_deg, listed.shift_sd_angstrom, voxel_size_angstrom=size)
+    expected = Apart.listed(listed, voxel_size_angstrom=size)
     drift = drift_of(made.halves, expected, mask=run.mask, radius=run.radius_angstrom, limit=limit)
     if drift is not None:
         table = table.with_poses(half_2_moved(table.half_sets, table.poses, drift))
@@ -249,7 +249,7 @@ class _Run:
         behind = state.behind + 1 if gained < -CONVERGED_SHELLS else 0
         iteration = Iteration(
             number=number,
-            search=self.search(state),
+            search=self.search(state).name,
             limit_angstrom=state.limit_angstrom,
             table=aligned.table,
             results=aligned.results,
@@ -334,29 +334,22 @@ class _Run:
         """True where averages use poses drawn from posteriors."""
         return self.plan.assignment is not Assignment.HARD
 
-    def search(self, state: _State) -> Search:
-        everywhere = state.cone is None and self.plan.listed is None
-        return self.plan.settings.search if everywhere else Search.LOCAL
+    def search(self, state: _State) -> AnySearch:
+        if self.plan.listed is not None:
+            return self.plan.listed
+        return self.plan.settings.search if state.cone is None else LocalSearch(max_rotation_deg=state.cone[0])
 
     def settings(self, state: _State) -> Settings:
         """Return the settings of an iteration's alignments."""
-        own = replace(
-            self.plan.settings,
+        own = self.plan.settings
+        return replace(
+            own,
             search=self.search(state),
             resolution_angstrom=state.limit_angstrom,
+            max_shift_angstrom=own.max_shift_angstrom if state.cone is None else state.cone[1],
             posterior_poses=POSTERIOR_POSES if self.draws else 0,
             posterior_resolved=0.0 if self.plan.assignment is Assignment.SOFT else POSTERIOR_RESOLVED,
         )
-        if self.plan.listed is not None:
-            return replace(
-                own,
-                prior_rotation_sd_deg=self.plan.listed.rotation_sd_deg,
-                prior_shift_sd_angstrom=self.plan.listed.shift_sd_angstrom,
-                max_rotation_deg=self.plan.listed.cone_deg,
-            )
-        if state.cone is None:
-            return own
-        return replace(own, max_rotation_deg=state.cone[0], max_shift_angstrom=state.cone[1])
 
     def averaged(self, number: int, aligned: _Aligned, limit: float) -> tuple[Average, Pose | None]:
         """Average both halves; return also the pose that aligns half 1 to half 2 where there is a drift."""
@@ -392,6 +385,8 @@ class _Run:
 
     def cone(self, state: _State, pose_change: PoseChange, limit: float) -> tuple[float, float] | None:
         """Return the reach of the next local search, degrees and angstrom; None for a global search."""
+        if self.plan.listed is not None:
+            return None  # every search is around the input poses
         if state.cone is None and (state.fsc is None or np.median(pose_change.sds) > LOCAL_BELOW):
             return None
         rotation_deg = max(
@@ -402,7 +397,7 @@ class _Run:
 
     def end(self, number: int, state: _State, moved_sds: float, gained: float, behind: int) -> str:
         """Return the reason to end after this iteration; empty where there is none."""
-        if self.search(state) is Search.LOCAL and moved_sds < CONVERGED_SDS and gained < CONVERGED_SHELLS:
+        if isinstance(self.search(state), LocalSearch) and moved_sds < CONVERGED_SDS and gained < CONVERGED_SHELLS:
             return f"converged: the median particle moved by {moved_sds:.2f} of its sd, the FSC by {gained:+.2f} shells"
         if behind >= PATIENCE:
             return f"the halves have agreed less than before for {PATIENCE} iterations"

@@ -12,28 +12,15 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.alignment.aligner import Search, Settings
 from gonio.alignment.result import Result
 from gonio.averaging.resolution import HalfMapFsc
-from gonio.particle.arguments import ArgumentError
+from gonio.particle.arguments import check_one_of
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
+from gonio.settings import AxisSearch, GlobalSearch, LocalSearch, Settings
 
-__all__ = ["Assignment", "Iteration", "Listed", "Plan"]
-
-
-@dataclass(frozen=True)
-class Listed:
-    """Errors of the input poses: standard deviations of a Gaussian prior, per axis, and a cone.
-
-    None means no prior; without a cone the nearest optimum is found. As the prior stays at the input poses, noise
-    cannot move poses away from them iteration by iteration.
-    """
-
-    rotation_sd_deg: float | None = None
-    shift_sd_angstrom: float | None = None
-    cone_deg: float | None = None
+__all__ = ["Assignment", "Iteration", "Plan"]
 
 
 class Assignment(StrEnum):
@@ -65,7 +52,8 @@ class Plan:
     max_iterations
         Largest number of iterations.
     listed
-        Errors of input poses that are nearly right: every search is local, around them. None for a global search first.
+        Search around input poses that are nearly right, with their errors as the prior, which stays at the input poses:
+        noise cannot move poses away from them iteration by iteration. None for a global search first.
     mask
         Where the particle has density, a volume of its box, 0 to 1; None for a soft sphere.
     assignment
@@ -80,18 +68,14 @@ class Plan:
     start_resolution_angstrom: float = 60.0
     margin_shells: float = 0.0
     max_iterations: int = 12
-    listed: Listed | None = None
+    listed: LocalSearch | None = None
     mask: Volume | None = None
     assignment: Assignment = Assignment.AUTO
     duplicates_angstrom: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.assignment not in list(Assignment):
-            known = ", ".join(Assignment)
-            raise ArgumentError(
-                "{} must be one of {known}, got {got!r}", "assignment", known=known, got=self.assignment
-            )
+        check_one_of("assignment", self.assignment, Assignment)
         object.__setattr__(self, "assignment", Assignment(self.assignment))
         if not (np.isfinite(self.start_resolution_angstrom) and self.start_resolution_angstrom > 0):
             raise ValueError(
@@ -103,8 +87,8 @@ class Plan:
             )
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations!r}")
-        if self.settings.search not in (Search.COARSE_TO_FINE, Search.AXIS):
-            raise ValueError(f"a refinement chooses its searches itself: leave out {self.settings.search}")
+        if not isinstance(self.settings.search, GlobalSearch | AxisSearch):
+            raise ValueError(f"a refinement chooses its searches itself: leave out {self.settings.search.name}")
 
 
 @dataclass(frozen=True)
@@ -116,7 +100,7 @@ class Iteration:
     number
         1, 2, ...
     search
-        Search of the alignments.
+        Name of the search of the alignments.
     limit_angstrom
         Finest detail that was compared.
     table
@@ -143,7 +127,7 @@ class Iteration:
     """
 
     number: int
-    search: Search
+    search: str
     limit_angstrom: float
     table: ParticleTable
     results: Sequence[Result]

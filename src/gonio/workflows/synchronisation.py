@@ -163,10 +163,7 @@ def _from_others(
     """Return each pose as the mean of P_ij X_i over the nearest candidates, and how near each of these was, (m, m)."""
     m = len(poses)
     estimate = every @ poses[owner[:, 0]]  # of j, from i
-    error = np.hypot(
-        radius * np.radians(estimate.rotation_distance_deg(poses[owner[:, 1]])),
-        estimate.shift_distance_angstrom(poses[owner[:, 1]]),
-    )
+    error = estimate.displacement_angstrom(poses[owner[:, 1]], radius_angstrom=radius)
     order = np.lexsort((error, owner[:, 2]))
     first = order[np.flatnonzero(np.diff(owner[order, 2], prepend=-1))]  # the nearest of each directed pair
     i, j = owner[first, 0], owner[first, 1]

@@ -49,7 +49,7 @@ DRAWS = (
 )
 ONE_PROCESS = (
     "a GPU is used by the process that opened it: for workers, give an aligner without device= and"
-    " executor=gonio.search.gpu.multi_gpu.gpus_for(device)"
+    " executor=gonio.executor_for(device)"
 )
 
 

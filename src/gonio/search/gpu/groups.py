@@ -38,8 +38,8 @@ def in_groups(
 ) -> Iterator[T]:
     """Yield the result of each item in order, finishing items in groups of ``size``.
 
-    ``n_threads`` threads run ``prepare(*item)``, which reads particles. Processes could not pass on data that is on the
-    GPU. Results do not depend on the groups.
+    ``n_threads`` threads run ``prepare(*item)``, which reads particles, and does so again where an item of its group
+    fails. Processes could not pass on data that is on the GPU. Results do not depend on the groups.
 
     Raises
     ------
@@ -61,29 +61,20 @@ def _done(
     prepare: Callable[..., P],
     finish: Callable[[Sequence[P], Backend], list[T]],
     device: Device,
-    group: list[tuple[Any, ...]],
+    group: Sequence[tuple[Any, ...]],
 ) -> Outcome[T]:
-    """Prepare a group, and finish the items before the first that cannot be prepared."""
-    prepared: list[P] = []
-    unprepared: Exception | None = None
-    try:
-        prepared.extend(threads.map(prepare, *zip(*group, strict=True)))
-    except Exception as error:
-        unprepared = error
-    results, failure = _finished(finish, prepared, device)
-    return results, failure or unprepared
+    """Prepare and finish a group; where that fails do its halves, until the first item that fails is alone.
 
-
-def _finished(finish: Callable[[Sequence[P], Backend], list[T]], group: Sequence[P], device: Device) -> Outcome[T]:
-    """Finish a group; where that fails, finish its halves, until the first item that fails is alone."""
+    Halves are prepared again: what was prepared may have been used in part, such as its random numbers.
+    """
     try:
-        return (finish(group, device) if group else []), None
+        return finish(list(threads.map(prepare, *zip(*group, strict=True))), device), None
     except Exception as error:
         if len(group) == 1:
             return [], error
     half = len(group) // 2
-    results, failure = _finished(finish, group[:half], device)
+    results, failure = _done(threads, prepare, finish, device, group[:half])
     if failure is None:
-        rest, failure = _finished(finish, group[half:], device)
+        rest, failure = _done(threads, prepare, finish, device, group[half:])
         results += rest
     return results, failure

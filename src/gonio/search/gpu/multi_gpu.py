@@ -19,13 +19,13 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from gonio.particle.arguments import ArgumentError
-from gonio.run.executor import Chosen
+from gonio.run.executor import Chosen, Local
 from gonio.run.parallel import in_order, obey_parent, portable
 from gonio.search.batch_task import BatchTask
 from gonio.search.gpu.device import DRAWS, Device, device_for, opened
 from gonio.search.gpu.groups import TOGETHER, Outcome, in_groups
 
-__all__ = ["ManyGpus", "OneGpu", "gpus_for"]
+__all__ = ["ManyGpus", "OneGpu", "executor_for"]
 
 T = TypeVar("T")
 
@@ -37,8 +37,8 @@ UNDER_WAY = 4
 END = 5.0
 
 
-def gpus_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) -> OneGpu | ManyGpus | None:
-    """Return the executor of a device, for any argument ``executor``; None for the CPU.
+def executor_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) -> Local | OneGpu | ManyGpus:
+    """Return the executor of a device, for any argument ``executor``.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def gpus_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) -
     draws
         Whether candidates are drawn one by one (``Settings.draws``), which only the CPU does.
     n_threads
-        Number of particles that all processes together read and prepare at a time.
+        Number of particles that the CPU aligns at a time, or that are read and prepared for all GPUs together.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def gpus_for(device: str | Device, *, draws: bool = False, n_threads: int = 1) -
             raise ArgumentError(DRAWS, "device", "device")
         return ManyGpus(names, n_threads)
     found = device_for(device, draws=draws)
-    return None if found is None else OneGpu(found, n_threads)
+    return Local(n_threads) if found is None else OneGpu(found, n_threads)
 
 
 def _of_all(function: Callable[[int], T]) -> Callable[[int], T]:
