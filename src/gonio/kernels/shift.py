@@ -178,7 +178,7 @@ def best_anywhere(samples, values, weights, cos, sin, place, value, sums):
     re, im = np.empty((n, LANES), np.float32), np.empty((n, LANES), np.float32)
     best, where = np.empty(LANES, np.float32), np.zeros(LANES, np.int32)
     score = carray(scratch_float(), (1, LANES))
-    places = np.arange(n)
+    places, last = np.arange(n), cos.shape[0] - 1
     for first in range(0, p, LANES):
         re[:] = 0.0
         im[:] = 0.0
@@ -186,13 +186,19 @@ def best_anywhere(samples, values, weights, cos, sin, place, value, sums):
         for lane in range(count):
             _products(samples, values[first + lane], weights[first + lane], places, lane, re, im, sums[first + lane])
         best[:] = LOWEST
-        for shift in range(cos.shape[0]):
-            total = lanes_of_zero()
+        # Each sum waits for its last term: four at a time keep the processor busy.
+        for shift in range(0, cos.shape[0], 4):
+            s, t, u = min(shift + 1, last), min(shift + 2, last), min(shift + 3, last)
+            one = two = three = four = lanes_of_zero()
             for j in range(n):
-                total = add_scaled(total, cos[shift, j], load_lanes(re, j))
-                total = add_scaled(total, -sin[shift, j], load_lanes(im, j))
-            store_lanes(score, 0, total)
-            _keep_largest(score[0], shift, best, where)
+                a, b = load_lanes(re, j), load_lanes(im, j)
+                one = add_scaled(add_scaled(one, cos[shift, j], a), -sin[shift, j], b)
+                two = add_scaled(add_scaled(two, cos[s, j], a), -sin[s, j], b)
+                three = add_scaled(add_scaled(three, cos[t, j], a), -sin[t, j], b)
+                four = add_scaled(add_scaled(four, cos[u, j], a), -sin[u, j], b)
+            for place_of, total in ((shift, one), (s, two), (t, three), (u, four)):
+                store_lanes(score, 0, total)
+                _keep_largest(score[0], place_of, best, where)
         for lane in range(count):
             if best[lane] > value[first + lane]:
                 place[first + lane], value[first + lane] = where[lane], best[lane]
