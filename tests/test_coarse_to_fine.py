@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,14 +23,12 @@ from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Subtomogram, Volume
 from gonio.search.coarse_to_fine import (
-    BETWEEN,
-    COARSE,
     COARSE_DETAILS,
     DISTINCT,
-    FULL,
     LEVEL,
+    MAP_PRUNING,
+    PRUNING,
     REACH,
-    SEEDS,
     Plan,
     PruningRule,
 )
@@ -97,8 +96,9 @@ def test_without_a_spread_a_cut_keeps_the_most_and_poses_without_a_score_are_las
     assert cut.count(with_infinite, np.ptp(values) / 0.9 * (1 + 1e-9) + 1e-9) == expected
 
 
-def test_the_pool_shrinks_from_stage_to_stage():
-    for before, after in ((SEEDS, COARSE), (COARSE, BETWEEN), (BETWEEN, FULL)):
+@pytest.mark.parametrize("pruning", [PRUNING, MAP_PRUNING])
+def test_the_pool_shrinks_from_stage_to_stage(pruning):
+    for before, after in pairwise((pruning.seeds, *pruning.between, pruning.full)):
         assert after.margin <= before.margin and after.least < before.least and after.most < before.most
 
 
@@ -110,10 +110,7 @@ def test_a_doubtful_pair_is_looked_at_longer_than_a_clear_one():
     clear, doubtful = (
         np.median([r.n_iterations for r in aligner.align_many(them)]) for them in (map(noisy, range(3)), noise)
     )
-    # Each cut at its least, and the best converged within as many steps as a stage takes.
-    least = SEEDS.least * SEEDS.steps + COARSE.least * COARSE.steps + BETWEEN.least * BETWEEN.steps
-    assert clear <= least + 2 * FULL.least * FULL.steps + COARSE.steps
-    assert doubtful > clear
+    assert doubtful > 2 * clear
 
 
 def distinct(points: np.ndarray, symmetry: str, count: int = 99) -> np.ndarray:

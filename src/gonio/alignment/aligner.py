@@ -354,6 +354,7 @@ class Aligner:
             group=self._symmetry.matrices,
             last_steps=self.settings.max_refinement_iterations,
             neighbour_search=searches_neighbours,
+            pruning=coarse_to_fine.MAP_PRUNING if pair.exact else coarse_to_fine.PRUNING,
             expected_fsc=None if expected_fsc is None else expected_fsc.in_box(crop, pair.target.n_shells),
             minimise=drawn if self.settings.pool is Pool.DRAWN else None,
         )

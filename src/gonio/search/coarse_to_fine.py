@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 
 from gonio.kernels import pool
 
-__all__ = ["Course", "PruningRule", "PruningRules", "Plan", "Stages", "conduct", "deviation_of"]
+__all__ = [
+    "Course",
+    "MAP_PRUNING",
+    "PRUNING",
+    "PruningRule",
+    "PruningRules",
+    "Plan",
+    "Stages",
+    "conduct",
+    "deviation_of",
+]
 
 # Optima whose neighbours are searched before the last refinement: another with a narrower basin may lie near by.
 NEIGHBOURED = 2
@@ -59,32 +69,43 @@ class PruningRule:
 
 @dataclass(frozen=True)
 class PruningRules:
-    """Pruning rules of a search: after the seeds, at the coarse limit, at each limit between, and at the full one.
+    """Pruning rules of a search: of the seeds, at each limit between in their order, at the full one, of neighbours.
 
-    The steps of a rule are taken after it: those of ``seeds`` at the coarse limit, the others at the next limit.
+    The steps of a rule are taken after it: those of ``seeds`` at the coarse limit, the others at their own limit.
+    ``neighbours`` are evaluated before their rule, and take the steps of ``full``.
     """
 
     seeds: PruningRule
-    coarse: PruningRule
-    between: PruningRule
+    between: tuple[PruningRule, ...]
     full: PruningRule
+    neighbours: PruningRule
 
     @property
     def steps(self) -> int:
         """Most steps of one refinement, except the last, in which the best pose converges."""
-        return max(rule.steps for rule in (self.seeds, self.coarse, self.between, self.full))
+        return max(rule.steps for rule in (self.seeds, *self.between, self.full))
 
     @staticmethod
     def none() -> PruningRules:
         """Return rules that prune nothing before the limits between, and little there, as a baseline."""
-        every = PruningRule(np.inf, 24, 4096, steps=2)
-        return PruningRules(every, every, PruningRule(np.inf, 6, 64, steps=4), PruningRule(np.inf, 4, 32, steps=3))
+        every, full = PruningRule(np.inf, 24, 4096, steps=2), PruningRule(np.inf, 4, 32, steps=3)
+        return PruningRules(every, (every, PruningRule(np.inf, 6, 64, steps=4)), full, neighbours=full)
 
 
-# Measured on signals in images of other particles and on pools of optima (section 10).
-SEEDS, COARSE = PruningRule(2.6, 24, 180, steps=2), PruningRule(2.5, 16, 112, steps=2)
-BETWEEN, FULL = PruningRule(1.2, 6, 28, steps=4), PruningRule(1.2, 4, 20, steps=3)
-PRUNING = PruningRules(SEEDS, COARSE, BETWEEN, FULL)
+# Measured on pools of optima of pairs of particles (section 10).
+PRUNING = PruningRules(
+    seeds=PruningRule(2.6, 24, 180, steps=2),
+    between=(PruningRule(2.5, 16, 112, steps=2), PruningRule(1.2, 6, 28, steps=4)),
+    full=PruningRule(1.2, 4, 20, steps=3),
+    neighbours=PruningRule(1.5, 4, 12, steps=0),
+)
+# Measured on signals in images of other particles (section 10): what lies around a particle rules the coarse limit.
+MAP_PRUNING = PruningRules(
+    seeds=PruningRule(4.0, 24, 300, steps=2),
+    between=(PruningRule(4.0, 16, 220, steps=2), PruningRule(1.5, 6, 36, steps=4)),
+    full=PruningRule(1.5, 4, 24, steps=3),
+    neighbours=PruningRule(1.5, 4, 12, steps=0),
+)
 # Fewer seeds give no standard deviation.
 MIN_SEEDS = 24
 # Optima that are compared once more with the expected FSC of the best of them, and listed.
@@ -151,7 +172,10 @@ class Stages(Protocol):
         """Keep the best seeds. Later rules use the standard deviation of the seeds' scores."""
 
     def refine(self, level: int | None, steps: int) -> None:
-        """Take ``steps`` steps from every pose at a level; None is the full limit, weighted by the expected FSC."""
+        """Take ``steps`` steps from every pose at a level; None is the full limit, weighted by the expected FSC.
+
+        Without steps poses are evaluated there.
+        """
 
     def keep(self, rule: PruningRule) -> None:
         """Keep the best distinct poses by the minimised score."""
@@ -181,10 +205,9 @@ def conduct(stages: Stages, course: Course) -> None:
         stages.keep_seeds(pruning.seeds)
         stages.refine(0, pruning.seeds.steps)
         for level in course.between:
-            stages.keep(pruning.coarse)
-            stages.refine(level, pruning.coarse.steps)
-            stages.keep(pruning.between)
-            stages.refine(level, pruning.between.steps)
+            for rule in pruning.between:
+                stages.keep(rule)
+                stages.refine(level, rule.steps)
         stages.keep(pruning.full)
     if course.alone:
         stages.converge(course.last_steps)
@@ -194,6 +217,8 @@ def conduct(stages: Stages, course: Course) -> None:
         stages.expect()
         if with_neighbours:
             stages.search_neighbours()
+            stages.refine(None, 0)
+            stages.keep(pruning.neighbours)
         stages.refine(None, pruning.full.steps)
         stages.choose()
     stages.expect()

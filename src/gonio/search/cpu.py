@@ -93,7 +93,7 @@ class _OnCpu:
         self._before = self._pair.before if self._known is None else self._known
         self._points = self._values = self._choice = np.empty(0)
         self._codes = np.empty(0, np.int64)
-        self._iterations = 0
+        self._deviation, self._iterations = np.inf, 0
 
     def seed(self) -> None:
         """Score every seed at its best shift, and measure the chance correlation."""
@@ -123,6 +123,12 @@ class _OnCpu:
             comparison = self._filtered(self._search.score, self._expected_fsc)
         else:
             comparison = self._filtered(Score.LIKELIHOOD, self._before, self._search.plan.limits[level])
+        if steps == 0 and self._search.frame.prior is None:
+            # Without derivatives, which take half as long again.
+            self._values, _ = comparison.values(*unpack(self._points))
+            end = lm.Status.MAX_ITERATIONS.code, lm.Status.NO_OVERLAP.code
+            self._codes = np.where(np.isfinite(self._values), *end)
+            return
         state = self._minimised(comparison, self._points, steps)
         self._points, self._values, self._codes = state.points, state.dissimilarity, state.code
 
@@ -195,7 +201,7 @@ class _OnCpu:
         return self._pair.filtered(score, expected_fsc, limit)
 
     def _minimised(self, comparison: Comparison, points: NDArray[np.float64], steps: int) -> lm.State:
-        if self._search.minimise is not None:
+        if self._search.minimise is not None and steps > 0:
             state = self._search.minimise(comparison, points, steps)
         else:
             problem = self._search.frame.problem(comparison, samples_per_independent=self._pair.samples_per_independent)
