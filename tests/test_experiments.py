@@ -321,6 +321,20 @@ def test_ribosomes_are_found_among_the_molecules_that_touch_them(crowded, kind):
     assert row["rotation_deg"] < 3.0 and row["shift_angstrom"] < 5.0
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "empiar10499").exists(), reason=f"the real ribosomes are not there: {DATA}")
+def test_search_misses_are_counted_for_every_way_to_prune(tmp_path):
+    script = Path(__file__).parents[1] / "experiments" / "ribosomes" / "transplanted.py"
+    few = ["--hosts", "2", "--rounds", "1", "--strength", "5"]
+    command = [sys.executable, str(script), *few, "--data", str(DATA), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ways = json.loads((tmp_path / "summary.json").read_text())
+    # Signals that are seen so well are found however few poses go on; where nothing is pruned they take the most steps.
+    assert all((way["particles"], way["right"], way["search_misses"]) == (2, 2, 0) for way in ways.values())
+    assert ways["nothing pruned"]["steps"] > 2 * ways["default"]["steps"]
+
+
 def test_the_posterior_over_a_grid_agrees_with_the_poses_that_are_drawn(tmp_path):
     """At an SNR at which nearly all is certain: both put nearly all of it on the truth."""
     script = Path(__file__).parents[1] / "experiments" / "grid_posterior" / "run.py"
