@@ -38,7 +38,7 @@ from gonio.search import cpu
 from gonio.search import levenberg_marquardt as lm
 from gonio.search.backend import Backend, BestShifts, Evaluation, Found, PairSearch, Refinement
 from gonio.search.batch_task import BatchTask
-from gonio.search.coarse_to_fine import MAP_PRUNING, Plan, PruningRule, PruningRules, conduct
+from gonio.search.coarse_to_fine import STACK_PRUNING, Plan, PruningRule, PruningRules, conduct
 from gonio.search.cpu import Cpu
 from gonio.search.gpu import stages
 from gonio.search.gpu.device import Device
@@ -513,7 +513,7 @@ def test_every_stage_does_what_the_cpu_does(small_gpu, name):
 
 
 @pytest.mark.parametrize(
-    "cut", [MAP_PRUNING.seeds, PruningRule(0.5, 2, 5, 1), PruningRule(9.0, 1, 3, 1), PruningRule(9.0, 1, 99, 1)]
+    "cut", [STACK_PRUNING.seeds, PruningRule(0.5, 2, 5, 1), PruningRule(9.0, 1, 3, 1), PruningRule(9.0, 1, 99, 1)]
 )
 def test_seeds_without_overlap_are_the_last(small_gpu, cut):
     search = pair_search("narrow", 1)

@@ -26,9 +26,9 @@ from gonio.search.coarse_to_fine import (
     COARSE_DETAILS,
     DISTINCT,
     LEVEL,
-    MAP_PRUNING,
     PRUNING,
     REACH,
+    STACK_PRUNING,
     Plan,
     PruningRule,
 )
@@ -96,7 +96,7 @@ def test_without_a_spread_a_cut_keeps_the_most_and_poses_without_a_score_are_las
     assert cut.count(with_infinite, np.ptp(values) / 0.9 * (1 + 1e-9) + 1e-9) == expected
 
 
-@pytest.mark.parametrize("pruning", [PRUNING, MAP_PRUNING])
+@pytest.mark.parametrize("pruning", [PRUNING, STACK_PRUNING])
 def test_the_pool_shrinks_from_stage_to_stage(pruning):
     for before, after in pairwise((pruning.seeds, *pruning.between, pruning.full)):
         assert after.margin <= before.margin and after.least < before.least and after.most < before.most
@@ -110,7 +110,11 @@ def test_a_doubtful_pair_is_looked_at_longer_than_a_clear_one():
     clear, doubtful = (
         np.median([r.n_iterations for r in aligner.align_many(them)]) for them in (map(noisy, range(3)), noise)
     )
-    assert doubtful > 2 * clear
+    # Each cut at its least, and the best converged within as many steps as a stage takes.
+    rules, full = (PRUNING.seeds, *PRUNING.between), PRUNING.full
+    least = sum(rule.least * rule.steps for rule in rules)
+    assert clear <= least + 2 * full.least * full.steps + PRUNING.between[0].steps
+    assert doubtful > clear
 
 
 def distinct(points: np.ndarray, symmetry: str, count: int = 99) -> np.ndarray:

@@ -343,7 +343,7 @@ class Aligner:
         if len(frame.rotations) == 1:
             # A single start is already near its optimum: a coarser level would only lead away from it.
             plan = replace(plan, limits=plan.limits[-1:])
-        # Subtomograms gain nothing from it (320 of the three phantoms, SNR 0.5 and 0.1).
+        # Subtomograms gain nothing from it (320 of the three phantoms, SNR 0.5 and 0.1), nor from wider pruning rules.
         searches_neighbours = pair.exact and not pair.target.on_grid and isinstance(self.settings.search, GlobalSearch)
         drawn = partial(_drawn, frame=frame, samples_per_independent=pair.samples_per_independent, rng=rng)
         search = PairSearch(
@@ -354,7 +354,7 @@ class Aligner:
             group=self._symmetry.matrices,
             last_steps=self.settings.max_refinement_iterations,
             neighbour_search=searches_neighbours,
-            pruning=coarse_to_fine.MAP_PRUNING if pair.exact else coarse_to_fine.PRUNING,
+            pruning=coarse_to_fine.STACK_PRUNING if searches_neighbours else coarse_to_fine.PRUNING,
             expected_fsc=None if expected_fsc is None else expected_fsc.in_box(crop, pair.target.n_shells),
             minimise=drawn if self.settings.pool is Pool.DRAWN else None,
         )

@@ -21,7 +21,7 @@ from gonio.kernels import pool
 
 __all__ = [
     "Course",
-    "MAP_PRUNING",
+    "STACK_PRUNING",
     "PRUNING",
     "PruningRule",
     "PruningRules",
@@ -92,15 +92,16 @@ class PruningRules:
         return PruningRules(every, (every, PruningRule(np.inf, 6, 64, steps=4)), full, neighbours=full)
 
 
-# Measured on pools of optima of pairs of particles (section 10).
+# Measured on signals in images of other particles and on pools of optima (section 10).
 PRUNING = PruningRules(
     seeds=PruningRule(2.6, 24, 180, steps=2),
     between=(PruningRule(2.5, 16, 112, steps=2), PruningRule(1.2, 6, 28, steps=4)),
     full=PruningRule(1.2, 4, 20, steps=3),
     neighbours=PruningRule(1.5, 4, 12, steps=0),
 )
-# Measured on signals in images of other particles (section 10): what lies around a particle rules the coarse limit.
-MAP_PRUNING = PruningRules(
+# Of tilt images among all poses, measured on signals in images of other particles: what lies around a particle rules
+# the coarse limit.
+STACK_PRUNING = PruningRules(
     seeds=PruningRule(4.0, 24, 300, steps=2),
     between=(PruningRule(4.0, 16, 220, steps=2), PruningRule(1.5, 6, 36, steps=4)),
     full=PruningRule(1.5, 4, 24, steps=3),
