@@ -8,7 +8,7 @@ to the bit in every process, and so is the map.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from gonio.averaging.insertion import Insertion, Sums, insertion_of
 from gonio.averaging.resolution import FSC_HALVES
-from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.fourier.fourier_volume import EMPTY_SHELL
+from gonio.fourier.fsc import fourier_shell_correlation, resolution_at, scaled_shells, shell_power
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
@@ -62,6 +63,20 @@ class Average:
     count: int
     coverage: NDArray[np.float32]
     without: Mapping[tuple[int, int], Volume] | None = None
+
+    def with_power_of(self, other: Volume) -> Average:
+        """Scale each shell of all maps by the factor that gives ``volume`` the power of another map.
+
+        No FSC changes, but a mask mixes shells: what strong shells leave in weak ones is no signal of theirs.
+        """
+        wanted, found = shell_power(other), shell_power(self.volume)
+        factor = np.sqrt(wanted / np.maximum(found, EMPTY_SHELL * found.max()))
+        return replace(
+            self,
+            volume=scaled_shells(self.volume, factor),
+            halves=self.halves and (scaled_shells(self.halves[0], factor), scaled_shells(self.halves[1], factor)),
+            without=self.without and {key: scaled_shells(one, factor) for key, one in self.without.items()},
+        )
 
     def __repr__(self) -> str:
         halves = ""
