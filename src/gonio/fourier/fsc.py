@@ -15,11 +15,15 @@ from gonio.particle.volume import Volume
 __all__ = [
     "fourier_shell_correlation",
     "half_shells",
+    "power_ratio",
     "resolution_at",
     "scaled_shells",
     "shell_correlation",
     "shell_power",
 ]
+
+# Relative error of sums in single precision.
+ROUNDING = 1e-5
 
 
 def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float64]:
@@ -54,8 +58,19 @@ def shell_power(volume: Volume) -> NDArray[np.float64]:
     return np.bincount(shell, weights=times * np.abs(scipy.fft.rfftn(volume.data.astype(np.float64)).ravel()) ** 2)
 
 
+def power_ratio(first: Volume, second: Volume) -> NDArray[np.float64]:
+    """Return the power of one volume over that of another for each shell, (s,); 1 where the other has none."""
+    above, below = shell_power(first), shell_power(second)
+    return np.divide(above, below, out=np.ones_like(above), where=below > ROUNDING**2 * below.max())
+
+
 def scaled_shells(volume: Volume, factor: NDArray[np.float64]) -> Volume:
-    """Return a volume with each shell multiplied by its factor, (s,) as from ``shell_power``."""
+    """Return a volume with each shell multiplied by its factor, (s,) as from ``shell_power``.
+
+    The volume itself is returned where no factor differs from 1 by more than single precision rounds sums.
+    """
+    if (np.abs(factor - 1.0) < ROUNDING).all():
+        return volume
     spectrum = scipy.fft.rfftn(volume.data.astype(np.float64))
     spectrum *= factor[half_shells(volume.box)[0]].reshape(spectrum.shape)
     data = scipy.fft.irfftn(spectrum, volume.data.shape)

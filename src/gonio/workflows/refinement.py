@@ -365,12 +365,19 @@ class _Run:
         Drawn poses blur: shells are given the power that they have at the poses found (docs/theory.md section 16).
         """
         table = aligned.table
-        averaged = partial(average_table, table, executor=self.executor, symmetry=self.plan.settings.symmetry)
+        averaged = partial(
+            average_table,
+            table,
+            executor=self.executor,
+            half_sets=np.asarray(table.half_sets),
+            symmetry=self.plan.settings.symmetry,
+        )
+        found = [result.pose for result in aligned.results]
         drawn = [result.pose if result.sampled is None else result.sampled for result in aligned.results]
-        made = averaged(poses=drawn, half_sets=np.asarray(table.half_sets), folds=folds_of(len(table)), stage=stage)
+        made = averaged(poses=drawn, folds=folds_of(len(table)), stage=stage)
         if all(result.sampled is None for result in aligned.results):
             return made
-        return made.with_power_of(averaged(stage=f"{stage} at the poses found").volume)
+        return made.with_power_of(averaged(poses=found, stage=f"{stage} at the poses found"))
 
     @property
     def radius_angstrom(self) -> float:
