@@ -38,8 +38,9 @@ NEGLIGIBLE = 0.03
 # A runner-up this much less likely (natural logarithm) does not count.
 CERTAIN = 6.0
 # Where the best pose is this much likelier than noise (natural logarithm), its covariance is that of the parabola at
-# the optimum (docs/theory.md section 16).
-LINEAR = 250.0
+# the optimum (docs/theory.md section 16). At 250 to 1000 it underestimates errors of rotations by a tenth
+# (docs/refinement.md).
+LINEAR = 1000.0
 # Squared distance, in variances, up to which a draw belongs to an optimum: in six dimensions one Gaussian draw in a
 # thousand is beyond 22.5. A covariance needs at least this many effective draws.
 FURTHEST, ENOUGH = 30.0, 12.0
