@@ -13,6 +13,7 @@ from gonio.alignment.aligner import Aligner, Settings
 from gonio.alignment.posterior import PROPOSED, Draws, Worth, drawn
 from gonio.averaging.averages import average, average_table, folds_of
 from gonio.comparison.score import Score
+from gonio.fourier.fsc import fourier_shell_correlation, shell_power
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.volume import Subtomogram
 from gonio.preparation.prepare import Preparation
@@ -148,6 +149,25 @@ def test_an_average_over_poses_is_the_mean_of_averages():
     hard = average([particle, particle, other, other], Pose.stack([POSES[0], POSES[1], POSES[0], POSES[0]]))
     np.testing.assert_allclose(soft.volume.data, hard.volume.data, atol=2e-4 * np.abs(hard.volume.data).max())
     np.testing.assert_allclose(2.0 * soft.coverage, hard.coverage, atol=1e-3 * hard.coverage.max())
+
+
+def test_a_map_with_the_power_of_another_keeps_its_fsc():
+    """A blurred average with the shells of a sharp one: a factor for each shell, so halves agree as before."""
+    particles = [under_noise(0.5, i) for i in range(10)]
+    table, poses = table_of(particles, Pose.stack([POSES[0]] * 10)), Pose.stack([POSES[0]] * 10)
+    halves, folds = (1 + np.arange(10) % 2).astype(np.int8), np.arange(10) // 2 % 5
+    sharp_one = average(particles, poses, half_sets=halves)
+    near = Pose.stack([POSES[0].retract(0.2 * step) for step in np.eye(6)[:3]])
+    blurred = average_table(table, poses=[PoseSample(near, np.full(3, 1 / 3))] * 10, half_sets=halves, folds=folds)
+    made = blurred.with_power_of(sharp_one)
+    known = slice(1, (BOX - 1) // 2 + 1)
+    for one, wanted in [(made.volume, sharp_one.volume), *zip(made.halves, sharp_one.halves, strict=True)]:
+        np.testing.assert_allclose(shell_power(one)[known], shell_power(wanted)[known], rtol=1e-4)
+    assert shell_power(blurred.volume)[known][-1] < 0.8 * shell_power(sharp_one.volume)[known][-1]
+    np.testing.assert_allclose(fourier_shell_correlation(*made.halves)[known], blurred.fsc[known], atol=1e-4)
+    factors = [shell_power(a)[known] / shell_power(b)[known] for a, b in zip(made.halves, blurred.halves, strict=True)]
+    of_fold = shell_power(made.without[2, 0])[known] / shell_power(blurred.without[2, 0])[known]
+    np.testing.assert_allclose(of_fold, factors[1], rtol=1e-3)
 
 
 def test_maps_without_a_fold_are_the_averages_of_the_others():

@@ -33,11 +33,14 @@ __all__ = ["Draws", "Optima", "Worth", "covariance_of", "drawn", "with_posterior
 PROPOSED, FREEDOM, INFLATED = 64, 5.0, 1.25
 # Fraction of the proposals that is spread evenly over the optima, whatever their likelihoods.
 EVEN_FRACTION = 0.2
+# Draws with a smaller fraction of the largest weight are not averaged: their insertion takes as long as that of others.
+NEGLIGIBLE = 0.03
 # A runner-up this much less likely (natural logarithm) does not count.
 CERTAIN = 6.0
 # Where the best pose is this much likelier than noise (natural logarithm), its covariance is that of the parabola at
-# the optimum (docs/theory.md section 16).
-LINEAR = 250.0
+# the optimum (docs/theory.md section 16). At 250 to 1000 it underestimates errors of rotations by a tenth
+# (docs/refinement.md).
+LINEAR = 1000.0
 # Squared distance, in variances, up to which a draw belongs to an optimum: in six dimensions one Gaussian draw in a
 # thousand is beyond 22.5. A covariance needs at least this many effective draws.
 FURTHEST, ENOUGH = 30.0, 12.0
@@ -203,6 +206,7 @@ class Draws:
         smallest change of a weight, and would change every average.
         """
         few = weight[:count]
+        few = np.where(few < NEGLIGIBLE * few.max(), 0.0, few)
         total = few.sum()
         return PoseSample(self.poses[:count], few / total if total > 0 else np.full(count, 1.0 / count))
 

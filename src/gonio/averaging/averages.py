@@ -8,7 +8,7 @@ to the bit in every process, and so is the map.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gonio.averaging.insertion import Insertion, Sums, insertion_of
 from gonio.averaging.resolution import FSC_HALVES
-from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
+from gonio.fourier.fsc import fourier_shell_correlation, power_ratio, resolution_at, scaled_shells
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
@@ -62,6 +62,25 @@ class Average:
     count: int
     coverage: NDArray[np.float32]
     without: Mapping[tuple[int, int], Volume] | None = None
+
+    def with_power_of(self, other: Average) -> Average:
+        """Scale the shells of each map so that they have the power of another average's shells.
+
+        Factors of a half are its own, also for its maps without a fold. No FSC changes, but a mask mixes shells: what
+        strong shells leave in weak ones is no signal of theirs.
+        """
+        factor = [power_ratio(wanted, one) ** 0.5 for one, wanted in zip(self._maps, other._maps, strict=True)]
+        volume, *halves = (scaled_shells(one, own) for one, own in zip(self._maps, factor, strict=True))
+        return replace(
+            self,
+            volume=volume,
+            halves=(halves[0], halves[1]) if halves else None,
+            without=self.without and {key: scaled_shells(one, factor[key[0]]) for key, one in self.without.items()},
+        )
+
+    @property
+    def _maps(self) -> tuple[Volume, ...]:
+        return (self.volume, *(self.halves or ()))
 
     def __repr__(self) -> str:
         halves = ""

@@ -12,7 +12,18 @@ from gonio.fourier.fourier_volume import EMPTY_SHELL
 from gonio.fourier.grid import REMEMBERED
 from gonio.particle.volume import Volume
 
-__all__ = ["fourier_shell_correlation", "half_shells", "resolution_at", "shell_correlation"]
+__all__ = [
+    "fourier_shell_correlation",
+    "half_shells",
+    "power_ratio",
+    "resolution_at",
+    "scaled_shells",
+    "shell_correlation",
+    "shell_power",
+]
+
+# Relative error of sums in single precision.
+ROUNDING = 1e-5
 
 
 def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float64]:
@@ -39,6 +50,31 @@ def shell_correlation(first: NDArray[np.complex128], second: NDArray[np.complex1
     result: NDArray[np.float64] = cross / np.sqrt(np.maximum(one * two, max(least, 1e-300)))
     result[0] = 1.0
     return result
+
+
+def shell_power(volume: Volume) -> NDArray[np.float64]:
+    """Return the summed power of each shell 0, 1, ... of a volume, (s,), those in the corners of the box too."""
+    shell, times = half_shells(volume.box)
+    return np.bincount(shell, weights=times * np.abs(scipy.fft.rfftn(volume.data.astype(np.float64)).ravel()) ** 2)
+
+
+def power_ratio(first: Volume, second: Volume) -> NDArray[np.float64]:
+    """Return the power of one volume over that of another for each shell, (s,); 1 where the other has none."""
+    above, below = shell_power(first), shell_power(second)
+    return np.divide(above, below, out=np.ones_like(above), where=below > ROUNDING**2 * below.max())
+
+
+def scaled_shells(volume: Volume, factor: NDArray[np.float64]) -> Volume:
+    """Return a volume with each shell multiplied by its factor, (s,) as from ``shell_power``.
+
+    The volume itself is returned where no factor differs from 1 by more than single precision rounds sums.
+    """
+    if (np.abs(factor - 1.0) < ROUNDING).all():
+        return volume
+    spectrum = scipy.fft.rfftn(volume.data.astype(np.float64))
+    spectrum *= factor[half_shells(volume.box)[0]].reshape(spectrum.shape)
+    data = scipy.fft.irfftn(spectrum, volume.data.shape)
+    return Volume(data.astype(np.float32), volume.voxel_size_angstrom)
 
 
 @lru_cache(maxsize=REMEMBERED)

@@ -60,8 +60,9 @@ CONVERGED_SDS, CONVERGED_SHELLS = 0.25, 0.25
 # It also ends when the resolution has been worse than the best, by more than these shells, for this many iterations.
 PATIENCE = 3
 
-# Poses drawn for each particle, and the fraction of the limit that resolves them (``Settings``).
-POSTERIOR_POSES, POSTERIOR_RESOLVED = 12, 0.1
+# Poses drawn for each particle, and the fraction of the limit that resolves them (``Settings``). Few poses add noise of
+# their own: 12 weighted ones are some six of equal weight, 64 are 26 (docs/theory.md section 16).
+POSTERIOR_POSES, POSTERIOR_RESOLVED = 64, 0.1
 
 
 def start_map(volume: Volume, *, resolution_angstrom: float) -> Volume:
@@ -359,16 +360,24 @@ class _Run:
         return made, drift_of(made.halves, expected, mask=self.mask, radius=self.radius_angstrom, limit=limit)
 
     def average(self, stage: str, aligned: _Aligned) -> Average:
-        """Average particles at the poses found, or at those drawn from their posteriors."""
-        return average_table(
-            aligned.table,
+        """Average particles at the poses found, or at those drawn from their posteriors.
+
+        Drawn poses blur: shells are given the power that they have at the poses found (docs/theory.md section 16).
+        """
+        table = aligned.table
+        averaged = partial(
+            average_table,
+            table,
             executor=self.executor,
-            poses=[result.pose if result.sampled is None else result.sampled for result in aligned.results],
-            half_sets=np.asarray(aligned.table.half_sets),
-            folds=folds_of(len(aligned.table)),
+            half_sets=np.asarray(table.half_sets),
             symmetry=self.plan.settings.symmetry,
-            stage=stage,
         )
+        found = [result.pose for result in aligned.results]
+        drawn = [result.pose if result.sampled is None else result.sampled for result in aligned.results]
+        made = averaged(poses=drawn, folds=folds_of(len(table)), stage=stage)
+        if all(result.sampled is None for result in aligned.results):
+            return made
+        return made.with_power_of(averaged(poses=found, stage=f"{stage} at the poses found"))
 
     @property
     def radius_angstrom(self) -> float:
