@@ -88,7 +88,9 @@ def stacks(folder: Path) -> None:
     tilts = "".join(f"0.5 {tilt} 85 20000 19000 12 {3 * i} 0.9\n" for i, tilt in enumerate(TILTS))
     labels = ("XTilt", "YTilt", "ZRot")
     head = "".join(f"_rlnTomo{label} #{i}\n" for i, label in enumerate(labels, 1))
-    head += "_rlnDefocusU #4\n_rlnDefocusV #5\n_rlnDefocusAngle #6\n_rlnMicrographPreExposure #7\n_rlnCtfScalefactor #8\n"
+    head += (
+        "_rlnDefocusU #4\n_rlnDefocusV #5\n_rlnDefocusAngle #6\n_rlnMicrographPreExposure #7\n_rlnCtfScalefactor #8\n"
+    )
     (folder / "tomograms.star").write_text(f"{OVERVIEW}data_TS_01\n\nloop_\n{head}{tilts}")
     sets = "data_\n\n_rlnTomoParticlesFile a.star\n_rlnTomoTomogramsFile tomograms.star\n"
     (folder / "optimisation_set.star").write_text(sets)
@@ -130,13 +132,20 @@ def species(folder: Path) -> None:
     """A list of a species of M."""
     labels = ("CoordinateX1", "CoordinateY1", "CoordinateZ1", "AngleRot1", "AngleTilt1", "AnglePsi1", "RandomSubset")
     head = "".join(f"_wrp{label}\n" for label in (*labels, "SourceName"))
-    (folder / "a.star").write_text(f"data_\nloop_\n{head}10 20 30 1 2 3 1 TS_01.tomostar\n11 20 30 1 2 3 2 TS_01.tomostar\n")
+    (folder / "a.star").write_text(
+        f"data_\nloop_\n{head}10 20 30 1 2 3 1 TS_01.tomostar\n11 20 30 1 2 3 2 TS_01.tomostar\n"
+    )
 
 
 def boxes(folder: Path) -> None:
     """An info file of EMAN2."""
-    found = [[10.5, -2, 30, "manual", 0.9, 1], [1, 2, 3, "manual", 0.8, 0, {"xform.align3d": "[1,0,0,1,0,1,0,2,0,0,1,3]"}]]
-    (folder / "a.json").write_text(json.dumps({"apix_unbin": 2.5, "boxes_3d": found, "class_list": {"0": {"name": "a"}}}))
+    found = [
+        [10.5, -2, 30, "manual", 0.9, 1],
+        [1, 2, 3, "manual", 0.8, 0, {"xform.align3d": "[1,0,0,1,0,1,0,2,0,0,1,3]"}],
+    ]
+    (folder / "a.json").write_text(
+        json.dumps({"apix_unbin": 2.5, "boxes_3d": found, "class_list": {"0": {"name": "a"}}})
+    )
 
 
 WEDGES = (
@@ -207,7 +216,9 @@ def zarr(folder: Path) -> None:
     import zarr
 
     group = zarr.open_group(folder / "a.zarr", mode="w", zarr_format=3)
-    group.create_array("0", data=np.random.default_rng(3).normal(size=(4, BOX, BOX)).astype(np.float32), chunks=(2, 3, 3))
+    group.create_array(
+        "0", data=np.random.default_rng(3).normal(size=(4, BOX, BOX)).astype(np.float32), chunks=(2, 3, 3)
+    )
     axes = [{"name": axis, "type": "space", "unit": "angstrom"} for axis in "zyx"]
     scale = [{"type": "scale", "scale": [PIXEL] * 3}]
     stated = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}

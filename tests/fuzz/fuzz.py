@@ -22,10 +22,10 @@ from random import Random
 
 from corpus import CORPUS, made
 from mutations import mutated
-from verdicts import ADDRESS_BYTES, SECONDS, limit_memory, verdict
+from verdicts import ADDRESS_BYTES, LAST_SECONDS, limit_memory, verdict
 
 ROUNDS = 50  # cases of one entry after another, so that its files are made once
-LOST = f"the process ended: out of time ({3 * SECONDS:g} s) in compiled code, out of {ADDRESS_BYTES >> 30} GB, or by a fault"
+LOST = f"the process ended: out of time ({LAST_SECONDS:g} s), out of {ADDRESS_BYTES >> 30} GB, or by a fault"
 
 
 def run_case(name: str, folder: Path, files: list[Path], contents: list[bytes], seed: int, keep: Path) -> str | None:
@@ -60,7 +60,7 @@ def work(names: list[str], first: int, step: int, stop: float, cases: int, keep:
             corpus[name] = files, [path.read_bytes() for path in files]
         while time.monotonic() < stop and sum(counts.values()) < cases:
             name = names[seed // (step * ROUNDS) % len(names)]
-            faulthandler.dump_traceback_later(3 * SECONDS, exit=True)
+            faulthandler.dump_traceback_later(LAST_SECONDS, exit=True)
             wrong = run_case(name, folders[name], *corpus[name], seed, keep)
             faulthandler.cancel_dump_traceback_later()
             counts[name] += 1

@@ -11,9 +11,50 @@ from random import Random
 
 NUMBER = re.compile(rb"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 WORDS = (
-    *(b"nan", b"inf", b"-inf", b"1e400", b"1e30", b"-1", b"0", b"-0", b"1.9", b"258", b"999999999999999999999", b"1e-320"),
-    *(b"", b"None", b"null", b"true", b"[]", b"{}", b'""', b"'", b'"', b"#", b"data_", b"loop_", b"_", b"\xff\xfe", b"\0"),
-    *(b"\x1b[31m", b"\xc2\xa0", b"\xe2\x80\xa8", b"\xd9\xa1", b"1_0", b"0x10", b"../../a", b"/dev/zero", b"; ", b"\r", b"\t"),
+    *(
+        b"nan",
+        b"inf",
+        b"-inf",
+        b"1e400",
+        b"1e30",
+        b"-1",
+        b"0",
+        b"-0",
+        b"1.9",
+        b"258",
+        b"999999999999999999999",
+        b"1e-320",
+    ),
+    *(
+        b"",
+        b"None",
+        b"null",
+        b"true",
+        b"[]",
+        b"{}",
+        b'""',
+        b"'",
+        b'"',
+        b"#",
+        b"data_",
+        b"loop_",
+        b"_",
+        b"\xff\xfe",
+        b"\0",
+    ),
+    *(
+        b"\x1b[31m",
+        b"\xc2\xa0",
+        b"\xe2\x80\xa8",
+        b"\xd9\xa1",
+        b"1_0",
+        b"0x10",
+        b"../../a",
+        b"/dev/zero",
+        b"; ",
+        b"\r",
+        b"\t",
+    ),
 )
 REPEATED = (b"\n", b" ", b"[", b"{", b'"', b"(", b"<a>", b"9", b"\t", b"a ", b"-", b"\\", b"_1", b"\0")
 INTEGERS = (0, 1, -1, 2, 7, 255, 256, 1024, 2**15, 2**16, 2**24, 2**31 - 1, -(2**31))

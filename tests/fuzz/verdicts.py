@@ -1,4 +1,4 @@
-"""What a reader may do with any bytes: return values that make sense, or raise gonio's own error, soon and in little memory.
+"""What a reader may do with any bytes: return values that make sense or raise gonio's own error, soon and small.
 
 ``verdict`` runs one reader on the files of a folder and returns what is wrong with what it did, or None.
 """
@@ -32,6 +32,8 @@ from gonio.particle.table import ParticleTable
 from gonio.simulate.structure import read_atoms
 
 SECONDS = 5.0
+# By the clock, for what waits or computes in compiled code: then the process ends.
+LAST_SECONDS = 60.0
 LONGEST_MESSAGE = 400
 FREE_BYTES, TIMES_FILE = 300e6, 10
 ADDRESS_BYTES = 3 * 2**30
@@ -85,18 +87,18 @@ def _complaint(text: str) -> str | None:
 
 @contextmanager
 def limited_time() -> Iterator[None]:
-    """Raise ``Hung`` inside after ``SECONDS``."""
+    """Raise ``Hung`` inside after ``SECONDS`` of the processor, so that a busy machine makes nothing look slow."""
 
     def stop(_: int, frame: FrameType | None) -> None:
         raise Hung
 
-    old = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    old = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, old)
 
 
 def limit_memory() -> None:
@@ -127,8 +129,8 @@ def _main(folder: Path) -> Path:
 def read_list(folder: Path, rng: Random) -> None:
     """Read, load particles where there are any, and now and then write in another format and read that."""
     path = folder / "optimisation_set.star"
-    path = path if path.is_file() and rng.random() < 0.5 else _list_in(folder)
     only_rows = rng.random() < 0.6
+    path = path if path.is_file() and rng.random() < 0.5 else _list_in(folder)
     size = 2.5 if only_rows or rng.random() < 0.5 else None
     options = ReadOptions(voxel_size_angstrom=size, may_count_pixels=only_rows)
     known = format_of(path)
@@ -196,7 +198,9 @@ def round_trip(table: ParticleTable, folder: Path, rng: Random) -> None:
         options = WriteOptions(2.5, TomogramSizes(every=SIZE))
         files = write_particles(target / f"b.{name}", table, format=name, options=options)
         lists = [file for file in files if file.suffix not in (".doc", ".mod") or name == "imod"]
-        tables = [read_with(file, ReadOptions(may_count_pixels=True, pixel_size_angstrom=2.5), format=name) for file in lists]
+        tables = [
+            read_with(file, ReadOptions(may_count_pixels=True, pixel_size_angstrom=2.5), format=name) for file in lists
+        ]
     finally:
         for path in target.iterdir():
             path.unlink()
@@ -231,7 +235,7 @@ def read_tilt_file(folder: Path, rng: Random) -> None:
         values = (series.projections_xyz, series.dose, series.defocus, series.scale, series.phase_shift_deg)
         if any(one is not None and not np.isfinite(one).all() for one in values):
             raise Nonsense("a tilt series is not finite")
-    if path.suffix == ".star":
+    if b"wedgelist" in path.read_bytes():
         TomogramSizes.read(path)
 
 

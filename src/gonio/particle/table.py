@@ -160,6 +160,12 @@ class ParticleTable:
         that can hold them.
     frames
         Frames of the boxes, where they are not the tomogram's.
+
+    Raises
+    ------
+    ValueError
+        Columns of different lengths; or, naming the row, a place that is not finite, a pixel size that is not positive,
+        a half set other than 0, 1 and 2.
     """
 
     poses: Pose
@@ -200,6 +206,24 @@ class ParticleTable:
         for name, length in lengths.items():
             if length != count:
                 raise ValueError(f"column {name!r} has {length} values for {count} particles")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """Refuse what no particle has: places that are not finite, sizes that are not positive, a third half set."""
+        sizes, halves = self.pixel_sizes_angstrom, np.asarray(self.half_sets)
+        coordinates = self.coordinates_angstrom
+        self._refuse(_not_finite(self.poses.shift_angstrom), "a shift that is not finite")
+        self._refuse(_not_finite(self.poses.rotation.as_quat()), "a rotation that is not finite")
+        self._refuse((halves < 0) | (halves > 2), "a half set other than 0, 1 and 2")
+        if coordinates is not None:
+            self._refuse(_not_finite(coordinates), "coordinates that are not finite")
+        if sizes is not None:
+            self._refuse(~(np.isfinite(sizes) & (sizes > 0)), "a pixel size that is not a number above 0")
+
+    def _refuse(self, wrong: NDArray[np.bool_], what: str) -> None:
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise ValueError(f"particle {self.names[row]!r} in row {row + 1} has {what}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -306,6 +330,10 @@ class ParticleTable:
         """Return the table with new poses and with further columns, which replace those of the same name."""
         added = {name: np.asarray(column) for name, column in columns.items()}
         return replace(self, poses=poses, columns={**self.columns, **added})
+
+
+def _not_finite(vectors: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(~np.isfinite(vectors).all(axis=-1))
 
 
 def _chosen(values: NDArray[Any] | None, chosen: NDArray[np.integer | np.bool_]) -> NDArray[Any] | None:
