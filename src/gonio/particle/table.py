@@ -212,11 +212,9 @@ class ParticleTable:
         """Refuse what no particle has: places that are not finite, sizes that are not positive, a third half set."""
         sizes, halves = self.pixel_sizes_angstrom, np.asarray(self.half_sets)
         coordinates = self.coordinates_angstrom
-        self._refuse(_not_finite(self.poses.shift_angstrom), "a shift that is not finite")
-        self._refuse(_not_finite(self.poses.rotation.as_quat()), "a rotation that is not finite")
         self._refuse((halves < 0) | (halves > 2), "a half set other than 0, 1 and 2")
         if coordinates is not None:
-            self._refuse(_not_finite(coordinates), "coordinates that are not finite")
+            self._refuse(np.asarray(~np.isfinite(coordinates).all(axis=-1)), "coordinates that are not finite")
         if sizes is not None:
             self._refuse(~(np.isfinite(sizes) & (sizes > 0)), "a pixel size that is not a number above 0")
 
@@ -330,10 +328,6 @@ class ParticleTable:
         """Return the table with new poses and with further columns, which replace those of the same name."""
         added = {name: np.asarray(column) for name, column in columns.items()}
         return replace(self, poses=poses, columns={**self.columns, **added})
-
-
-def _not_finite(vectors: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.asarray(~np.isfinite(vectors).all(axis=-1))
 
 
 def _chosen(values: NDArray[Any] | None, chosen: NDArray[np.integer | np.bool_]) -> NDArray[Any] | None:

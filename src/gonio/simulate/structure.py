@@ -264,7 +264,9 @@ def _atoms_of(model: gemmi.Model, path: Path) -> Atoms:
     weights, positions = [], []
     for site in model.all():
         element, place = site.atom.element, site.atom.pos.tolist()
-        weight = factors.setdefault(element.name, element.c4322.calculate_sf(0.0)) * site.atom.occ
+        if element.name not in factors:
+            factors[element.name] = _scattering_factor(element, path)
+        weight = factors[element.name] * site.atom.occ
         if not np.isfinite([weight, *place]).all():
             raise ValueError(f"{path} gives atom {site!s} no place or no occupancy: correct it, or leave the atom out")
         if weight > 0:
@@ -273,6 +275,12 @@ def _atoms_of(model: gemmi.Model, path: Path) -> Atoms:
     if not weights:
         raise ValueError(f"{path} holds no atoms that scatter; is it a coordinate file?")
     return Atoms(np.array(weights), np.array(positions), len(model))
+
+
+def _scattering_factor(element: gemmi.Element, path: Path) -> float:
+    if element.c4322 is None:
+        raise ValueError(f"{path} has atoms of {element.name}, which has no scattering factor: leave them out")
+    return element.c4322.calculate_sf(0.0)
 
 
 def _read_structure(path: Path) -> gemmi.Structure:
