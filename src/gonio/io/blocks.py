@@ -30,6 +30,8 @@ WORD = re.compile(r"\S+")
 CLOSING = {quote: re.compile(rf"{quote}(?!\S)") for quote in "\"'"}
 ROWS_AT_A_TIME = 4096
 RESERVED = ("data_", "loop_", "save_", "stop_", "global_")
+# The first is quick, and asks for the second where a word may be reserved.
+MAYBE_QUOTE = re.compile(r"[\s#\0\ud800-\udfff]|^[\"'_;dDlLsSgG]|^$")
 TO_QUOTE = re.compile(rf"[\s#\0\ud800-\udfff]|^[\"'_;]|^$|^(?:{'|'.join(RESERVED)})", re.IGNORECASE)
 # No text of a line: breaks, the character that tells text from bytes, and what is no character at all.
 UNWRITABLE = re.compile(r"[\n\r\0\ud800-\udfff]")
@@ -369,7 +371,7 @@ def _lines(block: Block) -> Iterator[str]:
         yield "loop_"
         yield from (f"_{label} #{i}" for i, label in enumerate(block.columns, 1))
     for number, row in enumerate(zip(*block.columns.values(), strict=True)):
-        yield "\t".join([_quoted(block, number, value) if TO_QUOTE.search(value) else value for value in row])
+        yield "\t".join([_quoted(block, number, value) if MAYBE_QUOTE.search(value) else value for value in row])
 
 
 def _quoted(block: Block, row: int, value: str) -> str:
