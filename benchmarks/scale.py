@@ -345,8 +345,8 @@ def converting(source: Path, target: Path, format: str) -> dict[str, float]:
     """Seconds and peak of a conversion in this process."""
     from gonio.jobs import convert
 
-    size = (1000.0, 1000.0, 500.0)
-    return measured_here(lambda: convert(source, target, to_format=format, tomogram_size=size, overwrite=True))
+    options = {"tomogram_size": (1000.0, 1000.0, 500.0), "pixel_size_angstrom": 2.5, "overwrite": True}
+    return measured_here(lambda: convert(source, target, to_format=format, **options))
 
 
 def inspecting(path: Path) -> dict[str, float]:
