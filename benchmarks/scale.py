@@ -334,10 +334,11 @@ def made_list(rows: int, path: Path) -> None:
         )
         stream.write("\ndata_particles\n\nloop_\n" + "".join(f"_rln{label}\n" for label in [*labels, "OpticsGroup"]))
         for start in range(0, rows, 10_000):
-            values = rng.uniform(-90, 90, (min(10_000, rows - start), 9)).round(6).tolist()
+            values = rng.uniform(-90, 90, (min(10_000, rows - start), 9))
+            values[:, 6:] *= 50  # a tomogram of 900 nm
             stream.writelines(
                 f"TS_{n % 500} TS_{n % 500}/{n} {' '.join(map(str, numbers))} mrc/{n}.mrc {1 + n % 2} 1\n"
-                for n, numbers in enumerate(values, start)
+                for n, numbers in enumerate(values.round(6).tolist(), start)
             )
 
 

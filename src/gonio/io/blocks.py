@@ -277,7 +277,9 @@ class _Rows:
         self.seen: dict[str, dict[str, str]] = {}
 
     def feed(self, number: int, words: list[str], line: str) -> None:
-        if words[0] == "loop_" and (len(words) == 1 or not self.lines) and not _begins_quoted(line):
+        if self.lines and words[0] != "loop_":  # as nearly all lines are
+            self._row(number, words)
+        elif words[0] == "loop_" and (len(words) == 1 or not self.lines) and not _begins_quoted(line):
             if self.is_loop or self.columns:
                 problem = f"line {number} begins a loop_ behind other values in block data_{self.name}"
                 raise FormatError(self.path, problem, "give it a block of its own")
@@ -296,7 +298,7 @@ class _Rows:
         return Block(self.path, self.name, columns, is_loop=self.is_loop or not columns, lines=self.lines)
 
     def _is_label(self, words: list[str], line: str) -> bool:
-        if self.lines or not words[0].startswith("_") or _begins_quoted(line):
+        if not words[0].startswith("_") or _begins_quoted(line):
             return False
         return self.is_loop or len(words) == 2
 
