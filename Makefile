@@ -3,6 +3,7 @@
 #   make test       the tests                                                      (PYTEST_ARGS="-k pose")
 #   make test-fast  those that take moments, in some three minutes
 #   make check      formatting, lint, types and imports
+#   make fuzz       broken files for every reader, for a night                     (FUZZ_ARGS="--seconds 600 --seed 5")
 #   make bench      how fast it is, as one table                                   (BENCH_ARGS=--quick)
 #   make bench-gpu  the same on a GPU of NVIDIA's                        (BENCH_ARGS=--quick)
 #   make docs       the documentation as a site, into build/site
@@ -15,6 +16,7 @@ DEMO_PARTICLES ?= 40
 DEMO_DIR ?= demo
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?= --seconds 28800 --seed $(shell date +%Y%m%d)
 # Python compiles what is imported; compiling all that is installed takes as long as the rest.
 PIP_FLAGS ?= --quiet --disable-pip-version-check --no-compile
 
@@ -24,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: help demo test test-fast check bench bench-gpu docs dist reproduce clean
+.PHONY: help demo test test-fast fuzz check bench bench-gpu docs dist reproduce clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -36,6 +38,9 @@ test: .venv/.gonio-test
 
 test-fast: .venv/.gonio-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
+
+fuzz: .venv/.gonio-test
+	$(BIN)/python tests/fuzz/fuzz.py $(FUZZ_ARGS)
 
 check: .venv/.gonio-check
 	$(BIN)/ruff format --check .

@@ -1,11 +1,13 @@
 """What an item costs in long work: time, bytes moved, bytes kept; and what that comes to for very many of them.
 
     python benchmarks/scale.py [--quick] [--rows 100000] [--out FILE.md]
+    python benchmarks/scale.py --lists 1000000 [--formats relion5 csv ...]
 
 Simulated particles are written as MRC files behind a RELION list, and read by the number of their row, as workers do.
 Times are of the processor: others that use the machine change them least. Files are read from memory, as nothing here
 can empty the caches of a disk: what a disk must give is told in bytes. ``docs/scale.md`` shows the tables, and what
-follows. With ``--memory LIST`` it reads a list in a fresh process, and prints how long and how large.
+follows. With ``--memory LIST`` it reads a list in a fresh process, and prints how long and how large. With ``--lists``
+a list of so many rows goes from STAR to each format and back, and is inspected, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -289,6 +291,80 @@ def read_and_align(path: Path) -> dict[str, float]:
     return {"seconds": seconds[0], "table_bytes": of_table, "peak_bytes": peak, "worker_bytes": held_bytes()}
 
 
+# Formats that hold a whole list in one file; PEET and IMOD have a file for each tomogram.
+LIST_FORMATS = {
+    **{"relion5": "star", "relion4": "star", "csv": "csv", "parquet": "parquet", "dynamo": "tbl", "stopgap": "star"},
+    **{"av3": "em", "pytom": "xml", "eman": "lst", "eman-json": "json"},
+}
+
+
+def long_lists(folder: Path, rows: int, formats: list[str]) -> Iterator[tuple[str, ...]]:
+    """A line for each format that a list is written into from STAR, and read from into STAR."""
+    first = folder / "first.star"
+    begun(["--make", str(rows), str(first)])
+    yield line_of("gonio inspect", begun(["--inspect", str(first)]), rows, first)
+    for name in formats:
+        there = folder / f"{name}.{LIST_FORMATS[name]}"
+        yield line_of(f"relion5 to {name}", begun(["--convert", str(first), str(there), name]), rows, there)
+        back = folder / "back.star"
+        yield line_of(f"{name} to relion5", begun(["--convert", str(there), str(back), "relion5"]), rows, back)
+        for path in (there, back):
+            path.unlink()
+
+
+def begun(words: list[str]) -> dict[str, float]:
+    """What a fresh process measures."""
+    worker = [sys.executable, str(Path(__file__).resolve()), *words]
+    return json.loads(subprocess.run(worker, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def line_of(what: str, facts: dict[str, float], rows: int, path: Path) -> tuple[str, ...]:
+    peak = facts["peak_bytes"]
+    return what, span(facts["seconds"]), megabytes(peak), f"{peak / rows:.0f}", megabytes(path.stat().st_size)
+
+
+def made_list(rows: int, path: Path) -> None:
+    """Write particles of 500 tomograms with the columns that RELION 5 has, in pieces: this is no measurement."""
+    rng = np.random.default_rng(0)
+    labels = ["TomoName", "TomoParticleName", "AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst"]
+    labels += ["OriginZAngst", *(f"CenteredCoordinate{axis}Angst" for axis in "XYZ"), "ImageName", "RandomSubset"]
+    with path.open("w") as stream:
+        stream.write(
+            "data_optics\n\nloop_\n_rlnOpticsGroup\n_rlnImagePixelSize\n_rlnTomoTiltSeriesPixelSize\n1 2.5 2.5\n"
+        )
+        stream.write("\ndata_particles\n\nloop_\n" + "".join(f"_rln{label}\n" for label in [*labels, "OpticsGroup"]))
+        for start in range(0, rows, 10_000):
+            values = rng.uniform(-90, 90, (min(10_000, rows - start), 9))
+            values[:, 6:] *= 50  # a tomogram of 900 nm
+            stream.writelines(
+                f"TS_{n % 500} TS_{n % 500}/{n} {' '.join(map(str, numbers))} mrc/{n}.mrc {1 + n % 2} 1\n"
+                for n, numbers in enumerate(values.round(6).tolist(), start)
+            )
+
+
+def converting(source: Path, target: Path, format: str) -> dict[str, float]:
+    """Seconds and peak of a conversion in this process."""
+    from gonio.jobs import convert
+
+    options = {"tomogram_size": (1000.0, 1000.0, 500.0), "pixel_size_angstrom": 2.5, "overwrite": True}
+    return measured_here(lambda: convert(source, target, to_format=format, **options))
+
+
+def inspecting(path: Path) -> dict[str, float]:
+    """Seconds and peak of ``gonio inspect`` in this process."""
+    from gonio.cli.app import run
+
+    return measured_here(lambda: run(["inspect", str(path)]))
+
+
+def measured_here(action: Callable[[], object]) -> dict[str, float]:
+    """Seconds of the processor and the most memory that this process had, all that it began with among it."""
+    seconds: list[float] = []
+    with timed(seconds):
+        action()
+    return {"seconds": seconds[0], "peak_bytes": most_memory_bytes()}
+
+
 def held_bytes() -> int:
     """Memory of this process now; where the system does not tell, the most that it ever was."""
     facts = Path("/proc/self/status")
@@ -478,9 +554,29 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="particles that the last table is about")
     parser.add_argument("--out", type=Path, help="write the tables into this file too")
     parser.add_argument("--memory", type=Path, metavar="LIST", help=argparse.SUPPRESS)
+    parser.add_argument("--lists", type=int, metavar="ROWS", help="lists of so many rows alone")
+    parser.add_argument("--formats", nargs="+", default=list(LIST_FORMATS), choices=LIST_FORMATS, help="of --lists")
+    parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--convert", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--inspect", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
         print(json.dumps(read_and_align(options.memory)))
+        return
+    if options.make:
+        print(json.dumps(measured_here(lambda: made_list(int(options.make[0]), Path(options.make[1])))))
+        return
+    if options.convert:
+        print(json.dumps(converting(Path(options.convert[0]), Path(options.convert[1]), options.convert[2])))
+        return
+    if options.inspect:
+        print(json.dumps(inspecting(options.inspect)))
+        return
+    if options.lists:
+        with tempfile.TemporaryDirectory() as name:
+            head = ("list", "processor", "peak", "bytes a row", "file")
+            text = piped(head, long_lists(Path(name), options.lists, options.formats))
+        print(text)
         return
     with tempfile.TemporaryDirectory() as name:
         found = measured(QUICK if options.quick else USUAL, Path(name))

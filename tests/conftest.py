@@ -15,7 +15,12 @@ settings.register_profile("gonio", deadline=None, derandomize=True, database=Non
 settings.load_profile("gonio")
 
 # Programs that ``test_cuda`` runs: one under the simulator of GPUs, one where their compiler is.
-collect_ignore = ["cuda_compiled.py", *([] if os.environ.get("NUMBA_ENABLE_CUDASIM") else ["cuda_simulated.py"])]
+# ... and the fuzzer that needs an extra.
+collect_ignore = [
+    "cuda_compiled.py",
+    "fuzz/guided.py",
+    *([] if os.environ.get("NUMBA_ENABLE_CUDASIM") else ["cuda_simulated.py"]),
+]
 
 
 @pytest.fixture

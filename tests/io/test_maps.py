@@ -66,9 +66,10 @@ def test_modes_without_numbers_are_refused(tmp_path, mode):
 def test_a_header_that_claims_more_than_there_is_costs_no_memory(tmp_path):
     raw = bytearray(mrc_bytes(np.ones((8, 8, 8), np.float32), 2, "<"))
     struct.pack_into("<3i", raw, 0, 2**20, 2**20, 2**20)
+    says = {"a.mrc": "truncated: 2048 of 4611686018427387904 bytes", "a.mrc.gz": "would unpack to 4611686018427 MB"}
     for name, content in {"a.mrc": bytes(raw), "a.mrc.gz": gzip.compress(bytes(raw))}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(FormatError, match="truncated: 2048 of 4611686018427387904 bytes"):
+        with pytest.raises(FormatError, match=says[name]):
             read_volume(tmp_path / name)
 
 

@@ -67,7 +67,7 @@ def read_av3(path: Path, options: ReadOptions) -> ParticleTable:
     values = values.reshape(-1, len(ROWS))  # (m, 20)
     texts = {label: tuple(map(_text, values[:, i].tolist())) for i, label in enumerate(ROWS)}
     block = Block(path, "", texts, is_star=False)
-    numbers = [round(number) for number in block.numbers("subtomo_id").tolist()]
+    numbers = block.whole("subtomo_id").tolist()
     images = numbered_images(path, options.data_path, numbers, IMAGE, beside=("subtomograms",))
 
     def source(_: object) -> ListSource:
@@ -87,10 +87,17 @@ def write_av3(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     numbers = tomogram_numbers(table)
     block = block_of(table, LAYOUT, path, columns=ROWS, defaults={"object_id": "1"}, tomogram_numbers=numbers)
     values = np.stack([_numbers(block, label) for label in ROWS], axis=-1)  # (m, 20)
-    if values[:, ROWS.index("subtomo_id")].max(initial=0) > EXACT:
-        problem = f"particles have numbers above {EXACT}, which float32 cannot distinguish"
+    for label in ("subtomo_id", "tomo_id", "class"):
+        if np.abs(values[:, ROWS.index(label)]).max(initial=0) > EXACT:
+            problem = f"{label} has numbers above {EXACT}, which float32 cannot distinguish"
+            raise FormatError(path, problem, "write another format")
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    large = np.argwhere(np.isinf(single) & np.isfinite(values))
+    if len(large):
+        problem = f"{ROWS[large[0, 1]]} of row {large[0, 0] + 1} is more than float32 can hold"
         raise FormatError(path, problem, "write another format")
-    write_em(path, values.astype(np.float32)[None])  # (1, m, 20)
+    write_em(path, single[None])  # (1, m, 20)
     return (path, *write_documents(path, numbers))
 
 

@@ -19,14 +19,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.io.errors import FormatError, reading, replacing
+from gonio.io.text import plain_float
 
 __all__ = ["Block", "Star", "read_star", "write_star"]
 
 LIST_WANTED = "give a STAR file as RELION or WarpTools writes it"
 VERSION = re.compile(r"\s*# version (\d+)")
-WORD = re.compile(r"""(?<!\S)(?:"([^"]*)"|'([^']*)'|(\S+))""")
+WORD = re.compile(r"\S+")
+# A quote ends a value where a blank follows it: elsewhere it is a character as any other.
+CLOSING = {quote: re.compile(rf"{quote}(?!\S)") for quote in "\"'"}
 ROWS_AT_A_TIME = 4096
-TO_QUOTE = re.compile(r"[\s#]|^[\"'_]|^data_")
+RESERVED = ("data_", "loop_", "save_", "stop_", "global_")
+# The first is quick, and asks for the second where a word may be reserved.
+MAYBE_QUOTE = re.compile(r"[\s#\0\ud800-\udfff]|^[\"'_;dDlLsSgG]|^$")
+TO_QUOTE = re.compile(rf"[\s#\0\ud800-\udfff]|^[\"'_;]|^$|^(?:{'|'.join(RESERVED)})", re.IGNORECASE)
+# No text of a line: breaks, the character that tells text from bytes, and what is no character at all.
+UNWRITABLE = re.compile(r"[\n\r\0\ud800-\udfff]")
+UNWRITABLE_LABEL = re.compile(r"[\s\0\ud800-\udfff]")
+# Whole numbers are texts and doubles alike up to here.
+LARGEST_WHOLE = 10**15 - 1
+# Whole numbers that programs keep as single or complex numbers.
+ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -77,17 +90,48 @@ class Block:
 
     def _numbers(self, label: str) -> NDArray[np.float64]:
         values = self.text(label)
+        text = "".join(values)
         try:
+            if not text.isascii() or "_" in text:  # which NumPy takes for digits, as Python does
+                raise ValueError
             numbers = np.array(values, dtype=np.float64)
         except ValueError:
             numbers = np.array([_float(value) for value in values])
-        if not np.isfinite(numbers).all():
-            row = int(np.flatnonzero(~np.isfinite(numbers))[0])
-            raise FormatError(
-                self.path,
-                f"column {label}{self.of_it} holds {values[row]!r} in row {row + 1}{self.at(row)}, not a number",
-                "correct the value",
-            )
+        return self._checked(label, numbers, np.isfinite(numbers), "not a number")
+
+    def positive(self, label: str) -> NDArray[np.float64]:
+        """Return a column of sizes, shape (rows,).
+
+        Raises
+        ------
+        FormatError
+            If the column is missing or a value is not a finite number above 0.
+        """
+        numbers = self.numbers(label)
+        return self._checked(label, numbers, numbers > 0, "not a number above 0")
+
+    def whole(self, label: str, lowest: int = -LARGEST_WHOLE, highest: int = LARGEST_WHOLE) -> NDArray[np.int64]:
+        """Return a column of whole numbers, shape (rows,).
+
+        Raises
+        ------
+        FormatError
+            If the column is missing or a value is not a whole number in that range.
+        """
+        numbers = self.numbers(label)
+        nearest = np.rint(numbers)
+        right = (np.abs(numbers - nearest) <= ROUNDING) & (nearest >= lowest) & (nearest <= highest)
+        wanted = "not a whole number" + ("" if highest == LARGEST_WHOLE else f" from {lowest} to {highest}")
+        return self._checked(label, nearest, right, wanted).astype(np.int64)
+
+    def _checked(
+        self, label: str, numbers: NDArray[np.float64], right: NDArray[np.bool_], wanted: str
+    ) -> NDArray[np.float64]:
+        if not right.all():
+            row = int(np.flatnonzero(~right)[0])
+            where = f"in row {row + 1}{self.at(row)}"
+            problem = f"column {label}{self.of_it} holds {self.columns[label][row]!r} {where}, {wanted}"
+            raise FormatError(self.path, problem, "correct the value")
         return numbers
 
     def number(self, label: str, row: int) -> float:
@@ -195,20 +239,26 @@ class _Parser:
         self.version: str | None = None
         self.blocks: list[Block] = []
         self.open: _Rows | None = None
+        self.before: int | None = None
 
     def feed(self, number: int, line: str) -> None:
         words = _words(line)
         if not words:
             found = VERSION.match(line)
             self.version = self.version or (found[1] if found else None)
-        elif len(words) == 1 and words[0].startswith("data_"):
+        elif len(words) == 1 and words[0].startswith("data_") and not _begins_quoted(line):
             self._close()
             self.open = _Rows(self.path, words[0].removeprefix("data_"))
         elif self.open is not None:
-            self.open.feed(number, words)
+            self.open.feed(number, words, line)
+        elif self.before is None:
+            self.before = number
 
     def finish(self) -> tuple[Block, ...]:
         self._close()
+        if self.blocks and self.before is not None:
+            problem = f"line {self.before} stands before the first block (data_...)"
+            raise FormatError(self.path, problem, "correct or remove that line")
         return tuple(self.blocks)
 
     def _close(self) -> None:
@@ -226,10 +276,15 @@ class _Rows:
         self.waiting: list[list[str]] = []
         self.seen: dict[str, dict[str, str]] = {}
 
-    def feed(self, number: int, words: list[str]) -> None:
-        if not self.lines and words[0] == "loop_":
+    def feed(self, number: int, words: list[str], line: str) -> None:
+        if self.lines and words[0] != "loop_":  # as nearly all lines are
+            self._row(number, words)
+        elif words[0] == "loop_" and (len(words) == 1 or not self.lines) and not _begins_quoted(line):
+            if self.is_loop or self.columns:
+                problem = f"line {number} begins a loop_ behind other values in block data_{self.name}"
+                raise FormatError(self.path, problem, "give it a block of its own")
             self.is_loop = True
-        elif words[0].startswith("_") and not self.lines and (self.is_loop or len(words) == 2):
+        elif self._is_label(words, line):
             self._label(number, words)
         elif self.is_loop:
             self._row(number, words)
@@ -241,6 +296,11 @@ class _Rows:
         self._flush()
         columns = {label: tuple(values) for label, values in self.columns.items()}
         return Block(self.path, self.name, columns, is_loop=self.is_loop or not columns, lines=self.lines)
+
+    def _is_label(self, words: list[str], line: str) -> bool:
+        if not words[0].startswith("_") or _begins_quoted(line):
+            return False
+        return self.is_loop or len(words) == 2
 
     def _label(self, number: int, words: list[str]) -> None:
         label = words[0][1:]
@@ -278,34 +338,58 @@ def _words(line: str) -> list[str]:
     """Return the values on a line, quotes taken off; a comment starts at a word that starts with #."""
     if "#" not in line and '"' not in line and "'" not in line:
         return line.split()
-    words = []
-    for double, single, word in WORD.findall(line):
-        if word.startswith("#"):
+    words: list[str] = []
+    at, open_ended = 0, ""
+    while found := WORD.search(line, at):
+        first, at = found[0][0], found.end()
+        if first == "#":
             break
-        words.append(word or single or double)
+        closing = None
+        if first in CLOSING and first not in open_ended:
+            closing = CLOSING[first].search(line, found.start() + 1)
+            open_ended += first if closing is None else ""  # no further word need look to the end of the line
+        if closing is None:
+            words.append(found[0])
+        else:
+            words.append(line[found.start() + 1 : closing.start()])
+            at = closing.end()
     return words
 
 
+def _begins_quoted(line: str) -> bool:
+    return line.lstrip()[:1] in CLOSING
+
+
 def _lines(block: Block) -> Iterator[str]:
+    for name in (block.name, *block.columns):
+        if UNWRITABLE_LABEL.search(name):
+            raise FormatError(block.path, f"no block or column of a STAR file can be called {name!r}", "rename it")
     yield f"data_{block.name}"
     yield ""
     if not block.is_loop:
-        yield from (f"_{label}\t{_quoted(value)}" for label, (value,) in block.columns.items())
+        yield from (f"_{label}\t{_quoted(block, 0, value)}" for label, (value,) in block.columns.items())
         return
     if block.columns:
         yield "loop_"
         yield from (f"_{label} #{i}" for i, label in enumerate(block.columns, 1))
-    yield from ("\t".join(map(_quoted, row)) for row in zip(*block.columns.values(), strict=True))
+    for number, row in enumerate(zip(*block.columns.values(), strict=True)):
+        yield "\t".join([_quoted(block, number, value) if MAYBE_QUOTE.search(value) else value for value in row])
 
 
-def _quoted(value: str) -> str:
-    if value and not TO_QUOTE.search(value):
+def _quoted(block: Block, row: int, value: str) -> str:
+    """Return a value as one word, in the quotes that it does not end early."""
+    if not TO_QUOTE.search(value):
         return value
-    return f"'{value}'" if '"' in value else f'"{value}"'
+    quote = next((quote for quote, closing in CLOSING.items() if not closing.search(value)), None)
+    if quote is None or UNWRITABLE.search(value):
+        label = next(label for label, values in block.columns.items() if values[row] == value)
+        problem = f"column {label}{block.of_it} holds {value!r} in row {row + 1}, which no STAR file can hold"
+        raise FormatError(block.path, problem, "rename it, or write another format")
+    return f"{quote}{value}{quote}"
 
 
 def _float(value: str) -> float:
     try:
-        return float(value)
+        return plain_float(value)
     except ValueError:
         return float("nan")

@@ -1,9 +1,14 @@
-"""Files that may be compressed, recognised by their content and not by their name, and the arrays in them."""
+"""Files that may be compressed, recognised by their content and not by their name, and the arrays in them.
+
+Sizes that a header states are believed as far as the file goes: one that is not compressed holds what it is long, and a
+compressed one is unpacked up to ``FREE_BYTES`` and ``TIMES`` its own size. ``GONIO_UNPACK_GB`` sets another limit.
+"""
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import os
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
@@ -14,9 +19,11 @@ from numpy.typing import NDArray
 
 from gonio.io.errors import FormatError
 
-__all__ = ["Layout", "compression_of", "first_bytes", "opened", "opened_for_writing", "payload"]
+__all__ = ["Layout", "check_unpacked", "compression_of", "first_bytes", "opened", "opened_for_writing", "payload"]
 
 PIECE_BYTES = 2**24
+FREE_BYTES, TIMES = 250_000_000, 10
+UNPACK = "GONIO_UNPACK_GB"
 
 
 @dataclass(frozen=True)
@@ -84,19 +91,45 @@ def opened_for_writing(path: Path, *, compressed: bool) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "wb") if compressed else path.open("wb"))
 
 
+def check_unpacked(path: Path, wanted: int) -> None:
+    """Refuse to unpack more of a compressed file than so small a file is likely to hold.
+
+    Raises
+    ------
+    FormatError
+        If ``wanted`` bytes, with what is made of them, are more than the limit.
+    """
+    if compression_of(path) is None:
+        return
+    size, limit = path.stat().st_size, os.environ.get(UNPACK)
+    try:
+        allowed = FREE_BYTES + TIMES * size if limit is None else 1e9 * float(limit)
+    except ValueError as error:
+        raise FormatError(path, f"is compressed, and {UNPACK} is {limit!r}", "set it to a number") from error
+    if wanted > allowed:
+        problem = f"of {size / 1e6:.3g} MB would unpack to {wanted / 1e6:.0f} MB, more than {allowed / 1e6:.0f}"
+        raise FormatError(path, problem, f"unpack it before if that is right, or set {UNPACK}")
+
+
 def payload(path: Path, stream: BufferedIOBase, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[NDArray, bool]:
     """Return the array that starts where a file's stream stands, and whether the file goes on after it.
 
     Raises
     ------
     FormatError
-        If the file ends before the array does. No more memory is taken than the file fills, whatever the header
-        states.
+        If the file ends before the array does, or unpacks to more than the limit. No more memory is taken than the file
+        fills, whatever the header states.
     """
-    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    raw = bytearray()
-    while len(raw) < expected and (piece := stream.read(min(expected - len(raw), PIECE_BYTES))):
-        raw += piece
-    if len(raw) < expected:
-        raise FormatError(path, f"is truncated: {len(raw)} of {expected} bytes of data", "copy or write the file again")
-    return np.frombuffer(raw, dtype=dtype).reshape(shape), bool(stream.read(1))
+    count, start = int(np.prod(shape, dtype=object)), stream.tell()
+    expected = count * dtype.itemsize
+    check_unpacked(path, start + expected + (0 if dtype == np.float32 else 4 * count))  # from which float32 is made
+    done = 0
+    if compression_of(path) is None and path.stat().st_size - start < expected:
+        done = max(path.stat().st_size - start, 0)
+    else:
+        raw = np.empty(expected, dtype=np.uint8)
+        while done < expected and (read := stream.readinto(raw[done : done + PIECE_BYTES].data)):
+            done += read
+    if done < expected:
+        raise FormatError(path, f"is truncated: {done} of {expected} bytes of data", "copy or write the file again")
+    return raw.view(dtype).reshape(shape), bool(stream.read(1))

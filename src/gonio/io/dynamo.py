@@ -85,7 +85,7 @@ def read_dynamo(path: Path, options: ReadOptions) -> ParticleTable:
         Missing, empty, a row of another length, a value that is no number, or volumes of two particles of one tag.
     """
     block = _read_table(path)
-    tags = [round(tag) for tag in block.numbers("tag").tolist()]
+    tags = block.whole("tag").tolist()
     images = numbered_images(path, options.data_path, tags, IMAGE, beside=(".",))  # crop.tbl lies in its data folder
 
     def source(_: object) -> ListSource:
@@ -154,8 +154,7 @@ def _real(word: str) -> str:
 def _stated_sizes(block: Block) -> NDArray[np.float64] | None:
     if "apix" not in block:
         return None
-    sizes = block.numbers("apix")
-    return sizes if (sizes > 0).all() else None
+    return block.positive("apix") if block.numbers("apix").any() else None
 
 
 def _came_without_size(table: ParticleTable) -> bool:

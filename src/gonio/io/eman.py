@@ -16,6 +16,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +28,12 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block
-from gonio.io.errors import FormatError, reading, replacing
+from gonio.io.errors import FormatError, printable, reading, replacing
 from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
-from gonio.io.star_columns import checked_names, own_texts
+from gonio.io.star_columns import CLASSES, checked_names, own_texts
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import number_text, numbers_or_text, own_name
+from gonio.io.text import check_writable, number_text, numbers_or_text, own_name
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
@@ -59,6 +61,9 @@ FIELDS = (TRANSFORM, SCORE, CLASS, COORDINATE, TOMOGRAM, SIZE, NAME, HALF_SET)
 FAMILY = "eman_"
 # A rotation is one to six decimals, which is what EMAN2 writes.
 ORTHOGONAL = 1e-3
+ENTRIES = re.compile(r'\s*\{\s*"\(')  # the keys of particles are tuples
+LARGEST = 1e300  # numbers beyond it become infinite soon
+NOT_IN_LST = re.compile(r"[\t\n\r\0\ud800-\udfff]|^\s|\s$|^$")
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,12 @@ def is_lst(start: str) -> bool:
 
 def is_parms(start: str) -> bool:
     """Return whether a file begins as a JSON file of aligned particles."""
-    return start.lstrip().startswith("{") and TRANSFORM in start
+    return ENTRIES.match(start) is not None
 
 
 def is_boxes(start: str) -> bool:
     """Return whether a file is JSON that may hold boxes: info files name them anywhere."""
-    return start.lstrip().startswith("{") and TRANSFORM not in start
+    return start.lstrip().startswith("{") and not is_parms(start)
 
 
 def read_lst(path: Path, options: ReadOptions) -> ParticleTable:
@@ -99,6 +104,9 @@ def read_lst(path: Path, options: ReadOptions) -> ParticleTable:
         for at, line in enumerate(stream, start=1):
             if line.strip() and not line.startswith("#"):
                 rows.append(_lst_row(path, at, line))
+    cut = next((row for row in rows if not row.values), None)
+    if cut is not None and any(row.values for row in rows):
+        raise FormatError(path, f"{cut.where} has no values in JSON, as others have", "write the file again")
     return _table(path, rows, options, "eman")
 
 
@@ -113,10 +121,15 @@ def read_parms(path: Path, options: ReadOptions) -> ParticleTable:
     rows = []
     for key, values in _json(path).items():
         try:
-            file, number = ast.literal_eval(key)
-            rows.append(Row(int(number), str(file), values, f"entry {key}"))
-        except (ValueError, SyntaxError, TypeError) as error:
-            raise FormatError(path, f"entry {key!r} is not (FILE, NUMBER)", "give a particle_parms file") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes that Python does not know
+                file, number = ast.literal_eval(key)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            file = number = None
+        if not isinstance(file, str) or type(number) is not int or not isinstance(values, dict):
+            problem = f"entry {printable(key, 80)} is not (FILE, NUMBER) with a dictionary of values"
+            raise FormatError(path, problem, "give a particle_parms file")
+        rows.append(Row(number, file, values, f"entry {printable(key, 80)}"))
     return _table(path, rows, options, "eman-json")
 
 
@@ -130,7 +143,7 @@ def read_boxes(path: Path, options: ReadOptions) -> ParticleTable:
     """
     info = _json(path)
     boxes = info.get("boxes_3d")
-    if not boxes:
+    if not boxes or not isinstance(boxes, list):
         raise FormatError(path, "has no boxes_3d", "give an info file of a tomogram with particles")
     size = info.get("apix_unbin")
     tomogram = path.stem.removesuffix("_info")
@@ -140,7 +153,9 @@ def read_boxes(path: Path, options: ReadOptions) -> ParticleTable:
 
 def write_lst(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     """Write a LST file in its fast form, all lines of one length."""
-    lines = [f"{row.number}\t{row.file}\t{_dumped(row.values)}" for row in _rows(path, table)]
+    rows = list(_rows(path, table))
+    check_writable(path, {"image": [row.file for row in rows]}, NOT_IN_LST)
+    lines = [f"{row.number}\t{row.file}\t{_dumped(row.values)}" for row in rows]
     length = max((len(line.encode()) for line in lines), default=0) + 1
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(f"{HEADS[0]}\n{NOTE}\n# {length}\n")
@@ -162,15 +177,28 @@ def write_parms(path: Path, table: ParticleTable) -> tuple[Path, ...]:
 def _lst_row(path: Path, at: int, line: str) -> Row:
     words = line.rstrip().split("\t")
     try:
-        values = json.loads(words[2]) if len(words) > 2 and words[2].strip().startswith("{") else {}
+        values = _loaded(words[2]) if len(words) > 2 and words[2].strip().startswith("{") else {}
         return Row(int(words[0]), words[1].strip(), values, f"line {at}")
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, RecursionError) as error:
         problem = f"line {at} is not NUMBER, FILE and values in JSON, with tabs between"
         raise FormatError(path, problem, "correct that line, or write the file again") from error
 
 
-def _box_row(path: Path, at: int, box: Sequence[Any], tomogram: str, size: float | None) -> Row:
-    if len(box) < 3 or not all(isinstance(value, int | float) for value in box[:3]):
+def _loaded(text: str) -> Any:
+    """Return what JSON holds; of two values of one key none is the right one."""
+    return json.loads(text, object_pairs_hook=_once_each)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"JSON names {printable(twice, 60)!r} twice")
+    return values
+
+
+def _box_row(path: Path, at: int, box: Any, tomogram: str, size: float | None) -> Row:
+    if not isinstance(box, list) or len(box) < 3 or not all(isinstance(value, int | float) for value in box[:3]):
         raise FormatError(path, f"box {at} is {box!r}, without three numbers", "correct it or leave it out")
     values: dict[str, Any] = {COORDINATE: list(box[:3]), TOMOGRAM: tomogram, NAME: f"{tomogram}/{at}"}
     if size is not None:
@@ -189,7 +217,7 @@ def _json(path: Path) -> dict[str, Any]:
         if path.stat().st_size == 0:
             raise FormatError(path, "is empty", "write the file again")
         try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            content = _loaded(path.read_text(encoding="utf-8-sig"))
         except json.JSONDecodeError as error:
             raise FormatError(path, f"is broken JSON in line {error.lineno}", "write the file again") from error
     if not isinstance(content, dict):
@@ -201,9 +229,13 @@ def _table(path: Path, rows: list[Row], options: ReadOptions, format: str) -> Pa
     if not rows:
         raise FormatError(path, "lists no particles", "give a list with particles")
     images = tuple(f"{row.number}@{row.file}" for row in rows)
-    columns = {"name": tuple(str(row.values.get(NAME, image)) for row, image in zip(rows, images, strict=True))}
+    placed = [row for row in rows if row.values.get(TRANSFORM) is not None]
+    if placed and len(placed) < len(rows) and format != "eman-boxes":  # which may be picked by hand in part
+        lost = next(row for row in rows if row.values.get(TRANSFORM) is None)
+        raise FormatError(path, f"{lost.where} has no {TRANSFORM}, as others have", "write the file again")
+    columns = {"name": tuple(_text(path, row, NAME, image) for row, image in zip(rows, images, strict=True))}
     names = checked_names(Block(path, "", columns, is_star=False), "name", columns["name"])
-    tilts = _tilts(rows)
+    tilts = _tilts(path, rows)
     stated = Block(path, "", {TRANSFORM: tuple(_matrix_text(row) for row in rows)}, is_star=False)
     source = ListSource(path, format, options, names, images, tilts, stated)
     sizes = source.pixel_sizes(_sizes(path, rows))
@@ -214,14 +246,14 @@ def _table(path: Path, rows: list[Row], options: ReadOptions, format: str) -> Pa
     return ParticleTable(
         poses=Pose(rotation, -rotation.apply(moved_onto[:, :, 3].copy()) * scale),
         names=names,
-        tomograms=tuple(str(row.values.get(TOMOGRAM, "")) for row in rows),
+        tomograms=tuple(_text(path, row, TOMOGRAM, "") for row in rows),
         coordinates_angstrom=_vectors(path, rows, COORDINATE) * scale if all(known) else None,
-        half_sets=np.array([_number(path, row, HALF_SET, 0) for row in rows], dtype=np.int8),
+        half_sets=np.array([_whole(path, row, HALF_SET, 0, 2) for row in rows], dtype=np.int8),
         columns=_own_columns(rows),
         source=source,
         coordinates_from="centre",
         pixel_sizes_angstrom=sizes,
-        classes=_known_numbers(path, rows, CLASS, np.int64),
+        classes=_classes(path, rows),
         scores=_scores(path, rows),
         images=images,
         extras=_extras(rows),
@@ -230,7 +262,7 @@ def _table(path: Path, rows: list[Row], options: ReadOptions, format: str) -> Pa
 
 def _scores(path: Path, rows: list[Row]) -> NDArray[np.float64] | None:
     """Return scores of which higher is better, as in other formats; in EMAN2's lower is better (e2spt_average)."""
-    known = _known_numbers(path, rows, SCORE, np.float64)
+    known = _known_numbers(path, rows, SCORE)
     return None if known is None else 0.0 - known
 
 
@@ -242,7 +274,7 @@ def _transform(path: Path, row: Row) -> NDArray[np.float64]:
     text = stated.get("matrix", "") if isinstance(stated, dict) else stated
     try:
         numbers = np.array(json.loads(text) if isinstance(text, str) else text, dtype=np.float64).reshape(3, 4)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         problem = f"{TRANSFORM} in {row.where} is not twelve numbers"
         raise FormatError(path, problem, "correct it, or write the file again") from error
     turn = numbers[:, :3]
@@ -267,32 +299,67 @@ def _vectors(path: Path, rows: Sequence[Row], key: str) -> NDArray[np.float64]:
         value = row.values[key]
         if not isinstance(value, list | tuple) or len(value) != 3:
             raise FormatError(path, f"{key} in {row.where} is {value!r}, not three numbers", "correct it")
-    with reading(path, f"correct {key}"):
-        return np.array([row.values[key] for row in rows], dtype=np.float64)
+        if not all(_is_finite(one) for one in value):
+            raise FormatError(path, f"{key} in {row.where} is {value!r}, not three numbers", "correct it")
+    return np.array([row.values[key] for row in rows], dtype=np.float64)
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether a value is a number, not a text of one, that a double can hold."""
+    return isinstance(value, int | float) and abs(value) < LARGEST
+
+
+def _text(path: Path, row: Row, key: str, default: str) -> str:
+    value = row.values.get(key, default)
+    if not isinstance(value, str | int):
+        raise FormatError(path, f"{key} in {row.where} is {value!r}, not a text", "correct it")
+    return str(value)
 
 
 def _number(path: Path, row: Row, key: str, default: float) -> float:
+    """Return a number, which may be written as a text."""
     value = row.values.get(key, default)
     try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise FormatError(path, f"{key} in {row.where} is {value!r}, not a number", "correct it") from error
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if not _is_finite(number):
+        raise FormatError(path, f"{key} in {row.where} is {value!r}, not a number", "correct it")
+    return number
 
 
-def _known_numbers(path: Path, rows: Sequence[Row], key: str, kind: type) -> NDArray | None:
+def _whole(path: Path, row: Row, key: str, lowest: int, highest: int) -> int:
+    number = _number(path, row, key, 0)
+    if number != round(number) or not lowest <= number <= highest:
+        problem = f"{key} in {row.where} is {number:g}, not a whole number from {lowest} to {highest}"
+        raise FormatError(path, problem, "correct it")
+    return round(number)
+
+
+def _known_numbers(path: Path, rows: Sequence[Row], key: str) -> NDArray[np.float64] | None:
     if not all(key in row.values for row in rows):
         return None
-    return np.array([_number(path, row, key, 0) for row in rows]).astype(kind)
+    return np.array([_number(path, row, key, 0) for row in rows])
+
+
+def _classes(path: Path, rows: Sequence[Row]) -> NDArray[np.int64] | None:
+    if not all(CLASS in row.values for row in rows):
+        return None
+    return np.array([_whole(path, row, CLASS, *CLASSES) for row in rows], dtype=np.int64)
 
 
 def _sizes(path: Path, rows: Sequence[Row]) -> NDArray[np.float64] | None:
-    return _known_numbers(path, rows, SIZE, np.float64)
+    sizes = _known_numbers(path, rows, SIZE)
+    wrong = None if sizes is None else next((row for row, size in zip(rows, sizes, strict=True) if size <= 0), None)
+    if wrong is not None:
+        raise FormatError(path, f"{SIZE} in {wrong.where} is {wrong.values[SIZE]!r}, not above 0", "correct it")
+    return sizes
 
 
-def _tilts(rows: Sequence[Row]) -> NDArray[np.float64] | None:
+def _tilts(path: Path, rows: Sequence[Row]) -> NDArray[np.float64] | None:
     if not all(label in row.values for row in rows for label in TILT_COLUMNS):
         return None
-    return np.array([[float(row.values[label]) for label in TILT_COLUMNS] for row in rows])
+    return np.array([[_number(path, row, label, 0) for label in TILT_COLUMNS] for row in rows])
 
 
 def _is_own(key: str) -> bool:

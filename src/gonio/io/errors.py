@@ -1,17 +1,24 @@
 """The one exception of foreign files, where a file is looked for, and the safe way to replace one.
 
-Owns ``FormatError``, the search order of relative paths and atomic writing. Knows no format.
+Owns ``FormatError``, the search order of relative paths and atomic writing. Knows no format. What a file holds is text
+of strangers: in messages it is short and printable.
 """
 
 from __future__ import annotations
 
+import csv
 import os
+import stat
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["FormatError", "locate", "reading", "replacing"]
+__all__ = ["FormatError", "locate", "printable", "reading", "replacing"]
+
+# Characters of a message, and of the path and the remedy in it: what is wrong gets the rest.
+LONGEST, LONGEST_PATH, LONGEST_REMEDY = 400, 140, 130
 
 
 class FormatError(ValueError):
@@ -33,20 +40,62 @@ class FormatError(ValueError):
         self.path, self.problem, self.remedy = str(path), problem, remedy
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}; {self.remedy}"
+        path, remedy = printable(self.path, LONGEST_PATH), printable(self.remedy, LONGEST_REMEDY)
+        left = LONGEST - len(path) - len(remedy) - len(": ; ")
+        return f"{path}: {printable(self.problem, left)}; {remedy}"
+
+
+def printable(text: str, longest: int) -> str:
+    """Return text on one line: what does not print is escaped, and the middle of what is too long is left out."""
+    short = _shortened(text, longest)
+    if not short.isprintable():
+        short = _shortened("".join(c if c.isprintable() else repr(c)[1:-1] for c in short), longest)
+    return short
+
+
+def _shortened(text: str, longest: int) -> str:
+    head = 2 * longest // 3
+    return text if len(text) <= longest else f"{text[:head]}...{text[head + 3 - longest :]}"
+
+
+# What broken files make Python and its libraries raise.
+WRONG = (
+    *(OSError, EOFError, ValueError, LookupError, MemoryError, ArithmeticError, RecursionError),
+    *(csv.Error, struct.error, zlib.error),
+)
 
 
 @contextmanager
 def reading(path: str | Path, remedy: str) -> Iterator[None]:
-    """Turn whatever goes wrong inside into a ``FormatError`` of this file, chained from its cause."""
+    """Turn whatever goes wrong inside into a ``FormatError`` of this file, chained from its cause.
+
+    What is no file but a device, a socket or a pipe is refused before it is opened: some of them never end.
+    """
     try:
+        if _is_special(path):
+            raise FormatError(path, "is a device, a socket or a pipe", "give a file")
         yield
     except FormatError:
         raise
     except FileNotFoundError as error:
         raise FormatError(path, "no such file", "check the path") from error
-    except (OSError, EOFError, ValueError, LookupError, MemoryError, ArithmeticError, zlib.error) as error:
+    except WRONG as error:
         raise FormatError(path, str(error).strip() or type(error).__name__, remedy) from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a name, or with what no name has
+        return False
+
+
+def _is_special(path: str | Path) -> bool:
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116, as a path may hold what Path refuses
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def locate(token: str, folder: Path) -> Path | None:
@@ -56,7 +105,7 @@ def locate(token: str, folder: Path) -> Path | None:
     the list's folder, then from each folder above it, then from the current one.
     """
     here = folder.absolute()
-    return next((place for start in (here, *here.parents, Path()) if (place := start / token).is_file()), None)
+    return next((place for start in (here, *here.parents, Path()) if _is_file(place := start / token)), None)
 
 
 @contextmanager

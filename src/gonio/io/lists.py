@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gonio.io.conversion import WriteOptions, prepared
 from gonio.io.ctf_images import CtfImage
-from gonio.io.errors import FormatError
+from gonio.io.errors import FormatError, reading
 from gonio.io.formats import ANY, FORMATS, Format, format_named, format_of, format_of_ending, own_format
 from gonio.io.paths import folder_of, moved_columns
 from gonio.io.source import ReadOptions
@@ -92,7 +92,9 @@ def read_particles(
 
 def read_with(path: Path, options: ReadOptions, *, format: str | None = None) -> ParticleTable:
     """Read a particle list with all options of a list; ``may_count_pixels`` also reads what cannot be loaded."""
-    table = (format_of(path) if format is None else format_named(format)).read(path, options)
+    known = format_of(path) if format is None else format_named(format)
+    with reading(path, "correct the list, or write it again"):  # what single values do not show
+        table = known.read(path, options)
     assert table.source is not None  # it was read
     if options.reverse_tilts and not table.source.series:
         problem = "has no tilt series whose sense could be reversed: that is for 2-D stacks with their tomograms file"

@@ -11,20 +11,24 @@ import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import mrcfile
+import mrcfile.mrcinterpreter
 import mrcfile.utils
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.io.compressed import Layout, compression_of, first_bytes, opened, payload
+from gonio.io.compressed import Layout, check_unpacked, compression_of, first_bytes, opened, payload
 from gonio.io.errors import FormatError, reading, replacing
 
 __all__ = ["MapFile", "finite_float32", "lacks_map_word", "mrc_layout", "read_mrc", "read_sections", "write_mrc"]
 
 HEADER_BYTES = 1024
+PIECE = 2**22  # values looked at together
 MODES = (0, 1, 2, 6, 12)
+EXTENDED = 92  # byte of the extended header's length
 IMOD_STAMP = 1146047817
 # Headers hold float32 cell lengths and integers: 0.1 % is far above their rounding and below any real squeeze.
 ISOTROPY = 1e-3
@@ -94,13 +98,18 @@ def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = Fal
     """
     layout = mrc_layout(path, permissive=permissive)
     shape = layout.shape[-2:]
-    count = int(np.prod(shape)) * layout.dtype.itemsize
+    count = int(np.prod(shape, dtype=object)) * layout.dtype.itemsize
     read = []
     with reading(path, BROKEN), opened(path) as stream:
+        held = path.stat().st_size if compression_of(path) is None else None
+        check_unpacked(path, layout.start + (max(sections, default=0) + 1) * count)
         for section in sections:
-            stream.seek(layout.start + section * count)
-            raw = stream.read(count)
-            if section < 0 or len(raw) < count:
+            start = layout.start + section * count
+            raw = b""
+            if section >= 0 and (held is None or start + count <= held):
+                stream.seek(start)
+                raw = stream.read(count)
+            if len(raw) < count:
                 raise FormatError(path, f"holds no image {section + 1}", "restore the file that the list was made for")
             read.append(np.frombuffer(raw, dtype=layout.dtype).reshape(shape))
     return finite_float32(path, np.stack(read))
@@ -109,10 +118,11 @@ def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = Fal
 def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
     """Return the layout that an MRC header states; raises as ``read_mrc``, for what can be known without the values."""
     with reading(path, BROKEN):
-        compression_of(path)  # raises for a folder and for an empty file
-        header = _header(path, permissive)
+        raw = first_bytes(path, HEADER_BYTES)
+        header = _header(path, raw, permissive)
+        _check_extended(path, int(header.nsymbt))
         dtype = mrcfile.utils.data_dtype_from_header(header)
-        if dtype.kind == "i" and dtype.itemsize == 1 and _has_unsigned_bytes(path):
+        if dtype.kind == "i" and dtype.itemsize == 1 and _has_unsigned_bytes(raw):
             dtype = np.dtype(np.uint8)
         shape = tuple(int(n) for n in mrcfile.utils.data_shape_from_header(header))
         _check_header(path, header, dtype, shape)
@@ -134,12 +144,11 @@ def lacks_map_word(start: bytes) -> bool:
     return False
 
 
-def _has_unsigned_bytes(path: Path) -> bool:
+def _has_unsigned_bytes(start: bytes) -> bool:
     """Return whether IMOD wrote the file with unsigned bytes: stamp 1146047817, bit 0 of the flags clear.
 
     Other programs write mode 0 signed, as in the standard (IMOD, MRC format: imodStamp, imodFlags).
     """
-    start = first_bytes(path, HEADER_BYTES)
     for order in "<>":
         stamp, flags = struct.unpack_from(f"{order}2i", start, 152)
         if stamp == IMOD_STAMP:
@@ -158,8 +167,10 @@ def finite_float32(path: Path, data: NDArray) -> NDArray[np.float32]:
     if data.dtype.kind == "c":
         raise FormatError(path, "holds complex numbers", "give a map in real space")
     with np.errstate(over="ignore"):  # doubles that no float32 holds become infinite, and raise below
-        values = data.astype(np.float32)
-    bad = values.size - np.count_nonzero(np.isfinite(values))
+        values = data.astype(np.float32, copy=False)
+    flat = values.reshape(-1)
+    pieces = (flat[start : start + PIECE] for start in range(0, flat.size, PIECE))
+    bad = sum(piece.size - np.count_nonzero(np.isfinite(piece)) for piece in pieces)
     if bad:
         raise FormatError(path, f"holds {bad} values that are NaN or infinite", "mask or replace them first")
     return values
@@ -180,15 +191,25 @@ def write_mrc(path: str | Path, data: NDArray, voxel_size_angstrom: float) -> No
         mrc.voxel_size = voxel_size_angstrom
 
 
-def _header(path: Path, permissive: bool) -> np.recarray:
+def _header(path: Path, raw: bytes, permissive: bool) -> np.recarray:
+    """Return the header in its byte order. mrcfile would read the extended header, however long it is said to be."""
+    lone = raw[:EXTENDED] + bytes(4) + raw[EXTENDED + 4 :]
     with warnings.catch_warnings(record=True) as complaints:
-        warnings.simplefilter("always")
-        with mrcfile.open(path, header_only=True, permissive=permissive) as mrc:  # strict, it raises and never warns
+        warnings.simplefilter("always")  # strict, it raises and never warns
+        with mrcfile.mrcinterpreter.MrcInterpreter(BytesIO(lone), permissive=permissive, header_only=True) as mrc:
             header = mrc.header.copy().view(np.recarray)
+    header.nsymbt = np.frombuffer(raw, dtype=header.dtype["nsymbt"], count=1, offset=EXTENDED)[0]
     warned = [str(complaint.message) for complaint in complaints if issubclass(complaint.category, RuntimeWarning)]
     if warned:
         _complain(path, "; ".join(warned), permissive)
     return header
+
+
+def _check_extended(path: Path, count: int) -> None:
+    plain = compression_of(path) is None
+    if count < 0 or (plain and HEADER_BYTES + count > path.stat().st_size):
+        raise FormatError(path, f"states an extended header of {count} bytes, which it does not have", BROKEN)
+    check_unpacked(path, HEADER_BYTES + count)
 
 
 def _complain(path: Path, problem: str, permissive: bool) -> None:

@@ -13,8 +13,11 @@ from pathlib import PurePosixPath
 
 __all__ = ["match", "stem", "tomostar"]
 
-ENDINGS = re.compile(
-    r"\.(gz|bz2|mrc|mrcs|map|rec|em|st|ali|zarr|ome|tomostar|tlt|rawtlt|mdoc|star|tif|tiff|eer)$", re.IGNORECASE
+ENDINGS = frozenset(
+    [
+        *("gz", "bz2", "mrc", "mrcs", "map", "rec", "em", "st", "ali", "zarr", "ome"),
+        *("tomostar", "tlt", "rawtlt", "mdoc", "star", "tif", "tiff", "eer"),
+    ]
 )
 
 # Warp states the pixel size in the names of its reconstructions.
@@ -24,9 +27,11 @@ PIXEL = re.compile(r"_\d+(\.\d+)?Apx$", re.IGNORECASE)
 def stem(name: str) -> str:
     """Return a file's or tomogram's name without folder and without the endings that programs give it."""
     short = PurePosixPath(name.rstrip("/")).name
-    while (shorter := ENDINGS.sub("", short)) != short and shorter:
+    while True:
+        shorter, _, ending = short.rpartition(".")
+        if not shorter or ending.lower() not in ENDINGS:
+            return short
         short = shorter
-    return short
 
 
 def tomostar(name: str) -> str:

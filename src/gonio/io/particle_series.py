@@ -328,7 +328,7 @@ def _tomogram(name: str) -> str:
 def _half_sets(block: Block, groups: tuple[NDArray[np.int64], ...], names: tuple[str, ...]) -> NDArray[np.int8] | None:
     if star.HALF_SET not in block:
         return None
-    halves = block.numbers(star.HALF_SET).astype(np.int8)
+    halves = block.whole(star.HALF_SET, *star.HALVES).astype(np.int8)
     for rows, name in zip(groups, names, strict=True):
         if np.ptp(halves[rows]):
             problem = f"has images of particle {name!r} in both half sets"
@@ -352,7 +352,7 @@ def _own_columns(particles: Block) -> dict[str, NDArray]:
 
 
 def _integers(block: Block, label: str, first: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    return block.numbers(label).astype(np.int64)[first] if label in block else None
+    return block.whole(label, *star.CLASSES)[first] if label in block else None
 
 
 def _common(images: StarSource, groups: tuple[NDArray[np.int64], ...]) -> dict[str, tuple[str, ...]]:

@@ -8,12 +8,14 @@ offsets in pixels from the model's point:
 
 PEET's motive lists descend from AV3's. In an IMOD model the centre of the first voxel is at (0.5, 0.5, 0) (IMOD,
 imodmat's notes on coordinates). A list names no tomogram: with its model it is one tomogram's, named as the file is.
-Models are read and written by imodmodel.
+Models are written by imodmodel, and read here: it believes every size that a file states.
 """
 
 from __future__ import annotations
 
 import csv
+import struct
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +65,11 @@ LAYOUT = Layout(
 )
 FIRST_VOXEL = np.array([0.5, 0.5, 0.0])
 EXTRA = "pip install 'gonio[imod]'"
+LONGEST_NAME = 240  # bytes; file systems take 255, and a file has another name while it is written
+# IMOD's binary specification (bio3d.colorado.edu/imod/doc/binspec.html): after the header pieces of four letters each;
+# these have a size of their own, all others state it in the next four bytes.
+MODEL_HEADER, OBJECT, CONTOUR, MESH = 240, 176, ">iIii", ">iiIhh"
+END = b"IEOF"
 
 
 def is_peet(start: str) -> bool:
@@ -111,11 +118,10 @@ def write_peet(path: Path, table: ParticleTable) -> tuple[Path, ...]:
 
     With several tomograms files are called NAME_TOMOGRAM.csv.
     """
-    names = list(dict.fromkeys(table.tomograms))
     written: list[Path] = []
-    for name in names:
+    for name, part_path in _parts(path, table).items():
         part = table[[i for i, tomogram in enumerate(table.tomograms) if tomogram == name]]
-        written += _write_one(_part_path(path, name, alone=len(names) == 1), part)
+        written += _write_one(part_path, part)
     return tuple(written)
 
 
@@ -148,13 +154,10 @@ def write_model(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     if table.coordinates_angstrom is None:
         raise FormatError(path, "cannot be written: the list has no coordinates", "give a list that has them")
     points = _model_points(table)
-    names = list(dict.fromkeys(table.tomograms))
-    written = []
-    for name in names:
-        target = _part_path(path, name, alone=len(names) == 1)
+    parts = _parts(path, table)
+    for name, target in parts.items():
         _write_points(target, points[[tomogram == name for tomogram in table.tomograms]])
-        written.append(target)
-    return tuple(written)
+    return tuple(parts.values())
 
 
 def _write_one(path: Path, table: ParticleTable) -> Iterator[Path]:
@@ -174,8 +177,7 @@ def _write_one(path: Path, table: ParticleTable) -> Iterator[Path]:
 
 def model_files(path: Path, table: ParticleTable) -> list[Path]:
     """Return the files that models are written into."""
-    names = list(dict.fromkeys(table.tomograms))
-    return [_part_path(path, name, alone=len(names) == 1) for name in names]
+    return list(_parts(path, table).values())
 
 
 def list_files(path: Path, table: ParticleTable) -> list[Path]:
@@ -197,9 +199,32 @@ def _model_points(table: ParticleTable) -> NDArray[np.float64]:
     return points / (1.0 if sizes is None else sizes[:, None])
 
 
-def _part_path(path: Path, tomogram: str, *, alone: bool) -> Path:
-    clean = "".join(c if c.isalnum() or c in "-_." else "_" for c in tomogram)
-    return path if alone else path.with_name(f"{path.stem}_{clean}{path.suffix}")
+def _parts(path: Path, table: ParticleTable) -> dict[str, Path]:
+    """Return the file of each tomogram: the list alone, or NAME_TOMOGRAM with what no file should be called as ``_``.
+
+    Raises
+    ------
+    FormatError
+        If two tomograms would share a file, or would where large letters are small ones; or a name is too long.
+    """
+    names = list(dict.fromkeys(table.tomograms))
+    if len(names) == 1:
+        return {names[0]: path}
+    parts: dict[str, Path] = {}
+    seen: dict[str, str] = {}
+    for name in names:
+        clean = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        part = path.with_name(f"{path.stem}_{clean}{path.suffix}")
+        other = seen.setdefault(unicodedata.normalize("NFC", part.name).casefold(), name)
+        if other != name:
+            row = table.tomograms.index(name) + 1
+            problem = f"tomograms {other!r} and {name!r} (row {row}) would both become {part.name}"
+            raise FormatError(path, problem, "rename one of them")
+        if len(part.name.encode()) > LONGEST_NAME:
+            row = table.tomograms.index(name) + 1
+            raise FormatError(path, f"tomogram {name!r} (row {row}) is too long for the name of a file", "rename it")
+        parts[name] = part
+    return parts
 
 
 def _read_rows(path: Path) -> Block:
@@ -231,17 +256,41 @@ def _model_beside(path: Path) -> Path | None:
 
 def _points(path: Path) -> NDArray[np.float64]:
     """Return the points in pixels, the first voxel being 0, shape (m, 3)."""
-    imodmodel = _imodmodel(path)
     with reading(path, "give an IMOD model"):
-        if path.stat().st_size == 0:
+        content = path.read_bytes()
+        if not content:
             raise FormatError(path, "is empty", "write the file again")
-        try:
-            with _quietly():
-                table = imodmodel.read(path)
-        except Exception as error:
-            # it complains about broken files in many ways, struct's and pydantic's own among them
-            raise FormatError(path, f"is no IMOD model ({type(error).__name__})", "give an IMOD model") from error
-        return table[["x", "y", "z"]].to_numpy(dtype=np.float64) - FIRST_VOXEL
+        if content[:4] != b"IMOD":
+            raise FormatError(path, "is no IMOD model", "give an IMOD model")
+        contours = list(_contours(path, content))
+    points = np.concatenate([np.zeros((0, 3)), *contours])
+    wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if len(wrong):
+        raise FormatError(path, f"point {wrong[0] + 1} is at {points[wrong[0]].tolist()}", "correct or remove it")
+    return points - FIRST_VOXEL
+
+
+def _contours(path: Path, content: bytes) -> Iterator[NDArray[np.float64]]:
+    """Yield the points of each contour, in the order of the file, shape (m, 3)."""
+    at = MODEL_HEADER
+    while (kind := content[at : at + 4]) != END:
+        at += 4
+        if kind == b"OBJT":
+            size = OBJECT
+        elif kind == b"CONT":
+            (count, *_), start = struct.unpack_from(CONTOUR, content, at), at + struct.calcsize(CONTOUR)
+            size = struct.calcsize(CONTOUR) + 12 * count
+            if count >= 0 and at + size <= len(content):
+                yield np.frombuffer(content, ">f4", 3 * count, start).reshape(-1, 3).astype(np.float64)
+        elif kind == b"MESH":
+            vertices, indices, *_ = struct.unpack_from(MESH, content, at)
+            size = struct.calcsize(MESH) + 12 * vertices + 4 * indices
+        else:
+            size = 4 + int.from_bytes(content[at : at + 4], "big")
+        if size < 0 or at + size > len(content) or len(kind) < 4:
+            problem = f"is truncated or broken: its piece {kind!r} at byte {at - 4} goes on after its end"
+            raise FormatError(path, problem, "write the file again")
+        at += size
 
 
 def _write_points(path: Path, points: NDArray[np.float64]) -> None:

@@ -16,7 +16,8 @@ and every other column that a list had, by its label.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.star_columns import Layout, block_of, own_texts, table_of
 from gonio.io.subtomograms import ListSource
+from gonio.io.text import check_writable
 from gonio.particle.table import ParticleTable
 
 __all__ = ["is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
@@ -52,6 +54,11 @@ LAYOUT = Layout(
 LENGTHS = (*LAYOUT.coordinates, *LAYOUT.shifts)
 SIZE, FROM, IMAGE = "pixel_size_angstrom", "from", "image"
 EXTRA = "pip install 'gonio[parquet]'"
+# Carriage returns come back as other line breaks; the rest is no text, and Parquet holds all of it but half characters.
+NOT_IN_CSV = re.compile(r"[\r\0\ud800-\udfff]")
+NOT_IN_PARQUET = re.compile(r"[\ud800-\udfff]")
+# Cells of a Parquet table beyond those that its bytes may hold: a few bytes can stand for any number of rows.
+FREE_CELLS, CELLS_PER_BYTE = 2_000_000, 2
 
 
 def is_plain(start: str) -> bool:
@@ -99,6 +106,7 @@ def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
     """
     parquet = _pyarrow(path)
     with reading(path, "give a Parquet table as gonio writes it"):
+        _check_size(path, parquet.read_metadata(path))
         content = parquet.read_table(path)
         columns = {label: tuple(map(_text, content[label].to_pylist())) for label in content.column_names}
     return _table(Block(path, "", columns, is_star=False), options, "parquet")
@@ -107,6 +115,7 @@ def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
 def write_csv(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     """Write a plain CSV table."""
     columns = _columns(path, table)
+    check_writable(path, _words(table, columns), NOT_IN_CSV)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
@@ -126,7 +135,8 @@ def write_parquet(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     import pyarrow
 
     columns = _columns(path, table)
-    words = {LAYOUT.names, LAYOUT.tomograms, FROM, IMAGE, *table.extras, *own_texts(table)}
+    words = _words(table, columns)
+    check_writable(path, words, NOT_IN_PARQUET)
     kinds = dict.fromkeys((LAYOUT.half_sets, LAYOUT.classes), np.int64)
     arrays = {k: list(v) if k in words else np.array(v, dtype=kinds.get(k, np.float64)) for k, v in columns.items()}
     with replacing(path) as temporary:
@@ -134,8 +144,21 @@ def write_parquet(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     return (path,)
 
 
+def _words(table: ParticleTable, columns: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Return the columns of a table that may hold any text, and their labels."""
+    labels = {LAYOUT.names, LAYOUT.tomograms, FROM, IMAGE, *table.extras, *own_texts(table)}
+    return {"column": tuple(columns), **{label: values for label, values in columns.items() if label in labels}}
+
+
+def _check_size(path: Path, facts: object) -> None:
+    rows, columns = facts.num_rows, facts.num_columns  # type: ignore[attr-defined]
+    if rows * columns > FREE_CELLS + CELLS_PER_BYTE * path.stat().st_size:
+        problem = f"states {rows} rows of {columns} columns, more than so small a file can hold"
+        raise FormatError(path, problem, "write it again, or as CSV")
+
+
 def _table(block: Block, options: ReadOptions, format: str) -> ParticleTable:
-    sizes = block.numbers(SIZE) if SIZE in block and len(block) else None
+    sizes = block.positive(SIZE) if SIZE in block and len(block) else None
     in_angstrom = sizes is None and any(_stated(label) in block for label in LENGTHS)
     if in_angstrom:  # which needs no pixel size: any does until the lengths are angstrom again
         given = options.pixel_size_angstrom or options.voxel_size_angstrom

@@ -52,7 +52,7 @@ def coordinate_pixels(source: StarSource) -> NDArray[np.float64] | None:
     images = source.voxel_sizes_angstrom
     if options.voxel_size_angstrom is not None:
         images = np.full(len(source.particles), options.voxel_size_angstrom)
-    series = source.values(SERIES_PIXEL)
+    series = source.sizes(SERIES_PIXEL)
     if source.stacks and not are_centred(source.particles):
         return series if images is None else images
     return images if series is None else series

@@ -13,6 +13,7 @@ the pixel size, nor for half sets.
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as xml
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +25,9 @@ from gonio.io.blocks import Block
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
-from gonio.io.star_columns import Layout, block_of, table_of
+from gonio.io.star_columns import CLASSES, Layout, block_of, table_of
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import number_text
+from gonio.io.text import check_writable, number_text
 from gonio.particle.table import ParticleTable
 
 __all__ = ["is_pytom", "read_pytom", "write_pytom"]
@@ -47,6 +48,7 @@ LAYOUT = Layout(
     numbered=False,
 )
 CLASS = "Class@Name"
+NUMBER = re.compile(r"-?[0-9]+")
 WEDGE = "Wedge/SingleTiltWedge"
 AXIS = tuple(f"{WEDGE}/TiltAxisRotation@{angle}" for angle in ("Z1", "Z2", "X"))
 # Values that PyTom requires where a list of another format states none.
@@ -61,6 +63,10 @@ DEFAULTS = {
     "Score/PeakPrior@Smooth": "-1.0",
 }
 PARTICLE, LIST = "Particle", "ParticleList"
+# What no XML 1.0 may hold, and what no element or attribute of it may be called.
+NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+XML_NAME = r"[^\W\d][\w.-]*(?:\[[0-9]+\])?"
+NOT_A_LABEL = re.compile(rf"^(?!(?:{XML_NAME}(?:/{XML_NAME})*)?(?:@@?|@{XML_NAME})?\Z)")
 
 
 def is_pytom(start: str) -> bool:
@@ -97,6 +103,8 @@ def write_pytom(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     made[FILE] = _files(path, table)
     if table.classes is not None:
         made[CLASS] = _class_names(table, free)
+    check_writable(path, {"column": tuple(made)}, NOT_A_LABEL)
+    check_writable(path, made, NOT_IN_XML)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(f"<!-- PyTom Version: 1.0 -->\n<{LIST}>\n")
         for row in zip(*made.values(), strict=True):
@@ -128,6 +136,9 @@ def _read_particles(path: Path) -> Block:
             raise FormatError(path, problem, "write the file again") from error
     if not rows:
         raise FormatError(path, "lists no particles", "give a particle list as PyTom writes it")
+    lost = next((row for row, values in enumerate(rows, 1) if not values.get(FILE)), None)
+    if lost is not None:
+        raise FormatError(path, f"particle {lost} has no Filename", "add it, or leave it out")
     labels = list(dict.fromkeys(label for row in rows for label in row))
     for label in (FILE, *LAYOUT.angles, *LAYOUT.shifts):
         lost = next((row for row, values in enumerate(rows, 1) if label not in values), None)
@@ -217,9 +228,9 @@ def _with_classes(table: ParticleTable, block: Block) -> ParticleTable:
     from dataclasses import replace
 
     names = block.text(CLASS) if CLASS in block else ()
-    if not names or not all(name.lstrip("-").isdigit() for name in names):
+    if not names or not all(NUMBER.fullmatch(name) for name in names):
         return table
-    return replace(table, classes=np.array(names, dtype=np.int64))
+    return replace(table, classes=block.whole(CLASS, *CLASSES))
 
 
 def _class_names(table: ParticleTable, free: Mapping[str, str]) -> Sequence[str]:

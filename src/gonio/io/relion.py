@@ -182,7 +182,7 @@ def _facts(path: Path, table: ParticleTable, version: str) -> dict[str, Sequence
         made[IMAGES[0]] = moved(table.images, folder_of(table), path.parent)
     elif version in ("3.0", "3.1"):  # which have no other name for particles
         made[IMAGES[0]] = table.names
-    if version in ("3.0", "3.1", "warp") and table.names != table.images and table.images is not None:
+    if version in ("3.0", "3.1", "warp") and made.get(IMAGES[0]) not in (table.names, list(table.names)):
         made[NAME] = table.names
     if np.any(table.half_sets):
         made[HALF_SET] = [str(int(half)) for half in np.asarray(table.half_sets)]

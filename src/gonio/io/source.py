@@ -186,6 +186,13 @@ class StarSource:
             return optics.numbers(label)[self.optics_rows]
         return self.particles.numbers(label) if label in self.particles else None
 
+    def sizes(self, label: str) -> NDArray[np.float64] | None:
+        """Return a size above 0 for each particle, as ``values``."""
+        optics = self.star.find("optics")
+        if optics is not None and label in optics:
+            return optics.positive(label)[self.optics_rows]
+        return self.particles.positive(label) if label in self.particles else None
+
     def value(self, label: str, index: int) -> float | None:
         """Return ``values(label)[index]``, at a cost that does not grow with the list."""
         optics = self.star.find("optics")
@@ -197,10 +204,10 @@ class StarSource:
     def voxel_sizes_angstrom(self) -> NDArray[np.float64] | None:
         """Voxel size of each particle's images as the list states it, or None."""
         for label in ("rlnImagePixelSize", "rlnPixelSize"):
-            sizes = self.values(label)
+            sizes = self.sizes(label)
             if sizes is not None:
                 return sizes
-        detector_um, magnification = self.values("rlnDetectorPixelSize"), self.values("rlnMagnification")
+        detector_um, magnification = self.sizes("rlnDetectorPixelSize"), self.sizes("rlnMagnification")
         return None if detector_um is None or magnification is None else 1e4 * detector_um / magnification
 
     @cached_property

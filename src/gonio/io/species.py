@@ -56,7 +56,7 @@ def read_species(path: Path, options: ReadOptions) -> ParticleTable:
         names=names,
         tomograms=series,
         coordinates_angstrom=block.vectors(COORDINATES),
-        half_sets=block.numbers(HALF_SET).astype(np.int8) if HALF_SET in block else None,
+        half_sets=block.whole(HALF_SET, 0, 2).astype(np.int8) if HALF_SET in block else None,
         source=ListSource(path, "m-species", options, names),
         pixel_sizes_angstrom=None if given is None else np.full(len(block), given),
         extras={label: values for label, values in block.columns.items() if label not in fields},

@@ -63,6 +63,7 @@ ORIGINS_PX = ("rlnOriginX", "rlnOriginY", "rlnOriginZ")
 IMAGES = ("rlnImageName", "rlnCtfImage")
 TOMOGRAMS = ("rlnTomoName", "rlnMicrographName")
 HALF_SET, CLASS, SCORE = "rlnRandomSubset", "rlnClassNumber", "rlnAutopickFigureOfMerit"
+CLASSES, HALVES = (-(2**31), 2**31 - 1), (0, 2)
 FIELDS = (*ANGLES, *ORIGINS_ANGSTROM, *ORIGINS_PX, *CENTRED, *COORDINATES_PX, IMAGES[0], HALF_SET, CLASS, SCORE)
 TILTS = {"rlnTomoYTilt", "rlnTomoProjX"}
 BINNING = "rlnTomoSubtomogramBinning"
@@ -113,8 +114,8 @@ def read_particles(path: Path, options: ReadOptions) -> ParticleTable:
         source=source,
         coordinates_from="centre" if are_centred(particles) else "corner",
         pixel_sizes_angstrom=pixels,
-        classes=_optional(particles, CLASS, np.int64),
-        scores=_optional(particles, SCORE, np.float64),
+        classes=particles.whole(CLASS, *CLASSES) if CLASS in particles else None,
+        scores=particles.numbers(SCORE) if SCORE in particles else None,
         images=particles.text(IMAGES[0]) if IMAGES[0] in particles else None,
         extras=_extras(source),
         frames=_box_frames(source),
@@ -330,10 +331,6 @@ def _coordinates(particles: Block, pixels: NDArray[np.float64] | None) -> NDArra
     return coordinates_angstrom(particles, pixels, shifts_in_angstrom=shifts)
 
 
-def _optional(particles: Block, label: str, kind: type) -> NDArray | None:
-    return particles.numbers(label).astype(kind) if label in particles else None
-
-
 def _extras(source: StarSource) -> dict[str, Sequence[str]]:
     """Return the columns that are no field of the table: of rows and optics groups, and whether images are stacks."""
     star, particles = source.star, source.particles
@@ -354,7 +351,7 @@ def _extras(source: StarSource) -> dict[str, Sequence[str]]:
 def _half_sets(particles: Block) -> NDArray[np.int8]:
     if HALF_SET not in particles:
         return np.zeros(len(particles), dtype=np.int8)
-    return particles.numbers(HALF_SET).astype(np.int8)
+    return particles.whole(HALF_SET, *HALVES).astype(np.int8)
 
 
 def _changed(block: Block, table: ParticleTable) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ its angles mean; the rest of its columns is kept as ``FAMILY_COLUMN``. With the 
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.io.blocks import Block
+from gonio.io.blocks import LARGEST_WHOLE, Block
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import IMAGE_COLUMNS, TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import number_text, numbers_or_text, own_label, own_name, token
+from gonio.io.text import check_writable, number_text, numbers_or_text, own_label, own_name, token
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
@@ -44,6 +45,9 @@ __all__ = [
 # Angles and lengths closer than this are those of the file, which then keeps its text: above the rounding of float64
 # through two conversions, below six decimals.
 SAME = 1e-7
+CLASSES = (-(2**31), 2**31 - 1)
+# A line of a table map ends its name; at its ends no blank is part of it.
+UNWRITABLE_NAME = re.compile(r"[\n\r\0\ud800-\udfff]|^\s|\s$|^$")
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,9 @@ def table_of(
         columns={own_name(label): numbers_or_text(block.text(label)) for label in block.columns if _is_own(label)},
         source=shelf,
         pixel_sizes_angstrom=sizes,
-        classes=_optional(block, layout.classes, np.int64),
+        classes=None
+        if layout.classes is None or layout.classes not in block
+        else block.whole(layout.classes, *CLASSES),
         scores=_scores(block, layout.scores),
         images=shelf.images,
         extras=_extras(block, layout, shelf),
@@ -179,10 +185,6 @@ def _vectors(block: Block, labels: Sequence[str]) -> NDArray[np.float64]:
     return block.vectors(labels) if _has(block, labels) else np.zeros((len(block), 3))
 
 
-def _optional(block: Block, label: str | None, kind: type) -> NDArray | None:
-    return None if label is None or label not in block else block.numbers(label).astype(kind)
-
-
 def _scores(block: Block, label: str | None) -> NDArray[np.float64] | None:
     """Return scores as numbers, NaN where there is none."""
     if label is None or label not in block:
@@ -196,7 +198,7 @@ def _scores(block: Block, label: str | None) -> NDArray[np.float64] | None:
 def _words(block: Block, label: str, *, numbered: bool) -> tuple[str, ...]:
     if not numbered:
         return block.text(label)
-    return tuple(str(round(number)) for number in block.numbers(label).tolist())
+    return tuple(map(str, block.whole(label).tolist()))
 
 
 def _names(block: Block, layout: Layout) -> tuple[str, ...]:
@@ -284,8 +286,15 @@ def block_of(
         Values of columns that the table lacks; others get 0.
     tomogram_numbers
         Number of each tomogram, where the format numbers them.
+
+    Raises
+    ------
+    FormatError
+        If a tomogram has a name that no table map can hold.
     """
     made = _field_columns(table, layout, tomogram_numbers or {})
+    if tomogram_numbers and _have_names(tomogram_numbers):
+        check_writable(document_path(path), {"tomogram": table.tomograms}, UNWRITABLE_NAME)
     made |= _kept(table, layout, made)
     count = len(table)
     texts: dict[str, tuple[str, ...]] = {}
@@ -370,11 +379,19 @@ def own_texts(table: ParticleTable) -> dict[str, tuple[str, ...]]:
 # Numbers for names
 
 
+# Of a whole number that a double may not hold.
+DIGITS = len(str(LARGEST_WHOLE)) + 1
+
+
 def numbers_of(names: Sequence[str]) -> list[int]:
     """Return the names as numbers where all are, each once; else 1, 2, ..."""
     if all(name.isascii() and name.isdigit() for name in names):
-        numbers = [int(name) for name in names]
-        if len(set(numbers)) == len(numbers) and min(numbers, default=1) > 0:
+        numbers = [int(name[:DIGITS]) for name in names]
+        if (
+            len(set(numbers)) == len(numbers)
+            and min(numbers, default=1) > 0
+            and max(map(len, names), default=0) < DIGITS
+        ):
             return numbers
     return list(range(1, len(names) + 1))
 
@@ -382,7 +399,8 @@ def numbers_of(names: Sequence[str]) -> list[int]:
 def tomogram_numbers(table: ParticleTable) -> dict[str, int]:
     """Return a number for each tomogram: its name where all names are numbers, else by order of appearance."""
     names = list(dict.fromkeys(table.tomograms))
-    if all(name.isascii() and name.isdigit() for name in names) and len({int(name) for name in names}) == len(names):
+    short = all(name.isascii() and name.isdigit() and len(name) < DIGITS for name in names)
+    if short and len({int(name) for name in names}) == len(names):
         return {name: int(name) for name in names}
     return {name: number for number, name in enumerate(names, start=1)}
 
@@ -400,11 +418,11 @@ def read_documents(path: Path) -> dict[str, str]:
     document = document_path(path)
     if document.is_file():
         pairs = _pairs(document)
-        wrong = next((row for row, pair in enumerate(pairs, 1) if len(pair) != 2 or not pair[0].isdigit()), None)
+        wrong = next((row for row, pair in enumerate(pairs, 1) if len(pair) != 2 or not _is_number(pair[0])), None)
         if wrong is not None:
             problem = f"line {wrong} is not a number and the name of a tomogram"
             raise FormatError(document, problem, "correct or remove it")
-        return {number: name.strip() for number, name in pairs}
+        return _by_number(document, pairs)
     document = path.with_suffix(".doc")
     if not document.is_file():
         return {}
@@ -412,14 +430,25 @@ def read_documents(path: Path) -> dict[str, str]:
         pairs = _pairs(document)
     except FormatError:  # a document of another kind with the same name
         return {}
-    known = all(len(pair) == 2 and pair[0].isdigit() for pair in pairs)
-    return {number: name.strip() for number, name in pairs} if known else {}
+    known = all(len(pair) == 2 and _is_number(pair[0]) for pair in pairs)
+    return _by_number(document, pairs) if known else {}
+
+
+def _by_number(document: Path, pairs: Sequence[Sequence[str]]) -> dict[str, str]:
+    names = {str(int(number)): name.strip() for number, name in pairs if len(number) <= DIGITS}
+    if len(names) < len(pairs):
+        raise FormatError(document, "names a number twice, or one that is too large", "correct or remove it")
+    return names
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit()
 
 
 def _pairs(document: Path) -> list[list[str]]:
     with reading(document, "correct or remove it"):
         text = document.read_text(encoding="utf-8-sig")
-    return [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    return [line.split(maxsplit=1) for line in text.split("\n") if line.strip()]
 
 
 def _have_names(numbers: Mapping[str, int]) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gonio.io.blocks import Star, read_star, write_star
-from gonio.io.errors import FormatError
+from gonio.io.errors import FormatError, reading
 from gonio.io.source import ReadOptions
 from gonio.io.star_columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
@@ -67,9 +67,9 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
     block = star.find(MOTIVE_LIST)
     if block is None:
         raise FormatError(path, f"has no block data_{MOTIVE_LIST}", "give a STOPGAP motive list")
-    tomograms = [round(number) for number in block.numbers("tomo_num").tolist()]
+    tomograms = block.whole("tomo_num").tolist()
     wedges, others = _wedges(path, options, set(tomograms))
-    numbers = [round(number) for number in block.numbers("subtomo_num").tolist()]
+    numbers = block.whole("subtomo_num").tolist()
     images = numbered_images(path, options.data_path, numbers, IMAGE, beside=FOLDERS, one_each=False)
     unknown = Wedge(np.nan, np.nan, np.nan)
     found = [wedges.get(number, unknown) for number in tomograms]
@@ -115,9 +115,9 @@ def read_wedge_list(path: Path) -> Mapping[int, Wedge]:
     block = read_star(path).find(WEDGE_LIST)
     if block is None:
         raise FormatError(path, f"has no block data_{WEDGE_LIST}", "give a STOPGAP wedge list")
-    numbers = block.numbers("tomo_num").round().astype(int)
+    numbers = block.whole("tomo_num")
     tilts = block.numbers("tilt_angle")
-    sizes = block.numbers("pixelsize")
+    sizes = block.positive("pixelsize")
     rows = {number: numbers == number for number in dict.fromkeys(numbers.tolist())}
     return {number: Wedge(tilts[r].min(), tilts[r].max(), sizes[r][0]) for number, r in rows.items()}
 
@@ -135,5 +135,5 @@ def _wedges(path: Path, options: ReadOptions, tomograms: set[int]) -> tuple[Mapp
 
 def is_wedge_list(path: Path) -> bool:
     """Return whether a file is a wedge list, by its first lines."""
-    with path.open("rb") as stream:
+    with reading(path, "give a STOPGAP wedge list"), path.open("rb") as stream:
         return f"data_{WEDGE_LIST}".encode() in stream.read(4096)

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["decimals", "number_text", "numbers_or_text", "own_label", "own_name", "token"]
+from gonio.io.errors import FormatError
+
+__all__ = [
+    "check_writable",
+    "decimals",
+    "number_text",
+    "numbers_or_text",
+    "own_label",
+    "own_name",
+    "plain_float",
+    "token",
+]
 
 
 def numbers_or_text(values: Sequence[str]) -> NDArray:
@@ -21,6 +33,28 @@ def numbers_or_text(values: Sequence[str]) -> NDArray:
         return np.array(values, dtype=np.float64)
     except ValueError:
         return np.array(values)
+
+
+def check_writable(path: Path, columns: Mapping[str, Sequence[str]], unwritable: re.Pattern[str]) -> None:
+    """Refuse texts that a file cannot hold as they are: those in which a pattern is found.
+
+    Raises
+    ------
+    FormatError
+        Names the file to be written, the column, the text and its row.
+    """
+    for label, values in columns.items():
+        wrong = next((value for value in dict.fromkeys(values) if unwritable.search(value)), None)
+        if wrong is not None:
+            problem = f"cannot hold {label} {wrong!r} of row {list(values).index(wrong) + 1}"
+            raise FormatError(path, problem, "rename it, or write another format")
+
+
+def plain_float(text: str) -> float:
+    """Return a number as files have it; ValueError for what only Python takes for one, such as 1_000."""
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"{text!r} is not a number")
+    return float(text)
 
 
 def own_label(name: str) -> str:

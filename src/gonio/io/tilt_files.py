@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block, Star, read_star
 from gonio.io.errors import FormatError, reading
 from gonio.io.names import stem
+from gonio.io.text import plain_float
 from gonio.io.tilts import read_tilt_series, series_of_block
 from gonio.particle.tilt_series import Optics, TiltSeries
 
@@ -34,7 +35,12 @@ __all__ = ["is_tilt_file", "read_tilts"]
 
 WEDGE_LIST = "stopgap_wedgelist"
 SECTION = re.compile(r"^\[ZValue\s*=\s*(\d+)\s*\]")
-ENTRY = re.compile(r"^(\w+)\s*=\s*(.*\S)")
+# Of lines, so that nothing is looked for again and again in blanks: these stop at the end of a line.
+DATA = re.compile(r"^[^\S\n]*data_", re.MULTILINE)
+TILT_LABELS = re.compile(
+    r"^[^\S\n]*_(tilt_angle|rlnTomoYTilt|rlnTomoProjX|rlnTomoNominalStageTiltAngle|rlnTomoTiltSeriesStarFile)\b",
+    re.MULTILINE,
+)
 DATES = ("%d-%b-%y  %H:%M:%S", "%d-%b-%Y  %H:%M:%S", "%Y-%m-%d  %H:%M:%S", "%Y-%b-%d  %H:%M:%S")
 KINDS = "give a .tlt, .rawtlt, mdoc, tilt-series STAR file or a STOPGAP wedge list"
 SNIFFED_CHARACTERS = 100_000
@@ -43,15 +49,14 @@ SNIFFED_CHARACTERS = 100_000
 def is_tilt_file(path: Path) -> bool:
     """Return whether a file holds tilts, judged by its first characters; a file that cannot be read does not."""
     try:
-        with path.open(encoding="utf-8-sig") as stream:
+        with reading(path, KINDS), path.open(encoding="utf-8-sig") as stream:
             text = stream.read(SNIFFED_CHARACTERS)
-    except (OSError, UnicodeDecodeError):
+    except FormatError:
         return False
     if SECTION.search(text) or re.search(r"^\[(ZValue|FrameSet)", text, re.MULTILINE):
         return True
-    if re.search(r"^\s*data_", text, re.MULTILINE):
-        labels = r"^\s*_(tilt_angle|rlnTomoYTilt|rlnTomoProjX|rlnTomoNominalStageTiltAngle|rlnTomoTiltSeriesStarFile)\b"
-        return re.search(labels, text, re.MULTILINE) is not None
+    if DATA.search(text):
+        return TILT_LABELS.search(text) is not None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -78,7 +83,7 @@ def read_tilts(path: str | Path) -> dict[str, TiltSeries]:
     if re.search(r"^\[FrameSet", text, re.MULTILINE):
         problem = "is the mdoc of a frame set ([FrameSet = ...]: frames of single exposures), not of a tilt series"
         raise FormatError(path, problem, "give the mdoc of the series, with sections [ZValue = ...], or its .tlt")
-    if re.search(r"^\s*data_", text, re.MULTILINE):
+    if DATA.search(text):
         return _of_star(read_star(path))
     return {stem(path.name): _series(path, _angles(path, text))}
 
@@ -101,12 +106,14 @@ def _angles(path: Path, text: str) -> NDArray[np.float64]:
         if not words:
             continue
         try:
-            values = [float(word) for word in words]
+            values = [plain_float(word) for word in words]
         except ValueError:
             values = []
         if len(values) not in (1, 2) or (rows and len(values) != len(rows[0])):
             raise FormatError(path, f"line {number} is {line.strip()!r}, not one angle", KINDS)
         rows.append(values)
+    if not rows:
+        raise FormatError(path, "holds no angles", KINDS)
     table = np.array(rows).reshape(len(rows), -1)
     return table[:, 0] if table.shape[1] < 2 else table[:, _column_of_angles(path, table)]
 
@@ -151,8 +158,10 @@ def _sections(text: str) -> list[dict[str, str]]:
         if SECTION.match(line):
             current = {"line": str(number)}
             sections.append(current)
-        elif found := ENTRY.match(line):
-            current[found[1]] = found[2]
+            continue
+        key, equals, value = line.partition("=")
+        if equals and value.strip() and not key[:1].isspace():
+            current[key.strip()] = value.strip()
     return sections
 
 
@@ -166,7 +175,7 @@ def _number(path: Path, section: dict[str, str], key: str) -> float:
 
 def _is_number(value: str) -> bool:
     try:
-        return bool(np.isfinite(float(value)))
+        return bool(np.isfinite(plain_float(value)))
     except ValueError:
         return False
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.io.compressed import compression_of, first_bytes, opened
+from gonio.io.compressed import check_unpacked, compression_of, first_bytes, opened
 from gonio.io.em import em_layout, is_em
 from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import MapFile, mrc_layout
@@ -102,7 +102,12 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
     """
     path = Path(path)
     if path.is_dir():
-        return _of_zarr(path, voxel_size_angstrom)
+        try:
+            return _of_zarr(path, voxel_size_angstrom)
+        except FormatError:
+            raise
+        except Exception as error:  # of metadata of any type, as zarr and JSON have them
+            raise FormatError(path, f"has metadata that make no sense ({type(error).__name__})", BROKEN) from error
     with reading(path, BROKEN):
         compression = compression_of(path)
         start = first_bytes(path, SNIFFED_BYTES)
@@ -148,6 +153,7 @@ def _mapped(path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], *, 
     expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
     with reading(path, "copy or write the file again; if the disk is full, set TMPDIR to one with space"):
         if compressed:
+            check_unpacked(path, start + expected)
             return _unpacked(path, start, dtype, shape, expected)
         present = path.stat().st_size - start
         if present < expected:

@@ -160,6 +160,12 @@ class ParticleTable:
         that can hold them.
     frames
         Frames of the boxes, where they are not the tomogram's.
+
+    Raises
+    ------
+    ValueError
+        Columns of different lengths; or, naming the row, a place that is not finite, a pixel size that is not positive,
+        a half set other than 0, 1 and 2.
     """
 
     poses: Pose
@@ -200,6 +206,22 @@ class ParticleTable:
         for name, length in lengths.items():
             if length != count:
                 raise ValueError(f"column {name!r} has {length} values for {count} particles")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """Refuse what no particle has: places that are not finite, sizes that are not positive, a third half set."""
+        sizes, halves = self.pixel_sizes_angstrom, np.asarray(self.half_sets)
+        coordinates = self.coordinates_angstrom
+        self._refuse((halves < 0) | (halves > 2), "a half set other than 0, 1 and 2")
+        if coordinates is not None:
+            self._refuse(np.asarray(~np.isfinite(coordinates).all(axis=-1)), "coordinates that are not finite")
+        if sizes is not None:
+            self._refuse(~(np.isfinite(sizes) & (sizes > 0)), "a pixel size that is not a number above 0")
+
+    def _refuse(self, wrong: NDArray[np.bool_], what: str) -> None:
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise ValueError(f"particle {self.names[row]!r} in row {row + 1} has {what}")
 
     def __len__(self) -> int:
         return len(self.names)

@@ -12,6 +12,8 @@ thus a standard deviation of resolution / (2 sqrt 3) along each axis. Knows noth
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -32,6 +34,9 @@ __all__ = ["Atoms", "Structure", "read_atoms"]
 REACH_IN_SDS = 7.0
 # Narrower Gaussians than this many voxels hold more than exp(-pi^2 / 2) = 0.7 % of their peak beyond Nyquist.
 MIN_SD_VOXELS = 1.0
+LONGEST_TOLD = 150  # characters
+# A compressed structure unpacks to at most so much: coordinates shrink to a quarter, and never to a fiftieth.
+FREE_BYTES, TIMES = 20_000_000, 50
 CHUNK_ATOMS = 512  # the (atoms, y x) factor of a product stays in cache
 
 
@@ -247,19 +252,35 @@ def read_atoms(path: str | Path, *, assembly: str | None = "1") -> Atoms:
     Scattering factors: International Tables for Crystallography C (2004), table 4.3.2.2, at zero angle.
     """
     path = Path(path)
-    structure = _read_structure(path)
-    model = structure[0] if assembly is None else _assembled(structure, assembly, path)
+    try:
+        structure = _read_structure(path)
+        return _atoms_of(structure[0] if assembly is None else _assembled(structure, assembly, path), path)
+    except UnicodeDecodeError as error:  # names of atoms, chains or assemblies that are no text
+        raise ValueError(f"{path} cannot be read as PDB or mmCIF: {_told(error)}") from error
+
+
+def _atoms_of(model: gemmi.Model, path: Path) -> Atoms:
     factors: dict[str, float] = {}
     weights, positions = [], []
     for site in model.all():
-        element = site.atom.element
-        weight = factors.setdefault(element.name, element.c4322.calculate_sf(0.0)) * site.atom.occ
+        element, place = site.atom.element, site.atom.pos.tolist()
+        if element.name not in factors:
+            factors[element.name] = _scattering_factor(element, path)
+        weight = factors[element.name] * site.atom.occ
+        if not np.isfinite([weight, *place]).all():
+            raise ValueError(f"{path} gives atom {site!s} no place or no occupancy: correct it, or leave the atom out")
         if weight > 0:
             weights.append(weight)
-            positions.append(site.atom.pos.tolist())
+            positions.append(place)
     if not weights:
         raise ValueError(f"{path} holds no atoms that scatter; is it a coordinate file?")
     return Atoms(np.array(weights), np.array(positions), len(model))
+
+
+def _scattering_factor(element: gemmi.Element, path: Path) -> float:
+    if element.c4322 is None:
+        raise ValueError(f"{path} has atoms of {element.name}, which has no scattering factor: leave them out")
+    return element.c4322.calculate_sf(0.0)
 
 
 def _read_structure(path: Path) -> gemmi.Structure:
@@ -268,9 +289,17 @@ def _read_structure(path: Path) -> gemmi.Structure:
     if not path.is_file():
         raise FileNotFoundError(f"there is no structure file {path}")
     try:
+        _check_unpacked(path)
         structure = gemmi.read_structure(str(path))
-    except (OSError, RuntimeError, ValueError, IndexError) as error:  # an mmCIF file without blocks is an IndexError
-        raise ValueError(f"{path} cannot be read as PDB or mmCIF: {error}") from error
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        RuntimeError,
+        ValueError,
+        IndexError,
+    ) as error:  # an mmCIF file without blocks is an IndexError
+        raise ValueError(f"{path} cannot be read as PDB or mmCIF: {_told(error)}") from error
     structure.setup_entities()
     structure.remove_waters()
     structure.remove_hydrogens()
@@ -280,16 +309,37 @@ def _read_structure(path: Path) -> gemmi.Structure:
     return structure
 
 
+def _check_unpacked(path: Path) -> None:
+    with path.open("rb") as plain:
+        if plain.read(2) != b"\x1f\x8b":
+            return
+    left = FREE_BYTES + TIMES * path.stat().st_size
+    with gzip.open(path) as stream:
+        while left > 0 and (piece := stream.read(min(left, 2**20))):
+            left -= len(piece)
+    if left <= 0:
+        raise ValueError("it unpacks to far more than it should; unpack it before if that is right")
+
+
 def _assembled(structure: gemmi.Structure, name: str, path: Path) -> gemmi.Model:
     import gemmi
 
     known = {assembly.name: assembly for assembly in structure.assemblies}
     if name in known:
-        return gemmi.make_assembly(known[name], structure[0], gemmi.HowToNameCopiedChain.AddNumber)
+        try:
+            return gemmi.make_assembly(known[name], structure[0], gemmi.HowToNameCopiedChain.AddNumber)
+        except (RuntimeError, ValueError, IndexError) as error:  # a chain that the file does not have
+            told = f"{path} cannot be assembled as it states: {_told(error)}"
+            raise ValueError(f"{told}; assembly=None takes the file as it is") from error
     if not known and name == "1":
         return structure[0]
-    listed = ", ".join(known) or "none"
+    listed = repr(", ".join(known) or "none")[1:-1][:LONGEST_TOLD]
     raise ValueError(f"{path} has no assembly {name!r}; it has {listed}; assembly=None takes the file as it is")
+
+
+def _told(error: Exception) -> str:
+    """Return what a library says, which may quote any part of a file, as a short text that prints."""
+    return repr(str(error))[1:-1][:LONGEST_TOLD]
 
 
 def _refined_grid(count: int, voxel_size_angstrom: float, factor: int) -> NDArray[np.float64]:
