@@ -180,7 +180,7 @@ def test_device_and_executor_exclude_each_other():
 def test_a_run_on_gpus_that_was_cut_off_goes_on(folder, alone, gpus, tmp_path):
     """What was done before an error is kept, and not done again."""
     table, other = listed(folder, COUNT), aligner(folder)
-    image = table.image(3)
+    image = table.files_of(3)[0]
     content = image.read_bytes()
     image.write_bytes(content[:2000])
     checkpoint = Checkpoint.create(tmp_path / "journal", {})

@@ -152,6 +152,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _AlignRow(BatchTask[_Row, AlignedRow]):
+    returns = AlignedRow
     table: ParticleTable
     aligner: Aligner | Aligners
     seed: int
@@ -182,6 +183,6 @@ class _AlignRow(BatchTask[_Row, AlignedRow]):
         """True where the dissimilarity at the input pose can be compared with that of the result."""
         return self.starts and not self.aligner.settings.restores
 
-    def source(self, row: int) -> Path | None:
-        """Return the file of a row's particle."""
-        return self.table.image(row)
+    def sources(self, row: int) -> tuple[Path, ...]:
+        """Return the files of a row's particle."""
+        return self.table.files_of(row)

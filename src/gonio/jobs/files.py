@@ -82,12 +82,17 @@ def write_particle_scene(folder: Path, table: ParticleTable, *, box_angstrom: fl
 
 
 def write_settings(
-    path: Path, settings: Mapping[str, object], *, seed: int | None = None, inputs: Iterable[Path] = ()
+    path: Path,
+    settings: Mapping[str, object],
+    *,
+    seed: int | None = None,
+    inputs: Iterable[Path] = (),
+    facts: str | None = None,
 ) -> None:
     """Write beside a result how it was made."""
     from gonio.run.provenance import command_line, settings_toml
 
-    write_text(path, settings_toml(command_line(), settings, seed=seed, inputs=inputs))
+    write_text(path, settings_toml(command_line(), settings, seed=seed, inputs=inputs, facts=facts))
 
 
 def write_summary(folder: Path, values: Mapping[str, object]) -> None:
