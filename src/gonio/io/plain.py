@@ -16,6 +16,7 @@ and every other column that a list had, by its label.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from gonio.io.star_columns import Layout, block_of, own_texts, table_of
 from gonio.io.subtomograms import ListSource
 from gonio.particle.table import ParticleTable
 
-__all__ = ["is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
+__all__ = ["as_cell", "is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
 
 AXES = ("x", "y", "z")
 LAYOUT = Layout(
@@ -52,6 +53,25 @@ LAYOUT = Layout(
 LENGTHS = (*LAYOUT.coordinates, *LAYOUT.shifts)
 SIZE, FROM, IMAGE = "pixel_size_angstrom", "from", "image"
 EXTRA = "pip install 'gonio[parquet]'"
+# How a cell begins that a spreadsheet takes for a formula, or that such an apostrophe was put before.
+FORMULA = re.compile(r"'*[=+\-@\t]")
+
+
+def as_cell(text: str) -> str:
+    """Return text for a CSV that a spreadsheet opens: after an apostrophe, where it would be taken for a formula."""
+    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
+
+
+def _of_cell(text: str) -> str:
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_plain(start: str) -> bool:
@@ -72,14 +92,14 @@ def read_csv(path: Path, options: ReadOptions) -> ParticleTable:
     lines: list[int] = []
     with reading(path, "give a plain table"), path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream)
-        head = [word.strip() for word in next(reader, [])]
+        head = [_of_cell(word.strip()) for word in next(reader, [])]
         for words in reader:
             if not words:
                 continue
             if len(words) != len(head):
                 problem = f"line {reader.line_num} has {len(words)} values, the head names {len(head)} columns"
                 raise FormatError(path, problem, "correct that line, or write the file again")
-            rows.append(words)
+            rows.append([_of_cell(word) for word in words])
             lines.append(reader.line_num)
     if not head:
         raise FormatError(path, "is empty", "write the file again")
@@ -109,8 +129,8 @@ def write_csv(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     columns = _columns(path, table)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        writer.writerow(map(as_cell, columns))
+        writer.writerows(map(as_cell, row) for row in zip(*columns.values(), strict=True))
     return (path,)
 
 

@@ -36,11 +36,14 @@ def check_map(path: str | Path, *endings: str, overwrite: bool) -> Path:
     ValueError, OSError
         If ``check_target`` refuses one of them, or it is a folder.
     """
+    from gonio.io.errors import remove_leftovers
+
     path = Path(path).resolve()
     for file in (path, *(beside(path, ending) for ending in endings)):
         if file.is_dir():
             raise IsADirectoryError(f"{file} is a folder: give the name of a file")
         check_target(file, overwrite=overwrite)
+        remove_leftovers(file)
     return path
 
 
