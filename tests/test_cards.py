@@ -7,6 +7,7 @@ The GPUs here are the processor: a device that does all work as ``Cpu`` does. Wh
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import pickle
 import signal
@@ -16,6 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
+from multiprocessing import connection
 from pathlib import Path
 from threading import Barrier, Event
 from typing import ClassVar
@@ -279,6 +281,19 @@ def test_a_stage_that_is_left_before_its_end_does_not_disturb_the_next(gpus):
     assert next(found) == 0
     found.close()
     assert list(gpus("another", Squares(), 5)) == [item**2 for item in range(5)]
+
+
+def test_workers_listen_to_nobody_else():
+    with ManyGpus(("cuda:0", "cuda:1"), open=open_processor) as gpus:
+        managers = [worker._manager for worker in gpus._workers]
+        for manager in managers:
+            socket = Path(manager.address)
+            assert socket.is_socket()
+            assert socket.parent.stat().st_mode & 0o777 == 0o700
+            for key in (b"", b"guessed", bytes(multiprocessing.current_process().authkey)):
+                with pytest.raises(multiprocessing.AuthenticationError):
+                    connection.Client(manager.address, authkey=key)
+        assert len({bytes(manager._authkey) for manager in managers}) == 2
 
 
 def test_a_worker_that_is_killed_is_one_clear_error():

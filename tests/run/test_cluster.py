@@ -242,7 +242,7 @@ def test_dask(case, tmp_path):
     options = {"stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONPATH": path}, "start_new_session": True}
     with subprocess.Popen(command, text=True, **options) as process:
         try:
-            error = process.communicate(timeout=300)[1]
+            error = process.communicate(timeout=600)[1]
         finally:  # whatever it has begun
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

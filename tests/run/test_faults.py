@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,11 +16,13 @@ import pytest
 
 import listed
 from gonio.cli.app import run
-from gonio.io import read_particles, write_particles
+from gonio.io import read_particles, read_volume, write_particles
 from gonio.io.errors import remove_leftovers, replacing
+from gonio.io.mrc import write_mrc
 from gonio.jobs.extract import Extraction
+from gonio.preparation.extent import sphere_mask
 from gonio.report.chimerax import particle_scene
-from gonio.run.checkpoint import stamp_of
+from gonio.run.checkpoint import Checkpoint, stamp_of
 
 COUNT = 4
 NAMES = ("=1+1", "+x", "-y", "@SUM(A1)", "'=quoted", "''@twice", "-5", "'plain", "tab\t=1", "\t=1")
@@ -124,11 +127,61 @@ def test_a_file_of_any_time_is_known_again(tmp_path):
         assert stamp_of(tmp_path / "a").time == (tmp_path / "a").stat().st_mtime_ns
 
 
-def test_every_file_of_a_particle_is_watched(tmp_path, folder):
-    table = read_particles(folder / "particles.star")
-    assert [path.name for path in table.files_of(0)] == ["1.mrc"]
-    weighted = (folder / "particles.star").read_text()
-    assert "rlnCtfImage" in weighted or len(table.files_of(0)) == 1
+def test_every_file_of_a_particle_is_watched(tmp_path, folder, capsys):
+    """The image of a particle and its weights, by their content: size and time are as they were."""
+    for part in ("reference.mrc", "particles"):
+        (shutil.copytree if (folder / part).is_dir() else shutil.copy)(folder / part, tmp_path / part)
+    lines = (folder / "particles.star").read_text().splitlines()
+    last = max(at for at, line in enumerate(lines) if line.startswith("_rln") and "#" in line)
+    lines.insert(last + 1, f"_rlnCtfImage #{int(lines[last].split('#')[1]) + 1}")
+    lines = [f"{line}\tweights_{line.split('particles/')[1][0]}.mrc" if ".mrc" in line else line for line in lines]
+    (tmp_path / "particles.star").write_text("\n".join([*lines, ""]))
+    for number in range(1, COUNT + 1):
+        write_mrc(tmp_path / f"weights_{number}.mrc", np.ones((20, 20, 20), np.float32), 16.0)
+    assert [path.name for path in read_particles(tmp_path / "particles.star").files_of(0)] == ["1.mrc", "weights_1.mrc"]
+    (tmp_path / "particles" / f"{COUNT}.mrc").rename(tmp_path / "kept.mrc")
+    words = align_words(tmp_path, tmp_path / "out")
+    assert run(words) == 2  # the last is missing, the others are done
+    assert "what was done is kept" in capsys.readouterr().err
+    (tmp_path / "kept.mrc").rename(tmp_path / "particles" / f"{COUNT}.mrc")
+    for watched in ("weights_2.mrc", "particles/3.mrc"):
+        path = tmp_path / watched
+        content, status = path.read_bytes(), path.stat()
+        path.write_bytes(content[:-4] + b"\0\0\0\1")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert run([*words, "--resume"]) == 2
+        assert f"{watched} has changed since it was read" in capsys.readouterr().err
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert run([*words, "--resume"]) == 0
+
+
+def test_masks_half_maps_and_tilt_files_are_watched(folder, tmp_path, capsys):
+    """By all of their content, with the list and the reference."""
+    for name in ("half1", "half2"):
+        shutil.copy(folder / "reference.mrc", tmp_path / f"{name}.mrc")
+    write_mrc(tmp_path / "mask.mrc", sphere_mask(read_volume(folder / "reference.mrc")).data, 16.0)
+    (tmp_path / "simulated.tlt").write_text("".join(f"{angle}\n" for angle in range(-60, 61, 3)))
+    more = ["--mask", f"{tmp_path}/mask.mrc", "--half-maps", f"{tmp_path}/half1.mrc", f"{tmp_path}/half2.mrc"]
+    more += ["--tilts", f"{tmp_path}/simulated.tlt"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "sync", interrupted)
+        patch.setattr("gonio.run.checkpoint.SYNC_SECONDS", -1.0)
+        assert run(align_words(folder, tmp_path / "out", *more)) == 130
+    for name in ("mask.mrc", "half1.mrc", "half2.mrc", "simulated.tlt"):
+        content, status = (tmp_path / name).read_bytes(), (tmp_path / name).stat()
+        changed = content.replace(b"-60\n", b"-61\n") if name.endswith("tlt") else content[:-4] + b"\0\0\0\1"
+        (tmp_path / name).write_bytes(changed)
+        os.utime(tmp_path / name, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert run(align_words(folder, tmp_path / "out", *more, "--resume")) == 2
+        assert f"not the run that was cut off: inputs.{tmp_path}/{name} was" in capsys.readouterr().err
+        (tmp_path / name).write_bytes(content)
+
+
+def interrupted(checkpoint):
+    """In place of a sync after the first result."""
+    if len(checkpoint):
+        raise KeyboardInterrupt
 
 
 def named(folder, names, tomograms=None):
