@@ -157,7 +157,9 @@ def collecting(folder: Path, found: list[lists.AlignedRow], count: int) -> dict[
     costs[TAKEN_MEGABYTE] = Cost(1e6 * seconds / blocks / BLOCK_BYTES)
     opened = Checkpoint.create(folder / "journal", {})
     add = partial(opened.add, "align")
-    seconds = took(lambda: [add(row, found[row % len(found)], source=table.image(row)) for row in range(count)])
+    seconds = took(
+        lambda: [add(row, found[row % len(found)], lists.AlignedRow, files=table.files_of(row)) for row in range(count)]
+    )
     opened.close()
     bytes_each = round((folder / "journal").stat().st_size / count)
     costs[PUT_DOWN] = Cost(seconds / count, 0, bytes_each)

@@ -7,6 +7,7 @@ The GPUs here are the processor: a device that does all work as ``Cpu`` does. Wh
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import pickle
 import signal
@@ -14,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
+from multiprocessing import connection
 from pathlib import Path
 from threading import Barrier, Event
 from typing import ClassVar
@@ -190,7 +192,7 @@ def test_pairs_of_a_tile_are_searched_side_by_side():
 def test_a_run_on_gpus_that_was_cut_off_goes_on(folder, alone, gpus, tmp_path):
     """What was done before an error is kept, and not done again."""
     table, other = listed(folder, COUNT), aligner(folder)
-    image = table.image(3)
+    image = table.files_of(3)[0]
     content = image.read_bytes()
     image.write_bytes(content[:2000])
     checkpoint = Checkpoint.create(tmp_path / "journal", {})
@@ -296,6 +298,19 @@ def test_a_stage_that_is_left_before_its_end_does_not_disturb_the_next(gpus):
     assert next(found) == 0
     found.close()
     assert list(gpus("another", Squares(), 5)) == [item**2 for item in range(5)]
+
+
+def test_workers_listen_to_nobody_else():
+    with ManyGpus(("cuda:0", "cuda:1"), open=open_processor) as gpus:
+        managers = [worker._manager for worker in gpus._workers]
+        for manager in managers:
+            socket = Path(manager.address)
+            assert socket.is_socket()
+            assert socket.parent.stat().st_mode & 0o777 == 0o700
+            for key in (b"", b"guessed", bytes(multiprocessing.current_process().authkey)):
+                with pytest.raises(multiprocessing.AuthenticationError):
+                    connection.Client(manager.address, authkey=key)
+        assert len({bytes(manager._authkey) for manager in managers}) == 2
 
 
 def test_a_worker_that_is_killed_is_one_clear_error():

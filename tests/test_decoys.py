@@ -180,7 +180,7 @@ def noisy(tmp_path_factory):
     table = listed(folder, 4)
     rng = np.random.default_rng(5)
     for row in (2, 3):
-        path = table.image(row)
+        path = table.files_of(row)[0]
         old = read_volume(path)
         write_volume(path, Volume(rng.normal(size=old.data.shape).astype(np.float32), old.voxel_size_angstrom))
     return folder

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numba
@@ -189,6 +190,41 @@ def test_old_code_makes_room(tmp_path, cache, fresh, monkeypatch):
             os.utime(file, (1e9 - age, 1e9 - age))
     assert len(list(cache.iterdir())) == 2
     assert hits(fresh(write_kernel(tmp_path / "kernels", weight=1.0))) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders have no owner")
+@pytest.mark.parametrize("planted", ["folder", "file", "link", "other's folder", "other's file"])
+def test_code_that_others_may_have_written_is_not_loaded(planted, tmp_path, cache, fresh, monkeypatch):
+    """It would run: here it is right code, so that only the count of loads shows that it was."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    folder = write_kernel(tmp_path / "kernels")
+    assert [hits(fresh(folder)) for _ in range(2)] == [0, 1]
+    (file,) = cache.iterdir()
+    if planted == "folder":
+        cache.chmod(0o777)
+    elif planted == "file":
+        file.chmod(0o666)
+    elif planted == "link":
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        mine = os.geteuid()
+        (cache if "folder" in planted else file).chmod(0o755)
+        if mine == 0:
+            os.chown(cache if "folder" in planted else file, 1234, 1234)
+        else:
+            pytest.skip("only root can give a file to another user")
+    kept._folders.cache_clear()
+    if "folder" in planted:
+        with pytest.warns(UserWarning, match=r"others may write to .*gonio, from where compiled code would be loaded"):
+            assert hits(fresh(folder)) == 0
+        assert hits(fresh(folder)) == 1  # from the private one
+        (private,) = (tmp_path / "temporary").iterdir()
+        assert private.stat().st_mode & 0o777 == 0o700
+    else:
+        assert hits(fresh(folder)) == 0
+        assert hits(fresh(folder)) == 1  # it was replaced by one's own
 
 
 def test_a_function_without_a_file_is_compiled_and_not_kept(cache):

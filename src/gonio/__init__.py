@@ -3,7 +3,13 @@
 All public names are here. Each is imported when it is first used, so that ``import gonio`` is quick.
 """
 
-from __future__ import annotations
+import os
+import sys
+
+# ``python -m gonio`` looks for modules in the current folder first, where data from anywhere may lie: only what Python
+# has loaded itself may be imported before this, not even __future__. The installed program does not look there.
+if getattr(sys, "argv", [])[:1] == ["-m"] and sys.path[:1] == [os.getcwd()] != [__file__.rsplit(os.sep, 2)[0]]:  # noqa: PTH109
+    del sys.path[0]
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -76,7 +76,7 @@ def listed(project: Path, monkeypatch) -> gonio.ParticleTable:
 
 
 def test_paths_start_at_the_project_above_the_list(listed, project):
-    assert listed.image(1) == project / "Extract/job007/sub/1_data.mrc"
+    assert listed.files_of(1)[0] == project / "Extract/job007/sub/1_data.mrc"
     assert listed.load(1).volume.data.mean() == pytest.approx(2.0)
 
 
@@ -124,7 +124,7 @@ def test_names_are_no_paths(listed, project, tmp_path):
 def test_a_missing_first_file_does_not_hold_back_the_others(listed, project, tmp_path):
     (project / "Extract/job007/sub/0_data.mrc").unlink()
     write_particles(tmp_path / "list.star", listed)
-    assert gonio.read_particles(tmp_path / "list.star").image(1) is not None
+    assert gonio.read_particles(tmp_path / "list.star").files_of(1)
 
 
 def test_the_optimisation_set_names_what_the_old_one_named(project, tmp_path):

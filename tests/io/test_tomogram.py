@@ -9,7 +9,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from gonio.io import FormatError
+from gonio.io import FormatError, tomogram
 from gonio.io.em import write_em
 from gonio.io.tomogram import open_tomogram, tomogram_files
 
@@ -219,3 +219,76 @@ def test_folders_stand_for_their_tomograms(tmp_path, data):
     (tmp_path / "none").mkdir()
     with pytest.raises(FormatError, match="has no tomogram"):
         tomogram_files([tmp_path / "none"])
+
+
+def planted_zarr(path, codecs, dtype="<f4"):
+    """An array of one chunk, whose metadata names codecs."""
+    layout = {"zarr_format": 2, "shape": [4, 4, 4], "chunks": [4, 4, 4], "dtype": dtype, "fill_value": 0, "order": "C"}
+    path.mkdir()
+    (path / ".zarray").write_text(json.dumps({**layout, "compressor": None, "filters": None, **codecs}))
+    (path / "0.0.0").write_bytes(bytes(256))
+    return path
+
+
+@pytest.mark.parametrize("codecs", [{"compressor": {"id": "planted"}}, {"filters": [{"id": "planted"}]}])
+def test_a_zarr_whose_codec_is_not_known_is_refused_before_it_runs(tmp_path, codecs):
+    zarr = pytest.importorskip("zarr")
+    from numcodecs.abc import Codec
+    from numcodecs.registry import register_codec
+
+    ran = []
+
+    class Planted(Codec):
+        """A codec that is installed, and does more than decode."""
+
+        codec_id = "planted"
+
+        def encode(self, buf):
+            return buf
+
+        def decode(self, buf, out=None):
+            ran.append(buf)
+            return buf
+
+    register_codec(Planted)
+    path = planted_zarr(tmp_path / "a.zarr", codecs)
+    with pytest.raises(FormatError, match=r"a\.zarr: is written with the codec 'planted', which gonio does not use"):
+        open_tomogram(path).cut((0, 0, 0), (4, 4, 4))
+    assert not ran
+    zarr.open(path, mode="r")[:]
+    assert ran  # it would have
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "|O"])
+@pytest.mark.parametrize("codecs", [{"compressor": {"id": "pickle"}}, {"filters": [{"id": "pickle"}]}])
+def test_a_zarr_of_pickles_is_refused(tmp_path, dtype, codecs):
+    pytest.importorskip("zarr")
+    with pytest.raises(FormatError, match=r"a\.zarr"):
+        open_tomogram(planted_zarr(tmp_path / "a.zarr", codecs, dtype))
+
+
+def test_a_zarr_of_shards_is_read_and_its_inner_codecs_are_looked_at(tmp_path, monkeypatch):
+    zarr = pytest.importorskip("zarr")
+    kept = {"shape": (32, 32, 32), "chunks": (8, 8, 8), "shards": (16, 16, 16), "dtype": "float32"}
+    zarr.create_array(tmp_path / "a.zarr", compressors=[zarr.codecs.GzipCodec()], **kept)[:] = 2.0
+    assert (open_tomogram(tmp_path / "a.zarr").cut((0, 0, 0), (9, 9, 9)) == 2.0).all()
+    monkeypatch.setattr(tomogram, "CODECS", tuple(name for name in tomogram.CODECS if name != "gzip"))
+    with pytest.raises(FormatError, match=r"a\.zarr: is written with the codec 'gzip'"):
+        open_tomogram(tmp_path / "a.zarr")
+
+
+def test_a_zarr_of_chunks_without_bound_is_refused(tmp_path, data):
+    path = write_zarr(tmp_path / "a.zarr", data)
+    file = path / "0" / ".zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chunks": [2**20, 2**20, 2**20]}))
+    with pytest.raises(FormatError, match=r"a\.zarr: has chunks of \d+ bytes"):
+        open_tomogram(path)
+
+
+@pytest.mark.parametrize("multiscales", [7, [3], [{"datasets": 1}], [{"datasets": [{"path": 1}]}], [{"datasets": []}]])
+def test_a_zarr_with_values_of_other_types_is_refused_in_one_line(tmp_path, data, multiscales):
+    path = write_zarr(tmp_path / "a.zarr", data)
+    (path / ".zattrs").write_text(json.dumps({"multiscales": multiscales}))
+    with pytest.raises(FormatError, match=r"a\.zarr") as told:
+        open_tomogram(path)
+    assert len(str(told.value)) < 400

@@ -53,7 +53,7 @@ def particles(tmp_path_factory) -> Path:
     for kind, name in (("dynamo", "particle"), ("stopgap", "subtomo"), ("av3", "any")):
         (folder / "numbered" / kind).mkdir(parents=True)
         for row in range(COUNT):
-            shutil.copy(truth.image(row), folder / "numbered" / kind / f"{name}_{row + 1}.mrc")
+            shutil.copy(truth.files_of(row)[0], folder / "numbered" / kind / f"{name}_{row + 1}.mrc")
     return folder
 
 

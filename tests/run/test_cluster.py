@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -59,6 +60,7 @@ def works_on_this_machine(folder: Path) -> None:
     with warnings.catch_warnings(), cluster.dask(None, 3) as executor:
         warnings.simplefilter("error")
         for check in (
+            listens_to_nobody_else,
             gives_the_same,
             tells_the_first_error_after_what_came_before,
             tells_errors_that_cannot_be_sent,
@@ -68,6 +70,26 @@ def works_on_this_machine(folder: Path) -> None:
             gives_up_what_kills_worker_after_worker,
         ):
             check(executor, folder)
+
+
+def listens_to_nobody_else(executor: Executor, folder: Path) -> None:
+    """Another user of this machine finds loopback ports that want the certificate of the run, and serve no pages."""
+    import psutil
+    from distributed import Client
+    from distributed.security import Security
+
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    open_ports = [one for process in processes for one in process.net_connections("tcp") if one.status == "LISTEN"]
+    assert len(open_ports) >= 3 * 2
+    assert {one.laddr.ip for one in open_ports} == {"127.0.0.1"}
+    for port in (one.laddr.port for one in open_ports):
+        for page in ("/", "/info/main/workers.html", "/api/v1/get_workers", "/metrics"):
+            with pytest.raises(OSError), urlopen(f"http://127.0.0.1:{port}{page}", timeout=5):
+                pass
+    address = executor._client.scheduler.addr
+    for where, key in ((address, Security.temporary()), (address.replace("tls", "tcp"), None)):
+        with pytest.raises(OSError), Client(where, security=key, timeout=3):
+            pass
 
 
 def gives_the_same(executor: Executor, folder: Path) -> None:
@@ -152,7 +174,8 @@ def works_with_a_scheduler_elsewhere(folder: Path) -> None:
     with started(*scheduler) as process:
         while not file.exists():
             time.sleep(0.05)
-        with cluster.dask(str(file), 1) as executor:
+        with pytest.warns(UserWarning, match="not encrypted: whoever") as told, cluster.dask(str(file), 1) as executor:
+            assert len(told) == 1
             with started(*worker, env={**os.environ, "PYTHONPATH": str(folder_without_gonio(folder))}):
                 refuses_workers_that_lack_gonio(executor)
             with started(*worker, cwd="/"):
@@ -219,7 +242,7 @@ def test_dask(case, tmp_path):
     options = {"stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONPATH": path}, "start_new_session": True}
     with subprocess.Popen(command, text=True, **options) as process:
         try:
-            error = process.communicate(timeout=300)[1]
+            error = process.communicate(timeout=600)[1]
         finally:  # whatever it has begun
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

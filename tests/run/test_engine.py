@@ -30,20 +30,24 @@ class Squares:
     def __init__(self, folder):
         self.folder = folder
 
-    def __call__(self, item):
+    def __call__(self, item) -> int:
         with (self.folder / f"{item}.asked").open("a") as file:
             file.write("x")
         return item**2
 
-    def source(self, item):
-        return self.folder / f"{item}.asked"
+
+class Watched(Squares):
+    """States its file, which must not change once the item is done."""
+
+    def sources(self, item):
+        return [self.folder / f"{item}.asked"]
 
 
 def asked(folder):
     return {int(path.stem): len(path.read_text()) for path in folder.glob("*.asked")}
 
 
-def fails_at_seven(item):
+def fails_at_seven(item) -> int:
     if item == 7:
         raise ValueError("particle 'seven' is no good")
     return item
@@ -66,13 +70,13 @@ def progress(seen):
 
 def test_results_are_kept_and_not_made_again(tmp_path, seen, progress, opened):
     checkpoint = opened(Checkpoint.create, tmp_path / "journal", {})
-    first = Checkpointed(Local(1), checkpoint, progress)("squares", Squares(tmp_path), 10)
+    first = Checkpointed(Local(1), checkpoint, progress)("squares", Watched(tmp_path), 10)
     assert [next(first) for _ in range(4)] == [0, 1, 4, 9]
     first.close()  # as an interruption does
     checkpoint.close()
 
     checkpoint = opened(Checkpoint.resume, tmp_path / "journal", {})
-    assert list(Checkpointed(Local(2), checkpoint, progress)("squares", Squares(tmp_path), 10)) == [
+    assert list(Checkpointed(Local(2), checkpoint, progress)("squares", Watched(tmp_path), 10)) == [
         i * i for i in range(10)
     ]
     again = asked(tmp_path)
@@ -109,7 +113,13 @@ def test_a_stage_does_not_get_the_results_of_another_of_its_name(tmp_path, opene
     executor = Checkpointed(Local(1), opened(Checkpoint.create, tmp_path / "journal", {}))
     list(executor("one", Squares(tmp_path), 3))
     with pytest.raises(RuntimeError, match="two tasks 'one'"):
-        list(executor("one", abs, 3))
+        list(executor("one", fails_at_seven, 3))
+
+
+def test_what_is_kept_states_its_type(tmp_path, opened):
+    executor = Checkpointed(Local(1), opened(Checkpoint.create, tmp_path / "journal", {}))
+    with pytest.raises(TypeError, match="does not state the type of its results"):
+        list(executor("one", lambda item: item, 3))
 
 
 def test_without_a_checkpoint_it_tells_progress(seen, progress):

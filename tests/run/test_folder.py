@@ -31,7 +31,7 @@ def write(run, **texts):
 def cut_off(path):
     """Leave a run of which one item was done."""
     with pytest.raises(KeyboardInterrupt), begin(path) as run:
-        run.checkpoint.add("align", 0, "value")
+        run.checkpoint.add("align", 0, "value", str)
         raise KeyboardInterrupt
 
 
@@ -41,7 +41,7 @@ def names(path):
 
 def test_results_appear_together_and_nothing_else_stays(tmp_path):
     with begin(tmp_path / "a" / "out") as run:
-        run.checkpoint.add("align", 0, "value")
+        run.checkpoint.add("align", 0, "value", str)
         with run.results() as folder:
             for name in ("settings.toml", "particles.star"):
                 (folder / name).write_text(name)
@@ -58,7 +58,7 @@ def test_a_run_that_did_nothing_leaves_nothing(tmp_path):
 def test_a_run_that_was_cut_off_goes_on(tmp_path):
     cut_off(tmp_path / "out")
     with begin(tmp_path / "out", resume=True) as run:
-        assert run.checkpoint.value("align", 0) == "value"
+        assert run.checkpoint.value("align", 0, str) == "value"
         with run.results() as folder:
             (folder / "particles.star").write_text("done")
     assert names(tmp_path) == ["out", "particles.star"]
@@ -92,7 +92,7 @@ def test_an_error_while_results_are_written_leaves_the_old_ones(tmp_path):
     with begin(tmp_path / "out") as run, run.results() as folder:
         (folder / "particles.star").write_text("old")
     with pytest.raises(OSError, match="full"), begin(tmp_path / "out", overwrite=True) as run:
-        run.checkpoint.add("align", 0, "value")
+        run.checkpoint.add("align", 0, "value", str)
         with run.results() as folder:
             (folder / "particles.star").write_text("new")
             raise OSError("the disk is full")
@@ -104,7 +104,7 @@ def test_a_run_killed_while_folders_are_exchanged_is_not_lost(tmp_path):
     cut_off(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / ".out.old")
     with begin(tmp_path / "out", resume=True) as run:
-        assert run.checkpoint.value("align", 0) == "value"
+        assert run.checkpoint.value("align", 0, str) == "value"
 
 
 def test_a_run_killed_before_it_began_is_no_obstacle(tmp_path):
@@ -122,7 +122,7 @@ def test_what_a_run_left_that_was_killed_after_folders_were_exchanged_is_no_obst
     with begin(tmp_path / "out") as run:
         write(run, one="one")
     for name in ("two", "three"):
-        (tmp_path / ".out.old").mkdir()
+        (tmp_path / ".out.old" / ".gonio").mkdir(parents=True)
         (tmp_path / ".out.old" / "deep").write_text("half removed")
         with begin(tmp_path / "out", overwrite=True) as run:
             write(run, **{name: name})
@@ -131,7 +131,7 @@ def test_what_a_run_left_that_was_killed_after_folders_were_exchanged_is_no_obst
 
 
 def test_results_that_were_aside_when_a_run_was_killed_come_back(tmp_path):
-    (tmp_path / ".out.old").mkdir()
+    (tmp_path / ".out.old" / ".gonio").mkdir(parents=True)
     (tmp_path / ".out.old" / "mine").write_text("mine")
     with result_folder(tmp_path / "out", overwrite=True) as folder:
         (folder / "new").write_text("new")
@@ -147,7 +147,7 @@ def test_results_that_do_not_come_to_the_disk_do_not_replace_others(tmp_path, mo
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with begin(tmp_path / "out", overwrite=True) as run:
-        run.checkpoint.add("align", 0, "value")
+        run.checkpoint.add("align", 0, "value", str)
         monkeypatch.setattr(folders, "sync_path", full)
         with pytest.raises(OSError, match="Input/output error"):
             write(run, particles="new")
@@ -181,7 +181,7 @@ import sys, time
 from pathlib import Path
 from gonio.run.folder import RunFolder
 with RunFolder.opened(Path(sys.argv[1]), {"seed": 1}, resume=False, overwrite=False) as run:
-    run.checkpoint.add("align", 0, "value")
+    run.checkpoint.add("align", 0, "value", str)
     run.checkpoint.sync()
     print("holds", flush=True)
     time.sleep(60)
@@ -208,7 +208,7 @@ def test_two_runs_cannot_write_to_one_folder_and_a_killed_one_holds_nothing(tmp_
         finally:
             other.kill()
     with begin(out, resume=True) as run:
-        assert run.checkpoint.value("align", 0) == "value"
+        assert run.checkpoint.value("align", 0, str) == "value"
 
 
 def test_a_lock_is_free_again(tmp_path):
@@ -224,7 +224,7 @@ from pathlib import Path
 from gonio.run.executor import Checkpointed, Local
 from gonio.run.folder import RunFolder
 
-def slowly(item):
+def slowly(item) -> int:
     time.sleep(0.0 if item == 0 else 30.0)
     return item
 
@@ -249,7 +249,7 @@ def test_workers_that_outlive_a_killed_run_do_not_hold_its_folder(tmp_path):
         other.wait()
         try:
             with begin(out, resume=True) as run:
-                assert run.checkpoint.value("align", 0) == 0
+                assert run.checkpoint.value("align", 0, int) == 0
         finally:
             os.killpg(other.pid, signal.SIGKILL)
 

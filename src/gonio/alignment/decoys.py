@@ -297,6 +297,7 @@ class _Scored(BatchTask[_Unscored, float]):
     ``same`` is the reference's own aligner: all scores use its sphere, and so the same samples.
     """
 
+    returns = float
     table: ParticleTable
     aligner: Aligner
     same: Aligner
@@ -326,6 +327,6 @@ class _Scored(BatchTask[_Unscored, float]):
             settings = replace(settings, particle_diameter_angstrom=self.same.diameter_angstrom)
         return self.aligner.of_another(self.aligner.reference, settings=settings, mask=self.aligner.mask)
 
-    def source(self, row: int) -> Path | None:
-        """Return the file of a row's particle."""
-        return self.table.image(row)
+    def sources(self, row: int) -> tuple[Path, ...]:
+        """Return the files of a row's particle."""
+        return self.table.files_of(row)

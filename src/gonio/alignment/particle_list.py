@@ -134,6 +134,7 @@ class _Row:
 class AlignRow(BatchTask[_Row, AlignedRow]):
     """The task of ``align_table``, of which an item is a row."""
 
+    returns = AlignedRow
     table: ParticleTable
     aligner: Aligner | Aligners
     seed: int = 0
@@ -171,6 +172,6 @@ class AlignRow(BatchTask[_Row, AlignedRow]):
         """True where the dissimilarity at the input pose can be compared with that of the result."""
         return self.starts and not self.aligner.settings.restores
 
-    def source(self, row: int) -> Path | None:
-        """Return the file of a row's particle."""
-        return self.table.image(row)
+    def sources(self, row: int) -> tuple[Path, ...]:
+        """Return the files of a row's particle."""
+        return self.table.files_of(row)

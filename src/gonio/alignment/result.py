@@ -34,6 +34,10 @@ class Optimum:
     dissimilarity: float
     margin: float
 
+    def __post_init__(self) -> None:
+        if self.pose.is_batch:
+            raise ValueError(f"an optimum has one pose, got a batch of {len(self.pose)}")
+
 
 def axis_sds(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the standard deviations about any one axis, degrees, and along it, angstrom, of covariances (..., 6, 6).
@@ -84,6 +88,10 @@ class Result:
     expected_fsc: ExpectedFsc | None = None
     history: History | None = None
     sampled: PoseSample | None = None
+
+    def __post_init__(self) -> None:
+        if self.pose.is_batch or np.shape(self.covariance) != (6, 6):
+            raise ValueError(f"a result has one pose and a covariance (6, 6), got shape {np.shape(self.covariance)}")
 
     @property
     def rotation_sd_deg(self) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,9 +25,11 @@ from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.extract import extract
 from gonio.cli.inspect import inspect
+from gonio.cli.output import Lenient, say, visible
 from gonio.cli.pair import pair
 from gonio.cli.refine import refine
 from gonio.cli.simulate import map_, simulate
+from gonio.run.folder import Finished
 from gonio.run.provenance import typed
 
 __all__ = ["app", "main", "run"]
@@ -96,20 +98,29 @@ def run(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if word not in ANYWHERE]
     try:
         silence = _silence() if "--quiet" in arguments else nullcontext()
-        with typed(["gonio", *arguments]), silence, _shown_in_lines():
+        lenient: Any = Lenient(sys.stderr)
+        with redirect_stderr(lenient), typed(["gonio", *arguments]), silence, _shown_in_lines():
             words = [_by_its_name(word) for word in words]
             status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
     except typer.Exit as request:
         status = request.exit_code
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
+    except Finished as done:
+        status = _told(str(done), 0)
     except (USAGE_ERROR, ValueError, OSError) as error:
         if "--debug" in arguments:
             raise
-        print(f"gonio: error: {_sentence(error)}", file=sys.stderr)
-        status = FAILED
+        status = _told(f"error: {_sentence(error)}", FAILED)
     if status == INTERRUPTED:  # typer turns some interruptions into a status
-        print("gonio: interrupted", file=sys.stderr)
+        _told("interrupted", INTERRUPTED)
+    return status
+
+
+def _told(text: str, status: int) -> int:
+    """Print a last line, and return the status."""
+    stream: Any = Lenient(sys.stderr)
+    say(f"gonio: {text}", file=stream)
     return status
 
 
@@ -127,10 +138,10 @@ def _shown_in_lines() -> Iterator[None]:
     """Show warnings and log messages as plain lines, without the place in the source that they come from."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        print(f"gonio: warning: {message}", file=sys.stderr)
+        say(f"gonio: warning: {message}", file=sys.stderr)
 
     log, lines = logging.getLogger("gonio"), logging.StreamHandler(sys.stderr)
-    lines.setFormatter(logging.Formatter("gonio: %(message)s"))
+    lines.setFormatter(_Visible("gonio: %(message)s"))
     level = log.level
     log.addHandler(lines)
     log.setLevel(logging.INFO)
@@ -144,6 +155,13 @@ def _shown_in_lines() -> Iterator[None]:
         log.setLevel(level)
 
 
+class _Visible(logging.Formatter):
+    """Formats messages, which may hold names from files, as ``visible``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 @contextmanager
 def _silence() -> Iterator[None]:
     """Suppress text and progress; results are on the disk alone."""
@@ -153,6 +171,13 @@ def _silence() -> Iterator[None]:
 
 def main() -> None:
     """Run the console script."""
+    for descriptor in range(3):  # a closed one would be given to the next file that is opened, and written to
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    # Processes that this one starts import nothing from the current folder.
+    os.environ["PYTHONSAFEPATH"] = "1"
     # In one write, so that workers which compile at the same time do not write into one another's line.
     kernels.before_compiling = lambda: print(f"{COMPILING}\n", end="", file=sys.stderr)
     sys.exit(run(sys.argv[1:]))

@@ -9,7 +9,7 @@ import typer
 
 from gonio import jobs
 from gonio.cli.grouped import command
-from gonio.cli.output import numbers_text, print_result, wrapped
+from gonio.cli.output import numbers_text, print_result, say, wrapped
 from gonio.io.lists import file_name
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def watch(procedure: Procedure, *, as_json: bool) -> None:
     """Print the procedure before the classification begins."""
     if not as_json:
-        print(wrapped(procedure.reason), flush=True)
+        say(wrapped(procedure.reason), flush=True)
 
 
 @command(

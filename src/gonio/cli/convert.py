@@ -12,6 +12,7 @@ import typer
 
 from gonio.cli.grouped import command
 from gonio.cli.options import positive
+from gonio.cli.output import say
 from gonio.jobs.convert import Converted
 from gonio.jobs.convert import convert as convert_list
 
@@ -79,14 +80,14 @@ def convert(done: Converted, *, source: Path, target: Path, dry_run: bool) -> No
     Example: `gonio convert particles.star particles.tbl`
     """
     for word, path, table, kind in (("from", source, done.table, done.given), ("to", target, done.made, done.wanted)):
-        print(f"{word:5}{path}: {kind.title}, {len(table)} particles, {_pixels(table)}{_start(table)}")
+        say(f"{word:5}{path}: {kind.title}, {len(table)} particles, {_pixels(table)}{_start(table)}")
     for lost in done.lost:
-        print(f"{done.wanted.title} cannot hold: {lost}")
+        say(f"{done.wanted.title} cannot hold: {lost}")
     _print_name_of_series(done)
     if dry_run:
         _print_first(done)
     else:
-        print(f"wrote {', '.join(map(str, done.written))}")
+        say(f"wrote {', '.join(map(str, done.written))}")
 
 
 def _print_name_of_series(done: Converted) -> None:
@@ -94,7 +95,7 @@ def _print_name_of_series(done: Converted) -> None:
 
     name = next((name for name in done.made.tomograms if name and not name.endswith(".tomostar")), None)
     if done.wanted.name == "warp" and name is not None:
-        print(f"WarpTools looks for {tomostar(name)}, and {name} is what this list calls it: pass --tomostar for that")
+        say(f"WarpTools looks for {tomostar(name)}, and {name} is what this list calls it: pass --tomostar for that")
 
 
 def _pixels(table: ParticleTable) -> str:
@@ -118,9 +119,9 @@ def _print_first(done: Converted) -> None:
     first = slice(0, SHOWN)
     left, right = stated_poses(done.table[first]), done.wanted.shown(done.made[first])
     for index, name in enumerate(done.table.names[:SHOWN]):
-        print(f"\n{name}")
+        say(f"\n{name}")
         for one, other in zip_longest(_lines(left, index), _lines(right, index), fillvalue=""):
-            print(f"  {one:<44}{other}".rstrip())
+            say(f"  {one:<44}{other}".rstrip())
 
 
 def _lines(columns: Mapping[str, Sequence[str]], index: int) -> list[str]:

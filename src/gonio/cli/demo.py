@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from gonio.cli.options import Overwrite, Seed
-from gonio.cli.output import numbers_text, progress
+from gonio.cli.output import numbers_text, progress, say
 from gonio.jobs.align import NO_RUNNERS_UP, Aligned, align_list, errors_of, report_of
 from gonio.jobs.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
 from gonio.jobs.files import write_list, write_settings, write_text
@@ -43,8 +43,8 @@ def demo(
     """
     with result_folder(folder, overwrite=overwrite) as staging:
         summary = _chain(staging, particles, seed)
-    print(f"\n{summary}\n\nAll of it is in {folder}; open {folder / 'report.html'}")
-    print(
+    say(f"\n{summary}\n\nAll of it is in {folder}; open {folder / 'report.html'}")
+    say(
         f"The alignment by itself: gonio align {folder}/simulated/particles.star"
         f" --reference {folder}/simulated/reference.mrc --truth {folder}/simulated/truth.star -o {folder}/aligned"
     )
@@ -95,7 +95,7 @@ def _chain(folder: Path, count: int, seed: int) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    say(text, flush=True)
 
 
 def _report(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume, seed: int) -> Report:

@@ -9,6 +9,7 @@ import typer
 
 from gonio.cli.grouped import command
 from gonio.cli.options import positive
+from gonio.cli.output import say
 from gonio.jobs.extract import Extracted, names_of
 from gonio.jobs.extract import extract as extract_boxes
 
@@ -85,20 +86,20 @@ def extract(done: Extracted, *, output: Path) -> None:
     for name, tomogram in job.tomograms.items():
         size = " x ".join(map(str, tomogram.shape_zyx[::-1]))
         count = sum(table.tomograms[row] == name for row in rows)
-        print(f"{name or 'all'}: {count} particles from {tomogram.path} ({tomogram.kind}, {size} voxels)")
+        say(f"{name or 'all'}: {count} particles from {tomogram.path} ({tomogram.kind}, {size} voxels)")
         if table.coordinates_from == "centre" and any(n % 2 for n in tomogram.shape_zyx):
-            print(f"  odd edges: the centre that coordinates start at lies between two voxels (--centre {job.centre})")
+            say(f"  odd edges: the centre that coordinates start at lies between two voxels (--centre {job.centre})")
     left = sorted({*range(len(table))} - {*rows})
     padded = np.flatnonzero(done.outside > 0)
     if left:
-        print(f"left out, as their boxes stick out: {names_of(table, np.array(left))}")
+        say(f"left out, as their boxes stick out: {names_of(table, np.array(left))}")
     if len(padded):
-        print(f"filled with their mean where they stick out: {names_of(table, padded)} (gonioOutside states how much)")
+        say(f"filled with their mean where they stick out: {names_of(table, padded)} (gonioOutside states how much)")
     if job.mirror:
-        print("tilts were read reversed: boxes, angles and positions are those of the tomograms' mirror image in z")
+        say("tilts were read reversed: boxes, angles and positions are those of the tomograms' mirror image in z")
     contrast = "flipped" if job.invert else "as in the tomogram"
     scaled = {"none": "not scaled", "box": "mean 0 and sd 1", "outside": "mean 0 and sd 1 outside of the particle"}
-    print(
+    say(
         f"wrote {len(rows)} subtomograms of {job.cutting.box}^3 voxels of {job.voxel_size_angstrom:g} A, contrast"
         f" {contrast}, {scaled[job.normalise]}: {output / 'particles.star'}"
     )

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from gonio.cli.grouped import command
-from gonio.cli.output import hanging
+from gonio.cli.output import hanging, say
 from gonio.jobs.files import json_text
 from gonio.jobs.inspect import Inspection
 from gonio.jobs.inspect import inspect as inspect_file
@@ -46,7 +46,7 @@ def inspect(found: Inspection, *, path: Path, output: Path | None, as_json: bool
     Example: `gonio inspect particles.star --hand 7p6z.mrc --diameter 260 --resolution 38`
     """
     if as_json:
-        print(json_text(_as_dict(path, found), indent=2))
+        say(json_text(_as_dict(path, found), indent=2))
     else:
         _print(path, found, output)
 
@@ -73,24 +73,24 @@ def _as_dict(path: Path, found: Inspection) -> dict[str, object]:
 
 
 def _print(path: Path, found: Inspection, output: Path | None) -> None:
-    print(f"{path}: {found.kind}")
+    say(f"{path}: {found.kind}")
     width = max(map(len, found.facts), default=0)
     for name, fact in found.facts.items():
         text = " x ".join(map(str, fact)) if isinstance(fact, list) else fact
-        print(hanging(f"  {name:<{width}}  ", str(text)))
+        say(hanging(f"  {name:<{width}}  ", str(text)))
     if found.wedge is not None:
-        print("\n".join(["", *drawing(found.wedge, found.frequency_per_angstrom), ""]))
+        say("\n".join(["", *drawing(found.wedge, found.frequency_per_angstrom), ""]))
     for warning in found.warnings:
-        print(hanging("  look again: ", str(warning)))
+        say(hanging("  look again: ", str(warning)))
     if not found.warnings:
-        print("  nothing looks wrong")
+        say("  nothing looks wrong")
     if found.hand is not None:
         _print_hand(found.hand)
     for when, remedy in found.remedies:
-        print(hanging("  if ", f"{when}:"))
-        print(f"     {remedy}")
+        say(hanging("  if ", f"{when}:"))
+        say(f"     {remedy}")
     if output is not None:
-        print(f"wrote {output}")
+        say(f"wrote {output}")
 
 
 def _print_hand(score: HandScore) -> None:
@@ -106,7 +106,7 @@ def _print_hand(score: HandScore) -> None:
         f"{words[score.fits]}; margin {abs(score.margin):.4f} +- {score.standard_error:.4f}, {better} of"
         f" {count} particles for the map; their average correlates {one:.3f} with it, {other:.3f} with its mirror image"
     )
-    print(hanging("  hand: ", text))
+    say(hanging("  hand: ", text))
 
 
 def drawing(wedge: Wedge, frequency_per_angstrom: float) -> list[str]:

@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
 
 from gonio.jobs.files import json_text
 
-__all__ = ["hanging", "numbers_text", "print_result", "progress", "wrapped"]
+__all__ = ["Lenient", "hanging", "numbers_text", "print_result", "progress", "say", "visible", "wrapped"]
 
 PLAIN_PROGRESS_SECONDS = 5.0
 # Columns of a terminal, and what names and values of a summary take of them.
 WIDTH, NAME_WIDTH, VALUE_WIDTH = 80, 30, 14
 # Seconds between two updates of a bar, and between two lines.
 BAR_SECONDS = 0.1
+
+
+def visible(text: object) -> str:
+    r"""Return text in which whatever is no sign, and may move a cursor or change a terminal, is escaped: ``\x1b``."""
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode() for sign in str(text)
+    )
+
+
+def say(*texts: object, sep: str = " ", file: IO[str] | None = None, flush: bool = False) -> None:
+    """Print texts, which may hold names from files, as ``visible``."""
+    print(*map(visible, texts), sep=sep, file=file, flush=flush)
+
+
+class Lenient:
+    """A stream whose other end may be gone: then what is written is lost, which is no reason to end a run."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream or Path(os.devnull).open("w")  # noqa: SIM115
+
+    def write(self, text: str) -> int:
+        """Write text, or nothing."""
+        with suppress(OSError, ValueError):  # a pipe without a reader, a terminal that was closed; a closed stream
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or not."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Return whether it is a terminal that is there."""
+        with suppress(OSError, ValueError):
+            return self._stream.isatty()
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
@@ -33,7 +75,7 @@ def numbers_text(rows: Iterable[tuple[str, str, str]]) -> str:
 
 def print_result(summary: Mapping[str, object], *texts: str, as_json: bool) -> None:
     """Print the result of a command: as one JSON object, or as those of the texts that are not empty."""
-    print(json_text(summary) if as_json else "\n".join(text for text in texts if text))
+    say(json_text(summary) if as_json else "\n".join(text for text in texts if text))
 
 
 def wrapped(text: str) -> str:
@@ -93,7 +135,7 @@ def _lines(verb: str, total: int, before: int) -> Callable[[int], None]:
         if done < total and now - last < PLAIN_PROGRESS_SECONDS:
             return
         last = now
-        print(f"{verb}: {done} of {total}{', ' if pace else ''}{pace}", file=sys.stderr, flush=True)
+        say(f"{verb}: {done} of {total}{', ' if pace else ''}{pace}", file=sys.stderr, flush=True)
 
     return report
 

@@ -9,6 +9,7 @@ import typer
 
 from gonio import jobs
 from gonio.cli.grouped import command
+from gonio.cli.output import say
 from gonio.jobs.average import resolution_text
 from gonio.jobs.files import json_text
 
@@ -46,7 +47,7 @@ def pair(paired: Paired, *, a: Path, b: Path, output: Path | None, as_json: bool
     Example: `gonio pair average.mrc 7p6z.mrc --mask-diameter 300 --mirror --output 7p6z_moved.mrc`
     """
     if as_json:
-        print(json_text(paired.summary))
+        say(json_text(paired.summary))
     else:
         _print(paired, names=(a.name, b.name), output=output)
 
@@ -62,25 +63,25 @@ def _print(paired: Paired, *, names: tuple[str, str], output: Path | None) -> No
     from gonio.averaging.resolution import FSC_KNOWN
 
     fits = paired.fits
-    print(f"x_A = R x_B + t aligns {names[1]} to {names[0]}; R = Rz(a) Ry(b) Rz(c)")
+    say(f"x_A = R x_B + t aligns {names[1]} to {names[0]}; R = Rz(a) Ry(b) Rz(c)")
     for name, fit in fits.items():
         result = fit.result
         angles = "  ".join(f"{angle:9.3f}" for angle in result.pose.euler_zyz_deg())
         shift = "  ".join(f"{length:9.3f}" for length in result.pose.shift_angstrom)
         if len(fits) > 1:
-            print(f"\n{names[1]} {name}")
-        print(f"  rotation a, b, c   {angles}  degrees")
-        print(f"  shift x, y, z      {shift}  angstrom")
-        print(f"  dissimilarity      {result.dissimilarity:9.4f}  lower is better")
-        print(f"  correlation        {fit.correlation:9.4f}  masked, low-passed; 1 is perfect")
+            say(f"\n{names[1]} {name}")
+        say(f"  rotation a, b, c   {angles}  degrees")
+        say(f"  shift x, y, z      {shift}  angstrom")
+        say(f"  dissimilarity      {result.dissimilarity:9.4f}  lower is better")
+        say(f"  correlation        {fit.correlation:9.4f}  masked, low-passed; 1 is perfect")
         number, _, rest = resolution_text(fit.fsc, FSC_KNOWN, fit.moved.box_angstrom).partition(" ")
-        print(f"  FSC falls to {FSC_KNOWN:g}   {number:>9}  {rest}, masked")
-        print(f"  sd of rotation     {result.rotation_sd_deg:9.3f}  degrees about any axis, predicted")
-        print(f"  sd of shift        {result.shift_sd_angstrom:9.3f}  angstrom along any axis, predicted")
-        print(f"  next best pose     {_next_best(fit)}")
-        print(f"  measured by both   {100 * result.overlap:9.1f}  percent of the samples of A")
-        print(f"  ended              {result.status.sentence} ({result.n_iterations} iterations)")
+        say(f"  FSC falls to {FSC_KNOWN:g}   {number:>9}  {rest}, masked")
+        say(f"  sd of rotation     {result.rotation_sd_deg:9.3f}  degrees about any axis, predicted")
+        say(f"  sd of shift        {result.shift_sd_angstrom:9.3f}  angstrom along any axis, predicted")
+        say(f"  next best pose     {_next_best(fit)}")
+        say(f"  measured by both   {100 * result.overlap:9.1f}  percent of the samples of A")
+        say(f"  ended              {result.status.sentence} ({result.n_iterations} iterations)")
     if len(fits) > 1:
-        print(f"\nthe hand that fits: {names[1]} {paired.hand}, by a correlation higher by {paired.margin:.3f}")
+        say(f"\nthe hand that fits: {names[1]} {paired.hand}, by a correlation higher by {paired.margin:.3f}")
     if output is not None:
-        print(f"wrote {output}")
+        say(f"wrote {output}")

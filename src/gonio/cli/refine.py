@@ -12,7 +12,7 @@ import typer
 from gonio import jobs
 from gonio.cli.grouped import command
 from gonio.cli.options import positive
-from gonio.cli.output import numbers_text, print_result
+from gonio.cli.output import numbers_text, print_result, say
 
 if TYPE_CHECKING:
     from gonio.jobs.refine import Refined
@@ -40,7 +40,7 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         lines = [f"maps from {one} and {other} particles agree to {event.resolution_angstrom:.0f} angstrom"]
     else:
         lines = [*([HEADINGS] if event.number == 1 else []), iteration_line(event)]
-    print(*lines, sep="\n", file=sys.stderr if as_json else sys.stdout, flush=True)
+    say(*lines, sep="\n", file=sys.stderr if as_json else sys.stdout, flush=True)
 
 
 @command(

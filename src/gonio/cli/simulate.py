@@ -9,6 +9,7 @@ import typer
 
 from gonio.cli.grouped import command
 from gonio.cli.options import positive
+from gonio.cli.output import say
 from gonio.jobs.simulate import Mapped, Simulated
 from gonio.jobs.simulate import map_ as write_map
 from gonio.jobs.simulate import simulate as simulate_particles
@@ -57,7 +58,7 @@ def simulate(done: Simulated, *, out: Path) -> None:
     Example: `gonio simulate sim --phantom sharp --count 40 --snr 0.5`
     """
     _print_note(done.note)
-    print(f"wrote {len(done.truth)} particles to {out}: align {out}/particles.star against {out}/reference.mrc")
+    say(f"wrote {len(done.truth)} particles to {out}: align {out}/particles.star against {out}/reference.mrc")
 
 
 @command(
@@ -83,11 +84,11 @@ def map_(done: Mapped, *, output: Path) -> None:
     """
     _print_note(done.note)
     volume, limit = done.volume, done.resolution_angstrom
-    print(
+    say(
         f"wrote {output}: {volume.box} voxels of {volume.voxel_size_angstrom:g} angstrom, {limit:g} angstrom resolution"
     )
 
 
 def _print_note(note: str) -> None:
     if note:
-        print(f"gonio: note: {note}", file=sys.stderr)
+        say(f"gonio: note: {note}", file=sys.stderr)

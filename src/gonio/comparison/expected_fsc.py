@@ -37,6 +37,11 @@ class ExpectedFsc:
     chance: NDArray[np.float64]
     contrast: float = 1.0
 
+    def __post_init__(self) -> None:
+        shapes = {np.shape(one) for one in (self.correlation, self.target_power, self.reference_power, self.chance)}
+        if len(shapes) != 1 or len(shapes.pop()) != 1:
+            raise ValueError("correlation, powers and chance must be values of the same shells, (s,)")
+
     def __repr__(self) -> str:
         curve = ", ".join(f"{value:.2f}" for value in self.correlation)
         return f"ExpectedFsc(correlation {curve}; contrast {self.contrast:.3g})"

@@ -7,18 +7,22 @@ of strangers: in messages it is short and printable.
 from __future__ import annotations
 
 import csv
+import glob
 import os
+import re
 import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["FormatError", "locate", "printable", "reading", "replacing"]
+__all__ = ["FormatError", "locate", "printable", "reading", "remove_leftovers", "replacing"]
 
 # Characters of a message, and of the path and the remedy in it: what is wrong gets the rest.
 LONGEST, LONGEST_PATH, LONGEST_REMEDY = 400, 140, 130
+# What the name of a temporary file has after that of its file.
+TEMPORARY = re.compile(r"\.\d+-[0-9a-f]{8}\.tmp")
 
 
 class FormatError(ValueError):
@@ -108,9 +112,29 @@ def locate(token: str, folder: Path) -> Path | None:
     return next((place for start in (here, *here.parents, Path()) if _is_file(place := start / token)), None)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed processes have left beside a file: nobody holds their locks."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if TEMPORARY.fullmatch(left.name.removeprefix(f".{path.name}")) and not left.is_symlink():
+            with suppress(OSError), left.open("rb") as stream:
+                if _hold(stream.fileno()):
+                    left.unlink()
+
+
+def _hold(descriptor: int) -> bool:
+    """Lock a file until it is closed; False where another process holds it, or there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path`` to write, then replace ``path`` by it in one step.
+    """Yield an empty temporary file beside ``path`` to write over, then replace ``path`` by it in one step.
 
     Readers see the old file or the new one, never half of one; on failure the temporary file is removed.
 
@@ -124,9 +148,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         if not path.parent.is_dir():
             raise FormatError(path, f"the folder {path.parent} does not exist", "create it first")
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            _hold(held)
+            yield temporary
+            os.fsync(held)
+        finally:
+            os.close(held)
         temporary.replace(path)
     except OSError as error:
         raise FormatError(

@@ -185,7 +185,7 @@ def write_mrc(path: str | Path, data: NDArray, voxel_size_angstrom: float) -> No
         If the file cannot be written; an older file of that name is then untouched.
     """
     compression = "gzip" if Path(path).suffix == ".gz" else None
-    with replacing(path) as temporary, mrcfile.new(temporary, compression=compression) as mrc:
+    with replacing(path) as temporary, mrcfile.new(temporary, compression=compression, overwrite=True) as mrc:
         mrc.set_data(data)
         mrc.set_volume()
         mrc.voxel_size = voxel_size_angstrom

@@ -95,9 +95,11 @@ class SeriesSource(ParticleSource):
         """Options that the list was read with."""
         return self.images.options
 
-    def image(self, index: int) -> Path | None:
-        """Return the file of the particle's first image, or None where it is not found."""
-        return locate(self._token(self.groups[index][0])[1], self.path.parent)
+    def files_of(self, index: int) -> tuple[Path, ...]:
+        """Return the files of the particle's images, where they are found."""
+        names = dict.fromkeys(self._token(row)[1] for row in self.groups[index].tolist())
+        found = (locate(name, self.path.parent) for name in names)
+        return tuple(path for path in found if path is not None)
 
     def load(self, index: int) -> TiltStack:
         """Read the images of a particle.

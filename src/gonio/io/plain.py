@@ -33,7 +33,7 @@ from gonio.io.subtomograms import ListSource
 from gonio.io.text import check_writable
 from gonio.particle.table import ParticleTable
 
-__all__ = ["is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
+__all__ = ["as_cell", "is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
 
 AXES = ("x", "y", "z")
 LAYOUT = Layout(
@@ -59,6 +59,25 @@ NOT_IN_CSV = re.compile(r"[\r\0\ud800-\udfff]")
 NOT_IN_PARQUET = re.compile(r"[\ud800-\udfff]")
 # Cells of a Parquet table beyond those that its bytes may hold: a few bytes can stand for any number of rows.
 FREE_CELLS, CELLS_PER_BYTE = 2_000_000, 2
+# How a cell begins that a spreadsheet takes for a formula, or that such an apostrophe was put before.
+FORMULA = re.compile(r"'*[=+\-@\t]")
+
+
+def as_cell(text: str) -> str:
+    """Return text for a CSV that a spreadsheet opens: after an apostrophe, where it would be taken for a formula."""
+    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
+
+
+def _of_cell(text: str) -> str:
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_plain(start: str) -> bool:
@@ -79,14 +98,14 @@ def read_csv(path: Path, options: ReadOptions) -> ParticleTable:
     lines: list[int] = []
     with reading(path, "give a plain table"), path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream)
-        head = [word.strip() for word in next(reader, [])]
+        head = [_of_cell(word.strip()) for word in next(reader, [])]
         for words in reader:
             if not words:
                 continue
             if len(words) != len(head):
                 problem = f"line {reader.line_num} has {len(words)} values, the head names {len(head)} columns"
                 raise FormatError(path, problem, "correct that line, or write the file again")
-            rows.append(words)
+            rows.append([_of_cell(word) for word in words])
             lines.append(reader.line_num)
     if not head:
         raise FormatError(path, "is empty", "write the file again")
@@ -118,8 +137,8 @@ def write_csv(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     check_writable(path, _words(table, columns), NOT_IN_CSV)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        writer.writerow(map(as_cell, columns))
+        writer.writerows(map(as_cell, row) for row in zip(*columns.values(), strict=True))
     return (path,)
 
 

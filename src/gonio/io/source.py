@@ -220,9 +220,11 @@ class StarSource:
             return np.full(count, self.options.reverse_tilts)
         return np.array([value == REVERSED for value in self.particles.text(label)])
 
-    def image(self, index: int) -> Path | None:
-        """Return the file of the particle at this row, or None where it is not found."""
-        return locate(self.particles.text("rlnImageName")[index], self.path.parent)
+    def files_of(self, index: int) -> tuple[Path, ...]:
+        """Return the image of the particle at this row, and its volume in rlnCtfImage, where they are found."""
+        labels = ("rlnImageName", IMAGE_OF_CTF) if self.has_ctf_images else ("rlnImageName",)
+        found = (locate(self.particles.text(label)[index], self.path.parent) for label in labels)
+        return tuple(path for path in found if path is not None)
 
     def load(self, index: int) -> Particle:
         """Return the particle at this row of the file.

@@ -93,9 +93,10 @@ class ListSource(ParticleSource):
             return None
         raise FormatError(self.path, "counts in pixels and does not state their size", "pass --voxel-size ANGSTROM")
 
-    def image(self, index: int) -> Path | None:
-        """Return the file of the particle at this row, or None where it is not found."""
-        return None if self.images is None else locate(self.images[index].rpartition("@")[2], self.path.parent)
+    def files_of(self, index: int) -> tuple[Path, ...]:
+        """Return the file of the particle at this row, where it is found."""
+        found = None if self.images is None else locate(self.images[index].rpartition("@")[2], self.path.parent)
+        return () if found is None else (found,)
 
     def load(self, index: int) -> Particle:
         """Return the particle at this row of the list.

@@ -6,15 +6,19 @@ Owns how files of each kind are opened, so that only what is cut is read:
     these in gzip, bzip2    decompressed once into a temporary file without a name, and mapped
     OME-Zarr                chunks are read when a piece needs them (an extra: gonio[zarr])
 
+An OME-Zarr names the codecs of its chunks, and some codecs run what they read: only those of a list are used.
+
 Of an OME-Zarr pyramid the finest level is taken, or the one whose array is named (``tomogram.zarr/1``): coarser levels
 are averages of voxels, which damp detail and may be shifted by half a voxel.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,13 @@ UNITS_ANGSTROM = {"angstrom": 1.0, "nanometer": 10.0, "nanometre": 10.0, "microm
 BROKEN = "write the file again"
 ENDINGS = re.compile(r"\.(mrc|rec|map|em)(\.gz|\.bz2)?$", re.IGNORECASE)
 NEEDS_ZARR = "pip install 'gonio[zarr]'"
+# Codecs that give numbers and nothing else, by their names in Zarr 2 and 3 (there those of numcodecs have a prefix).
+CODECS = (
+    *("blosc", "zstd", "gzip", "zlib", "bz2", "lz4", "lzma", "shuffle", "delta", "fixedscaleoffset", "quantize"),
+    *("bitround", "bytes", "transpose", "crc32c", "sharding_indexed"),
+)
+# The most that a chunk may state to hold, and characters of what zarr states.
+CHUNK_BYTES, SHOWN = 2**30, 200
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class Tomogram:
         try:
             piece = np.asarray(self.array[where], dtype=np.float32)
         except Exception as error:  # the codecs of zarr raise many kinds
-            told = str(error) or type(error).__name__
+            told = str(error)[:SHOWN] or type(error).__name__
             raise FormatError(self.path, f"cannot be read ({told})", "copy or write it again") from error
         if not np.isfinite(piece).all():
             bad = piece.size - np.count_nonzero(np.isfinite(piece))
@@ -182,9 +193,12 @@ def _unpacked(path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], e
 def _of_zarr(path: Path, voxel_size_angstrom: float | None) -> Tomogram:
     try:
         import zarr
+
+        if zarr.__version__.startswith(("2.", "3.0")):
+            raise ImportError("zarr is older than 3.1")
     except ImportError as error:
-        raise FormatError(path, "is a folder; an OME-Zarr tomogram needs zarr", NEEDS_ZARR) from error
-    with reading(path, "give an OME-Zarr folder, or the folder of one of its arrays"):
+        raise FormatError(path, "is a folder; an OME-Zarr tomogram needs zarr 3.1", NEEDS_ZARR) from error
+    with _reading_zarr(path):
         try:
             found = zarr.open(path, mode="r")
         except Exception as error:  # zarr raises many kinds, some of its own
@@ -199,6 +213,33 @@ def _of_zarr(path: Path, voxel_size_angstrom: float | None) -> Tomogram:
             raise FormatError(path, "has no multiscales: it is no OME-Zarr image", "give the folder of its array")
         level = multiscales[0]["datasets"][0]["path"]
         return _tomogram_of(path, found[level], _stated_size(path, dict(found.attrs), level), voxel_size_angstrom)
+
+
+@contextmanager
+def _reading_zarr(path: Path) -> Iterator[None]:
+    """Turn what metadata of any shape leads to into a ``FormatError``."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except Exception as error:  # values of other types than expected lead to errors of all kinds
+        told = f"{type(error).__name__}: {error}"[:SHOWN]
+        raise FormatError(path, told, "give an OME-Zarr folder, or the folder of one of its arrays") from error
+
+
+def _codecs(metadata: Any) -> Iterator[str]:
+    """Yield the names of all codecs of an array, also of those within a shard."""
+    if hasattr(metadata, "compressor"):  # Zarr 2
+        metadata = (metadata.compressor, *(metadata.filters or ()))
+    elif hasattr(metadata, "codecs"):  # Zarr 3, and its shards
+        metadata = (*metadata.codecs, *getattr(metadata, "index_codecs", ()))
+    for codec in (one for one in metadata if one is not None):
+        if hasattr(codec, "codec_id"):
+            yield str(codec.codec_id)
+            continue
+        yield str(codec.to_dict()["name"]).removeprefix("numcodecs.")
+        if hasattr(codec, "codecs"):
+            yield from _codecs(codec)
 
 
 def _is_group(path: Path) -> bool:
@@ -232,8 +273,16 @@ def _tomogram_of(path: Path, array: Any, stated: float, voxel_size_angstrom: flo
     leading, shape = array.shape[:-3], array.shape[-3:]
     if len(shape) != 3 or any(n != 1 for n in leading) or min(shape) < 2:
         raise FormatError(path, f"holds an array of shape {array.shape}", "give a tomogram of one channel and time")
-    if np.dtype(array.dtype).kind not in "iuf":
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in "iuf":
         raise FormatError(path, f"holds values of type {array.dtype}", "give a tomogram of real numbers")
+    refused = next((name for name in _codecs(array.metadata) if name not in CODECS), None)
+    if refused is not None:
+        problem = f"is written with the codec {refused[:SHOWN]!r}, which gonio does not use"
+        raise FormatError(path, problem, f"write it again with one of {', '.join(CODECS[:7])}")
+    stated_bytes = math.prod(array.chunks) * dtype.itemsize
+    if stated_bytes > CHUNK_BYTES:
+        raise FormatError(path, f"has chunks of {stated_bytes} bytes", f"write it again with less than {CHUNK_BYTES}")
     size = stated if voxel_size_angstrom is None else voxel_size_angstrom
     lazy = _Last3(array, len(leading)) if leading else array
     return Tomogram(path, (int(shape[0]), int(shape[1]), int(shape[2])), size, f"OME-Zarr, {array.dtype}", lazy)

@@ -93,6 +93,7 @@ def convert(
         A format that is not written, an option that has no meaning, files that are there already.
     """
     from gonio.io.conversion import WriteOptions, losses, prepared
+    from gonio.io.errors import remove_leftovers
     from gonio.io.formats import format_named, format_of, format_of_ending
     from gonio.io.lists import keeps_text, write_particles
 
@@ -117,6 +118,7 @@ def convert(
     settings_path = target.with_name(f"{target.name}.settings.toml")
     for path in (*wanted.files(target, done.made), settings_path):
         check_target(path, overwrite=overwrite)
+        remove_leftovers(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     written = write_particles(target, table, format=wanted.name, options=options)
     settings = {

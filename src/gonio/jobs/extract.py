@@ -32,6 +32,8 @@ __all__ = ["EDGES", "NORMALISATIONS", "Extracted", "Extraction", "extract", "nam
 EDGES = ("pad", "skip", "refuse")
 NORMALISATIONS = ("outside", "box", "none")
 NAMED = 10  # particles that are named one by one
+# Characters of a tomogram's name in that of its folder.
+MOST_OF_A_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -284,8 +286,8 @@ class Extraction:
         """Return the file of a particle's subtomogram, as seen from the folder."""
         from gonio.io.names import stem
 
-        name = re.sub(r"[^0-9A-Za-z._+-]+", "_", stem(self.table.tomograms[row])) or "tomogram"
-        return f"subtomograms/{name}/{row + 1:06d}.mrc"
+        name = re.sub(r"[^0-9A-Za-z._+-]+", "_", stem(self.table.tomograms[row])).lstrip(".")[:MOST_OF_A_NAME]
+        return f"subtomograms/{name or 'tomogram'}/{row + 1:06d}.mrc"
 
     def cut(self, row: int) -> float:
         """Cut, scale and write one subtomogram; return the fraction of its box that lay outside."""

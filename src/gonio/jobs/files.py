@@ -36,11 +36,14 @@ def check_map(path: str | Path, *endings: str, overwrite: bool) -> Path:
     ValueError, OSError
         If ``check_target`` refuses one of them, or it is a folder.
     """
+    from gonio.io.errors import remove_leftovers
+
     path = Path(path).resolve()
     for file in (path, *(beside(path, ending) for ending in endings)):
         if file.is_dir():
             raise IsADirectoryError(f"{file} is a folder: give the name of a file")
         check_target(file, overwrite=overwrite)
+        remove_leftovers(file)
     return path
 
 
@@ -82,12 +85,17 @@ def write_particle_scene(folder: Path, table: ParticleTable, *, box_angstrom: fl
 
 
 def write_settings(
-    path: Path, settings: Mapping[str, object], *, seed: int | None = None, inputs: Iterable[Path] = ()
+    path: Path,
+    settings: Mapping[str, object],
+    *,
+    seed: int | None = None,
+    inputs: Iterable[Path] = (),
+    facts: str | None = None,
 ) -> None:
     """Write beside a result how it was made."""
     from gonio.run.provenance import command_line, settings_toml
 
-    write_text(path, settings_toml(command_line(), settings, seed=seed, inputs=inputs))
+    write_text(path, settings_toml(command_line(), settings, seed=seed, inputs=inputs, facts=facts))
 
 
 def write_summary(folder: Path, values: Mapping[str, object]) -> None:

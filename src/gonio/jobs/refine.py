@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gonio.io.plain import as_cell
 from gonio.jobs.align import NO_RUNNERS_UP
 from gonio.jobs.average import falls_at, fsc_csv, resolutions
 from gonio.jobs.checking import warn_of
@@ -341,8 +344,10 @@ def _write_results(folder: Path, refined: Refined) -> None:
         values = [getattr(one, name) for name in names] + [one.resolution_angstrom]
         rows.append(",".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in values))
     write_text(folder / "iterations.csv", "\n".join([*rows, ""]))
-    lost = [f"{one.number},{a},{b},{apart:.2f}" for one in done for a, b, apart in one.dropped]
-    write_text(folder / "duplicates.csv", "\n".join(["iteration,dropped,kept,distance_angstrom", *lost, ""]))
+    lost = [(one.number, as_cell(a), as_cell(b), f"{apart:.2f}") for one in done for a, b, apart in one.dropped]
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("iteration", "dropped", "kept", "distance_angstrom"), *lost])
+    write_text(folder / "duplicates.csv", text.getvalue())
 
 
 def _report(refined: Refined) -> Report:

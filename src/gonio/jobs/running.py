@@ -163,7 +163,8 @@ class Work:
         with self.folder.results() as folder:
             yield folder
             shown = {**self.settings, **spelt_out}
-            write_settings(folder / "settings.toml", shown, seed=self.seed, inputs=self.inputs)
+            facts = self.folder.facts
+            write_settings(folder / "settings.toml", shown, seed=self.seed, inputs=self.inputs, facts=facts)
 
 
 @contextmanager
@@ -181,6 +182,8 @@ def running(
     ------
     ValueError, OSError
         As ``RunFolder.opened``; no Dask where it was asked for.
+    Finished
+        The run to resume is done (``gonio.run.folder.Finished``).
     """
     facts = {"settings": settings, "seed": seed, "inputs": checksums(inputs), "versions": versions()}
     asked = resources.asked

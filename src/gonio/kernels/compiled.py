@@ -6,6 +6,10 @@ code depends on: all sources of its folder, numba, the processor and the types o
 out of date, signatures and machines cannot be mixed up, and processes that start together write the same file. A file
 is written in one step and has a checksum: if it is damaged, the function is compiled again. Where no folder can be
 written to, nothing is kept.
+
+Code that is loaded runs: it is loaded from folders and files alone that belong to this user, to root or to whom the
+sources belong, and that nobody else may write. Where no folder is of this kind, a private one in the folder of
+temporary files is used in its place.
 """
 
 from __future__ import annotations
@@ -13,7 +17,10 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import stat
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -70,15 +77,15 @@ class _Kept(NullCache):
     """
 
     def __init__(self, source: Path, name: str) -> None:
-        self._name, self._state, self._folders = name, _state(source.parent), tuple(_folders(source))
+        self._name, self._state, self._sources = name, _state(source.parent), source.parent
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
         """Return the code for a signature, or None where no folder has it."""
         target_context.refresh()
         name = self._file_name(sig, target_context.codegen())
-        for folder in self._folders:
+        for folder in _folders(self._sources, CONFIG.CACHE_DIR):
             try:
-                content = (folder / name).read_bytes()
+                content = _read(folder, name, self._sources)
                 checksum, code = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
                 if hashlib.sha256(code).digest() == checksum:
                     return CompileResult._rebuild(target_context, *pickle.loads(code))
@@ -93,10 +100,12 @@ class _Kept(NullCache):
         """Keep the code for a signature in the first folder that can be written to."""
         if data.lifted or data.library.has_dynamic_globals:  # code with addresses of this process in it
             return
-        for folder in self._folders:
+        for folder in _folders(self._sources, CONFIG.CACHE_DIR):
             try:
                 code = dumps(data._reduce())
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+                if not _is_trusted(folder.lstat(), self._sources):
+                    continue
                 _write(folder / self._file_name(sig, data.codegen), hashlib.sha256(code).digest() + code)
                 return
             except Exception:
@@ -118,13 +127,30 @@ def _state(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _folders(source: Path) -> Iterator[Path]:
+@cache
+def _folders(sources: Path, asked: str) -> tuple[Path, ...]:
+    """Return folders to keep code in, those that may be trusted; a private one where there is none."""
+    wanted = list(_wanted(sources, asked))
+    trusted = [folder for folder in wanted if not os.path.lexists(folder) or _is_trusted(folder.lstat(), sources)]
+    if not trusted and wanted:
+        private = Path(tempfile.gettempdir()) / f"gonio-{_user()}"
+        warnings.warn(
+            f"others may write to {wanted[-1]}, from where compiled code would be loaded: {private} is used instead",
+            stacklevel=2,
+        )
+        with suppress(OSError):
+            private.mkdir(mode=0o700)
+        return (private,)  # where it is somebody else's it is not read or written either
+    return tuple(trusted)
+
+
+def _wanted(sources: Path, asked: str) -> Iterator[Path]:
     """Yield folders to keep code in: numba's, if set; else beside Python's compiled files, then the user's cache."""
-    if CONFIG.CACHE_DIR:
-        yield Path(CONFIG.CACHE_DIR) / "gonio"
+    if asked:
+        yield Path(asked) / "gonio"
         return
     if sys.implementation.cache_tag:
-        yield Path(cache_from_source(str(source))).parent
+        yield Path(cache_from_source(str(sources / "any.py"))).parent
     where = {"win32": ("LOCALAPPDATA", "~/AppData/Local"), "darwin": ("", "~/Library/Caches")}
     variable, usual = where.get(sys.platform, ("XDG_CACHE_HOME", "~/.cache"))
     try:
@@ -133,11 +159,40 @@ def _folders(source: Path) -> Iterator[Path]:
         return
 
 
+def _user() -> int:
+    return os.geteuid() if hasattr(os, "geteuid") else 0
+
+
+def _is_trusted(status: os.stat_result, sources: Path) -> bool:
+    """Return whether nobody but this user, root and the owner of the sources can have changed a folder or a file."""
+    if not hasattr(os, "geteuid"):  # Windows: a user's folders are the user's
+        return True
+    if stat.S_ISLNK(status.st_mode) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return False
+    return status.st_uid in (0, _user(), sources.stat().st_uid)
+
+
+def _read(folder: Path, name: str, sources: Path) -> bytes:
+    """Return the content of a file that may be trusted, in a folder that may be."""
+    if not hasattr(os, "geteuid"):
+        return (folder / name).read_bytes()
+    inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        file = os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=inside), "rb")
+        with file:
+            if not all(_is_trusted(os.fstat(one), sources) for one in (inside, file.fileno())):
+                raise PermissionError(f"others may write to {folder / name}")
+            return file.read()
+    finally:
+        os.close(inside)
+
+
 def _write(path: Path, content: bytes) -> None:
     """Write a file in one step, and delete the oldest of its kind."""
     temporary = path.with_name(f"{path.name}.{uuid4().hex[:16]}.tmp")
     try:
-        temporary.write_bytes(content)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+            file.write(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -40,9 +40,9 @@ class ParticleSource(Protocol):
         """Load the particle at this row of the file."""
         ...
 
-    def image(self, index: int) -> Path | None:
-        """Return the file that holds the particle at this row, or None where it is not found."""
-        return None
+    def files_of(self, index: int) -> tuple[Path, ...]:
+        """Return the files that the particle at this row is loaded from, its image first, those that are found."""
+        return ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -262,9 +262,9 @@ class ParticleTable:
             raise ValueError("this table was not read from a file: it has no particles to load")
         return self.source.load(int(np.asarray(self.rows)[index]))
 
-    def image(self, index: int) -> Path | None:
-        """Return the file that holds particle ``index`` of this table, or None where there is none."""
-        return None if self.source is None else self.source.image(int(np.asarray(self.rows)[index]))
+    def files_of(self, index: int) -> tuple[Path, ...]:
+        """Return the files that particle ``index`` of this table is loaded from, its image first."""
+        return () if self.source is None else self.source.files_of(int(np.asarray(self.rows)[index]))
 
     def particles(self) -> Iterator[Particle]:
         """Iterate over the particles, each read when it is reached."""

@@ -24,6 +24,8 @@ __all__ = ["MapFile", "maps_script", "particle_scene"]
 
 # Folder of the marker files.
 MARKERS = "markers"
+# The most of a tomogram's name in that of its file, which file systems limit to 255 bytes with all else.
+NAME_BYTES = 80
 # A ball and its pin, as fractions of the size of a particle's box.
 BALL, PIN, PIN_THICKNESS = 0.12, 0.5, 0.03
 # Percentiles of the scores at the two ends of the colour scale.
@@ -93,7 +95,8 @@ def particle_scene(table: ParticleTable, *, box_angstrom: float) -> dict[str, st
     lines += ["set bgColor white", "lighting soft"]
     for number, tomogram in enumerate(dict.fromkeys(table.tomograms), start=1):
         rows = np.flatnonzero(named == tomogram)
-        file = f"{MARKERS}/{number:03d}_{identifier(tomogram) or 'tomogram'}.cmm"
+        name = identifier(tomogram).encode()[:NAME_BYTES].decode(errors="ignore")
+        file = f"{MARKERS}/{number:03d}_{name or 'tomogram'}.cmm"
         notes = [table.names[row] for row in rows]
         files[file] = _markers(tomogram, places[rows], axes[rows], colours[rows], notes, box_angstrom)
         lines.append(f"open {_quoted(file)} id #{number}")

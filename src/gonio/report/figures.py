@@ -90,4 +90,5 @@ def _cell(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
+    text = f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text  # a spreadsheet would compute it
     return '"' + text.replace('"', '""') + '"' if re.search(r'[",\n\r]', text) else text

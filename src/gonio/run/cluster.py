@@ -5,6 +5,9 @@ matter; only a few more chunks are out than there are workers. The function is s
 where its worker is lost, Dask makes it again on another, as it does the chunks that the worker had.
 
 Workers must have the folder and the versions of this process, or they refuse to work.
+
+Whoever reaches a scheduler or a worker can run code as its user. Those of this machine talk through its loopback alone,
+by TLS with a certificate that is made for the run and never written, and serve no pages.
 """
 
 from __future__ import annotations
@@ -46,7 +49,10 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 # Workers of this machine; an interruption is for the process that has started them.
 LOCAL: dict[str, Any] = {
     "threads_per_worker": 1,
-    "dashboard_address": ":0",
+    "host": "127.0.0.1",
+    "protocol": "tls://",
+    "dashboard_address": None,
+    "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"},
     "env": ONE_THREAD,
     "preload": ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"],
     "silence_logs": 50,
@@ -105,7 +111,9 @@ class Dask:
 
 @contextmanager
 def dask(address: str | None, workers: int) -> Iterator[Dask]:
-    """Connect to the scheduler at an address (``tcp://host:8786``, or a file that it wrote); None for workers here.
+    """Connect to the scheduler at an address (``tls://host:8786``, or a file that it wrote); None for workers here.
+
+    Warns of one without TLS.
 
     Raises
     ------
@@ -114,16 +122,23 @@ def dask(address: str | None, workers: int) -> Iterator[Dask]:
     """
     try:
         from distributed import Client, LocalCluster
+        from distributed.security import Security
+
+        secret = Security.temporary() if address is None else None
     except ImportError as error:
         raise ValueError("Dask is not installed: pip install 'gonio[cluster]'") from error
     import dask.config
 
     quiet = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES, "distributed.comm.timeouts.connect": "20s"}
+    if address is None:
+        with (
+            dask.config.set({**quiet, "distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}),
+            LocalCluster(n_workers=workers, security=secret, **LOCAL) as cluster,
+            Client(cluster) as client,
+        ):
+            yield Dask(client)
+        return
     with dask.config.set(quiet):
-        if address is None:
-            with LocalCluster(n_workers=workers, **LOCAL) as cluster, Client(cluster) as client:
-                yield Dask(client)
-            return
         try:
             where: dict[str, Any] = {"address": address}
             if ":" not in address:  # a file; Dask would wait for one that is not there
@@ -132,7 +147,16 @@ def dask(address: str | None, workers: int) -> Iterator[Dask]:
         except (OSError, ValueError) as error:
             raise ValueError(f"no Dask scheduler answers at {address}: check --scheduler, and that it runs") from error
         with client:
+            _warn_of_plain(client.scheduler.addr)
             yield Dask(client)
+
+
+def _warn_of_plain(address: str) -> None:
+    if not address.startswith("tls://"):
+        warnings.warn(
+            f"{address} is not encrypted: whoever reaches it can run code as you; docs/cluster.md shows TLS",
+            stacklevel=4,
+        )
 
 
 @dataclass(frozen=True)

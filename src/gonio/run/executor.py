@@ -8,13 +8,14 @@ needs the function alone, and results can be found again. Results do not depend 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from gonio.run.checkpoint import Checkpoint
+from gonio.run.packing import result_type
 from gonio.run.parallel import in_order
 
 __all__ = ["Chosen", "Checkpointed", "Local", "Executor", "Progress", "silent"]
@@ -37,7 +38,8 @@ class Executor(Protocol):
             Name of the task, once in a run: progress is reported and results are kept under it.
         function
             Picklable, as are its results; they depend on the number alone, so that any worker may call it at any time.
-            If it has a method ``source(item)``, this returns the file on which the item's result depends, or None.
+            If it has a method ``sources(item)``, this returns the files on which the item's result depends. Where
+            results are kept it states their type (``gonio.run.packing.result_type``).
         count
             Number of items.
         keep
@@ -87,24 +89,30 @@ class Checkpointed:
         ------
         RuntimeError
             This run has had a task of the same name, whose results would be mistaken for those of this one.
+        Changed
+            A file that a recorded result depends on is not what it was.
         """
         checkpoint = self.checkpoint if keep else None
         if checkpoint is not None and stage in self._begun:
             raise RuntimeError(f"there are two tasks {stage!r} in one run: give each a name of its own")
         self._begun.add(stage)
+        kind = None if checkpoint is None else result_type(function)
+        sources: Callable[[int], Iterable[Path]] = getattr(function, "sources", lambda item: ())
         known = [checkpoint is not None and (stage, item) in checkpoint for item in range(count)]
+        if checkpoint is not None:
+            for item in (item for item in range(count) if known[item]):
+                checkpoint.check(stage, item, sources(item))
         missing = [item for item in range(count) if not known[item]]
         made = iter(self.executor(stage, Chosen(function, missing), len(missing), keep=keep) if missing else ())
-        source: Callable[[int], Path | None] = getattr(function, "source", lambda item: None)
         done = count - len(missing)
         with self.progress(stage, count, done) as report:
             for item in range(count):
                 if checkpoint is not None and known[item]:
-                    yield checkpoint.value(stage, item)
+                    yield checkpoint.value(stage, item, kind)
                     continue
                 result = next(made)
                 if checkpoint is not None:
-                    checkpoint.add(stage, item, result, source=source(item))
+                    checkpoint.add(stage, item, result, kind, files=sources(item))
                 done += 1
                 if checkpoint is None or checkpoint.is_synced:
                     report(done)

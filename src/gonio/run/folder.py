@@ -3,28 +3,36 @@
 During a run its folder holds ``.gonio/`` with a lock and the checkpoint. Results are written in a folder beside it and
 synced; then this takes the place of the other, which is removed with its ``.gonio/``. A run that is killed leaves the
 old results or the new ones, and its checkpoint until it is done.
+
+The folder beside, ``.NAME.tmp``, and the old results aside, ``.NAME.old``, have a ``.gonio/`` too, by which the next
+run knows what a killed one has left. What is so called and has none is somebody's, and stays. No link is followed to a
+lock, a checkpoint or a ``.gonio/``, which may come with a folder from elsewhere.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import socket
+import tomllib
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
-from gonio.run.checkpoint import Checkpoint, command_in, sync_path
+from gonio.run.checkpoint import Checkpoint, command_in, open_own, sync_path
 
-__all__ = ["RunFolder", "check_target", "locked", "result_folder"]
+__all__ = ["Finished", "RunFolder", "check_target", "facts_digest", "locked", "result_folder"]
 
 INSIDE, LOCK, CHECKPOINT = ".gonio", "lock", "journal"
 # Where a folder cannot be exchanged this file is moved last: it marks a run that is done.
 LAST = "settings.toml"
+# Characters of a lock's holder that are read.
+MOST_OF_A_LOCK = 1000
 # Errors of file systems without locks.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -52,12 +60,22 @@ def check_target(path: Path, *, overwrite: bool) -> Path:
     return path
 
 
+class Finished(Exception):
+    """A run to resume has been finished: there is nothing to do, which is no error."""
+
+
+def facts_digest(facts: Mapping[str, object]) -> str:
+    """Return what settings.toml keeps of the facts of a run, to compare them with those of one that is resumed."""
+    return hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()[:32]
+
+
 class RunFolder:
     """Folder of a run in progress; made by ``RunFolder.opened``."""
 
-    def __init__(self, path: Path, checkpoint: Checkpoint) -> None:
+    def __init__(self, path: Path, checkpoint: Checkpoint, facts: Mapping[str, object]) -> None:
         self.path = path
         self.checkpoint = checkpoint
+        self.facts = facts_digest(facts)
 
     @staticmethod
     @contextmanager
@@ -86,9 +104,12 @@ class RunFolder:
         ------
         ValueError
             The folder holds results, an unfinished run, or a run in progress; or the run to resume has changed.
+        Finished
+            The run to resume is done.
         """
         path = path.resolve()
         _put_back(path)
+        _check_beside(path)
         inside, unfinished = path / INSIDE, (path / INSIDE / CHECKPOINT).exists()
         if unfinished and not (resume or overwrite):
             what = command_in(path / INSIDE / CHECKPOINT) or "of another version of gonio"
@@ -96,6 +117,8 @@ class RunFolder:
                 f"{path} holds a run that was cut off ({what}): pass --resume to go on with it, or --overwrite to begin"
                 " again"
             )
+        if not unfinished and resume and (path / LAST).is_file():
+            _check_finished(path, facts)
         if not unfinished:
             check_target(path, overwrite=overwrite)
         if path.is_file():
@@ -105,6 +128,9 @@ class RunFolder:
         checkpoint = None
         try:
             with locked(inside / LOCK):
+                for left in path.glob(".*.tmp"):  # parts of a run that was killed
+                    if _is_ours(left):
+                        _drop(left)
                 if resume and unfinished:
                     checkpoint = Checkpoint.resume(inside / CHECKPOINT, facts)
                 else:
@@ -112,7 +138,7 @@ class RunFolder:
                 for folder in made:
                     sync_path(folder.parent)
                 try:
-                    yield RunFolder(path, checkpoint)
+                    yield RunFolder(path, checkpoint, facts)
                 finally:
                     checkpoint.close()
                     if not len(checkpoint):
@@ -120,8 +146,8 @@ class RunFolder:
         finally:
             if checkpoint is not None or not unfinished:
                 _remove_empty([inside, *made])
-            if path.exists():  # NFS keeps the files that were open, and so the folder that was exchanged
-                shutil.rmtree(_aside(path), ignore_errors=True)
+            if path.exists() and _is_ours(_aside(path)):  # NFS keeps the files that were open, and so their folder
+                _drop(_aside(path))
 
     @contextmanager
     def results(self) -> Iterator[Path]:
@@ -143,7 +169,24 @@ class RunFolder:
             if target.exists():  # of the same run, before it was interrupted, or of one that is replaced
                 shutil.rmtree(target)
             staging.rename(target)
+            _unmark(target)
             sync_path(self.path)
+
+
+def _check_finished(path: Path, facts: Mapping[str, object]) -> None:
+    """Raise Finished where the results in a folder are those of a run, and remove what it left if it was killed then.
+
+    ValueError where they are of another.
+    """
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        if tomllib.loads((path / LAST).read_text())["run"]["facts"] == facts_digest(facts):
+            lock = _aside(path) / INSIDE / LOCK
+            with suppress(ValueError), locked(lock) if lock.exists() else nullcontext():
+                for left in filter(_is_ours, (_tmp(path), _aside(path))):
+                    _drop(left)
+                _unmark(path)
+            raise Finished(f"{path} is finished: nothing is left to do")
+    raise ValueError(f"{path} holds the results of another run: choose another folder, or pass --overwrite")
 
 
 @contextmanager
@@ -159,6 +202,7 @@ def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise NotADirectoryError(f"{path} is a file: give a folder")
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
+    _check_beside(path)
     lock = path / INSIDE / LOCK
     try:
         with locked(lock if lock.exists() else path.with_name(f".{path.name}.lock")):
@@ -195,9 +239,9 @@ def _lock(path: Path) -> IO[str]:
     try:
         import fcntl
     except ImportError:  # Windows
-        return path.open("a+")
+        return _opened(path)
     while True:
-        file = path.open("a+")
+        file = _opened(path)
         try:
             # This lock belongs to the process alone; flock's would belong to its forked workers too, which may
             # outlive it. It is released as soon as the process closes the file, through any descriptor.
@@ -215,24 +259,66 @@ def _lock(path: Path) -> IO[str]:
         file.close()  # its last holder has removed it meanwhile
 
 
+def _opened(path: Path) -> IO[str]:
+    return os.fdopen(open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+")
+
+
 def _holder(file: IO[str]) -> str:
     file.seek(0)
     try:
-        holder = json.loads(file.read())
-        return f"process {holder['process']} on {holder['host']}"
-    except (ValueError, KeyError):
+        holder = json.loads(file.read(MOST_OF_A_LOCK))
+        return f"process {int(holder['process'])} on {str(holder['host'])[:64]}"
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another process"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder is one that gonio has made, or empty."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    inside = folder / INSIDE
+    return (inside.is_dir() and not inside.is_symlink()) or not any(folder.iterdir())
+
+
+def _drop(folder: Path) -> None:
+    """Remove a folder of gonio's, its mark last: what a kill leaves of it is still known for what it is."""
+    with suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.name == INSIDE:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_beside(path: Path) -> None:
+    """Raise ValueError where something that is not gonio's has a name that a run needs: it is not removed unasked."""
+    for needed in (_tmp(path), _aside(path)):
+        if os.path.lexists(needed) and not _is_ours(needed):
+            raise ValueError(f"{needed} is not of gonio, which needs the name: move or remove it")
+    if (path / INSIDE).is_symlink():
+        raise ValueError(f"{path / INSIDE} is a link, which gonio does not follow: remove it")
 
 
 @contextmanager
 def _staging(path: Path) -> Iterator[Path]:
-    staging = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    _check_beside(path)
+    staging = _tmp(path)
+    _drop(staging)  # of a run that was killed
     staging.mkdir(parents=True)
+    (staging / INSIDE).mkdir()
     try:
         yield staging
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        _drop(staging)
+
+
+def _unmark(path: Path) -> None:
+    """Remove the mark of a folder that was written beside."""
+    with suppress(OSError):
+        (path / INSIDE).rmdir()
 
 
 def _put(staging: Path, path: Path) -> None:
@@ -246,6 +332,7 @@ def _put(staging: Path, path: Path) -> None:
         _exchange(staging, path)
     else:
         staging.rename(path)
+    _unmark(path)
     sync_path(path.parent)
 
 
@@ -265,30 +352,37 @@ def _take_over(path: Path, staging: Path) -> None:
 def _exchange(staging: Path, path: Path) -> None:
     """Put the new folder in the place of the old one."""
     aside = _aside(path)
-    shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed at the end of its exchange
+    _drop(aside)  # left by a run that was killed at the end of its exchange
+    (path / INSIDE).mkdir(exist_ok=True)
     try:
         path.rename(aside)
         staging.rename(path)
     finally:
         if not path.exists():
             aside.rename(path)
+            _unmark(path)
     sync_path(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    _drop(aside)
 
 
 def _put_back(path: Path) -> None:
     """Restore the folder of a run that was killed between the two renames of an exchange."""
     aside = _aside(path)
-    if path.exists() or not aside.exists():
+    if path.exists() or not _is_ours(aside):
         return
-    inside = aside / INSIDE
-    with locked(inside / LOCK) if inside.exists() else nullcontext():  # that run may still be in progress
+    lock = aside / INSIDE / LOCK
+    with locked(lock) if lock.exists() else nullcontext():  # that run may still be in progress
         if not path.exists():
             aside.rename(path)
+            _unmark(path)
 
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
+
+
+def _tmp(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _link(old: str, new: str) -> None:

@@ -64,6 +64,7 @@ def settings_toml(
     *,
     seed: int | None = None,
     inputs: Iterable[str | Path] = (),
+    facts: str | None = None,
 ) -> str:
     """Return the text of a TOML file with tables ``run``, ``settings``, ``versions`` and ``inputs``.
 
@@ -77,8 +78,15 @@ def settings_toml(
         Seed of the random generator; None where nothing is random.
     inputs
         Files that were read; each is listed with its full name and SHA-256.
+    facts
+        What a run that is resumed is compared with (``gonio.run.folder.facts_digest``).
     """
-    run = {"command": join(command), "date": datetime.now().astimezone().isoformat(timespec="seconds"), "seed": seed}
+    run: dict[str, object] = {
+        "command": join(command),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seed": seed,
+    }
+    run |= {} if facts is None else {"facts": facts}
     tables = {"run": run, "settings": settings, "versions": versions(), "inputs": checksums(inputs)}
     return "\n".join(line for name, table in tables.items() for line in _table(name, table))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from gonio.search.backend import Backend
 from gonio.search.cpu import Cpu
@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 class BatchTask(ABC, Generic[P, T]):
     """Task whose items are integers. Calling it does one item on the CPU; executors of GPUs do many at a time."""
+
+    # Type of an item's result, by which a checkpoint reads it back.
+    returns: ClassVar[Any]
 
     @property
     def searches(self) -> int:

@@ -59,6 +59,10 @@ class PairResult:
     frequency_per_angstrom: NDArray[np.float64]
     sums: NDArray[np.float64]
 
+    def __post_init__(self) -> None:
+        if np.shape(self.sums) != (2, *np.shape(self.frequency_per_angstrom), 4):
+            raise ValueError(f"sums must be (2, s, 4) of shells (s,), got shape {np.shape(self.sums)}")
+
 
 def align_all_pairs(
     particles: Sequence[Particle] | ParticleTable,
@@ -114,7 +118,9 @@ def align_all_pairs(
     held = _references_in_memory(particles, settings, memory_bytes)
     tiles = _Tiles(particles, settings, poses, seed, min(held, BLOCK), _Prepared(min(held, HELD), held))
     done = 0
-    for results in (executor or Local())(STAGE, tiles, len(tiles)):
+    for number, results in enumerate((executor or Local())(STAGE, tiles, len(tiles))):
+        if [(one.reference, one.target) for one in results] != tiles.pairs(number):
+            raise ValueError(f"tile {number} has other pairs than its own: pass --overwrite to begin again")
         done += len(results)
         yield from results
         if progress:
@@ -192,6 +198,7 @@ class _Pair:
 class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
     """Tiles of a set: called with a tile's number, aligns its pairs."""
 
+    returns = list[PairResult]
     particles: Sequence[Particle] | ParticleTable
     settings: Settings
     poses: Pose | None
@@ -220,8 +227,7 @@ class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
 
     def _pairs(self, number: int) -> Iterator[_Pair]:
         """Prepare the pairs of a tile, each when it is needed."""
-        firsts = range(0, len(self.particles), self.block)
-        rows, columns = (self._members(f) for f in list(combinations_with_replacement(firsts, 2))[number])
+        rows, columns = self._rows_and_columns(number)
         read = {index: _particle(self.particles, index) for index in {*rows, *columns}}
         last = columns[-1]
         aligners = {index: self._reference(read[index], index) for index in rows if index < last}
@@ -237,6 +243,15 @@ class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
             search = aligner.prepare(particle, rng=rng, kept=kept)
         listed = Pose.identity() if self.poses is None else self.poses[target] @ self.poses[reference].inverse()
         return _Pair(reference, target, search, listed)
+
+    def pairs(self, number: int) -> list[tuple[int, int]]:
+        """Return the particles of a tile's pairs, in the order of its results."""
+        rows, columns = self._rows_and_columns(number)
+        return [(reference, target) for target in columns for reference in rows if reference < target]
+
+    def _rows_and_columns(self, number: int) -> list[range]:
+        firsts = range(0, len(self.particles), self.block)
+        return [self._members(first) for first in list(combinations_with_replacement(firsts, 2))[number]]
 
     def _members(self, first: int) -> range:
         return range(first, min(first + self.block, len(self.particles)))

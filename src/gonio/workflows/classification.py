@@ -249,6 +249,14 @@ class _Fits:
     likelihood: NDArray[np.float64]
     covariances: NDArray[np.float64]
 
+    def of(self, count: int) -> _Fits:
+        """Return it where it is of so many references; ValueError for other shapes, from a checkpoint."""
+        expected = [(count, 4), (count, 3), (count,), (count, 6, 6)]
+        shapes = [part.shape[1:] for part in (self.quaternions, self.shifts, self.likelihood, self.covariances)]
+        if shapes != expected or not (np.isfinite(self.quaternions).all() and np.isfinite(self.shifts).all()):
+            raise ValueError(f"fits to {count} references have shapes {shapes}: pass --overwrite to begin again")
+        return self
+
     @property
     def labels(self) -> NDArray[np.int64]:
         """Most likely class of each particle, 1 to K; of equally likely ones the first."""
@@ -325,7 +333,7 @@ class _Classifier:
         parts = list(zip(self._half_of.tolist(), self._fold_of.tolist(), strict=True))
         task = _FitRow(self.table, aligners, self._count, parts, starts, only, self._seed)
         rows = list(self._executor(f"{self._name}, iteration {number}", task, len(self.table)))
-        return _Fits(*(np.stack([row[part] for row in rows]) for part in range(4)))
+        return _Fits(*(np.stack([row[part] for row in rows]) for part in range(4))).of(self._count)
 
     def _aligners(
         self,
@@ -443,6 +451,7 @@ _RowFits = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], 
 class _FitRow(BatchTask[list[_Fit], _RowFits]):
     """Called with a row's number, aligns its particle to the references of its half set and fold."""
 
+    returns = _RowFits
     table: ParticleTable
     aligners: Mapping[_Key, Aligner]
     count: int
@@ -487,6 +496,6 @@ class _FitRow(BatchTask[list[_Fit], _RowFits]):
             return None
         return Pose(Rotation.from_quat(self.starts.quaternions[row, k]), self.starts.shifts[row, k])
 
-    def source(self, row: int) -> Path | None:
-        """Return the file of a row's particle."""
-        return self.table.image(row)
+    def sources(self, row: int) -> tuple[Path, ...]:
+        """Return the files of a row's particle."""
+        return self.table.files_of(row)

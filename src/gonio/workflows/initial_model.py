@@ -229,7 +229,11 @@ class _Alone:
 
 def _pairs(alone: _Alone, settings: Settings, executor: Executor, stage: str) -> Pairs:
     count = len(alone.table)
-    rows = executor(f"{stage}, pairs", _AlignToLater(alone, settings), count - 1)
+    rows = list(executor(f"{stage}, pairs", _AlignToLater(alone, settings), count - 1))
+    if [len(row) for row in rows] != list(range(count - 1, 0, -1)) or not all(
+        len(poses) for row in rows for poses in row
+    ):
+        raise ValueError(f"pairs of {count} particles are not all there: pass --overwrite to begin again")
     return Pairs(count, {(i, i + 1 + k): poses for i, row in enumerate(rows) for k, poses in enumerate(row)})
 
 
@@ -237,6 +241,7 @@ def _pairs(alone: _Alone, settings: Settings, executor: Executor, stage: str) ->
 class _AlignToLater(BatchTask[list[Prepared], list[Pose]]):
     """Called with a particle's number, aligns it to each of those after it."""
 
+    returns = list[Pose]
     alone: _Alone
     settings: Settings
 

@@ -10,6 +10,7 @@ and those before it are done. Other functions run on the CPU in this process. Mu
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -222,7 +223,8 @@ class _Worker:
 
     def __init__(self, name: str, open_gpu: Callable[[str], Device | None], n_threads: int) -> None:
         # Spawned: a process forked from one that has searched for GPUs cannot use them.
-        self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
+        # It listens to a socket in a private folder, and to who has the key of this run.
+        self._manager = _Manager(authkey=os.urandom(32), ctx=multiprocessing.get_context("spawn"))
         self.name = name
         try:
             self._call(self._manager.start, obey_parent)
