@@ -202,7 +202,8 @@ class Preparation:
         return target
 
     def _tilt_pair(self, target: TiltStack) -> Pair:
-        reference, diameter = self._reference_for(target.box).spectrum, self._picked_within(target)
+        ready, diameter = self._reference_for(target.box), self._picked_within(target)
+        reference = ready.spectrum if ready.filtered is None else ready.filtered.spectrum
         samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
         samples_per_independent = circle_samples_per_independent(target, diameter)
         c_ref = self._c_ref(target.box, reference.limit)
