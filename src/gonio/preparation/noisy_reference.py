@@ -41,7 +41,8 @@ def filtered_reference(volume: Volume, window: NDArray[np.float32], reliability:
 
 def windowed(volume: Volume, window: NDArray[np.float32]) -> Volume:
     """Return a map above its background, within a window (n, n, n)."""
-    return Volume((volume.data.astype(np.float64) - background(volume.data)) * window, volume.voxel_size_angstrom)
+    data = (volume.data - np.float32(background(volume.data))) * window
+    return Volume(data.astype(np.float32), volume.voxel_size_angstrom)
 
 
 def open_window(sphere: NDArray[np.float32], reliability: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -293,7 +293,7 @@ class Preparation:
             return None
         filtered, diameter = reference.filtered, self._picked_within(target)
         measured = Measured.of(target, limit=filtered.spectrum.limit, diameter_angstrom=diameter)
-        if not measured.is_noisy:
+        if not measured.is_noisy and not isinstance(target.wedge, NoWedge):
             return None
         spectrum, samples_per_independent = measured.spectrum(filtered.known)
         return Pair(spectrum, filtered.spectrum, samples_per_independent, exact=True, diameter_angstrom=diameter)
