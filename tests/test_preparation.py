@@ -164,7 +164,7 @@ def test_what_is_known_of_the_reference_is_read_at_the_targets_frequencies(box):
     """Shells are one over the box wide: those of a larger box lie closer."""
     fsc = np.linspace(1.0, 0.2, BOX // 2 + 1)
     data = sharp(POSES[0], box=box).volume
-    pair = Preparation(REFERENCE, Settings(), reference_fsc=fsc).pair(Subtomogram(data))
+    pair = Preparation(REFERENCE, Settings(), reference_fsc=fsc).pair(Subtomogram(data, SingleAxisWedge(-60, 60)))
     shells = np.arange(len(pair.c_ref)) * BOX / pair.target.box
     values = np.interp(shells, np.arange(len(fsc)), np.sqrt(2 * fsc / (1 + fsc)))
     np.testing.assert_allclose(pair.c_ref, values)

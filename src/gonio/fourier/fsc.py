@@ -14,6 +14,7 @@ from gonio.particle.volume import Volume
 
 __all__ = [
     "fourier_shell_correlation",
+    "half_radius",
     "half_shells",
     "power_ratio",
     "resolution_at",
@@ -55,7 +56,8 @@ def shell_correlation(first: NDArray[np.complex128], second: NDArray[np.complex1
 def shell_power(volume: Volume) -> NDArray[np.float64]:
     """Return the summed power of each shell 0, 1, ... of a volume, (s,), those in the corners of the box too."""
     shell, times = half_shells(volume.box)
-    return np.bincount(shell, weights=times * np.abs(scipy.fft.rfftn(volume.data.astype(np.float64)).ravel()) ** 2)
+    power = np.abs(scipy.fft.rfftn(volume.data.astype(np.float64)).ravel()) ** 2
+    return np.asarray(np.bincount(shell, weights=times * power), dtype=np.float64)
 
 
 def power_ratio(first: Volume, second: Volume) -> NDArray[np.float64]:
@@ -77,11 +79,16 @@ def scaled_shells(volume: Volume, factor: NDArray[np.float64]) -> Volume:
     return Volume(data.astype(np.float32), volume.voxel_size_angstrom)
 
 
+def half_radius(box: int) -> NDArray[np.float64]:
+    """Return the distance of each sample of ``rfftn`` from zero frequency in units of one over the box, (n, n, h)."""
+    whole, half = scipy.fft.fftfreq(box, 1.0 / box), scipy.fft.rfftfreq(box, 1.0 / box)
+    return np.asarray(np.sqrt((whole**2)[:, None, None] + (whole**2)[:, None] + half**2), dtype=np.float64)
+
+
 @lru_cache(maxsize=REMEMBERED)
 def half_shells(box: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the shell of each sample of ``rfftn``, flat, and how many samples of ``fftn`` it represents, 1 or 2."""
-    whole, half = scipy.fft.fftfreq(box, 1.0 / box), scipy.fft.rfftfreq(box, 1.0 / box)
-    radius = np.sqrt((whole**2)[:, None, None] + (whole**2)[:, None] + half**2)
+    radius, half = half_radius(box), scipy.fft.rfftfreq(box, 1.0 / box)
     alone = (half == 0) | (2 * half == box)
     times = np.broadcast_to(np.where(alone, 1.0, 2.0), radius.shape)
     return np.rint(radius).astype(np.int64).ravel(), times.ravel()

@@ -16,10 +16,10 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from gonio.fourier.fourier_volume import background
-from gonio.fourier.fsc import half_shells
+from gonio.fourier.fsc import half_radius
 from gonio.particle.volume import Volume
 
-__all__ = ["filtered_reference", "open_window", "true_power"]
+__all__ = ["filtered_reference", "open_window", "true_power", "windowed"]
 
 # How fast the window closes around the particle in noisier maps: outside the sphere it is 0.98 where the least reliable
 # shell has 0.998 (noise-free phantoms), 0.66 at 0.95 and 0.17 at 0.8.
@@ -29,15 +29,20 @@ MIN_RELIABILITY = 1e-3
 
 
 def filtered_reference(volume: Volume, window: NDArray[np.float32], reliability: NDArray[np.float64]) -> Volume:
-    """Return a map within a window (n, n, n), every shell multiplied by its reliability (s,), 0 to 1.
+    """Return a map within a window (n, n, n), multiplied by its reliability in shells (s,), 0 to 1.
 
-    Shells are one over the box wide; shells beyond the last have its reliability.
+    Shells are one over the box wide, and the reliability is linear between them: a step would spread the map beyond
+    its box. Shells beyond the last have its reliability.
     """
-    data = (volume.data.astype(np.float64) - background(volume.data)) * window
-    spectrum = scipy.fft.rfftn(data)
-    shell, _ = half_shells(volume.box)
-    factor = reliability[np.minimum(shell, len(reliability) - 1)].reshape(spectrum.shape)
-    return Volume(scipy.fft.irfftn(spectrum * factor, data.shape), volume.voxel_size_angstrom)
+    spectrum = scipy.fft.rfftn(windowed(volume, window).data.astype(np.float64))
+    spectrum *= np.interp(half_radius(volume.box), np.arange(len(reliability)), reliability)
+    return Volume(scipy.fft.irfftn(spectrum, volume.data.shape), volume.voxel_size_angstrom)
+
+
+def windowed(volume: Volume, window: NDArray[np.float32]) -> Volume:
+    """Return a map above its background, within a window (n, n, n)."""
+    data = (volume.data - np.float32(background(volume.data))) * window
+    return Volume(data.astype(np.float32), volume.voxel_size_angstrom)
 
 
 def open_window(sphere: NDArray[np.float32], reliability: NDArray[np.float64]) -> NDArray[np.float32]:

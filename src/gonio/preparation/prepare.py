@@ -35,7 +35,7 @@ from gonio.preparation.extent import (
     widest_sphere_angstrom,
 )
 from gonio.preparation.noise_weighting import Measured, Reliability
-from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power
+from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power, windowed
 from gonio.preparation.restoration import Restored, Restorer
 from gonio.settings import Settings
 
@@ -64,13 +64,20 @@ RESTORERS = 32
 class _Reference:
     """Spectrum of the reference, and its fraction of signal and power in shells of the target, (s,).
 
-    ``filtered`` is the filtered reference (``noisy_reference``), for references without a missing wedge.
+    A reference with a missing wedge is restored, one without is within its window, and ``filtered`` by its reliability
+    besides (``noisy_reference``). Restoration makes a map worse: against a noise-free one, restored targets had rms
+    errors of 0.34 degrees (`sharp`, SNR 10, four voxels) and 1.46 (2.6 voxels), now 0.27 and 0.23.
     """
 
-    spectrum: FourierVolume
     signal_fraction: NDArray[np.float64]
+    spectrum: FourierVolume
     power: NDArray[np.float64]
-    filtered: _Filtered | None
+    filtered: _Filtered | None = None
+
+    @property
+    def best(self) -> FourierVolume:
+        """Spectrum to compare with targets that are not restored: the filtered one, where there is one."""
+        return self.spectrum if self.filtered is None else self.filtered.spectrum
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,7 @@ class Preparation:
         return target
 
     def _tilt_pair(self, target: TiltStack) -> Pair:
-        reference, diameter = self._reference_for(target.box).spectrum, self._picked_within(target)
+        reference, diameter = self._reference_for(target.box).best, self._picked_within(target)
         samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
         samples_per_independent = circle_samples_per_independent(target, diameter)
         c_ref = self._c_ref(target.box, reference.limit)
@@ -217,8 +224,8 @@ class Preparation:
 
         It needs no sphere: its product with the reference is D times the density itself, and ends where that does.
         """
-        ready, diameter, samples_per_independent = self._reference_for(target.box), self._picked_within(target), 1.0
-        reference = ready.spectrum if ready.filtered is None else ready.filtered.spectrum
+        reference, diameter = self._reference_for(target.box).best, self._picked_within(target)
+        samples_per_independent = 1.0
         if self.settings.mask_diameter_angstrom is not None:
             target = replace(target, volume=masked_volume(target.volume, diameter))
             samples_per_independent = sphere_samples_per_independent(target, diameter)
@@ -286,7 +293,7 @@ class Preparation:
             return None
         filtered, diameter = reference.filtered, self._picked_within(target)
         measured = Measured.of(target, limit=filtered.spectrum.limit, diameter_angstrom=diameter)
-        if not measured.is_noisy:
+        if not measured.is_noisy and not isinstance(target.wedge, NoWedge):
             return None
         spectrum, samples_per_independent = measured.spectrum(filtered.known)
         return Pair(spectrum, filtered.spectrum, samples_per_independent, exact=True, diameter_angstrom=diameter)
@@ -388,18 +395,16 @@ class Preparation:
             return FourierVolume.of(one, wedge=wedge, limit=limit, box=box), stretched(power, box / own, shells)
 
         fraction = stretched(self._restored.signal_fraction, box / self._restored_box, shells)
-        spectrum, power = spectrum_and_power(self._restored.volume)
-        filtered = None
-        if isinstance(wedge, NoWedge):
-            reliability = self._reliability()
-            in_own = stretched(reliability, own / self._restored_box, int(np.rint(self._limit(own))) + 1)
-            window = self._window(in_own)
-            filtered_spectrum, filtered_power = spectrum_and_power(filtered_reference(self._cropped, window, in_own))
-            reliability = stretched(reliability, box / self._restored_box, shells)
-            samples_per_independent = float(1.0 / np.square(window).mean(dtype=np.float64)) * (box / own) ** 3
-            known = Reliability(true_power(filtered_power, reliability), reliability, samples_per_independent)
-            filtered = _Filtered(filtered_spectrum, known)
-        return _Reference(spectrum, fraction, power, filtered)
+        if not isinstance(wedge, NoWedge):
+            return _Reference(fraction, *spectrum_and_power(self._restored.volume))
+        reliability = self._reliability()
+        in_own = stretched(reliability, own / self._restored_box, int(np.rint(self._limit(own))) + 1)
+        window = self._window(in_own)
+        filtered, power = spectrum_and_power(filtered_reference(self._cropped, window, in_own))
+        reliability = stretched(reliability, box / self._restored_box, shells)
+        samples_per_independent = float(1.0 / np.square(window).mean(dtype=np.float64)) * (box / own) ** 3
+        known = Reliability(true_power(power, reliability), reliability, samples_per_independent)
+        return _Reference(fraction, *spectrum_and_power(windowed(self._cropped, window)), _Filtered(filtered, known))
 
     def _reliability(self) -> NDArray[np.float64]:
         """Return C_ref^2 in shells of the box of the restoration, from half maps or estimated from the reference."""
