@@ -147,7 +147,7 @@ def dask(address: str | None, workers: int) -> Iterator[Dask]:
         except (OSError, ValueError) as error:
             raise ValueError(f"no Dask scheduler answers at {address}: check --scheduler, and that it runs") from error
         with client:
-            _warn_of_plain(client.scheduler.addr)
+            _warn_of_plain(str(client.scheduler_info()["address"]))
             yield Dask(client)
 
 
