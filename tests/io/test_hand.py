@@ -134,14 +134,18 @@ def test_inspect_says_both_remedies_for_a_mirrored_map(tmp_path, capsys):
 @pytest.mark.skipif(not EXTRACTED.is_dir(), reason="shared/data/relion_extracted is not here")
 @pytest.mark.parametrize("job", ["job001_filled", "job001_-999"])
 def test_stacks_that_relion_extracted_lie_where_it_says(job, monkeypatch):
-    """RELION 5's own stacks of a synthetic series, hand -1, against their map and the poses they were made at."""
+    """RELION 5's own stacks of a synthetic series, hand -1, against their map and the poses they were made at.
+
+    Images of the second particle lie up to two pixels from where one rigid particle would (6 A rms along x and y, the
+    first's 2 and 3): no pose fits all, and its error is more than noise alone would have it, 1.1 degrees.
+    """
     monkeypatch.chdir(EXTRACTED)
     table = read_particles(Path("Extract") / job / "optimisation_set.star")
     map_ = read_volume("6qzp.mrc")
     for i in range(2):
         truth = table.poses[i]
         local = Aligner(map_, Settings(search="local", resolution_angstrom=24.0)).align(table.load(i), start=truth)
-        assert local.pose.rotation_distance_deg(truth) <= 3.0  # measured 1.0 and 2.5
+        assert local.pose.rotation_distance_deg(truth) <= 3.0  # measured 1.1 and 2.9
     if job == "job001_filled":  # whose global search is that of the other
         found = Aligner(map_, Settings(resolution_angstrom=24.0)).align(table.load(1))
-        assert found.pose.rotation_distance_deg(table.poses[1]) <= 3.0  # measured 2.5
+        assert found.pose.rotation_distance_deg(table.poses[1]) <= 3.0  # measured 2.9
