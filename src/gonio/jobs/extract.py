@@ -16,6 +16,7 @@ from gonio.io.source import REVERSED, TILT_SENSE
 from gonio.jobs.files import write_settings
 from gonio.jobs.options import File, wedge_of
 from gonio.jobs.running import thread_count
+from gonio.jobs.splitting import some
 from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.table import AS_LISTED
 from gonio.run.executor import Local, Progress, silent
@@ -439,5 +440,4 @@ def _opened(
 
 def names_of(table: ParticleTable, rows: NDArray[np.int64]) -> str:
     """Return the names of particles in words, the first few of them."""
-    named = ", ".join(repr(table.names[row]) for row in rows[:NAMED])
-    return named + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+    return some((repr(table.names[row]) for row in rows), NAMED)

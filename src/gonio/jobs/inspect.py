@@ -6,7 +6,7 @@ Reads with ``gonio.io`` and judges with ``gonio.workflows.inspection``; this mod
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gonio.jobs.drawing import draw
 from gonio.jobs.hand import hand_score, remedies_of
 from gonio.jobs.options import File, ListOptions, wedge_of
+from gonio.jobs.splitting import some
 from gonio.particle.arguments import ArgumentError
 from gonio.run.folder import check_target
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Inspection", "inspect"]
 
 LARGEST_MAP, PIECE = 1024, 128
+NAMED = 4  # tomograms and classes that are named one by one
 DUPLICATE_FRACTION = 0.25  # of the box: particles nearer than this are one
 
 
@@ -227,7 +229,7 @@ def _tilts(path: Path) -> Inspection:
     every = read_tilts(path)
     name, series = next(iter(every.items()))
     found = Inspection("tilts", series=series)
-    found.facts = {"tilt series": f"{len(every)}: {_few(every)}"}
+    found.facts = {"tilt series": f"{len(every)}: {some(every, NAMED)}"}
     if len(every) > 1:
         found.facts["below"] = f"the first, {name}"
     found.facts |= _tilt_facts(series)
@@ -309,7 +311,7 @@ def _list_facts(table: ParticleTable) -> dict[str, Any]:
     counts = Counter(table.tomograms)
     facts: dict[str, Any] = {
         "particles": len(table),
-        "tomograms": f"{len(counts)}: " + _few(f"{name or 'no name'} ({n})" for name, n in counts.items()),
+        "tomograms": f"{len(counts)}: " + some((f"{name or 'no name'} ({n})" for name, n in counts.items()), NAMED),
     }
     pixels = table.pixel_sizes_angstrom
     unit = "A" if table.lengths == "angstrom" else "pixels of unknown size"
@@ -330,13 +332,13 @@ def _list_facts(table: ParticleTable) -> dict[str, Any]:
     half_sets = np.asarray(table.half_sets)
     facts["half sets"] = f"{(half_sets == 1).sum()} and {(half_sets == 2).sum()}" if half_sets.any() else "none"
     if table.classes is not None:
-        facts["classes"] = _few(f"{name} ({n})" for name, n in sorted(Counter(table.classes.tolist()).items()))
+        facts["classes"] = some((f"{name} ({n})" for name, n in sorted(Counter(table.classes.tolist()).items())), NAMED)
     slopes = {series.defocus_per_depth for series in (table.source.series if table.source else {}).values()}
     if slopes:
         facts["defocus with depth"] = _depth_words(slopes)
         facts["tilt sense"] = table.tilt_sense
     if table.extras:
-        facts["other columns"] = _few(table.extras, shown=8)
+        facts["other columns"] = some(table.extras, 2 * NAMED)
     return facts
 
 
@@ -475,11 +477,6 @@ def _listed_box(table: ParticleTable) -> float | None:
     except ValueError:
         return None
     return size * pixel if size * pixel > 0 else None
-
-
-def _few(names: Iterable[str], shown: int = 4) -> str:
-    every = list(names)
-    return ", ".join(every[:shown]) + (f" and {len(every) - shown} more" if len(every) > shown else "")
 
 
 def _range(values: NDArray, digits: int = 4) -> str:
