@@ -64,35 +64,17 @@ def star_format(labels: set[str]) -> str:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of the caller for a list, each in place of what the files state.
+    """Options of the caller for a list, each in place of what the files state: those of ``gonio.io.read_particles``.
 
     Parameters
     ----------
-    tilt_range_deg, axis_deg
-        The wedge of 3-D subtomograms, as in ``SingleAxisWedge``.
-    voxel_size_angstrom
-        Voxel size of the images.
-    invert_contrast
-        Flip the sign of the images: for files whose density is dark (negative).
-    permissive
-        Of MRC files, accept a wrong map ID or machine stamp, and bytes after the data.
     pixel_size_angstrom
         Size of the pixels that coordinates count in.
     may_count_pixels
         Read a list whose particles are not to be loaded: tomograms of 2-D stacks are not read, poses are those in the
         tomogram, and lengths in pixels of unknown size stay pixels. It is enough to convert a list.
-    tomograms_path
-        tomograms.star of 2-D stacks, or the wedge list of a STOPGAP list; found beside the list when not given.
-    data_path
-        The folder of the subtomograms of lists that number them (Dynamo, STOPGAP, AV3).
     wedges
         Wedges from tilt files.
-    reverse_tilts
-        Of 2-D stacks: read every tilt in the other sense.
-    ctf_image
-        What the volumes in rlnCtfImage hold (``gonio.io.ctf_images``).
-    defocus_hand
-        Whose meaning rlnTomoHand has (``gonio.io.tilts``).
     """
 
     tilt_range_deg: tuple[float, float] | None = None

@@ -120,8 +120,6 @@ def align(
 
     Parameters
     ----------
-    particles
-        The list.
     reference
         The map that they show.
     output
@@ -129,16 +127,10 @@ def align(
         and with decoys kept.star. They appear together when all is done.
     local
         Refine the poses in the list; None to search over all orientations.
-    search, known
-        How poses are searched for, and what else is known of the reference.
     learn
         Align the first 50 particles twice, to learn what all have in common with the reference.
     decoys
         Decoys, to estimate which particles are real.
-    run
-        How the work is done.
-    seed
-        Seed of the random numbers.
     truth
         A list of the same particles with true poses, from which errors are computed.
 

@@ -82,8 +82,6 @@ def convert(
         Name tomograms as WarpTools names their tilt series.
     dry_run
         Write nothing.
-    overwrite
-        Replace files that are there.
 
     Raises
     ------

@@ -105,10 +105,6 @@ def extract(
         Write MRC files of half the size.
     permissive
         Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
-    threads
-        Particles cut at a time; None for one for each processor.
-    overwrite
-        Replace a folder that is there.
 
     Raises
     ------

@@ -98,10 +98,6 @@ def inspect(
         Finest detail that is compared with the map, and the size of a particle.
     output
         A PNG file to draw wedge, power and tilts into.
-    seed
-        Seed of the search for the hand.
-    overwrite
-        Replace that file.
 
     Raises
     ------

@@ -124,8 +124,6 @@ def refine(
 
     Parameters
     ----------
-    particles
-        The list.
     output
         The folder to make. Iterations appear in it as they are done, all other files together at the end.
     reference
@@ -149,10 +147,6 @@ def refine(
         agree. The searches themselves are a refinement's own.
     mask
         Mask of the particle's density; None for a soft sphere.
-    run
-        How the work is done.
-    seed
-        Seed of the random numbers.
     watch
         Called with the initial models of the halves (``DeNovoHalves``), and with each ``Iteration``, when done.
 

@@ -82,8 +82,6 @@ def simulate(
         ``gonio.simulate.CtfCorrection``, or ``none`` for no lens.
     max_shift_voxels
         Largest shift along each axis.
-    overwrite
-        Replace a folder that is there.
 
     Raises
     ------
@@ -191,8 +189,6 @@ def map_(
         The biological assembly to build; ``none`` takes the file as it is.
     output
         The MRC file; how it was made is written beside it.
-    overwrite
-        Replace files that are there.
 
     Raises
     ------
