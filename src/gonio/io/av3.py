@@ -70,9 +70,7 @@ def read_av3(path: Path, options: ReadOptions) -> ParticleTable:
     numbers = block.whole("subtomo_id").tolist()
     images = numbered_images(path, options.data_path, numbers, IMAGE, beside=("subtomograms",))
 
-    def source(_: object) -> ListSource:
-        return ListSource(path, "av3", options, texts["subtomo_id"], images, None, block)
-
+    source = ListSource(path, "av3", options, texts["subtomo_id"], images, None, block)
     return table_of(block, LAYOUT, options, source=source, tomogram_names=read_documents(path))
 
 

@@ -12,14 +12,13 @@ import os
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.errors import FormatError
 
-__all__ = ["Layout", "check_unpacked", "compression_of", "first_bytes", "opened", "opened_for_writing", "payload"]
+__all__ = ["Layout", "check_unpacked", "compression_of", "first_bytes", "opened", "payload"]
 
 PIECE_BYTES = 2**24
 FREE_BYTES, TIMES = 250_000_000, 10
@@ -84,11 +83,6 @@ def first_bytes(path: Path, count: int) -> bytes:
     """Return the first bytes, fewer in a shorter file; raises as ``opened``, and EOFError for a gzip cut off."""
     with opened(path) as stream:
         return stream.read(count)
-
-
-def opened_for_writing(path: Path, *, compressed: bool) -> BinaryIO:
-    """Open a new file for bytes, compressed by gzip where ``compressed``."""
-    return cast(BinaryIO, gzip.open(path, "wb") if compressed else path.open("wb"))
 
 
 def check_unpacked(path: Path, wanted: int) -> None:

@@ -87,11 +87,7 @@ def read_dynamo(path: Path, options: ReadOptions) -> ParticleTable:
     block = _read_table(path)
     tags = block.whole("tag").tolist()
     images = numbered_images(path, options.data_path, tags, IMAGE, beside=(".",))  # crop.tbl lies in its data folder
-
-    def source(_: object) -> ListSource:
-        names = block.text("tag")
-        return ListSource(path, "dynamo", options, names, images, _tilt_ranges(block), block)
-
+    source = ListSource(path, "dynamo", options, block.text("tag"), images, _tilt_ranges(block), block)
     names = read_documents(path)
     return table_of(block, LAYOUT, options, source=source, pixel_sizes=_stated_sizes(block), tomogram_names=names)
 

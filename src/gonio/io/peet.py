@@ -30,7 +30,7 @@ from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import ReadOptions
 from gonio.io.star_columns import Layout, block_of, table_of
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import number_text
+from gonio.io.text import is_number, number_text
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
@@ -77,15 +77,7 @@ def is_peet(start: str) -> bool:
     words = [word.strip() for word in start.lstrip("\ufeff").lstrip().partition("\n")[0].split(",")]
     if words[0] == "CCC":
         return len(words) >= len(COLUMNS) and "pIndex" in words  # its angles were called phi, psi, theta once
-    return len(words) == len(COLUMNS) and all(map(_is_number, words))
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    return len(words) == len(COLUMNS) and all(map(is_number, words))
 
 
 def read_peet(path: Path, options: ReadOptions) -> ParticleTable:
@@ -104,11 +96,8 @@ def read_peet(path: Path, options: ReadOptions) -> ParticleTable:
             problem = f"has {len(block)} particles, its model {model} has {len(points)} points"
             raise FormatError(path, problem, "put the model that belongs to the list beside it")
         block = block.with_columns({label: map(repr, points[:, i].tolist()) for i, label in enumerate(POINTS)})
-
-    def source(_: object) -> ListSource:
-        others = () if model is None else (model,)
-        return ListSource(path, "peet", options, block.text("pIndex"), None, None, block, others)
-
+    others = () if model is None else (model,)
+    source = ListSource(path, "peet", options, block.text("pIndex"), None, None, block, others)
     table = table_of(block, LAYOUT, options, source=source)
     return replace(table, tomograms=(_stem(path),) * len(table))
 

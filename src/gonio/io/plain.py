@@ -30,7 +30,7 @@ from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.star_columns import Layout, block_of, own_texts, table_of
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import check_writable
+from gonio.io.text import check_writable, is_number
 from gonio.particle.table import ParticleTable
 
 __all__ = ["as_cell", "is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
@@ -65,19 +65,11 @@ FORMULA = re.compile(r"'*[=+\-@\t]")
 
 def as_cell(text: str) -> str:
     """Return text for a CSV that a spreadsheet opens: after an apostrophe, where it would be taken for a formula."""
-    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
+    return f"'{text}" if FORMULA.match(text) and not is_number(text) else text
 
 
 def _of_cell(text: str) -> str:
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def is_plain(start: str) -> bool:
@@ -196,10 +188,7 @@ def _table(block: Block, options: ReadOptions, format: str) -> ParticleTable:
         raise FormatError(block.path, f"column {FROM} holds {sorted(start)}", "use corner or centre, for all rows")
     path = block.path
     own = block.without([SIZE, FROM, IMAGE])
-
-    def source(_: object) -> ListSource:
-        return ListSource(path, format, options, block.text("name"), images, tilts, own)
-
+    source = ListSource(path, format, options, block.text("name"), images, tilts, own)
     table = table_of(own, LAYOUT, options, source=source, pixel_sizes=sizes)
     if in_angstrom and not given:
         table = replace(table, pixel_sizes_angstrom=None, lengths="angstrom")

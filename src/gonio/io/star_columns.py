@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -122,7 +122,7 @@ def table_of(
     layout: Layout,
     options: ReadOptions,
     *,
-    source: Callable[[NDArray[np.float64] | None], ListSource],
+    source: ListSource,
     pixel_sizes: NDArray[np.float64] | None = None,
     tomogram_names: Mapping[str, str] | None = None,
 ) -> ParticleTable:
@@ -137,7 +137,7 @@ def table_of(
     options
         Options that the list is read with.
     source
-        Makes the source, given the pixel sizes.
+        The list behind it.
     pixel_sizes
         Sizes that the file states, shape (m,), or None.
     tomogram_names
@@ -150,8 +150,7 @@ def table_of(
     """
     if len(block) == 0:
         raise FormatError(block.path, "lists no particles", "give a list with particles")
-    shelf = source(pixel_sizes)
-    sizes = shelf.pixel_sizes(pixel_sizes)
+    sizes = source.pixel_sizes(pixel_sizes)
     scale = 1.0 if sizes is None else sizes[:, None]
     shifts = _vectors(block, layout.shifts)
     known = _has(block, layout.coordinates)
@@ -162,14 +161,14 @@ def table_of(
         coordinates_angstrom=(block.vectors(layout.coordinates) - layout.first) * scale if known else None,
         half_sets=_half_sets(block, layout),
         columns={own_name(label): numbers_or_text(block.text(label)) for label in block.columns if _is_own(label)},
-        source=shelf,
+        source=source,
         pixel_sizes_angstrom=sizes,
         classes=None
         if layout.classes is None or layout.classes not in block
         else block.whole(layout.classes, *CLASSES),
         scores=_scores(block, layout.scores),
-        images=shelf.images,
-        extras=_extras(block, layout, shelf),
+        images=source.images,
+        extras=_extras(block, layout, source),
     )
 
 

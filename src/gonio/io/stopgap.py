@@ -75,10 +75,7 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
     found = [wedges.get(number, unknown) for number in tomograms]
     tilts = np.array([(wedge[0], wedge[1], 90.0) for wedge in found]) if wedges else None
     sizes = np.array([wedge[2] for wedge in found])
-
-    def source(_: object) -> ListSource:
-        return ListSource(path, "stopgap", options, block.text("motl_idx"), images, tilts, block, others)
-
+    source = ListSource(path, "stopgap", options, block.text("motl_idx"), images, tilts, block, others)
     stated = sizes if wedges and np.isfinite(sizes).all() else None
     return table_of(block, LAYOUT, options, source=source, pixel_sizes=stated, tomogram_names=read_documents(path))
 
