@@ -29,7 +29,7 @@ from scipy.spatial.transform import Rotation
 
 import gonio.io.star as star
 from gonio.io.blocks import Block, read_star, write_star
-from gonio.io.errors import FormatError, locate, reading
+from gonio.io.errors import FormatError, locate, located, of_particle, reading
 from gonio.io.maps import read_listed_sections
 from gonio.io.source import ReadOptions, StarSource
 from gonio.io.text import decimals, numbers_or_text, own_name
@@ -109,12 +109,8 @@ class SeriesSource(ParticleSource):
         FormatError
             If one is missing or broken, or the list lacks what its transfer needs; names the particle.
         """
-        try:
+        with of_particle(self.path, repr(self.names[index])):
             return self._load(self.groups[index])
-        except FormatError as error:
-            where = "" if error.path == str(self.path) else f" of {self.path}"
-            problem = f"{error.problem} (particle {self.names[index]!r}{where})"
-            raise FormatError(error.path, problem, error.remedy) from error
 
     def _load(self, rows: NDArray[np.int64]) -> TiltStack:
         size = float(self.pixel_sizes_angstrom[rows[0]])
@@ -214,13 +210,7 @@ class SeriesSource(ParticleSource):
         images: dict[int, NDArray[np.float32]] = {}
         for name in dict.fromkeys(name for _, name in tokens):
             own = [place for place, token in enumerate(tokens) if token[1] == name]
-            found = locate(name, self.path.parent)
-            if found is None:
-                problem = (
-                    f"{IMAGE} of row {rows[own[0]] + 1}, {name}, is neither in {self.path.parent}, nor above, nor in"
-                    f" {Path.cwd()}"
-                )
-                raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
+            found = located(name, self.path, f"{IMAGE} of row {rows[own[0]] + 1}, {name}, is")
             numbers = [tokens[place][0] - 1 for place in own]
             read = read_listed_sections(self.path, found, numbers, permissive=self.options.permissive)
             images.update(zip(own, read, strict=True))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gonio.io.blocks import Block, Star, read_star
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
-from gonio.io.errors import FormatError, locate, reading
+from gonio.io.errors import FormatError, locate, located, of_particle, reading
 from gonio.io.maps import image_stack, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
@@ -216,19 +216,10 @@ class StarSource:
         FormatError
             If its image is missing, broken or does not fit the list, or its wedge is unknown; names the particle.
         """
-        try:
-            return self._load(index)
-        except FormatError as error:
-            problem = f"{error.problem} ({self._who(index, error.path)})"
-            raise FormatError(error.path, problem, error.remedy) from error
-        except ValueError as error:
-            problem = f"{error} ({self._who(index, str(self.path))})"
-            raise FormatError(self.path, problem, "correct the list, or leave this particle out") from error
-
-    def _who(self, index: int, path: str) -> str:
         label = name_label(self.particles)
         name = f"in row {index + 1}" if label is None else repr(self.particles.text(label)[index])
-        return f"particle {name}" + ("" if path == str(self.path) else f" of {self.path}")
+        with of_particle(self.path, name):
+            return self._load(index)
 
     def _load(self, index: int) -> Particle:
         if self.stacks and not self.series:
@@ -242,12 +233,7 @@ class StarSource:
 
     def _locate(self, label: str, index: int) -> Path:
         token = self.particles.text(label)[index]
-        found = locate(token, self.path.parent)
-        if found is None:
-            where = f"is neither in {self.path.parent}, nor above, nor in {Path.cwd()}"
-            problem = f"{label} of row {index + 1}, {token}, {where}"
-            raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
-        return found
+        return located(token, self.path, f"{label} of row {index + 1}, {token}, is")
 
     def _voxel_size(self, index: int, image: MapFile) -> float:
         if self.options.voxel_size_angstrom is not None:
@@ -379,11 +365,7 @@ class StarSource:
 def named_file(entry: Block, label: str) -> Path:
     """Return the file that the first row of a column names; FormatError where there is none."""
     token = entry.first(label)
-    found = locate(token, entry.path.parent)
-    if found is None:
-        problem = f"{label} names {token}, which is neither in {entry.path.parent}, nor above, nor in {Path.cwd()}"
-        raise FormatError(entry.path, problem, "restore the file or run from the folder its paths start at")
-    return found
+    return located(token, entry.path, f"{label} names {token}, which is")
 
 
 def tomograms_beside(path: Path, *, needed: bool) -> tuple[Path | None, tuple[Path, ...]]:
