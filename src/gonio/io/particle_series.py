@@ -32,7 +32,8 @@ from gonio.io.blocks import Block, read_star, write_star
 from gonio.io.errors import FormatError, locate, located, of_particle, reading
 from gonio.io.maps import read_listed_sections
 from gonio.io.source import ReadOptions, StarSource
-from gonio.io.text import decimals, numbers_or_text, own_name
+from gonio.io.star_columns import own_columns
+from gonio.io.text import decimals
 from gonio.io.tilts import PLATE, bfactors
 from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
@@ -241,10 +242,10 @@ def read_series(path: Path, options: ReadOptions) -> ParticleTable:
         names=names,
         tomograms=tuple(_tomogram(name) for name in names),
         half_sets=_half_sets(block, groups, names),
-        columns=_own_columns(block.take(first)),
+        columns=own_columns(block.take(first)),
         source=source,
         pixel_sizes_angstrom=_sizes(source, first),
-        classes=_integers(block, star.CLASS, first),
+        classes=block.whole(star.CLASS, *star.CLASSES)[first] if star.CLASS in block else None,
         extras=_common(images, groups),
     )
 
@@ -336,15 +337,6 @@ def _sizes(source: SeriesSource, first: NDArray[np.int64]) -> NDArray[np.float64
         if source.options.may_count_pixels:
             return None
         raise
-
-
-def _own_columns(particles: Block) -> dict[str, NDArray]:
-    own = (label for label in particles.columns if label.startswith("gonio"))
-    return {own_name(label): numbers_or_text(particles.text(label)) for label in own}
-
-
-def _integers(block: Block, label: str, first: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    return block.whole(label, *star.CLASSES)[first] if label in block else None
 
 
 def _common(images: StarSource, groups: tuple[NDArray[np.int64], ...]) -> dict[str, tuple[str, ...]]:

@@ -101,7 +101,8 @@ def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str
     made |= _sizes(table, version, extras)
     if version not in ("4", "5") and table.pixel_sizes_angstrom is not None:
         extras.pop(SERIES_PIXEL, None)  # it may differ from the pixels that coordinates count
-    return {**{k: tuple(v) for k, v in made.items()}, **_free(extras, made), **own_texts(table)}
+    free = {label: values for label, values in extras.items() if label not in made}
+    return {**{k: tuple(v) for k, v in made.items()}, **free, **own_texts(table)}
 
 
 def _in_tomogram(extras: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -135,10 +136,6 @@ def shown(table: ParticleTable, version: str) -> dict[str, Sequence[str]]:
     return {label: rows[label] for label in labels if label in rows}
 
 
-def _free(extras: Mapping[str, tuple[str, ...]], made: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    return {label: values for label, values in extras.items() if label not in made}
-
-
 def _turned(extras: Mapping[str, tuple[str, ...]]) -> Rotation:
     """Return A_s^T of each particle."""
     angles = np.array([extras[label] for label in SUBTOMOGRAM_ANGLES], dtype=np.float64).T  # (m, 3)
@@ -153,7 +150,8 @@ def _places(table: ParticleTable, version: str) -> dict[str, list[str]]:
     places = table.coordinates_angstrom
     if version == "warp":
         places = places + table.tomogram_poses.shift_angstrom
-    return decimals(COORDINATES_PX, places / _scale(table, version))
+    pixels = _counted_pixels(table, version)
+    return decimals(COORDINATES_PX, places if pixels is None else places / pixels[:, None])
 
 
 def _poses(path: Path, table: ParticleTable, version: str, turned: Rotation | None) -> dict[str, list[str]]:
@@ -223,11 +221,6 @@ def _image_pixels(table: ParticleTable) -> NDArray[np.float64] | None:
         if label in table.extras:
             return np.array(table.extras[label], dtype=np.float64)
     return table.pixel_sizes_angstrom
-
-
-def _scale(table: ParticleTable, version: str) -> NDArray[np.float64] | float:
-    pixels = _counted_pixels(table, version)
-    return 1.0 if pixels is None else pixels[:, None]
 
 
 def _counted_pixels(table: ParticleTable, version: str) -> NDArray[np.float64] | None:

@@ -48,8 +48,8 @@ from gonio.io.source import (
     named_file,
     tomograms_beside,
 )
-from gonio.io.star_columns import checked_names
-from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
+from gonio.io.star_columns import checked_names, own_columns
+from gonio.io.text import decimals, own_label, own_name, token
 from gonio.io.tilts import TiltSeries, read_tilt_series
 from gonio.io.unused import warn_of_unused
 from gonio.particle.pose import Pose
@@ -367,8 +367,7 @@ def _changed(block: Block, table: ParticleTable) -> dict[str, list[str]]:
 
 def _own_columns(source: StarSource) -> dict[str, NDArray]:
     """Return columns that gonio wrote, as numbers where all are, and the sense of the tilts where it is reversed."""
-    own = {label: source.particles.text(label) for label in source.particles.columns if label.startswith("gonio")}
-    columns = {own_name(label): numbers_or_text(values) for label, values in own.items()}
+    columns = own_columns(source.particles)
     if source.options.reverse_tilts and source.tilts_reversed.any():
         columns[TILT_SENSE] = np.full(len(source.particles), REVERSED)
     return columns

@@ -34,6 +34,7 @@ __all__ = [
     "checked_names",
     "numbered_files",
     "numbers_of",
+    "own_columns",
     "own_texts",
     "read_documents",
     "shown",
@@ -160,7 +161,7 @@ def table_of(
         tomograms=_tomograms(block, layout, tomogram_names or {}),
         coordinates_angstrom=(block.vectors(layout.coordinates) - layout.first) * scale if known else None,
         half_sets=_half_sets(block, layout),
-        columns={own_name(label): numbers_or_text(block.text(label)) for label in block.columns if _is_own(label)},
+        columns=own_columns(block, besides=IMAGE_COLUMNS),
         source=source,
         pixel_sizes_angstrom=sizes,
         classes=None
@@ -368,6 +369,12 @@ def shown(layout: Layout, table: ParticleTable) -> dict[str, Sequence[str]]:
 
 def _where(same: NDArray[np.bool_], old: Sequence[str], new: Sequence[str]) -> list[str]:
     return [a if keep else b for keep, a, b in zip(same.tolist(), old, new, strict=True)]
+
+
+def own_columns(block: Block, *, besides: Sequence[str] = ()) -> dict[str, NDArray]:
+    """Return the columns that gonio wrote, besides some, as numbers where all are, else as text."""
+    own = [label for label in block.columns if label.startswith("gonio") and label not in besides]
+    return {own_name(label): numbers_or_text(block.text(label)) for label in own}
 
 
 def own_texts(table: ParticleTable) -> dict[str, tuple[str, ...]]:

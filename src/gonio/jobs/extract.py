@@ -332,7 +332,7 @@ class Extraction:
         tilt_range_deg: tuple[float, float, float] | None,
     ) -> None:
         """Write particles.star, and the weights of its tomograms where tilt files were given."""
-        import gonio.io.extracted as lists
+        from gonio.io.extracted import write_extracted
 
         chosen = self.table[list(rows)]
         columns = {**chosen.columns, "outside": np.round(outside[list(rows)], 4)}
@@ -340,21 +340,22 @@ class Extraction:
         if self.mirror and tilt_range_deg is not None:
             low, high, axis = tilt_range_deg
             tilt_range_deg = (-high, -low, axis)
-        extracted = lists.Extracted(
-            [self.image(row) for row in rows],
-            self._positions_angstrom(rows),
-            self.voxel_size_angstrom,
-            self.cutting.box,
-            {
+        write_extracted(
+            self.folder / "particles.star",
+            replace(chosen, columns=columns),
+            images=[self.image(row) for row in rows],
+            positions_angstrom=self._positions_angstrom(rows),
+            voxel_size_angstrom=self.voxel_size_angstrom,
+            box=self.cutting.box,
+            sizes={
                 name: np.array([*tomogram.shape_zyx[::-1], tomogram.voxel_size_angstrom])
                 for name, tomogram in self.tomograms.items()
             },
-            self.centre,
-            self._wedges(rows, tilts, weighting) if tilts else None,
-            tilt_range_deg,
+            centre=self.centre,
+            wedges=self._wedges(rows, tilts, weighting) if tilts else None,
+            tilt_range_deg=tilt_range_deg,
             mirrored=self.mirror,
         )
-        lists.write_extracted(self.folder / "particles.star", replace(chosen, columns=columns), extracted)
 
     def _wedges(self, rows: Sequence[int], tilts: Sequence[Path], weighting: str) -> list[str]:
         """Write weights for each tomogram, or particle where depth matters; return the file of each particle."""

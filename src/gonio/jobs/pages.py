@@ -75,7 +75,9 @@ def average_for_display(table: ParticleTable, *, symmetry: str, executor: Execut
 
     some = table[_evenly(len(table))]
     listed = np.asarray(some.half_sets)
-    halves = listed if np.isin(listed, [0, 1, 2]).all() and {1, 2} <= set(listed.tolist()) else _alternate(len(some))
+    halves = (1 + np.arange(len(some)) % 2).astype(np.int8)
+    if np.isin(listed, [0, 1, 2]).all() and {1, 2} <= set(listed.tolist()):
+        halves = listed
     return average_table(some, executor=executor, half_sets=halves, symmetry=symmetry, stage="average to look at")
 
 
@@ -114,7 +116,3 @@ def defocus_of(table: ParticleTable) -> dict[str, NDArray[np.float64]]:
 def _evenly(count: int) -> NDArray[np.int64]:
     """Return at most ``ENOUGH`` of ``count`` rows, in order."""
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, ENOUGH)).astype(np.int64))
-
-
-def _alternate(count: int) -> NDArray[np.int8]:
-    return (1 + np.arange(count) % 2).astype(np.int8)
