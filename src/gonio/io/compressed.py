@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gonio.io.errors import FormatError
 
-__all__ = ["Layout", "check_unpacked", "compression_of", "first_bytes", "opened", "payload"]
+__all__ = ["Layout", "check_length", "check_unpacked", "compression_of", "first_bytes", "opened", "payload"]
 
 PIECE_BYTES = 2**24
 FREE_BYTES, TIMES = 250_000_000, 10
@@ -105,6 +105,13 @@ def check_unpacked(path: Path, wanted: int) -> None:
         raise FormatError(path, problem, f"unpack it before if that is right, or set {UNPACK}")
 
 
+def check_length(path: Path, held: int, expected: int) -> None:
+    """Raise FormatError for a file that holds fewer bytes of data than it should."""
+    if held < expected:
+        problem = f"is truncated: {max(held, 0)} of {expected} bytes of data"
+        raise FormatError(path, problem, "copy or write the file again")
+
+
 def payload(path: Path, stream: BufferedIOBase, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[NDArray, bool]:
     """Return the array that starts where a file's stream stands, and whether the file goes on after it.
 
@@ -124,6 +131,5 @@ def payload(path: Path, stream: BufferedIOBase, dtype: np.dtype, shape: tuple[in
         raw = np.empty(expected, dtype=np.uint8)
         while done < expected and (read := stream.readinto(raw[done : done + PIECE_BYTES].data)):
             done += read
-    if done < expected:
-        raise FormatError(path, f"is truncated: {done} of {expected} bytes of data", "copy or write the file again")
+    check_length(path, done, expected)
     return raw.view(dtype).reshape(shape), bool(stream.read(1))

@@ -102,7 +102,7 @@ def read_particles(path: Path, options: ReadOptions) -> ParticleTable:
     coordinates = _coordinates(particles, pixels)
     if series:
         source = replace(source, places_angstrom=_places(source, coordinates if in_angstrom else None))
-        _warn_of_unused(source)
+        warn_of_unused(source)
     return ParticleTable(
         poses=_read_poses(source, pixels),
         names=_names(particles),
@@ -156,18 +156,6 @@ def _places(source: StarSource, coordinates: NDArray[np.float64] | None) -> NDAr
         return coordinates
     series = (source.series[name].centre_angstrom for name in source.particles.text("rlnTomoName"))
     return coordinates - np.array([np.full(3, np.nan) if centre is None else centre for centre in series])
-
-
-def _warn_of_unused(source: StarSource) -> None:
-    assert source.places_angstrom is not None
-    premultiplied = source.values("rlnCtfDataAreCtfPremultiplied")
-    warn_of_unused(
-        source.star.find("optics"),
-        source.particles,
-        source.series,
-        premultiplied=premultiplied is not None and bool(premultiplied.any()),
-        placed=bool(np.isfinite(source.places_angstrom).all()),
-    )
 
 
 def _source(table: ParticleTable) -> StarSource:

@@ -47,6 +47,8 @@ LAYOUT = Layout(
 IMAGE = r".*?_?(\d+)"
 FOLDERS = ("subtomograms", "../subtomograms")  # of a project, whose lists are in lists/
 WEDGE_FILE = "*wedge*.star"
+# First and last tilt, degrees, and pixel size of a tomogram.
+Wedge = tuple[float, float, float]
 
 
 def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
@@ -71,8 +73,7 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
     wedges, others = _wedges(path, options, set(tomograms))
     numbers = block.whole("subtomo_num").tolist()
     images = numbered_images(path, options.data_path, numbers, IMAGE, beside=FOLDERS, one_each=False)
-    unknown = Wedge(np.nan, np.nan, np.nan)
-    found = [wedges.get(number, unknown) for number in tomograms]
+    found = [wedges.get(number, (np.nan, np.nan, np.nan)) for number in tomograms]
     tilts = np.array([(wedge[0], wedge[1], 90.0) for wedge in found]) if wedges else None
     sizes = np.array([wedge[2] for wedge in found])
     source = ListSource(path, "stopgap", options, block.text("motl_idx"), images, tilts, block, others)
@@ -94,13 +95,6 @@ def write_stopgap(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     return (path, *write_documents(path, numbers))
 
 
-class Wedge(tuple[float, float, float]):
-    """First and last tilt, degrees, and pixel size of a tomogram."""
-
-    def __new__(cls, low: float, high: float, size: float) -> Wedge:
-        return super().__new__(cls, (low, high, size))
-
-
 def read_wedge_list(path: Path) -> Mapping[int, Wedge]:
     """Read first and last tilt and pixel size of each tomogram number.
 
@@ -116,7 +110,7 @@ def read_wedge_list(path: Path) -> Mapping[int, Wedge]:
     tilts = block.numbers("tilt_angle")
     sizes = block.positive("pixelsize")
     rows = {number: numbers == number for number in dict.fromkeys(numbers.tolist())}
-    return {number: Wedge(tilts[r].min(), tilts[r].max(), sizes[r][0]) for number, r in rows.items()}
+    return {number: (tilts[r].min(), tilts[r].max(), sizes[r][0]) for number, r in rows.items()}
 
 
 def _wedges(path: Path, options: ReadOptions, tomograms: set[int]) -> tuple[Mapping[int, Wedge], tuple[Path, ...]]:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.io.compressed import check_unpacked, compression_of, first_bytes, opened
+from gonio.io.compressed import check_length, check_unpacked, compression_of, first_bytes, opened
 from gonio.io.em import em_layout, is_em
 from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import MapFile, mrc_layout
@@ -113,12 +113,7 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
     """
     path = Path(path)
     if path.is_dir():
-        try:
-            return _of_zarr(path, voxel_size_angstrom)
-        except FormatError:
-            raise
-        except Exception as error:  # of metadata of any type, as zarr and JSON have them
-            raise FormatError(path, f"has metadata that make no sense ({type(error).__name__})", BROKEN) from error
+        return _of_zarr(path, voxel_size_angstrom)
     with reading(path, BROKEN):
         compression = compression_of(path)
         start = first_bytes(path, SNIFFED_BYTES)
@@ -166,10 +161,7 @@ def _mapped(path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], *, 
         if compressed:
             check_unpacked(path, start + expected)
             return _unpacked(path, start, dtype, shape, expected)
-        present = path.stat().st_size - start
-        if present < expected:
-            problem = f"is truncated: {max(present, 0)} of {expected} bytes of data"
-            raise FormatError(path, problem, "copy or write the file again")
+        check_length(path, path.stat().st_size - start, expected)
         return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape)
 
 
@@ -180,9 +172,7 @@ def _unpacked(path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], e
         while done < expected and (piece := stream.read(min(PIECE_BYTES, expected - done))):
             unpacked.write(piece)
             done += len(piece)
-        if done < expected:
-            problem = f"is truncated: {done} of {expected} bytes of data"
-            raise FormatError(path, problem, "copy or write the file again")
+        check_length(path, done, expected)
         unpacked.flush()
         return np.memmap(unpacked, dtype=dtype, mode="r", shape=shape)  # the mapping outlives the file's name
 

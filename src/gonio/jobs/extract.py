@@ -19,7 +19,7 @@ from gonio.jobs.running import thread_count
 from gonio.jobs.splitting import some
 from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.table import AS_LISTED
-from gonio.run.executor import Local, Progress, silent
+from gonio.run.executor import Chosen, Local, Progress, silent
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def extract(
         Values that do not fit, boxes outside of their tomogram.
     """
     from gonio.io.conversion import CENTRES
+    from gonio.io.wedges import tilt_wedges
     from gonio.particle.tilt_series import Weighting
     from gonio.workflows.extraction import Cutting
 
@@ -133,14 +134,14 @@ def extract(
     job = Extraction(table, opened, cutting, centre, normalise, diameter_angstrom, invert, float16, mirror)
     job.check()
     files = list(map(Path, tilt_files or ()))
-    if files:
-        job.check_tilts(files, tilt_weights)
+    if files:  # raises for those that do not fit: better now than after an hour of cutting
+        tilt_wedges(tuple(opened), files, weighting=tilt_weights)
     with result_folder(Path(output), overwrite=overwrite) as folder:
         job.folder = folder
         chosen = job.chosen(edge)
         outside = np.zeros(len(table))
         with progress("extracting", len(chosen), 0) as done:
-            cut = Local(thread_count(threads))("extracting", _Item(job, chosen), len(chosen), keep=False)
+            cut = Local(thread_count(threads))("extracting", Chosen(job.cut, chosen), len(chosen), keep=False)
             for number, (row, fraction) in enumerate(zip(chosen, cut, strict=True), 1):
                 outside[row] = fraction
                 done(number)
@@ -215,12 +216,6 @@ class Extraction:
                 got=self.diameter_angstrom,
                 edge=edge,
             )
-
-    def check_tilts(self, tilts: Sequence[Path], weighting: str) -> None:
-        """Raise FormatError for tilt files that do not fit: better now than after an hour of cutting."""
-        from gonio.io.wedges import tilt_wedges
-
-        tilt_wedges(tuple(self.tomograms), tilts, weighting=weighting)
 
     @cached_property
     def positions_zyx(self) -> NDArray[np.float64]:
@@ -389,17 +384,6 @@ class Extraction:
         tomogram = self.tomograms[self.table.tomograms[row]]
         centre = CENTRES[self.centre](np.array(tomogram.shape_zyx, dtype=np.float64))
         return (self.positions_zyx[row] - centre)[::-1] * tomogram.voxel_size_angstrom
-
-
-@dataclass(frozen=True)
-class _Item:
-    """Cut the i-th of the chosen rows."""
-
-    job: Extraction
-    rows: Sequence[int]
-
-    def __call__(self, index: int) -> float:
-        return self.job.cut(self.rows[index])
 
 
 def _read_list(path: Path, pixel_size: float | None) -> ParticleTable:
