@@ -31,8 +31,6 @@ class Layout:
 
     Parameters
     ----------
-    path
-        The file.
     start
         Byte of the first value.
     dtype

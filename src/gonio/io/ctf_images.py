@@ -106,8 +106,6 @@ def seen_through(volume: Volume, stored: NDArray[np.float32], kind: CtfImage, *,
 
     Parameters
     ----------
-    volume
-        The subtomogram.
     stored
         Values in the file.
     kind

@@ -42,8 +42,6 @@ class EmFile:
 
     Parameters
     ----------
-    path
-        The file.
     data
         Shape (z, y, x), in the file's own type (uint8, int16, int32, float32, float64, complex64) and this machine's
         byte order; values are as they are, also where they are not finite.
@@ -116,8 +114,6 @@ def write_em(
 
     Parameters
     ----------
-    path
-        The file.
     data
         Shape (z, y, x), or fewer axes, of a type that EM files know; others are written as float32.
     voxel_size_angstrom

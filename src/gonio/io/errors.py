@@ -30,8 +30,6 @@ class FormatError(ValueError):
 
     Parameters
     ----------
-    path
-        The file.
     problem
         What is wrong with it.
     remedy

@@ -39,8 +39,6 @@ def read_map(path: str | Path, *, permissive: bool = False) -> MapFile:
 
     Parameters
     ----------
-    path
-        The file.
     permissive
         Of MRC files, accept a wrong map ID or machine stamp, and bytes after the data, with a warning.
 

@@ -70,8 +70,6 @@ class SeriesSource(ParticleSource):
         The list itself, whose rows are images.
     groups
         For each particle the rows of its images, least exposed first, the others as listed.
-    names
-        Names of the particles.
     """
 
     images: StarSource

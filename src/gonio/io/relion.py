@@ -65,8 +65,6 @@ def write_relion(path: Path, table: ParticleTable, version: str) -> tuple[Path, 
 
     Parameters
     ----------
-    path
-        The new list.
     table
         Its coordinates from the corner, for version 5 from the centre.
 

@@ -98,16 +98,12 @@ class StarSource:
 
     Parameters
     ----------
-    star
-        The file.
     particles
         Its block of particles.
     series
         Tilt series by tomogram name; empty for 3-D subtomograms.
     tomograms_path
         Where the tilt series came from, or None.
-    options
-        Options that the list was read with.
     sets
         Optimisation sets through which list or tomograms were found.
     stacks

@@ -133,12 +133,6 @@ def table_of(
     ----------
     block
         The table, with at least one row.
-    layout
-        Its columns.
-    options
-        Options that the list is read with.
-    source
-        The list behind it.
     pixel_sizes
         Sizes that the file states, shape (m,), or None.
     tomogram_names

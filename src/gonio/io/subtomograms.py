@@ -36,14 +36,8 @@ class ListSource(ParticleSource):
 
     Parameters
     ----------
-    path
-        The list.
     family
         Its format, a key of ``gonio.io.formats.FORMATS``.
-    options
-        Options that the list was read with.
-    names
-        Names of the particles.
     images
         File of each particle, relative to the list's folder or the current one, ``NUMBER@FILE`` in a stack; or None.
     tilt_ranges_deg
@@ -169,12 +163,8 @@ def numbered_images(
 
     Parameters
     ----------
-    list_path
-        The list.
     folder
         Folder of the volumes, or None.
-    numbers
-        Numbers of the particles.
     stem
         A regular expression with one group, the number; leading zeros do not count.
     beside

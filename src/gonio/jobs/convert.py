@@ -26,10 +26,6 @@ class Converted:
 
     Parameters
     ----------
-    table, made
-        The list before and after.
-    given, wanted
-        Their formats.
     lost
         A few words for each thing in the list that its new format cannot hold.
     written

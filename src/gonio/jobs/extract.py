@@ -79,8 +79,6 @@ def extract(
         Files or folders of them; particles find theirs by name.
     particles
         A list of any format.
-    output
-        The folder.
     box, binning
         Edge of a subtomogram in its voxels, and voxels of the tomogram along one of its.
     invert

@@ -65,8 +65,6 @@ def simulate(
 
     Parameters
     ----------
-    out
-        The folder.
     phantom, structure
         A name of ``gonio.simulate.Phantom``, or a PDB or mmCIF file of which assembly 1 is built.
     resolution_angstrom
