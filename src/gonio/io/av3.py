@@ -84,7 +84,7 @@ def write_av3(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     """
     numbers = tomogram_numbers(table)
     block = block_of(table, LAYOUT, path, columns=ROWS, defaults={"object_id": "1"}, tomogram_numbers=numbers)
-    values = np.stack([_numbers(block, label) for label in ROWS], axis=-1)  # (m, 20)
+    values = np.array([block.text(label) for label in ROWS], dtype=np.float64).T  # (m, 20)
     for label in ("subtomo_id", "tomo_id", "class"):
         if np.abs(values[:, ROWS.index(label)]).max(initial=0) > EXACT:
             problem = f"{label} has numbers above {EXACT}, which float32 cannot distinguish"
@@ -97,10 +97,6 @@ def write_av3(path: Path, table: ParticleTable) -> tuple[Path, ...]:
         raise FormatError(path, problem, "write another format")
     write_em(path, single[None])  # (1, m, 20)
     return (path, *write_documents(path, numbers))
-
-
-def _numbers(block: Block, label: str) -> np.ndarray:
-    return np.array(block.text(label), dtype=np.float64)
 
 
 def _text(value: float) -> str:

@@ -21,6 +21,7 @@ from gonio.io.errors import FormatError
 __all__ = ["Layout", "check_length", "check_unpacked", "compression_of", "first_bytes", "opened", "payload"]
 
 PIECE_BYTES = 2**24
+SNIFFED_BYTES = 212  # which show what a map is
 FREE_BYTES, TIMES = 250_000_000, 10
 UNPACK = "GONIO_UNPACK_GB"
 
@@ -61,7 +62,7 @@ def compression_of(path: Path) -> str | None:
     if path.is_dir():
         raise FormatError(path, "is a folder", "give a file")
     with path.open("rb") as stream:
-        start = stream.read(212)
+        start = stream.read(SNIFFED_BYTES)
     if not start:
         raise FormatError(path, "is empty", "write the file again")
     if start[208:211] == b"MAP":  # the first number of an MRC header may look like the magic of gzip
@@ -77,7 +78,7 @@ def opened(path: Path) -> BufferedIOBase:
     return bz2.open(path, "rb") if compression == "bzip2" else path.open("rb")
 
 
-def first_bytes(path: Path, count: int) -> bytes:
+def first_bytes(path: Path, count: int = SNIFFED_BYTES) -> bytes:
     """Return the first bytes, fewer in a shorter file; raises as ``opened``, and EOFError for a gzip cut off."""
     with opened(path) as stream:
         return stream.read(count)

@@ -18,7 +18,6 @@ import struct
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,13 +188,7 @@ def _model_points(table: ParticleTable) -> NDArray[np.float64]:
 
 
 def _parts(path: Path, table: ParticleTable) -> dict[str, Path]:
-    """Return the file of each tomogram: the list alone, or NAME_TOMOGRAM with what no file should be called as ``_``.
-
-    Raises
-    ------
-    FormatError
-        If two tomograms would share a file, or would where large letters are small ones; or a name is too long.
-    """
+    """Return the file of each tomogram: the list, or NAME_TOMOGRAM with what no file should be called as ``_``."""
     names = list(dict.fromkeys(table.tomograms))
     if len(names) == 1:
         return {names[0]: path}
@@ -283,25 +276,13 @@ def _contours(path: Path, content: bytes) -> Iterator[NDArray[np.float64]]:
 
 
 def _write_points(path: Path, points: NDArray[np.float64]) -> None:
-    imodmodel = _imodmodel(path)
-    import pandas
-
-    table = pandas.DataFrame(points + FIRST_VOXEL, columns=["x", "y", "z"]).assign(object_id=0, contour_id=0)
-    with replacing(path) as temporary, _quietly():
-        imodmodel.write(table, temporary)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Ignore the warnings of imodmodel, which uses what pydantic has renamed, for every point list."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
-
-
-def _imodmodel(path: Path):  # type: ignore[no-untyped-def]
     try:
         import imodmodel
     except ImportError as error:
         raise FormatError(path, "is an IMOD model, which needs imodmodel", EXTRA) from error
-    return imodmodel
+    import pandas
+
+    table = pandas.DataFrame(points + FIRST_VOXEL, columns=["x", "y", "z"]).assign(object_id=0, contour_id=0)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # for every list: imodmodel uses what pydantic has renamed
+        imodmodel.write(table, temporary)

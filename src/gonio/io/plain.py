@@ -119,7 +119,8 @@ def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
     with reading(path, "give a Parquet table as gonio writes it"):
         _check_size(path, parquet.read_metadata(path))
         content = parquet.read_table(path)
-        columns = {label: tuple(map(_text, content[label].to_pylist())) for label in content.column_names}
+        values = {label: content[label].to_pylist() for label in content.column_names}
+        columns = {k: tuple("" if one is None else str(one) for one in column) for k, column in values.items()}
     return _table(Block(path, "", columns, is_star=False), options, "parquet")
 
 
@@ -212,10 +213,16 @@ def _in_pixels(block: Block, sizes: NDArray[np.float64] | None) -> Block:
 
 
 def _columns(path: Path, table: ParticleTable) -> dict[str, Sequence[str]]:
-    labels = [label for label in _labels(table) if label is not None]
-    texts = dict(block_of(table, LAYOUT, path, columns=labels, defaults={}).columns)
+    labels = [
+        *(LAYOUT.names, "tomogram"),
+        *(() if table.coordinates_angstrom is None else LAYOUT.coordinates),
+        *(*LAYOUT.shifts, *LAYOUT.angles),
+        *(["half_set"] if np.any(table.half_sets) else []),
+        *(["class"] if table.classes is not None else []),
+        *(["score"] if table.scores is not None else []),
+    ]
     columns: dict[str, Sequence[str]] = {}
-    for label, values in texts.items():
+    for label, values in block_of(table, LAYOUT, path, columns=labels, defaults={}).columns.items():
         if label.endswith("_px") and table.lengths == "angstrom":
             columns[_stated(label)] = _angstrom(table, label)
         else:
@@ -240,23 +247,6 @@ def _angstrom(table: ParticleTable, label: str) -> list[str]:
     values = table.tomogram_poses.shift_angstrom if label.startswith("shift_") else table.coordinates_angstrom
     assert values is not None
     return [f"{value:.6f}" for value in (np.round(values[:, axis], 6) + 0.0).tolist()]
-
-
-def _labels(table: ParticleTable) -> tuple[str | None, ...]:
-    return (
-        LAYOUT.names,
-        LAYOUT.tomograms,
-        *(() if table.coordinates_angstrom is None else LAYOUT.coordinates),
-        *LAYOUT.shifts,
-        *LAYOUT.angles,
-        LAYOUT.half_sets if np.any(table.half_sets) else None,
-        LAYOUT.classes if table.classes is not None else None,
-        LAYOUT.scores if table.scores is not None else None,
-    )
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
 
 
 def _pyarrow(path: Path):  # type: ignore[no-untyped-def]

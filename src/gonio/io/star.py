@@ -99,7 +99,8 @@ def read_particles(path: Path, options: ReadOptions) -> ParticleTable:
     if pixels is None and are_centred(particles):
         pixels, source = _tomograms_pixels(source)
     in_angstrom = pixels is not None or _origin_labels(source) == ORIGINS_ANGSTROM
-    coordinates = _coordinates(particles, pixels)
+    shifts_in_angstrom = any(label in particles for label in ORIGINS_ANGSTROM)
+    coordinates = coordinates_angstrom(particles, pixels, shifts_in_angstrom=shifts_in_angstrom)
     if series:
         source = replace(source, places_angstrom=_places(source, coordinates if in_angstrom else None))
         warn_of_unused(source)
@@ -312,11 +313,6 @@ def tomogram_label(particles: Block) -> str | None:
 def _tomogram_names(particles: Block) -> tuple[str, ...]:
     label = tomogram_label(particles)
     return particles.text(label) if label else ("",) * len(particles)
-
-
-def _coordinates(particles: Block, pixels: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-    shifts = any(label in particles for label in ORIGINS_ANGSTROM)
-    return coordinates_angstrom(particles, pixels, shifts_in_angstrom=shifts)
 
 
 def _extras(source: StarSource) -> dict[str, Sequence[str]]:

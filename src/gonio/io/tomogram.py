@@ -26,15 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.io.compressed import check_length, check_unpacked, compression_of, first_bytes, opened
+from gonio.io.compressed import PIECE_BYTES, check_length, check_unpacked, compression_of, first_bytes, opened
 from gonio.io.em import em_layout, is_em
 from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import MapFile, mrc_layout
 
 __all__ = ["Tomogram", "open_tomogram", "tomogram_files"]
 
-SNIFFED_BYTES = 212
-PIECE_BYTES = 2**24
 UNITS_ANGSTROM = {"angstrom": 1.0, "nanometer": 10.0, "nanometre": 10.0, "micrometer": 1e4, "picometer": 1e-2}
 BROKEN = "write the file again"
 ENDINGS = re.compile(r"\.(mrc|rec|map|em)(\.gz|\.bz2)?$", re.IGNORECASE)
@@ -116,7 +114,7 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
         return _of_zarr(path, voxel_size_angstrom)
     with reading(path, BROKEN):
         compression = compression_of(path)
-        start = first_bytes(path, SNIFFED_BYTES)
+        start = first_bytes(path)
     layout = em_layout(path) if is_em(start) else mrc_layout(path, permissive=permissive)
     if len(layout.shape) != 3 or min(layout.shape) < 2:
         raise FormatError(path, f"holds an array of shape {layout.shape}", "give a tomogram, a volume")

@@ -137,7 +137,7 @@ def _inspection(path: Path, file: ListOptions, options: ReadOptions, sample: int
     if path.is_dir():
         return _volume(path, options)
     with reading(path, "give a particle list, a map, a tomogram or a tilt file"):
-        start = first_bytes(path, 212)
+        start = first_bytes(path)
     if is_em(start) and em_layout(path).shape[::2] == (1, 20):
         return _list(path, file, options, sample, diameter)
     if is_em(start) or start[208:211] == b"MAP" or (options.permissive and b"\0" in start):
@@ -279,7 +279,8 @@ def _list(path: Path, file: ListOptions, options: ReadOptions, sample: int, diam
     elif unread:
         found.facts["images"] = f"not read: {unread}"
     if particles:
-        found.facts |= _ctf_image_facts(table)
+        kind_of_ctf = None if table.source is None else table.source.ctf_image_kind(int(np.asarray(table.rows)[0]))
+        found.facts |= {} if kind_of_ctf is None else {"rlnCtfImage": str(kind_of_ctf)}
         _look_at_images(found, particles, options, len(table))
     _look_at_list(found, table, particles, options.tomograms_path, diameter)
     return found
@@ -374,12 +375,6 @@ def _look_at_images(found: Inspection, particles: Sequence[Particle], options: R
     found.facts["wedge"] = _wedge_words(found.wedge)
     found.frequency_per_angstrom = 0.5 / first.voxel_size_angstrom
     found.warn(look.few_tilts(found.series.tilts_deg))
-
-
-def _ctf_image_facts(table: ParticleTable) -> dict[str, Any]:
-    """Return what the volumes in rlnCtfImage are taken for; empty where none is used."""
-    kind = None if table.source is None else table.source.ctf_image_kind(int(np.asarray(table.rows)[0]))
-    return {} if kind is None else {"rlnCtfImage": str(kind)}
 
 
 def _wedge_words(wedge: Wedge) -> str:
