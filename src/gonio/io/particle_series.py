@@ -34,7 +34,7 @@ from gonio.io.maps import read_listed_sections
 from gonio.io.source import ReadOptions, StarSource
 from gonio.io.star_columns import own_columns
 from gonio.io.text import decimals
-from gonio.io.tilts import PLATE, bfactors
+from gonio.io.tilts import BFACTOR, DEFOCUS, OPTICS, PLATE, SCALE, bfactors
 from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleSource, ParticleTable
@@ -43,12 +43,9 @@ from gonio.particle.volume import TiltStack
 __all__ = ["SeriesSource", "is_series", "read_series", "write_series"]
 
 GROUP, IMAGE = "rlnGroupName", "rlnImageName"
-BFACTOR, SCALE = "rlnCtfBfactor", "rlnCtfScalefactor"
 # What only lists of single tilt images have together; positions in tomograms and volumes are what they lack.
 NEEDED = frozenset({GROUP, IMAGE, BFACTOR, SCALE, "rlnDefocusU", "rlnDefocusV"})
 FOREIGN = frozenset({"rlnCoordinateZ", "rlnTomoName", "rlnCtfImage"})
-DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
-MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 ORIGINS = (star.ORIGINS_ANGSTROM[:2], star.ORIGINS_PX[:2])
 NUMBERED = re.compile(r"(?P<tomogram>.+?)_\d+")
 # Images are moved where shifts of their rows do not go together by more than this, in pixels.
@@ -178,8 +175,8 @@ class SeriesSource(ParticleSource):
     def _ctf(self, rows: NDArray[np.int64]) -> Ctf:
         particles = self.images.particles
         u, v, angle = particles.vectors(DEFOCUS)[rows].T
-        microscope = [self.images.values(label) for label in MICROSCOPE]
-        lost = next((label for label, values in zip(MICROSCOPE, microscope, strict=True) if values is None), None)
+        microscope = [self.images.values(label) for label in OPTICS]
+        lost = next((label for label, values in zip(OPTICS, microscope, strict=True) if values is None), None)
         if lost is not None:
             raise FormatError(self.path, f"has no column {lost}, which the CTF needs", "add the column")
         voltage, aberration, contrast = (values[rows] for values in microscope if values is not None)

@@ -87,7 +87,9 @@ def read_pytom(path: Path, options: ReadOptions) -> ParticleTable:
     images = block.text(FILE)
     source = ListSource(path, "pytom", options, images, images, _tilt_ranges(block), block)
     table = table_of(block, LAYOUT, options, source=source)
-    return _with_classes(table, block)
+    names = block.text(CLASS) if CLASS in block else ()
+    numbered = bool(names) and all(map(NUMBER.fullmatch, names))  # PyTom's classes are names
+    return replace(table, classes=block.whole(CLASS, *CLASSES)) if numbered else table
 
 
 def write_pytom(path: Path, table: ParticleTable) -> tuple[Path, ...]:
@@ -212,11 +214,3 @@ def _files(path: Path, table: ParticleTable) -> list[str]:
     if table.images is None:
         return [name if name.endswith((".em", ".mrc")) else f"{name}.em" for name in table.names]
     return moved(table.images, folder_of(table), path.parent)
-
-
-def _with_classes(table: ParticleTable, block: Block) -> ParticleTable:
-    """Return the table with classes where they have numbers; PyTom's are names."""
-    names = block.text(CLASS) if CLASS in block else ()
-    if not names or not all(NUMBER.fullmatch(name) for name in names):
-        return table
-    return replace(table, classes=block.whole(CLASS, *CLASSES))

@@ -23,7 +23,7 @@ from gonio.io.errors import FormatError, locate, located, of_particle, reading
 from gonio.io.maps import image_stack, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
-from gonio.io.tilts import DefocusHand, visible_tilts
+from gonio.io.tilts import OPTICS, DefocusHand, visible_tilts
 from gonio.io.wedges import StatedWedges
 from gonio.particle.ctf import Ctf
 from gonio.particle.tilt_series import Optics, TiltSeries
@@ -40,7 +40,6 @@ TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
 # The column that states that poses were found with tilts read in the other sense.
 TILT_SENSE, REVERSED = "tilt_sense", "reversed"
 STACKS = "rlnTomoSubTomosAre2DStacks"
-OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 IMAGE_OF_CTF, PREMULTIPLIED = "rlnCtfImage", "rlnCtfDataAreCtfPremultiplied"
 # What gonio states of a particle's image in columns of its own, which stay with it.
 IMAGE_COLUMNS = (*TILT_COLUMNS, CTF_IMAGE_COLUMN)
