@@ -224,11 +224,9 @@ class StarSource:
         return self._tilt_stack(index, image, size) if self.series else self._subtomogram(index, image, size)
 
     def _read(self, label: str, index: int) -> MapFile:
-        return read_listed(self.path, self._locate(label, index), permissive=self.options.permissive)
-
-    def _locate(self, label: str, index: int) -> Path:
         token = self.particles.text(label)[index]
-        return located(token, self.path, f"{label} of row {index + 1}, {token}, is")
+        path = located(token, self.path, f"{label} of row {index + 1}, {token}, is")
+        return read_listed(self.path, path, permissive=self.options.permissive)
 
     def _voxel_size(self, index: int, image: MapFile) -> float:
         if self.options.voxel_size_angstrom is not None:
@@ -359,8 +357,7 @@ class StarSource:
 
 def named_file(entry: Block, label: str) -> Path:
     """Return the file that the first row of a column names; FormatError where there is none."""
-    token = entry.first(label)
-    return located(token, entry.path, f"{label} names {token}, which is")
+    return located(entry.first(label), entry.path, f"{label} names {entry.first(label)}, which is")
 
 
 def tomograms_beside(path: Path, *, needed: bool) -> tuple[Path | None, tuple[Path, ...]]:
