@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import TILT_COLUMNS, ReadOptions
-from gonio.io.star_columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
+from gonio.io.star_columns import Layout, block_of, read_documents, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
@@ -97,7 +97,6 @@ def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:
 
     Names of tomograms that are not numbers go into the table map LIST.doc beside it.
     """
-    numbers = tomogram_numbers(table)
     known = [i for i, label in enumerate(COLUMNS) if LAYOUT.label(label) in table.extras]
     sizes = table.pixel_sizes_angstrom
     apix = COLUMNS.index("apix")
@@ -105,15 +104,14 @@ def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     if sizes is not None and not _came_without_size(table):
         width = max(width, apix + 1)
     width = next(usual for usual in (26, 35, 36, 41, 42) if usual >= width)
-    defaults = {"aligned": "1", "averaged": "1"}
-    block = block_of(table, LAYOUT, path, columns=COLUMNS[:width], defaults=defaults, tomogram_numbers=numbers)
+    block = block_of(table, LAYOUT, path, columns=COLUMNS[:width], defaults={"aligned": "1", "averaged": "1"})
     columns = dict(block.columns)
     columns |= _tilt_columns(table)
     if sizes is not None and width > apix:
         columns["apix"] = tuple(f"{size:.9g}" for size in sizes)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(" ".join(row) + "\n" for row in zip(*columns.values(), strict=True))
-    return (path, *write_documents(path, numbers))
+    return (path, *write_documents(path, table))
 
 
 def _read_table(path: Path) -> Block:

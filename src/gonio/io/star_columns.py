@@ -13,7 +13,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -266,7 +266,6 @@ def block_of(
     *,
     columns: Iterable[str],
     defaults: Mapping[str, str],
-    tomogram_numbers: Mapping[str, int] | None = None,
 ) -> Block:
     """Return the table's rows in a format's own columns, all as text.
 
@@ -278,16 +277,14 @@ def block_of(
         The columns to write, in order.
     defaults
         Values of columns that the table lacks; others get 0.
-    tomogram_numbers
-        Number of each tomogram, where the format numbers them.
 
     Raises
     ------
     FormatError
         If a tomogram has a name that no table map can hold.
     """
-    made = _field_columns(table, layout, tomogram_numbers or {})
-    if tomogram_numbers and _have_names(tomogram_numbers):
+    made = _field_columns(table, layout)
+    if layout.numbered and layout.tomograms is not None and _have_names(tomogram_numbers(table)):
         check_writable(document_path(path), {"tomogram": table.tomograms}, UNWRITABLE_NAME)
     made |= _kept(table, layout, made)
     count = len(table)
@@ -300,9 +297,7 @@ def block_of(
     return Block(path, "", texts)
 
 
-def _field_columns(
-    table: ParticleTable, layout: Layout, tomogram_numbers: Mapping[str, int]
-) -> dict[str, Sequence[str]]:
+def _field_columns(table: ParticleTable, layout: Layout) -> dict[str, Sequence[str]]:
     sizes = table.pixel_sizes_angstrom
     scale = 1.0 if sizes is None else sizes[:, None]
     poses = table.tomogram_poses
@@ -310,7 +305,8 @@ def _field_columns(
     if layout.numbered:
         made[layout.names] = [str(number) for number in numbers_of(table.names)]
     if layout.tomograms is not None:
-        made[layout.tomograms] = [str(tomogram_numbers[name]) if layout.numbered else name for name in table.tomograms]
+        numbers = tomogram_numbers(table)
+        made[layout.tomograms] = [str(numbers[name]) if layout.numbered else name for name in table.tomograms]
     made |= _triples(layout.angles, layout.angles_deg(poses.rotation))
     made |= _triples(layout.shifts, poses.shift_angstrom / scale)
     if table.coordinates_angstrom is not None:
@@ -356,7 +352,7 @@ def _kept(table: ParticleTable, layout: Layout, made: Mapping[str, Sequence[str]
 
 def shown(layout: Layout, table: ParticleTable) -> dict[str, Sequence[str]]:
     """Return positions, shifts and angles as the format has them."""
-    made = _field_columns(replace(table, tomograms=("1",) * len(table)), layout, {"1": 1})
+    made = _field_columns(table, layout)
     made |= _kept(table, layout, made)
     return {label: made[label] for label in (*layout.coordinates, *layout.shifts, *layout.angles) if label in made}
 
@@ -460,8 +456,9 @@ def numbered_files(path: Path, table: ParticleTable) -> list[Path]:
     return [path, *([document_path(path)] if _have_names(tomogram_numbers(table)) else [])]
 
 
-def write_documents(path: Path, numbers: Mapping[str, int]) -> tuple[Path, ...]:
-    """Write the table map where names are not numbers, and return its path, if any."""
+def write_documents(path: Path, table: ParticleTable) -> tuple[Path, ...]:
+    """Write the table map of a list where names are not numbers, and return its path, if any."""
+    numbers = tomogram_numbers(table)
     if not _have_names(numbers):
         return ()
     document = document_path(path)

@@ -20,7 +20,7 @@ import numpy as np
 from gonio.io.blocks import Star, read_star, write_star
 from gonio.io.errors import FormatError, reading
 from gonio.io.source import ReadOptions
-from gonio.io.star_columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
+from gonio.io.star_columns import Layout, block_of, read_documents, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
@@ -83,16 +83,13 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
 
 def write_stopgap(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     """Write a motive list; names of tomograms that are not numbers go into LIST.doc beside it."""
-    numbers = tomogram_numbers(table)
     free = (label.removeprefix("stopgap_") for label in table.extras if label.startswith("stopgap_"))
     columns = (*COLUMNS, *(label for label in free if label not in COLUMNS))
-    block = block_of(
-        table, LAYOUT, path, columns=columns, defaults={"object": "1", "class": "1"}, tomogram_numbers=numbers
-    )
+    block = block_of(table, LAYOUT, path, columns=columns, defaults={"object": "1", "class": "1"})
     if LAYOUT.label("subtomo_num") not in table.extras:
         block = block.with_columns({"subtomo_num": block.text("motl_idx")})
     write_star(path, Star(path, (replace(block, name=MOTIVE_LIST),)))
-    return (path, *write_documents(path, numbers))
+    return (path, *write_documents(path, table))
 
 
 def read_wedge_list(path: Path) -> Mapping[int, Wedge]:
