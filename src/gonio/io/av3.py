@@ -20,7 +20,7 @@ from gonio.io.blocks import Block
 from gonio.io.em import read_em, write_em
 from gonio.io.errors import FormatError
 from gonio.io.source import ReadOptions
-from gonio.io.star_columns import Layout, block_of, read_documents, table_of, write_documents
+from gonio.io.star_columns import Layout, block_of, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
@@ -71,7 +71,7 @@ def read_av3(path: Path, options: ReadOptions) -> ParticleTable:
     images = numbered_images(path, options.data_path, numbers, IMAGE, beside=("subtomograms",))
 
     source = ListSource(path, "av3", options, texts["subtomo_id"], images, None, block)
-    return table_of(block, LAYOUT, options, source=source, tomogram_names=read_documents(path))
+    return table_of(block, LAYOUT, options, source=source)
 
 
 def write_av3(path: Path, table: ParticleTable) -> tuple[Path, ...]:

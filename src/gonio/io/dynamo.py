@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import TILT_COLUMNS, ReadOptions
-from gonio.io.star_columns import Layout, block_of, read_documents, table_of, write_documents
+from gonio.io.star_columns import Layout, block_of, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
@@ -88,8 +88,7 @@ def read_dynamo(path: Path, options: ReadOptions) -> ParticleTable:
     tags = block.whole("tag").tolist()
     images = numbered_images(path, options.data_path, tags, IMAGE, beside=(".",))  # crop.tbl lies in its data folder
     source = ListSource(path, "dynamo", options, block.text("tag"), images, _tilt_ranges(block), block)
-    names = read_documents(path)
-    return table_of(block, LAYOUT, options, source=source, pixel_sizes=_stated_sizes(block), tomogram_names=names)
+    return table_of(block, LAYOUT, options, source=source, pixel_sizes=_stated_sizes(block))
 
 
 def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:

@@ -36,7 +36,6 @@ __all__ = [
     "numbers_of",
     "own_columns",
     "own_texts",
-    "read_documents",
     "shown",
     "table_of",
     "tomogram_numbers",
@@ -125,18 +124,13 @@ def table_of(
     *,
     source: ListSource,
     pixel_sizes: NDArray[np.float64] | None = None,
-    tomogram_names: Mapping[str, str] | None = None,
 ) -> ParticleTable:
     """Return the particles of a table of text.
 
     Parameters
     ----------
-    block
-        The table, with at least one row.
     pixel_sizes
         Sizes that the file states, shape (m,), or None.
-    tomogram_names
-        Names of numbered tomograms.
 
     Raises
     ------
@@ -152,7 +146,7 @@ def table_of(
     return ParticleTable(
         poses=Pose(layout.rotations(_vectors(block, layout.angles)), shifts * scale),
         names=_names(block, layout),
-        tomograms=_tomograms(block, layout, tomogram_names or {}),
+        tomograms=_tomograms(block, layout),
         coordinates_angstrom=(block.vectors(layout.coordinates) - layout.first) * scale if known else None,
         half_sets=_half_sets(block, layout),
         columns=own_columns(block, besides=IMAGE_COLUMNS),
@@ -223,10 +217,11 @@ def checked_names(block: Block, label: str, names: tuple[str, ...]) -> tuple[str
     return tuple(str(row) for row in range(1, len(names) + 1))
 
 
-def _tomograms(block: Block, layout: Layout, names: Mapping[str, str]) -> tuple[str, ...]:
+def _tomograms(block: Block, layout: Layout) -> tuple[str, ...]:
     if layout.tomograms is None or layout.tomograms not in block:
         return ("",) * len(block)
     words = _words(block, layout.tomograms, numbered=layout.numbered)
+    names = read_documents(block.path) if layout.numbered else {}
     return tuple(names.get(word, word) for word in words)
 
 

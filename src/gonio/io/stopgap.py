@@ -20,7 +20,7 @@ import numpy as np
 from gonio.io.blocks import Star, read_star, write_star
 from gonio.io.errors import FormatError, reading
 from gonio.io.source import ReadOptions
-from gonio.io.star_columns import Layout, block_of, read_documents, table_of, write_documents
+from gonio.io.star_columns import Layout, block_of, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
@@ -78,7 +78,7 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
     sizes = np.array([wedge[2] for wedge in found])
     source = ListSource(path, "stopgap", options, block.text("motl_idx"), images, tilts, block, others)
     stated = sizes if wedges and np.isfinite(sizes).all() else None
-    return table_of(block, LAYOUT, options, source=source, pixel_sizes=stated, tomogram_names=read_documents(path))
+    return table_of(block, LAYOUT, options, source=source, pixel_sizes=stated)
 
 
 def write_stopgap(path: Path, table: ParticleTable) -> tuple[Path, ...]:
