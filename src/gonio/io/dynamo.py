@@ -88,7 +88,8 @@ def read_dynamo(path: Path, options: ReadOptions) -> ParticleTable:
     tags = block.whole("tag").tolist()
     images = numbered_images(path, options.data_path, tags, IMAGE, beside=(".",))  # crop.tbl lies in its data folder
     source = ListSource(path, "dynamo", options, block.text("tag"), images, _tilt_ranges(block), block)
-    return table_of(block, LAYOUT, options, source=source, pixel_sizes=_stated_sizes(block))
+    sizes = block.positive("apix") if "apix" in block and block.numbers("apix").any() else None
+    return table_of(block, LAYOUT, options, source=source, pixel_sizes=sizes)
 
 
 def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:
@@ -142,12 +143,6 @@ def _real(word: str) -> str:
     """Return a complex number without its imaginary part where that is nothing but rounding; else the word itself."""
     found = COMPLEX.fullmatch(word)
     return found["real"] if found and abs(float(found["imaginary"])) < ROUNDING else word
-
-
-def _stated_sizes(block: Block) -> NDArray[np.float64] | None:
-    if "apix" not in block:
-        return None
-    return block.positive("apix") if block.numbers("apix").any() else None
 
 
 def _came_without_size(table: ParticleTable) -> bool:

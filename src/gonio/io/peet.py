@@ -88,7 +88,8 @@ def read_peet(path: Path, options: ReadOptions) -> ParticleTable:
         Missing or broken, a value is no number, or the model has another number of points.
     """
     block = _read_rows(path)
-    model = _model_beside(path)
+    places = (path.with_suffix(".mod"), path.with_name(_stem(path) + ".mod"))
+    model = next((place for place in places if place.is_file()), None)
     if model is not None:
         points = _points(model)
         if len(points) != len(block):
@@ -229,11 +230,6 @@ def _read_rows(path: Path) -> Block:
 
 def _stem(path: Path) -> str:
     return path.stem.removesuffix("_MOTL").removesuffix(".MOTL").removesuffix("_initMOTL")
-
-
-def _model_beside(path: Path) -> Path | None:
-    places = (path.with_suffix(".mod"), path.with_name(_stem(path) + ".mod"))
-    return next((place for place in places if place.is_file()), None)
 
 
 def _points(path: Path) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ from gonio.io.text import decimals, number_text
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
-__all__ = ["VERSIONS", "lost_priors", "shown", "write_relion"]
+__all__ = ["VERSIONS", "blocks_of", "lost_priors", "shown", "write_relion"]
 
 VERSIONS = ("warp", "3.0", "3.1", "4", "5")
 STAR_VERSION = {"3.1": "30001", "4": "30001", "5": "50001"}
@@ -74,7 +74,7 @@ def write_relion(path: Path, table: ParticleTable, version: str) -> tuple[Path, 
         If the version needs a pixel size that is not known, or the file cannot be written.
     """
     rows = _rows(path, table, version)
-    blocks = [Block(path, "", rows)] if version in ("warp", "3.0") else _blocks(path, rows, version)
+    blocks = [Block(path, "", rows)] if version in ("warp", "3.0") else blocks_of(path, rows, version)
     write_star(path, Star(path, tuple(blocks), STAR_VERSION.get(version)))
     return (path,)
 
@@ -228,7 +228,7 @@ def _counted_pixels(table: ParticleTable, version: str) -> NDArray[np.float64] |
     return table.pixel_sizes_angstrom
 
 
-def _blocks(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> Sequence[Block]:
+def blocks_of(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> Sequence[Block]:
     """Return data_general, data_optics and data_particles, from one table."""
     count = len(next(iter(rows.values())))
     labels = [label for label in OPTICS if label in rows and label != GROUP_NAME]

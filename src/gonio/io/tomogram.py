@@ -193,7 +193,8 @@ def _of_zarr(path: Path, voxel_size_angstrom: float | None) -> Tomogram:
             raise FormatError(path, "is a folder, and no zarr", "give a tomogram file or an OME-Zarr folder") from error
         if isinstance(found, zarr.Array):
             level, above = path.name, path.parent
-            group = zarr.open_group(above, mode="r") if _is_group(above) else None
+            is_group = any((above / name).is_file() for name in (".zgroup", "zarr.json"))
+            group = zarr.open_group(above, mode="r") if is_group else None
             stated = _stated_size(path, None if group is None else dict(group.attrs), level)
             return _tomogram_of(path, found, stated, voxel_size_angstrom)
         multiscales = _multiscales(dict(found.attrs))
@@ -228,10 +229,6 @@ def _codecs(metadata: Any) -> Iterator[str]:
         yield str(codec.to_dict()["name"]).removeprefix("numcodecs.")
         if hasattr(codec, "codecs"):
             yield from _codecs(codec)
-
-
-def _is_group(path: Path) -> bool:
-    return any((path / name).is_file() for name in (".zgroup", "zarr.json"))
 
 
 def _multiscales(attributes: dict[str, Any]) -> list[dict[str, Any]]:
