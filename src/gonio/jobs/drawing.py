@@ -11,7 +11,6 @@ import numpy as np
 from gonio.particle.arguments import ArgumentError
 
 if TYPE_CHECKING:
-    from gonio.jobs.inspect import Inspection
     from gonio.particle.tilt_series import TiltSeries
     from gonio.particle.volume import Volume
     from gonio.particle.wedge import Wedge
@@ -19,8 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 
-def draw(output: Path, found: Inspection) -> None:
-    """Draw the wedge up to a frequency, the power of volumes, and tilts, where there are any, into a PNG file.
+def draw(
+    output: Path,
+    *,
+    wedge: Wedge | None,
+    volumes: Sequence[Volume],
+    series: TiltSeries | None,
+    frequency_per_angstrom: float,
+) -> None:
+    """Draw a wedge up to a frequency, the power of volumes, and tilts, where there are any, into a PNG file.
 
     Raises
     ------
@@ -31,12 +37,12 @@ def draw(output: Path, found: Inspection) -> None:
 
     from gonio.io.errors import replacing
 
-    wedge, series, top = found.wedge, found.series, found.frequency_per_angstrom
+    top = frequency_per_angstrom
     panels: list[Callable[[Any], None]] = []
     if wedge is not None:
         panels.append(lambda axes: _draw_wedge(axes, wedge, top))
-    if found.volumes:
-        panels.append(lambda axes: _draw_power(axes, found.volumes, top))
+    if volumes:
+        panels.append(lambda axes: _draw_power(axes, volumes, top))
     if series is not None:
         panels.append(lambda axes: _draw_tilts(axes, series))
     if not panels:

@@ -123,7 +123,13 @@ def inspect(
         found.remedies = remedies_of(found.hand, found.table, path, Path(hand), words)
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
-        draw(Path(output), found)
+        draw(
+            Path(output),
+            wedge=found.wedge,
+            volumes=found.volumes,
+            series=found.series,
+            frequency_per_angstrom=found.frequency_per_angstrom,
+        )
     return found
 
 
