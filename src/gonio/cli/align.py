@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 @command(
     jobs.align,
     reference=typer.Option("--reference", metavar="MAP", help="MRC map that the particles show."),
-    output=typer.Option("-o", "--output", metavar="DIR", help="Folder to make."),
     local=typer.Option("--local", help="Refine the poses in the list, in place of a search over all orientations."),
     learn=typer.Option(
         "--learn",

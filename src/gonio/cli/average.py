@@ -9,7 +9,7 @@ import typer
 
 from gonio import jobs
 from gonio.cli.grouped import command
-from gonio.cli.options import positive
+from gonio.cli.options import length
 from gonio.cli.output import numbers_text, print_result
 from gonio.particle.table import AS_LISTED
 
@@ -21,14 +21,9 @@ if TYPE_CHECKING:
     jobs.average,
     output=typer.Option("-o", "--output", metavar="MAP", help="MRC file to write."),
     halves=typer.Option("--halves/--no-halves", help="Average the half sets of the list (rlnRandomSubset) too."),
-    split=typer.Option(
-        "--split", help="Make new half sets, also where the list has some; overlapping particles stay in one half."
-    ),
-    overlap_distance_angstrom=typer.Option(
+    overlap_distance_angstrom=length(
         "--overlap",
-        metavar="A",
-        callback=positive,
-        help="With --split: particles nearer than this along every axis stay in one half, angstrom. Default: the"
+        "With --split: particles nearer than this along every axis stay in one half, angstrom. Default: the"
         " box's edge.",
     ),
     mask=typer.Option(

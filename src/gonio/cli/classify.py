@@ -25,7 +25,6 @@ def watch(procedure: Procedure, *, as_json: bool) -> None:
 @command(
     jobs.classify,
     watch=watch,
-    output=typer.Option("-o", "--output", metavar="DIR", help="Folder to make."),
     classes=typer.Option("--classes", metavar="K|auto", help="Number of classes; auto proposes one and states why."),
     references=typer.Option(
         "--reference",

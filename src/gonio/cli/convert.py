@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from gonio.cli.grouped import command
-from gonio.cli.options import positive
+from gonio.cli.options import length
 from gonio.cli.output import say
 from gonio.jobs.convert import Converted
 from gonio.jobs.convert import convert as convert_list
@@ -30,17 +30,12 @@ SHOWN = 3
     to_format=typer.Option(
         "--to", metavar="FORMAT", help="Format of OUT, where its ending is ambiguous, as for older STAR lists."
     ),
-    pixel_size_angstrom=typer.Option(
-        "--pixel-size",
-        metavar="A",
-        callback=positive,
-        help="Size of the pixels that IN counts coordinates in, angstrom, in place of what it states.",
+    pixel_size_angstrom=length(
+        "--pixel-size", "Size of the pixels that IN counts coordinates in, angstrom, in place of what it states."
     ),
-    to_pixel_size_angstrom=typer.Option(
+    to_pixel_size_angstrom=length(
         "--to-pixel-size",
-        metavar="A",
-        callback=positive,
-        help="Size of the pixels that OUT counts in, angstrom, such as those of binned tomograms. Default: as IN.",
+        "Size of the pixels that OUT counts in, angstrom, such as those of binned tomograms. Default: as IN.",
     ),
     tomogram_size=typer.Option(
         "--tomogram-size",
@@ -51,11 +46,6 @@ SHOWN = 3
         "--tomograms",
         metavar="FILE",
         help="tomograms.star or a STOPGAP wedge list, for the sizes of tomograms. Default: what the list names.",
-    ),
-    centre=typer.Option(
-        "--centre",
-        metavar="size/2|size/2-1|floor",
-        help="Which voxel is the centre of a tomogram: size/2 in RELION itself, size/2-1 in its Python pickers.",
     ),
     whole=typer.Option(
         "--whole",

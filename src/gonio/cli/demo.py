@@ -62,19 +62,23 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     density = Phantom.named(PHANTOM, box=BOX, voxel_size_angstrom=VOXEL_SIZE_ANGSTROM)
     simulated = folder / "simulated"
     simulated.mkdir()
-    _say(
+    say(
         f"1. {count} particles in random poses, tilted by {TILT_DEG:g} degrees to either side, with twice as much noise"
-        " as signal. A third of their Fourier space is missing, and each in another direction."
+        " as signal. A third of their Fourier space is missing, and each in another direction.",
+        flush=True,
     )
     truth = random_poses(count, imaging, MAX_SHIFT_VOXELS, seed)
     write_simulation(simulated, density, imaging, truth=truth, seed=seed, progress=progress)
-    _say("2. Alignment to the reference, over all orientations, from coarse to fine. It does not know the true poses.")
+    say(
+        "2. Alignment to the reference, over all orientations, from coarse to fine. It does not know the true poses.",
+        flush=True,
+    )
     reference = read_volume(simulated / "reference.mrc")
     table = ListOptions(simulated / "particles.star").read()
     executor = Checkpointed(Local(thread_count(None)), progress=progress)
     aligned = align_list(table, Aligner(reference), executor=executor, seed=seed)
     aligned = replace(aligned, errors=errors_of(aligned, ListOptions(simulated / "truth.star").read()))
-    _say("3. Average of all particles, and of two halves of them for the resolution.")
+    say("3. Average of all particles, and of two halves of them for the resolution.", flush=True)
     made = average_list(aligned.table, halves=True, symmetry="C1", executor=executor)
     agreement = agreement_of(made)
     write_particles(folder / "particles.star", writable(aligned.table))
@@ -91,11 +95,7 @@ def _chain(folder: Path, count: int, seed: int) -> str:
         "alignment": asdict(aligned.settings),
     }
     write_settings(folder / "settings.toml", shown, seed=seed)
-    return _table(aligned, made, agreement, reference)
-
-
-def _say(text: str) -> None:
-    say(text, flush=True)
+    return numbers_text([*aligned.rows, *_resolutions(made, agreement, reference)])
 
 
 def _report(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume, seed: int) -> Report:
@@ -129,7 +129,3 @@ def _resolutions(made: Average, agreement: Agreement | None, reference: Volume) 
     reading = "FSC with the reference"
     rows = [(f"resolution {FSC_KNOWN:g}, reference", known, reading)]
     return rows if agreement is None else [*rows, *resolutions(agreement.fsc)]
-
-
-def _table(aligned: Aligned, made: Average, agreement: Agreement | None, reference: Volume) -> str:
-    return numbers_text([*aligned.rows, *_resolutions(made, agreement, reference)])

@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 from gonio.cli.grouped import command
-from gonio.cli.options import positive
+from gonio.cli.options import length
 from gonio.cli.output import say
 from gonio.jobs.extract import Extracted, names_of
 from gonio.jobs.extract import extract as extract_boxes
@@ -23,7 +23,6 @@ LARGEST_EDGE = 4096
         help="MRC, MRC.gz, EM or OME-Zarr; or folders of them. Particles find theirs by name.",
     ),
     particles=typer.Argument(metavar="LIST", help="Particle list of any format."),
-    output=typer.Option("-o", "--output", metavar="DIR", help="Folder to make."),
     box=typer.Option("--box", metavar="N", min=8, max=LARGEST_EDGE, help="Edge of the result, voxels."),
     binning=typer.Option(
         "--bin", metavar="N", min=1, help="Voxels of the tomogram along an edge of one of the result."
@@ -34,32 +33,16 @@ LARGEST_EDGE = 4096
         metavar="outside|box|none",
         help="Make mean 0 and standard deviation 1: outside the sphere of --diameter, or of the whole box.",
     ),
-    diameter_angstrom=typer.Option(
-        "--diameter",
-        metavar="A",
-        callback=positive,
-        help="Diameter of that sphere, angstrom. Default: the largest that fits the box.",
+    diameter_angstrom=length(
+        "--diameter", "Diameter of that sphere, angstrom. Default: the largest that fits the box."
     ),
     edge=typer.Option(
         "--edge",
         metavar="pad|skip|refuse",
         help="Boxes that stick out of the tomogram: fill them with their mean, leave them out, or stop.",
     ),
-    centre=typer.Option(
-        "--centre",
-        metavar="size/2|size/2-1|floor",
-        help="Which voxel is the centre that coordinates may start at: size/2 in RELION itself, size/2-1 in its"
-        " Python pickers.",
-    ),
-    pixel_size_angstrom=typer.Option(
-        "--pixel-size", metavar="A", callback=positive, help="Size of LIST's pixels, angstrom."
-    ),
-    voxel_size_angstrom=typer.Option(
-        "--voxel-size",
-        metavar="A",
-        callback=positive,
-        help="Voxel size of the tomograms, angstrom, in place of their headers.",
-    ),
+    pixel_size_angstrom=length("--pixel-size", "Size of LIST's pixels, angstrom."),
+    voxel_size_angstrom=length("--voxel-size", "Voxel size of the tomograms, angstrom, in place of their headers."),
     reverse_tilts=typer.Option(
         "--reverse-tilts",
         help="Mirror what is cut in z: for tomograms that were reconstructed with the wrong tilt sense.",

@@ -97,7 +97,7 @@ def _opened(job: Callable[..., Any], shown: Mapping[str, ParameterInfo]) -> tupl
             switch = _typed(name, bool, False, shown) if hints[name] != kind else None
             own = get_type_hints(kind)
             options = [
-                _typed(one.name, own[one.name], _default(one.default), shown)
+                _typed(one.name, own[one.name], Parameter.empty if one.default is MISSING else one.default, shown)
                 for one in fields(kind)
                 if one.name in shown
             ]
@@ -111,10 +111,6 @@ def _opened(job: Callable[..., Any], shown: Mapping[str, ParameterInfo]) -> tupl
 def _typed(name: str, hint: Any, default: Any, shown: Mapping[str, ParameterInfo]) -> Parameter:
     kind = Annotated[_one_kind(hint), shown[name]]  # type: ignore[valid-type]
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-
-
-def _default(value: Any) -> Any:
-    return Parameter.empty if value is MISSING else value
 
 
 def _one_kind(hint: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from typer.models import ParameterInfo
 
-__all__ = ["OPTIONS", "positive"]
+__all__ = ["OPTIONS", "length"]
 
 
 def positive(value: float | None) -> float | None:
@@ -20,6 +20,11 @@ def positive(value: float | None) -> float | None:
     if value is not None and not (math.isfinite(value) and value > 0):
         raise typer.BadParameter(f"must be a positive number, got {value:g}")
     return value
+
+
+def length(name: str, meaning: str) -> ParameterInfo:
+    """Return an option of a length in angstrom, which must be positive."""
+    return typer.Option(name, metavar="A", callback=positive, help=meaning)
 
 
 OPTIONS: Mapping[str, ParameterInfo] = {
@@ -68,12 +73,7 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         " subtracts it; tomograms called NAME.tomostar are taken to be WarpTools'. It mirrors nothing.",
     ),
     "invert": typer.Option("--invert", help="Flip the sign of the particles: for density that is dark (negative)."),
-    "voxel_size_angstrom": typer.Option(
-        "--voxel-size",
-        metavar="A",
-        callback=positive,
-        help="Voxel size, angstrom, in place of what the files state.",
-    ),
+    "voxel_size_angstrom": length("--voxel-size", "Voxel size, angstrom, in place of what the files state."),
     "permissive": typer.Option(
         "--permissive", help="Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too."
     ),
@@ -138,6 +138,16 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         metavar="A",
         help="Diameter of the soft sphere around the box centre that holds the particle at any shift, angstrom."
         " Default: by the particle's diameter; plain inputs have none.",
+    ),
+    "output": typer.Option("-o", "--output", metavar="DIR", help="Folder to make."),
+    "split": typer.Option(
+        "--split", help="Make new half sets, also where the list has some; overlapping particles stay in one half."
+    ),
+    "centre": typer.Option(
+        "--centre",
+        metavar="size/2|size/2-1|floor",
+        help="Which voxel is the centre of a tomogram, where coordinates may start: size/2 in RELION itself, size/2-1"
+        " in its Python pickers.",
     ),
     "mask": typer.Option(
         "--mask", metavar="MAP", help="Where the reference has density, 0 to 1, in its own box. Default: a soft sphere."

@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -100,7 +101,8 @@ def progress(verb: str, total: int, before: int = 0) -> Iterator[Callable[[int],
         with _bar(verb, total, before) as report:
             yield report
     else:
-        yield _lines(verb, total, before)
+        begun = time.monotonic()
+        yield _reporting(total, before, PLAIN_PROGRESS_SECONDS, begun, partial(_print_line, verb, total))
 
 
 @contextmanager
@@ -109,33 +111,36 @@ def _bar(verb: str, total: int, before: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    last, rate = -BAR_SECONDS, _Rate(total, before)
     # No thread of its own, which would keep workers from being processes (gonio.run.parallel).
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
         task = bar.add_task(verb, total=total, completed=before, rate="")
 
-        def report(done: int) -> None:
-            nonlocal last
-            now = time.monotonic()
-            pace = rate.after(done, now)
-            if done == total or now - last >= BAR_SECONDS:
-                last = now
-                bar.update(task, completed=done, rate=pace, refresh=True)
-
-        yield report
+        yield _reporting(
+            total,
+            before,
+            BAR_SECONDS,
+            -BAR_SECONDS,
+            lambda done, rate: bar.update(task, completed=done, rate=rate, refresh=True),
+        )
 
 
-def _lines(verb: str, total: int, before: int) -> Callable[[int], None]:
-    last, rate = time.monotonic(), _Rate(total, before)
+def _print_line(verb: str, total: int, done: int, rate: str) -> None:
+    say(f"{verb}: {done} of {total}{', ' if rate else ''}{rate}", file=sys.stderr, flush=True)
+
+
+def _reporting(
+    total: int, before: int, seconds: float, last: float, show: Callable[[int, str], None]
+) -> Callable[[int], None]:
+    """Return a function that shows the number of items done and their rate, at most once in so many seconds."""
+    rate = _Rate(total, before)
 
     def report(done: int) -> None:
         nonlocal last
         now = time.monotonic()
         pace = rate.after(done, now)
-        if done < total and now - last < PLAIN_PROGRESS_SECONDS:
-            return
-        last = now
-        say(f"{verb}: {done} of {total}{', ' if pace else ''}{pace}", file=sys.stderr, flush=True)
+        if done >= total or now - last >= seconds:
+            last = now
+            show(done, pace)
 
     return report
 

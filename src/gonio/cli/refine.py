@@ -11,7 +11,7 @@ import typer
 
 from gonio import jobs
 from gonio.cli.grouped import command
-from gonio.cli.options import positive
+from gonio.cli.options import length
 from gonio.cli.output import numbers_text, print_result, say
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
 @command(
     jobs.refine,
     watch=watch,
-    output=typer.Option("-o", "--output", metavar="DIR", help="Folder to make."),
     reference=typer.Option("--reference", metavar="MAP", help="MRC map to start from, at low resolution."),
     initial_model=typer.Option("--denovo", help="Start from the particles alone: each half makes a map of its own."),
     search=None,
@@ -64,30 +63,17 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         help="Poses in the list are nearly right: search around them alone. Without --reference each half starts"
         " from its own average at these poses.",
     ),
-    start_resolution_angstrom=typer.Option(
-        "--start-resolution", metavar="A", callback=positive, help="Resolution of the map at the start, angstrom."
-    ),
-    resolution_angstrom=typer.Option(
-        "--resolution",
-        metavar="A",
-        callback=positive,
-        help="Finest detail that is ever compared, angstrom. Default: as far as the halves agree.",
+    start_resolution_angstrom=length("--start-resolution", "Resolution of the map at the start, angstrom."),
+    resolution_angstrom=length(
+        "--resolution", "Finest detail that is ever compared, angstrom. Default: as far as the halves agree."
     ),
     iterations=typer.Option("--iterations", metavar="N", min=1, help="Largest number of iterations."),
-    split=typer.Option(
-        "--split", help="Make new half sets, also where the list has some; overlapping particles stay in one half."
-    ),
-    overlap_distance_angstrom=typer.Option(
+    overlap_distance_angstrom=length(
         "--overlap",
-        metavar="A",
-        callback=positive,
-        help="Particles nearer than this along every axis stay in one half, angstrom. Default: the box's edge.",
+        "Particles nearer than this along every axis stay in one half, angstrom. Default: the box's edge.",
     ),
-    duplicates_angstrom=typer.Option(
-        "--duplicates",
-        metavar="A",
-        callback=positive,
-        help="Drop particles that come to lie nearer than this to one that fits better, angstrom.",
+    duplicates_angstrom=length(
+        "--duplicates", "Drop particles that come to lie nearer than this to one that fits better, angstrom."
     ),
 )
 def refine(refined: Refined, *, output: Path, as_json: bool) -> None:

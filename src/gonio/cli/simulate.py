@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from gonio.cli.grouped import command
-from gonio.cli.options import positive
+from gonio.cli.options import length
 from gonio.cli.output import say
 from gonio.jobs.simulate import Mapped, Simulated
 from gonio.jobs.simulate import map_ as write_map
@@ -24,12 +24,10 @@ from gonio.jobs.simulate import simulate as simulate_particles
     structure=typer.Option(
         "--structure", metavar="FILE", help="PDB or mmCIF file, in place of a phantom; assembly 1 is built."
     ),
-    resolution_angstrom=typer.Option(
-        "--resolution", metavar="A", callback=positive, help="Resolution of the structure's density, angstrom."
-    ),
+    resolution_angstrom=length("--resolution", "Resolution of the structure's density, angstrom."),
     count=typer.Option("--count", metavar="N", min=1, help="How many particles."),
     box=typer.Option("--box", metavar="N", help="Edge of a particle's box, voxels."),
-    voxel_size_angstrom=typer.Option("--voxel-size", metavar="A", callback=positive, help="Edge of a voxel, angstrom."),
+    voxel_size_angstrom=length("--voxel-size", "Edge of a voxel, angstrom."),
     tilt_range_deg=typer.Option("--tilt-range", metavar="MIN MAX", help="First and last tilt, whole degrees."),
     snr=typer.Option("--snr", metavar="RATIO", help="Variance of noise-free images over that of noise; inf for none."),
     amplitude_contrast=typer.Option(
@@ -64,11 +62,9 @@ def simulate(done: Simulated, *, out: Path) -> None:
 @command(
     write_map,
     structure=typer.Argument(metavar="STRUCTURE", help="PDB or mmCIF file, plain or gzipped."),
-    voxel_size_angstrom=typer.Option("--voxel-size", metavar="A", callback=positive, help="Edge of a voxel, angstrom."),
+    voxel_size_angstrom=length("--voxel-size", "Edge of a voxel, angstrom."),
     box=typer.Option("--box", metavar="N", help="Edge of the box, voxels."),
-    resolution_angstrom=typer.Option(
-        "--resolution", metavar="A", callback=positive, help="Map resolution, angstrom. Default: twice the voxel size."
-    ),
+    resolution_angstrom=length("--resolution", "Map resolution, angstrom. Default: twice the voxel size."),
     assembly=typer.Option(
         "--assembly", metavar="NAME", help="Biological assembly to build; none takes the file as it is."
     ),

@@ -20,7 +20,7 @@ from gonio.io.blocks import Block
 from gonio.io.em import read_em, write_em
 from gonio.io.errors import FormatError
 from gonio.io.source import ReadOptions
-from gonio.io.star_columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
+from gonio.io.star_columns import Layout, block_of, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
@@ -70,10 +70,8 @@ def read_av3(path: Path, options: ReadOptions) -> ParticleTable:
     numbers = block.whole("subtomo_id").tolist()
     images = numbered_images(path, options.data_path, numbers, IMAGE, beside=("subtomograms",))
 
-    def source(_: object) -> ListSource:
-        return ListSource(path, "av3", options, texts["subtomo_id"], images, None, block)
-
-    return table_of(block, LAYOUT, options, source=source, tomogram_names=read_documents(path))
+    source = ListSource(path, "av3", options, texts["subtomo_id"], images, None, block)
+    return table_of(block, LAYOUT, options, source=source)
 
 
 def write_av3(path: Path, table: ParticleTable) -> tuple[Path, ...]:
@@ -84,9 +82,8 @@ def write_av3(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     FormatError
         If a number is too large for float32 to distinguish it from the next.
     """
-    numbers = tomogram_numbers(table)
-    block = block_of(table, LAYOUT, path, columns=ROWS, defaults={"object_id": "1"}, tomogram_numbers=numbers)
-    values = np.stack([_numbers(block, label) for label in ROWS], axis=-1)  # (m, 20)
+    block = block_of(table, LAYOUT, path, columns=ROWS, defaults={"object_id": "1"})
+    values = np.array([block.text(label) for label in ROWS], dtype=np.float64).T  # (m, 20)
     for label in ("subtomo_id", "tomo_id", "class"):
         if np.abs(values[:, ROWS.index(label)]).max(initial=0) > EXACT:
             problem = f"{label} has numbers above {EXACT}, which float32 cannot distinguish"
@@ -98,11 +95,7 @@ def write_av3(path: Path, table: ParticleTable) -> tuple[Path, ...]:
         problem = f"{ROWS[large[0, 1]]} of row {large[0, 0] + 1} is more than float32 can hold"
         raise FormatError(path, problem, "write another format")
     write_em(path, single[None])  # (1, m, 20)
-    return (path, *write_documents(path, numbers))
-
-
-def _numbers(block: Block, label: str) -> np.ndarray:
-    return np.array(block.text(label), dtype=np.float64)
+    return (path, *write_documents(path, table))
 
 
 def _text(value: float) -> str:

@@ -12,16 +12,16 @@ import os
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.errors import FormatError
 
-__all__ = ["Layout", "check_unpacked", "compression_of", "first_bytes", "opened", "opened_for_writing", "payload"]
+__all__ = ["Layout", "check_length", "check_unpacked", "compression_of", "first_bytes", "opened", "payload"]
 
 PIECE_BYTES = 2**24
+SNIFFED_BYTES = 212  # which show what a map is
 FREE_BYTES, TIMES = 250_000_000, 10
 UNPACK = "GONIO_UNPACK_GB"
 
@@ -32,8 +32,6 @@ class Layout:
 
     Parameters
     ----------
-    path
-        The file.
     start
         Byte of the first value.
     dtype
@@ -64,7 +62,7 @@ def compression_of(path: Path) -> str | None:
     if path.is_dir():
         raise FormatError(path, "is a folder", "give a file")
     with path.open("rb") as stream:
-        start = stream.read(212)
+        start = stream.read(SNIFFED_BYTES)
     if not start:
         raise FormatError(path, "is empty", "write the file again")
     if start[208:211] == b"MAP":  # the first number of an MRC header may look like the magic of gzip
@@ -80,15 +78,10 @@ def opened(path: Path) -> BufferedIOBase:
     return bz2.open(path, "rb") if compression == "bzip2" else path.open("rb")
 
 
-def first_bytes(path: Path, count: int) -> bytes:
+def first_bytes(path: Path, count: int = SNIFFED_BYTES) -> bytes:
     """Return the first bytes, fewer in a shorter file; raises as ``opened``, and EOFError for a gzip cut off."""
     with opened(path) as stream:
         return stream.read(count)
-
-
-def opened_for_writing(path: Path, *, compressed: bool) -> BinaryIO:
-    """Open a new file for bytes, compressed by gzip where ``compressed``."""
-    return cast(BinaryIO, gzip.open(path, "wb") if compressed else path.open("wb"))
 
 
 def check_unpacked(path: Path, wanted: int) -> None:
@@ -111,6 +104,13 @@ def check_unpacked(path: Path, wanted: int) -> None:
         raise FormatError(path, problem, f"unpack it before if that is right, or set {UNPACK}")
 
 
+def check_length(path: Path, held: int, expected: int) -> None:
+    """Raise FormatError for a file that holds fewer bytes of data than it should."""
+    if held < expected:
+        problem = f"is truncated: {max(held, 0)} of {expected} bytes of data"
+        raise FormatError(path, problem, "copy or write the file again")
+
+
 def payload(path: Path, stream: BufferedIOBase, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[NDArray, bool]:
     """Return the array that starts where a file's stream stands, and whether the file goes on after it.
 
@@ -130,6 +130,5 @@ def payload(path: Path, stream: BufferedIOBase, dtype: np.dtype, shape: tuple[in
         raw = np.empty(expected, dtype=np.uint8)
         while done < expected and (read := stream.readinto(raw[done : done + PIECE_BYTES].data)):
             done += read
-    if done < expected:
-        raise FormatError(path, f"is truncated: {done} of {expected} bytes of data", "copy or write the file again")
+    check_length(path, done, expected)
     return raw.view(dtype).reshape(shape), bool(stream.read(1))

@@ -26,7 +26,7 @@ from gonio.io.formats import RELION, Format
 from gonio.io.names import tomostar
 from gonio.io.source import TILT_COLUMNS
 from gonio.io.star_columns import numbers_of, tomogram_numbers
-from gonio.io.text import own_label
+from gonio.io.text import float_or, own_label
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
@@ -97,19 +97,13 @@ def _set_sizes(
     """Return the sizes that are set, and the pixels they count, by tomogram."""
     if not all(label in block for label in labels[:3]):
         return {}
-    sizes = np.array([[_size(word) for word in block.text(label)] for label in labels[:3]]).T  # (m, 3)
+    # a blank, or a word such as "None", is no size
+    sizes = np.array([[float_or(word, 0.0) for word in block.text(label)] for label in labels[:3]]).T  # (m, 3)
     chosen = np.flatnonzero((sizes >= 1).all(axis=1))
     pixels = block.take(chosen).numbers(labels[3]) if len(chosen) else ()
     return {
         names[row]: [*sizes[row].tolist(), float(pixel)] for row, pixel in zip(chosen.tolist(), pixels, strict=True)
     }
-
-
-def _size(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:  # a blank, or a word such as "None"
-        return 0.0
 
 
 def known_sizes(table: ParticleTable, tomograms_path: Path | None = None) -> NDArray[np.float64]:

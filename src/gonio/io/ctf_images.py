@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +43,11 @@ class CtfImage(StrEnum):
     CONFIDENCE = "confidence"
 
 
-MEANINGS: Mapping[CtfImage, str] = MappingProxyType(
-    {
-        CtfImage.SQUARES: "sums of squared transfers of pseudo-subtomograms: both transfer and variance of the noise",
-        CtfImage.TRANSFER: "the transfer of each subtomogram, whose noise is white",
-        CtfImage.CONFIDENCE: "how much each frequency counts",
-    }
-)
+MEANINGS: Mapping[CtfImage, str] = {
+    CtfImage.SQUARES: "sums of squared transfers of pseudo-subtomograms: both transfer and variance of the noise",
+    CtfImage.TRANSFER: "the transfer of each subtomogram, whose noise is white",
+    CtfImage.CONFIDENCE: "how much each frequency counts",
+}
 
 
 @dataclass(frozen=True)
@@ -109,8 +106,6 @@ def seen_through(volume: Volume, stored: NDArray[np.float32], kind: CtfImage, *,
 
     Parameters
     ----------
-    volume
-        The subtomogram.
     stored
         Values in the file.
     kind

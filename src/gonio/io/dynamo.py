@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import TILT_COLUMNS, ReadOptions
-from gonio.io.star_columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
+from gonio.io.star_columns import Layout, block_of, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
@@ -87,13 +87,9 @@ def read_dynamo(path: Path, options: ReadOptions) -> ParticleTable:
     block = _read_table(path)
     tags = block.whole("tag").tolist()
     images = numbered_images(path, options.data_path, tags, IMAGE, beside=(".",))  # crop.tbl lies in its data folder
-
-    def source(_: object) -> ListSource:
-        names = block.text("tag")
-        return ListSource(path, "dynamo", options, names, images, _tilt_ranges(block), block)
-
-    names = read_documents(path)
-    return table_of(block, LAYOUT, options, source=source, pixel_sizes=_stated_sizes(block), tomogram_names=names)
+    source = ListSource(path, "dynamo", options, block.text("tag"), images, _tilt_ranges(block), block)
+    sizes = block.positive("apix") if "apix" in block and block.numbers("apix").any() else None
+    return table_of(block, LAYOUT, options, source=source, pixel_sizes=sizes)
 
 
 def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:
@@ -101,7 +97,6 @@ def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:
 
     Names of tomograms that are not numbers go into the table map LIST.doc beside it.
     """
-    numbers = tomogram_numbers(table)
     known = [i for i, label in enumerate(COLUMNS) if LAYOUT.label(label) in table.extras]
     sizes = table.pixel_sizes_angstrom
     apix = COLUMNS.index("apix")
@@ -109,15 +104,14 @@ def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     if sizes is not None and not _came_without_size(table):
         width = max(width, apix + 1)
     width = next(usual for usual in (26, 35, 36, 41, 42) if usual >= width)
-    defaults = {"aligned": "1", "averaged": "1"}
-    block = block_of(table, LAYOUT, path, columns=COLUMNS[:width], defaults=defaults, tomogram_numbers=numbers)
+    block = block_of(table, LAYOUT, path, columns=COLUMNS[:width], defaults={"aligned": "1", "averaged": "1"})
     columns = dict(block.columns)
     columns |= _tilt_columns(table)
     if sizes is not None and width > apix:
         columns["apix"] = tuple(f"{size:.9g}" for size in sizes)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(" ".join(row) + "\n" for row in zip(*columns.values(), strict=True))
-    return (path, *write_documents(path, numbers))
+    return (path, *write_documents(path, table))
 
 
 def _read_table(path: Path) -> Block:
@@ -149,12 +143,6 @@ def _real(word: str) -> str:
     """Return a complex number without its imaginary part where that is nothing but rounding; else the word itself."""
     found = COMPLEX.fullmatch(word)
     return found["real"] if found and abs(float(found["imaginary"])) < ROUNDING else word
-
-
-def _stated_sizes(block: Block) -> NDArray[np.float64] | None:
-    if "apix" not in block:
-        return None
-    return block.positive("apix") if block.numbers("apix").any() else None
 
 
 def _came_without_size(table: ParticleTable) -> bool:

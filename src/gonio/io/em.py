@@ -9,6 +9,7 @@ The header has a field for the size of a pixel (parameter 7), which programs fil
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gonio.io.compressed import Layout, opened, opened_for_writing, payload
+from gonio.io.compressed import Layout, opened, payload
 from gonio.io.errors import FormatError, reading, replacing
+from gonio.io.text import float_or
 
 __all__ = ["EmFile", "em_layout", "is_em", "read_em", "write_em"]
 
@@ -40,8 +42,6 @@ class EmFile:
 
     Parameters
     ----------
-    path
-        The file.
     data
         Shape (z, y, x), in the file's own type (uint8, int16, int32, float32, float64, complex64) and this machine's
         byte order; values are as they are, also where they are not finite.
@@ -114,8 +114,6 @@ def write_em(
 
     Parameters
     ----------
-    path
-        The file.
     data
         Shape (z, y, x), or fewer axes, of a type that EM files know; others are written as float32.
     voxel_size_angstrom
@@ -149,8 +147,8 @@ def write_em(
     numbers[: len(parameters)] = parameters
     head = bytes([PC, 0, 0, code]) + np.array(edges, dtype="<i4").tobytes() + text.ljust(COMMENT_BYTES, b"\0")
     body = array.astype("<" + DATA_TYPES[code], order="C")
-    compressed = Path(path).suffix == ".gz"
-    with replacing(path) as temporary, opened_for_writing(temporary, compressed=compressed) as stream:
+    opened_new = gzip.open if Path(path).suffix == ".gz" else open
+    with replacing(path) as temporary, opened_new(temporary, "wb") as stream:
         stream.write(head + numbers.tobytes() + user_data.ljust(USER_BYTES, b"\0"))
         stream.write(body.tobytes())
 
@@ -174,10 +172,7 @@ def _comment(header: bytes) -> str:
 
 def _voxel_size(comment: str) -> float:
     found = VOXEL_SIZE.search(comment)
-    try:
-        return float(found[1]) if found else 0.0
-    except ValueError:
-        return 0.0
+    return float_or(found[1], 0.0) if found else 0.0
 
 
 def _edges(header: bytes) -> tuple[int, int, int]:

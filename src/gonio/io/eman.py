@@ -278,7 +278,8 @@ def _transform(path: Path, row: Row) -> NDArray[np.float64]:
         problem = f"{TRANSFORM} in {row.where} is not twelve numbers"
         raise FormatError(path, problem, "correct it, or write the file again") from error
     turn = numbers[:, :3]
-    if not np.isfinite(numbers).all() or np.abs(turn @ turn.T - np.eye(3)).max() > ORTHOGONAL or _mirrors(turn):
+    scales = not np.isfinite(numbers).all() or np.abs(turn @ turn.T - np.eye(3)).max() > ORTHOGONAL
+    if scales or np.linalg.det(turn) < 0:
         problem = f"{TRANSFORM} in {row.where} is not a rotation and a shift: it scales or mirrors"
         raise FormatError(path, problem, "leave this particle out")
     return numbers
@@ -290,16 +291,10 @@ def _matrix_text(row: Row) -> str:
     return text if isinstance(text, str) else json.dumps(text)
 
 
-def _mirrors(turn: NDArray[np.float64]) -> bool:
-    return float(np.linalg.det(turn)) < 0
-
-
 def _vectors(path: Path, rows: Sequence[Row], key: str) -> NDArray[np.float64]:
     for row in rows:
         value = row.values[key]
-        if not isinstance(value, list | tuple) or len(value) != 3:
-            raise FormatError(path, f"{key} in {row.where} is {value!r}, not three numbers", "correct it")
-        if not all(_is_finite(one) for one in value):
+        if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(_is_finite, value)):
             raise FormatError(path, f"{key} in {row.where} is {value!r}, not three numbers", "correct it")
     return np.array([row.values[key] for row in rows], dtype=np.float64)
 
@@ -419,7 +414,8 @@ def _rows(path: Path, table: ParticleTable) -> Iterator[Row]:
             values[NAME] = table.names[i]
         if np.asarray(table.half_sets)[i]:
             values[HALF_SET] = int(np.asarray(table.half_sets)[i])
-        values |= {_key(label): _value(label, column[i]) for label, column in columns.items()}
+        for label, column in columns.items():
+            values[label.removeprefix(FAMILY)] = json.loads(column[i]) if label.startswith(FAMILY) else column[i]
         yield Row(number, file, {k: v for k, v in values.items() if v is not None}, "")
 
 
@@ -444,14 +440,6 @@ def _kept(old: str, matrix: Sequence[float]) -> str:
     """Return the text of the file while it means the same, to the six digits that EMAN2 writes."""
     same = old not in ("", "null") and np.allclose(json.loads(old), matrix, rtol=1e-6, atol=2e-6)
     return old if same else _matrix_words(matrix)
-
-
-def _key(label: str) -> str:
-    return label.removeprefix(FAMILY)
-
-
-def _value(label: str, text: str) -> Any:
-    return json.loads(text) if label.startswith(FAMILY) else text
 
 
 def _files(path: Path, table: ParticleTable) -> list[tuple[int, str]]:

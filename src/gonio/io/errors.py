@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["FormatError", "locate", "printable", "reading", "remove_leftovers", "replacing"]
+__all__ = ["FormatError", "locate", "located", "of_particle", "printable", "reading", "remove_leftovers", "replacing"]
 
 # Characters of a message, and of the path and the remedy in it: what is wrong gets the rest.
 LONGEST, LONGEST_PATH, LONGEST_REMEDY = 400, 140, 130
@@ -30,8 +30,6 @@ class FormatError(ValueError):
 
     Parameters
     ----------
-    path
-        The file.
     problem
         What is wrong with it.
     remedy
@@ -110,6 +108,34 @@ def locate(token: str, folder: Path) -> Path | None:
     """
     here = folder.absolute()
     return next((place for start in (here, *here.parents, Path()) if _is_file(place := start / token)), None)
+
+
+def located(token: str, path: Path, where: str) -> Path:
+    """Return the file that a path in the list ``path`` stands for, as ``locate``.
+
+    Raises
+    ------
+    FormatError
+        If there is none; ``where`` begins the sentence, as in "rlnImageName of row 1, a.mrc, is".
+    """
+    found = locate(token, path.parent)
+    if found is None:
+        problem = f"{where} neither in {path.parent}, nor above, nor in {Path.cwd()}"
+        raise FormatError(path, problem, "run from the folder its paths start at, or restore the file")
+    return found
+
+
+@contextmanager
+def of_particle(path: Path, name: str) -> Iterator[None]:
+    """Add to errors the particle of the list ``path`` that they are about."""
+    try:
+        yield
+    except ValueError as error:
+        at, problem, remedy = str(path), str(error), "correct the list, or leave this particle out"
+        if isinstance(error, FormatError):
+            at, problem, remedy = error.path, error.problem, error.remedy
+        of = "" if at == str(path) else f" of {path}"
+        raise FormatError(at, f"{problem} (particle {name}{of})", remedy) from error
 
 
 def remove_leftovers(path: Path) -> None:

@@ -7,7 +7,7 @@ column of the list is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from gonio.io.text import token
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
-__all__ = ["Extracted", "write_extracted"]
+__all__ = ["write_extracted"]
 
 # Of what an image was before: its stack, its pixels, its transfer, the way it was cut.
 OUTDATED = (
@@ -41,14 +41,26 @@ OUTDATED = (
 )
 
 
-@dataclass(frozen=True)
-class Extracted:
-    """Subtomograms of m particles and what their list states of them.
+def write_extracted(
+    path: Path,
+    table: ParticleTable,
+    *,
+    images: Sequence[str],
+    positions_angstrom: NDArray[np.float64],
+    voxel_size_angstrom: float,
+    box: int,
+    sizes: Mapping[str, NDArray[np.float64]],
+    centre: str,
+    wedges: Sequence[str] | None,
+    tilt_range_deg: tuple[float, float, float] | None,
+    mirrored: bool,
+) -> None:
+    """Write the list for RELION 5; its shifts are 0, as boxes were cut where particles are, and not rotated.
 
     Parameters
     ----------
     images
-        File of each subtomogram, as seen from the list's folder.
+        File of each of m subtomograms, as seen from the list's folder.
     positions_angstrom
         Position of each box's centre voxel, from the centre of the tomogram's first voxel, shape (m, 3), xyz.
     voxel_size_angstrom, box
@@ -63,21 +75,6 @@ class Extracted:
         First tilt, last tilt and direction of the axis of all; or None.
     mirrored
         Whether boxes, positions and wedges are those of the tomogram's mirror image in z; angles are then mirrored too.
-    """
-
-    images: Sequence[str]
-    positions_angstrom: NDArray[np.float64]
-    voxel_size_angstrom: float
-    box: int
-    sizes: Mapping[str, NDArray[np.float64]]
-    centre: str = "size/2"
-    wedges: Sequence[str] | None = None
-    tilt_range_deg: tuple[float, float, float] | None = None
-    mirrored: bool = False
-
-
-def write_extracted(path: Path, table: ParticleTable, extracted: Extracted) -> None:
-    """Write the list for RELION 5; its shifts are 0, as boxes were cut where particles are, and not rotated.
 
     Raises
     ------
@@ -86,25 +83,25 @@ def write_extracted(path: Path, table: ParticleTable, extracted: Extracted) -> N
     """
     count, turned = len(table), table.tomogram_poses.rotation
     extras = {label: values for label, values in table.extras.items() if label not in OUTDATED}
-    extras[IMAGE_PIXEL] = (token(extracted.voxel_size_angstrom),) * count
-    extras |= {"rlnImageSize": (str(extracted.box),) * count, "rlnImageDimensionality": ("3",) * count}
-    if extracted.wedges is not None or extracted.tilt_range_deg is not None:
+    extras[IMAGE_PIXEL] = (token(voxel_size_angstrom),) * count
+    extras |= {"rlnImageSize": (str(box),) * count, "rlnImageDimensionality": ("3",) * count}
+    if wedges is not None or tilt_range_deg is not None:
         extras = {label: values for label, values in extras.items() if label not in TILT_COLUMNS}
-    if extracted.wedges is not None:
-        extras |= {IMAGES[1]: tuple(extracted.wedges), CTF_IMAGE_COLUMN: (CtfImage.CONFIDENCE.value,) * count}
-    if extracted.tilt_range_deg is not None:
-        extras |= {k: (token(v),) * count for k, v in zip(TILT_COLUMNS, extracted.tilt_range_deg, strict=True)}
+    if wedges is not None:
+        extras |= {IMAGES[1]: tuple(wedges), CTF_IMAGE_COLUMN: (CtfImage.CONFIDENCE.value,) * count}
+    if tilt_range_deg is not None:
+        extras |= {k: (token(v),) * count for k, v in zip(TILT_COLUMNS, tilt_range_deg, strict=True)}
     made = replace(
         table,
-        poses=Pose(_mirrored(turned) if extracted.mirrored else turned, np.zeros((count, 3))),
-        coordinates_angstrom=extracted.positions_angstrom,
+        poses=Pose(_mirrored(turned) if mirrored else turned, np.zeros((count, 3))),
+        coordinates_angstrom=positions_angstrom,
         coordinates_from="corner",
-        images=tuple(extracted.images),
+        images=tuple(images),
         extras=extras,
         frames=None,
         source=None,
     )
-    options = WriteOptions(sizes=TomogramSizes(by_name=extracted.sizes), centre=extracted.centre)
+    options = WriteOptions(sizes=TomogramSizes(by_name=sizes), centre=centre)
     write_particles(path, made, format="relion5", options=options)
 
 

@@ -272,16 +272,8 @@ def _relion(version: str) -> Format:
     )
 
 
-def _text_format(
-    name: str,
-    title: str,
-    begins: Callable[[str], bool],
-    read: Callable[[Path, ReadOptions], ParticleTable],
-    write: Callable[[Path, ParticleTable], tuple[Path, ...]] | None,
-    holds: frozenset[str],
-    **more: object,
-) -> Format:
-    return Format(name, title, lambda start: begins(_text(start)), read, write, holds, **more)  # type: ignore[arg-type]
+def _of_text(begins: Callable[[str], bool]) -> Callable[[bytes], bool]:
+    return lambda start: begins(_text(start))
 
 
 FORMATS: Mapping[str, Format] = {
@@ -311,10 +303,10 @@ FORMATS: Mapping[str, Format] = {
             files=columns.numbered_files,
             endings=(".em",),
         ),
-        _text_format(
+        Format(
             "pytom",
             "PyTom particle list",
-            pytom.is_pytom,
+            _of_text(pytom.is_pytom),
             pytom.read_pytom,
             pytom.write_pytom,
             NUMBERED | {TOMOGRAMS, NAMES, IMAGES},
@@ -322,10 +314,10 @@ FORMATS: Mapping[str, Format] = {
             shown=partial(columns.shown, pytom.LAYOUT),
             endings=(".xml",),
         ),
-        _text_format(
+        Format(
             "eman",
             "EMAN2 LST",
-            eman.is_lst,
+            _of_text(eman.is_lst),
             eman.read_lst,
             eman.write_lst,
             FREE,
@@ -334,10 +326,10 @@ FORMATS: Mapping[str, Format] = {
             centred=True,
             endings=(".lst",),
         ),
-        _text_format(
+        Format(
             "eman-json",
             "EMAN2 particle_parms JSON",
-            eman.is_parms,
+            _of_text(eman.is_parms),
             eman.read_parms,
             eman.write_parms,
             FREE,
@@ -346,20 +338,20 @@ FORMATS: Mapping[str, Format] = {
             centred=True,
             endings=(".json",),
         ),
-        _text_format(
+        Format(
             "eman-boxes",
             "EMAN2 info file",
-            eman.is_boxes,
+            _of_text(eman.is_boxes),
             eman.read_boxes,
             None,
             frozenset(),
             centred=True,
             shown=eman.shown,
         ),
-        _text_format(
+        Format(
             "peet",
             "PEET motive list",
-            peet.is_peet,
+            _of_text(peet.is_peet),
             peet.read_peet,
             peet.write_peet,
             NUMBERED | {TOMOGRAMS},
@@ -379,10 +371,10 @@ FORMATS: Mapping[str, Format] = {
             shown=peet.shown_points,
             files=peet.model_files,
         ),
-        _text_format(
+        Format(
             "csv",
             "plain CSV",
-            plain.is_plain,
+            _of_text(plain.is_plain),
             plain.read_csv,
             plain.write_csv,
             FREE,
@@ -403,10 +395,10 @@ FORMATS: Mapping[str, Format] = {
             endings=(".parquet",),
             shown=plain.shown,
         ),
-        _text_format(
+        Format(
             "dynamo",
             "Dynamo table",
-            dynamo.is_dynamo,
+            _of_text(dynamo.is_dynamo),
             dynamo.read_dynamo,
             dynamo.write_dynamo,
             NUMBERED | {PIXEL},

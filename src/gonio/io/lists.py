@@ -158,8 +158,6 @@ def write_back(folder: Path, name: str, table: ParticleTable, *, with_optimisati
 
     Parameters
     ----------
-    folder
-        Where to.
     name
         Name of the files without an ending (``file_name`` adds the list's). Where its format has no place for
         columns of gonio's own (Dynamo, STOPGAP, AV3, PyTom, PEET), ``NAME.csv`` holds all of the list: a plain table,

@@ -30,7 +30,6 @@ __all__ = [
     "write_volume",
 ]
 
-SNIFFED_BYTES = 212
 BROKEN = "write the file again"
 
 
@@ -39,8 +38,6 @@ def read_map(path: str | Path, *, permissive: bool = False) -> MapFile:
 
     Parameters
     ----------
-    path
-        The file.
     permissive
         Of MRC files, accept a wrong map ID or machine stamp, and bytes after the data, with a warning.
 
@@ -52,7 +49,7 @@ def read_map(path: str | Path, *, permissive: bool = False) -> MapFile:
     """
     path = Path(path)
     with reading(path, BROKEN):
-        start = first_bytes(path, SNIFFED_BYTES)
+        start = first_bytes(path)
     if not is_em(start):
         return read_mrc(path, permissive=permissive)
     em = read_em(path)

@@ -65,8 +65,6 @@ def read_mrc(path: str | Path, *, permissive: bool = False) -> MapFile:
 
     Parameters
     ----------
-    path
-        The file.
     permissive
         Accept a wrong map ID or machine stamp, and bytes after the data, with a warning.
 

@@ -29,11 +29,12 @@ from scipy.spatial.transform import Rotation
 
 import gonio.io.star as star
 from gonio.io.blocks import Block, read_star, write_star
-from gonio.io.errors import FormatError, locate, reading
+from gonio.io.errors import FormatError, locate, located, of_particle, reading
 from gonio.io.maps import read_listed_sections
 from gonio.io.source import ReadOptions, StarSource
-from gonio.io.text import decimals, numbers_or_text, own_name
-from gonio.io.tilts import PLATE, bfactors
+from gonio.io.star_columns import own_columns
+from gonio.io.text import decimals
+from gonio.io.tilts import BFACTOR, DEFOCUS, OPTICS, PLATE, SCALE, bfactors
 from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleSource, ParticleTable
@@ -42,12 +43,9 @@ from gonio.particle.volume import TiltStack
 __all__ = ["SeriesSource", "is_series", "read_series", "write_series"]
 
 GROUP, IMAGE = "rlnGroupName", "rlnImageName"
-BFACTOR, SCALE = "rlnCtfBfactor", "rlnCtfScalefactor"
 # What only lists of single tilt images have together; positions in tomograms and volumes are what they lack.
 NEEDED = frozenset({GROUP, IMAGE, BFACTOR, SCALE, "rlnDefocusU", "rlnDefocusV"})
 FOREIGN = frozenset({"rlnCoordinateZ", "rlnTomoName", "rlnCtfImage"})
-DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
-MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 ORIGINS = (star.ORIGINS_ANGSTROM[:2], star.ORIGINS_PX[:2])
 NUMBERED = re.compile(r"(?P<tomogram>.+?)_\d+")
 # Images are moved where shifts of their rows do not go together by more than this, in pixels.
@@ -69,8 +67,6 @@ class SeriesSource(ParticleSource):
         The list itself, whose rows are images.
     groups
         For each particle the rows of its images, least exposed first, the others as listed.
-    names
-        Names of the particles.
     """
 
     images: StarSource
@@ -109,12 +105,8 @@ class SeriesSource(ParticleSource):
         FormatError
             If one is missing or broken, or the list lacks what its transfer needs; names the particle.
         """
-        try:
+        with of_particle(self.path, repr(self.names[index])):
             return self._load(self.groups[index])
-        except FormatError as error:
-            where = "" if error.path == str(self.path) else f" of {self.path}"
-            problem = f"{error.problem} (particle {self.names[index]!r}{where})"
-            raise FormatError(error.path, problem, error.remedy) from error
 
     def _load(self, rows: NDArray[np.int64]) -> TiltStack:
         size = float(self.pixel_sizes_angstrom[rows[0]])
@@ -183,8 +175,8 @@ class SeriesSource(ParticleSource):
     def _ctf(self, rows: NDArray[np.int64]) -> Ctf:
         particles = self.images.particles
         u, v, angle = particles.vectors(DEFOCUS)[rows].T
-        microscope = [self.images.values(label) for label in MICROSCOPE]
-        lost = next((label for label, values in zip(MICROSCOPE, microscope, strict=True) if values is None), None)
+        microscope = [self.images.values(label) for label in OPTICS]
+        lost = next((label for label, values in zip(OPTICS, microscope, strict=True) if values is None), None)
         if lost is not None:
             raise FormatError(self.path, f"has no column {lost}, which the CTF needs", "add the column")
         voltage, aberration, contrast = (values[rows] for values in microscope if values is not None)
@@ -214,13 +206,7 @@ class SeriesSource(ParticleSource):
         images: dict[int, NDArray[np.float32]] = {}
         for name in dict.fromkeys(name for _, name in tokens):
             own = [place for place, token in enumerate(tokens) if token[1] == name]
-            found = locate(name, self.path.parent)
-            if found is None:
-                problem = (
-                    f"{IMAGE} of row {rows[own[0]] + 1}, {name}, is neither in {self.path.parent}, nor above, nor in"
-                    f" {Path.cwd()}"
-                )
-                raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
+            found = located(name, self.path, f"{IMAGE} of row {rows[own[0]] + 1}, {name}, is")
             numbers = [tokens[place][0] - 1 for place in own]
             read = read_listed_sections(self.path, found, numbers, permissive=self.options.permissive)
             images.update(zip(own, read, strict=True))
@@ -251,10 +237,10 @@ def read_series(path: Path, options: ReadOptions) -> ParticleTable:
         names=names,
         tomograms=tuple(_tomogram(name) for name in names),
         half_sets=_half_sets(block, groups, names),
-        columns=_own_columns(block.take(first)),
+        columns=own_columns(block.take(first)),
         source=source,
         pixel_sizes_angstrom=_sizes(source, first),
-        classes=_integers(block, star.CLASS, first),
+        classes=block.whole(star.CLASS, *star.CLASSES)[first] if star.CLASS in block else None,
         extras=_common(images, groups),
     )
 
@@ -346,15 +332,6 @@ def _sizes(source: SeriesSource, first: NDArray[np.int64]) -> NDArray[np.float64
         if source.options.may_count_pixels:
             return None
         raise
-
-
-def _own_columns(particles: Block) -> dict[str, NDArray]:
-    own = (label for label in particles.columns if label.startswith("gonio"))
-    return {own_name(label): numbers_or_text(particles.text(label)) for label in own}
-
-
-def _integers(block: Block, label: str, first: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    return block.whole(label, *star.CLASSES)[first] if label in block else None
 
 
 def _common(images: StarSource, groups: tuple[NDArray[np.int64], ...]) -> dict[str, tuple[str, ...]]:

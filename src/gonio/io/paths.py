@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gonio.io.errors import locate
+from gonio.io.text import is_number
 from gonio.particle.table import ParticleTable
 
 __all__ = ["folder_of", "moved", "moved_columns", "relative"]
@@ -69,11 +70,7 @@ def moved_columns(columns: Mapping[str, Sequence[str]], old: Path | None, new: P
 def _may_be_paths(values: Sequence[str]) -> bool:
     """Return whether the first value may be a path: not a number, nor a word without a folder or an ending."""
     first = next(iter(values), "")
-    try:
-        float(first)
-    except ValueError:
-        return "/" in first or "." in first
-    return False
+    return not is_number(first) and ("/" in first or "." in first)
 
 
 def _new_folder(token: str, found: Path, old: Path, new: Path) -> str | None:

@@ -18,7 +18,6 @@ import struct
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import ReadOptions
 from gonio.io.star_columns import Layout, block_of, table_of
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import number_text
+from gonio.io.text import is_number, number_text
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
@@ -77,15 +76,7 @@ def is_peet(start: str) -> bool:
     words = [word.strip() for word in start.lstrip("\ufeff").lstrip().partition("\n")[0].split(",")]
     if words[0] == "CCC":
         return len(words) >= len(COLUMNS) and "pIndex" in words  # its angles were called phi, psi, theta once
-    return len(words) == len(COLUMNS) and all(map(_is_number, words))
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    return len(words) == len(COLUMNS) and all(map(is_number, words))
 
 
 def read_peet(path: Path, options: ReadOptions) -> ParticleTable:
@@ -97,18 +88,16 @@ def read_peet(path: Path, options: ReadOptions) -> ParticleTable:
         Missing or broken, a value is no number, or the model has another number of points.
     """
     block = _read_rows(path)
-    model = _model_beside(path)
+    places = (path.with_suffix(".mod"), path.with_name(_stem(path) + ".mod"))
+    model = next((place for place in places if place.is_file()), None)
     if model is not None:
         points = _points(model)
         if len(points) != len(block):
             problem = f"has {len(block)} particles, its model {model} has {len(points)} points"
             raise FormatError(path, problem, "put the model that belongs to the list beside it")
         block = block.with_columns({label: map(repr, points[:, i].tolist()) for i, label in enumerate(POINTS)})
-
-    def source(_: object) -> ListSource:
-        others = () if model is None else (model,)
-        return ListSource(path, "peet", options, block.text("pIndex"), None, None, block, others)
-
+    others = () if model is None else (model,)
+    source = ListSource(path, "peet", options, block.text("pIndex"), None, None, block, others)
     table = table_of(block, LAYOUT, options, source=source)
     return replace(table, tomograms=(_stem(path),) * len(table))
 
@@ -200,13 +189,7 @@ def _model_points(table: ParticleTable) -> NDArray[np.float64]:
 
 
 def _parts(path: Path, table: ParticleTable) -> dict[str, Path]:
-    """Return the file of each tomogram: the list alone, or NAME_TOMOGRAM with what no file should be called as ``_``.
-
-    Raises
-    ------
-    FormatError
-        If two tomograms would share a file, or would where large letters are small ones; or a name is too long.
-    """
+    """Return the file of each tomogram: the list, or NAME_TOMOGRAM with what no file should be called as ``_``."""
     names = list(dict.fromkeys(table.tomograms))
     if len(names) == 1:
         return {names[0]: path}
@@ -249,11 +232,6 @@ def _stem(path: Path) -> str:
     return path.stem.removesuffix("_MOTL").removesuffix(".MOTL").removesuffix("_initMOTL")
 
 
-def _model_beside(path: Path) -> Path | None:
-    places = (path.with_suffix(".mod"), path.with_name(_stem(path) + ".mod"))
-    return next((place for place in places if place.is_file()), None)
-
-
 def _points(path: Path) -> NDArray[np.float64]:
     """Return the points in pixels, the first voxel being 0, shape (m, 3)."""
     with reading(path, "give an IMOD model"):
@@ -294,25 +272,13 @@ def _contours(path: Path, content: bytes) -> Iterator[NDArray[np.float64]]:
 
 
 def _write_points(path: Path, points: NDArray[np.float64]) -> None:
-    imodmodel = _imodmodel(path)
-    import pandas
-
-    table = pandas.DataFrame(points + FIRST_VOXEL, columns=["x", "y", "z"]).assign(object_id=0, contour_id=0)
-    with replacing(path) as temporary, _quietly():
-        imodmodel.write(table, temporary)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Ignore the warnings of imodmodel, which uses what pydantic has renamed, for every point list."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
-
-
-def _imodmodel(path: Path):  # type: ignore[no-untyped-def]
     try:
         import imodmodel
     except ImportError as error:
         raise FormatError(path, "is an IMOD model, which needs imodmodel", EXTRA) from error
-    return imodmodel
+    import pandas
+
+    table = pandas.DataFrame(points + FIRST_VOXEL, columns=["x", "y", "z"]).assign(object_id=0, contour_id=0)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # for every list: imodmodel uses what pydantic has renamed
+        imodmodel.write(table, temporary)

@@ -30,7 +30,7 @@ from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.star_columns import Layout, block_of, own_texts, table_of
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import check_writable
+from gonio.io.text import check_writable, is_number
 from gonio.particle.table import ParticleTable
 
 __all__ = ["as_cell", "is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
@@ -65,19 +65,11 @@ FORMULA = re.compile(r"'*[=+\-@\t]")
 
 def as_cell(text: str) -> str:
     """Return text for a CSV that a spreadsheet opens: after an apostrophe, where it would be taken for a formula."""
-    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
+    return f"'{text}" if FORMULA.match(text) and not is_number(text) else text
 
 
 def _of_cell(text: str) -> str:
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def is_plain(start: str) -> bool:
@@ -127,7 +119,8 @@ def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
     with reading(path, "give a Parquet table as gonio writes it"):
         _check_size(path, parquet.read_metadata(path))
         content = parquet.read_table(path)
-        columns = {label: tuple(map(_text, content[label].to_pylist())) for label in content.column_names}
+        values = {label: content[label].to_pylist() for label in content.column_names}
+        columns = {k: tuple("" if one is None else str(one) for one in column) for k, column in values.items()}
     return _table(Block(path, "", columns, is_star=False), options, "parquet")
 
 
@@ -196,10 +189,7 @@ def _table(block: Block, options: ReadOptions, format: str) -> ParticleTable:
         raise FormatError(block.path, f"column {FROM} holds {sorted(start)}", "use corner or centre, for all rows")
     path = block.path
     own = block.without([SIZE, FROM, IMAGE])
-
-    def source(_: object) -> ListSource:
-        return ListSource(path, format, options, block.text("name"), images, tilts, own)
-
+    source = ListSource(path, format, options, block.text("name"), images, tilts, own)
     table = table_of(own, LAYOUT, options, source=source, pixel_sizes=sizes)
     if in_angstrom and not given:
         table = replace(table, pixel_sizes_angstrom=None, lengths="angstrom")
@@ -223,10 +213,16 @@ def _in_pixels(block: Block, sizes: NDArray[np.float64] | None) -> Block:
 
 
 def _columns(path: Path, table: ParticleTable) -> dict[str, Sequence[str]]:
-    labels = [label for label in _labels(table) if label is not None]
-    texts = dict(block_of(table, LAYOUT, path, columns=labels, defaults={}).columns)
+    labels = [
+        *(LAYOUT.names, "tomogram"),
+        *(() if table.coordinates_angstrom is None else LAYOUT.coordinates),
+        *(*LAYOUT.shifts, *LAYOUT.angles),
+        *(["half_set"] if np.any(table.half_sets) else []),
+        *(["class"] if table.classes is not None else []),
+        *(["score"] if table.scores is not None else []),
+    ]
     columns: dict[str, Sequence[str]] = {}
-    for label, values in texts.items():
+    for label, values in block_of(table, LAYOUT, path, columns=labels, defaults={}).columns.items():
         if label.endswith("_px") and table.lengths == "angstrom":
             columns[_stated(label)] = _angstrom(table, label)
         else:
@@ -251,23 +247,6 @@ def _angstrom(table: ParticleTable, label: str) -> list[str]:
     values = table.tomogram_poses.shift_angstrom if label.startswith("shift_") else table.coordinates_angstrom
     assert values is not None
     return [f"{value:.6f}" for value in (np.round(values[:, axis], 6) + 0.0).tolist()]
-
-
-def _labels(table: ParticleTable) -> tuple[str | None, ...]:
-    return (
-        LAYOUT.names,
-        LAYOUT.tomograms,
-        *(() if table.coordinates_angstrom is None else LAYOUT.coordinates),
-        *LAYOUT.shifts,
-        *LAYOUT.angles,
-        LAYOUT.half_sets if np.any(table.half_sets) else None,
-        LAYOUT.classes if table.classes is not None else None,
-        LAYOUT.scores if table.scores is not None else None,
-    )
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
 
 
 def _pyarrow(path: Path):  # type: ignore[no-untyped-def]

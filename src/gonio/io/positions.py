@@ -65,8 +65,6 @@ def coordinates_angstrom(
 
     Parameters
     ----------
-    particles
-        The list.
     pixels
         As ``coordinate_pixels`` returns them.
     shifts_in_angstrom

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as xml
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.star_columns import CLASSES, Layout, block_of, table_of
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import check_writable, number_text
+from gonio.io.text import check_writable, float_or, number_text
 from gonio.particle.table import ParticleTable
 
 __all__ = ["is_pytom", "read_pytom", "write_pytom"]
@@ -84,12 +85,11 @@ def read_pytom(path: Path, options: ReadOptions) -> ParticleTable:
     """
     block = _read_particles(path)
     images = block.text(FILE)
-
-    def source(_: object) -> ListSource:
-        return ListSource(path, "pytom", options, images, images, _tilt_ranges(block), block)
-
+    source = ListSource(path, "pytom", options, images, images, _tilt_ranges(block), block)
     table = table_of(block, LAYOUT, options, source=source)
-    return _with_classes(table, block)
+    names = block.text(CLASS) if CLASS in block else ()
+    numbered = bool(names) and all(map(NUMBER.fullmatch, names))  # PyTom's classes are names
+    return replace(table, classes=block.whole(CLASS, *CLASSES)) if numbered else table
 
 
 def write_pytom(path: Path, table: ParticleTable) -> tuple[Path, ...]:
@@ -102,7 +102,7 @@ def write_pytom(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     made = dict(block_of(table, LAYOUT, path, columns=columns, defaults=defaults).columns) | tilts
     made[FILE] = _files(path, table)
     if table.classes is not None:
-        made[CLASS] = _class_names(table, free)
+        made[CLASS] = list(map(str, table.classes.tolist()))
     check_writable(path, {"column": tuple(made)}, NOT_A_LABEL)
     check_writable(path, made, NOT_IN_XML)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
@@ -187,9 +187,9 @@ def _tilt_ranges(block: Block) -> NDArray[np.float64] | None:
     labels = (f"{WEDGE}@Angle1", f"{WEDGE}@Angle2")
     if not all(label in block for label in labels):
         return None
-    first, second = (np.array([_number(v) for v in block.text(label)]) for label in labels)
+    first, second = (np.array([float_or(v, np.nan) for v in block.text(label)]) for label in labels)
     ranges = np.stack([first - 90.0, 90.0 - second, np.full(len(first), 90.0)], axis=-1)  # (m, 3)
-    turned = [label for label in AXIS if label in block and any(_number(value) for value in block.text(label))]
+    turned = [label for label in AXIS if label in block and any(float_or(value, np.nan) for value in block.text(label))]
     return None if turned else ranges
 
 
@@ -210,28 +210,7 @@ def _tilt_columns(table: ParticleTable) -> dict[str, Sequence[str]]:
     }
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
 def _files(path: Path, table: ParticleTable) -> list[str]:
     if table.images is None:
         return [name if name.endswith((".em", ".mrc")) else f"{name}.em" for name in table.names]
     return moved(table.images, folder_of(table), path.parent)
-
-
-def _with_classes(table: ParticleTable, block: Block) -> ParticleTable:
-    """Return the table with classes where they have numbers; PyTom's are names."""
-    from dataclasses import replace
-
-    names = block.text(CLASS) if CLASS in block else ()
-    if not names or not all(NUMBER.fullmatch(name) for name in names):
-        return table
-    return replace(table, classes=block.whole(CLASS, *CLASSES))
-
-
-def _class_names(table: ParticleTable, free: Mapping[str, str]) -> Sequence[str]:
-    return [str(value) for value in np.asarray(table.classes).tolist()]

@@ -44,7 +44,7 @@ from gonio.io.text import decimals, number_text
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
-__all__ = ["VERSIONS", "lost_priors", "shown", "write_relion"]
+__all__ = ["VERSIONS", "blocks_of", "lost_priors", "shown", "write_relion"]
 
 VERSIONS = ("warp", "3.0", "3.1", "4", "5")
 STAR_VERSION = {"3.1": "30001", "4": "30001", "5": "50001"}
@@ -65,8 +65,6 @@ def write_relion(path: Path, table: ParticleTable, version: str) -> tuple[Path, 
 
     Parameters
     ----------
-    path
-        The new list.
     table
         Its coordinates from the corner, for version 5 from the centre.
 
@@ -76,7 +74,7 @@ def write_relion(path: Path, table: ParticleTable, version: str) -> tuple[Path, 
         If the version needs a pixel size that is not known, or the file cannot be written.
     """
     rows = _rows(path, table, version)
-    blocks = [Block(path, "", rows)] if version in ("warp", "3.0") else _blocks(path, rows, version)
+    blocks = [Block(path, "", rows)] if version in ("warp", "3.0") else blocks_of(path, rows, version)
     write_star(path, Star(path, tuple(blocks), STAR_VERSION.get(version)))
     return (path,)
 
@@ -101,7 +99,8 @@ def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str
     made |= _sizes(table, version, extras)
     if version not in ("4", "5") and table.pixel_sizes_angstrom is not None:
         extras.pop(SERIES_PIXEL, None)  # it may differ from the pixels that coordinates count
-    return {**{k: tuple(v) for k, v in made.items()}, **_free(extras, made), **own_texts(table)}
+    free = {label: values for label, values in extras.items() if label not in made}
+    return {**{k: tuple(v) for k, v in made.items()}, **free, **own_texts(table)}
 
 
 def _in_tomogram(extras: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -135,10 +134,6 @@ def shown(table: ParticleTable, version: str) -> dict[str, Sequence[str]]:
     return {label: rows[label] for label in labels if label in rows}
 
 
-def _free(extras: Mapping[str, tuple[str, ...]], made: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    return {label: values for label, values in extras.items() if label not in made}
-
-
 def _turned(extras: Mapping[str, tuple[str, ...]]) -> Rotation:
     """Return A_s^T of each particle."""
     angles = np.array([extras[label] for label in SUBTOMOGRAM_ANGLES], dtype=np.float64).T  # (m, 3)
@@ -153,7 +148,8 @@ def _places(table: ParticleTable, version: str) -> dict[str, list[str]]:
     places = table.coordinates_angstrom
     if version == "warp":
         places = places + table.tomogram_poses.shift_angstrom
-    return decimals(COORDINATES_PX, places / _scale(table, version))
+    pixels = _counted_pixels(table, version)
+    return decimals(COORDINATES_PX, places if pixels is None else places / pixels[:, None])
 
 
 def _poses(path: Path, table: ParticleTable, version: str, turned: Rotation | None) -> dict[str, list[str]]:
@@ -225,11 +221,6 @@ def _image_pixels(table: ParticleTable) -> NDArray[np.float64] | None:
     return table.pixel_sizes_angstrom
 
 
-def _scale(table: ParticleTable, version: str) -> NDArray[np.float64] | float:
-    pixels = _counted_pixels(table, version)
-    return 1.0 if pixels is None else pixels[:, None]
-
-
 def _counted_pixels(table: ParticleTable, version: str) -> NDArray[np.float64] | None:
     """Return the pixel sizes of coordinates: from version 4 on those of the tilt series, except WarpTools' stacks."""
     if version in ("4", "5") and SERIES_PIXEL in table.extras and table.pixel_sizes_angstrom is not None:
@@ -237,7 +228,7 @@ def _counted_pixels(table: ParticleTable, version: str) -> NDArray[np.float64] |
     return table.pixel_sizes_angstrom
 
 
-def _blocks(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> Sequence[Block]:
+def blocks_of(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> Sequence[Block]:
     """Return data_general, data_optics and data_particles, from one table."""
     count = len(next(iter(rows.values())))
     labels = [label for label in OPTICS if label in rows and label != GROUP_NAME]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gonio.io.blocks import Block, Star, write_star
+from gonio.io.blocks import Star, write_star
 from gonio.io.paths import relative
 from gonio.io.positions import CENTRED
+from gonio.io.relion import blocks_of
 from gonio.io.source import TILT_COLUMNS
 from gonio.io.star import ANGLES, HALF_SET, ORIGINS_ANGSTROM
 from gonio.io.text import decimals, token
@@ -57,8 +58,6 @@ def write_simulated(
     if len(image_paths) != count:
         raise ValueError(f"{count} poses need as many image_paths, got {len(image_paths)}")
     optics = {
-        "rlnOpticsGroup": "1",
-        "rlnOpticsGroupName": "opticsGroup1",
         "rlnTomoTiltSeriesPixelSize": token(voxel_size_angstrom),
         "rlnImageDimensionality": "3",
         "rlnTomoSubtomogramBinning": "1",
@@ -66,7 +65,7 @@ def write_simulated(
         "rlnImageSize": str(box),
         **dict(zip(TILT_COLUMNS, map(token, (*tilt_range_deg, axis_deg)), strict=True)),
     }
-    particles = {
+    rows = {
         "rlnTomoName": [tomogram_name] * count,
         "rlnTomoParticleName": [f"{tomogram_name}/{i}" for i in range(1, count + 1)],
         **{label: ["0.000000"] * count for label in CENTRED},
@@ -75,10 +74,7 @@ def write_simulated(
         "rlnImageName": [relative(Path(image), path.parent) for image in image_paths],
         "rlnOpticsGroup": ["1"] * count,
         HALF_SET: [str(1 + i % 2) for i in range(count)],
+        **{label: [value] * count for label, value in optics.items()},
     }
-    blocks = (
-        Block(path, "general", {"rlnTomoSubTomosAre2DStacks": ("0",)}, is_loop=False),
-        Block(path, "optics", {label: (value,) for label, value in optics.items()}),
-        Block(path, "particles", {label: tuple(values) for label, values in particles.items()}),
-    )
-    write_star(path, Star(path, blocks, version="50001"))
+    blocks = blocks_of(path, {label: tuple(values) for label, values in rows.items()}, "5")
+    write_star(path, Star(path, tuple(blocks), version="50001"))

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from gonio.io.blocks import Block, Star, read_star
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
-from gonio.io.errors import FormatError, locate, reading
+from gonio.io.errors import FormatError, locate, located, of_particle, reading
 from gonio.io.maps import image_stack, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
-from gonio.io.tilts import DefocusHand, visible_tilts
+from gonio.io.tilts import OPTICS, DefocusHand, visible_tilts
 from gonio.io.wedges import StatedWedges
 from gonio.particle.ctf import Ctf
 from gonio.particle.tilt_series import Optics, TiltSeries
@@ -40,7 +40,6 @@ TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
 # The column that states that poses were found with tilts read in the other sense.
 TILT_SENSE, REVERSED = "tilt_sense", "reversed"
 STACKS = "rlnTomoSubTomosAre2DStacks"
-OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 IMAGE_OF_CTF, PREMULTIPLIED = "rlnCtfImage", "rlnCtfDataAreCtfPremultiplied"
 # What gonio states of a particle's image in columns of its own, which stay with it.
 IMAGE_COLUMNS = (*TILT_COLUMNS, CTF_IMAGE_COLUMN)
@@ -64,35 +63,17 @@ def star_format(labels: set[str]) -> str:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of the caller for a list, each in place of what the files state.
+    """Options of the caller for a list, each in place of what the files state: those of ``gonio.io.read_particles``.
 
     Parameters
     ----------
-    tilt_range_deg, axis_deg
-        The wedge of 3-D subtomograms, as in ``SingleAxisWedge``.
-    voxel_size_angstrom
-        Voxel size of the images.
-    invert_contrast
-        Flip the sign of the images: for files whose density is dark (negative).
-    permissive
-        Of MRC files, accept a wrong map ID or machine stamp, and bytes after the data.
     pixel_size_angstrom
         Size of the pixels that coordinates count in.
     may_count_pixels
         Read a list whose particles are not to be loaded: tomograms of 2-D stacks are not read, poses are those in the
         tomogram, and lengths in pixels of unknown size stay pixels. It is enough to convert a list.
-    tomograms_path
-        tomograms.star of 2-D stacks, or the wedge list of a STOPGAP list; found beside the list when not given.
-    data_path
-        The folder of the subtomograms of lists that number them (Dynamo, STOPGAP, AV3).
     wedges
         Wedges from tilt files.
-    reverse_tilts
-        Of 2-D stacks: read every tilt in the other sense.
-    ctf_image
-        What the volumes in rlnCtfImage hold (``gonio.io.ctf_images``).
-    defocus_hand
-        Whose meaning rlnTomoHand has (``gonio.io.tilts``).
     """
 
     tilt_range_deg: tuple[float, float] | None = None
@@ -116,16 +97,12 @@ class StarSource:
 
     Parameters
     ----------
-    star
-        The file.
     particles
         Its block of particles.
     series
         Tilt series by tomogram name; empty for 3-D subtomograms.
     tomograms_path
         Where the tilt series came from, or None.
-    options
-        Options that the list was read with.
     sets
         Optimisation sets through which list or tomograms were found.
     stacks
@@ -234,19 +211,10 @@ class StarSource:
         FormatError
             If its image is missing, broken or does not fit the list, or its wedge is unknown; names the particle.
         """
-        try:
-            return self._load(index)
-        except FormatError as error:
-            problem = f"{error.problem} ({self._who(index, error.path)})"
-            raise FormatError(error.path, problem, error.remedy) from error
-        except ValueError as error:
-            problem = f"{error} ({self._who(index, str(self.path))})"
-            raise FormatError(self.path, problem, "correct the list, or leave this particle out") from error
-
-    def _who(self, index: int, path: str) -> str:
         label = name_label(self.particles)
         name = f"in row {index + 1}" if label is None else repr(self.particles.text(label)[index])
-        return f"particle {name}" + ("" if path == str(self.path) else f" of {self.path}")
+        with of_particle(self.path, name):
+            return self._load(index)
 
     def _load(self, index: int) -> Particle:
         if self.stacks and not self.series:
@@ -256,16 +224,9 @@ class StarSource:
         return self._tilt_stack(index, image, size) if self.series else self._subtomogram(index, image, size)
 
     def _read(self, label: str, index: int) -> MapFile:
-        return read_listed(self.path, self._locate(label, index), permissive=self.options.permissive)
-
-    def _locate(self, label: str, index: int) -> Path:
         token = self.particles.text(label)[index]
-        found = locate(token, self.path.parent)
-        if found is None:
-            where = f"is neither in {self.path.parent}, nor above, nor in {Path.cwd()}"
-            problem = f"{label} of row {index + 1}, {token}, {where}"
-            raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
-        return found
+        path = located(token, self.path, f"{label} of row {index + 1}, {token}, is")
+        return read_listed(self.path, path, permissive=self.options.permissive)
 
     def _voxel_size(self, index: int, image: MapFile) -> float:
         if self.options.voxel_size_angstrom is not None:
@@ -396,12 +357,7 @@ class StarSource:
 
 def named_file(entry: Block, label: str) -> Path:
     """Return the file that the first row of a column names; FormatError where there is none."""
-    token = entry.first(label)
-    found = locate(token, entry.path.parent)
-    if found is None:
-        problem = f"{label} names {token}, which is neither in {entry.path.parent}, nor above, nor in {Path.cwd()}"
-        raise FormatError(entry.path, problem, "restore the file or run from the folder its paths start at")
-    return found
+    return located(entry.first(label), entry.path, f"{label} names {entry.first(label)}, which is")
 
 
 def tomograms_beside(path: Path, *, needed: bool) -> tuple[Path | None, tuple[Path, ...]]:

@@ -48,8 +48,8 @@ from gonio.io.source import (
     named_file,
     tomograms_beside,
 )
-from gonio.io.star_columns import checked_names
-from gonio.io.text import decimals, numbers_or_text, own_label, own_name, token
+from gonio.io.star_columns import checked_names, own_columns
+from gonio.io.text import decimals, own_label, own_name, token
 from gonio.io.tilts import TiltSeries, read_tilt_series
 from gonio.io.unused import warn_of_unused
 from gonio.particle.pose import Pose
@@ -99,10 +99,11 @@ def read_particles(path: Path, options: ReadOptions) -> ParticleTable:
     if pixels is None and are_centred(particles):
         pixels, source = _tomograms_pixels(source)
     in_angstrom = pixels is not None or _origin_labels(source) == ORIGINS_ANGSTROM
-    coordinates = _coordinates(particles, pixels)
+    shifts_in_angstrom = any(label in particles for label in ORIGINS_ANGSTROM)
+    coordinates = coordinates_angstrom(particles, pixels, shifts_in_angstrom=shifts_in_angstrom)
     if series:
         source = replace(source, places_angstrom=_places(source, coordinates if in_angstrom else None))
-        _warn_of_unused(source)
+        warn_of_unused(source)
     return ParticleTable(
         poses=_read_poses(source, pixels),
         names=_names(particles),
@@ -156,18 +157,6 @@ def _places(source: StarSource, coordinates: NDArray[np.float64] | None) -> NDAr
         return coordinates
     series = (source.series[name].centre_angstrom for name in source.particles.text("rlnTomoName"))
     return coordinates - np.array([np.full(3, np.nan) if centre is None else centre for centre in series])
-
-
-def _warn_of_unused(source: StarSource) -> None:
-    assert source.places_angstrom is not None
-    premultiplied = source.values("rlnCtfDataAreCtfPremultiplied")
-    warn_of_unused(
-        source.star.find("optics"),
-        source.particles,
-        source.series,
-        premultiplied=premultiplied is not None and bool(premultiplied.any()),
-        placed=bool(np.isfinite(source.places_angstrom).all()),
-    )
 
 
 def _source(table: ParticleTable) -> StarSource:
@@ -326,11 +315,6 @@ def _tomogram_names(particles: Block) -> tuple[str, ...]:
     return particles.text(label) if label else ("",) * len(particles)
 
 
-def _coordinates(particles: Block, pixels: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-    shifts = any(label in particles for label in ORIGINS_ANGSTROM)
-    return coordinates_angstrom(particles, pixels, shifts_in_angstrom=shifts)
-
-
 def _extras(source: StarSource) -> dict[str, Sequence[str]]:
     """Return the columns that are no field of the table: of rows and optics groups, and whether images are stacks."""
     star, particles = source.star, source.particles
@@ -367,8 +351,7 @@ def _changed(block: Block, table: ParticleTable) -> dict[str, list[str]]:
 
 def _own_columns(source: StarSource) -> dict[str, NDArray]:
     """Return columns that gonio wrote, as numbers where all are, and the sense of the tilts where it is reversed."""
-    own = {label: source.particles.text(label) for label in source.particles.columns if label.startswith("gonio")}
-    columns = {own_name(label): numbers_or_text(values) for label, values in own.items()}
+    columns = own_columns(source.particles)
     if source.options.reverse_tilts and source.tilts_reversed.any():
         columns[TILT_SENSE] = np.full(len(source.particles), REVERSED)
     return columns

@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,8 @@ __all__ = [
     "checked_names",
     "numbered_files",
     "numbers_of",
+    "own_columns",
     "own_texts",
-    "read_documents",
     "shown",
     "table_of",
     "tomogram_numbers",
@@ -122,26 +122,15 @@ def table_of(
     layout: Layout,
     options: ReadOptions,
     *,
-    source: Callable[[NDArray[np.float64] | None], ListSource],
+    source: ListSource,
     pixel_sizes: NDArray[np.float64] | None = None,
-    tomogram_names: Mapping[str, str] | None = None,
 ) -> ParticleTable:
     """Return the particles of a table of text.
 
     Parameters
     ----------
-    block
-        The table, with at least one row.
-    layout
-        Its columns.
-    options
-        Options that the list is read with.
-    source
-        Makes the source, given the pixel sizes.
     pixel_sizes
         Sizes that the file states, shape (m,), or None.
-    tomogram_names
-        Names of numbered tomograms.
 
     Raises
     ------
@@ -150,26 +139,25 @@ def table_of(
     """
     if len(block) == 0:
         raise FormatError(block.path, "lists no particles", "give a list with particles")
-    shelf = source(pixel_sizes)
-    sizes = shelf.pixel_sizes(pixel_sizes)
+    sizes = source.pixel_sizes(pixel_sizes)
     scale = 1.0 if sizes is None else sizes[:, None]
     shifts = _vectors(block, layout.shifts)
     known = _has(block, layout.coordinates)
     return ParticleTable(
         poses=Pose(layout.rotations(_vectors(block, layout.angles)), shifts * scale),
         names=_names(block, layout),
-        tomograms=_tomograms(block, layout, tomogram_names or {}),
+        tomograms=_tomograms(block, layout),
         coordinates_angstrom=(block.vectors(layout.coordinates) - layout.first) * scale if known else None,
         half_sets=_half_sets(block, layout),
-        columns={own_name(label): numbers_or_text(block.text(label)) for label in block.columns if _is_own(label)},
-        source=shelf,
+        columns=own_columns(block, besides=IMAGE_COLUMNS),
+        source=source,
         pixel_sizes_angstrom=sizes,
         classes=None
         if layout.classes is None or layout.classes not in block
         else block.whole(layout.classes, *CLASSES),
         scores=_scores(block, layout.scores),
-        images=shelf.images,
-        extras=_extras(block, layout, shelf),
+        images=source.images,
+        extras=_extras(block, layout, source),
     )
 
 
@@ -229,10 +217,11 @@ def checked_names(block: Block, label: str, names: tuple[str, ...]) -> tuple[str
     return tuple(str(row) for row in range(1, len(names) + 1))
 
 
-def _tomograms(block: Block, layout: Layout, names: Mapping[str, str]) -> tuple[str, ...]:
+def _tomograms(block: Block, layout: Layout) -> tuple[str, ...]:
     if layout.tomograms is None or layout.tomograms not in block:
         return ("",) * len(block)
     words = _words(block, layout.tomograms, numbered=layout.numbered)
+    names = read_documents(block.path) if layout.numbered else {}
     return tuple(names.get(word, word) for word in words)
 
 
@@ -272,7 +261,6 @@ def block_of(
     *,
     columns: Iterable[str],
     defaults: Mapping[str, str],
-    tomogram_numbers: Mapping[str, int] | None = None,
 ) -> Block:
     """Return the table's rows in a format's own columns, all as text.
 
@@ -284,16 +272,14 @@ def block_of(
         The columns to write, in order.
     defaults
         Values of columns that the table lacks; others get 0.
-    tomogram_numbers
-        Number of each tomogram, where the format numbers them.
 
     Raises
     ------
     FormatError
         If a tomogram has a name that no table map can hold.
     """
-    made = _field_columns(table, layout, tomogram_numbers or {})
-    if tomogram_numbers and _have_names(tomogram_numbers):
+    made = _field_columns(table, layout)
+    if layout.numbered and layout.tomograms is not None and _have_names(tomogram_numbers(table)):
         check_writable(document_path(path), {"tomogram": table.tomograms}, UNWRITABLE_NAME)
     made |= _kept(table, layout, made)
     count = len(table)
@@ -306,9 +292,7 @@ def block_of(
     return Block(path, "", texts)
 
 
-def _field_columns(
-    table: ParticleTable, layout: Layout, tomogram_numbers: Mapping[str, int]
-) -> dict[str, Sequence[str]]:
+def _field_columns(table: ParticleTable, layout: Layout) -> dict[str, Sequence[str]]:
     sizes = table.pixel_sizes_angstrom
     scale = 1.0 if sizes is None else sizes[:, None]
     poses = table.tomogram_poses
@@ -316,7 +300,8 @@ def _field_columns(
     if layout.numbered:
         made[layout.names] = [str(number) for number in numbers_of(table.names)]
     if layout.tomograms is not None:
-        made[layout.tomograms] = [str(tomogram_numbers[name]) if layout.numbered else name for name in table.tomograms]
+        numbers = tomogram_numbers(table)
+        made[layout.tomograms] = [str(numbers[name]) if layout.numbered else name for name in table.tomograms]
     made |= _triples(layout.angles, layout.angles_deg(poses.rotation))
     made |= _triples(layout.shifts, poses.shift_angstrom / scale)
     if table.coordinates_angstrom is not None:
@@ -362,13 +347,19 @@ def _kept(table: ParticleTable, layout: Layout, made: Mapping[str, Sequence[str]
 
 def shown(layout: Layout, table: ParticleTable) -> dict[str, Sequence[str]]:
     """Return positions, shifts and angles as the format has them."""
-    made = _field_columns(replace(table, tomograms=("1",) * len(table)), layout, {"1": 1})
+    made = _field_columns(table, layout)
     made |= _kept(table, layout, made)
     return {label: made[label] for label in (*layout.coordinates, *layout.shifts, *layout.angles) if label in made}
 
 
 def _where(same: NDArray[np.bool_], old: Sequence[str], new: Sequence[str]) -> list[str]:
     return [a if keep else b for keep, a, b in zip(same.tolist(), old, new, strict=True)]
+
+
+def own_columns(block: Block, *, besides: Sequence[str] = ()) -> dict[str, NDArray]:
+    """Return the columns that gonio wrote, besides some, as numbers where all are, else as text."""
+    own = [label for label in block.columns if label.startswith("gonio") and label not in besides]
+    return {own_name(label): numbers_or_text(block.text(label)) for label in own}
 
 
 def own_texts(table: ParticleTable) -> dict[str, tuple[str, ...]]:
@@ -460,8 +451,9 @@ def numbered_files(path: Path, table: ParticleTable) -> list[Path]:
     return [path, *([document_path(path)] if _have_names(tomogram_numbers(table)) else [])]
 
 
-def write_documents(path: Path, numbers: Mapping[str, int]) -> tuple[Path, ...]:
-    """Write the table map where names are not numbers, and return its path, if any."""
+def write_documents(path: Path, table: ParticleTable) -> tuple[Path, ...]:
+    """Write the table map of a list where names are not numbers, and return its path, if any."""
+    numbers = tomogram_numbers(table)
     if not _have_names(numbers):
         return ()
     document = document_path(path)

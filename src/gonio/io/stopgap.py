@@ -20,7 +20,7 @@ import numpy as np
 from gonio.io.blocks import Star, read_star, write_star
 from gonio.io.errors import FormatError, reading
 from gonio.io.source import ReadOptions
-from gonio.io.star_columns import Layout, block_of, read_documents, table_of, tomogram_numbers, write_documents
+from gonio.io.star_columns import Layout, block_of, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
@@ -47,6 +47,8 @@ LAYOUT = Layout(
 IMAGE = r".*?_?(\d+)"
 FOLDERS = ("subtomograms", "../subtomograms")  # of a project, whose lists are in lists/
 WEDGE_FILE = "*wedge*.star"
+# First and last tilt, degrees, and pixel size of a tomogram.
+Wedge = tuple[float, float, float]
 
 
 def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
@@ -71,37 +73,23 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
     wedges, others = _wedges(path, options, set(tomograms))
     numbers = block.whole("subtomo_num").tolist()
     images = numbered_images(path, options.data_path, numbers, IMAGE, beside=FOLDERS, one_each=False)
-    unknown = Wedge(np.nan, np.nan, np.nan)
-    found = [wedges.get(number, unknown) for number in tomograms]
+    found = [wedges.get(number, (np.nan, np.nan, np.nan)) for number in tomograms]
     tilts = np.array([(wedge[0], wedge[1], 90.0) for wedge in found]) if wedges else None
     sizes = np.array([wedge[2] for wedge in found])
-
-    def source(_: object) -> ListSource:
-        return ListSource(path, "stopgap", options, block.text("motl_idx"), images, tilts, block, others)
-
+    source = ListSource(path, "stopgap", options, block.text("motl_idx"), images, tilts, block, others)
     stated = sizes if wedges and np.isfinite(sizes).all() else None
-    return table_of(block, LAYOUT, options, source=source, pixel_sizes=stated, tomogram_names=read_documents(path))
+    return table_of(block, LAYOUT, options, source=source, pixel_sizes=stated)
 
 
 def write_stopgap(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     """Write a motive list; names of tomograms that are not numbers go into LIST.doc beside it."""
-    numbers = tomogram_numbers(table)
     free = (label.removeprefix("stopgap_") for label in table.extras if label.startswith("stopgap_"))
     columns = (*COLUMNS, *(label for label in free if label not in COLUMNS))
-    block = block_of(
-        table, LAYOUT, path, columns=columns, defaults={"object": "1", "class": "1"}, tomogram_numbers=numbers
-    )
+    block = block_of(table, LAYOUT, path, columns=columns, defaults={"object": "1", "class": "1"})
     if LAYOUT.label("subtomo_num") not in table.extras:
         block = block.with_columns({"subtomo_num": block.text("motl_idx")})
     write_star(path, Star(path, (replace(block, name=MOTIVE_LIST),)))
-    return (path, *write_documents(path, numbers))
-
-
-class Wedge(tuple[float, float, float]):
-    """First and last tilt, degrees, and pixel size of a tomogram."""
-
-    def __new__(cls, low: float, high: float, size: float) -> Wedge:
-        return super().__new__(cls, (low, high, size))
+    return (path, *write_documents(path, table))
 
 
 def read_wedge_list(path: Path) -> Mapping[int, Wedge]:
@@ -119,7 +107,7 @@ def read_wedge_list(path: Path) -> Mapping[int, Wedge]:
     tilts = block.numbers("tilt_angle")
     sizes = block.positive("pixelsize")
     rows = {number: numbers == number for number in dict.fromkeys(numbers.tolist())}
-    return {number: Wedge(tilts[r].min(), tilts[r].max(), sizes[r][0]) for number, r in rows.items()}
+    return {number: (tilts[r].min(), tilts[r].max(), sizes[r][0]) for number, r in rows.items()}
 
 
 def _wedges(path: Path, options: ReadOptions, tomograms: set[int]) -> tuple[Mapping[int, Wedge], tuple[Path, ...]]:

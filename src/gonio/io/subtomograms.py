@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.blocks import Block
-from gonio.io.errors import FormatError, locate, reading
+from gonio.io.errors import FormatError, locate, located, of_particle, reading
 from gonio.io.maps import read_listed
 from gonio.io.paths import relative
 from gonio.io.source import VOXEL_SIZE_TOLERANCE, ReadOptions
@@ -36,14 +36,8 @@ class ListSource(ParticleSource):
 
     Parameters
     ----------
-    path
-        The list.
     family
         Its format, a key of ``gonio.io.formats.FORMATS``.
-    options
-        Options that the list was read with.
-    names
-        Names of the particles.
     images
         File of each particle, relative to the list's folder or the current one, ``NUMBER@FILE`` in a stack; or None.
     tilt_ranges_deg
@@ -106,14 +100,8 @@ class ListSource(ParticleSource):
         FormatError
             If its volume is missing or broken, or its voxel size or wedge unknown; names the particle.
         """
-        try:
+        with of_particle(self.path, repr(self.names[index])):
             return self._load(index)
-        except (FormatError, ValueError) as error:
-            path, problem, remedy = str(self.path), str(error), "correct the list, or leave this particle out"
-            if isinstance(error, FormatError):
-                path, problem, remedy = error.path, error.problem, error.remedy
-            of = "" if path == str(self.path) else f" of {self.path}"
-            raise FormatError(path, f"{problem} (particle {self.names[index]!r}{of})", remedy) from error
 
     def _load(self, index: int) -> Particle:
         path, number = self._image(index)
@@ -128,11 +116,7 @@ class ListSource(ParticleSource):
             problem = "does not state where its subtomograms are"
             raise FormatError(self.path, problem, "pass --data FOLDER, or put them beside the list")
         number, at, token = self.images[index].rpartition("@")
-        found = locate(token, self.path.parent)
-        if found is None:
-            problem = f"{token} of row {index + 1} is neither in {self.path.parent}, nor above, nor in {Path.cwd()}"
-            raise FormatError(self.path, problem, "run from the folder its paths start at, or restore the file")
-        return found, int(number) if at else None
+        return located(token, self.path, f"{token} of row {index + 1} is"), int(number) if at else None
 
     def _voxel_size(self, path: Path, header: float) -> float:
         given = self.options.voxel_size_angstrom or self.options.pixel_size_angstrom
@@ -179,12 +163,8 @@ def numbered_images(
 
     Parameters
     ----------
-    list_path
-        The list.
     folder
         Folder of the volumes, or None.
-    numbers
-        Numbers of the particles.
     stem
         A regular expression with one group, the number; leading zeros do not count.
     beside
@@ -244,24 +224,20 @@ def _lacks(found: Mapping[int, Path], numbers: Sequence[int]) -> int | None:
 def _read(list_path: Path, path: Path, number: int | None, *, permissive: bool) -> tuple[NDArray[np.float32], float]:
     """Return the volume (z, y, x) and the voxel size that its header states, or 0."""
     if path.suffix.lower() in HDF_ENDINGS:
-        return _with_hdf(path, number, lambda image: _hdf_volume(path, image))
+        return _hdf_volume(path, number)
     image = read_listed(list_path, path, permissive=permissive)
     return image.data, image.voxel_size_angstrom()
 
 
-def _with_hdf(path: Path, number: int | None, use: Callable) -> tuple[NDArray[np.float32], float]:
-    """Return one image of EMAN2's HDF files, where image N is the group /MDF/images/N."""
+def _hdf_volume(path: Path, number: int | None) -> tuple[NDArray[np.float32], float]:
+    """Return one image of EMAN2's HDF files, where image N is the group /MDF/images/N, and its voxel size."""
     try:
         import h5py
     except ImportError as error:
         raise FormatError(path, "is an HDF file, which needs h5py", "pip install 'gonio[eman]'") from error
     with reading(path, "give an HDF file as EMAN2 writes it"), h5py.File(path, "r") as file:
-        return use(file["MDF/images"][str(number or 0)])
-
-
-def _hdf_volume(path: Path, image) -> tuple[NDArray[np.float32], float]:  # type: ignore[no-untyped-def]
-    data = np.asarray(image["image"], dtype=np.float32)  # (z, y, x)
-    if not np.isfinite(data).all():
-        raise FormatError(path, "holds values that are NaN or infinite", "mask or replace them first")
-    size = image.attrs.get("EMAN.apix_x", 0.0)
-    return data, float(np.ravel(size)[0])
+        image = file["MDF/images"][str(number or 0)]
+        data = np.asarray(image["image"], dtype=np.float32)  # (z, y, x)
+        if not np.isfinite(data).all():
+            raise FormatError(path, "holds values that are NaN or infinite", "mask or replace them first")
+        return data, float(np.ravel(image.attrs.get("EMAN.apix_x", 0.0))[0])

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +19,8 @@ from gonio.io.errors import FormatError
 __all__ = [
     "check_writable",
     "decimals",
+    "float_or",
+    "is_number",
     "number_text",
     "numbers_or_text",
     "own_label",
@@ -25,6 +28,8 @@ __all__ = [
     "plain_float",
     "token",
 ]
+
+T = TypeVar("T")
 
 
 def numbers_or_text(values: Sequence[str]) -> NDArray:
@@ -55,6 +60,19 @@ def plain_float(text: str) -> float:
     if not text.isascii() or "_" in text:
         raise ValueError(f"{text!r} is not a number")
     return float(text)
+
+
+def is_number(text: str) -> bool:
+    """Return whether Python takes a text for a number."""
+    return float_or(text, None) is not None
+
+
+def float_or(text: str, otherwise: T) -> float | T:
+    """Return a text as a number, or else something else."""
+    try:
+        return float(text)
+    except ValueError:
+        return otherwise
 
 
 def own_label(name: str) -> str:

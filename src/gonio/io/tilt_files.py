@@ -119,13 +119,7 @@ def _angles(path: Path, text: str) -> NDArray[np.float64]:
 
 
 def _column_of_angles(path: Path, table: NDArray[np.float64]) -> int:
-    """Return which of two columns holds angles: the other is a count of images, or a dose, and never negative.
-
-    Raises
-    ------
-    FormatError
-        If either may be it, or none.
-    """
+    """Return which of two columns holds angles: the other is a count of images, or a dose, and never negative."""
     counts = [np.array_equal(np.sort(column), np.arange(len(column)) + column.min()) for column in table.T]
     signs = [(column < 0).any() for column in table.T]
     angles = [sign or (counts[1 - i] and not counts[i]) for i, sign in enumerate(signs)]

@@ -33,7 +33,7 @@ from gonio.io.blocks import Block, Star, read_star
 from gonio.io.errors import FormatError, locate
 from gonio.particle.tilt_series import Optics, TiltSeries
 
-__all__ = ["DefocusHand", "bfactors", "is_warps", "read_tilt_series", "series_of_block", "visible_tilts"]
+__all__ = ["DefocusHand", "bfactors", "read_tilt_series", "series_of_block", "visible_tilts"]
 
 ANGLES = ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot")
 STAGE_TILT = "rlnTomoNominalStageTiltAngle"
@@ -80,25 +80,18 @@ def read_tilt_series(tomograms: Star, name: str, *, defocus_hand: DefocusHand | 
         optics=known,
         phase_shift_deg=plate,
         bfactor_per_dose=float(row.numbers(BFACTOR_PER_DOSE)[0]) if BFACTOR_PER_DOSE in row else 0.0,
-        defocus_per_depth=_defocus_per_depth(
-            row, name, defocus_hand or (DefocusHand.WARP if is_warps(name) else DefocusHand.RELION)
-        ),
+        defocus_per_depth=_defocus_per_depth(row, name, defocus_hand),
         centre_angstrom=_centre(row),
     )
 
 
-def is_warps(tomogram: str) -> bool:
-    """Return whether a tomogram's name is one that WarpTools gives."""
-    return tomogram.endswith(WARPS_ENDING)
-
-
-def _defocus_per_depth(row: Block, name: str, defocus_hand: DefocusHand) -> float:
+def _defocus_per_depth(row: Block, name: str, defocus_hand: DefocusHand | None) -> float:
     if HAND not in row:
         return 0.0
     hand = float(row.numbers(HAND)[0])
     if hand not in (1.0, -1.0):
         raise FormatError(row.path, f"{HAND} of {name!r} is {hand:g}", "set it to 1 or -1")
-    if defocus_hand == DefocusHand.WARP:
+    if name.endswith(WARPS_ENDING) if defocus_hand is None else defocus_hand == DefocusHand.WARP:
         return -hand
     return hand * (float(row.numbers(SLOPE)[0]) if SLOPE in row else 1.0)
 

@@ -26,15 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.io.compressed import check_unpacked, compression_of, first_bytes, opened
+from gonio.io.compressed import PIECE_BYTES, check_length, check_unpacked, compression_of, first_bytes, opened
 from gonio.io.em import em_layout, is_em
 from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import MapFile, mrc_layout
 
 __all__ = ["Tomogram", "open_tomogram", "tomogram_files"]
 
-SNIFFED_BYTES = 212
-PIECE_BYTES = 2**24
 UNITS_ANGSTROM = {"angstrom": 1.0, "nanometer": 10.0, "nanometre": 10.0, "micrometer": 1e4, "picometer": 1e-2}
 BROKEN = "write the file again"
 ENDINGS = re.compile(r"\.(mrc|rec|map|em)(\.gz|\.bz2)?$", re.IGNORECASE)
@@ -113,15 +111,10 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
     """
     path = Path(path)
     if path.is_dir():
-        try:
-            return _of_zarr(path, voxel_size_angstrom)
-        except FormatError:
-            raise
-        except Exception as error:  # of metadata of any type, as zarr and JSON have them
-            raise FormatError(path, f"has metadata that make no sense ({type(error).__name__})", BROKEN) from error
+        return _of_zarr(path, voxel_size_angstrom)
     with reading(path, BROKEN):
         compression = compression_of(path)
-        start = first_bytes(path, SNIFFED_BYTES)
+        start = first_bytes(path)
     layout = em_layout(path) if is_em(start) else mrc_layout(path, permissive=permissive)
     if len(layout.shape) != 3 or min(layout.shape) < 2:
         raise FormatError(path, f"holds an array of shape {layout.shape}", "give a tomogram, a volume")
@@ -166,10 +159,7 @@ def _mapped(path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], *, 
         if compressed:
             check_unpacked(path, start + expected)
             return _unpacked(path, start, dtype, shape, expected)
-        present = path.stat().st_size - start
-        if present < expected:
-            problem = f"is truncated: {max(present, 0)} of {expected} bytes of data"
-            raise FormatError(path, problem, "copy or write the file again")
+        check_length(path, path.stat().st_size - start, expected)
         return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape)
 
 
@@ -180,9 +170,7 @@ def _unpacked(path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], e
         while done < expected and (piece := stream.read(min(PIECE_BYTES, expected - done))):
             unpacked.write(piece)
             done += len(piece)
-        if done < expected:
-            problem = f"is truncated: {done} of {expected} bytes of data"
-            raise FormatError(path, problem, "copy or write the file again")
+        check_length(path, done, expected)
         unpacked.flush()
         return np.memmap(unpacked, dtype=dtype, mode="r", shape=shape)  # the mapping outlives the file's name
 
@@ -205,7 +193,8 @@ def _of_zarr(path: Path, voxel_size_angstrom: float | None) -> Tomogram:
             raise FormatError(path, "is a folder, and no zarr", "give a tomogram file or an OME-Zarr folder") from error
         if isinstance(found, zarr.Array):
             level, above = path.name, path.parent
-            group = zarr.open_group(above, mode="r") if _is_group(above) else None
+            is_group = any((above / name).is_file() for name in (".zgroup", "zarr.json"))
+            group = zarr.open_group(above, mode="r") if is_group else None
             stated = _stated_size(path, None if group is None else dict(group.attrs), level)
             return _tomogram_of(path, found, stated, voxel_size_angstrom)
         multiscales = _multiscales(dict(found.attrs))
@@ -240,10 +229,6 @@ def _codecs(metadata: Any) -> Iterator[str]:
         yield str(codec.to_dict()["name"]).removeprefix("numcodecs.")
         if hasattr(codec, "codecs"):
             yield from _codecs(codec)
-
-
-def _is_group(path: Path) -> bool:
-    return any((path / name).is_file() for name in (".zgroup", "zarr.json"))
 
 
 def _multiscales(attributes: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from gonio.io.blocks import Block
+from gonio.io.source import PREMULTIPLIED, StarSource
 from gonio.io.tilts import HAND
-from gonio.particle.tilt_series import TiltSeries
 
 __all__ = ["warn_of_unused"]
 
@@ -32,43 +31,30 @@ NOT_USED: Mapping[str, float] = {
 OF_TILTS: Mapping[str, float] = {"rlnCtfBfactor": 0.0, "rlnCtfScalefactor": 1.0}
 
 
-def warn_of_unused(
-    optics: Block | None, particles: Block, series: Mapping[str, TiltSeries], *, premultiplied: bool, placed: bool
-) -> None:
-    """Warn once of effects on the images of tilt stacks that are not in their transfer.
-
-    Parameters
-    ----------
-    optics, particles
-        The blocks of the list.
-    series
-        Tilt series by tomogram.
-    premultiplied
-        Whether images were multiplied by their transfer.
-    placed
-        Whether it is known where each particle is in its tomogram.
-    """
-    found = list(_found(optics, particles, series, premultiplied=premultiplied, placed=placed))
+def warn_of_unused(source: StarSource) -> None:
+    """Warn once of effects on the images of tilt stacks that are not in their transfer."""
+    found = list(_found(source))
     if found:
-        warnings.warn(f"{particles.path}: {'; '.join(found)}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{source.path}: {'; '.join(found)}", RuntimeWarning, stacklevel=2)
 
 
-def _found(
-    optics: Block | None, particles: Block, series: Mapping[str, TiltSeries], *, premultiplied: bool, placed: bool
-) -> Iterator[str]:
+def _found(source: StarSource) -> Iterator[str]:
+    particles, series = source.particles, source.series
     labels = [
         label
-        for block, known in ((optics, NOT_USED), (particles, {**NOT_USED, **OF_TILTS}))
+        for block, known in ((source.star.find("optics"), NOT_USED), (particles, {**NOT_USED, **OF_TILTS}))
         for label, neutral in known.items()
         if block is not None and label in block and not _is_all(block.text(label), neutral)
     ]
     if labels:
         yield f"{', '.join(dict.fromkeys(labels))} would change the images and is not used"
     without = sorted(name for name, one in series.items() if one.defocus is None)
-    if premultiplied and without:
+    premultiplied = source.values(PREMULTIPLIED)
+    if without and premultiplied is not None and premultiplied.any():
         few = ", ".join(without[:3]) + (" and others" if len(without) > 3 else "")
         yield f"images were multiplied by their CTF, and no defocus is stated of {few}: nothing is known of that CTF"
-    if len(without) < len(series) and not placed:
+    places = source.places_angstrom
+    if len(without) < len(series) and (places is None or not np.isfinite(places).all()):
         yield (
             "it is not known where particles are in their tomograms (rlnTomoSizeX/Y/Z is not set): defocus is that of"
             " the tomogram's centre"

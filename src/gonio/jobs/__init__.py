@@ -1,7 +1,13 @@
 """The work of commands, for Python: files in, files out, values returned and nothing printed; one module a command.
 
-A job takes the options of its command, those that several share as values (``ListOptions`` and such). Warnings are
-Python's; progress is passed to the callback ``progress``.
+A job takes the options of its command, those that several share as values. Warnings are Python's; progress is passed
+to the callback ``progress``. In all of them
+
+    particles                the list: ``ListOptions``
+    search, known, run       ``SearchOptions``, ``ReferenceOptions`` and ``RunOptions``
+    seed                     seed of the random numbers
+    threads, progress        as in ``RunOptions``, for jobs that need no more of it
+    overwrite                replaces results that are already there
 
     from gonio.jobs import ListOptions, RunOptions, SearchOptions, align
     aligned = align(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.jobs.average import resolutions
-from gonio.jobs.checking import warn_of
+from gonio.jobs.average import agreement_of, resolutions
+from gonio.jobs.checking import doubts_of, warn_of
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
 from gonio.jobs.options import (
     DecoyOptions,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.report import Errors, Report
     from gonio.run.executor import Executor
-    from gonio.workflows.inspection import InputWarning
 
 __all__ = ["Aligned", "align", "align_list", "errors_of", "report_of"]
 
@@ -121,8 +120,6 @@ def align(
 
     Parameters
     ----------
-    particles
-        The list.
     reference
         The map that they show.
     output
@@ -130,16 +127,10 @@ def align(
         and with decoys kept.star. They appear together when all is done.
     local
         Refine the poses in the list; None to search over all orientations.
-    search, known
-        How poses are searched for, and what else is known of the reference.
     learn
         Align the first 50 particles twice, to learn what all have in common with the reference.
     decoys
         Decoys, to estimate which particles are real.
-    run
-        How the work is done.
-    seed
-        Seed of the random numbers.
     truth
         A list of the same particles with true poses, from which errors are computed.
 
@@ -159,9 +150,7 @@ def align(
     resources = run.resources(settings)
     facts = known.read(particles.read_map, reference_map, settings)
     table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
-    warned = warn_of(
-        _warnings(table, reference_map, facts.mask, settings, poses_for=None if local is None else "a local search")
-    )
+    warned = warn_of(doubts_of(table, reference_map, settings, mask=facts.mask, local=local is not None))
     aligner = facts.aligner(reference_map, settings)
     asked = {
         "reference": reference,
@@ -190,23 +179,6 @@ def align(
             report = _with_looks(with_notes(report, table, warned), aligned, reference_map, work.executor)
             write_text(folder / "report.html", html(report))
     return aligned
-
-
-def _warnings(
-    table: ParticleTable, reference: Volume, mask: Volume | None, settings: Settings, *, poses_for: str | None
-) -> list[InputWarning | None]:
-    """Return what is to be warned of before a list is aligned to a map."""
-    from gonio.workflows import checks
-
-    finest = settings.resolution_angstrom
-    found = checks.warnings_of_list(
-        table, {"the reference": reference}, mask=mask, resolutions={"resolution_angstrom": finest}, poses_for=poses_for
-    )
-    diameter = settings.particle_diameter_angstrom
-    symmetry = checks.without_the_symmetry(
-        reference, settings.symmetry, resolution_angstrom=finest, diameter_angstrom=diameter
-    )
-    return [*found, symmetry]
 
 
 def _write_lists(folder: Path, aligned: Aligned, *, box_angstrom: float) -> None:
@@ -384,19 +356,21 @@ def _with_looks(report: Report, aligned: Aligned, reference: Volume, executor: E
     report = replace(report, outliers=outliers_of(table), against=defocus_of(table), maps={"reference": reference})
     if aligned.box_angstrom is None:
         return report  # particles of several boxes have no average
-    display = average_for_display(table, symmetry=aligned.settings.symmetry, executor=executor)
-    name = "average" if display.count == len(table) else f"average of {display.count} of the particles"
-    maps = {name: display.average.volume}
-    for number, half in enumerate(display.average.halves or (), start=1):
+    made = average_for_display(table, symmetry=aligned.settings.symmetry, executor=executor)
+    agreement = agreement_of(made)
+    fsc = None if agreement is None else agreement.fsc
+    name = "average" if made.count == len(table) else f"average of {made.count} of the particles"
+    maps = {name: made.volume}
+    for number, half in enumerate(made.halves or (), start=1):
         maps[f"half {number} of it"] = half
-    found = [] if display.fsc is None else resolutions(display.fsc)
+    found = [] if fsc is None else resolutions(fsc)
     reading = "both halves were aligned to one reference, so this is no gold standard: noise may agree"
     return replace(
         report,
         numbers=[*report.numbers, *((which, value, reading) for which, value, _ in found)],
-        curves={} if display.fsc is None else {f"halves, {k}": v for k, v in display.fsc.curves.items()},
-        maps={**for_display(maps, np.inf if display.fsc is None else display.fsc.resolution_angstrom()), **report.maps},
-        coverage=display.average.coverage,
+        curves={} if fsc is None else {f"halves, {k}": v for k, v in fsc.curves.items()},
+        maps={**for_display(maps, np.inf if fsc is None else fsc.resolution_angstrom()), **report.maps},
+        coverage=made.coverage,
     )
 
 

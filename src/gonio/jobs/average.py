@@ -94,8 +94,6 @@ def average(
 
     Parameters
     ----------
-    particles
-        The list.
     output
         The map to make; beside it lie its coverage, half maps, mask, FSC, settings and a script for ChimeraX.
     halves
@@ -106,12 +104,6 @@ def average(
         Point group that is imposed on the average.
     mask
         Mask for the FSC; None for one made from the average.
-    threads
-        Particles read at a time; None for one for each processor.
-    overwrite
-        Replace files that are already there.
-    progress
-        Callback, as in ``RunOptions``.
 
     Raises
     ------

@@ -115,8 +115,6 @@ def classify(
 
     Parameters
     ----------
-    particles
-        The list.
     output
         The folder to make; its files appear together when all is done.
     classes
@@ -127,12 +125,6 @@ def classify(
         Align all pairs of lists of up to this many particles; of longer ones, of this many sampled at random.
     local
         Begin at the poses in the list.
-    search
-        How particles are compared.
-    run
-        How the work is done.
-    seed
-        Seed of the random numbers.
     watch
         Called with the ``Procedure`` before it begins.
 

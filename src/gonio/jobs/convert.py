@@ -26,10 +26,6 @@ class Converted:
 
     Parameters
     ----------
-    table, made
-        The list before and after.
-    given, wanted
-        Their formats.
     lost
         A few words for each thing in the list that its new format cannot hold.
     written
@@ -82,8 +78,6 @@ def convert(
         Name tomograms as WarpTools names their tilt series.
     dry_run
         Write nothing.
-    overwrite
-        Replace files that are there.
 
     Raises
     ------

@@ -16,9 +16,10 @@ from gonio.io.source import REVERSED, TILT_SENSE
 from gonio.jobs.files import write_settings
 from gonio.jobs.options import File, wedge_of
 from gonio.jobs.running import thread_count
+from gonio.jobs.splitting import some
 from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.table import AS_LISTED
-from gonio.run.executor import Local, Progress, silent
+from gonio.run.executor import Chosen, Local, Progress, silent
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
@@ -78,8 +79,6 @@ def extract(
         Files or folders of them; particles find theirs by name.
     particles
         A list of any format.
-    output
-        The folder.
     box, binning
         Edge of a subtomogram in its voxels, and voxels of the tomogram along one of its.
     invert
@@ -104,10 +103,6 @@ def extract(
         Write MRC files of half the size.
     permissive
         Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
-    threads
-        Particles cut at a time; None for one for each processor.
-    overwrite
-        Replace a folder that is there.
 
     Raises
     ------
@@ -117,6 +112,7 @@ def extract(
         Values that do not fit, boxes outside of their tomogram.
     """
     from gonio.io.conversion import CENTRES
+    from gonio.io.wedges import tilt_wedges
     from gonio.particle.tilt_series import Weighting
     from gonio.workflows.extraction import Cutting
 
@@ -136,14 +132,14 @@ def extract(
     job = Extraction(table, opened, cutting, centre, normalise, diameter_angstrom, invert, float16, mirror)
     job.check()
     files = list(map(Path, tilt_files or ()))
-    if files:
-        job.check_tilts(files, tilt_weights)
+    if files:  # raises for those that do not fit: better now than after an hour of cutting
+        tilt_wedges(tuple(opened), files, weighting=tilt_weights)
     with result_folder(Path(output), overwrite=overwrite) as folder:
         job.folder = folder
         chosen = job.chosen(edge)
         outside = np.zeros(len(table))
         with progress("extracting", len(chosen), 0) as done:
-            cut = Local(thread_count(threads))("extracting", _Item(job, chosen), len(chosen), keep=False)
+            cut = Local(thread_count(threads))("extracting", Chosen(job.cut, chosen), len(chosen), keep=False)
             for number, (row, fraction) in enumerate(zip(chosen, cut, strict=True), 1):
                 outside[row] = fraction
                 done(number)
@@ -218,12 +214,6 @@ class Extraction:
                 got=self.diameter_angstrom,
                 edge=edge,
             )
-
-    def check_tilts(self, tilts: Sequence[Path], weighting: str) -> None:
-        """Raise FormatError for tilt files that do not fit: better now than after an hour of cutting."""
-        from gonio.io.wedges import tilt_wedges
-
-        tilt_wedges(tuple(self.tomograms), tilts, weighting=weighting)
 
     @cached_property
     def positions_zyx(self) -> NDArray[np.float64]:
@@ -335,7 +325,7 @@ class Extraction:
         tilt_range_deg: tuple[float, float, float] | None,
     ) -> None:
         """Write particles.star, and the weights of its tomograms where tilt files were given."""
-        import gonio.io.extracted as lists
+        from gonio.io.extracted import write_extracted
 
         chosen = self.table[list(rows)]
         columns = {**chosen.columns, "outside": np.round(outside[list(rows)], 4)}
@@ -343,21 +333,22 @@ class Extraction:
         if self.mirror and tilt_range_deg is not None:
             low, high, axis = tilt_range_deg
             tilt_range_deg = (-high, -low, axis)
-        extracted = lists.Extracted(
-            [self.image(row) for row in rows],
-            self._positions_angstrom(rows),
-            self.voxel_size_angstrom,
-            self.cutting.box,
-            {
+        write_extracted(
+            self.folder / "particles.star",
+            replace(chosen, columns=columns),
+            images=[self.image(row) for row in rows],
+            positions_angstrom=self._positions_angstrom(rows),
+            voxel_size_angstrom=self.voxel_size_angstrom,
+            box=self.cutting.box,
+            sizes={
                 name: np.array([*tomogram.shape_zyx[::-1], tomogram.voxel_size_angstrom])
                 for name, tomogram in self.tomograms.items()
             },
-            self.centre,
-            self._wedges(rows, tilts, weighting) if tilts else None,
-            tilt_range_deg,
+            centre=self.centre,
+            wedges=self._wedges(rows, tilts, weighting) if tilts else None,
+            tilt_range_deg=tilt_range_deg,
             mirrored=self.mirror,
         )
-        lists.write_extracted(self.folder / "particles.star", replace(chosen, columns=columns), extracted)
 
     def _wedges(self, rows: Sequence[int], tilts: Sequence[Path], weighting: str) -> list[str]:
         """Write weights for each tomogram, or particle where depth matters; return the file of each particle."""
@@ -391,17 +382,6 @@ class Extraction:
         tomogram = self.tomograms[self.table.tomograms[row]]
         centre = CENTRES[self.centre](np.array(tomogram.shape_zyx, dtype=np.float64))
         return (self.positions_zyx[row] - centre)[::-1] * tomogram.voxel_size_angstrom
-
-
-@dataclass(frozen=True)
-class _Item:
-    """Cut the i-th of the chosen rows."""
-
-    job: Extraction
-    rows: Sequence[int]
-
-    def __call__(self, index: int) -> float:
-        return self.job.cut(self.rows[index])
 
 
 def _read_list(path: Path, pixel_size: float | None) -> ParticleTable:
@@ -439,5 +419,4 @@ def _opened(
 
 def names_of(table: ParticleTable, rows: NDArray[np.int64]) -> str:
     """Return the names of particles in words, the first few of them."""
-    named = ", ".join(repr(table.names[row]) for row in rows[:NAMED])
-    return named + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+    return some((repr(table.names[row]) for row in rows), NAMED)

@@ -6,7 +6,7 @@ Reads with ``gonio.io`` and judges with ``gonio.workflows.inspection``; this mod
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gonio.jobs.drawing import draw
 from gonio.jobs.hand import hand_score, remedies_of
 from gonio.jobs.options import File, ListOptions, wedge_of
+from gonio.jobs.splitting import some
 from gonio.particle.arguments import ArgumentError
 from gonio.run.folder import check_target
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Inspection", "inspect"]
 
 LARGEST_MAP, PIECE = 1024, 128
+NAMED = 4  # tomograms and classes that are named one by one
 DUPLICATE_FRACTION = 0.25  # of the box: particles nearer than this are one
 
 
@@ -96,10 +98,6 @@ def inspect(
         Finest detail that is compared with the map, and the size of a particle.
     output
         A PNG file to draw wedge, power and tilts into.
-    seed
-        Seed of the search for the hand.
-    overwrite
-        Replace that file.
 
     Raises
     ------
@@ -145,7 +143,7 @@ def _inspection(path: Path, file: ListOptions, options: ReadOptions, sample: int
     if path.is_dir():
         return _volume(path, options)
     with reading(path, "give a particle list, a map, a tomogram or a tilt file"):
-        start = first_bytes(path, 212)
+        start = first_bytes(path)
     if is_em(start) and em_layout(path).shape[::2] == (1, 20):
         return _list(path, file, options, sample, diameter)
     if is_em(start) or start[208:211] == b"MAP" or (options.permissive and b"\0" in start):
@@ -227,7 +225,7 @@ def _tilts(path: Path) -> Inspection:
     every = read_tilts(path)
     name, series = next(iter(every.items()))
     found = Inspection("tilts", series=series)
-    found.facts = {"tilt series": f"{len(every)}: {_few(every)}"}
+    found.facts = {"tilt series": f"{len(every)}: {some(every, NAMED)}"}
     if len(every) > 1:
         found.facts["below"] = f"the first, {name}"
     found.facts |= _tilt_facts(series)
@@ -287,7 +285,8 @@ def _list(path: Path, file: ListOptions, options: ReadOptions, sample: int, diam
     elif unread:
         found.facts["images"] = f"not read: {unread}"
     if particles:
-        found.facts |= _ctf_image_facts(table)
+        kind_of_ctf = None if table.source is None else table.source.ctf_image_kind(int(np.asarray(table.rows)[0]))
+        found.facts |= {} if kind_of_ctf is None else {"rlnCtfImage": str(kind_of_ctf)}
         _look_at_images(found, particles, options, len(table))
     _look_at_list(found, table, particles, options.tomograms_path, diameter)
     return found
@@ -309,7 +308,7 @@ def _list_facts(table: ParticleTable) -> dict[str, Any]:
     counts = Counter(table.tomograms)
     facts: dict[str, Any] = {
         "particles": len(table),
-        "tomograms": f"{len(counts)}: " + _few(f"{name or 'no name'} ({n})" for name, n in counts.items()),
+        "tomograms": f"{len(counts)}: " + some((f"{name or 'no name'} ({n})" for name, n in counts.items()), NAMED),
     }
     pixels = table.pixel_sizes_angstrom
     unit = "A" if table.lengths == "angstrom" else "pixels of unknown size"
@@ -330,13 +329,13 @@ def _list_facts(table: ParticleTable) -> dict[str, Any]:
     half_sets = np.asarray(table.half_sets)
     facts["half sets"] = f"{(half_sets == 1).sum()} and {(half_sets == 2).sum()}" if half_sets.any() else "none"
     if table.classes is not None:
-        facts["classes"] = _few(f"{name} ({n})" for name, n in sorted(Counter(table.classes.tolist()).items()))
+        facts["classes"] = some((f"{name} ({n})" for name, n in sorted(Counter(table.classes.tolist()).items())), NAMED)
     slopes = {series.defocus_per_depth for series in (table.source.series if table.source else {}).values()}
     if slopes:
         facts["defocus with depth"] = _depth_words(slopes)
         facts["tilt sense"] = table.tilt_sense
     if table.extras:
-        facts["other columns"] = _few(table.extras, shown=8)
+        facts["other columns"] = some(table.extras, 2 * NAMED)
     return facts
 
 
@@ -382,12 +381,6 @@ def _look_at_images(found: Inspection, particles: Sequence[Particle], options: R
     found.facts["wedge"] = _wedge_words(found.wedge)
     found.frequency_per_angstrom = 0.5 / first.voxel_size_angstrom
     found.warn(look.few_tilts(found.series.tilts_deg))
-
-
-def _ctf_image_facts(table: ParticleTable) -> dict[str, Any]:
-    """Return what the volumes in rlnCtfImage are taken for; empty where none is used."""
-    kind = None if table.source is None else table.source.ctf_image_kind(int(np.asarray(table.rows)[0]))
-    return {} if kind is None else {"rlnCtfImage": str(kind)}
 
 
 def _wedge_words(wedge: Wedge) -> str:
@@ -475,11 +468,6 @@ def _listed_box(table: ParticleTable) -> float | None:
     except ValueError:
         return None
     return size * pixel if size * pixel > 0 else None
-
-
-def _few(names: Iterable[str], shown: int = 4) -> str:
-    every = list(names)
-    return ", ".join(every[:shown]) + (f" and {len(every) - shown} more" if len(every) > shown else "")
 
 
 def _range(values: NDArray, digits: int = 4) -> str:

@@ -55,30 +55,16 @@ MAX_Q = 0.05
 
 @dataclass(frozen=True)
 class ListOptions:
-    """A particle list, and options in place of what it states.
+    """A particle list, and options in place of what it states: those of ``gonio.read_particles``, and these.
 
     Parameters
     ----------
-    path
-        A list of RELION, WarpTools, Dynamo, STOPGAP, AV3, PyTom or EMAN2, or an optimisation set.
-    tilt_range_deg, axis_deg
-        First and last tilt of 3-D subtomograms, and the direction of the tilt axis from x towards y.
+    voxel_size_angstrom, permissive
+        They hold for maps, too.
     tilt_files, tilt_weights
         Files of tilts, one by one, in place of a range; and their weights: ``plain``, ``dose`` or ``ctf``.
-    ctf_image
-        Content of the volumes in rlnCtfImage: ``squares``, ``transfer`` or ``confidence``; None for the list's own.
-    tomograms_path, data_path
-        tomograms.star or wedge list, and the folder of numbered subtomograms; None for those beside the list.
     invert
         Flip the sign of the particles.
-    voxel_size_angstrom
-        Voxel size, in place of what files state.
-    permissive
-        Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
-    reverse_tilts
-        Read the tilts of 2-D stacks in the other sense.
-    defocus_hand
-        Of 2-D stacks: whose meaning rlnTomoHand has, ``relion`` or ``warp``; None to decide by a tomogram's name.
     """
 
     path: File

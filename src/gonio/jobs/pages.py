@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,6 @@ from gonio.particle.table import AS_LISTED
 
 if TYPE_CHECKING:
     from gonio.averaging.averages import Average
-    from gonio.averaging.resolution import HalfMapFsc
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
     from gonio.report import Outlier, Report
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from gonio.workflows.inspection import InputWarning
 
 __all__ = [
-    "DisplayedAverage",
     "average_for_display",
     "defocus_of",
     "facts_of",
@@ -71,28 +69,16 @@ def outliers_of(table: ParticleTable) -> list[Outlier]:
     return found
 
 
-@dataclass(frozen=True)
-class DisplayedAverage:
-    """An average of particles, and the agreement of its halves where there are two."""
-
-    average: Average
-    count: int
-    fsc: HalfMapFsc | None
-
-
-def average_for_display(table: ParticleTable, *, symmetry: str, executor: Executor) -> DisplayedAverage:
+def average_for_display(table: ParticleTable, *, symmetry: str, executor: Executor) -> Average:
     """Average a list's particles, or 500 spread evenly over it, in the halves of the list or alternate ones."""
     from gonio.averaging.averages import average_table
-    from gonio.averaging.resolution import half_map_fsc, soft_mask
 
     some = table[_evenly(len(table))]
     listed = np.asarray(some.half_sets)
-    halves = listed if np.isin(listed, [0, 1, 2]).all() and {1, 2} <= set(listed.tolist()) else _alternate(len(some))
-    made = average_table(some, executor=executor, half_sets=halves, symmetry=symmetry, stage="average to look at")
-    if made.halves is None:
-        return DisplayedAverage(made, len(some), None)
-    fsc = half_map_fsc(made.halves, mask=soft_mask(made.volume), rng=np.random.default_rng(0))
-    return DisplayedAverage(made, len(some), fsc)
+    halves = (1 + np.arange(len(some)) % 2).astype(np.int8)
+    if np.isin(listed, [0, 1, 2]).all() and {1, 2} <= set(listed.tolist()):
+        halves = listed
+    return average_table(some, executor=executor, half_sets=halves, symmetry=symmetry, stage="average to look at")
 
 
 def for_display(maps: Mapping[str, Volume], resolution_angstrom: float) -> dict[str, Volume]:
@@ -130,7 +116,3 @@ def defocus_of(table: ParticleTable) -> dict[str, NDArray[np.float64]]:
 def _evenly(count: int) -> NDArray[np.int64]:
     """Return at most ``ENOUGH`` of ``count`` rows, in order."""
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, ENOUGH)).astype(np.int64))
-
-
-def _alternate(count: int) -> NDArray[np.int8]:
-    return (1 + np.arange(count) % 2).astype(np.int8)

@@ -137,18 +137,12 @@ def pair(
         The map that stays, and the one that is aligned to it: the reference.
     tilt_range_deg, tilt_range_a_deg, tilt_range_b_deg, axis_deg
         Tilts of both, or of one alone, and the direction of their axis; None where nothing is missing.
-    search, known
-        How poses are searched for, and what else is known of B.
     output
         The map to write: the moved B, of the hand that fits; its settings lie beside.
     mirror
         Try the mirror image of B too.
     voxel_size_angstrom, permissive
         As in ``ListOptions``.
-    seed
-        Seed of the random numbers.
-    overwrite
-        Replace files that are already there.
 
     Raises
     ------

@@ -15,7 +15,7 @@ import numpy as np
 from gonio.io.plain import as_cell
 from gonio.jobs.align import NO_RUNNERS_UP
 from gonio.jobs.average import falls_at, fsc_csv, resolutions
-from gonio.jobs.checking import warn_of
+from gonio.jobs.checking import doubts_of, warn_of
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
 from gonio.jobs.pages import defocus_of, facts_of, for_display, outliers_of, with_notes
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.report import Report
     from gonio.workflows.initial_model import DeNovoHalves
-    from gonio.workflows.inspection import InputWarning
     from gonio.workflows.refinement import Iteration, Plan
 
 __all__ = ["Refined", "refine"]
@@ -125,8 +124,6 @@ def refine(
 
     Parameters
     ----------
-    particles
-        The list.
     output
         The folder to make. Iterations appear in it as they are done, all other files together at the end.
     reference
@@ -150,10 +147,6 @@ def refine(
         agree. The searches themselves are a refinement's own.
     mask
         Mask of the particle's density; None for a soft sphere.
-    run
-        How the work is done.
-    seed
-        Seed of the random numbers.
     watch
         Called with the initial models of the halves (``DeNovoHalves``), and with each ``Iteration``, when done.
 
@@ -186,7 +179,15 @@ def refine(
     )
     if local is not None:
         plan = replace(plan, listed=local.search(voxel_size_angstrom=table.load(0).voxel_size_angstrom))
-    warned = warn_of(_doubts(table, plan, start))
+    doubts = doubts_of(
+        table,
+        start.reference,
+        plan.settings,
+        mask=plan.mask,
+        local=plan.listed is not None,
+        start_angstrom=plan.start_resolution_angstrom,
+    )
+    warned = warn_of(doubts)
     settings = {
         "reference": reference,
         "initial_model": initial_model,
@@ -207,27 +208,6 @@ def refine(
             write_text(folder / "report.html", html(with_notes(_report(refined), table, warned)))
     _warn_of_doubts(refined, start)
     return refined
-
-
-def _doubts(table: ParticleTable, plan: Plan, start: Start) -> list[InputWarning | None]:
-    """Return the warnings about the inputs; a starting map is judged at its resolution."""
-    from gonio.workflows import checks
-
-    references = {} if start.reference is None else {"the reference": start.reference}
-    resolutions = {"resolution_angstrom": plan.settings.resolution_angstrom}
-    if references:
-        resolutions["start_resolution_angstrom"] = plan.start_resolution_angstrom
-    local = None if plan.listed is None else "a local search"
-    found = checks.warnings_of_list(table, references, mask=plan.mask, resolutions=resolutions, poses_for=local)
-    if start.reference is None:
-        return [*found]
-    symmetry = checks.without_the_symmetry(
-        start.reference,
-        plan.settings.symmetry,
-        resolution_angstrom=plan.start_resolution_angstrom,
-        diameter_angstrom=plan.settings.particle_diameter_angstrom,
-    )
-    return [*found, symmetry]
 
 
 def _check_start(reference: File | None, *, initial_model: bool, local: bool) -> None:

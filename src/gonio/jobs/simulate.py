@@ -65,8 +65,6 @@ def simulate(
 
     Parameters
     ----------
-    out
-        The folder.
     phantom, structure
         A name of ``gonio.simulate.Phantom``, or a PDB or mmCIF file of which assembly 1 is built.
     resolution_angstrom
@@ -82,8 +80,6 @@ def simulate(
         ``gonio.simulate.CtfCorrection``, or ``none`` for no lens.
     max_shift_voxels
         Largest shift along each axis.
-    overwrite
-        Replace a folder that is there.
 
     Raises
     ------
@@ -191,8 +187,6 @@ def map_(
         The biological assembly to build; ``none`` takes the file as it is.
     output
         The MRC file; how it was made is written beside it.
-    overwrite
-        Replace files that are there.
 
     Raises
     ------

@@ -101,8 +101,6 @@ class Report:
 
     Parameters
     ----------
-    title
-        Title of the page.
     facts
         Facts about the run by name: command, versions, seed, time.
     numbers

@@ -14,16 +14,17 @@ from gonio.report.figures import identifier
 from gonio.report.matrices import matrix_figure
 from gonio.report.pictures import class_gallery, outlier_gallery, slices
 from gonio.report.plots import (
+    CHANGES,
+    QUALITY,
     against,
-    changes,
     correlations,
     coverage_map,
     decoys,
     directions,
     error_plots,
     expected_agreement,
+    histograms,
     progress,
-    quality,
 )
 from gonio.report.surface import library, surface
 
@@ -57,7 +58,7 @@ def _good(report: Report) -> str:
     if report.iterations:
         figures += progress(report.iterations)
     if report.particles is not None:
-        figures += quality(report.particles)
+        figures += histograms(report.particles, QUALITY)
         if report.most_q is not None:
             figures.append(decoys(report.particles, report.most_q))
     if report.errors is not None:
@@ -65,7 +66,7 @@ def _good(report: Report) -> str:
     if report.expected is not None and len(report.expected):
         figures.append(expected_agreement(report.expected, report.box_angstrom))
     if report.particles is not None:
-        figures += changes(report.particles)
+        figures += histograms(report.particles, CHANGES)
     return _numbers(report.numbers) + _grid(figures)
 
 
@@ -108,9 +109,7 @@ def _chapter(chapter: Chapter) -> str:
 def _cells(rows: Sequence[Sequence[str]]) -> str:
     """Return a table whose first row holds the headings."""
     head, *body = rows
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
-    headings = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
-    return _table(f"<table><thead><tr>{headings}</tr></thead><tbody>{lines}</tbody></table>")
+    return _headed(head, "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in body))
 
 
 def _grid(figures: Sequence[str]) -> str:
@@ -157,9 +156,6 @@ def _worst(particles: ParticleTable, errors: Errors | None) -> str:
     ]
     if errors is not None:
         shown += [("error (°)", errors.rotation_deg, ".1f"), ("error (Å)", errors.shift_angstrom, ".1f")]
-    head = "".join(
-        f"<th scope=col>{escape(text)}</th>" for text in ("particle", *(column[0] for column in shown), "ended")
-    )
     status = particles.columns.get("status", np.full(len(particles), ""))
     rows = "".join(
         f"<tr><th scope=row>{escape(particles.names[i])}</th>"
@@ -167,9 +163,9 @@ def _worst(particles: ParticleTable, errors: Errors | None) -> str:
         + f"<td>{escape(str(status[i]))}</td></tr>"
         for i in order
     )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    table = _headed(("particle", *(column[0] for column in shown), "ended"), rows)
     reading = "The particles that fit least well: inspect these first when something seems wrong."
-    return f"<h3>Lowest agreement: {len(order)} particles</h3><p>{reading}</p>{_table(table)}"
+    return f"<h3>Lowest agreement: {len(order)} particles</h3><p>{reading}</p>{table}"
 
 
 def _reasons(outliers: Sequence[Outlier]) -> str:
@@ -177,10 +173,13 @@ def _reasons(outliers: Sequence[Outlier]) -> str:
         return ""
     rows = "".join(f"<tr><th scope=row>{escape(one.name)}</th><td>It {escape(one.why)}.</td></tr>" for one in outliers)
     reading = "Particles that differ from the others by more than four robust standard deviations, or did not finish."
-    table = (
-        f"<table><thead><tr><th scope=col>particle</th><th scope=col>why</th></tr></thead><tbody>{rows}</tbody></table>"
-    )
-    return f"<p>{reading}</p>{_table(table)}"
+    return f"<p>{reading}</p>{_headed(('particle', 'why'), rows)}"
+
+
+def _headed(head: Sequence[str], rows: str) -> str:
+    """Return a table of rows under headings."""
+    headings = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
+    return _table(f"<table><thead><tr>{headings}</tr></thead><tbody>{rows}</tbody></table>")
 
 
 def _table(table: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,19 +12,24 @@ from scipy.ndimage import map_coordinates
 
 from gonio.particle.table import ParticleTable
 from gonio.report.content import Errors, Iteration
-from gonio.report.figures import BLUE, COLOURS, GREY, INK, ORANGE, axes_of, figure_html, point_size
+from gonio.report.figures import BLUE, COLOURS, GREY, INK, ORANGE, SIZE_INCHES, axes_of, figure_html, point_size
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
+    "CHANGES",
+    "QUALITY",
     "against",
-    "changes",
     "correlations",
     "coverage_map",
     "decoys",
     "directions",
     "error_plots",
     "expected_agreement",
+    "histograms",
     "progress",
-    "quality",
 ]
 
 FSC_THRESHOLDS = (0.5, 0.143)
@@ -65,9 +71,11 @@ CHANGES = (
 )
 
 
-def quality(particles: ParticleTable) -> list[str]:
-    """Return histograms of how well particles fit and how precisely their poses are known."""
-    return _histograms(particles, QUALITY)
+def histograms(particles: ParticleTable, which: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Return histograms of the columns that are there: ``QUALITY``, or ``CHANGES`` from the input poses."""
+    return [
+        _histogram(particles.columns[name], label, text) for name, label, text in which if name in particles.columns
+    ]
 
 
 def decoys(particles: ParticleTable, most_q: float) -> str:
@@ -95,17 +103,6 @@ def decoys(particles: ParticleTable, most_q: float) -> str:
     )
     data = {"log_likelihood": target, "decoy_log_likelihood": decoy, "q_value": q}
     return figure_html("which particles are real", figure, caption, data)
-
-
-def changes(particles: ParticleTable) -> list[str]:
-    """Return histograms of the changes of rotation and shift from the input poses."""
-    return _histograms(particles, CHANGES)
-
-
-def _histograms(particles: ParticleTable, which: Sequence[tuple[str, str, str]]) -> list[str]:
-    return [
-        _histogram(particles.columns[name], label, text) for name, label, text in which if name in particles.columns
-    ]
 
 
 def error_plots(particles: ParticleTable | None, errors: Errors) -> list[str]:
@@ -137,8 +134,7 @@ def _prediction(sd: NDArray, error: NDArray[np.float64], name: str, unit: str) -
     predicted = np.sqrt(3.0) * np.asarray(sd, dtype=np.float64)
     shown = np.isfinite(predicted) & np.isfinite(error) & (predicted > 0) & (error > 0)
     figure, axes = axes_of()
-    axes.set_xlabel(f"predicted {name} error ({unit})")
-    axes.set_ylabel(f"true {name} error ({unit})")
+    axes.set(xlabel=f"predicted {name} error ({unit})", ylabel=f"true {name} error ({unit})")
     if shown.any():
         x, y = predicted[shown], error[shown]
         low, high = 0.7 * min(x.min(), y.min()), 1.4 * max(x.max(), y.max())
@@ -165,9 +161,7 @@ def expected_agreement(correlation: NDArray[np.float64], box_angstrom: float) ->
     low, middle, high = np.percentile(correlation[:, 1:], [10, 50, 90], axis=0)
     axes.fill_between(frequency, low, high, color=BLUE, alpha=0.25, linewidth=0)
     axes.plot(frequency, middle, color=BLUE, linewidth=1.8)
-    axes.set_xlabel("spatial frequency (1/angstrom)")
-    axes.set_ylabel("Fourier shell correlation")
-    axes.set_ylim(0.0, 1.05)
+    axes.set(xlabel="spatial frequency (1/angstrom)", ylabel="Fourier shell correlation", ylim=(0.0, 1.05))
     caption = (
         "The FSC expected between a particle and the reference at its pose, up to the resolution that was compared:"
         " median, and the middle 80 % of particles as a band. Detail with an FSC near 0 does not help alignment; where"
@@ -181,8 +175,7 @@ def _histogram(values: NDArray, label: str, caption: str, *, colour: str = BLUE)
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     figure, axes = axes_of()
-    axes.set_xlabel(label)
-    axes.set_ylabel("particles")
+    axes.set(xlabel=label, ylabel="particles")
     axes.locator_params(axis="y", integer=True)
     if len(finite):
         bins = int(np.clip(2 * np.sqrt(len(finite)), 5, 60))
@@ -195,21 +188,25 @@ def _histogram(values: NDArray, label: str, caption: str, *, colour: str = BLUE)
     return figure_html(label, figure, caption, {label: finite})
 
 
-def directions(particles: ParticleTable) -> str:
-    """Plot the directions of the beam in the reference's frame, R^T z, in an equal-area projection."""
+def _sphere() -> tuple[Figure, Axes]:
+    """Return an empty equal-area map of all directions."""
     from matplotlib.figure import Figure
 
-    matrices = particles.poses.matrix
-    beam = matrices[:, 2, :]  # rows z of R: (m, 3)
-    longitude, latitude = np.arctan2(beam[:, 1], beam[:, 0]), np.arcsin(np.clip(beam[:, 2], -1.0, 1.0))
-    figure = Figure(figsize=(4.2, 2.9), layout="constrained")
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot(projection="mollweide")
-    size = point_size(len(beam))
-    axes.scatter(longitude, latitude, s=size, color=BLUE, alpha=0.7, linewidths=0)
     axes.set_xticks(np.radians([-120, -60, 0, 60, 120]))
     axes.set_yticks(np.radians([-60, -30, 0, 30, 60]))
-    axes.grid(color=INK, alpha=0.2, linewidth=0.5)
     axes.set_xlabel("longitude (degrees), latitude upwards")
+    return figure, axes
+
+
+def directions(particles: ParticleTable) -> str:
+    """Plot the directions of the beam in the reference's frame, R^T z, in an equal-area projection."""
+    beam = particles.poses.matrix[:, 2, :]  # rows z of R: (m, 3)
+    longitude, latitude = np.arctan2(beam[:, 1], beam[:, 0]), np.arcsin(np.clip(beam[:, 2], -1.0, 1.0))
+    figure, axes = _sphere()
+    axes.scatter(longitude, latitude, s=point_size(len(beam)), color=BLUE, alpha=0.7, linewidths=0)
+    axes.grid(color=INK, alpha=0.2, linewidth=0.5)
     caption = (
         "The direction of the beam at zero tilt for each particle, in the reference's frame, on an equal-area map: an"
         " even distribution is good, an empty region is a view that the average lacks."
@@ -226,8 +223,7 @@ def correlations(curves: Mapping[str, NDArray[np.float64]], box_angstrom: float)
     for threshold in FSC_THRESHOLDS:
         axes.axhline(threshold, color=INK, linewidth=0.8, linestyle=":")
         axes.annotate(f"{threshold:g}", (1.0, threshold), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-    axes.set_xlabel("spatial frequency (1/angstrom)")
-    axes.set_ylabel("Fourier shell correlation")
+    axes.set(xlabel="spatial frequency (1/angstrom)", ylabel="Fourier shell correlation")
     axes.set_ylim(min(-0.1, *(float(curve.min()) for curve in curves.values())), 1.05)
     # Below the plot: inside it, names would hide curves.
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
@@ -253,8 +249,7 @@ def _scatter(dissimilarity: NDArray, x: NDArray[np.float64], label: str) -> str:
     y, x = np.asarray(dissimilarity, dtype=np.float64), np.asarray(x, dtype=np.float64)
     shown = np.isfinite(x) & np.isfinite(y)
     figure, axes = axes_of()
-    axes.set_xlabel(label)
-    axes.set_ylabel("dissimilarity")
+    axes.set(xlabel=label, ylabel="dissimilarity")
     axes.scatter(x[shown], y[shown], s=point_size(int(shown.sum())), color=BLUE, alpha=0.6, linewidths=0)
     edges = np.quantile(x[shown], np.linspace(0, 1, BINS + 1)) if shown.sum() >= 5 * BINS else np.zeros(0)
     if len(edges) and edges[0] < edges[-1]:
@@ -271,8 +266,6 @@ def _scatter(dissimilarity: NDArray, x: NDArray[np.float64], label: str) -> str:
 
 def coverage_map(weights: NDArray[np.floating]) -> str:
     """Plot the mean of weights (n, n, n) along each direction from the centre, relative to the largest mean."""
-    from matplotlib.figure import Figure
-
     half = len(weights) // 2
     longitude, latitude = np.radians(np.linspace(-180, 180, 121)), np.radians(np.linspace(-90, 90, 61))
     middle = [(edges[1:] + edges[:-1]) / 2 for edges in (longitude, latitude)]
@@ -282,12 +275,8 @@ def coverage_map(weights: NDArray[np.floating]) -> str:
     at_zyx = half + ray_xyz[::-1, ..., None] * radii  # (3, 60, 120, r)
     mean = map_coordinates(np.asarray(weights, dtype=np.float64), at_zyx, order=1).mean(axis=-1)
     fraction = mean / max(float(mean.max()), 1e-300)
-    figure = Figure(figsize=(4.2, 2.9), layout="constrained")
-    axes = figure.add_subplot(projection="mollweide")
+    figure, axes = _sphere()
     image = axes.pcolormesh(longitude, latitude, fraction, cmap="viridis", vmin=0.0, vmax=1.0, rasterized=True)
-    axes.set_xticks(np.radians([-120, -60, 0, 60, 120]))
-    axes.set_yticks(np.radians([-60, -30, 0, 30, 60]))
-    axes.set_xlabel("longitude (degrees), latitude upwards")
     figure.colorbar(image, ax=axes, shrink=0.7, label="fraction of the largest")
     caption = (
         "The weight of Fourier space in each direction of the average, relative to the largest, on an equal-area map."
@@ -303,39 +292,37 @@ def coverage_map(weights: NDArray[np.floating]) -> str:
 
 def progress(iterations: Sequence[Iteration]) -> list[str]:
     """Return plots of resolution and change of poses by iteration."""
-    numbers = np.arange(1, len(iterations) + 1)
-    limit, found, rotated, shifted = (
-        np.array([getattr(one, name) for one in iterations], dtype=np.float64)
-        for name in ("limit_angstrom", "resolution_angstrom", "turned_deg", "shifted_angstrom")
-    )
-    first, axes = axes_of()
-    axes.plot(numbers, limit, color=ORANGE, marker="o", markersize=4, label="aligned to")
-    axes.plot(numbers, found, color=BLUE, marker="o", markersize=4, label="found (FSC 0.143)")
-    axes.set(xlabel="iteration", ylabel="resolution (angstrom)")
-    axes.locator_params(axis="x", integer=True)
-    axes.legend(frameon=False)
-    second, axes = axes_of()
-    axes.plot(numbers, rotated, color=BLUE, marker="o", markersize=4, label="rotation (degrees)")
-    axes.plot(numbers, shifted, color=ORANGE, marker="o", markersize=4, label="shift (angstrom)")
-    axes.set(xlabel="iteration", ylabel="median change of pose", yscale="symlog")
-    axes.locator_params(axis="x", integer=True)
-    axes.legend(frameon=False)
     resolution = (
         "The resolution limit of each alignment, and the resolution of the half maps after it: the limit must never be"
         " finer than the resolution of the previous iteration."
     )
     change = "Change of poses since the previous iteration: a refinement has converged when it stays near 0."
-    return [
-        figure_html(
-            "resolution by iteration",
-            first,
-            resolution,
-            {"iteration": numbers, "aligned_to_angstrom": limit, "found_angstrom": found},
-        ),
-        figure_html(
-            "change of poses by iteration",
-            second,
-            change,
-            {"iteration": numbers, "turned_deg": rotated, "moved_angstrom": shifted},
-        ),
+    limit, found, rotated, shifted = (
+        np.array([getattr(one, name) for one in iterations], dtype=np.float64)
+        for name in ("limit_angstrom", "resolution_angstrom", "turned_deg", "shifted_angstrom")
+    )
+    limits = [
+        ("aligned to", ORANGE, "aligned_to_angstrom", limit),
+        ("found (FSC 0.143)", BLUE, "found_angstrom", found),
     ]
+    moves = [
+        ("rotation (degrees)", BLUE, "turned_deg", rotated),
+        ("shift (angstrom)", ORANGE, "moved_angstrom", shifted),
+    ]
+    return [
+        _by_iteration("resolution", limits, resolution, ylabel="resolution (angstrom)"),
+        _by_iteration("change of poses", moves, change, ylabel="median change of pose", yscale="symlog"),
+    ]
+
+
+def _by_iteration(name: str, lines: Sequence[tuple[str, str, str, NDArray]], caption: str, **axis: str) -> str:
+    """Plot lines, each with its label, its colour and the name of its data."""
+    figure, axes = axes_of()
+    numbers = np.arange(1, len(lines[0][3]) + 1)
+    for label, colour, _, values in lines:
+        axes.plot(numbers, values, color=colour, marker="o", markersize=4, label=label)
+    axes.set(xlabel="iteration", **axis)  # type: ignore[arg-type]
+    axes.locator_params(axis="x", integer=True)
+    axes.legend(frameon=False)
+    data = {"iteration": numbers, **{column: values for _, _, column, values in lines}}
+    return figure_html(f"{name} by iteration", figure, caption, data)

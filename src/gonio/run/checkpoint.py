@@ -329,13 +329,7 @@ def _record(content: bytes, *, synced: int) -> bytes:
 
 
 def _whole(path: Path, content: mmap.mmap | bytes) -> tuple[list[_Place], int, int]:
-    """Return the places of the whole records' contents (one at least), the end of the last one, and the file's size.
-
-    Raises
-    ------
-    ValueError
-        The file is no checkpoint, or a record that had been synced is not whole.
-    """
+    """Return the places of the whole records' contents (one at least), the end of the last one, and the file's size."""
     if content[: len(MAGIC)] != MAGIC:
         raise ValueError(f"{path} is not a checkpoint of this version of gonio: {AGAIN}")
     places, at = [], len(MAGIC)

@@ -40,8 +40,6 @@ class Executor(Protocol):
             Picklable, as are its results; they depend on the number alone, so that any worker may call it at any time.
             If it has a method ``sources(item)``, this returns the files on which the item's result depends. Where
             results are kept it states their type (``gonio.run.packing.result_type``).
-        count
-            Number of items.
         keep
             Whether results are kept in case the run is interrupted; not worth it where making them is quicker.
         """

@@ -52,8 +52,6 @@ def pack(value: object, kind: Any) -> bytes:
 
     Parameters
     ----------
-    value
-        The value.
     kind
         float, int, bool, str; an Enum, a Rotation, an array of numbers (``NDArray[np.float64]``); a dataclass, tuple,
         list or optional value of these.
