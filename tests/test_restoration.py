@@ -12,10 +12,10 @@ from gonio.fourier.transform import centred_fft, centred_ifft, shell_limit
 from gonio.kernels.dft import adjoint, filter_of, resampled
 from gonio.kernels.restore import normal, shown, shown_back
 from gonio.particle.pose import Pose
-from gonio.particle.volume import Volume, masked_volume
+from gonio.particle.volume import Volume, masked_volume, sphere_of
 from gonio.particle.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
 from gonio.preparation import restoration
-from gonio.preparation.extent import extent_angstrom, sphere_diameter_angstrom, sphere_of
+from gonio.preparation.extent import extent_angstrom, sphere_diameter_angstrom
 from gonio.preparation.restoration import MIN_NOISE, Restorer
 from gonio.simulate import PHANTOM_NAMES, Imaging, Phantom, simulate_subtomogram
 from oracle import Blobs, frequencies_xyz, paper_wedge, posterior_mean

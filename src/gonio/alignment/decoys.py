@@ -30,9 +30,8 @@ from gonio.fourier.fsc import half_shells
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
-from gonio.particle.volume import Subtomogram, Volume, mirrored_volume
+from gonio.particle.volume import Subtomogram, Volume, mirrored_volume, sphere_of
 from gonio.particle.wedge import NoWedge
-from gonio.preparation.extent import sphere_of
 from gonio.run.executor import Executor
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from gonio.fourier.spectrum import index_grid
 from gonio.kernels.dft import adjoint, dft_matrices, forward
-from gonio.particle.volume import MASK_EDGE, Subtomogram, TiltStack, Volume, soft_sphere
+from gonio.particle.volume import MASK_EDGE, Subtomogram, TiltStack, Volume, sphere_of
 
 __all__ = [
     "circle_samples_per_independent",
     "extent_angstrom",
     "sphere_samples_per_independent",
     "sphere_diameter_angstrom",
-    "sphere_of",
     "widest_sphere_angstrom",
 ]
 
@@ -32,12 +31,6 @@ MIN_SPHERE = 0.3
 TAIL_NOISE = 0.2
 # Shells beyond the limit that the density may have, so that it has no edge at the limit.
 BEYOND = 1.0
-
-
-def sphere_of(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
-    """Return the soft sphere of ``volume.masked_volume``, 0 to 1, (n, n, n)."""
-    diameter = diameter_angstrom / voxel_size_angstrom
-    return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
 
 
 def sphere_mask(volume: Volume, diameter_angstrom: float | None = None) -> Volume:

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from gonio.fourier.grid import Places, low_spectrum, shell_means
 from gonio.fourier.spectrum import Spectrum
 from gonio.kernels.gain import gain_square
-from gonio.particle.volume import Subtomogram
-from gonio.preparation.extent import sphere_of
+from gonio.particle.volume import Subtomogram, sphere_of
 
 __all__ = ["Measured", "Reliability"]
 

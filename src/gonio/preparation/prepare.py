@@ -24,13 +24,22 @@ from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.grid import remembered
 from gonio.fourier.spectrum import Spectrum
 from gonio.fourier.transform import MIN_SHELLS, shell_limit
-from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume, mean_free_volume
+from gonio.particle.volume import (
+    Particle,
+    Subtomogram,
+    TiltStack,
+    Volume,
+    boxed,
+    masked,
+    masked_volume,
+    mean_free_volume,
+    sphere_of,
+)
 from gonio.particle.wedge import NoWedge, Wedge
 from gonio.preparation.extent import (
     EXTENT_SHELLS,
     circle_samples_per_independent,
     sphere_diameter_angstrom,
-    sphere_of,
     sphere_samples_per_independent,
     widest_sphere_angstrom,
 )
@@ -175,7 +184,7 @@ class Preparation:
         target = replace(target, volume=mean_free_volume(target.volume))
         box = self._compared_box(target)
         if box < target.box:
-            target = replace(target, volume=_about_centre(target.volume, box))
+            target = replace(target, volume=boxed(target.volume, box))
         reference = self._reference_for(target.box)
         weighted = self._noise_weighted_pair(target, reference)
         return self._restored_pair(target, reference, {} if kept is None else kept) if weighted is None else weighted
@@ -265,7 +274,7 @@ class Preparation:
         """
         diameter = self._shown_angstrom(volume, about_angstrom)
         for _ in range(SPHERE_ITERATIONS):
-            volume = _about_centre(volume, self._cropped_box(diameter, volume, SPHERE_CROP))
+            volume = boxed(volume, self._cropped_box(diameter, volume, SPHERE_CROP))
             before, diameter = diameter, self._shown_angstrom(volume, diameter)
             if diameter >= before:
                 break
@@ -376,7 +385,7 @@ class Preparation:
         """
         volume = self._volume
         if self._mask is None:
-            volume = _about_centre(volume, self._cropped_box(self._extent, volume, REFERENCE_CROP))
+            volume = boxed(volume, self._cropped_box(self._extent, volume, REFERENCE_CROP))
         diameter = self.settings.mask_diameter_angstrom or self._extent
         restorer = self._restorer(self.reference.wedge, volume.box, diameter, self._limit(volume.box), self._mask)
         restored = restorer.restore(volume)
@@ -384,7 +393,7 @@ class Preparation:
         if self._mask is not None:
             return volume, restored
         box = self._cropped_box(self._extent, volume)
-        return _about_centre(volume, box), replace(restored, volume=_about_centre(restored.volume, box))
+        return boxed(volume, box), replace(restored, volume=boxed(restored.volume, box))
 
     def _prepared_reference(self, box: int) -> _Reference:
         wedge, own, limit = self.reference.wedge, self._cropped.box, self._limit(box)
@@ -452,15 +461,6 @@ def _restorer_of(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: floa
     """Return a restorer with the widest sphere, which particles replace by their own (``Restorer.within``)."""
     widest = widest_sphere_angstrom(box * voxel_size_angstrom)
     return Restorer.of(wedge, box=box, voxel_size_angstrom=voxel_size_angstrom, diameter_angstrom=widest, limit=limit)
-
-
-def _about_centre(volume: Volume, box: int) -> Volume:
-    """Return a volume cropped about its centre, which stays the centre."""
-    if box == volume.box:
-        return volume
-    first = volume.box // 2 - box // 2
-    part = slice(first, first + box)
-    return Volume(np.ascontiguousarray(volume.data[part, part, part]), volume.voxel_size_angstrom)
 
 
 def _prepared(

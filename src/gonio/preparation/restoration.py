@@ -25,9 +25,9 @@ from scipy.optimize import isotonic_regression
 from gonio.fourier.grid import shell_means
 from gonio.kernels.dft import Filter, adjoint, dft_matrices, filter_of, filtered, forward, resampled
 from gonio.kernels.restore import ImagingOperator, Model, conjugate_gradients, density_of, explained
-from gonio.particle.volume import Volume, mean_within, soft_sphere
+from gonio.particle.volume import Volume, mean_within, soft_sphere, sphere_of
 from gonio.particle.wedge import Wedge
-from gonio.preparation.extent import BEYOND, TAIL_NOISE, sphere_of
+from gonio.preparation.extent import BEYOND, TAIL_NOISE
 
 __all__ = ["Restored", "Restorer"]
 
