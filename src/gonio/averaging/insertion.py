@@ -20,7 +20,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from gonio.fourier.fourier_volume import background
+from gonio.fourier.fourier_volume import background, wedge_in_box
 from gonio.fourier.spectrum import image_samples, in_friedel_half, index_grid
 from gonio.fourier.transform import centred_fft, centred_ifft
 from gonio.kernels import insert
@@ -28,7 +28,7 @@ from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.symmetry import Symmetry, split, symmetric
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
-from gonio.particle.wedge import NoWedge, SquaredTransferWedge, WeightVolumeWedge
+from gonio.particle.wedge import NoWedge, SquaredTransferWedge
 
 __all__ = ["Insertion", "SubtomogramInsertion", "Sums", "TiltStackInsertion", "insertion_of"]
 
@@ -144,7 +144,14 @@ class SubtomogramInsertion:
             part = into if fraction == 1.0 else Sums.zeros(self.size)
             signal = part.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
             if grid is not None:
-                self._gather(grid, _wedge(particle), [one], particle, signal, part.weight)
+                self._gather(
+                    grid,
+                    wedge_in_box(particle.wedge, particle.volume.box_angstrom),
+                    [one],
+                    particle,
+                    signal,
+                    part.weight,
+                )
             elif particle.premultiplied is not None:
                 self._add_sums(particle, particle.premultiplied, [one], into.memory, part)
             if part is not into:
@@ -159,7 +166,7 @@ class SubtomogramInsertion:
 
         Their ratio is the particle's transform at any frequency, as long as both leave out the same part.
         """
-        everywhere = NoWedge().regions.astype(np.float32), np.zeros((0, 0, 0), np.float32), np.float32(1.0)
+        everywhere = wedge_in_box(NoWedge(), particle.volume.box_angstrom)
         unused, weight = np.zeros(self.size), np.zeros((self.size, 2))
         grid = _half_spectrum(particle.volume, float(particle.volume.data.mean(dtype=np.float64)), memory)
         self._gather(grid, everywhere, poses, particle, into.signal.view(np.float64).reshape(-1, 2), unused)
@@ -301,19 +308,6 @@ def _each(pose: Pose | PoseSample) -> list[tuple[Pose, float]]:
 def _phase(pose: Pose, particle: Particle) -> NDArray[np.float32]:
     """Return 2 pi t / n, (3,), t in voxels."""
     return (2.0 * np.pi / (particle.box * particle.voxel_size_angstrom) * pose.shift_angstrom).astype(np.float32)
-
-
-def _wedge(particle: Subtomogram) -> tuple[NDArray[np.float32], NDArray[np.float32], np.float32]:
-    """Return the wedge's regions, weights and their scale, in units of frequency, as kernels take them."""
-    box_angstrom = particle.volume.box_angstrom
-    regions = particle.wedge.regions.copy()
-    regions[:, 6] *= box_angstrom
-    volume, scale = np.zeros((0, 0, 0), np.float32), 1.0
-    if isinstance(particle.wedge, WeightVolumeWedge):
-        # A copy: a read-only array is another type for numba, which would compile once more.
-        volume = np.array(particle.wedge.weights)
-        scale = len(volume) * particle.wedge.voxel_size_angstrom / box_angstrom
-    return regions.astype(np.float32), volume, np.float32(scale)
 
 
 def _half_spectrum(volume: Volume, level: float, out: NDArray[np.complex64]) -> NDArray[np.float32]:

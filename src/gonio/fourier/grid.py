@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, wraps
 from typing import TypeVar
 
 import numpy as np
@@ -252,28 +252,22 @@ class _ByIdentity:
         return isinstance(other, _ByIdentity) and other.array is self.array
 
 
+def _cached_by_identity(function: Callable[..., T]) -> Callable[..., T]:
+    """Cache a function's results by the identity of its first argument, an array, and by the others."""
+    cached = lru_cache(maxsize=REMEMBERED)(lambda key, *others: function(key.array, *others))
+    return wraps(function)(lambda array, *others: cached(_ByIdentity(array), *others))
+
+
+@_cached_by_identity
 def by_radius(frequency_xyz: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the order (n,) of frequencies (3, n) by their distance from zero, and the sorted distances (n,).
-
-    The result is cached by the identity of the array.
-    """
-    return _by_radius(_ByIdentity(frequency_xyz))
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _by_radius(frequency_xyz: _ByIdentity) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
+    """Return the order (n,) of frequencies (3, n) by their distance from zero, and the sorted distances (n,)."""
+    radius = np.linalg.norm(frequency_xyz.astype(np.float64), axis=0)
     order = np.argsort(radius, kind="stable")
     return order, radius[order]
 
 
+@_cached_by_identity
 def inside(frequency_xyz: NDArray[np.float32], limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Return a mask (n,) of the frequencies (3, n) within a limit, and these (3, k); cached by the array's identity."""
-    return _inside(_ByIdentity(frequency_xyz), limit)
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _inside(frequency_xyz: _ByIdentity, limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
-    keep = radius <= limit * WITHIN
-    return keep, np.ascontiguousarray(frequency_xyz.array[:, keep])
+    """Return a mask (n,) of the frequencies (3, n) within a limit, and these (3, k)."""
+    keep = np.linalg.norm(frequency_xyz.astype(np.float64), axis=0) <= limit * WITHIN
+    return keep, np.ascontiguousarray(frequency_xyz[:, keep])
