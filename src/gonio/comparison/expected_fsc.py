@@ -146,6 +146,4 @@ def chance_correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def shell_weight(correlation: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return rho / (1 - rho^2) of each shell, (s,), eq. 28."""
-    weight = np.empty(len(correlation))
-    kernels.weights_of_shells(np.ascontiguousarray(correlation, dtype=np.float64), weight)
-    return weight
+    return np.array([kernels.shell_weight(float(rho)) for rho in correlation])

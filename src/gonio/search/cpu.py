@@ -158,7 +158,8 @@ class _OnCpu:
             choice, overlap = comparison.values(*unpack(self._points))
             prior = self._search.frame.negative_log_prior
             prior_values = np.zeros(len(choice)) if prior is None else prior(self._points)
-            model.ranking_values(choice, overlap, prior_values, self._pair.samples_per_independent)
+            each, kappa = zip(choice, overlap, prior_values, strict=True), self._pair.samples_per_independent
+            choice = np.array([model.ranking_value(*one, kappa) for one in each])
         self._keep_distinct(choice, LAST_CANDIDATES)
 
     def converge(self, steps: int) -> None:
