@@ -116,7 +116,7 @@ def test_a_mask_is_not_cut():
     mask = soft_sphere(LARGE, radius_px=10.0, edge_px=2.0)
     mask[31:34, 31:34, 32:] = 1.0
     reference = Preparation(Subtomogram(MAP), Settings(), mask=Volume(mask, VOXEL))
-    assert reference._restored.volume.box == LARGE
+    assert reference._compared.box == LARGE
     found = Aligner(REFERENCE, mask=Volume(soft_sphere(LARGE, radius_px=11.0, edge_px=2.0), VOXEL)).align(TARGETS[1])
     assert_found(found, POSES[1], degrees=4.0, voxels=0.5)
 
@@ -160,11 +160,11 @@ def test_an_expected_fsc_in_another_box_is_the_same_curve():
     assert double.contrast == one.contrast and one.in_box(1.0, 9) is one
 
 
-def test_memory_is_that_of_all_spectra_and_the_restored_density():
+def test_memory_is_that_of_all_spectra_and_the_compared_density():
     preparation = Preparation(REFERENCE, Settings())
-    made, restored = preparation.memory_bytes, preparation._restored.volume.data.nbytes
+    made, density = preparation.memory_bytes, preparation._compared.data.nbytes
     pair = preparation.pair(TARGETS[0])
-    assert made >= restored + pair.reference.grid.nbytes / 2
+    assert made >= density + pair.reference.grid.nbytes / 2
     again = preparation.memory_bytes
     preparation.pair(TARGETS[0])
     assert preparation.memory_bytes == again >= made

@@ -226,6 +226,7 @@ def test_nothing_and_noise_alone_stay_finite(n, wedge, rng):
         assert restored.volume.box == n and np.isfinite(restored.volume.data).all()
         assert ((restored.signal_fraction >= 0) & (restored.signal_fraction <= 1)).all()
         assert len(restored.signal_fraction) == round(made.limit) + 1
+        np.testing.assert_array_equal(made.signal_fraction(Volume(data, VOXEL)), restored.signal_fraction)
         # Noise is not taken for a particle: what is left has a small part of its power.
         assert (restored.volume.data**2).mean() < 0.1 * max((data**2).mean(), 1e-12)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
 
@@ -45,7 +45,7 @@ from gonio.preparation.extent import (
 )
 from gonio.preparation.noise_weighting import Measured, Reliability
 from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power, windowed
-from gonio.preparation.restoration import Restored, Restorer
+from gonio.preparation.restoration import Restorer
 from gonio.settings import Settings
 
 __all__ = ["Kept", "Preparation"]
@@ -158,14 +158,15 @@ class Preparation:
         density = mask or self._volume
         self._extent = self._sphere_angstrom(density, density.box_angstrom)
         if settings.restores:
-            self._cropped, self._restored = self._restored_reference()
+            self._compared, self._signal_fraction = self._compared_reference()
             self._reference_for(self._cropped_box(self._extent, reference.volume))
         else:
             self._unprocessed_reference(reference.box, settings.mask_diameter_angstrom)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle only the input, which is smaller; the same preparation follows from it."""
-        return _prepared, (self.reference, self.settings, self._mask, self._fsc)
+        again = partial(Preparation, mask=self._mask, reference_fsc=self._fsc)
+        return again, (self.reference, self.settings)
 
     def pair(self, target: Particle, *, kept: Kept | None = None) -> Pair:
         """Return target and reference prepared according to the settings.
@@ -213,7 +214,7 @@ class Preparation:
 
     def _comparable(self, target: Particle) -> Particle:
         """Return the target, without its premultiplied transfer where the reference has a missing wedge."""
-        if isinstance(target, Subtomogram) and not isinstance(self.reference.wedge, NoWedge):
+        if isinstance(target, Subtomogram) and not self._is_map:
             return by_itself(target)
         return target
 
@@ -222,7 +223,7 @@ class Preparation:
         samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
         samples_per_independent = circle_samples_per_independent(target, diameter)
         c_ref = self._c_ref(target.box, reference.limit)
-        if not isinstance(self.reference.wedge, NoWedge):
+        if not self._is_map:
             return Pair(samples, reference, samples_per_independent, c_ref)
         return Pair(
             samples.whitened(), reference, samples_per_independent, c_ref, exact=True, diameter_angstrom=diameter
@@ -309,12 +310,12 @@ class Preparation:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the spectra of the reference and its restored density."""
+        """Memory of the spectra of the reference and of the density that they are of."""
         ready = [r.spectrum for r in self._ready.values()]
         ready += [r.filtered.spectrum for r in self._ready.values() if r.filtered]
         distinct = {id(spectrum): spectrum for spectrum in [*ready, *self._unprocessed.values()]}
-        restored = self._restored.volume.data.nbytes if self.settings.restores else 0
-        return restored + sum(spectrum.memory_bytes for spectrum in distinct.values())
+        density = self._compared.data.nbytes if self.settings.restores else 0
+        return density + sum(spectrum.memory_bytes for spectrum in distinct.values())
 
     @property
     def keeps_out(self) -> bool:
@@ -378,57 +379,62 @@ class Preparation:
         if abs(size / own - 1.0) > VOXEL_SIZE_TOLERANCE:
             raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
 
-    def _restored_reference(self) -> tuple[Volume, Restored]:
-        """Return the reference, unprocessed and restored, in a cropped box; with a given mask it is not cropped.
+    def _compared_reference(self) -> tuple[Volume, NDArray[np.float64]]:
+        """Return the reference in a cropped box, restored if it has a missing wedge, and its fractions of signal.
 
-        Fractions of signal are in shells of the box in which it was restored.
+        With a given mask it is not cropped. The fractions are in shells of the box in which they were estimated.
         """
         volume = self._volume
         if self._mask is None:
             volume = boxed(volume, self._cropped_box(self._extent, volume, REFERENCE_CROP))
         diameter = self.settings.mask_diameter_angstrom or self._extent
         restorer = self._restorer(self.reference.wedge, volume.box, diameter, self._limit(volume.box), self._mask)
-        restored = restorer.restore(volume)
         self._restored_box = volume.box
-        if self._mask is not None:
-            return volume, restored
-        box = self._cropped_box(self._extent, volume)
-        return boxed(volume, box), replace(restored, volume=boxed(restored.volume, box))
+        if self._is_map:
+            fraction = restorer.signal_fraction(volume)
+        else:
+            restored = restorer.restore(volume)
+            volume, fraction = restored.volume, restored.signal_fraction
+        return volume if self._mask is not None else boxed(volume, self._cropped_box(self._extent, volume)), fraction
+
+    @property
+    def _is_map(self) -> bool:
+        """Whether the reference has no missing wedge."""
+        return isinstance(self.reference.wedge, NoWedge)
 
     def _prepared_reference(self, box: int) -> _Reference:
-        wedge, own, limit = self.reference.wedge, self._cropped.box, self._limit(box)
+        wedge, own, limit = self.reference.wedge, self._compared.box, self._limit(box)
         shells = int(np.rint(limit)) + 1
 
         def spectrum_and_power(one: Volume) -> tuple[FourierVolume, NDArray[np.float64]]:
             power = Spectrum.of(Subtomogram(one, wedge), limit=self._limit(own)).shell_power()
             return FourierVolume.of(one, wedge=wedge, limit=limit, box=box), stretched(power, box / own, shells)
 
-        fraction = stretched(self._restored.signal_fraction, box / self._restored_box, shells)
-        if not isinstance(wedge, NoWedge):
-            return _Reference(fraction, *spectrum_and_power(self._restored.volume))
+        fraction = stretched(self._signal_fraction, box / self._restored_box, shells)
+        if not self._is_map:
+            return _Reference(fraction, *spectrum_and_power(self._compared))
         reliability = self._reliability()
         in_own = stretched(reliability, own / self._restored_box, int(np.rint(self._limit(own))) + 1)
         window = self._window(in_own)
-        filtered, power = spectrum_and_power(filtered_reference(self._cropped, window, in_own))
+        filtered, power = spectrum_and_power(filtered_reference(self._compared, window, in_own))
         reliability = stretched(reliability, box / self._restored_box, shells)
         samples_per_independent = float(1.0 / np.square(window).mean(dtype=np.float64)) * (box / own) ** 3
         known = Reliability(true_power(power, reliability), reliability, samples_per_independent)
-        return _Reference(fraction, *spectrum_and_power(windowed(self._cropped, window)), _Filtered(filtered, known))
+        return _Reference(fraction, *spectrum_and_power(windowed(self._compared, window)), _Filtered(filtered, known))
 
     def _reliability(self) -> NDArray[np.float64]:
         """Return C_ref^2 in shells of the box of the restoration, from half maps or estimated from the reference."""
-        fraction = self._restored.signal_fraction
         if self._fsc is None:
-            return fraction
+            return self._signal_fraction
         truth = self._truth_correlation() ** 2
-        return stretched(truth, self._restored_box / self.reference.box, len(fraction))
+        return stretched(truth, self._restored_box / self.reference.box, len(self._signal_fraction))
 
     def _window(self, reliability: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return the reference's support: its mask, or its sphere, beyond which a reliable reference may extend."""
         if self._mask is not None:
             return np.clip(self._mask.data, 0.0, 1.0)
         given = self.settings.mask_diameter_angstrom
-        sphere = sphere_of(self._cropped.box, self._cropped.voxel_size_angstrom, given or self._extent)
+        sphere = sphere_of(self._compared.box, self._compared.voxel_size_angstrom, given or self._extent)
         return sphere if given else open_window(sphere, reliability)
 
     def _restorer(
@@ -461,9 +467,3 @@ def _restorer_of(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: floa
     """Return a restorer with the widest sphere, which particles replace by their own (``Restorer.within``)."""
     widest = widest_sphere_angstrom(box * voxel_size_angstrom)
     return Restorer.of(wedge, box=box, voxel_size_angstrom=voxel_size_angstrom, diameter_angstrom=widest, limit=limit)
-
-
-def _prepared(
-    reference: Subtomogram, settings: Settings, mask: Volume | None, reference_fsc: NDArray[np.float64] | None
-) -> Preparation:
-    return Preparation(reference, settings, mask=mask, reference_fsc=reference_fsc)
