@@ -183,3 +183,13 @@ def test_what_was_made_of_a_target_is_used_again():
     used, alone = aligner.align(TARGETS[0], kept=kept), aligner.align(TARGETS[0])
     np.testing.assert_array_equal(used.pose.matrix, alone.pose.matrix)
     assert used.dissimilarity == alone.dissimilarity
+
+
+def test_what_particles_of_several_boxes_have_in_common_is_used_in_the_box_of_each():
+    small = [middle(one, 48) for one in TARGETS[:2]]
+    aligner = Aligner(REFERENCE)
+    learnt = aligner.learn([*small, *TARGETS[2:4]])
+    assert learnt.box == 48
+    again = aligner.align(TARGETS[0], expected_fsc=learnt.in_box(LARGE / 48, 17, box=LARGE)).pose
+    assert_found(aligner.align(TARGETS[0], expected_fsc=learnt), POSES[0], degrees=4.0, voxels=0.5)
+    assert again.rotation_distance_deg(aligner.align(TARGETS[0], expected_fsc=learnt).pose) < 0.1

@@ -134,8 +134,9 @@ class Aligner:
             Where a local search starts, which needs it. To the search from coarse to fine it is a pose that may be
             right: against a map its optimum is kept where it is better than what was found.
         expected_fsc
-            Expected FSC of such a pair, as ``learn`` estimates it from many; None to estimate it from this pair. Here
-            and in the result shells are one over the target's box wide, also where a smaller one is compared.
+            Expected FSC of such a pair, as ``learn`` estimates it from many; None to estimate it from this pair. Its
+            shells are one over its ``box`` wide, the target's unless it states another, also where a smaller one is
+            compared; those of the result are the target's.
         record
             Whether the result holds the history of a stochastic search.
         kept
@@ -345,6 +346,9 @@ class Aligner:
             plan = replace(plan, limits=plan.limits[-1:])
         # Subtomograms gain nothing from it (320 of the three phantoms, SNR 0.5 and 0.1), nor from wider pruning rules.
         searches_neighbours = pair.exact and not pair.target.on_grid and isinstance(self.settings.search, GlobalSearch)
+        known = expected_fsc and expected_fsc.in_box(
+            pair.target.box / (expected_fsc.box or target.box), pair.target.n_shells
+        )
         drawn = partial(_drawn, frame=frame, samples_per_independent=pair.samples_per_independent, rng=rng)
         search = PairSearch(
             pair,
@@ -355,7 +359,7 @@ class Aligner:
             last_steps=self.settings.max_refinement_iterations,
             neighbour_search=searches_neighbours,
             pruning=coarse_to_fine.STACK_PRUNING if searches_neighbours else coarse_to_fine.PRUNING,
-            expected_fsc=None if expected_fsc is None else expected_fsc.in_box(crop, pair.target.n_shells),
+            expected_fsc=known,
             minimise=drawn if self.settings.pool is Pool.DRAWN else None,
         )
         return FromCoarseToFine(target, search, self._preparation, self.settings, rng, start, expected_fsc)
