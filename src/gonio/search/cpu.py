@@ -96,7 +96,6 @@ class _OnCpu:
         self._deviation, self._iterations = np.inf, 0
 
     def seed(self) -> None:
-        """Score every seed at its best shift, and measure the chance correlation."""
         search, plain = self._search, self._pair.plain(Score.FCS)
         coarse = self._filtered(Score.LIKELIHOOD, self._before, search.plan.limits[0])
         self._points, scores = search.frame.seeds(coarse, points=search.grid)
@@ -112,13 +111,11 @@ class _OnCpu:
             self._values = scores
 
     def keep_seeds(self, rule: PruningRule) -> None:
-        """Keep the best seeds by the pruning rule."""
         self._deviation = deviation_of(self._values)
         order = np.argsort(self._values, kind="stable")
         self._points = self._points[order[: rule.count(self._values[order], self._deviation)]]
 
     def refine(self, level: int | None, steps: int) -> None:
-        """Refine every pose at a level, or at the full limit."""
         if level is None:
             comparison = self._filtered(self._search.score, self._expected_fsc)
         else:
@@ -141,16 +138,13 @@ class _OnCpu:
         self._take(np.arange(rule.count(self._values, self._deviation)))
 
     def expect(self) -> None:
-        """Estimate the expected FSC from the best pose, unless it is known."""
         known = self._known
         self._expected_fsc = expected(self._pair, self._points, self._chance) if known is None else known
 
     def search_neighbours(self) -> None:
-        """Add the neighbours of the best poses."""
         self._points = np.concatenate([self._points, neighbours(self._points[:NEIGHBOURED])])
 
     def choose(self) -> None:
-        """Keep the most likely distinct poses (eq. 30)."""
         if self._pair.exact:
             choice, _ = self._pair.plain(Score.RCS).values(*unpack(self._points))
         else:
@@ -163,7 +157,6 @@ class _OnCpu:
         self._keep_distinct(choice, LAST_CANDIDATES)
 
     def converge(self, steps: int) -> None:
-        """Refine the best pose, and keep the distinct poses."""
         alone = self._search.course.alone
         expected_fsc = None if alone else self._expected_fsc
         best = self._minimised(self._filtered(self._search.score, expected_fsc), self._points[:1], steps)

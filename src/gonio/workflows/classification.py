@@ -131,7 +131,7 @@ def classes_of_clusters(
         members = np.flatnonzero(clustering.labels == one)
         medoid = members[matrix[np.ix_(members, members)].sum(axis=1).argmin()]
         relative = Pose.stack([pairs.pose(int(medoid), int(member)) for member in members])
-        centred = _centred(relative)
+        centred = relative.centred()
         for number, member in enumerate(members):
             poses[member] = centred[number]
     classifier = _Classifier(
@@ -147,12 +147,6 @@ def classes_of_clusters(
     alone = np.full(len(table), np.inf)
     shown = tuple(averages.get(k) for k in range(1, clustering.count + 1))
     return Classes(labels, stacked, covariance, shown, alone)
-
-
-def _centred(poses: Pose) -> Pose:
-    """Return poses in a frame about the point c whose positions R c + t are nearest to box centres: -mean(R^-1 t)."""
-    centre = poses.inverse().shift_angstrom.mean(axis=0)
-    return poses @ Pose(Rotation.identity(), centre)
 
 
 def random_references(
