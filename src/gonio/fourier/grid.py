@@ -165,47 +165,39 @@ def remembered(function: Callable[..., T], wedge: Wedge, *others: object) -> T:
 
 @lru_cache(maxsize=REMEMBERED)
 def _places(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: float) -> Places:
-    frequency, place = _ball(limit)
+    frequency, _ = _ball(limit)
     weight = wedge.weight_at(frequency / (box * voxel_size_angstrom))
-    kept = weight > 0
-    if isinstance(wedge, SquaredTransferWedge):
-        shell = np.rint(np.linalg.norm(frequency, axis=1)).astype(int)
-        kept &= weight >= LEAST_TRANSFER * (np.bincount(shell, weight) / np.maximum(np.bincount(shell), 1))[shell]
-    if not kept.any():
-        raise ValueError(NOTHING_MEASURED)
-    reach = np.ones(kept.sum(), np.float32)
-    if isinstance(wedge, SquaredTransferWedge):
-        # D / sqrt(W) = sqrt(W) G + white noise.
-        reach = np.sqrt(weight[kept])
-    return Places(
-        place=place[kept],
-        reach=reach,
-        frequency_xyz=np.ascontiguousarray(frequency[kept].T, dtype=np.float32),  # (3, n)
-        transfer=reach,
-        weight=np.ones_like(reach) if isinstance(wedge, SquaredTransferWedge) else weight[kept],
-        box=box,
-        voxel_size_angstrom=voxel_size_angstrom,
-        limit=limit,
-    )
+    kept, one = weight > 0, np.ones_like(weight)
+    if not isinstance(wedge, SquaredTransferWedge):
+        return _kept_places(kept, (one, one, weight), box, voxel_size_angstrom, limit)
+    shell = np.rint(np.linalg.norm(frequency, axis=1)).astype(int)
+    kept &= weight >= LEAST_TRANSFER * (np.bincount(shell, weight) / np.maximum(np.bincount(shell), 1))[shell]
+    # D / sqrt(W) = sqrt(W) G + white noise.
+    root = np.sqrt(weight)
+    return _kept_places(kept, (root, root, one), box, voxel_size_angstrom, limit)
 
 
 @lru_cache(maxsize=REMEMBERED)
 def _smeared_places(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: float) -> Places:
-    frequency, place = _ball(limit)
-    reach = _signal_left(wedge, box * voxel_size_angstrom, frequency)
-    kept = reach >= LEAST_REACH
+    reach = _signal_left(wedge, box * voxel_size_angstrom, _ball(limit)[0])
+    columns = reach, np.ones_like(reach), reach
+    return _kept_places(reach >= LEAST_REACH, columns, box, voxel_size_angstrom, limit)
+
+
+def _kept_places(
+    kept: NDArray[np.bool_],
+    columns: tuple[NDArray[np.float32], ...],
+    box: int,
+    voxel_size_angstrom: float,
+    limit: float,
+) -> Places:
+    """Return the places of the ball where ``kept`` is true, with columns of their reach, transfer and weight."""
     if not kept.any():
         raise ValueError(NOTHING_MEASURED)
-    return Places(
-        place=place[kept],
-        reach=reach[kept],
-        frequency_xyz=np.ascontiguousarray(frequency[kept].T, dtype=np.float32),  # (3, n)
-        transfer=np.ones(kept.sum(), np.float32),
-        weight=reach[kept],
-        box=box,
-        voxel_size_angstrom=voxel_size_angstrom,
-        limit=limit,
-    )
+    frequency, place = _ball(limit)
+    frequency_xyz = np.ascontiguousarray(frequency[kept].T, dtype=np.float32)  # (3, n)
+    reach, transfer, weight = (column[kept] for column in columns)
+    return Places(place[kept], reach, frequency_xyz, transfer, weight, box, voxel_size_angstrom, limit)
 
 
 def _signal_left(wedge: Wedge, box_angstrom: float, frequency: NDArray[np.int64]) -> NDArray[np.float32]:
