@@ -163,16 +163,13 @@ class PoseProblem:
         samples_per_independent: float = 1.0,
     ) -> None:
         self.comparison = comparison
-        self._directions = np.ascontiguousarray(directions, dtype=np.float64)
-        self._radius = radius_angstrom
-        self._tolerance = tolerance_angstrom
         score = comparison.score
         self.landscape = pose_refinement.Landscape(
             score=CODES[score],
             unit=float(comparison.unit),
             phase=float(comparison.phase),
             least=float(comparison.least),
-            directions=self._directions,
+            directions=np.ascontiguousarray(directions, dtype=np.float64),
             centre=np.array(shift_centre_angstrom, dtype=np.float64),
             max_shift=float(max_shift_angstrom + comparison.target.voxel_size_angstrom),
             cone_centre=np.eye(3) if cone is None else np.array(cone.centre, dtype=np.float64),
@@ -196,12 +193,12 @@ class PoseProblem:
     def problem(self) -> lm.Problem:
         """Problem for the optimiser."""
         return lm.Problem(
-            self.model, self.retract, self.length, self._tolerance, self.advance, self.explore, self.noise
+            self.model, self.retract, self.length, self.landscape.tolerance, self.advance, self.explore, self.noise
         )
 
     def model(self, points: NDArray[np.float64]) -> lm.Model:
         """Return the value to minimise at points (p, 12), infinite outside the limits, and its quadratic model."""
-        count, k = len(points), self._directions.shape[1]
+        count, k = len(points), self.landscape.directions.shape[1]
         value, hessian, descent = np.empty(count), np.empty((count, k, k)), np.empty((count, k))
         points = np.ascontiguousarray(points, dtype=np.float64)
         pose_refinement.evaluate(*self._pair, self.landscape, points, value, hessian, descent)
@@ -248,13 +245,13 @@ class PoseProblem:
 
     def retract(self, points: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points moved along steps (p, k)."""
-        return pack(*moved_along(*unpack(points), steps @ self._directions.T))
+        return pack(*moved_along(*unpack(points), steps @ self.landscape.directions.T))
 
     def length(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return how far at most each step moves the particle's surface, (p,), in angstrom."""
-        tangent = steps @ self._directions.T
+        tangent = steps @ self.landscape.directions.T
         return np.asarray(
-            np.linalg.norm(tangent[:, :3], axis=1) * self._radius + np.linalg.norm(tangent[:, 3:], axis=1)
+            np.linalg.norm(tangent[:, :3], axis=1) * self.landscape.radius + np.linalg.norm(tangent[:, 3:], axis=1)
         )
 
     @property
