@@ -14,6 +14,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.alignment.posterior import MOST_ALIKE, squared_correlation
 from gonio.alignment.prepared import FromCoarseToFine, FromSeeds, Prepared, finished
 from gonio.alignment.result import History, Optimum, Result
 from gonio.averaging.single import by_itself
@@ -42,8 +43,6 @@ __all__ = ["Aligner", "History", "Inputs", "Kept", "Optimum", "Pool", "Result", 
 LEARN_FROM = 50
 # A drawn pool has this fraction of the steps that refining all of it would take.
 DRAWN_FRACTION = 0.5
-# Largest squared correlation of a shell: float32 sums are no more precise.
-MOST_ALIKE = 1.0 - 1e-4
 
 
 class Aligner:
@@ -403,11 +402,8 @@ class Likelihood:
 
     def of_sums(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log likelihood at p poses, (p,), from the sums of their shells (p, s, 4)."""
-        ff, gg, fg, count = np.moveaxis(sums[:, 1:], -1, 0)
-        square = np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300)
-        return np.asarray(
-            -(count * np.log1p(-np.minimum(square, MOST_ALIKE))).sum(axis=1) / self.samples_per_independent
-        )
+        square = np.minimum(squared_correlation(sums[:, 1:]), MOST_ALIKE)
+        return np.asarray(-(sums[:, 1:, 3] * np.log1p(-square)).sum(axis=1) / self.samples_per_independent)
 
 
 def log_likelihoods(

@@ -97,7 +97,7 @@ class _OnCpu:
 
     def seed(self) -> None:
         search, plain = self._search, self._pair.plain(Score.FCS)
-        coarse = self._filtered(Score.LIKELIHOOD, self._before, search.plan.limits[0])
+        coarse = self._pair.filtered(Score.LIKELIHOOD, self._before, search.plan.limits[0])
         self._points, scores = search.frame.seeds(coarse, points=search.grid)
         if scores is None and search.course.levels > 1:
             scores, _ = coarse.values(*unpack(self._points))
@@ -117,9 +117,9 @@ class _OnCpu:
 
     def refine(self, level: int | None, steps: int) -> None:
         if level is None:
-            comparison = self._filtered(self._search.score, self._expected_fsc)
+            comparison = self._pair.filtered(self._search.score, self._expected_fsc)
         else:
-            comparison = self._filtered(Score.LIKELIHOOD, self._before, self._search.plan.limits[level])
+            comparison = self._pair.filtered(Score.LIKELIHOOD, self._before, self._search.plan.limits[level])
         if steps == 0 and self._search.frame.prior is None:
             # Without derivatives, which take half as long again.
             self._values, _ = comparison.values(*unpack(self._points))
@@ -148,7 +148,7 @@ class _OnCpu:
         if self._pair.exact:
             choice, _ = self._pair.plain(Score.RCS).values(*unpack(self._points))
         else:
-            comparison = self._filtered(Score.LIKELIHOOD, self._expected_fsc.raised(CHOICE_POWER))
+            comparison = self._pair.filtered(Score.LIKELIHOOD, self._expected_fsc.raised(CHOICE_POWER))
             choice, overlap = comparison.values(*unpack(self._points))
             prior = self._search.frame.negative_log_prior
             prior_values = np.zeros(len(choice)) if prior is None else prior(self._points)
@@ -159,7 +159,7 @@ class _OnCpu:
     def converge(self, steps: int) -> None:
         alone = self._search.course.alone
         expected_fsc = None if alone else self._expected_fsc
-        best = self._minimised(self._filtered(self._search.score, expected_fsc), self._points[:1], steps)
+        best = self._minimised(self._pair.filtered(self._search.score, expected_fsc), self._points[:1], steps)
         self._points = np.concatenate([best.points, self._points[1:]])
         self._values = np.concatenate([best.dissimilarity, self._values[1:]])
         self._codes = np.concatenate([best.code, self._codes[1:]])
@@ -168,8 +168,8 @@ class _OnCpu:
 
     def found(self) -> Found:
         """Return the optima that remain."""
-        full, plain = self._filtered(self._search.score, self._expected_fsc), self._pair.plain(Score.FCS)
-        weighted = self._filtered(Score.FCS, self._expected_fsc)
+        full, plain = self._pair.filtered(self._search.score, self._expected_fsc), self._pair.plain(Score.FCS)
+        weighted = self._pair.filtered(Score.FCS, self._expected_fsc)
         values, _ = full.values(*unpack(self._points))
         _, overlap = plain.values(*unpack(self._points[:1]))
         rotations, shifts = unpack(self._points[:1])
@@ -190,9 +190,6 @@ class _OnCpu:
             overlap=float(overlap[0]),
             curvature=curvature,
         )
-
-    def _filtered(self, score: Score, expected_fsc: ExpectedFsc | None, limit: float | None = None) -> Comparison:
-        return self._pair.filtered(score, expected_fsc, limit)
 
     def _minimised(self, comparison: Comparison, points: NDArray[np.float64], steps: int) -> lm.State:
         if self._search.minimise is not None and steps > 0:

@@ -365,15 +365,12 @@ class _Classifier:
 
     def averages(self, labels: NDArray[np.int64], poses: Pose, number: int) -> dict[int, Average]:
         """Average each class that has particles, and its halves: the list's half sets, else every other particle."""
-        halves = np.asarray(self.table.half_sets)
-        if not self._has_halves:
-            halves = np.zeros(len(labels), dtype=np.int8)
-            for one in np.unique(labels):
-                members = np.flatnonzero(labels == one)
-                halves[members] = 1 + np.arange(len(members)) % 2
+        halves = np.array(self.table.half_sets)
         for one in np.unique(labels):
             members = np.flatnonzero(labels == one)
             self._fold_of[members] = folds_of(len(members))
+            if not self._has_halves:
+                halves[members] = 1 + np.arange(len(members)) % 2
         stage = f"{self._name}, iteration {number}: averages"
         return average_classes(
             self.table,
