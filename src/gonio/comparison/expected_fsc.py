@@ -98,14 +98,17 @@ class ExpectedFsc:
         box = many[0].box
         larger = [1.0 if box is None or e.box is None else box / e.box for e in many]
         shells = min(int((len(e.correlation) - 1) * by + 1e-9) + 1 for e, by in zip(many, larger, strict=True))
-        columns = np.mean([e.in_box(by, shells).table.T for e, by in zip(many, larger, strict=True)], axis=0)  # (4, s)
-        return ExpectedFsc(*columns, contrast=float(np.median([e.contrast for e in many])), box=box)
+        curves = [e.in_box(by, shells).table.T for e, by in zip(many, larger, strict=True)]  # (m, 4, s)
+        rho, target_power, reference_power, chance = np.mean(curves, axis=0)
+        contrast = float(np.median([e.contrast for e in many]))
+        return ExpectedFsc(rho, target_power, reference_power, chance, contrast, box)
 
     def in_box(self, fraction: float, shells: int, *, box: int | None = None) -> ExpectedFsc:
         """Return the values for ``shells`` shells of a box that is ``fraction`` times as large, ``box`` voxels."""
         if fraction == 1.0 and len(self.correlation) == shells and box == self.box:
             return self
-        return ExpectedFsc(*(stretched(one, fraction, shells) for one in self.table.T), self.contrast, box)
+        rho, target_power, reference_power, chance = (stretched(one, fraction, shells) for one in self.table.T)
+        return ExpectedFsc(rho, target_power, reference_power, chance, self.contrast, box)
 
     @property
     def shared_power(self) -> float:
