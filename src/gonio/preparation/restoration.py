@@ -157,7 +157,7 @@ class Restorer:
         signal, noise = self._powers(data, tail)
         return self._fraction(signal, np.maximum(noise, MIN_NOISE * signal))
 
-    def _read(self, volume: Volume) -> tuple[NDArray[np.float32], np.float32, float]:
+    def _read(self, volume: Volume) -> tuple[NDArray, np.float32, float]:
         """Return a volume on the working grid in units of its standard deviation, that unit, and its tail."""
         data = _in_order(resampled(volume.data, len(self.sphere)), self.order)
         scale = np.float32(data.std()) or np.float32(1.0)
