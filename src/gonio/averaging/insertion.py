@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import scipy.fft
@@ -64,41 +63,6 @@ class Sums:
         return Sums(np.zeros(size, np.complex128), np.zeros(size))
 
 
-class Insertion(Protocol):
-    """Method by which particles of one kind, box and voxel size become a map of one symmetry."""
-
-    @property
-    def size(self) -> int:
-        """Number of frequencies that sums are kept at."""
-        ...
-
-    def start(self) -> Sums:
-        """Return empty sums that particles are added to."""
-        ...
-
-    def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
-        """Add a particle at its pose, or at all poses of a sample, each for its weight.
-
-        Raises
-        ------
-        ValueError
-            The particle has another kind, box or voxel size.
-        """
-        ...
-
-    def packed(self, running: Sums) -> Sums:
-        """Return running sums in single precision and without points that are always zero, for sending."""
-        ...
-
-    def map_of(self, sums: Sums) -> Volume:
-        """Return the map that packed sums give."""
-        ...
-
-    def coverage(self, sums: Sums) -> NDArray[np.float32]:
-        """Return the sum of weights at each frequency, (n, n, n), zero frequency at n // 2."""
-        ...
-
-
 def insertion_of(particle: Particle, symmetry: Symmetry) -> Insertion:
     """Return the insertion for particles like this one."""
     if isinstance(particle, TiltStack):
@@ -131,7 +95,13 @@ class SubtomogramInsertion:
         return Sums(np.zeros(self.size, np.complex128), np.zeros(self.size), memory=spectrum)
 
     def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
-        """Add a subtomogram, gathered at each of its poses."""
+        """Add a subtomogram, gathered at its pose, or at all poses of a sample, each for its weight.
+
+        Raises
+        ------
+        ValueError
+            The particle has another kind, box or voxel size; so it is with tilt stacks.
+        """
         _check_alike(particle, Subtomogram, self.box, self.voxel_size_angstrom)
         assert isinstance(particle, Subtomogram)
         if (particle.premultiplied is not None) != self.premultiplied:
@@ -187,7 +157,7 @@ class SubtomogramInsertion:
                 insert.add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
 
     def packed(self, running: Sums) -> Sums:
-        """Return running sums in single precision."""
+        """Return running sums in single precision, for sending."""
         return Sums(running.signal.astype(np.complex64), running.weight.astype(np.float32), running.count)
 
     def map_of(self, sums: Sums) -> Volume:
@@ -280,6 +250,10 @@ class TiltStackInsertion:
         cube = np.zeros((side, side, side), packed.dtype)
         cube[..., half - insert.MARGIN :] = flat.reshape(side, side, -1)
         return symmetric(cube + cube[::-1, ::-1, ::-1].conj(), self.symmetry)
+
+
+# How particles of one kind, box and voxel size become a map of one symmetry.
+Insertion = SubtomogramInsertion | TiltStackInsertion
 
 
 def _check_alike(particle: Particle, kind: type, box: int, voxel_size_angstrom: float) -> None:

@@ -7,7 +7,7 @@ may move, and what a prior adds to a dissimilarity (docs/theory.md eq. 16). Must
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,20 +69,6 @@ class Cone:
     half_angle: float
 
 
-class Prior(Protocol):
-    """The negative logarithm of how probable poses are before any data."""
-
-    @property
-    def kind(self) -> int:
-        """Code of the prior in ``kernels.model``."""
-        ...
-
-    @property
-    def numbers(self) -> NDArray[np.float64]:
-        """Parameters for the kernel."""
-        ...
-
-
 @dataclass(frozen=True)
 class StartPrior:
     """Gaussian prior about ``start``, of ``precision`` (6,) in the tangent's units."""
@@ -113,6 +99,10 @@ class AxisPrior:
     def numbers(self) -> NDArray[np.float64]:
         """The normals and the standard deviation."""
         return np.array([*self.target_normal_xyz, *self.reference_normal_xyz, self.sd])
+
+
+# The negative logarithm of how probable poses are before any data: its ``kind`` in ``kernels.model``, and its numbers.
+Prior = StartPrior | AxisPrior
 
 
 def prior_model(prior: Prior, points: NDArray[np.float64]) -> lm.Model:
