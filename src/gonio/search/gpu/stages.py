@@ -235,12 +235,10 @@ class _OnGpu:
         self._most = min(rule.most, int(self._seed_counts.max()))
 
     def refine(self, level: int | None, steps: int) -> None:
-        if level is None:
-            self._weigh("score", self._whole_parts, self._now, self._columns)
-            self._refine(self._whole_parts, self._most, steps)
-        else:
-            self._weigh("before", self._parts[level], self._before, self._columns)
-            self._refine(self._parts[level], self._most, steps)
+        full = self._whole_parts, "score", self._now
+        parts, mode, expected = full if level is None else (self._parts[level], "before", self._before)
+        self._weigh(mode, parts, expected, self._columns)
+        self._refine(parts, self._most, steps)
 
     def keep(self, rule: PruningRule) -> None:
         self._keep_distinct(self._pool[1], rule, by_choice=True, within=True, stepped=self._most)
