@@ -29,7 +29,7 @@ from gonio.particle.symmetry import Symmetry, split, symmetric
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import NoWedge, SquaredTransferWedge
 
-__all__ = ["Insertion", "SubtomogramInsertion", "Sums", "TiltStackInsertion", "insertion_of"]
+__all__ = ["Insertion", "SubtomogramInsertion", "Sums", "TiltStackInsertion", "insertion_of", "shell_mean"]
 
 # Least weight that the map is divided by, as a fraction of the shell's mean: frequencies measured less are damped.
 MIN_RELATIVE_WEIGHT = 0.1
@@ -393,9 +393,13 @@ def _from_padded(spectrum: NDArray[np.complex64], box: int) -> NDArray[np.float3
 
 def _floored(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weights of a centred cube, raised to at least a fraction of their shell's mean."""
-    shell = _shells(len(weight))
-    mean = np.bincount(shell.ravel(), weights=weight.ravel()) / np.bincount(shell.ravel())
-    return np.maximum(weight, MIN_RELATIVE_WEIGHT * mean[shell])
+    return np.maximum(weight, MIN_RELATIVE_WEIGHT * shell_mean(weight))
+
+
+def shell_mean(cube: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return a centred cube with each value replaced by the mean of its shell."""
+    shell = _shells(len(cube))
+    return (np.bincount(shell.ravel(), weights=cube.ravel()) / np.bincount(shell.ravel()))[shell]
 
 
 def _inverse(weight: NDArray[np.float64]) -> NDArray[np.float64]:
