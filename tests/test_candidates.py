@@ -13,7 +13,7 @@ from gonio.kernels import pool
 from gonio.particle.pose import Pose
 from gonio.search import levenberg_marquardt as lm
 from gonio.search.objective import pack, signature
-from gonio.search.stochastic import draw_probabilities, refine_all, refine_stochastically, regression_slope
+from gonio.search.stochastic import refine_all, refine_stochastically
 from gonio.settings import Schedule
 from oracle import candidate_distance
 from oracle import draw_probabilities as literal_probabilities
@@ -43,6 +43,13 @@ def search(problem=PROBLEM, seeds=SEEDS, *, seed=0, schedule=SCHEDULE, record=Tr
     """A stochastic refinement whose points are their own signature."""
     rng = np.random.default_rng(seed)
     return refine_stochastically(problem, seeds, schedule=schedule, signature=lambda x: x, rng=rng, record=record)
+
+
+def draw_probabilities(d, t):
+    """Eq. 11, in the order of the candidates."""
+    probabilities = np.empty(len(d))
+    pool.draw_probabilities(d, t, probabilities)
+    return probabilities
 
 
 dissimilarities = st.lists(st.floats(1e-3, 4.0), min_size=2, max_size=40)
@@ -87,7 +94,7 @@ def test_two_perfect_fits_differ_by_rank_only():
 def test_the_regression_is_that_of_least_squares(values):
     values = np.array(values)
     expected = np.polyfit(np.arange(len(values)), values, 1)[0]
-    assert regression_slope(values) == pytest.approx(expected, abs=1e-10)
+    assert pool.regression_slope(values) == pytest.approx(expected, abs=1e-10)
 
 
 def test_signatures_are_as_far_apart_as_eq_12_says(rng):
@@ -177,7 +184,7 @@ def test_the_search_stops_by_the_regression(rate, rng, drawn):
     # The rule looks for the first time when its window is full. Then the best is refined, which here never ends.
     assert len(drawn) == (20 if rate < 1e-3 else 100)
     assert len(outcome.history) == 100
-    assert regression_slope(outcome.history[:20] / outcome.history[0]) == pytest.approx(-rate / outcome.history[0])
+    assert pool.regression_slope(outcome.history[:20] / outcome.history[0]) == pytest.approx(-rate / outcome.history[0])
 
 
 def test_a_search_at_rest_stops_after_one_window(rng, drawn):

@@ -38,7 +38,7 @@ from gonio.search.gpu.dispatch import Work
 from gonio.search.gpu.groups import in_groups
 from gonio.search.gpu.multi_gpu import TILE, ManyGpus, OneGpu, executor_for
 from gonio.workflows.classification import classes_of_references
-from gonio.workflows.initial_model import _AlignToLater, _Alone
+from gonio.workflows.initial_model import _AlignToLater
 from listed import aligner, bits, listed
 from two_kinds import listed as ten_of_two_kinds
 from two_kinds import true_map
@@ -342,7 +342,7 @@ def test_a_choice_among_references_is_done_on_gpus(gpus):
 
 def test_a_start_from_nothing_is_done_on_gpus():
     gpu = Processor()
-    stage = _AlignToLater(_Alone(ten_of_two_kinds()[[0, 1, 2]]), gonio.Settings())
+    stage = _AlignToLater(ten_of_two_kinds()[[0, 1, 2]], gonio.Settings())
     found, wanted = list(OneGpu(gpu)("pairs", stage, 2)), [stage(0), stage(1)]
     assert [[len(poses) for poses in row] for row in found] == [[len(poses) for poses in row] for row in wanted]
     for one, other in zip(chain(*found), chain(*wanted), strict=True):

@@ -18,8 +18,8 @@ from gonio.alignment.decoys import Competition, Decoys, compete, q_values, scram
 from gonio.alignment.particle_list import ParticleError
 from gonio.cli.app import run
 from gonio.fourier.fsc import half_shells
+from gonio.particle.volume import sphere_of
 from gonio.particle.wedge import SingleAxisWedge
-from gonio.preparation.extent import sphere_of
 from gonio.run.checkpoint import Checkpoint
 from gonio.run.executor import Checkpointed, Local
 from gonio.simulate import Phantom

@@ -15,7 +15,7 @@ from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.fourier.grid import LEAST_REACH, MARGIN, Places, low_spectrum
 from gonio.fourier.spectrum import Spectrum, in_friedel_half, index_grid
 from gonio.fourier.transform import centred_fft, centred_ifft, low_passed, shell_limit
-from gonio.kernels import sample_sums
+from gonio.kernels import sample_sums, shift
 from gonio.kernels.dft import dft_matrices, forward, plane_waves
 from gonio.kernels.window import window_transform
 from gonio.particle.pose import Pose
@@ -244,9 +244,11 @@ def test_the_windows_transform_is_its_own():
     grid = np.zeros(2 * side**3, np.float32)
     centre = side // 2
     grid[2 * ((centre * side + centre) * side + centre)] = 1.0
-    out = np.empty(4 * steps, np.complex64)
-    sample_sums.gather(grid, side, np.float32(1.0), positions, out)
-    window = out.real / out.real.max()
+    everywhere = np.zeros((1, 7), np.float32), np.zeros((0, 0, 0), np.float32), np.float32(1.0)
+    out, weights = np.empty((1, 2, 4 * steps), np.float32), np.empty((1, 4 * steps), np.float32)
+    reference = sample_sums.Reference(grid, side, np.float32(1.0), *everywhere)
+    shift.reference_at(reference, positions, np.eye(3, dtype=np.float32)[None], out, weights)
+    window = out[0, 0] / out[0, 0].max()
     for frequency in (0.0, 0.1, 0.25):
         summed = (window * np.cos(2 * np.pi * frequency * positions[0])).sum() / window.sum()
         expected = window_transform(frequency) / window_transform(0.0)

@@ -88,17 +88,6 @@ def test_large_shifts_are_doubted():
     assert look.shifts_beyond_the_box(poses, 200.0) is None
 
 
-def test_places_outside_of_the_tomogram_are_doubted():
-    places = np.array([[10.0, 10, 10], [90, 90, 90]])
-    size = (100.0, 100.0, 100.0)
-    inside = {"size_xyz_angstrom": size, "from_centre": False}
-    assert look.outside_of_the_tomogram(places, **inside) is None
-    assert "in row 2" in look.outside_of_the_tomogram(places + np.array([[0, 0, 0], [0, 0, 20]]), **inside).what
-    assert "in row 1" in look.outside_of_the_tomogram(places - 20, size_xyz_angstrom=None, from_centre=False).what
-    assert look.outside_of_the_tomogram(places - 20, size_xyz_angstrom=None, from_centre=True) is None
-    assert look.outside_of_the_tomogram(places, size_xyz_angstrom=size, from_centre=True) is not None
-
-
 def test_particles_listed_twice_are_doubted():
     names, places = ("a", "b", "c"), np.array([[0.0, 0, 0], [300, 0, 0], [303, 0, 0]])
     found = look.listed_twice(names, ("T",) * 3, places, distance_angstrom=10.0)

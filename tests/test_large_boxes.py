@@ -116,7 +116,7 @@ def test_a_mask_is_not_cut():
     mask = soft_sphere(LARGE, radius_px=10.0, edge_px=2.0)
     mask[31:34, 31:34, 32:] = 1.0
     reference = Preparation(Subtomogram(MAP), Settings(), mask=Volume(mask, VOXEL))
-    assert reference._restored.volume.box == LARGE
+    assert reference._compared.box == LARGE
     found = Aligner(REFERENCE, mask=Volume(soft_sphere(LARGE, radius_px=11.0, edge_px=2.0), VOXEL)).align(TARGETS[1])
     assert_found(found, POSES[1], degrees=4.0, voxels=0.5)
 
@@ -160,11 +160,11 @@ def test_an_expected_fsc_in_another_box_is_the_same_curve():
     assert double.contrast == one.contrast and one.in_box(1.0, 9) is one
 
 
-def test_memory_is_that_of_all_spectra_and_the_restored_density():
+def test_memory_is_that_of_all_spectra_and_the_compared_density():
     preparation = Preparation(REFERENCE, Settings())
-    made, restored = preparation.memory_bytes, preparation._restored.volume.data.nbytes
+    made, density = preparation.memory_bytes, preparation._compared.data.nbytes
     pair = preparation.pair(TARGETS[0])
-    assert made >= restored + pair.reference.grid.nbytes / 2
+    assert made >= density + pair.reference.grid.nbytes / 2
     again = preparation.memory_bytes
     preparation.pair(TARGETS[0])
     assert preparation.memory_bytes == again >= made
@@ -183,3 +183,13 @@ def test_what_was_made_of_a_target_is_used_again():
     used, alone = aligner.align(TARGETS[0], kept=kept), aligner.align(TARGETS[0])
     np.testing.assert_array_equal(used.pose.matrix, alone.pose.matrix)
     assert used.dissimilarity == alone.dissimilarity
+
+
+def test_what_particles_of_several_boxes_have_in_common_is_used_in_the_box_of_each():
+    small = [middle(one, 48) for one in TARGETS[:2]]
+    aligner = Aligner(REFERENCE)
+    learnt = aligner.learn([*small, *TARGETS[2:4]])
+    assert learnt.box == 48
+    again = aligner.align(TARGETS[0], expected_fsc=learnt.in_box(LARGE / 48, 17, box=LARGE)).pose
+    assert_found(aligner.align(TARGETS[0], expected_fsc=learnt), POSES[0], degrees=4.0, voxels=0.5)
+    assert again.rotation_distance_deg(aligner.align(TARGETS[0], expected_fsc=learnt).pose) < 0.1

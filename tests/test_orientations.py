@@ -10,7 +10,6 @@ from scipy.spatial.transform import Rotation
 
 from gonio.particle.orientations import (
     about_axis,
-    covering_radius_deg,
     euler_grid,
     reduced,
     rotation_to_z,
@@ -25,6 +24,12 @@ directions = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda v: np.linalg.norm(
 def unit(vector) -> np.ndarray:
     """Of length one."""
     return np.asarray(vector) / np.linalg.norm(vector)
+
+
+def covering_radius_deg(rotations: Rotation, *, rng: np.random.Generator, n_probes: int = 2000) -> float:
+    """The largest angle from any orientation to the nearest of them, from random probes."""
+    cosines = np.abs(Rotation.random(n_probes, rng=rng).as_quat() @ rotations.as_quat().T).max(axis=1)
+    return float(np.degrees(2.0 * np.arccos(np.clip(cosines, 0.0, 1.0)).max()))
 
 
 def closest_pair_deg(rotations: Rotation) -> float:

@@ -12,10 +12,10 @@ from gonio.fourier.transform import centred_fft, centred_ifft, shell_limit
 from gonio.kernels.dft import adjoint, filter_of, resampled
 from gonio.kernels.restore import normal, shown, shown_back
 from gonio.particle.pose import Pose
-from gonio.particle.volume import Volume, masked_volume
+from gonio.particle.volume import Volume, masked_volume, sphere_of
 from gonio.particle.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
 from gonio.preparation import restoration
-from gonio.preparation.extent import extent_angstrom, sphere_diameter_angstrom, sphere_of
+from gonio.preparation.extent import extent_angstrom, sphere_diameter_angstrom
 from gonio.preparation.restoration import MIN_NOISE, Restorer
 from gonio.simulate import PHANTOM_NAMES, Imaging, Phantom, simulate_subtomogram
 from oracle import Blobs, frequencies_xyz, paper_wedge, posterior_mean
@@ -226,6 +226,7 @@ def test_nothing_and_noise_alone_stay_finite(n, wedge, rng):
         assert restored.volume.box == n and np.isfinite(restored.volume.data).all()
         assert ((restored.signal_fraction >= 0) & (restored.signal_fraction <= 1)).all()
         assert len(restored.signal_fraction) == round(made.limit) + 1
+        np.testing.assert_array_equal(made.signal_fraction(Volume(data, VOXEL)), restored.signal_fraction)
         # Noise is not taken for a particle: what is left has a small part of its power.
         assert (restored.volume.data**2).mean() < 0.1 * max((data**2).mean(), 1e-12)
 

@@ -23,9 +23,8 @@ from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum, index_grid
 from gonio.fourier.transform import centred_fft, shell_limit
 from gonio.particle.symmetry import Symmetry
-from gonio.particle.volume import Subtomogram, masked
+from gonio.particle.volume import Subtomogram, masked, sphere_of
 from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge
-from gonio.preparation.extent import sphere_of
 from gonio.preparation.prepare import Preparation
 from gonio.preparation.restoration import Restored, Restorer, working_box
 from gonio.search.backend import Found, PairSearch

@@ -40,11 +40,14 @@ NARROW = PruningRules(
     full=PruningRule(0.9, 4, 16, steps=3),
     neighbours=PruningRule(np.inf, 28, 28, steps=0),
 )
+# As a baseline nothing is pruned before the limits between, and little there.
+EVERY, FULL = PruningRule(np.inf, 24, 4096, steps=2), PruningRule(np.inf, 4, 32, steps=3)
+UNPRUNED = PruningRules(EVERY, (EVERY, PruningRule(np.inf, 6, 64, steps=4)), FULL, neighbours=FULL)
 WAYS = {
     "narrow": NARROW,
     "as subtomograms": PRUNING,
     "default": STACK_PRUNING,
-    "nothing pruned": PruningRules.none(),
+    "nothing pruned": UNPRUNED,
 }
 
 

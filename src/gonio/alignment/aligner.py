@@ -14,6 +14,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.alignment.posterior import MOST_ALIKE, squared_correlation
 from gonio.alignment.prepared import FromCoarseToFine, FromSeeds, Prepared, finished
 from gonio.alignment.result import History, Optimum, Result
 from gonio.averaging.single import by_itself
@@ -42,8 +43,6 @@ __all__ = ["Aligner", "History", "Inputs", "Kept", "Optimum", "Pool", "Result", 
 LEARN_FROM = 50
 # A drawn pool has this fraction of the steps that refining all of it would take.
 DRAWN_FRACTION = 0.5
-# Largest squared correlation of a shell: float32 sums are no more precise.
-MOST_ALIKE = 1.0 - 1e-4
 
 
 class Aligner:
@@ -134,8 +133,9 @@ class Aligner:
             Where a local search starts, which needs it. To the search from coarse to fine it is a pose that may be
             right: against a map its optimum is kept where it is better than what was found.
         expected_fsc
-            Expected FSC of such a pair, as ``learn`` estimates it from many; None to estimate it from this pair. Here
-            and in the result shells are one over the target's box wide, also where a smaller one is compared.
+            Expected FSC of such a pair, as ``learn`` estimates it from many; None to estimate it from this pair. Its
+            shells are one over its ``box`` wide, the target's unless it states another, also where a smaller one is
+            compared; those of the result are the target's.
         record
             Whether the result holds the history of a stochastic search.
         kept
@@ -345,6 +345,9 @@ class Aligner:
             plan = replace(plan, limits=plan.limits[-1:])
         # Subtomograms gain nothing from it (320 of the three phantoms, SNR 0.5 and 0.1), nor from wider pruning rules.
         searches_neighbours = pair.exact and not pair.target.on_grid and isinstance(self.settings.search, GlobalSearch)
+        known = expected_fsc and expected_fsc.in_box(
+            pair.target.box / (expected_fsc.box or target.box), pair.target.n_shells
+        )
         drawn = partial(_drawn, frame=frame, samples_per_independent=pair.samples_per_independent, rng=rng)
         search = PairSearch(
             pair,
@@ -355,7 +358,7 @@ class Aligner:
             last_steps=self.settings.max_refinement_iterations,
             neighbour_search=searches_neighbours,
             pruning=coarse_to_fine.STACK_PRUNING if searches_neighbours else coarse_to_fine.PRUNING,
-            expected_fsc=None if expected_fsc is None else expected_fsc.in_box(crop, pair.target.n_shells),
+            expected_fsc=known,
             minimise=drawn if self.settings.pool is Pool.DRAWN else None,
         )
         return FromCoarseToFine(target, search, self._preparation, self.settings, rng, start, expected_fsc)
@@ -399,11 +402,8 @@ class Likelihood:
 
     def of_sums(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log likelihood at p poses, (p,), from the sums of their shells (p, s, 4)."""
-        ff, gg, fg, count = np.moveaxis(sums[:, 1:], -1, 0)
-        square = np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300)
-        return np.asarray(
-            -(count * np.log1p(-np.minimum(square, MOST_ALIKE))).sum(axis=1) / self.samples_per_independent
-        )
+        square = np.minimum(squared_correlation(sums[:, 1:]), MOST_ALIKE)
+        return np.asarray(-(sums[:, 1:, 3] * np.log1p(-square)).sum(axis=1) / self.samples_per_independent)
 
 
 def log_likelihoods(

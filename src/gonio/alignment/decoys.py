@@ -24,15 +24,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from gonio.alignment.aligner import Aligner, Likelihood, log_likelihoods
 from gonio.alignment.particle_list import ParticleError
+from gonio.alignment.posterior import squared_correlation
 from gonio.alignment.prepared import Prepared, finished
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import half_shells
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
-from gonio.particle.volume import Subtomogram, Volume, mirrored_volume
+from gonio.particle.volume import Subtomogram, Volume, mirrored_volume, sphere_of
 from gonio.particle.wedge import NoWedge
-from gonio.preparation.extent import sphere_of
 from gonio.run.executor import Executor
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
@@ -162,9 +162,8 @@ def self_likeness(reference: Volume, other: Aligner) -> float:
     aligner = other.of_another(other.reference, settings=_everywhere(other.settings), mask=other.mask)
     pose = aligner.align(target, rng=np.random.default_rng(0)).pose
     _, sums = aligner.shell_sums(target, Pose.stack([pose]))  # (1, s, 4)
-    ff, gg, fg, count = np.moveaxis(sums[0, 1:], -1, 0)
-    square = np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300)
-    return float(count @ square / max(count.sum(), 1e-300))
+    count = sums[0, 1:, 3]
+    return float(count @ squared_correlation(sums[0, 1:]) / max(count.sum(), 1e-300))
 
 
 def _everywhere(settings: Settings) -> Settings:

@@ -26,7 +26,7 @@ from gonio.search.objective import pack
 from gonio.search.search_space import Frame
 from gonio.settings import Settings
 
-__all__ = ["Draws", "Optima", "Worth", "covariance_of", "drawn", "with_posteriors"]
+__all__ = ["Draws", "Optima", "Worth", "covariance_of", "drawn", "squared_correlation", "with_posteriors"]
 
 # Poses that are evaluated, degrees of freedom of Student's t, and the inflation of its width. With fewer than 64 poses
 # the weights of sharp posteriors rest on a few.
@@ -44,7 +44,7 @@ LINEAR = 1000.0
 # Squared distance, in variances, up to which a draw belongs to an optimum: in six dimensions one Gaussian draw in a
 # thousand is beyond 22.5. A covariance needs at least this many effective draws.
 FURTHEST, ENOUGH = 30.0, 12.0
-# Largest squared correlation of a pair: float32 sums are no more precise.
+# Largest squared correlation of a pair or a shell: float32 sums are no more precise.
 MOST_ALIKE = 1.0 - 1e-4
 # Largest standard deviations (degrees, fraction of the finest detail) for which a parabola describes an optimum.
 MOST_ROTATION_DEG, MOST_SHIFT_FRACTION = 25.0, 0.5
@@ -79,7 +79,7 @@ class Optima:
     def proposal(self, sums: NDArray[np.float64]) -> Proposal | None:
         """Draw poses about the optima, from the sums of shells there (j, s, 4); None if only the best can be right."""
         pair, frame, result = self.pair, self.frame, self.result
-        worth = Worth.of(pair, float(2.0 - 2.0 * np.sqrt(_square(sums)[0])))
+        worth = Worth.of(pair, float(2.0 - 2.0 * np.sqrt(squared_correlation(sums.sum(axis=1))[0])))
         log_likelihood = worth.log_likelihood(sums)
         detail = pair.target.box * pair.target.voxel_size_angstrom / pair.target.limit
         certain = bool((log_likelihood[1:] < log_likelihood[0] - CERTAIN).all())
@@ -178,7 +178,7 @@ class Worth:
 
     def log_likelihood(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log likelihood of p poses, (p,), from |f|^2, |g|^2 and f.g of their shells, (p, s, 4)."""
-        return self.samples * _square(sums) / (1.0 - self.best)
+        return self.samples * squared_correlation(sums.sum(axis=1)) / (1.0 - self.best)
 
 
 @dataclass(frozen=True)
@@ -251,9 +251,9 @@ def drawn(
     return Draws(poses, top[:, 0] + np.log((fraction * np.exp(density - top)).sum(axis=1)))
 
 
-def _square(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the squared correlation at p poses, (p,), 0 where it is negative, from the sums of their shells."""
-    ff, gg, fg, _ = sums.sum(axis=1).T
+def squared_correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return squared correlations (...), 0 where they are negative, from |f|^2, |g|^2, f.g and |Omega|, (..., 4)."""
+    ff, gg, fg, _ = np.moveaxis(sums, -1, 0)
     return np.asarray(np.maximum(fg, 0.0) ** 2 / np.maximum(ff * gg, 1e-300))
 
 

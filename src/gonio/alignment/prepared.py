@@ -80,8 +80,8 @@ class FromSeeds:
 class FromCoarseToFine:
     """A target, its search from coarse to fine, and what its result depends on besides.
 
-    ``start`` is a pose that may be right; ``expected_fsc`` is the caller's, in shells of the target's box, where the
-    search has it in shells of the box that is compared.
+    ``start`` is a pose that may be right; ``expected_fsc`` is the caller's, which the search has in shells of the box
+    that is compared.
     """
 
     target: Particle
@@ -112,7 +112,8 @@ class FromCoarseToFine:
         pair, known = self.search.pair, self.expected_fsc
         if known is None:
             crop = pair.target.box / self.target.box
-            known = found.expected_fsc.in_box(1.0 / crop, int(np.rint(pair.target.limit / crop)) + 1)
+            shells = int(np.rint(pair.target.limit / crop)) + 1
+            known = found.expected_fsc.in_box(1.0 / crop, shells, box=self.target.box)
         return replace(result_of(pair, found, self.search.frame), expected_fsc=known)
 
 

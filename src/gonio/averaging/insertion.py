@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from gonio.fourier.fourier_volume import background
+from gonio.fourier.fourier_volume import background, wedge_in_box
 from gonio.fourier.spectrum import image_samples, in_friedel_half, index_grid
 from gonio.fourier.transform import centred_fft, centred_ifft
 from gonio.kernels import insert
@@ -28,9 +27,9 @@ from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.symmetry import Symmetry, split, symmetric
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
-from gonio.particle.wedge import NoWedge, SquaredTransferWedge, WeightVolumeWedge
+from gonio.particle.wedge import NoWedge, SquaredTransferWedge
 
-__all__ = ["Insertion", "SubtomogramInsertion", "Sums", "TiltStackInsertion", "insertion_of"]
+__all__ = ["Insertion", "SubtomogramInsertion", "Sums", "TiltStackInsertion", "insertion_of", "shell_mean"]
 
 # Least weight that the map is divided by, as a fraction of the shell's mean: frequencies measured less are damped.
 MIN_RELATIVE_WEIGHT = 0.1
@@ -62,41 +61,6 @@ class Sums:
     def zeros(size: int) -> Sums:
         """Return sums of no particles at ``size`` frequencies, in double precision."""
         return Sums(np.zeros(size, np.complex128), np.zeros(size))
-
-
-class Insertion(Protocol):
-    """Method by which particles of one kind, box and voxel size become a map of one symmetry."""
-
-    @property
-    def size(self) -> int:
-        """Number of frequencies that sums are kept at."""
-        ...
-
-    def start(self) -> Sums:
-        """Return empty sums that particles are added to."""
-        ...
-
-    def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
-        """Add a particle at its pose, or at all poses of a sample, each for its weight.
-
-        Raises
-        ------
-        ValueError
-            The particle has another kind, box or voxel size.
-        """
-        ...
-
-    def packed(self, running: Sums) -> Sums:
-        """Return running sums in single precision and without points that are always zero, for sending."""
-        ...
-
-    def map_of(self, sums: Sums) -> Volume:
-        """Return the map that packed sums give."""
-        ...
-
-    def coverage(self, sums: Sums) -> NDArray[np.float32]:
-        """Return the sum of weights at each frequency, (n, n, n), zero frequency at n // 2."""
-        ...
 
 
 def insertion_of(particle: Particle, symmetry: Symmetry) -> Insertion:
@@ -131,7 +95,13 @@ class SubtomogramInsertion:
         return Sums(np.zeros(self.size, np.complex128), np.zeros(self.size), memory=spectrum)
 
     def add(self, particle: Particle, pose: Pose | PoseSample, *, into: Sums) -> None:
-        """Add a subtomogram, gathered at each of its poses."""
+        """Add a subtomogram, gathered at its pose, or at all poses of a sample, each for its weight.
+
+        Raises
+        ------
+        ValueError
+            The particle has another kind, box or voxel size; so it is with tilt stacks.
+        """
         _check_alike(particle, Subtomogram, self.box, self.voxel_size_angstrom)
         assert isinstance(particle, Subtomogram)
         if (particle.premultiplied is not None) != self.premultiplied:
@@ -144,7 +114,14 @@ class SubtomogramInsertion:
             part = into if fraction == 1.0 else Sums.zeros(self.size)
             signal = part.signal.view(np.float64).reshape(-1, 2)  # (n, 2)
             if grid is not None:
-                self._gather(grid, _wedge(particle), [one], particle, signal, part.weight)
+                self._gather(
+                    grid,
+                    wedge_in_box(particle.wedge, particle.volume.box_angstrom),
+                    [one],
+                    particle,
+                    signal,
+                    part.weight,
+                )
             elif particle.premultiplied is not None:
                 self._add_sums(particle, particle.premultiplied, [one], into.memory, part)
             if part is not into:
@@ -159,7 +136,7 @@ class SubtomogramInsertion:
 
         Their ratio is the particle's transform at any frequency, as long as both leave out the same part.
         """
-        everywhere = NoWedge().regions.astype(np.float32), np.zeros((0, 0, 0), np.float32), np.float32(1.0)
+        everywhere = wedge_in_box(NoWedge(), particle.volume.box_angstrom)
         unused, weight = np.zeros(self.size), np.zeros((self.size, 2))
         grid = _half_spectrum(particle.volume, float(particle.volume.data.mean(dtype=np.float64)), memory)
         self._gather(grid, everywhere, poses, particle, into.signal.view(np.float64).reshape(-1, 2), unused)
@@ -180,7 +157,7 @@ class SubtomogramInsertion:
                 insert.add_gathered(grid, scale, wedge, frequency, rotation, phase, signal, weight)
 
     def packed(self, running: Sums) -> Sums:
-        """Return running sums in single precision."""
+        """Return running sums in single precision, for sending."""
         return Sums(running.signal.astype(np.complex64), running.weight.astype(np.float32), running.count)
 
     def map_of(self, sums: Sums) -> Volume:
@@ -275,6 +252,10 @@ class TiltStackInsertion:
         return symmetric(cube + cube[::-1, ::-1, ::-1].conj(), self.symmetry)
 
 
+# How particles of one kind, box and voxel size become a map of one symmetry.
+Insertion = SubtomogramInsertion | TiltStackInsertion
+
+
 def _check_alike(particle: Particle, kind: type, box: int, voxel_size_angstrom: float) -> None:
     if not isinstance(particle, kind):
         raise ValueError(
@@ -301,19 +282,6 @@ def _each(pose: Pose | PoseSample) -> list[tuple[Pose, float]]:
 def _phase(pose: Pose, particle: Particle) -> NDArray[np.float32]:
     """Return 2 pi t / n, (3,), t in voxels."""
     return (2.0 * np.pi / (particle.box * particle.voxel_size_angstrom) * pose.shift_angstrom).astype(np.float32)
-
-
-def _wedge(particle: Subtomogram) -> tuple[NDArray[np.float32], NDArray[np.float32], np.float32]:
-    """Return the wedge's regions, weights and their scale, in units of frequency, as kernels take them."""
-    box_angstrom = particle.volume.box_angstrom
-    regions = particle.wedge.regions.copy()
-    regions[:, 6] *= box_angstrom
-    volume, scale = np.zeros((0, 0, 0), np.float32), 1.0
-    if isinstance(particle.wedge, WeightVolumeWedge):
-        # A copy: a read-only array is another type for numba, which would compile once more.
-        volume = np.array(particle.wedge.weights)
-        scale = len(volume) * particle.wedge.voxel_size_angstrom / box_angstrom
-    return regions.astype(np.float32), volume, np.float32(scale)
 
 
 def _half_spectrum(volume: Volume, level: float, out: NDArray[np.complex64]) -> NDArray[np.float32]:
@@ -425,9 +393,13 @@ def _from_padded(spectrum: NDArray[np.complex64], box: int) -> NDArray[np.float3
 
 def _floored(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weights of a centred cube, raised to at least a fraction of their shell's mean."""
-    shell = _shells(len(weight))
-    mean = np.bincount(shell.ravel(), weights=weight.ravel()) / np.bincount(shell.ravel())
-    return np.maximum(weight, MIN_RELATIVE_WEIGHT * mean[shell])
+    return np.maximum(weight, MIN_RELATIVE_WEIGHT * shell_mean(weight))
+
+
+def shell_mean(cube: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return a centred cube with each value replaced by the mean of its shell."""
+    shell = _shells(len(cube))
+    return (np.bincount(shell.ravel(), weights=cube.ravel()) / np.bincount(shell.ravel()))[shell]
 
 
 def _inverse(weight: NDArray[np.float64]) -> NDArray[np.float64]:

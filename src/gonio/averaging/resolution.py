@@ -33,8 +33,8 @@ __all__ = [
     "evenness",
     "fsc_of_a_half",
     "half_map_fsc",
-    "phases_randomised",
     "soft_mask",
+    "with_random_phases",
 ]
 
 FSC_HALVES = 0.143  # of two half maps (Rosenthal & Henderson 2003)
@@ -140,14 +140,7 @@ def check_mask(mask: Volume) -> None:
         )
 
 
-def phases_randomised(volume: Volume, first_shell: int, *, rng: np.random.Generator) -> Volume:
-    """Return a volume with its own amplitudes, and the phases of white noise from a shell on."""
-    spectrum = scipy.fft.rfftn(volume.data.astype(np.float64))
-    data = _with_random_phases(spectrum, first_shell, rng)
-    return Volume(data.astype(np.float32), volume.voxel_size_angstrom)
-
-
-def _with_random_phases(
+def with_random_phases(
     spectrum: NDArray[np.complex128], first_shell: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Return the voxels of a spectrum in the order of ``rfftn``, with the phases of white noise from a shell on."""
@@ -165,7 +158,7 @@ def _randomised_fsc(
     spectra = [scipy.fft.rfftn(half.data.astype(np.float64)) for half in halves]
     draws = []
     for _ in range(RANDOM_DRAWS):
-        one, two = (_with_random_phases(spectrum, first_shell, rng) for spectrum in spectra)
+        one, two = (with_random_phases(spectrum, first_shell, rng) for spectrum in spectra)
         draws.append(_masked_fsc(one, two, mask))
     return np.mean(draws, axis=0)  # type: ignore[no-any-return]
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gonio.averaging.insertion import insertion_of
-from gonio.fourier.spectrum import index_grid
+from gonio.averaging.insertion import insertion_of, shell_mean
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Particle, Subtomogram
@@ -30,7 +29,6 @@ def by_itself(particle: Particle) -> Subtomogram:
     insertion.add(particle, Pose.identity(), into=running)
     sums = insertion.packed(running)
     volume, coverage = insertion.map_of(sums), np.maximum(insertion.coverage(sums), 0.0)
-    shell = np.rint(np.linalg.norm(index_grid(particle.box), axis=-1)).astype(int)
-    mean = np.bincount(shell.ravel(), weights=coverage.ravel()) / np.bincount(shell.ravel())
-    weights = np.minimum(coverage / np.maximum(FULLY_MEASURED * mean[shell], 1e-30), 1.0).astype(np.float32)
+    mean = np.maximum(FULLY_MEASURED * shell_mean(coverage), 1e-30)
+    weights = np.minimum(coverage / mean, 1.0).astype(np.float32)
     return Subtomogram(volume, WeightVolumeWedge(weights, particle.voxel_size_angstrom), particle.normal_xyz)

@@ -60,6 +60,11 @@ def shift_grid(
     return ShiftGrid(step, 2.0 * np.pi / n, radius, index_grid(2 * int(radius) + 1).reshape(-1, 3))
 
 
+# The reference at the samples of each orientation, and the arrays of results, as ``kernels.shift`` takes them.
+_Sampled = tuple[NDArray[np.float32], NDArray[np.float32]]
+_Found = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]
+
+
 class ShiftSearch:
     """The best shift for each of many orientations.
 
@@ -94,20 +99,13 @@ class ShiftSearch:
         norms = np.empty((count, 3))
         on_grid = self._spectrum.on_grid
         # Samples off the grid are at other frequencies for each target.
-        values, weights = reference.turned(self._samples.frequency, rotations, keep=on_grid)
-        shifts = (self._on_grid if on_grid else self._anywhere)(values, weights, place, value, norms)
+        sampled = reference.turned(self._samples.frequency, rotations, keep=on_grid)
+        shifts = (self._on_grid if on_grid else self._anywhere)(sampled, (place, value, norms))
         # Where the wedges have no frequency in common all shifts are equally good.
         shifts[norms[:, 2] == 0.0] = 0
         return np.asarray(shifts * self._grid.step_angstrom), value.astype(np.float64), norms
 
-    def _on_grid(
-        self,
-        values: NDArray[np.float32],
-        weights: NDArray[np.float32],
-        place: NDArray[np.int64],
-        value: NDArray[np.float32],
-        norms: NDArray[np.float64],
-    ) -> NDArray[np.int64]:
+    def _on_grid(self, reference: _Sampled, found: _Found) -> NDArray[np.int64]:
         x, y, z = np.rint(self._spectrum.frequency_xyz).astype(np.int64)
         limit, reach = self._spectrum.limit * (1 + 1e-6), int(self._spectrum.limit * (1 + 1e-6))
         side = 2 * reach + 1
@@ -115,38 +113,20 @@ class ShiftSearch:
         shifts = np.arange(-int(self._grid.radius), int(self._grid.radius) + 1)
         angle = self._grid.turn * np.outer(shifts, np.arange(-reach, reach + 1))
         cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-        kernels.best_on_grid(
-            self._samples,
-            values,
-            weights,
-            places,
-            limit,
-            reach,
-            cos,
-            sin,
-            self._grid.radius,
-            place,
-            value,
-            norms,
-        )
-        return np.asarray(self._grid.cube[place])
+        in_cube = places, limit, reach, cos, sin, self._grid.radius
+        kernels.best_on_grid(self._samples, *reference, *in_cube, *found)
+        return np.asarray(self._grid.cube[found[0]])
 
-    def _anywhere(
-        self,
-        values: NDArray[np.float32],
-        weights: NDArray[np.float32],
-        place: NDArray[np.int64],
-        value: NDArray[np.float32],
-        norms: NDArray[np.float64],
-    ) -> NDArray[np.int64]:
+    def _anywhere(self, reference: _Sampled, found: _Found) -> NDArray[np.int64]:
         allowed = self._grid.allowed
         portion = max(1, int(PHASES / len(self._spectrum)))
-        shifts = np.zeros((len(weights), 3), np.int64)
+        place, value, _ = found
+        shifts = np.zeros((len(value), 3), np.int64)
         for first in range(0, len(allowed), portion):
             some = allowed[first : first + portion]
             angle = (self._grid.turn * some @ self._spectrum.frequency_xyz.astype(np.float64)).astype(np.float32)
             before = value.copy()
-            kernels.best_anywhere(self._samples, values, weights, np.cos(angle), np.sin(angle), place, value, norms)
+            kernels.best_anywhere(self._samples, *reference, np.cos(angle), np.sin(angle), *found)
             better = value > before
             shifts[better] = some[place[better]]
         return shifts

@@ -9,7 +9,7 @@ Must not know where the sums come from, nor how a dissimilarity is defined or mi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -28,7 +28,8 @@ class ExpectedFsc:
 
     ``correlation`` is their FSC (0 to 1), ``target_power`` and ``reference_power`` the mean squares of their samples,
     ``chance`` the correlation of a wrong pose, which for compact particles is well above zero in the lowest shells,
-    each of shape (s,). ``contrast`` is the factor by which the reference fits the target best.
+    each of shape (s,). ``contrast`` is the factor by which the reference fits the target best, ``box`` the voxels along
+    the edge of that box, where particles of several boxes may share these values.
     """
 
     correlation: NDArray[np.float64]
@@ -36,6 +37,7 @@ class ExpectedFsc:
     reference_power: NDArray[np.float64]
     chance: NDArray[np.float64]
     contrast: float = 1.0
+    box: int | None = None
 
     def __post_init__(self) -> None:
         shapes = {np.shape(one) for one in (self.correlation, self.target_power, self.reference_power, self.chance)}
@@ -87,36 +89,26 @@ class ExpectedFsc:
 
     @staticmethod
     def mean(many: Sequence[ExpectedFsc]) -> ExpectedFsc | None:
-        """Return the mean over many pairs of particles of one structure, or None for no pair.
+        """Return the mean over many pairs of particles of one structure, in the box of the first; None for no pair.
 
         The contrast is the median: for FCS, which compares values, the particles must be on one scale.
         """
         if not many:
             return None
-        shells = min(len(e.correlation) for e in many)
+        box = many[0].box
+        larger = [1.0 if box is None or e.box is None else box / e.box for e in many]
+        shells = min(int((len(e.correlation) - 1) * by + 1e-9) + 1 for e, by in zip(many, larger, strict=True))
+        curves = [e.in_box(by, shells).table.T for e, by in zip(many, larger, strict=True)]  # (m, 4, s)
+        rho, target_power, reference_power, chance = np.mean(curves, axis=0)
+        contrast = float(np.median([e.contrast for e in many]))
+        return ExpectedFsc(rho, target_power, reference_power, chance, contrast, box)
 
-        def average(values: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
-            return np.asarray(np.mean([v[:shells] for v in values], axis=0))
-
-        return ExpectedFsc(
-            correlation=average(e.correlation for e in many),
-            target_power=average(e.target_power for e in many),
-            reference_power=average(e.reference_power for e in many),
-            chance=average(e.chance for e in many),
-            contrast=float(np.median([e.contrast for e in many])),
-        )
-
-    def in_box(self, fraction: float, shells: int) -> ExpectedFsc:
-        """Return the values for ``shells`` shells of a box that is ``fraction`` times as large."""
-        if fraction == 1.0 and len(self.correlation) == shells:
+    def in_box(self, fraction: float, shells: int, *, box: int | None = None) -> ExpectedFsc:
+        """Return the values for ``shells`` shells of a box that is ``fraction`` times as large, ``box`` voxels."""
+        if fraction == 1.0 and len(self.correlation) == shells and box == self.box:
             return self
-        return ExpectedFsc(
-            correlation=stretched(self.correlation, fraction, shells),
-            target_power=stretched(self.target_power, fraction, shells),
-            reference_power=stretched(self.reference_power, fraction, shells),
-            chance=stretched(self.chance, fraction, shells),
-            contrast=self.contrast,
-        )
+        rho, target_power, reference_power, chance = (stretched(one, fraction, shells) for one in self.table.T)
+        return ExpectedFsc(rho, target_power, reference_power, chance, self.contrast, box)
 
     @property
     def shared_power(self) -> float:
@@ -146,6 +138,4 @@ def chance_correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def shell_weight(correlation: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return rho / (1 - rho^2) of each shell, (s,), eq. 28."""
-    weight = np.empty(len(correlation))
-    kernels.weights_of_shells(np.ascontiguousarray(correlation, dtype=np.float64), weight)
-    return weight
+    return np.array([kernels.shell_weight(float(rho)) for rho in correlation])

@@ -5,7 +5,7 @@ Owns the interpolation of a spectrum between its samples. Must not know scores o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +19,7 @@ from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.particle.volume import Volume, boxed
 from gonio.particle.wedge import NoWedge, Wedge, WeightVolumeWedge
 
-__all__ = ["FourierVolume", "background", "moved", "moved_into"]
+__all__ = ["FourierVolume", "background", "moved", "moved_into", "wedge_in_box"]
 
 # Sets of samples at seed orientations that a reference caches: one for each wedge and size of its targets.
 KEPT_ROTATIONS = 2
@@ -74,20 +74,14 @@ class FourierVolume:
         scale = padded / box
         half = int(np.floor(scale * limit)) + 3  # the window extends two points beyond the cell
         spectrum = _padded_spectrum(volume.data - np.float32(background(volume.data)), padded, half)
-        box_angstrom = box * volume.voxel_size_angstrom
-        regions = wedge.regions.copy()
-        regions[:, 6] *= box_angstrom
-        weights, weight_scale = np.zeros((0, 0, 0), np.float32), 1.0
-        if isinstance(wedge, WeightVolumeWedge):
-            weights, weight_scale = wedge.weights, len(wedge.weights) * wedge.voxel_size_angstrom / box_angstrom
+        regions, weights, weight_scale = wedge_in_box(wedge, box * volume.voxel_size_angstrom)
         return FourierVolume(
             grid=spectrum.view(np.float32).ravel(),  # real and imaginary parts alternate
             side=2 * half + 1,
             scale=np.float32(scale),
-            regions=regions.astype(np.float32),
-            # A copy: numba would compile again for the type of a read-only array.
-            weights=np.array(weights, dtype=np.float32),
-            weight_scale=np.float32(weight_scale),
+            regions=regions,
+            weights=weights,
+            weight_scale=weight_scale,
             box=box,
             voxel_size_angstrom=volume.voxel_size_angstrom,
             limit=limit,
@@ -135,9 +129,22 @@ class FourierVolume:
         radius = np.sqrt((frequency.astype(np.float64) ** 2).sum(axis=0).max(initial=0.0))
         if radius > self.limit * (1 + 1e-5):
             raise ValueError(f"the spectrum was kept to {self.limit:g}, sampled at {radius:g}")
-        out = np.empty(frequency.shape[1], dtype=np.complex64)
-        sample_sums.gather(self.grid, self.side, self.scale, frequency, out)
+        whole = replace(self, regions=np.zeros((1, 7), np.float32), weights=np.zeros((0, 0, 0), np.float32))
+        (parts,), _ = whole.turned(frequency, np.eye(3, dtype=np.float32)[None], keep=False)
+        out = np.empty(len(parts[0]), dtype=np.complex64)
+        out.real, out.imag = parts
         return out
+
+
+def wedge_in_box(wedge: Wedge, box_angstrom: float) -> tuple[NDArray[np.float32], NDArray[np.float32], np.float32]:
+    """Return a wedge's regions, weights and their scale as kernels take them, in units of one over a box."""
+    regions = wedge.regions.copy()
+    regions[:, 6] *= box_angstrom
+    weights, scale = np.zeros((0, 0, 0), np.float32), 1.0
+    if isinstance(wedge, WeightVolumeWedge):
+        # A copy: numba would compile again for the type of a read-only array.
+        weights, scale = np.array(wedge.weights), len(wedge.weights) * wedge.voxel_size_angstrom / box_angstrom
+    return regions.astype(np.float32), weights, np.float32(scale)
 
 
 def background(data: NDArray[np.floating]) -> float:

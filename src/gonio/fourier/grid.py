@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, wraps
 from typing import TypeVar
 
 import numpy as np
@@ -165,47 +165,39 @@ def remembered(function: Callable[..., T], wedge: Wedge, *others: object) -> T:
 
 @lru_cache(maxsize=REMEMBERED)
 def _places(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: float) -> Places:
-    frequency, place = _ball(limit)
+    frequency, _ = _ball(limit)
     weight = wedge.weight_at(frequency / (box * voxel_size_angstrom))
-    kept = weight > 0
-    if isinstance(wedge, SquaredTransferWedge):
-        shell = np.rint(np.linalg.norm(frequency, axis=1)).astype(int)
-        kept &= weight >= LEAST_TRANSFER * (np.bincount(shell, weight) / np.maximum(np.bincount(shell), 1))[shell]
-    if not kept.any():
-        raise ValueError(NOTHING_MEASURED)
-    reach = np.ones(kept.sum(), np.float32)
-    if isinstance(wedge, SquaredTransferWedge):
-        # D / sqrt(W) = sqrt(W) G + white noise.
-        reach = np.sqrt(weight[kept])
-    return Places(
-        place=place[kept],
-        reach=reach,
-        frequency_xyz=np.ascontiguousarray(frequency[kept].T, dtype=np.float32),  # (3, n)
-        transfer=reach,
-        weight=np.ones_like(reach) if isinstance(wedge, SquaredTransferWedge) else weight[kept],
-        box=box,
-        voxel_size_angstrom=voxel_size_angstrom,
-        limit=limit,
-    )
+    kept, one = weight > 0, np.ones_like(weight)
+    if not isinstance(wedge, SquaredTransferWedge):
+        return _kept_places(kept, (one, one, weight), box, voxel_size_angstrom, limit)
+    shell = np.rint(np.linalg.norm(frequency, axis=1)).astype(int)
+    kept &= weight >= LEAST_TRANSFER * (np.bincount(shell, weight) / np.maximum(np.bincount(shell), 1))[shell]
+    # D / sqrt(W) = sqrt(W) G + white noise.
+    root = np.sqrt(weight)
+    return _kept_places(kept, (root, root, one), box, voxel_size_angstrom, limit)
 
 
 @lru_cache(maxsize=REMEMBERED)
 def _smeared_places(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: float) -> Places:
-    frequency, place = _ball(limit)
-    reach = _signal_left(wedge, box * voxel_size_angstrom, frequency)
-    kept = reach >= LEAST_REACH
+    reach = _signal_left(wedge, box * voxel_size_angstrom, _ball(limit)[0])
+    columns = reach, np.ones_like(reach), reach
+    return _kept_places(reach >= LEAST_REACH, columns, box, voxel_size_angstrom, limit)
+
+
+def _kept_places(
+    kept: NDArray[np.bool_],
+    columns: tuple[NDArray[np.float32], ...],
+    box: int,
+    voxel_size_angstrom: float,
+    limit: float,
+) -> Places:
+    """Return the places of the ball where ``kept`` is true, with columns of their reach, transfer and weight."""
     if not kept.any():
         raise ValueError(NOTHING_MEASURED)
-    return Places(
-        place=place[kept],
-        reach=reach[kept],
-        frequency_xyz=np.ascontiguousarray(frequency[kept].T, dtype=np.float32),  # (3, n)
-        transfer=np.ones(kept.sum(), np.float32),
-        weight=reach[kept],
-        box=box,
-        voxel_size_angstrom=voxel_size_angstrom,
-        limit=limit,
-    )
+    frequency, place = _ball(limit)
+    frequency_xyz = np.ascontiguousarray(frequency[kept].T, dtype=np.float32)  # (3, n)
+    reach, transfer, weight = (column[kept] for column in columns)
+    return Places(place[kept], reach, frequency_xyz, transfer, weight, box, voxel_size_angstrom, limit)
 
 
 def _signal_left(wedge: Wedge, box_angstrom: float, frequency: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -252,28 +244,22 @@ class _ByIdentity:
         return isinstance(other, _ByIdentity) and other.array is self.array
 
 
+def _cached_by_identity(function: Callable[..., T]) -> Callable[..., T]:
+    """Cache a function's results by the identity of its first argument, an array, and by the others."""
+    cached = lru_cache(maxsize=REMEMBERED)(lambda key, *others: function(key.array, *others))
+    return wraps(function)(lambda array, *others: cached(_ByIdentity(array), *others))
+
+
+@_cached_by_identity
 def by_radius(frequency_xyz: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the order (n,) of frequencies (3, n) by their distance from zero, and the sorted distances (n,).
-
-    The result is cached by the identity of the array.
-    """
-    return _by_radius(_ByIdentity(frequency_xyz))
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _by_radius(frequency_xyz: _ByIdentity) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
+    """Return the order (n,) of frequencies (3, n) by their distance from zero, and the sorted distances (n,)."""
+    radius = np.linalg.norm(frequency_xyz.astype(np.float64), axis=0)
     order = np.argsort(radius, kind="stable")
     return order, radius[order]
 
 
+@_cached_by_identity
 def inside(frequency_xyz: NDArray[np.float32], limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Return a mask (n,) of the frequencies (3, n) within a limit, and these (3, k); cached by the array's identity."""
-    return _inside(_ByIdentity(frequency_xyz), limit)
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _inside(frequency_xyz: _ByIdentity, limit: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    radius = np.linalg.norm(frequency_xyz.array.astype(np.float64), axis=0)
-    keep = radius <= limit * WITHIN
-    return keep, np.ascontiguousarray(frequency_xyz.array[:, keep])
+    """Return a mask (n,) of the frequencies (3, n) within a limit, and these (3, k)."""
+    keep = np.linalg.norm(frequency_xyz.astype(np.float64), axis=0) <= limit * WITHIN
+    return keep, np.ascontiguousarray(frequency_xyz[:, keep])

@@ -185,17 +185,9 @@ class StageKernels(NamedTuple):
 def stage_kernels(threads: int) -> StageKernels:
     """Return the kernels, which are compiled when they are first launched."""
     return StageKernels(
-        threads,
-        _weigh_kernel(threads),
-        _nulls_kernel(),
-        _keep_seeds_kernel(threads),
-        _leave_kernel(threads),
-        _expect_kernel(),
-        _search_neighbours_kernel(),
-        _values_kernel(),
-        _choices_kernel(),
-        _curvatures_kernel(),
-    )
+        threads, _weigh_kernel(threads), nulls, _keep_seeds_kernel(threads), _leave_kernel(threads), expect,
+        search_neighbours, values_of, choices_of, curvatures,
+    )  # fmt: skip
 
 
 def _weigh_kernel(threads: int) -> Any:
@@ -252,22 +244,19 @@ def _weigh_kernel(threads: int) -> Any:
     return weigh
 
 
-def _nulls_kernel() -> Any:
-    @cuda.jit
-    def nulls(searches, sums, most_poses, most_shells, chance, tables):
-        """Write the chance correlation of each shell into ``chance`` (r,) and, unless they are known, ``tables``."""
-        which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-        memory = cuda.local.array(MOST_CHANCE_POSES, float64)
-        first, shells, poses = searches[which, SHELL], searches[which, SHELLS], searches[which, CHANCE_SEEDS]
-        for shell in range(thread, shells, threads):
-            begin = which * most_poses * most_shells + shell
-            found = median_correlation(as_array(sums), begin, most_shells, poses, memory) if poses > 0 else 0.0
-            chance[first + shell] = found
-        cuda.syncthreads()
-        if thread == 0 and searches[which, KNOWN] == 0:
-            with_chance(as_array(tables)[first : first + shells], as_array(chance)[first : first + shells])
-
-    return nulls
+@cuda.jit
+def nulls(searches, sums, most_poses, most_shells, chance, tables):
+    """Write the chance correlation of each shell into ``chance`` (r,) and, unless they are known, ``tables``."""
+    which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
+    memory = cuda.local.array(MOST_CHANCE_POSES, float64)
+    first, shells, poses = searches[which, SHELL], searches[which, SHELLS], searches[which, CHANCE_SEEDS]
+    for shell in range(thread, shells, threads):
+        begin = which * most_poses * most_shells + shell
+        found = median_correlation(as_array(sums), begin, most_shells, poses, memory) if poses > 0 else 0.0
+        chance[first + shell] = found
+    cuda.syncthreads()
+    if thread == 0 and searches[which, KNOWN] == 0:
+        with_chance(as_array(tables)[first : first + shells], as_array(chance)[first : first + shells])
 
 
 def _keep_seeds_kernel(threads: int) -> Any:
@@ -379,113 +368,98 @@ def _leave_kernel(threads: int) -> Any:
     return leave
 
 
-def _expect_kernel() -> Any:
-    @cuda.jit
-    def expect(searches, sums, most_shells, chance, c_ref, tables, contrasts):
-        """Estimate the expected FSC of each pair from the ``sums`` of shells at one pose; one thread for a search."""
-        which = cuda.grid(1)
-        if which >= searches.shape[0] or searches[which, KNOWN] != 0:
-            return
-        first, shells, begin = searches[which, SHELL], searches[which, SHELLS], which * most_shells
-        contrasts[which] = expected(
+@cuda.jit
+def expect(searches, sums, most_shells, chance, c_ref, tables, contrasts):
+    """Estimate the expected FSC of each pair from the ``sums`` of shells at one pose; one thread for a search."""
+    which = cuda.grid(1)
+    if which >= searches.shape[0] or searches[which, KNOWN] != 0:
+        return
+    first, shells, begin = searches[which, SHELL], searches[which, SHELLS], which * most_shells
+    contrasts[which] = expected(
+        as_array(sums)[begin : begin + shells],
+        as_array(chance)[first : first + shells],
+        as_array(c_ref)[first : first + shells],
+        as_array(tables)[first : first + shells],
+    )
+
+
+@cuda.jit
+def search_neighbours(vectors, most, room, counts, points):
+    """Append to each pool its first ``most`` poses, rotated by each of the rotation ``vectors`` (t, 3)."""
+    which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
+    count, t = counts[which], vectors.shape[0]
+    more = min(count, most) * t
+    for i in range(thread, more, threads):
+        old, new = which * room + i // t, which * room + count + i
+        turned(as_array(points)[old], as_array(vectors)[i % t], as_array(points)[new])
+        for j in range(9, 12):
+            points[new, j] = points[old, j]
+    cuda.syncthreads()  # every thread has read the count
+    if thread == 0:
+        counts[which] = count + more
+
+
+@cuda.jit
+def values_of(sums, first, counts, most, whole, numbers, values):
+    """Compute dissimilarities from the sums of poses (c most, 4), one thread for each.
+
+    Poses of comparison c are the rows from ``first[c]`` on, ``counts[c]`` of them but no more than ``most``.
+    """
+    i = cuda.grid(1)
+    which, pose = i // most, i % most
+    if which >= len(first) or pose >= counts[which]:
+        return
+    values[first[which] + pose] = dissimilarity(
+        whole[which, 0], sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3], numbers[which, UNIT],
+        numbers[which, LEAST],
+    )  # fmt: skip
+
+
+@cuda.jit
+def choices_of(searches, pairs, sums, most, room, counts, whole, numbers, points, choices):
+    """Compute the values that poses of pools are ranked by, from their sums (b most, 4), one thread for each."""
+    i = cuda.grid(1)
+    which, pose = i // most, i % most
+    if which >= searches.shape[0] or pose >= counts[which]:
+        return
+    hessian, descent = cuda.local.array((6, 6), float64), cuda.local.array(6, float64)
+    row = which * room + pose
+    value = dissimilarity(
+        whole[which, 0], sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3], numbers[which, UNIT],
+        numbers[which, LEAST],
+    )  # fmt: skip
+    if searches[which, EXACT] == 0:
+        before, kind = 0.0, whole[which, 1]
+        if kind != NO_PRIOR:
+            begin = PRIOR
+            prior_numbers = as_array(numbers)[which, begin : begin + PRIOR_NUMBERS]
+            before = prior(kind, prior_numbers, as_array(points)[row], hessian, descent)
+        value = ranking_value(value, sums[i, 3], before, pairs[which, SAMPLES_PER_INDEPENDENT])
+    choices[row] = value
+
+
+@cuda.jit
+def curvatures(searches, pairs, parts, part_first, numbers, columns, sums, most_shells, weights, follow, scatter):
+    """Fill ``follow`` and ``scatter`` (b, 6, 6), A and B of eq. 31, from the 37 sums of each shell.
+
+    ``weights`` (r, 2) is overwritten.
+    """
+    which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
+    first, shells, begin = searches[which, SHELL], searches[which, SHELLS], which * most_shells
+    for s in range(thread, shells, threads):
+        part = part_first[which] + s
+        one = two = 0.0
+        for i in range(parts[part, 2], parts[part, 2] + parts[part, 3]):
+            w = float64(columns[OWN_WEIGHT, i])
+            one, two = one + w, two + w * w
+        weights[first + s, 0], weights[first + s, 1] = one, two
+    cuda.syncthreads()
+    if thread == 0:
+        curvature(
             as_array(sums)[begin : begin + shells],
-            as_array(chance)[first : first + shells],
-            as_array(c_ref)[first : first + shells],
-            as_array(tables)[first : first + shells],
+            as_array(weights)[first : first + shells],
+            numbers[which, PHASE],
+            pairs[which, SAMPLES_PER_INDEPENDENT],
+            as_array(follow)[which],
+            as_array(scatter)[which],
         )
-
-    return expect
-
-
-def _search_neighbours_kernel() -> Any:
-    @cuda.jit
-    def search_neighbours(vectors, most, room, counts, points):
-        """Append to each pool its first ``most`` poses, rotated by each of the rotation ``vectors`` (t, 3)."""
-        which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-        count, t = counts[which], vectors.shape[0]
-        more = min(count, most) * t
-        for i in range(thread, more, threads):
-            old, new = which * room + i // t, which * room + count + i
-            turned(as_array(points)[old], as_array(vectors)[i % t], as_array(points)[new])
-            for j in range(9, 12):
-                points[new, j] = points[old, j]
-        cuda.syncthreads()  # every thread has read the count
-        if thread == 0:
-            counts[which] = count + more
-
-    return search_neighbours
-
-
-def _values_kernel() -> Any:
-    @cuda.jit
-    def values_of(sums, first, counts, most, whole, numbers, values):
-        """Compute dissimilarities from the sums of poses (c most, 4), one thread for each.
-
-        Poses of comparison c are the rows from ``first[c]`` on, ``counts[c]`` of them but no more than ``most``.
-        """
-        i = cuda.grid(1)
-        which, pose = i // most, i % most
-        if which >= len(first) or pose >= counts[which]:
-            return
-        values[first[which] + pose] = dissimilarity(
-            whole[which, 0], sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3], numbers[which, UNIT],
-            numbers[which, LEAST],
-        )  # fmt: skip
-
-    return values_of
-
-
-def _choices_kernel() -> Any:
-    @cuda.jit
-    def choices_of(searches, pairs, sums, most, room, counts, whole, numbers, points, choices):
-        """Compute the values that poses of pools are ranked by, from their sums (b most, 4), one thread for each."""
-        i = cuda.grid(1)
-        which, pose = i // most, i % most
-        if which >= searches.shape[0] or pose >= counts[which]:
-            return
-        hessian, descent = cuda.local.array((6, 6), float64), cuda.local.array(6, float64)
-        row = which * room + pose
-        value = dissimilarity(
-            whole[which, 0], sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3], numbers[which, UNIT],
-            numbers[which, LEAST],
-        )  # fmt: skip
-        if searches[which, EXACT] == 0:
-            before, kind = 0.0, whole[which, 1]
-            if kind != NO_PRIOR:
-                begin = PRIOR
-                prior_numbers = as_array(numbers)[which, begin : begin + PRIOR_NUMBERS]
-                before = prior(kind, prior_numbers, as_array(points)[row], hessian, descent)
-            value = ranking_value(value, sums[i, 3], before, pairs[which, SAMPLES_PER_INDEPENDENT])
-        choices[row] = value
-
-    return choices_of
-
-
-def _curvatures_kernel() -> Any:
-    @cuda.jit
-    def curvatures(searches, pairs, parts, part_first, numbers, columns, sums, most_shells, weights, follow, scatter):
-        """Fill ``follow`` and ``scatter`` (b, 6, 6), A and B of eq. 31, from the 37 sums of each shell.
-
-        ``weights`` (r, 2) is overwritten.
-        """
-        which, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-        first, shells, begin = searches[which, SHELL], searches[which, SHELLS], which * most_shells
-        for s in range(thread, shells, threads):
-            part = part_first[which] + s
-            one = two = 0.0
-            for i in range(parts[part, 2], parts[part, 2] + parts[part, 3]):
-                w = float64(columns[OWN_WEIGHT, i])
-                one, two = one + w, two + w * w
-            weights[first + s, 0], weights[first + s, 1] = one, two
-        cuda.syncthreads()
-        if thread == 0:
-            curvature(
-                as_array(sums)[begin : begin + shells],
-                as_array(weights)[first : first + shells],
-                numbers[which, PHASE],
-                pairs[which, SAMPLES_PER_INDEPENDENT],
-                as_array(follow)[which],
-                as_array(scatter)[which],
-            )
-
-    return curvatures

@@ -11,7 +11,7 @@ import numpy as np
 
 from gonio.kernels.compiled import strict
 
-__all__ = ["propose", "settle"]
+__all__ = ["judge", "solve"]
 
 FIRST_DAMPING, FIRST_GROWTH = 1e-2, 2.0
 MIN_DAMPING = 1e-9
@@ -74,14 +74,6 @@ def solve(hessian, descent, damping, matrix, step):
 
 
 @strict
-def propose(hessian, descent, damping, step, determined):
-    """Fill ``step`` (p, k) with the steps of p problems, and ``determined`` (p,)."""
-    matrix = np.empty(hessian.shape[1:])
-    for i in range(len(descent)):
-        determined[i] = solve(hessian[i], descent[i], damping[i], matrix, step[i])
-
-
-@strict
 def judge(before, after, hessian, descent, step, determined, length, tolerance, noise, damping, growth):
     """Return whether a step is accepted, the damping and its growth after it, and the new status.
 
@@ -110,15 +102,3 @@ def judge(before, after, hessian, descent, step, determined, length, tolerance, 
     if not determined:
         status = SINGULAR
     return better, damping, growth_after, status
-
-
-@strict
-def settle(
-    before, after, hessian, descent, step, determined, length, tolerance, noise, damping, growth, better, status
-):
-    """Judge the steps of p problems: update ``damping`` and ``growth`` (p,), fill ``better`` and ``status`` (p,)."""
-    for i in range(len(before)):
-        better[i], damping[i], growth[i], status[i] = judge(
-            before[i], after[i], hessian[i], descent[i], step[i], determined[i], length[i], tolerance, noise[i],
-            damping[i], growth[i],
-        )  # fmt: skip

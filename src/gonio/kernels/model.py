@@ -29,7 +29,6 @@ __all__ = [
     "prior",
     "priors",
     "ranking_value",
-    "ranking_values",
 ]
 
 RCS, FCS, LIKELIHOOD = 0, 1, 2
@@ -124,13 +123,6 @@ def ranking_value(ratio, overlap, before, samples_per_independent):
     """
     count = max(overlap, 1.0)
     return (ratio * count**LIKELIHOOD_ROOT + samples_per_independent * before) / count**CHOICE_ROOT
-
-
-@strict
-def ranking_values(ratio, overlap, before, samples_per_independent):
-    """Replace ``ratio`` (p,) by the ``ranking_value`` of each of p optima."""
-    for i in range(len(ratio)):
-        ratio[i] = ranking_value(ratio[i], overlap[i], before[i], samples_per_independent)
 
 
 @strict

@@ -31,7 +31,6 @@ from gonio.kernels.vector import BLOCK, interpolate_row_values, interpolate_rows
 __all__ = [
     "Reference",
     "Samples",
-    "gather",
     "normal_equations",
     "shell_equations",
     "shell_sums",
@@ -302,25 +301,3 @@ def shell_sums(reference, samples, rotations, phases, shell, out):
                 total[1] += block[6, j] * block[8, j] * (gr * gr + gi * gi)
                 total[2] += block[6, j] * (fr * gr + fi * gi)
                 total[3] += block[6, j]
-
-
-@compiled
-def gather(grid, side, scale, frequency, out):
-    """Fill ``out`` (n,) complex64 with the spectrum at each frequency (3, n)."""
-    n = frequency.shape[1]
-    place, s = carray(scratch_int(), (BLOCK,)), carray(scratch_float(), (3, BLOCK))
-    window_memory, g_memory = scratch_float(), scratch_float()
-    w, g, k = carray(window_memory, (3, 4, BLOCK)), carray(g_memory, (BLOCK, 2)), carray(scratch_float(), (3, BLOCK))
-    row, plane = np.int64(2 * side), np.int64(2 * side * side)
-    identity = np.eye(3, dtype=np.float32)
-    for first in range(0, n, BLOCK):
-        for j in range(BLOCK):
-            i = min(first + j, n - 1)
-            k[0, j], k[1, j], k[2, j] = frequency[0, i], frequency[1, i], frequency[2, i]
-        _cells(identity, scale, np.int32(side), k[0], k[1], k[2], place, s)
-        _window(s, w)
-        for j in range(min(BLOCK, n - first)):
-            interpolate_row_values(
-                grid.ctypes.data, np.int64(place[j]), row, plane, window_memory, np.int64(j), g_memory
-            )
-            out[first + j] = complex(g[j, 0], g[j, 1])

@@ -35,7 +35,6 @@ __all__ = [
     "sample_weights",
     "shell_weight",
     "weighting",
-    "weights_of_shells",
     "with_chance",
 ]
 
@@ -80,13 +79,6 @@ def shell_weight(correlation):
     """Return rho / (1 - rho^2), eq. 28."""
     rho = min(max(correlation, 0.0), MAX_CORRELATION)
     return rho / (1.0 - rho * rho)
-
-
-@strict
-def weights_of_shells(correlation, out):
-    """Fill ``out`` (s,) with the weight of each shell, eq. 28."""
-    for s in range(len(correlation)):
-        out[s] = shell_weight(correlation[s])
 
 
 @strict

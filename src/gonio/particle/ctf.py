@@ -70,11 +70,11 @@ class Ctf:
         Parameters
         ----------
         frequency_xy_per_angstrom
-            Shape (s, 2), xy order, 1/angstrom.
+            Shape (s, 2), or (..., 2) for scalar defocus, xy order, 1/angstrom.
 
         Returns
         -------
-        Shape (s,) for scalar defocus, (t, s) for a batch.
+        Shape (s,) or (...) for scalar defocus, (t, s) for a batch.
         """
         frequency = np.asarray(frequency_xy_per_angstrom, dtype=np.float64)
         square = (frequency**2).sum(axis=-1)  # (s,)

@@ -155,10 +155,3 @@ def reduced(rotations: Rotation, symmetry: Symmetry) -> Rotation:
         between = rotations[border[:place]].inv() * rotations[index]
         kept[index] = symmetry.half_angle_cosines(between).max() < 1.0 - TIE
     return rotations[np.flatnonzero(kept)]
-
-
-def covering_radius_deg(rotations: Rotation, *, rng: np.random.Generator, n_probes: int = 2000) -> float:
-    """Return the largest angle from any orientation to the nearest of ``rotations``, degrees, from random probes."""
-    probes = Rotation.random(n_probes, rng=rng).as_quat()
-    cosines: NDArray[np.float64] = np.abs(probes @ rotations.as_quat().T).max(axis=1)
-    return float(np.degrees(2.0 * np.arccos(np.clip(cosines, 0.0, 1.0)).max()))

@@ -144,6 +144,10 @@ class Pose:
         step = Rotation.from_rotvec(tangent[..., :3])
         return Pose(step * self.rotation, self.shift_angstrom + tangent[..., 3:])
 
+    def centred(self) -> Pose:
+        """Return a batch about the point c whose positions R c + t are nearest to box centres, -mean(R^-1 t)."""
+        return self @ Pose(Rotation.identity(), self.inverse().shift_angstrom.mean(axis=0))
+
     def tangent_after(self, first: Pose) -> NDArray[np.float64]:
         """Return the matrix J (6, 6) that takes a tangent of this single pose to one of ``self @ first``.
 

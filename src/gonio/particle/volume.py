@@ -26,12 +26,12 @@ __all__ = [
     "correlation",
     "masked",
     "masked_volume",
-    "mean_free",
     "mean_free_volume",
     "mean_within",
     "mirrored_volume",
     "premultiplied",
     "soft_sphere",
+    "sphere_of",
 ]
 
 MIN_BOX = 8
@@ -335,7 +335,7 @@ def masked_volume(volume: Volume, diameter_angstrom: float) -> Volume:
     ValueError
         If the diameter is not positive.
     """
-    sphere = _mask(volume.box, volume.voxel_size_angstrom, diameter_angstrom)
+    sphere = sphere_of(volume.box, volume.voxel_size_angstrom, diameter_angstrom)
     return replace(volume, data=(volume.data - mean_within(volume.data, sphere)) * sphere)
 
 
@@ -343,7 +343,7 @@ def masked(particle: Particle, diameter_angstrom: float) -> Particle:
     """Return a subtomogram masked by ``masked_volume``, or a tilt stack with every image masked by such a circle."""
     if isinstance(particle, Subtomogram):
         return replace(particle, volume=masked_volume(particle.volume, diameter_angstrom))
-    circle = _mask(particle.box, particle.voxel_size_angstrom, diameter_angstrom)[particle.box // 2]  # (y, x)
+    circle = sphere_of(particle.box, particle.voxel_size_angstrom, diameter_angstrom)[particle.box // 2]  # (y, x)
     means = np.array([mean_within(image, circle) for image in particle.images])
     kept = (particle.images - means[:, None, None]) * circle
     return replace(particle, images=kept * particle.used[:, None, None])
@@ -363,15 +363,8 @@ def mean_free_volume(volume: Volume) -> Volume:
     return replace(volume, data=volume.data - np.float32(volume.data.mean(dtype=np.float64)))
 
 
-def mean_free(particle: Particle) -> Particle:
-    """Return a subtomogram without its mean, or a tilt stack with each image without its mean."""
-    if isinstance(particle, Subtomogram):
-        return replace(particle, volume=mean_free_volume(particle.volume))
-    means = particle.images.mean(axis=(1, 2), dtype=np.float64)
-    return replace(particle, images=particle.images - means[:, None, None].astype(np.float32))
-
-
-def _mask(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
+def sphere_of(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
+    """Return the soft sphere of ``masked_volume``, 0 to 1, (n, n, n)."""
     if not diameter_angstrom > 0:
         raise ValueError(f"the mask's diameter must be positive, got {diameter_angstrom!r} angstrom")
     diameter = diameter_angstrom / voxel_size_angstrom
@@ -396,7 +389,8 @@ def boxed(volume: Volume, box: int) -> Volume:
     """Crop or pad to another box about the centre voxel, padding with the mean."""
     if volume.box == box:
         return volume
-    data = np.full((box,) * 3, volume.data.mean(dtype=np.float64), dtype=np.float32)
+    outside = volume.data.mean(dtype=np.float64) if box > volume.box else 0.0
+    data = np.full((box,) * 3, outside, dtype=np.float32)
     low = min(box // 2, volume.box // 2)
     high = min(box - box // 2, volume.box - volume.box // 2)
     into, out_of = (slice(n // 2 - low, n // 2 + high) for n in (box, volume.box))

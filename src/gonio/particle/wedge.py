@@ -222,7 +222,35 @@ class TiltSeriesWedge(_Analytic):
 
 
 @dataclass(frozen=True)
-class WeightVolumeWedge:
+class _OnGrid:
+    """The part of the protocol that wedges of weights on the Fourier grid of a box share; not a wedge by itself."""
+
+    weights: NDArray[np.float32]
+    voxel_size_angstrom: float
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        """No region: the weights replace them."""
+        return np.zeros((0, 7))
+
+    def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
+        """Return the weights, interpolated linearly, at frequencies (..., 3) in 1/angstrom; zero outside the grid."""
+        frequency, n = np.asarray(frequency_xyz_per_angstrom, dtype=np.float64), len(self.weights)
+        index_zyx = np.moveaxis(frequency[..., ::-1], -1, 0) * (n * self.voxel_size_angstrom) + n // 2
+        return np.asarray(map_coordinates(self.weights, index_zyx, order=1, mode="constant", cval=0.0), np.float32)
+
+    def _checked(self, name: str) -> NDArray[np.float32]:
+        """Return a copy of the weights, after a check of their shape and of the voxel size."""
+        weights = np.array(self.weights, dtype=np.float32)
+        if weights.ndim != 3 or len(set(weights.shape)) != 1:
+            raise ValueError(f"{name} must be a cube of shape (n, n, n), got {weights.shape}")
+        if not self.voxel_size_angstrom > 0:
+            raise ValueError(f"voxel_size_angstrom must be positive, got {self.voxel_size_angstrom!r}")
+        return weights
+
+
+@dataclass(frozen=True)
+class WeightVolumeWedge(_OnGrid):
     """Measured weights on the Fourier grid of a box: zero frequency at ``n // 2``, order (z, y, x).
 
     Parameters
@@ -233,33 +261,17 @@ class WeightVolumeWedge:
         Voxel size of the box whose Fourier transform the grid belongs to: neighbours are 1/(n voxel) apart.
     """
 
-    weights: NDArray[np.float32]
-    voxel_size_angstrom: float
-
     def __post_init__(self) -> None:
-        weights = np.array(self.weights, dtype=np.float32)
-        if weights.ndim != 3 or len(set(weights.shape)) != 1:
-            raise ValueError(f"weights must be a cube of shape (n, n, n), got {weights.shape}")
+        weights = self._checked("weights")
         if not np.isfinite(weights).all() or weights.min() < 0 or weights.max() <= 0:
             raise ValueError("weights must be finite, not negative and not all zero")
-        if not self.voxel_size_angstrom > 0:
-            raise ValueError(f"voxel_size_angstrom must be positive, got {self.voxel_size_angstrom!r}")
         weights /= weights.max()
         weights.setflags(write=False)
         object.__setattr__(self, "weights", weights)
 
-    @property
-    def regions(self) -> NDArray[np.float64]:
-        """No region: the weights replace them."""
-        return np.zeros((0, 7))
-
-    def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
-        """Return the weights, interpolated linearly, at frequencies (..., 3) in 1/angstrom; zero outside the grid."""
-        return _interpolated(self.weights, self.voxel_size_angstrom, frequency_xyz_per_angstrom)
-
 
 @dataclass(frozen=True)
-class SquaredTransferWedge:
+class SquaredTransferWedge(_OnGrid):
     """Sums of squared transfers W: the factor of the particle in a premultiplied volume, and the variance of its noise.
 
     Such a volume is D = W G + noise of variance W, with G the particle (RELION's pseudo-subtomograms).
@@ -273,17 +285,10 @@ class SquaredTransferWedge:
         Voxel size of the volume.
     """
 
-    weights: NDArray[np.float32]
-    voxel_size_angstrom: float
-
     def __post_init__(self) -> None:
-        weights = np.array(self.weights, dtype=np.float32)
-        if weights.ndim != 3 or len(set(weights.shape)) != 1:
-            raise ValueError(f"squared transfers must be a cube of shape (n, n, n), got {weights.shape}")
+        weights = self._checked("squared transfers")
         if not np.isfinite(weights).all() or weights.min() < 0:
             raise ValueError(f"squared transfers must be finite and not negative, the lowest is {weights.min():.3g}")
-        if not self.voxel_size_angstrom > 0:
-            raise ValueError(f"voxel_size_angstrom must be positive, got {self.voxel_size_angstrom!r}")
         weights[(len(weights) // 2,) * 3] = 0.0
         if not weights.any():
             raise ValueError("squared transfers must not be all zero: nothing was measured")
@@ -291,24 +296,6 @@ class SquaredTransferWedge:
         object.__setattr__(self, "weights", weights)
 
     @property
-    def regions(self) -> NDArray[np.float64]:
-        """No region: the sums replace them."""
-        return np.zeros((0, 7))
-
-    def weight_at(self, frequency_xyz_per_angstrom: ArrayLike) -> NDArray[np.float32]:
-        """Return the sums, interpolated linearly, at frequencies (..., 3) in 1/angstrom; zero outside the grid."""
-        return _interpolated(self.weights, self.voxel_size_angstrom, frequency_xyz_per_angstrom)
-
-    @property
     def point_spread(self) -> NDArray[np.float32]:
         """Inverse Fourier transform of the sums, centre voxel ``n // 2``, shape (n, n, n)."""
         return np.asarray(fft.fftshift(fft.ifftn(fft.ifftshift(self.weights)).real), dtype=np.float32)
-
-
-def _interpolated(
-    weights: NDArray[np.floating], voxel_size_angstrom: float, frequency_xyz: ArrayLike
-) -> NDArray[np.float32]:
-    frequency = np.asarray(frequency_xyz, dtype=np.float64)
-    n = len(weights)
-    index_zyx = np.moveaxis(frequency[..., ::-1], -1, 0) * (n * voxel_size_angstrom) + n // 2
-    return np.asarray(map_coordinates(weights, index_zyx, order=1, mode="constant", cval=0.0), dtype=np.float32)

@@ -9,14 +9,12 @@ from numpy.typing import NDArray
 
 from gonio.fourier.spectrum import index_grid
 from gonio.kernels.dft import adjoint, dft_matrices, forward
-from gonio.particle.volume import MASK_EDGE, Subtomogram, TiltStack, Volume, soft_sphere
+from gonio.particle.volume import MASK_EDGE, Particle, TiltStack, Volume, sphere_of
 
 __all__ = [
-    "circle_samples_per_independent",
     "extent_angstrom",
-    "sphere_samples_per_independent",
+    "samples_per_independent",
     "sphere_diameter_angstrom",
-    "sphere_of",
     "widest_sphere_angstrom",
 ]
 
@@ -34,12 +32,6 @@ TAIL_NOISE = 0.2
 BEYOND = 1.0
 
 
-def sphere_of(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
-    """Return the soft sphere of ``volume.masked_volume``, 0 to 1, (n, n, n)."""
-    diameter = diameter_angstrom / voxel_size_angstrom
-    return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
-
-
 def sphere_mask(volume: Volume, diameter_angstrom: float | None = None) -> Volume:
     """Return a soft sphere in the box of a map, 0 to 1, of a given diameter or of that estimated from the map."""
     diameter = diameter_angstrom or sphere_diameter_angstrom(volume)
@@ -51,15 +43,12 @@ def widest_sphere_angstrom(box_angstrom: float) -> float:
     return box_angstrom / (1.0 + 2.0 * MASK_EDGE)
 
 
-def circle_samples_per_independent(stack: TiltStack, diameter_angstrom: float) -> float:
-    """Return the samples of an image per sample that the circle of ``volume.masked`` leaves independent."""
-    circle = sphere_of(stack.box, stack.voxel_size_angstrom, diameter_angstrom)[stack.box // 2]
-    return float(circle.size / (circle**2).sum(dtype=np.float64))
-
-
-def sphere_samples_per_independent(subtomogram: Subtomogram, diameter_angstrom: float) -> float:
-    """Return the samples of a subtomogram per sample that the sphere of ``volume.masked`` leaves independent."""
-    sphere = sphere_of(subtomogram.box, subtomogram.voxel_size_angstrom, diameter_angstrom)
+def samples_per_independent(particle: Particle, diameter_angstrom: float) -> float:
+    """Return the samples of a particle per sample that the sphere or circle of ``volume.masked`` leaves independent."""
+    sphere = sphere_of(particle.box, particle.voxel_size_angstrom, diameter_angstrom)
+    if isinstance(particle, TiltStack):
+        circle = sphere[particle.box // 2]
+        return float(circle.size / (circle**2).sum(dtype=np.float64))
     return float(1.0 / np.square(sphere).mean(dtype=np.float64))
 
 

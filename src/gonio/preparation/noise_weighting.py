@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from gonio.fourier.grid import Places, low_spectrum, shell_means
 from gonio.fourier.spectrum import Spectrum
 from gonio.kernels.gain import gain_square
-from gonio.particle.volume import Subtomogram
-from gonio.preparation.extent import sphere_of
+from gonio.particle.volume import Subtomogram, sphere_of
 
 __all__ = ["Measured", "Reliability"]
 
@@ -103,7 +102,9 @@ class Measured:
         """
         shells, radius = np.arange(len(self.noise)), self.samples.radius
         power = reference.power
-        square = self._ratio_square(np.maximum(power, 1e-12 * power.max()), reference.reliability)
+        # The most probable curve of eq. 34; shells of the reference count by their reliability.
+        square, count = np.empty(len(power)), self.count * reference.reliability
+        gain_square(self.signal, self.noise, np.maximum(power, 1e-12 * power.max()), count, self.sphere_power, square)
         ratio, unexplained = np.sqrt(square), square * power * (1.0 - reference.reliability)
         noise = self.noise + reference.samples_per_independent * unexplained
         weight = self.samples.weight / np.interp(radius, shells, noise)
@@ -118,15 +119,6 @@ class Measured:
             float(information @ (noise / (self.noise + unexplained)) / information.sum()) if information.any() else 1.0
         )
         return samples, samples_per_independent
-
-    def _ratio_square(self, power: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the signal over a reference's power, (s,), the most probable curve of eq. 34.
-
-        Shells of the reference count by their reliability.
-        """
-        square = np.empty(len(power))
-        gain_square(self.signal, self.noise, power, self.count * reliability, self.sphere_power, square)
-        return square
 
 
 @lru_cache(maxsize=REMEMBERED)

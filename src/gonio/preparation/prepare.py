@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
 
@@ -24,19 +24,27 @@ from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.grid import remembered
 from gonio.fourier.spectrum import Spectrum
 from gonio.fourier.transform import MIN_SHELLS, shell_limit
-from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, masked, masked_volume, mean_free_volume
+from gonio.particle.volume import (
+    Particle,
+    Subtomogram,
+    TiltStack,
+    Volume,
+    boxed,
+    masked,
+    masked_volume,
+    mean_free_volume,
+    sphere_of,
+)
 from gonio.particle.wedge import NoWedge, Wedge
 from gonio.preparation.extent import (
     EXTENT_SHELLS,
-    circle_samples_per_independent,
+    samples_per_independent,
     sphere_diameter_angstrom,
-    sphere_of,
-    sphere_samples_per_independent,
     widest_sphere_angstrom,
 )
 from gonio.preparation.noise_weighting import Measured, Reliability
 from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power, windowed
-from gonio.preparation.restoration import Restored, Restorer
+from gonio.preparation.restoration import Restorer
 from gonio.settings import Settings
 
 __all__ = ["Kept", "Preparation"]
@@ -64,28 +72,17 @@ RESTORERS = 32
 class _Reference:
     """Spectrum of the reference, and its fraction of signal and power in shells of the target, (s,).
 
-    A reference with a missing wedge is restored, one without is within its window, and ``filtered`` by its reliability
-    besides (``noisy_reference``). Restoration makes a map worse: against a noise-free one, restored targets had rms
-    errors of 0.34 degrees (`sharp`, SNR 10, four voxels) and 1.46 (2.6 voxels), now 0.27 and 0.23.
+    A reference with a missing wedge is restored, one without is within its window. Restoration makes a map worse:
+    against a noise-free one, restored targets had rms errors of 0.34 degrees (`sharp`, SNR 10, four voxels) and 1.46
+    (2.6 voxels), now 0.27 and 0.23. ``best`` is the spectrum to compare with targets that are not restored: that of a
+    map is filtered by its reliability besides (``noisy_reference``), which is ``known``.
     """
 
     signal_fraction: NDArray[np.float64]
     spectrum: FourierVolume
     power: NDArray[np.float64]
-    filtered: _Filtered | None = None
-
-    @property
-    def best(self) -> FourierVolume:
-        """Spectrum to compare with targets that are not restored: the filtered one, where there is one."""
-        return self.spectrum if self.filtered is None else self.filtered.spectrum
-
-
-@dataclass(frozen=True)
-class _Filtered:
-    """Spectrum of the filtered reference, and its reliability in shells of the target."""
-
-    spectrum: FourierVolume
-    known: Reliability
+    best: FourierVolume
+    known: Reliability | None = None
 
 
 @dataclass(frozen=True)
@@ -149,14 +146,15 @@ class Preparation:
         density = mask or self._volume
         self._extent = self._sphere_angstrom(density, density.box_angstrom)
         if settings.restores:
-            self._cropped, self._restored = self._restored_reference()
+            self._compared, self._signal_fraction = self._compared_reference()
             self._reference_for(self._cropped_box(self._extent, reference.volume))
         else:
             self._unprocessed_reference(reference.box, settings.mask_diameter_angstrom)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle only the input, which is smaller; the same preparation follows from it."""
-        return _prepared, (self.reference, self.settings, self._mask, self._fsc)
+        again = partial(Preparation, mask=self._mask, reference_fsc=self._fsc)
+        return again, (self.reference, self.settings)
 
     def pair(self, target: Particle, *, kept: Kept | None = None) -> Pair:
         """Return target and reference prepared according to the settings.
@@ -168,14 +166,12 @@ class Preparation:
         target = self._comparable(target)
         if not self.settings.restores:
             return self.plain_pair(target, diameter_angstrom=self.settings.mask_diameter_angstrom)
-        if isinstance(target, TiltStack):
-            return self._tilt_pair(target)
-        if target.premultiplied is not None:
-            return self._premultiplied_pair(target)
+        if isinstance(target, TiltStack) or target.premultiplied is not None:
+            return self._unrestored_pair(target)
         target = replace(target, volume=mean_free_volume(target.volume))
         box = self._compared_box(target)
         if box < target.box:
-            target = replace(target, volume=_about_centre(target.volume, box))
+            target = replace(target, volume=boxed(target.volume, box))
         reference = self._reference_for(target.box)
         weighted = self._noise_weighted_pair(target, reference)
         return self._restored_pair(target, reference, {} if kept is None else kept) if weighted is None else weighted
@@ -204,35 +200,24 @@ class Preparation:
 
     def _comparable(self, target: Particle) -> Particle:
         """Return the target, without its premultiplied transfer where the reference has a missing wedge."""
-        if isinstance(target, Subtomogram) and not isinstance(self.reference.wedge, NoWedge):
+        if isinstance(target, Subtomogram) and not self._is_map:
             return by_itself(target)
         return target
 
-    def _tilt_pair(self, target: TiltStack) -> Pair:
-        reference, diameter = self._reference_for(target.box).best, self._picked_within(target)
-        samples = Spectrum.of(masked(target, diameter), limit=reference.limit)
-        samples_per_independent = circle_samples_per_independent(target, diameter)
-        c_ref = self._c_ref(target.box, reference.limit)
-        if not isinstance(self.reference.wedge, NoWedge):
-            return Pair(samples, reference, samples_per_independent, c_ref)
-        return Pair(
-            samples.whitened(), reference, samples_per_independent, c_ref, exact=True, diameter_angstrom=diameter
-        )
+    def _unrestored_pair(self, target: Particle) -> Pair:
+        """Return the pair of a tilt stack within its circle, or of a pseudo-subtomogram, which is W G + noise.
 
-    def _premultiplied_pair(self, target: Subtomogram) -> Pair:
-        """Return the pair of a pseudo-subtomogram, which is W G + noise, and a reference without a missing wedge.
-
-        It needs no sphere: its product with the reference is D times the density itself, and ends where that does.
+        The latter needs no sphere: its product with the reference is D times the density itself, and ends where that
+        does.
         """
         reference, diameter = self._reference_for(target.box).best, self._picked_within(target)
-        samples_per_independent = 1.0
-        if self.settings.mask_diameter_angstrom is not None:
-            target = replace(target, volume=masked_volume(target.volume, diameter))
-            samples_per_independent = sphere_samples_per_independent(target, diameter)
-        samples, c_ref = Spectrum.of(target, limit=reference.limit), self._c_ref(target.box, reference.limit)
-        return Pair(
-            samples.whitened(), reference, samples_per_independent, c_ref, exact=True, diameter_angstrom=diameter
-        )
+        within = isinstance(target, TiltStack) or self.settings.mask_diameter_angstrom is not None
+        kappa = samples_per_independent(target, diameter) if within else 1.0
+        samples = Spectrum.of(masked(target, diameter) if within else target, limit=reference.limit)
+        c_ref = self._c_ref(target.box, reference.limit)
+        if not self._is_map:
+            return Pair(samples, reference, kappa, c_ref)
+        return Pair(samples.whitened(), reference, kappa, c_ref, exact=True, diameter_angstrom=diameter)
 
     def diameter_angstrom(self, target: Particle) -> float:
         """Return the diameter of the sphere that contains the target, given or estimated, in angstrom."""
@@ -265,7 +250,7 @@ class Preparation:
         """
         diameter = self._shown_angstrom(volume, about_angstrom)
         for _ in range(SPHERE_ITERATIONS):
-            volume = _about_centre(volume, self._cropped_box(diameter, volume, SPHERE_CROP))
+            volume = boxed(volume, self._cropped_box(diameter, volume, SPHERE_CROP))
             before, diameter = diameter, self._shown_angstrom(volume, diameter)
             if diameter >= before:
                 break
@@ -289,23 +274,22 @@ class Preparation:
 
         None where the reference has a missing wedge, or the target has so little noise that it is restored.
         """
-        if reference.filtered is None:
+        if reference.known is None:
             return None
-        filtered, diameter = reference.filtered, self._picked_within(target)
-        measured = Measured.of(target, limit=filtered.spectrum.limit, diameter_angstrom=diameter)
+        diameter = self._picked_within(target)
+        measured = Measured.of(target, limit=reference.best.limit, diameter_angstrom=diameter)
         if not measured.is_noisy and not isinstance(target.wedge, NoWedge):
             return None
-        spectrum, samples_per_independent = measured.spectrum(filtered.known)
-        return Pair(spectrum, filtered.spectrum, samples_per_independent, exact=True, diameter_angstrom=diameter)
+        spectrum, kappa = measured.spectrum(reference.known)
+        return Pair(spectrum, reference.best, kappa, exact=True, diameter_angstrom=diameter)
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the spectra of the reference and its restored density."""
-        ready = [r.spectrum for r in self._ready.values()]
-        ready += [r.filtered.spectrum for r in self._ready.values() if r.filtered]
+        """Memory of the spectra of the reference and of the density that they are of."""
+        ready = [spectrum for r in self._ready.values() for spectrum in (r.spectrum, r.best)]
         distinct = {id(spectrum): spectrum for spectrum in [*ready, *self._unprocessed.values()]}
-        restored = self._restored.volume.data.nbytes if self.settings.restores else 0
-        return restored + sum(spectrum.memory_bytes for spectrum in distinct.values())
+        density = self._compared.data.nbytes if self.settings.restores else 0
+        return density + sum(spectrum.memory_bytes for spectrum in distinct.values())
 
     @property
     def keeps_out(self) -> bool:
@@ -318,25 +302,22 @@ class Preparation:
         target = target if diameter_angstrom is None else masked(target, diameter_angstrom)
         return Pair(Spectrum.of(target, limit=reference.limit), reference)
 
-    def _within(self, diameter_angstrom: float | None) -> Volume:
-        """Return the reference, masked by a sphere where one is given."""
-        return self._volume if diameter_angstrom is None else masked_volume(self._volume, diameter_angstrom)
-
     def measured_pair(self, target: Particle) -> tuple[Comparison, float]:
         """Return the unweighted FCS in the target's sphere, and the number of samples per independent sample."""
         self.check(target)
         target = self._comparable(target)
         diameter = self.diameter_angstrom(target)
         pair = self.plain_pair(target, diameter_angstrom=diameter)
-        if isinstance(target, TiltStack):
-            return pair.plain(Score.FCS), circle_samples_per_independent(target, diameter)
-        return pair.plain(Score.FCS), sphere_samples_per_independent(target, diameter)
+        return pair.plain(Score.FCS), samples_per_independent(target, diameter)
 
     def _unprocessed_reference(self, box: int, diameter_angstrom: float | None) -> FourierVolume:
         with self._lock:
             if (box, diameter_angstrom) not in self._unprocessed:
+                volume = self._volume
+                if diameter_angstrom is not None:
+                    volume = masked_volume(volume, diameter_angstrom)
                 self._unprocessed[box, diameter_angstrom] = FourierVolume.of(
-                    self._within(diameter_angstrom), wedge=self.reference.wedge, limit=self._limit(box), box=box
+                    volume, wedge=self.reference.wedge, limit=self._limit(box), box=box
                 )
             return self._unprocessed[box, diameter_angstrom]
 
@@ -369,57 +350,63 @@ class Preparation:
         if abs(size / own - 1.0) > VOXEL_SIZE_TOLERANCE:
             raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
 
-    def _restored_reference(self) -> tuple[Volume, Restored]:
-        """Return the reference, unprocessed and restored, in a cropped box; with a given mask it is not cropped.
+    def _compared_reference(self) -> tuple[Volume, NDArray[np.float64]]:
+        """Return the reference in a cropped box, restored if it has a missing wedge, and its fractions of signal.
 
-        Fractions of signal are in shells of the box in which it was restored.
+        With a given mask it is not cropped. The fractions are in shells of the box in which they were estimated.
         """
         volume = self._volume
         if self._mask is None:
-            volume = _about_centre(volume, self._cropped_box(self._extent, volume, REFERENCE_CROP))
+            volume = boxed(volume, self._cropped_box(self._extent, volume, REFERENCE_CROP))
         diameter = self.settings.mask_diameter_angstrom or self._extent
         restorer = self._restorer(self.reference.wedge, volume.box, diameter, self._limit(volume.box), self._mask)
-        restored = restorer.restore(volume)
         self._restored_box = volume.box
-        if self._mask is not None:
-            return volume, restored
-        box = self._cropped_box(self._extent, volume)
-        return _about_centre(volume, box), replace(restored, volume=_about_centre(restored.volume, box))
+        if self._is_map:
+            fraction = restorer.signal_fraction(volume)
+        else:
+            restored = restorer.restore(volume)
+            volume, fraction = restored.volume, restored.signal_fraction
+        return volume if self._mask is not None else boxed(volume, self._cropped_box(self._extent, volume)), fraction
+
+    @property
+    def _is_map(self) -> bool:
+        """Whether the reference has no missing wedge."""
+        return isinstance(self.reference.wedge, NoWedge)
 
     def _prepared_reference(self, box: int) -> _Reference:
-        wedge, own, limit = self.reference.wedge, self._cropped.box, self._limit(box)
+        wedge, own, limit = self.reference.wedge, self._compared.box, self._limit(box)
         shells = int(np.rint(limit)) + 1
 
         def spectrum_and_power(one: Volume) -> tuple[FourierVolume, NDArray[np.float64]]:
             power = Spectrum.of(Subtomogram(one, wedge), limit=self._limit(own)).shell_power()
             return FourierVolume.of(one, wedge=wedge, limit=limit, box=box), stretched(power, box / own, shells)
 
-        fraction = stretched(self._restored.signal_fraction, box / self._restored_box, shells)
-        if not isinstance(wedge, NoWedge):
-            return _Reference(fraction, *spectrum_and_power(self._restored.volume))
+        fraction = stretched(self._signal_fraction, box / self._restored_box, shells)
+        if not self._is_map:
+            spectrum, power = spectrum_and_power(self._compared)
+            return _Reference(fraction, spectrum, power, spectrum)
         reliability = self._reliability()
         in_own = stretched(reliability, own / self._restored_box, int(np.rint(self._limit(own))) + 1)
         window = self._window(in_own)
-        filtered, power = spectrum_and_power(filtered_reference(self._cropped, window, in_own))
+        filtered, power = spectrum_and_power(filtered_reference(self._compared, window, in_own))
         reliability = stretched(reliability, box / self._restored_box, shells)
-        samples_per_independent = float(1.0 / np.square(window).mean(dtype=np.float64)) * (box / own) ** 3
-        known = Reliability(true_power(power, reliability), reliability, samples_per_independent)
-        return _Reference(fraction, *spectrum_and_power(windowed(self._cropped, window)), _Filtered(filtered, known))
+        kappa = float(1.0 / np.square(window).mean(dtype=np.float64)) * (box / own) ** 3
+        known = Reliability(true_power(power, reliability), reliability, kappa)
+        return _Reference(fraction, *spectrum_and_power(windowed(self._compared, window)), filtered, known)
 
     def _reliability(self) -> NDArray[np.float64]:
         """Return C_ref^2 in shells of the box of the restoration, from half maps or estimated from the reference."""
-        fraction = self._restored.signal_fraction
         if self._fsc is None:
-            return fraction
+            return self._signal_fraction
         truth = self._truth_correlation() ** 2
-        return stretched(truth, self._restored_box / self.reference.box, len(fraction))
+        return stretched(truth, self._restored_box / self.reference.box, len(self._signal_fraction))
 
     def _window(self, reliability: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return the reference's support: its mask, or its sphere, beyond which a reliable reference may extend."""
         if self._mask is not None:
             return np.clip(self._mask.data, 0.0, 1.0)
         given = self.settings.mask_diameter_angstrom
-        sphere = sphere_of(self._cropped.box, self._cropped.voxel_size_angstrom, given or self._extent)
+        sphere = sphere_of(self._compared.box, self._compared.voxel_size_angstrom, given or self._extent)
         return sphere if given else open_window(sphere, reliability)
 
     def _restorer(
@@ -452,18 +439,3 @@ def _restorer_of(wedge: Wedge, box: int, voxel_size_angstrom: float, limit: floa
     """Return a restorer with the widest sphere, which particles replace by their own (``Restorer.within``)."""
     widest = widest_sphere_angstrom(box * voxel_size_angstrom)
     return Restorer.of(wedge, box=box, voxel_size_angstrom=voxel_size_angstrom, diameter_angstrom=widest, limit=limit)
-
-
-def _about_centre(volume: Volume, box: int) -> Volume:
-    """Return a volume cropped about its centre, which stays the centre."""
-    if box == volume.box:
-        return volume
-    first = volume.box // 2 - box // 2
-    part = slice(first, first + box)
-    return Volume(np.ascontiguousarray(volume.data[part, part, part]), volume.voxel_size_angstrom)
-
-
-def _prepared(
-    reference: Subtomogram, settings: Settings, mask: Volume | None, reference_fsc: NDArray[np.float64] | None
-) -> Preparation:
-    return Preparation(reference, settings, mask=mask, reference_fsc=reference_fsc)

@@ -25,9 +25,9 @@ from scipy.optimize import isotonic_regression
 from gonio.fourier.grid import shell_means
 from gonio.kernels.dft import Filter, adjoint, dft_matrices, filter_of, filtered, forward, resampled
 from gonio.kernels.restore import ImagingOperator, Model, conjugate_gradients, density_of, explained
-from gonio.particle.volume import Volume, mean_within, soft_sphere
+from gonio.particle.volume import Volume, mean_within, soft_sphere, sphere_of
 from gonio.particle.wedge import Wedge
-from gonio.preparation.extent import BEYOND, TAIL_NOISE, sphere_of
+from gonio.preparation.extent import BEYOND, TAIL_NOISE
 
 __all__ = ["Restored", "Restorer"]
 
@@ -135,18 +135,8 @@ class Restorer:
         ``powers`` of signal and noise in shells 1, 2, ..., (s,) each, are estimated from the volume when None. Their
         unit is the variance of the volume on the working grid; the signal's is that of a density that fills the box.
         """
-        data = _in_order(resampled(volume.data, len(self.sphere)), self.order)
-        scale = np.float32(data.std()) or np.float32(1.0)
-        data = data / scale
-        tail = self._tail(data)
-        beyond = 1.0 - (self.inscribed if tail > 0 else self.sphere)
-        noise = self._power(data, beyond)
-        if powers is None:
-            inside = np.maximum(self._power(data, self.sphere) - noise, 0.0)
-            signal = np.asarray(isotonic_regression(inside, increasing=False).x)  # power falls with frequency
-            signal = signal if signal.any() else MIN_SIGNAL * noise
-        else:
-            signal, noise = powers
+        data, scale, tail = self._read(volume)
+        signal, noise = self._powers(data, tail) if powers is None else powers
         noise = np.maximum(noise, MIN_NOISE * signal)
         model = Model(
             envelope=np.sqrt(np.maximum(self.sphere, tail * self.inscribed)),
@@ -158,12 +148,32 @@ class Restorer:
         if not density.any():
             density = np.asarray(data, dtype=np.float32)  # the volume is empty below the limit
         density = _in_order(scale * density, [self.order.index(axis) for axis in range(3)])
+        restored = Volume(resampled(density, volume.box), volume.voxel_size_angstrom)
+        return Restored(restored, self._fraction(signal, noise))
+
+    def signal_fraction(self, volume: Volume) -> NDArray[np.float64]:
+        """Return the expected fraction of signal in shells 0, 1, ... of a restored volume, (s,), without restoring."""
+        data, _, tail = self._read(volume)
+        signal, noise = self._powers(data, tail)
+        return self._fraction(signal, np.maximum(noise, MIN_NOISE * signal))
+
+    def _read(self, volume: Volume) -> tuple[NDArray, np.float32, float]:
+        """Return a volume on the working grid in units of its standard deviation, that unit, and its tail."""
+        data = _in_order(resampled(volume.data, len(self.sphere)), self.order)
+        scale = np.float32(data.std()) or np.float32(1.0)
+        data = data / scale
+        return data, scale, self._tail(data)
+
+    def _powers(self, data: NDArray, tail: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Estimate the powers of signal and noise in shells 1, 2, ..., (s,) each."""
+        noise = self._power(data, 1.0 - (self.inscribed if tail > 0 else self.sphere))
+        inside = np.maximum(self._power(data, self.sphere) - noise, 0.0)
+        signal = np.asarray(isotonic_regression(inside, increasing=False).x)  # power falls with frequency
+        return signal if signal.any() else MIN_SIGNAL * noise, noise
+
+    def _fraction(self, signal: NDArray, noise: NDArray) -> NDArray[np.float64]:
         fraction = signal / np.maximum(signal + noise / self.samples_per_independent, 1e-12)
-        shells = np.arange(int(np.rint(self.limit)) + 1)
-        return Restored(
-            Volume(resampled(density, volume.box), volume.voxel_size_angstrom),
-            np.interp(shells, np.arange(1, len(fraction) + 1), fraction),
-        )
+        return np.interp(np.arange(int(np.rint(self.limit)) + 1), np.arange(1, len(fraction) + 1), fraction)
 
     def _tail(self, data: NDArray) -> float:
         """Return the mean square around the sphere over that within it, both above the noise of the corners."""

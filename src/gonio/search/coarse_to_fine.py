@@ -85,12 +85,6 @@ class PruningRules:
         """Most steps of one refinement, except the last, in which the best pose converges."""
         return max(rule.steps for rule in (self.seeds, *self.between, self.full))
 
-    @staticmethod
-    def none() -> PruningRules:
-        """Return rules that prune nothing before the limits between, and little there, as a baseline."""
-        every, full = PruningRule(np.inf, 24, 4096, steps=2), PruningRule(np.inf, 4, 32, steps=3)
-        return PruningRules(every, (every, PruningRule(np.inf, 6, 64, steps=4)), full, neighbours=full)
-
 
 # Measured on signals in images of other particles and on pools of optima (section 10).
 PRUNING = PruningRules(

@@ -96,9 +96,8 @@ class _OnCpu:
         self._deviation, self._iterations = np.inf, 0
 
     def seed(self) -> None:
-        """Score every seed at its best shift, and measure the chance correlation."""
         search, plain = self._search, self._pair.plain(Score.FCS)
-        coarse = self._filtered(Score.LIKELIHOOD, self._before, search.plan.limits[0])
+        coarse = self._pair.filtered(Score.LIKELIHOOD, self._before, search.plan.limits[0])
         self._points, scores = search.frame.seeds(coarse, points=search.grid)
         if scores is None and search.course.levels > 1:
             scores, _ = coarse.values(*unpack(self._points))
@@ -112,17 +111,15 @@ class _OnCpu:
             self._values = scores
 
     def keep_seeds(self, rule: PruningRule) -> None:
-        """Keep the best seeds by the pruning rule."""
         self._deviation = deviation_of(self._values)
         order = np.argsort(self._values, kind="stable")
         self._points = self._points[order[: rule.count(self._values[order], self._deviation)]]
 
     def refine(self, level: int | None, steps: int) -> None:
-        """Refine every pose at a level, or at the full limit."""
         if level is None:
-            comparison = self._filtered(self._search.score, self._expected_fsc)
+            comparison = self._pair.filtered(self._search.score, self._expected_fsc)
         else:
-            comparison = self._filtered(Score.LIKELIHOOD, self._before, self._search.plan.limits[level])
+            comparison = self._pair.filtered(Score.LIKELIHOOD, self._before, self._search.plan.limits[level])
         if steps == 0 and self._search.frame.prior is None:
             # Without derivatives, which take half as long again.
             self._values, _ = comparison.values(*unpack(self._points))
@@ -141,31 +138,28 @@ class _OnCpu:
         self._take(np.arange(rule.count(self._values, self._deviation)))
 
     def expect(self) -> None:
-        """Estimate the expected FSC from the best pose, unless it is known."""
         known = self._known
         self._expected_fsc = expected(self._pair, self._points, self._chance) if known is None else known
 
     def search_neighbours(self) -> None:
-        """Add the neighbours of the best poses."""
         self._points = np.concatenate([self._points, neighbours(self._points[:NEIGHBOURED])])
 
     def choose(self) -> None:
-        """Keep the most likely distinct poses (eq. 30)."""
         if self._pair.exact:
             choice, _ = self._pair.plain(Score.RCS).values(*unpack(self._points))
         else:
-            comparison = self._filtered(Score.LIKELIHOOD, self._expected_fsc.raised(CHOICE_POWER))
+            comparison = self._pair.filtered(Score.LIKELIHOOD, self._expected_fsc.raised(CHOICE_POWER))
             choice, overlap = comparison.values(*unpack(self._points))
             prior = self._search.frame.negative_log_prior
             prior_values = np.zeros(len(choice)) if prior is None else prior(self._points)
-            model.ranking_values(choice, overlap, prior_values, self._pair.samples_per_independent)
+            each, kappa = zip(choice, overlap, prior_values, strict=True), self._pair.samples_per_independent
+            choice = np.array([model.ranking_value(*one, kappa) for one in each])
         self._keep_distinct(choice, LAST_CANDIDATES)
 
     def converge(self, steps: int) -> None:
-        """Refine the best pose, and keep the distinct poses."""
         alone = self._search.course.alone
         expected_fsc = None if alone else self._expected_fsc
-        best = self._minimised(self._filtered(self._search.score, expected_fsc), self._points[:1], steps)
+        best = self._minimised(self._pair.filtered(self._search.score, expected_fsc), self._points[:1], steps)
         self._points = np.concatenate([best.points, self._points[1:]])
         self._values = np.concatenate([best.dissimilarity, self._values[1:]])
         self._codes = np.concatenate([best.code, self._codes[1:]])
@@ -174,8 +168,8 @@ class _OnCpu:
 
     def found(self) -> Found:
         """Return the optima that remain."""
-        full, plain = self._filtered(self._search.score, self._expected_fsc), self._pair.plain(Score.FCS)
-        weighted = self._filtered(Score.FCS, self._expected_fsc)
+        full, plain = self._pair.filtered(self._search.score, self._expected_fsc), self._pair.plain(Score.FCS)
+        weighted = self._pair.filtered(Score.FCS, self._expected_fsc)
         values, _ = full.values(*unpack(self._points))
         _, overlap = plain.values(*unpack(self._points[:1]))
         rotations, shifts = unpack(self._points[:1])
@@ -196,9 +190,6 @@ class _OnCpu:
             overlap=float(overlap[0]),
             curvature=curvature,
         )
-
-    def _filtered(self, score: Score, expected_fsc: ExpectedFsc | None, limit: float | None = None) -> Comparison:
-        return self._pair.filtered(score, expected_fsc, limit)
 
     def _minimised(self, comparison: Comparison, points: NDArray[np.float64], steps: int) -> lm.State:
         if self._search.minimise is not None and steps > 0:

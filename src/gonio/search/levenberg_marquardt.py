@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -147,32 +148,18 @@ def step(problem: Problem, state: State, rows: NDArray[np.int64]) -> None:
         problem.advance(state, rows, 1)
         return
     hessian, descent, before = state.hessian[rows], state.descent[rows], state.dissimilarity[rows]
-    steps, determined = np.empty_like(descent), np.empty(len(rows), bool)
-    kernels.propose(hessian, descent, state.damping[rows], steps, determined)
+    steps, matrix = np.empty_like(descent), np.empty(hessian.shape[1:])
+    determined = np.array(list(map(kernels.solve, hessian, descent, state.damping[rows], repeat(matrix), steps)))
     trial = problem.retract(state.points[rows], steps)
     after, next_hessian, next_descent = _model(problem, trial)
-    better, damping, growth, code = determined.copy(), state.damping[rows], state.growth[rows], state.code[rows]
-    length = problem.length(steps)
     noise = np.zeros(len(rows)) if problem.noise is None else problem.noise(trial)
-    kernels.settle(
-        before,
-        after,
-        hessian,
-        descent,
-        steps,
-        determined,
-        length,
-        problem.tolerance,
-        noise,
-        damping,
-        growth,
-        better,
-        code,
-    )
-    won = rows[better]
-    state.points[won], state.dissimilarity[won] = trial[better], after[better]
-    state.hessian[won], state.descent[won] = next_hessian[better], next_descent[better]
-    state.damping[rows], state.growth[rows], state.code[rows] = damping, growth, code
+    lengths, tolerance = problem.length(steps), repeat(problem.tolerance)
+    arrays = before, after, hessian, descent, steps, determined, lengths, tolerance, noise
+    judged = np.array(list(map(kernels.judge, *arrays, state.damping[rows], state.growth[rows])))
+    better, state.damping[rows], state.growth[rows], state.code[rows] = judged.T
+    won = better == 1.0
+    state.points[rows[won]], state.dissimilarity[rows[won]] = trial[won], after[won]
+    state.hessian[rows[won]], state.descent[rows[won]] = next_hessian[won], next_descent[won]
     state.iterations[rows] += 1
 
 

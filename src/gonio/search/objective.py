@@ -7,7 +7,7 @@ may move, and what a prior adds to a dissimilarity (docs/theory.md eq. 16). Must
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,20 +69,6 @@ class Cone:
     half_angle: float
 
 
-class Prior(Protocol):
-    """The negative logarithm of how probable poses are before any data."""
-
-    @property
-    def kind(self) -> int:
-        """Code of the prior in ``kernels.model``."""
-        ...
-
-    @property
-    def numbers(self) -> NDArray[np.float64]:
-        """Parameters for the kernel."""
-        ...
-
-
 @dataclass(frozen=True)
 class StartPrior:
     """Gaussian prior about ``start``, of ``precision`` (6,) in the tangent's units."""
@@ -113,6 +99,10 @@ class AxisPrior:
     def numbers(self) -> NDArray[np.float64]:
         """The normals and the standard deviation."""
         return np.array([*self.target_normal_xyz, *self.reference_normal_xyz, self.sd])
+
+
+# The negative logarithm of how probable poses are before any data: its ``kind`` in ``kernels.model``, and its numbers.
+Prior = StartPrior | AxisPrior
 
 
 def prior_model(prior: Prior, points: NDArray[np.float64]) -> lm.Model:
@@ -163,16 +153,13 @@ class PoseProblem:
         samples_per_independent: float = 1.0,
     ) -> None:
         self.comparison = comparison
-        self._directions = np.ascontiguousarray(directions, dtype=np.float64)
-        self._radius = radius_angstrom
-        self._tolerance = tolerance_angstrom
         score = comparison.score
         self.landscape = pose_refinement.Landscape(
             score=CODES[score],
             unit=float(comparison.unit),
             phase=float(comparison.phase),
             least=float(comparison.least),
-            directions=self._directions,
+            directions=np.ascontiguousarray(directions, dtype=np.float64),
             centre=np.array(shift_centre_angstrom, dtype=np.float64),
             max_shift=float(max_shift_angstrom + comparison.target.voxel_size_angstrom),
             cone_centre=np.eye(3) if cone is None else np.array(cone.centre, dtype=np.float64),
@@ -196,12 +183,12 @@ class PoseProblem:
     def problem(self) -> lm.Problem:
         """Problem for the optimiser."""
         return lm.Problem(
-            self.model, self.retract, self.length, self._tolerance, self.advance, self.explore, self.noise
+            self.model, self.retract, self.length, self.landscape.tolerance, self.advance, self.explore, self.noise
         )
 
     def model(self, points: NDArray[np.float64]) -> lm.Model:
         """Return the value to minimise at points (p, 12), infinite outside the limits, and its quadratic model."""
-        count, k = len(points), self._directions.shape[1]
+        count, k = len(points), self.landscape.directions.shape[1]
         value, hessian, descent = np.empty(count), np.empty((count, k, k)), np.empty((count, k))
         points = np.ascontiguousarray(points, dtype=np.float64)
         pose_refinement.evaluate(*self._pair, self.landscape, points, value, hessian, descent)
@@ -248,13 +235,13 @@ class PoseProblem:
 
     def retract(self, points: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points moved along steps (p, k)."""
-        return pack(*moved_along(*unpack(points), steps @ self._directions.T))
+        return pack(*moved_along(*unpack(points), steps @ self.landscape.directions.T))
 
     def length(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return how far at most each step moves the particle's surface, (p,), in angstrom."""
-        tangent = steps @ self._directions.T
+        tangent = steps @ self.landscape.directions.T
         return np.asarray(
-            np.linalg.norm(tangent[:, :3], axis=1) * self._radius + np.linalg.norm(tangent[:, 3:], axis=1)
+            np.linalg.norm(tangent[:, :3], axis=1) * self.landscape.radius + np.linalg.norm(tangent[:, 3:], axis=1)
         )
 
     @property

@@ -18,7 +18,7 @@ from gonio.kernels import pool
 from gonio.search import levenberg_marquardt as lm
 from gonio.settings import Schedule
 
-__all__ = ["Outcome", "all_refined", "draw_probabilities", "refine_all", "refine_stochastically", "regression_slope"]
+__all__ = ["Outcome", "all_refined", "refine_all", "refine_stochastically"]
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,6 @@ class Outcome:
     iterations: int
     history: NDArray[np.float64]
     best_points: NDArray[np.float64] | None
-
-
-def draw_probabilities(dissimilarity: NDArray[np.float64], draw_contrast: float) -> NDArray[np.float64]:
-    """Return the probabilities of eq. 11 of the paper, in the order of the input.
-
-    p_j = p_{j-1} max(10^(t / (m - 1)), d_{j-1} / d_j), worst first.
-    Raises nothing: a dissimilarity of zero is always drawn, one that is not finite never.
-    """
-    probabilities = np.empty(len(dissimilarity))
-    pool.draw_probabilities(np.asarray(dissimilarity, dtype=np.float64), draw_contrast, probabilities)
-    return probabilities
-
-
-def regression_slope(values: NDArray[np.float64]) -> float:
-    """Return the slope per step of the least-squares line through ``values`` (w,)."""
-    return float(pool.regression_slope(np.asarray(values, dtype=np.float64)))
 
 
 def refine_stochastically(

@@ -179,8 +179,7 @@ class Imaging:
         if self.ctf is None:
             return np.ones(frequency_xy_per_angstrom.shape[:-1])
         if self.correction == CtfCorrection.FLIPPED:
-            flat = np.abs(self.ctf.transfer(frequency_xy_per_angstrom.reshape(-1, 2)))  # (s,)
-            return flat.reshape(frequency_xy_per_angstrom.shape[:-1])
+            return np.abs(self.ctf.transfer(frequency_xy_per_angstrom))
         return truncated_ctf(frequency_xy_per_angstrom, ctf=self.ctf)
 
 
@@ -324,9 +323,8 @@ def first_zero_per_angstrom(ctf: Ctf) -> float:
 
 def truncated_ctf(frequency_xy_per_angstrom: NDArray, *, ctf: Ctf) -> NDArray[np.float64]:
     """Return the CTF at frequencies (..., 2), zero beyond its first zero, as in the paper."""
-    flat = frequency_xy_per_angstrom.reshape(-1, 2)  # (s, 2)
-    below = np.linalg.norm(flat, axis=1) < first_zero_per_angstrom(ctf)
-    return (ctf.transfer(flat) * below).reshape(frequency_xy_per_angstrom.shape[:-1])
+    below = np.linalg.norm(frequency_xy_per_angstrom, axis=-1) < first_zero_per_angstrom(ctf)
+    return ctf.transfer(frequency_xy_per_angstrom) * below
 
 
 def mtf(fraction_of_nyquist: ArrayLike) -> NDArray[np.float64]:

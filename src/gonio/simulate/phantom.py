@@ -58,7 +58,8 @@ class Density(Protocol):
 
     def projection(self, pose: Pose, *, box: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
         """Return the line integral along z over the voxel size, shape (n, n), order (y, x)."""
-        ...
+        batch = Pose.stack([pose])
+        return self.projections(batch, shape_yx=(box, box), voxel_size_angstrom=voxel_size_angstrom)[0]
 
     def projections(self, poses: Pose, *, shape_yx: tuple[int, int], voxel_size_angstrom: float) -> NDArray[np.float64]:
         """Return projections at a batch of t poses on images of any shape: (t, y, x)."""
@@ -71,7 +72,7 @@ def grid_angstrom(count: int, voxel_size_angstrom: float) -> NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Phantom:
+class Phantom(Density):
     """A sum of g Gaussians ``A exp(-(x - c)^T C^-1 (x - c) / 2)``, in angstrom from the centre of the box.
 
     Sampling is by point evaluation: keep standard deviations above about one voxel, or the samples alias.
@@ -179,11 +180,6 @@ class Phantom:
         )
         heights = np.broadcast_to(self.amplitudes, dz.shape)
         return _sum_planes(heights, coefficients, shape_yx=(box, box), voxel_size_angstrom=voxel_size_angstrom)
-
-    def projection(self, pose: Pose, *, box: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """Return the line integral along z over the voxel size, shape (n, n), order (y, x)."""
-        batch = Pose.stack([pose])
-        return self.projections(batch, shape_yx=(box, box), voxel_size_angstrom=voxel_size_angstrom)[0]
 
     def projections(self, poses: Pose, *, shape_yx: tuple[int, int], voxel_size_angstrom: float) -> NDArray[np.float64]:
         """Return projections along z at a batch of t poses, shape (t, y, x), centre pixel ``// 2`` of each side."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.particle.pose import Pose
-from gonio.simulate.phantom import RADIUS_IN_SDS, grid_angstrom
+from gonio.simulate.phantom import RADIUS_IN_SDS, Density, grid_angstrom
 
 if TYPE_CHECKING:
     import gemmi
@@ -55,7 +55,7 @@ class Atoms:
 
 
 @dataclass(frozen=True)
-class Structure:
+class Structure(Density):
     """A sum of equally wide Gaussians, in angstrom from the centre of the box.
 
     Parameters
@@ -134,11 +134,6 @@ class Structure:
         fine = self._evaluate(pose.apply(self.centres_xyz_angstrom), grids_xyz=(grid, grid, grid))
         decimate = decimation_matrix(box, factor)
         return np.einsum("zi,yj,xk,ijk->zyx", decimate, decimate, decimate, fine, optimize=True) if factor > 1 else fine
-
-    def projection(self, pose: Pose, *, box: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
-        """Return the line integral along z over the voxel size, shape (n, n), order (y, x)."""
-        batch = Pose.stack([pose])
-        return self.projections(batch, shape_yx=(box, box), voxel_size_angstrom=voxel_size_angstrom)[0]
 
     def projections(self, poses: Pose, *, shape_yx: tuple[int, int], voxel_size_angstrom: float) -> NDArray[np.float64]:
         """Return projections along z at a batch of t poses, shape (t, y, x); narrow Gaussians as in ``density``."""

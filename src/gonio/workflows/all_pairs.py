@@ -250,11 +250,8 @@ class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
         return [(reference, target) for target in columns for reference in rows if reference < target]
 
     def _rows_and_columns(self, number: int) -> list[range]:
-        firsts = range(0, len(self.particles), self.block)
-        return [self._members(first) for first in list(combinations_with_replacement(firsts, 2))[number]]
-
-    def _members(self, first: int) -> range:
-        return range(first, min(first + self.block, len(self.particles)))
+        every = range(len(self.particles))
+        return [every[i : i + self.block] for i in list(combinations_with_replacement(every[:: self.block], 2))[number]]
 
     def _reference(self, particle: Particle, index: int) -> Aligner:
         return self.prepared.reference(index, lambda: self._aligner(particle, index))

@@ -23,8 +23,8 @@ from gonio.fourier.transform import MIN_SHELLS, shell_limit
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
-from gonio.particle.volume import Particle, Subtomogram, Volume, masked_volume, mean_within
-from gonio.preparation.extent import sphere_diameter_angstrom, sphere_of
+from gonio.particle.volume import Particle, Subtomogram, Volume, masked_volume, mean_within, sphere_of
+from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.workflows.inspection import SURE, InputWarning, no_orientations
 
 __all__ = [

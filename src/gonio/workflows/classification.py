@@ -131,7 +131,7 @@ def classes_of_clusters(
         members = np.flatnonzero(clustering.labels == one)
         medoid = members[matrix[np.ix_(members, members)].sum(axis=1).argmin()]
         relative = Pose.stack([pairs.pose(int(medoid), int(member)) for member in members])
-        centred = _centred(relative)
+        centred = relative.centred()
         for number, member in enumerate(members):
             poses[member] = centred[number]
     classifier = _Classifier(
@@ -147,12 +147,6 @@ def classes_of_clusters(
     alone = np.full(len(table), np.inf)
     shown = tuple(averages.get(k) for k in range(1, clustering.count + 1))
     return Classes(labels, stacked, covariance, shown, alone)
-
-
-def _centred(poses: Pose) -> Pose:
-    """Return poses in a frame about the point c whose positions R c + t are nearest to box centres: -mean(R^-1 t)."""
-    centre = poses.inverse().shift_angstrom.mean(axis=0)
-    return poses @ Pose(Rotation.identity(), centre)
 
 
 def random_references(
@@ -371,15 +365,12 @@ class _Classifier:
 
     def averages(self, labels: NDArray[np.int64], poses: Pose, number: int) -> dict[int, Average]:
         """Average each class that has particles, and its halves: the list's half sets, else every other particle."""
-        halves = np.asarray(self.table.half_sets)
-        if not self._has_halves:
-            halves = np.zeros(len(labels), dtype=np.int8)
-            for one in np.unique(labels):
-                members = np.flatnonzero(labels == one)
-                halves[members] = 1 + np.arange(len(members)) % 2
+        halves = np.array(self.table.half_sets)
         for one in np.unique(labels):
             members = np.flatnonzero(labels == one)
             self._fold_of[members] = folds_of(len(members))
+            if not self._has_halves:
+                halves[members] = 1 + np.arange(len(members)) % 2
         stage = f"{self._name}, iteration {number}: averages"
         return average_classes(
             self.table,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from gonio.alignment.aligner import Aligner, Result
 from gonio.alignment.particle_list import ParticleError, align_table
@@ -109,9 +108,8 @@ def initial_model(
     if min(len(table), count) < 6:
         raise ValueError(f"at least 6 particles are needed to make a map from, got {min(len(table), count)}")
     subset = table[np.sort(rng.permutation(len(table))[:count])]
-    alone = _Alone(subset)
-    pairs = _pairs(alone, settings, executor, stage)
-    first = alone.load(0)
+    pairs = _pairs(subset, settings, executor, stage)
+    first = by_itself(subset.load(0))
     size = first.voxel_size_angstrom
     resolution = settings.resolution(size)
     radius = 0.5 * (settings.particle_diameter_angstrom or sphere_diameter_angstrom(first.volume))
@@ -184,7 +182,7 @@ def _refined(
     stage: str,
 ) -> DeNovo:
     """Align each part to the average of the other, so that no particle is in its reference, until poses converge."""
-    subset = subset.with_poses(_centred(subset.poses))
+    subset = subset.with_poses(subset.poses.centred())
     made, number = average_table(subset, executor=executor, half_sets=parts, stage=f"{stage}, averaging"), 0
     for number in range(1, MOST_ITERATIONS + 1):
         assert made.halves is not None
@@ -195,7 +193,7 @@ def _refined(
             results = align_table(subset[rows], Aligner(reference, settings), executor=executor, stage=name)
             found.update(zip(rows.tolist(), (result.pose for result in results), strict=True))
         before = subset.poses
-        subset = subset.with_poses(_centred(Pose.stack([found[row] for row in range(len(subset))])))
+        subset = subset.with_poses(Pose.stack([found[row] for row in range(len(subset))]).centred())
         name = f"{stage}, iteration {number}, averaging"
         made = average_table(subset, executor=executor, half_sets=parts, stage=name)
         moved_by = subset.poses.displacement_angstrom(before, radius_angstrom=radius)
@@ -211,25 +209,9 @@ def _parts(agreement: NDArray[np.float64]) -> NDArray[np.int8]:
     return np.where(np.isin(rank % 4, (0, 3)), 1, 2).astype(np.int8)
 
 
-def _centred(poses: Pose) -> Pose:
-    """Return poses in a frame whose origin is the mean of all box centres, where particles were picked."""
-    centre = poses.inverse().shift_angstrom.mean(axis=0)
-    return poses @ Pose(Rotation.identity(len(poses)), np.tile(centre, (len(poses), 1)))
-
-
-@dataclass(frozen=True)
-class _Alone:
-    """Particles as subtomograms, each of which may be a reference; tilt stacks are reconstructed."""
-
-    table: ParticleTable
-
-    def load(self, row: int) -> Subtomogram:
-        return by_itself(self.table.load(row))
-
-
-def _pairs(alone: _Alone, settings: Settings, executor: Executor, stage: str) -> Pairs:
-    count = len(alone.table)
-    rows = list(executor(f"{stage}, pairs", _AlignToLater(alone, settings), count - 1))
+def _pairs(table: ParticleTable, settings: Settings, executor: Executor, stage: str) -> Pairs:
+    count = len(table)
+    rows = list(executor(f"{stage}, pairs", _AlignToLater(table, settings), count - 1))
     if [len(row) for row in rows] != list(range(count - 1, 0, -1)) or not all(
         len(poses) for row in rows for poses in row
     ):
@@ -239,22 +221,22 @@ def _pairs(alone: _Alone, settings: Settings, executor: Executor, stage: str) ->
 
 @dataclass(frozen=True)
 class _AlignToLater(BatchTask[list[Prepared], list[Pose]]):
-    """Called with a particle's number, aligns it to each of those after it."""
+    """Called with a particle's number, aligns it to each of those after it; tilt stacks are reconstructed."""
 
     returns = list[Pose]
-    alone: _Alone
+    table: ParticleTable
     settings: Settings
 
     @property
     def searches(self) -> int:
-        return len(self.alone.table)
+        return len(self.table)
 
     def prepare(self, item: int) -> list[Prepared]:
-        aligner, names = Aligner(self.alone.load(item), self.settings), self.alone.table.names
+        aligner, names = Aligner(by_itself(self.table.load(item)), self.settings), self.table.names
         searches = []
         for target in range(item + 1, len(names)):
             with ParticleError.naming(f"particle {names[target]!r} on {names[item]!r}"):
-                searches.append(aligner.prepare(self.alone.load(target)))
+                searches.append(aligner.prepare(by_itself(self.table.load(target))))
         return searches
 
     def finish(self, prepared: Sequence[list[Prepared]], backend: Backend) -> list[list[Pose]]:

@@ -43,7 +43,6 @@ __all__ = [
     "listed_twice",
     "measured_nowhere_empty",
     "no_orientations",
-    "outside_of_the_tomogram",
     "shared_by_halves",
     "shifts_beyond_the_box",
     "tilt_axis_like_x",
@@ -145,24 +144,6 @@ def shifts_beyond_the_box(poses: Pose, box_angstrom: float) -> InputWarning | No
     what = f"{len(far)} of {len(lengths)} shifts exceed a quarter of the box, the largest {lengths.max():.0f} A"
     return InputWarning(
         "large shifts", what, "cut these particles anew where they are (gonio extract), or check the unit"
-    )
-
-
-def outside_of_the_tomogram(
-    positions_angstrom: NDArray[np.float64], *, size_xyz_angstrom: ArrayLike | None, from_centre: bool
-) -> InputWarning | None:
-    """Check for positions before the first voxel, or beyond the last where the size is known."""
-    positions = positions_angstrom
-    if from_centre and size_xyz_angstrom is None:
-        return None
-    size = np.full(3, np.inf) if size_xyz_angstrom is None else np.asarray(size_xyz_angstrom, dtype=np.float64)
-    low, high = (-size / 2, size / 2) if from_centre else (np.zeros(3), size)
-    rows = np.flatnonzero(((positions < low) | (positions > high)).any(axis=1))
-    if not len(rows):
-        return None
-    what = f"{len(rows)} of {len(positions)} positions lie outside of the tomogram, first in row {rows[0] + 1}"
-    return InputWarning(
-        "outside of the tomogram", what, "check the pixel size, and whether coordinates start at the centre"
     )
 
 

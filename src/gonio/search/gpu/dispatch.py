@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -122,14 +123,6 @@ def _normal_equations(gpu: Gpu, evaluations: list[Evaluation], queue: Queue) -> 
     ]
 
 
-def _shell_sums(gpu: Gpu, evaluations: list[Evaluation], queue: Queue) -> Callable[[], list[NDArray[np.float64]]]:
-    return _sums(gpu, evaluations, queue, values=True, by_shell=True)
-
-
-def _shell_equations(gpu: Gpu, evaluations: list[Evaluation], queue: Queue) -> Callable[[], list[NDArray[np.float64]]]:
-    return _sums(gpu, evaluations, queue, values=False, by_shell=True)
-
-
 def _seeds(wanted: BestShifts) -> Seeds:
     target = wanted.comparison.target
     return Seeds(target, wanted.rotations, target.limit, wanted.max_shift_angstrom, None)
@@ -193,27 +186,26 @@ def _refinements(gpu: Gpu, refinements: list[Refinement], queue: Queue) -> Calla
     return finish
 
 
-def _directions(wanted: Refinement) -> int:
-    return int(wanted.problem.landscape.directions.shape[1])
+def _bytes(wanted: Evaluation | Refinement, *, each: float = POINT_BYTES, shells: int = 1) -> float:
+    """Return the memory of the samples, and of ``each`` point in each of ``shells``."""
+    return _sample_bytes(wanted.comparison) + each * shells * len(wanted.points)
 
 
-def _shells_bytes(wanted: Evaluation) -> float:
-    return (
-        _sample_bytes(wanted.comparison) + POINT_BYTES + 64.0 * wanted.comparison.target.n_shells * len(wanted.points)
-    )
-
-
-def _shell_equations_bytes(wanted: Evaluation) -> float:
-    return _sample_bytes(wanted.comparison) + POINT_BYTES * wanted.comparison.target.n_shells * len(wanted.points)
-
-
-def _points_bytes(wanted: Evaluation | Refinement) -> float:
-    return _sample_bytes(wanted.comparison) + POINT_BYTES * len(wanted.points)
+def _shells(wanted: Evaluation) -> int:
+    return wanted.comparison.target.n_shells
 
 
 SEARCH = Work[PairSearch, Found]("search", conducted, bytes_of_search, kind_of_search)
-REFINE = Work("refine", _refinements, _points_bytes, _directions)
+REFINE = Work("refine", _refinements, _bytes, lambda wanted: wanted.problem.landscape.directions.shape[1])
 BEST_SHIFTS = Work("best_shifts", _best_shifts, lambda wanted: _sample_bytes(wanted.comparison) + _seeds(wanted).bytes)
-NORMAL_EQUATIONS = Work("normal_equations", _normal_equations, _points_bytes)
-SHELL_SUMS = Work("shell_sums", _shell_sums, _shells_bytes)
-SHELL_EQUATIONS = Work("shell_equations", _shell_equations, _shell_equations_bytes)
+NORMAL_EQUATIONS = Work("normal_equations", _normal_equations, _bytes)
+SHELL_SUMS = Work[Evaluation, NDArray[np.float64]](
+    "shell_sums",
+    partial(_sums, values=True, by_shell=True),
+    lambda wanted: POINT_BYTES + _bytes(wanted, each=64.0, shells=_shells(wanted)),
+)
+SHELL_EQUATIONS = Work[Evaluation, NDArray[np.float64]](
+    "shell_equations",
+    partial(_sums, values=False, by_shell=True),
+    lambda wanted: _bytes(wanted, shells=_shells(wanted)),
+)

@@ -201,7 +201,6 @@ class _OnGpu:
         return [self._empty(shape, dtype) for shape, dtype in shapes]
 
     def seed(self) -> None:
-        """Score every seed at its best shift, and measure the chance correlation."""
         self._weigh("plain", self._whole_parts, self._now, self._plain)
         self._weigh("before", self._parts[0], self._before, self._columns)
         count = int(self._seed_counts.sum())
@@ -228,7 +227,6 @@ class _OnGpu:
             self.keep_seeds(PruningRule(0.0, self._room, self._room, 0))
 
     def keep_seeds(self, rule: PruningRule) -> None:
-        """Keep the best seeds by the pruning rule."""
         numbers = float(rule.margin), rule.least, rule.most, MIN_SEEDS
         self._stage(
             "keep_seeds", self._count, self._table, *self._seeds, *numbers, self._room, self._order, self._deviation,
@@ -237,27 +235,21 @@ class _OnGpu:
         self._most = min(rule.most, int(self._seed_counts.max()))
 
     def refine(self, level: int | None, steps: int) -> None:
-        """Refine every pose at a level, or at the full limit."""
-        if level is None:
-            self._weigh("score", self._whole_parts, self._now, self._columns)
-            self._refine(self._whole_parts, self._most, steps)
-        else:
-            self._weigh("before", self._parts[level], self._before, self._columns)
-            self._refine(self._parts[level], self._most, steps)
+        full = self._whole_parts, "score", self._now
+        parts, mode, expected = full if level is None else (self._parts[level], "before", self._before)
+        self._weigh(mode, parts, expected, self._columns)
+        self._refine(parts, self._most, steps)
 
     def keep(self, rule: PruningRule) -> None:
-        """Keep the best distinct poses by the pruning rule."""
         self._keep_distinct(self._pool[1], rule, by_choice=True, within=True, stepped=self._most)
 
     def expect(self) -> None:
-        """Estimate the expected FSC from the best pose, unless it is known."""
         sums = self._shell_sums("totals", self._plain, self._pool_first, self._one, self._one, 1, self._pool[0])
         self._threads(
             "expect", self._count, self._table, sums, self._shells, self._chance, self._c_ref, *self._now,
         )  # fmt: skip
 
     def search_neighbours(self) -> None:
-        """Add the neighbours of the best poses."""
         rotations = neighbour_rotations()
         self._stage(
             "search_neighbours", self._count, self._up(rotations), NEIGHBOURED, self._room, self._counts, self._pool[0],
@@ -265,7 +257,6 @@ class _OnGpu:
         self._most += len(rotations) * min(NEIGHBOURED, self._most)
 
     def choose(self) -> None:
-        """Keep the most likely distinct poses (eq. 30)."""
         self._weigh("choice", self._whole_parts, self._now, self._columns, power=CHOICE_POWER)
         poses = self._pool_first, self._one, self._counts
         sums = self._totals(self._columns, self._whole_parts, *poses, self._most, self._pool[0])
@@ -277,7 +268,6 @@ class _OnGpu:
         self._keep_distinct(self._pool[3], rule, by_choice=True, within=False, stepped=self._most)
 
     def converge(self, steps: int) -> None:
-        """Refine the best pose, and keep the distinct poses in a pool of their size."""
         self._weigh("score", self._whole_parts, self._now, self._columns)
         self._refine(self._whole_parts, 1, steps)
         choices = self._pool[1] if self._course.alone else self._pool[3]
