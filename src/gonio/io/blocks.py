@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.text import plain_float
+from gonio.particle.texts import ROWS_AT_A_TIME, Packer, Texts, packed, texts_at
 
 __all__ = ["Block", "Star", "read_star", "write_star"]
 
@@ -28,7 +29,6 @@ VERSION = re.compile(r"\s*# version (\d+)")
 WORD = re.compile(r"\S+")
 # A quote ends a value where a blank follows it: elsewhere it is a character as any other.
 CLOSING = {quote: re.compile(rf"{quote}(?!\S)") for quote in "\"'"}
-ROWS_AT_A_TIME = 4096
 RESERVED = ("data_", "loop_", "save_", "stop_", "global_")
 # The first is quick, and asks for the second where a word may be reserved.
 MAYBE_QUOTE = re.compile(r"[\s#\0\ud800-\udfff]|^[\"'_;dDlLsSgG]|^$")
@@ -51,7 +51,7 @@ class Block:
 
     path: Path
     name: str
-    columns: Mapping[str, tuple[str, ...]]
+    columns: Mapping[str, Sequence[str]]
     is_loop: bool = True
     lines: Sequence[int] = field(default=(), compare=False, repr=False)
     is_star: bool = True
@@ -62,7 +62,7 @@ class Block:
     def __contains__(self, label: str) -> bool:
         return label in self.columns
 
-    def text(self, label: str) -> tuple[str, ...]:
+    def text(self, label: str) -> Sequence[str]:
         """Return a column as it stands in the file.
 
         Raises
@@ -86,13 +86,16 @@ class Block:
 
     def vectors(self, labels: Iterable[str]) -> NDArray[np.float64]:
         """Return several columns as finite numbers, shape (rows, labels)."""
-        return np.stack([self._numbers(label) for label in labels], axis=-1)
+        chosen = list(labels)
+        vectors = np.empty((len(self), len(chosen)))
+        for i, label in enumerate(chosen):
+            vectors[:, i] = self._numbers(label)
+        return vectors
 
     def _numbers(self, label: str) -> NDArray[np.float64]:
         values = self.text(label)
-        text = "".join(values)
         try:
-            if not text.isascii() or "_" in text:  # which NumPy takes for digits, as Python does
+            if not _is_plain(values):
                 raise ValueError
             numbers = np.array(values, dtype=np.float64)
         except ValueError:
@@ -171,7 +174,7 @@ class Block:
         chosen = np.asarray(rows)
         chosen = np.arange(len(self))[chosen]
         lines = np.asarray(self.lines)[chosen] if len(self.lines) else ()
-        return replace(self, columns={k: tuple(v[i] for i in chosen) for k, v in self.columns.items()}, lines=lines)
+        return replace(self, columns={k: texts_at(v, chosen) for k, v in self.columns.items()}, lines=lines)
 
     def without(self, labels: Iterable[str]) -> Block:
         """Return the block without these columns."""
@@ -180,7 +183,13 @@ class Block:
 
     def with_columns(self, columns: Mapping[str, Iterable[str]]) -> Block:
         """Return the block with these columns replaced in their place, or added at the end."""
-        return replace(self, columns={**self.columns, **{k: tuple(v) for k, v in columns.items()}})
+        return replace(
+            self,
+            columns={
+                **self.columns,
+                **{k: v if isinstance(v, Texts | tuple) else packed(v) for k, v in columns.items()},
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -271,10 +280,9 @@ class _Rows:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name, self.is_loop = path, name, False
-        self.columns: dict[str, list[str]] = {}
+        self.columns: dict[str, Packer] = {}
         self.lines = array("q")
         self.waiting: list[list[str]] = []
-        self.seen: dict[str, dict[str, str]] = {}
 
     def feed(self, number: int, words: list[str], line: str) -> None:
         if self.lines and words[0] != "loop_":  # as nearly all lines are
@@ -294,7 +302,7 @@ class _Rows:
 
     def block(self) -> Block:
         self._flush()
-        columns = {label: tuple(values) for label, values in self.columns.items()}
+        columns = {label: packer.column() for label, packer in self.columns.items()}
         return Block(self.path, self.name, columns, is_loop=self.is_loop or not columns, lines=self.lines)
 
     def _is_label(self, words: list[str], line: str) -> bool:
@@ -307,7 +315,9 @@ class _Rows:
         if label in self.columns:
             problem = f"line {number} names column {label} of block data_{self.name} a second time"
             raise FormatError(self.path, problem, "rename one of them")
-        self.columns[label] = [] if self.is_loop else [words[1]]
+        self.columns[label] = Packer()
+        if not self.is_loop:
+            self.columns[label].add(words[1:])
 
     def _row(self, number: int, words: list[str]) -> None:
         if len(words) != len(self.columns):
@@ -322,16 +332,9 @@ class _Rows:
             self._flush()
 
     def _flush(self) -> None:
-        for (label, column), values in zip(self.columns.items(), zip(*self.waiting, strict=True), strict=False):
-            column.extend(self._shared(label, values))
+        for packer, values in zip(self.columns.values(), zip(*self.waiting, strict=True), strict=False):
+            packer.add(values)
         self.waiting = []
-
-    def _shared(self, label: str, values: tuple[str, ...]) -> Iterable[str]:
-        """Return texts, equal ones as one object where many are equal: lists are long and names repeat."""
-        if len(set(values)) > len(values) // 4:
-            return values
-        seen = self.seen.setdefault(label, {})
-        return [seen.setdefault(value, value) for value in values]
 
 
 def _words(line: str) -> list[str]:
@@ -386,6 +389,14 @@ def _quoted(block: Block, row: int, value: str) -> str:
         problem = f"column {label}{block.of_it} holds {value!r} in row {row + 1}, which no STAR file can hold"
         raise FormatError(block.path, problem, "rename it, or write another format")
     return f"{quote}{value}{quote}"
+
+
+def _is_plain(values: Sequence[str]) -> bool:
+    """Return whether texts are without what Python alone takes for digits: 1_000, and those of other scripts."""
+    if isinstance(values, Texts):
+        return not values.is_packed or (b"_" not in (joined := values.values.tobytes()) and joined.isascii())
+    text = "".join(values)
+    return text.isascii() and "_" not in text
 
 
 def _float(value: str) -> float:

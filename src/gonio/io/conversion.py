@@ -29,6 +29,7 @@ from gonio.io.star_columns import numbers_of, tomogram_numbers
 from gonio.io.text import float_or, own_label
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
+from gonio.particle.texts import Texts, rows_of
 
 __all__ = ["CENTRES", "TomogramSizes", "WriteOptions", "known_sizes", "losses", "needs_centres", "prepared"]
 
@@ -125,10 +126,10 @@ def known_sizes(table: ParticleTable, tomograms_path: Path | None = None) -> NDA
         tomograms_path = table.source.sizes_path
     stated = {} if tomograms_path is None else TomogramSizes.read(tomograms_path).by_name
     sizes = np.full((len(table), 3), np.inf)
-    for row, name in enumerate(table.tomograms):
+    for name, rows in rows_of(table.tomograms).items() if stated else ():
         if name in stated:
             *size, pixel = stated[name]
-            sizes[row] = np.array(size) * (1.0 if table.lengths == "pixels" else pixel)
+            sizes[rows] = np.array(size) * (1.0 if table.lengths == "pixels" else pixel)
     return sizes
 
 
@@ -227,14 +228,13 @@ def _centres(table: ParticleTable, target: Format, options: WriteOptions, path: 
     pixels = table.pixel_sizes_angstrom
     scale = np.ones(len(table)) if pixels is None else pixels
     index_of = CENTRES[options.centre]
-    centres = np.empty((len(table), 3))
-    for row, name in enumerate(table.tomograms):
+    every = (np.nan, np.nan, np.nan) if options.sizes.every is None else options.sizes.every
+    centres = index_of(np.array(every)) * scale[:, None]
+    for name, rows in rows_of(table.tomograms).items():
         if name in options.sizes.by_name:
             *size, pixel = options.sizes.by_name[name]
-            centres[row] = index_of(np.array(size)) * (1.0 if table.lengths == "pixels" else pixel)
-        elif options.sizes.every is not None:
-            centres[row] = index_of(np.array(options.sizes.every)) * scale[row]
-        else:
+            centres[rows] = index_of(np.array(size)) * (1.0 if table.lengths == "pixels" else pixel)
+        elif options.sizes.every is None:
             where = "centre" if table.coordinates_from == "corner" else "corner"
             other = ", or choose --to relion4, whose coordinates start at the corner" if target.centred else ""
             problem = f"does not state the size of tomogram {name!r}, which coordinates from its {where} need"
@@ -249,7 +249,7 @@ def _in_pixels(table: ParticleTable, size: float) -> ParticleTable:
     known = table.pixel_sizes_angstrom is None or any(k in extras for k in (relion.IMAGE_PIXEL, relion.OLD_PIXEL))
     if not known and table.images is not None:
         assert table.pixel_sizes_angstrom is not None
-        extras[relion.IMAGE_PIXEL] = tuple(f"{old:.9g}" for old in table.pixel_sizes_angstrom)
+        extras[relion.IMAGE_PIXEL] = Texts(table.pixel_sizes_angstrom, "{:.9g}".format)
     extras = {label: values for label, values in extras.items() if label not in (relion.SERIES_PIXEL, relion.BINNING)}
     return replace(table, pixel_sizes_angstrom=np.full(len(table), size), extras=extras)
 
@@ -268,19 +268,20 @@ def _whole(table: ParticleTable) -> ParticleTable:
 
 def losses(table: ParticleTable, target: Format) -> list[str]:
     """Return a few words for each thing in a list that a format cannot hold."""
-    facts = {
-        formats.POSITIONS: table.coordinates_angstrom is not None,
-        formats.ANGLES: bool((table.poses.rotation.magnitude() > 1e-9).any()),
-        formats.HALVES: bool(np.any(table.half_sets)),
-        formats.CLASSES: table.classes is not None,
-        formats.SCORES: table.scores is not None,
-        formats.IMAGES: table.images is not None,
-        formats.PIXEL: table.pixel_sizes_angstrom is not None,
-        formats.TOMOGRAMS: any(table.tomograms)
-        and list(tomogram_numbers(table)) != list(map(str, tomogram_numbers(table).values())),
-        formats.NAMES: list(table.names) != list(map(str, numbers_of(table.names))),
+    facts: dict[str, Callable[[], bool]] = {
+        formats.POSITIONS: lambda: table.coordinates_angstrom is not None,
+        formats.ANGLES: lambda: bool((table.poses.rotation.magnitude() > 1e-9).any()),
+        formats.HALVES: lambda: bool(np.any(table.half_sets)),
+        formats.CLASSES: lambda: table.classes is not None,
+        formats.SCORES: lambda: table.scores is not None,
+        formats.IMAGES: lambda: table.images is not None,
+        formats.PIXEL: lambda: table.pixel_sizes_angstrom is not None,
+        formats.TOMOGRAMS: lambda: (
+            any(table.tomograms) and list(tomogram_numbers(table)) != list(map(str, tomogram_numbers(table).values()))
+        ),
+        formats.NAMES: lambda: list(table.names) != list(map(str, numbers_of(table.names))),
     }
-    lost = [WORDS.get(fact, fact) for fact, there in facts.items() if there and fact not in target.holds]
+    lost = [WORDS.get(fact, fact) for fact, there in facts.items() if fact not in target.holds and there()]
     sizes = table.pixel_sizes_angstrom
     if formats.PIXEL not in target.holds and sizes is not None and np.ptp(sizes) > 0:
         lost.append("that its pixels are not all of one size (pass --to-pixel-size to count in one)")

@@ -18,7 +18,7 @@ RELION's conventions.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -270,7 +270,7 @@ def write_series(path: Path, table: ParticleTable, _: bool = False) -> tuple[Pat
 
 def _pose_columns(
     source: SeriesSource, table: ParticleTable, groups: list[NDArray[np.int64]]
-) -> Mapping[str, list[str]]:
+) -> Mapping[str, Sequence[str]]:
     """Return angles and origins of the images, particle by particle."""
     if not groups:
         return {}

@@ -7,12 +7,13 @@ name is: a path that is a file from the old folder must be one from the new. Kno
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gonio.io.errors import locate
 from gonio.io.text import is_number
 from gonio.particle.table import ParticleTable
+from gonio.particle.texts import packed
 
 __all__ = ["folder_of", "moved", "moved_columns", "relative"]
 
@@ -33,19 +34,19 @@ def relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
-def moved(tokens: Iterable[str], old: Path | None, new: Path) -> list[str]:
+def moved(tokens: Sequence[str], old: Path | None, new: Path) -> Sequence[str]:
     """Return the paths of a list in folder ``old`` as a list in folder ``new`` must name them.
 
     A path that is not found from ``old``, or also holds from ``new``, stays as it is; so does what precedes an ``@``
     (the number of an image in its stack).
     """
     if old is None or old.resolve() == new.resolve():
-        return list(tokens)
+        return tokens
     # Only a few files of a folder are checked for whether they still resolve: lists are long and disks are slow.
     prefixes: dict[str, str | None] = {}
     tries: dict[str, int] = {}
-    result = []
-    for token in tokens:
+
+    def moved_one(token: str) -> str:
         number, at, path = token.rpartition("@")
         folder, _, name = path.rpartition("/")
         if folder not in prefixes and tries.setdefault(folder, TRIES):
@@ -54,8 +55,9 @@ def moved(tokens: Iterable[str], old: Path | None, new: Path) -> list[str]:
             if found is not None:
                 prefixes[folder] = _new_folder(path, found, old, new)
         prefix = prefixes.get(folder)
-        result.append(token if prefix is None else f"{number}{at}{prefix}/{name}")
-    return result
+        return token if prefix is None else f"{number}{at}{prefix}/{name}"
+
+    return packed(map(moved_one, tokens))
 
 
 def moved_columns(columns: Mapping[str, Sequence[str]], old: Path | None, new: Path) -> dict[str, Sequence[str]]:
@@ -64,7 +66,7 @@ def moved_columns(columns: Mapping[str, Sequence[str]], old: Path | None, new: P
         return {}
     paths = {label: values for label, values in columns.items() if label not in NAMES and _may_be_paths(values)}
     ways = {label: moved(values, old, new) for label, values in paths.items()}
-    return {label: way for label, way in ways.items() if tuple(way) != tuple(paths[label])}
+    return {label: way for label, way in ways.items() if not all(map(str.__eq__, way, paths[label]))}
 
 
 def _may_be_paths(values: Sequence[str]) -> bool:

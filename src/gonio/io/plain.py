@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +35,7 @@ from gonio.io.star_columns import Layout, block_of, own_texts, table_of
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import check_writable, is_number
 from gonio.particle.table import ParticleTable
+from gonio.particle.texts import ROWS_AT_A_TIME, Packer, Texts
 
 __all__ = ["as_cell", "is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
 
@@ -58,6 +62,7 @@ EXTRA = "pip install 'gonio[parquet]'"
 NOT_IN_CSV = re.compile(r"[\r\0\ud800-\udfff]")
 NOT_IN_PARQUET = re.compile(r"[\ud800-\udfff]")
 # Cells of a Parquet table beyond those that its bytes may hold: a few bytes can stand for any number of rows.
+ROWS_OF_A_GROUP = 2**16
 FREE_CELLS, CELLS_PER_BYTE = 2_000_000, 2
 # How a cell begins that a spreadsheet takes for a formula, or that such an apostrophe was put before.
 FORMULA = re.compile(r"'*[=+\-@\t]")
@@ -86,25 +91,31 @@ def read_csv(path: Path, options: ReadOptions) -> ParticleTable:
     FormatError
         Missing or broken, a row of another length, or a value that is no number.
     """
-    rows: list[list[str]] = []
-    lines: list[int] = []
+    lines = array("q")
     with reading(path, "give a plain table"), path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream)
         head = [_of_cell(word.strip()) for word in next(reader, [])]
-        for words in reader:
-            if not words:
-                continue
-            if len(words) != len(head):
-                problem = f"line {reader.line_num} has {len(words)} values, the head names {len(head)} columns"
-                raise FormatError(path, problem, "correct that line, or write the file again")
-            rows.append([_of_cell(word) for word in words])
-            lines.append(reader.line_num)
+        packers = [Packer() for _ in head]
+        while rows := list(islice(_rows(path, reader, len(head), lines), ROWS_AT_A_TIME)):
+            for packer, values in zip(packers, zip(*rows, strict=True), strict=True):
+                packer.add(values)
     if not head:
         raise FormatError(path, "is empty", "write the file again")
     if len(set(head)) != len(head):
         raise FormatError(path, "names a column twice in line 1", "rename one of them")
-    columns = dict(zip(head, zip(*rows, strict=True), strict=False)) if rows else dict.fromkeys(head, ())
+    columns = {label: packer.column() for label, packer in zip(head, packers, strict=True)}
     return _table(Block(path, "", columns, lines=lines, is_star=False), options, "csv")
+
+
+def _rows(path: Path, reader: Any, width: int, lines: array[int]) -> Iterator[list[str]]:
+    for words in reader:
+        if not words:
+            continue
+        if len(words) != width:
+            problem = f"line {reader.line_num} has {len(words)} values, the head names {width} columns"
+            raise FormatError(path, problem, "correct that line, or write the file again")
+        lines.append(reader.line_num)
+        yield list(map(_of_cell, words))
 
 
 def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
@@ -118,9 +129,12 @@ def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
     parquet = _pyarrow(path)
     with reading(path, "give a Parquet table as gonio writes it"):
         _check_size(path, parquet.read_metadata(path))
-        content = parquet.read_table(path)
-        values = {label: content[label].to_pylist() for label in content.column_names}
-        columns = {k: tuple("" if one is None else str(one) for one in column) for k, column in values.items()}
+        with parquet.ParquetFile(path) as file:
+            packers = {label: Packer() for label in file.schema_arrow.names}
+            for batch in file.iter_batches(ROWS_AT_A_TIME):
+                for label, packer in packers.items():
+                    packer.add(["" if v is None else str(v) for v in batch.column(label).to_pylist()])
+        columns = {label: packer.column() for label, packer in packers.items()}
     return _table(Block(path, "", columns, is_star=False), options, "parquet")
 
 
@@ -150,9 +164,14 @@ def write_parquet(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     words = _words(table, columns)
     check_writable(path, words, NOT_IN_PARQUET)
     kinds = dict.fromkeys((LAYOUT.half_sets, LAYOUT.classes), np.int64)
-    arrays = {k: list(v) if k in words else np.array(v, dtype=kinds.get(k, np.float64)) for k, v in columns.items()}
-    with replacing(path) as temporary:
-        parquet.write_table(pyarrow.table(arrays), temporary)
+    numbers = {label: kinds.get(label, np.float64) for label in columns if label not in words}
+    texts = dict.fromkeys(words.keys() & columns, pyarrow.string())
+    schema = pyarrow.schema([(k, texts.get(k) or pyarrow.from_numpy_dtype(numbers[k])) for k in columns])
+    with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+        for at in range(0, len(table), ROWS_OF_A_GROUP):
+            pieces = {label: list(values[at : at + ROWS_OF_A_GROUP]) for label, values in columns.items()}
+            arrays = {k: np.array(v, dtype=numbers[k]) if k in numbers else v for k, v in pieces.items()}
+            writer.write_table(pyarrow.table(arrays, schema))
     return (path,)
 
 
@@ -208,7 +227,7 @@ def _in_pixels(block: Block, sizes: NDArray[np.float64] | None) -> Block:
         if stated not in block or sizes is None:
             continue
         numbers = block.numbers(stated) / sizes
-        block = block.with_columns({label: map(repr, numbers.tolist())}).without([stated])
+        block = block.with_columns({label: Texts(numbers, repr)}).without([stated])
     return block
 
 
@@ -221,19 +240,17 @@ def _columns(path: Path, table: ParticleTable) -> dict[str, Sequence[str]]:
         *(["class"] if table.classes is not None else []),
         *(["score"] if table.scores is not None else []),
     ]
-    columns: dict[str, Sequence[str]] = {}
-    for label, values in block_of(table, LAYOUT, path, columns=labels, defaults={}).columns.items():
-        if label.endswith("_px") and table.lengths == "angstrom":
-            columns[_stated(label)] = _angstrom(table, label)
-        else:
-            columns[label] = values
+    lengths = [label for label in labels if label.endswith("_px") and table.lengths == "angstrom"]
+    others = [label for label in labels if label not in lengths]
+    texts = block_of(table, LAYOUT, path, columns=others, defaults={}).columns
+    columns = {_stated(k) if k in lengths else k: _angstrom(table, k) if k in lengths else texts[k] for k in labels}
     if table.coordinates_angstrom is not None:
         columns[FROM] = (table.coordinates_from,) * len(table)
     if table.pixel_sizes_angstrom is not None:
-        columns[SIZE] = [f"{size:.9g}" for size in table.pixel_sizes_angstrom]
+        columns[SIZE] = Texts(table.pixel_sizes_angstrom, "{:.9g}".format)
     if table.images is not None:
         columns[IMAGE] = moved(table.images, folder_of(table), path.parent)
-    return {**columns, **{label: tuple(v) for label, v in table.extras.items()}, **own_texts(table)}
+    return {**columns, **table.extras, **own_texts(table)}
 
 
 def shown(table: ParticleTable) -> dict[str, Sequence[str]]:
@@ -242,11 +259,11 @@ def shown(table: ParticleTable) -> dict[str, Sequence[str]]:
     return {label: values for label, values in columns.items() if label.endswith(("_px", "_angstrom", "_deg"))}
 
 
-def _angstrom(table: ParticleTable, label: str) -> list[str]:
+def _angstrom(table: ParticleTable, label: str) -> Texts:
     axis = AXES.index(label.removeprefix("shift_")[0])
     values = table.tomogram_poses.shift_angstrom if label.startswith("shift_") else table.coordinates_angstrom
     assert values is not None
-    return [f"{value:.6f}" for value in (np.round(values[:, axis], 6) + 0.0).tolist()]
+    return Texts(np.round(values[:, axis], 6) + 0.0, "{:.6f}".format)
 
 
 def _pyarrow(path: Path):  # type: ignore[no-untyped-def]

@@ -15,6 +15,7 @@ src/jaz/tomography/particle_set.cpp; Warp WarpTools/Commands/Tiltseries/ExportPa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def coordinates_angstrom(
     return particles.vectors(COORDINATES_PX) * (1.0 if pixels is None else pixels[:, None])
 
 
-def pixels_by_tomogram(tomograms_path: Path, names: tuple[str, ...]) -> NDArray[np.float64] | None:
+def pixels_by_tomogram(tomograms_path: Path, names: Sequence[str]) -> NDArray[np.float64] | None:
     """Return the pixel size that tomograms.star states for the tomogram of each particle, angstrom, shape (m,).
 
     None where it does not state one for each.

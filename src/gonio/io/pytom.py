@@ -210,7 +210,7 @@ def _tilt_columns(table: ParticleTable) -> dict[str, Sequence[str]]:
     }
 
 
-def _files(path: Path, table: ParticleTable) -> list[str]:
+def _files(path: Path, table: ParticleTable) -> Sequence[str]:
     if table.images is None:
         return [name if name.endswith((".em", ".mrc")) else f"{name}.em" for name in table.names]
     return moved(table.images, folder_of(table), path.parent)

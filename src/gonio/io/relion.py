@@ -16,7 +16,8 @@ priors of angles rotated likewise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from gonio.io.star_columns import own_texts
 from gonio.io.text import decimals, number_text
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
+from gonio.particle.texts import Texts, packed
 
 __all__ = ["VERSIONS", "blocks_of", "lost_priors", "shown", "write_relion"]
 
@@ -79,9 +81,9 @@ def write_relion(path: Path, table: ParticleTable, version: str) -> tuple[Path, 
     return (path,)
 
 
-def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str, ...]]:
+def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, Sequence[str]]:
     """Return all columns of the list, those of optics among them."""
-    extras = {label: tuple(values) for label, values in table.extras.items()}
+    extras = dict(table.extras)
     boxed = version in ("4", "5") and all(label in extras for label in SUBTOMOGRAM_ANGLES)
     if not boxed:
         extras = _in_tomogram(extras)
@@ -100,10 +102,10 @@ def _rows(path: Path, table: ParticleTable, version: str) -> dict[str, tuple[str
     if version not in ("4", "5") and table.pixel_sizes_angstrom is not None:
         extras.pop(SERIES_PIXEL, None)  # it may differ from the pixels that coordinates count
     free = {label: values for label, values in extras.items() if label not in made}
-    return {**{k: tuple(v) for k, v in made.items()}, **free, **own_texts(table)}
+    return {**made, **free, **own_texts(table)}
 
 
-def _in_tomogram(extras: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def _in_tomogram(extras: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
     """Return columns without the angles at which boxes were cut out; priors are rotated, or left out (``lost_priors``).
 
     Tilt and psi alone state the direction of a particle's axis, whatever its rot.
@@ -117,7 +119,7 @@ def _in_tomogram(extras: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, 
     nowhere = np.zeros(stated.shape)
     rotation = _turned(extras) * Pose.from_euler_zyz_deg(stated, nowhere).rotation.inv()
     angles = decimals(PRIORS, Pose(rotation.inv(), nowhere).euler_zyz_deg())
-    return {**kept, **{label: tuple(angles[label]) for label in PRIORS if label in kept}}
+    return {**kept, **{label: angles[label] for label in PRIORS if label in kept}}
 
 
 def lost_priors(extras: Mapping[str, Sequence[str]]) -> list[str]:
@@ -134,13 +136,13 @@ def shown(table: ParticleTable, version: str) -> dict[str, Sequence[str]]:
     return {label: rows[label] for label in labels if label in rows}
 
 
-def _turned(extras: Mapping[str, tuple[str, ...]]) -> Rotation:
+def _turned(extras: Mapping[str, Sequence[str]]) -> Rotation:
     """Return A_s^T of each particle."""
     angles = np.array([extras[label] for label in SUBTOMOGRAM_ANGLES], dtype=np.float64).T  # (m, 3)
     return Pose.from_euler_zyz_deg(angles, np.zeros(angles.shape)).rotation.inv()
 
 
-def _places(table: ParticleTable, version: str) -> dict[str, list[str]]:
+def _places(table: ParticleTable, version: str) -> Mapping[str, Sequence[str]]:
     if table.coordinates_angstrom is None:
         return {}
     if version == "5":
@@ -152,7 +154,7 @@ def _places(table: ParticleTable, version: str) -> dict[str, list[str]]:
     return decimals(COORDINATES_PX, places if pixels is None else places / pixels[:, None])
 
 
-def _poses(path: Path, table: ParticleTable, version: str, turned: Rotation | None) -> dict[str, list[str]]:
+def _poses(path: Path, table: ParticleTable, version: str, turned: Rotation | None) -> Mapping[str, Sequence[str]]:
     poses = table.tomogram_poses
     rotation, origins = poses.rotation, -poses.shift_angstrom
     if turned is not None:
@@ -178,18 +180,18 @@ def _facts(path: Path, table: ParticleTable, version: str) -> dict[str, Sequence
         made[IMAGES[0]] = moved(table.images, folder_of(table), path.parent)
     elif version in ("3.0", "3.1"):  # which have no other name for particles
         made[IMAGES[0]] = table.names
-    if version in ("3.0", "3.1", "warp") and made.get(IMAGES[0]) not in (table.names, list(table.names)):
+    if version in ("3.0", "3.1", "warp") and tuple(made.get(IMAGES[0], ())) != tuple(table.names):
         made[NAME] = table.names
     if np.any(table.half_sets):
-        made[HALF_SET] = [str(int(half)) for half in np.asarray(table.half_sets)]
+        made[HALF_SET] = Texts(np.asarray(table.half_sets), str)
     if table.classes is not None:
-        made[CLASS] = [str(value) for value in table.classes.tolist()]
+        made[CLASS] = Texts(table.classes, str)
     if table.scores is not None:
-        made[SCORE] = [number_text(value) for value in table.scores.tolist()]
+        made[SCORE] = Texts(table.scores, number_text)
     return made
 
 
-def _sizes(table: ParticleTable, version: str, extras: Mapping[str, tuple[str, ...]]) -> dict[str, Sequence[str]]:
+def _sizes(table: ParticleTable, version: str, extras: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
     """Return the pixel sizes of coordinates and of images, where they are known."""
     pixels, image = _counted_pixels(table, version), _image_pixels(table)
     if pixels is None or image is None:
@@ -209,8 +211,8 @@ def _only_if_other(label: str, pixels: NDArray[np.float64], image: NDArray[np.fl
     return {} if np.allclose(pixels, image) else {label: _sizes_text(pixels)}
 
 
-def _sizes_text(sizes: NDArray[np.float64]) -> list[str]:
-    return [f"{size:.9g}" for size in sizes.tolist()]
+def _sizes_text(sizes: NDArray[np.float64]) -> Texts:
+    return Texts(sizes, "{:.9g}".format)
 
 
 def _image_pixels(table: ParticleTable) -> NDArray[np.float64] | None:
@@ -228,14 +230,17 @@ def _counted_pixels(table: ParticleTable, version: str) -> NDArray[np.float64] |
     return table.pixel_sizes_angstrom
 
 
-def blocks_of(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> Sequence[Block]:
+def blocks_of(path: Path, rows: Mapping[str, Sequence[str]], version: str) -> Sequence[Block]:
     """Return data_general, data_optics and data_particles, from one table."""
     count = len(next(iter(rows.values())))
     labels = [label for label in OPTICS if label in rows and label != GROUP_NAME]
-    kinds = list(zip(*(rows[label] for label in labels), strict=True)) if labels else [()] * count
-    groups = _groups(rows.get(GROUP), kinds)
+    groups = _groups(
+        rows.get(GROUP), lambda: zip(*(rows[label] for label in labels), strict=True) if labels else repeat((), count)
+    )
     names = rows.get(GROUP_NAME)
-    first = {group: row for row, group in reversed(list(enumerate(groups)))}
+    first: dict[str, int] = {}
+    for row, group in enumerate(groups):
+        first.setdefault(group, row)
     order = sorted(first, key=lambda group: (len(group), group))
     optics = {
         GROUP: tuple(order),
@@ -243,7 +248,7 @@ def blocks_of(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> 
         **{label: tuple(rows[label][first[group]] for group in order) for label in labels},
     }
     inner = (*OPTICS, STACKS)
-    particles = {label: values for label, values in rows.items() if label not in inner} | {GROUP: tuple(groups)}
+    particles = {label: values for label, values in rows.items() if label not in inner} | {GROUP: groups}
     blocks = [Block(path, "optics", optics), Block(path, "particles", particles)]
     if version == "5":
         stacks = rows.get(STACKS, ("0",))[0]
@@ -251,9 +256,9 @@ def blocks_of(path: Path, rows: Mapping[str, tuple[str, ...]], version: str) -> 
     return blocks
 
 
-def _groups(stated: tuple[str, ...] | None, kinds: Sequence[tuple[str, ...]]) -> list[str]:
+def _groups(stated: Sequence[str] | None, kinds: Callable[[], Iterable[tuple[str, ...]]]) -> Sequence[str]:
     """Return the optics group of each particle: as stated where each group is of one kind, else one for each kind."""
-    if stated is not None and len(set(zip(stated, kinds, strict=True))) == len(set(stated)):
-        return list(stated)
-    numbers = {kind: str(number) for number, kind in enumerate(dict.fromkeys(kinds), start=1)}
-    return [numbers[kind] for kind in kinds]
+    if stated is not None and len(set(zip(stated, kinds(), strict=True))) == len(set(stated)):
+        return stated
+    numbers = {kind: str(number) for number, kind in enumerate(dict.fromkeys(kinds()), start=1)}
+    return packed(map(numbers.__getitem__, kinds()))

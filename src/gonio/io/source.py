@@ -151,10 +151,10 @@ class StarSource:
             return np.zeros(0, dtype=np.int64)
         groups = {group: row for row, group in enumerate(optics.text("rlnOpticsGroup"))}
         wanted = self.particles.text("rlnOpticsGroup")
-        lost = next((group for group in wanted if group not in groups), None)
-        if lost is not None:
-            raise FormatError(self.path, f"optics group {lost!r} is not in block data_optics", "add it there")
-        return np.array([groups[group] for group in wanted])
+        try:
+            return np.fromiter(map(groups.__getitem__, wanted), np.int64, len(wanted))
+        except KeyError as lost:
+            raise FormatError(self.path, f"optics group {lost} is not in block data_optics", "add it there") from lost
 
     def values(self, label: str) -> NDArray[np.float64] | None:
         """Return a number for each particle, from its optics group or its row; None where neither has the column."""

@@ -54,6 +54,7 @@ from gonio.io.tilts import TiltSeries, read_tilt_series
 from gonio.io.unused import warn_of_unused
 from gonio.particle.pose import Pose
 from gonio.particle.table import BoxFrames, ParticleTable
+from gonio.particle.texts import Texts, packed
 
 __all__ = ["read_particles", "write_particles"]
 
@@ -210,7 +211,7 @@ def _read_poses(source: StarSource, pixels: NDArray[np.float64] | None) -> Pose:
     return Pose(_mirrored(turned * part, flips), -flips * turned.apply(origins))
 
 
-def pose_columns(table: ParticleTable) -> dict[str, list[str]]:
+def pose_columns(table: ParticleTable) -> dict[str, Texts]:
     """Return angles and origins of a table in the labels and the frames of its list, the inverse of ``_read_poses``."""
     source, rows = _source(table), np.asarray(table.rows)
     part, origins = table.poses.rotation, -table.poses.shift_angstrom
@@ -298,10 +299,10 @@ def _tomograms_pixels(source: StarSource) -> tuple[NDArray[np.float64] | None, S
 # The other columns
 
 
-def _names(particles: Block) -> tuple[str, ...]:
+def _names(particles: Block) -> Sequence[str]:
     label = name_label(particles)
     if label is None:
-        return tuple(f"{tomogram}/{row}" for row, tomogram in enumerate(_tomogram_names(particles), start=1))
+        return packed(f"{tomogram}/{row}" for row, tomogram in enumerate(_tomogram_names(particles), start=1))
     return checked_names(particles, label, particles.text(label))
 
 
@@ -310,7 +311,7 @@ def tomogram_label(particles: Block) -> str | None:
     return next((label for label in TOMOGRAMS if label in particles), None)
 
 
-def _tomogram_names(particles: Block) -> tuple[str, ...]:
+def _tomogram_names(particles: Block) -> Sequence[str]:
     label = tomogram_label(particles)
     return particles.text(label) if label else ("",) * len(particles)
 
@@ -338,14 +339,14 @@ def _half_sets(particles: Block) -> NDArray[np.int8]:
     return particles.whole(HALF_SET, *HALVES).astype(np.int8)
 
 
-def _changed(block: Block, table: ParticleTable) -> dict[str, list[str]]:
+def _changed(block: Block, table: ParticleTable) -> dict[str, Texts]:
     """Return half sets, classes and scores that are no longer those of the list."""
-    changed = {}
+    changed: dict[str, Texts] = {}
     if not np.array_equal(_half_sets(block), np.asarray(table.half_sets)):
-        changed[HALF_SET] = [str(int(half)) for half in np.asarray(table.half_sets)]
+        changed[HALF_SET] = Texts(np.asarray(table.half_sets), str)
     for label, values in ((CLASS, table.classes), (SCORE, table.scores)):
         if values is not None and not (label in block and np.array_equal(block.numbers(label), values)):
-            changed[label] = list(map(token, values.tolist()))
+            changed[label] = Texts(values, token)
     return changed
 
 

@@ -27,6 +27,7 @@ from gonio.io.subtomograms import ListSource
 from gonio.io.text import check_writable, number_text, numbers_or_text, own_label, own_name, token
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
+from gonio.particle.texts import Texts, are_distinct, packed
 
 __all__ = [
     "Layout",
@@ -183,13 +184,13 @@ def _scores(block: Block, label: str | None) -> NDArray[np.float64] | None:
         return block.numbers(label)  # raises, and names the row
 
 
-def _words(block: Block, label: str, *, numbered: bool) -> tuple[str, ...]:
+def _words(block: Block, label: str, *, numbered: bool) -> Sequence[str]:
     if not numbered:
         return block.text(label)
-    return tuple(map(str, block.whole(label).tolist()))
+    return Texts(block.whole(label), str)
 
 
-def _names(block: Block, layout: Layout) -> tuple[str, ...]:
+def _names(block: Block, layout: Layout) -> Sequence[str]:
     names = _words(block, layout.names, numbered=layout.numbered)
     if len(set(names)) < len(names) and layout.numbered and layout.tomograms is not None and layout.tomograms in block:
         # some programs number the particles of each tomogram from 1
@@ -198,13 +199,13 @@ def _names(block: Block, layout: Layout) -> tuple[str, ...]:
     return checked_names(block, layout.names, names)
 
 
-def checked_names(block: Block, label: str, names: tuple[str, ...]) -> tuple[str, ...]:
+def checked_names(block: Block, label: str, names: Sequence[str]) -> Sequence[str]:
     """Return names that occur once each: the names, or with a warning the numbers of the rows where one is repeated.
 
     Rows are distinct whatever their names are; only volumes that are found by such a name need it to be unique
     (``gonio.io.subtomograms.numbered_images``).
     """
-    if len(set(names)) == len(names):
+    if are_distinct(names):
         return names
     twice = Counter(names).most_common(1)[0][0]
     row = names.index(twice, names.index(twice) + 1)
@@ -217,26 +218,27 @@ def checked_names(block: Block, label: str, names: tuple[str, ...]) -> tuple[str
     return tuple(str(row) for row in range(1, len(names) + 1))
 
 
-def _tomograms(block: Block, layout: Layout) -> tuple[str, ...]:
+def _tomograms(block: Block, layout: Layout) -> Sequence[str]:
     if layout.tomograms is None or layout.tomograms not in block:
         return ("",) * len(block)
     words = _words(block, layout.tomograms, numbered=layout.numbered)
     names = read_documents(block.path) if layout.numbered else {}
-    return tuple(names.get(word, word) for word in words)
+    return packed(names.get(word, word) for word in words) if names else words
 
 
 def _half_sets(block: Block, layout: Layout) -> NDArray[np.int8] | None:
     if layout.half_sets is None or layout.half_sets not in block:
         return None
     values = block.text(layout.half_sets)
-    if not layout.strict_halves:
-        values = tuple(value if value in layout.halves else layout.halves[0] for value in values)
     known = {word: half for half, word in enumerate(layout.halves)}
-    wrong = next((row for row, value in enumerate(values) if value not in known), None)
-    if wrong is not None:
+    halves = np.fromiter((known.get(value, -1) for value in values), np.int8, len(values))
+    if not layout.strict_halves:
+        halves = np.maximum(halves, 0)
+    if (halves < 0).any():
+        wrong = int(np.argmax(halves < 0))
         problem = f"column {layout.half_sets} holds {values[wrong]!r} in row {wrong + 1}{block.at(wrong)}"
         raise FormatError(block.path, problem, f"use one of {', '.join(map(repr, layout.halves))}")
-    return np.array([known[value] for value in values], dtype=np.int8)
+    return halves
 
 
 def _extras(block: Block, layout: Layout, shelf: ListSource) -> dict[str, Sequence[str]]:
@@ -245,9 +247,7 @@ def _extras(block: Block, layout: Layout, shelf: ListSource) -> dict[str, Sequen
     if shelf.tilt_ranges_deg is not None:
         tilts = np.nan_to_num(shelf.tilt_ranges_deg, nan=0.0).T
         if np.isfinite(shelf.tilt_ranges_deg).all():
-            extras |= {
-                label: tuple(map(number_text, values)) for label, values in zip(TILT_COLUMNS, tilts, strict=True)
-            }
+            extras |= {label: Texts(values, number_text) for label, values in zip(TILT_COLUMNS, tilts, strict=True)}
     return extras
 
 
@@ -283,12 +283,12 @@ def block_of(
         check_writable(document_path(path), {"tomogram": table.tomograms}, UNWRITABLE_NAME)
     made |= _kept(table, layout, made)
     count = len(table)
-    texts: dict[str, tuple[str, ...]] = {}
+    texts: dict[str, Sequence[str]] = {}
     for label in columns:
         value = made.get(label)
         if value is None:
             value = table.extras.get(layout.label(label), (defaults.get(label, "0"),) * count)
-        texts[label] = tuple(value)
+        texts[label] = value
     return Block(path, "", texts)
 
 
@@ -297,25 +297,27 @@ def _field_columns(table: ParticleTable, layout: Layout) -> dict[str, Sequence[s
     scale = 1.0 if sizes is None else sizes[:, None]
     poses = table.tomogram_poses
     made: dict[str, Sequence[str]] = {layout.names: table.names}
-    if layout.numbered:
-        made[layout.names] = [str(number) for number in numbers_of(table.names)]
     if layout.tomograms is not None:
+        made[layout.tomograms] = table.tomograms
+    if layout.numbered:
+        made[layout.names] = packed(map(str, numbers_of(table.names)))
+    if layout.numbered and layout.tomograms is not None:
         numbers = tomogram_numbers(table)
-        made[layout.tomograms] = [str(numbers[name]) if layout.numbered else name for name in table.tomograms]
+        made[layout.tomograms] = packed(str(numbers[name]) for name in table.tomograms)
     made |= _triples(layout.angles, layout.angles_deg(poses.rotation))
     made |= _triples(layout.shifts, poses.shift_angstrom / scale)
     if table.coordinates_angstrom is not None:
         made |= _triples(layout.coordinates, table.coordinates_angstrom / scale + layout.first)
     for label, values in ((layout.classes, table.classes), (layout.scores, table.scores)):
         if label is not None and values is not None:
-            made[label] = [number_text(value) for value in values.tolist()]
+            made[label] = Texts(values, number_text)
     if layout.half_sets is not None:
-        made[layout.half_sets] = [layout.halves[half] for half in np.asarray(table.half_sets)]
+        made[layout.half_sets] = Texts(np.asarray(table.half_sets), layout.halves.__getitem__)
     return made
 
 
 def _triples(labels: Sequence[str], values: NDArray[np.float64]) -> dict[str, Sequence[str]]:
-    return {label: list(map(number_text, values[:, i].tolist())) for i, label in enumerate(labels)}
+    return {label: Texts(values[:, i], number_text) for i, label in enumerate(labels)}
 
 
 def _kept(table: ParticleTable, layout: Layout, made: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
@@ -338,10 +340,9 @@ def _kept(table: ParticleTable, layout: Layout, made: Mapping[str, Sequence[str]
         if all(name.rpartition("/")[2] == word for name, word in zip(table.names, words, strict=True)):
             kept[layout.names] = old.text(layout.names)
     if layout.half_sets is not None and layout.half_sets in old:
-        words = old.text(layout.half_sets)
-        new = made[layout.half_sets]
-        meant = [word if word in layout.halves else layout.halves[0] for word in words]
-        kept[layout.half_sets] = _where(np.array(meant) == np.array(new), words, new)
+        words, new = old.text(layout.half_sets), made[layout.half_sets]
+        meant = (word if word in layout.halves else layout.halves[0] for word in words)
+        kept[layout.half_sets] = _where(map(str.__eq__, meant, new), words, new)
     return kept
 
 
@@ -352,8 +353,8 @@ def shown(layout: Layout, table: ParticleTable) -> dict[str, Sequence[str]]:
     return {label: made[label] for label in (*layout.coordinates, *layout.shifts, *layout.angles) if label in made}
 
 
-def _where(same: NDArray[np.bool_], old: Sequence[str], new: Sequence[str]) -> list[str]:
-    return [a if keep else b for keep, a, b in zip(same.tolist(), old, new, strict=True)]
+def _where(same: Iterable[bool], old: Sequence[str], new: Sequence[str]) -> Sequence[str]:
+    return packed(a if keep else b for keep, a, b in zip(same, old, new, strict=True))
 
 
 def own_columns(block: Block, *, besides: Sequence[str] = ()) -> dict[str, NDArray]:
@@ -362,9 +363,9 @@ def own_columns(block: Block, *, besides: Sequence[str] = ()) -> dict[str, NDArr
     return {own_name(label): numbers_or_text(block.text(label)) for label in own}
 
 
-def own_texts(table: ParticleTable) -> dict[str, tuple[str, ...]]:
+def own_texts(table: ParticleTable) -> dict[str, Sequence[str]]:
     """Return gonio's own columns as text, for formats that hold any column."""
-    return {own_label(name): tuple(map(token, column)) for name, column in table.columns.items()}
+    return {own_label(name): packed(map(token, column)) for name, column in table.columns.items()}
 
 
 # Numbers for names

@@ -52,7 +52,7 @@ class ListSource(ParticleSource):
     family: str
     options: ReadOptions
     names: Sequence[str]
-    images: tuple[str, ...] | None = None
+    images: Sequence[str] | None = None
     tilt_ranges_deg: NDArray[np.float64] | None = None
     block: Block | None = None
     others: tuple[Path, ...] = ()

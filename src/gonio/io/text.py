@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.io.errors import FormatError
+from gonio.particle.texts import ROWS_AT_A_TIME, Texts
 
 __all__ = [
     "check_writable",
@@ -49,7 +50,8 @@ def check_writable(path: Path, columns: Mapping[str, Sequence[str]], unwritable:
         Names the file to be written, the column, the text and its row.
     """
     for label, values in columns.items():
-        wrong = next((value for value in dict.fromkeys(values) if unwritable.search(value)), None)
+        pieces = (values[at : at + ROWS_AT_A_TIME] for at in range(0, len(values), ROWS_AT_A_TIME))
+        wrong = next((value for piece in pieces for value in dict.fromkeys(piece) if unwritable.search(value)), None)
         if wrong is not None:
             problem = f"cannot hold {label} {wrong!r} of row {list(values).index(wrong) + 1}"
             raise FormatError(path, problem, "rename it, or write another format")
@@ -92,11 +94,12 @@ def token(value: object) -> str:
     return f"{value:.9g}" if isinstance(value, float | np.floating) else str(value)
 
 
-def decimals(labels: Sequence[str], values: ArrayLike) -> dict[str, list[str]]:
+def decimals(labels: Sequence[str], values: ArrayLike) -> dict[str, Texts]:
     """Return numbers, shape (m, labels), as columns of text with six decimals."""
     # Adding 0 turns -0 into 0, which reads better.
-    rounded = np.round(np.asarray(values, dtype=np.float64), 6) + 0.0
-    return {label: [f"{value:.6f}" for value in rounded[:, i]] for i, label in enumerate(labels)}
+    rounded = np.round(np.asarray(values, dtype=np.float64), 6)
+    rounded += 0.0
+    return {label: Texts(rounded[:, i], "{:.6f}".format) for i, label in enumerate(labels)}
 
 
 def number_text(value: float) -> str:

@@ -7,7 +7,7 @@ that is found goes into one warning for each list.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def _found(source: StarSource) -> Iterator[str]:
         yield f"{HAND} is not stated: defocus is that of the tomogram's centre"
 
 
-def _is_all(values: tuple[str, ...], neutral: float) -> bool:
+def _is_all(values: Sequence[str], neutral: float) -> bool:
     """Return whether all values of a column, numbers or lists of them, are the neutral one."""
     for value in dict.fromkeys(values):
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gonio.particle.arguments import ArgumentError
+from gonio.particle.texts import texts_at
 
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
@@ -59,7 +60,7 @@ def with_half_sets(
         )
     mixed = half_sets.split_groups(family, sets)
     if len(mixed):
-        names = [table.names[row] for row in np.flatnonzero(np.isin(family, mixed))]
+        names = texts_at(table.names, np.flatnonzero(np.isin(family, mixed)))
         warnings.warn(
             f"{len(names)} particles overlap with others, or stem from one with others, that the list has in the other"
             f" half: {some(names)}; their noise is in both halves, and the resolution may come out too good (--split)",

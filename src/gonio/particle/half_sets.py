@@ -9,7 +9,6 @@ Must not know how a particle is aligned, nor what a half set is used for.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+
+from gonio.particle.texts import rows_of
 
 __all__ = ["Duplicate", "duplicates", "overlapping_groups", "origin_of", "split_groups", "split"]
 
@@ -61,11 +62,10 @@ def overlapping_groups(
         Edge of a box: boxes overlap whose centres are nearer than this along every axis.
     """
     count = len(names)
-    origins = [origin_of(name, tomogram) for name, tomogram in zip(names, tomograms, strict=True)]
-    _, origin = np.unique(np.array(origins, dtype=object), return_inverse=True)
-    first = np.full(origin.max(initial=-1) + 1, -1)
-    first[origin[::-1]] = np.arange(count)[::-1]
-    pairs = [np.stack([np.arange(count), first[origin]], axis=-1)]  # (m, 2)
+    seen: dict[str, int] = {}
+    origins = map(origin_of, names, tomograms)
+    first = np.fromiter((seen.setdefault(origin, row) for row, origin in enumerate(origins)), np.int64, count)
+    pairs = [np.stack([np.arange(count), first], axis=-1)]  # (m, 2)
     if coordinates_angstrom is not None and np.ptp(coordinates_angstrom, axis=0).max(initial=0.0) > 0:
         pairs += [pair for pair, _ in _near(tomograms, coordinates_angstrom, within_angstrom, np.inf)]
     edges = np.concatenate(pairs)
@@ -160,9 +160,7 @@ def _near(
 ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Return for each tomogram the pairs of rows (p, 2) nearer than a distance in a norm, and their distances (p,)."""
     found = []
-    names = np.array(tomograms, dtype=object)
-    for name in Counter(tomograms):
-        rows = np.flatnonzero(names == name)
+    for rows in rows_of(tomograms).values():
         pairs = cKDTree(places[rows]).query_pairs(distance, p=norm, output_type="ndarray")
         pairs = rows[pairs[np.lexsort(pairs.T[::-1])]].reshape(-1, 2)
         apart = np.linalg.norm(places[pairs[:, 0]] - places[pairs[:, 1]], ord=norm, axis=1)

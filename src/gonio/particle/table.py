@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.particle.pose import Pose
+from gonio.particle.texts import texts_at
 from gonio.particle.tilt_series import TiltSeries
 from gonio.particle.volume import Particle
 
@@ -169,8 +170,8 @@ class ParticleTable:
     """
 
     poses: Pose
-    names: tuple[str, ...]
-    tomograms: tuple[str, ...]
+    names: Sequence[str]
+    tomograms: Sequence[str]
     coordinates_angstrom: NDArray[np.float64] | None = None
     half_sets: NDArray[np.int8] | None = None
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -180,7 +181,7 @@ class ParticleTable:
     pixel_sizes_angstrom: NDArray[np.float64] | None = None
     classes: NDArray[np.int64] | None = None
     scores: NDArray[np.float64] | None = None
-    images: tuple[str, ...] | None = None
+    images: Sequence[str] | None = None
     extras: Mapping[str, Sequence[str]] = field(default_factory=dict)
     frames: BoxFrames | None = None
     lengths: Literal["angstrom", "pixels"] | None = None
@@ -196,13 +197,14 @@ class ParticleTable:
         if self.rows is None:
             object.__setattr__(self, "rows", np.arange(count))
         shapes = {"coordinates_angstrom": (count, 3)} | dict.fromkeys(
-            ("half_sets", "rows", "pixel_sizes_angstrom", "classes", "scores", "images"), (count,)
+            ("half_sets", "rows", "pixel_sizes_angstrom", "classes", "scores"), (count,)
         )
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value is not None and np.shape(value) != shape:
                 raise ValueError(f"{name} must have shape {shape} for {count} particles, got {np.shape(value)}")
-        lengths = {name: len(column) for columns in (self.columns, self.extras) for name, column in columns.items()}
+        every = (self.columns, self.extras, {} if self.images is None else {"images": self.images})
+        lengths = {name: len(column) for columns in every for name, column in columns.items()}
         for name, length in lengths.items():
             if length != count:
                 raise ValueError(f"column {name!r} has {length} values for {count} particles")
@@ -242,8 +244,8 @@ class ParticleTable:
         return replace(
             self,
             poses=self.poses[chosen],
-            names=tuple(self.names[i] for i in chosen),
-            tomograms=tuple(self.tomograms[i] for i in chosen),
+            names=texts_at(self.names, chosen),
+            tomograms=texts_at(self.tomograms, chosen),
             half_sets=np.asarray(self.half_sets)[chosen],
             columns={name: np.asarray(column)[chosen] for name, column in self.columns.items()},
             rows=np.asarray(self.rows)[chosen],
@@ -252,8 +254,8 @@ class ParticleTable:
             classes=_chosen(self.classes, chosen),
             scores=_chosen(self.scores, chosen),
             frames=None if self.frames is None else self.frames[chosen],
-            images=None if self.images is None else tuple(self.images[i] for i in chosen),
-            extras={label: tuple(column[i] for i in chosen) for label, column in self.extras.items()},
+            images=None if self.images is None else texts_at(self.images, chosen),
+            extras={label: texts_at(column, chosen) for label, column in self.extras.items()},
         )
 
     def load(self, index: int) -> Particle:

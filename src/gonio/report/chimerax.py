@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from gonio.particle.table import ParticleTable
+from gonio.particle.texts import texts_at
 from gonio.particle.volume import Volume
 from gonio.report.figures import COLOURS, identifier
 from gonio.report.surface import height
@@ -97,7 +98,7 @@ def particle_scene(table: ParticleTable, *, box_angstrom: float) -> dict[str, st
         rows = np.flatnonzero(named == tomogram)
         name = identifier(tomogram).encode()[:NAME_BYTES].decode(errors="ignore")
         file = f"{MARKERS}/{number:03d}_{name or 'tomogram'}.cmm"
-        notes = [table.names[row] for row in rows]
+        notes = list(texts_at(table.names, rows))
         files[file] = _markers(tomogram, places[rows], axes[rows], colours[rows], notes, box_angstrom)
         lines.append(f"open {_quoted(file)} id #{number}")
         lines += [f"hide #{number} models"] if number > 1 else []

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from gonio.particle import half_sets as halves
+from gonio.particle.texts import rows_of
 from gonio.workflows.inspection import InputWarning
 
 __all__ = [
@@ -104,9 +105,7 @@ def only_a_corner(
 def nearest_neighbours(tomograms: Sequence[str], positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the distance of each particle to the nearest other of its tomogram, shape (m,); infinite where alone."""
     distances = np.full(len(positions), np.inf)
-    names = np.array(tomograms, dtype=object)
-    for name in dict.fromkeys(tomograms):
-        rows = np.flatnonzero(names == name)
+    for rows in rows_of(tomograms).values():
         if len(rows) > 1:
             distances[rows] = cKDTree(positions[rows]).query(positions[rows], k=2)[0][:, 1]
     return distances
