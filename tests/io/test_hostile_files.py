@@ -371,7 +371,24 @@ def test_numbers_that_overflow_are_refused(tmp_path):
 
 
 def test_what_float32_cannot_hold_is_not_written(tmp_path):
-    table = ParticleTable(Pose.identity(1), ("1",), ("1",), np.array([[1e300, 0, 0]]), pixel_sizes_angstrom=np.ones(1))
+    table = ParticleTable(
+        Pose.identity(1), ("1",), ("1",), np.array([[1e8, 0, 0]]), pixel_sizes_angstrom=np.full(1, 1e-32)
+    )
     with pytest.raises(FormatError, match="x of row 1 is more than float32 can hold"):
         write_particles(tmp_path / "a.em", table, format="av3")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("shift", "coordinate", "size", "what"),
+    [(1e300, 0.0, 1.0, "a shift"), (0.0, 1e300, 1.0, "coordinates"), (0.0, 0.0, 1e300, "a pixel size")],
+)
+def test_nothing_is_as_far_as_files_cannot_hold(shift, coordinate, size, what):
+    with pytest.raises(ValueError, match=rf"particle 'a' in row 1 has {what}"):
+        ParticleTable(
+            Pose.from_euler_zyz_deg([[0.0, 0.0, 0.0]], [[shift, 0.0, 0.0]]),
+            ("a",),
+            ("",),
+            coordinates_angstrom=np.array([[coordinate, 0.0, 0.0]]),
+            pixel_sizes_angstrom=np.array([size]),
+        )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import LARGEST_WHOLE, Block
-from gonio.io.errors import FormatError, reading, replacing
+from gonio.io.errors import FormatError, printable, reading, replacing
 from gonio.io.source import IMAGE_COLUMNS, TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import check_writable, number_text, numbers_or_text, own_label, own_name, token
@@ -211,7 +211,8 @@ def checked_names(block: Block, label: str, names: Sequence[str]) -> Sequence[st
     row = names.index(twice, names.index(twice) + 1)
     where = f"as in row {row + 1}{block.at(row)}"
     warnings.warn(
-        f"{block.path}: column {label} holds {twice!r} more than once, {where}: particles are numbered by row",
+        f"{block.path}: column {label} holds {printable(twice, 60)!r} more than once, {where}: particles are numbered"
+        " by row",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -29,6 +29,8 @@ __all__ = ["AS_LISTED", "BoxFrames", "ParticleSource", "ParticleTable"]
 AS_LISTED = "as listed"
 # Rows in the representation for notebooks.
 SHOWN = 10
+# A place or a size beyond a tenth of a metre is none: files in single precision or other units could not hold it.
+FARTHEST_ANGSTROM = 1e9
 
 
 class ParticleSource(Protocol):
@@ -216,9 +218,12 @@ class ParticleTable:
         coordinates = self.coordinates_angstrom
         self._refuse((halves < 0) | (halves > 2), "a half set other than 0, 1 and 2")
         if coordinates is not None:
-            self._refuse(np.asarray(~np.isfinite(coordinates).all(axis=-1)), "coordinates that are not finite")
+            near = np.asarray((np.abs(coordinates) < FARTHEST_ANGSTROM).all(axis=-1))
+            self._refuse(~near, f"coordinates that are not finite or beyond {FARTHEST_ANGSTROM:g} angstrom")
+        near = np.asarray((np.abs(np.atleast_2d(self.poses.shift_angstrom)) < FARTHEST_ANGSTROM).all(axis=-1))
+        self._refuse(~near, f"a shift that is not finite or beyond {FARTHEST_ANGSTROM:g} angstrom")
         if sizes is not None:
-            self._refuse(~(np.isfinite(sizes) & (sizes > 0)), "a pixel size that is not a number above 0")
+            self._refuse(~((sizes > 0) & (sizes < FARTHEST_ANGSTROM)), "a pixel size that is not a number above 0")
 
     def _refuse(self, wrong: NDArray[np.bool_], what: str) -> None:
         if wrong.any():
