@@ -243,3 +243,29 @@ def test_the_finest_limit_is_two_voxels(box):
         sharp(POSES[1], box=box)
     )
     assert result.status.ok and result.pose.rotation_distance_deg(POSES[1]) < 0.1
+
+
+def rms_deg(targets: list, truths: list[Pose], *, voxels: float) -> float:
+    """Root mean square error of targets that are refined from their true poses against the map, degrees."""
+    results = Aligner(MAP, Settings(search="local", resolution_angstrom=voxels * VOXEL)).align_many(
+        targets, starts=truths
+    )
+    errors = [float(r.pose.rotation_distance_deg(truth)) for r, truth in zip(results, truths, strict=True)]
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
+@pytest.mark.parametrize("kind", ["stacks", "subtomograms"])
+def test_finer_limits_do_not_make_poses_worse(kind):
+    """Shells without signal tell nothing. With a map that was restored errors were 1.5 and 2.2 times (stacks) those of
+    four voxels, 4.4 and 1.3 times (subtomograms); ten targets scatter by a quarter."""
+    rng, simulate = np.random.default_rng(1), simulate_tilt_stack if kind == "stacks" else simulate_subtomogram
+    imaging = Imaging(tilt_step_deg=3.0, snr=0.3 if kind == "stacks" else 10.0)
+    if kind == "subtomograms":
+        imaging = replace(imaging, ctf=None, detector_mtf=False)
+    drawn = Pose.random(10, rng=rng, max_shift_angstrom=20.0)
+    truths = [drawn[i] for i in range(10)]
+    targets = [simulate(SHARP, truth, imaging=imaging, rng=rng) for truth in truths]
+    coarse = rms_deg(targets, truths, voxels=4.0)
+    assert coarse < 0.7
+    for voxels in (2.6, 2.2):
+        assert rms_deg(targets, truths, voxels=voxels) < 1.35 * coarse

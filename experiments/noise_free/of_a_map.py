@@ -1,6 +1,7 @@
 """Targets of a noise-free map with little noise of their own: restored, or weighted by their noise (theory.md 12)?
 
     python experiments/noise_free/of_a_map.py [--pairs 16] [--phantom sharp ...] [--snr inf 100 30 10 3 1] [--tilt 60]
+        [--resolution A]
 
 The map is the phantom through the same microscope, without noise and missing wedge. Every target is aligned by the
 default search thrice: as the threshold has it (``noise_weighting.MAX_SIGNAL``), always weighted by its noise, always
@@ -54,10 +55,11 @@ def targets_of(cell: Cell, count: int) -> tuple[gonio.Volume, list[gonio.Subtomo
     return map_, made, truths
 
 
-def row(cell: Cell, count: int, largest_fraction: float) -> str:
+def row(cell: Cell, count: int, largest_fraction: float, resolution_angstrom: float | None = None) -> str:
     """Return what one way comes to."""
     map_, targets, truths = targets_of(cell, count)
-    aligner, began = gonio.Aligner(map_), time.process_time()
+    settings = gonio.Settings(resolution_angstrom=resolution_angstrom)
+    aligner, began = gonio.Aligner(map_, settings), time.process_time()
     noise_weighting.MAX_SIGNAL = largest_fraction
     found = [aligner.align(target) for target in targets]
     seconds = (time.process_time() - began) / count
@@ -83,12 +85,13 @@ def main() -> None:
     parser.add_argument("--phantom", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--tilt", type=int, default=60)
     parser.add_argument("--snr", type=float, nargs="+", default=list(SNRS))
+    parser.add_argument("--resolution", type=float, help="finest detail, angstrom; four voxels by default")
     options = parser.parse_args()
     for phantom in options.phantom:
         for snr in options.snr:
             cell = Cell(phantom, options.tilt, snr)
             for name, largest in WAYS.items():
-                print(f"{cell}, {name}: {row(cell, options.pairs, largest)}", flush=True)
+                print(f"{cell}, {name}: {row(cell, options.pairs, largest, options.resolution)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -392,3 +392,16 @@ def test_nothing_is_as_far_as_files_cannot_hold(shift, coordinate, size, what):
             coordinates_angstrom=np.array([[coordinate, 0.0, 0.0]]),
             pixel_sizes_angstrom=np.array([size]),
         )
+
+
+def test_a_parquet_schema_that_is_none_is_one_error(tmp_path, monkeypatch):
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+
+    def refuse(path):
+        raise pyarrow.ArrowNotImplementedError("Integers not in cstdint are not implemented")
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"name": ["a"]}), path)
+    monkeypatch.setattr(parquet, "read_metadata", refuse)
+    with pytest.raises(FormatError, match=r"Integers not in cstdint.*; give a Parquet table as gonio writes it"):
+        read_particles(path)

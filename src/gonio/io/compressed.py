@@ -10,7 +10,7 @@ import bz2
 import gzip
 import os
 from dataclasses import dataclass
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from gonio.io.errors import FormatError
 
-__all__ = ["Layout", "check_length", "check_unpacked", "compression_of", "first_bytes", "opened", "payload"]
+__all__ = [
+    "Layout",
+    "check_length",
+    "check_unpacked",
+    "compression_of",
+    "first_bytes",
+    "is_uncompressed",
+    "opened",
+    "payload",
+]
 
 PIECE_BYTES = 2**24
 SNIFFED_BYTES = 212  # which show what a map is
@@ -78,6 +87,11 @@ def opened(path: Path) -> BufferedIOBase:
     return bz2.open(path, "rb") if compression == "bzip2" else path.open("rb")
 
 
+def is_uncompressed(stream: BufferedIOBase) -> bool:
+    """Return whether a stream from ``opened`` is that of a file without compression."""
+    return isinstance(stream, BufferedReader)
+
+
 def first_bytes(path: Path, count: int = SNIFFED_BYTES) -> bytes:
     """Return the first bytes, fewer in a shorter file; raises as ``opened``, and EOFError for a gzip cut off."""
     with opened(path) as stream:
@@ -92,8 +106,6 @@ def check_unpacked(path: Path, wanted: int) -> None:
     FormatError
         If ``wanted`` bytes, with what is made of them, are more than the limit.
     """
-    if compression_of(path) is None:
-        return
     size, limit = path.stat().st_size, os.environ.get(UNPACK)
     try:
         allowed = FREE_BYTES + TIMES * size if limit is None else 1e9 * float(limit)
@@ -122,10 +134,11 @@ def payload(path: Path, stream: BufferedIOBase, dtype: np.dtype, shape: tuple[in
     """
     count, start = int(np.prod(shape, dtype=object)), stream.tell()
     expected = count * dtype.itemsize
-    check_unpacked(path, start + expected + (0 if dtype == np.float32 else 4 * count))  # from which float32 is made
-    done = 0
-    if compression_of(path) is None and path.stat().st_size - start < expected:
-        done = max(path.stat().st_size - start, 0)
+    done, held = 0, path.stat().st_size - start
+    if not is_uncompressed(stream):
+        check_unpacked(path, start + expected + (0 if dtype == np.float32 else 4 * count))  # from which float32 is made
+    if is_uncompressed(stream) and held < expected:
+        done = max(held, 0)
     else:
         raw = np.empty(expected, dtype=np.uint8)
         while done < expected and (read := stream.readinto(raw[done : done + PIECE_BYTES].data)):

@@ -64,7 +64,6 @@ def _shortened(text: str, longest: int) -> str:
 WRONG = (
     *(OSError, EOFError, ValueError, LookupError, MemoryError, ArithmeticError, RecursionError),
     *(csv.Error, struct.error, zlib.error),
-    NotImplementedError,  # pyarrow of what no Parquet file should hold
 )
 
 

@@ -20,7 +20,7 @@ import mrcfile.utils
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.io.compressed import Layout, check_unpacked, compression_of, first_bytes, opened, payload
+from gonio.io.compressed import Layout, check_unpacked, is_uncompressed, opened, payload
 from gonio.io.errors import FormatError, reading, replacing
 
 __all__ = ["MapFile", "finite_float32", "lacks_map_word", "mrc_layout", "read_mrc", "read_sections", "write_mrc"]
@@ -99,8 +99,9 @@ def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = Fal
     count = int(np.prod(shape, dtype=object)) * layout.dtype.itemsize
     read = []
     with reading(path, BROKEN), opened(path) as stream:
-        held = path.stat().st_size if compression_of(path) is None else None
-        check_unpacked(path, layout.start + (max(sections, default=0) + 1) * count)
+        held = path.stat().st_size if is_uncompressed(stream) else None
+        if held is None:
+            check_unpacked(path, layout.start + (max(sections, default=0) + 1) * count)
         for section in sections:
             start = layout.start + section * count
             raw = b""
@@ -116,9 +117,10 @@ def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = Fal
 def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
     """Return the layout that an MRC header states; raises as ``read_mrc``, for what can be known without the values."""
     with reading(path, BROKEN):
-        raw = first_bytes(path, HEADER_BYTES)
+        with opened(path) as stream:
+            raw, plain = stream.read(HEADER_BYTES), is_uncompressed(stream)
         header = _header(path, raw, permissive)
-        _check_extended(path, int(header.nsymbt))
+        _check_extended(path, int(header.nsymbt), plain=plain)
         dtype = mrcfile.utils.data_dtype_from_header(header)
         if dtype.kind == "i" and dtype.itemsize == 1 and _has_unsigned_bytes(raw):
             dtype = np.dtype(np.uint8)
@@ -203,11 +205,11 @@ def _header(path: Path, raw: bytes, permissive: bool) -> np.recarray:
     return header
 
 
-def _check_extended(path: Path, count: int) -> None:
-    plain = compression_of(path) is None
+def _check_extended(path: Path, count: int, *, plain: bool) -> None:
     if count < 0 or (plain and HEADER_BYTES + count > path.stat().st_size):
         raise FormatError(path, f"states an extended header of {count} bytes, which it does not have", BROKEN)
-    check_unpacked(path, HEADER_BYTES + count)
+    if not plain:
+        check_unpacked(path, HEADER_BYTES + count)
 
 
 def _complain(path: Path, problem: str, permissive: bool) -> None:

@@ -128,7 +128,10 @@ def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
     """
     parquet = _pyarrow(path)
     with reading(path, "give a Parquet table as gonio writes it"):
-        _check_size(path, parquet.read_metadata(path))
+        try:
+            _check_size(path, parquet.read_metadata(path))
+        except NotImplementedError as error:  # pyarrow's, of schemas that are none
+            raise ValueError(str(error)) from error
         with parquet.ParquetFile(path) as file:
             packers = {label: Packer() for label in file.schema_arrow.names}
             for batch in file.iter_batches(ROWS_AT_A_TIME):

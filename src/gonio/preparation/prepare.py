@@ -72,10 +72,9 @@ RESTORERS = 32
 class _Reference:
     """Spectrum of the reference, and its fraction of signal and power in shells of the target, (s,).
 
-    A reference with a missing wedge is restored, one without is within its window. Restoration makes a map worse:
-    against a noise-free one, restored targets had rms errors of 0.34 degrees (`sharp`, SNR 10, four voxels) and 1.46
-    (2.6 voxels), now 0.27 and 0.23. ``best`` is the spectrum to compare with targets that are not restored: that of a
-    map is filtered by its reliability besides (``noisy_reference``), which is ``known``.
+    A reference with a missing wedge is restored, one without is within its window: restored, a map is wrong at fine
+    limits (docs/theory.md section 12). ``best`` is the spectrum to compare with targets that are not restored: that of
+    a map is filtered by its reliability besides (``noisy_reference``), which is ``known``.
     """
 
     signal_fraction: NDArray[np.float64]
