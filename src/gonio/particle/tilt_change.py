@@ -1,0 +1,140 @@
+"""A changed geometry of a tilt series: what a refinement of its tilts has found.
+
+Owns the signs and units of a change. With P (3 x 3) the projection of a tilt as its series states it, whose rows are
+the image's axes x and y and the beam, p a point in the tomogram from its centre, and c the defocus,
+
+    P' = exp([w]x) P                  w the rotation, about the image's x, its y and the beam, right-handed
+    u  = P' p + (d_x, d_y, .)         where the image shows p, from where it showed the tomogram's centre before
+    z' = z + dz + h (P' p)_z          underfocus at p; h the series' change of underfocus for each angstrom of depth
+
+and the astigmatism (a_1, a_2) adds a_1 cos(2 phi) + a_2 sin(2 phi) to the defocus in the direction phi from the
+image's x axis. A scale multiplies the image's strength. Knows no file, and not how a change is found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+from gonio.particle.tilt_series import TiltSeries
+
+__all__ = ["TiltChange", "full_projections"]
+
+
+@dataclass(frozen=True)
+class TiltChange:
+    """Change of the geometry of the t images of a tilt series, or the standard deviations of one.
+
+    Parameters
+    ----------
+    shift_angstrom
+        d, along the image's x and y, shape (t, 2): to where the image shows what it was expected to show at 0.
+    rotation_deg
+        w as a rotation vector, degrees about the image's x, its y and the beam, shape (t, 3).
+    defocus_angstrom
+        Added to the underfocus at the tomogram's centre, shape (t,).
+    astigmatism_angstrom
+        a_1 and a_2, shape (t, 2), added to the defocus along 0 and 45 degrees from the image's x axis, and taken from
+        it across; None for zeros.
+    scale
+        Factor of each image's strength, shape (t,); None for ones.
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite, or the shapes do not belong together.
+    """
+
+    shift_angstrom: NDArray[np.float64]
+    rotation_deg: NDArray[np.float64]
+    defocus_angstrom: NDArray[np.float64]
+    astigmatism_angstrom: NDArray[np.float64] | None = None
+    scale: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(np.atleast_1d(self.defocus_angstrom))
+        shapes = ((count, 2), (count, 3), (count,), (count, 2), (count,))
+        for one, shape in zip(fields(self), shapes, strict=True):
+            given = getattr(self, one.name)
+            if given is None and one.default is None:
+                continue
+            value = np.array(given, dtype=np.float64)
+            if value.shape != shape or not np.isfinite(value).all():
+                raise ValueError(f"{one.name} of {count} tilts must be finite, of shape {shape}, got {given!r}")
+            value.setflags(write=False)
+            object.__setattr__(self, one.name, value)
+
+    @staticmethod
+    def none(count: int) -> TiltChange:
+        """Return the change of ``count`` tilts that changes nothing."""
+        return TiltChange(np.zeros((count, 2)), np.zeros((count, 3)), np.zeros(count))
+
+    def __len__(self) -> int:
+        return len(self.defocus_angstrom)
+
+    def take(self, chosen: NDArray[np.integer | np.bool_]) -> TiltChange:
+        """Return the change of the chosen tilts."""
+        every = {one.name: getattr(self, one.name) for one in fields(self)}
+        kept: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in every.items()}
+        return TiltChange(**kept)
+
+    @property
+    def rotation(self) -> Rotation:
+        """The rotations exp([w]x), a batch of t."""
+        return Rotation.from_rotvec(np.array(self.rotation_deg), degrees=True)
+
+    def projections(self, before: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return P' of full projections P, both (t, 3, 3)."""
+        return np.asarray(self.rotation.as_matrix() @ before)
+
+    def applied(self, series: TiltSeries) -> TiltSeries:
+        """Return a tilt series with this change of projections, defocus and scale.
+
+        A series has no shifts: what an image shows of a particle then lies at ``displacement_angstrom`` from where the
+        old series has it.
+
+        Raises
+        ------
+        ValueError
+            If the series has another number of tilts.
+        """
+        if len(series) != len(self):
+            raise ValueError(f"{series.path} has {len(series)} tilts, the change of its geometry {len(self)}")
+        after = self.projections(full_projections(series))
+        defocus, scale = series.defocus, series.scale
+        if defocus is not None:
+            defocus = _refocused(defocus, self.defocus_angstrom, self.astigmatism_angstrom)
+        if self.scale is not None:
+            scale = self.scale if scale is None else scale * self.scale
+        return replace(series, projections_xyz=after[:, :2], beams_xyz=after[:, 2], defocus=defocus, scale=scale)
+
+    def displacement_angstrom(self, series: TiltSeries, place_angstrom: ArrayLike) -> NDArray[np.float64]:
+        """Return u - P p for a place p from the tomogram's centre, xyz: how far it moves in each image, (t, 2)."""
+        before = full_projections(series)
+        moved = (self.projections(before) - before) @ np.asarray(place_angstrom, dtype=np.float64)
+        return np.asarray(moved[:, :2] + self.shift_angstrom)
+
+
+def full_projections(series: TiltSeries) -> NDArray[np.float64]:
+    """Return the projections of a series with the beam as the third row, shape (t, 3, 3)."""
+    axes = series.projections_xyz
+    beams = np.cross(axes[:, 0], axes[:, 1]) if series.beams_xyz is None else series.beams_xyz
+    return np.concatenate([axes, beams[:, None]], axis=1)
+
+
+def _refocused(
+    defocus: NDArray[np.float64], by: NDArray[np.float64], astigmatism: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return U, V and the direction of U of each tilt, (t, 3), with more defocus and astigmatism."""
+    if astigmatism is None:
+        return defocus + np.stack([by, by, np.zeros_like(by)], axis=1)
+    u, v, angle = defocus.T
+    old = 0.5 * (u - v) * np.exp(2j * np.radians(angle))
+    new = old + astigmatism @ [1.0, 1j]
+    mean, half = 0.5 * (u + v) + by, np.abs(new)
+    turned = np.where(half > 0, 0.5 * np.degrees(np.angle(new)), angle)
+    return np.stack([mean + half, mean - half, turned], axis=1)
