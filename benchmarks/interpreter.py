@@ -32,7 +32,7 @@ def watched() -> Iterator[dict[str, float]]:
     for room in rooms:
         inside = room.__name__.startswith("gonio.kernels")
         for name, value in list(vars(room).items()):
-            if type(value).__name__ == "CPUDispatcher" and (not inside or _is_called(room, name)):
+            if type(value).__name__ == "CPUDispatcher" and (not inside or _is_called(room, value)):
                 replaced.append((room, name, value))
     for room, name, value in replaced:
         setattr(room, name, _timed(value, name, spent))
@@ -43,9 +43,9 @@ def watched() -> Iterator[dict[str, float]]:
             setattr(room, name, value)
 
 
-def _is_called(room: Any, name: str) -> bool:
+def _is_called(room: Any, kernel: Any) -> bool:
     """Whether a kernel is one that others call by its module, as in ``cpu.normal_equations(...)``."""
-    return name in getattr(room, "__all__", ())
+    return kernel.py_func.__module__ == room.__name__ and not kernel.py_func.__name__.startswith("_")
 
 
 def _timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:

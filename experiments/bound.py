@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 import gonio
-from gonio.fourier.spectrum import in_friedel_half, index_grid
+from gonio.fourier.grid import in_friedel_half, index_grid
 from gonio.fourier.transform import centred_fft
 from gonio.particle.ctf import Ctf
 from gonio.simulate import Imaging, Phantom

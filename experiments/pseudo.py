@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from gonio.particle.ctf import dose_decay
 from gonio.particle.volume import TiltStack
 
-__all__ = ["corners_first", "sums_of"]
-
 # RELION cuts images to the largest circle of the box, with so soft an edge.
 CIRCLE_EDGE_PX = 5.0
 

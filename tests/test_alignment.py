@@ -29,13 +29,14 @@ from examples import (
     random,
     sharp,
 )
-from gonio.alignment.aligner import Aligner, Result, Settings, align
+from gonio.alignment.aligner import Aligner, align
+from gonio.alignment.result import Result
 from gonio.comparison.score import Score
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
 from gonio.search.levenberg_marquardt import Status
-from gonio.settings import LocalSearch, PaperSearch, Schedule
+from gonio.settings import LocalSearch, PaperSearch, Schedule, Settings
 from gonio.simulate import PAPER_CTF, Imaging, simulate_subtomogram, simulate_tilt_stack
 
 scores = pytest.mark.parametrize("score", ["rcs", "fcs"])

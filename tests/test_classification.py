@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.alignment.particle_list import ParticleError
 from gonio.averaging.averages import average
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume, correlation
 from gonio.run.executor import Local
+from gonio.settings import Settings
 from gonio.workflows.classification import (
     _FitRow,
     classes_of_clusters,

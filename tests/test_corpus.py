@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.averaging.averages import average
 from gonio.io import read_particles, read_volume
 from gonio.io.lists import read_with
@@ -28,11 +28,12 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, mirrored_volume, soft_sphere
 from gonio.particle.wedge import SingleAxisWedge
-from gonio.settings import LocalSearch
+from gonio.settings import LocalSearch, Settings
 from gonio.simulate import Structure
 from gonio.workflows.checks import opposite_contrast, sample_of
 from gonio.workflows.extraction import Cutting, cut_out, normalised
-from gonio.workflows.refinement import Plan, refined
+from gonio.workflows.refinement import refined
+from gonio.workflows.refinement_plan import Plan
 
 pytestmark = pytest.mark.slow
 

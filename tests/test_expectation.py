@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import isotonic_regression
 
-from gonio.comparison.expected_fsc import MAX_CHANCE, MAX_CORRELATION, ExpectedFsc, chance_correlation, shell_weight
+from gonio.comparison.expected_fsc import ExpectedFsc, chance_correlation, shell_weight
 from gonio.kernels import shells
+from gonio.kernels.shells import MAX_CHANCE, MAX_CORRELATION
 
 SHELLS = 9
 ROUNDING = 1e-12  # a few double-precision operations on numbers up to 1

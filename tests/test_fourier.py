@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 from examples import premultiplied
 from gonio.fourier.fourier_volume import FourierVolume, moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
-from gonio.fourier.grid import LEAST_REACH, MARGIN, Places, low_spectrum
-from gonio.fourier.spectrum import Spectrum, in_friedel_half, index_grid
+from gonio.fourier.grid import LEAST_REACH, MARGIN, Places, in_friedel_half, index_grid, low_spectrum
+from gonio.fourier.spectrum import Spectrum
 from gonio.fourier.transform import centred_fft, centred_ifft, low_passed, shell_limit
 from gonio.kernels import sample_sums, shift
 from gonio.kernels.dft import dft_matrices, forward, plane_waves

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from examples import BOX, NORMAL, POSES, SHARP, VOXEL, assert_found, noisy, sharp
-from gonio.alignment.aligner import Aligner, Result, Settings, align
+from gonio.alignment.aligner import Aligner, align
+from gonio.alignment.result import Result
 from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
@@ -20,7 +21,7 @@ from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Subtomogram, Volume
 from gonio.search.objective import AxisPrior, StartPrior, pack, poses_of, prior_model
 from gonio.search.search_space import about_normals, everywhere, near
-from gonio.settings import AxisSearch, LocalSearch
+from gonio.settings import AxisSearch, LocalSearch, Settings
 from gonio.simulate import Phantom
 
 UNIT = NORMAL / np.linalg.norm(NORMAL)

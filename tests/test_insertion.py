@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gonio.averaging.insertion import insertion_of
 from gonio.fourier.fourier_volume import FourierVolume
-from gonio.fourier.spectrum import index_grid
+from gonio.fourier.grid import index_grid
 from gonio.kernels import insert
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry, _permuted, split

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from examples import NEARBY, NORMAL, POSES, SHARP, VOXEL, assert_found, random, sharp
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume, soft_sphere
 from gonio.preparation.prepare import Preparation
+from gonio.settings import Settings
 from gonio.simulate import Imaging, simulate_subtomogram
 
 LARGE, SMALL = 64, 32

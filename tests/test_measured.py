@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from examples import BOX, VOXEL, sharp
-from gonio.fourier.spectrum import index_grid
+from gonio.fourier.grid import index_grid
 from gonio.fourier.transform import centred_fft, centred_ifft, low_passed
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume

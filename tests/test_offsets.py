@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.averaging.averages import average
 from gonio.averaging.resolution import half_map_fsc, soft_mask
 from gonio.fourier.fsc import fourier_shell_correlation
@@ -17,12 +17,13 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, soft_sphere
 from gonio.preparation.extent import sphere_diameter_angstrom
-from gonio.settings import LocalSearch
+from gonio.settings import LocalSearch, Settings
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, simulate_subtomogram, simulate_tilt_stack
 from gonio.workflows.classification import classes_of_references, classify_pairs
 from gonio.workflows.initial_model import initial_model
 from gonio.workflows.inspection import contrast_t
-from gonio.workflows.refinement import Plan, refined
+from gonio.workflows.refinement import refined
+from gonio.workflows.refinement_plan import Plan
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from examples import POSES, assert_found, noisy
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, TiltStack
 from gonio.run.executor import Local
+from gonio.settings import Settings
 from gonio.workflows.all_pairs import align_all_pairs
 
 COUNT = 4

@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from gonio.cli.app import run
-from gonio.fourier.spectrum import index_grid
+from gonio.fourier.grid import index_grid
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
 from gonio.particle import half_sets

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from examples import BOX, POSES, SHARP, VOXEL, random, sharp, table_of
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.alignment.posterior import PROPOSED, Draws, Worth, drawn
 from gonio.averaging.averages import average, average_table, folds_of
 from gonio.comparison.score import Score
@@ -17,6 +17,7 @@ from gonio.fourier.fsc import fourier_shell_correlation, shell_power
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.volume import Subtomogram
 from gonio.preparation.prepare import Preparation
+from gonio.settings import Settings
 from gonio.simulate import Imaging, simulate_subtomogram
 
 pytestmark = pytest.mark.slow

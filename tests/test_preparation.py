@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from examples import BOX, POSES, SHARP, VOXEL, noisy, random, sharp
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.score import Score
-from gonio.fourier.spectrum import Spectrum, index_grid
+from gonio.fourier.grid import index_grid
+from gonio.fourier.spectrum import Spectrum
 from gonio.fourier.transform import centred_fft, centred_ifft
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume, soft_sphere
 from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge
 from gonio.preparation.prepare import Preparation
+from gonio.settings import Settings
 from gonio.simulate import PAPER_CTF, Imaging, simulate_subtomogram, simulate_tilt_stack
 
 MAP = sharp(Pose.identity()).volume

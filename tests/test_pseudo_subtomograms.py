@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 import gonio
 from gonio.averaging.averages import average
 from gonio.averaging.single import by_itself
-from gonio.fourier.spectrum import Spectrum, index_grid
+from gonio.fourier.grid import index_grid
+from gonio.fourier.spectrum import Spectrum
 from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, TiltStack, Volume, premultiplied, soft_sphere

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gonio.workflows.refinement as refinement_module
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.averaging.resolution import HalfMapFsc
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation
@@ -20,10 +20,11 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, Volume, correlation
 from gonio.run.executor import Local
-from gonio.settings import LocalSearch
+from gonio.settings import LocalSearch, Settings
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 from gonio.workflows.initial_model import initial_model, initial_model_halves
-from gonio.workflows.refinement import Iteration, Plan, best_of, fsc_mask, refined, start_map
+from gonio.workflows.refinement import best_of, fsc_mask, refined, start_map
+from gonio.workflows.refinement_plan import Iteration, Plan
 
 pytestmark = pytest.mark.slow
 

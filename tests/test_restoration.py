@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from gonio.fourier.spectrum import index_grid
+from gonio.fourier.grid import index_grid
 from gonio.fourier.transform import centred_fft, centred_ifft, shell_limit
 from gonio.kernels.dft import adjoint, filter_of, resampled
 from gonio.kernels.restore import normal, shown, shown_back

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gonio.alignment.aligner import Aligner, Result, Settings, align
+from gonio.alignment.aligner import Aligner, align
+from gonio.alignment.result import Result
 from gonio.averaging.averages import average
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
@@ -24,7 +25,7 @@ from gonio.io import read_particles, write_particles
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, Volume, correlation, soft_sphere
-from gonio.settings import LocalSearch
+from gonio.settings import LocalSearch, Settings
 from gonio.simulate.structure import Structure
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from examples import NORMAL, POSES, SHARP, SIXTY, VOXEL, noisy, sharp
-from gonio.alignment.aligner import Aligner, Result, Settings, align
+from gonio.alignment.aligner import Aligner, align
+from gonio.alignment.result import Result
 from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
@@ -16,6 +17,7 @@ from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge
 from gonio.search.uncertainty import Curvature
+from gonio.settings import Settings
 from gonio.simulate import Imaging, simulate_tilt_stack
 
 MAP = sharp(Pose.identity()).volume

@@ -20,7 +20,8 @@ from gonio.comparison.expected_fsc import ExpectedFsc, chance_correlation
 from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Comparison, Score, weighted
 from gonio.fourier.fourier_volume import FourierVolume
-from gonio.fourier.spectrum import Spectrum, index_grid
+from gonio.fourier.grid import index_grid
+from gonio.fourier.spectrum import Spectrum
 from gonio.fourier.transform import centred_fft, shell_limit
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Subtomogram, masked, sphere_of

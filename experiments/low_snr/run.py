@@ -33,7 +33,8 @@ from errors import RIGHT_DEG, OverPredicted, agreement, in_frame_of
 from gonio.averaging.averages import average
 from gonio.particle.pose import PoseSample
 from gonio.run.executor import Local
-from gonio.workflows.refinement import Iteration, Plan, fsc_mask, refined, start_map
+from gonio.workflows.refinement import fsc_mask, refined, start_map
+from gonio.workflows.refinement_plan import Iteration, Plan
 from held import Held
 
 

@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 
 import gonio
 from gonio.averaging.averages import average
-from gonio.fourier.spectrum import index_grid
+from gonio.fourier.grid import index_grid
 from gonio.particle.ctf import Ctf
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Particle, Subtomogram, Volume, soft_sphere

@@ -35,7 +35,8 @@ from gonio.particle.volume import TiltStack, Volume
 from gonio.simulate.microscope import tilt_angles_deg, tilt_poses
 from gonio.simulate.structure import Atoms, Structure, read_atoms
 from gonio.workflows.half_frames import Apart, drift_of
-from gonio.workflows.refinement import Iteration, Plan, fsc_mask, refined
+from gonio.workflows.refinement import fsc_mask, refined
+from gonio.workflows.refinement_plan import Iteration, Plan
 from held import Held
 
 TILTS_DEG = tilt_angles_deg(-60.0, 60.0, step_deg=3.0)

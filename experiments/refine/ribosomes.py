@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ribosomes"))
 import gonio
 from gonio.particle.half_sets import split
 from gonio.workflows.initial_model import initial_model
-from gonio.workflows.refinement import Iteration, Plan, best_of, refined, start_map
+from gonio.workflows.refinement import best_of, refined, start_map
+from gonio.workflows.refinement_plan import Iteration, Plan
 from run import (
     DIAMETER_ANGSTROM,
     VOXEL_SIZE_ANGSTROM,

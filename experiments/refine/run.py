@@ -29,7 +29,8 @@ from gonio.run.executor import Local
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, Structure, simulate_subtomogram
 from gonio.simulate.microscope import apply_transfer, back_project
 from gonio.workflows.initial_model import initial_model_halves
-from gonio.workflows.refinement import Iteration, Plan, best_of, fsc_mask, independent_samples, refined, start_map
+from gonio.workflows.refinement import best_of, fsc_mask, independent_samples, refined, start_map
+from gonio.workflows.refinement_plan import Iteration, Plan
 from held import Held
 
 START_ANGSTROM, AGREE_ANGSTROM = 60.0, 50.0

@@ -34,7 +34,8 @@ from atoms import STRUCTURES, Atoms, Camera, particles
 from errors import agreement, frame_of
 from gonio.fourier.fourier_volume import moved
 from gonio.io import read_particles, read_volume, write_volume
-from gonio.workflows.refinement import Plan, fsc_mask, start_map
+from gonio.workflows.refinement import fsc_mask, start_map
+from gonio.workflows.refinement_plan import Plan
 
 STRUCTURE, SMALL_SUBUNIT = "7p6z.cif.gz", ("30S ribosomal protein", "16S ribosomal RNA")
 DIAMETER_ANGSTROM = 280.0

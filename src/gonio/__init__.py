@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from gonio.workflows.classification import classes_of_references
     from gonio.workflows.clustering import AllPairs, cluster
     from gonio.workflows.initial_model import initial_model
-    from gonio.workflows.refinement import Iteration, Plan, refined
+    from gonio.workflows.refinement import refined
+    from gonio.workflows.refinement_plan import Iteration, Plan
 
 __version__ = "0.1.0"
 

@@ -15,19 +15,6 @@ from gonio.particle import orientations
 from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.symmetry import Symmetry
 
-__all__ = [
-    "AnySearch",
-    "AxisSearch",
-    "GlobalSearch",
-    "Inputs",
-    "LocalSearch",
-    "Overlap",
-    "PaperSearch",
-    "Pool",
-    "Schedule",
-    "Settings",
-]
-
 
 @dataclass(frozen=True)
 class Schedule:

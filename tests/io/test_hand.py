@@ -11,11 +11,12 @@ import pytest
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.averaging.averages import average
 from gonio.cli.app import run
 from gonio.io import FormatError, read_particles, read_volume
 from gonio.particle.volume import Volume, correlation, soft_sphere
+from gonio.settings import Settings
 
 EXTRACTED = Path(__file__).parents[3] / "shared" / "data" / "relion_extracted"
 BOX, VOXEL, COUNT = 32, 10.0, 3

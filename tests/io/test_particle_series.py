@@ -11,7 +11,7 @@ import pytest
 from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.averaging.averages import average
 from gonio.cli.app import run
 from gonio.fourier.fourier_volume import moved_into
@@ -21,6 +21,7 @@ from gonio.io.blocks import read_star
 from gonio.io.formats import format_of
 from gonio.particle.pose import Pose
 from gonio.particle.volume import TiltStack, Volume, soft_sphere
+from gonio.settings import Settings
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.io import read_particles, write_particles
 from gonio.io.conversion import TomogramSizes, WriteOptions
 from gonio.io.em import read_em
@@ -18,6 +18,7 @@ from gonio.io.source import ReadOptions
 from gonio.io.stopgap import read_wedge_list
 from gonio.particle.volume import Volume
 from gonio.particle.wedge import SingleAxisWedge
+from gonio.settings import Settings
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 if not SHARED.is_dir():

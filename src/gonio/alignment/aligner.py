@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gonio.alignment.posterior import MOST_ALIKE, squared_correlation
 from gonio.alignment.prepared import FromCoarseToFine, FromSeeds, Prepared, finished
-from gonio.alignment.result import History, Optimum, Result
+from gonio.alignment.result import Result
 from gonio.averaging.single import by_itself
 from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.sampled_pair import Pair
@@ -35,9 +35,7 @@ from gonio.search.gpu.device import CPU, Device, device_for
 from gonio.search.gpu.groups import in_groups
 from gonio.search.objective import signature
 from gonio.search.search_space import Frame, about_normals, everywhere, near
-from gonio.settings import GlobalSearch, Inputs, LocalSearch, Overlap, PaperSearch, Pool, Schedule, Settings
-
-__all__ = ["Aligner", "History", "Inputs", "Kept", "Optimum", "Pool", "Result", "Settings", "align"]
+from gonio.settings import GlobalSearch, LocalSearch, Overlap, PaperSearch, Pool, Schedule, Settings
 
 # Particles from which the expected FSC of a whole set is estimated.
 LEARN_FROM = 50

@@ -20,17 +20,6 @@ from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
 from gonio.settings import LocalSearch, Settings
 
-__all__ = [
-    "UNKNOWN",
-    "as_score",
-    "columns_of",
-    "rotation_change_deg",
-    "runners_up",
-    "with_results",
-    "without_found",
-    "writable",
-]
-
 # Stands in files for infinite or unknown values: every program reads it, and as a float32 too.
 UNKNOWN = 1e30
 

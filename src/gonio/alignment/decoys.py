@@ -40,8 +40,6 @@ from gonio.search.gpu.device import CPU
 from gonio.search.gpu.multi_gpu import executor_for
 from gonio.settings import GlobalSearch, LocalSearch, Settings
 
-__all__ = ["Competition", "Decoys", "compete", "q_values", "scrambled_volume", "self_likeness"]
-
 # A mirror image that shares this much of the reference's detail is no decoy: real particles would fit it as well.
 MOST_ALIKE = 0.7
 # Decoys keep the reference's shape: its phases at lengths above its diameter over this number.

@@ -22,8 +22,6 @@ from gonio.search.search_space import Frame
 from gonio.search.stochastic import Outcome
 from gonio.search.uncertainty import Curvature
 
-__all__ = ["Refined", "better_of", "result_of", "results_of"]
-
 # The paper's searches keep their whole pool: poses further apart than this are its optima, at most this many.
 RUNNER_UP_DEG, RUNNERS_UP = 10.0, 5
 # An optimum is another one, and better, where its dissimilarity is lower by more than this fraction.

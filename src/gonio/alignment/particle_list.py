@@ -27,8 +27,6 @@ from gonio.search.gpu.device import CPU, Device
 from gonio.search.gpu.multi_gpu import executor_for
 from gonio.settings import LocalSearch, Settings
 
-__all__ = ["AlignRow", "AlignedRow", "Aligners", "ParticleError", "align_table", "learn"]
-
 
 class ParticleError(ValueError):
     """Error of one particle of a list, whose name the message begins with."""

@@ -26,8 +26,6 @@ from gonio.search.objective import pack
 from gonio.search.search_space import Frame
 from gonio.settings import Settings
 
-__all__ = ["Draws", "Optima", "Worth", "covariance_of", "drawn", "squared_correlation", "with_posteriors"]
-
 # Poses that are evaluated, degrees of freedom of Student's t, and the inflation of its width. With fewer than 64 poses
 # the weights of sharp posteriors rest on a few.
 PROPOSED, FREEDOM, INFLATED = 64, 5.0, 1.25

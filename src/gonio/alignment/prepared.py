@@ -30,8 +30,6 @@ from gonio.search.objective import pack, signature, with_moving_overlap
 from gonio.search.search_space import Frame
 from gonio.settings import GlobalSearch, Overlap, PaperSearch, Settings
 
-__all__ = ["FromCoarseToFine", "FromSeeds", "Prepared", "finished"]
-
 # A pair that shares this fraction of its power may be compared unprocessed.
 NOISE_FREE = 0.97
 # Variances are estimated to a factor of a few only: a pose is surer when its variance is below this fraction.

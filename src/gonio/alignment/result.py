@@ -11,8 +11,6 @@ from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.particle.pose import Pose, PoseSample
 from gonio.search.levenberg_marquardt import Status
 
-__all__ = ["History", "Optimum", "Result", "axis_sds"]
-
 
 @dataclass(frozen=True)
 class History:

@@ -23,8 +23,6 @@ from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, Volume
 from gonio.run.executor import Executor, Local
 
-__all__ = ["FOLDS", "Average", "average", "average_classes", "average_table", "folds_of"]
-
 # Rows of a block, which a worker sums at a time. Another number changes the sums by rounding.
 BLOCK = 32
 # Particles are aligned to maps without the fifth of their half set that they are in: with its own noise in the map a

@@ -20,7 +20,8 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from gonio.fourier.fourier_volume import background, wedge_in_box
-from gonio.fourier.spectrum import image_samples, in_friedel_half, index_grid
+from gonio.fourier.grid import in_friedel_half, index_grid
+from gonio.fourier.spectrum import image_samples
 from gonio.fourier.transform import centred_fft, centred_ifft
 from gonio.kernels import insert
 from gonio.kernels.window import OVERSAMPLING, window_transform
@@ -28,8 +29,6 @@ from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.symmetry import Symmetry, split, symmetric
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import NoWedge, SquaredTransferWedge
-
-__all__ = ["Insertion", "SubtomogramInsertion", "Sums", "TiltStackInsertion", "insertion_of", "shell_mean"]
 
 # Least weight that the map is divided by, as a fraction of the shell's mean: frequencies measured less are damped.
 MIN_RELATIVE_WEIGHT = 0.1

@@ -20,22 +20,9 @@ from scipy import ndimage
 
 from gonio.averaging.insertion import MIN_RELATIVE_WEIGHT
 from gonio.fourier.fsc import fourier_shell_correlation, half_shells, resolution_at, shell_correlation
-from gonio.fourier.spectrum import in_friedel_half, index_grid
+from gonio.fourier.grid import in_friedel_half, index_grid
 from gonio.fourier.transform import low_passed
 from gonio.particle.volume import Volume, mean_within
-
-__all__ = [
-    "FSC_HALVES",
-    "FSC_KNOWN",
-    "Evenness",
-    "HalfMapFsc",
-    "check_mask",
-    "evenness",
-    "fsc_of_a_half",
-    "half_map_fsc",
-    "soft_mask",
-    "with_random_phases",
-]
 
 FSC_HALVES = 0.143  # of two half maps (Rosenthal & Henderson 2003)
 FSC_KNOWN = 0.5  # of a map against a known one, and the older, stricter threshold for halves

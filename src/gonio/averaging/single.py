@@ -14,8 +14,6 @@ from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Particle, Subtomogram
 from gonio.particle.wedge import WeightVolumeWedge
 
-__all__ = ["by_itself"]
-
 # A frequency counts as fully measured when its weight is at least half the mean of its shell.
 FULLY_MEASURED = 0.5
 

@@ -32,8 +32,6 @@ from gonio.cli.simulate import map_, simulate
 from gonio.run.folder import Finished
 from gonio.run.provenance import typed
 
-__all__ = ["app", "main", "run"]
-
 # The base class of errors in the command line; typer exports only its children.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 

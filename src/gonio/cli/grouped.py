@@ -24,8 +24,6 @@ from gonio.cli.options import OPTIONS, AsJson
 from gonio.cli.output import progress
 from gonio.particle.arguments import ArgumentError
 
-__all__ = ["command"]
-
 
 @dataclass(frozen=True)
 class _Group:

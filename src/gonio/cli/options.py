@@ -12,8 +12,6 @@ from typing import Annotated
 import typer
 from typer.models import ParameterInfo
 
-__all__ = ["OPTIONS", "length"]
-
 
 def positive(value: float | None) -> float | None:
     """Return the number of an option, which must be positive where it is given."""

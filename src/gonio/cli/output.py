@@ -14,8 +14,6 @@ from typing import IO, Any
 
 from gonio.jobs.files import json_text
 
-__all__ = ["Lenient", "hanging", "numbers_text", "print_result", "progress", "say", "visible", "wrapped"]
-
 PLAIN_PROGRESS_SECONDS = 5.0
 # Columns of a terminal, and what names and values of a summary take of them.
 WIDTH, NAME_WIDTH, VALUE_WIDTH = 80, 30, 14

@@ -17,7 +17,7 @@ from gonio.cli.output import numbers_text, print_result, say
 if TYPE_CHECKING:
     from gonio.jobs.refine import Refined
     from gonio.workflows.initial_model import DeNovoHalves
-    from gonio.workflows.refinement import Iteration
+    from gonio.workflows.refinement_plan import Iteration
 
 # One line for each iteration, in the width of a terminal.
 HEADINGS = "iteration  looked      compared to  halves agree  median particle moved by"

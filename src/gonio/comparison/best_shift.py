@@ -22,8 +22,6 @@ from gonio.fourier.spectrum import Spectrum
 from gonio.kernels import shift as kernels
 from gonio.kernels.sample_sums import Samples
 
-__all__ = ["ShiftGrid", "ShiftSearch", "shift_grid"]
-
 # Pairs of a sample off the grid and a shift whose phases are in memory at a time.
 PHASES = 4e6
 

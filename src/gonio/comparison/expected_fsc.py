@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from gonio.kernels import shells as kernels
 from gonio.kernels.shells import MAX_CHANCE, MAX_CORRELATION
 
-__all__ = ["ExpectedFsc", "chance_correlation", "shell_weight", "stretched"]
-
 
 @dataclass(frozen=True)
 class ExpectedFsc:

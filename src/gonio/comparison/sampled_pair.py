@@ -13,8 +13,6 @@ from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
 from gonio.kernels import shells
 
-__all__ = ["Pair"]
-
 
 @dataclass(frozen=True)
 class Pair:

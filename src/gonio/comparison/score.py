@@ -26,8 +26,6 @@ from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.spectrum import Spectrum
 from gonio.kernels import model, sample_sums, shells
 
-__all__ = ["Comparison", "NormalEquations", "Score", "weighted"]
-
 # With fewer samples in common (four for each unknown), or a smaller fraction of the target's, any pose fits.
 MIN_SAMPLES, MIN_OVERLAP = 24, 0.05
 

@@ -19,8 +19,6 @@ from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.particle.volume import Volume, boxed
 from gonio.particle.wedge import NoWedge, Wedge, WeightVolumeWedge
 
-__all__ = ["FourierVolume", "background", "moved", "moved_into", "wedge_in_box"]
-
 # Sets of samples at seed orientations that a reference caches: one for each wedge and size of its targets.
 KEPT_ROTATIONS = 2
 # Power of a shell relative to the strongest, below which it is empty: the square of rounding errors of 6e-8, with a

@@ -12,17 +12,6 @@ from gonio.fourier.fourier_volume import EMPTY_SHELL
 from gonio.fourier.grid import REMEMBERED
 from gonio.particle.volume import Volume
 
-__all__ = [
-    "fourier_shell_correlation",
-    "half_radius",
-    "half_shells",
-    "power_ratio",
-    "resolution_at",
-    "scaled_shells",
-    "shell_correlation",
-    "shell_power",
-]
-
 # Relative error of sums in single precision.
 ROUNDING = 1e-5
 

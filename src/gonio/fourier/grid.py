@@ -21,17 +21,6 @@ from gonio.kernels.dft import dft_matrices, forward, plane_waves
 from gonio.particle.volume import Subtomogram
 from gonio.particle.wedge import SquaredTransferWedge, Wedge
 
-__all__ = [
-    "Places",
-    "by_radius",
-    "in_friedel_half",
-    "index_grid",
-    "inside",
-    "low_spectrum",
-    "remembered",
-    "shell_means",
-]
-
 T = TypeVar("T")
 RealArray = NDArray[np.floating] | NDArray[np.integer]
 

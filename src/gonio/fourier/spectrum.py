@@ -26,8 +26,6 @@ from gonio.fourier.grid import (
 from gonio.fourier.transform import shell_limit
 from gonio.particle.volume import Particle, Subtomogram, TiltStack
 
-__all__ = ["Spectrum", "in_friedel_half", "index_grid"]
-
 # Where images have almost no noise, their power is that of the signal, and low power is no reason for a high weight: a
 # shell has at least this fraction of the noise of the noisiest. Real noise falls to a fifth.
 MIN_NOISE = 0.1

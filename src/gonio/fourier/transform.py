@@ -15,8 +15,6 @@ from gonio.fourier.grid import index_grid
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.volume import Volume
 
-__all__ = ["centred_fft", "centred_ifft", "low_passed", "shell_limit"]
-
 MIN_SHELLS = 3
 
 

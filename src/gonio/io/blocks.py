@@ -22,8 +22,6 @@ from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.text import plain_float
 from gonio.particle.texts import ROWS_AT_A_TIME, Packer, Texts, packed, texts_at
 
-__all__ = ["Block", "Star", "read_star", "write_star"]
-
 LIST_WANTED = "give a STAR file as RELION or WarpTools writes it"
 VERSION = re.compile(r"\s*# version (\d+)")
 WORD = re.compile(r"\S+")

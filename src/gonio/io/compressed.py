@@ -18,17 +18,6 @@ from numpy.typing import NDArray
 
 from gonio.io.errors import FormatError
 
-__all__ = [
-    "Layout",
-    "check_length",
-    "check_unpacked",
-    "compression_of",
-    "first_bytes",
-    "is_uncompressed",
-    "opened",
-    "payload",
-]
-
 PIECE_BYTES = 2**24
 SNIFFED_BYTES = 212  # which show what a map is
 FREE_BYTES, TIMES = 250_000_000, 10

@@ -31,8 +31,6 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.texts import Texts, rows_of
 
-__all__ = ["CENTRES", "TomogramSizes", "WriteOptions", "known_sizes", "losses", "needs_centres", "prepared"]
-
 CENTRES: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "size/2": lambda size: size / 2,
     "size/2-1": lambda size: size / 2 - 1,

@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 from gonio.particle.volume import Subtomogram, Volume, premultiplied
 from gonio.particle.wedge import SquaredTransferWedge, WeightVolumeWedge
 
-__all__ = ["CTF_IMAGE_COLUMN", "CtfImage", "CtfImageKind", "centred_weights", "kind_of", "seen_through"]
-
 # The column in which gonio states it, in lists of its own.
 CTF_IMAGE_COLUMN = "gonioCtfImage"
 # No CTF is larger than one, but volumes are scaled and interpolated: beyond this, sums of squares are as likely.

@@ -25,8 +25,6 @@ from gonio.io.star_columns import Layout, block_of, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
-__all__ = ["is_dynamo", "read_dynamo", "write_dynamo"]
-
 COLUMNS = (
     *("tag", "aligned", "averaged", "dx", "dy", "dz", "tdrot", "tilt", "narot", "cc", "cc2", "cpu", "ftype"),
     *(

@@ -23,8 +23,6 @@ from gonio.io.compressed import Layout, opened, payload
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.text import float_or
 
-__all__ = ["EmFile", "em_layout", "is_em", "read_em", "write_em"]
-
 HEADER_BYTES = 512
 PARAMETERS, COMMENT_BYTES, USER_BYTES = 40, 80, 256
 DATA_TYPES = {1: "u1", 2: "i2", 4: "i4", 5: "f4", 8: "c8", 9: "f8"}

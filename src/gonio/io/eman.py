@@ -37,18 +37,6 @@ from gonio.io.text import check_writable, number_text, numbers_or_text, own_name
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
-__all__ = [
-    "is_boxes",
-    "is_lst",
-    "is_parms",
-    "read_boxes",
-    "read_lst",
-    "read_parms",
-    "shown",
-    "write_lst",
-    "write_parms",
-]
-
 HEADS = ("#LSX", "#LST")
 NOTE = (
     "# This file is in fast LST format. All lines after the next line have exactly the number of characters shown on"

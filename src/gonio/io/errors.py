@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["FormatError", "locate", "located", "of_particle", "printable", "reading", "remove_leftovers", "replacing"]
-
 # Characters of a message, and of the path and the remedy in it: what is wrong gets the rest.
 LONGEST, LONGEST_PATH, LONGEST_REMEDY = 400, 140, 130
 # What the name of a temporary file has after that of its file.

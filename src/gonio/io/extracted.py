@@ -24,8 +24,6 @@ from gonio.io.text import token
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
-__all__ = ["write_extracted"]
-
 # Of what an image was before: its stack, its pixels, its transfer, the way it was cut.
 OUTDATED = (
     *(

@@ -34,17 +34,6 @@ from gonio.io.source import ReadOptions, StarSource, star_format
 from gonio.io.subtomograms import ListSource
 from gonio.particle.table import ParticleTable
 
-__all__ = [
-    "FORMATS",
-    "Format",
-    "format_named",
-    "format_of",
-    "format_of_ending",
-    "own_format",
-    "stated_angles",
-    "stated_poses",
-]
-
 START_BYTES = 65536
 # Columns of RELION that state poses and positions.
 POSE_LABELS = r"(Coordinate|Origin|AngleRot|AngleTilt|AnglePsi|Subtomogram)(?!.*Prior$)"

@@ -17,8 +17,6 @@ from gonio.io.source import ReadOptions
 from gonio.io.tilts import DefocusHand
 from gonio.particle.table import ParticleTable
 
-__all__ = ["file_name", "keeps_text", "read_particles", "read_with", "write_back", "write_particles"]
-
 
 def read_particles(
     path: str | Path,

@@ -20,16 +20,6 @@ from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import MapFile, finite_float32, read_mrc, read_sections, write_mrc
 from gonio.particle.volume import Volume
 
-__all__ = [
-    "image_stack",
-    "read_listed",
-    "read_listed_sections",
-    "read_map",
-    "read_stack",
-    "read_volume",
-    "write_volume",
-]
-
 BROKEN = "write the file again"
 
 

@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from gonio.io.compressed import Layout, check_unpacked, is_uncompressed, opened, payload
 from gonio.io.errors import FormatError, reading, replacing
 
-__all__ = ["MapFile", "finite_float32", "lacks_map_word", "mrc_layout", "read_mrc", "read_sections", "write_mrc"]
-
 HEADER_BYTES = 1024
 PIECE = 2**22  # values looked at together
 MODES = (0, 1, 2, 6, 12)

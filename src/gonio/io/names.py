@@ -11,8 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
-__all__ = ["match", "stem", "tomostar"]
-
 ENDINGS = frozenset(
     [
         *("gz", "bz2", "mrc", "mrcs", "map", "rec", "em", "st", "ali", "zarr", "ome"),

@@ -40,8 +40,6 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import TiltStack
 
-__all__ = ["SeriesSource", "is_series", "read_series", "write_series"]
-
 GROUP, IMAGE = "rlnGroupName", "rlnImageName"
 # What only lists of single tilt images have together; positions in tomograms and volumes are what they lack.
 NEEDED = frozenset({GROUP, IMAGE, BFACTOR, SCALE, "rlnDefocusU", "rlnDefocusV"})

@@ -15,8 +15,6 @@ from gonio.io.text import is_number
 from gonio.particle.table import ParticleTable
 from gonio.particle.texts import packed
 
-__all__ = ["folder_of", "moved", "moved_columns", "relative"]
-
 # Names, not places, whatever files there may be.
 NAMES = ("rlnTomoName", "rlnTomoParticleName", "rlnGroupName", "rlnOpticsGroupName")
 # Files of a folder that are looked for before it is taken to have none.

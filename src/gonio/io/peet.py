@@ -33,17 +33,6 @@ from gonio.io.text import is_number, number_text
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
-__all__ = [
-    "is_peet",
-    "list_files",
-    "model_files",
-    "read_model",
-    "read_peet",
-    "shown_points",
-    "write_model",
-    "write_peet",
-]
-
 COLUMNS = (
     *("CCC", "reserved", "reserved2", "pIndex", "wedgeWT", "adjCCC", "NA", "NA2", "NA3", "NA4", "xOffset", "yOffset"),
     *("zOffset", "NA5", "NA6", "oldClass", "EulerZ(1)", "EulerZ(3)", "EulerX(2)", "class"),

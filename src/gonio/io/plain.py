@@ -37,8 +37,6 @@ from gonio.io.text import check_writable, is_number
 from gonio.particle.table import ParticleTable
 from gonio.particle.texts import ROWS_AT_A_TIME, Packer, Texts
 
-__all__ = ["as_cell", "is_plain", "read_csv", "read_parquet", "shown", "write_csv", "write_parquet"]
-
 AXES = ("x", "y", "z")
 LAYOUT = Layout(
     family="",

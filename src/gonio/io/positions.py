@@ -24,16 +24,6 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block, read_star
 from gonio.io.source import CENTRED, COORDINATES_PX, StarSource
 
-__all__ = [
-    "CENTRED",
-    "COORDINATES_PX",
-    "SERIES_PIXEL",
-    "are_centred",
-    "coordinate_pixels",
-    "coordinates_angstrom",
-    "pixels_by_tomogram",
-]
-
 SERIES_PIXEL = "rlnTomoTiltSeriesPixelSize"
 
 

@@ -31,8 +31,6 @@ from gonio.io.subtomograms import ListSource
 from gonio.io.text import check_writable, float_or, number_text
 from gonio.particle.table import ParticleTable
 
-__all__ = ["is_pytom", "read_pytom", "write_pytom"]
-
 # Elements and attributes of a particle are columns PATH@ATTRIBUTE.
 FILE, TOMOGRAM = "@Filename", "PickPosition@Origin"
 LAYOUT = Layout(

@@ -9,14 +9,11 @@ import numpy as np
 
 from gonio.io.blocks import Star, write_star
 from gonio.io.paths import relative
-from gonio.io.positions import CENTRED
 from gonio.io.relion import blocks_of
-from gonio.io.source import TILT_COLUMNS
+from gonio.io.source import CENTRED, TILT_COLUMNS
 from gonio.io.star import ANGLES, HALF_SET, ORIGINS_ANGSTROM
 from gonio.io.text import decimals, token
 from gonio.particle.pose import Pose
-
-__all__ = ["write_simulated"]
 
 
 def write_simulated(

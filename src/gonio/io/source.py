@@ -30,8 +30,6 @@ from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
 
-__all__ = ["ReadOptions", "StarSource", "name_label", "named_file", "star_format", "tomograms_beside"]
-
 VOXEL_SIZE_TOLERANCE = 0.01
 CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
 COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")

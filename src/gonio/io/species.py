@@ -23,8 +23,6 @@ from gonio.io.subtomograms import ListSource
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
-__all__ = ["is_species", "read_species"]
-
 COORDINATES = ("wrpCoordinateX1", "wrpCoordinateY1", "wrpCoordinateZ1")
 ANGLES = ("wrpAngleRot1", "wrpAngleTilt1", "wrpAnglePsi1")
 HALF_SET, SERIES = "wrpRandomSubset", "wrpSourceName"

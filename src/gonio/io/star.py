@@ -27,16 +27,10 @@ from scipy.spatial.transform import Rotation
 from gonio.io.blocks import Block, Star, read_star, write_star
 from gonio.io.errors import FormatError, locate
 from gonio.io.paths import moved_columns, relative
-from gonio.io.positions import (
+from gonio.io.positions import SERIES_PIXEL, are_centred, coordinate_pixels, coordinates_angstrom, pixels_by_tomogram
+from gonio.io.source import (
     CENTRED,
     COORDINATES_PX,
-    SERIES_PIXEL,
-    are_centred,
-    coordinate_pixels,
-    coordinates_angstrom,
-    pixels_by_tomogram,
-)
-from gonio.io.source import (
     IMAGE_COLUMNS,
     REVERSED,
     STACKS,
@@ -50,13 +44,12 @@ from gonio.io.source import (
 )
 from gonio.io.star_columns import checked_names, own_columns
 from gonio.io.text import decimals, own_label, own_name, token
-from gonio.io.tilts import TiltSeries, read_tilt_series
+from gonio.io.tilts import read_tilt_series
 from gonio.io.unused import warn_of_unused
 from gonio.particle.pose import Pose
 from gonio.particle.table import BoxFrames, ParticleTable
 from gonio.particle.texts import Texts, packed
-
-__all__ = ["read_particles", "write_particles"]
+from gonio.particle.tilt_series import TiltSeries
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")

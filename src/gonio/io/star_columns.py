@@ -29,20 +29,6 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.texts import Texts, are_distinct, packed
 
-__all__ = [
-    "Layout",
-    "block_of",
-    "checked_names",
-    "numbered_files",
-    "numbers_of",
-    "own_columns",
-    "own_texts",
-    "shown",
-    "table_of",
-    "tomogram_numbers",
-    "write_documents",
-]
-
 # Angles and lengths closer than this are those of the file, which then keeps its text: above the rounding of float64
 # through two conversions, below six decimals.
 SAME = 1e-7

@@ -24,8 +24,6 @@ from gonio.io.star_columns import Layout, block_of, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
-__all__ = ["MOTIVE_LIST", "WEDGE_LIST", "read_stopgap", "read_wedge_list", "write_stopgap"]
-
 MOTIVE_LIST, WEDGE_LIST = "stopgap_motivelist", "stopgap_wedgelist"
 COLUMNS = (
     *("motl_idx", "tomo_num", "object", "subtomo_num", "halfset", "orig_x", "orig_y", "orig_z", "score"),

@@ -24,8 +24,6 @@ from gonio.particle.table import ParticleSource
 from gonio.particle.volume import Particle, Subtomogram, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
 
-__all__ = ["ListSource", "numbered_images"]
-
 VOLUME = re.compile(r"(?P<stem>.+?)\.(em|mrc|map|rec)(\.gz)?$", re.IGNORECASE)
 HDF_ENDINGS = (".hdf", ".hdf5", ".h5")
 

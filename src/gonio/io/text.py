@@ -17,19 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 from gonio.io.errors import FormatError
 from gonio.particle.texts import ROWS_AT_A_TIME, Texts
 
-__all__ = [
-    "check_writable",
-    "decimals",
-    "float_or",
-    "is_number",
-    "number_text",
-    "numbers_or_text",
-    "own_label",
-    "own_name",
-    "plain_float",
-    "token",
-]
-
 T = TypeVar("T")
 
 

@@ -31,8 +31,6 @@ from gonio.io.text import plain_float
 from gonio.io.tilts import read_tilt_series, series_of_block
 from gonio.particle.tilt_series import Optics, TiltSeries
 
-__all__ = ["is_tilt_file", "read_tilts"]
-
 WEDGE_LIST = "stopgap_wedgelist"
 SECTION = re.compile(r"^\[ZValue\s*=\s*(\d+)\s*\]")
 # Of lines, so that nothing is looked for again and again in blanks: these stop at the end of a line.

@@ -33,8 +33,6 @@ from gonio.io.blocks import Block, Star, read_star
 from gonio.io.errors import FormatError, locate
 from gonio.particle.tilt_series import Optics, TiltSeries
 
-__all__ = ["DefocusHand", "bfactors", "read_tilt_series", "series_of_block", "visible_tilts"]
-
 ANGLES = ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot")
 STAGE_TILT = "rlnTomoNominalStageTiltAngle"
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")

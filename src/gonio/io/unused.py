@@ -14,8 +14,6 @@ import numpy as np
 from gonio.io.source import PREMULTIPLIED, StarSource
 from gonio.io.tilts import HAND
 
-__all__ = ["warn_of_unused"]
-
 # RELION: beam tilt and higher aberrations, and magnification that differs with direction, of an optics group.
 NOT_USED: Mapping[str, float] = {
     "rlnBeamTiltX": 0.0,

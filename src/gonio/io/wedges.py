@@ -22,8 +22,6 @@ from gonio.particle.table import ParticleTable
 from gonio.particle.tilt_series import TiltSeries, TiltWedge, Weighting
 from gonio.particle.wedge import Wedge
 
-__all__ = ["StatedWedges", "read_tilts_of", "tilt_wedges", "with_tilts"]
-
 
 @dataclass(frozen=True)
 class StatedWedges:

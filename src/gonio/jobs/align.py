@@ -29,13 +29,13 @@ from gonio.jobs.running import RunOptions, running
 from gonio.particle.arguments import ArgumentError
 
 if TYPE_CHECKING:
-    from gonio.alignment.aligner import Aligner, Result, Settings
+    from gonio.alignment.aligner import Aligner
+    from gonio.alignment.result import Result
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
     from gonio.report import Errors, Report
     from gonio.run.executor import Executor
-
-__all__ = ["Aligned", "align", "align_list", "errors_of", "report_of"]
+    from gonio.settings import Settings
 
 WRONG_DEG = 15.0  # errors beyond this are another optimum
 # Columns of the scores of reference and best decoy, and of the q-value.

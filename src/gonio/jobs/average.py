@@ -22,19 +22,6 @@ if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
 
-__all__ = [
-    "Agreement",
-    "Averaged",
-    "agreement_of",
-    "average",
-    "average_list",
-    "falls_at",
-    "fsc_csv",
-    "resolution_text",
-    "resolutions",
-    "write_average",
-]
-
 HALF_ENDINGS = ("_half1.mrc", "_half2.mrc", "_fsc.csv")
 MASK_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, SETTINGS_ENDING = "_mask.mrc", "_coverage.mrc", ".cxc", ".settings.toml"
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gonio.settings import Settings
     from gonio.workflows.inspection import InputWarning
 
-__all__ = ["doubts_of", "warn_of"]
-
 
 def warn_of(found: Iterable[InputWarning | None]) -> list[InputWarning]:
     """Warn, at the line of the caller's caller, of each check that found something, and return those warnings."""

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from gonio.workflows.classification import Classes
     from gonio.workflows.clustering import AllPairs, Clustering
 
-__all__ = ["Classified", "Paired", "Procedure", "classify"]
-
 # Columns of an earlier classification, which are dropped.
 FOUND = ("class_margin",)
 # All pairs of up to this many particles are aligned: 20,000 pairs, four minutes of one processor in boxes of 32.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from gonio.io.formats import Format
     from gonio.particle.table import ParticleTable
 
-__all__ = ["Converted", "convert"]
-
 
 @dataclass(frozen=True)
 class Converted:

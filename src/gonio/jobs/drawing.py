@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.particle.wedge import Wedge
 
-__all__ = ["draw"]
-
 
 def draw(
     output: Path,

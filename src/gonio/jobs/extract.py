@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.workflows.extraction import Cutting
 
-__all__ = ["EDGES", "NORMALISATIONS", "Extracted", "Extraction", "extract", "names_of"]
-
 EDGES = ("pad", "skip", "refuse")
 NORMALISATIONS = ("outside", "box", "none")
 NAMED = 10  # particles that are named one by one

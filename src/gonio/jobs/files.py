@@ -16,17 +16,6 @@ from gonio.run.folder import check_target
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
 
-__all__ = [
-    "beside",
-    "check_map",
-    "json_text",
-    "write_list",
-    "write_particle_scene",
-    "write_settings",
-    "write_summary",
-    "write_text",
-]
-
 
 def check_map(path: str | Path, *endings: str, overwrite: bool) -> Path:
     """Return the absolute path of a map that may be written, and with it the files of these endings beside it.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.workflows.inspection import HandScore
 
-__all__ = ["hand_score", "remedies_of"]
-
 
 def hand_score(
     table: ParticleTable,

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from gonio.particle.wedge import Wedge
     from gonio.workflows.inspection import HandScore, InputWarning
 
-__all__ = ["Inspection", "inspect"]
-
 LARGEST_MAP, PIECE = 1024, 128
 NAMED = 4  # tomograms and classes that are named one by one
 DUPLICATE_FRACTION = 0.25  # of the box: particles nearer than this are one

@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from gonio.particle.wedge import SingleAxisWedge
     from gonio.settings import LocalSearch, Settings
 
-__all__ = [
-    "DecoyOptions",
-    "File",
-    "KnownReference",
-    "ListOptions",
-    "LocalOptions",
-    "ReferenceOptions",
-    "SearchOptions",
-    "files_of",
-    "wedge_of",
-]
-
 File = str | Path
 Kind = TypeVar("Kind", bound=StrEnum)
 

@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from gonio.run.executor import Executor
     from gonio.workflows.inspection import InputWarning
 
-__all__ = [
-    "average_for_display",
-    "defocus_of",
-    "facts_of",
-    "for_display",
-    "outliers_of",
-    "with_notes",
-]
-
 MOST_OUTLIERS = 6  # particles that a page shows because they differ from the others
 # A picture needs no more particles than this, and a plot no more points.
 ENOUGH = 500

@@ -14,13 +14,12 @@ from gonio.jobs.options import File, ReferenceOptions, SearchOptions, files_of, 
 from gonio.particle.arguments import ArgumentError
 
 if TYPE_CHECKING:
-    from gonio.alignment.aligner import Optimum, Result, Settings
+    from gonio.alignment.result import Optimum, Result
     from gonio.jobs.options import KnownReference
     from gonio.particle.volume import Subtomogram, Volume
     from gonio.particle.wedge import SingleAxisWedge
+    from gonio.settings import Settings
     from gonio.workflows.inspection import InputWarning
-
-__all__ = ["Fit", "Paired", "pair"]
 
 AS_GIVEN, MIRRORED = "as given", "mirrored"
 SETTINGS_ENDING = ".settings.toml"

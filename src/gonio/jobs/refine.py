@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.report import Report
     from gonio.workflows.initial_model import DeNovoHalves
-    from gonio.workflows.refinement import Iteration, Plan
-
-__all__ = ["Refined", "refine"]
+    from gonio.workflows.refinement_plan import Iteration, Plan
 
 # Called with the initial models of the halves, and with each iteration, when they are done.
 Watch = Callable[[object], None]
@@ -157,7 +155,7 @@ def refine(
     """
     from gonio.report import html
     from gonio.workflows.initial_model import SUBSET
-    from gonio.workflows.refinement import Plan
+    from gonio.workflows.refinement_plan import Plan
 
     _check_start(reference, initial_model=initial_model, local=local is not None)
     if subset is not None and not initial_model:

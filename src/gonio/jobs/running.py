@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from gonio.search.gpu.multi_gpu import ManyGpus, OneGpu
     from gonio.settings import Settings
 
-__all__ = ["RunOptions", "Work", "running", "thread_count"]
-
 log = logging.getLogger(__name__)
 
 

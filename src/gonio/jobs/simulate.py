@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.simulate import Density, Imaging
 
-__all__ = ["Mapped", "Simulated", "map_", "random_poses", "simulate", "write_simulation"]
-
 STRUCTURE_RESOLUTION_ANGSTROM = 40.0
 DEFAULT_PHANTOM = "four_gaussians"
 

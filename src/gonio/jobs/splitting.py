@@ -18,8 +18,6 @@ from gonio.particle.texts import texts_at
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
 
-__all__ = ["check_half_sets", "some", "with_half_sets"]
-
 NAMED = 5  # names that are given in full
 
 

@@ -38,8 +38,6 @@ from numba.core.serialize import dumps
 
 from gonio import kernels
 
-__all__ = ["compiled", "inlined", "strict"]
-
 CONFIG: Any = numba.config  # its names are made when it is imported
 SUFFIX = ".kernel"
 CHECKSUM_BYTES = 32

@@ -38,8 +38,6 @@ from gonio.kernels.model import dissimilarity
 from gonio.kernels.pose_refinement import noise, placed, proposed, settled, valued
 from gonio.kernels.sample_sums import N_SUMS
 
-__all__ = ["Kernels", "kernels"]
-
 # Registers of a thread that refines: with more, too few blocks would run at a time. Never tuned on a device.
 REGISTERS = 168
 

@@ -31,26 +31,6 @@ from gonio.kernels.sample import (
 )
 from gonio.kernels.sample_sums import FF, FG, GG, JTF, JTG, N_SUMS, WEIGHT
 
-__all__ = [
-    "LANDSCAPE",
-    "LANDSCAPE_NUMBERS",
-    "LANES",
-    "N_TOTALS",
-    "PART",
-    "REFERENCE",
-    "SIMULATED",
-    "THREADS",
-    "add_up",
-    "as_array",
-    "best_of_thread",
-    "landscape_of",
-    "landscape_rows",
-    "spot_of",
-    "thread_products",
-    "thread_sums",
-    "thread_totals",
-]
-
 cuda: Any = _cuda  # the simulator's module has other names
 
 # Threads of a block, a power of two: a pose has some hundred samples, and each thread should have a few.

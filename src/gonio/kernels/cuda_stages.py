@@ -55,8 +55,6 @@ from gonio.kernels.shells import (
     with_chance,
 )
 
-__all__ = ["MOST_CHANCE_POSES", "PAIR", "SEARCH", "WEIGHTS", "StageKernels", "stage_kernels"]
-
 # Integers of a search: where its seeds, its shells and its unweighted samples begin; how many seeds and shells;
 # how many seeds estimate the chance correlation; its score, whether its reference is noise-free, and whether its
 # expected FSC is known beforehand.

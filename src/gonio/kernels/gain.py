@@ -9,8 +9,6 @@ import numpy as np
 from gonio.kernels.compiled import strict
 from gonio.kernels.marquardt import solve
 
-__all__ = ["gain_square"]
-
 # Prior on the logarithm of the gain's square over the shells: the standard deviation of its slope and curvature.
 BEND = 2.0
 # Prior precision of its mean; most Gauss-Newton steps, each at most one long, and the length of the last.

@@ -22,8 +22,6 @@ from gonio.kernels.cuda import kernels
 from gonio.kernels.cuda_samples import SIMULATED, THREADS
 from gonio.kernels.cuda_stages import stage_kernels
 
-__all__ = ["Gpu", "Entry", "NoGpu", "OutOfMemory", "Queue", "gpu_count"]
-
 cuda: Any = _cuda
 # Elements of a new long array.
 FIRST_LENGTH = 1 << 16

@@ -14,8 +14,6 @@ from gonio.kernels.compiled import compiled
 from gonio.kernels.sample import cell, phase_factor, region_holds, turned_back, volume_weight, window_values
 from gonio.kernels.vector import BLOCK, interpolate_row_values, scratch_float, scratch_int
 
-__all__ = ["MARGIN", "add_gathered", "add_spread", "arrange"]
-
 # Columns of a half below k_x = 0: the window's first neighbour of 0 is -1, and one more is for rounding.
 MARGIN = 2
 

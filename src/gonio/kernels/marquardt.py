@@ -11,8 +11,6 @@ import numpy as np
 
 from gonio.kernels.compiled import strict
 
-__all__ = ["judge", "solve"]
-
 FIRST_DAMPING, FIRST_GROWTH = 1e-2, 2.0
 MIN_DAMPING = 1e-9
 MAX_DAMPING = 1e12

@@ -17,20 +17,6 @@ import numpy as np
 from gonio.kernels.compiled import strict
 from gonio.kernels.sample_sums import FF, FG, GG, JTF, JTG, JTJ, WEIGHT
 
-__all__ = [
-    "FCS",
-    "LIKELIHOOD",
-    "RCS",
-    "dissimilarities",
-    "dissimilarity",
-    "model",
-    "models",
-    "noise_of",
-    "prior",
-    "priors",
-    "ranking_value",
-]
-
 RCS, FCS, LIKELIHOOD = 0, 1, 2
 NO_PRIOR, START_PRIOR, AXIS_PRIOR = 0, 1, 2
 # Floor of the correlation that scales the Gauss-Newton matrix of RCS.

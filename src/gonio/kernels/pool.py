@@ -14,20 +14,6 @@ from gonio.kernels.compiled import strict
 from gonio.kernels.marquardt import RUNNING
 from gonio.kernels.pose_refinement import refine
 
-__all__ = [
-    "apart",
-    "best_active",
-    "distinct",
-    "draw",
-    "draw_probabilities",
-    "drop_duplicates_of",
-    "explore",
-    "has_settled",
-    "how_many",
-    "regression_slope",
-    "signature",
-]
-
 
 @strict
 def draw_probabilities(dissimilarity, contrast, probabilities):

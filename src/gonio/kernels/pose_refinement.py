@@ -19,20 +19,6 @@ from gonio.kernels.marquardt import RUNNING, judge, solve
 from gonio.kernels.model import NO_PRIOR, dissimilarity, log_likelihood, model, noise_of, prior
 from gonio.kernels.sample_sums import FF, FG, GG, N_SUMS, WEIGHT, sums_at
 
-__all__ = [
-    "Landscape",
-    "evaluate",
-    "noise",
-    "noises",
-    "placed",
-    "proposed",
-    "quaternions",
-    "refine",
-    "settled",
-    "turned",
-    "valued",
-]
-
 
 class Landscape(NamedTuple):
     """Parameters of the objective besides the samples, as in ``gonio.search.objective.PoseProblem``.

@@ -28,15 +28,6 @@ from gonio.kernels.sample import (
 )
 from gonio.kernels.vector import BLOCK, interpolate_row_values, interpolate_rows, scratch_float, scratch_int
 
-__all__ = [
-    "Reference",
-    "Samples",
-    "normal_equations",
-    "shell_equations",
-    "shell_sums",
-    "sums_at",
-]
-
 N_SUMS = 37
 # Places of the sums in a row: J^T J (upper triangle by rows), J^T f, J^T g, |f|^2, |g|^2, f.g, total weight.
 JTJ, JTF, JTG, FF, GG, FG, WEIGHT = 0, 21, 27, 33, 34, 35, 36

@@ -18,26 +18,6 @@ from gonio.kernels.compiled import strict
 from gonio.kernels.model import LIKELIHOOD, RCS
 from gonio.kernels.sample_sums import FF, FG, GG, JTJ, WEIGHT
 
-__all__ = [
-    "ALIKE",
-    "AS_LIKELIHOOD",
-    "FILTERED",
-    "MAX_CORRELATION",
-    "MAX_CHANCE",
-    "at",
-    "curvature",
-    "expected",
-    "likelihood_counts",
-    "likelihood_gain",
-    "likelihood_terms",
-    "median_correlation",
-    "chance_correlations",
-    "sample_weights",
-    "shell_weight",
-    "weighting",
-    "with_chance",
-]
-
 RHO, F_POWER, G_POWER, CHANCE = range(4)
 # Weighting rules: every sample alike, eq. 28, eq. 30.
 ALIKE, FILTERED, AS_LIKELIHOOD = range(3)

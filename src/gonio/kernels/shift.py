@@ -25,8 +25,6 @@ from gonio.kernels.vector import (
     store_lanes,
 )
 
-__all__ = ["best_anywhere", "best_on_grid", "reference_at"]
-
 LOWEST = np.float32(-3e38)
 
 

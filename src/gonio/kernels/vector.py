@@ -16,19 +16,6 @@ from numba.extending import models, register_model
 
 from gonio.kernels.window import WIDTH
 
-__all__ = [
-    "BLOCK",
-    "LANES",
-    "add_scaled",
-    "interpolate_row_values",
-    "interpolate_rows",
-    "lanes_of_zero",
-    "load_lanes",
-    "scratch_float",
-    "scratch_int",
-    "store_lanes",
-]
-
 intrinsic: Any = _intrinsic  # its type does not say that the typing context is not an argument of the caller
 
 # Samples that are processed together: enough for vector registers, few enough that the last block of a short list is

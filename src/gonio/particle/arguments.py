@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-__all__ = ["ArgumentError", "check_one_of"]
-
 
 class ArgumentError(ValueError):
     """A value that an argument cannot have, or arguments that exclude each other.

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["AMPLITUDE_CONTRAST", "Ctf", "dose_decay", "electron_wavelength_angstrom", "image_transfer"]
-
 # Frozen-hydrated protein at 300 kV (Toyoshima & Unwin 1988); used where no other value is given.
 AMPLITUDE_CONTRAST = 0.07
 

@@ -20,8 +20,6 @@ from scipy.spatial import cKDTree
 
 from gonio.particle.texts import rows_of
 
-__all__ = ["Duplicate", "duplicates", "overlapping_groups", "origin_of", "split_groups", "split"]
-
 
 @dataclass(frozen=True)
 class Duplicate:

@@ -13,8 +13,6 @@ from scipy.spatial.transform import Rotation
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.symmetry import Symmetry
 
-__all__ = ["about_axis", "euler_grid", "reduced", "rotation_to_z", "uniform", "uniform_count", "within"]
-
 # Constant of the super-Fibonacci spirals (Alexa 2022): the positive root of psi^4 = psi + 4.
 SPIRAL_PSI = 1.533751168755204288118041
 # Count times covering radius cubed, radians: at most 62 for 100 to 4000 orientations (`tests/test_orientations.py`).

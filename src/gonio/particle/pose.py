@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-__all__ = ["Pose", "PoseSample", "anchors", "moved_along"]
-
 
 def anchors(rotations: NDArray[np.float64], shifts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the unit vectors mapped by the inverse poses, as columns: ``R^-1 (I - (a, a, a))``, shape (..., 3, 3).

@@ -31,8 +31,6 @@ from scipy.spatial.transform import Rotation
 
 from gonio.particle.pose import Pose
 
-__all__ = ["Symmetry", "split", "symmetric"]
-
 NAMES = re.compile(r"[CD][1-9]\d*|T|O|I[12]?")
 
 

@@ -23,8 +23,6 @@ from gonio.particle.volume import Particle
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["AS_LISTED", "BoxFrames", "ParticleSource", "ParticleTable"]
-
 # Sense of tilts that are not reversed.
 AS_LISTED = "as listed"
 # Rows in the representation for notebooks.

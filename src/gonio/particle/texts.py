@@ -12,8 +12,6 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ROWS_AT_A_TIME", "Packer", "Texts", "are_distinct", "packed", "rows_of", "texts_at"]
-
 ROWS_AT_A_TIME = 4096
 # Bytes of one width may be so many times those of the texts, and these in any case.
 LOOSE, FREE_BYTES = 2, 2**20

@@ -22,8 +22,6 @@ from scipy.spatial.transform import Rotation
 
 from gonio.particle.tilt_series import TiltSeries
 
-__all__ = ["TiltChange", "full_projections"]
-
 
 @dataclass(frozen=True)
 class TiltChange:

@@ -25,8 +25,6 @@ from scipy.spatial.transform import Rotation
 from gonio.particle.ctf import Ctf, image_transfer
 from gonio.particle.wedge import TiltSeriesWedge, Wedge, WeightVolumeWedge, tilt_plane_normal
 
-__all__ = ["Optics", "TiltSeries", "TiltWedge", "Weighting"]
-
 # Neighbouring tilts farther apart than this leave a hole between them.
 LARGEST_GAP_DEG = 12.0
 # Fields of a series with one value for each tilt.

@@ -17,23 +17,6 @@ from scipy import fft
 from gonio.particle.ctf import Ctf, image_transfer
 from gonio.particle.wedge import NoWedge, SquaredTransferWedge, Wedge
 
-__all__ = [
-    "Particle",
-    "Subtomogram",
-    "TiltStack",
-    "Volume",
-    "boxed",
-    "correlation",
-    "masked",
-    "masked_volume",
-    "mean_free_volume",
-    "mean_within",
-    "mirrored_volume",
-    "premultiplied",
-    "soft_sphere",
-    "sphere_of",
-]
-
 MIN_BOX = 8
 # Edge of each slice in the representation for notebooks.
 NOTEBOOK_PX = 160

@@ -27,17 +27,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 from scipy.ndimage import map_coordinates
 
-__all__ = [
-    "DualAxisWedge",
-    "NoWedge",
-    "SingleAxisWedge",
-    "SquaredTransferWedge",
-    "TiltListWedge",
-    "TiltSeriesWedge",
-    "Wedge",
-    "WeightVolumeWedge",
-]
-
 # A frequency on the limiting plane itself counts as measured; relative to |k|^2, so that rounding does not decide.
 EDGE_TOLERANCE = 1e-6
 

@@ -7,16 +7,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.fourier.spectrum import index_grid
+from gonio.fourier.grid import index_grid
 from gonio.kernels.dft import adjoint, dft_matrices, forward
 from gonio.particle.volume import MASK_EDGE, Particle, TiltStack, Volume, sphere_of
-
-__all__ = [
-    "extent_angstrom",
-    "samples_per_independent",
-    "sphere_diameter_angstrom",
-    "widest_sphere_angstrom",
-]
 
 # The extent is estimated from the lowest shells: the radius of this fraction of their energy, times a margin. The
 # spheres of `sharp`, `pseudo_symmetric` and `four_gaussians` are then 210, 210 and 256 angstrom, where errors are

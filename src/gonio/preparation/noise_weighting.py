@@ -22,8 +22,6 @@ from gonio.fourier.spectrum import Spectrum
 from gonio.kernels.gain import gain_square
 from gonio.particle.volume import Subtomogram, sphere_of
 
-__all__ = ["Measured", "Reliability"]
-
 # Least noise of a shell, as a fraction of the noisiest, as filtered volumes have empty shells, and of the strongest
 # signal: the box allows no better. Without it noise-free maps are lost at fine limits.
 MIN_NOISE = 1e-3

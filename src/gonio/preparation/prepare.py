@@ -47,8 +47,6 @@ from gonio.preparation.noisy_reference import filtered_reference, open_window, t
 from gonio.preparation.restoration import Restorer
 from gonio.settings import Settings
 
-__all__ = ["Kept", "Preparation"]
-
 VOXEL_SIZE_TOLERANCE = 1e-3
 # Picked positions are off by an eighth of the diameter to either side at most: a sphere this much wider is enough.
 PICKED_WITHIN = 1.25

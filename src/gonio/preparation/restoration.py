@@ -29,8 +29,6 @@ from gonio.particle.volume import Volume, mean_within, soft_sphere, sphere_of
 from gonio.particle.wedge import Wedge
 from gonio.preparation.extent import BEYOND, TAIL_NOISE
 
-__all__ = ["Restored", "Restorer"]
-
 # Conjugate gradients: noise-free pairs are 0.10 degrees apart after 12 steps, 0.10 after 30, 0.20 after 6. They end
 # earlier when the power of the residual is below these fractions of its first value and of the scatter of v: after 3 to
 # 9 steps where there is noise. At 0.1 of the scatter alone (2 to 7 steps) more particles ended in a wrong pose.

@@ -21,8 +21,6 @@ from gonio.particle.volume import Volume
 from gonio.report.figures import COLOURS, identifier
 from gonio.report.surface import height
 
-__all__ = ["MapFile", "maps_script", "particle_scene"]
-
 # Folder of the marker files.
 MARKERS = "markers"
 # The most of a tomogram's name in that of its file, which file systems limit to 255 bytes with all else.

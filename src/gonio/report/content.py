@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 
-__all__ = ["Chapter", "Classes", "Errors", "Iteration", "Matrix", "Outlier", "Report"]
-
 
 @dataclass(frozen=True)
 class Errors:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "COLOURS", "GREY", "INK", "ORANGE", "axes_of", "figure_html", "identifier", "point_size", "svg_of"]
-
 INK = "#010203"  # stands for the page's text colour
 # All are readable on white and on near-black, and distinct for the colour-blind (after Okabe & Ito).
 BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"

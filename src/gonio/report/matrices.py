@@ -14,8 +14,6 @@ from gonio.report.figures import COLOURS, INK, figure_html
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["matrix_drawing", "matrix_figure"]
-
 
 def matrix_drawing(matrix: Matrix) -> Figure:
     """Draw dissimilarities before and after alignment, in the order of the tree above, with classes at the side."""

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from gonio.particle.table import ParticleTable
 from gonio.report.content import Outlier
 
-__all__ = ["outlying_particles"]
-
 # In a normal distribution, one value in 30,000 is this far from the median.
 FAR = 4.0
 SD_OF_MAD = 1.4826

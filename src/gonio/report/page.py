@@ -28,8 +28,6 @@ from gonio.report.plots import (
 )
 from gonio.report.surface import library, surface
 
-__all__ = ["html"]
-
 WORST_COUNT = 10
 
 

@@ -14,8 +14,6 @@ from gonio.report.figures import figure_html, svg_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["class_gallery", "outlier_gallery", "slices"]
-
 # Scale bars in nm: the largest that is at most a third of the box.
 SCALE_BARS_NM = (1, 2, 5, 10, 20, 50, 100)
 CLASSES_ACROSS = 4

@@ -18,20 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "CHANGES",
-    "QUALITY",
-    "against",
-    "correlations",
-    "coverage_map",
-    "decoys",
-    "directions",
-    "error_plots",
-    "expected_agreement",
-    "histograms",
-    "progress",
-]
-
 FSC_THRESHOLDS = (0.5, 0.143)
 # Bins of a median along an axis.
 BINS = 8

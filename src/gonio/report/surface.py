@@ -18,8 +18,6 @@ from scipy.ndimage import zoom
 from gonio.particle.volume import Volume
 from gonio.report.figures import identifier
 
-__all__ = ["height", "library", "surface"]
-
 # Largest number of voxels along an edge: finer surfaces take long to draw and look the same at this size.
 MAX_BOX = 48
 # Ends of the slider, in standard deviations over the mean. At first a surface encloses the fraction HELD of the box:

@@ -33,8 +33,6 @@ from typing import Any, NamedTuple
 
 from gonio.run.packing import pack, unpack
 
-__all__ = ["Changed", "Checkpoint", "TornRecord", "command_in", "flat", "open_own", "stamp_of", "sync_path"]
-
 MAGIC = b"gonio journal 3\n"
 MARKER = b"\xf5gj\n"
 HEAD = struct.Struct("<4sIQQ")

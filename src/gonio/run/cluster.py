@@ -33,8 +33,6 @@ from gonio.run.provenance import versions
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Dask", "dask"]
-
 T = TypeVar("T")
 
 CHUNK_SECONDS = 0.5

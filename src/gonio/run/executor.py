@@ -18,8 +18,6 @@ from gonio.run.checkpoint import Checkpoint
 from gonio.run.packing import result_type
 from gonio.run.parallel import in_order
 
-__all__ = ["Chosen", "Checkpointed", "Local", "Executor", "Progress", "silent"]
-
 T = TypeVar("T")
 
 # Given a task's name, its items and those done already: a context whose function is called with the items done.

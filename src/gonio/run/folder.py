@@ -26,8 +26,6 @@ from typing import IO
 
 from gonio.run.checkpoint import Checkpoint, command_in, open_own, sync_path
 
-__all__ = ["Finished", "RunFolder", "check_target", "facts_digest", "locked", "result_folder"]
-
 INSIDE, LOCK, CHECKPOINT = ".gonio", "lock", "journal"
 # Where a folder cannot be exchanged this file is moved last: it marks a run that is done.
 LAST = "settings.toml"

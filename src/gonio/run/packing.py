@@ -23,8 +23,6 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-__all__ = ["pack", "result_type", "unpack"]
-
 # Kinds of dtype of which all bytes are values: integers, real and complex numbers.
 NUMBERS = "iufc"
 # How far the squared length of a quaternion may be from one.

@@ -24,8 +24,6 @@ from itertools import chain, islice
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-__all__ = ["in_order", "obey_parent", "portable"]
-
 T = TypeVar("T")
 
 # Sent to each worker before the first is done: AHEAD items to a thread, CHUNKS chunks to a process. A chunk grows, up

@@ -20,8 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from shlex import join
 
-__all__ = ["checksums", "command_line", "settings_toml", "typed", "versions"]
-
 PACKAGES = ("gonio", "numpy", "scipy", "numba")
 
 

@@ -25,8 +25,6 @@ from gonio.search.objective import PoseProblem, pack
 from gonio.search.search_space import Frame
 from gonio.search.uncertainty import Curvature
 
-__all__ = ["Backend", "BestShifts", "Evaluation", "Found", "PairSearch", "Refinement"]
-
 
 class Backend(Protocol):
     """Executes work: ``cpu.Cpu`` one piece after another, ``gpu.device.Device`` as many at a time as memory holds."""

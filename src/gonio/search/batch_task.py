@@ -9,8 +9,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 from gonio.search.backend import Backend
 from gonio.search.cpu import Cpu
 
-__all__ = ["BatchTask"]
-
 P = TypeVar("P")
 T = TypeVar("T")
 

@@ -19,18 +19,6 @@ from numpy.typing import NDArray
 
 from gonio.kernels import pool
 
-__all__ = [
-    "Course",
-    "STACK_PRUNING",
-    "PRUNING",
-    "PruningRule",
-    "PruningRules",
-    "Plan",
-    "Stages",
-    "conduct",
-    "deviation_of",
-]
-
 # Optima whose neighbours are searched before the last refinement: another with a narrower basin may lie near by.
 NEIGHBOURED = 2
 # Seeds at which the chance correlation is measured, and the fewest that give an estimate.

@@ -29,8 +29,6 @@ from gonio.search.objective import unpack
 from gonio.search.search_space import neighbours
 from gonio.search.uncertainty import Curvature
 
-__all__ = ["Cpu", "expected", "chance_poses"]
-
 
 @dataclass(frozen=True)
 class Cpu:

@@ -29,8 +29,6 @@ from numpy.typing import NDArray
 from gonio.kernels import marquardt as kernels
 from gonio.kernels.marquardt import FIRST_DAMPING, FIRST_GROWTH
 
-__all__ = ["Model", "Problem", "State", "Status", "minimise", "start", "step"]
-
 
 class Status(Enum):
     """End of a refinement, or that it is still running; ``sentence`` explains it to the user."""

@@ -19,20 +19,6 @@ from gonio.particle.pose import Pose, anchors, moved_along
 from gonio.search import levenberg_marquardt as lm
 from gonio.settings import Schedule
 
-__all__ = [
-    "AxisPrior",
-    "Cone",
-    "PoseProblem",
-    "Prior",
-    "StartPrior",
-    "pack",
-    "poses_of",
-    "prior_model",
-    "signature",
-    "unpack",
-    "with_moving_overlap",
-]
-
 # Half of the interval of the central difference with a moving overlap: the width of a sample at the limit of four
 # voxels' detail in a box of 32. Over shorter ones single samples enter and leave the overlap, which shows as jumps.
 MOVING_STEP_RAD = np.radians(2.0)

@@ -25,8 +25,6 @@ from gonio.search import levenberg_marquardt as lm
 from gonio.search.objective import AxisPrior, Cone, PoseProblem, Prior, StartPrior, pack, prior_model, unpack
 from gonio.settings import AxisSearch, LocalSearch, PaperSearch, Settings
 
-__all__ = ["Frame", "about_normals", "everywhere", "near", "neighbour_rotations", "neighbours"]
-
 # With symmetry seeds cover a part of SO(3), and its edges by 10 to 15 % less (`tests/test_orientations.py`).
 EDGE_OF_SYMMETRY = 0.9
 NEIGHBOUR_DEG = 15.0

@@ -18,8 +18,6 @@ from gonio.kernels import pool
 from gonio.search import levenberg_marquardt as lm
 from gonio.settings import Schedule
 
-__all__ = ["Outcome", "all_refined", "refine_all", "refine_stochastically"]
-
 
 @dataclass(frozen=True)
 class Outcome:

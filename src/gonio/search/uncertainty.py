@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from gonio.kernels import shells as kernels
 from gonio.kernels.shells import ROUNDING
 
-__all__ = ["Curvature"]
-
 
 @dataclass(frozen=True)
 class Curvature:

@@ -33,24 +33,6 @@ from gonio.particle.volume import MIN_BOX, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge
 from gonio.simulate.phantom import Density, Phantom
 
-__all__ = [
-    "DEFAULT_CTF",
-    "PAPER_CTF",
-    "CtfCorrection",
-    "Imaging",
-    "add_noise",
-    "apply_transfer",
-    "back_project",
-    "first_zero_per_angstrom",
-    "mtf",
-    "simulate_subtomogram",
-    "simulate_tilt_stack",
-    "tilt_angles_deg",
-    "tilt_poses",
-    "tilt_weights",
-    "truncated_ctf",
-]
-
 # Xu & Alber 2012: Cs 2 mm, defocus 4 um; 300 kV puts the first zero at 0.356/nm.
 PAPER_CTF = Ctf(40_000.0, 40_000.0, voltage_kv=300.0, spherical_aberration_mm=2.0, amplitude_contrast=0.0)
 # The same lens with the amplitude contrast of ice-embedded protein, without which the lowest shells would be empty.

@@ -21,8 +21,6 @@ from scipy.spatial.transform import Rotation
 
 from gonio.particle.pose import Pose
 
-__all__ = ["PHANTOM_NAMES", "Density", "Phantom", "grid_angstrom"]
-
 # A particle's radius reaches this many standard deviations beyond a Gaussian's centre (95 % of it along a line).
 RADIUS_IN_SDS = 2.0
 REFERENCE_BOX = 32

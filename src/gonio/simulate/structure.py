@@ -29,8 +29,6 @@ from gonio.simulate.phantom import RADIUS_IN_SDS, Density, grid_angstrom
 if TYPE_CHECKING:
     import gemmi
 
-__all__ = ["Atoms", "Structure", "read_atoms"]
-
 REACH_IN_SDS = 7.0
 # Narrower Gaussians than this many voxels hold more than exp(-pi^2 / 2) = 0.7 % of their peak beyond Nyquist.
 MIN_SD_VOXELS = 1.0

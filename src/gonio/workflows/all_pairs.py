@@ -17,20 +17,19 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.alignment.aligner import Aligner, Kept, shell_sums
+from gonio.alignment.aligner import Aligner, shell_sums
 from gonio.alignment.particle_list import ParticleError
 from gonio.alignment.prepared import Prepared, finished
 from gonio.alignment.result import Result
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, TiltStack
+from gonio.preparation.prepare import Kept
 from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend, Evaluation
 from gonio.search.batch_task import BatchTask
 from gonio.search.cpu import Cpu
 from gonio.settings import LocalSearch, Settings
-
-__all__ = ["PairResult", "align_all_pairs"]
 
 T = TypeVar("T")
 

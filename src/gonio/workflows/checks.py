@@ -27,22 +27,6 @@ from gonio.particle.volume import Particle, Subtomogram, Volume, masked_volume, 
 from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.workflows.inspection import SURE, InputWarning, no_orientations
 
-__all__ = [
-    "SAMPLE",
-    "check_mask",
-    "check_resolution",
-    "check_voxel_sizes",
-    "contrast_score",
-    "mask_is_a_map",
-    "opposite_contrast",
-    "sample_of",
-    "self_correlation",
-    "warnings_of_list",
-    "warnings_of_maps",
-    "without_poses",
-    "without_the_symmetry",
-]
-
 # Particles that are checked, spread over the list.
 SAMPLE = 20
 # Voxels of all of them, so that there are fewer large boxes: 256 MB, and a second.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.alignment.aligner import Aligner, Inputs, Kept, Likelihood, Settings, log_likelihoods
+from gonio.alignment.aligner import Aligner, Likelihood, log_likelihoods
 from gonio.alignment.particle_list import ParticleError
 from gonio.alignment.prepared import Prepared, finished
 from gonio.alignment.result import Result
@@ -25,21 +25,13 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.preparation.extent import sphere_mask
+from gonio.preparation.prepare import Kept
 from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
-from gonio.settings import LocalSearch
+from gonio.settings import Inputs, LocalSearch, Settings
 from gonio.workflows.all_pairs import align_all_pairs
 from gonio.workflows.clustering import AllPairs, Clustering
-
-__all__ = [
-    "Classes",
-    "Round",
-    "classes_of_clusters",
-    "classes_of_references",
-    "classify_pairs",
-    "random_references",
-]
 
 # Iterations of aligning a class to its average; poses about a medoid are those of single pairs.
 REFINEMENTS = 3

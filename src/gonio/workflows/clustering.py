@@ -32,8 +32,6 @@ from gonio.comparison.score import Score
 from gonio.particle.pose import Pose
 from gonio.workflows.all_pairs import PairResult
 
-__all__ = ["AllPairs", "Clustering", "adjusted_rand_index", "cluster"]
-
 # Dissimilarity of uncorrelated particles.
 NOTHING_SHARED = 2.0
 # Rounds of learning weights from nearest neighbours, which are found with the weights of the round before.

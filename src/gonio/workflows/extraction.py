@@ -20,9 +20,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
-from gonio.fourier.spectrum import index_grid
-
-__all__ = ["Cutting", "Extracted", "cut_out", "normalised", "fraction_outside"]
+from gonio.fourier.grid import index_grid
 
 # Padding on each side of a box, in voxels of the result: an eighth of the box, and no less than this.
 LEAST_MARGIN = 8

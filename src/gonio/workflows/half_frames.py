@@ -14,17 +14,15 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from gonio.alignment.aligner import Aligner, Inputs, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.alignment.result import Result
 from gonio.comparison.score import Score
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, half_shells
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume
-from gonio.settings import LocalSearch
+from gonio.settings import Inputs, LocalSearch, Settings
 from gonio.workflows.pose_change import PoseChange
-
-__all__ = ["Apart", "drift_of", "half_2_moved", "half_2_seen"]
 
 # A drift counts where it moves the particle's edge by more than this fraction of the resolution (less costs almost no
 # correlation) and by more than its standard deviation; beyond CREDIBLE_SDS of what is expected the alignment is wrong.

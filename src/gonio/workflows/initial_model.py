@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.alignment.aligner import Aligner, Result
+from gonio.alignment.aligner import Aligner
 from gonio.alignment.particle_list import ParticleError, align_table
 from gonio.alignment.prepared import Prepared, finished
+from gonio.alignment.result import Result
 from gonio.averaging.averages import average_table
 from gonio.averaging.resolution import FSC_KNOWN
 from gonio.averaging.single import by_itself
@@ -31,8 +32,6 @@ from gonio.search.backend import Backend
 from gonio.search.batch_task import BatchTask
 from gonio.settings import GlobalSearch, Settings
 from gonio.workflows.synchronisation import Pairs, synchronised
-
-__all__ = ["SUBSET", "DeNovo", "DeNovoHalves", "initial_model", "initial_model_halves"]
 
 # Particles of which all pairs are aligned: 780 pairs.
 SUBSET = 40

@@ -21,35 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 from gonio.alignment.aligner import Aligner
 from gonio.averaging.averages import average
 from gonio.fourier.fourier_volume import moved_into
-from gonio.fourier.spectrum import index_grid
+from gonio.fourier.grid import index_grid
 from gonio.fourier.transform import centred_fft, low_passed
 from gonio.particle import half_sets as halves
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Particle, Subtomogram, Volume, correlation, mirrored_volume, soft_sphere
 from gonio.particle.wedge import SingleAxisWedge, Wedge, WeightVolumeWedge
 from gonio.settings import Inputs, LocalSearch, Settings
-
-__all__ = [
-    "HandScore",
-    "InputWarning",
-    "angles_in_radians",
-    "angles_out_of_range",
-    "box_without_a_middle",
-    "contrast_t",
-    "dark_tomogram",
-    "few_tilts",
-    "hand_of",
-    "inverted_contrast",
-    "listed_twice",
-    "measured_nowhere_empty",
-    "no_orientations",
-    "shared_by_halves",
-    "shifts_beyond_the_box",
-    "tilt_axis_like_x",
-    "tilts_listed_twice",
-    "tomogram_without_a_middle",
-    "wedge_emptiness",
-]
 
 # Euler angles of a list that never exceed this are radians, when there are enough of them to decide.
 RADIANS, ENOUGH = 2 * np.pi + 1e-3, 10

@@ -17,15 +17,6 @@ from gonio.particle import half_sets as halves
 from gonio.particle.texts import rows_of
 from gonio.workflows.inspection import InputWarning
 
-__all__ = [
-    "boxes_in_chains",
-    "crowded",
-    "nearest_neighbours",
-    "only_a_corner",
-    "outside_of_tomograms",
-    "unequal_halves",
-]
-
 # Fraction of the width and height within which all positions lie, and the probability of this by chance, for a warning.
 FILLED, UNLIKELY = 0.5, 1e-4
 # Fraction of particles with too near neighbours above which all positions are suspect.

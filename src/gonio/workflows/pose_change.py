@@ -15,8 +15,6 @@ from gonio.alignment.result import Result
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 
-__all__ = ["PoseChange"]
-
 
 @dataclass(frozen=True)
 class PoseChange:

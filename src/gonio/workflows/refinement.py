@@ -16,13 +16,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.aligner import Aligner
 from gonio.alignment.particle_list import Aligners, align_table
 from gonio.alignment.result import Result
 from gonio.averaging.averages import FOLDS, Average, average_table, folds_of
 from gonio.averaging.resolution import FSC_HALVES, HalfMapFsc, fsc_of_a_half, half_map_fsc
 from gonio.fourier.fsc import resolution_at
-from gonio.fourier.spectrum import index_grid
+from gonio.fourier.grid import index_grid
 from gonio.fourier.transform import MIN_SHELLS, low_passed, shell_limit
 from gonio.particle.half_sets import Duplicate, duplicates
 from gonio.particle.pose import Pose
@@ -30,21 +30,10 @@ from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.preparation.extent import sphere_mask
 from gonio.run.executor import Executor, Local
-from gonio.settings import AnySearch, LocalSearch
+from gonio.settings import AnySearch, LocalSearch, Settings
 from gonio.workflows.half_frames import Apart, drift_of, half_2_moved, half_2_seen
 from gonio.workflows.pose_change import PoseChange
 from gonio.workflows.refinement_plan import Assignment, Iteration, Plan
-
-__all__ = [
-    "Assignment",
-    "Iteration",
-    "Plan",
-    "best_of",
-    "fsc_mask",
-    "independent_samples",
-    "refined",
-    "start_map",
-]
 
 # Halves agree where their FSC is above 0.143 and above this many standard deviations of chance correlation, which are
 # larger in shells of few samples; 0.5 is always enough. 40 particles of noise (`experiments/refine`) reach 0.15 to 0.3

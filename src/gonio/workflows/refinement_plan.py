@@ -20,8 +20,6 @@ from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.settings import AxisSearch, GlobalSearch, LocalSearch, Settings
 
-__all__ = ["Assignment", "Iteration", "Plan"]
-
 
 class Assignment(StrEnum):
     """Poses at which a particle enters the averages.

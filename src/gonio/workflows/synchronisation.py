@@ -23,8 +23,6 @@ from scipy.spatial.transform import Rotation
 
 from gonio.particle.pose import Pose
 
-__all__ = ["Pairs", "Synchronised", "synchronised"]
-
 # Rounds of updating the belief in pairs, and then the poses, from one another.
 MESSAGES, ROUNDS = 10, 30
 # Least belief in a pair, so that there is a tree of all particles.

@@ -36,8 +36,6 @@ from gonio.search.gpu.dispatch import (
 if TYPE_CHECKING:
     from gonio.kernels.gpu_memory import Gpu, Queue
 
-__all__ = ["AUTO", "CPU", "Device", "device_for", "opened"]
-
 W = TypeVar("W")
 A = TypeVar("A")
 

@@ -25,16 +25,6 @@ from gonio.search.gpu.stages import bytes_of_search, conducted, kind_of_search
 if TYPE_CHECKING:
     from gonio.kernels.gpu_memory import Gpu, Queue
 
-__all__ = [
-    "BEST_SHIFTS",
-    "NORMAL_EQUATIONS",
-    "REFINE",
-    "SEARCH",
-    "SHELL_EQUATIONS",
-    "SHELL_SUMS",
-    "Work",
-]
-
 W = TypeVar("W")
 A = TypeVar("A")
 

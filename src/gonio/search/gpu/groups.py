@@ -13,8 +13,6 @@ from gonio.run.parallel import in_order
 from gonio.search.backend import Backend
 from gonio.search.gpu.device import Device
 
-__all__ = ["TOGETHER", "in_groups"]
-
 P = TypeVar("P")
 T = TypeVar("T")
 

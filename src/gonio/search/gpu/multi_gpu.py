@@ -26,8 +26,6 @@ from gonio.search.batch_task import BatchTask
 from gonio.search.gpu.device import DRAWS, Device, device_for, opened
 from gonio.search.gpu.groups import TOGETHER, Outcome, in_groups
 
-__all__ = ["ManyGpus", "OneGpu", "executor_for"]
-
 T = TypeVar("T")
 
 # Most searches of a tile. When a run is interrupted, each worker loses a few tiles.

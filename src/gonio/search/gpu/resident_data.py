@@ -22,8 +22,6 @@ from gonio.fourier.spectrum import Spectrum
 if TYPE_CHECKING:
     from gonio.kernels.gpu_memory import Entry, Gpu, Queue
 
-__all__ = ["Resident", "Seeds", "SeedsOnGpu", "begins", "within"]
-
 # Bytes of a phase factor, and the most that those of one target may take: beyond it the GPU computes them itself.
 PHASE_BYTES, MOST_PHASE_BYTES = 8.0, 16e6
 

@@ -37,8 +37,6 @@ from gonio.search.uncertainty import Curvature
 if TYPE_CHECKING:
     from gonio.kernels.gpu_memory import Gpu, Queue
 
-__all__ = ["bytes_of_search", "conducted", "kind_of_search"]
-
 # Bytes of a search of any size, and of a pose in its two pools: a point, its models, its order.
 SEARCH_BYTES, POSE_BYTES = 4096.0, 1024.0
 # Blocks of memory are up to a quarter larger than their contents.
