@@ -125,6 +125,14 @@ def image_stack(image: MapFile) -> NDArray[np.float32]:
     return data
 
 
+def moved_images(images: NDArray[np.float32], by_px: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return images (t, n, n) moved by (x, y) pixels, shape (t, 2), by phase factors."""
+    n = images.shape[-1]
+    kx, ky = np.fft.rfftfreq(n), np.fft.fftfreq(n)
+    phase = by_px[:, 0, None, None] * kx[None, None, :] + by_px[:, 1, None, None] * ky[None, :, None]  # (t, n, n//2+1)
+    return np.fft.irfft2(np.fft.rfft2(images) * np.exp(-2j * np.pi * phase), s=(n, n)).astype(np.float32)
+
+
 def write_volume(path: str | Path, volume: Volume, *, half_precision: bool = False) -> None:
     """Write a map with its voxel size, float32: EM where the name ends in .em, else MRC; gzip where it ends in .gz.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -182,11 +182,20 @@ def write_mrc(path: str | Path, data: NDArray, voxel_size_angstrom: float) -> No
     FormatError
         If the file cannot be written; an older file of that name is then untouched.
     """
+    _write(path, data, voxel_size_angstrom, mrcfile.mrcfile.MrcFile.set_volume)
+
+
+def write_stack(path: str | Path, images: NDArray, pixel_size_angstrom: float) -> None:
+    """Write a stack of images (t, y, x), float32 or float16, as ``write_mrc`` does a volume."""
+    _write(path, images, pixel_size_angstrom, mrcfile.mrcfile.MrcFile.set_image_stack)
+
+
+def _write(path: str | Path, data: NDArray, size: float, kind: Callable[[mrcfile.mrcfile.MrcFile], None]) -> None:
     compression = "gzip" if Path(path).suffix == ".gz" else None
     with replacing(path) as temporary, mrcfile.new(temporary, compression=compression, overwrite=True) as mrc:
         mrc.set_data(data)
-        mrc.set_volume()
-        mrc.voxel_size = voxel_size_angstrom
+        kind(mrc)
+        mrc.voxel_size = size
 
 
 def _header(path: Path, raw: bytes, permissive: bool) -> np.recarray:

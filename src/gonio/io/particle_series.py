@@ -30,7 +30,7 @@ from scipy.spatial.transform import Rotation
 import gonio.io.star as star
 from gonio.io.blocks import Block, read_star, write_star
 from gonio.io.errors import FormatError, locate, located, of_particle, reading
-from gonio.io.maps import read_listed_sections
+from gonio.io.maps import moved_images, read_listed_sections
 from gonio.io.source import ReadOptions, StarSource
 from gonio.io.star_columns import own_columns
 from gonio.io.text import decimals
@@ -111,7 +111,7 @@ class SeriesSource(ParticleSource):
         images = self._read(rows)
         left = self.shifts(rows)[1] / size
         if np.abs(left).max() > STILL_PX:
-            images = _moved(images, -left)
+            images = moved_images(images, -left)
         with reading(self.path, "give the list as M wrote it"):
             return TiltStack(
                 -images if self.options.invert_contrast else images,
@@ -342,11 +342,3 @@ def _common(images: StarSource, groups: tuple[NDArray[np.int64], ...]) -> dict[s
         if all(len({values[row] for row in rows.tolist()}) == 1 for rows in groups):
             common[label] = tuple(values[int(rows[0])] for rows in groups)
     return common
-
-
-def _moved(images: NDArray[np.float32], by_px: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return images (t, n, n) moved by (x, y) pixels, shape (t, 2), by phase factors."""
-    n = images.shape[-1]
-    kx, ky = np.fft.rfftfreq(n), np.fft.fftfreq(n)
-    phase = by_px[:, 0, None, None] * kx[None, None, :] + by_px[:, 1, None, None] * ky[None, :, None]  # (t, n, n//2+1)
-    return np.fft.irfft2(np.fft.rfft2(images) * np.exp(-2j * np.pi * phase), s=(n, n)).astype(np.float32)

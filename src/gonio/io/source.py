@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block, Star, read_star
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
 from gonio.io.errors import FormatError, locate, located, of_particle, reading
-from gonio.io.maps import image_stack, read_listed
+from gonio.io.maps import image_stack, moved_images, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
 from gonio.io.tilts import OPTICS, DefocusHand, visible_tilts
@@ -31,6 +31,8 @@ from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
 
 VOXEL_SIZE_TOLERANCE = 0.01
+# Stacks are not moved by more than this fraction of their box: the rest would come from the other side.
+FARTHEST_OFFSET = 0.25
 CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
 COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
@@ -248,7 +250,7 @@ class StarSource:
         sense = np.array([1.0, 1.0, -1.0 if self.tilts_reversed[index] else 1.0])
         with reading(image.path, "extract this particle again"):
             return TiltStack(
-                self._contrast(images),
+                self._contrast(self._centred(index, images, series, size)),
                 series.projections_xyz * sense,
                 size,
                 ctf=self._ctf(index, series),
@@ -258,6 +260,29 @@ class StarSource:
                 bfactor_per_dose=series.bfactor_per_dose,
             )
 
+    def _centred(self, index: int, images: NDArray[np.float32], series: TiltSeries, size: float) -> NDArray[np.float32]:
+        """Return images with the particle at their centres, also where they were cut out with another geometry."""
+        if series.cut_projections_xyz is None:
+            return images
+        place = self._place(index)
+        if place is None:
+            problem = "does not state positions, which stacks need that were cut out with another geometry of the tilts"
+            raise FormatError(self.path, problem, "extract the stacks again")
+        offsets = series.offsets_angstrom(place)
+        assert offsets is not None
+        if np.abs(offsets).max() > FARTHEST_OFFSET * size * images.shape[-1]:
+            problem = (
+                f"was cut out up to {np.abs(offsets).max():.0f} angstrom away from where its tilt series has it now,"
+                f" too far for a box of {images.shape[-1] * size:g}"
+            )
+            raise FormatError(self.path, problem, "extract the stacks again")
+        return moved_images(images, -offsets / size)
+
+    def _place(self, index: int) -> NDArray[np.float64] | None:
+        """Return where a particle's box is, from its tomogram's centre; None where it is not known."""
+        place = None if self.places_angstrom is None else self.places_angstrom[index]
+        return place if place is not None and bool(np.isfinite(place).all()) else None
+
     def _ctf(self, index: int, series: TiltSeries) -> Ctf | None:
         if series.defocus is None:
             return None
@@ -265,9 +290,7 @@ class StarSource:
         if series.phase_shift_deg is None and plate is not None:
             series = replace(series, phase_shift_deg=np.full(len(series), plate))
         optics = Optics(*(self._optics(index, label) for label in OPTICS))
-        place = None if self.places_angstrom is None else self.places_angstrom[index]
-        known = place is not None and bool(np.isfinite(place).all())
-        return series.ctf(place_angstrom=place if known else None, optics=optics)
+        return series.ctf(place_angstrom=self._place(index), optics=optics)
 
     def _match(self, index: int, path: Path, count: int, series: TiltSeries) -> tuple[TiltSeries, NDArray[np.bool_]]:
         # RELION 5 stores the visible tilts only, WarpTools all of them with the others left zero.

@@ -6,7 +6,11 @@ Owns the two ways in which RELION and WarpTools state a projection:
     rlnTomoXTilt, YTilt, ZRot           degrees, P = Rz(ZRot) Ry(YTilt) Rx(XTilt) about fixed axes (RELION 5,
                                         src/jaz/tomography/tomogram.cpp: getProjectionMatrix)
 
-The rows of P are the image's x and y axes and the beam in the tomogram. And the sign of the change of defocus with a
+The rows of P are the image's x and y axes and the beam in the tomogram. A place p from the tomogram's centre lies in an
+image at P p + s from its centre pixel, s = (rlnTomoXShiftAngst, rlnTomoYShiftAngst), or, where p is counted in pixels
+from the corner, at P p + W from the first pixel, W the fourth numbers of rlnTomoProjX, Y. Where a geometry was changed
+since stacks were cut out, gonioCutProjX, Y and gonioCutDefocus hold what they were cut out with, as rows of numbers,
+and gonioShiftSinceCutAngst by how much s has changed. And the sign of the change of defocus with a
 particle's depth d along the beam, counted from the tomogram's centre:
 
     RELION      rlnTomoHand rlnTomoDefocusSlope d       (src/jaz/tomography/tomogram.cpp: Tomogram::getCtf)
@@ -34,6 +38,9 @@ from gonio.io.errors import FormatError, locate
 from gonio.particle.tilt_series import Optics, TiltSeries
 
 ANGLES = ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot")
+SHIFTS = ("rlnTomoXShiftAngst", "rlnTomoYShiftAngst")
+# Axes of the images with which stacks were cut out, by how much shifts have changed since, and the defocus before.
+CUT, CUT_DEFOCUS = ("gonioCutProjX", "gonioCutProjY", "gonioShiftSinceCutAngst"), "gonioCutDefocus"
 STAGE_TILT = "rlnTomoNominalStageTiltAngle"
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
@@ -119,6 +126,7 @@ def series_of_block(tilts: Block) -> TiltSeries:
         projections, beams = _projections(tilts)
     else:
         projections, beams = TiltSeries.of_angles(tilts.path, tilts.numbers(STAGE_TILT)).projections_xyz, None
+    cut, since = _cut(tilts)
     return TiltSeries(
         path=tilts.path,
         projections_xyz=projections,
@@ -128,7 +136,19 @@ def series_of_block(tilts: Block) -> TiltSeries:
         phase_shift_deg=_column(tilts, PLATE),
         bfactor_angstrom2=bfactors(tilts) if BFACTOR in tilts else None,
         beams_xyz=beams,
+        shifts_angstrom=tilts.vectors(SHIFTS) if all(label in tilts for label in SHIFTS) else None,
+        cut_projections_xyz=cut,
+        cut_defocus=_rows(tilts, CUT_DEFOCUS, 3) if CUT_DEFOCUS in tilts else None,
+        shift_since_cut_angstrom=since,
     )
+
+
+def _cut(tilts: Block) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    """Return with which axes stacks were cut out, (t, 2, 3), and the change of shifts since, (t, 2), where stated."""
+    if not all(label in tilts for label in CUT):
+        return None, None
+    x, y, shift = (_rows(tilts, label, count) for label, count in zip(CUT, (3, 3, 2), strict=True))
+    return np.stack([x, y], axis=1), shift
 
 
 def _column(tilts: Block, label: str) -> NDArray[np.float64] | None:
@@ -202,14 +222,22 @@ def _projections(tilts: Block) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 
 def _matrix_rows(tilts: Block, label: str) -> NDArray[np.float64]:
+    return _rows(tilts, label, 4)[:, :3]
+
+
+def _rows(tilts: Block, label: str, count: int) -> NDArray[np.float64]:
+    """Return a column of ``[1,2,...]``, so many numbers in each row, as an array (t, count)."""
     rows = []
     for index, token in enumerate(tilts.text(label)):
         try:
             values = np.array(token.strip("[]").split(","), dtype=np.float64)
         except ValueError:
             values = np.empty(0)
-        if len(values) != 4 or not np.isfinite(values).all():
-            problem = f"column {label} of block data_{tilts.name} holds {token!r} in row {index + 1}, not four numbers"
+        if len(values) != count or not np.isfinite(values).all():
+            wanted = {2: "two", 3: "three", 4: "four"}[count]
+            problem = (
+                f"column {label} of block data_{tilts.name} holds {token!r} in row {index + 1}, not {wanted} numbers"
+            )
             raise FormatError(tilts.path, problem, "correct the value")
-        rows.append(values[:3])
-    return np.array(rows)  # (t, 3)
+        rows.append(values)
+    return np.array(rows)  # (t, count)

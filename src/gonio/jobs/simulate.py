@@ -10,6 +10,7 @@ import numpy as np
 
 from gonio.jobs.files import beside, check_map, write_settings
 from gonio.jobs.options import File
+from gonio.jobs.simulate_stacks import StackOptions, StackSimulation
 from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.ctf import AMPLITUDE_CONTRAST
 from gonio.run.executor import Progress, silent
@@ -46,7 +47,7 @@ def simulate(
     *,
     phantom: str | None = None,
     structure: File | None = None,
-    resolution_angstrom: float = STRUCTURE_RESOLUTION_ANGSTROM,
+    resolution_angstrom: float | None = None,
     count: int = 20,
     box: int = 32,
     voxel_size_angstrom: float = 10.0,
@@ -55,18 +56,19 @@ def simulate(
     amplitude_contrast: float = AMPLITUDE_CONTRAST,
     ctf: str = "truncated",
     max_shift_voxels: float = 2.0,
+    stacks: StackOptions | None = None,
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Simulated:
-    """Make subtomograms in random poses, their lists without and with the poses, and the reference, in a new folder.
+    """Make particles in random poses, their lists without and with the poses, and the reference, in a new folder.
 
     Parameters
     ----------
     phantom, structure
         A name of ``gonio.simulate.Phantom``, or a PDB or mmCIF file of which assembly 1 is built.
     resolution_angstrom
-        Resolution of the structure's density, angstrom.
+        Resolution of the structure's density, angstrom; None for 40, and for twice a pixel of stacks.
     count, box, voxel_size_angstrom
         How many particles, the edge of a box in voxels, and of a voxel in angstrom.
     tilt_range_deg
@@ -78,6 +80,9 @@ def simulate(
         ``gonio.simulate.CtfCorrection``, or ``none`` for no lens.
     max_shift_voxels
         Largest shift along each axis.
+    stacks
+        Make stacks of tilt images, and a tilt series whose true geometry differs from what its files state, in place of
+        subtomograms.
 
     Raises
     ------
@@ -89,19 +94,35 @@ def simulate(
     out = Path(out)
     check_target(out, overwrite=overwrite)
     imaging = Imaging(box, voxel_size_angstrom, *tilt_range_deg, snr=snr, **_lens(ctf, amplitude_contrast))
+    if resolution_angstrom is None:
+        resolution_angstrom = STRUCTURE_RESOLUTION_ANGSTROM if stacks is None else 2.0 * voxel_size_angstrom
     density, note = _density(phantom, structure, resolution_angstrom, imaging)
-    settings = {
+    settings: dict[str, Any] = {
         "phantom": phantom if structure is not None else phantom or DEFAULT_PHANTOM,
         "structure": structure,
         "resolution_angstrom": None if structure is None else resolution_angstrom,
         "count": count,
         "max_shift_voxels": max_shift_voxels,
     }
-    with result_folder(out, overwrite=overwrite) as folder:
+    if stacks is None:
         truth = random_poses(count, imaging, max_shift_voxels, seed)
-        write_simulation(folder, density, imaging, truth=truth, seed=seed, progress=progress)
+        settings["imaging"] = asdict(imaging)
+    else:
+        acquisition = stacks.acquisition(tilt_range_deg, ctf=ctf != "none", amplitude_contrast=amplitude_contrast)
+        shift = max_shift_voxels * voxel_size_angstrom
+        made = StackSimulation(density, stacks, acquisition, count, box, voxel_size_angstrom, shift, snr, seed)
+        truth = made.table.poses
+        used = {name: value for name, value in asdict(stacks).items() if name != "threads"}
+        settings |= {"box": box, "pixel_size_angstrom": voxel_size_angstrom, "snr": snr, "stacks": used}
+        settings |= {"tilt_range_deg": tilt_range_deg, "ctf": ctf, "amplitude_contrast": amplitude_contrast}
+    with result_folder(out, overwrite=overwrite) as folder:
+        if stacks is None:
+            write_simulation(folder, density, imaging, truth=truth, seed=seed, progress=progress)
+        else:
+            made.write(folder, progress=progress)
+            _write_reference(folder / "reference.mrc", density, imaging)
         inputs = [] if structure is None else [Path(structure)]
-        write_settings(folder / "settings.toml", {**settings, "imaging": asdict(imaging)}, seed=seed, inputs=inputs)
+        write_settings(folder / "settings.toml", settings, seed=seed, inputs=inputs)
     return Simulated(truth, note)
 
 
@@ -159,6 +180,17 @@ def write_simulation(
             box=imaging.box,
             tilt_range_deg=tilts,
         )
+
+
+def _write_reference(path: Path, density: Density, imaging: Imaging) -> None:
+    """Write the particle in its own frame, as no microscope has seen it."""
+    from gonio.io import write_volume
+    from gonio.particle.pose import Pose
+    from gonio.particle.volume import Volume
+
+    size = imaging.voxel_size_angstrom
+    data = density.density(Pose.identity(), box=imaging.box, voxel_size_angstrom=size)
+    write_volume(path, Volume(data.astype(np.float32), size))
 
 
 def map_(

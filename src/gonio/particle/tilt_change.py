@@ -90,10 +90,9 @@ class TiltChange:
         return np.asarray(self.rotation.as_matrix() @ before)
 
     def applied(self, series: TiltSeries) -> TiltSeries:
-        """Return a tilt series with this change of projections, defocus and scale.
+        """Return a tilt series with this change of its geometry, which states with which one its stacks were cut out.
 
-        A series has no shifts: what an image shows of a particle then lies at ``displacement_angstrom`` from where the
-        old series has it.
+        What an image shows of a particle then lies at ``displacement_angstrom`` from where the old series has it.
 
         Raises
         ------
@@ -108,7 +107,19 @@ class TiltChange:
             defocus = _refocused(defocus, self.defocus_angstrom, self.astigmatism_angstrom)
         if self.scale is not None:
             scale = self.scale if scale is None else scale * self.scale
-        return replace(series, projections_xyz=after[:, :2], beams_xyz=after[:, 2], defocus=defocus, scale=scale)
+        shifts, since = series.shifts_angstrom, series.shift_since_cut_angstrom
+        is_first = series.cut_projections_xyz is None
+        return replace(
+            series,
+            projections_xyz=after[:, :2],
+            beams_xyz=after[:, 2],
+            defocus=defocus,
+            scale=scale,
+            shifts_angstrom=None if shifts is None else shifts + self.shift_angstrom,
+            cut_projections_xyz=series.projections_xyz if is_first else series.cut_projections_xyz,
+            cut_defocus=series.defocus if is_first else series.cut_defocus,
+            shift_since_cut_angstrom=self.shift_angstrom + (0.0 if since is None else since),
+        )
 
     def displacement_angstrom(self, series: TiltSeries, place_angstrom: ArrayLike) -> NDArray[np.float64]:
         """Return u - P p for a place p from the tomogram's centre, xyz: how far it moves in each image, (t, 2)."""

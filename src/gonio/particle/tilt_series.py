@@ -7,7 +7,11 @@ the tomogram's centre, lies at the depth d = b.p along the beam b of an image, a
 
     defocus + defocus_per_depth d,      b the third row of the projection
 
-At +60 degrees about y, b = (-sin 60, 0, cos 60): 250 nm from the axis change defocus by 217 nm. Knows no file.
+At +60 degrees about y, b = (-sin 60, 0, cos 60): 250 nm from the axis change defocus by 217 nm.
+
+In the image it lies at P p + s from the image's centre pixel, P the first two rows and s the place of the tomogram's
+centre. Stacks that were cut out with another geometry P', s' show it at (P - P') p + s - s' from their centres: what a
+refinement has changed since. Knows no file.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ LARGEST_GAP_DEG = 12.0
 # Fields of a series with one value for each tilt.
 PER_TILT = (
     *("projections_xyz", "defocus", "dose", "scale"),
-    *("phase_shift_deg", "bfactor_angstrom2", "beams_xyz"),
+    *("phase_shift_deg", "bfactor_angstrom2", "beams_xyz", "shifts_angstrom", "cut_projections_xyz"),
+    *("cut_defocus", "shift_since_cut_angstrom"),
 )
 
 
@@ -82,6 +87,11 @@ class TiltSeries:
         slope of defocus. 0 where it is not known.
     centre_angstrom
         Centre of the tomogram, from the centre of its first voxel, xyz, or None where its size is not known.
+    shifts_angstrom
+        Place of the tomogram's centre in each image, from the image's centre pixel ``n // 2``, xy, (t, 2); or None.
+    cut_projections_xyz, cut_defocus, shift_since_cut_angstrom
+        Projections P' and defocus with which stacks of particles were cut out, where they are not these, (t, 2, 3) and
+        (t, 3), and by how much shifts have changed since, s - s', (t, 2); or None.
     """
 
     path: Path
@@ -96,6 +106,10 @@ class TiltSeries:
     beams_xyz: NDArray[np.float64] | None = None
     defocus_per_depth: float = 0.0
     centre_angstrom: NDArray[np.float64] | None = None
+    shifts_angstrom: NDArray[np.float64] | None = None
+    cut_projections_xyz: NDArray[np.float64] | None = None
+    cut_defocus: NDArray[np.float64] | None = None
+    shift_since_cut_angstrom: NDArray[np.float64] | None = None
 
     @staticmethod
     def of_angles(path: Path, tilts_deg: ArrayLike, *, axis_deg: float = 90.0) -> TiltSeries:
@@ -120,6 +134,30 @@ class TiltSeries:
         if beams is None:
             beams = np.cross(self.projections_xyz[:, 0], self.projections_xyz[:, 1])
         return beams @ np.asarray(place_angstrom, dtype=np.float64)
+
+    def positions_angstrom(self, place_angstrom: ArrayLike) -> NDArray[np.float64]:
+        """Return where a place, from the tomogram's centre, lies in each image, from its centre pixel, xy, (t, 2).
+
+        Raises
+        ------
+        ValueError
+            If the shifts of the images are not known.
+        """
+        if self.shifts_angstrom is None:
+            raise ValueError(f"{self.path} does not state where the tomogram's centre lies in its images")
+        seen: NDArray[np.float64] = self.projections_xyz @ np.asarray(place_angstrom, dtype=np.float64)
+        return seen + self.shifts_angstrom
+
+    def offsets_angstrom(self, place_angstrom: ArrayLike) -> NDArray[np.float64] | None:
+        """Return where a particle lies in its stack's images, from their centres, xy, (t, 2).
+
+        None where the stacks were cut out with this geometry.
+        """
+        if self.cut_projections_xyz is None or self.shift_since_cut_angstrom is None:
+            return None
+        changed = self.projections_xyz - self.cut_projections_xyz  # (t, 2, 3)
+        moved: NDArray[np.float64] = changed @ np.asarray(place_angstrom, dtype=np.float64)
+        return moved + self.shift_since_cut_angstrom
 
     def ctf(self, *, place_angstrom: ArrayLike | None = None, optics: Optics | None = None) -> Ctf | None:
         """Return the contrast transfer of the t images of a particle, None where no defocus is known.
