@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gonio
-from gonio.io import write_volume
+from gonio.io import read_volume, write_volume
 from gonio.jobs.convert import convert
 from gonio.jobs.extract import extract
 from gonio.jobs.inspect import inspect
 from gonio.jobs.options import ListOptions
+from gonio.jobs.running import RunOptions
 from gonio.jobs.simulate import map_, simulate
 from gonio.particle.volume import Volume
 
@@ -94,6 +96,38 @@ def test_an_inspection_returns_facts_and_warnings(tmp_path):
     write_volume(tmp_path / "flat.mrc", Volume(np.ones((16, 16, 16), np.float32), 5.0))
     assert [warning.name for warning in inspect(ListOptions(tmp_path / "flat.mrc")).warnings] == ["constant"]
     assert inspect(ListOptions(tmp_path / "picked.csv")).table.names == ("a", "b")
+
+
+def test_a_simulation_that_was_cut_off_goes_on_and_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("gonio.run.checkpoint.SYNC_SECONDS", 0.0)
+    options = {"phantom": "sharp", "count": 5, "box": 12, "voxel_size_angstrom": 25.0, "tilt_range_deg": (-40.0, 40.0)}
+
+    def interrupted(stage, count, done):
+        def report(number):
+            if number == 3:
+                raise KeyboardInterrupt
+
+        return nullcontext(report)
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tmp_path / "cut", **options, run=RunOptions(threads=1, progress=interrupted))
+    assert not (tmp_path / "cut" / "particles.star").exists()
+    begun = []
+
+    def watched(stage, count, done):
+        begun.append(done)
+        return nullcontext(lambda number: None)
+
+    simulate(tmp_path / "cut", **options, run=RunOptions(threads=1, progress=watched, resume=True))
+    simulate(tmp_path / "whole", **options, run=RunOptions(threads=2))
+    assert begun == [3]
+    names = sorted(path.relative_to(tmp_path / "cut") for path in (tmp_path / "cut").rglob("*.mrc"))
+    assert len(names) == 6
+    for name in names:
+        first, second = (read_volume(tmp_path / folder / name).data for folder in ("cut", "whole"))
+        assert (first == second).all()
+    with pytest.raises(ValueError, match="another run"):
+        simulate(tmp_path / "cut", **options | {"count": 6}, run=RunOptions(resume=True))
 
 
 def test_jobs_know_no_terminal():

@@ -14,6 +14,7 @@ from gonio.io.blocks import read_star
 from gonio.io.mrc import read_mrc
 from gonio.io.source import ReadOptions
 from gonio.io.star import read_particles
+from gonio.jobs.running import RunOptions
 from gonio.jobs.simulate_stacks import StackOptions
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.pose import Pose
@@ -46,7 +47,8 @@ def made(folder: Path, *, ctf: str = "none", snr: float = np.inf, count: int = 3
         snr=snr,
         ctf=ctf,
         seed=5,
-        stacks=StackOptions(**given, threads=1),
+        stacks=StackOptions(**given),
+        run=RunOptions(threads=1),
     )
     return folder
 

@@ -68,14 +68,14 @@ def _chain(folder: Path, count: int, seed: int) -> str:
         flush=True,
     )
     truth = random_poses(count, imaging, MAX_SHIFT_VOXELS, seed)
-    write_simulation(simulated, density, imaging, truth=truth, seed=seed, progress=progress)
+    executor = Checkpointed(Local(thread_count(None)), progress=progress)
+    write_simulation(simulated, density, imaging, truth=truth, seed=seed, executor=executor)
     say(
         "2. Alignment to the reference, over all orientations, from coarse to fine. It does not know the true poses.",
         flush=True,
     )
     reference = read_volume(simulated / "reference.mrc")
     table = ListOptions(simulated / "particles.star").read()
-    executor = Checkpointed(Local(thread_count(None)), progress=progress)
     aligned = align_list(table, Aligner(reference), executor=executor, seed=seed)
     aligned = replace(aligned, errors=errors_of(aligned, ListOptions(simulated / "truth.star").read()))
     say("3. Average of all particles, and of two halves of them for the resolution.", flush=True)

@@ -40,6 +40,7 @@ from gonio.jobs.simulate import simulate as simulate_particles
         metavar="truncated|flipped|none",
         help="What is left of the CTF: up to its first zero, its absolute value (phases flipped), or no lens.",
     ),
+    device=None,
     max_shift_voxels=typer.Option(
         "--max-shift-voxels", metavar="VOXELS", help="Largest shift along each axis, voxels."
     ),
@@ -68,7 +69,7 @@ from gonio.jobs.simulate import simulate as simulate_particles
     motion_angstrom=typer.Option("--motion", metavar="A", help="Sd of a particle's motion along each axis, angstrom."),
     ice_loss=typer.Option("--ice-loss", help="Weaken the images of tilted ice, by its thickness."),
     tilt_images=typer.Option("--tilt-images", help="Write whole tilt images too, in which particles are dark."),
-    threads=typer.Option("--threads", metavar="N", min=1, help="Stacks made at a time. Default: one a processor."),
+    threads=typer.Option("--threads", metavar="N", min=1, help="Particles made at a time. Default: one a processor."),
 )
 def simulate(done: Simulated, *, out: Path) -> None:
     """Make subtomograms whose true poses are known.

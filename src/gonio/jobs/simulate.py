@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gonio.jobs.files import beside, check_map, write_settings
 from gonio.jobs.options import File
+from gonio.jobs.running import RunOptions, running
 from gonio.jobs.simulate_stacks import StackOptions, StackSimulation
 from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.ctf import AMPLITUDE_CONTRAST
-from gonio.run.executor import Progress, silent
-from gonio.run.folder import check_target, result_folder
+from gonio.run.executor import Executor
 
 if TYPE_CHECKING:
     from gonio.particle.pose import Pose
@@ -58,8 +59,7 @@ def simulate(
     max_shift_voxels: float = 2.0,
     stacks: StackOptions | None = None,
     seed: int = 0,
-    overwrite: bool = False,
-    progress: Progress = silent,
+    run: RunOptions = RunOptions(),
 ) -> Simulated:
     """Make particles in random poses, their lists without and with the poses, and the reference, in a new folder.
 
@@ -83,6 +83,10 @@ def simulate(
     stacks
         Make stacks of tilt images, and a tilt series whose true geometry differs from what its files state, in place of
         subtomograms.
+    seed
+        Of poses and noise: a particle depends on it and on its own number alone.
+    run
+        Particles made at a time, and whether a run is resumed.
 
     Raises
     ------
@@ -91,8 +95,6 @@ def simulate(
     """
     from gonio.simulate import Imaging
 
-    out = Path(out)
-    check_target(out, overwrite=overwrite)
     imaging = Imaging(box, voxel_size_angstrom, *tilt_range_deg, snr=snr, **_lens(ctf, amplitude_contrast))
     if resolution_angstrom is None:
         resolution_angstrom = STRUCTURE_RESOLUTION_ANGSTROM if stacks is None else 2.0 * voxel_size_angstrom
@@ -104,6 +106,8 @@ def simulate(
         "count": count,
         "max_shift_voxels": max_shift_voxels,
     }
+    inputs = [] if structure is None else [Path(structure)]
+    made = None
     if stacks is None:
         truth = random_poses(count, imaging, max_shift_voxels, seed)
         settings["imaging"] = asdict(imaging)
@@ -112,17 +116,14 @@ def simulate(
         shift = max_shift_voxels * voxel_size_angstrom
         made = StackSimulation(density, stacks, acquisition, count, box, voxel_size_angstrom, shift, snr, seed)
         truth = made.table.poses
-        used = {name: value for name, value in asdict(stacks).items() if name != "threads"}
-        settings |= {"box": box, "pixel_size_angstrom": voxel_size_angstrom, "snr": snr, "stacks": used}
+        settings |= {"box": box, "pixel_size_angstrom": voxel_size_angstrom, "snr": snr, "stacks": asdict(stacks)}
         settings |= {"tilt_range_deg": tilt_range_deg, "ctf": ctf, "amplitude_contrast": amplitude_contrast}
-    with result_folder(out, overwrite=overwrite) as folder:
-        if stacks is None:
-            write_simulation(folder, density, imaging, truth=truth, seed=seed, progress=progress)
+    with running(out, run.resources(), settings=settings, seed=seed, inputs=inputs) as work, work.results() as folder:
+        if made is None:
+            write_simulation(folder, density, imaging, truth=truth, seed=seed, executor=work.executor)
         else:
-            made.write(folder, progress=progress)
+            made.write(folder, executor=work.executor)
             _write_reference(folder / "reference.mrc", density, imaging)
-        inputs = [] if structure is None else [Path(structure)]
-        write_settings(folder / "settings.toml", settings, seed=seed, inputs=inputs)
     return Simulated(truth, note)
 
 
@@ -150,24 +151,40 @@ def random_poses(count: int, imaging: Imaging, max_shift_voxels: float, seed: in
     return Pose.random(count, rng=np.random.default_rng((seed, 0)), max_shift_angstrom=shift)
 
 
+@dataclass(frozen=True)
+class _Particle:
+    """Simulate a particle by its number; its noise depends on that and the seed alone."""
+
+    density: Density
+    imaging: Imaging
+    truth: Pose
+    seed: int
+
+    def __call__(self, index: int) -> NDArray[np.float32]:
+        from gonio.simulate import simulate_subtomogram
+
+        rng = np.random.default_rng((self.seed, 1, index))
+        return simulate_subtomogram(self.density, self.truth[index], imaging=self.imaging, rng=rng).volume.data
+
+
 def write_simulation(
-    folder: Path, density: Density, imaging: Imaging, *, truth: Pose, seed: int, progress: Progress = silent
+    folder: Path, density: Density, imaging: Imaging, *, truth: Pose, seed: int, executor: Executor
 ) -> None:
     """Write particles, the two lists and the reference into an existing folder."""
     from gonio.io import write_simulated, write_volume
     from gonio.particle.pose import Pose
+    from gonio.particle.volume import Volume
     from gonio.simulate import simulate_subtomogram
 
-    rng = np.random.default_rng((seed, 1))
+    density = _projected(density, imaging, truth)
     count = len(truth)
     (folder / "particles").mkdir()
     paths = [folder / "particles" / f"{i:0{len(str(count))}d}.mrc" for i in range(1, count + 1)]
-    with progress("simulating", count, 0) as done:
-        for index, path in enumerate(paths):
-            particle = simulate_subtomogram(density, truth[index], imaging=imaging, rng=rng)
-            write_volume(path, particle.volume)
-            done(index + 1)
+    made = executor("simulating", _Particle(density, imaging, truth, seed), count)
+    for path, data in zip(paths, made, strict=True):
+        write_volume(path, Volume(data, imaging.voxel_size_angstrom))
     perfect = replace(imaging, snr=np.inf, tilt_min_deg=-90.0, tilt_max_deg=90.0)
+    rng = np.random.default_rng(seed)  # not used without noise
     reference = simulate_subtomogram(density, Pose.identity(), imaging=perfect, rng=rng)
     write_volume(folder / "reference.mrc", reference.volume)
     tilts = (imaging.tilt_min_deg, imaging.tilt_max_deg)
@@ -246,6 +263,19 @@ def map_(
     }
     write_settings(beside(target, ".settings.toml"), settings, inputs=[Path(structure)])
     return Mapped(volume, limit, _overhang(2.0 * particle.radius_angstrom, volume.box_angstrom))
+
+
+def _projected(density: Density, imaging: Imaging, truth: Pose) -> Density:
+    """Return the density itself, or where that takes long one that is projected by slices."""
+    from gonio.simulate import Phantom
+    from gonio.simulate.slices import Sliced
+
+    if isinstance(density, Phantom):
+        return density
+    reach = float(np.linalg.norm(truth.shift_angstrom, axis=-1).max())
+    size = imaging.of(density).voxel_size_angstrom
+    shape = imaging.of(density).field_yx
+    return Sliced.of(density, shape_yx=shape, voxel_size_angstrom=size, reach_angstrom=reach)
 
 
 def _density(phantom: str | None, structure: File | None, resolution: float, imaging: Imaging) -> tuple[Density, str]:

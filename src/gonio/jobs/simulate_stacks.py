@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.jobs.files import write_text
-from gonio.jobs.running import thread_count
 from gonio.particle.arguments import ArgumentError
-from gonio.run.executor import Local, Progress
+from gonio.run.executor import Executor
 
 if TYPE_CHECKING:
     from gonio.io.tilt_stacks import ListedSeries
@@ -63,7 +62,6 @@ class StackOptions:
     motion_angstrom: float = 0.0
     ice_loss: bool = False
     tilt_images: bool = False
-    threads: int | None = None
 
     def acquisition(self, tilt_range_deg: tuple[float, float], *, ctf: bool, amplitude_contrast: float) -> Acquisition:
         """Return how series are taken."""
@@ -115,8 +113,6 @@ class StackSimulation:
         Variance of noise-free images within the box over that of the noise, which is 1; infinite for no noise.
     seed
         Of all that is drawn.
-    folder
-        Where stacks are written.
     """
 
     density: Density
@@ -128,7 +124,6 @@ class StackSimulation:
     max_shift_angstrom: float
     snr: float
     seed: int
-    folder: Path = field(default_factory=Path)
 
     def __post_init__(self) -> None:
         if not 1 <= self.options.tomograms <= self.count:
@@ -248,33 +243,24 @@ class StackSimulation:
         number = next(n for n, part in enumerate(self.parts) if index <= part[-1])
         return number, int(index - self.parts[number][0])
 
-    def write_stack(self, index: int) -> None:
-        """Write the stack of a particle, by its number in the list."""
-        from gonio.io.mrc import write_stack
+    def particle(self, index: int) -> NDArray[np.float32]:
+        """Return the stack of a particle, by its number in the list, (t, n, n)."""
+        return self.stack(*self._whose(index))
 
-        write_stack(self.folder / self.image(index), self.stack(*self._whose(index)), self.pixel_size_angstrom)
-
-    def write_tilt_images(self, number: int) -> None:
-        """Write the whole images of a tomogram."""
-        from gonio.io.mrc import write_stack
-
-        target = self.folder / "tilt_images" / f"{self.names[number]}.mrcs"
-        write_stack(target, self.tilt_images(number), self.pixel_size_angstrom)
-
-    def write(self, folder: Path, *, progress: Progress) -> None:
+    def write(self, folder: Path, *, executor: Executor) -> None:
         """Write stacks, lists, the nominal geometry and the truth into an existing folder."""
-        self.folder = folder
+        from gonio.io.mrc import write_stack
+
         _ = self.gain, self.slices  # which workers share
-        workers = thread_count(self.options.threads)
         for name in self.names:
             (folder / "stacks" / name).mkdir(parents=True)
-        with progress("simulating", self.count, 0) as done:
-            for number, _ in enumerate(Local(workers)("simulating", self.write_stack, self.count, keep=False), 1):
-                done(number)
+        for index, images in enumerate(executor("simulating", self.particle, self.count)):
+            write_stack(folder / self.image(index), images, self.pixel_size_angstrom)
         if self.options.tilt_images:
             (folder / "tilt_images").mkdir()
-            for number in range(len(self.names)):
-                self.write_tilt_images(number)
+            whole = executor("imaging tomograms", self.tilt_images, len(self.names), keep=False)
+            for name, images in zip(self.names, whole, strict=True):
+                write_stack(folder / "tilt_images" / f"{name}.mrcs", images, self.pixel_size_angstrom)
         self._write_lists(folder)
         (folder / "truth").mkdir()
         self._write_truth(folder / "truth")

@@ -41,7 +41,8 @@ DEFAULT_CTF = replace(PAPER_CTF, amplitude_contrast=AMPLITUDE_CONTRAST)
 # Defaults where neither imaging nor phantom gives them; a smaller relative difference is rounding.
 DEFAULT_BOX, DEFAULT_VOXEL_SIZE_ANGSTROM, SAME_SIZE = 32, 10.0, 1e-6
 
-MATRIX_ENTRIES = 2**26  # 256 MB of float32, 121 tilts of a box of 64; larger back-projections interpolate instead
+_MATRIX_ENTRIES = 2**26  # 256 MB of float32, 121 tilts of a box of 64; of larger back-projections a part at a time
+_NO_DISTANCE = 1e-4  # radians, below which the ramp filter is 1/4 to 1e-9
 SPLINE_OVERSAMPLING = 4  # cubic splines err by (f / (1 - f))^4 = 4e-4 at the image's Nyquist frequency, f = 1/8
 
 
@@ -371,29 +372,56 @@ def back_project(images: NDArray, tilts_deg: ArrayLike, *, box: int, axis_deg: f
     tilts = tuple(float(tilt) for tilt in np.asarray(tilts_deg, dtype=np.float64))
     if len(tilts) != len(images):
         raise ValueError(f"{len(images)} images need as many tilts_deg, got {len(tilts)}")
-    entries = images.shape[0] * images.shape[2] * box**2
-    if axis_deg == 90.0 and images.shape[1] >= box and entries <= MATRIX_ENTRIES:
+    if axis_deg == 90.0 and images.shape[1] >= box:
         return _back_project_by_matrix(images, tilts, box=box)
     return _back_project_by_spline(images, tilts, box=box, axis_deg=axis_deg)
 
 
 def _back_project_by_matrix(images: NDArray, tilts_deg: tuple[float, ...], *, box: int) -> NDArray[np.float32]:
     # The axis is y, so that rows of the images are rows of the box: one matrix from (tilt, x) to (z, x) serves all.
-    rows = _window(images, (box, images.shape[2])).transpose(1, 0, 2).reshape(box, -1)  # (y, t x)
-    volume = rows.astype(np.float32) @ _ramp_matrix(tilts_deg, images.shape[2], box)  # (y, z x)
+    rows = _window(images, (box, images.shape[2])).astype(np.float32)  # (t, y, x)
+    weights = tuple(tilt_weights(tilts_deg).tolist())
+    together = max(1, _MATRIX_ENTRIES // (images.shape[2] * box**2))
+    if len(tilts_deg) <= together:
+        return _boxes(rows, _kept_ramp_matrix(tilts_deg, weights, images.shape[2], box))
+    volume = np.zeros((box, box, box), np.float32)
+    for first in range(0, len(tilts_deg), together):
+        part = slice(first, first + together)
+        volume += _boxes(rows[part], _ramp_matrix(tilts_deg[part], weights[part], images.shape[2], box))
+    return volume
+
+
+def _boxes(rows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    box = rows.shape[1]
+    volume = rows.transpose(1, 0, 2).reshape(box, -1) @ matrix  # (y, z x)
     return volume.reshape(box, box, box).transpose(1, 0, 2)  # (z, y, x)
 
 
 @lru_cache(maxsize=3)
-def _ramp_matrix(tilts_deg: tuple[float, ...], width: int, box: int) -> NDArray[np.float32]:
-    # w_i K(u_i(z, x) - j), shape (t width, z x).
+def _kept_ramp_matrix(
+    tilts_deg: tuple[float, ...], weights: tuple[float, ...], width: int, box: int
+) -> NDArray[np.float32]:
+    matrix = _ramp_matrix(tilts_deg, weights, width, box)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def _ramp_matrix(tilts_deg: tuple[float, ...], weights: tuple[float, ...], width: int, box: int) -> NDArray[np.float32]:
+    # w_i K(u_i(z, x) - j), shape (t width, z x). With s = u - j sines of pi s are those of pi u but for their sign:
+    # K(s) = (sin(pi s) - (1 - cos(pi s)) / (pi s)) / (2 pi s), and 1/4 at 0.
     here = np.arange(box) - box // 2
     pixels = np.arange(width) - width // 2
+    sign = np.where(pixels % 2, -1.0, 1.0)[:, None]
     matrix = np.empty((len(tilts_deg), width, box * box), dtype=np.float32)
-    for rows, tilt, weight in zip(matrix, np.radians(tilts_deg), tilt_weights(tilts_deg), strict=True):
+    for rows, tilt, weight in zip(matrix, np.radians(tilts_deg), weights, strict=True):
         u = (here * np.cos(tilt) + here[:, None] * np.sin(tilt)).reshape(-1)  # (z x,)
-        rows[:] = weight * ramp_kernel(u - pixels[:, None])
-    matrix.setflags(write=False)
+        sine, cosine = np.sin(np.pi * u), np.cos(np.pi * u)
+        angle = np.pi * (u - pixels[:, None])
+        near = np.abs(angle) < _NO_DISTANCE
+        angle[near] = 1.0
+        kernel = (sign * sine - (1.0 - sign * cosine) / angle) / (2.0 * angle)
+        kernel[near] = 0.25
+        rows[:] = weight * kernel
     return matrix.reshape(-1, box * box)
 
 
