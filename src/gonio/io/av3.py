@@ -51,13 +51,7 @@ def is_motive_list(start: bytes) -> bool:
 
 
 def read_av3(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a motive list; its subtomograms are ``ANY_NUMBER.em`` (or .mrc), NUMBER row 4, in the data folder.
-
-    Raises
-    ------
-    FormatError
-        Missing or broken, not 20 rows, or a value that is not finite.
-    """
+    """Read a motive list; its subtomograms are ``ANY_NUMBER.em`` (or .mrc), NUMBER row 4, in the data folder."""
     values = read_em(path).data
     if values.shape[-1] != len(ROWS) or 1 not in values.shape[:2]:
         shape = " x ".join(str(edge) for edge in values.shape[::-1])

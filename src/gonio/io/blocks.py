@@ -61,25 +61,13 @@ class Block:
         return label in self.columns
 
     def text(self, label: str) -> Sequence[str]:
-        """Return a column as it stands in the file.
-
-        Raises
-        ------
-        FormatError
-            If the block has no such column.
-        """
+        """Return a column as it stands in the file."""
         if label not in self.columns:
             raise FormatError(self.path, f"{self.called}has no column {label}", "add the column or give another file")
         return self.columns[label]
 
     def numbers(self, label: str) -> NDArray[np.float64]:
-        """Return a column as finite numbers, shape (rows,).
-
-        Raises
-        ------
-        FormatError
-            If the column is missing or a value is not a finite number.
-        """
+        """Return a column as finite numbers, shape (rows,)."""
         return self.vectors([label])[:, 0]
 
     def vectors(self, labels: Iterable[str]) -> NDArray[np.float64]:
@@ -101,24 +89,12 @@ class Block:
         return self._checked(label, numbers, np.isfinite(numbers), "not a number")
 
     def positive(self, label: str) -> NDArray[np.float64]:
-        """Return a column of sizes, shape (rows,).
-
-        Raises
-        ------
-        FormatError
-            If the column is missing or a value is not a finite number above 0.
-        """
+        """Return a column of sizes, shape (rows,)."""
         numbers = self.numbers(label)
         return self._checked(label, numbers, numbers > 0, "not a number above 0")
 
     def whole(self, label: str, lowest: int = -LARGEST_WHOLE, highest: int = LARGEST_WHOLE) -> NDArray[np.int64]:
-        """Return a column of whole numbers, shape (rows,).
-
-        Raises
-        ------
-        FormatError
-            If the column is missing or a value is not a whole number in that range.
-        """
+        """Return a column of whole numbers, shape (rows,)."""
         numbers = self.numbers(label)
         nearest = np.rint(numbers)
         right = (np.abs(numbers - nearest) <= ROUNDING) & (nearest >= lowest) & (nearest <= highest)
@@ -155,13 +131,7 @@ class Block:
         return f" (line {self.lines[row]})" if len(self.lines) else ""
 
     def first(self, label: str) -> str:
-        """Return the first value of a column.
-
-        Raises
-        ------
-        FormatError
-            If the column is missing or the block has no rows.
-        """
+        """Return the first value of a column."""
         values = self.text(label)
         if not values:
             raise FormatError(self.path, f"{self.called}has no rows", "write the file again")
@@ -204,13 +174,7 @@ class Star:
 
 
 def read_star(path: str | Path) -> Star:
-    """Read all blocks of a STAR file, every value as text.
-
-    Raises
-    ------
-    FormatError
-        Missing, empty, or not a STAR file; a row that is too short or too long; two blocks of one name.
-    """
+    """Read all blocks of a STAR file, every value as text."""
     path = Path(path)
     parser = _Parser(path)
     with reading(path, LIST_WANTED):

@@ -74,11 +74,6 @@ class TomogramSizes:
         """Read what RELION's or Warp's tomograms.star, or a STOPGAP wedge list, states.
 
         Sizes below 1 (RELION's own -999, 0) and blanks are not set: such a tomogram counts as not named.
-
-        Raises
-        ------
-        FormatError
-            Missing, broken, or without tomograms.
         """
         found = read_star(path)
         wedges, block = found.find(stopgap.WEDGE_LIST), found.find("global")
@@ -114,11 +109,6 @@ def known_sizes(table: ParticleTable, tomograms_path: Path | None = None) -> NDA
         List as it was read.
     tomograms_path
         tomograms.star or a STOPGAP wedge list; of RELION's lists found beside them when not given.
-
-    Raises
-    ------
-    FormatError
-        If that file is broken.
     """
     if tomograms_path is None and table.source is not None:
         tomograms_path = table.source.sizes_path

@@ -75,13 +75,7 @@ def is_dynamo(start: str) -> bool:
 
 
 def read_dynamo(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a Dynamo table; its particles are ``particle_NUMBER.em`` (or .mrc) in the data folder or beside it.
-
-    Raises
-    ------
-    FormatError
-        Missing, empty, a row of another length, a value that is no number, or volumes of two particles of one tag.
-    """
+    """Read a Dynamo table; its particles are ``particle_NUMBER.em`` (or .mrc) in the data folder or beside it."""
     block = _read_table(path)
     tags = block.whole("tag").tolist()
     images = numbered_images(path, options.data_path, tags, IMAGE, beside=(".",))  # crop.tbl lies in its data folder

@@ -71,13 +71,7 @@ def is_em(start: bytes) -> bool:
 
 
 def read_em(path: str | Path) -> EmFile:
-    """Read an EM file, plain or compressed.
-
-    Raises
-    ------
-    FormatError
-        Missing, empty, not an EM file, truncated, or longer than its header states.
-    """
+    """Read an EM file, plain or compressed."""
     path = Path(path)
     with reading(path, BROKEN), opened(path) as stream:
         header = _header(path, stream)

@@ -80,13 +80,7 @@ def is_boxes(start: str) -> bool:
 
 
 def read_lst(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a LST file; its particles are images of HDF files (which needs h5py), or MRC and EM volumes.
-
-    Raises
-    ------
-    FormatError
-        Missing or broken, a transform that is no rotation and shift, two rows of one image.
-    """
+    """Read a LST file; its particles are images of HDF files (which needs h5py), or MRC and EM volumes."""
     rows = []
     with reading(path, "give a LST file"), path.open(encoding="utf-8-sig") as stream:
         for at, line in enumerate(stream, start=1):
@@ -99,13 +93,7 @@ def read_lst(path: Path, options: ReadOptions) -> ParticleTable:
 
 
 def read_parms(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a particle_parms JSON file, whose keys are ``('FILE', NUMBER)``.
-
-    Raises
-    ------
-    FormatError
-        If the file is not as ``read_lst`` requires.
-    """
+    """Read a particle_parms JSON file, whose keys are ``('FILE', NUMBER)``."""
     rows = []
     for key, values in _json(path).items():
         try:
@@ -122,13 +110,7 @@ def read_parms(path: Path, options: ReadOptions) -> ParticleTable:
 
 
 def read_boxes(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read the boxes of a tomogram from an info file: positions, and angles where they are known.
-
-    Raises
-    ------
-    FormatError
-        Missing or broken, or without boxes_3d.
-    """
+    """Read the boxes of a tomogram from an info file: positions, and angles where they are known."""
     info = _json(path)
     boxes = info.get("boxes_3d")
     if not boxes or not isinstance(boxes, list):

@@ -73,11 +73,6 @@ def write_extracted(
         First tilt, last tilt and direction of the axis of all; or None.
     mirrored
         Whether boxes, positions and wedges are those of the tomogram's mirror image in z; angles are then mirrored too.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be written.
     """
     count, turned = len(table), table.tomogram_poses.rotation
     extras = {label: values for label, values in table.extras.items() if label not in OUTDATED}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +40,8 @@ START_BYTES = 65536
 POSE_LABELS = r"(Coordinate|Origin|AngleRot|AngleTilt|AnglePsi|Subtomogram)(?!.*Prior$)"
 # What a list may hold; the rest of its columns are its own.
 POSITIONS, ANGLES, SHIFTS, TOMOGRAMS, NAMES = "positions", "angles", "shifts", "tomogram names", "particle names"
-HALVES, CLASSES, SCORES, IMAGES, PIXEL, ANY = (
-    "half sets",
-    "classes",
-    "scores",
-    "image files",
-    "pixel size",
-    "any column",
-)
+HALVES, CLASSES, SCORES, IMAGES = "half sets", "classes", "scores", "image files"
+PIXEL, ANY = "pixel size", "any column"
 POSES = {POSITIONS, ANGLES, SHIFTS}
 FREE = frozenset({*POSES, TOMOGRAMS, NAMES, HALVES, CLASSES, SCORES, IMAGES, PIXEL, ANY})
 
@@ -106,13 +101,7 @@ class Format:
 
 
 def format_of(path: Path) -> Format:
-    """Return the format of a file, by what it holds.
-
-    Raises
-    ------
-    FormatError
-        If it is missing, empty, or of none.
-    """
+    """Return the format of a file, by what it holds."""
     with reading(path, "give a particle list"):
         start = first_bytes(path, START_BYTES)
     found = next((known for known in FORMATS.values() if known.recognise(start)), None)
@@ -161,14 +150,6 @@ def format_of_ending(path: Path) -> Format:
 def _text(start: bytes) -> str:
     """Return the start of a file as text, without a byte order mark."""
     return start.decode("utf-8-sig", errors="replace") if b"\0" not in start else ""
-
-
-def _is_motive_list(start: bytes) -> bool:
-    return is_em(start) and av3.is_motive_list(start)
-
-
-def _is_stopgap(start: bytes) -> bool:
-    return f"data_{stopgap.MOTIVE_LIST}".encode() in start
 
 
 def _star_labels(start: bytes) -> set[str]:
@@ -220,32 +201,20 @@ def stated_poses(table: ParticleTable) -> Mapping[str, Sequence[str]]:
 
 
 LAYOUTS: Mapping[str, columns.Layout] = {
-    "dynamo": dynamo.LAYOUT,
-    "stopgap": stopgap.LAYOUT,
-    "av3": av3.LAYOUT,
-    "pytom": pytom.LAYOUT,
-    "peet": peet.LAYOUT,
-    "csv": plain.LAYOUT,
-    "parquet": plain.LAYOUT,
+    **{one.family: one for one in (dynamo.LAYOUT, stopgap.LAYOUT, av3.LAYOUT, pytom.LAYOUT, peet.LAYOUT)},
+    **dict.fromkeys(("csv", "parquet"), plain.LAYOUT),
 }
 NUMBERED = frozenset({*POSES, CLASSES, SCORES})
 # Prefix of the columns of RELION, in which WarpTools writes, too.
 RELION = "rln"
 HELP = "give a list of RELION, Warp, Dynamo, STOPGAP, AV3, PyTom, EMAN2, PEET or a plain table"
-RELION_TITLES = {
-    "warp": "Warp/M STAR",
-    "relion3.0": "RELION 3.0 STAR",
-    "relion3.1": "RELION 3.1 STAR",
-    "relion4": "RELION 4 STAR",
-    "relion5": "RELION 5 STAR",
-}
 
 
 def _relion(version: str) -> Format:
     name = version if version == "warp" else f"relion{version}"
     return Format(
         name,
-        RELION_TITLES[name],
+        "Warp/M STAR" if version == "warp" else f"RELION {version} STAR",
         partial(_is_relion, name),
         star.read_particles,
         partial(relion.write_relion, version=version),
@@ -265,87 +234,73 @@ def _of_text(begins: Callable[[str], bool]) -> Callable[[bytes], bool]:
     return lambda start: begins(_text(start))
 
 
+# Of formats that are alike, with the arguments of ``Format`` in which they differ.
+
+
+def _of_layout(name: str, *stated: Any, **options: Any) -> Format:
+    return Format(name, *stated, family=name, shown=partial(columns.shown, LAYOUTS[name]), **options)
+
+
+def _eman(name: str, title: str, begins: Callable[[str], bool], *stated: Any, **options: Any) -> Format:
+    return Format(name, title, _of_text(begins), *stated, shown=eman.shown, centred=True, **options)
+
+
+def _plain(name: str, title: str, recognise: Callable[[bytes], bool], read: Any, write: Any) -> Format:
+    free: dict[str, Any] = {"shown": plain.shown, "centred": None, "needs_pixels": False, "endings": (f".{name}",)}
+    return Format(name, title, recognise, read, write, FREE, **free)
+
+
 FORMATS: Mapping[str, Format] = {
     known.name: known
     for known in (
         *map(_relion, reversed(relion.VERSIONS)),
-        Format(
+        _of_layout(
             "stopgap",
             "STOPGAP motive list",
-            _is_stopgap,
+            lambda start: f"data_{stopgap.MOTIVE_LIST}".encode() in start,
             stopgap.read_stopgap,
             stopgap.write_stopgap,
             NUMBERED | {HALVES},
-            family="stopgap",
-            shown=partial(columns.shown, stopgap.LAYOUT),
             files=columns.numbered_files,
         ),
-        Format(
+        _of_layout(
             "av3",
             "AV3/TOM motive list",
-            _is_motive_list,
+            lambda start: is_em(start) and av3.is_motive_list(start),
             av3.read_av3,
             av3.write_av3,
             NUMBERED,
-            family="av3",
-            shown=partial(columns.shown, av3.LAYOUT),
             files=columns.numbered_files,
             endings=(".em",),
         ),
-        Format(
+        _of_layout(
             "pytom",
             "PyTom particle list",
             _of_text(pytom.is_pytom),
             pytom.read_pytom,
             pytom.write_pytom,
             NUMBERED | {TOMOGRAMS, NAMES, IMAGES},
-            family="pytom",
-            shown=partial(columns.shown, pytom.LAYOUT),
             endings=(".xml",),
         ),
-        Format(
-            "eman",
-            "EMAN2 LST",
-            _of_text(eman.is_lst),
-            eman.read_lst,
-            eman.write_lst,
-            FREE,
-            family="eman",
-            shown=eman.shown,
-            centred=True,
-            endings=(".lst",),
-        ),
-        Format(
+        _eman("eman", "EMAN2 LST", eman.is_lst, eman.read_lst, eman.write_lst, FREE, family="eman", endings=(".lst",)),
+        _eman(
             "eman-json",
             "EMAN2 particle_parms JSON",
-            _of_text(eman.is_parms),
+            eman.is_parms,
             eman.read_parms,
             eman.write_parms,
             FREE,
             family="eman",
-            shown=eman.shown,
-            centred=True,
             endings=(".json",),
         ),
-        Format(
-            "eman-boxes",
-            "EMAN2 info file",
-            _of_text(eman.is_boxes),
-            eman.read_boxes,
-            None,
-            frozenset(),
-            centred=True,
-            shown=eman.shown,
-        ),
-        Format(
+        _eman("eman-boxes", "EMAN2 info file", eman.is_boxes, eman.read_boxes, None, frozenset()),
+        _of_layout(
             "peet",
             "PEET motive list",
             _of_text(peet.is_peet),
             peet.read_peet,
             peet.write_peet,
             NUMBERED | {TOMOGRAMS},
-            family="peet",
-            shown=partial(columns.shown, peet.LAYOUT),
             files=peet.list_files,
             endings=("_MOTL.csv", "motl.csv"),
         ),
@@ -360,39 +315,17 @@ FORMATS: Mapping[str, Format] = {
             shown=peet.shown_points,
             files=peet.model_files,
         ),
-        Format(
-            "csv",
-            "plain CSV",
-            _of_text(plain.is_plain),
-            plain.read_csv,
-            plain.write_csv,
-            FREE,
-            centred=None,
-            endings=(".csv",),
-            needs_pixels=False,
-            shown=plain.shown,
+        _plain("csv", "plain CSV", _of_text(plain.is_plain), plain.read_csv, plain.write_csv),
+        _plain(
+            "parquet", "plain Parquet", lambda start: start.startswith(b"PAR1"), plain.read_parquet, plain.write_parquet
         ),
-        Format(
-            "parquet",
-            "plain Parquet",
-            lambda start: start.startswith(b"PAR1"),
-            plain.read_parquet,
-            plain.write_parquet,
-            FREE,
-            centred=None,
-            needs_pixels=False,
-            endings=(".parquet",),
-            shown=plain.shown,
-        ),
-        Format(
+        _of_layout(
             "dynamo",
             "Dynamo table",
             _of_text(dynamo.is_dynamo),
             dynamo.read_dynamo,
             dynamo.write_dynamo,
             NUMBERED | {PIXEL},
-            family="dynamo",
-            shown=partial(columns.shown, dynamo.LAYOUT),
             files=columns.numbered_files,
             endings=(".tbl",),
         ),

@@ -168,11 +168,6 @@ def write_back(folder: Path, name: str, table: ParticleTable, *, with_optimisati
     Returns
     -------
     The list.
-
-    Raises
-    ------
-    FormatError
-        As ``write_particles``.
     """
     path, own = folder / file_name(table, name), _written(table)
     format = None if own is None else own.name

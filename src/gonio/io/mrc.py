@@ -42,13 +42,7 @@ class MapFile:
     voxel_size_xyz_angstrom: NDArray[np.float64]
 
     def voxel_size_angstrom(self, *, axes: int = 3) -> float:
-        """Return the voxel size of an isotropic map (``axes=2``: of the images of a stack); 0 where there is none.
-
-        Raises
-        ------
-        FormatError
-            If the axes differ by more than 0.1 %.
-        """
+        """Return the voxel size of an isotropic map (``axes=2``: of the images of a stack); 0 where there is none."""
         sizes = self.voxel_size_xyz_angstrom[:axes]
         if not np.isfinite(sizes).all() or sizes.min() <= 0:
             return 0.0
@@ -65,12 +59,6 @@ def read_mrc(path: str | Path, *, permissive: bool = False) -> MapFile:
     ----------
     permissive
         Accept a wrong map ID or machine stamp, and bytes after the data, with a warning.
-
-    Raises
-    ------
-    FormatError
-        Missing, empty, truncated, longer than its header states, of a mode without real numbers, with permuted axes, or
-        with values that are not finite.
     """
     path = Path(path)
     layout = mrc_layout(path, permissive=permissive)
@@ -86,11 +74,6 @@ def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = Fal
     """Read some sections (from 0) of an MRC stack, shape (sections, y, x); the others are not checked.
 
     A stack that was shortened keeps the header of the whole stack: its sections are read all the same.
-
-    Raises
-    ------
-    FormatError
-        As ``read_mrc``; or the file ends before a section.
     """
     layout = mrc_layout(path, permissive=permissive)
     shape = layout.shape[-2:]
@@ -113,7 +96,7 @@ def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = Fal
 
 
 def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
-    """Return the layout that an MRC header states; raises as ``read_mrc``, for what can be known without the values."""
+    """Return the layout that an MRC header states."""
     with reading(path, BROKEN):
         with opened(path) as stream:
             raw, plain = stream.read(HEADER_BYTES), is_uncompressed(stream)
@@ -155,13 +138,7 @@ def _has_unsigned_bytes(start: bytes) -> bool:
 
 
 def finite_float32(path: Path, data: NDArray) -> NDArray[np.float32]:
-    """Return the values as float32.
-
-    Raises
-    ------
-    FormatError
-        If some are NaN or infinite, or complex.
-    """
+    """Return the values as float32."""
     if data.dtype.kind == "c":
         raise FormatError(path, "holds complex numbers", "give a map in real space")
     with np.errstate(over="ignore"):  # doubles that no float32 holds become infinite, and raise below
@@ -175,13 +152,7 @@ def finite_float32(path: Path, data: NDArray) -> NDArray[np.float32]:
 
 
 def write_mrc(path: str | Path, data: NDArray, voxel_size_angstrom: float) -> None:
-    """Write a volume (z, y, x), float32 or float16, with its voxel size, origin and start at 0; gzip for names in .gz.
-
-    Raises
-    ------
-    FormatError
-        If the file cannot be written; an older file of that name is then untouched.
-    """
+    """Write a volume (z, y, x), float32 or float16, with its voxel size, origin and start 0; gzip for names in .gz."""
     _write(path, data, voxel_size_angstrom, mrcfile.mrcfile.MrcFile.set_volume)
 
 

@@ -96,13 +96,7 @@ class SeriesSource(ParticleSource):
         return tuple(path for path in found if path is not None)
 
     def load(self, index: int) -> TiltStack:
-        """Read the images of a particle.
-
-        Raises
-        ------
-        FormatError
-            If one is missing or broken, or the list lacks what its transfer needs; names the particle.
-        """
+        """Read the images of a particle."""
         with of_particle(self.path, repr(self.names[index])):
             return self._load(self.groups[index])
 
@@ -124,13 +118,7 @@ class SeriesSource(ParticleSource):
 
     @cached_property
     def pixel_sizes_angstrom(self) -> NDArray[np.float64]:
-        """Pixel size of each image. M leaves the headers at 1 angstrom: they state nothing.
-
-        Raises
-        ------
-        FormatError
-            If neither the list nor the caller states one.
-        """
+        """Pixel size of each image. M leaves the headers at 1 angstrom: they state nothing."""
         given = self.options.voxel_size_angstrom
         stated = self.images.voxel_sizes_angstrom if given is None else np.full(len(self.images.particles), given)
         if stated is None:

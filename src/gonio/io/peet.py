@@ -69,13 +69,7 @@ def is_peet(start: str) -> bool:
 
 
 def read_peet(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a motive list, and the points of NAME.mod beside it (without _MOTL in the name, too) where there is one.
-
-    Raises
-    ------
-    FormatError
-        Missing or broken, a value is no number, or the model has another number of points.
-    """
+    """Read a motive list, and the points of NAME.mod beside it (without _MOTL in the name, too) where there is one."""
     block = _read_rows(path)
     places = (path.with_suffix(".mod"), path.with_name(_stem(path) + ".mod"))
     model = next((place for place in places if place.is_file()), None)
@@ -104,13 +98,7 @@ def write_peet(path: Path, table: ParticleTable) -> tuple[Path, ...]:
 
 
 def read_model(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read the points of an IMOD model: positions without angles.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be read, has no points, or imodmodel is not installed.
-    """
+    """Read the points of an IMOD model: positions without angles."""
     points = _points(path)
     if len(points) == 0:
         raise FormatError(path, "has no points", "give a model with points")

@@ -82,13 +82,7 @@ def is_plain(start: str) -> bool:
 
 
 def read_csv(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a plain CSV table.
-
-    Raises
-    ------
-    FormatError
-        Missing or broken, a row of another length, or a value that is no number.
-    """
+    """Read a plain CSV table."""
     lines = array("q")
     with reading(path, "give a plain table"), path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream)
@@ -117,13 +111,7 @@ def _rows(path: Path, reader: Any, width: int, lines: array[int]) -> Iterator[li
 
 
 def read_parquet(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a plain Parquet table; numbers may be numbers or text.
-
-    Raises
-    ------
-    FormatError
-        As ``read_csv``; or pyarrow is not installed.
-    """
+    """Read a plain Parquet table; numbers may be numbers or text."""
     parquet = _pyarrow(path)
     with reading(path, "give a Parquet table as gonio writes it"):
         try:
@@ -151,13 +139,7 @@ def write_csv(path: Path, table: ParticleTable) -> tuple[Path, ...]:
 
 
 def write_parquet(path: Path, table: ParticleTable) -> tuple[Path, ...]:
-    """Write a plain Parquet table: numbers as numbers in gonio's own columns, all others as the text that they were.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be written, or pyarrow is not installed.
-    """
+    """Write a plain Parquet table: numbers as numbers in gonio's own columns, all others as the text that they were."""
     parquet = _pyarrow(path)
     import pyarrow
 

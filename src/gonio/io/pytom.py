@@ -74,13 +74,7 @@ def is_pytom(start: str) -> bool:
 
 
 def read_pytom(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a particle list; its particles are the files that it names.
-
-    Raises
-    ------
-    FormatError
-        Missing, broken or no particle list, a value is missing or no number.
-    """
+    """Read a particle list; its particles are the files that it names."""
     block = _read_particles(path)
     images = block.text(FILE)
     source = ListSource(path, "pytom", options, images, images, _tilt_ranges(block), block)

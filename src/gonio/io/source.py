@@ -204,13 +204,7 @@ class StarSource:
         return tuple(path for path in found if path is not None)
 
     def load(self, index: int) -> Particle:
-        """Return the particle at this row of the file.
-
-        Raises
-        ------
-        FormatError
-            If its image is missing, broken or does not fit the list, or its wedge is unknown; names the particle.
-        """
+        """Return the particle at this row of the file."""
         label = name_label(self.particles)
         name = f"in row {index + 1}" if label is None else repr(self.particles.text(label)[index])
         with of_particle(self.path, name):

@@ -34,13 +34,7 @@ def is_species(labels: set[str]) -> bool:
 
 
 def read_species(path: Path, options: ReadOptions) -> ParticleTable:
-    """Read a species list. Particles are numbered within their tilt series, as ``TS_01.tomostar/1``.
-
-    Raises
-    ------
-    FormatError
-        Missing or broken, a column is missing, or a value is no number.
-    """
+    """Read a species list. Particles are numbered within their tilt series, as ``TS_01.tomostar/1``."""
     block = next((one for one in read_star(path).blocks if COORDINATES[0] in one), None)
     if block is None or len(block) == 0:
         raise FormatError(path, "lists no particles", "give the list of a species with particles")

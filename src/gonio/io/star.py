@@ -70,11 +70,6 @@ def read_particles(path: Path, options: ReadOptions) -> ParticleTable:
     Lists of 2-D stacks (rlnTomoSubTomosAre2DStacks 1) load as ``TiltStack``, others as ``Subtomogram``.
     ``coordinates_angstrom`` are rlnCenteredCoordinate*Angst (from the tomogram's centre) or else rlnCoordinate* times
     the size of the pixels that they count (from its first voxel): ``gonio.io.positions`` has the rule.
-
-    Raises
-    ------
-    FormatError
-        A file is missing or broken, a column or tomogram is missing, or a value is not a number.
     """
     star, tomograms_path, sets = _open(path, options.tomograms_path)
     particles = _particle_block(star)

@@ -118,11 +118,6 @@ def table_of(
     ----------
     pixel_sizes
         Sizes that the file states, shape (m,), or None.
-
-    Raises
-    ------
-    FormatError
-        A column is missing or is not what it must be, or the pixel size is needed and unknown.
     """
     if len(block) == 0:
         raise FormatError(block.path, "lists no particles", "give a list with particles")

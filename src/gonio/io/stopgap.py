@@ -57,11 +57,6 @@ def read_stopgap(path: Path, options: ReadOptions) -> ParticleTable:
 
     A wedge list, given in place of tomograms or the only one beside the list, states which tilts were measured and the
     pixel size.
-
-    Raises
-    ------
-    FormatError
-        Missing or broken, no motive list, a column is missing, or a value is no number.
     """
     star = read_star(path)
     block = star.find(MOTIVE_LIST)
@@ -91,13 +86,7 @@ def write_stopgap(path: Path, table: ParticleTable) -> tuple[Path, ...]:
 
 
 def read_wedge_list(path: Path) -> Mapping[int, Wedge]:
-    """Read first and last tilt and pixel size of each tomogram number.
-
-    Raises
-    ------
-    FormatError
-        Missing or broken, or no wedge list.
-    """
+    """Read first and last tilt and pixel size of each tomogram number."""
     block = read_star(path).find(WEDGE_LIST)
     if block is None:
         raise FormatError(path, f"has no block data_{WEDGE_LIST}", "give a STOPGAP wedge list")

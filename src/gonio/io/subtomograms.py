@@ -91,13 +91,7 @@ class ListSource(ParticleSource):
         return () if found is None else (found,)
 
     def load(self, index: int) -> Particle:
-        """Return the particle at this row of the list.
-
-        Raises
-        ------
-        FormatError
-            If its volume is missing or broken, or its voxel size or wedge unknown; names the particle.
-        """
+        """Return the particle at this row of the list."""
         with of_particle(self.path, repr(self.names[index])):
             return self._load(index)
 

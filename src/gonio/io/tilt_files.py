@@ -64,13 +64,7 @@ def is_tilt_file(path: Path) -> bool:
 
 
 def read_tilts(path: str | Path) -> dict[str, TiltSeries]:
-    """Return the tilt series in a file by the name of their tomogram, or of the file where that is not stated.
-
-    Raises
-    ------
-    FormatError
-        Missing, empty, of no known kind, or with values that are no numbers.
-    """
+    """Return the tilt series in a file by the name of their tomogram, or of the file where that is not stated."""
     path = Path(path)
     with reading(path, KINDS):
         text = path.read_text(encoding="utf-8-sig")

@@ -62,11 +62,6 @@ def read_tilt_series(tomograms: Star, name: str, *, defocus_hand: DefocusHand | 
     """Read the tilt series of one tomogram, from the block of its name or the file that the global block names.
 
     ``defocus_hand`` None is WarpTools' meaning for tomograms with its names and RELION's for others.
-
-    Raises
-    ------
-    FormatError
-        If the tomogram is not listed, or its tilts lack a projection.
     """
     overview = tomograms.find("global")
     if overview is None or name not in overview.text("rlnTomoName"):
@@ -116,11 +111,6 @@ def series_of_block(tilts: Block) -> TiltSeries:
     """Return one tilt series from a block of its tilts alone, which states neither hand, size nor microscope.
 
     Tilts that were not aligned are taken from the stage: then the tilt axis is y, as in the tomogram it will be.
-
-    Raises
-    ------
-    FormatError
-        If the tilts lack angles, or a value is not a number.
     """
     if "rlnTomoProjX" in tilts or "rlnTomoYTilt" in tilts or STAGE_TILT not in tilts:
         projections, beams = _projections(tilts)
@@ -159,11 +149,6 @@ def bfactors(rows: Block) -> NDArray[np.float64]:
     """Return B factors of images, positive where they damp.
 
     RELION damps by exp(-B k^2 / 4), Warp and M by exp(B k^2 / 4): a list whose numbers are negative is M's.
-
-    Raises
-    ------
-    FormatError
-        If some are positive and some negative.
     """
     values = rows.numbers(BFACTOR)
     if (values < 0).any() and (values > 0).any():
@@ -173,13 +158,7 @@ def bfactors(rows: Block) -> NDArray[np.float64]:
 
 
 def visible_tilts(token: str, *, path: Path, row: int, count: int) -> NDArray[np.bool_]:
-    """Return which of ``count`` tilts show a particle, from a list such as ``[0,1,1]``.
-
-    Raises
-    ------
-    FormatError
-        If the text is no such list, or not of that length.
-    """
+    """Return which of ``count`` tilts show a particle, from a list such as ``[0,1,1]``."""
     try:
         visible = np.array([float(value) != 0 for value in token.strip("[]").split(",")])
     except ValueError as error:

@@ -69,13 +69,7 @@ class Tomogram:
     array: Any
 
     def cut(self, low_zyx: Sequence[int], high_zyx: Sequence[int]) -> NDArray[np.float32]:
-        """Return the voxels from low up to high, which lie inside.
-
-        Raises
-        ------
-        FormatError
-            If they cannot be read, or some are NaN or infinite.
-        """
+        """Return the voxels from low up to high, which lie inside."""
         where = tuple(slice(int(low), int(high)) for low, high in zip(low_zyx, high_zyx, strict=True))
         try:
             piece = np.asarray(self.array[where], dtype=np.float32)
@@ -101,11 +95,6 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
         Replaces what the file states.
     permissive
         Accept broken MRC headers with a warning, as ``read_mrc``.
-
-    Raises
-    ------
-    FormatError
-        Missing, empty, truncated, no volume, of voxels that are no cubes, or zarr is not installed.
     """
     path = Path(path)
     if path.is_dir():
@@ -127,13 +116,7 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
 
 
 def tomogram_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the tomograms among paths, and for folders the tomograms in them, by their endings.
-
-    Raises
-    ------
-    FormatError
-        If a folder is neither a zarr nor has a tomogram in it.
-    """
+    """Return the tomograms among paths, and for folders the tomograms in them, by their endings."""
     files = []
     for path in paths:
         if not path.is_dir() or _is_zarr(path):
