@@ -1,7 +1,9 @@
 """The work of commands, for Python: files in, files out, values returned and nothing printed; one module a command.
 
 A job takes the options of its command, those that several share as values. Warnings are Python's; progress is passed
-to the callback ``progress``. In all of them
+to the callback ``progress``. A job raises ValueError for options that do not fit together (``ArgumentError``), for
+files that are broken or do not fit (``FormatError``; a particle is named) and for results that are there already, and
+OSError where it cannot write. In all of them
 
     particles                the list: ``ListOptions``
     search, known, run       ``SearchOptions``, ``ReferenceOptions`` and ``RunOptions``

@@ -133,11 +133,6 @@ def align(
         Decoys, to estimate which particles are real.
     truth
         A list of the same particles with true poses, from which errors are computed.
-
-    Raises
-    ------
-    ValueError, OSError
-        For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
     """
     from gonio.report import html
 

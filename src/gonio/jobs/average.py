@@ -91,11 +91,6 @@ def average(
         Point group that is imposed on the average.
     mask
         Mask for the FSC; None for one made from the average.
-
-    Raises
-    ------
-    ValueError, OSError
-        For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
     """
     from gonio.workflows.checks import warnings_of_list
 

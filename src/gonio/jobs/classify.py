@@ -125,11 +125,6 @@ def classify(
         Begin at the poses in the list.
     watch
         Called with the ``Procedure`` before it begins.
-
-    Raises
-    ------
-    ValueError, OSError
-        For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
     """
     from gonio.report import html
     from gonio.workflows.checks import warnings_of_list

@@ -76,13 +76,6 @@ def convert(
         Name tomograms as WarpTools names their tilt series.
     dry_run
         Write nothing.
-
-    Raises
-    ------
-    FormatError
-        A list or tomograms file is broken, or what the new format needs is not known.
-    ValueError
-        A format that is not written, an option that has no meaning, files that are there already.
     """
     from gonio.io.conversion import WriteOptions, losses, prepared
     from gonio.io.errors import remove_leftovers

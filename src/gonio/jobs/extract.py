@@ -101,13 +101,6 @@ def extract(
         Write MRC files of half the size.
     permissive
         Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
-
-    Raises
-    ------
-    FormatError
-        A file is missing or broken, or does not state what is needed.
-    ValueError
-        Values that do not fit, boxes outside of their tomogram.
     """
     from gonio.io.conversion import CENTRES
     from gonio.io.wedges import tilt_wedges

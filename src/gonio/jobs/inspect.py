@@ -96,13 +96,6 @@ def inspect(
         Finest detail that is compared with the map, and the size of a particle.
     output
         A PNG file to draw wedge, power and tilts into.
-
-    Raises
-    ------
-    FormatError
-        If a file is missing, broken, or nothing that gonio knows.
-    ValueError
-        If a map is given and the file is no list, or there is nothing to draw.
     """
     path, options, diameter = Path(file.path), file.reading, particle_diameter_angstrom
     if output is not None:

@@ -142,11 +142,6 @@ def pair(
         Try the mirror image of B too.
     voxel_size_angstrom, permissive
         As in ``ListOptions``.
-
-    Raises
-    ------
-    ValueError, OSError
-        For options that do not fit together, and files that cannot be read or do not fit.
     """
     from gonio.io import read_volume, write_volume
 

@@ -147,11 +147,6 @@ def refine(
         Mask of the particle's density; None for a soft sphere.
     watch
         Called with the initial models of the halves (``DeNovoHalves``), and with each ``Iteration``, when done.
-
-    Raises
-    ------
-    ValueError, OSError
-        For options that do not fit together, and files that cannot be read or do not fit; a particle is named.
     """
     from gonio.report import html
     from gonio.workflows.initial_model import SUBSET

@@ -87,11 +87,6 @@ def simulate(
         Of poses and noise: a particle depends on it and on its own number alone.
     run
         Particles made at a time, and whether a run is resumed.
-
-    Raises
-    ------
-    ValueError
-        Values that do not fit, or a folder that is not empty.
     """
     from gonio.simulate import Imaging
 
@@ -234,11 +229,6 @@ def map_(
         The biological assembly to build; ``none`` takes the file as it is.
     output
         The MRC file; how it was made is written beside it.
-
-    Raises
-    ------
-    ValueError, OSError
-        A structure that cannot be read, or files that are there.
     """
     from gonio.io import write_volume
     from gonio.particle.pose import Pose
