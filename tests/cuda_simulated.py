@@ -427,7 +427,7 @@ def pair_search(name: str, seed: int, limit: float = LIMIT, off_grid: bool = Fal
         last_steps=30,
         pruning=FEW,
         neighbour_search=asked.get("neighbour_search", False),
-        expected_fsc=ExpectedFsc(rho[:3], power[:3], power[:3], 0.1 * rho[:3]).in_box(1.0, samples.n_shells)
+        expected_fsc=ExpectedFsc(rho[:3], power[:3], power[:3], 0.1 * rho[:3]).in_shells(None, samples.n_shells)
         if asked.get("known")
         else None,
     )
@@ -567,7 +567,7 @@ def test_searches_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="several starts need a coarser limit"):
         replace(search, plan=replace(search.plan, limits=(4.0,)))
     with pytest.raises(ValueError, match="the expected FSC has 3 shells, the target has 5"):
-        replace(search, expected_fsc=pair_search("axis, known", 1).expected_fsc.in_box(1.0, 3))
+        replace(search, expected_fsc=pair_search("axis, known", 1).expected_fsc.in_shells(None, 3))
 
 
 def test_nothing_is_waited_for_between_the_stages_of_a_search(small_gpu, monkeypatch):

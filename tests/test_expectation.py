@@ -120,13 +120,13 @@ def test_the_mean_lies_between_and_reaches_as_far_as_the_shortest():
 
 
 def test_the_mean_over_boxes_is_that_at_each_frequency():
-    """Shells are one over the box wide: shell 2 of a box of 32 voxels is shell 4 of one of 64."""
+    """Shells are one over the box wide: shell 2 of a box of 320 angstrom is shell 4 of one of 640."""
     shells = np.arange(9.0)
-    small = ExpectedFsc(0.9 - 0.1 * shells, 100.0 - shells, 50.0 - shells, 0.1 - 0.01 * shells, box=32)
-    large = small.in_box(2.0, 17, box=64)
+    small = ExpectedFsc(0.9 - 0.1 * shells, 100.0 - shells, 50.0 - shells, 0.1 - 0.01 * shells, box_angstrom=320.0)
+    large = small.in_shells(640.0, 17)
     for many in ([small, large], [large, small]):
         mean, first = ExpectedFsc.mean(many), many[0]
-        assert mean.box == first.box
+        assert mean.box_angstrom == first.box_angstrom
         np.testing.assert_allclose(mean.table, first.table, rtol=ROUNDING)
 
 

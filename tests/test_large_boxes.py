@@ -154,11 +154,11 @@ def test_expectations_are_told_in_shells_of_the_targets_own_box():
 def test_an_expected_fsc_in_another_box_is_the_same_curve():
     shells = np.arange(9.0)
     one = ExpectedFsc(0.9 - 0.1 * shells, 100.0 - shells, 50.0 - shells, 0.1 - 0.01 * shells, contrast=2.0)
-    double = one.in_box(2.0, 17)
+    double = one.in_shells(640.0, 17, own=320.0)
     np.testing.assert_allclose(double.table[::2], one.table)
     np.testing.assert_allclose(double.table[1::2], 0.5 * (one.table[:-1] + one.table[1:]))
-    np.testing.assert_allclose(double.in_box(0.5, 9).correlation, one.correlation)
-    assert double.contrast == one.contrast and one.in_box(1.0, 9) is one
+    np.testing.assert_allclose(double.in_shells(320.0, 9).correlation, one.correlation)
+    assert double.contrast == one.contrast and one.in_shells(None, 9) is one
 
 
 def test_memory_is_that_of_all_spectra_and_the_compared_density():
@@ -190,7 +190,7 @@ def test_what_particles_of_several_boxes_have_in_common_is_used_in_the_box_of_ea
     small = [middle(one, 48) for one in TARGETS[:2]]
     aligner = Aligner(REFERENCE)
     learnt = aligner.learn([*small, *TARGETS[2:4]])
-    assert learnt.box == 48
-    again = aligner.align(TARGETS[0], expected_fsc=learnt.in_box(LARGE / 48, 17, box=LARGE)).pose
+    assert learnt.box_angstrom == 48 * VOXEL
+    again = aligner.align(TARGETS[0], expected_fsc=learnt.in_shells(LARGE * VOXEL, 17)).pose
     assert_found(aligner.align(TARGETS[0], expected_fsc=learnt), POSES[0], degrees=4.0, voxels=0.5)
     assert again.rotation_distance_deg(aligner.align(TARGETS[0], expected_fsc=learnt).pose) < 0.1

@@ -267,6 +267,11 @@ class Settings:
         stochastic = isinstance(self.search, PaperSearch) and self.search.name != "independent"
         return stochastic or self.pool is Pool.DRAWN
 
+    @property
+    def about_normals(self) -> bool:
+        """True where the search is about the particles' known normals."""
+        return isinstance(self.search, AxisSearch) or self.search.name == "axis_stochastic"
+
     def resolution(self, voxel_size_angstrom: float) -> float:
         """Return the finest detail that is compared of particles of a voxel size, angstrom."""
         return self.resolution_angstrom or 4.0 * voxel_size_angstrom

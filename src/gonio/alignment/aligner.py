@@ -132,7 +132,7 @@ class Aligner:
             right: against a map its optimum is kept where it is better than what was found.
         expected_fsc
             Expected FSC of such a pair, as ``learn`` estimates it from many; None to estimate it from this pair. Its
-            shells are one over its ``box`` wide, the target's unless it states another, also where a smaller one is
+            shells are one over its box wide, the target's unless it states another, also where a smaller one is
             compared; those of the result are the target's.
         record
             Whether the result holds the history of a stochastic search.
@@ -315,7 +315,7 @@ class Aligner:
             raise ValueError(f"there are fewer targets ({index + 1}) than starts ({len(starts)})")
 
     def _frame(self, target: Particle, start: Pose | None, spacing_deg: float | None) -> Frame:
-        if self.settings.search.name in ("axis", "axis_stochastic"):
+        if self.settings.about_normals:
             return about_normals(target, self.reference, self.settings, spacing_deg=spacing_deg)
         if isinstance(self.settings.search, LocalSearch):
             assert start is not None  # prepare has checked it
@@ -343,9 +343,8 @@ class Aligner:
             plan = replace(plan, limits=plan.limits[-1:])
         # Subtomograms gain nothing from it (320 of the three phantoms, SNR 0.5 and 0.1), nor from wider pruning rules.
         searches_neighbours = pair.exact and not pair.target.on_grid and isinstance(self.settings.search, GlobalSearch)
-        known = expected_fsc and expected_fsc.in_box(
-            pair.target.box / (expected_fsc.box or target.box), pair.target.n_shells
-        )
+        whole = target.box * target.voxel_size_angstrom
+        known = expected_fsc and expected_fsc.in_shells(edge, pair.target.n_shells, own=whole)
         drawn = partial(_drawn, frame=frame, samples_per_independent=pair.samples_per_independent, rng=rng)
         search = PairSearch(
             pair,

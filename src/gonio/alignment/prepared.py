@@ -109,9 +109,9 @@ class FromCoarseToFine:
         """Return what was found as a result, with its expected FSC in shells of the target."""
         pair, known = self.search.pair, self.expected_fsc
         if known is None:
-            crop = pair.target.box / self.target.box
-            shells = int(np.rint(pair.target.limit / crop)) + 1
-            known = found.expected_fsc.in_box(1.0 / crop, shells, box=self.target.box)
+            compared, whole = (one.box * one.voxel_size_angstrom for one in (pair.target, self.target))
+            shells = int(np.rint(pair.target.limit * whole / compared)) + 1
+            known = found.expected_fsc.in_shells(whole, shells, own=compared)
         return replace(result_of(pair, found, self.search.frame), expected_fsc=known)
 
 

@@ -26,8 +26,8 @@ class ExpectedFsc:
 
     ``correlation`` is their FSC (0 to 1), ``target_power`` and ``reference_power`` the mean squares of their samples,
     ``chance`` the correlation of a wrong pose, which for compact particles is well above zero in the lowest shells,
-    each of shape (s,). ``contrast`` is the factor by which the reference fits the target best, ``box`` the voxels along
-    the edge of that box, where particles of several boxes may share these values.
+    each of shape (s,). ``contrast`` is the factor by which the reference fits the target best. ``box_angstrom`` is the
+    edge of that box, where particles of several boxes may share these values: shell k is at frequency k over it.
     """
 
     correlation: NDArray[np.float64]
@@ -35,7 +35,7 @@ class ExpectedFsc:
     reference_power: NDArray[np.float64]
     chance: NDArray[np.float64]
     contrast: float = 1.0
-    box: int | None = None
+    box_angstrom: float | None = None
 
     def __post_init__(self) -> None:
         shapes = {np.shape(one) for one in (self.correlation, self.target_power, self.reference_power, self.chance)}
@@ -93,20 +93,25 @@ class ExpectedFsc:
         """
         if not many:
             return None
-        box = many[0].box
-        larger = [1.0 if box is None or e.box is None else box / e.box for e in many]
+        box = many[0].box_angstrom
+        larger = [1.0 if box is None or e.box_angstrom is None else box / e.box_angstrom for e in many]
         shells = min(int((len(e.correlation) - 1) * by + 1e-9) + 1 for e, by in zip(many, larger, strict=True))
-        curves = [e.in_box(by, shells).table.T for e, by in zip(many, larger, strict=True)]  # (m, 4, s)
+        curves = [e.in_shells(box, shells).table.T for e in many]  # (m, 4, s)
         rho, target_power, reference_power, chance = np.mean(curves, axis=0)
         contrast = float(np.median([e.contrast for e in many]))
         return ExpectedFsc(rho, target_power, reference_power, chance, contrast, box)
 
-    def in_box(self, fraction: float, shells: int, *, box: int | None = None) -> ExpectedFsc:
-        """Return the values for ``shells`` shells of a box that is ``fraction`` times as large, ``box`` voxels."""
-        if fraction == 1.0 and len(self.correlation) == shells and box == self.box:
+    def in_shells(self, box_angstrom: float | None, shells: int, *, own: float | None = None) -> ExpectedFsc:
+        """Return the values at the frequencies of ``shells`` shells of a box of another edge, or of the same if None.
+
+        ``own`` is the edge of the box of values that do not state it; without it that is the other's.
+        """
+        own = self.box_angstrom or own or box_angstrom or 1.0
+        if len(self.correlation) == shells and box_angstrom == self.box_angstrom:
             return self
-        rho, target_power, reference_power, chance = (stretched(one, fraction, shells) for one in self.table.T)
-        return ExpectedFsc(rho, target_power, reference_power, chance, self.contrast, box)
+        frequency, known = np.arange(shells) / (box_angstrom or own), np.arange(len(self.correlation)) / own
+        rho, target_power, reference_power, chance = (np.interp(frequency, known, one) for one in self.table.T)
+        return ExpectedFsc(rho, target_power, reference_power, chance, self.contrast, box_angstrom)
 
     @property
     def shared_power(self) -> float:
