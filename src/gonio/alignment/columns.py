@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gonio.alignment.result import Optimum, Result
+from gonio.alignment.result import Result, axis_sds
 from gonio.comparison.score import Score
 from gonio.io.formats import own_format
 from gonio.particle.pose import Pose
@@ -114,8 +114,6 @@ def columns_of(table: ParticleTable, results: Sequence[Result], score: Score) ->
 
 def uncertainty_columns(covariances: NDArray[np.float64]) -> dict[str, ArrayLike]:
     """Return the standard deviations of m poses about any one axis and along it, and their covariances (m, 6, 6)."""
-    from gonio.alignment.result import axis_sds
-
     rotation_deg, shift_angstrom = axis_sds(covariances)
     return {
         "rotation_sd_deg": np.nan_to_num(rotation_deg, nan=np.inf, posinf=np.inf),
@@ -138,7 +136,11 @@ def writable(table: ParticleTable) -> ParticleTable:
 
 def runners_up(table: ParticleTable, results: Sequence[Result]) -> ParticleTable | None:
     """Return a list with a row for every runner-up of every particle, the next best first; None where there is none."""
-    found = [(row, rank, optimum) for row, result in enumerate(results) for rank, optimum in _ranked(result)]
+    found = [
+        (row, rank, optimum)
+        for row, result in enumerate(results)
+        for rank, optimum in enumerate(result.runners_up, start=1)
+    ]
     if not found:
         return None
     rows, ranks, optima = zip(*found, strict=True)
@@ -149,10 +151,6 @@ def runners_up(table: ParticleTable, results: Sequence[Result]) -> ParticleTable
         dissimilarity=[optimum.dissimilarity for optimum in optima],
         margin=[optimum.margin for optimum in optima],
     )
-
-
-def _ranked(result: Result) -> list[tuple[int, Optimum]]:
-    return list(enumerate(result.runners_up, start=1))
 
 
 def _best_runner_up(table: ParticleTable, results: Sequence[Result]) -> dict[str, ArrayLike]:

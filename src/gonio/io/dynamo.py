@@ -13,6 +13,7 @@ ranges: fsampling type 1 is a tilt about y, in columns 14 and 15. Values may be 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,29 +21,15 @@ from numpy.typing import NDArray
 
 from gonio.io.blocks import Block
 from gonio.io.errors import FormatError, reading, replacing
-from gonio.io.source import TILT_COLUMNS, ReadOptions
+from gonio.io.source import ReadOptions, tilts_about_y
 from gonio.io.star_columns import Layout, block_of, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
 from gonio.particle.table import ParticleTable
 
 COLUMNS = (
     *("tag", "aligned", "averaged", "dx", "dy", "dz", "tdrot", "tilt", "narot", "cc", "cc2", "cpu", "ftype"),
-    *(
-        "ymintilt",
-        "ymaxtilt",
-        "xmintilt",
-        "xmaxtilt",
-        "fs1",
-        "fs2",
-        "tomo",
-        "reg",
-        "class",
-        "annotation",
-        "x",
-        "y",
-        "z",
-    ),
-    *("dshift", "daxis", "dnarot", "dcc", "otag", "npar", "column33", "ref", "sref", "apix", "def", "column38"),
+    *("ymintilt", "ymaxtilt", "xmintilt", "xmaxtilt", "fs1", "fs2", "tomo", "reg", "class", "annotation", "x", "y"),
+    *("z", "dshift", "daxis", "dnarot", "dcc", "otag", "npar", "column33", "ref", "sref", "apix", "def", "column38"),
     *("column39", "column40", "eig1", "eig2"),
 )
 FEWEST = 26
@@ -97,8 +84,7 @@ def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:
         width = max(width, apix + 1)
     width = next(usual for usual in (26, 35, 36, 41, 42) if usual >= width)
     block = block_of(table, LAYOUT, path, columns=COLUMNS[:width], defaults={"aligned": "1", "averaged": "1"})
-    columns = dict(block.columns)
-    columns |= _tilt_columns(table)
+    columns = {**block.columns, **_tilt_columns(table)}
     if sizes is not None and width > apix:
         columns["apix"] = tuple(f"{size:.9g}" for size in sizes)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
@@ -149,14 +135,11 @@ def _tilt_ranges(block: Block) -> NDArray[np.float64]:
     return np.where(single[:, None], np.stack([low, high, np.full(len(low), 90.0)], axis=-1), np.nan)  # (m, 3)
 
 
-def _tilt_columns(table: ParticleTable) -> dict[str, tuple[str, ...]]:
+def _tilt_columns(table: ParticleTable) -> dict[str, Sequence[str]]:
     """Return tilt ranges of other formats, where the axis is y and the table's own columns do not state more."""
-    if LAYOUT.label("ftype") in table.extras or not all(label in table.extras for label in TILT_COLUMNS):
-        return {}
-    low, high, axis = (table.extras[label] for label in TILT_COLUMNS)
-    if any(float(value) != 90.0 for value in axis):
-        return {}
-    return {"ftype": (str(TILT_ABOUT_Y),) * len(table), **dict(zip(TILTS, (tuple(low), tuple(high)), strict=True))}
+    ranges = None if LAYOUT.label("ftype") in table.extras else tilts_about_y(table)
+    about_y = (str(TILT_ABOUT_Y),) * len(table)
+    return {} if ranges is None else dict(zip(("ftype", *TILTS), (about_y, *ranges), strict=True))
 
 
 def _is_number(word: str) -> bool:

@@ -13,7 +13,7 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -106,6 +106,11 @@ def locate(token: str, folder: Path) -> Path | None:
     """
     here = folder.absolute()
     return next((place for start in (here, *here.parents, Path()) if _is_file(place := start / token)), None)
+
+
+def files_found(tokens: Iterable[str], folder: Path) -> tuple[Path, ...]:
+    """Return those files that paths in a list stand for which are there."""
+    return tuple(path for token in tokens if (path := locate(token, folder)) is not None)
 
 
 def located(token: str, path: Path, where: str) -> Path:

@@ -26,16 +26,9 @@ from gonio.particle.table import ParticleTable
 
 # Of what an image was before: its stack, its pixels, its transfer, the way it was cut.
 OUTDATED = (
-    *(
-        *SUBTOMOGRAM_ANGLES,
-        "rlnTomoVisibleFrames",
-        IMAGES[1],
-        CTF_IMAGE_COLUMN,
-        BINNING,
-        OLD_PIXEL,
-        "rlnDetectorPixelSize",
-    ),
-    *("rlnMagnification", "rlnCtfDataAreCtfPremultiplied", "rlnImageDimensionality", "rlnImageSize", STACKS),
+    *(*SUBTOMOGRAM_ANGLES, "rlnTomoVisibleFrames", IMAGES[1], CTF_IMAGE_COLUMN, BINNING, OLD_PIXEL),
+    *("rlnDetectorPixelSize", "rlnMagnification", "rlnCtfDataAreCtfPremultiplied"),
+    *("rlnImageDimensionality", "rlnImageSize", STACKS),
 )
 
 

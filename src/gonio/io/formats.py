@@ -237,12 +237,17 @@ def _of_text(begins: Callable[[str], bool]) -> Callable[[bytes], bool]:
 # Of formats that are alike, with the arguments of ``Format`` in which they differ.
 
 
-def _of_layout(name: str, *stated: Any, **options: Any) -> Format:
-    return Format(name, *stated, family=name, shown=partial(columns.shown, LAYOUTS[name]), **options)
+def _of_layout(
+    name: str, title: str, recognise: Callable[[bytes], bool], read: Any, write: Any, holds: Any, **options: Any
+) -> Format:
+    shown = partial(columns.shown, LAYOUTS[name])
+    return Format(name, title, recognise, read, write, frozenset(holds), family=name, shown=shown, **options)
 
 
-def _eman(name: str, title: str, begins: Callable[[str], bool], *stated: Any, **options: Any) -> Format:
-    return Format(name, title, _of_text(begins), *stated, shown=eman.shown, centred=True, **options)
+def _eman(
+    name: str, title: str, begins: Callable[[str], bool], read: Any, write: Any, holds: Any = FREE, **options: Any
+) -> Format:
+    return Format(name, title, _of_text(begins), read, write, holds, shown=eman.shown, centred=True, **options)
 
 
 def _plain(name: str, title: str, recognise: Callable[[bytes], bool], read: Any, write: Any) -> Format:
@@ -282,14 +287,13 @@ FORMATS: Mapping[str, Format] = {
             NUMBERED | {TOMOGRAMS, NAMES, IMAGES},
             endings=(".xml",),
         ),
-        _eman("eman", "EMAN2 LST", eman.is_lst, eman.read_lst, eman.write_lst, FREE, family="eman", endings=(".lst",)),
+        _eman("eman", "EMAN2 LST", eman.is_lst, eman.read_lst, eman.write_lst, family="eman", endings=(".lst",)),
         _eman(
             "eman-json",
             "EMAN2 particle_parms JSON",
             eman.is_parms,
             eman.read_parms,
             eman.write_parms,
-            FREE,
             family="eman",
             endings=(".json",),
         ),

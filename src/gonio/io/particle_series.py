@@ -29,7 +29,7 @@ from scipy.spatial.transform import Rotation
 
 import gonio.io.star as star
 from gonio.io.blocks import Block, read_star, write_star
-from gonio.io.errors import FormatError, locate, located, of_particle, reading
+from gonio.io.errors import FormatError, files_found, located, of_particle, reading
 from gonio.io.maps import moved_images, read_listed_sections
 from gonio.io.source import ReadOptions, StarSource
 from gonio.io.star_columns import own_columns
@@ -92,8 +92,7 @@ class SeriesSource(ParticleSource):
     def files_of(self, index: int) -> tuple[Path, ...]:
         """Return the files of the particle's images, where they are found."""
         names = dict.fromkeys(self._token(row)[1] for row in self.groups[index].tolist())
-        found = (locate(name, self.path.parent) for name in names)
-        return tuple(path for path in found if path is not None)
+        return files_found(names, self.path.parent)
 
     def load(self, index: int) -> TiltStack:
         """Read the images of a particle."""

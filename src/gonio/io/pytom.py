@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block
 from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.paths import folder_of, moved
-from gonio.io.source import TILT_COLUMNS, ReadOptions
+from gonio.io.source import ReadOptions, tilts_about_y
 from gonio.io.star_columns import CLASSES, Layout, block_of, table_of
 from gonio.io.subtomograms import ListSource
 from gonio.io.text import check_writable, float_or, number_text
@@ -186,11 +186,10 @@ def _tilt_ranges(block: Block) -> NDArray[np.float64] | None:
 
 
 def _tilt_columns(table: ParticleTable) -> dict[str, Sequence[str]]:
-    if not all(label in table.extras for label in TILT_COLUMNS):
+    ranges = tilts_about_y(table)
+    if ranges is None:
         return {}
-    low, high, axis = (np.array(table.extras[label], dtype=np.float64) for label in TILT_COLUMNS)
-    if (axis != 90.0).any():
-        return {}
+    low, high = (np.array(ends, dtype=np.float64) for ends in ranges)
     count = len(table)
     return {
         "Wedge@Type": ("SingleTiltWedge",) * count,

@@ -9,7 +9,7 @@ D = diag(1, 1, -1), which mirrors what it shows; defocus stays as the files have
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from gonio.io.blocks import Block, Star, read_star
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
-from gonio.io.errors import FormatError, locate, located, of_particle, reading
+from gonio.io.errors import FormatError, files_found, locate, located, of_particle, reading
 from gonio.io.maps import image_stack, moved_images, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
 from gonio.io.tilts import OPTICS, DefocusHand, visible_tilts
 from gonio.io.wedges import StatedWedges
 from gonio.particle.ctf import Ctf
+from gonio.particle.table import ParticleTable
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
@@ -48,6 +49,14 @@ IMAGE_COLUMNS = (*TILT_COLUMNS, CTF_IMAGE_COLUMN)
 def name_label(particles: Block) -> str | None:
     """Return the column that names particles; lists of positions alone have none."""
     return next((label for label in ("rlnTomoParticleName", "rlnImageName") if label in particles), None)
+
+
+def tilts_about_y(table: ParticleTable) -> tuple[Sequence[str], Sequence[str]] | None:
+    """Return the first and last tilts that a list states, if it does and all axes are y."""
+    if not all(label in table.extras for label in TILT_COLUMNS):
+        return None
+    low, high, axis = (table.extras[label] for label in TILT_COLUMNS)
+    return (low, high) if all(float(value) == 90.0 for value in axis) else None
 
 
 def star_format(labels: set[str]) -> str:
@@ -200,8 +209,7 @@ class StarSource:
     def files_of(self, index: int) -> tuple[Path, ...]:
         """Return the image of the particle at this row, and its volume in rlnCtfImage, where they are found."""
         labels = ("rlnImageName", IMAGE_OF_CTF) if self.has_ctf_images else ("rlnImageName",)
-        found = (locate(self.particles.text(label)[index], self.path.parent) for label in labels)
-        return tuple(path for path in found if path is not None)
+        return files_found((self.particles.text(label)[index] for label in labels), self.path.parent)
 
     def load(self, index: int) -> Particle:
         """Return the particle at this row of the file."""

@@ -47,7 +47,7 @@ from gonio.io.text import decimals, own_label, own_name, token
 from gonio.io.tilts import read_tilt_series
 from gonio.io.unused import warn_of_unused
 from gonio.particle.pose import Pose
-from gonio.particle.table import BoxFrames, ParticleTable
+from gonio.particle.table import BoxFrames, ParticleTable, mirrored
 from gonio.particle.texts import Texts, packed
 from gonio.particle.tilt_series import TiltSeries
 
@@ -196,7 +196,7 @@ def _read_poses(source: StarSource, pixels: NDArray[np.float64] | None) -> Pose:
     if not source.stacks:
         return Pose(part, -origins)
     turned, flips = _rotations(source.particles, SUBTOMOGRAM_ANGLES), _flips(source)
-    return Pose(_mirrored(turned * part, flips), -flips * turned.apply(origins))
+    return Pose(mirrored(turned * part, flips), -flips * turned.apply(origins))
 
 
 def pose_columns(table: ParticleTable) -> dict[str, Texts]:
@@ -205,7 +205,7 @@ def pose_columns(table: ParticleTable) -> dict[str, Texts]:
     part, origins = table.poses.rotation, -table.poses.shift_angstrom
     if source.stacks:
         turned, flips = _rotations(source.particles, SUBTOMOGRAM_ANGLES)[rows], _flips(source)[rows]
-        part = turned.inv() * _mirrored(part, flips)
+        part = turned.inv() * mirrored(part, flips)
         origins = turned.inv().apply(flips * origins)
     labels = _origin_labels(source)
     if labels == ORIGINS_PX:
@@ -237,12 +237,6 @@ def _rotations(particles: Block, labels: Sequence[str]) -> Rotation:
     if not any(label in particles for label in labels):
         return Rotation.identity(len(particles))
     return Pose.from_euler_zyz_deg(particles.vectors(labels), np.zeros((len(particles), 3))).rotation.inv()
-
-
-def _mirrored(rotations: Rotation, flips: NDArray[np.float64]) -> Rotation:
-    if (flips == 1).all():
-        return rotations
-    return Rotation.from_matrix(flips[:, :, None] * rotations.as_matrix() * flips[:, None, :])
 
 
 def _origin_labels(source: StarSource) -> tuple[str, str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.blocks import Block
-from gonio.io.errors import FormatError, locate, located, of_particle, reading
+from gonio.io.errors import FormatError, files_found, locate, located, of_particle, reading
 from gonio.io.maps import read_listed
 from gonio.io.paths import relative
 from gonio.io.source import VOXEL_SIZE_TOLERANCE, ReadOptions
@@ -87,8 +87,7 @@ class ListSource(ParticleSource):
 
     def files_of(self, index: int) -> tuple[Path, ...]:
         """Return the file of the particle at this row, where it is found."""
-        found = None if self.images is None else locate(self.images[index].rpartition("@")[2], self.path.parent)
-        return () if found is None else (found,)
+        return () if self.images is None else files_found([self.images[index].rpartition("@")[2]], self.path.parent)
 
     def load(self, index: int) -> Particle:
         """Return the particle at this row of the list."""

@@ -108,18 +108,20 @@ class BoxFrames:
 
     def to_tomogram(self, poses: Pose) -> Pose:
         """Return poses in the frame of the tomogram from poses in the frames of the boxes."""
-        rotations = self.turns * self._mirrored(poses.rotation)
+        rotations = self.turns * mirrored(poses.rotation, self.flips)
         return Pose(rotations, self.turns.apply(self.flips * poses.shift_angstrom))
 
     def to_box(self, poses: Pose) -> Pose:
         """Return poses in the frames of the boxes from poses in the frame of the tomogram."""
-        back = self.turns.inv()
-        return Pose(self._mirrored(back * poses.rotation), self.flips * back.apply(np.array(poses.shift_angstrom)))
+        back, shifts = self.turns.inv(), np.array(poses.shift_angstrom)
+        return Pose(mirrored(back * poses.rotation, self.flips), self.flips * back.apply(shifts))
 
-    def _mirrored(self, rotations: Rotation) -> Rotation:
-        if (self.flips == 1).all():
-            return rotations
-        return Rotation.from_matrix(self.flips[:, :, None] * rotations.as_matrix() * self.flips[:, None, :])
+
+def mirrored(rotations: Rotation, flips: NDArray[np.float64]) -> Rotation:
+    """Return F R F of m rotations, F the mirrors with the diagonals ``flips`` (m, 3)."""
+    if (flips == 1).all():
+        return rotations
+    return Rotation.from_matrix(flips[:, :, None] * rotations.as_matrix() * flips[:, None, :])
 
 
 @dataclass(frozen=True)
