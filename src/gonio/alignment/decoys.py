@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,7 +34,7 @@ from gonio.particle.volume import Subtomogram, Volume, mirrored_volume, sphere_o
 from gonio.particle.wedge import NoWedge
 from gonio.run.executor import Executor
 from gonio.search.backend import Backend
-from gonio.search.batch_task import BatchTask
+from gonio.search.batch_task import RowTask
 from gonio.search.gpu.device import CPU
 from gonio.search.gpu.multi_gpu import executor_for
 from gonio.settings import GlobalSearch, LocalSearch, Settings
@@ -288,7 +287,7 @@ _Unscored = tuple[Likelihood, Pose | Prepared]
 
 
 @dataclass(frozen=True)
-class _Scored(BatchTask[_Unscored, float]):
+class _Scored(RowTask[_Unscored, float]):
     """Score of a row against a map, at its pose or at the pose that the map's aligner finds.
 
     ``same`` is the reference's own aligner: all scores use its sphere, and so the same samples.
@@ -323,7 +322,3 @@ class _Scored(BatchTask[_Unscored, float]):
         if settings.particle_diameter_angstrom is None and settings.mask_diameter_angstrom is None:
             settings = replace(settings, particle_diameter_angstrom=self.same.diameter_angstrom)
         return self.aligner.of_another(self.aligner.reference, settings=settings, mask=self.aligner.mask)
-
-    def sources(self, row: int) -> tuple[Path, ...]:
-        """Return the files of a row's particle."""
-        return self.table.files_of(row)

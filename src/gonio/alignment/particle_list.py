@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.particle.table import ParticleTable
 from gonio.run.executor import Executor
 from gonio.search.backend import Backend
-from gonio.search.batch_task import BatchTask
+from gonio.search.batch_task import RowTask
 from gonio.search.gpu.device import CPU, Device
 from gonio.search.gpu.multi_gpu import executor_for
 from gonio.settings import LocalSearch, Settings
@@ -129,7 +128,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class AlignRow(BatchTask[_Row, AlignedRow]):
+class AlignRow(RowTask[_Row, AlignedRow]):
     """The task of ``align_table``, of which an item is a row."""
 
     returns = AlignedRow
@@ -169,7 +168,3 @@ class AlignRow(BatchTask[_Row, AlignedRow]):
     def compares(self) -> bool:
         """True where the dissimilarity at the input pose can be compared with that of the result."""
         return self.starts and not self.aligner.settings.restores
-
-    def sources(self, row: int) -> tuple[Path, ...]:
-        """Return the files of a row's particle."""
-        return self.table.files_of(row)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from gonio.particle.table import ParticleTable
 from gonio.search.backend import Backend
 from gonio.search.cpu import Cpu
 
@@ -35,3 +37,13 @@ class BatchTask(ABC, Generic[P, T]):
     @abstractmethod
     def finish(self, prepared: Sequence[P], backend: Backend) -> list[T]:
         """Return the results of prepared items, in their order."""
+
+
+class RowTask(BatchTask[P, T]):
+    """Task whose items are the rows of a list."""
+
+    table: ParticleTable
+
+    def sources(self, row: int) -> tuple[Path, ...]:
+        """Return the files of a row's particle."""
+        return self.table.files_of(row)

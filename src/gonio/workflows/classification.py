@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from gonio.preparation.extent import sphere_mask
 from gonio.preparation.prepare import Kept
 from gonio.run.executor import Executor, Local
 from gonio.search.backend import Backend
-from gonio.search.batch_task import BatchTask
+from gonio.search.batch_task import RowTask
 from gonio.settings import Inputs, LocalSearch, Settings
 from gonio.workflows.all_pairs import align_all_pairs
 from gonio.workflows.clustering import AllPairs, Clustering
@@ -431,7 +430,7 @@ _RowFits = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], 
 
 
 @dataclass(frozen=True)
-class _FitRow(BatchTask[list[_Fit], _RowFits]):
+class _FitRow(RowTask[list[_Fit], _RowFits]):
     """Called with a row's number, aligns its particle to the references of its half set and fold."""
 
     returns = _RowFits
@@ -478,7 +477,3 @@ class _FitRow(BatchTask[list[_Fit], _RowFits]):
         if self.starts is None:
             return None
         return Pose(Rotation.from_quat(self.starts.quaternions[row, k]), self.starts.shifts[row, k])
-
-    def sources(self, row: int) -> tuple[Path, ...]:
-        """Return the files of a row's particle."""
-        return self.table.files_of(row)
