@@ -80,6 +80,12 @@ def test_every_name_at_the_front_door_opens():
     assert dir(gonio) == sorted(gonio.__all__)
 
 
+def test_lists_of_names_stand_in_folders_alone():
+    """A module's own names begin with an underscore: a list would say it a second time."""
+    twice = [path for path in MODULES if path.name != "__init__.py" and "\n__all__ = " in path.read_text()]
+    assert not twice, f"leave out __all__: {[str(path.relative_to(SOURCE)) for path in twice]}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_no_module_is_long(path):
     assert len(path.read_text().splitlines()) <= 500

@@ -10,20 +10,6 @@ from gonio.run.checkpoint import Checkpoint
 from gonio.run.executor import Checkpointed, Local
 
 
-@pytest.fixture
-def opened():
-    """Opens checkpoints, and closes them in the end."""
-    made = []
-
-    def open_one(how, *arguments):
-        made.append(how(*arguments))
-        return made[-1]
-
-    yield open_one
-    for checkpoint in made:
-        checkpoint.close()
-
-
 class Squares:
     """Counts what it was asked for, in a file for each item."""
 

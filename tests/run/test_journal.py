@@ -33,20 +33,6 @@ class Kept:
 
 
 @pytest.fixture
-def opened():
-    """Opens checkpoints, and closes them in the end."""
-    made = []
-
-    def open_one(how, *arguments):
-        made.append(how(*arguments))
-        return made[-1]
-
-    yield open_one
-    for checkpoint in made:
-        checkpoint.close()
-
-
-@pytest.fixture
 def path(tmp_path, opened):
     """A checkpoint of three items, of which two were synced before the third."""
     checkpoint = opened(Checkpoint.create, tmp_path / "journal", FACTS)
