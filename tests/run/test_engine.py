@@ -110,7 +110,7 @@ def test_what_is_kept_states_its_type(tmp_path, opened):
 
 def test_without_a_checkpoint_it_tells_progress(seen, progress):
     assert list(Checkpointed(Local(1), progress=progress)("x", abs, 3)) == [0, 1, 2]
-    assert seen == [("x", 3, 0), 1, 2, 3]
+    assert seen == [("x, particles", 3, 0), 1, 2, 3]
 
 
 def test_items_before_an_error_are_kept(tmp_path, opened):
