@@ -28,6 +28,7 @@ from gonio.cli.inspect import inspect
 from gonio.cli.output import Lenient, say, visible
 from gonio.cli.pair import pair
 from gonio.cli.refine import refine
+from gonio.cli.refine_tilts import tilts
 from gonio.cli.simulate import map_, simulate
 from gonio.run.folder import Finished
 from gonio.run.provenance import typed
@@ -77,6 +78,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("pair", pair, POSES),
     ("average", average, MAPS),
     ("refine", refine, MAPS),
+    ("tilts", tilts, MAPS),
     ("classify", classify, MAPS),
     ("map", map_, MAPS),
     ("convert", convert, FILES),

@@ -72,6 +72,10 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         "--overlap",
         "Particles nearer than this along every axis stay in one half, angstrom. Default: the box's edge.",
     ),
+    tilts=typer.Option(
+        "--refine-tilts",
+        help="Refine shift, rotation and defocus of every tilt image too, once searches are local; of 2-D stacks.",
+    ),
     duplicates_angstrom=length(
         "--duplicates", "Drop particles that come to lie nearer than this to one that fits better, angstrom."
     ),
@@ -87,6 +91,9 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     A map given as --reference is taken at low resolution alone, and both halves start from it: to that resolution they
     agree whatever the particles show. With --denovo each half makes its own initial model from its own particles; with
     --local each half starts from its average at the poses of the list, which stay where a prior expects them.
+
+    With --refine-tilts every iteration that searches near the poses found adjusts tilts and poses together, as
+    `gonio tilts` does, and writes tilts.csv and tilt_changes.csv.
 
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then; the
     list is in the format that it was read in, as that of `gonio align`. DIR holds those of the iteration whose halves

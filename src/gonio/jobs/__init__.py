@@ -28,9 +28,17 @@ from gonio.jobs.classify import Classified, classify
 from gonio.jobs.convert import Converted, convert
 from gonio.jobs.extract import Extracted, extract
 from gonio.jobs.inspect import Inspection, inspect
-from gonio.jobs.options import DecoyOptions, ListOptions, LocalOptions, ReferenceOptions, SearchOptions
+from gonio.jobs.options import (
+    DecoyOptions,
+    ListOptions,
+    LocalOptions,
+    ReferenceOptions,
+    SearchOptions,
+    TiltOptions,
+)
 from gonio.jobs.pair import Fit, Paired, pair
 from gonio.jobs.refine import Refined, refine
+from gonio.jobs.refine_tilts import TiltsRefined, tilts
 from gonio.jobs.running import RunOptions
 from gonio.jobs.simulate import Mapped, Simulated, map_, simulate
 from gonio.particle.arguments import ArgumentError
@@ -54,6 +62,8 @@ __all__ = [
     "RunOptions",
     "SearchOptions",
     "Simulated",
+    "TiltOptions",
+    "TiltsRefined",
     "align",
     "average",
     "classify",
@@ -64,4 +74,5 @@ __all__ = [
     "pair",
     "refine",
     "simulate",
+    "tilts",
 ]

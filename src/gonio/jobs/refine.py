@@ -17,8 +17,9 @@ from gonio.jobs.align import NO_RUNNERS_UP
 from gonio.jobs.average import falls_at, fsc_csv, resolutions
 from gonio.jobs.checking import doubts_of, warn_of
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
-from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
+from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, TiltOptions, files_of
 from gonio.jobs.pages import defocus_of, facts_of, for_display, outliers_of, with_notes
+from gonio.jobs.refine_tilts import write_tilts
 from gonio.jobs.running import RunOptions, Work, running
 from gonio.jobs.splitting import some, with_half_sets
 from gonio.particle.arguments import ArgumentError
@@ -114,6 +115,7 @@ def refine(
     assignment: str = "auto",
     search: SearchOptions = SearchOptions(),
     mask: File | None = None,
+    tilts: TiltOptions | None = None,
     run: RunOptions = RunOptions(),
     seed: int = 0,
     watch: Watch = lambda event: None,
@@ -145,6 +147,8 @@ def refine(
         agree. The searches themselves are a refinement's own.
     mask
         Mask of the particle's density; None for a soft sphere.
+    tilts
+        Refine the tilts of stacks too, once searches are local (``gonio.jobs.refine_tilts``).
     watch
         Called with the initial models of the halves (``DeNovoHalves``), and with each ``Iteration``, when done.
     """
@@ -165,6 +169,7 @@ def refine(
         mask=particles.read_mask(mask),
         assignment=assignment,  # type: ignore[arg-type]  # names are read there
         duplicates_angstrom=duplicates_angstrom,
+        tilts=None if tilts is None else tilts.plan(),
         seed=seed,
     )
     table = with_half_sets(
@@ -271,6 +276,8 @@ def _write_iteration(folder: Path, one: Iteration, plan: Plan) -> None:
     for name, volume in (("half1", one.halves[0]), ("half2", one.halves[1]), ("map", one.volume)):
         write_volume(folder / f"{name}.mrc", volume)
     write_text(folder / "fsc.csv", fsc_csv(one.fsc))
+    if one.tilts:
+        write_tilts(folder, one.table, one.tilts)
     write_back(folder, "particles", writable(_with_columns(one, plan)))
 
 

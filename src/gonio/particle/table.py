@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.particle.pose import Pose
 from gonio.particle.texts import texts_at
+from gonio.particle.tilt_change import StackGeometry, TiltChange
 from gonio.particle.tilt_series import TiltSeries
 from gonio.particle.volume import Particle
 
@@ -83,6 +84,19 @@ class ParticleSource(Protocol):
     def ctf_image_kind(self, index: int) -> object | None:
         """Return how the volume in rlnCtfImage of this row is interpreted, and why; None where none is used."""
         return None
+
+    @property
+    def changes(self) -> Mapping[str, TiltChange]:
+        """Changes of the tilt series' geometry with which stacks are loaded, by tomogram."""
+        return {}
+
+    def stack_geometry(self, index: int) -> StackGeometry:
+        """Return the geometry by which the images of the particle at this row were cut; ValueError where unknown."""
+        raise ValueError("these particles have no tilt series: give a list of 2-D stacks that states them")
+
+    def with_changes(self, changes: Mapping[str, TiltChange]) -> ParticleSource:
+        """Return a source that loads stacks with changes of their tilt series' geometry, by tomogram."""
+        raise ValueError("these particles have no tilt series whose geometry could be changed")
 
 
 @dataclass(frozen=True)
@@ -272,6 +286,18 @@ class ParticleTable:
     def files_of(self, index: int) -> tuple[Path, ...]:
         """Return the files that particle ``index`` of this table is loaded from, its image first."""
         return () if self.source is None else self.source.files_of(int(np.asarray(self.rows)[index]))
+
+    def stack_geometry(self, index: int) -> StackGeometry:
+        """Return the geometry by which the images of particle ``index`` were cut; ValueError where it is not known."""
+        if self.source is None:
+            raise ValueError("this table was not read from a file: it has no stacks")
+        return self.source.stack_geometry(int(np.asarray(self.rows)[index]))
+
+    def with_changes(self, changes: Mapping[str, TiltChange]) -> ParticleTable:
+        """Return the table of stacks that are loaded with these changes of their tilt series, and with no others."""
+        if self.source is None:
+            raise ValueError("this table was not read from a file: it has no stacks")
+        return replace(self, source=self.source.with_changes(changes))
 
     def particles(self) -> Iterator[Particle]:
         """Iterate over the particles, each read when it is reached."""

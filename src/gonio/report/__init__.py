@@ -6,7 +6,7 @@ commands or alignment.
 """
 
 from gonio.report.chimerax import MapFile, maps_script, particle_scene
-from gonio.report.content import Chapter, Classes, Errors, Iteration, Matrix, Outlier, Report
+from gonio.report.content import Chapter, Classes, Errors, Iteration, Matrix, Outlier, Report, TiltCurve
 from gonio.report.outliers import outlying_particles
 from gonio.report.page import html
 
@@ -19,6 +19,7 @@ __all__ = [
     "Matrix",
     "Outlier",
     "Report",
+    "TiltCurve",
     "html",
     "maps_script",
     "outlying_particles",

@@ -94,6 +94,24 @@ class Iteration:
 
 
 @dataclass(frozen=True)
+class TiltCurve:
+    """One parameter of the t tilts of a tomogram before and after a refinement, (t,) each, with standard deviations.
+
+    ``determined`` are the images whose data say more of it than its prior, of standard deviation ``prior_sd``.
+    """
+
+    tomogram: str
+    name: str
+    unit: str
+    angle_deg: NDArray[np.float64]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    prior_sd: NDArray[np.float64]
+    determined: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Report:
     """The contents of a page; parts that are None or empty are left out.
 
@@ -128,6 +146,8 @@ class Report:
         Iterations of a refinement, in order.
     most_q
         Largest q-value of a particle that is kept, where particles were also aligned to decoys.
+    tilts, residuals
+        Parameters of refined tilts; and place x, y and change of the shift x, y of m particles, (m, 4), by tomogram.
     chapters
         Several studies, in order, each a section of its own.
     """
@@ -148,4 +168,6 @@ class Report:
     matrix: Matrix | None = None
     iterations: Sequence[Iteration] = ()
     most_q: float | None = None
+    tilts: Sequence[TiltCurve] = ()
+    residuals: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     chapters: Sequence[Chapter] = ()

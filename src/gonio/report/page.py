@@ -27,6 +27,7 @@ from gonio.report.plots import (
     progress,
 )
 from gonio.report.surface import library, surface
+from gonio.report.tilt_plots import tilt_figures
 
 WORST_COUNT = 10
 
@@ -35,6 +36,7 @@ def html(report: Report) -> str:
     """Return the report as one HTML page, which needs no other file and no network."""
     sections = {
         "Is it good?": _good(report),
+        "Which tilts changed?": _grid(tilt_figures(report.tilts, report.residuals)),
         "What does it look like?": _look(report),
         "Is it biased?": _bias(report),
         "Which particles are odd?": _outliers(report),

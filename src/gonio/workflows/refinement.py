@@ -34,6 +34,14 @@ from gonio.settings import AnySearch, LocalSearch, Settings
 from gonio.workflows.half_frames import Apart, drift_of, half_2_moved, half_2_seen
 from gonio.workflows.pose_change import PoseChange
 from gonio.workflows.refinement_plan import Assignment, Iteration, Plan
+from gonio.workflows.tilt_refinement import (
+    AdjustTomogram,
+    TomogramTilts,
+    adjust_tilts,
+    changes_of,
+    check_tilts,
+    poses_of,
+)
 
 # Halves agree where their FSC is above 0.143 and above this many standard deviations of chance correlation, which are
 # larger in shells of few samples; 0.5 is always enough. 40 particles of noise (`experiments/refine`) reach 0.15 to 0.3
@@ -101,6 +109,8 @@ def refined(
     plan = Plan() if plan is None else plan
     executor = executor or Local()
     _check(table, starts, plan, places_angstrom)
+    if plan.tilts is not None:
+        check_tilts(table)
     if starts is None:
         run, state = _from_list(table, plan, executor, places_angstrom)
     else:
@@ -112,6 +122,12 @@ def refined(
         yield iteration
         if iteration.ended:
             return
+
+
+def agreed_shell(fsc: HalfMapFsc, mask: Volume) -> float:
+    """Return the shell, a fractional number, to which the FSC of halves under a mask is above what chance may reach."""
+    enough = np.clip(CHANCE_SDS / np.sqrt(independent_samples(mask)), FSC_HALVES, ALWAYS_ENOUGH)
+    return fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
 
 
 def independent_samples(mask: Volume) -> NDArray[np.float64]:
@@ -224,7 +240,7 @@ class _Run:
 
     def iteration(self, number: int, state: _State) -> tuple[_State, Iteration]:
         """Align and average once; return the state of the next iteration and the result of this one."""
-        aligned = self.aligned(number, state)
+        aligned, tilts = self.adjusted(number, state, self.aligned(number, state))
         dropped = self.duplicates(aligned)
         if dropped:
             aligned = aligned.without([one.row for one in dropped])
@@ -256,6 +272,7 @@ class _Run:
                 (state.table.names[d.row], state.table.names[d.of_row], d.distance_angstrom) for d in dropped
             ),
             ended=self.end(number, state, float(np.median(pose_change.sds)), gained, behind),
+            tilts=tilts,
         )
         following = _State(
             table=aligned.table,
@@ -276,9 +293,7 @@ class _Run:
         Halves that started from one map agree up to its resolution whatever the particles show: the interpolated FSC
         must not count a part of the next shell as agreement.
         """
-        chance = CHANCE_SDS / np.sqrt(independent_samples(self.mask))
-        enough = np.clip(chance, FSC_HALVES, ALWAYS_ENOUGH)
-        shell = fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
+        shell = agreed_shell(fsc, self.mask)
         begun = 0.0 if self.plan.listed is not None else fsc.box_angstrom / self.plan.start_resolution_angstrom
         return min(shell, begun) if begun < shell < np.floor(begun) + 1.0 else shell
 
@@ -318,6 +333,26 @@ class _Run:
         fsc = None if state.fsc is None else fsc_of_a_half(state.fsc, left=left)
         settings, mask = self.settings(state), self.plan.mask
         return Aligners([Aligner(r, settings, mask=mask, reference_fsc=fsc) for r in references], which)
+
+    def adjusted(self, number: int, state: _State, aligned: _Aligned) -> tuple[_Aligned, Mapping[str, TomogramTilts]]:
+        """Refine tilts and poses together, where asked for and searches are local; particles load with the tilts found.
+
+        Poses drawn before the tilts moved are dropped: averages are at the poses found.
+        """
+        if self.plan.tilts is None or not isinstance(self.search(state), LocalSearch):
+            return aligned, {}
+        table, folds = aligned.table, folds_of(len(aligned.table))
+        assert table.source is not None
+        one, two = (self.aligners(state, half, folds) for half in (1, 2))
+        which = np.where(np.asarray(table.half_sets) == 1, one.which, len(one.aligners) + two.which)
+        both = Aligners([*one.aligners, *two.aligners], which)
+        task = AdjustTomogram(table.with_changes({}), both, self.plan.tilts, dict(table.source.changes))
+        found = adjust_tilts(task, executor=self.executor, stage=f"iteration {number}, tilts")
+        tilts = dict(zip(task.names, found, strict=True))
+        poses, _ = poses_of(task, found)
+        results = [replace(result, pose=poses[row], sampled=None) for row, result in enumerate(aligned.results)]
+        moved = table.with_changes(changes_of(tilts, table)).with_poses(poses)
+        return _Aligned(moved, aligned.listed, results, aligned.pose_change), tilts
 
     @property
     def draws(self) -> bool:
