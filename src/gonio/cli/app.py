@@ -25,10 +25,12 @@ from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.extract import extract
 from gonio.cli.inspect import inspect
+from gonio.cli.map import map_
+from gonio.cli.mask import mask
 from gonio.cli.output import Lenient, say, visible
 from gonio.cli.pair import pair
 from gonio.cli.refine import refine
-from gonio.cli.simulate import map_, simulate
+from gonio.cli.simulate import simulate
 from gonio.run.folder import Finished
 from gonio.run.provenance import typed
 
@@ -79,6 +81,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("refine", refine, MAPS),
     ("classify", classify, MAPS),
     ("map", map_, MAPS),
+    ("mask", mask, MAPS),
     ("convert", convert, FILES),
     ("extract", extract, FILES),
     ("inspect", inspect, FILES),

@@ -28,11 +28,13 @@ from gonio.jobs.classify import Classified, classify
 from gonio.jobs.convert import Converted, convert
 from gonio.jobs.extract import Extracted, extract
 from gonio.jobs.inspect import Inspection, inspect
+from gonio.jobs.map import Mapped, map_
+from gonio.jobs.mask import Masked, mask
 from gonio.jobs.options import DecoyOptions, ListOptions, LocalOptions, ReferenceOptions, SearchOptions
 from gonio.jobs.pair import Fit, Paired, pair
 from gonio.jobs.refine import Refined, refine
 from gonio.jobs.running import RunOptions
-from gonio.jobs.simulate import Mapped, Simulated, map_, simulate
+from gonio.jobs.simulate import Simulated, simulate
 from gonio.particle.arguments import ArgumentError
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "ListOptions",
     "LocalOptions",
     "Mapped",
+    "Masked",
     "Paired",
     "ReferenceOptions",
     "Refined",
@@ -61,6 +64,7 @@ __all__ = [
     "extract",
     "inspect",
     "map_",
+    "mask",
     "pair",
     "refine",
     "simulate",

@@ -152,7 +152,8 @@ def average_list(table: ParticleTable, *, halves: bool, symmetry: str, executor:
 
 def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
     """Compare the halves of an average within a mask that is given or made from it; None where it has none."""
-    from gonio.averaging.resolution import half_map_fsc, soft_mask
+    from gonio.averaging.resolution import half_map_fsc
+    from gonio.fourier.masks import soft_mask
 
     if made.halves is None:
         return None
