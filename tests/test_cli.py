@@ -560,9 +560,9 @@ SPOILERS = {
     "NaN": (spoil_voxel, "NaN"),
     "constant": (lambda f: rewrite(f / "particles" / "3.mrc", np.ones((BOX,) * 3)), "constant"),
     "constant reference": (lambda f: rewrite(f / "reference.mrc", np.ones((BOX,) * 3)), "reference.mrc: is constant"),
-    "voxel sizes differ": (
-        lambda f: gonio.write_volume(f / "reference.mrc", gonio.Volume(np.eye(BOX)[None] * np.ones((BOX, 1, 1)), 12.0)),
-        "voxel sizes differ",
+    "too small a reference": (
+        lambda f: gonio.write_volume(f / "reference.mrc", gonio.Volume(np.eye(BOX)[None] * np.ones((BOX, 1, 1)), 0.5)),
+        "give --voxel-size where its header is wrong",
     ),
     "unknown wedge": (lambda f: replaced(f, "gonioTiltMin", "gonioNothing"), "--tilt-range MIN MAX"),
     "missing column": (lambda f: replaced(f, "rlnImageName", "rlnNoName"), "rlnImageName"),

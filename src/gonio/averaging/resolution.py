@@ -16,12 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from gonio.averaging.insertion import MIN_RELATIVE_WEIGHT
 from gonio.fourier.fsc import fourier_shell_correlation, half_shells, resolution_at, shell_correlation
 from gonio.fourier.grid import in_friedel_half, index_grid
-from gonio.fourier.transform import low_passed
 from gonio.particle.volume import Volume, mean_within
 
 FSC_HALVES = 0.143  # of two half maps (Rosenthal & Henderson 2003)
@@ -32,10 +30,6 @@ RANDOM_BELOW = 0.8
 RANDOM_MARGIN = 2
 # Draws of random phases: in a mask of a fifth of 32 voxels, the error of FSC_random is then 0.03 from shell 5 on.
 RANDOM_DRAWS = 12
-# The mask: density is above the background by MASK_SD robust standard deviations, in the map at a resolution of
-# MASK_RESOLUTION_VOXELS; the mask is wider by MASK_WIDER_VOXELS and falls to zero over another MASK_EDGE_VOXELS.
-MASK_RESOLUTION_VOXELS, MASK_SD, MASK_WIDER_VOXELS, MASK_EDGE_VOXELS = 6.0, 3.0, 2.0, 4.0
-SD_OF_MAD = 1.4826
 # Tolerance for values outside 0 to 1: resampled masks ring a little.
 MASK_TOLERANCE = 0.1
 # Half angle of the cones over which weights of directions are averaged.
@@ -148,24 +142,6 @@ def _randomised_fsc(
         one, two = (with_random_phases(spectrum, first_shell, rng) for spectrum in spectra)
         draws.append(_masked_fsc(one, two, mask))
     return np.mean(draws, axis=0)  # type: ignore[no-any-return]
-
-
-def soft_mask(volume: Volume) -> Volume:
-    """Return a mask of a map's density: 1 there and a little beyond, 0 in the solvent, with a soft edge.
-
-    Density is the largest connected region above the background at low resolution, with its holes filled. Where nothing
-    is above the background, the mask is 1 everywhere.
-    """
-    smooth = low_passed(volume, resolution_angstrom=MASK_RESOLUTION_VOXELS * volume.voxel_size_angstrom).data
-    middle = np.median(smooth)
-    density = smooth > middle + MASK_SD * SD_OF_MAD * np.median(np.abs(smooth - middle))
-    pieces, count = ndimage.label(density)
-    if not count:
-        return Volume(np.ones_like(smooth), volume.voxel_size_angstrom)
-    largest = ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))
-    distance = ndimage.distance_transform_edt(~largest) - MASK_WIDER_VOXELS
-    edge = 0.5 + 0.5 * np.cos(np.pi * np.clip(distance / MASK_EDGE_VOXELS, 0.0, 1.0))
-    return Volume(edge, volume.voxel_size_angstrom)
 
 
 def _masked_fsc(one: NDArray, two: NDArray, mask: Volume) -> NDArray[np.float64]:

@@ -21,15 +21,20 @@ from gonio import kernels
 from gonio.cli.align import align
 from gonio.cli.average import average
 from gonio.cli.classify import classify
+from gonio.cli.compare import compare
 from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.extract import extract
 from gonio.cli.inspect import inspect
+from gonio.cli.join import join
+from gonio.cli.map import map_
+from gonio.cli.mask import mask
 from gonio.cli.output import Lenient, say, visible
 from gonio.cli.pair import pair
 from gonio.cli.refine import refine
 from gonio.cli.refine_tilts import tilts
-from gonio.cli.simulate import map_, simulate
+from gonio.cli.select import select
+from gonio.cli.simulate import simulate
 from gonio.run.folder import Finished
 from gonio.run.provenance import typed
 
@@ -81,7 +86,11 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("tilts", tilts, MAPS),
     ("classify", classify, MAPS),
     ("map", map_, MAPS),
+    ("mask", mask, MAPS),
     ("convert", convert, FILES),
+    ("select", select, FILES),
+    ("join", join, FILES),
+    ("compare", compare, FILES),
     ("extract", extract, FILES),
     ("inspect", inspect, FILES),
 )

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block, Star, read_star
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
 from gonio.io.errors import FormatError, files_found, locate, located, of_particle, reading
+from gonio.io.joining import joined_stars
 from gonio.io.maps import image_stack, moved_images, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
 from gonio.io.tilts import OPTICS, DefocusHand, visible_tilts
 from gonio.io.wedges import StatedWedges
 from gonio.particle.ctf import Ctf
-from gonio.particle.table import ParticleTable
+from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.tilt_change import StackGeometry, TiltChange, premultiplied_anew
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
@@ -426,6 +427,32 @@ class StarSource:
             box=box,
             is_extracted="gonioOutside" in self.particles,
         )
+
+    def joined(self, other: ParticleSource) -> tuple[StarSource, int]:
+        """Return the source of the rows of both lists, and the row at which those of the other begin.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For lists of two formats, or read with different options; FormatError as ``gonio.io.joining``.
+        """
+        if not isinstance(other, StarSource) or (self.format, self.stacks) != (other.format, other.stacks):
+            raise TypeError(f"{self.path} is a list of {self.format}, the other of {other.format}: convert one of them")
+        mine, its = (replace(one.options, tomograms_path=None) for one in (self, other))
+        if mine != its:
+            raise ValueError(f"{self.path} and {other.path} were read with different options")
+        star, particles = joined_stars(self.star, other.star, (self.particles, other.particles))
+        places, others = self.places_angstrom, other.places_angstrom
+        return StarSource(
+            star,
+            particles,
+            {**other.series, **self.series},
+            self.tomograms_path if self.tomograms_path == other.tomograms_path else None,
+            self.options,
+            tuple(dict.fromkeys((*self.sets, *other.sets, other.path))),
+            self.stacks,
+            None if places is None or others is None else np.concatenate([places, others]),
+        ), len(self.particles)
 
     @property
     def has_ctf_images(self) -> bool:

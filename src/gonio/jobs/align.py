@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gonio.jobs.average import agreement_of, resolutions
 from gonio.jobs.checking import doubts_of, warn_of
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
+from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import (
     DecoyOptions,
     File,
@@ -138,14 +139,17 @@ def align(
 
     search.check(local)
     decoys.check()
-    reference_map = particles.read_map(reference)
+    table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
+    to_particles = Fitting.to_particles(table)
+    reference_map = to_particles.fit(particles.read_map(reference), "the reference", box=False)
     settings = search.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom, local=local)
     if learn and not settings.restores:
         raise ArgumentError("{} is for restored inputs: plain ones have no expected FSC", "learn")
     resources = run.resources(settings)
-    facts = known.read(particles.read_map, reference_map, settings)
-    table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
-    warned = warn_of(doubts_of(table, reference_map, settings, mask=facts.mask, local=local is not None))
+    to_reference = Fitting(reference_map.voxel_size_angstrom, reference_map.box)
+    facts = known.read(lambda path: to_reference.fit(particles.read_map(path), str(path)), reference_map, settings)
+    doubts = doubts_of(table, reference_map, settings, mask=facts.mask, local=local is not None)
+    warned = warn_of([*to_particles.warnings, *to_reference.warnings, *doubts])
     aligner = facts.aligner(reference_map, settings)
     asked = {
         "reference": reference,

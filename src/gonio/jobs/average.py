@@ -10,6 +10,7 @@ import numpy as np
 
 from gonio.jobs.checking import warn_of
 from gonio.jobs.files import beside, check_map, write_settings, write_text
+from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import File, ListOptions, files_of
 from gonio.jobs.running import thread_count
 from gonio.jobs.splitting import check_half_sets, with_half_sets
@@ -100,10 +101,9 @@ def average(
     table = particles.read()
     if split:
         table = with_half_sets(table, split=True, overlap_distance_angstrom=overlap_distance_angstrom, seed=0)
-    given = particles.read_mask(mask)
-    if given is not None and given.box != (box := table.load(0).box):
-        raise ArgumentError("{} has a box of {own} voxels, the particles one of {box}", "mask", own=given.box, box=box)
-    warn_of(warnings_of_list(table, mask=given, poses_for="an average"))
+    fitting = Fitting.to_particles(table)
+    given = None if mask is None else fitting.fit(particles.read_map(mask), "the mask")
+    warn_of([*fitting.warnings, *warnings_of_list(table, mask=given, poses_for="an average")])
     executor = Checkpointed(Local(thread_count(threads)), progress=progress)
     made = average_list(table, halves=halves, symmetry=symmetry, executor=executor)
     averaged = Averaged(made, agreement_of(made, given), table.tilt_sense)
@@ -152,7 +152,8 @@ def average_list(table: ParticleTable, *, halves: bool, symmetry: str, executor:
 
 def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
     """Compare the halves of an average within a mask that is given or made from it; None where it has none."""
-    from gonio.averaging.resolution import half_map_fsc, soft_mask
+    from gonio.averaging.resolution import half_map_fsc
+    from gonio.fourier.masks import soft_mask
 
     if made.halves is None:
         return None

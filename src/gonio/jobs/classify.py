@@ -12,6 +12,7 @@ import numpy as np
 from gonio.jobs.average import agreement_of, write_average
 from gonio.jobs.checking import warn_of
 from gonio.jobs.files import write_particle_scene, write_summary, write_text
+from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
 from gonio.jobs.pages import facts_of, for_display, with_notes
 from gonio.jobs.running import RunOptions, running
@@ -143,7 +144,8 @@ def classify(
             most=len(table),
             path=particles.path,
         )
-    maps = [particles.read_map(path) for path in references or ()]
+    fitting = Fitting.to_particles(table)
+    maps = [fitting.fit(particles.read_map(path), Path(path).name, box=False) for path in references or ()]
     procedure = _procedure_of(table, maps, count, pairs_up_to=pairs_up_to, local=local, seed=seed)
     watch(procedure)
     settings = search.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom, local=own)
@@ -154,7 +156,7 @@ def classify(
         resolutions={"resolution_angstrom": search.resolution_angstrom},
         poses_for="a local search" if local else None,
     )
-    warned = warn_of(doubts)
+    warned = warn_of([*fitting.warnings, *doubts])
     resources = run.resources(settings)
     record = {
         "classes": str(classes),

@@ -142,17 +142,13 @@ class ListOptions:
         return {**asdict(self), "tilt_sense": table.tilt_sense}
 
     def read_map(self, path: File) -> Volume:
-        """Read a map of the particles' voxel size."""
+        """Read a map, with the voxel size that is given for all."""
         from gonio.io import FormatError, read_volume
 
         volume = read_volume(path, voxel_size_angstrom=self.voxel_size_angstrom, permissive=self.permissive)
         if volume.data.min() == volume.data.max():
             raise FormatError(path, "is constant: there is nothing in it", "write the map again, or give another")
         return volume
-
-    def read_mask(self, path: File | None) -> Volume | None:
-        """Read a mask, or return None where none is given."""
-        return None if path is None else self.read_map(path)
 
 
 def _one_of(kind: type[Kind], argument: str, name: str | None) -> Kind | None:

@@ -17,6 +17,7 @@ from gonio.jobs.align import NO_RUNNERS_UP
 from gonio.jobs.average import falls_at, fsc_csv, resolutions
 from gonio.jobs.checking import doubts_of, warn_of
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
+from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, TiltOptions, files_of
 from gonio.jobs.pages import defocus_of, facts_of, for_display, outliers_of, with_notes
 from gonio.jobs.refine_tilts import write_tilts
@@ -161,22 +162,24 @@ def refine(
         raise ArgumentError("{} is how many particles of each half {} makes a map from", "subset", "initial_model")
     search.check()
     resources = run.resources()
-    start = Start(particles.read_mask(reference), (subset or SUBSET) if initial_model else None)
+    table = with_half_sets(
+        particles.read(), split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed
+    )
+    fitting = Fitting.to_particles(table)
+    start_map = None if reference is None else fitting.fit(particles.read_map(reference), "the reference")
+    start = Start(start_map, (subset or SUBSET) if initial_model else None)
     plan = Plan(
         settings=search.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
         start_resolution_angstrom=start_resolution_angstrom,
         max_iterations=iterations,
-        mask=particles.read_mask(mask),
+        mask=None if mask is None else fitting.fit(particles.read_map(mask), "the mask"),
         assignment=assignment,  # type: ignore[arg-type]  # names are read there
         duplicates_angstrom=duplicates_angstrom,
         tilts=None if tilts is None else tilts.plan(),
         seed=seed,
     )
-    table = with_half_sets(
-        particles.read(), split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed
-    )
     if local is not None:
-        plan = replace(plan, listed=local.search(voxel_size_angstrom=table.load(0).voxel_size_angstrom))
+        plan = replace(plan, listed=local.search(voxel_size_angstrom=fitting.voxel_size_angstrom))
     doubts = doubts_of(
         table,
         start.reference,
@@ -185,7 +188,7 @@ def refine(
         local=plan.listed is not None,
         start_angstrom=plan.start_resolution_angstrom,
     )
-    warned = warn_of(doubts)
+    warned = warn_of([*fitting.warnings, *doubts])
     settings = {
         "reference": reference,
         "initial_model": initial_model,
