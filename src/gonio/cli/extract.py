@@ -63,6 +63,8 @@ def extract(done: Extracted, *, output: Path) -> None:
     and wedges in DIR are those of the mirror image, whose particles have the specimen's hand.
 
     Example: `gonio extract TS_01.mrc TS_02.mrc picked.star --box 64 --invert --tilts tilts/ -o subtomograms`
+
+    Example: `gonio extract tomograms/ picked.tbl --box 32 --binning 4 --pixel-size 2.5 -o bin4`
     """
     job, rows = done.extraction, done.rows
     table = job.table

@@ -87,6 +87,8 @@ def simulate(done: Simulated, *, out: Path) -> None:
     same stacks, and as tilts.csv. OUT/reference.mrc is then the density itself.
 
     Example: `gonio simulate sim --phantom sharp --count 40 --snr 0.5`
+
+    Example: `gonio simulate groel --structure 1oel.pdb --resolution 12 --box 64 --voxel-size 5 --count 200`
     """
     _print_note(done.note)
     say(f"wrote {len(done.truth)} particles to {out}: align {out}/particles.star against {out}/reference.mrc")
@@ -110,6 +112,8 @@ def map_(done: Mapped, *, output: Path) -> None:
     The centre of mass lies on the centre of the box, the axes are the file's own, density is positive.
 
     Example: `gonio map 7p6z.cif.gz --voxel-size 12 --box 32 -o 7p6z.mrc`
+
+    Example: `gonio map 1oel.pdb --voxel-size 5 --box 64 --resolution 20 -o groel.mrc`
     """
     _print_note(done.note)
     volume, limit = done.volume, done.resolution_angstrom
