@@ -903,7 +903,7 @@ def test_options_stand_in_panels_and_switches_have_no_type(capsys):
     told = capsys.readouterr().out
     order = [told.index(f"─ {panel} ─") for panel in PANELS]
     assert order == sorted(order)
-    assert order[0] < told.index("--output") < order[1] < told.index("--symmetry") < order[2]
+    assert order[0] < told.index(" --output ") < order[1] < told.index("│ --symmetry ") < order[2]
     assert "axis lies along z" in " ".join(told.replace("│", " ").split())
     assert "bool" not in told
 

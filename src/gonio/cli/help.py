@@ -9,12 +9,12 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-_NEEDED, _SEARCH, _DETAIL, _DATA, _COMPUTING, _RARE = PANELS = (
-    *("Needed", "Search", "Resolution and mask", "Data", "Computing", "Rare"),
-)
+PANELS = ("Needed", "Search", "Resolution and mask", "Data", "Computing", "Rare")
+_NEEDED, _SEARCH, _DETAIL, _DATA, _COMPUTING, _RARE = PANELS
 
 # The panel of options by their parameter; those that are not here stand in one called Options, after what is needed.
 PANEL_OF = {
+    **dict.fromkeys(("reference", "output", "phantom", "structure"), _NEEDED),
     **dict.fromkeys(
         (
             *("local", "max_rotation_deg", "prior_rotation_sd_deg", "prior_shift_sd_angstrom", "max_shift_angstrom"),

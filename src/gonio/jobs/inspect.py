@@ -155,7 +155,7 @@ def _volume(path: Path, options: ReadOptions) -> Inspection:
 
     tomogram = open_tomogram(path, voxel_size_angstrom=options.voxel_size_angstrom, permissive=options.permissive)
     shape = tomogram.shape_zyx
-    if shape[0] == 1 or path.suffix.lower() in _STACKS:
+    if path.suffix.lower() in _STACKS:
         return _images(tomogram, options)
     is_map = len(set(shape)) == 1 and shape[0] <= LARGEST_MAP
     size = tomogram.voxel_size_angstrom
@@ -192,7 +192,7 @@ def _images(tomogram: Tomogram, options: ReadOptions) -> Inspection:
     """Inspect images, of which nothing is true that is true of volumes."""
     count, *edges = tomogram.shape_zyx
     size = tomogram.voxel_size_angstrom
-    found = Inspection("an image" if count == 1 else "a stack of 2-D images")
+    found = Inspection("a stack of 2-D images")
     found.facts = {
         "format": tomogram.kind,
         "images": count,
