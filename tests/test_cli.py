@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,8 @@ import pytest
 import gonio
 from gonio.alignment import particle_list
 from gonio.cli import demo, output
-from gonio.cli.app import COMMANDS, run
+from gonio.cli.app import COMMANDS, _announce_compiling, run
+from gonio.cli.help import PANELS
 from gonio.jobs.files import json_text
 from gonio.jobs.pair import _mirrored
 from gonio.jobs.running import thread_count
@@ -882,6 +885,56 @@ def test_help_teaches(capsys, command):
     told = capsys.readouterr().out
     assert f"Example: gonio {command}" in told
     assert "Usage: gonio" in told
+
+
+@pytest.mark.parametrize("command", [name for name, _, _ in COMMANDS])
+def test_every_example_of_a_help_is_a_command_line_that_exists(capsys, command):
+    assert run([command, "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    known = set(re.findall(r"(--?[a-z][a-z0-9-]*)", told)) | {"-o"}
+    examples = re.findall(rf"Example: gonio {command} (.*?)(?= Example:| ╭)", told)
+    assert 2 <= len(examples) <= 3
+    for example in examples:
+        assert {word for word in example.split() if re.fullmatch(r"--?[a-z][a-z-]*", word)} <= known
+
+
+def test_options_stand_in_panels_and_switches_have_no_type(capsys):
+    assert run(["refine", "--help"]) == 0
+    told = capsys.readouterr().out
+    order = [told.index(f"─ {panel} ─") for panel in PANELS]
+    assert order == sorted(order)
+    assert order[0] < told.index(" --output ") < order[1] < told.index("│ --symmetry ") < order[2]
+    assert "axis lies along z" in " ".join(told.replace("│", " ").split())
+    assert "bool" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("simulate sim --box 4", "--box must be at least 8 voxels"),
+        ("simulate sim --snr 0", "--snr must be positive"),
+        ("simulate sim --phantom round", "--phantom must be one of"),
+        ("simulate sim --tilt-range -60 60.5", "--tilt-range must be a whole number of steps"),
+    ],
+)
+def test_errors_name_the_option(words, named, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(words.split()) == 2
+    assert named in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_compiling_is_announced_once_whoever_compiles(capfd):
+    announced = mmap.mmap(-1, 1)
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            _announce_compiling(announced)
+            sys.stderr.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+    _announce_compiling(announced)
+    assert capfd.readouterr().err.count("compiling") == 1
 
 
 def test_quiet_prints_errors_alone(simulated, tmp_path, capsys):

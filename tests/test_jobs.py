@@ -55,7 +55,7 @@ def test_align_returns_what_its_command_writes(simulated, tmp_path, silent):
         truth=simulated / "truth.star",
         seed=5,
     )
-    assert begun[0] == ("align", COUNT)
+    assert begun[0] == ("align, particles", COUNT)
     assert len(aligned.results) == len(aligned.table) == COUNT
     assert np.median(aligned.errors.rotation_deg) < 15.0
     assert json.loads((tmp_path / "python" / "summary.json").read_text())["particles"] == COUNT

@@ -12,6 +12,7 @@ import pytest
 
 import gonio
 from gonio.io import read_volume, write_volume
+from gonio.io.mrc import write_stack
 from gonio.jobs.convert import convert
 from gonio.jobs.extract import extract
 from gonio.jobs.inspect import inspect
@@ -128,6 +129,15 @@ def test_a_simulation_that_was_cut_off_goes_on_and_is_the_same(tmp_path, monkeyp
         assert (first == second).all()
     with pytest.raises(ValueError, match="another run"):
         simulate(tmp_path / "cut", **options | {"count": 6}, run=RunOptions(resume=True))
+
+
+def test_a_stack_of_images_is_no_tomogram(tmp_path):
+    images = np.random.default_rng(0).normal(size=(5, 16, 24)).astype(np.float32)
+    write_stack(tmp_path / "tilts.mrcs", images, 4.0)
+    found = inspect(ListOptions(tmp_path / "tilts.mrcs"))
+    assert found.kind == "a stack of 2-D images"
+    assert (found.facts["images"], found.facts["pixels (x, y)"], found.facts["pixel size"]) == (5, [24, 16], "4 A")
+    assert not found.warnings
 
 
 def test_jobs_know_no_terminal():

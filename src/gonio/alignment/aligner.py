@@ -22,6 +22,7 @@ from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Comparison, Score
 from gonio.fourier.fourier_volume import FourierVolume
+from gonio.particle.arguments import described
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
@@ -91,7 +92,7 @@ class Aligner:
         if isinstance(reference, TiltStack):
             raise TypeError("a tilt stack cannot be the reference: give a Volume or a Subtomogram")
         if not isinstance(reference, Volume | Subtomogram):
-            raise TypeError(f"reference must be a gonio.Volume or a gonio.Subtomogram, got {reference!r}")
+            raise TypeError(f"reference must be a gonio.Volume or a gonio.Subtomogram, got {described(reference)}")
         self.settings = Settings() if settings is None else settings
         self.reference = Subtomogram(reference) if isinstance(reference, Volume) else by_itself(reference)
         self._symmetry = Symmetry.named(self.settings.symmetry)

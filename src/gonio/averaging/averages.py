@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from gonio.averaging.insertion import Insertion, Sums, insertion_of
 from gonio.averaging.resolution import FSC_HALVES
 from gonio.fourier.fsc import fourier_shell_correlation, power_ratio, resolution_at, scaled_shells
+from gonio.particle.arguments import described
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
@@ -225,7 +227,7 @@ def _groups_of(half_sets: NDArray[np.int8] | None, count: int) -> NDArray[np.int
     if half_sets is None:
         return np.zeros(count, dtype=np.int64)
     if np.shape(half_sets) != (count,) or not np.isin(half_sets, [0, 1, 2]).all():
-        raise ValueError(f"half_sets must be 0, 1 or 2 for each of {count} particles, got {half_sets!r}")
+        raise ValueError(f"half_sets must be 0, 1 or 2 for each of {count} particles, got {described(half_sets)}")
     return np.asarray(half_sets, dtype=np.int64)
 
 
@@ -269,6 +271,8 @@ class _SumBlock:
     table: ParticleTable
     poses: Pose | Sequence[Pose | PoseSample]
     groups: NDArray[np.int64]
+
+    unit: ClassVar[str] = f"blocks of {BLOCK} particles"
 
     def __call__(self, block: int) -> dict[int, Sums]:
         return _sums_of(self.insertion, self._rows(block))

@@ -53,6 +53,10 @@ def align(aligned: Aligned, *, output: Path, as_json: bool) -> None:
     goes on from there.
 
     Example: `gonio align particles.star --reference map.mrc --tilt-range -60 60 -o aligned`
+
+    Example: `gonio align peaks.star --reference map.mrc --decoys 1 -o real`
+
+    Example: `gonio align refined/particles.star --reference map.mrc --local --symmetry C6 -o local`
     """
     print_result(
         aligned.summary,

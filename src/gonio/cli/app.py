@@ -6,11 +6,13 @@ Values that do not fit and files that are broken end with status 2, an interrupt
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +27,7 @@ from gonio.cli.compare import compare
 from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.extract import extract
+from gonio.cli.help import Command, Group
 from gonio.cli.inspect import inspect
 from gonio.cli.join import join
 from gonio.cli.map import map_
@@ -45,6 +48,7 @@ FAILED, INTERRUPTED = 2, 130
 COMPILING = "gonio: compiling for this processor, once: half a minute"
 
 app = typer.Typer(
+    cls=Group,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -95,7 +99,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("inspect", inspect, FILES),
 )
 for name, command, purpose in COMMANDS:
-    app.command(name, rich_help_panel=purpose)(command)
+    app.command(name, cls=Command, rich_help_panel=purpose)(command)
 
 ANYWHERE = {"--debug", "--quiet"}
 # Options by the names of 0.1, which are read for one release more.
@@ -187,9 +191,16 @@ def main() -> None:
             os.open(os.devnull, os.O_RDWR)
     # Processes that this one starts import nothing from the current folder.
     os.environ["PYTHONSAFEPATH"] = "1"
-    # In one write, so that workers which compile at the same time do not write into one another's line.
-    kernels.before_compiling = lambda: print(f"{COMPILING}\n", end="", file=sys.stderr)
+    kernels.before_compiling = partial(_announce_compiling, mmap.mmap(-1, 1))
     sys.exit(run(sys.argv[1:]))
+
+
+def _announce_compiling(announced: mmap.mmap) -> None:
+    """Print that code is compiled, once; ``announced`` is memory that forked workers share, which compile too."""
+    if not announced[0]:
+        announced[0] = 1
+        # In one write, so that nobody else writes into the line.
+        print(f"{COMPILING}\n", end="", file=sys.stderr)
 
 
 def _sentence(error: BaseException) -> str:

@@ -44,6 +44,8 @@ def average(averaged: Averaged, *, output: Path, halves: bool, as_json: bool) ->
     run with its name and its file.
 
     Example: `gonio average aligned/particles.star -o average.mrc`
+
+    Example: `gonio average aligned/particles.star --split --symmetry D7 -o average.mrc`
     """
     made, sense = averaged.average, averaged.tilt_sense
     print_result(

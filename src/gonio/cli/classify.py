@@ -62,6 +62,8 @@ def classify(classified: Classified, *, output: Path, as_json: bool) -> None:
     DIR/maps.cxc and DIR/particles.cxc show it in ChimeraX; DIR/summary.json and DIR/settings.toml are for programs.
 
     Example: `gonio classify particles.star --tilt-range -60 60 -o classes`
+
+    Example: `gonio classify particles.star --references a.mrc --references b.mrc -o by_reference`
     """
     print_result(
         classified.summary,

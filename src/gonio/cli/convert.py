@@ -68,6 +68,8 @@ def convert(done: Converted, *, source: Path, target: Path, dry_run: bool) -> No
     2-D stacks, OUT.doc with the names of tomograms that a format numbers, NAME.mod with PEET's lists.
 
     Example: `gonio convert particles.star particles.tbl`
+
+    Example: `gonio convert particles.star particles.tbl --tomogram-size 512 512 256 --dry-run`
     """
     for word, path, table, kind in (("from", source, done.table, done.given), ("to", target, done.made, done.wanted)):
         say(f"{word:5}{path}: {kind.title}, {len(table)} particles, {_pixels(table)}{_start(table)}")

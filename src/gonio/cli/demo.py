@@ -40,6 +40,8 @@ def demo(
     Takes about a minute. Everything lies in DIR afterwards; DIR/report.html shows it.
 
     Example: `gonio demo demo --particles 40`
+
+    Example: `gonio demo quick --particles 10`
     """
     with result_folder(folder, overwrite=overwrite) as staging:
         summary = _chain(staging, particles, seed)

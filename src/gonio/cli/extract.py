@@ -78,6 +78,8 @@ def extract(done: Extracted, *, output: Path) -> None:
     of are left out; DIR has tomograms.star and optimisation_set.star too, so that every command and RELION read it.
 
     Example: `gonio extract TS_01.mrc TS_02.mrc picked.star --box 64 --invert --tilts tilts/ -o subtomograms`
+
+    Example: `gonio extract tomograms/ picked.tbl --box 32 --binning 4 --pixel-size 2.5 -o bin4`
     """
     job, rows = done.extraction, done.rows
     if isinstance(job, StackExtraction):

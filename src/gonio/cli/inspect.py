@@ -44,6 +44,8 @@ def inspect(found: Inspection, *, path: Path, output: Path | None, as_json: bool
     the tilts in the other sense, and to mirror the map; which one is right depends on whose hand is known.
 
     Example: `gonio inspect particles.star --hand 7p6z.mrc --diameter 260 --resolution 38`
+
+    Example: `gonio inspect tomogram.mrc -o power.png`
     """
     if as_json:
         say(json_text(_as_dict(path, found), indent=2))

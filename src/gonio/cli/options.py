@@ -126,7 +126,8 @@ OPTIONS: Mapping[str, ParameterInfo] = {
     "symmetry": typer.Option(
         "--symmetry",
         metavar="NAME",
-        help="Point group of the reference about its box centre: C1 (none), C4, D2, T, O, I1, I2 and such.",
+        help="Point group of the reference about its box centre: C1 (none), C4, D2, T, O, I1, I2 and such; its main"
+        " axis lies along z.",
     ),
     "resolution_angstrom": typer.Option(
         "--resolution", metavar="A", help="Finest detail that is compared, angstrom. Default: four voxels."

@@ -45,6 +45,8 @@ def pair(paired: Paired, *, a: Path, b: Path, output: Path | None, as_json: bool
     the last whole shell, the corners of Fourier space, is dropped: moved by nothing, B is not quite itself.
 
     Example: `gonio pair average.mrc 7p6z.mrc --mask-diameter 300 --mirror --output 7p6z_moved.mrc`
+
+    Example: `gonio pair half1.mrc half2.mrc --symmetry C4`
     """
     if as_json:
         say(json_text(paired.summary))

@@ -96,12 +96,16 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     `gonio tilts` does, and writes tilts.csv and tilt_changes.csv.
 
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then; the
-    list is in the format that it was read in, as that of `gonio align`. DIR holds those of the iteration whose halves
-    agree best, as a rule the last, and mask.mrc, runners_up.star, iterations.csv, duplicates.csv, report.html,
-    summary.json and settings.toml; maps.cxc and particles.cxc show them in ChimeraX. A run that is cut off goes on
-    with --resume.
+    list is in the format that it was read in, as that of `gonio align`. DIR holds those of the last iteration whose
+    resolution is within a quarter of a shell of the best, as a rule the last of all, and mask.mrc, runners_up.star,
+    iterations.csv, duplicates.csv, report.html, summary.json and settings.toml; maps.cxc and particles.cxc show them in
+    ChimeraX. A run that is cut off goes on with --resume.
 
     Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
+
+    Example: `gonio refine particles.star --denovo -o from_nothing`
+
+    Example: `gonio refine aligned/particles.star --local --symmetry C6 -o refined`
     """
     print_result(
         refined.summary,

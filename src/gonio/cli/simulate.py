@@ -85,6 +85,8 @@ def simulate(done: Simulated, *, out: Path) -> None:
     same stacks, and as tilts.csv. OUT/reference.mrc is then the density itself.
 
     Example: `gonio simulate sim --phantom sharp --count 40 --snr 0.5`
+
+    Example: `gonio simulate groel --structure 1oel.pdb --resolution 12 --box 64 --voxel-size 5 --count 200`
     """
     print_note(done.note)
     say(f"wrote {len(done.truth)} particles to {out}: align {out}/particles.star against {out}/reference.mrc")

@@ -23,6 +23,7 @@ from gonio.run.folder import check_target
 
 if TYPE_CHECKING:
     from gonio.io.source import ReadOptions
+    from gonio.io.tomogram import Tomogram
     from gonio.particle.table import ParticleTable
     from gonio.particle.tilt_series import TiltSeries
     from gonio.particle.volume import Particle, Volume
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from gonio.workflows.inspection import HandScore, InputWarning
 
 LARGEST_MAP, PIECE = 1024, 128
+# Names of files whose sections are images, of RELION and IMOD; the headers of volumes and of stacks are often alike.
+_STACKS = (".mrcs", ".st", ".ali", ".preali")
 NAMED = 4  # tomograms and classes that are named one by one
 DUPLICATE_FRACTION = 0.25  # of the box: particles nearer than this are one
 
@@ -41,7 +44,7 @@ class Inspection:
     Parameters
     ----------
     kind
-        A map, a tomogram, tilts or a particle list.
+        A map, a tomogram, images, tilts or a particle list.
     facts
         Facts that it states, by name.
     warnings
@@ -152,6 +155,8 @@ def _volume(path: Path, options: ReadOptions) -> Inspection:
 
     tomogram = open_tomogram(path, voxel_size_angstrom=options.voxel_size_angstrom, permissive=options.permissive)
     shape = tomogram.shape_zyx
+    if path.suffix.lower() in _STACKS:
+        return _images(tomogram, options)
     is_map = len(set(shape)) == 1 and shape[0] <= LARGEST_MAP
     size = tomogram.voxel_size_angstrom
     found = Inspection("a map" if is_map else "a tomogram")
@@ -180,6 +185,24 @@ def _volume(path: Path, options: ReadOptions) -> Inspection:
         found.warn(look.box_without_a_middle(shape[0]), look.inverted_contrast(found.volumes))
     elif not is_map:
         found.warn(look.tomogram_without_a_middle(shape[::-1]), look.dark_tomogram(piece))
+    return found
+
+
+def _images(tomogram: Tomogram, options: ReadOptions) -> Inspection:
+    """Inspect images, of which nothing is true that is true of volumes."""
+    count, *edges = tomogram.shape_zyx
+    size = tomogram.voxel_size_angstrom
+    found = Inspection("a stack of 2-D images")
+    found.facts = {
+        "format": tomogram.kind,
+        "images": count,
+        "pixels (x, y)": edges[::-1],
+        "pixel size": f"{size:g} A" if size > 0 else "not stated: pass --voxel-size",
+    }
+    middle = tomogram.cut([count // 2, 0, 0], [count // 2 + 1, *edges])
+    middle = -middle if options.invert_contrast else middle
+    numbers = (float(middle.min()), float(middle.mean()), float(middle.max()), float(middle.std()))
+    found.facts["values of the middle one"] = "from {:.4g}, mean {:.4g}, to {:.4g}; sd {:.4g}".format(*numbers)
     return found
 
 

@@ -54,7 +54,7 @@ class Refined:
 
     @property
     def best(self) -> Iteration:
-        """Iteration whose halves agree best, as a rule the last."""
+        """Last iteration whose halves agree as well as any, to a quarter of a shell; as a rule the last of all."""
         from gonio.workflows.refinement import best_of
 
         return best_of(self.iterations)
@@ -69,7 +69,7 @@ class Refined:
         """Numbers of the summary: name, value with unit, how to read it."""
         best, done = self.best, self.iterations
         lost = [name for one in done for name, *_ in one.dropped]
-        which = "the last" if best is done[-1] else "the one whose halves agree best"
+        which = "the last" if best is done[-1] else "the last that is within a quarter of a shell of the best"
         rotation = np.median([one.rotation_sd_deg for one in best.results])
         shift = np.median([one.shift_sd_angstrom for one in best.results])
         return [

@@ -208,10 +208,11 @@ def _projected(density: Density, imaging: Imaging, truth: Pose) -> Density:
 
 
 def _density(phantom: str | None, structure: File | None, resolution: float, imaging: Imaging) -> tuple[Density, str]:
-    from gonio.simulate import Phantom, Structure
+    from gonio.simulate import PHANTOM_NAMES, Phantom, Structure
 
     if structure is None:
         name = phantom or DEFAULT_PHANTOM
+        check_one_of("phantom", name, PHANTOM_NAMES)
         return Phantom.named(name, box=imaging.box, voxel_size_angstrom=imaging.voxel_size_angstrom), ""
     if phantom is not None:
         raise ArgumentError("{} and {} exclude each other: give one", "phantom", "structure")

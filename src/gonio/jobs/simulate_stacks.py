@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -258,7 +258,7 @@ class StackSimulation:
             write_stack(folder / self.image(index), images, self.pixel_size_angstrom)
         if self.options.tilt_images:
             (folder / "tilt_images").mkdir()
-            whole = executor("imaging tomograms", self.tilt_images, len(self.names), keep=False)
+            whole = executor("imaging", _WholeImages(self), len(self.names), keep=False)
             for name, images in zip(self.names, whole, strict=True):
                 write_stack(folder / "tilt_images" / f"{name}.mrcs", images, self.pixel_size_angstrom)
         self._write_lists(folder)
@@ -348,3 +348,14 @@ class StackSimulation:
                 extra = (series.positions_angstrom(specimen, particle) - rigid).tolist()
                 lines += [f"{name}/{particle + 1},{tilt},{x:.6f},{y:.6f}" for tilt, (x, y) in enumerate(extra, 1)]
         return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class _WholeImages:
+    """Make the whole images of a tomogram, by its number."""
+
+    simulation: StackSimulation
+    unit: ClassVar[str] = "tomograms"
+
+    def __call__(self, number: int) -> NDArray[np.float32]:
+        return self.simulation.tilt_images(number)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
+# Characters of a value in a message.
+_LONGEST = 100
+
 
 class ArgumentError(ValueError):
     """A value that an argument cannot have, or arguments that exclude each other.
@@ -37,6 +40,15 @@ class ArgumentError(ValueError):
     def __reduce__(self) -> tuple[Callable[[], ArgumentError], tuple[()]]:
         # A ValueError is pickled by its text alone; workers send whole errors.
         return partial(ArgumentError, self.text, *self.arguments, **self.values), ()
+
+
+def described(value: object) -> str:
+    """Return a value for a message: an array by its type and shape, anything else by its repr, cut where long."""
+    shape = getattr(value, "shape", ())
+    if shape:
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({type(value).__name__})"
 
 
 def check_one_of(argument: str, value: object, known: Iterable[str]) -> None:

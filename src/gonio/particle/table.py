@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
+from gonio.particle.arguments import described
 from gonio.particle.pose import Pose
 from gonio.particle.texts import packed, texts_at
 from gonio.particle.tilt_change import StackGeometry, TiltChange
@@ -398,7 +399,8 @@ class ParticleTable:
         """
         if not isinstance(index, slice) and np.ndim(index) != 1:
             raise TypeError(
-                f"choose particles by a slice, a list of positions or a mask, got {index!r}; one of them is table[[i]]"
+                f"choose particles by a slice, a list of positions or a mask, got {described(index)}; one of them is"
+                " table[[i]]"
             )
         chosen = np.arange(len(self))[index]
         return replace(

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 from scipy.spatial.transform import Rotation
 
+from gonio.particle.arguments import described
 from gonio.particle.ctf import Ctf
 from gonio.particle.tilt_series import TiltSeries
 from gonio.particle.volume import TiltStack
@@ -68,7 +69,9 @@ class TiltChange:
                 continue
             value = np.array(given, dtype=np.float64)
             if value.shape != shape or not np.isfinite(value).all():
-                raise ValueError(f"{one.name} of {count} tilts must be finite, of shape {shape}, got {given!r}")
+                raise ValueError(
+                    f"{one.name} of {count} tilts must be finite, of shape {shape}, got {described(given)}"
+                )
             value.setflags(write=False)
             object.__setattr__(self, one.name, value)
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
+from gonio.particle.arguments import described
 from gonio.particle.ctf import Ctf, image_transfer
 from gonio.particle.wedge import NoWedge, SquaredTransferWedge, Wedge
 
@@ -200,7 +201,7 @@ class Subtomogram:
     def __post_init__(self) -> None:
         if not isinstance(self.wedge, Wedge):
             raise TypeError(
-                f"wedge must be one of gonio's wedges, such as SingleAxisWedge(-60, 60), got {self.wedge!r}"
+                f"wedge must be one of gonio's wedges, such as SingleAxisWedge(-60, 60), got {described(self.wedge)}"
             )
         if self.volume.data.min() == self.volume.data.max():
             raise ValueError("the volume is constant: there is nothing in it to align")

@@ -24,6 +24,7 @@ from gonio.fourier.fourier_volume import FourierVolume
 from gonio.fourier.grid import remembered
 from gonio.fourier.spectrum import Spectrum
 from gonio.fourier.transform import MIN_SHELLS, shell_limit
+from gonio.particle.arguments import described
 from gonio.particle.volume import (
     Particle,
     Subtomogram,
@@ -345,7 +346,7 @@ class Preparation:
         if not isinstance(target, Subtomogram | TiltStack):
             raise TypeError(
                 "target must be a gonio.Subtomogram or a gonio.TiltStack; "
-                f"wrap a volume in gonio.Subtomogram(volume, wedge), got {target!r}"
+                f"wrap a volume in gonio.Subtomogram(volume, wedge), got {described(target)}"
             )
         size, own = target.voxel_size_angstrom, self.reference.voxel_size_angstrom
         if abs(size / own - 1.0) > VOXEL_SIZE_TOLERANCE:

@@ -20,7 +20,8 @@ from gonio.run.parallel import in_order
 
 T = TypeVar("T")
 
-# Given a task's name, its items and those done already: a context whose function is called with the items done.
+# Given a task's name and what it counts, its items and those done already: a context whose function is called with
+# the items done.
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -37,7 +38,8 @@ class Executor(Protocol):
         function
             Picklable, as are its results; they depend on the number alone, so that any worker may call it at any time.
             If it has a method ``sources(item)``, this returns the files on which the item's result depends. Where
-            results are kept it states their type (``gonio.run.packing.result_type``).
+            results are kept it states their type (``gonio.run.packing.result_type``). A class variable ``unit`` says
+            what is counted where items are not particles.
         keep
             Whether results are kept in case the run is interrupted; not worth it where making them is quicker.
         """
@@ -101,7 +103,7 @@ class Checkpointed:
         missing = [item for item in range(count) if not known[item]]
         made = iter(self.executor(stage, Chosen(function, missing), len(missing), keep=keep) if missing else ())
         done = count - len(missing)
-        with self.progress(stage, count, done) as report:
+        with self.progress(f"{stage}, {getattr(function, 'unit', 'particles')}", count, done) as report:
             for item in range(count):
                 if checkpoint is not None and known[item]:
                     yield checkpoint.value(stage, item, kind)

@@ -27,6 +27,7 @@ from scipy import fft
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
+from gonio.particle.arguments import ArgumentError, described
 from gonio.particle.ctf import AMPLITUDE_CONTRAST, Ctf, electron_wavelength_angstrom
 from gonio.particle.pose import Pose
 from gonio.particle.volume import MIN_BOX, Subtomogram, TiltStack, Volume
@@ -96,11 +97,11 @@ class Imaging:
     def __post_init__(self) -> None:
         box, size = self._frame
         if box < MIN_BOX:
-            raise ValueError(f"box must be at least {MIN_BOX} voxels, got {box!r}")
+            raise ArgumentError("{} must be at least {least} voxels, got {got!r}", "box", least=MIN_BOX, got=box)
         if not (np.isfinite(size) and size > 0):
-            raise ValueError(f"voxel_size_angstrom must be a positive number, got {size!r}")
+            raise ArgumentError("{} must be a positive number, got {got!r}", "voxel_size_angstrom", got=size)
         if not self.snr > 0:
-            raise ValueError(f"snr must be positive, infinite for no noise, got {self.snr!r}")
+            raise ArgumentError("{} must be positive, inf for no noise, got {got!r}", "snr", got=self.snr)
         if self.ctf is not None:
             _check_ctf(self.ctf)
         _ = self.wedge, self.tilts_deg  # each checks its own arguments
@@ -251,12 +252,15 @@ def tilt_angles_deg(tilt_min_deg: float, tilt_max_deg: float, *, step_deg: float
         The step is not positive, or the range is not a whole number of steps.
     """
     if not step_deg > 0:
-        raise ValueError(f"step_deg must be positive, got {step_deg!r}")
+        raise ArgumentError("{} must be positive, got {got!r}", "tilt_step_deg", got=step_deg)
     steps = (tilt_max_deg - tilt_min_deg) / step_deg
     if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
-        raise ValueError(
-            f"the tilt range must be a whole number of steps of {step_deg!r} degrees,"
-            f" got {tilt_min_deg!r} to {tilt_max_deg!r}"
+        raise ArgumentError(
+            "{} must be a whole number of steps of {step!r} degrees, got {low!r} to {high!r}",
+            "tilt_range_deg",
+            step=step_deg,
+            low=tilt_min_deg,
+            high=tilt_max_deg,
         )
     return np.linspace(tilt_min_deg, tilt_max_deg, round(steps) + 1)
 
@@ -338,7 +342,9 @@ def tilt_weights(tilts_deg: ArrayLike) -> NDArray[np.float64]:
     tilts = np.radians(np.asarray(tilts_deg, dtype=np.float64))
     gaps = np.diff(tilts)
     if len(gaps) < 1 or gaps.min() <= 0 or np.ptp(tilts) > np.pi + 1e-9:
-        raise ValueError(f"tilts_deg must be two or more increasing angles within 180 degrees, got {tilts_deg!r}")
+        raise ValueError(
+            f"tilts_deg must be two or more increasing angles within 180 degrees, got {described(tilts_deg)}"
+        )
     weights = 0.5 * (np.append(gaps, gaps[-1]) + np.insert(gaps, 0, gaps[0]))
     if np.isclose(np.ptp(tilts), np.pi):
         weights[[0, -1]] *= 0.5

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gonio.particle.arguments import ArgumentError
 from gonio.particle.pose import Pose
 from gonio.simulate.phantom import RADIUS_IN_SDS, Density, grid_angstrom
 
@@ -82,7 +83,9 @@ class Structure(Density):
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.resolution_angstrom) and self.resolution_angstrom > 0):
-            raise ValueError(f"resolution_angstrom must be a positive number, got {self.resolution_angstrom!r}")
+            raise ArgumentError(
+                "{} must be a positive number, got {got!r}", "resolution_angstrom", got=self.resolution_angstrom
+            )
         if not self.sd_angstrom >= 0:
             raise ValueError(f"sd_angstrom must not be negative, got {self.sd_angstrom!r}")
         weights = np.array(self.weights, dtype=np.float64)

@@ -22,6 +22,7 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.fourier.grid import index_grid
+from gonio.particle.arguments import ArgumentError
 
 # Padding on each side of a box, in voxels of the result: an eighth of the box, and no less than this.
 LEAST_MARGIN = 8
@@ -51,9 +52,9 @@ class Cutting:
 
     def __post_init__(self) -> None:
         if self.box < 8:
-            raise ValueError(f"box must be at least 8 voxels, got {self.box!r}")
+            raise ArgumentError("{} must be at least 8 voxels, got {got!r}", "box", got=self.box)
         if self.binning < 1:
-            raise ValueError(f"binning must be at least 1, got {self.binning!r}")
+            raise ArgumentError("{} must be at least 1, got {got!r}", "binning", got=self.binning)
 
     @property
     def margin(self) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gonio.alignment.result import Result
 from gonio.averaging.resolution import HalfMapFsc
-from gonio.particle.arguments import check_one_of
+from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
@@ -80,8 +80,10 @@ class Plan:
         check_one_of("assignment", self.assignment, Assignment)
         object.__setattr__(self, "assignment", Assignment(self.assignment))
         if not (np.isfinite(self.start_resolution_angstrom) and self.start_resolution_angstrom > 0):
-            raise ValueError(
-                f"start_resolution_angstrom must be a positive number, got {self.start_resolution_angstrom!r}"
+            raise ArgumentError(
+                "{} must be a positive number, got {got!r}",
+                "start_resolution_angstrom",
+                got=self.start_resolution_angstrom,
             )
         if not 0.0 <= self.margin_shells <= 2.0:
             raise ValueError(
