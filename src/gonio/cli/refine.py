@@ -12,7 +12,7 @@ import typer
 from gonio import jobs
 from gonio.cli.grouped import command
 from gonio.cli.options import length
-from gonio.cli.output import numbers_text, print_result, say
+from gonio.cli.output import numbers_text, print_result, say, wrapped
 
 if TYPE_CHECKING:
     from gonio.jobs.refine import Refined
@@ -110,6 +110,7 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     print_result(
         refined.summary,
         numbers_text(refined.rows),
+        wrapped(str(refined.verdict)),
         f"wrote {output / 'map.mrc'}, its halves and its particles\nlook at {output / 'report.html'}",
         as_json=as_json,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import File, ListOptions, files_of
 from gonio.jobs.running import thread_count
 from gonio.jobs.splitting import check_half_sets, with_half_sets
+from gonio.jobs.verdicts import verdict_of_average
 from gonio.particle.arguments import ArgumentError
 from gonio.run.executor import Checkpointed, Executor, Local, Progress, silent
 
@@ -22,18 +24,28 @@ if TYPE_CHECKING:
     from gonio.averaging.resolution import HalfMapFsc
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
+    from gonio.report import Verdict
+    from gonio.workflows.inspection import InputWarning
 
 HALF_ENDINGS = ("_half1.mrc", "_half2.mrc", "_fsc.csv")
 MASK_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, SETTINGS_ENDING = "_mask.mrc", "_coverage.mrc", ".cxc", ".settings.toml"
+PAGE_ENDING = "_report.html"
+FILE_ENDINGS = (COVERAGE_ENDING, SCRIPT_ENDING, SETTINGS_ENDING)
+# Rule for the one resolution of the page.
+RULE = (
+    "where the Fourier shell correlation of the two half sets, corrected for the mask, first falls below 0.143; it can"
+    " be relied on if their poses were refined apart, which no list states"
+)
 
 
 @dataclass(frozen=True)
 class Averaged:
-    """An average, the agreement of its halves (None without half sets), and the sense in which tilts were read."""
+    """An average, the agreement of its halves (None without half sets), the sense of its tilts, and its verdict."""
 
     average: Average
     agreement: Agreement | None
     tilt_sense: str
+    verdict: Verdict
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
@@ -60,6 +72,8 @@ class Averaged:
             "particles": made.count,
             "box": made.volume.box,
             "voxel_size_angstrom": made.volume.voxel_size_angstrom,
+            "verdict": self.verdict.grade,
+            "verdict_why": self.verdict.sentence,
             "coverage": {"seen": even.seen, "efficiency": even.efficiency, "worst": even.worst},
         }
         return summary if self.agreement is None else {**summary, "fsc_falls_at_angstrom": falls_at(self.agreement.fsc)}
@@ -96,17 +110,22 @@ def average(
     from gonio.workflows.checks import warnings_of_list
 
     endings = (*HALF_ENDINGS, *(() if mask else (MASK_ENDING,))) if halves else ()
-    target = check_map(output, SETTINGS_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, *endings, overwrite=overwrite)
+    beside_it = (SETTINGS_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, PAGE_ENDING)
+    target = check_map(output, *beside_it, *endings, overwrite=overwrite)
     _check(halves=halves, split=split, overlap_distance_angstrom=overlap_distance_angstrom, mask=mask)
     table = particles.read()
     if split:
         table = with_half_sets(table, split=True, overlap_distance_angstrom=overlap_distance_angstrom, seed=0)
     fitting = Fitting.to_particles(table)
     given = None if mask is None else fitting.fit(particles.read_map(mask), "the mask")
-    warn_of([*fitting.warnings, *warnings_of_list(table, mask=given, poses_for="an average")])
+    warned = warn_of([*fitting.warnings, *warnings_of_list(table, mask=given, poses_for="an average")])
     executor = Checkpointed(Local(thread_count(threads)), progress=progress)
     made = average_list(table, halves=halves, symmetry=symmetry, executor=executor)
-    averaged = Averaged(made, agreement_of(made, given), table.tilt_sense)
+    agreement = agreement_of(made, given)
+    verdict = verdict_of_average(
+        table, made, None if agreement is None else agreement.fsc, warned, listed_halves=not split, symmetry=symmetry
+    )
+    averaged = Averaged(made, agreement, table.tilt_sense, verdict)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_average(target, made, averaged.agreement)
     settings = {
@@ -119,7 +138,41 @@ def average(
         "list": particles.record(table),
     }
     write_settings(beside(target, SETTINGS_ENDING), settings, inputs=files_of(table, mask))
+    _write_page(target, averaged, replace(table, source=None), with_notes_of=(table, warned), endings=endings)
     return averaged
+
+
+def _write_page(
+    target: Path,
+    averaged: Averaged,
+    table: ParticleTable,
+    *,
+    with_notes_of: tuple[ParticleTable, Sequence[InputWarning]],
+    endings: Sequence[str],
+) -> None:
+    """Write the page about an average, with links to the files beside it."""
+    from gonio.jobs.pages import facts_of, for_display, with_notes
+    from gonio.report import Report, html
+
+    made, agreement = averaged.average, averaged.agreement
+    limit = float("inf") if agreement is None else agreement.fsc.resolution_angstrom()
+    halves = {f"half {number}": half for number, half in enumerate(made.halves or (), start=1)}
+    facts = facts_of(0)
+    del facts["seed"]  # nothing is drawn
+    report = Report(
+        f"Average {target.name}",
+        facts,
+        averaged.rows,
+        table,
+        curves={} if agreement is None else {f"halves, {name}": curve for name, curve in agreement.fsc.curves.items()},
+        box_angstrom=made.volume.box_angstrom,
+        maps=for_display({"map": made.volume, **halves}, limit if agreement is not None else 0.0),
+        coverage=made.coverage,
+        verdict=averaged.verdict,
+        resolution=None if agreement is None else (limit, RULE),
+        files=[target.name, *(beside(target, one).name for one in (*FILE_ENDINGS, *endings))],
+    )
+    write_text(beside(target, PAGE_ENDING), html(with_notes(report, *with_notes_of)))
 
 
 def _check(*, halves: bool, split: bool, overlap_distance_angstrom: float | None, mask: File | None) -> None:

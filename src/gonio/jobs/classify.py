@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from gonio.run.executor import Executor
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
+    from gonio.report import Classes as Shown
     from gonio.report import Matrix, Report
     from gonio.settings import Settings
     from gonio.workflows.classification import Classes
@@ -280,7 +281,6 @@ def _write_results(folder: Path, classified: Classified, score: str) -> Matrix |
 
 def _report(classified: Classified, matrix: Matrix | None, *, title: str, seed: int) -> Report:
     """Return the page about a classification: class averages side by side, and the matrix that they come from."""
-    from gonio.report import Classes as Shown
     from gonio.report import Report
 
     found = classified.found
@@ -298,9 +298,20 @@ def _report(classified: Classified, matrix: Matrix | None, *, title: str, seed: 
         curves=curves,
         box_angstrom=next(iter(made.values())).volume.box_angstrom if made else 0.0,
         maps=seen,
-        classes=Shown(seen, counts) if seen else None,
+        classes=None if not seen else _shown(classified, seen, counts),
+        decisions=[("classes", str(len(found.averages)), classified.procedure.reason)],
         matrix=matrix if matrix is not None and len(matrix.linkage) else None,
     )
+
+
+def _shown(classified: Classified, seen: Mapping[str, Volume], counts: Sequence[int]) -> Shown:
+    """Return the classes for the page, with the silhouettes that chose their number."""
+    from gonio.report import Classes as Shown
+
+    paired = classified.paired
+    if paired is None:
+        return Shown(seen, counts)
+    return Shown(seen, counts, dict(paired.clustering.silhouettes), paired.clustering.count)
 
 
 def _matrix_of(paired: Paired, score: str) -> Matrix:
@@ -333,7 +344,9 @@ def _write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None
     ]
     if shown:
         write_text(folder / "maps.cxc", maps_script(shown, side_by_side=True))
-        write_particle_scene(folder, classed, box_angstrom=shown[0].volume.box_angstrom)
+        first = shown[0].volume
+        box, size = first.box_angstrom, first.voxel_size_angstrom
+        write_particle_scene(folder, classed, box_angstrom=box, voxel_size_angstrom=size)
     for one, made in enumerate(found.averages, start=1):
         if made is None:
             continue

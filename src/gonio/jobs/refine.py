@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,24 +14,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gonio.io.plain import as_cell
-from gonio.jobs.align import NO_RUNNERS_UP
+from gonio.jobs.align import NO_RUNNERS_UP, numbers_of_fit
 from gonio.jobs.average import falls_at, fsc_csv, resolutions
 from gonio.jobs.checking import doubts_of, warn_of
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
 from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, TiltOptions, files_of
-from gonio.jobs.pages import defocus_of, facts_of, for_display, outliers_of, with_notes
+from gonio.jobs.pages import defocus_of, facts_of, files_in, for_display, outliers_of, shared_decisions, with_notes
 from gonio.jobs.refine_tilts import write_tilts
 from gonio.jobs.running import RunOptions, Work, running
 from gonio.jobs.splitting import some, with_half_sets
+from gonio.jobs.verdicts import verdict_of_refinement
 from gonio.particle.arguments import ArgumentError
 
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
-    from gonio.report import Report
+    from gonio.report import Report, Verdict
     from gonio.workflows.initial_model import DeNovoHalves
     from gonio.workflows.refinement_plan import Iteration, Plan
+
+# Rule for the one resolution of the page.
+RULE = (
+    "where the Fourier shell correlation of two halves that were refined apart, corrected for the mask, first falls"
+    " below 0.143, or below two standard deviations of chance"
+)
 
 # Called with the initial models of the halves, and with each iteration, when they are done.
 Watch = Callable[[object], None]
@@ -46,11 +54,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Refined:
-    """The iterations of a refinement, and its plan."""
+    """The iterations of a refinement, its plan, and the verdict of its page."""
 
     iterations: Sequence[Iteration]
     plan: Plan
     title: str
+    verdict: Verdict
 
     @property
     def best(self) -> Iteration:
@@ -77,6 +86,7 @@ class Refined:
             ("iterations", str(len(done)), done[-1].ended),
             ("iteration shown", str(best.number), which),
             *resolutions(best.fsc),
+            *((name, form.format(value), reading) for name, value, form, reading in numbers_of_fit(self.table.columns)),
             ("rotation sd, median", f"{rotation:.2f} degrees", "predicted, about any one axis"),
             ("shift sd, median", f"{shift:.2f} angstrom", "predicted, along any one axis"),
             *([("duplicates dropped", str(len(lost)), f"duplicates.csv: {some(lost)}")] if lost else []),
@@ -93,6 +103,8 @@ class Refined:
             "dropped": sum(len(one.dropped) for one in done),
             "iterations": len(done),
             "best_iteration": best.number,
+            "verdict": self.verdict.grade,
+            "verdict_why": self.verdict.sentence,
             "ended": done[-1].ended,
             "limit_angstrom": best.limit_angstrom,
             "resolution_angstrom": best.resolution_angstrom,
@@ -203,10 +215,19 @@ def refine(
     files = files_of(table, reference, mask)
     with running(output, resources, settings=settings, seed=seed, inputs=files) as work:
         done = _iterated(work, table, plan, start, watch)
-        refined = Refined(done, plan, f"Refinement of {particles.name}")
+        verdict = verdict_of_refinement(
+            done, plan, start=start.reference, shared=start.reference is not None, warned=warned, executor=work.executor
+        )
+        refined = Refined(done, plan, f"Refinement of {particles.name}", verdict)
         with work.results() as folder:
             _write_results(folder, refined)
-            write_text(folder / "report.html", html(with_notes(_report(refined), table, warned)))
+            parts = [f"iteration_{one.number:03d}/" for one in done] + ["initial_model/"] * (start.subset is not None)
+            report = replace(
+                with_notes(_report(refined), table, warned),
+                files=files_in(folder, *parts),
+                next_steps=_next_steps(refined, output),
+            )
+            write_text(folder / "report.html", html(report))
     _warn_of_doubts(refined, start)
     return refined
 
@@ -319,7 +340,8 @@ def _write_results(folder: Path, refined: Refined) -> None:
         folder / "maps.cxc",
         maps_script([MapFile(name, one, name == "map.mrc", best.resolution_angstrom) for name, one in shown]),
     )
-    write_particle_scene(folder, refined.table, box_angstrom=best.volume.box_angstrom)
+    box, size = best.volume.box_angstrom, best.volume.voxel_size_angstrom
+    write_particle_scene(folder, refined.table, box_angstrom=box, voxel_size_angstrom=size)
     write_summary(folder, refined.summary)
     names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
     rows = [f"{','.join(names)},resolution_angstrom"]
@@ -339,7 +361,17 @@ def _report(refined: Refined) -> Report:
     from gonio.report import Report
 
     best, table, done = refined.best, refined.table, refined.iterations
-    turns = [Turn(one.limit_angstrom, one.resolution_angstrom, one.moved_deg, one.moved_angstrom) for one in done]
+    turns = [
+        Turn(
+            one.limit_angstrom,
+            one.resolution_angstrom,
+            one.moved_deg,
+            one.moved_angstrom,
+            one.fsc.best,
+            next(iter(for_display({"": one.volume}, one.resolution_angstrom).values())),
+        )
+        for one in done
+    ]
     return Report(
         refined.title,
         facts_of(refined.plan.seed),
@@ -354,7 +386,41 @@ def _report(refined: Refined) -> Report:
         coverage=best.coverage,
         outliers=outliers_of(table),
         iterations=turns,
+        verdict=refined.verdict,
+        resolution=(best.resolution_angstrom, RULE),
+        decisions=_decisions(refined),
     )
+
+
+def _decisions(refined: Refined) -> list[tuple[str, str, str]]:
+    """Return what was chosen, and why: name, value, reason."""
+    best, plan = refined.best, refined.plan
+    search = "near input poses" if plan.listed is not None else "everywhere, then near the poses found"
+    return [
+        ("iteration shown", str(best.number), "the last of those whose halves agree best"),
+        ("finest detail compared", f"{best.limit_angstrom:.1f} angstrom", "to where the halves agreed before"),
+        ("search", search, "--local, or without it until the median particle moves by less than its sd"),
+        ("averages", plan.assignment.value, "--assignment: poses drawn from posteriors where these are resolved"),
+        ("iterations", str(len(refined.iterations)), refined.iterations[-1].ended),
+        *shared_decisions(plan.settings),
+    ]
+
+
+def _next_steps(refined: Refined, output: File) -> list[tuple[str, str]]:
+    """Return commands to go on with: as they are typed, and what for."""
+    from gonio.io.lists import file_name
+
+    listed = shlex.quote(str(Path(output) / file_name(refined.table, "particles")))
+    map_ = shlex.quote(str(Path(output) / "map.mrc"))
+    halves = " ".join(shlex.quote(str(Path(output) / f"half{half}.mrc")) for half in (1, 2))
+    steps = [
+        (
+            f"gonio align {listed} --reference {map_} --half-maps {halves} --local --decoys 2 -o real",
+            "which particles are real: real/kept lists them",
+        ),
+        (f"gonio classify {listed} --local --classes 2 -o classes", "are there particles of another kind among them?"),
+    ]
+    return steps
 
 
 def _warn_of_doubts(refined: Refined, start: Start) -> None:

@@ -1,27 +1,34 @@
 """The report of a run: one HTML page that needs no other file and no network.
 
-Flow: values (content) -> figures (plots, pictures, matrices, surface) and tables -> page; and scripts that show maps
-and particles in ChimeraX (chimerax). Matplotlib and plotly are imported when a page is made. Must not know files,
-commands or alignment.
+Flow: values (content) -> the verdict that they allow (verdict), figures (plots, pictures, matrices, surface) and
+tables -> page; and scripts that show maps and particles in ChimeraX (chimerax). Matplotlib and plotly are imported when
+a page is made. Must not know files, commands or alignment.
 """
 
 from gonio.report.chimerax import MapFile, maps_script, particle_scene
 from gonio.report.content import Chapter, Classes, Errors, Iteration, Matrix, Outlier, Report, TiltCurve
 from gonio.report.outliers import outlying_particles
 from gonio.report.page import html
+from gonio.report.verdict import Check, Competing, Evidence, Grade, Verdict, verdict_of
 
 __all__ = [
     "Chapter",
+    "Check",
     "Classes",
+    "Competing",
     "Errors",
+    "Evidence",
+    "Grade",
     "Iteration",
     "MapFile",
     "Matrix",
     "Outlier",
     "Report",
     "TiltCurve",
+    "Verdict",
     "html",
     "maps_script",
     "outlying_particles",
     "particle_scene",
+    "verdict_of",
 ]

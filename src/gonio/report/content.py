@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
+from gonio.report.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,15 @@ class Outlier:
 
 @dataclass(frozen=True)
 class Classes:
-    """Class averages by name, with the number of particles in each."""
+    """Class averages by name, with the number of particles in each.
+
+    ``silhouettes`` are the mean silhouettes by number of classes, where that was chosen by them, and ``chosen`` is it.
+    """
 
     averages: Mapping[str, Volume]
     counts: Sequence[int]
+    silhouettes: Mapping[int, float] = field(default_factory=dict)
+    chosen: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,18 @@ class Iteration:
         Resolution at which the FSC of the half maps fell below 0.143 afterwards.
     turned_deg, shifted_angstrom
         Median change of the poses since the previous iteration.
+    fsc
+        FSC of the half maps, shell by shell; None where it is not shown.
+    volume
+        The map; None where it is not shown.
     """
 
     limit_angstrom: float
     resolution_angstrom: float
     turned_deg: float
     shifted_angstrom: float
+    fsc: NDArray[np.float64] | None = None
+    volume: Volume | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +162,18 @@ class Report:
         Parameters of refined tilts; and place x, y and change of the shift x, y of m particles, (m, 4), by tomogram.
     chapters
         Several studies, in order, each a section of its own.
+    verdict
+        What the run's checks came to, for the first screen.
+    resolution
+        The one resolution to quote, in angstrom (infinite where the halves agree nowhere), and the rule for it.
+    decisions
+        Rows of (name, value, why) of what the run chose where nothing was asked for.
+    max_shift_angstrom
+        Largest length of a shift that the search allowed, where it had such a limit.
+    next_steps
+        Rows of (command, what it is for).
+    files
+        Files of the run, relative to the page.
     """
 
     title: str
@@ -171,3 +195,9 @@ class Report:
     tilts: Sequence[TiltCurve] = ()
     residuals: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     chapters: Sequence[Chapter] = ()
+    verdict: Verdict | None = None
+    resolution: tuple[float, str] | None = None
+    decisions: Sequence[tuple[str, str, str]] = ()
+    max_shift_angstrom: float | None = None
+    next_steps: Sequence[tuple[str, str]] = ()
+    files: Sequence[str] = ()

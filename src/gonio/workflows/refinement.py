@@ -130,6 +130,22 @@ def agreed_shell(fsc: HalfMapFsc, mask: Volume) -> float:
     return fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
 
 
+def other_half_aligners(iteration: Iteration, plan: Plan) -> dict[int, Aligner]:
+    """Return an aligner of the map of each half, 1 and 2, after an iteration, as the next would align to it.
+
+    It searches all orientations, or near the input poses where the refinement did. Particles of the other half are none
+    of the map's: their noise is not in it.
+    """
+    limit = min(iteration.limit_angstrom, iteration.volume.box_angstrom / MIN_SHELLS)
+    search = plan.settings.search if plan.listed is None else plan.listed
+    settings = replace(plan.settings, search=search, resolution_angstrom=limit)
+    fsc = fsc_of_a_half(np.clip(iteration.fsc.best, 0.0, 1.0))
+    return {
+        half: Aligner(volume, settings, mask=plan.mask, reference_fsc=fsc)
+        for half, volume in enumerate(iteration.halves, start=1)
+    }
+
+
 def independent_samples(mask: Volume) -> NDArray[np.float64]:
     """Return the number of independent samples in each shell 0..n//2 of a volume under a mask, (n // 2 + 1,).
 
