@@ -27,6 +27,7 @@ from gonio.cli.extract import extract
 from gonio.cli.inspect import inspect
 from gonio.cli.output import Lenient, say, visible
 from gonio.cli.pair import pair
+from gonio.cli.postprocess import postprocess
 from gonio.cli.refine import refine
 from gonio.cli.simulate import map_, simulate
 from gonio.run.folder import Finished
@@ -78,6 +79,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("average", average, MAPS),
     ("refine", refine, MAPS),
     ("classify", classify, MAPS),
+    ("postprocess", postprocess, MAPS),
     ("map", map_, MAPS),
     ("convert", convert, FILES),
     ("extract", extract, FILES),

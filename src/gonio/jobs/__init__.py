@@ -28,8 +28,10 @@ from gonio.jobs.classify import Classified, classify
 from gonio.jobs.convert import Converted, convert
 from gonio.jobs.extract import Extracted, extract
 from gonio.jobs.inspect import Inspection, inspect
+from gonio.jobs.map_quality import Postprocessed, SharpeningOptions
 from gonio.jobs.options import DecoyOptions, ListOptions, LocalOptions, ReferenceOptions, SearchOptions
 from gonio.jobs.pair import Fit, Paired, pair
+from gonio.jobs.postprocess import postprocess
 from gonio.jobs.refine import Refined, refine
 from gonio.jobs.running import RunOptions
 from gonio.jobs.simulate import Mapped, Simulated, map_, simulate
@@ -49,10 +51,12 @@ __all__ = [
     "LocalOptions",
     "Mapped",
     "Paired",
+    "Postprocessed",
     "ReferenceOptions",
     "Refined",
     "RunOptions",
     "SearchOptions",
+    "SharpeningOptions",
     "Simulated",
     "align",
     "average",
@@ -62,6 +66,7 @@ __all__ = [
     "inspect",
     "map_",
     "pair",
+    "postprocess",
     "refine",
     "simulate",
 ]

@@ -6,19 +6,35 @@ commands or alignment.
 """
 
 from gonio.report.chimerax import MapFile, maps_script, particle_scene
-from gonio.report.content import Chapter, Classes, Errors, Iteration, Matrix, Outlier, Report
+from gonio.report.content import (
+    Chapter,
+    Classes,
+    Directions,
+    Errors,
+    Iteration,
+    LocalDetail,
+    MapQuality,
+    Matrix,
+    Outlier,
+    Report,
+    Sharpening,
+)
 from gonio.report.outliers import outlying_particles
 from gonio.report.page import html
 
 __all__ = [
     "Chapter",
     "Classes",
+    "Directions",
     "Errors",
     "Iteration",
+    "LocalDetail",
     "MapFile",
+    "MapQuality",
     "Matrix",
     "Outlier",
     "Report",
+    "Sharpening",
     "html",
     "maps_script",
     "outlying_particles",

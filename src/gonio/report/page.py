@@ -11,6 +11,7 @@ import numpy as np
 from gonio.particle.table import ParticleTable
 from gonio.report.content import Chapter, Errors, Outlier, Report
 from gonio.report.figures import identifier
+from gonio.report.map_plots import quality_figures
 from gonio.report.matrices import matrix_figure
 from gonio.report.pictures import class_gallery, outlier_gallery, slices
 from gonio.report.plots import (
@@ -53,6 +54,7 @@ def html(report: Report) -> str:
 
 def _good(report: Report) -> str:
     figures = [] if not report.curves else [correlations(report.curves, report.box_angstrom)]
+    figures += [] if report.quality is None else quality_figures(report.quality)
     if report.iterations:
         figures += progress(report.iterations)
     if report.particles is not None:
