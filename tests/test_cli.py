@@ -368,6 +368,7 @@ def test_average_of_true_poses_looks_like_the_reference(simulated, tmp_path, cap
     assert run(["average", f"{simulated}/truth.star", "-o", str(map_path)]) == 0
     names = {"average.mrc", "average_half1.mrc", "average_half2.mrc", "average_fsc.csv", "average.settings.toml"}
     names |= {"average_mask.mrc", "average_coverage.mrc", "average.cxc", "average_report.html"}
+    names |= {"average_sharpened.mrc", "average_guinier.csv", "average_directional_fsc.csv"}
     assert {path.name for path in map_path.parent.iterdir()} == names
     told = capsys.readouterr().out
     assert "resolution 0.5, no mask" in told

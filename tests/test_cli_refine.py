@@ -22,6 +22,9 @@ BOX, COUNT = 16, 12
 FILES = {"half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "particles.star"}
 MORE = {
     "mask.mrc",
+    "sharpened.mrc",
+    "guinier.csv",
+    "directional_fsc.csv",
     "maps.cxc",
     "particles.cxc",
     "markers",

@@ -34,6 +34,7 @@ from gonio.cli.map import map_
 from gonio.cli.mask import mask
 from gonio.cli.output import Lenient, say, visible
 from gonio.cli.pair import pair
+from gonio.cli.postprocess import postprocess
 from gonio.cli.refine import refine
 from gonio.cli.refine_tilts import tilts
 from gonio.cli.select import select
@@ -89,6 +90,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("refine", refine, MAPS),
     ("tilts", tilts, MAPS),
     ("classify", classify, MAPS),
+    ("postprocess", postprocess, MAPS),
     ("map", map_, MAPS),
     ("mask", mask, MAPS),
     ("convert", convert, FILES),

@@ -42,9 +42,10 @@ def average(averaged: Averaged, *, output: Path, halves: bool, as_json: bool) ->
 
     MAP is written as it was averaged, neither filtered nor sharpened, and beside it MAP_coverage.mrc, which states how
     often each frequency was measured, MAP.cxc, which opens the maps in ChimeraX, and MAP.settings.toml; with half sets
-    MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc and MAP_fsc.csv; MAP_report.html shows all of it. All are written at the
-    end. A particle that cannot be read stops the
-    run with its name and its file.
+    MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc, MAP_fsc.csv, and what `gonio postprocess` makes of them:
+    MAP_sharpened.mrc, MAP_locally_filtered.mrc, MAP_local_resolution.mrc, MAP_guinier.csv, MAP_directional_fsc.csv;
+    MAP_report.html shows all of it. All are written at the end. A particle that cannot be read stops the run with its
+    name and its file.
 
     Example: `gonio average aligned/particles.star -o average.mrc`
 

@@ -12,7 +12,8 @@ import typer
 from gonio.cli.options import Overwrite, Seed
 from gonio.cli.output import numbers_text, progress, say
 from gonio.jobs.align import NO_RUNNERS_UP, Aligned, align_list, errors_of, judged, report_of
-from gonio.jobs.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
+from gonio.jobs.average import Agreement, agreement_of, average_list, write_average
+from gonio.jobs.curves import resolution_text, resolutions
 from gonio.jobs.files import write_list, write_settings, write_text
 from gonio.jobs.options import ListOptions
 from gonio.jobs.pages import for_display, outliers_of

@@ -10,7 +10,7 @@ import typer
 from gonio import jobs
 from gonio.cli.grouped import command
 from gonio.cli.output import say
-from gonio.jobs.average import resolution_text
+from gonio.jobs.curves import resolution_text
 from gonio.jobs.files import json_text
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from gonio.jobs.extract import Extracted, extract
 from gonio.jobs.inspect import Inspection, inspect
 from gonio.jobs.join import Joined, join
 from gonio.jobs.map import Mapped, map_
+from gonio.jobs.map_quality import Postprocessed, SharpeningOptions
 from gonio.jobs.mask import Masked, mask
 from gonio.jobs.options import (
     DecoyOptions,
@@ -41,6 +42,7 @@ from gonio.jobs.options import (
     TiltOptions,
 )
 from gonio.jobs.pair import Fit, Paired, pair
+from gonio.jobs.postprocess import postprocess
 from gonio.jobs.refine import Refined, refine
 from gonio.jobs.refine_tilts import TiltsRefined, tilts
 from gonio.jobs.running import RunOptions
@@ -65,11 +67,13 @@ __all__ = [
     "Mapped",
     "Masked",
     "Paired",
+    "Postprocessed",
     "ReferenceOptions",
     "Refined",
     "RunOptions",
     "SearchOptions",
     "Selected",
+    "SharpeningOptions",
     "Simulated",
     "TiltOptions",
     "TiltsRefined",
@@ -84,6 +88,7 @@ __all__ = [
     "map_",
     "mask",
     "pair",
+    "postprocess",
     "refine",
     "select",
     "simulate",

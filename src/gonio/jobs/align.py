@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.jobs.average import agreement_of, resolutions
+from gonio.jobs.average import agreement_of
 from gonio.jobs.checking import doubts_of, warn_of
+from gonio.jobs.curves import resolutions
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
 from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import (

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gonio.jobs.checking import warn_of
+from gonio.jobs.curves import coverage_rows, coverage_summary, falls_at, fsc_csv, resolutions
 from gonio.jobs.files import beside, check_map, write_settings, write_text
 from gonio.jobs.fitting import Fitting
+from gonio.jobs.map_quality import WRITTEN, Postprocessed, postprocessed, write_postprocessed
 from gonio.jobs.options import File, ListOptions, files_of
 from gonio.jobs.running import thread_count
 from gonio.jobs.splitting import check_half_sets, with_half_sets
@@ -40,43 +42,39 @@ RULE = (
 
 @dataclass(frozen=True)
 class Averaged:
-    """An average, the agreement of its halves (None without half sets), the sense of its tilts, and its verdict."""
+    """An average, the agreement of its halves (None without half sets), the sense of its tilts, and its verdict.
+
+    ``quality`` is what the halves say of the map, sharpened; None without half sets.
+    """
 
     average: Average
     agreement: Agreement | None
     tilt_sense: str
     verdict: Verdict
+    quality: Postprocessed | None = None
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
         """Agreement of the halves and coverage: name, value, how to read it."""
-        from gonio.averaging.resolution import CONE_DEG, evenness
-
-        even = evenness(self.average.coverage)
-        worst = ", ".join(f"{x:.2f}" for x in even.worst_xyz)
-        reading = f"times the mean, within {CONE_DEG:g} degrees of {worst} xyz"
-        return [
-            *([] if self.agreement is None else resolutions(self.agreement.fsc)),
-            ("coverage", f"{100 * even.seen:.1f} %", "of frequencies were measured"),
-            ("coverage, efficiency", f"{even.efficiency:.2f}", "1 where all were alike"),
-            ("coverage, worst direction", f"{even.worst:.2f}", reading),
-        ]
+        agreement = [] if self.agreement is None else resolutions(self.agreement.fsc)
+        quality = [] if self.quality is None else self.quality.rows
+        return [*agreement, *quality, *coverage_rows(self.average.coverage)]
 
     @property
     def summary(self) -> dict[str, object]:
         """Numbers for programs."""
-        from gonio.averaging.resolution import evenness
-
-        even, made = evenness(self.average.coverage), self.average
+        made = self.average
         summary: dict[str, object] = {
             "particles": made.count,
             "box": made.volume.box,
             "voxel_size_angstrom": made.volume.voxel_size_angstrom,
             "verdict": self.verdict.grade,
             "verdict_why": self.verdict.sentence,
-            "coverage": {"seen": even.seen, "efficiency": even.efficiency, "worst": even.worst},
+            "coverage": coverage_summary(made.coverage),
         }
-        return summary if self.agreement is None else {**summary, "fsc_falls_at_angstrom": falls_at(self.agreement.fsc)}
+        if self.agreement is not None:
+            summary["fsc_falls_at_angstrom"] = falls_at(self.agreement.fsc)
+        return summary if self.quality is None else {**summary, **self.quality.summary}
 
 
 def average(
@@ -109,8 +107,9 @@ def average(
     """
     from gonio.workflows.checks import warnings_of_list
 
-    endings = (*HALF_ENDINGS, *(() if mask else (MASK_ENDING,))) if halves else ()
+    made_of_halves = (*HALF_ENDINGS, *(f"_{name}" for name in WRITTEN), *(() if mask else (MASK_ENDING,)))
     beside_it = (SETTINGS_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, PAGE_ENDING)
+    endings = made_of_halves if halves else ()
     target = check_map(output, *beside_it, *endings, overwrite=overwrite)
     _check(halves=halves, split=split, overlap_distance_angstrom=overlap_distance_angstrom, mask=mask)
     table = particles.read()
@@ -125,9 +124,11 @@ def average(
     verdict = verdict_of_average(
         table, made, None if agreement is None else agreement.fsc, warned, listed_halves=not split, symmetry=symmetry
     )
-    averaged = Averaged(made, agreement, table.tilt_sense, verdict)
+    averaged = Averaged(made, agreement, table.tilt_sense, verdict, _quality_of(made, agreement, given))
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_average(target, made, averaged.agreement)
+    write_average(target, made, agreement)
+    if averaged.quality is not None:
+        write_postprocessed(averaged.quality, lambda name: beside(target, f"_{name}"))
     settings = {
         "halves": halves,
         "split": split,
@@ -215,6 +216,13 @@ def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
     return Agreement(fsc, own)
 
 
+def _quality_of(made: Average, agreement: Agreement | None, mask: Volume | None) -> Postprocessed | None:
+    """Return what the halves of an average say of it; None where it has none."""
+    if made.halves is None or agreement is None:
+        return None
+    return postprocessed(made.volume, made.halves, mask=mask or agreement.mask, fsc=agreement.fsc)
+
+
 def write_average(path: Path, made: Average, agreement: Agreement | None) -> None:
     """Write the map, its coverage, its halves, their mask and FSC, and a script for ChimeraX."""
     from gonio.io import write_volume
@@ -236,53 +244,3 @@ def write_average(path: Path, made: Average, agreement: Agreement | None) -> Non
     if agreement.mask is not None:
         write_volume(beside(path, MASK_ENDING), agreement.mask)
     write_text(beside(path, fsc_ending), fsc_csv(agreement.fsc))
-
-
-def fsc_csv(fsc: HalfMapFsc) -> str:
-    """Return every curve as CSV, a line for each shell."""
-    box, curves = fsc.box_angstrom, fsc.curves
-    rows = [",".join(["shell", "resolution_angstrom", *curves])]
-    for s in range(len(fsc.unmasked)):
-        values = ",".join(f"{curve[s]:.6f}" for curve in curves.values())
-        rows.append(f"{s},{box / s if s else float('inf'):.4f},{values}")
-    return "\n".join([*rows, ""])
-
-
-def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
-    """Return where the curves fall: name, value, how to read it."""
-    from gonio.averaging.resolution import FSC_HALVES, FSC_KNOWN
-
-    named = (
-        ("no mask", "where the halves' FSC falls to this", fsc.unmasked),
-        ("soft mask", "corrected for the mask", fsc.corrected),
-    )
-    return [
-        (
-            f"resolution {level:g}, {name}",
-            resolution_text(curve, level, fsc.box_angstrom),
-            reading,
-        )
-        for name, reading, curve in named
-        if curve is not None
-        for level in (FSC_HALVES, FSC_KNOWN)
-    ]
-
-
-def falls_at(fsc: HalfMapFsc) -> dict[str, float]:
-    """Return where the best curve falls through each threshold, for programs."""
-    return {
-        "0.143": fsc.resolution_angstrom(),
-        "0.5": fsc.resolution_angstrom(0.5),
-        "0.143_no_mask": replace(fsc, corrected=None).resolution_angstrom(),
-    }
-
-
-def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> str:
-    """Return where a curve falls through a threshold, for people."""
-    from gonio.fourier.fsc import resolution_at
-
-    resolution = resolution_at(fsc, threshold, box_angstrom=box_angstrom)
-    finest = box_angstrom / (len(fsc) - 1)
-    if not np.isfinite(resolution):
-        return f"worse than {box_angstrom:.0f} angstrom"
-    return f"{resolution:.1f} angstrom" + (" or better" if resolution <= finest else "")

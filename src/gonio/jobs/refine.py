@@ -15,10 +15,11 @@ import numpy as np
 
 from gonio.io.plain import as_cell
 from gonio.jobs.align import NO_RUNNERS_UP, numbers_of_fit
-from gonio.jobs.average import falls_at, fsc_csv, resolutions
 from gonio.jobs.checking import doubts_of, warn_of
+from gonio.jobs.curves import fsc_csv, resolutions
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
 from gonio.jobs.fitting import Fitting
+from gonio.jobs.map_quality import SHARPENED, Postprocessed, postprocessed, write_postprocessed
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, TiltOptions, files_of
 from gonio.jobs.pages import defocus_of, facts_of, files_in, for_display, outliers_of, shared_decisions, with_notes
 from gonio.jobs.refine_tilts import write_tilts
@@ -54,11 +55,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Refined:
-    """The iterations of a refinement, its plan, and the verdict of its page."""
+    """The iterations of a refinement, its plan, what the halves of the best say of its map, and the page's verdict."""
 
     iterations: Sequence[Iteration]
     plan: Plan
     title: str
+    quality: Postprocessed
     verdict: Verdict
 
     @property
@@ -89,6 +91,7 @@ class Refined:
             *((name, form.format(value), reading) for name, value, form, reading in numbers_of_fit(self.table.columns)),
             ("rotation sd, median", f"{rotation:.2f} degrees", "predicted, about any one axis"),
             ("shift sd, median", f"{shift:.2f} angstrom", "predicted, along any one axis"),
+            *self.quality.rows,
             *([("duplicates dropped", str(len(lost)), f"duplicates.csv: {some(lost)}")] if lost else []),
         ]
 
@@ -108,7 +111,7 @@ class Refined:
             "ended": done[-1].ended,
             "limit_angstrom": best.limit_angstrom,
             "resolution_angstrom": best.resolution_angstrom,
-            "fsc_falls_at_angstrom": falls_at(best.fsc),
+            **self.quality.summary,
         }
 
 
@@ -167,6 +170,7 @@ def refine(
     """
     from gonio.report import html
     from gonio.workflows.initial_model import SUBSET
+    from gonio.workflows.refinement import best_of
     from gonio.workflows.refinement_plan import Plan
 
     _check_start(reference, initial_model=initial_model, local=local is not None)
@@ -218,7 +222,7 @@ def refine(
         verdict = verdict_of_refinement(
             done, plan, start=start.reference, shared=start.reference is not None, warned=warned, executor=work.executor
         )
-        refined = Refined(done, plan, f"Refinement of {particles.name}", verdict)
+        refined = Refined(done, plan, f"Refinement of {particles.name}", _quality_of(best_of(done), plan), verdict)
         with work.results() as folder:
             _write_results(folder, refined)
             parts = [f"iteration_{one.number:03d}/" for one in done] + ["initial_model/"] * (start.subset is not None)
@@ -291,6 +295,13 @@ def _starts(
     return replace(plan, start_resolution_angstrom=resolution), (one, two)
 
 
+def _quality_of(best: Iteration, plan: Plan) -> Postprocessed:
+    """Return what the halves of an iteration say of its map, within the mask of their FSC."""
+    from gonio.workflows.refinement import fsc_mask
+
+    return postprocessed(best.volume, best.halves, mask=fsc_mask(best.volume, plan), fsc=best.fsc, seed=plan.seed)
+
+
 def _write_iteration(folder: Path, one: Iteration, plan: Plan) -> None:
     """Write maps, FSC and list."""
     from gonio.alignment.columns import writable
@@ -329,17 +340,16 @@ def _write_results(folder: Path, refined: Refined) -> None:
     from gonio.alignment.columns import runners_up
     from gonio.io import write_volume
     from gonio.report import MapFile, maps_script
-    from gonio.workflows.refinement import fsc_mask
 
     best, plan, done = refined.best, refined.plan, refined.iterations
     _write_iteration(folder, best, plan)
-    write_volume(folder / "mask.mrc", fsc_mask(best.volume, plan))
+    write_volume(folder / "mask.mrc", refined.quality.mask)
+    write_postprocessed(refined.quality, folder.joinpath)
     write_list(folder / "runners_up.star", runners_up(best.table, best.results), otherwise=NO_RUNNERS_UP)
     shown = [("map.mrc", best.volume), ("half1.mrc", best.halves[0]), ("half2.mrc", best.halves[1])]
-    write_text(
-        folder / "maps.cxc",
-        maps_script([MapFile(name, one, name == "map.mrc", best.resolution_angstrom) for name, one in shown]),
-    )
+    files = [MapFile(name, one, name == "map.mrc", best.resolution_angstrom) for name, one in shown]
+    files.append(MapFile(SHARPENED, refined.quality.sharpened, shown=False))
+    write_text(folder / "maps.cxc", maps_script(files))
     box, size = best.volume.box_angstrom, best.volume.voxel_size_angstrom
     write_particle_scene(folder, refined.table, box_angstrom=box, voxel_size_angstrom=size)
     write_summary(folder, refined.summary)
@@ -379,9 +389,12 @@ def _report(refined: Refined) -> Report:
         table,
         curves={f"half maps, {name}": curve for name, curve in best.fsc.curves.items()},
         box_angstrom=best.volume.box_angstrom,
-        maps=for_display(
-            {"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]}, best.resolution_angstrom
-        ),
+        maps={
+            **for_display(
+                {"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]}, best.resolution_angstrom
+            ),
+            "sharpened map": refined.quality.sharpened,
+        },
         against=defocus_of(table),
         coverage=best.coverage,
         outliers=outliers_of(table),
@@ -389,6 +402,7 @@ def _report(refined: Refined) -> Report:
         verdict=refined.verdict,
         resolution=(best.resolution_angstrom, RULE),
         decisions=_decisions(refined),
+        quality=refined.quality.quality,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gonio.jobs.average import falls_at, fsc_csv, resolutions
+from gonio.jobs.curves import falls_at, fsc_csv, resolutions
 from gonio.jobs.files import write_summary, write_text
 from gonio.jobs.options import File, ListOptions, SearchOptions, TiltOptions, files_of
 from gonio.jobs.pages import facts_of, for_display, with_notes

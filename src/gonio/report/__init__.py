@@ -6,7 +6,20 @@ a page is made. Must not know files, commands or alignment.
 """
 
 from gonio.report.chimerax import MapFile, maps_script, particle_scene
-from gonio.report.content import Chapter, Classes, Errors, Iteration, Matrix, Outlier, Report, TiltCurve
+from gonio.report.content import (
+    Chapter,
+    Classes,
+    Directions,
+    Errors,
+    Iteration,
+    LocalDetail,
+    MapQuality,
+    Matrix,
+    Outlier,
+    Report,
+    Sharpening,
+    TiltCurve,
+)
 from gonio.report.outliers import outlying_particles
 from gonio.report.page import html
 from gonio.report.verdict import Check, Competing, Evidence, Grade, Verdict, verdict_of
@@ -16,14 +29,18 @@ __all__ = [
     "Check",
     "Classes",
     "Competing",
+    "Directions",
     "Errors",
     "Evidence",
     "Grade",
     "Iteration",
+    "LocalDetail",
     "MapFile",
+    "MapQuality",
     "Matrix",
     "Outlier",
     "Report",
+    "Sharpening",
     "TiltCurve",
     "Verdict",
     "html",

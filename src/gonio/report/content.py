@@ -124,6 +124,53 @@ class TiltCurve:
 
 
 @dataclass(frozen=True)
+class Sharpening:
+    """Mean amplitudes of the shells of a map, before and after it was sharpened.
+
+    Attributes
+    ----------
+    per_angstrom
+        Frequencies of the shells, shape (s,).
+    amplitudes
+        Mean amplitudes by name, (s,) each; zero where nothing is known.
+    line
+        The line that was fitted: ln of the amplitude at zero frequency, B-factor, and the coarser and the finer
+        resolution between which it was fitted; None without one.
+    """
+
+    per_angstrom: NDArray[np.float64]
+    amplitudes: Mapping[str, NDArray[np.float64]]
+    line: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class LocalDetail:
+    """Resolution from place to place, in angstrom, and the mask within which it counts, maps of one box."""
+
+    resolution: Volume
+    mask: Volume
+
+
+@dataclass(frozen=True)
+class Directions:
+    """FSC (d, s) in cones about axes (d, 3), unit vectors, and the resolution in each, (d,), in angstrom."""
+
+    axis_xyz: NDArray[np.float64]
+    resolution_angstrom: NDArray[np.float64]
+    fsc: NDArray[np.float64]
+    box_angstrom: float
+
+
+@dataclass(frozen=True)
+class MapQuality:
+    """What post-processing found of a map; parts that are None are left out."""
+
+    sharpening: Sharpening | None = None
+    local: LocalDetail | None = None
+    directions: Directions | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """The contents of a page; parts that are None or empty are left out.
 
@@ -174,6 +221,8 @@ class Report:
         Rows of (command, what it is for).
     files
         Files of the run, relative to the page.
+    quality
+        What post-processing found of the map.
     """
 
     title: str
@@ -201,3 +250,4 @@ class Report:
     max_shift_angstrom: float | None = None
     next_steps: Sequence[tuple[str, str]] = ()
     files: Sequence[str] = ()
+    quality: MapQuality | None = None

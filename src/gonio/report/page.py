@@ -12,6 +12,7 @@ import numpy as np
 from gonio.particle.table import ParticleTable
 from gonio.report.content import Chapter, Errors, Outlier, Report
 from gonio.report.figures import identifier
+from gonio.report.map_plots import quality_figures
 from gonio.report.matrices import matrix_figure
 from gonio.report.pictures import class_gallery, iteration_gallery, outlier_gallery, projections, slices, surfaces
 from gonio.report.plots import (
@@ -118,7 +119,7 @@ SIGNS = {Grade.GOOD: "✓", Grade.DOUBTFUL: "?", Grade.WRONG: "✗"}
 
 
 def _good(report: Report) -> str:
-    figures = []
+    figures = [] if report.quality is None else quality_figures(report.quality)
     if report.particles is not None:
         figures += histograms(report.particles, QUALITY)
         if report.most_q is not None:
