@@ -195,8 +195,8 @@ def align(
     with running(output, resources, settings=asked, seed=seed, inputs=files) as work:
         aligned = align_list(table, aligner, executor=work.executor, seed=seed, learn=learn)
         if decoys.decoys:
-            judged = _with_decoys(aligned.table, aligner, decoys, executor=work.executor, seed=seed)
-            aligned = replace(aligned, table=judged, decoys=decoys)
+            scored = _with_decoys(aligned.table, aligner, decoys, executor=work.executor, seed=seed)
+            aligned = replace(aligned, table=scored, decoys=decoys)
         if true_table is not None:
             aligned = replace(aligned, errors=errors_of(aligned, true_table))
         aligned = judged(aligned, aligner, warned, executor=work.executor, seed=seed)

@@ -163,8 +163,9 @@ def postprocessed(
     """
     from gonio.averaging import local_resolution as local
     from gonio.averaging.directional import directional_fsc
-    from gonio.averaging.resolution import half_map_fsc, soft_mask
+    from gonio.averaging.resolution import half_map_fsc
     from gonio.averaging.sharpening import guinier_plot, sharpened
+    from gonio.fourier.masks import soft_mask
 
     within, rng = soft_mask(volume) if mask is None else mask, np.random.default_rng(seed)
     if fsc is None:

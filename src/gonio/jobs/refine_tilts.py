@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gonio.jobs.checking import warn_of
 from gonio.jobs.curves import falls_at, fsc_csv, resolutions
 from gonio.jobs.files import write_summary, write_text
+from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import File, ListOptions, SearchOptions, TiltOptions, files_of
 from gonio.jobs.pages import facts_of, for_display, with_notes
 from gonio.jobs.running import RunOptions, running
@@ -154,12 +156,18 @@ def tilts(
 
     plan, count = refined.plan(), iterations or (3 if reference is None else 1)
     settings = search.settings(voxel_size_angstrom=1.0)
-    maps = None if reference is None else (particles.read_map(reference[0]), particles.read_map(reference[1]))
-    window, resources = particles.read_mask(mask), run.resources()
+    resources = run.resources()
     table = with_half_sets(
         particles.read(), split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed
     )
     check_tilts(table)
+    fitting = Fitting.to_particles(table)
+    maps = None
+    if reference is not None:
+        first, second = (fitting.fit(particles.read_map(half), f"half {i}") for i, half in enumerate(reference, 1))
+        maps = first, second
+    window = None if mask is None else fitting.fit(particles.read_map(mask), "the mask")
+    warned = warn_of(fitting.warnings)
     if particles.tilt_changes is not None:
         raise ArgumentError("{} is what this makes: start from the list as it was cut, without it", "tilt_changes")
     stated = {
@@ -186,7 +194,7 @@ def tilts(
         made = TiltsRefined(done, f"Tilts of {particles.name}")
         with work.results() as folder:
             _write(folder, made)
-            write_text(folder / "report.html", html(with_notes(_report(made, seed), table, [])))
+            write_text(folder / "report.html", html(with_notes(_report(made, seed), table, warned)))
     _warn(made)
     return made
 
