@@ -75,7 +75,7 @@ RIGHT = {
     "average": f"average {TRUTH} --mask {{d}}/mask.mrc -o {{o}}.mrc",
     "pair": "pair {d}/particle.mrc {d}/map.mrc --tilt-range-a -60 60 --mask {d}/mask.mrc",
 }
-DARK, VOXELS = ("dark where", "bright"), ("voxel sizes differ",)
+DARK, VOXELS = ("dark where", "bright"), ("is now 20 voxels of", "as the particles: it was")
 MASK, PLATEAU = ("a mask holds values from 0 to 1",), ("mask has no plateau",)
 FINE, COARSE = (
     ("--resolution", "finer than two voxels"),

@@ -367,7 +367,8 @@ def test_average_of_true_poses_looks_like_the_reference(simulated, tmp_path, cap
     map_path = tmp_path / "maps" / "average.mrc"
     assert run(["average", f"{simulated}/truth.star", "-o", str(map_path)]) == 0
     names = {"average.mrc", "average_half1.mrc", "average_half2.mrc", "average_fsc.csv", "average.settings.toml"}
-    names |= {"average_mask.mrc", "average_coverage.mrc", "average.cxc"}
+    names |= {"average_mask.mrc", "average_coverage.mrc", "average.cxc", "average_report.html"}
+    names |= {"average_sharpened.mrc", "average_guinier.csv", "average_directional_fsc.csv"}
     assert {path.name for path in map_path.parent.iterdir()} == names
     told = capsys.readouterr().out
     assert "resolution 0.5, no mask" in told
@@ -563,9 +564,9 @@ SPOILERS = {
     "NaN": (spoil_voxel, "NaN"),
     "constant": (lambda f: rewrite(f / "particles" / "3.mrc", np.ones((BOX,) * 3)), "constant"),
     "constant reference": (lambda f: rewrite(f / "reference.mrc", np.ones((BOX,) * 3)), "reference.mrc: is constant"),
-    "voxel sizes differ": (
-        lambda f: gonio.write_volume(f / "reference.mrc", gonio.Volume(np.eye(BOX)[None] * np.ones((BOX, 1, 1)), 12.0)),
-        "voxel sizes differ",
+    "too small a reference": (
+        lambda f: gonio.write_volume(f / "reference.mrc", gonio.Volume(np.eye(BOX)[None] * np.ones((BOX, 1, 1)), 0.5)),
+        "give --voxel-size where its header is wrong",
     ),
     "unknown wedge": (lambda f: replaced(f, "gonioTiltMin", "gonioNothing"), "--tilt-range MIN MAX"),
     "missing column": (lambda f: replaced(f, "rlnImageName", "rlnNoName"), "rlnImageName"),
@@ -891,7 +892,7 @@ def test_help_teaches(capsys, command):
 def test_every_example_of_a_help_is_a_command_line_that_exists(capsys, command):
     assert run([command, "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    known = set(re.findall(r"(--?[a-z][a-z0-9-]*)", told)) | {"-o"}
+    known = set(re.findall(r"(--?[a-z][a-z0-9-]*)", told.partition("─ Options ─")[2] + told.partition("─ Needed ─")[2]))
     examples = re.findall(rf"Example: gonio {command} (.*?)(?= Example:| ╭)", told)
     assert 2 <= len(examples) <= 3
     for example in examples:

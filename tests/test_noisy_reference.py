@@ -9,10 +9,9 @@ from examples import BOX, SHARP, VOXEL, random, sharp
 from gonio.alignment.aligner import Aligner
 from gonio.averaging.averages import average
 from gonio.averaging.resolution import half_map_fsc
-from gonio.fourier.fourier_volume import background
 from gonio.fourier.grid import index_grid
 from gonio.particle.pose import Pose
-from gonio.particle.volume import Volume, soft_sphere
+from gonio.particle.volume import Volume, background, soft_sphere
 from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power
 from gonio.settings import Settings
 from gonio.simulate import Imaging, simulate_subtomogram

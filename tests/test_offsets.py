@@ -11,8 +11,9 @@ import pytest
 
 from gonio.alignment.aligner import Aligner
 from gonio.averaging.averages import average
-from gonio.averaging.resolution import half_map_fsc, soft_mask
+from gonio.averaging.resolution import half_map_fsc
 from gonio.fourier.fsc import fourier_shell_correlation
+from gonio.fourier.masks import soft_mask
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleSource, ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, soft_sphere

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from gonio.averaging.resolution import evenness, half_map_fsc, soft_mask, with_random_phases
+from gonio.averaging.resolution import evenness, half_map_fsc, with_random_phases
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.fourier.grid import index_grid
+from gonio.fourier.masks import soft_mask
 from gonio.fourier.transform import centred_fft, low_passed
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Volume

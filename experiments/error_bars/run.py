@@ -6,8 +6,9 @@
 Subtomograms of RNA polymerase made from atoms (``experiments/atoms.py``; +-60 degrees, white noise, SNR in the box)
 or tilt stacks (``experiments/refine/frames.py``; CTF and dose, SNR of the images), with a symmetry as many copies of
 it about the axes. Averages of so many particles at their true poses (0: the density itself) are references, with the
-FSC of their half maps, of other particles that are looked for at all orientations. Prints, over several draws of the
-averages, the rms error of an axis among poses within 15 degrees, and the same over what was predicted.
+FSC of their half maps, of other particles that are looked for at all orientations. Prints, over several draws that
+share no particle, the rms error of an axis among poses within 15 degrees, and the same over what was predicted; and
+both about the frame of each average, whose error all that is aligned to it shares.
 
 With --classify as many targets of another complex are mixed in, and all are classed in half sets by iterations, from
 both densities at 50 A; a line tells the poses of the first complex, each half in the frame of its own average. Writes
@@ -83,17 +84,22 @@ def aligner_to(
 
 def aligned(
     made: list[Particle], truth: gonio.Pose, density: Volume, size: int, options: argparse.Namespace
-) -> OverPredicted:
-    """Of particles aligned to averages of so many others."""
+) -> tuple[OverPredicted, OverPredicted]:
+    """Of particles aligned to averages of so many others, against the truth and in the frames of the averages."""
     settings = gonio.Settings(symmetry=options.symmetry, resolution_angstrom=options.resolution)
-    results, true, rng = [], [], np.random.default_rng((options.seed, size))
-    for _ in range(options.draws):
-        drawn = rng.permutation(len(made))
-        aligner, rest = aligner_to(made, truth, drawn[:size], density, settings), drawn[size:][: options.targets]
-        results += [aligner.align(made[i]) for i in rest]
-        true += [truth[i] for i in rest]
-    poses, covariance = (gonio.Pose.stack([r.pose for r in results]), np.array([r.covariance for r in results]))
-    return OverPredicted.of(poses, covariance, gonio.Pose.stack(true), symmetry=options.symmetry)
+    group = Symmetry.named(options.symmetry)
+    poses, covariances, true, own = [], [], [], []
+    for rows in np.array_split(np.arange(len(made)), options.draws):
+        aligner = aligner_to(made, truth, rows[options.targets :][:size], density, settings)
+        results = [aligner.align(made[i]) for i in rows[: options.targets]]
+        at = truth[rows[: options.targets]]
+        poses.append(group.nearest(gonio.Pose.stack([one.pose for one in results]), to=at))
+        covariances += [one.covariance for one in results]
+        true.append(at)
+        own.append(in_frame_of(at, poses[-1]))
+    found, *others = (gonio.Pose.stack([p[i] for p in many for i in range(len(p))]) for many in (poses, true, own))
+    over = [OverPredicted.of(found, np.array(covariances), one, symmetry=options.symmetry) for one in others]
+    return over[0], over[1]
 
 
 def classed(
@@ -143,7 +149,7 @@ def main() -> None:
     atoms, rows = copies(single, options.symmetry), []
     for snr in options.snr:
         rng = np.random.default_rng((options.seed, 0))
-        count = options.targets + (0 if options.classify else max(options.maps))
+        count = options.targets if options.classify else options.draws * (options.targets + max(options.maps))
         truth = gonio.Pose.random(count, rng=rng, max_shift_angstrom=2.0 * options.voxel_size)
         made, density = simulated(atoms, options, snr, truth)
         print(f"SNR {snr:g}, symmetry {options.symmetry}, box {options.box}", flush=True)
@@ -154,9 +160,13 @@ def main() -> None:
             print(f"  {'two classes':16s} {found}", flush=True)
             continue
         for size in options.maps:
-            found = aligned(made, truth, density, size, options)
-            rows.append({"snr": snr, "map": size, **asdict(found)})
-            print(f"  {f'average of {size}' if size else 'the density':16s} {found}", flush=True)
+            found, own = aligned(made, truth, density, size, options)
+            rows.append({"snr": snr, "map": size, **asdict(found), "in_frame": asdict(own)})
+            print(
+                f"  {f'average of {size}' if size else 'the density':16s} {found};"
+                f" in its frame {own.rotation:4.2f} and {own.shift:4.2f}",
+                flush=True,
+            )
     (options.out / "summary.json").write_text(json.dumps(rows, indent=1))
 
 

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from gonio.alignment.particle_list import align_table
     from gonio.alignment.result import History, Optimum, Result
     from gonio.averaging.averages import Average, average, average_classes, average_table
-    from gonio.averaging.resolution import half_map_fsc, soft_mask
+    from gonio.averaging.resolution import half_map_fsc
     from gonio.comparison.score import Score
     from gonio.fourier.fourier_volume import FourierVolume
     from gonio.fourier.fsc import fourier_shell_correlation
+    from gonio.fourier.masks import soft_mask
     from gonio.fourier.spectrum import Spectrum
     from gonio.io import FormatError, read_particles, read_volume, write_particles, write_volume
     from gonio.particle.ctf import Ctf
@@ -71,10 +72,11 @@ _NAMES = {
     "alignment.particle_list": ("align_table",),
     "alignment.result": ("History", "Optimum", "Result"),
     "averaging.averages": ("Average", "average", "average_classes", "average_table"),
-    "averaging.resolution": ("half_map_fsc", "soft_mask"),
+    "averaging.resolution": ("half_map_fsc",),
     "comparison.score": ("Score",),
     "fourier.fourier_volume": ("FourierVolume",),
     "fourier.fsc": ("fourier_shell_correlation",),
+    "fourier.masks": ("soft_mask",),
     "fourier.spectrum": ("Spectrum",),
     "io": ("FormatError", "read_particles", "read_volume", "write_particles", "write_volume"),
     "particle.ctf": ("Ctf",),

@@ -5,10 +5,11 @@ Owns the names and the defaults. Must not know how the settings are used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gonio.comparison.score import Score
 from gonio.particle import orientations
@@ -284,3 +285,54 @@ class Settings:
         """Return equivalent settings with every default length explicit."""
         resolution, shift = self.resolution(voxel_size_angstrom), self.max_shift(box, voxel_size_angstrom)
         return replace(self, resolution_angstrom=resolution, max_shift_angstrom=shift)
+
+
+@dataclass(frozen=True)
+class TiltPriors:
+    """How far the geometry of a tilt series, and the poses of its particles, may be off: standard deviations.
+
+    Parameters
+    ----------
+    tilt_shift_sd_angstrom
+        Shift of an image along each of its axes.
+    tilt_angle_sd_deg, tilt_across_sd_deg, tilt_in_plane_sd_deg
+        Rotation of an image about the tilt axis, about the direction across it, and about the beam.
+    tilt_defocus_sd_angstrom, tilt_astigmatism_sd_angstrom
+        Defocus of an image, and each of the two parts of its astigmatism.
+    tilt_scale_sd
+        Natural logarithm of an image's strength.
+    particle_rotation_sd_deg, particle_shift_sd_angstrom
+        Pose of a particle, about and along each axis, from the list's: wide, as tilts that were off have moved it.
+    particle_contrast_sd
+        Contrast of a particle, as a fraction of its half set's in this tomogram.
+    """
+
+    tilt_shift_sd_angstrom: float = 10.0
+    tilt_angle_sd_deg: float = 1.0
+    tilt_across_sd_deg: float = 1.0
+    tilt_in_plane_sd_deg: float = 1.0
+    tilt_defocus_sd_angstrom: float = 500.0
+    tilt_astigmatism_sd_angstrom: float = 300.0
+    tilt_scale_sd: float = 0.2
+    particle_rotation_sd_deg: float = 5.0
+    particle_shift_sd_angstrom: float = 20.0
+    particle_contrast_sd: float = 0.5
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if not (np.isfinite(value) and value > 0):
+                raise ArgumentError("{} must be a positive number, got {got!r}", one.name, got=value)
+
+    @property
+    def tilt_sd(self) -> NDArray[np.float64]:
+        """Standard deviations of the parameters of a tilt, (9,), in the order of ``comparison.tilt_images``."""
+        shift, astigmatism = self.tilt_shift_sd_angstrom, self.tilt_astigmatism_sd_angstrom
+        turns = np.radians([self.tilt_angle_sd_deg, self.tilt_across_sd_deg, self.tilt_in_plane_sd_deg])
+        lens = (self.tilt_defocus_sd_angstrom, astigmatism, astigmatism)
+        return np.array([shift, shift, *turns, *lens, self.tilt_scale_sd])
+
+    @property
+    def pose_sd(self) -> NDArray[np.float64]:
+        """Standard deviations of rotation (radians) and shift of a particle, (6,)."""
+        return np.repeat([np.radians(self.particle_rotation_sd_deg), self.particle_shift_sd_angstrom], 3)

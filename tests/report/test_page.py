@@ -110,10 +110,11 @@ def test_ids_of_plots_do_not_clash(page):
 
 
 def test_every_figure_has_a_caption_and_the_ink_of_the_page(page):
-    # Six histograms, directions, two dissimilarities against something, two histograms of errors and two of them
-    # against predictions, FSC, expectation, two of iterations, two maps, an odd particle, classes, matrix, coverage.
-    assert page.count("<svg") == 23
-    assert page.count("<figcaption>") == page.count("</figure>") == 25  # and the surface, and a picture
+    # Six histograms, shifts, directions, two dissimilarities against something, two histograms of errors and two of
+    # them against predictions, FSC, expectation, two of iterations, slices, projections, surfaces of two maps, an odd
+    # particle, classes and their sizes, matrix, coverage.
+    assert page.count("<svg") == 29
+    assert page.count("<figcaption>") == page.count("</figure>") == 31  # and the surface to rotate, and a picture
     assert "currentColor" in page
     assert "#010203" not in page
     assert "prefers-color-scheme: dark" in page
@@ -150,6 +151,77 @@ def test_nothing_is_odd_where_all_are_alike(rng, value):
     alike = {name: np.full(5, value) for name in ("dissimilarity", "rotation_sd_deg", "shift_sd_angstrom")}
     alike["change_of_shift_angstrom"] = alike["overlap"] = np.full(5, value)
     assert outlying_particles(table(5, rng, **alike), most=5) == []
+
+
+def test_surfaces_are_seen_from_where_they_say(full):
+    """A ball at +x, a smaller one at +y, and a plate at -z that only views from the side see."""
+    from gonio.report.pictures import _views, shaded
+
+    data = np.zeros((24, 24, 24), dtype=np.float32)
+    data[11:14, 11:14, 18:22] = 1.0  # +x
+    data[11:14, 17:19, 11:14] = 1.0  # +y
+    data[3:5, 10:15, 10:15] = 1.0  # -z
+    seen = {axes: shaded(view, 0.3)[..., 3] > 0 for axes, view in _views(data).items()}
+    assert seen["x, y"][12, 20] and seen["x, y"][18, 12] and not seen["x, y"][12, 4]
+    assert seen["x, z"][12, 20] and seen["x, z"][4, 12] and not seen["x, z"][20, 12]
+    assert seen["y, z"][12, 18] and seen["y, z"][4, 12] and not seen["y, z"][12, 6]
+    # From +z the nearer of two is seen: a wall at the top hides a hole at the bottom.
+    data[20:22, 8:16, 8:16] = 1.0
+    top, hidden = shaded(_views(data)["x, y"], 0.3), shaded(_views(data)["x, z"], 0.3)
+    assert top[12, 12, :3].max() > 0.5 and hidden[21, 12, 3]
+
+
+def test_resolution_is_marked_and_ticks_are_in_angstrom():
+    from gonio.report.figures import angstrom_axis, axes_of
+
+    _, axes = axes_of()
+    angstrom_axis(axes, 1.0 / 16.0)
+    ticks = {label.get_text(): place for label, place in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)}
+    assert "16" in ticks
+    np.testing.assert_allclose([1.0 / float(name) for name in ticks], list(ticks.values()))
+    assert np.diff(list(ticks.values())).min() >= 0.0999 / 16.0
+    page = html(Report("x", FACTS, curves={"a": np.linspace(1, 0, 9)}, box_angstrom=160.0, resolution=(23.4, "rule")))
+    assert "23.4 Å" in page
+    assert "angstrom" in page
+
+
+def test_tomograms_stand_beside_one_another_the_worst_first(rng):
+    from dataclasses import replace
+
+    tomograms = ("good",) * 5 + ("bad & <odd>",) * 5
+    values = np.r_[np.full(5, 0.2), np.full(5, 0.9)]
+    listed = replace(table(10, rng, dissimilarity=values), tomograms=tomograms)
+    page = html(Report("x", FACTS, particles=listed, against={"defocus (angstrom)": np.r_[np.full(9, 1e4), np.nan]}))
+    part = page[page.index("<h2>Which tomograms differ?") : page.index("<h2>Which particles are odd?")]
+    assert part.index("<td>bad &amp; &lt;odd&gt;</td><td>5</td><td>0.900</td>") < part.index("<td>good</td><td>5</td>")
+    assert "<td>10000</td>" in part
+    assert "Which tomograms differ?" not in html(Report("x", FACTS, particles=table(10, rng)))
+
+
+def test_limits_decisions_commands_and_files_are_shown(rng):
+    report = Report(
+        "x",
+        FACTS,
+        particles=table(10, rng),
+        max_shift_angstrom=12.5,
+        decisions=[("symmetry", "C1", "not <given>")],
+        next_steps=[("gonio average 'a b.star'", "the map")],
+        files=["map.mrc", "iteration 1/"],
+    )
+    page = html(report)
+    assert "limit of the search, 12.5 angstrom" in page
+    assert "not &lt;given&gt;" in page
+    assert "<pre>gonio average &#x27;a b.star&#x27;</pre>" in page
+    assert '<a href="iteration%201/">iteration 1/</a>' in page
+    Tags(page)
+
+
+def test_iterations_show_their_fsc_and_their_map(full):
+    shown = Iteration(60.0, 40.0, 1.0, 1.0, np.linspace(1, 0, 9), full.maps["average"])
+    page = html(Report("x", FACTS, iterations=[shown, shown], box_angstrom=160.0))
+    assert "FSC by iteration" in page
+    assert "Maps by iteration" in page
+    Tags(page)
 
 
 def test_text_is_escaped(page):

@@ -21,6 +21,7 @@ from gonio.averaging.single import by_itself
 from gonio.comparison.expected_fsc import ExpectedFsc
 from gonio.comparison.sampled_pair import Pair
 from gonio.comparison.score import Comparison, Score
+from gonio.fourier.fourier_volume import FourierVolume
 from gonio.particle.arguments import described
 from gonio.particle.pose import Pose
 from gonio.particle.symmetry import Symmetry
@@ -286,6 +287,11 @@ class Aligner:
     def device(self) -> str:
         """Name of the device on which alignments are computed."""
         return CPU if self.gpu is None else self.gpu.name
+
+    def stack_reference(self, target: TiltStack) -> tuple[FourierVolume, float]:
+        """Return the spectrum that a tilt stack is compared with, and the diameter of its circle, angstrom."""
+        self._preparation.check(target)
+        return self._preparation.unrestored_reference(target)
 
     @property
     def diameter_angstrom(self) -> float:

@@ -26,6 +26,7 @@ UNKNOWN = 1e30
 # Results of an alignment: those of an earlier one must not stay beside new poses.
 FOUND = (
     "dissimilarity",
+    "correlation",
     "score",
     "status",
     "overlap",
@@ -102,6 +103,7 @@ def columns_of(table: ParticleTable, results: Sequence[Result], score: Score) ->
     dissimilarity = np.array([result.dissimilarity for result in results])
     columns: dict[str, ArrayLike] = {
         "dissimilarity": dissimilarity,
+        **_correlation_columns(dissimilarity, score),
         "score": as_score(dissimilarity, score),
         "status": [result.status.name.lower() for result in results],
         "overlap": [result.overlap for result in results],
@@ -125,6 +127,11 @@ def uncertainty_columns(covariances: NDArray[np.float64]) -> dict[str, ArrayLike
 def as_score(dissimilarity: NDArray[np.float64], score: Score) -> NDArray[np.float64]:
     """Return scores as other programs have them, higher is better: the correlation of RCS, 1 - d / 2, else -d."""
     return 1.0 - 0.5 * dissimilarity if score is Score.RCS else -dissimilarity
+
+
+def _correlation_columns(dissimilarity: NDArray[np.float64], score: Score) -> dict[str, NDArray[np.float64]]:
+    """Return the correlation that a dissimilarity stands for, 1 - d / 2, as a column; none where it stands for none."""
+    return {"correlation": 1.0 - 0.5 * dissimilarity} if score is Score.RCS else {}
 
 
 def writable(table: ParticleTable) -> ParticleTable:

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from gonio.fourier.fourier_volume import background, wedge_in_box
+from gonio.fourier.fourier_volume import wedge_in_box
 from gonio.fourier.grid import in_friedel_half, index_grid
 from gonio.fourier.spectrum import image_samples
 from gonio.fourier.transform import centred_fft, centred_ifft
@@ -27,7 +27,7 @@ from gonio.kernels import insert
 from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.symmetry import Symmetry, split, symmetric
-from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
+from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, background
 from gonio.particle.wedge import NoWedge, SquaredTransferWedge
 
 # Least weight that the map is divided by, as a fraction of the shell's mean: frequencies measured less are damped.

@@ -11,18 +11,17 @@ not below zero, so that the correction never increases the FSC.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from gonio.averaging.insertion import MIN_RELATIVE_WEIGHT
 from gonio.fourier.fsc import fourier_shell_correlation, half_shells, resolution_at, shell_correlation
 from gonio.fourier.grid import in_friedel_half, index_grid
-from gonio.fourier.transform import low_passed
-from gonio.particle.volume import Volume, mean_within
+from gonio.particle.arguments import ArgumentError
+from gonio.particle.volume import Volume, mean_free_volume, mean_within
 
 FSC_HALVES = 0.143  # of two half maps (Rosenthal & Henderson 2003)
 FSC_KNOWN = 0.5  # of a map against a known one, and the older, stricter threshold for halves
@@ -32,10 +31,6 @@ RANDOM_BELOW = 0.8
 RANDOM_MARGIN = 2
 # Draws of random phases: in a mask of a fifth of 32 voxels, the error of FSC_random is then 0.03 from shell 5 on.
 RANDOM_DRAWS = 12
-# The mask: density is above the background by MASK_SD robust standard deviations, in the map at a resolution of
-# MASK_RESOLUTION_VOXELS; the mask is wider by MASK_WIDER_VOXELS and falls to zero over another MASK_EDGE_VOXELS.
-MASK_RESOLUTION_VOXELS, MASK_SD, MASK_WIDER_VOXELS, MASK_EDGE_VOXELS = 6.0, 3.0, 2.0, 4.0
-SD_OF_MAD = 1.4826
 # Tolerance for values outside 0 to 1: resampled masks ring a little.
 MASK_TOLERANCE = 0.1
 # Half angle of the cones over which weights of directions are averaged.
@@ -51,6 +46,7 @@ class HalfMapFsc:
     randomised: NDArray[np.float64] | None
     corrected: NDArray[np.float64] | None
     box_angstrom: float
+    random_from: int | None = None  # first shell with random phases in ``randomised``
 
     @property
     def best(self) -> NDArray[np.float64]:
@@ -73,7 +69,13 @@ class HalfMapFsc:
         return {name: curve for name, curve in named.items() if curve is not None}
 
 
-def half_map_fsc(halves: tuple[Volume, Volume], *, mask: Volume | None, rng: np.random.Generator) -> HalfMapFsc:
+def half_map_fsc(
+    halves: tuple[Volume, Volume],
+    *,
+    mask: Volume | None,
+    rng: np.random.Generator,
+    random_from_angstrom: float | None = None,
+) -> HalfMapFsc:
     """Compute the Fourier shell correlations of two half maps, without and with a mask.
 
     Parameters
@@ -84,11 +86,13 @@ def half_map_fsc(halves: tuple[Volume, Volume], *, mask: Volume | None, rng: np.
         Values 0 to 1 in the same box; None for the unmasked curve alone.
     rng
         Generator of the random phases.
+    random_from_angstrom
+        Resolution from which phases are random; None for where the unmasked FSC falls below 0.8.
 
     Raises
     ------
     ValueError
-        Boxes that differ, or a mask with values beyond 0 to 1.
+        Boxes that differ, a mask with values beyond 0 to 1, or a resolution that the box does not have.
     """
     one, two = halves
     unmasked = fourier_shell_correlation(one, two)
@@ -97,14 +101,39 @@ def half_map_fsc(halves: tuple[Volume, Volume], *, mask: Volume | None, rng: np.
     if mask.box != one.box:
         raise ValueError(f"the mask has a box of {mask.box} voxels, the half maps one of {one.box}")
     check_mask(mask)
-    below = np.flatnonzero(unmasked[1:] < RANDOM_BELOW) + 1
-    first = int(below[0]) if len(below) else len(unmasked)
+    first = _first_random(unmasked, one.box_angstrom, random_from_angstrom)
     masked, randomised = _masked_fsc(one.data, two.data, mask), _randomised_fsc(halves, first, mask, rng)
+    known = HalfMapFsc(unmasked, masked, randomised, None, one.box_angstrom, first)
+    return replace(known, corrected=corrected_for_mask(masked, known))
+
+
+def corrected_for_mask(masked: NDArray[np.float64], fsc: HalfMapFsc) -> NDArray[np.float64]:
+    """Return curves (..., s) within a mask without what random phases have in common there; as given without a mask."""
+    if fsc.randomised is None or fsc.random_from is None:
+        return masked
     corrected = masked.copy()
-    beyond = slice(min(first + RANDOM_MARGIN, len(masked)), None)
-    of_mask = np.clip(randomised[beyond], 0.0, 1.0 - 1e-6)
-    corrected[beyond] = (masked[beyond] - of_mask) / (1.0 - of_mask)
-    return HalfMapFsc(unmasked, masked, randomised, corrected, one.box_angstrom)
+    beyond = slice(min(fsc.random_from + RANDOM_MARGIN, masked.shape[-1]), None)
+    of_mask = np.clip(fsc.randomised[beyond], 0.0, 1.0 - 1e-6)
+    corrected[..., beyond] = (masked[..., beyond] - of_mask) / (1.0 - of_mask)
+    return corrected
+
+
+def _first_random(unmasked: NDArray[np.float64], box_angstrom: float, from_angstrom: float | None) -> int:
+    """Return the first shell with random phases; the number of shells where there is none."""
+    if from_angstrom is None:
+        below = np.flatnonzero(unmasked[1:] < RANDOM_BELOW) + 1
+        return int(below[0]) if len(below) else len(unmasked)
+    first = round(box_angstrom / from_angstrom)
+    if not 1 <= first < len(unmasked):
+        finest = box_angstrom / (len(unmasked) - 1)
+        raise ArgumentError(
+            "{} {got:g} is not between one shell of the box, {coarsest:g} angstrom, and two voxels, {finest:g}",
+            "random_from_angstrom",
+            got=from_angstrom,
+            coarsest=box_angstrom,
+            finest=finest,
+        )
+    return first
 
 
 def fsc_of_a_half(fsc: NDArray[np.float64], *, left: float = 1.0) -> NDArray[np.float64]:
@@ -128,21 +157,32 @@ def check_mask(mask: Volume) -> None:
 
 
 def with_random_phases(
-    spectrum: NDArray[np.complex128], first_shell: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Return the voxels of a spectrum in the order of ``rfftn``, with the phases of white noise from a shell on."""
+    spectrum: NDArray[np.complexfloating], first_shell: int, rng: np.random.Generator
+) -> NDArray[np.floating]:
+    """Return the voxels of a spectrum in the order of ``rfftn``, with random phases from a shell on."""
     shape = (len(spectrum),) * 3
     beyond = half_shells(len(spectrum))[0].reshape(spectrum.shape) >= first_shell
-    noise = scipy.fft.rfftn(rng.normal(size=shape))
-    phase = noise / np.maximum(np.abs(noise), 1e-300)
-    return scipy.fft.irfftn(np.where(beyond, np.abs(spectrum) * phase, spectrum), shape)
+    return np.asarray(scipy.fft.irfftn(np.where(beyond, np.abs(spectrum) * _phases(shape, rng), spectrum), shape))
+
+
+def _phases(shape: tuple[int, int, int], rng: np.random.Generator) -> NDArray[np.complex64]:
+    """Return random phase factors in the order of ``rfftn``, (n, n, n // 2 + 1); opposite samples are conjugate."""
+    depth = shape[-1] // 2 + 1
+    angle = rng.random((*shape[:2], depth), dtype=np.float32)  # in turns
+    phase = np.exp(2j * np.float32(np.pi) * angle)  # complex64
+    # Both samples of an opposite pair are stored where x is its own opposite: as the phases of a real image there.
+    for x in {0, shape[-1] // 2} if shape[-1] % 2 == 0 else {0}:
+        noise = scipy.fft.fft2(rng.normal(size=shape[:2]))
+        phase[:, :, x] = noise / np.maximum(np.abs(noise), 1e-300)
+    return np.asarray(phase, dtype=np.complex64)
 
 
 def _randomised_fsc(
     halves: tuple[Volume, Volume], first_shell: int, mask: Volume, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Return the mean FSC within the mask over draws of random phases from a shell on."""
-    spectra = [scipy.fft.rfftn(half.data.astype(np.float64)) for half in halves]
+    # In single precision: the mean of many draws needs no more, and at 256 voxels it is half of the time.
+    spectra = [scipy.fft.rfftn(mean_free_volume(half).data) for half in halves]
     draws = []
     for _ in range(RANDOM_DRAWS):
         one, two = (with_random_phases(spectrum, first_shell, rng) for spectrum in spectra)
@@ -150,29 +190,16 @@ def _randomised_fsc(
     return np.mean(draws, axis=0)  # type: ignore[no-any-return]
 
 
-def soft_mask(volume: Volume) -> Volume:
-    """Return a mask of a map's density: 1 there and a little beyond, 0 in the solvent, with a soft edge.
-
-    Density is the largest connected region above the background at low resolution, with its holes filled. Where nothing
-    is above the background, the mask is 1 everywhere.
-    """
-    smooth = low_passed(volume, resolution_angstrom=MASK_RESOLUTION_VOXELS * volume.voxel_size_angstrom).data
-    middle = np.median(smooth)
-    density = smooth > middle + MASK_SD * SD_OF_MAD * np.median(np.abs(smooth - middle))
-    pieces, count = ndimage.label(density)
-    if not count:
-        return Volume(np.ones_like(smooth), volume.voxel_size_angstrom)
-    largest = ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))
-    distance = ndimage.distance_transform_edt(~largest) - MASK_WIDER_VOXELS
-    edge = 0.5 + 0.5 * np.cos(np.pi * np.clip(distance / MASK_EDGE_VOXELS, 0.0, 1.0))
-    return Volume(edge, volume.voxel_size_angstrom)
-
-
 def _masked_fsc(one: NDArray, two: NDArray, mask: Volume) -> NDArray[np.float64]:
-    """Return the FSC within the mask, after subtraction of the solvent's mean, with which the mask would correlate."""
-    within = mask.data.astype(np.float64)
-    solvent = np.clip(1.0 - within, 0.0, 1.0)
-    return shell_correlation(*(scipy.fft.rfftn((data - mean_within(data, solvent)) * within) for data in (one, two)))
+    """Return the FSC within the mask, without the solvent's mean, with which the mask would correlate."""
+    return shell_correlation(*masked_spectra(one, two, mask.data))
+
+
+def masked_spectra(one: NDArray, two: NDArray, mask: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the spectra of two maps within a mask, after subtraction of the solvent's mean, in order of ``rfftn``."""
+    solvent = np.clip(1.0 - mask, 0.0, 1.0)
+    first, second = (scipy.fft.rfftn((data - mean_within(data, solvent)) * mask) for data in (one, two))
+    return first, second
 
 
 @dataclass(frozen=True)
@@ -223,11 +250,11 @@ def evenness(coverage: NDArray[np.float32]) -> Evenness:
     )
 
 
-def _half_sphere(count: int) -> NDArray[np.float64]:
+def half_sphere(count: int) -> NDArray[np.float64]:
     """Return directions (count, 3), even over z >= 0: a golden spiral that begins at z."""
     z = 1.0 - np.arange(count) / count
     azimuth = np.pi * (1.0 + np.sqrt(5.0)) * np.arange(count)
     return np.stack([np.sqrt(1.0 - z**2) * np.cos(azimuth), np.sqrt(1.0 - z**2) * np.sin(azimuth), z], axis=1)
 
 
-_AXES = _half_sphere(200)
+_AXES = half_sphere(200)

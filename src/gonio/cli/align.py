@@ -9,7 +9,7 @@ import typer
 
 from gonio import jobs
 from gonio.cli.grouped import command
-from gonio.cli.output import numbers_text, print_result
+from gonio.cli.output import numbers_text, print_result, wrapped
 from gonio.io.lists import file_name
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def align(aligned: Aligned, *, output: Path, as_json: bool) -> None:
     print_result(
         aligned.summary,
         numbers_text(aligned.rows),
+        "" if aligned.verdict is None else wrapped(str(aligned.verdict)),
         f"wrote {output / file_name(aligned.table, 'particles')}\nlook at {output / 'report.html'}",
         as_json=as_json,
     )

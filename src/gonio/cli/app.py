@@ -23,15 +23,22 @@ from gonio import kernels
 from gonio.cli.align import align
 from gonio.cli.average import average
 from gonio.cli.classify import classify
+from gonio.cli.compare import compare
 from gonio.cli.convert import convert
 from gonio.cli.demo import demo
 from gonio.cli.extract import extract
 from gonio.cli.help import Command, Group
 from gonio.cli.inspect import inspect
+from gonio.cli.join import join
+from gonio.cli.map import map_
+from gonio.cli.mask import mask
 from gonio.cli.output import Lenient, say, visible
 from gonio.cli.pair import pair
+from gonio.cli.postprocess import postprocess
 from gonio.cli.refine import refine
-from gonio.cli.simulate import map_, simulate
+from gonio.cli.refine_tilts import tilts
+from gonio.cli.select import select
+from gonio.cli.simulate import simulate
 from gonio.run.folder import Finished
 from gonio.run.provenance import typed
 
@@ -81,9 +88,15 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("pair", pair, POSES),
     ("average", average, MAPS),
     ("refine", refine, MAPS),
+    ("tilts", tilts, MAPS),
     ("classify", classify, MAPS),
+    ("postprocess", postprocess, MAPS),
     ("map", map_, MAPS),
+    ("mask", mask, MAPS),
     ("convert", convert, FILES),
+    ("select", select, FILES),
+    ("join", join, FILES),
+    ("compare", compare, FILES),
     ("extract", extract, FILES),
     ("inspect", inspect, FILES),
 )

@@ -10,7 +10,9 @@ import typer
 from gonio import jobs
 from gonio.cli.grouped import command
 from gonio.cli.options import length
-from gonio.cli.output import numbers_text, print_result
+from gonio.cli.output import numbers_text, print_result, wrapped
+from gonio.jobs.average import PAGE_ENDING
+from gonio.jobs.files import beside
 from gonio.particle.table import AS_LISTED
 
 if TYPE_CHECKING:
@@ -40,8 +42,10 @@ def average(averaged: Averaged, *, output: Path, halves: bool, as_json: bool) ->
 
     MAP is written as it was averaged, neither filtered nor sharpened, and beside it MAP_coverage.mrc, which states how
     often each frequency was measured, MAP.cxc, which opens the maps in ChimeraX, and MAP.settings.toml; with half sets
-    MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc and MAP_fsc.csv: all at the end. A particle that cannot be read stops the
-    run with its name and its file.
+    MAP_half1.mrc, MAP_half2.mrc, MAP_mask.mrc, MAP_fsc.csv, and what `gonio postprocess` makes of them:
+    MAP_sharpened.mrc, MAP_locally_filtered.mrc, MAP_local_resolution.mrc, MAP_guinier.csv, MAP_directional_fsc.csv;
+    MAP_report.html shows all of it. All are written at the end. A particle that cannot be read stops the run with its
+    name and its file.
 
     Example: `gonio average aligned/particles.star -o average.mrc`
 
@@ -55,6 +59,7 @@ def average(averaged: Averaged, *, output: Path, halves: bool, as_json: bool) ->
         f"tilts were read {sense}: the map is the mirror image of what RELION makes of this list"
         if sense != AS_LISTED
         else "",
+        f"{wrapped(str(averaged.verdict))}\nlook at {beside(output, PAGE_ENDING)}",
         "no half sets in the list: pass --split for a resolution" if halves and averaged.agreement is None else "",
         as_json=as_json,
     )

@@ -63,7 +63,7 @@ def classify(classified: Classified, *, output: Path, as_json: bool) -> None:
 
     Example: `gonio classify particles.star --tilt-range -60 60 -o classes`
 
-    Example: `gonio classify particles.star --references a.mrc --references b.mrc -o by_reference`
+    Example: `gonio classify particles.star --reference a.mrc --reference b.mrc -o by_reference`
     """
     print_result(
         classified.summary,

@@ -11,8 +11,9 @@ import typer
 
 from gonio.cli.options import Overwrite, Seed
 from gonio.cli.output import numbers_text, progress, say
-from gonio.jobs.align import NO_RUNNERS_UP, Aligned, align_list, errors_of, report_of
-from gonio.jobs.average import Agreement, agreement_of, average_list, resolution_text, resolutions, write_average
+from gonio.jobs.align import NO_RUNNERS_UP, Aligned, align_list, errors_of, judged, report_of
+from gonio.jobs.average import Agreement, agreement_of, average_list, write_average
+from gonio.jobs.curves import resolution_text, resolutions
 from gonio.jobs.files import write_list, write_settings, write_text
 from gonio.jobs.options import ListOptions
 from gonio.jobs.pages import for_display, outliers_of
@@ -78,7 +79,9 @@ def _chain(folder: Path, count: int, seed: int) -> str:
     )
     reference = read_volume(simulated / "reference.mrc")
     table = ListOptions(simulated / "particles.star").read()
-    aligned = align_list(table, Aligner(reference), executor=executor, seed=seed)
+    aligner = Aligner(reference)
+    aligned = align_list(table, aligner, executor=executor, seed=seed)
+    aligned = judged(aligned, aligner, [], executor=executor, seed=seed)
     aligned = replace(aligned, errors=errors_of(aligned, ListOptions(simulated / "truth.star").read()))
     say("3. Average of all particles, and of two halves of them for the resolution.", flush=True)
     made = average_list(aligned.table, halves=True, symmetry="C1", executor=executor)

@@ -70,6 +70,12 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         help="Of 2-D stacks: whose meaning rlnTomoHand has. RELION adds hand times depth to the defocus, WarpTools"
         " subtracts it; tomograms called NAME.tomostar are taken to be WarpTools'. It mirrors nothing.",
     ),
+    "tilt_changes": typer.Option(
+        "--tilt-changes",
+        metavar="FILE",
+        help="Of 2-D stacks: tilt_changes.csv of `gonio tilts`. Images are moved by phases, and projections and defocus"
+        " are those that it found; the stacks stay as they are.",
+    ),
     "invert": typer.Option("--invert", help="Flip the sign of the particles: for density that is dark (negative)."),
     "voxel_size_angstrom": length("--voxel-size", "Voxel size, angstrom, in place of what the files state."),
     "permissive": typer.Option(
@@ -194,6 +200,56 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         "--max-q",
         metavar="Q",
         help="With --decoys: the fraction of false particles that DIR/kept.star may hold. Default: 0.05.",
+    ),
+    "astigmatism": typer.Option("--astigmatism", help="Refine the astigmatism of each image too."),
+    "tilt_scale": typer.Option("--scale", help="Refine how strong each image is too."),
+    "tilt_shift_sd_angstrom": typer.Option(
+        "--sd-shift", metavar="A", callback=positive, help="Prior: how far images may be shifted, per axis, angstrom."
+    ),
+    "tilt_angle_sd_deg": typer.Option(
+        "--sd-angle", metavar="DEG", callback=positive, help="Prior: how far tilt angles may be off, degrees."
+    ),
+    "tilt_across_sd_deg": typer.Option(
+        "--sd-across",
+        metavar="DEG",
+        callback=positive,
+        help="Prior: rotation about the direction across the axis, degrees.",
+    ),
+    "tilt_in_plane_sd_deg": typer.Option(
+        "--sd-in-plane", metavar="DEG", callback=positive, help="Prior: rotation of an image in its plane, degrees."
+    ),
+    "tilt_defocus_sd_angstrom": typer.Option(
+        "--sd-defocus",
+        metavar="A",
+        callback=positive,
+        help="Prior: how far the defocus of an image may be off, angstrom.",
+    ),
+    "tilt_astigmatism_sd_angstrom": typer.Option(
+        "--sd-astigmatism",
+        metavar="A",
+        callback=positive,
+        help="Prior of astigmatism, each of its two parts, angstrom.",
+    ),
+    "tilt_scale_sd": typer.Option(
+        "--sd-scale", metavar="X", callback=positive, help="Prior of the natural logarithm of an image's strength."
+    ),
+    "particle_rotation_sd_deg": typer.Option(
+        "--sd-particle-deg",
+        metavar="DEG",
+        callback=positive,
+        help="Prior: how far poses may be rotated, per axis, degrees.",
+    ),
+    "particle_shift_sd_angstrom": typer.Option(
+        "--sd-particle-shift",
+        metavar="A",
+        callback=positive,
+        help="Prior: how far poses may be shifted, per axis, angstrom.",
+    ),
+    "particle_contrast_sd": typer.Option(
+        "--sd-contrast",
+        metavar="X",
+        callback=positive,
+        help="Prior: how far contrasts may differ, a fraction of their mean.",
     ),
     "ctf_image": typer.Option(
         "--ctf-image",

@@ -77,6 +77,12 @@ def print_result(summary: Mapping[str, object], *texts: str, as_json: bool) -> N
     say(json_text(summary) if as_json else "\n".join(text for text in texts if text))
 
 
+def print_note(note: str) -> None:
+    """Print to standard error what the user should know, where there is something."""
+    if note:
+        say(f"gonio: note: {note}", file=sys.stderr)
+
+
 def wrapped(text: str) -> str:
     """Return prose in the width of a terminal; paths and numbers are not broken."""
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)

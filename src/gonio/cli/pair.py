@@ -10,7 +10,7 @@ import typer
 from gonio import jobs
 from gonio.cli.grouped import command
 from gonio.cli.output import say
-from gonio.jobs.average import resolution_text
+from gonio.jobs.curves import resolution_text
 from gonio.jobs.files import json_text
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _print(paired: Paired, *, names: tuple[str, str], output: Path | None) -> No
             say(f"\n{names[1]} {name}")
         say(f"  rotation a, b, c   {angles}  degrees")
         say(f"  shift x, y, z      {shift}  angstrom")
-        say(f"  dissimilarity      {result.dissimilarity:9.4f}  lower is better")
+        say(f"  dissimilarity      {result.dissimilarity:9.4f}  lower is better; of RCS 0 the same, 2 unrelated")
         say(f"  correlation        {fit.correlation:9.4f}  masked, low-passed; 1 is perfect")
         number, _, rest = resolution_text(fit.fsc, FSC_KNOWN, fit.moved.box_angstrom).partition(" ")
         say(f"  FSC falls to {FSC_KNOWN:g}   {number:>9}  {rest}, masked")

@@ -12,7 +12,7 @@ import typer
 from gonio import jobs
 from gonio.cli.grouped import command
 from gonio.cli.options import length
-from gonio.cli.output import numbers_text, print_result, say
+from gonio.cli.output import numbers_text, print_result, say, wrapped
 
 if TYPE_CHECKING:
     from gonio.jobs.refine import Refined
@@ -72,6 +72,10 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         "--overlap",
         "Particles nearer than this along every axis stay in one half, angstrom. Default: the box's edge.",
     ),
+    tilts=typer.Option(
+        "--refine-tilts",
+        help="Refine shift, rotation and defocus of every tilt image too, once searches are local; of 2-D stacks.",
+    ),
     duplicates_angstrom=length(
         "--duplicates", "Drop particles that come to lie nearer than this to one that fits better, angstrom."
     ),
@@ -88,11 +92,15 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     agree whatever the particles show. With --denovo each half makes its own initial model from its own particles; with
     --local each half starts from its average at the poses of the list, which stay where a prior expects them.
 
+    With --refine-tilts every iteration that searches near the poses found adjusts tilts and poses together, as
+    `gonio tilts` does, and writes tilts.csv and tilt_changes.csv.
+
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then; the
     list is in the format that it was read in, as that of `gonio align`. DIR holds those of the last iteration whose
     resolution is within a quarter of a shell of the best, as a rule the last of all, and mask.mrc, runners_up.star,
-    iterations.csv, duplicates.csv, report.html, summary.json and settings.toml; maps.cxc and particles.cxc show them in
-    ChimeraX. A run that is cut off goes on with --resume.
+    iterations.csv, duplicates.csv, report.html, summary.json and settings.toml; and what `gonio postprocess` makes of
+    its half maps: sharpened.mrc, locally_filtered.mrc, local_resolution.mrc, guinier.csv and directional_fsc.csv.
+    maps.cxc and particles.cxc show them in ChimeraX. A run that is cut off goes on with --resume.
 
     Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
 
@@ -103,6 +111,7 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     print_result(
         refined.summary,
         numbers_text(refined.rows),
+        wrapped(str(refined.verdict)),
         f"wrote {output / 'map.mrc'}, its halves and its particles\nlook at {output / 'report.html'}",
         as_json=as_json,
     )

@@ -1,17 +1,15 @@
-"""``gonio simulate`` and ``gonio map``: particles whose truth is known, and the density of a structure."""
+"""``gonio simulate``: particles whose truth is known."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import typer
 
 from gonio.cli.grouped import command
 from gonio.cli.options import length
-from gonio.cli.output import say
-from gonio.jobs.simulate import Mapped, Simulated
-from gonio.jobs.simulate import map_ as write_map
+from gonio.cli.output import print_note, say
+from gonio.jobs.simulate import Simulated
 from gonio.jobs.simulate import simulate as simulate_particles
 
 
@@ -90,38 +88,5 @@ def simulate(done: Simulated, *, out: Path) -> None:
 
     Example: `gonio simulate groel --structure 1oel.pdb --resolution 12 --box 64 --voxel-size 5 --count 200`
     """
-    _print_note(done.note)
+    print_note(done.note)
     say(f"wrote {len(done.truth)} particles to {out}: align {out}/particles.star against {out}/reference.mrc")
-
-
-@command(
-    write_map,
-    structure=typer.Argument(metavar="STRUCTURE", help="PDB or mmCIF file, plain or gzipped."),
-    voxel_size_angstrom=length("--voxel-size", "Edge of a voxel, angstrom."),
-    box=typer.Option("--box", metavar="N", help="Edge of the box, voxels."),
-    resolution_angstrom=length("--resolution", "Map resolution, angstrom. Default: twice the voxel size."),
-    assembly=typer.Option(
-        "--assembly", metavar="NAME", help="Biological assembly to build; none takes the file as it is."
-    ),
-    output=typer.Option("-o", "--output", metavar="MAP", help="MRC file to write."),
-)
-def map_(done: Mapped, *, output: Path) -> None:
-    """Turn a structure into a density map.
-
-    Every atom becomes a Gaussian weighted by its electron scattering; the resolution is defined as in Situs' pdb2vol.
-    The centre of mass lies on the centre of the box, the axes are the file's own, density is positive.
-
-    Example: `gonio map 7p6z.cif.gz --voxel-size 12 --box 32 -o 7p6z.mrc`
-
-    Example: `gonio map 1oel.pdb --voxel-size 5 --box 64 --resolution 20 -o groel.mrc`
-    """
-    _print_note(done.note)
-    volume, limit = done.volume, done.resolution_angstrom
-    say(
-        f"wrote {output}: {volume.box} voxels of {volume.voxel_size_angstrom:g} angstrom, {limit:g} angstrom resolution"
-    )
-
-
-def _print_note(note: str) -> None:
-    if note:
-        say(f"gonio: note: {note}", file=sys.stderr)

@@ -16,7 +16,7 @@ from gonio.fourier.transform import centred_ifft
 from gonio.kernels import sample_sums, shift
 from gonio.kernels.dft import dft_matrices, forward, plane_waves
 from gonio.kernels.window import OVERSAMPLING, window_transform
-from gonio.particle.volume import Volume, boxed
+from gonio.particle.volume import Volume, background, boxed
 from gonio.particle.wedge import NoWedge, Wedge, WeightVolumeWedge
 
 # Sets of samples at seed orientations that a reference caches: one for each wedge and size of its targets.
@@ -143,15 +143,6 @@ def wedge_in_box(wedge: Wedge, box_angstrom: float) -> tuple[NDArray[np.float32]
         # A copy: numba would compile again for the type of a read-only array.
         weights, scale = np.array(wedge.weights), len(wedge.weights) * wedge.voxel_size_angstrom / box_angstrom
     return regions.astype(np.float32), weights, np.float32(scale)
-
-
-def background(data: NDArray[np.floating]) -> float:
-    """Return the mean over the faces of the box.
-
-    Unless it is subtracted, the box itself is an object with edges that rotates with the map.
-    """
-    inner = data[1:-1, 1:-1, 1:-1]
-    return float((data.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / (data.size - inner.size))
 
 
 def _padded_spectrum(data: NDArray[np.float32], padded: int, half: int) -> NDArray[np.complex64]:

@@ -28,18 +28,23 @@ def fourier_shell_correlation(first: Volume, second: Volume) -> NDArray[np.float
     return shell_correlation(*(scipy.fft.rfftn(v.data.astype(np.float64)) for v in (first, second)))
 
 
-def shell_correlation(first: NDArray[np.complex128], second: NDArray[np.complex128]) -> NDArray[np.float64]:
+def shell_correlation(first: NDArray[np.complexfloating], second: NDArray[np.complexfloating]) -> NDArray[np.float64]:
     """Return the FSC, shape (n // 2 + 1,), of two spectra in the order of ``rfftn``, shape (n, n, n // 2 + 1)."""
     shell, times = half_shells(len(first))
     cross, one, two = (
         np.bincount(shell, weights=times * x.ravel(), minlength=len(first))[: len(first) // 2 + 1]
-        for x in ((first * second.conj()).real, np.abs(first) ** 2, np.abs(second) ** 2)
+        for x in (_products(first, second), _products(first, first), _products(second, second))
     )
     # A shell with nothing but rounding errors of single precision has a correlation of 0. Shell 0 is only the mean.
     least = EMPTY_SHELL**2 * one[1:].max() * two[1:].max()
     result: NDArray[np.float64] = cross / np.sqrt(np.maximum(one * two, max(least, 1e-300)))
     result[0] = 1.0
     return result
+
+
+def _products(first: NDArray[np.complexfloating], second: NDArray[np.complexfloating]) -> NDArray[np.floating]:
+    """Return the real part of ``first`` times the conjugate of ``second``."""
+    return np.asarray(first.real * second.real + first.imag * second.imag)
 
 
 def shell_power(volume: Volume) -> NDArray[np.float64]:

@@ -29,6 +29,8 @@ from gonio.particle.volume import Particle, Subtomogram, TiltStack
 # Where images have almost no noise, their power is that of the signal, and low power is no reason for a high weight: a
 # shell has at least this fraction of the noise of the noisiest. Real noise falls to a fifth.
 MIN_NOISE = 0.1
+# Samples of premultiplied images with a smaller transfer hold only rounding errors and leakage, and are left out.
+MIN_TRANSFER = 0.02
 
 
 @dataclass(frozen=True)
@@ -139,16 +141,8 @@ class Spectrum:
         )
 
     def whitened(self) -> Spectrum:
-        """Return the samples weighted by one over the noise power of their shell; weights have a mean of one.
-
-        Nearly all power of a tilt image is noise, so its own mean power is used (docs/theory.md eq. 32). Samples with
-        little transfer have little weight in that mean: division by it amplified what leaks into them.
-        """
-        mean_weight = self.weight * self.transfer.astype(np.float64) ** 2
-        total = np.bincount(self.shell, weights=mean_weight)
-        power = np.bincount(self.shell, weights=mean_weight * np.abs(self.value) ** 2)
-        noise = shell_means(power, np.where(power > 0, total, 0.0), self.radius)
-        weight = self.weight / (noise + MIN_NOISE * noise.max(initial=0.0))
+        """Return the samples weighted by one over the noise power of their shell; weights have a mean of one."""
+        weight = self.weight / noise_power(self.value, self.transfer, self.weight, self.radius)
         return replace(self, weight=(weight / weight.mean(dtype=np.float64)).astype(np.float32))
 
     def shell_power(self) -> NDArray[np.float64]:
@@ -180,6 +174,25 @@ class Spectrum:
         return f"Spectrum({len(self)} samples to {resolution:.1f} angstrom)"
 
 
+def noise_power(
+    value: NDArray[np.complexfloating],
+    transfer: NDArray[np.floating],
+    weight: NDArray[np.floating],
+    radius: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """Return the noise power at samples of tilt images, from that of their shells, all arrays (n,).
+
+    Nearly all power of a tilt image is noise, so its own mean power is used (docs/theory.md eq. 32). Samples with
+    little transfer have little weight in that mean: division by it amplified what leaks into them.
+    """
+    mean_weight = weight * np.asarray(transfer, dtype=np.float64) ** 2
+    shell = np.rint(radius).astype(np.int64)
+    total = np.bincount(shell, weights=mean_weight)
+    power = np.bincount(shell, weights=mean_weight * np.abs(value) ** 2)
+    noise = shell_means(power, np.where(power > 0, total, 0.0), radius)
+    return np.asarray(noise + MIN_NOISE * noise.max(initial=0.0))
+
+
 def image_samples(
     stack: TiltStack, limit: float
 ) -> tuple[NDArray[np.int64], NDArray[np.complex128], NDArray[np.float64]]:
@@ -198,10 +211,6 @@ def image_samples(
     value = scipy.fft.fftshift(scipy.fft.fft2(images, axes=axes), axes)[:, keep]  # (t, s)
     per_angstrom = frequency / (stack.box * stack.voxel_size_angstrom)
     return frequency, value, stack.transfer(per_angstrom)
-
-
-# Samples of premultiplied images with a smaller transfer hold only rounding errors and leakage, and are left out.
-MIN_TRANSFER = 0.02
 
 
 def _stack_samples(

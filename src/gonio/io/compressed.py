@@ -9,7 +9,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 
@@ -38,6 +38,8 @@ class Layout:
         (z, y, x), or (y, x) of a single image.
     voxel_size_xyz_angstrom
         As the header states it, 0 where it does not.
+    origin_xyz_angstrom
+        Where the header puts the centre of the first voxel, angstrom.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class Layout:
     dtype: np.dtype
     shape: tuple[int, ...]
     voxel_size_xyz_angstrom: NDArray[np.float64]
+    origin_xyz_angstrom: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
 
 
 def compression_of(path: Path) -> str | None:

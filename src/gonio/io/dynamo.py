@@ -24,7 +24,9 @@ from gonio.io.errors import FormatError, reading, replacing
 from gonio.io.source import ReadOptions, tilts_about_y
 from gonio.io.star_columns import Layout, block_of, table_of, write_documents
 from gonio.io.subtomograms import ListSource, numbered_images
+from gonio.io.text import float_or
 from gonio.particle.table import ParticleTable
+from gonio.particle.texts import packed
 
 COLUMNS = (
     *("tag", "aligned", "averaged", "dx", "dy", "dz", "tdrot", "tilt", "narot", "cc", "cc2", "cpu", "ftype"),
@@ -86,7 +88,11 @@ def write_dynamo(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     block = block_of(table, LAYOUT, path, columns=COLUMNS[:width], defaults={"aligned": "1", "averaged": "1"})
     columns = {**block.columns, **_tilt_columns(table)}
     if sizes is not None and width > apix:
-        columns["apix"] = tuple(f"{size:.9g}" for size in sizes)
+        stated = table.extras.get(LAYOUT.label("apix"), ("0",) * len(table))
+        columns["apix"] = packed(
+            text if text != "0" and float_or(text, 0.0) == size else f"{size:.9g}"
+            for text, size in zip(stated, sizes.tolist(), strict=True)
+        )
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(" ".join(row) + "\n" for row in zip(*columns.values(), strict=True))
     return (path, *write_documents(path, table))

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import gonio.io.plain as plain
+import gonio.io.star as star
 from gonio.io.conversion import WriteOptions, prepared
 from gonio.io.ctf_images import CtfImage
 from gonio.io.errors import FormatError, reading
 from gonio.io.formats import ANY, FORMATS, Format, format_named, format_of, format_of_ending, own_format
 from gonio.io.paths import folder_of, moved_columns
-from gonio.io.source import ReadOptions
+from gonio.io.source import ReadOptions, StarSource
 from gonio.io.tilts import DefocusHand
 from gonio.particle.table import ParticleTable
 
@@ -149,6 +151,37 @@ def write_particles(
     extras = {**table.extras, **moved_columns(table.extras, folder_of(table), path.parent)}
     made = prepared(replace(table, extras=extras), target, options or WriteOptions(), path=path)
     return target.write(path, made)
+
+
+def write_rows(path: str | Path, table: ParticleTable) -> tuple[Path, ...]:
+    """Write the rows of a table as they stand in the list that it was read from, in its format, poses included.
+
+    Parameters
+    ----------
+    table
+        A selection of a list, or lists that were joined, with the poses of their files.
+
+    Returns
+    -------
+    The files written.
+
+    Raises
+    ------
+    ValueError
+        A table that comes from no file, or from a format that is not written.
+    FormatError
+        As ``write_particles``.
+    """
+    path, own = Path(path), own_format(table)
+    if own is None:
+        raise ValueError("this table was not read from a file: write it with write_particles")
+    if isinstance(table.source, StarSource):
+        return star.write_rows(path, table)
+    if own.name == "csv":
+        return plain.write_rows(path, table)
+    if own.write is None and own.rewrite is None:
+        raise ValueError(f"{own.title} is read and not written: convert the list first")
+    return write_particles(path, table, format=own.name)
 
 
 def write_back(folder: Path, name: str, table: ParticleTable, *, with_optimisation_set: bool = True) -> Path:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gonio.io.compressed import first_bytes
 from gonio.io.em import is_em, read_em, write_em
@@ -133,13 +133,34 @@ def moved_images(images: NDArray[np.float32], by_px: NDArray[np.float64]) -> NDA
     return np.fft.irfft2(np.fft.rfft2(images) * np.exp(-2j * np.pi * phase), s=(n, n)).astype(np.float32)
 
 
-def write_volume(path: str | Path, volume: Volume, *, half_precision: bool = False) -> None:
+def is_map(path: str | Path) -> bool:
+    """Return whether a file, plain or compressed, is binary as maps are, and not the text of a structure.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be read.
+    """
+    with reading(Path(path), BROKEN):
+        start = first_bytes(Path(path))
+    return b"\0" in start
+
+
+def write_volume(
+    path: str | Path,
+    volume: Volume,
+    *,
+    half_precision: bool = False,
+    origin_xyz_angstrom: ArrayLike = (0.0, 0.0, 0.0),
+) -> None:
     """Write a map with its voxel size, float32: EM where the name ends in .em, else MRC; gzip where it ends in .gz.
 
     Parameters
     ----------
     half_precision
         MRC of mode 12 (float16), half as large, good to three digits.
+    origin_xyz_angstrom
+        Where viewers are to put the centre of the first voxel; EM files cannot state it.
 
     Raises
     ------
@@ -156,4 +177,4 @@ def write_volume(path: str | Path, volume: Volume, *, half_precision: bool = Fal
             data = data.astype(np.float16)
         if not np.isfinite(data).all():
             raise FormatError(path, "has values beyond 65504, which float16 cannot hold", "write float32")
-    write_mrc(path, data, volume.voxel_size_angstrom)
+    write_mrc(path, data, volume.voxel_size_angstrom, origin_xyz_angstrom=origin_xyz_angstrom)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import mrcfile
 import mrcfile.mrcinterpreter
 import mrcfile.utils
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gonio.io.compressed import Layout, check_unpacked, is_uncompressed, opened, payload
 from gonio.io.errors import FormatError, reading, replacing
@@ -35,11 +35,12 @@ BROKEN = "write the file again, or pass --permissive (permissive=True) if other 
 
 @dataclass(frozen=True)
 class MapFile:
-    """Content of a file of a map or of images: values (z, y, x), float32, finite; voxel size (xyz, angstrom)."""
+    """Content of a file of a map or of images: values (z, y, x), float32, finite; voxel size and origin (angstrom)."""
 
     path: Path
     data: NDArray[np.float32]
     voxel_size_xyz_angstrom: NDArray[np.float64]
+    origin_xyz_angstrom: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
 
     def voxel_size_angstrom(self, *, axes: int = 3) -> float:
         """Return the voxel size of an isotropic map (``axes=2``: of the images of a stack); 0 where there is none."""
@@ -67,7 +68,7 @@ def read_mrc(path: str | Path, *, permissive: bool = False) -> MapFile:
         data, longer = payload(path, stream, layout.dtype, layout.shape)
     if longer:
         _complain(path, f"is longer than the shape {layout.shape} in its header", permissive)
-    return MapFile(path, finite_float32(path, data), layout.voxel_size_xyz_angstrom)
+    return MapFile(path, finite_float32(path, data), layout.voxel_size_xyz_angstrom, layout.origin_xyz_angstrom)
 
 
 def read_sections(path: Path, sections: Sequence[int], *, permissive: bool = False) -> NDArray[np.float32]:
@@ -110,7 +111,7 @@ def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
         sampling = np.array([header.mx, header.my, header.mz], dtype=np.float64)
         cell = np.array([header.cella.x, header.cella.y, header.cella.z], dtype=np.float64)
         size = np.divide(cell, sampling, out=np.zeros(3), where=sampling > 0)
-        return Layout(path, HEADER_BYTES + int(header.nsymbt), dtype, shape, size)
+        return Layout(path, HEADER_BYTES + int(header.nsymbt), dtype, shape, size, _origin(header, size))
 
 
 def lacks_map_word(start: bytes) -> bool:
@@ -151,9 +152,16 @@ def finite_float32(path: Path, data: NDArray) -> NDArray[np.float32]:
     return values
 
 
-def write_mrc(path: str | Path, data: NDArray, voxel_size_angstrom: float) -> None:
-    """Write a volume (z, y, x), float32 or float16, with its voxel size, origin and start 0; gzip for names in .gz."""
-    _write(path, data, voxel_size_angstrom, mrcfile.mrcfile.MrcFile.set_volume)
+def write_mrc(
+    path: str | Path, data: NDArray, voxel_size_angstrom: float, *, origin_xyz_angstrom: ArrayLike = (0.0, 0.0, 0.0)
+) -> None:
+    """Write a volume (z, y, x), float32 or float16, with voxel size and origin, start at 0; gzip for names in .gz."""
+
+    def as_volume(mrc: mrcfile.mrcfile.MrcFile) -> None:
+        mrc.set_volume()
+        mrc.header.origin = tuple(np.asarray(origin_xyz_angstrom, dtype=np.float32))
+
+    _write(path, data, voxel_size_angstrom, as_volume)
 
 
 def write_stack(path: str | Path, images: NDArray, pixel_size_angstrom: float) -> None:
@@ -167,6 +175,13 @@ def _write(path: str | Path, data: NDArray, size: float, kind: Callable[[mrcfile
         mrc.set_data(data)
         kind(mrc)
         mrc.voxel_size = size
+
+
+def _origin(header: np.recarray, voxel_size_xyz_angstrom: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where the first voxel is, as ChimeraX has it: by the origin, or where that is 0 by the start."""
+    origin = np.array([header.origin.x, header.origin.y, header.origin.z], dtype=np.float64)
+    start = np.array([header.nxstart, header.nystart, header.nzstart], dtype=np.float64)
+    return np.nan_to_num(origin if origin.any() else start * voxel_size_xyz_angstrom)
 
 
 def _header(path: Path, raw: bytes, permissive: bool) -> np.recarray:

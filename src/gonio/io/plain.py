@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from gonio.io.blocks import Block
 from gonio.io.errors import FormatError, reading, replacing
-from gonio.io.paths import folder_of, moved
+from gonio.io.paths import folder_of, moved, moved_columns
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.star_columns import Layout, block_of, own_texts, table_of
 from gonio.io.subtomograms import ListSource
@@ -131,6 +131,19 @@ def write_csv(path: Path, table: ParticleTable) -> tuple[Path, ...]:
     """Write a plain CSV table."""
     columns = _columns(path, table)
     check_writable(path, _words(table, columns), NOT_IN_CSV)
+    return _written(path, columns)
+
+
+def write_rows(path: Path, table: ParticleTable) -> tuple[Path, ...]:
+    """Write the rows of a table that was read from a plain CSV table as they stand there, poses included."""
+    source = table.source
+    assert isinstance(source, ListSource) and source.text is not None  # it was read from one
+    rows = source.text.take(np.asarray(table.rows))
+    names = {LAYOUT.names: table.names}
+    return _written(path, rows.with_columns(moved_columns(rows.columns, folder_of(table), path.parent) | names).columns)
+
+
+def _written(path: Path, columns: Mapping[str, Sequence[str]]) -> tuple[Path, ...]:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(map(as_cell, columns))
@@ -181,7 +194,7 @@ def _table(block: Block, options: ReadOptions, format: str) -> ParticleTable:
             problem = f"has angstrom beside pixels ({mixed}) and no column {SIZE}"
             raise FormatError(block.path, problem, "add the column, or pass --pixel-size ANGSTROM")
         sizes = np.full(len(block), given or 1.0)
-    block = _in_pixels(block, sizes)
+    text, block = block, _in_pixels(block, sizes)
     images = block.text(IMAGE) if IMAGE in block and any(block.text(IMAGE)) else None
     tilts = None
     if all(label in block for label in TILT_COLUMNS):
@@ -191,7 +204,7 @@ def _table(block: Block, options: ReadOptions, format: str) -> ParticleTable:
         raise FormatError(block.path, f"column {FROM} holds {sorted(start)}", "use corner or centre, for all rows")
     path = block.path
     own = block.without([SIZE, FROM, IMAGE])
-    source = ListSource(path, format, options, block.text("name"), images, tilts, own)
+    source = ListSource(path, format, options, block.text("name"), images, tilts, own, text=text)
     table = table_of(own, LAYOUT, options, source=source, pixel_sizes=sizes)
     if in_angstrom and not given:
         table = replace(table, pixel_sizes_angstrom=None, lengths="angstrom")

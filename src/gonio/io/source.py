@@ -20,20 +20,24 @@ from numpy.typing import NDArray
 from gonio.io.blocks import Block, Star, read_star
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
 from gonio.io.errors import FormatError, files_found, locate, located, of_particle, reading
+from gonio.io.joining import joined_stars
 from gonio.io.maps import image_stack, moved_images, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
 from gonio.io.tilts import OPTICS, DefocusHand, visible_tilts
 from gonio.io.wedges import StatedWedges
 from gonio.particle.ctf import Ctf
-from gonio.particle.table import ParticleTable
+from gonio.particle.table import ParticleSource, ParticleTable
+from gonio.particle.tilt_change import StackGeometry, TiltChange, premultiplied_anew
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
 
 VOXEL_SIZE_TOLERANCE = 0.01
+# Less is no other transfer: a tenth of a radian at 3 angstrom.
+_SAME_DEFOCUS_ANGSTROM = 15.0
 # Stacks are not moved by more than this fraction of their box: the rest would come from the other side.
-FARTHEST_OFFSET = 0.25
+_FARTHEST_OFFSET = 0.25
 CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
 COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
@@ -118,6 +122,8 @@ class StarSource:
         Whether images are 2-D stacks. Without their tilt series they cannot be loaded.
     places_angstrom
         Where the boxes of stacks are, from the centres of their tomograms, (m, 3), NaN where it is not known; or None.
+    changes
+        Changes of the geometry of tilt series, by tomogram: stacks are loaded with them.
     """
 
     star: Star
@@ -128,6 +134,7 @@ class StarSource:
     sets: tuple[Path, ...] = ()
     stacks: bool = False
     places_angstrom: NDArray[np.float64] | None = field(default=None, compare=False)
+    changes: Mapping[str, TiltChange] = field(default_factory=dict, compare=False)
 
     @property
     def path(self) -> Path:
@@ -247,13 +254,12 @@ class StarSource:
 
     def _tilt_stack(self, index: int, image: MapFile, size: float) -> TiltStack:
         images = image_stack(image)
-        series = self.series[self.particles.text("rlnTomoName")[index]]
-        series, visible = self._match(index, image.path, len(images), series)
-        sense = np.array([1.0, 1.0, -1.0 if self.tilts_reversed[index] else 1.0])
+        geometry, visible = self._geometry(index, image.path, len(images))
+        series = geometry.series if geometry.change is None else geometry.change.applied(geometry.series)
         with reading(image.path, "extract this particle again"):
-            return TiltStack(
+            stack = TiltStack(
                 self._contrast(self._centred(index, images, series, size)),
-                series.projections_xyz * sense,
+                series.projections_xyz * geometry.sense,
                 size,
                 ctf=self._ctf(index, series),
                 ctf_premultiplied=bool(self.value(PREMULTIPLIED, index)),
@@ -261,18 +267,29 @@ class StarSource:
                 scale=visible.astype(np.float64) if series.scale is None else visible * series.scale,
                 bfactor_per_dose=series.bfactor_per_dose,
             )
+            if series.cut_defocus is None or not stack.ctf_premultiplied:
+                return stack
+            # The lens is that of the place where the stack was cut, and so nearly that of the place now.
+            before = self._ctf(index, replace(series, defocus=series.cut_defocus))
+            scale = geometry.series.scale
+            return premultiplied_anew(stack, before, visible * (np.ones(len(visible)) if scale is None else scale))
 
     def _centred(self, index: int, images: NDArray[np.float32], series: TiltSeries, size: float) -> NDArray[np.float32]:
         """Return images with the particle at their centres, also where they were cut out with another geometry."""
         if series.cut_projections_xyz is None:
             return images
+        if self.value(PREMULTIPLIED, index) and _is_refocused(series):
+            problem = (
+                "lists images that are multiplied by the transfer of another defocus than their tilt series has now"
+            )
+            raise FormatError(self.path, problem, "extract the stacks again")
         place = self._place(index)
         if place is None:
             problem = "does not state positions, which stacks need that were cut out with another geometry of the tilts"
             raise FormatError(self.path, problem, "extract the stacks again")
         offsets = series.offsets_angstrom(place)
         assert offsets is not None
-        if np.abs(offsets).max() > FARTHEST_OFFSET * size * images.shape[-1]:
+        if np.abs(offsets).max() > _FARTHEST_OFFSET * size * images.shape[-1]:
             problem = (
                 f"was cut out up to {np.abs(offsets).max():.0f} angstrom away from where its tilt series has it now,"
                 f" too far for a box of {images.shape[-1] * size:g}"
@@ -285,6 +302,46 @@ class StarSource:
         place = None if self.places_angstrom is None else self.places_angstrom[index]
         return place if place is not None and bool(np.isfinite(place).all()) else None
 
+    def stack_geometry(self, index: int) -> StackGeometry:
+        """Return the geometry by which the images of the particle at this row were cut.
+
+        Raises
+        ------
+        FormatError
+            If the list has no tilt series, its image is missing, or its position is not known.
+        """
+        if not self.series:
+            raise FormatError(self.path, "has no tilt series of 2-D stacks", "give a list of stacks with --tomograms")
+        series = self.series[self.particles.text("rlnTomoName")[index]]
+        count, path = len(series), self.path
+        if not self._visible(index, series).all():
+            image = self._read("rlnImageName", index)
+            count, path = len(image_stack(image)), image.path
+        geometry, _ = self._geometry(index, path, count)
+        if not np.isfinite(geometry.place_angstrom).all():
+            problem = f"does not state where the particle in row {index + 1} is from the centre of its tomogram"
+            raise FormatError(self.path, problem, "add rlnCenteredCoordinate*Angst, or rlnTomoSize* to tomograms.star")
+        return geometry
+
+    def with_changes(self, changes: Mapping[str, TiltChange]) -> StarSource:
+        """Return a source that loads stacks with these changes of their tilt series, by tomogram, and no others."""
+        unknown = [name for name in changes if name not in self.series]
+        if unknown:
+            raise FormatError(self.path, f"has no tilt series {unknown[0]!r}", "give changes of its own tomograms")
+        for name, change in changes.items():
+            change.applied(self.series[name])  # whose error states both numbers of tilts
+        return replace(self, changes=dict(changes))
+
+    def _geometry(self, index: int, path: Path, count: int) -> tuple[StackGeometry, NDArray[np.bool_]]:
+        """Return the geometry of the ``count`` images of a stack, and which of them show the particle."""
+        name = self.particles.text("rlnTomoName")[index]
+        series, visible, tilts = self._match(index, path, count, self.series[name])
+        place = self._place(index)
+        place = np.full(3, np.nan) if place is None else place
+        change = self.changes[name].take(tilts) if name in self.changes else None
+        mirrored = bool(self.tilts_reversed[index])
+        return StackGeometry(series, tilts, place, self._ctf(index, series), mirrored, change), visible
+
     def _ctf(self, index: int, series: TiltSeries) -> Ctf | None:
         if series.defocus is None:
             return None
@@ -294,16 +351,22 @@ class StarSource:
         optics = Optics(*(self._optics(index, label) for label in OPTICS))
         return series.ctf(place_angstrom=self._place(index), optics=optics)
 
-    def _match(self, index: int, path: Path, count: int, series: TiltSeries) -> tuple[TiltSeries, NDArray[np.bool_]]:
+    def _visible(self, index: int, series: TiltSeries) -> NDArray[np.bool_]:
+        """Return which images of a series show the particle at this row."""
+        if "rlnTomoVisibleFrames" not in self.particles:
+            return np.ones(len(series), dtype=bool)
+        token = self.particles.text("rlnTomoVisibleFrames")[index]
+        return visible_tilts(token, path=self.path, row=index, count=len(series))
+
+    def _match(
+        self, index: int, path: Path, count: int, series: TiltSeries
+    ) -> tuple[TiltSeries, NDArray[np.bool_], NDArray[np.int64]]:
         # RELION 5 stores the visible tilts only, WarpTools all of them with the others left zero.
-        visible = np.ones(len(series), dtype=bool)
-        if "rlnTomoVisibleFrames" in self.particles:
-            token = self.particles.text("rlnTomoVisibleFrames")[index]
-            visible = visible_tilts(token, path=self.path, row=index, count=len(series))
+        visible = self._visible(index, series)
         if count == len(series):
-            return series, visible
+            return series, visible, np.arange(count)
         if count == visible.sum():
-            return series.take(visible), visible[visible]
+            return series.take(visible), visible[visible], np.flatnonzero(visible)
         problem = f"holds {count} images; its tomogram has {len(series)} tilts, {visible.sum()} of them visible"
         raise FormatError(path, problem, f"give the tomograms file that belongs to {self.path}")
 
@@ -365,6 +428,32 @@ class StarSource:
             is_extracted="gonioOutside" in self.particles,
         )
 
+    def joined(self, other: ParticleSource) -> tuple[StarSource, int]:
+        """Return the source of the rows of both lists, and the row at which those of the other begin.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For lists of two formats, or read with different options; FormatError as ``gonio.io.joining``.
+        """
+        if not isinstance(other, StarSource) or (self.format, self.stacks) != (other.format, other.stacks):
+            raise TypeError(f"{self.path} is a list of {self.format}, the other of {other.format}: convert one of them")
+        mine, its = (replace(one.options, tomograms_path=None) for one in (self, other))
+        if mine != its:
+            raise ValueError(f"{self.path} and {other.path} were read with different options")
+        star, particles = joined_stars(self.star, other.star, (self.particles, other.particles))
+        places, others = self.places_angstrom, other.places_angstrom
+        return StarSource(
+            star,
+            particles,
+            {**other.series, **self.series},
+            self.tomograms_path if self.tomograms_path == other.tomograms_path else None,
+            self.options,
+            tuple(dict.fromkeys((*self.sets, *other.sets, other.path))),
+            self.stacks,
+            None if places is None or others is None else np.concatenate([places, others]),
+        ), len(self.particles)
+
     @property
     def has_ctf_images(self) -> bool:
         """True where its subtomograms come with volumes in rlnCtfImage."""
@@ -376,6 +465,13 @@ class StarSource:
             return None
         sections, box = (len(self._read(label, index).data) for label in (IMAGE_OF_CTF, "rlnImageName"))
         return self._kind_of(index, sections, box)
+
+
+def _is_refocused(series: TiltSeries) -> bool:
+    """Return whether a series has another defocus now than when its stacks were cut out."""
+    if series.cut_defocus is None or series.defocus is None:
+        return False
+    return bool(np.abs(series.defocus - series.cut_defocus)[:, :2].max() > _SAME_DEFOCUS_ANGSTROM)
 
 
 def named_file(entry: Block, label: str) -> Path:

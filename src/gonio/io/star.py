@@ -122,7 +122,22 @@ def write_particles(path: Path, table: ParticleTable, with_optimisation_set: boo
     Parameters, files and errors as ``gonio.io.write_particles``; the table must be read by ``read_particles`` here.
     """
     source = _source(table)
-    block = updated(source, table, path, pose_columns(table))
+    return _written(path, source, updated(source, table, path, pose_columns(table)), with_optimisation_set)
+
+
+def write_rows(path: Path, table: ParticleTable, with_optimisation_set: bool = True) -> tuple[Path, ...]:
+    """Write the rows of a table as they stand in the list that it was read from, poses included.
+
+    Half sets that changed are written; paths, files and errors as ``write_particles``.
+    """
+    source = _source(table)
+    rows = source.particles.take(np.asarray(table.rows))
+    block = _moved(rows.with_columns(_changed(rows, table)), source, path)
+    return _written(path, source, block, with_optimisation_set)
+
+
+def _written(path: Path, source: StarSource, block: Block, with_optimisation_set: bool) -> tuple[Path, ...]:
+    """Write the list of a source with another block of particles, and its optimisation set where it has tomograms."""
     blocks = tuple(block if old is source.particles else _moved(old, source, path) for old in source.star.blocks)
     write_star(path, replace(source.star, blocks=blocks))
     if not (with_optimisation_set and source.tomograms_path):

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from gonio.io.blocks import Block
 from gonio.io.errors import FormatError, files_found, locate, located, of_particle, reading
+from gonio.io.joining import joined_blocks
 from gonio.io.maps import read_listed
-from gonio.io.paths import relative
+from gonio.io.paths import moved, relative
 from gonio.io.source import VOXEL_SIZE_TOLERANCE, ReadOptions
 from gonio.particle.table import ParticleSource
 from gonio.particle.volume import Particle, Subtomogram, Volume
@@ -44,6 +45,8 @@ class ListSource(ParticleSource):
         The list's own columns, where it is a table.
     others
         Further files that were read.
+    text
+        The list's columns as they stand in the file, where ``block`` has them in other units.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class ListSource(ParticleSource):
     tilt_ranges_deg: NDArray[np.float64] | None = None
     block: Block | None = None
     others: tuple[Path, ...] = ()
+    text: Block | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -84,6 +88,35 @@ class ListSource(ParticleSource):
         if self.options.may_count_pixels:
             return None
         raise FormatError(self.path, "counts in pixels and does not state their size", "pass --voxel-size ANGSTROM")
+
+    def joined(self, other: ParticleSource) -> tuple[ListSource, int]:
+        """Return the source of the rows of both lists, and the row at which those of the other begin.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For lists of two formats, or read with different options.
+        """
+        if not isinstance(other, ListSource) or self.family != other.family:
+            raise TypeError(f"{self.path} is a list of {self.format}, the other of {other.format}: convert one of them")
+        if self.options != other.options:
+            raise ValueError(f"{self.path} and {other.path} were read with different options")
+        folders = other.path.parent, self.path.parent
+        images = None if self.images is None or other.images is None else [*self.images, *moved(other.images, *folders)]
+        tilts, others = self.tilt_ranges_deg, other.tilt_ranges_deg
+        blocks = [(self.block, other.block), (self.text, other.text)]
+        block, text = (None if a is None or b is None else joined_blocks(a, b) for a, b in blocks)
+        return ListSource(
+            self.path,
+            self.family,
+            self.options,
+            (*self.names, *other.names),
+            images,
+            None if tilts is None or others is None else np.concatenate([tilts, others]),
+            block,
+            (*self.others, *other.files),
+            text,
+        ), len(self.names)
 
     def files_of(self, index: int) -> tuple[Path, ...]:
         """Return the file of the particle at this row, where it is found."""

@@ -25,14 +25,29 @@ OSError where it cannot write. In all of them
 from gonio.jobs.align import Aligned, align
 from gonio.jobs.average import Averaged, average
 from gonio.jobs.classify import Classified, classify
+from gonio.jobs.compare import Comparison, compare
 from gonio.jobs.convert import Converted, convert
 from gonio.jobs.extract import Extracted, extract
 from gonio.jobs.inspect import Inspection, inspect
-from gonio.jobs.options import DecoyOptions, ListOptions, LocalOptions, ReferenceOptions, SearchOptions
+from gonio.jobs.join import Joined, join
+from gonio.jobs.map import Mapped, map_
+from gonio.jobs.map_quality import Postprocessed, SharpeningOptions
+from gonio.jobs.mask import Masked, mask
+from gonio.jobs.options import (
+    DecoyOptions,
+    ListOptions,
+    LocalOptions,
+    ReferenceOptions,
+    SearchOptions,
+    TiltOptions,
+)
 from gonio.jobs.pair import Fit, Paired, pair
+from gonio.jobs.postprocess import postprocess
 from gonio.jobs.refine import Refined, refine
+from gonio.jobs.refine_tilts import TiltsRefined, tilts
 from gonio.jobs.running import RunOptions
-from gonio.jobs.simulate import Mapped, Simulated, map_, simulate
+from gonio.jobs.select import Selected, select
+from gonio.jobs.simulate import Simulated, simulate
 from gonio.particle.arguments import ArgumentError
 
 __all__ = [
@@ -40,28 +55,42 @@ __all__ = [
     "ArgumentError",
     "Averaged",
     "Classified",
+    "Comparison",
     "Converted",
     "DecoyOptions",
     "Extracted",
     "Fit",
     "Inspection",
+    "Joined",
     "ListOptions",
     "LocalOptions",
     "Mapped",
+    "Masked",
     "Paired",
+    "Postprocessed",
     "ReferenceOptions",
     "Refined",
     "RunOptions",
     "SearchOptions",
+    "Selected",
+    "SharpeningOptions",
     "Simulated",
+    "TiltOptions",
+    "TiltsRefined",
     "align",
     "average",
     "classify",
+    "compare",
     "convert",
     "extract",
     "inspect",
+    "join",
     "map_",
+    "mask",
     "pair",
+    "postprocess",
     "refine",
+    "select",
     "simulate",
+    "tilts",
 ]

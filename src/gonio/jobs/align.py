@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.jobs.average import agreement_of, resolutions
+from gonio.jobs.average import agreement_of
 from gonio.jobs.checking import doubts_of, warn_of
+from gonio.jobs.curves import resolutions
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
+from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import (
     DecoyOptions,
     File,
@@ -24,8 +27,18 @@ from gonio.jobs.options import (
     SearchOptions,
     files_of,
 )
-from gonio.jobs.pages import average_for_display, defocus_of, facts_of, for_display, outliers_of, with_notes
+from gonio.jobs.pages import (
+    average_for_display,
+    defocus_of,
+    facts_of,
+    files_in,
+    for_display,
+    outliers_of,
+    shared_decisions,
+    with_notes,
+)
 from gonio.jobs.running import RunOptions, running
+from gonio.jobs.verdicts import competing_of_columns, verdict_of_alignment
 from gonio.particle.arguments import ArgumentError
 
 if TYPE_CHECKING:
@@ -33,10 +46,17 @@ if TYPE_CHECKING:
     from gonio.alignment.result import Result
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
-    from gonio.report import Errors, Report
+    from gonio.report import Errors, Report, Verdict
     from gonio.run.executor import Executor
     from gonio.settings import Settings
+    from gonio.workflows.inspection import InputWarning
 
+
+# Rule for the one resolution of the page.
+RULE = (
+    "where the Fourier shell correlation of two halves first falls below 0.143; both were aligned to one map, so noise"
+    " may agree: gonio refine states one that can be relied on"
+)
 WRONG_DEG = 15.0  # errors beyond this are another optimum
 # Columns of the scores of reference and best decoy, and of the q-value.
 TARGET, DECOY, Q = "log_likelihood", "decoy_log_likelihood", "q_value"
@@ -52,7 +72,7 @@ class Aligned:
 
     ``results`` are those of its particles, one for each; ``settings`` those of the aligner with every default spelt
     out, as far as all particles have one box, whose edge is ``box_angstrom``; ``errors`` are there where the truth is
-    known.
+    known; ``verdict`` is that of the page, None where nothing was checked.
     """
 
     table: ParticleTable
@@ -62,6 +82,7 @@ class Aligned:
     box_angstrom: float | None
     errors: Errors | None = None
     decoys: DecoyOptions = field(default_factory=DecoyOptions)
+    verdict: Verdict | None = None
 
     @property
     def kept(self) -> ParticleTable | None:
@@ -69,6 +90,13 @@ class Aligned:
         if not self.decoys.decoys:
             return None
         return self.table[np.asarray(self.table.columns[Q], dtype=np.float64) <= self.decoys.most_q]
+
+    @property
+    def searches_everywhere(self) -> bool:
+        """Whether the search was over all orientations, and shifts up to a limit."""
+        from gonio.settings import GlobalSearch
+
+        return isinstance(self.settings.search, GlobalSearch)
 
     @property
     def numbers(self) -> list[Number]:
@@ -79,7 +107,7 @@ class Aligned:
             ("particles", count, "{:.0f}", "aligned"),
             *_numbers_of_decoys(self),
             *_numbers_of_errors(self),
-            ("dissimilarity, median", np.median(columns["dissimilarity"]), "{:.4f}", "lower is better"),
+            *numbers_of_fit(columns),
             *_numbers_of_certainty(columns),
             *_numbers_of_changes(columns),
             ("converged", 100 * ended, "{:.0f} %", "no step improves them further"),
@@ -99,7 +127,8 @@ class Aligned:
             for name, value, form, _ in self.numbers
         }
         names, counts = np.unique(self.table.columns["status"], return_counts=True)
-        return {**numbers, "status": dict(zip(names.tolist(), counts.tolist(), strict=True))}
+        judged = {} if (found := self.verdict) is None else {"verdict": found.grade, "verdict_why": found.sentence}
+        return {**numbers, **judged, "status": dict(zip(names.tolist(), counts.tolist(), strict=True))}
 
 
 def align(
@@ -138,14 +167,17 @@ def align(
 
     search.check(local)
     decoys.check()
-    reference_map = particles.read_map(reference)
+    table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
+    to_particles = Fitting.to_particles(table)
+    reference_map = to_particles.fit(particles.read_map(reference), "the reference", box=False)
     settings = search.settings(voxel_size_angstrom=reference_map.voxel_size_angstrom, local=local)
     if learn and not settings.restores:
         raise ArgumentError("{} is for restored inputs: plain ones have no expected FSC", "learn")
     resources = run.resources(settings)
-    facts = known.read(particles.read_map, reference_map, settings)
-    table, true_table = particles.read(), None if truth is None else replace(particles, path=truth).read()
-    warned = warn_of(doubts_of(table, reference_map, settings, mask=facts.mask, local=local is not None))
+    to_reference = Fitting(reference_map.voxel_size_angstrom, reference_map.box)
+    facts = known.read(lambda path: to_reference.fit(particles.read_map(path), str(path)), reference_map, settings)
+    doubts = doubts_of(table, reference_map, settings, mask=facts.mask, local=local is not None)
+    warned = warn_of([*to_particles.warnings, *to_reference.warnings, *doubts])
     aligner = facts.aligner(reference_map, settings)
     asked = {
         "reference": reference,
@@ -163,20 +195,41 @@ def align(
     with running(output, resources, settings=asked, seed=seed, inputs=files) as work:
         aligned = align_list(table, aligner, executor=work.executor, seed=seed, learn=learn)
         if decoys.decoys:
-            judged = _with_decoys(aligned.table, aligner, decoys, executor=work.executor, seed=seed)
-            aligned = replace(aligned, table=judged, decoys=decoys)
+            scored = _with_decoys(aligned.table, aligner, decoys, executor=work.executor, seed=seed)
+            aligned = replace(aligned, table=scored, decoys=decoys)
         if true_table is not None:
             aligned = replace(aligned, errors=errors_of(aligned, true_table))
+        aligned = judged(aligned, aligner, warned, executor=work.executor, seed=seed)
         with work.results(alignment=asdict(aligned.settings)) as folder:
-            _write_lists(folder, aligned, box_angstrom=aligned.box_angstrom or reference_map.box_angstrom)
+            _write_lists(folder, aligned, reference_map)
             write_summary(folder, aligned.summary)
             report = report_of(aligned, title=f"Alignment of {particles.name}", seed=seed)
             report = _with_looks(with_notes(report, table, warned), aligned, reference_map, work.executor)
+            report = replace(report, files=files_in(folder), next_steps=_next_steps(aligned, output))
             write_text(folder / "report.html", html(report))
     return aligned
 
 
-def _write_lists(folder: Path, aligned: Aligned, *, box_angstrom: float) -> None:
+def judged(
+    aligned: Aligned, aligner: Aligner, warned: Sequence[InputWarning], *, executor: Executor, seed: int
+) -> Aligned:
+    """Return an alignment with its verdict, by its decoys or else by those of a sample."""
+    decoys = aligned.decoys.decoys
+    competing = competing_of_columns(aligned.table, decoys) if decoys else None
+    verdict = verdict_of_alignment(
+        aligned.table,
+        aligner,
+        aligned.results,
+        aligned.settings,
+        warned=warned,
+        executor=executor,
+        seed=seed,
+        competing=competing,
+    )
+    return replace(aligned, verdict=verdict)
+
+
+def _write_lists(folder: Path, aligned: Aligned, reference: Volume) -> None:
     """Write the list, its runners-up, the particles that are kept, and the scene of all."""
     from gonio.alignment.columns import runners_up, writable
     from gonio.io.lists import write_back
@@ -188,7 +241,8 @@ def _write_lists(folder: Path, aligned: Aligned, *, box_angstrom: float) -> None
     elif aligned.decoys.decoys:
         none_kept = f"No particle has a q-value up to {aligned.decoys.most_q:g}."
         write_list(folder / "kept.star", None, otherwise=none_kept)
-    write_particle_scene(folder, aligned.table, box_angstrom=box_angstrom)
+    box, size = aligned.box_angstrom or reference.box_angstrom, reference.voxel_size_angstrom
+    write_particle_scene(folder, aligned.table, box_angstrom=box, voxel_size_angstrom=size)
 
 
 def align_list(
@@ -256,6 +310,18 @@ def _with_decoys(
         )
     found = compete(table, aligner, decoys, table.poses, executor=executor, seed=seed)
     return table.with_poses(table.poses, **{TARGET: found.target, DECOY: found.best_decoy, Q: found.q})
+
+
+def numbers_of_fit(columns: Mapping[str, NDArray]) -> list[Number]:
+    """Return the medians of dissimilarity and correlation, each with its scale, where it has one."""
+    dissimilarity = float(np.median(columns["dissimilarity"]))
+    if "correlation" not in columns:
+        return [("dissimilarity, median", dissimilarity, "{:.4f}", "lower is better; its scale is that of the score")]
+    reading = "1 - dissimilarity / 2: 1 the same, 0 unrelated"
+    return [
+        ("dissimilarity, median", dissimilarity, "{:.4f}", "lower is better: 0 the same, 2 unrelated"),
+        ("correlation, median", float(np.median(columns["correlation"])), "{:.4f}", reading),
+    ]
 
 
 def _numbers_of_decoys(aligned: Aligned) -> list[Number]:
@@ -342,7 +408,37 @@ def report_of(aligned: Aligned, *, title: str, seed: int) -> Report:
         expected=_expected(aligned),
         box_angstrom=aligned.box_angstrom or 0.0,
         most_q=aligned.decoys.most_q if aligned.decoys.decoys else None,
+        verdict=aligned.verdict,
+        decisions=_decisions(aligned),
+        max_shift_angstrom=aligned.settings.max_shift_angstrom if aligned.searches_everywhere else None,
     )
+
+
+def _next_steps(aligned: Aligned, output: File) -> list[tuple[str, str]]:
+    """Return commands to go on with: as they are typed, and what for."""
+    from gonio.io.lists import file_name
+
+    listed = shlex.quote(str(Path(output) / file_name(aligned.table, "particles")))
+    return [
+        (f"gonio average {listed} --split -o average.mrc", "the map of all particles, with half maps"),
+        (
+            f"gonio refine {listed} --local --split -o refined",
+            "poses and map together, halves apart: a resolution to quote",
+        ),
+        (f"gonio classify {listed} --local --classes 2 -o classes", "are there particles of another kind among them?"),
+    ]
+
+
+def _decisions(aligned: Aligned) -> list[tuple[str, str, str]]:
+    """Return what was compared and searched, and why: name, value, reason."""
+    settings = aligned.settings
+    finest, shift = settings.resolution_angstrom, settings.max_shift_angstrom
+    rows = []
+    if finest is not None:
+        rows.append(("finest detail compared", f"{finest:.3g} angstrom", "--resolution, or else four voxels"))
+    if shift is not None and aligned.searches_everywhere:
+        rows.append(("largest shift", f"{shift:.3g} angstrom", "--max-shift, or else a quarter of the box"))
+    return [*rows, *shared_decisions(settings)]
 
 
 def _with_looks(report: Report, aligned: Aligned, reference: Volume, executor: Executor) -> Report:
@@ -366,6 +462,7 @@ def _with_looks(report: Report, aligned: Aligned, reference: Volume, executor: E
         curves={} if fsc is None else {f"halves, {k}": v for k, v in fsc.curves.items()},
         maps={**for_display(maps, np.inf if fsc is None else fsc.resolution_angstrom()), **report.maps},
         coverage=made.coverage,
+        resolution=None if fsc is None else (fsc.resolution_angstrom(), RULE),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gonio.jobs.checking import warn_of
+from gonio.jobs.curves import coverage_rows, coverage_summary, falls_at, fsc_csv, resolutions
 from gonio.jobs.files import beside, check_map, write_settings, write_text
+from gonio.jobs.fitting import Fitting
+from gonio.jobs.map_quality import WRITTEN, Postprocessed, postprocessed, write_postprocessed
 from gonio.jobs.options import File, ListOptions, files_of
 from gonio.jobs.running import thread_count
 from gonio.jobs.splitting import check_half_sets, with_half_sets
+from gonio.jobs.verdicts import verdict_of_average
 from gonio.particle.arguments import ArgumentError
 from gonio.run.executor import Checkpointed, Executor, Local, Progress, silent
 
@@ -21,47 +26,55 @@ if TYPE_CHECKING:
     from gonio.averaging.resolution import HalfMapFsc
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
+    from gonio.report import Verdict
+    from gonio.workflows.inspection import InputWarning
 
 HALF_ENDINGS = ("_half1.mrc", "_half2.mrc", "_fsc.csv")
 MASK_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, SETTINGS_ENDING = "_mask.mrc", "_coverage.mrc", ".cxc", ".settings.toml"
+PAGE_ENDING = "_report.html"
+FILE_ENDINGS = (COVERAGE_ENDING, SCRIPT_ENDING, SETTINGS_ENDING)
+# Rule for the one resolution of the page.
+RULE = (
+    "where the Fourier shell correlation of the two half sets, corrected for the mask, first falls below 0.143; it can"
+    " be relied on if their poses were refined apart, which no list states"
+)
 
 
 @dataclass(frozen=True)
 class Averaged:
-    """An average, the agreement of its halves (None without half sets), and the sense in which tilts were read."""
+    """An average, the agreement of its halves (None without half sets), the sense of its tilts, and its verdict.
+
+    ``quality`` is what the halves say of the map, sharpened; None without half sets.
+    """
 
     average: Average
     agreement: Agreement | None
     tilt_sense: str
+    verdict: Verdict
+    quality: Postprocessed | None = None
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
         """Agreement of the halves and coverage: name, value, how to read it."""
-        from gonio.averaging.resolution import CONE_DEG, evenness
-
-        even = evenness(self.average.coverage)
-        worst = ", ".join(f"{x:.2f}" for x in even.worst_xyz)
-        reading = f"times the mean, within {CONE_DEG:g} degrees of {worst} xyz"
-        return [
-            *([] if self.agreement is None else resolutions(self.agreement.fsc)),
-            ("coverage", f"{100 * even.seen:.1f} %", "of frequencies were measured"),
-            ("coverage, efficiency", f"{even.efficiency:.2f}", "1 where all were alike"),
-            ("coverage, worst direction", f"{even.worst:.2f}", reading),
-        ]
+        agreement = [] if self.agreement is None else resolutions(self.agreement.fsc)
+        quality = [] if self.quality is None else self.quality.rows
+        return [*agreement, *quality, *coverage_rows(self.average.coverage)]
 
     @property
     def summary(self) -> dict[str, object]:
         """Numbers for programs."""
-        from gonio.averaging.resolution import evenness
-
-        even, made = evenness(self.average.coverage), self.average
+        made = self.average
         summary: dict[str, object] = {
             "particles": made.count,
             "box": made.volume.box,
             "voxel_size_angstrom": made.volume.voxel_size_angstrom,
-            "coverage": {"seen": even.seen, "efficiency": even.efficiency, "worst": even.worst},
+            "verdict": self.verdict.grade,
+            "verdict_why": self.verdict.sentence,
+            "coverage": coverage_summary(made.coverage),
         }
-        return summary if self.agreement is None else {**summary, "fsc_falls_at_angstrom": falls_at(self.agreement.fsc)}
+        if self.agreement is not None:
+            summary["fsc_falls_at_angstrom"] = falls_at(self.agreement.fsc)
+        return summary if self.quality is None else {**summary, **self.quality.summary}
 
 
 def average(
@@ -94,21 +107,28 @@ def average(
     """
     from gonio.workflows.checks import warnings_of_list
 
-    endings = (*HALF_ENDINGS, *(() if mask else (MASK_ENDING,))) if halves else ()
-    target = check_map(output, SETTINGS_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, *endings, overwrite=overwrite)
+    made_of_halves = (*HALF_ENDINGS, *(f"_{name}" for name in WRITTEN), *(() if mask else (MASK_ENDING,)))
+    beside_it = (SETTINGS_ENDING, COVERAGE_ENDING, SCRIPT_ENDING, PAGE_ENDING)
+    endings = made_of_halves if halves else ()
+    target = check_map(output, *beside_it, *endings, overwrite=overwrite)
     _check(halves=halves, split=split, overlap_distance_angstrom=overlap_distance_angstrom, mask=mask)
     table = particles.read()
     if split:
         table = with_half_sets(table, split=True, overlap_distance_angstrom=overlap_distance_angstrom, seed=0)
-    given = particles.read_mask(mask)
-    if given is not None and given.box != (box := table.load(0).box):
-        raise ArgumentError("{} has a box of {own} voxels, the particles one of {box}", "mask", own=given.box, box=box)
-    warn_of(warnings_of_list(table, mask=given, poses_for="an average"))
+    fitting = Fitting.to_particles(table)
+    given = None if mask is None else fitting.fit(particles.read_map(mask), "the mask")
+    warned = warn_of([*fitting.warnings, *warnings_of_list(table, mask=given, poses_for="an average")])
     executor = Checkpointed(Local(thread_count(threads)), progress=progress)
     made = average_list(table, halves=halves, symmetry=symmetry, executor=executor)
-    averaged = Averaged(made, agreement_of(made, given), table.tilt_sense)
+    agreement = agreement_of(made, given)
+    verdict = verdict_of_average(
+        table, made, None if agreement is None else agreement.fsc, warned, listed_halves=not split, symmetry=symmetry
+    )
+    averaged = Averaged(made, agreement, table.tilt_sense, verdict, _quality_of(made, agreement, given))
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_average(target, made, averaged.agreement)
+    write_average(target, made, agreement)
+    if averaged.quality is not None:
+        write_postprocessed(averaged.quality, lambda name: beside(target, f"_{name}"))
     settings = {
         "halves": halves,
         "split": split,
@@ -119,7 +139,41 @@ def average(
         "list": particles.record(table),
     }
     write_settings(beside(target, SETTINGS_ENDING), settings, inputs=files_of(table, mask))
+    _write_page(target, averaged, replace(table, source=None), with_notes_of=(table, warned), endings=endings)
     return averaged
+
+
+def _write_page(
+    target: Path,
+    averaged: Averaged,
+    table: ParticleTable,
+    *,
+    with_notes_of: tuple[ParticleTable, Sequence[InputWarning]],
+    endings: Sequence[str],
+) -> None:
+    """Write the page about an average, with links to the files beside it."""
+    from gonio.jobs.pages import facts_of, for_display, with_notes
+    from gonio.report import Report, html
+
+    made, agreement = averaged.average, averaged.agreement
+    limit = float("inf") if agreement is None else agreement.fsc.resolution_angstrom()
+    halves = {f"half {number}": half for number, half in enumerate(made.halves or (), start=1)}
+    facts = facts_of(0)
+    del facts["seed"]  # nothing is drawn
+    report = Report(
+        f"Average {target.name}",
+        facts,
+        averaged.rows,
+        table,
+        curves={} if agreement is None else {f"halves, {name}": curve for name, curve in agreement.fsc.curves.items()},
+        box_angstrom=made.volume.box_angstrom,
+        maps=for_display({"map": made.volume, **halves}, limit if agreement is not None else 0.0),
+        coverage=made.coverage,
+        verdict=averaged.verdict,
+        resolution=None if agreement is None else (limit, RULE),
+        files=[target.name, *(beside(target, one).name for one in (*FILE_ENDINGS, *endings))],
+    )
+    write_text(beside(target, PAGE_ENDING), html(with_notes(report, *with_notes_of)))
 
 
 def _check(*, halves: bool, split: bool, overlap_distance_angstrom: float | None, mask: File | None) -> None:
@@ -152,13 +206,21 @@ def average_list(table: ParticleTable, *, halves: bool, symmetry: str, executor:
 
 def agreement_of(made: Average, mask: Volume | None = None) -> Agreement | None:
     """Compare the halves of an average within a mask that is given or made from it; None where it has none."""
-    from gonio.averaging.resolution import half_map_fsc, soft_mask
+    from gonio.averaging.resolution import half_map_fsc
+    from gonio.fourier.masks import soft_mask
 
     if made.halves is None:
         return None
     own = soft_mask(made.volume) if mask is None else None
     fsc = half_map_fsc(made.halves, mask=own if mask is None else mask, rng=np.random.default_rng(0))
     return Agreement(fsc, own)
+
+
+def _quality_of(made: Average, agreement: Agreement | None, mask: Volume | None) -> Postprocessed | None:
+    """Return what the halves of an average say of it; None where it has none."""
+    if made.halves is None or agreement is None:
+        return None
+    return postprocessed(made.volume, made.halves, mask=mask or agreement.mask, fsc=agreement.fsc)
 
 
 def write_average(path: Path, made: Average, agreement: Agreement | None) -> None:
@@ -182,53 +244,3 @@ def write_average(path: Path, made: Average, agreement: Agreement | None) -> Non
     if agreement.mask is not None:
         write_volume(beside(path, MASK_ENDING), agreement.mask)
     write_text(beside(path, fsc_ending), fsc_csv(agreement.fsc))
-
-
-def fsc_csv(fsc: HalfMapFsc) -> str:
-    """Return every curve as CSV, a line for each shell."""
-    box, curves = fsc.box_angstrom, fsc.curves
-    rows = [",".join(["shell", "resolution_angstrom", *curves])]
-    for s in range(len(fsc.unmasked)):
-        values = ",".join(f"{curve[s]:.6f}" for curve in curves.values())
-        rows.append(f"{s},{box / s if s else float('inf'):.4f},{values}")
-    return "\n".join([*rows, ""])
-
-
-def resolutions(fsc: HalfMapFsc) -> list[tuple[str, str, str]]:
-    """Return where the curves fall: name, value, how to read it."""
-    from gonio.averaging.resolution import FSC_HALVES, FSC_KNOWN
-
-    named = (
-        ("no mask", "where the halves' FSC falls to this", fsc.unmasked),
-        ("soft mask", "corrected for the mask", fsc.corrected),
-    )
-    return [
-        (
-            f"resolution {level:g}, {name}",
-            resolution_text(curve, level, fsc.box_angstrom),
-            reading,
-        )
-        for name, reading, curve in named
-        if curve is not None
-        for level in (FSC_HALVES, FSC_KNOWN)
-    ]
-
-
-def falls_at(fsc: HalfMapFsc) -> dict[str, float]:
-    """Return where the best curve falls through each threshold, for programs."""
-    return {
-        "0.143": fsc.resolution_angstrom(),
-        "0.5": fsc.resolution_angstrom(0.5),
-        "0.143_no_mask": replace(fsc, corrected=None).resolution_angstrom(),
-    }
-
-
-def resolution_text(fsc: np.ndarray, threshold: float, box_angstrom: float) -> str:
-    """Return where a curve falls through a threshold, for people."""
-    from gonio.fourier.fsc import resolution_at
-
-    resolution = resolution_at(fsc, threshold, box_angstrom=box_angstrom)
-    finest = box_angstrom / (len(fsc) - 1)
-    if not np.isfinite(resolution):
-        return f"worse than {box_angstrom:.0f} angstrom"
-    return f"{resolution:.1f} angstrom" + (" or better" if resolution <= finest else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import numpy as np
 from gonio.jobs.average import agreement_of, write_average
 from gonio.jobs.checking import warn_of
 from gonio.jobs.files import write_particle_scene, write_summary, write_text
+from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
 from gonio.jobs.pages import facts_of, for_display, with_notes
 from gonio.jobs.running import RunOptions, running
@@ -21,6 +22,7 @@ from gonio.run.executor import Executor
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
+    from gonio.report import Classes as Shown
     from gonio.report import Matrix, Report
     from gonio.settings import Settings
     from gonio.workflows.classification import Classes
@@ -143,7 +145,8 @@ def classify(
             most=len(table),
             path=particles.path,
         )
-    maps = [particles.read_map(path) for path in references or ()]
+    fitting = Fitting.to_particles(table)
+    maps = [fitting.fit(particles.read_map(path), Path(path).name, box=False) for path in references or ()]
     procedure = _procedure_of(table, maps, count, pairs_up_to=pairs_up_to, local=local, seed=seed)
     watch(procedure)
     settings = search.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom, local=own)
@@ -154,7 +157,7 @@ def classify(
         resolutions={"resolution_angstrom": search.resolution_angstrom},
         poses_for="a local search" if local else None,
     )
-    warned = warn_of(doubts)
+    warned = warn_of([*fitting.warnings, *doubts])
     resources = run.resources(settings)
     record = {
         "classes": str(classes),
@@ -278,7 +281,6 @@ def _write_results(folder: Path, classified: Classified, score: str) -> Matrix |
 
 def _report(classified: Classified, matrix: Matrix | None, *, title: str, seed: int) -> Report:
     """Return the page about a classification: class averages side by side, and the matrix that they come from."""
-    from gonio.report import Classes as Shown
     from gonio.report import Report
 
     found = classified.found
@@ -296,9 +298,20 @@ def _report(classified: Classified, matrix: Matrix | None, *, title: str, seed: 
         curves=curves,
         box_angstrom=next(iter(made.values())).volume.box_angstrom if made else 0.0,
         maps=seen,
-        classes=Shown(seen, counts) if seen else None,
+        classes=None if not seen else _shown(classified, seen, counts),
+        decisions=[("classes", str(len(found.averages)), classified.procedure.reason)],
         matrix=matrix if matrix is not None and len(matrix.linkage) else None,
     )
+
+
+def _shown(classified: Classified, seen: Mapping[str, Volume], counts: Sequence[int]) -> Shown:
+    """Return the classes for the page, with the silhouettes that chose their number."""
+    from gonio.report import Classes as Shown
+
+    paired = classified.paired
+    if paired is None:
+        return Shown(seen, counts)
+    return Shown(seen, counts, dict(paired.clustering.silhouettes), paired.clustering.count)
 
 
 def _matrix_of(paired: Paired, score: str) -> Matrix:
@@ -331,7 +344,9 @@ def _write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None
     ]
     if shown:
         write_text(folder / "maps.cxc", maps_script(shown, side_by_side=True))
-        write_particle_scene(folder, classed, box_angstrom=shown[0].volume.box_angstrom)
+        first = shown[0].volume
+        box, size = first.box_angstrom, first.voxel_size_angstrom
+        write_particle_scene(folder, classed, box_angstrom=box, voxel_size_angstrom=size)
     for one, made in enumerate(found.averages, start=1):
         if made is None:
             continue

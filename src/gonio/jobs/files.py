@@ -64,10 +64,18 @@ def write_list(path: Path, table: ParticleTable | None, *, otherwise: str) -> No
         write_particles(path, writable(table), with_optimisation_set=False)
 
 
-def write_particle_scene(folder: Path, table: ParticleTable, *, box_angstrom: float) -> None:
-    """Write ``particles.cxc`` and its markers, where the list has positions."""
+def write_particle_scene(
+    folder: Path, table: ParticleTable, *, box_angstrom: float, voxel_size_angstrom: float
+) -> None:
+    """Write ``particles.cxc`` and its markers, and ``viewers/``, where the list has positions.
+
+    Positions count from the first voxel of a tomogram, where its size is known.
+    """
+    from gonio.io.viewers import from_first_voxel, write_viewers
     from gonio.report import particle_scene
 
+    write_viewers(folder, table, voxel_size_angstrom=voxel_size_angstrom, box_angstrom=box_angstrom)
+    table = from_first_voxel(table) or table
     for name, text in particle_scene(table, box_angstrom=box_angstrom).items():
         (folder / name).parent.mkdir(exist_ok=True)
         write_text(folder / name, text)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gonio.io.source import ReadOptions
+from gonio.jobs.checking import warn_of
+from gonio.jobs.fitting import Fitting
 from gonio.particle.table import AS_LISTED
 
 if TYPE_CHECKING:
@@ -33,10 +35,9 @@ def hand_score(
     particles = list(chosen.particles())
     volume = read_volume(map_path, voxel_size_angstrom=options.voxel_size_angstrom, permissive=options.permissive)
     size = particles[0].voxel_size_angstrom
-    if abs(volume.voxel_size_angstrom / size - 1) > 0.01:
-        raise ValueError(
-            f"{map_path} has voxels of {volume.voxel_size_angstrom:g} A, the particles of {size:g} A: resample it"
-        )
+    fitting = Fitting(size, particles[0].box)
+    volume = fitting.fit(volume, str(map_path), box=False)
+    warn_of(fitting.warnings)
     return hand_of(
         particles,
         chosen.poses,

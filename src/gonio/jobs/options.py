@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Subtomogram, Volume
     from gonio.particle.wedge import SingleAxisWedge
     from gonio.settings import LocalSearch, Settings
+    from gonio.workflows.tilt_refinement import TiltPlan
 
 File = str | Path
 Kind = TypeVar("Kind", bound=StrEnum)
@@ -53,6 +54,8 @@ class ListOptions:
         Files of tilts, one by one, in place of a range; and their weights: ``plain``, ``dose`` or ``ctf``.
     invert
         Flip the sign of the particles.
+    tilt_changes
+        Table of ``gonio tilts``: stacks are loaded with the tilts as they were refined.
     """
 
     path: File
@@ -68,6 +71,7 @@ class ListOptions:
     data_path: File | None = None
     reverse_tilts: bool = False
     defocus_hand: str | None = None
+    tilt_changes: File | None = None
 
     @property
     def name(self) -> str:
@@ -86,10 +90,24 @@ class ListOptions:
         from gonio.io.wedges import with_tilts
 
         self.check()
-        table = read_with(Path(self.path), self.reading)
+        table = self._changed(read_with(Path(self.path), self.reading))
         if not self.tilt_files:
             return table
         return with_tilts(table, [Path(path) for path in self.tilt_files], weighting=self.tilt_weights)
+
+    def _changed(self, table: ParticleTable) -> ParticleTable:
+        """Return a list whose stacks load with the changes of their tilts, where such are given."""
+        from gonio.io import FormatError
+        from gonio.io.tilt_tables import read_tilt_changes
+
+        if self.tilt_changes is None:
+            return table
+        changes, listed = read_tilt_changes(Path(self.tilt_changes)), dict.fromkeys(table.tomograms)
+        for name in listed:
+            if name not in changes:
+                problem = f"has no tomogram {name!r}, which {self.name} lists"
+                raise FormatError(self.tilt_changes, problem, "give the tilt_changes.csv that was made for this list")
+        return table.with_changes({name: changes[name] for name in listed})
 
     def check(self) -> None:
         """Raise ArgumentError for options that exclude each other."""
@@ -124,17 +142,13 @@ class ListOptions:
         return {**asdict(self), "tilt_sense": table.tilt_sense}
 
     def read_map(self, path: File) -> Volume:
-        """Read a map of the particles' voxel size."""
+        """Read a map, with the voxel size that is given for all."""
         from gonio.io import FormatError, read_volume
 
         volume = read_volume(path, voxel_size_angstrom=self.voxel_size_angstrom, permissive=self.permissive)
         if volume.data.min() == volume.data.max():
             raise FormatError(path, "is constant: there is nothing in it", "write the map again, or give another")
         return volume
-
-    def read_mask(self, path: File | None) -> Volume | None:
-        """Read a mask, or return None where none is given."""
-        return None if path is None else self.read_map(path)
 
 
 def _one_of(kind: type[Kind], argument: str, name: str | None) -> Kind | None:
@@ -289,6 +303,32 @@ class KnownReference:
         from gonio.alignment.aligner import Aligner
 
         return Aligner(reference, settings, mask=self.mask, reference_fsc=self.fsc)
+
+
+@dataclass(frozen=True)
+class TiltOptions:
+    """What is refined of tilts, as ``TiltPlan``, and the standard deviations of ``gonio.settings.TiltPriors``."""
+
+    astigmatism: bool = False
+    tilt_scale: bool = False
+    tilt_shift_sd_angstrom: float = 10.0
+    tilt_angle_sd_deg: float = 1.0
+    tilt_across_sd_deg: float = 1.0
+    tilt_in_plane_sd_deg: float = 1.0
+    tilt_defocus_sd_angstrom: float = 500.0
+    tilt_astigmatism_sd_angstrom: float = 300.0
+    tilt_scale_sd: float = 0.2
+    particle_rotation_sd_deg: float = 5.0
+    particle_shift_sd_angstrom: float = 20.0
+    particle_contrast_sd: float = 0.5
+
+    def plan(self) -> TiltPlan:
+        """Return the plan of these options; ArgumentError for a prior that is not positive."""
+        from gonio.settings import TiltPriors
+        from gonio.workflows.tilt_refinement import TiltPlan
+
+        priors = {name: value for name, value in asdict(self).items() if name not in ("astigmatism", "tilt_scale")}
+        return TiltPlan(self.astigmatism, self.tilt_scale, TiltPriors(**priors))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.report import Outlier, Report
     from gonio.run.executor import Executor
+    from gonio.settings import Settings
     from gonio.workflows.inspection import InputWarning
 
 MOST_OUTLIERS = 6  # particles that a page shows because they differ from the others
@@ -37,6 +39,28 @@ def facts_of(seed: int) -> dict[str, str]:
         "seed": str(seed),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
+
+
+def shared_decisions(settings: Settings) -> list[tuple[str, str, str]]:
+    """Return what all jobs that align decide where it was not asked for: name, value, reason."""
+    mask, particle = settings.mask_diameter_angstrom, settings.particle_diameter_angstrom
+    given = mask or particle
+    name = "--mask-diameter" if mask else "--particle-diameter"
+    diameter = ("of the map's density", "not given: measured") if given is None else (f"{given:.4g} angstrom", name)
+    symmetry = settings.symmetry
+    reason = "not given: none is assumed" if symmetry == "C1" else "--symmetry: imposed on averages"
+    return [
+        ("diameter of the mask", *diameter),
+        ("symmetry", symmetry, reason),
+        ("contrast", "as read", "density is taken to be bright; --invert flips particles"),
+    ]
+
+
+def files_in(folder: Path, *others: str) -> list[str]:
+    """Return the files in a folder, those of its subfolders as these, and others that will be beside them."""
+    found = {path.relative_to(folder).as_posix() for path in folder.iterdir() if path.is_file()}
+    folders = {f"{path.name}/" for path in folder.iterdir() if path.is_dir()}
+    return [*sorted(found | {"report.html", "settings.toml"}), *sorted(folders), *others]
 
 
 def with_notes(report: Report, table: ParticleTable, warned: Sequence[InputWarning]) -> Report:

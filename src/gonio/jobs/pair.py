@@ -10,6 +10,7 @@ import numpy as np
 
 from gonio.jobs.checking import warn_of
 from gonio.jobs.files import beside, check_map, write_settings
+from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import File, ReferenceOptions, SearchOptions, files_of, wedge_of
 from gonio.particle.arguments import ArgumentError
 
@@ -150,12 +151,18 @@ def pair(
     wedges = [wedge_of(own, axis_deg) for own in tilts]
     search.check()
     read = partial(read_volume, voxel_size_angstrom=voxel_size_angstrom, permissive=permissive)
-    volume_a, volume_b = read(a), read(b)
+    volume_a = read(a)
     size = volume_a.voxel_size_angstrom
+    to_a = Fitting(size, volume_a.box)
+    volume_b = to_a.fit(read(b), "B", box=False)
+    to_b = Fitting(volume_b.voxel_size_angstrom, volume_b.box)
     asked = search.settings(voxel_size_angstrom=size)
     settings = asked.resolved(box=volume_a.box, voxel_size_angstrom=size)
-    facts = known.read(read, volume_b, settings)
-    warn_of(_warnings(_subtomogram(volume_a, wedges[0]), _subtomogram(volume_b, wedges[1]), facts.mask, asked))
+    facts = known.read(lambda path: to_b.fit(read(path), str(path)), volume_b, settings)
+    warned = [*to_a.warnings, *to_b.warnings]
+    warn_of(
+        [*warned, *_warnings(_subtomogram(volume_a, wedges[0]), _subtomogram(volume_b, wedges[1]), facts.mask, asked)]
+    )
     fitting = _Fitting(volume_a, wedges[0], settings, seed)
     fits = {AS_GIVEN: fitting.fit(_subtomogram(volume_b, wedges[1]), facts)}
     if mirror:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,22 +14,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gonio.io.plain import as_cell
-from gonio.jobs.align import NO_RUNNERS_UP
-from gonio.jobs.average import falls_at, fsc_csv, resolutions
+from gonio.jobs.align import NO_RUNNERS_UP, numbers_of_fit
 from gonio.jobs.checking import doubts_of, warn_of
+from gonio.jobs.curves import fsc_csv, resolutions
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
-from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
-from gonio.jobs.pages import defocus_of, facts_of, for_display, outliers_of, with_notes
+from gonio.jobs.fitting import Fitting
+from gonio.jobs.map_quality import SHARPENED, Postprocessed, postprocessed, write_postprocessed
+from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, TiltOptions, files_of
+from gonio.jobs.pages import defocus_of, facts_of, files_in, for_display, outliers_of, shared_decisions, with_notes
+from gonio.jobs.refine_tilts import write_tilts
 from gonio.jobs.running import RunOptions, Work, running
 from gonio.jobs.splitting import some, with_half_sets
+from gonio.jobs.verdicts import verdict_of_refinement
 from gonio.particle.arguments import ArgumentError
 
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
-    from gonio.report import Report
+    from gonio.report import Report, Verdict
     from gonio.workflows.initial_model import DeNovoHalves
     from gonio.workflows.refinement_plan import Iteration, Plan
+
+# Rule for the one resolution of the page.
+RULE = (
+    "where the Fourier shell correlation of two halves that were refined apart, corrected for the mask, first falls"
+    " below 0.143, or below two standard deviations of chance"
+)
 
 # Called with the initial models of the halves, and with each iteration, when they are done.
 Watch = Callable[[object], None]
@@ -44,11 +55,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Refined:
-    """The iterations of a refinement, and its plan."""
+    """The iterations of a refinement, its plan, what the halves of the best say of its map, and the page's verdict."""
 
     iterations: Sequence[Iteration]
     plan: Plan
     title: str
+    quality: Postprocessed
+    verdict: Verdict
 
     @property
     def best(self) -> Iteration:
@@ -75,8 +88,10 @@ class Refined:
             ("iterations", str(len(done)), done[-1].ended),
             ("iteration shown", str(best.number), which),
             *resolutions(best.fsc),
+            *((name, form.format(value), reading) for name, value, form, reading in numbers_of_fit(self.table.columns)),
             ("rotation sd, median", f"{rotation:.2f} degrees", "predicted, about any one axis"),
             ("shift sd, median", f"{shift:.2f} angstrom", "predicted, along any one axis"),
+            *self.quality.rows,
             *([("duplicates dropped", str(len(lost)), f"duplicates.csv: {some(lost)}")] if lost else []),
         ]
 
@@ -91,10 +106,12 @@ class Refined:
             "dropped": sum(len(one.dropped) for one in done),
             "iterations": len(done),
             "best_iteration": best.number,
+            "verdict": self.verdict.grade,
+            "verdict_why": self.verdict.sentence,
             "ended": done[-1].ended,
             "limit_angstrom": best.limit_angstrom,
             "resolution_angstrom": best.resolution_angstrom,
-            "fsc_falls_at_angstrom": falls_at(best.fsc),
+            **self.quality.summary,
         }
 
 
@@ -114,6 +131,7 @@ def refine(
     assignment: str = "auto",
     search: SearchOptions = SearchOptions(),
     mask: File | None = None,
+    tilts: TiltOptions | None = None,
     run: RunOptions = RunOptions(),
     seed: int = 0,
     watch: Watch = lambda event: None,
@@ -145,11 +163,14 @@ def refine(
         agree. The searches themselves are a refinement's own.
     mask
         Mask of the particle's density; None for a soft sphere.
+    tilts
+        Refine the tilts of stacks too, once searches are local (``gonio.jobs.refine_tilts``).
     watch
         Called with the initial models of the halves (``DeNovoHalves``), and with each ``Iteration``, when done.
     """
     from gonio.report import html
     from gonio.workflows.initial_model import SUBSET
+    from gonio.workflows.refinement import best_of
     from gonio.workflows.refinement_plan import Plan
 
     _check_start(reference, initial_model=initial_model, local=local is not None)
@@ -157,21 +178,24 @@ def refine(
         raise ArgumentError("{} is how many particles of each half {} makes a map from", "subset", "initial_model")
     search.check()
     resources = run.resources()
-    start = Start(particles.read_mask(reference), (subset or SUBSET) if initial_model else None)
+    table = with_half_sets(
+        particles.read(), split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed
+    )
+    fitting = Fitting.to_particles(table)
+    start_map = None if reference is None else fitting.fit(particles.read_map(reference), "the reference")
+    start = Start(start_map, (subset or SUBSET) if initial_model else None)
     plan = Plan(
         settings=search.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
         start_resolution_angstrom=start_resolution_angstrom,
         max_iterations=iterations,
-        mask=particles.read_mask(mask),
+        mask=None if mask is None else fitting.fit(particles.read_map(mask), "the mask"),
         assignment=assignment,  # type: ignore[arg-type]  # names are read there
         duplicates_angstrom=duplicates_angstrom,
+        tilts=None if tilts is None else tilts.plan(),
         seed=seed,
     )
-    table = with_half_sets(
-        particles.read(), split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed
-    )
     if local is not None:
-        plan = replace(plan, listed=local.search(voxel_size_angstrom=table.load(0).voxel_size_angstrom))
+        plan = replace(plan, listed=local.search(voxel_size_angstrom=fitting.voxel_size_angstrom))
     doubts = doubts_of(
         table,
         start.reference,
@@ -180,7 +204,7 @@ def refine(
         local=plan.listed is not None,
         start_angstrom=plan.start_resolution_angstrom,
     )
-    warned = warn_of(doubts)
+    warned = warn_of([*fitting.warnings, *doubts])
     settings = {
         "reference": reference,
         "initial_model": initial_model,
@@ -195,10 +219,19 @@ def refine(
     files = files_of(table, reference, mask)
     with running(output, resources, settings=settings, seed=seed, inputs=files) as work:
         done = _iterated(work, table, plan, start, watch)
-        refined = Refined(done, plan, f"Refinement of {particles.name}")
+        verdict = verdict_of_refinement(
+            done, plan, start=start.reference, shared=start.reference is not None, warned=warned, executor=work.executor
+        )
+        refined = Refined(done, plan, f"Refinement of {particles.name}", _quality_of(best_of(done), plan), verdict)
         with work.results() as folder:
             _write_results(folder, refined)
-            write_text(folder / "report.html", html(with_notes(_report(refined), table, warned)))
+            parts = [f"iteration_{one.number:03d}/" for one in done] + ["initial_model/"] * (start.subset is not None)
+            report = replace(
+                with_notes(_report(refined), table, warned),
+                files=files_in(folder, *parts),
+                next_steps=_next_steps(refined, output),
+            )
+            write_text(folder / "report.html", html(report))
     _warn_of_doubts(refined, start)
     return refined
 
@@ -225,7 +258,8 @@ def _iterated(work: Work, table: ParticleTable, plan: Plan, start: Start, watch:
     plan, starts = _starts(work, table, plan, start, watch)
     places = None if table.places_angstrom is None else (lambda one: np.asarray(one.places_angstrom))
     done: list[Iteration] = []
-    for iteration in refined(table, starts, plan, executor=work.executor, places_angstrom=places):
+    iterations = refined(table, starts, plan, reference=start.reference, executor=work.executor, places_angstrom=places)
+    for iteration in iterations:
         with work.folder.part(f"iteration_{iteration.number:03d}") as part:
             _write_iteration(part, iteration, plan)
         watch(iteration)
@@ -262,6 +296,13 @@ def _starts(
     return replace(plan, start_resolution_angstrom=resolution), (one, two)
 
 
+def _quality_of(best: Iteration, plan: Plan) -> Postprocessed:
+    """Return what the halves of an iteration say of its map, within the mask of their FSC."""
+    from gonio.workflows.refinement import fsc_mask
+
+    return postprocessed(best.volume, best.halves, mask=fsc_mask(best.volume, plan), fsc=best.fsc, seed=plan.seed)
+
+
 def _write_iteration(folder: Path, one: Iteration, plan: Plan) -> None:
     """Write maps, FSC and list."""
     from gonio.alignment.columns import writable
@@ -271,6 +312,8 @@ def _write_iteration(folder: Path, one: Iteration, plan: Plan) -> None:
     for name, volume in (("half1", one.halves[0]), ("half2", one.halves[1]), ("map", one.volume)):
         write_volume(folder / f"{name}.mrc", volume)
     write_text(folder / "fsc.csv", fsc_csv(one.fsc))
+    if one.tilts:
+        write_tilts(folder, one.table, one.tilts)
     write_back(folder, "particles", writable(_with_columns(one, plan)))
 
 
@@ -298,18 +341,18 @@ def _write_results(folder: Path, refined: Refined) -> None:
     from gonio.alignment.columns import runners_up
     from gonio.io import write_volume
     from gonio.report import MapFile, maps_script
-    from gonio.workflows.refinement import fsc_mask
 
     best, plan, done = refined.best, refined.plan, refined.iterations
     _write_iteration(folder, best, plan)
-    write_volume(folder / "mask.mrc", fsc_mask(best.volume, plan))
+    write_volume(folder / "mask.mrc", refined.quality.mask)
+    write_postprocessed(refined.quality, folder.joinpath)
     write_list(folder / "runners_up.star", runners_up(best.table, best.results), otherwise=NO_RUNNERS_UP)
     shown = [("map.mrc", best.volume), ("half1.mrc", best.halves[0]), ("half2.mrc", best.halves[1])]
-    write_text(
-        folder / "maps.cxc",
-        maps_script([MapFile(name, one, name == "map.mrc", best.resolution_angstrom) for name, one in shown]),
-    )
-    write_particle_scene(folder, refined.table, box_angstrom=best.volume.box_angstrom)
+    files = [MapFile(name, one, name == "map.mrc", best.resolution_angstrom) for name, one in shown]
+    files.append(MapFile(SHARPENED, refined.quality.sharpened, shown=False))
+    write_text(folder / "maps.cxc", maps_script(files))
+    box, size = best.volume.box_angstrom, best.volume.voxel_size_angstrom
+    write_particle_scene(folder, refined.table, box_angstrom=box, voxel_size_angstrom=size)
     write_summary(folder, refined.summary)
     names = ("number", "search", "limit_angstrom", "moved_deg", "moved_angstrom", "moved_sds")
     rows = [f"{','.join(names)},resolution_angstrom"]
@@ -329,7 +372,17 @@ def _report(refined: Refined) -> Report:
     from gonio.report import Report
 
     best, table, done = refined.best, refined.table, refined.iterations
-    turns = [Turn(one.limit_angstrom, one.resolution_angstrom, one.moved_deg, one.moved_angstrom) for one in done]
+    turns = [
+        Turn(
+            one.limit_angstrom,
+            one.resolution_angstrom,
+            one.moved_deg,
+            one.moved_angstrom,
+            one.fsc.best,
+            next(iter(for_display({"": one.volume}, one.resolution_angstrom).values())),
+        )
+        for one in done
+    ]
     return Report(
         refined.title,
         facts_of(refined.plan.seed),
@@ -337,14 +390,52 @@ def _report(refined: Refined) -> Report:
         table,
         curves={f"half maps, {name}": curve for name, curve in best.fsc.curves.items()},
         box_angstrom=best.volume.box_angstrom,
-        maps=for_display(
-            {"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]}, best.resolution_angstrom
-        ),
+        maps={
+            **for_display(
+                {"map": best.volume, "half 1": best.halves[0], "half 2": best.halves[1]}, best.resolution_angstrom
+            ),
+            "sharpened map": refined.quality.sharpened,
+        },
         against=defocus_of(table),
         coverage=best.coverage,
         outliers=outliers_of(table),
         iterations=turns,
+        verdict=refined.verdict,
+        resolution=(best.resolution_angstrom, RULE),
+        decisions=_decisions(refined),
+        quality=refined.quality.quality,
     )
+
+
+def _decisions(refined: Refined) -> list[tuple[str, str, str]]:
+    """Return what was chosen, and why: name, value, reason."""
+    best, plan = refined.best, refined.plan
+    search = "near input poses" if plan.listed is not None else "everywhere, then near the poses found"
+    return [
+        ("iteration shown", str(best.number), "the last of those whose halves agree best"),
+        ("finest detail compared", f"{best.limit_angstrom:.1f} angstrom", "to where the halves agreed before"),
+        ("search", search, "--local, or without it until the median particle moves by less than its sd"),
+        ("averages", plan.assignment.value, "--assignment: poses drawn from posteriors where these are resolved"),
+        ("iterations", str(len(refined.iterations)), refined.iterations[-1].ended),
+        *shared_decisions(plan.settings),
+    ]
+
+
+def _next_steps(refined: Refined, output: File) -> list[tuple[str, str]]:
+    """Return commands to go on with: as they are typed, and what for."""
+    from gonio.io.lists import file_name
+
+    listed = shlex.quote(str(Path(output) / file_name(refined.table, "particles")))
+    map_ = shlex.quote(str(Path(output) / "map.mrc"))
+    halves = " ".join(shlex.quote(str(Path(output) / f"half{half}.mrc")) for half in (1, 2))
+    steps = [
+        (
+            f"gonio align {listed} --reference {map_} --half-maps {halves} --local --decoys 2 -o real",
+            "which particles are real: real/kept lists them",
+        ),
+        (f"gonio classify {listed} --local --classes 2 -o classes", "are there particles of another kind among them?"),
+    ]
+    return steps
 
 
 def _warn_of_doubts(refined: Refined, start: Start) -> None:

@@ -1,4 +1,4 @@
-"""Make particles whose true poses are known, and the density of a structure: ``gonio simulate``, ``gonio map``."""
+"""Make particles whose true poses are known: ``gonio simulate``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.jobs.files import beside, check_map, write_settings
 from gonio.jobs.options import File
 from gonio.jobs.running import RunOptions, running
 from gonio.jobs.simulate_stacks import StackOptions, StackSimulation
@@ -19,7 +18,6 @@ from gonio.run.executor import Executor
 
 if TYPE_CHECKING:
     from gonio.particle.pose import Pose
-    from gonio.particle.volume import Volume
     from gonio.simulate import Density, Imaging
 
 STRUCTURE_RESOLUTION_ANGSTROM = 40.0
@@ -31,15 +29,6 @@ class Simulated:
     """The true poses of simulated particles; ``note`` states what the box cuts off a structure, or is empty."""
 
     truth: Pose
-    note: str
-
-
-@dataclass(frozen=True)
-class Mapped:
-    """The density of a structure and its resolution in angstrom; ``note`` states what the box cuts off, or is empty."""
-
-    volume: Volume
-    resolution_angstrom: float
     note: str
 
 
@@ -205,56 +194,6 @@ def _write_reference(path: Path, density: Density, imaging: Imaging) -> None:
     write_volume(path, Volume(data.astype(np.float32), size))
 
 
-def map_(
-    structure: File,
-    *,
-    voxel_size_angstrom: float,
-    box: int,
-    resolution_angstrom: float | None = None,
-    assembly: str = "1",
-    output: File = Path("map.mrc"),
-    overwrite: bool = False,
-) -> Mapped:
-    """Write the density of a structure, every atom a Gaussian weighted by its electron scattering.
-
-    Parameters
-    ----------
-    structure
-        A PDB or mmCIF file, plain or gzipped.
-    voxel_size_angstrom, box
-        Edge of a voxel in angstrom, and of the box in voxels.
-    resolution_angstrom
-        Resolution of the map, angstrom, as in Situs' pdb2vol; None for twice the voxel size.
-    assembly
-        The biological assembly to build; ``none`` takes the file as it is.
-    output
-        The MRC file; how it was made is written beside it.
-    """
-    from gonio.io import write_volume
-    from gonio.particle.pose import Pose
-    from gonio.particle.volume import Volume
-    from gonio.simulate import Structure
-
-    target = check_map(output, ".settings.toml", overwrite=overwrite)
-    limit = 2.0 * voxel_size_angstrom if resolution_angstrom is None else resolution_angstrom
-    particle = Structure.from_file(
-        Path(structure), resolution_angstrom=limit, assembly=None if assembly == "none" else assembly
-    )
-    data = particle.density(Pose.identity(), box=box, voxel_size_angstrom=voxel_size_angstrom)
-    volume = Volume(data.astype(np.float32), voxel_size_angstrom)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_volume(target, volume)
-    settings = {
-        "structure": structure,
-        "voxel_size_angstrom": voxel_size_angstrom,
-        "box": box,
-        "resolution_angstrom": limit,
-        "assembly": assembly,
-    }
-    write_settings(beside(target, ".settings.toml"), settings, inputs=[Path(structure)])
-    return Mapped(volume, limit, _overhang(2.0 * particle.radius_angstrom, volume.box_angstrom))
-
-
 def _projected(density: Density, imaging: Imaging, truth: Pose) -> Density:
     """Return the density itself, or where that takes long one that is projected by slices."""
     from gonio.simulate import Phantom
@@ -278,11 +217,12 @@ def _density(phantom: str | None, structure: File | None, resolution: float, ima
     if phantom is not None:
         raise ArgumentError("{} and {} exclude each other: give one", "phantom", "structure")
     particle = Structure.from_file(Path(structure), resolution_angstrom=resolution)
-    note = _overhang(2.0 * particle.radius_angstrom, imaging.box * imaging.voxel_size_angstrom)
+    note = overhang(2.0 * particle.radius_angstrom, imaging.box * imaging.voxel_size_angstrom)
     return particle.coarsened(), note
 
 
-def _overhang(diameter_angstrom: float, box_angstrom: float) -> str:
+def overhang(diameter_angstrom: float, box_angstrom: float) -> str:
+    """Return what a box cuts off a particle, in words; empty where that is nothing."""
     if diameter_angstrom <= box_angstrom:
         return ""
     return (

@@ -130,9 +130,8 @@ def turned_back(rotation, kx, ky, kz):
 
 
 @njit(inline="always")
-def phase_factor(phase, kx, ky, kz):
-    """Return exp(-i p.k) as (re, im), by polynomials of half the angle: a library's call would stop vectorisation."""
-    cycles = (phase[0] * kx + phase[1] * ky + phase[2] * kz) * CYCLES_PER_RADIAN
+def circle(cycles):
+    """Return cos and sin of 2 pi cycles, by polynomials of half the angle: a library's call stops vectorisation."""
     half = cycles - whole_below(cycles + np.float32(0.5))  # -1/2 to 1/2: half angles of -pi/2 to pi/2
     square = half * half
     sin, cos = HALF_SIN[-1], HALF_COS[-1]
@@ -140,7 +139,14 @@ def phase_factor(phase, kx, ky, kz):
         sin, cos = sin * square + HALF_SIN[power], cos * square + HALF_COS[power]
     sin *= half
     two = np.float32(2.0)
-    return np.float32(1.0) - two * sin * sin, -two * sin * cos
+    return np.float32(1.0) - two * sin * sin, two * sin * cos
+
+
+@njit(inline="always")
+def phase_factor(phase, kx, ky, kz):
+    """Return exp(-i p.k) as (re, im)."""
+    cos, sin = circle((phase[0] * kx + phase[1] * ky + phase[2] * kz) * CYCLES_PER_RADIAN)
+    return cos, -sin
 
 
 @njit(inline="always")

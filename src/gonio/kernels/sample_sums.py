@@ -136,7 +136,7 @@ def taken(samples, weights, seen, first, count, block):
 
 
 @inlined
-def _derivatives(rotation, phase, scale, block, g, jacobian):
+def derivatives(rotation, phase, scale, block, g, jacobian):
     """Fill ``jacobian`` (14, BLOCK), in the order of ``sample.shown``, from the ``g`` of ``interpolate_rows``."""
     for j in range(BLOCK):
         kx, ky, kz = block[0, j], block[1, j], block[2, j]
@@ -181,6 +181,20 @@ def _add_sums(block, jacobian, out):
 
 
 @inlined
+def reference_slopes(reference, rotation, block, place, s, weight_memory, w, slope_memory, d, g_memory):
+    """Write the reference's values and gradients at a block's samples into the memory of g (BLOCK, 8)."""
+    row, plane = np.int64(2 * reference.side), np.int64(2 * reference.side * reference.side)
+    _cells(rotation, reference.scale, np.int32(reference.side), block[0], block[1], block[2], place, s)
+    _window(s, w)
+    _window_slopes(s, d)
+    for j in range(BLOCK):
+        interpolate_rows(
+            reference.grid.ctypes.data, np.int64(place[j]), row, plane, weight_memory, slope_memory, np.int64(j),
+            g_memory,
+        )  # fmt: skip
+
+
+@inlined
 def _add_sums_over(reference, samples, rotation, phase, weights, seen, count, out):
     """Add the 37 sums of docs/theory.md eq. 8 over the first ``count`` samples that are ``seen`` to ``out`` (37,)."""
     place_memory, memory = scratch_int(), scratch_float()
@@ -188,24 +202,10 @@ def _add_sums_over(reference, samples, rotation, phase, weights, seen, count, ou
     weight_memory, slope_memory, g_memory = scratch_float(), scratch_float(), scratch_float()
     w, d = carray(weight_memory, (3, 4, BLOCK)), carray(slope_memory, (3, 4, BLOCK))
     g, block, jacobian = carray(g_memory, (BLOCK, 8)), carray(memory, (9, BLOCK)), carray(scratch_float(), (14, BLOCK))
-    row, plane = np.int64(2 * reference.side), np.int64(2 * reference.side * reference.side)
     for first in range(0, count, BLOCK):
         taken(samples, weights, seen, first, count, block)
-        _cells(rotation, reference.scale, np.int32(reference.side), block[0], block[1], block[2], place, s)
-        _window(s, w)
-        _window_slopes(s, d)
-        for j in range(BLOCK):
-            interpolate_rows(
-                reference.grid.ctypes.data,
-                np.int64(place[j]),
-                row,
-                plane,
-                weight_memory,
-                slope_memory,
-                np.int64(j),
-                g_memory,
-            )
-        _derivatives(rotation, phase, reference.scale, block, g, jacobian)
+        reference_slopes(reference, rotation, block, place, s, weight_memory, w, slope_memory, d, g_memory)
+        derivatives(rotation, phase, reference.scale, block, g, jacobian)
         _add_sums(block, jacobian, out)
 
 

@@ -62,6 +62,15 @@ class Ctf:
         astigmatism = np.broadcast_to(self.astigmatism_deg, u.shape)
         return replace(self, defocus_u_angstrom=u, defocus_v_angstrom=v, astigmatism_deg=astigmatism)
 
+    @property
+    def cycles(self) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+        """Coefficients l, q and c of the sine's phase over 2 pi, l z k^2 + q k^4 + c; q and c are scalars or (t,)."""
+        wavelength = electron_wavelength_angstrom(self.voltage_kv)
+        aberration = 1e7 * np.asarray(self.spherical_aberration_mm, dtype=np.float64)
+        shift = np.arctan2(self.amplitude_contrast, np.sqrt(1.0 - self.amplitude_contrast**2))
+        plate = np.radians(np.asarray(self.phase_shift_deg, dtype=np.float64))
+        return 0.5 * wavelength, -0.25 * aberration * wavelength**3, (shift + plate) / (2.0 * np.pi)
+
     def transfer(self, frequency_xy_per_angstrom: ArrayLike) -> NDArray[np.float64]:
         """Return the transfer at image frequencies.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -17,7 +18,8 @@ from scipy.spatial.transform import Rotation
 
 from gonio.particle.arguments import described
 from gonio.particle.pose import Pose
-from gonio.particle.texts import texts_at
+from gonio.particle.texts import packed, texts_at
+from gonio.particle.tilt_change import StackGeometry, TiltChange
 from gonio.particle.tilt_series import TiltSeries
 from gonio.particle.volume import Particle
 
@@ -85,6 +87,46 @@ class ParticleSource(Protocol):
         """Return how the volume in rlnCtfImage of this row is interpreted, and why; None where none is used."""
         return None
 
+    @property
+    def changes(self) -> Mapping[str, TiltChange]:
+        """Changes of the tilt series' geometry with which stacks are loaded, by tomogram."""
+        return {}
+
+    def stack_geometry(self, index: int) -> StackGeometry:
+        """Return the geometry by which the images of the particle at this row were cut; ValueError where unknown."""
+        raise ValueError("these particles have no tilt series: give a list of 2-D stacks that states them")
+
+    def with_changes(self, changes: Mapping[str, TiltChange]) -> ParticleSource:
+        """Return a source that loads stacks with changes of their tilt series' geometry, by tomogram."""
+        raise ValueError("these particles have no tilt series whose geometry could be changed")
+
+    def joined(self, other: ParticleSource) -> tuple[ParticleSource, int]:
+        """Return the source of the rows of both, and the row at which those of the other begin there.
+
+        Raises
+        ------
+        TypeError
+            If they are of two kinds, which no list can hold together.
+        """
+        raise TypeError(f"lists of {self.format or 'particles in memory'} cannot be joined: convert them first")
+
+
+@dataclass(frozen=True)
+class InMemory(ParticleSource):
+    """Particles that are in memory."""
+
+    particles: Sequence[Particle]
+
+    def load(self, index: int) -> Particle:
+        """Return the particle at this row."""
+        return self.particles[index]
+
+    def joined(self, other: ParticleSource) -> tuple[ParticleSource, int]:
+        """Return the particles of both."""
+        if not isinstance(other, InMemory):
+            raise TypeError("particles in memory cannot be joined with those of a list: write and read them first")
+        return InMemory([*self.particles, *other.particles]), len(self.particles)
+
 
 @dataclass(frozen=True)
 class BoxFrames:
@@ -106,6 +148,9 @@ class BoxFrames:
 
     def __getitem__(self, chosen: NDArray[np.integer | np.bool_]) -> BoxFrames:
         return BoxFrames(self.turns[chosen], self.flips[chosen])
+
+    def __add__(self, other: BoxFrames) -> BoxFrames:
+        return BoxFrames(Rotation.concatenate([self.turns, other.turns]), np.concatenate([self.flips, other.flips]))
 
     def to_tomogram(self, poses: Pose) -> Pose:
         """Return poses in the frame of the tomogram from poses in the frames of the boxes."""
@@ -231,8 +276,118 @@ class ParticleTable:
             row = int(np.flatnonzero(wrong)[0])
             raise ValueError(f"particle {self.names[row]!r} in row {row + 1} has {what}")
 
+    @staticmethod
+    def from_arrays(
+        poses: Pose,
+        *,
+        names: Sequence[str] | None = None,
+        tomograms: Sequence[str] | str = "",
+        coordinates_angstrom: ArrayLike | None = None,
+        half_sets: ArrayLike | None = None,
+        pixel_size_angstrom: float | None = None,
+        particles: Sequence[Particle] | None = None,
+        **columns: ArrayLike,
+    ) -> ParticleTable:
+        """Return a table of particles that are in no file.
+
+        Parameters
+        ----------
+        poses
+            Batch of m.
+        names, tomograms
+            Names, by default 1 to m; the tomogram of each, or the one of all.
+        coordinates_angstrom
+            Positions from the centre of the tomogram's first voxel, (m, 3), xyz; None where they are unknown.
+        half_sets
+            0, 1 or 2 for each.
+        pixel_size_angstrom
+            Pixel in which a list of these is to count; None for lists in angstrom alone.
+        particles
+            The particles themselves, to be aligned or averaged; None for a list alone.
+        columns
+            Further values by name, each of shape (m,).
+
+        Raises
+        ------
+        ValueError
+            As ``ParticleTable``.
+        """
+        count = len(poses)
+        return ParticleTable(
+            poses=poses,
+            names=tuple(map(str, range(1, count + 1))) if names is None else tuple(map(str, names)),
+            tomograms=(tomograms,) * count if isinstance(tomograms, str) else tuple(map(str, tomograms)),
+            coordinates_angstrom=None if coordinates_angstrom is None else np.array(coordinates_angstrom, np.float64),
+            half_sets=None if half_sets is None else np.array(half_sets, dtype=np.int8),
+            columns={name: np.array(column) for name, column in columns.items()},
+            source=None if particles is None else InMemory(particles),
+            pixel_sizes_angstrom=None if pixel_size_angstrom is None else np.full(count, pixel_size_angstrom),
+            lengths="angstrom",
+        )
+
     def __len__(self) -> int:
         return len(self.names)
+
+    def __add__(self, other: ParticleTable) -> ParticleTable:
+        """Return the particles of both tables, with the columns that both have.
+
+        Raises
+        ------
+        ValueError
+            If a particle is in both, or lengths, places or pixel sizes of only one are known, or start elsewhere.
+        TypeError
+            If they come from lists of two kinds, or one from none.
+        """
+        if not isinstance(other, ParticleTable):
+            return NotImplemented
+        self._check_joins(other)
+        source, begin = (None, 0)
+        if self.source is not None and other.source is not None:
+            source, begin = self.source.joined(other.source)
+        rows = None if source is None else np.concatenate([np.asarray(self.rows), begin + np.asarray(other.rows)])
+        both = (self, other)
+        return replace(
+            self,
+            poses=Pose(
+                Rotation.concatenate([one.poses.rotation for one in both]),
+                np.concatenate([one.poses.shift_angstrom for one in both]),
+            ),
+            names=_chained(self.names, other.names),
+            tomograms=_chained(self.tomograms, other.tomograms),
+            coordinates_angstrom=_both(self.coordinates_angstrom, other.coordinates_angstrom),
+            half_sets=_both(self.half_sets, other.half_sets),
+            columns={k: np.concatenate([v, other.columns[k]]) for k, v in self.columns.items() if k in other.columns},
+            source=source,
+            rows=rows,
+            pixel_sizes_angstrom=_both(self.pixel_sizes_angstrom, other.pixel_sizes_angstrom),
+            classes=_both(self.classes, other.classes),
+            scores=_both(self.scores, other.scores),
+            images=None if self.images is None or other.images is None else _chained(self.images, other.images),
+            extras={k: _chained(v, other.extras[k]) for k, v in self.extras.items() if k in other.extras},
+            frames=None if self.frames is other.frames is None else self._frames + other._frames,
+        )
+
+    @property
+    def _frames(self) -> BoxFrames:
+        """Frames of the boxes, those of the tomogram where there are none of their own."""
+        count = len(self)
+        return self.frames or BoxFrames(Rotation.identity(count), np.ones((count, 3)))
+
+    def _check_joins(self, other: ParticleTable) -> None:
+        theirs = set(other.names)
+        twice = next((name for name in self.names if name in theirs), None)
+        if twice is not None:
+            raise ValueError(f"particle {twice!r} is in both lists: leave it out of one, or rename it")
+        if (self.source is None) != (other.source is None):
+            raise TypeError("one of the two lists comes from a file and the other does not: write and read that one")
+        for what, states in (
+            ("the unit of lengths", (self.lengths, other.lengths)),
+            ("where positions start", (self.coordinates_from, other.coordinates_from)),
+            ("whether positions are known", (self.coordinates_angstrom is None, other.coordinates_angstrom is None)),
+            ("whether pixel sizes are known", (self.pixel_sizes_angstrom is None, other.pixel_sizes_angstrom is None)),
+        ):
+            if states[0] != states[1]:
+                raise ValueError(f"two lists that differ in {what} cannot be joined: convert one of them")
 
     def __getitem__(self, index: slice | list[int] | NDArray[np.integer | np.bool_]) -> ParticleTable:
         """Return the subset of particles in a slice, positions or mask: always a table, so one is ``table[[i]]``.
@@ -274,6 +429,18 @@ class ParticleTable:
     def files_of(self, index: int) -> tuple[Path, ...]:
         """Return the files that particle ``index`` of this table is loaded from, its image first."""
         return () if self.source is None else self.source.files_of(int(np.asarray(self.rows)[index]))
+
+    def stack_geometry(self, index: int) -> StackGeometry:
+        """Return the geometry by which the images of particle ``index`` were cut; ValueError where it is not known."""
+        if self.source is None:
+            raise ValueError("this table was not read from a file: it has no stacks")
+        return self.source.stack_geometry(int(np.asarray(self.rows)[index]))
+
+    def with_changes(self, changes: Mapping[str, TiltChange]) -> ParticleTable:
+        """Return the table of stacks that are loaded with these changes of their tilt series, and with no others."""
+        if self.source is None:
+            raise ValueError("this table was not read from a file: it has no stacks")
+        return replace(self, source=self.source.with_changes(changes))
 
     def particles(self) -> Iterator[Particle]:
         """Iterate over the particles, each read when it is reached."""
@@ -337,6 +504,14 @@ class ParticleTable:
         """Return the table with new poses and with further columns, which replace those of the same name."""
         added = {name: np.asarray(column) for name, column in columns.items()}
         return replace(self, poses=poses, columns={**self.columns, **added})
+
+
+def _chained(first: Sequence[str], second: Sequence[str]) -> Sequence[str]:
+    return packed(chain(first, second))
+
+
+def _both(first: NDArray[Any] | None, second: NDArray[Any] | None) -> NDArray[Any] | None:
+    return None if first is None or second is None else np.concatenate([first, second])
 
 
 def _chosen(values: NDArray[Any] | None, chosen: NDArray[np.integer | np.bool_]) -> NDArray[Any] | None:

@@ -18,10 +18,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import fft
 from scipy.spatial.transform import Rotation
 
 from gonio.particle.arguments import described
+from gonio.particle.ctf import Ctf
 from gonio.particle.tilt_series import TiltSeries
+from gonio.particle.volume import TiltStack
+
+# Where a premultiplied image has less transfer than this, its samples are left as they are: there is nothing in them.
+MIN_TRANSFER = 0.02
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,64 @@ class TiltChange:
         before = full_projections(series)
         moved = (self.projections(before) - before) @ np.asarray(place_angstrom, dtype=np.float64)
         return np.asarray(moved[:, :2] + self.shift_angstrom)
+
+
+@dataclass(frozen=True)
+class StackGeometry:
+    """The geometry that a list states of the images of a particle, and what is changed of it as they are loaded.
+
+    Parameters
+    ----------
+    series
+        The tilt series of the stack's images, in their order, before any change.
+    tilts
+        Number of each image in the whole series, (t,).
+    place_angstrom
+        Where the particle is listed: from the tomogram's centre, xyz, (3,).
+    ctf
+        Contrast transfer of the images at that place, before any change; None where it is not known.
+    reversed_tilts
+        Whether the particle's frame is the mirror image of the tomogram's, diag(1, 1, -1).
+    change
+        The change, of these images, with which the stack is loaded; None for none.
+    """
+
+    series: TiltSeries
+    tilts: NDArray[np.int64]
+    place_angstrom: NDArray[np.float64]
+    ctf: Ctf | None = None
+    reversed_tilts: bool = False
+    change: TiltChange | None = None
+
+    @property
+    def sense(self) -> NDArray[np.float64]:
+        """Diagonal of the mirror from the tomogram's frame to the particle's, (3,)."""
+        return np.array([1.0, 1.0, -1.0 if self.reversed_tilts else 1.0])
+
+    @property
+    def moved_angstrom(self) -> NDArray[np.float64]:
+        """Where the changed geometry has the place, from where that of the list has it, (t, 2)."""
+        if self.change is None:
+            return np.zeros((len(self.tilts), 2))
+        return self.change.displacement_angstrom(self.series, self.place_angstrom)
+
+
+def premultiplied_anew(
+    stack: TiltStack, before: Ctf | None, scale_before: NDArray[np.float64] | None = None
+) -> TiltStack:
+    """Return a stack whose images were multiplied by a transfer ``before``, as one multiplied by the stack's own.
+
+    ``scale_before`` is the images' scale then; None for that of the stack.
+    """
+    ky, kx = fft.fftfreq(stack.box, stack.voxel_size_angstrom), fft.rfftfreq(stack.box, stack.voxel_size_angstrom)
+    frequency = np.stack(np.broadcast_arrays(kx, ky[:, None]), axis=-1)  # (y, x // 2 + 1, 2)
+    old, new = (
+        one.transfer(frequency.reshape(-1, 2)).reshape(-1, *frequency.shape[:2])
+        for one in (replace(stack, ctf=before, scale=stack.scale if scale_before is None else scale_before), stack)
+    )
+    known = np.abs(old) > MIN_TRANSFER
+    spectra = fft.rfft2(stack.images) * np.where(known, new / np.where(known, old, 1.0), 1.0)
+    return replace(stack, images=fft.irfft2(spectra, s=stack.images.shape[1:]))
 
 
 def full_projections(series: TiltSeries) -> NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """The particles themselves: volumes, subtomograms and stacks of tilt images.
 
 Owns what counts as a valid particle. Arrays are (z, y, x) float32; the centre voxel is ``n // 2`` on every axis;
-density is positive inside the particle.
+density is positive inside the particle. Methods that need Fourier space call ``gonio.fourier``, the one place where a
+lower folder knows a higher one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import dataclass, field, replace
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +19,9 @@ from scipy import fft
 from gonio.particle.arguments import described
 from gonio.particle.ctf import Ctf, image_transfer
 from gonio.particle.wedge import NoWedge, SquaredTransferWedge, Wedge
+
+if TYPE_CHECKING:
+    from gonio.particle.pose import Pose
 
 MIN_BOX = 8
 # Edge of each slice in the representation for notebooks.
@@ -82,6 +87,79 @@ class Volume:
     def box_angstrom(self) -> float:
         """Length of an edge; neighbouring Fourier samples are one over this apart."""
         return self.box * self.voxel_size_angstrom
+
+    def moved(self, pose: Pose) -> Volume:
+        """Return the map at a pose, ``x_new = R x_old + t`` about the centre voxel, by interpolation in Fourier space.
+
+        What enters the box is the mean of its faces; frequencies beyond the last whole shell are dropped.
+        """
+        from gonio.fourier.fourier_volume import moved
+
+        # What leaves a box comes in on its other side: so much room that it does not get back to this one.
+        reach = 0.0 if pose.rotation.magnitude() == 0.0 else 0.5 * (np.sqrt(3.0) - 1.0) * self.box
+        room = self.box + int(np.ceil(reach + np.abs(pose.shift_angstrom).max() / self.voxel_size_angstrom)) + 1
+        made = boxed(moved(self.padded(room), pose.matrix, pose.shift_angstrom), self.box)
+        return replace(made, data=made.data + np.float32(background(self.data)))  # which ``moved`` leaves out
+
+    def low_passed(self, resolution_angstrom: float) -> Volume:
+        """Return the map filtered to a resolution, with a cosine edge two shells wide."""
+        from gonio.fourier.transform import low_passed
+
+        return low_passed(self, resolution_angstrom=resolution_angstrom)
+
+    def resampled(self, voxel_size_angstrom: float, *, box: int | None = None) -> Volume:
+        """Return the map in voxels of another size about its centre voxel, as ``gonio.fourier.resampling.resampled``.
+
+        Without a box the result is as long as the map, to an even number of voxels.
+        """
+        from gonio.fourier.resampling import resampled
+
+        return resampled(self, voxel_size_angstrom, box=box)
+
+    def cropped(self, box: int) -> Volume:
+        """Return the middle of the map, a box of fewer voxels about the centre voxel."""
+        if not MIN_BOX <= box <= self.box:
+            raise ValueError(f"box must lie between {MIN_BOX} and {self.box} voxels to crop, got {box!r}")
+        return boxed(self, box)
+
+    def padded(self, box: int) -> Volume:
+        """Return the map in a box of more voxels about the centre voxel, in the mean of its faces."""
+        if box < self.box:
+            raise ValueError(f"box must be at least {self.box} voxels to pad, got {box!r}")
+        return boxed(self, box, outside=background(self.data))
+
+    def mirrored(self) -> Volume:
+        """Return the map of the other hand: mirrored in x, through the centre voxel."""
+        return mirrored_volume(self)
+
+    def inverted(self) -> Volume:
+        """Return the map of the other contrast."""
+        return replace(self, data=-self.data)
+
+    def mask(
+        self,
+        *,
+        threshold: float | None = None,
+        enclosed_angstrom3: float | None = None,
+        mass_kda: float | None = None,
+        resolution_angstrom: float | None = None,
+        wider_angstrom: float | None = None,
+        edge_angstrom: float | None = None,
+        largest: bool | None = None,
+    ) -> Volume:
+        """Return a mask of the density, 0 to 1, with a soft edge: ``gonio.soft_mask``."""
+        from gonio.fourier.masks import soft_mask
+
+        return soft_mask(
+            self,
+            threshold=threshold,
+            enclosed_angstrom3=enclosed_angstrom3,
+            mass_kda=mass_kda,
+            resolution_angstrom=resolution_angstrom,
+            wider_angstrom=wider_angstrom,
+            edge_angstrom=edge_angstrom,
+            largest=largest,
+        )
 
     def __repr__(self) -> str:
         return f"Volume({self.box}^3 voxels of {self.voxel_size_angstrom:g} angstrom)"
@@ -369,14 +447,30 @@ def mirrored_volume(volume: Volume, *, axis: int = 2) -> Volume:
     return replace(volume, data=np.roll(np.flip(volume.data, axis), 1 if volume.box % 2 == 0 else 0, axis=axis))
 
 
-def boxed(volume: Volume, box: int) -> Volume:
-    """Crop or pad to another box about the centre voxel, padding with the mean."""
+def background(data: NDArray[np.floating]) -> float:
+    """Return the mean over the faces of the box.
+
+    Unless it is subtracted, the box itself is an object with edges that rotates with the map.
+    """
+    inner = data[1:-1, 1:-1, 1:-1]
+    return float((data.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / (data.size - inner.size))
+
+
+def boxed(volume: Volume, box: int, *, outside: float | None = None) -> Volume:
+    """Crop or pad to another box about the centre voxel, padding with a value, or with the mean."""
     if volume.box == box:
         return volume
-    outside = volume.data.mean(dtype=np.float64) if box > volume.box else 0.0
-    data = np.full((box,) * 3, outside, dtype=np.float32)
-    low = min(box // 2, volume.box // 2)
-    high = min(box - box // 2, volume.box - volume.box // 2)
-    into, out_of = (slice(n // 2 - low, n // 2 + high) for n in (box, volume.box))
-    data[into, into, into] = volume.data[out_of, out_of, out_of]
-    return Volume(data, volume.voxel_size_angstrom)
+    if outside is None:
+        outside = float(volume.data.mean(dtype=np.float64)) if box > volume.box else 0.0
+    return Volume(in_cube(volume.data, box, outside), volume.voxel_size_angstrom)
+
+
+def in_cube(data: NDArray[np.float32], box: int, outside: float) -> NDArray[np.float32]:
+    """Crop or pad an array (z, y, x) of any shape to a cube, voxel ``n // 2`` of each axis to that of the cube."""
+    cube = np.full((box,) * 3, outside, dtype=np.float32)
+    low = [min(box // 2, n // 2) for n in data.shape]
+    high = [min(box - box // 2, n - n // 2) for n in data.shape]
+    into = tuple(slice(box // 2 - a, box // 2 + b) for a, b in zip(low, high, strict=True))
+    out_of = tuple(slice(n // 2 - a, n // 2 + b) for n, a, b in zip(data.shape, low, high, strict=True))
+    cube[into] = data[out_of]
+    return cube

@@ -15,9 +15,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from gonio.fourier.fourier_volume import background
 from gonio.fourier.fsc import half_radius
-from gonio.particle.volume import Volume
+from gonio.particle.volume import Volume, background
 
 # How fast the window closes around the particle in noisier maps: outside the sphere it is 0.98 where the least reliable
 # shell has 0.998 (noise-free phantoms), 0.66 at 0.95 and 0.17 at 0.8.

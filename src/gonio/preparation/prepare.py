@@ -208,7 +208,7 @@ class Preparation:
         The latter needs no sphere: its product with the reference is D times the density itself, and ends where that
         does.
         """
-        reference, diameter = self._reference_for(target.box).best, self._picked_within(target)
+        reference, diameter = self.unrestored_reference(target)
         within = isinstance(target, TiltStack) or self.settings.mask_diameter_angstrom is not None
         kappa = samples_per_independent(target, diameter) if within else 1.0
         samples = Spectrum.of(masked(target, diameter) if within else target, limit=reference.limit)
@@ -216,6 +216,10 @@ class Preparation:
         if not self._is_map:
             return Pair(samples, reference, kappa, c_ref)
         return Pair(samples.whitened(), reference, kappa, c_ref, exact=True, diameter_angstrom=diameter)
+
+    def unrestored_reference(self, target: Particle) -> tuple[FourierVolume, float]:
+        """Return what a target that is not restored is compared with, and the diameter that holds it, angstrom."""
+        return self._reference_for(target.box).best, self._picked_within(target)
 
     def diameter_angstrom(self, target: Particle) -> float:
         """Return the diameter of the sphere that contains the target, given or estimated, in angstrom."""

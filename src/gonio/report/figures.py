@@ -25,6 +25,12 @@ INK = "#010203"  # stands for the page's text colour
 BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
 COLOURS = (BLUE, ORANGE, "#1a9e77", "#b858a8", GREY, "#c9a227")
 SIZE_INCHES = (4.2, 2.9)
+# Lengths at which an axis of spatial frequency has ticks, and the least gap between them, as a fraction of the axis.
+NICE_ANGSTROM = (
+    *(500, 400, 300, 250, 200, 150, 120, 100, 80, 70, 60, 50, 45, 40, 35, 30, 28, 26, 24, 22, 20, 18, 16, 15, 14, 13),
+    *(12, 11, 10, 9, 8, 7, 6.5, 6, 5.5, 5, 4.5, 4, 3.8, 3.6, 3.4, 3.2, 3, 2.8, 2.6, 2.4, 2.2, 2, 1.8, 1.6, 1.4, 1.2, 1),
+)
+TICK_GAP = 0.1
 
 
 def axes_of() -> tuple[Figure, Axes]:
@@ -35,6 +41,18 @@ def axes_of() -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def angstrom_axis(axes: Axes, finest_per_angstrom: float) -> None:
+    """Label the x axis, spatial frequency in 1/angstrom from 0, in angstrom."""
+    places, last = [], 0.0
+    for length in NICE_ANGSTROM:
+        if length and last + TICK_GAP * finest_per_angstrom <= 1.0 / length <= finest_per_angstrom * 1.0001:
+            places.append(length)
+            last = 1.0 / length
+    axes.set_xlim(0.0, finest_per_angstrom)
+    axes.set_xticks([1.0 / length for length in places], [f"{length:g}" for length in places])
+    axes.set_xlabel("resolution (angstrom)")
 
 
 def point_size(count: int) -> float:
@@ -65,6 +83,7 @@ def svg_of(figure: Figure, name: str) -> str:
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r' id="image[0-9a-f]+"', "", svg)  # the same for the same picture twice
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{identifier(name)}-", svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(name)}"', 1)
 

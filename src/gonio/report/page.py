@@ -5,28 +5,36 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
+from urllib.parse import quote
 
 import numpy as np
 
 from gonio.particle.table import ParticleTable
 from gonio.report.content import Chapter, Errors, Outlier, Report
 from gonio.report.figures import identifier
+from gonio.report.map_plots import quality_figures
 from gonio.report.matrices import matrix_figure
-from gonio.report.pictures import class_gallery, outlier_gallery, slices
+from gonio.report.pictures import class_gallery, iteration_gallery, outlier_gallery, projections, slices, surfaces
 from gonio.report.plots import (
     CHANGES,
     QUALITY,
     against,
+    class_plots,
     correlations,
     coverage_map,
     decoys,
     directions,
     error_plots,
     expected_agreement,
+    fsc_by_iteration,
     histograms,
     progress,
+    shifts,
 )
 from gonio.report.surface import library, surface
+from gonio.report.tilt_plots import tilt_figures
+from gonio.report.tomograms import by_tomogram, tomogram_rows
+from gonio.report.verdict import Grade, Verdict
 
 WORST_COUNT = 10
 
@@ -34,11 +42,18 @@ WORST_COUNT = 10
 def html(report: Report) -> str:
     """Return the report as one HTML page, which needs no other file and no network."""
     sections = {
-        "Is it good?": _good(report),
+        "Is it good?": _answer(report),
+        "What was decided": _decided(report),
+        "In numbers": _good(report),
+        "How did it go?": _course(report),
+        "Which tilts changed?": _grid(tilt_figures(report.tilts, report.residuals)),
         "What does it look like?": _look(report),
         "Is it biased?": _bias(report),
+        "Which tomograms differ?": _by_tomogram(report),
         "Which particles are odd?": _outliers(report),
         **{chapter.title: _chapter(chapter) for chapter in report.chapters},
+        "What next?": _next(report.next_steps),
+        "Files": _files(report.files),
         "What was done": _facts(report.facts),
     }
     shown = {name: content for name, content in sections.items() if content}
@@ -51,10 +66,60 @@ def html(report: Report) -> str:
     return page.replace("@BODY@", body + script)
 
 
+def _answer(report: Report) -> str:
+    """Return the first screen: the verdict, one resolution, the FSC and the map; and the checks below."""
+    figures = []
+    if report.curves:
+        limit = np.inf if report.resolution is None else report.resolution[0]
+        figures.append(correlations(report.curves, report.box_angstrom, resolution_angstrom=limit))
+    if report.maps:
+        name, volume = next(iter(report.maps.items()))
+        figures.append(f"<div class=stack>{projections(name, volume)}{surfaces(name, volume)}</div>")
+    shown = f"<div class='plots first'>{''.join(figures)}</div>" if figures else ""
+    return _verdict(report.verdict) + _resolution(report.resolution) + shown + _checks(report.verdict)
+
+
+def _verdict(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    remedies = dict.fromkeys(one.remedy for one in verdict.deciding if one.remedy)
+    todo = f" <span class=todo>What to do: {escape('; '.join(remedies))}.</span>" if remedies else ""
+    word, _, reasons = verdict.sentence.partition(":")
+    return (
+        f"<p class=verdict data-grade={verdict.grade}><strong>{SIGNS[verdict.grade]} {escape(word)}:</strong>"
+        f"{escape(reasons)}{todo}</p>"
+    )
+
+
+def _resolution(resolution: tuple[float, str] | None) -> str:
+    if resolution is None:
+        return ""
+    angstrom, rule = resolution
+    value = f"{angstrom:.1f} Å" if np.isfinite(angstrom) else "none"
+    return f"<p class=resolution><strong>Resolution: {value}</strong> <span>({escape(rule)})</span></p>"
+
+
+def _checks(verdict: Verdict | None) -> str:
+    """Return the table of the checks, the deciding ones first."""
+    if verdict is None or not verdict.checks:
+        return ""
+    order = sorted(verdict.checks, key=lambda one: one.grade is not verdict.grade)
+    rows = "".join(
+        f"<tr><td class=value data-grade={one.grade}>{SIGNS[one.grade]} {one.grade}</td>"
+        f"<th scope=row>{escape(one.name)}</th><td>{escape(one.found)}</td><td>{escape(one.rule)}</td>"
+        f"<td>{escape(one.remedy)}</td></tr>"
+        for one in order
+    )
+    table = _headed(("result", "check", "found", "rule", "what to do"), rows)
+    return f"<h3>Checks</h3><p>The verdict is that of the worst of them.</p>{table}"
+
+
+# So that grades differ without colour, too.
+SIGNS = {Grade.GOOD: "✓", Grade.DOUBTFUL: "?", Grade.WRONG: "✗"}
+
+
 def _good(report: Report) -> str:
-    figures = [] if not report.curves else [correlations(report.curves, report.box_angstrom)]
-    if report.iterations:
-        figures += progress(report.iterations)
+    figures = [] if report.quality is None else quality_figures(report.quality)
     if report.particles is not None:
         figures += histograms(report.particles, QUALITY)
         if report.most_q is not None:
@@ -64,8 +129,46 @@ def _good(report: Report) -> str:
     if report.expected is not None and len(report.expected):
         figures.append(expected_agreement(report.expected, report.box_angstrom))
     if report.particles is not None:
-        figures += histograms(report.particles, CHANGES)
+        figures += [shifts(report.particles, report.max_shift_angstrom), *histograms(report.particles, CHANGES)]
     return _numbers(report.numbers) + _grid(figures)
+
+
+def _decided(report: Report) -> str:
+    if not report.decisions:
+        return ""
+    rows = "".join(
+        f"<tr><th scope=row>{escape(name)}</th><td class=value>{escape(value)}</td><td>{escape(why)}</td></tr>"
+        for name, value, why in report.decisions
+    )
+    return _headed(("what", "chosen", "why"), rows)
+
+
+def _course(report: Report) -> str:
+    if not report.iterations:
+        return ""
+    curves = fsc_by_iteration(report.iterations, report.box_angstrom)
+    return _grid([*progress(report.iterations), *curves, *iteration_gallery(report.iterations)])
+
+
+def _by_tomogram(report: Report) -> str:
+    if report.particles is None:
+        return ""
+    head, rows = tomogram_rows(report.particles, report.against)
+    return _grid(by_tomogram(report.particles)) + (_cells([head, *rows]) if rows else "")
+
+
+def _next(steps: Sequence[tuple[str, str]]) -> str:
+    """Return commands with what they are for, each with a button that copies it."""
+    return "".join(
+        f"<div class=step><p>{escape(why)}</p><button class=copy type=button>Copy</button>"
+        f"<div class=scroll><pre>{escape(command)}</pre></div></div>"
+        for command, why in steps
+    )
+
+
+def _files(files: Sequence[str]) -> str:
+    items = "".join(f'<li><a href="{quote(name)}">{escape(name)}</a></li>' for name in files)
+    return f"<ul class=files>{items}</ul>" if items else ""
 
 
 def _look(report: Report) -> str:
@@ -74,7 +177,9 @@ def _look(report: Report) -> str:
         name, volume = next(iter(report.maps.items()))
         figures.insert(0, surface(name, volume))
     if report.classes is not None:
-        figures.insert(0, class_gallery(report.classes))
+        others = list(report.maps.items())[1:]  # the first is on the first screen
+        each = [figure for name, volume in others for figure in (projections(name, volume), surfaces(name, volume))]
+        figures = [class_gallery(report.classes), *class_plots(report.classes), *each, *figures]
     return _grid(figures) + ("" if report.matrix is None else matrix_figure(report.matrix))
 
 
@@ -136,6 +241,7 @@ def _numbers(numbers: Sequence[tuple[str, str, str]]) -> str:
 # Column of the table, heading, format.
 WORST_COLUMNS = (
     ("dissimilarity", "dissimilarity", ".3f"),
+    ("correlation", "correlation", ".3f"),
     ("overlap", "overlap", ".2f"),
     ("rotation_sd_deg", "sd (°)", ".1f"),
     ("shift_sd_angstrom", "sd (Å)", ".1f"),
@@ -193,9 +299,11 @@ PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>@TITLE@</title>
 <style>
-:root { --ink: #1b1f24; --soft: #5c6670; --paper: #ffffff; --panel: #f5f6f8; --line: #dde1e6; }
+:root { --ink: #1b1f24; --soft: #5c6670; --paper: #ffffff; --panel: #f5f6f8; --line: #dde1e6;
+        --good: #12733f; --doubtful: #9a5b00; --wrong: #b3261e; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ed; --soft: #9aa5b1; --paper: #14171a; --panel: #1d2125; --line: #343a41; }
+  :root { --ink: #e6e9ed; --soft: #9aa5b1; --paper: #14171a; --panel: #1d2125; --line: #343a41;
+          --good: #5fd08f; --doubtful: #f0b45a; --wrong: #ff8a80; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.2rem; max-width: 84rem; color: var(--ink); background: var(--paper);
@@ -214,6 +322,19 @@ th { font-weight: 600; }
 thead th { color: var(--soft); white-space: nowrap; }
 .value { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .numbers td:last-child { color: var(--soft); }
+.verdict { margin: 0 0 .8rem; padding: .8rem 1rem; border-radius: .5rem; border-left: .5rem solid var(--grade);
+           background: var(--panel); font-size: 1.15rem; overflow-wrap: anywhere; }
+.verdict strong { color: var(--grade); font-size: 1.35rem; }
+.todo { display: block; font-size: .95rem; color: var(--soft); }
+[data-grade=good] { --grade: var(--good); } [data-grade=doubtful] { --grade: var(--doubtful); }
+[data-grade=wrong] { --grade: var(--wrong); }
+td[data-grade] { color: var(--grade); font-weight: 600; }
+.resolution { margin: 0 0 .8rem; } .resolution strong { font-size: 1.25rem; }
+.resolution span { color: var(--soft); font-size: .85rem; }
+.first { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); margin-bottom: 1.2rem; }
+.stack { display: grid; gap: 1rem; align-content: start; }
+.files { columns: 16rem; padding-left: 1.2rem; overflow-wrap: anywhere; }
+.step p { margin: .6rem 0 0; color: var(--soft); } .step pre { margin: .2rem 0; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
 figure { margin: 0; padding: .9rem; background: var(--panel); border-radius: .5rem; }
 figure svg { display: block; width: 100%; height: auto; }
@@ -233,7 +354,9 @@ a.data, button.copy { font: inherit; font-size: .8rem; color: var(--soft); }
 button.copy { float: right; background: none; border: 1px solid var(--line); border-radius: .3rem; cursor: pointer; }
 section { clear: both; }
 @media print {
-  :root { --ink: #000; --soft: #444; --paper: #fff; --panel: #fff; --line: #ccc; }
+  :root { --ink: #000; --soft: #444; --paper: #fff; --panel: #fff; --line: #ccc;
+          --good: #12733f; --doubtful: #9a5b00; --wrong: #b3261e; }
+  figure.surface { display: none; }
   nav, button.copy, a.data, .level { display: none; }
   figure, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
@@ -248,8 +371,9 @@ figcaption { margin-top: .5rem; font-size: .85rem; color: var(--soft); }
 </main>
 <script>
 for (const button of document.querySelectorAll('button.copy')) button.addEventListener('click', async () => {
-  const rows = [...button.parentElement.querySelectorAll('tr')];
-  const text = rows.map(row => [...row.cells].map(cell => cell.textContent).join('\\t')).join('\\n');
+  const rows = [...button.parentElement.querySelectorAll('tr')], command = button.parentElement.querySelector('pre');
+  const text = command ? command.textContent
+    : rows.map(row => [...row.cells].map(cell => cell.textContent).join('\\t')).join('\\n');
   try { await navigator.clipboard.writeText(text); }
   catch {  // pages from disk may not be allowed to
     const area = Object.assign(document.createElement('textarea'), {value: text});

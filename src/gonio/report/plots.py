@@ -11,8 +11,19 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from gonio.particle.table import ParticleTable
-from gonio.report.content import Errors, Iteration
-from gonio.report.figures import BLUE, COLOURS, GREY, INK, ORANGE, SIZE_INCHES, axes_of, figure_html, point_size
+from gonio.report.content import Classes, Errors, Iteration
+from gonio.report.figures import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    ORANGE,
+    SIZE_INCHES,
+    angstrom_axis,
+    axes_of,
+    figure_html,
+    point_size,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,10 +32,17 @@ if TYPE_CHECKING:
 FSC_THRESHOLDS = (0.5, 0.143)
 # Bins of a median along an axis.
 BINS = 8
+# Directions up to this number are drawn one by one, too.
+FEW_DIRECTIONS = 500
 
 # Column of the table, label of the axis, how to read it.
 QUALITY = (
-    ("dissimilarity", "dissimilarity", "Lower is better; a second hump at high values did not align."),
+    (
+        "dissimilarity",
+        "dissimilarity",
+        "Lower is better: for RCS 0 is the same, 2 unrelated, and the correlation 1 - d / 2. A second hump at high"
+        " values did not align.",
+    ),
     (
         "rotation_sd_deg",
         "predicted rotation error (degrees)",
@@ -62,6 +80,25 @@ def histograms(particles: ParticleTable, which: Sequence[tuple[str, str, str]]) 
     return [
         _histogram(particles.columns[name], label, text) for name, label, text in which if name in particles.columns
     ]
+
+
+def shifts(particles: ParticleTable, most_angstrom: float | None) -> str:
+    """Plot the lengths of the shifts, with the limit of the search where it had one."""
+    lengths = np.linalg.norm(np.atleast_2d(particles.poses.shift_angstrom), axis=1)
+    figure, axes = axes_of()
+    axes.set(xlabel="length of the shift (angstrom)", ylabel="particles")
+    axes.locator_params(axis="y", integer=True)
+    top = max(float(lengths.max(initial=0.0)), most_angstrom or 0.0, 1e-6)
+    axes.hist(lengths, bins=int(np.clip(2 * np.sqrt(len(lengths)), 5, 60)), range=(0.0, 1.02 * top), color=BLUE)
+    caption = "Length of each particle's shift from the centre of its box."
+    if most_angstrom is not None:
+        axes.axvline(most_angstrom, color=ORANGE, linewidth=1.5)
+        at = float((lengths >= 0.95 * most_angstrom).mean())
+        caption += (
+            f" The line is the limit of the search, {most_angstrom:.4g} angstrom: {100 * at:.0f} % of particles are at"
+            " it; where these are many, allow more."
+        )
+    return figure_html("shifts", figure, caption, {"shift_angstrom": lengths})
 
 
 def decoys(particles: ParticleTable, most_q: float) -> str:
@@ -147,7 +184,8 @@ def expected_agreement(correlation: NDArray[np.float64], box_angstrom: float) ->
     low, middle, high = np.percentile(correlation[:, 1:], [10, 50, 90], axis=0)
     axes.fill_between(frequency, low, high, color=BLUE, alpha=0.25, linewidth=0)
     axes.plot(frequency, middle, color=BLUE, linewidth=1.8)
-    axes.set(xlabel="spatial frequency (1/angstrom)", ylabel="Fourier shell correlation", ylim=(0.0, 1.05))
+    axes.set(ylabel="Fourier shell correlation", ylim=(0.0, 1.05))
+    angstrom_axis(axes, float(frequency[-1]))
     caption = (
         "The FSC expected between a particle and the reference at its pose, up to the resolution that was compared:"
         " median, and the middle 80 % of particles as a band. Detail with an FSC near 0 does not help alignment; where"
@@ -191,31 +229,56 @@ def directions(particles: ParticleTable) -> str:
     beam = particles.poses.matrix[:, 2, :]  # rows z of R: (m, 3)
     longitude, latitude = np.arctan2(beam[:, 1], beam[:, 0]), np.arcsin(np.clip(beam[:, 2], -1.0, 1.0))
     figure, axes = _sphere()
-    axes.scatter(longitude, latitude, s=point_size(len(beam)), color=BLUE, alpha=0.7, linewidths=0)
-    axes.grid(color=INK, alpha=0.2, linewidth=0.5)
+    # Cells of one area: even steps in longitude and in the sine of the latitude, of five particles each, on average.
+    across = int(np.clip(np.sqrt(0.4 * len(beam)), 6, 48))
+    edges = np.linspace(-np.pi, np.pi, across + 1), np.arcsin(np.linspace(-1.0, 1.0, across // 2 + 1))
+    count, _, _ = np.histogram2d(longitude, latitude, bins=edges)
+    density = count.T / max(float(count.mean()), 1e-300)
+    image = axes.pcolormesh(*edges, density, cmap="viridis", vmin=0.0, rasterized=True)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="times the mean")
+    if len(beam) <= FEW_DIRECTIONS:
+        axes.scatter(longitude, latitude, s=4.0, color=ORANGE, linewidths=0)
     caption = (
-        "The direction of the beam at zero tilt for each particle, in the reference's frame, on an equal-area map: an"
-        " even distribution is good, an empty region is a view that the average lacks."
+        "The direction of the beam at zero tilt in the reference's frame, as the number of particles in cells of one"
+        " area over their mean: an even map is good, a dark region is a view that the average lacks."
+        f" {(count == 0).sum()} of {count.size} cells are empty."
     )
     data = {"longitude_deg": np.degrees(longitude), "latitude_deg": np.degrees(latitude)}
     return figure_html("angular distribution", figure, caption, data)
 
 
-def correlations(curves: Mapping[str, NDArray[np.float64]], box_angstrom: float) -> str:
-    """Plot Fourier shell correlations with both thresholds."""
+def correlations(
+    curves: Mapping[str, NDArray[np.float64]], box_angstrom: float, *, resolution_angstrom: float = np.inf
+) -> str:
+    """Plot Fourier shell correlations with both thresholds, and the resolution where it is finite."""
     figure, axes = axes_of()
     for (name, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
         axes.plot(np.arange(len(curve)) / box_angstrom, curve, color=colour, label=name, linewidth=1.8)
     for threshold in FSC_THRESHOLDS:
         axes.axhline(threshold, color=INK, linewidth=0.8, linestyle=":")
         axes.annotate(f"{threshold:g}", (1.0, threshold), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-    axes.set(xlabel="spatial frequency (1/angstrom)", ylabel="Fourier shell correlation")
+    axes.set_ylabel("Fourier shell correlation")
+    angstrom_axis(axes, max(len(curve) for curve in curves.values()) / box_angstrom - 1.0 / box_angstrom)
+    if np.isfinite(resolution_angstrom):
+        at = 1.0 / resolution_angstrom
+        axes.axvline(at, color=INK, linewidth=0.8, linestyle="--")
+        axes.plot([at], [FSC_THRESHOLDS[1]], "o", color=INK, markersize=5)
+        right = at > 0.6 * axes.get_xlim()[1]
+        axes.annotate(
+            f"{resolution_angstrom:.1f} angstrom",
+            (at, 1.0),
+            (-4 if right else 4, -2),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="top",
+            fontweight="bold",
+        )
     axes.set_ylim(min(-0.1, *(float(curve.min()) for curve in curves.values())), 1.05)
     # Below the plot: inside it, names would hide curves.
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     caption = (
         "The agreement of two maps at each level of detail, finer to the right. The resolution is where the half maps"
-        " fall below 0.143 (a map against a known one: below 0.5); the reciprocal of the axis is in angstrom."
+        " fall below 0.143 (a map against a known one: below 0.5); it is marked where it is known."
     )
     shells = np.arange(min(len(curve) for curve in curves.values()))
     data = {"per_angstrom": shells / box_angstrom, **{name: curve[: len(shells)] for name, curve in curves.items()}}
@@ -274,6 +337,54 @@ def coverage_map(weights: NDArray[np.floating]) -> str:
         "share": fraction.ravel(),
     }
     return figure_html("directional coverage", figure, caption, data)
+
+
+def class_plots(classes: Classes) -> list[str]:
+    """Return a plot of the sizes of classes, and one of the silhouettes that chose their number."""
+    figure, axes = axes_of()
+    axes.barh(range(len(classes.counts)), list(classes.counts), color=BLUE)
+    axes.set_yticks(range(len(classes.counts)), list(classes.averages))
+    axes.invert_yaxis()
+    axes.set_xlabel("particles")
+    caption = "The number of particles in each class: a class of a few is what fits nowhere else."
+    data = {"class": np.array(list(classes.averages)), "particles": np.array(classes.counts)}
+    plots = [figure_html("sizes of classes", figure, caption, data)]
+    if classes.silhouettes:
+        figure, axes = axes_of()
+        numbers, values = np.array(list(classes.silhouettes)), np.array(list(classes.silhouettes.values()))
+        axes.plot(numbers, values, color=BLUE, marker="o", markersize=4)
+        if classes.chosen is not None:
+            axes.axvline(classes.chosen, color=INK, linewidth=1, linestyle="--")
+        axes.set(xlabel="number of classes", ylabel="mean silhouette")
+        axes.locator_params(axis="x", integer=True)
+        caption = (
+            "How much nearer particles are to their own class than to the next, -1 to 1, for each number of classes: 0"
+            " is no classes at all. Dashed: the number chosen."
+        )
+        data = {"classes": numbers, "silhouette": values}
+        plots.append(figure_html("silhouettes", figure, caption, data))
+    return plots
+
+
+def fsc_by_iteration(iterations: Sequence[Iteration], box_angstrom: float) -> list[str]:
+    """Return a plot of the FSC of each iteration, the last one dark; nothing where none is known."""
+    from matplotlib import colormaps
+
+    known = [(number, one.fsc) for number, one in enumerate(iterations, start=1) if one.fsc is not None]
+    if not known or not box_angstrom:
+        return []
+    figure, axes = axes_of()
+    for place, (number, fsc) in enumerate(known):
+        colour = colormaps["viridis"](0.9 * (1.0 - place / max(len(known) - 1, 1)))
+        axes.plot(np.arange(len(fsc)) / box_angstrom, fsc, color=colour, label=str(number), linewidth=1.5)
+    axes.axhline(FSC_THRESHOLDS[1], color=INK, linewidth=0.8, linestyle=":")
+    axes.set(ylabel="Fourier shell correlation", ylim=(-0.1, 1.05))
+    angstrom_axis(axes, (len(known[0][1]) - 1) / box_angstrom)
+    figure.legend(frameon=False, loc="outside lower center", ncols=6, title="iteration")
+    caption = "The FSC of the half maps after each iteration: it should move to the right, and then stay."
+    shells = np.arange(len(known[0][1]))
+    data = {"per_angstrom": shells / box_angstrom, **{f"iteration {number}": fsc for number, fsc in known}}
+    return [figure_html("FSC by iteration", figure, caption, data)]
 
 
 def progress(iterations: Sequence[Iteration]) -> list[str]:

@@ -80,15 +80,20 @@ def contrast_score(particle: Particle, reference: Volume) -> float:
     return float((weight * seen.value.real * expected).sum() / np.sqrt(max(norms, 1e-300)))
 
 
+def contrast_of(particles: Sequence[Particle], reference: Volume) -> float:
+    """Return the mean contrast score of particles in standard errors; 0 of none."""
+    scores = np.array([contrast_score(one, reference) for one in particles])
+    if not len(scores):
+        return 0.0
+    error = scores.std(ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else 0.0
+    return float(scores.mean() / max(error, LEAST_ERROR / len(scores)))
+
+
 def opposite_contrast(
     particles: Sequence[Particle], reference: Volume, *, name: str, remedy: str
 ) -> InputWarning | None:
     """Check for particles that are dark where the reference is bright, or the reverse."""
-    scores = np.array([contrast_score(one, reference) for one in particles])
-    if not len(scores):
-        return None
-    error = scores.std(ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else 0.0
-    t = float(scores.mean() / max(error, LEAST_ERROR / len(scores)))
+    t = contrast_of(particles, reference)
     if t > -SURE:
         return None
     what = f"particles are dark where {name} is bright, or the reverse ({-t:.0f} standard errors)"

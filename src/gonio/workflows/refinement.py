@@ -1,8 +1,8 @@
 """Gold-standard refinement: iterations of aligning and averaging, with separate halves from the first step.
 
-Flow of one iteration: each half aligned to its own reference, below the limit -> averages -> half 2 aligned to half 1
--> FSC -> the next limit. Halves share the initial model (or, de novo, not even that), the frame, and the FSC with the
-limit that it sets: numbers, never a map (docs/refinement.md).
+Flow of one iteration: each half aligned to its own reference, below the limit -> averages -> half 2 aligned to half 1,
+and both to the reference whose frame is wanted -> FSC -> the next limit. Halves share the initial model (or, de novo,
+not even that), the frame, and the FSC with the limit that it sets: numbers, never a map (docs/refinement.md).
 
 Must not know where particles come from, which executor runs tasks, nor how results are kept.
 """
@@ -30,19 +30,24 @@ from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.preparation.extent import sphere_mask
 from gonio.run.executor import Executor, Local
-from gonio.settings import AnySearch, LocalSearch, Settings
-from gonio.workflows.half_frames import Apart, drift_of, half_2_moved, half_2_seen
+from gonio.settings import AnySearch, AxisSearch, LocalSearch, Settings
+from gonio.workflows.half_frames import Apart, Frames, frames_of, free_directions
+from gonio.workflows.local_reach import LOCAL_BELOW, reach_of, unsettled
 from gonio.workflows.pose_change import PoseChange
 from gonio.workflows.refinement_plan import Assignment, Iteration, Plan
+from gonio.workflows.tilt_refinement import (
+    AdjustTomogram,
+    TomogramTilts,
+    adjust_tilts,
+    changes_of,
+    check_tilts,
+    poses_of,
+)
 
 # Halves agree where their FSC is above 0.143 and above this many standard deviations of chance correlation, which are
 # larger in shells of few samples; 0.5 is always enough. 40 particles of noise (`experiments/refine`) reach 0.15 to 0.3
 # in the lowest six shells.
 CHANCE_SDS, ALWAYS_ENOUGH = 2.0, 0.5
-# A local search reaches this many predicted standard deviations, and at least this fraction of the resolution.
-CONE_SDS, CONE_FRACTION = 3.0, 0.5
-# Searches are local once the median particle moves by less than this many of its predicted standard deviations.
-LOCAL_BELOW = 1.0
 # A refinement has converged when the median particle moves by less than this many standard deviations, and the
 # resolution gains less than this many shells.
 CONVERGED_SDS, CONVERGED_SHELLS = 0.25, 0.25
@@ -74,6 +79,7 @@ def refined(
     starts: tuple[Volume, Volume] | None,
     plan: Plan | None = None,
     *,
+    reference: Volume | None = None,
     executor: Executor | None = None,
     places_angstrom: Callable[[ParticleTable], NDArray[np.float64]] | None = None,
 ) -> Iterator[Iteration]:
@@ -88,6 +94,9 @@ def refined(
         the halves at the input poses, to the resolution at which they agree; this needs ``plan.listed``.
     plan
         Settings of the refinement.
+    reference
+        Map in whose frame all iterations are to be; nothing else is taken from it. None for the frame of the first
+        averages.
     executor
         Runs the tasks; this process unless given. Each task has a name of its own.
     places_angstrom
@@ -100,18 +109,42 @@ def refined(
     """
     plan = Plan() if plan is None else plan
     executor = executor or Local()
-    _check(table, starts, plan, places_angstrom)
+    _check(table, starts, plan, places_angstrom, reference)
+    if plan.tilts is not None:
+        check_tilts(table)
     if starts is None:
-        run, state = _from_list(table, plan, executor, places_angstrom)
+        run, state = _from_list(table, plan, executor, places_angstrom, reference)
     else:
         _check_limits(starts[0], plan, plan.start_resolution_angstrom)
-        run = _Run(plan, executor, fsc_mask(starts[0], plan), places_angstrom)
+        run = _Run(plan, executor, fsc_mask(starts[0], plan), places_angstrom, reference)
         state = _State(table, table.poses, starts, limit_angstrom=plan.start_resolution_angstrom)
     for number in range(1, plan.max_iterations + 1):
         state, iteration = run.iteration(number, state)
         yield iteration
         if iteration.ended:
             return
+
+
+def agreed_shell(fsc: HalfMapFsc, mask: Volume) -> float:
+    """Return the shell, a fractional number, to which the FSC of halves under a mask is above what chance may reach."""
+    enough = np.clip(CHANCE_SDS / np.sqrt(independent_samples(mask)), FSC_HALVES, ALWAYS_ENOUGH)
+    return fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
+
+
+def other_half_aligners(iteration: Iteration, plan: Plan) -> dict[int, Aligner]:
+    """Return an aligner of the map of each half, 1 and 2, after an iteration, as the next would align to it.
+
+    It searches all orientations, or near the input poses where the refinement did. Particles of the other half are none
+    of the map's: their noise is not in it.
+    """
+    limit = min(iteration.limit_angstrom, iteration.volume.box_angstrom / MIN_SHELLS)
+    search = plan.settings.search if plan.listed is None else plan.listed
+    settings = replace(plan.settings, search=search, resolution_angstrom=limit)
+    fsc = fsc_of_a_half(np.clip(iteration.fsc.best, 0.0, 1.0))
+    return {
+        half: Aligner(volume, settings, mask=plan.mask, reference_fsc=fsc)
+        for half, volume in enumerate(iteration.halves, start=1)
+    }
 
 
 def independent_samples(mask: Volume) -> NDArray[np.float64]:
@@ -136,6 +169,7 @@ def _from_list(
     plan: Plan,
     executor: Executor,
     places: Callable[[ParticleTable], NDArray[np.float64]] | None,
+    reference: Volume | None,
 ) -> tuple[_Run, _State]:
     """Start from the averages at the input poses, in one frame, to the resolution at which they agree."""
     assert plan.listed is not None  # refined has checked it
@@ -149,18 +183,18 @@ def _from_list(
     made = averaged(table, stage="averaging input poses")
     assert made.halves is not None
     _check_limits(made.volume, plan, None)
-    run = _Run(plan, executor, fsc_mask(made.volume, plan), places)
+    run = _Run(plan, executor, fsc_mask(made.volume, plan), places, reference)
     fsc, limit = run.start(made)
     # The halves of a list may come from refinements that never met.
     listed, size = plan.listed, made.volume.voxel_size_angstrom
     expected = Apart.listed(listed, voxel_size_angstrom=size)
-    drift = drift_of(made.halves, expected, mask=run.mask, radius=run.radius_angstrom, limit=limit)
-    if drift is not None:
-        table = table.with_poses(half_2_moved(table.half_sets, table.poses, drift))
+    frames = run.frames(made, (expected, expected), limit)
+    if frames.apart:
+        table = table.with_poses(frames.poses(table.half_sets, table.poses))
         made = averaged(table, stage="averaging input poses in one frame")
         fsc, limit = run.start(made)
     assert made.halves is not None
-    return run, _State(table, table.poses, made.halves, limit, made.without, fsc)
+    return run, _State(table, table.poses, made.halves, limit, made.without, fsc, apart=expected)
 
 
 @dataclass(frozen=True)
@@ -168,7 +202,9 @@ class _State:
     """State of a refinement between two iterations.
 
     ``listed`` are the input poses, ``cone`` is the reach of a local search, degrees and angstrom, ``best_shell`` the
-    best resolution, in shells, and ``behind`` the number of iterations for which it has not been reached.
+    best resolution, in shells, and ``behind`` the number of iterations for which it has not been reached. ``apart`` is
+    the largest drift from the reference that was expected so far. ``unsettled`` are the particles, (m,), that are
+    searched for everywhere beside local searches of the others.
     """
 
     table: ParticleTable
@@ -180,6 +216,8 @@ class _State:
     cone: tuple[float, float] | None = None
     best_shell: float = 0.0
     behind: int = 0
+    apart: Apart | None = None
+    unsettled: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -198,23 +236,24 @@ class _Aligned:
         results = [self.results[row] for row in kept]
         return _Aligned(self.table[kept], self.listed[kept], results, self.pose_change.take(kept))
 
-    def in_frame_of_half_1(self, drift: Pose) -> _Aligned:
-        """Return all particles in the frame of half 1, from the ``drift`` that aligns half 1 to half 2."""
+    def in_one_frame(self, frames: Frames) -> _Aligned:
+        """Return all particles in the common frame of their halves."""
         half_sets = self.table.half_sets
-        results = half_2_seen(half_sets, self.results, drift)
+        results = frames.results(half_sets, self.results)
         table = self.table.with_poses(Pose.stack([result.pose for result in results]))
         # The input poses move too, or their prior would pull the next alignment back.
-        return _Aligned(table, half_2_moved(half_sets, self.listed, drift), results, self.pose_change)
+        return _Aligned(table, frames.poses(half_sets, self.listed), results, self.pose_change)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A refinement in progress: its plan, executor, mask of the FSC, and positions of particles."""
+    """A refinement in progress: its plan, executor, mask of the FSC, positions of particles, and reference."""
 
     plan: Plan
     executor: Executor
     mask: Volume
     places: Callable[[ParticleTable], NDArray[np.float64]] | None = None
+    reference: Volume | None = None
 
     def start(self, made: Average) -> tuple[NDArray[np.float64], float]:
         """Return the FSC of the averages to start from, and the limit that it sets."""
@@ -224,13 +263,17 @@ class _Run:
 
     def iteration(self, number: int, state: _State) -> tuple[_State, Iteration]:
         """Align and average once; return the state of the next iteration and the result of this one."""
-        aligned = self.aligned(number, state)
+        aligned, tilts = self.adjusted(number, state, self.aligned(number, state))
         dropped = self.duplicates(aligned)
         if dropped:
             aligned = aligned.without([one.row for one in dropped])
-        made, drift = self.averaged(number, aligned, state.limit_angstrom)
-        if drift is not None:
-            aligned = aligned.in_frame_of_half_1(drift)
+        made = self.average(f"iteration {number}, averaging", aligned)
+        expected = Apart.after(aligned.pose_change, with_pose_change=self.plan.listed is not None)
+        # What an iteration leaves of the drift from the reference, later ones see better: no less is to be expected.
+        furthest = expected.or_further(state.apart)
+        frames = self.frames(made, (expected, furthest), state.limit_angstrom)
+        if frames.apart:
+            aligned = aligned.in_one_frame(frames)
             made = self.average(f"iteration {number}, averaging in one frame", aligned)
         assert made.halves is not None  # both halves have particles
         fsc, pose_change = self.fsc(made.halves), aligned.pose_change
@@ -251,12 +294,15 @@ class _Run:
             moved_deg=float(np.median(pose_change.turned_deg)),
             moved_angstrom=float(np.median(pose_change.shifted_angstrom)),
             moved_sds=float(np.median(pose_change.sds)),
-            drift=drift,
+            drift=frames.drift,
+            from_reference=frames.reference,
             dropped=tuple(
                 (state.table.names[d.row], state.table.names[d.of_row], d.distance_angstrom) for d in dropped
             ),
             ended=self.end(number, state, float(np.median(pose_change.sds)), gained, behind),
+            tilts=tilts,
         )
+        cone = self.cone(state, pose_change, self.next_limit(made.volume, shell))
         following = _State(
             table=aligned.table,
             listed=aligned.listed,
@@ -264,9 +310,13 @@ class _Run:
             limit_angstrom=self.next_limit(made.volume, shell),
             without=made.without,
             fsc=np.clip(fsc.best, 0.0, 1.0),
-            cone=self.cone(state, pose_change, self.next_limit(made.volume, shell)),
+            cone=cone,
             best_shell=max(shell, state.best_shell),
             behind=behind,
+            apart=furthest,
+            unsettled=None
+            if cone is None
+            else unsettled(pose_change, aligned.results, cone, symmetry=self.plan.settings.symmetry),
         )
         return following, iteration
 
@@ -276,9 +326,7 @@ class _Run:
         Halves that started from one map agree up to its resolution whatever the particles show: the interpolated FSC
         must not count a part of the next shell as agreement.
         """
-        chance = CHANCE_SDS / np.sqrt(independent_samples(self.mask))
-        enough = np.clip(chance, FSC_HALVES, ALWAYS_ENOUGH)
-        shell = fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
+        shell = agreed_shell(fsc, self.mask)
         begun = 0.0 if self.plan.listed is not None else fsc.box_angstrom / self.plan.start_resolution_angstrom
         return min(shell, begun) if begun < shell < np.floor(begun) + 1.0 else shell
 
@@ -292,7 +340,7 @@ class _Run:
         folds = folds_of(len(state.table))
         for half in (1, 2):
             rows = np.flatnonzero(np.asarray(state.table.half_sets) == half)
-            aligner = self.aligners(state, half, folds[rows])
+            aligner = self.aligners(state, half, rows, folds[rows])
             stage = f"iteration {number}, half {half}"
             # The random numbers of an iteration are its own, or every average would repeat what one of them drew.
             seed = self.plan.seed if not self.draws else self.plan.seed + number
@@ -307,17 +355,43 @@ class _Run:
         )
         return _Aligned(state.table.with_poses(poses), state.listed, ordered, pose_change)
 
-    def aligners(self, state: _State, half: int, folds: NDArray[np.int64]) -> Aligners:
-        """Make the aligners of a half's particles (m,): for those of each fold the map without them."""
-        if state.without is None:
-            references, which = [state.references[half - 1]], np.zeros(len(folds), np.int64)
-        else:
-            kept, which = np.unique(folds, return_inverse=True)
-            references = [state.without[half, fold] for fold in kept.tolist()]
+    def aligners(self, state: _State, half: int, rows: NDArray[np.int64], folds: NDArray[np.int64]) -> Aligners:
+        """Make the aligners of a half's particles, in ``rows`` (m,): for those of each fold the map without them."""
+        near = np.ones(len(rows), bool) if state.unsettled is None else ~state.unsettled[rows]
+        kinds = np.stack([folds if state.without is not None else np.zeros_like(folds), near], axis=1)  # (m, 2)
+        kept, which = np.unique(kinds, axis=0, return_inverse=True)
         left = 1.0 if state.without is None else 1.0 - 1.0 / FOLDS
         fsc = None if state.fsc is None else fsc_of_a_half(state.fsc, left=left)
-        settings, mask = self.settings(state), self.plan.mask
-        return Aligners([Aligner(r, settings, mask=mask, reference_fsc=fsc) for r in references], which)
+        made = [
+            Aligner(
+                state.references[half - 1] if state.without is None else state.without[half, fold],
+                self.settings(state if close else replace(state, cone=None)),
+                mask=self.plan.mask,
+                reference_fsc=fsc,
+            )
+            for fold, close in kept.tolist()
+        ]
+        return Aligners(made, which.ravel())
+
+    def adjusted(self, number: int, state: _State, aligned: _Aligned) -> tuple[_Aligned, Mapping[str, TomogramTilts]]:
+        """Refine tilts and poses together, where asked for and searches are local; particles load with the tilts found.
+
+        Poses drawn before the tilts moved are dropped: averages are at the poses found.
+        """
+        if self.plan.tilts is None or not isinstance(self.search(state), LocalSearch):
+            return aligned, {}
+        table, folds = aligned.table, folds_of(len(aligned.table))
+        assert table.source is not None
+        one, two = (self.aligners(state, half, np.arange(len(table)), folds) for half in (1, 2))
+        which = np.where(np.asarray(table.half_sets) == 1, one.which, len(one.aligners) + two.which)
+        both = Aligners([*one.aligners, *two.aligners], which)
+        task = AdjustTomogram(table.with_changes({}), both, self.plan.tilts, dict(table.source.changes))
+        found = adjust_tilts(task, executor=self.executor, stage=f"iteration {number}, tilts")
+        tilts = dict(zip(task.names, found, strict=True))
+        poses, _ = poses_of(task, found)
+        results = [replace(result, pose=poses[row], sampled=None) for row, result in enumerate(aligned.results)]
+        moved = table.with_changes(changes_of(tilts, table)).with_poses(poses)
+        return _Aligned(moved, aligned.listed, results, aligned.pose_change), tilts
 
     @property
     def draws(self) -> bool:
@@ -341,12 +415,19 @@ class _Run:
             posterior_resolved=0.0 if self.plan.assignment is Assignment.SOFT else POSTERIOR_RESOLVED,
         )
 
-    def averaged(self, number: int, aligned: _Aligned, limit: float) -> tuple[Average, Pose | None]:
-        """Average both halves; return also the pose that aligns half 1 to half 2 where there is a drift."""
-        made = self.average(f"iteration {number}, averaging", aligned)
+    def frames(self, made: Average, expected: tuple[Apart, Apart], limit: float) -> Frames:
+        """Find how far halves have drifted, expected to be apart and from the reference by so much."""
         assert made.halves is not None
-        expected = Apart.after(aligned.pose_change, with_pose_change=self.plan.listed is not None)
-        return made, drift_of(made.halves, expected, mask=self.mask, radius=self.radius_angstrom, limit=limit)
+        own = self.plan.settings
+        return frames_of(
+            made.halves,
+            self.reference,
+            expected,
+            mask=self.mask,
+            radius=self.radius_angstrom,
+            limit=limit,
+            directions=free_directions(own.symmetry, about_axis=isinstance(own.search, AxisSearch)),
+        )
 
     def average(self, stage: str, aligned: _Aligned) -> Average:
         """Average particles at the poses found, or at those drawn from their posteriors.
@@ -387,11 +468,7 @@ class _Run:
             return None  # every search is around the input poses
         if state.cone is None and (state.fsc is None or np.median(pose_change.sds) > LOCAL_BELOW):
             return None
-        rotation_deg = max(
-            CONE_SDS * pose_change.rotation_sd_deg, np.degrees(CONE_FRACTION * limit / self.radius_angstrom)
-        )
-        shift = max(CONE_SDS * pose_change.shift_sd_angstrom, CONE_FRACTION * limit)
-        return float(min(rotation_deg, 180.0)), float(shift)
+        return reach_of(pose_change, limit=limit, radius=self.radius_angstrom)
 
     def end(self, number: int, state: _State, moved_sds: float, gained: float, behind: int) -> str:
         """Return the reason to end after this iteration; empty where there is none."""
@@ -422,14 +499,20 @@ def fsc_mask(start: Volume, plan: Plan) -> Volume:
     return sphere_mask(start, plan.settings.mask_diameter_angstrom or plan.settings.particle_diameter_angstrom)
 
 
-def _check(table: ParticleTable, starts: tuple[Volume, Volume] | None, plan: Plan, places: object) -> None:
+def _check(
+    table: ParticleTable,
+    starts: tuple[Volume, Volume] | None,
+    plan: Plan,
+    places: object,
+    reference: Volume | None,
+) -> None:
     if starts is None and plan.listed is None:
         raise ValueError(
             "without start maps the refinement starts from the poses of the list: give their errors (plan.listed)"
         )
-    for map_ in () if starts is None else (starts[1], plan.mask):
+    for map_ in () if starts is None else (starts[1], plan.mask, reference):
         if starts is not None and map_ is not None and map_.box != starts[0].box:
-            raise ValueError(f"start maps and mask differ in box: {starts[0].box} and {map_.box} voxels")
+            raise ValueError(f"start maps, mask and reference differ in box: {starts[0].box} and {map_.box} voxels")
     if not np.isin(np.asarray(table.half_sets), [1, 2]).all():
         raise ValueError("every particle must be in half set 1 or 2: make half sets first (gonio.particle.half_sets)")
     _check_halves(table)

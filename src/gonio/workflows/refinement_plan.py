@@ -5,7 +5,7 @@ These are values alone; ``refinement`` refines the poses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -19,6 +19,7 @@ from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.settings import AxisSearch, GlobalSearch, LocalSearch, Settings
+from gonio.workflows.tilt_refinement import TiltPlan, TomogramTilts
 
 
 class Assignment(StrEnum):
@@ -58,6 +59,8 @@ class Plan:
         ``Assignment`` or its name: the poses at which a particle enters the averages.
     duplicates_angstrom
         Particles nearer than this to a better one are dropped after each alignment; None keeps all.
+    tilts
+        Refine the tilts of stacks too, in every iteration that searches near the poses found; None for poses alone.
     seed
         Seed of searches that draw.
     """
@@ -70,6 +73,7 @@ class Plan:
     mask: Volume | None = None
     assignment: Assignment = Assignment.AUTO
     duplicates_angstrom: float | None = None
+    tilts: TiltPlan | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -120,10 +124,15 @@ class Iteration:
         displacement in units of its predicted standard deviation.
     drift
         Pose that aligns half 1 to half 2, by which half 2 was moved to half 1's frame; None where it was not.
+    from_reference
+        Pose that aligns the reference to half 1, by which both were moved to the reference's frame; None where they
+        were not.
     dropped
         Duplicates by name: the one dropped, the one that stays, and angstrom between them.
     ended
         Reason why the refinement ends here; empty where it continues.
+    tilts
+        The refined tilts, by tomogram; empty where they were not refined.
     """
 
     number: int
@@ -140,5 +149,7 @@ class Iteration:
     moved_angstrom: float
     moved_sds: float
     drift: Pose | None
+    from_reference: Pose | None
     dropped: tuple[tuple[str, str, float], ...]
     ended: str
+    tilts: Mapping[str, TomogramTilts] = field(default_factory=dict)

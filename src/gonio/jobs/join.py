@@ -1,0 +1,128 @@
+"""Several particle lists as one, in their own format: ``gonio join``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gonio.jobs.files import write_settings
+from gonio.jobs.options import File
+from gonio.jobs.select import check_new_list, read_list
+from gonio.jobs.splitting import some
+from gonio.particle.arguments import ArgumentError
+
+if TYPE_CHECKING:
+    from gonio.particle.table import ParticleTable
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The joined list, the particles that came from each, and the columns that not all have, which are dropped."""
+
+    table: ParticleTable
+    counts: tuple[int, ...]
+    lost: tuple[str, ...]
+    written: tuple[Path, ...] = ()
+
+
+def join(
+    sources: Sequence[File],
+    *,
+    output: File,
+    first: bool = False,
+    renumber: bool = False,
+    pixel_size_angstrom: float | None = None,
+    overwrite: bool = False,
+) -> Joined:
+    """Write the particles of several lists of one format into one, every value as the text that it was.
+
+    Columns that not all lists have are dropped; optics groups are merged, and numbered anew where they differ. How
+    it was made is written beside it (OUTPUT.settings.toml).
+
+    Parameters
+    ----------
+    first
+        Of particles of one name in several lists keep that of the first list; otherwise they are an error.
+    renumber
+        Number all particles anew, 1, 2, ...: for formats that number them, from 1 in each list.
+    pixel_size_angstrom
+        Size of the lists' pixels, where they do not state it.
+
+    Raises
+    ------
+    FormatError
+        A list that is broken, or states other things than the first of all its particles.
+    ValueError
+        Fewer than two lists, lists of several formats, particles in several lists, files that are there already.
+    """
+    from gonio.io.formats import own_format
+    from gonio.io.lists import write_rows
+
+    paths, target = [Path(path) for path in sources], Path(output)
+    if len(paths) < 2:
+        raise ArgumentError("{} must be two lists or more", "sources")
+    if first and renumber:
+        raise ArgumentError("{} and {} exclude each other: give one", "first", "renumber")
+    tables = [read_list(path, pixel_size_angstrom) for path in paths]
+    formats = [own_format(table) for table in tables]
+    for path, one in zip(paths, formats, strict=True):
+        assert one is not None and formats[0] is not None  # they were read
+        if one.name != formats[0].name:
+            raise ValueError(f"{path} is a list of {one.title}, {paths[0]} of {formats[0].title}: gonio convert one")
+    tables = _renumbered(tables) if renumber else _distinct(tables, paths, first=first)
+    try:
+        made = reduce(add, tables)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    assert formats[0] is not None
+    files = check_new_list(target, formats[0], made, overwrite=overwrite)
+    labels = [dict.fromkeys((*table.columns, *table.extras)) for table in tables]
+    kept = {*made.columns, *made.extras}
+    lost = tuple(label for label in dict.fromkeys(label for one in labels for label in one) if label not in kept)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = write_rows(target, made)
+    settings = {
+        "sources": list(map(str, paths)),
+        "first": first,
+        "renumber": renumber,
+        "pixel_size_angstrom": pixel_size_angstrom,
+        "dropped_columns": list(lost),
+    }
+    write_settings(files[-1], settings, inputs=[file for table in tables for file in table.files])
+    return Joined(made, tuple(map(len, tables)), lost, written)
+
+
+def _renumbered(tables: Sequence[ParticleTable]) -> list[ParticleTable]:
+    """Return the lists with names 1, 2, ... through all of them, where their format numbers particles."""
+    if not all(name.rpartition("/")[2].isdigit() for table in tables for name in table.names):
+        raise ArgumentError("{} is for lists that number their particles: these name them", "renumber")
+    begins = np.cumsum([0, *map(len, tables)])
+    return [
+        replace(table, names=tuple(str(begin + row) for row in range(1, len(table) + 1)))
+        for table, begin in zip(tables, begins, strict=False)
+    ]
+
+
+def _distinct(tables: Sequence[ParticleTable], paths: Sequence[Path], *, first: bool) -> list[ParticleTable]:
+    """Return the lists without particles that an earlier one has; ArgumentError where they are not to be dropped."""
+    seen: set[str] = set()
+    kept = []
+    for table, path in zip(tables, paths, strict=True):
+        again = np.array([name in seen for name in table.names], dtype=bool)
+        if again.any() and not first:
+            names = some(repr(name) for name, twice in zip(table.names, again, strict=True) if twice)
+            what = (
+                "{path} has particles that an earlier list has: {names}; pass {} to keep those of the earlier list, or"
+                " {} where numbers begin anew in each"
+            )
+            raise ArgumentError(what, "first", "renumber", path=path, names=names)
+        seen.update(table.names)
+        if not again.all():
+            kept.append(table[~again])
+    return kept

@@ -1,0 +1,184 @@
+"""Verdicts of jobs: what is measured of a run for ``gonio.report.verdict``, which judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gonio.alignment.aligner import Aligner
+    from gonio.alignment.result import Result
+    from gonio.averaging.averages import Average
+    from gonio.averaging.resolution import HalfMapFsc
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
+    from gonio.report.verdict import Competing, Verdict
+    from gonio.run.executor import Executor
+    from gonio.settings import Settings
+    from gonio.workflows.evidence import Sampled
+    from gonio.workflows.inspection import InputWarning
+    from gonio.workflows.refinement import Iteration, Plan
+
+# What is doubtful of an average without half sets of its list's own.
+UNKNOWN_HALVES = (
+    "no half sets",
+    "the list has no half sets of its own, so that nothing independent vouches for the map",
+    "gonio refine refines the poses of two halves apart",
+)
+
+
+def verdict_of_refinement(
+    iterations: Sequence[Iteration],
+    plan: Plan,
+    *,
+    start: Volume | None,
+    shared: bool,
+    warned: Iterable[InputWarning],
+    executor: Executor,
+) -> Verdict:
+    """Judge a refinement; ``start`` is its reference, and ``shared`` whether both halves began with one map."""
+    from gonio.averaging.resolution import evenness
+    from gonio.report.verdict import Evidence, verdict_of
+    from gonio.workflows.evidence import sample_against_other_half
+    from gonio.workflows.refinement import best_of, other_half_aligners
+
+    best = best_of(iterations)
+    sampled = sample_against_other_half(best.table, other_half_aligners(best, plan), executor=executor, seed=plan.seed)
+    return verdict_of(
+        Evidence(
+            len(best.table),
+            units_in_half=_units(best.table, plan.settings.symmetry),
+            contrast_t=None if start is None else _contrast(best.table, start),
+            map_contrast=_map_contrast(best.volume),
+            shared_angstrom=plan.start_resolution_angstrom if shared else None,
+            resolution_angstrom=best.resolution_angstrom,
+            box_angstrom=best.fsc.box_angstrom,
+            apart=None if plan.listed is not None else True,  # input poses may come from halves that met
+            fsc=best.fsc.best.tolist(),
+            competing=_competing(sampled),
+            covered=evenness(best.coverage).worst,
+            unfinished=_unfinished(iterations),
+            warnings=_warnings(warned),
+        )
+    )
+
+
+def _unfinished(iterations: Sequence[Iteration]) -> str:
+    last = iterations[-1]
+    if not last.ended.startswith("the limit of") or last.moved_sds < 1.0:
+        return ""
+    return f"poses were still moving at the last iteration (the median by {last.moved_sds:.1f} standard deviations)"
+
+
+def verdict_of_alignment(
+    table: ParticleTable,
+    aligner: Aligner,
+    results: Sequence[Result],
+    settings: Settings,
+    *,
+    warned: Iterable[InputWarning],
+    executor: Executor,
+    seed: int,
+    competing: Competing | None = None,
+) -> Verdict:
+    """Judge an alignment to one map.
+
+    ``settings`` have every default spelt out, and ``competing`` is known where all particles were aligned to decoys.
+    """
+    from gonio.report.verdict import Evidence, verdict_of
+    from gonio.workflows.evidence import sample_against_map
+
+    if competing is None:
+        competing = _competing(sample_against_map(table, aligner, executor=executor, seed=seed))
+    evidence = Evidence(
+        len(table),
+        contrast_t=_contrast(table, aligner.reference.volume),
+        apart=False,
+        competing=competing,
+        at_limit=_at_limit(results, settings),
+        warnings=_warnings(warned),
+    )
+    return verdict_of(evidence, subject="alignment")
+
+
+def _at_limit(results: Sequence[Result], settings: Settings) -> float | None:
+    """Return the fraction of shifts at the largest that a search everywhere allows; None of other searches."""
+    from gonio.report.verdict import NEAR_LIMIT
+    from gonio.settings import GlobalSearch
+
+    most = settings.max_shift_angstrom
+    if most is None or not isinstance(settings.search, GlobalSearch):
+        return None
+    lengths = np.linalg.norm([np.asarray(result.pose.shift_angstrom) for result in results], axis=1)
+    return float((lengths >= NEAR_LIMIT * most).mean())
+
+
+def verdict_of_average(
+    table: ParticleTable,
+    made: Average,
+    fsc: HalfMapFsc | None,
+    warned: Iterable[InputWarning],
+    *,
+    listed_halves: bool,
+    symmetry: str,
+) -> Verdict:
+    """Judge an average: its halves were refined apart only if the list's own sets were, which no list states."""
+    from gonio.averaging.resolution import evenness
+    from gonio.report.verdict import Evidence, verdict_of
+
+    evidence = Evidence(
+        len(table),
+        units_in_half=None if fsc is None else _units(table, symmetry),
+        map_contrast=_map_contrast(made.volume),
+        resolution_angstrom=None if fsc is None else fsc.resolution_angstrom(),
+        box_angstrom=made.volume.box_angstrom,
+        apart=None if listed_halves else False,
+        fsc=None if fsc is None else fsc.best.tolist(),
+        covered=evenness(made.coverage).worst,
+        warnings=[*_warnings(warned), *([] if fsc is not None and listed_halves else [UNKNOWN_HALVES])],
+    )
+    return verdict_of(evidence, needs_decoys=False)
+
+
+def competing_of_columns(table: ParticleTable, decoys: int) -> Competing:
+    """Return what all particles of a list came to that were aligned to decoys."""
+    from gonio.report.verdict import Competing
+
+    target, decoy = (np.asarray(table.columns[name]) for name in ("log_likelihood", "decoy_log_likelihood"))
+    return Competing(len(table), int((target <= decoy).sum()), decoys)
+
+
+def _competing(sampled: Sampled | None) -> Competing | None:
+    from gonio.report.verdict import Competing
+    from gonio.workflows.evidence import DECOYS
+
+    if sampled is None:
+        return None
+    same = None if sampled.same is None else int(sampled.same.sum())
+    return Competing(len(sampled.lost), int(sampled.lost.sum()), DECOYS, same)
+
+
+def _units(table: ParticleTable, symmetry: str) -> int:
+    """Return the number of asymmetric units in the smaller half."""
+    from gonio.particle.symmetry import Symmetry
+
+    sets = np.asarray(table.half_sets)
+    return Symmetry.named(symmetry).order * min(int((sets == half).sum()) for half in (1, 2))
+
+
+def _contrast(table: ParticleTable, reference: Volume) -> float:
+    from gonio.workflows.checks import contrast_of, sample_of
+
+    return contrast_of(sample_of(table), reference)
+
+
+def _map_contrast(volume: Volume) -> float:
+    from gonio.workflows.inspection import contrast_t
+
+    return contrast_t([volume])
+
+
+def _warnings(warned: Iterable[InputWarning]) -> list[tuple[str, str, str]]:
+    return [(one.name, one.what, one.remedy) for one in warned]

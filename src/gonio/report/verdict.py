@@ -1,0 +1,340 @@
+"""The verdict of a page: what its numbers allow to be said of a run, by checks that are stated.
+
+Flow: numbers that a job measured (``Evidence``) -> one ``Check`` for each rule that they suffice for -> ``Verdict``,
+which is as good as the worst of its checks and whose sentence is theirs. What the numbers cannot show is doubtful,
+never good. docs/report.md lists the rules and what their thresholds were measured on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from scipy.stats import beta
+
+# Standard errors of the mean contrast of a sample of particles from which it is certain.
+CONTRAST_SURE = 4.0
+# Halves must agree this many shells, one over the box wide, beyond what they were given in common: boxes of noise come
+# back to it by half a shell (docs/refinement.md).
+SHELLS_BEYOND = 1.0
+# Fractions of a sample that fit the map no better than its decoys, at most: good, and doubtful. With noise alone 2 of 3
+# lose to 2 decoys; so that the last is where most of a list is false.
+FALSE_GOOD, FALSE_DOUBTFUL = 0.25, 0.75
+# Fraction of a sample that finds its orientation again in the other half's map, at least: good.
+SAME_GOOD = 0.6
+# Asymmetric units in the smaller half, at least: the agreement of fewer rests on single particles.
+FEWEST = 25
+# Fraction of shifts at their limit, at most, and how near to the limit that is.
+AT_LIMIT, NEAR_LIMIT = 0.1, 0.95
+# Weight of the least covered direction, over the mean of all, at least.
+LEAST_COVERED = 0.2
+# Rise of an FSC after its fall through 0.143.
+RISE = 0.35
+# Level of the interval of a fraction that a sample estimates.
+SURE = 0.9
+
+
+class Grade(StrEnum):
+    """Result of a check, and of all of them."""
+
+    GOOD = "good"
+    DOUBTFUL = "doubtful"
+    WRONG = "wrong"
+
+
+ORDER = (Grade.GOOD, Grade.DOUBTFUL, Grade.WRONG)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule applied: its name, what was found, as a clause of a sentence, the rule, and what to do if it fails."""
+
+    name: str
+    grade: Grade
+    found: str
+    rule: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All checks of a run; ``subject`` is what they judge: the map or the poses."""
+
+    checks: tuple[Check, ...]
+    subject: str = "result"
+
+    @property
+    def grade(self) -> Grade:
+        """Grade of the worst check; doubtful without any."""
+        return max((one.grade for one in self.checks), key=ORDER.index, default=Grade.DOUBTFUL)
+
+    @property
+    def deciding(self) -> tuple[Check, ...]:
+        """Checks of that grade, in order."""
+        return tuple(one for one in self.checks if one.grade is self.grade)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict and why, in one sentence."""
+        if not self.checks:
+            return f"Doubtful: nothing was measured that speaks for this {self.subject}."
+        reasons = "; ".join(one.found for one in self.deciding[:MOST_REASONS])
+        return f"{self.grade.capitalize()}: {reasons}."
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+# Reasons in a sentence; the table of checks has all.
+MOST_REASONS = 3
+
+
+@dataclass(frozen=True)
+class Competing:
+    """A sample of ``count`` particles, of which ``lost`` fit one of ``decoys`` decoys of the map as well as the map.
+
+    ``same`` of them find their orientation again in a map of other particles; None where there is none.
+    """
+
+    count: int
+    lost: int
+    decoys: int
+    same: int | None = None
+
+    @property
+    def false(self) -> tuple[float, float, float]:
+        """Fraction of the list that is false, or too noisy to be told from false: estimate, and an interval of 90 %.
+
+        Of K decoys and the map each is the best for a false particle by chance, so that K of K + 1 lose.
+        """
+        factor, n, k = 1.0 + 1.0 / self.decoys, self.count, self.lost
+        low = 0.0 if k == 0 else float(beta.ppf((1.0 - SURE) / 2.0, k, n - k + 1))
+        high = 1.0 if k == n else float(beta.ppf((1.0 + SURE) / 2.0, k + 1, n - k))
+        return min(1.0, factor * k / n), min(1.0, factor * low), min(1.0, factor * high)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a job measured; None for what it did not or could not.
+
+    Attributes
+    ----------
+    particles, units_in_half
+        Number of particles, and of asymmetric units in the smaller half set.
+    contrast_t
+        How well particles of any pose agree with the round part of the reference, in standard errors: below 0 one is
+        dark where the other is bright.
+    map_contrast
+        Density of the map in its middle less that around it, in standard deviations of the latter.
+    shared_angstrom
+        Detail to which both halves were given one map; None where they were given nothing in common.
+    resolution_angstrom, box_angstrom
+        Where the halves' agreement ends, infinite for nowhere, and the edge of their box.
+    apart
+        Whether the halves never saw one another; None where that is not known, False where both were aligned to one
+        map.
+    fsc
+        FSC of the halves, shell by shell.
+    competing
+        Sample of particles that were aligned to decoys of the map, too.
+    at_limit
+        Fraction of particles whose shift is at its limit.
+    covered
+        Weight of the least covered direction over the mean.
+    unfinished
+        Why the last iteration is not the end; empty where it is.
+    warnings
+        Warnings of the inputs, each a short name, what is suspicious, and the remedy.
+    """
+
+    particles: int
+    units_in_half: int | None = None
+    contrast_t: float | None = None
+    map_contrast: float | None = None
+    shared_angstrom: float | None = None
+    resolution_angstrom: float | None = None
+    box_angstrom: float | None = None
+    apart: bool | None = None
+    fsc: Sequence[float] | None = None
+    competing: Competing | None = None
+    at_limit: float | None = None
+    covered: float | None = None
+    unfinished: str | None = None
+    warnings: Sequence[tuple[str, str, str]] = ()
+
+
+def verdict_of(evidence: Evidence, *, subject: str = "map", needs_decoys: bool = True) -> Verdict:
+    """Apply every rule that the evidence suffices for; ``needs_decoys`` where poses are judged, too."""
+    found = [rule(evidence) for rule in RULES]
+    if needs_decoys and evidence.competing is None:
+        found.insert(0, _check("particles", Grade.DOUBTFUL, UNTESTED, DECOYS_RULE, UNTESTED_REMEDY))
+    return Verdict((*(one for one in found if one is not None), *_warned(evidence)), subject)
+
+
+UNTESTED = "whether the particles show this map was not tested"
+UNTESTED_REMEDY = "gonio align --decoys 2 tests it"
+DECOYS_RULE = (
+    f"of a sample that is also aligned to decoys of the map at most {100 * FALSE_GOOD:.0f} % should be false (beyond"
+    f" {100 * FALSE_DOUBTFUL:.0f} %: wrong)"
+)
+
+
+def _check(name: str, grade: Grade, found: str, rule: str, remedy: str = "") -> Check:
+    return Check(name, grade, found, rule, "" if grade is Grade.GOOD else remedy)
+
+
+def _contrast(evidence: Evidence) -> Check | None:
+    rule = f"the mean contrast of a sample must not be opposite by {CONTRAST_SURE:g} standard errors"
+    remedy = "pass --invert if the particles are dark, or invert the map"
+    t = evidence.contrast_t
+    if t is None or not np.isfinite(t):
+        return None
+    if t <= -CONTRAST_SURE:
+        found = f"particles are dark where the reference is bright, or the reverse ({-t:.0f} standard errors)"
+        return _check("contrast", Grade.WRONG, found, rule, remedy)
+    found = f"particles are bright where the reference is ({t:.0f} standard errors)"
+    if t < CONTRAST_SURE:  # too noisy, or of a microscope that leaves little at low resolution: other checks decide
+        found = f"the contrast of particles and reference is not opposite ({t:+.1f} standard errors)"
+    return _check("contrast", Grade.GOOD, found, rule)
+
+
+def _map_contrast(evidence: Evidence) -> Check | None:
+    value = evidence.map_contrast
+    if value is None or not np.isfinite(value):
+        return None
+    rule = "the middle of the map must not be darker than what is around it"
+    if value < -1.0:
+        found = f"the map is dark in its middle ({value:.1f} standard deviations of what is around it)"
+        return _check("density", Grade.WRONG, found, rule, "pass --invert")
+    return _check("density", Grade.GOOD, "the map is bright in its middle", rule)
+
+
+def _halves(evidence: Evidence) -> Check | None:
+    resolution, box = evidence.resolution_angstrom, evidence.box_angstrom
+    if evidence.apart is False or resolution is None or not box:
+        return None
+    shared = evidence.shared_angstrom
+    rule = "the halves must agree one shell beyond the detail that both were given"
+    if shared is None:
+        rule = "the halves must agree in three shells"
+    begun = 2.0 if shared is None else box / shared
+    reached = box / resolution
+    if reached < begun + SHELLS_BEYOND:
+        given = "" if shared is None else f", no further than the {shared:.0f} angstrom that both were given"
+        agreed = f"agree to {resolution:.1f} angstrom" if np.isfinite(resolution) else "agree nowhere"
+        found = f"the two halves {agreed}{given}: no evidence that the particles show this map"
+        return _check("halves", Grade.DOUBTFUL, found, rule, "more particles, or other inputs")
+    given = "" if shared is None else f", beyond the {shared:.0f} that both were given"
+    apart = "the two halves" if evidence.apart is None else "two halves that never saw one another"
+    return _check("halves", Grade.GOOD, f"{apart} agree to {resolution:.1f} angstrom{given}", rule)
+
+
+def _competing(evidence: Evidence) -> Check | None:
+    sample = evidence.competing
+    if sample is None:
+        return None
+    false, low, high = sample.false
+    interval = f"{100 * low:.0f} to {100 * high:.0f} %"
+    won = sample.count - sample.lost
+    what = f"{won} of {sample.count} sampled particles fit the map better than its decoys"
+    if false > FALSE_DOUBTFUL:
+        found = f"only {what}: most are of something else, or their poses are wrong"
+        return _check("particles", Grade.WRONG, found, DECOYS_RULE, "another reference, other picks, or less noise")
+    if high > FALSE_DOUBTFUL or false > FALSE_GOOD:
+        found = f"only {what}: {interval} of the list are false, or too noisy to be told from it"
+        remedy = "gonio align --decoys 2 lists those that are real"
+        return _check("particles", Grade.DOUBTFUL, found, DECOYS_RULE, remedy)
+    return _check("particles", Grade.GOOD, what, DECOYS_RULE)
+
+
+def _same(evidence: Evidence) -> Check | None:
+    sample = evidence.competing
+    if sample is None or sample.same is None:
+        return None
+    rule = f"of the sample {100 * SAME_GOOD:.0f} % should find their orientation again in the other half's map"
+    what = f"{sample.same} of {sample.count} sampled particles find their orientation again in the other half's map"
+    good = sample.same >= SAME_GOOD * sample.count
+    remedy = "another reference or a mask that fits; more particles; a finer start"
+    if good:
+        return _check("orientations", Grade.GOOD, what, rule)
+    return _check("orientations", Grade.DOUBTFUL, f"only {what}", rule, remedy)
+
+
+def _number(evidence: Evidence) -> Check | None:
+    units = evidence.units_in_half
+    if units is None:
+        return None
+    rule = f"at least {FEWEST} asymmetric units in the smaller half: the agreement of fewer rests on single particles"
+    if units < FEWEST:
+        found = f"there are only {units} asymmetric units in the smaller half, too few for an FSC to be relied on"
+        return _check("number", Grade.DOUBTFUL, found, rule, "more particles")
+    return _check("number", Grade.GOOD, f"{units} asymmetric units in the smaller half", rule)
+
+
+def _limit(evidence: Evidence) -> Check | None:
+    fraction = evidence.at_limit
+    if fraction is None:
+        return None
+    rule = f"at most {100 * AT_LIMIT:.0f} % of shifts at their limit"
+    found = f"{100 * fraction:.0f} % of shifts are at their limit"
+    grade = Grade.GOOD if fraction <= AT_LIMIT else Grade.DOUBTFUL
+    return _check("shifts", grade, found, rule, "a larger --max-shift, or better picks")
+
+
+def _coverage(evidence: Evidence) -> Check | None:
+    worst = evidence.covered
+    if worst is None or not np.isfinite(worst):
+        return None
+    rule = f"the least covered direction has at least {LEAST_COVERED:g} of the mean weight"
+    found = f"the least covered direction has {worst:.2f} of the mean weight"
+    grade = Grade.GOOD if worst >= LEAST_COVERED else Grade.DOUBTFUL
+    return _check("coverage", grade, found, rule, "the map is blurred there: particles of other views")
+
+
+def _shape(evidence: Evidence) -> Check | None:
+    if evidence.fsc is None or evidence.apart is False:
+        return None
+    fsc = np.asarray(evidence.fsc, dtype=np.float64)
+    fallen = np.flatnonzero(fsc[1:] < 0.143) + 1
+    rise = float(fsc[fallen[0] :].max()) if len(fallen) else 0.0
+    rule = f"the FSC stays below {RISE:g} once it has fallen below 0.143"
+    if rise > RISE:
+        found = f"the FSC rises to {rise:.2f} again after its fall"
+        remedy = "duplicates in both halves, a mask that is too tight, or one noise in both"
+        return _check("FSC", Grade.DOUBTFUL, found, rule, remedy)
+    return _check("FSC", Grade.GOOD, "the FSC falls once", rule)
+
+
+def _finished(evidence: Evidence) -> Check | None:
+    if evidence.unfinished is None:
+        return None
+    rule = "the last iteration must be near the end: the median particle moves by less than its standard deviation"
+    if evidence.unfinished:
+        return _check("iterations", Grade.DOUBTFUL, evidence.unfinished, rule, "more --iterations")
+    return _check("iterations", Grade.GOOD, "the poses have come to an end", rule)
+
+
+def _warned(evidence: Evidence) -> list[Check]:
+    rule = "inputs should give no warning"
+    return [
+        Check(name, Grade.DOUBTFUL, what, rule, remedy)
+        for name, what, remedy in evidence.warnings
+        if name != "opposite contrast" or evidence.contrast_t is None
+    ]
+
+
+# In the order in which they are named: what makes all else worthless comes first.
+RULES: tuple[Callable[[Evidence], Check | None], ...] = (
+    _contrast,
+    _halves,
+    _competing,
+    _same,
+    _number,
+    _map_contrast,
+    _shape,
+    _finished,
+    _limit,
+    _coverage,
+)

@@ -1,0 +1,277 @@
+"""Bundle adjustment of one tomogram: tilts, poses and contrasts refined together by Levenberg-Marquardt.
+
+With x the parameters of all tilts and y_j those of particle j, every image is a function of its tilt and its particle
+alone, so that the second derivatives of -ln(posterior) are (docs/theory.md section 17)
+
+    | U    W_j |        U block diagonal, 9 x 9 for each tilt; W_j 9 x 7 for each image; V_j 7 x 7
+    | W_j' V_j |
+
+and particles are eliminated one by one:
+
+    S dx = g - sum_j W_j V_j^-1 g_j,     S = U - sum_j W_j V_j^-1 W_j',     dy_j = V_j^-1 (g_j - W_j' dx)
+
+S is dense and small, some 6 rows for each tilt, and its inverse is the covariance of the tilts, marginal over poses and
+contrasts. Blocks of a particle are made when it is read, and only W_j, V_j and g_j are kept. A rotation or shift of all
+tilts that the particles follow changes nothing in any image: this gauge is fixed by the priors, whose weighted mean
+along each of these six directions is zero (``Gauge``). Must not know files, nor where references come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from gonio.comparison.tilt_images import ASTIGMATISM, POSE, TILT, TiltImages
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.kernels.marquardt import FIRST_DAMPING, FIRST_GROWTH, MAX_DAMPING, MAX_GROWTH, MIN_DAMPING
+from gonio.particle.pose import Pose
+from gonio.settings import TiltPriors
+
+Floats = NDArray[np.float64]
+
+# A step that is predicted to raise the log of the posterior by less is the last: it moves the parameters by less than a
+# fifth of their standard deviation, all of them together.
+LAST_GAIN = 0.02
+MAX_STEPS = 40
+
+
+@dataclass(frozen=True)
+class BundleState:
+    """Parameters of t tilts (t, 9), in the order of ``comparison.tilt_images``, and of m particles."""
+
+    tilts: Floats
+    poses: Pose
+    contrasts: Floats
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The images of the m particles of one tomogram, and what they are compared with.
+
+    Parameters
+    ----------
+    images
+        Returns the images of a particle; called once for each at every evaluation.
+    references
+        The reference of each particle: the map of its own half.
+    tilts
+        Number of tilts of the series.
+    start
+        Poses that the priors are about, a batch of m.
+    contrast
+        Contrast that the priors are about, of each particle, (m,); zero for particles in which nothing of the
+        reference was found, which are left out.
+    active
+        Which of a tilt's nine parameters are refined, (9,).
+    priors
+        Standard deviations of the priors.
+    limit
+        Shell up to which images are compared; None for all.
+    """
+
+    images: Callable[[int], TiltImages]
+    references: Sequence[FourierVolume]
+    tilts: int
+    start: Pose
+    contrast: Floats
+    active: NDArray[np.bool_]
+    priors: TiltPriors
+    limit: float | None = None
+
+    @property
+    def precision(self) -> Floats:
+        """One over the variance of the prior of each parameter of a tilt, (9,)."""
+        return 1.0 / self.priors.tilt_sd**2
+
+
+@dataclass(frozen=True)
+class Adjusted:
+    """State in which an adjustment ended.
+
+    ``value`` is -ln of the posterior, without a constant, before the first step and after the last; ``hessian`` the
+    Schur complement S of the active parameters of all tilts, prior included, (t a, t a).
+    """
+
+    state: BundleState
+    before: float
+    value: float
+    hessian: Floats
+    steps: int
+    converged: bool
+
+
+@dataclass(frozen=True)
+class _Equations:
+    """Normal equations at a state: U (t, a, a) and g (t, a), with priors; of each particle tilts, W, V and g."""
+
+    value: float
+    tilt: Floats
+    descent: Floats
+    particles: Sequence[tuple[NDArray[np.int64], Floats, Floats, Floats]]
+
+    def step(self, damping: float) -> tuple[Floats, Floats, Floats, float]:
+        """Return steps of tilts (t, a) and particles (m, 7), the Schur complement, and the predicted gain."""
+        count, a = self.descent.shape
+        tilt, schur, right = _damped(self.tilt, damping), np.zeros((count, a, count, a)), self.descent.copy()
+        schur[np.arange(count), :, np.arange(count)] = tilt
+        every, solved = np.arange(a), []
+        for tilts, mixed, pose, descent in self.particles:
+            factor = scipy.linalg.cho_factor(_damped(pose, damping))
+            follow = mixed.reshape(-1, POSE)  # (t_j a, 7)
+            inverse = scipy.linalg.cho_solve(factor, np.concatenate([follow, descent[None]]).T)  # (7, t_j a + 1)
+            shared = (follow @ inverse[:, :-1]).reshape(len(tilts), a, len(tilts), a)
+            schur[np.ix_(tilts, every, tilts, every)] -= shared
+            right[tilts] -= (follow @ inverse[:, -1]).reshape(len(tilts), a)
+            solved.append(inverse)
+        matrix = schur.reshape(count * a, count * a)
+        moved = np.zeros_like(right)
+        if a:
+            moved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix), right.ravel()).reshape(count, a)
+        steps = np.zeros((len(solved), POSE))
+        gain = 0.0
+        for j, ((tilts, mixed, pose, descent), inverse) in enumerate(zip(self.particles, solved, strict=True)):
+            steps[j] = inverse[:, -1] - inverse[:, :-1] @ moved[tilts].ravel()
+            crossed = float(moved[tilts].ravel() @ mixed.reshape(-1, POSE) @ steps[j])
+            gain += float(descent @ steps[j] - 0.5 * steps[j] @ pose @ steps[j]) - crossed
+        gain += float((self.descent * moved).sum() - 0.5 * np.einsum("ta,tab,tb->", moved, self.tilt, moved))
+        return moved, steps, matrix, gain
+
+
+def adjusted(bundle: Bundle, state: BundleState, *, max_steps: int = MAX_STEPS) -> Adjusted:
+    """Refine tilts, poses and contrasts until no step raises the posterior by a noticeable amount.
+
+    Damping is Nielsen's (``search.levenberg_marquardt``), one factor for all blocks.
+    """
+    here, damping, growth = _equations(bundle, state), FIRST_DAMPING, FIRST_GROWTH
+    before, converged, taken = here.value, False, 0
+    while taken < max_steps and not converged and damping < MAX_DAMPING:
+        moved, steps, _, predicted = here.step(damping)
+        if predicted < LAST_GAIN and damping <= FIRST_DAMPING:
+            converged = True
+            break
+        trial = _moved(bundle, state, moved, steps)
+        there, taken = _equations(bundle, trial), taken + 1
+        gain = (here.value - there.value) / max(predicted, 1e-300)
+        if gain > 0.0:
+            damping = max(damping * max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), MIN_DAMPING)
+            state, here, growth = trial, there, FIRST_GROWTH
+            continue
+        converged = predicted < LAST_GAIN  # below what sums of float32 resolve
+        damping, growth = damping * growth, min(2.0 * growth, MAX_GROWTH)
+    return Adjusted(state, before, here.value, here.step(0.0)[2], taken, converged)
+
+
+def _damped(matrix: Floats, damping: float) -> Floats:
+    """Return H + damping diag H of matrices (..., k, k)."""
+    return np.asarray(matrix * (1.0 + damping * np.eye(matrix.shape[-1])))
+
+
+def _moved(bundle: Bundle, state: BundleState, moved: Floats, steps: Floats) -> BundleState:
+    tilts = state.tilts.copy()
+    tilts[:, bundle.active] += moved
+    return BundleState(tilts, state.poses.retract(steps[:, :6]), state.contrasts + steps[:, 6])
+
+
+def _equations(bundle: Bundle, state: BundleState) -> _Equations:
+    """Read every particle once, and sum up its blocks."""
+    active = bundle.active
+    a = int(active.sum())
+    precision = bundle.precision[active]
+    tilt = np.tile(np.diag(precision), (bundle.tilts, 1, 1))
+    descent = -precision * state.tilts[:, active]
+    value = 0.5 * float((precision * state.tilts[:, active] ** 2).sum())
+    particles = []
+    for j, reference in enumerate(bundle.references):
+        if not bundle.contrast[j] > 0.0:
+            particles.append((np.zeros(0, np.int64), np.zeros((0, a, POSE)), np.eye(POSE), np.zeros(POSE)))
+            continue
+        images, pose = bundle.images(j), state.poses[j]
+        blocks = images.blocks(
+            reference, state.tilts[images.tilts], pose.matrix, pose.shift_angstrom, float(state.contrasts[j]),
+            limit=bundle.limit, astigmatism=bool(active[ASTIGMATISM].any()),
+        )  # fmt: skip
+        tilt[images.tilts] += blocks.tilt[:, active][:, :, active]
+        descent[images.tilts] += blocks.tilt_descent[:, active]
+        prior = _prior_of(bundle, state, j)
+        value += blocks.value + prior[0]
+        particles.append(
+            (images.tilts, blocks.mixed[:, active], blocks.pose + prior[1], blocks.pose_descent + prior[2])
+        )
+    return _Equations(value, tilt, descent, particles)
+
+
+def _prior_of(bundle: Bundle, state: BundleState, j: int) -> tuple[float, Floats, Floats]:
+    """Return -ln of the prior of a particle's pose and contrast, its curvature (7, 7) and minus its slope (7,)."""
+    pose, start, contrast = state.poses[j], bundle.start[j], bundle.contrast[j]
+    turn = (pose.rotation * start.rotation.inv()).as_rotvec()
+    away = np.concatenate([turn, pose.shift_angstrom - start.shift_angstrom, [state.contrasts[j] - contrast]])
+    precision = 1.0 / np.append(bundle.priors.pose_sd, bundle.priors.particle_contrast_sd * contrast) ** 2
+    return 0.5 * float(precision @ away**2), np.diag(precision), -precision * away
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """The six directions in which tilts may move without any image changing, the particles moving along.
+
+    ``directions`` (t, 9, 6): a shift T of the specimen, xyz in the tomogram's frame, moves image i by A_i T and its
+    defocus by h (A_i T)_z, particles by -T; a rotation Omega turns tilt i by -A_i Omega, particles by Omega.
+    """
+
+    directions: Floats
+    precision: Floats
+
+    @staticmethod
+    def of(projections: Floats, axes: Floats, defocus_per_depth: float, precision: Floats) -> Gauge:
+        """Return the gauge of tilts of full projections and axes, both (t, 3, 3), and the priors' precision (9,)."""
+        count = len(projections)
+        directions = np.zeros((count, TILT, 6))
+        directions[:, 0:2, :3] = projections[:, :2]
+        directions[:, 5, :3] = defocus_per_depth * projections[:, 2]
+        directions[:, 2:5, 3:] = -np.swapaxes(axes, 1, 2) @ projections
+        return Gauge(directions, precision)
+
+    def components(self, tilts: Floats, active: NDArray[np.bool_]) -> Floats:
+        """Return how far tilts (t, 9) have moved along each direction, in the metric of the priors, (6,)."""
+        flat, weight = self._flat(active)
+        return np.asarray(
+            np.linalg.solve(flat.T @ (weight[:, None] * flat), flat.T @ (weight * tilts[:, active].ravel()))
+        )
+
+    def fixed(self, tilts: Floats, active: NDArray[np.bool_]) -> Floats:
+        """Return tilts (t, 9) without their part along the gauge."""
+        flat, _ = self._flat(active)
+        result = tilts.copy()
+        result[:, active] -= (flat @ self.components(tilts, active)).reshape(len(tilts), -1)
+        return result
+
+    def covariance(self, hessian: Floats, active: NDArray[np.bool_]) -> Floats:
+        """Return the covariance of the active parameters in this gauge, from their Schur complement, (t a, t a)."""
+        flat, weight = self._flat(active)
+        along = np.linalg.solve(flat.T @ (weight[:, None] * flat), flat.T * weight)  # (6, t a)
+        projector = np.eye(len(flat)) - flat @ along
+        inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(hessian), np.eye(len(flat)))
+        return np.asarray(projector @ inverse @ projector.T)
+
+    def _flat(self, active: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        count = len(self.directions)
+        return self.directions[:, active].reshape(-1, 6), np.tile(self.precision[active], count)
+
+
+def in_gauge(
+    state: BundleState, gauge: Gauge, active: NDArray[np.bool_], *, places_angstrom: Floats, sense: Floats
+) -> BundleState:
+    """Return the state of the same images whose tilts are in the gauge: the particles move along.
+
+    ``places_angstrom`` (m, 3) are the particles' boxes from the tomogram's centre, and ``sense`` (3,) the diagonal of
+    the mirror between their frame and the tomogram's.
+    """
+    shift, turn = np.split(gauge.components(state.tilts, active), 2)
+    rotation = Rotation.from_rotvec(-float(np.prod(sense)) * sense * turn)
+    places = places_angstrom * sense
+    moved = rotation.apply(places + state.poses.shift_angstrom) + sense * shift - places
+    return replace(state, tilts=gauge.fixed(state.tilts, active), poses=Pose(rotation * state.poses.rotation, moved))

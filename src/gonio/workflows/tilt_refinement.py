@@ -1,0 +1,421 @@
+"""Refinement of the tilts of tomograms: each is one bundle adjustment, of its tilts and of the particles in it.
+
+Flow for a tomogram: its particles, each with the map of its own half -> from coarse limits to the finest: images,
+loaded with the geometry found so far and weighted by their noise (``preparation.weighted_images``) -> contrasts of the
+halves -> adjustment (``search.bundle_adjustment``) -> gauge, covariance, what is determined. Tomograms share nothing,
+so an executor does them in any order.
+
+Must not know how results are kept or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from gonio.alignment.particle_list import Aligners, ParticleError
+from gonio.comparison.tilt_images import ASTIGMATISM, POSE, SCALE, TILT, TiltImages
+from gonio.fourier.fourier_volume import FourierVolume
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
+from gonio.particle.tilt_change import TiltChange, full_projections
+from gonio.particle.tilt_series import TiltSeries
+from gonio.particle.volume import TiltStack
+from gonio.preparation.weighted_images import tilt_axes, tilt_images
+from gonio.run.executor import Executor, Local
+from gonio.search.bundle_adjustment import Adjusted, Bundle, BundleState, Gauge, adjusted, in_gauge
+from gonio.settings import TiltPriors
+
+Floats = NDArray[np.float64]
+
+# Names of a tilt's parameters, in the order of ``comparison.tilt_images``, and their units.
+PARAMETERS = (
+    *(("shift_x", "angstrom"), ("shift_y", "angstrom"), ("tilt_angle", "degrees"), ("across_axis", "degrees")),
+    *(("in_plane", "degrees"), ("defocus", "angstrom"), ("astigmatism_0", "angstrom")),
+    *(("astigmatism_45", "angstrom"), ("ln_scale", "")),
+)
+# Radians of a parameter to the unit it is shown in.
+SHOWN = np.array([1.0, 1.0, *3 * [np.degrees(1.0)], 1.0, 1.0, 1.0, 1.0])
+# Limits, as multiples of the finest resolution, that are compared one after another: a shift is found from half a
+# period of the finest detail away.
+COARSE_TO_FINE = (4.0, 2.0, 1.0)
+# Shells that are always compared.
+LEAST_SHELLS = 5.0
+# A parameter is determined where the data leave less than this fraction of its prior's variance.
+UNDETERMINED = 0.5
+# A half shows its reference where its contrast is above zero by this many standard deviations; else it is left out.
+SIGNIFICANT = 4.0
+# Memory for the samples of one tomogram's particles; those beyond it are read again at every evaluation.
+KEPT_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class TiltPlan:
+    """What of the tilts is refined.
+
+    Parameters
+    ----------
+    astigmatism, scale
+        Refine astigmatism and strength of each image as well.
+    priors
+        Standard deviations of the priors.
+    """
+
+    astigmatism: bool = False
+    scale: bool = False
+    priors: TiltPriors = field(default_factory=TiltPriors)
+
+    @property
+    def active(self) -> NDArray[np.bool_]:
+        """Which of a tilt's nine parameters are refined, (9,)."""
+        active = np.ones(TILT, dtype=bool)
+        active[ASTIGMATISM], active[SCALE] = self.astigmatism, self.scale
+        return active
+
+
+@dataclass(frozen=True)
+class TomogramTilts:
+    """The adjusted tilts of a tomogram, and the poses of its particles.
+
+    Attributes
+    ----------
+    tilts, sd, prior_sd
+        Parameters of each tilt (t, 9), in the order and units of ``PARAMETERS``, their standard deviations, marginal
+        over everything else, and those of their priors; in the gauge of ``search.bundle_adjustment.Gauge``.
+    refined
+        Which of the nine parameters were refined.
+    rotations, shifts_angstrom, contrasts
+        Poses of the m particles, as matrices (m, 3, 3) and (m, 3), and their contrasts, (m,); 0 where a particle's half
+        showed nothing of its reference.
+    value, gain
+        Minus the log of the posterior, natural, without a constant, and its decrease by the adjustment, both at the
+        finest limit.
+    farthest_angstrom
+        Largest distance of a particle in an image from where the list has it.
+    steps, converged
+        Evaluations of all particles at all limits; whether it converged at the last limit.
+    """
+
+    tilts: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    prior_sd: NDArray[np.float64]
+    refined: tuple[bool, ...]
+    rotations: NDArray[np.float64]
+    shifts_angstrom: NDArray[np.float64]
+    contrasts: NDArray[np.float64]
+    value: float
+    gain: float
+    farthest_angstrom: float
+    steps: int
+    converged: bool
+
+    @property
+    def determined(self) -> NDArray[np.bool_]:
+        """Parameters that the data determine, (t, 9): they leave less than half of the prior's variance."""
+        return np.asarray(np.array(self.refined) & (self.sd**2 < UNDETERMINED * self.prior_sd**2))
+
+    def change(self, series: TiltSeries) -> TiltChange:
+        """Return the change of the series' geometry."""
+        return _change_of(self.tilts / SHOWN, tilt_axes(series))
+
+
+@dataclass(frozen=True)
+class AdjustTomogram:
+    """Task of adjusting tomograms, given a tomogram's number in ``names``.
+
+    Parameters
+    ----------
+    table
+        Particles with half sets, stacks and tilt series; poses are those that the priors are about.
+    aligners
+        The reference of each particle.
+    changes
+        Geometry to start from, by tomogram.
+    fit
+        Particles that the tilts are fitted to, (m,); None for all. Others are not touched.
+    fixed
+        Keep the tilts, and refine poses alone.
+    poses
+        Poses to start from, where they are not those of the table.
+    """
+
+    table: ParticleTable
+    aligners: Aligners
+    plan: TiltPlan = field(default_factory=TiltPlan)
+    changes: dict[str, TiltChange] = field(default_factory=dict)
+    fit: NDArray[np.bool_] | None = None
+    fixed: bool = False
+    poses: Pose | None = None
+    kept_bytes: int = KEPT_BYTES
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the tomograms, in the order of the list."""
+        return list(dict.fromkeys(self.table.tomograms))
+
+    @cached_property
+    def _rows(self) -> dict[str, NDArray[np.int64]]:
+        rows: dict[str, list[int]] = {name: [] for name in self.names}
+        for row, name in enumerate(self.table.tomograms):
+            if self.fit is None or self.fit[row]:
+                rows[name].append(row)
+        return {name: np.array(found, dtype=np.int64) for name, found in rows.items()}
+
+    def rows(self, item: int) -> NDArray[np.int64]:
+        """Return the rows of a tomogram's particles."""
+        return self._rows[self.names[item]]
+
+    def sources(self, item: int) -> tuple[Path, ...]:
+        """Return the files of a tomogram's particles."""
+        return tuple(path for row in self.rows(item) for path in self.table.files_of(int(row)))
+
+    def __call__(self, item: int) -> TomogramTilts:
+        """Adjust one tomogram."""
+        return _Tomogram(self, item).adjusted()
+
+
+def adjust_tilts(
+    task: AdjustTomogram, *, executor: Executor | None = None, stage: str = "tilts"
+) -> list[TomogramTilts]:
+    """Adjust every tomogram of a list, by any executor, in the order of ``task.names``."""
+    return list((executor or Local())(stage, task, len(task.names)))
+
+
+def changes_of(tilts: Mapping[str, TomogramTilts], table: ParticleTable) -> dict[str, TiltChange]:
+    """Return the changes of the geometry of a list's tilt series, by tomogram."""
+    assert table.source is not None
+    return {name: one.change(table.source.series[name]) for name, one in tilts.items()}
+
+
+def poses_of(task: AdjustTomogram, tilts: Sequence[TomogramTilts]) -> tuple[Pose, NDArray[np.float64]]:
+    """Return the poses of all particles of a list, and their contrasts, (m,)."""
+    count = len(task.table)
+    rotations, shifts, contrasts = np.empty((count, 3, 3)), np.empty((count, 3)), np.zeros(count)
+    for item, one in enumerate(tilts):
+        rows = task.rows(item)
+        rotations[rows], shifts[rows], contrasts[rows] = one.rotations, one.shifts_angstrom, one.contrasts
+    return Pose(Rotation.from_matrix(rotations), shifts), contrasts
+
+
+def check_tilts(table: ParticleTable) -> None:
+    """Raise ValueError where a list has no tilts to refine, or particles without a half set."""
+    source = table.source
+    if source is None or not source.stacks or not source.series:
+        raise ValueError(
+            "tilts are refined against stacks of 2-D tilt images with their tilt series: this list has none; give one, "
+            "with its tomograms.star"
+        )
+    lost = int((np.asarray(table.half_sets) == 0).sum())
+    if lost:
+        raise ValueError(f"{lost} particles are in no half set: each is compared with the map of its own half")
+    table.stack_geometry(0)
+
+
+@dataclass(frozen=True)
+class _Tomogram:
+    """One tomogram in progress."""
+
+    task: AdjustTomogram
+    item: int
+
+    @cached_property
+    def name(self) -> str:
+        return self.task.names[self.item]
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        return self.task.rows(self.item)
+
+    @cached_property
+    def series(self) -> TiltSeries:
+        assert self.task.table.source is not None
+        return self.task.table.source.series[self.name]
+
+    @cached_property
+    def axes(self) -> Floats:
+        return tilt_axes(self.series)
+
+    @property
+    def active(self) -> NDArray[np.bool_]:
+        return np.zeros(TILT, dtype=bool) if self.task.fixed else self.task.plan.active
+
+    def adjusted(self) -> TomogramTilts:
+        task, count = self.task, len(self.rows)
+        start = task.table.poses[self.rows]
+        change = task.changes.get(self.name, TiltChange.none(len(self.series)))
+        first = start if task.poses is None else task.poses[self.rows]
+        state = BundleState(_parameters_of(change, self.axes), first, np.zeros(count))
+        if count == 0:
+            return self._result(state, None, 0)
+        found, steps = None, 0
+        for factor in COARSE_TO_FINE:
+            images = _Images(self, _change_of(state.tilts, self.axes), state if found is not None else None)
+            bundle = self._bundle(images, start, factor)
+            bundle, state = _with_contrasts(bundle, state, np.asarray(task.table.half_sets)[self.rows])
+            found = adjusted(bundle, state)
+            state, steps = found.state, steps + found.steps
+            assert bundle.limit is not None
+            farthest, noise = images.farthest(state), images.log_noise(bundle.limit)
+        return self._result(state, found, steps, farthest, noise)
+
+    def _bundle(self, images: _Images, start: Pose, factor: float) -> Bundle:
+        references = [images.reference(j)[0] for j in range(len(self.rows))]
+        limit = references[0].limit
+        plan = self.task.plan
+        return Bundle(
+            images, references, len(self.series), start, np.ones(len(self.rows)), self.active, plan.priors,
+            limit=max(limit / factor, min(LEAST_SHELLS, limit)),
+        )  # fmt: skip
+
+    def _result(
+        self, state: BundleState, found: Adjusted | None, steps: int, farthest: float = 0.0, noise: float = 0.0
+    ) -> TomogramTilts:
+        task, active = self.task, self.active
+        prior = np.tile(task.plan.priors.tilt_sd, (len(self.series), 1))
+        sd = prior.copy()
+        if active.any():
+            gauge = Gauge.of(
+                full_projections(self.series), self.axes, self.series.defocus_per_depth, 1.0 / prior[0] ** 2
+            )
+            hessian = np.diag(1.0 / prior[:, active].ravel() ** 2) if found is None else found.hessian
+            free = np.diag(1.0 / prior[:, active].ravel() ** 2)
+            sd[:, active] = _sds(gauge.covariance(hessian, active), len(prior))
+            prior[:, active] = _sds(gauge.covariance(free, active), len(prior))
+            if len(self.rows):
+                geometry = task.table.stack_geometry(int(self.rows[0]))
+                places = np.array([task.table.stack_geometry(int(row)).place_angstrom for row in self.rows])
+                state = in_gauge(state, gauge, active, places_angstrom=places, sense=geometry.sense)
+        return TomogramTilts(
+            tilts=state.tilts * SHOWN,
+            sd=sd * SHOWN,
+            prior_sd=prior * SHOWN,
+            refined=tuple(active.tolist()),
+            rotations=state.poses.matrix,
+            shifts_angstrom=state.poses.shift_angstrom,
+            contrasts=state.contrasts,
+            value=0.0 if found is None else found.value + noise,
+            gain=0.0 if found is None else found.before - found.value,
+            farthest_angstrom=farthest,
+            steps=steps,
+            converged=found is None or found.converged,
+        )
+
+
+def _sds(covariance: Floats, count: int) -> Floats:
+    return np.sqrt(np.maximum(np.diag(covariance), 0.0)).reshape(count, -1)
+
+
+@dataclass
+class _Images:
+    """The images of a tomogram's particles at one geometry; as many are kept as fit into the memory for them.
+
+    Where a ``state`` has been adjusted they are weighted by the noise that it leaves.
+    """
+
+    tomogram: _Tomogram
+    change: TiltChange
+    state: BundleState | None
+    kept: dict[int, TiltImages] = field(default_factory=dict)
+    references: dict[int, tuple[FourierVolume, float]] = field(default_factory=dict)
+    bytes: int = 0
+
+    @cached_property
+    def table(self) -> ParticleTable:
+        return self.tomogram.task.table.with_changes({self.tomogram.name: self.change})
+
+    def reference(self, j: int) -> tuple[FourierVolume, float]:
+        """Return the reference of a particle and the diameter of its circle."""
+        task, row = self.tomogram.task, int(self.tomogram.rows[j])
+        which = int(task.aligners.which[row])
+        if which not in self.references:
+            self.references[which] = task.aligners.aligners[which].stack_reference(self._stack(row))
+        return self.references[which]
+
+    def _stack(self, row: int) -> TiltStack:
+        stack = self.table.load(row)
+        if not isinstance(stack, TiltStack):
+            raise ParticleError(f"particle {self.table.names[row]!r} is no stack of tilt images")
+        return stack
+
+    def __call__(self, j: int) -> TiltImages:
+        if j in self.kept:
+            return self.kept[j]
+        row = int(self.tomogram.rows[j])
+        reference, diameter = self.reference(j)
+        with ParticleError.naming(f"particle {self.table.names[row]!r}"):
+            geometry = self.table.stack_geometry(row)
+            images = tilt_images(
+                self._stack(row), geometry, self.tomogram.axes[geometry.tilts], diameter_angstrom=diameter,
+                limit=reference.limit,
+            )  # fmt: skip
+        if self.state is not None and self.state.contrasts[j] > 0.0:
+            pose = self.state.poses[j]
+            images = images.weighted_by_residuals(
+                reference, self.state.tilts[geometry.tilts], pose.matrix, pose.shift_angstrom,
+                float(self.state.contrasts[j]),
+            )  # fmt: skip
+        if self.bytes + images.memory_bytes <= self.tomogram.task.kept_bytes:
+            self.kept[j], self.bytes = images, self.bytes + images.memory_bytes
+        return images
+
+    def farthest(self, state: BundleState) -> float:
+        """Return the largest distance of a particle from where the list has it in its images, angstrom."""
+        most = 0.0
+        for j, row in enumerate(self.tomogram.rows):
+            images, geometry = self(j), self.table.stack_geometry(int(row))
+            offset = images.offset_angstrom(state.tilts[images.tilts], state.poses.shift_angstrom[j])
+            most = max(most, float(np.linalg.norm(offset + geometry.moved_angstrom, axis=1).max()))
+        return most
+
+    def log_noise(self, limit: float) -> float:
+        """Return the part of -ln L that the noise of all particles makes."""
+        return sum(self(j).log_noise(limit) for j in range(len(self.tomogram.rows)))
+
+
+def _with_contrasts(bundle: Bundle, state: BundleState, halves: NDArray[np.int8]) -> tuple[Bundle, BundleState]:
+    """Estimate how strongly each half shows in its particles: the regression of all of their samples on the model."""
+    crossed, power = np.zeros(len(halves)), np.zeros(len(halves))
+    for j, reference in enumerate(bundle.references):
+        images, pose = bundle.images(j), state.poses[j]
+        blocks = images.blocks(
+            reference, state.tilts[images.tilts], pose.matrix, pose.shift_angstrom, 1.0, limit=bundle.limit,
+            astigmatism=False,
+        )  # fmt: skip
+        power[j] = blocks.pose[POSE - 1, POSE - 1]
+        crossed[j] = blocks.pose_descent[POSE - 1] + power[j]
+    contrast = np.zeros(len(halves))
+    for half in np.unique(halves):
+        of_it = halves == half
+        found, information = float(crossed[of_it].sum()), float(power[of_it].sum())
+        if found > SIGNIFICANT * np.sqrt(information):
+            contrast[of_it] = found / information
+    contrast[power == 0.0] = 0.0
+    started = np.where(state.contrasts > 0, state.contrasts, contrast)
+    return replace(bundle, contrast=contrast), replace(state, contrasts=np.where(contrast > 0, started, 0.0))
+
+
+def _parameters_of(change: TiltChange, axes: Floats) -> Floats:
+    """Return the parameters (t, 9), in radians and angstrom, of a change."""
+    tilts = np.zeros((len(change), TILT))
+    tilts[:, :2], tilts[:, 5] = change.shift_angstrom, change.defocus_angstrom
+    tilts[:, 2:5] = np.einsum("tba,tb->ta", axes, np.radians(change.rotation_deg))
+    if change.astigmatism_angstrom is not None:
+        tilts[:, ASTIGMATISM] = change.astigmatism_angstrom
+    if change.scale is not None:
+        tilts[:, SCALE] = np.log(change.scale)
+    return tilts
+
+
+def _change_of(tilts: Floats, axes: Floats) -> TiltChange:
+    """Return the change that parameters (t, 9) stand for; without astigmatism or scale where these are all zero."""
+    turns = np.degrees(np.einsum("tab,tb->ta", axes, tilts[:, 2:5]))
+    astigmatism = tilts[:, ASTIGMATISM] if tilts[:, ASTIGMATISM].any() else None
+    return TiltChange(
+        tilts[:, :2], turns, tilts[:, 5], astigmatism, np.exp(tilts[:, SCALE]) if tilts[:, SCALE].any() else None
+    )

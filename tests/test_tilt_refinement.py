@@ -1,0 +1,200 @@
+"""Tilts and poses adjusted together: elimination against a dense solve, gauge, error bars, noise, held-out halves."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from gonio.alignment.aligner import Aligner, Settings
+from gonio.alignment.particle_list import Aligners
+from gonio.comparison.tilt_images import turned_projections
+from gonio.particle.tilt_change import TiltChange, full_projections
+from gonio.preparation.weighted_images import tilt_axes
+from gonio.run.packing import pack, unpack
+from gonio.search.bundle_adjustment import BundleState, Gauge, _Equations, in_gauge
+from gonio.workflows.tilt_refinement import (
+    PARAMETERS,
+    SHOWN,
+    AdjustTomogram,
+    TiltPlan,
+    TomogramTilts,
+    adjust_tilts,
+    check_tilts,
+)
+from tilted import DEPTH, SIGMA, Series, volume_of
+
+ACTIVE = TiltPlan().active
+
+
+def wrong_geometry(series, rng, size=1.0):
+    """Shifts off by 4 angstrom, angles by 0.5 and 1 degree, defocus by 300; and these in the gauge of a result."""
+    count, axes = len(series.series), tilt_axes(series.series)
+    true = np.zeros((count, 9))
+    true[:, :2] = rng.normal(0.0, 4.0 * size, (count, 2))
+    true[:, 2:5] = np.radians(rng.normal(size=(count, 3)) * size * [0.5, 0.0, 1.0])
+    true[:, 5] = rng.normal(0.0, 300.0 * size, count)
+    turns = np.degrees(np.einsum("tab,tb->ta", axes, true[:, 2:5]))
+    gauge = Gauge.of(full_projections(series.series), axes, DEPTH, 1 / TiltPlan().priors.tilt_sd ** 2)
+    return TiltChange(true[:, :2], turns, true[:, 5]), gauge.fixed(true, ACTIVE) * SHOWN
+
+
+def task_of(series, images, rng=None, **more):
+    poses = series.poses
+    if rng is not None:
+        poses = poses.retract(rng.normal(size=(series.count, 6)) * np.repeat([np.radians(1.5), 2.0], 3))
+    aligner = Aligner(volume_of(series.atoms), Settings(resolution_angstrom=18.0, particle_diameter_angstrom=110.0))
+    aligners = Aligners([aligner], np.zeros(series.count, np.int64))
+    return AdjustTomogram(series.table(images, poses), aligners, **more)
+
+
+@pytest.fixture(scope="module")
+def adjusted():
+    rng = np.random.default_rng(1)
+    series = Series(count=12)
+    change, true = wrong_geometry(series, rng)
+    images = series.images(change, 3.0, rng)
+    task = task_of(series, images, rng)
+    return series, images, task, task(0), true
+
+
+def test_eliminating_particles_is_the_dense_solution():
+    rng = np.random.default_rng(0)
+    tilts, a, particles = 4, 3, 5
+    size = tilts * a + 7 * particles
+    dense, descent = np.zeros((size, size)), rng.normal(size=size)
+    blocks, tilt = [], np.zeros((tilts, a, a))
+    for j in range(particles):
+        seen = np.sort(rng.choice(tilts, 3, replace=False))
+        rest = tilts * a + 7 * j + np.arange(7)
+        pose, mixed = np.zeros((7, 7)), np.zeros((3, a, 7))
+        for i, one in enumerate(seen):
+            jacobian = rng.normal(size=(20, a + 7))
+            both = jacobian.T @ jacobian
+            tilt[one] += both[:a, :a]
+            mixed[i], pose = both[:a, a:], pose + both[a:, a:]
+            dense[np.ix_(one * a + np.arange(a), rest)] += both[:a, a:]
+            dense[np.ix_(rest, one * a + np.arange(a))] += both[a:, :a]
+        dense[np.ix_(rest, rest)] += pose
+        blocks.append((seen, mixed, pose, descent[rest]))
+    for one in range(tilts):
+        here = one * a + np.arange(a)
+        tilt[one] += np.eye(a)
+        dense[np.ix_(here, here)] = tilt[one]
+    equations = _Equations(0.0, tilt, descent[: tilts * a].reshape(tilts, a), blocks)
+    for damping in (0.0, 0.3):
+        damped = dense + damping * np.diag(np.diag(dense))
+        step = np.linalg.solve(damped, descent)
+        moved, steps, schur, gain = equations.step(damping)
+        assert np.allclose(np.concatenate([moved.ravel(), steps.ravel()]), step)
+        assert gain == pytest.approx(descent @ step - 0.5 * step @ dense @ step)
+        assert np.allclose(np.linalg.inv(schur), np.linalg.inv(damped)[: tilts * a, : tilts * a])
+
+
+@pytest.mark.parametrize("sense", [1.0, -1.0])
+def test_the_gauge_changes_no_image(sense):
+    series, rng = Series(count=3), np.random.default_rng(2)
+    mirror = np.array([1.0, 1.0, sense])
+    projections, axes, count = full_projections(series.series), tilt_axes(series.series), len(series.series)
+    gauge = Gauge.of(projections, axes, DEPTH, 1 / TiltPlan().priors.tilt_sd ** 2)
+    along = rng.normal(size=6) * [3.0, 3.0, 3.0, 1e-4, 1e-4, 1e-4]
+    tilts = (gauge.directions @ along) + rng.normal(size=(count, 9)) * [1, 1, 1e-5, 1e-5, 1e-5, 50, 0, 0, 0]
+    state = BundleState(tilts, series.poses, np.ones(3))
+    after = in_gauge(state, gauge, ACTIVE, places_angstrom=series.places, sense=mirror)
+    assert np.allclose(gauge.components(after.tilts, ACTIVE), 0.0, atol=1e-12)
+
+    def images(one):
+        a = turned_projections(projections * mirror, axes, one.tilts[:, 2:5])
+        shown = (series.places * mirror + one.poses.shift_angstrom) @ a.transpose(0, 2, 1)
+        place = shown[..., :2] + one.tilts[:, None, :2]
+        return a[:, None] @ one.poses.matrix, place, one.tilts[:, None, 5] + DEPTH * shown[..., 2]
+
+    for before, now, tolerance in zip(images(state), images(after), (1e-6, 1e-3, 1e-3), strict=True):
+        assert np.abs(before - now).max() < tolerance  # second order in rotations of 1e-4
+    assert np.abs(after.tilts - state.tilts).max() > 1.0
+
+
+def test_errors_are_as_large_as_predicted(adjusted):
+    _, _, _, found, true = adjusted
+    assert found.converged
+    of_sd = ((found.tilts - true) / found.sd)[:, ACTIVE]
+    # Mean squares of 66 values: one, with a standard deviation of 0.17.
+    assert 0.5 < (of_sd**2).mean() < 1.7
+    before = np.sqrt((true**2).mean(axis=0))
+    after = np.sqrt(((found.tilts - true) ** 2).mean(axis=0))
+    assert (after[:2] < 0.25 * before[:2]).all() and after[4] < 0.1 * before[4]
+
+
+def test_what_is_not_determined_is_named_and_stays(adjusted):
+    _, _, _, found, _ = adjusted
+    names = [name for name, _ in PARAMETERS]
+    lens = names.index("defocus")
+    assert found.determined[:, :5].all() and not found.determined[:, lens].any()  # at 18 angstrom
+    assert np.abs(found.tilts[:, lens]).max() < 3.0 * found.prior_sd[0, lens]
+    assert not found.determined[:, 6:].any() and not found.tilts[:, 6:].any()
+
+
+def test_samples_that_are_read_again_give_the_same_bits(adjusted):
+    _, _, task, found, _ = adjusted
+    again = replace(task, kept_bytes=0)(0)
+    assert np.array_equal(found.tilts, again.tilts) and np.array_equal(found.shifts_angstrom, again.shifts_angstrom)
+
+
+def test_tilts_of_one_half_suit_the_other(adjusted):
+    series, _, task, _, _ = adjusted
+    half = np.asarray(task.table.half_sets)
+    one = replace(task, fit=half == 1)(0)
+    change = one.change(series.series)
+    fixed = replace(task, fit=half == 2, fixed=True)
+    # Poses alone, once with the old geometry and once with that of the other half: -ln of the posteriors.
+    scores = []
+    for geometry in (TiltChange.none(len(series.series)), change):
+        scores.append(replace(fixed, changes={"one": geometry})(0).value)
+    assert scores[1] < scores[0] - 20.0
+
+
+def test_noise_moves_nothing_and_the_true_geometry_stays():
+    rng = np.random.default_rng(3)
+    series = Series(count=4)
+    none = TiltChange.none(len(series.series))
+    (noise,) = adjust_tilts(task_of(series, series.images(none, 3.0, rng, empty=True), rng))
+    assert not noise.tilts.any() and not noise.determined.any() and not noise.contrasts.any()
+    (right,) = adjust_tilts(task_of(series, series.images(none, 3.0, rng), rng))
+    assert (np.abs(right.tilts) <= 3.5 * right.sd + 1e-12).all()
+
+
+def test_results_survive_a_checkpoint(adjusted):
+    found = adjusted[3]
+    again = unpack(pack(found, TomogramTilts), TomogramTilts)
+    assert np.array_equal(again.tilts, found.tilts) and again.refined == found.refined and again.value == found.value
+
+
+def test_lists_without_tilts_are_refused(adjusted):
+    _, _, task, _, _ = adjusted
+    with pytest.raises(ValueError, match="in no half set"):
+        check_tilts(replace(task.table, half_sets=np.zeros(12, np.int8)))
+    with pytest.raises(ValueError, match="this list has none"):
+        check_tilts(replace(task.table, source=None))
+
+
+def test_a_changed_stack_shows_the_particle_in_its_centre(adjusted):
+    # Loaded with the change that made them, images differ from those of no change in noise alone.
+    series = Series(np.array([-30.0, 0.0, 40.0]), count=1)
+    rng = np.random.default_rng(4)
+    change, _ = wrong_geometry(series, rng)
+    moved = series.table(series.images(change, 0.0, rng)).with_changes({"one": change}).load(0)
+    axis = np.fft.fftfreq(32, 6.0)
+    frequency = np.stack(np.meshgrid(axis, axis, indexing="ij")[::-1], axis=-1).reshape(-1, 2)
+    turned = Rotation.from_rotvec(np.array(change.rotation_deg), degrees=True).as_matrix() @ series.projections
+    assert np.allclose(moved.projections_xyz, turned[:, :2])
+    spectra = np.fft.fft2(np.fft.ifftshift(moved.images, axes=(-2, -1))).reshape(3, -1)
+    pose = series.poses[0]
+    for tilt in range(3):
+        shown = np.array([turned[tilt] @ (pose.apply(atom[:3])) for atom in series.atoms])
+        expected = (series.atoms[:, 3] * np.exp(-2j * np.pi * frequency @ shown[:, :2].T)).sum(axis=1)
+        expected *= moved.transfer(frequency)[tilt] * np.exp(-2 * np.pi**2 * SIGMA**2 * (frequency**2).sum(axis=1))
+        inside = (np.linalg.norm(frequency, axis=1) > 0) & (np.linalg.norm(frequency, axis=1) < 0.05)
+        weights = np.abs(expected[inside])
+        assert abs(np.angle((spectra[tilt][inside] * expected[inside].conj()).sum())) < 1e-3
+        coherence = np.abs((spectra[tilt][inside] * expected[inside].conj()).sum())
+        assert coherence > 0.99 * np.linalg.norm(spectra[tilt][inside]) * np.linalg.norm(weights)
