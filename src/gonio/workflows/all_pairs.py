@@ -198,6 +198,7 @@ class _Tiles(BatchTask[list[_Pair], list[PairResult]]):
     """Tiles of a set: called with a tile's number, aligns its pairs."""
 
     returns = list[PairResult]
+    unit = "blocks of pairs"
     particles: Sequence[Particle] | ParticleTable
     settings: Settings
     poses: Pose | None

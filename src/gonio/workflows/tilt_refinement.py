@@ -145,6 +145,7 @@ class AdjustTomogram:
         Poses to start from, where they are not those of the table.
     """
 
+    unit = "tomograms"
     table: ParticleTable
     aligners: Aligners
     plan: TiltPlan = field(default_factory=TiltPlan)
