@@ -26,8 +26,9 @@ import scipy.fft
 
 import gonio
 from gonio import jobs
-from gonio.averaging.resolution import RANDOM_MARGIN, soft_mask, with_random_phases
+from gonio.averaging.resolution import RANDOM_MARGIN, with_random_phases
 from gonio.fourier.fsc import fourier_shell_correlation, half_radius
+from gonio.fourier.masks import soft_mask
 from gonio.fourier.transform import low_passed
 from gonio.io import read_volume, write_volume
 from gonio.simulate import Phantom, Structure

@@ -160,6 +160,7 @@ def _write_page(
     halves = {f"half {number}": half for number, half in enumerate(made.halves or (), start=1)}
     facts = facts_of(0)
     del facts["seed"]  # nothing is drawn
+    written = [beside(target, one) for one in (*FILE_ENDINGS, *endings)]
     report = Report(
         f"Average {target.name}",
         facts,
@@ -171,7 +172,8 @@ def _write_page(
         coverage=made.coverage,
         verdict=averaged.verdict,
         resolution=None if agreement is None else (limit, RULE),
-        files=[target.name, *(beside(target, one).name for one in (*FILE_ENDINGS, *endings))],
+        files=[target.name, *(one.name for one in written if one.exists())],  # small boxes have no local resolution
+        quality=None if averaged.quality is None else averaged.quality.quality,
     )
     write_text(beside(target, PAGE_ENDING), html(with_notes(report, *with_notes_of)))
 

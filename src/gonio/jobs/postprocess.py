@@ -20,11 +20,17 @@ from gonio.jobs.map_quality import (
     write_postprocessed,
 )
 from gonio.jobs.options import File
-from gonio.jobs.pages import facts_of, for_display
+from gonio.jobs.pages import facts_of, files_in, for_display
 from gonio.run.folder import check_target, result_folder
 
 if TYPE_CHECKING:
     from gonio.particle.volume import Volume
+
+# Rule for the one resolution of the page.
+RULE = (
+    "where the Fourier shell correlation of the two half maps, corrected for the mask, first falls below 0.143; it can"
+    " be relied on if their poses were refined apart, which no map states"
+)
 
 
 def postprocess(
@@ -99,8 +105,8 @@ def postprocess(
             write_volume(folder / "mask.mrc", found.mask)
         write_text(folder / "fsc.csv", fsc_csv(found.fsc))
         write_postprocessed(found, folder.joinpath)
-        _write_page(folder, found, f"Half maps {Path(half_1).name} and {Path(half_2).name}", seed)
         write_summary(folder, found.summary)
+        _write_page(folder, found, f"Half maps {Path(half_1).name} and {Path(half_2).name}", seed)
         write_settings(folder / "settings.toml", settings, seed=seed, inputs=inputs)
     return found
 
@@ -163,6 +169,8 @@ def _mean_of(halves: tuple[Volume, Volume]) -> Volume:
 def _write_page(folder: Path, found: Postprocessed, title: str, seed: int) -> None:
     from gonio.report import MapFile, Report, html, maps_script
 
+    shown = [(SHARPENED, found.sharpened), *([] if found.filtered is None else [(FILTERED, found.filtered)])]
+    write_text(folder / "maps.cxc", maps_script([MapFile(name, one, name == SHARPENED) for name, one in shown]))
     resolution = found.fsc.resolution_angstrom()
     page = Report(
         title,
@@ -173,7 +181,7 @@ def _write_page(folder: Path, found: Postprocessed, title: str, seed: int) -> No
         maps={"sharpened map": found.sharpened, **for_display({"map": found.volume}, resolution)},
         coverage=found.coverage,
         quality=found.quality,
+        resolution=(resolution, RULE),
+        files=files_in(folder),
     )
     write_text(folder / "report.html", html(page))
-    shown = [(SHARPENED, found.sharpened), *([] if found.filtered is None else [(FILTERED, found.filtered)])]
-    write_text(folder / "maps.cxc", maps_script([MapFile(name, one, name == SHARPENED) for name, one in shown]))
