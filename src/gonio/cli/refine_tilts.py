@@ -71,6 +71,8 @@ def tilts(refined: TiltsRefined, *, output: Path, as_json: bool) -> None:
     off goes on with --resume.
 
     Example: `gonio tilts refined/particles.star --diameter 260 -o tilts`
+
+    Example: `gonio tilts refined/particles.star --reference refined/half1.mrc refined/half2.mrc -o tilts`
     """
     print_result(
         refined.summary,
