@@ -72,7 +72,7 @@ def tilts(refined: TiltsRefined, *, output: Path, as_json: bool) -> None:
 
     Example: `gonio tilts refined/particles.star --diameter 260 -o tilts`
 
-    Example: `gonio tilts refined/particles.star --reference map.mrc --resolution 12 -o tilts`
+    Example: `gonio tilts refined/particles.star --reference refined/half1.mrc refined/half2.mrc -o tilts`
     """
     print_result(
         refined.summary,
