@@ -22,6 +22,7 @@ from gonio.particle.tilt_series import TiltSeries
 from gonio.simulate import Phantom, Structure
 from gonio.simulate.slices import Slices
 from gonio.simulate.specimen import Acquisition, GeometryErrors, TrueSeries, scattered_places
+from literal_tilts import alike, literal_series
 
 BOX, PIXEL = 32, 8.0
 FIELD = 1200.0
@@ -57,23 +58,6 @@ def sharp() -> Phantom:
     return Phantom.named("sharp", box=BOX, voxel_size_angstrom=PIXEL)
 
 
-def literal_series(folder: Path, name: str = "TS_01") -> list[tuple[np.ndarray, np.ndarray]]:
-    """The rotation and the shift of each image, read from the file by RELION's formula and nothing of ours."""
-    block = read_star(folder / "tilt_series" / f"{name}.star").blocks[0]
-    x, y, z, dx, dy = (
-        np.array(block.columns[f"rlnTomo{label}"], dtype=float)
-        for label in ("XTilt", "YTilt", "ZRot", "XShiftAngst", "YShiftAngst")
-    )
-    found = []
-    for i in range(len(x)):
-        a, b, c = np.radians([x[i], y[i], z[i]])
-        rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-        ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
-        rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-        found.append((rz @ ry @ rx, np.array([dx[i], dy[i]])))
-    return found
-
-
 def literal_image(table: gonio.ParticleTable, matrix: np.ndarray, shift: np.ndarray, edge: int) -> np.ndarray:
     """The sum over all Gaussians of all particles of one whole image, whose centre pixel is edge // 2."""
     phantom, image = sharp(), np.zeros((edge, edge))
@@ -91,12 +75,6 @@ def literal_image(table: gonio.ParticleTable, matrix: np.ndarray, shift: np.ndar
             height = mass / (2.0 * np.pi * np.sqrt(np.linalg.det(spread)))
             image += height * np.exp(-0.5 * (a * dx**2 + 2.0 * b * dx * dy + d * dy**2))
     return image
-
-
-def alike(one: np.ndarray, other: np.ndarray) -> float:
-    """The rms difference of two arrays after the best scale, over the rms of the second."""
-    scale = (one * other).sum() / (one**2).sum()
-    return float(np.sqrt(((scale * one - other) ** 2).mean() / (other**2).mean()))
 
 
 @pytest.mark.parametrize("edge", [48, 64])

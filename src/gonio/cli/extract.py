@@ -12,6 +12,7 @@ from gonio.cli.options import length
 from gonio.cli.output import say
 from gonio.jobs.extract import Extracted, names_of
 from gonio.jobs.extract import extract as extract_boxes
+from gonio.jobs.extract_stacks import StackExtraction
 
 LARGEST_EDGE = 4096
 
@@ -48,6 +49,16 @@ LARGEST_EDGE = 4096
         help="Mirror what is cut in z: for tomograms that were reconstructed with the wrong tilt sense.",
     ),
     float16=typer.Option("--float16", help="Write MRC files of half the size (mode 12)."),
+    stacks=typer.Option("--stacks", help="Cut stacks of tilt images from aligned tilt series, not subtomograms."),
+    premultiply=typer.Option(
+        "--premultiply", help="Multiply tilt images by their CTF and their decay with dose, as RELION does."
+    ),
+    voltage_kv=typer.Option("--voltage", metavar="KV", help="Of IMOD's and AreTomo's series, kilovolts."),
+    spherical_aberration_mm=typer.Option("--cs", metavar="MM", help="Of these, spherical aberration, millimetres."),
+    amplitude_contrast=typer.Option("--amplitude-contrast", metavar="Q", help="Of these, amplitude contrast."),
+    tomogram_size=typer.Option(
+        "--tomogram-size", metavar="X Y Z", help="Of these, size of the tomograms in pixels of the tilt series."
+    ),
 )
 def extract(done: Extracted, *, output: Path) -> None:
     """Cut subtomograms from tomograms.
@@ -62,9 +73,16 @@ def extract(done: Extracted, *, output: Path) -> None:
     --reverse-tilts mirrors tomograms that were reconstructed with the wrong tilt sense, in z: boxes, angles, positions
     and wedges in DIR are those of the mirror image, whose particles have the specimen's hand.
 
+    --stacks cuts images of tilt series in place of boxes of tomograms: TOMOGRAM is then a tomograms.star of RELION, or
+    the stacks of IMOD or AreTomo with their .xf and .tlt, or .aln, and .mdoc beside them. Images that a box sticks out
+    of are left out; DIR has tomograms.star and optimisation_set.star too, so that every command and RELION read it.
+
     Example: `gonio extract TS_01.mrc TS_02.mrc picked.star --box 64 --invert --tilts tilts/ -o subtomograms`
     """
     job, rows = done.extraction, done.rows
+    if isinstance(job, StackExtraction):
+        _say_stacks(job, done, output)
+        return
     table = job.table
     for name, tomogram in job.tomograms.items():
         size = " x ".join(map(str, tomogram.shape_zyx[::-1]))
@@ -85,4 +103,22 @@ def extract(done: Extracted, *, output: Path) -> None:
     say(
         f"wrote {len(rows)} subtomograms of {job.cutting.box}^3 voxels of {job.voxel_size_angstrom:g} A, contrast"
         f" {contrast}, {scaled[job.normalise]}: {output / 'particles.star'}"
+    )
+
+
+def _say_stacks(job: StackExtraction, done: Extracted, output: Path) -> None:
+    for name, one in job.series.items():
+        count = sum(job.table.tomograms[row] == name for row in done.rows)
+        size = " x ".join(map(str, one.shape_yx[::-1]))
+        say(f"{name or 'all'}: {count} particles from {len(one.images)} images of {size} pixels ({one.series.path})")
+    left = sorted({*range(len(job.table))} - {*done.rows})
+    if left:
+        say(f"left out, as their boxes stick out of images: {names_of(job.table, np.array(left))}")
+    partly = [row for row in done.rows if done.outside[row] > 0]
+    if partly:
+        say(f"not shown by every image: {names_of(job.table, np.array(partly))} (rlnTomoVisibleFrames states which)")
+    how = "multiplied by their CTF" if job.cuts.premultiply else "not multiplied by their CTF"
+    say(
+        f"wrote {len(done.rows)} stacks of {job.cutting.box}^2 pixels of {job.voxel_size_angstrom:g} A, contrast"
+        f" {'flipped' if job.invert else 'as in the images'}, {how}: {output / 'particles.star'}"
     )

@@ -32,8 +32,10 @@ from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
 
 VOXEL_SIZE_TOLERANCE = 0.01
+# Less is no other transfer: a tenth of a radian at 3 angstrom.
+_SAME_DEFOCUS_ANGSTROM = 15.0
 # Stacks are not moved by more than this fraction of their box: the rest would come from the other side.
-FARTHEST_OFFSET = 0.25
+_FARTHEST_OFFSET = 0.25
 CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
 COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
@@ -266,13 +268,18 @@ class StarSource:
         """Return images with the particle at their centres, also where they were cut out with another geometry."""
         if series.cut_projections_xyz is None:
             return images
+        if self.value(PREMULTIPLIED, index) and _is_refocused(series):
+            problem = (
+                "lists images that are multiplied by the transfer of another defocus than their tilt series has now"
+            )
+            raise FormatError(self.path, problem, "extract the stacks again")
         place = self._place(index)
         if place is None:
             problem = "does not state positions, which stacks need that were cut out with another geometry of the tilts"
             raise FormatError(self.path, problem, "extract the stacks again")
         offsets = series.offsets_angstrom(place)
         assert offsets is not None
-        if np.abs(offsets).max() > FARTHEST_OFFSET * size * images.shape[-1]:
+        if np.abs(offsets).max() > _FARTHEST_OFFSET * size * images.shape[-1]:
             problem = (
                 f"was cut out up to {np.abs(offsets).max():.0f} angstrom away from where its tilt series has it now,"
                 f" too far for a box of {images.shape[-1] * size:g}"
@@ -376,6 +383,13 @@ class StarSource:
             return None
         sections, box = (len(self._read(label, index).data) for label in (IMAGE_OF_CTF, "rlnImageName"))
         return self._kind_of(index, sections, box)
+
+
+def _is_refocused(series: TiltSeries) -> bool:
+    """Return whether a series has another defocus now than when its stacks were cut out."""
+    if series.cut_defocus is None or series.defocus is None:
+        return False
+    return bool(np.abs(series.defocus - series.cut_defocus)[:, :2].max() > _SAME_DEFOCUS_ANGSTROM)
 
 
 def named_file(entry: Block, label: str) -> Path:

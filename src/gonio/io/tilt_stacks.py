@@ -46,9 +46,9 @@ from gonio.particle.tilt_change import full_projections
 from gonio.particle.tilt_series import Optics, TiltSeries
 
 FOLDER = "tilt_series"
-VERSION = "50001"
+_VERSION = "50001"
 # RELION's size of a tomogram that is not set.
-NOT_SET = (-999, -999, -999)
+_NOT_SET = (-999, -999, -999)
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ def write_tomograms(path: Path, listed: Sequence[ListedSeries]) -> tuple[Path, .
     files = [path.parent / FOLDER / f"{one.name}.star" for one in listed]
     for file, one in zip(files, listed, strict=True):
         file.parent.mkdir(exist_ok=True)
-        write_star(file, Star(file, (Block(file, one.name, _tilts(file, one)),), version=VERSION))
+        write_star(file, Star(file, (Block(file, one.name, _tilts(file, one)),), version=_VERSION))
     rows = [_overview(path, one) for one in listed]
     columns = {label: tuple(row[label] for row in rows) for label in rows[0]}
     columns["rlnTomoTiltSeriesStarFile"] = tuple(f"{FOLDER}/{file.name}" for file in files)
-    write_star(path, Star(path, (Block(path, "global", columns),), version=VERSION))
+    write_star(path, Star(path, (Block(path, "global", columns),), version=_VERSION))
     return (path, *files)
 
 
@@ -108,7 +108,7 @@ def _overview(path: Path, one: ListedSeries) -> dict[str, str]:
         HAND: f"{sign:.0f}",
         "rlnOpticsGroupName": "opticsGroup1",
         SERIES_PIXEL: token(one.pixel_size_angstrom),
-        **dict(zip(SIZES, map(str, one.size_px or NOT_SET), strict=True)),
+        **dict(zip(SIZES, map(str, one.size_px or _NOT_SET), strict=True)),
         **({} if slope == 1.0 else {SLOPE: token(slope)}),
     }
 

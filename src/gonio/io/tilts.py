@@ -63,13 +63,7 @@ def read_tilt_series(tomograms: Star, name: str, *, defocus_hand: DefocusHand | 
 
     ``defocus_hand`` None is WarpTools' meaning for tomograms with its names and RELION's for others.
     """
-    overview = tomograms.find("global")
-    if overview is None or name not in overview.text("rlnTomoName"):
-        raise FormatError(tomograms.path, f"has no tomogram {name!r}", "pass --tomograms with the list it belongs to")
-    row = overview.take([overview.text("rlnTomoName").index(name)])
-    tilts = _tilts(tomograms, row, name)
-    if len(tilts) == 0:
-        raise FormatError(tilts.path, f"block data_{tilts.name} lists no tilts", "write the file again")
+    tilts, row = tilt_block(tomograms, name)
     known = Optics(*row.vectors(OPTICS)[0].tolist()) if all(label in row for label in OPTICS) else None
     series = series_of_block(tilts)
     plate = series.phase_shift_deg
@@ -83,6 +77,31 @@ def read_tilt_series(tomograms: Star, name: str, *, defocus_hand: DefocusHand | 
         defocus_per_depth=_defocus_per_depth(row, name, defocus_hand),
         centre_angstrom=_centre(row),
     )
+
+
+def tilt_block(tomograms: Star, name: str) -> tuple[Block, Block]:
+    """Return the tilts of a tomogram, and its row in the list of tomograms.
+
+    Raises
+    ------
+    FormatError
+        If it is not listed, or its tilts are not found.
+    """
+    overview = tomograms.find("global")
+    if overview is None or name not in overview.text("rlnTomoName"):
+        raise FormatError(tomograms.path, f"has no tomogram {name!r}", "pass --tomograms with the list it belongs to")
+    row = overview.take([list(overview.text("rlnTomoName")).index(name)])
+    tilts = _tilts(tomograms, row, name)
+    if len(tilts) == 0:
+        raise FormatError(tilts.path, f"block data_{tilts.name} lists no tilts", "write the file again")
+    return tilts, row
+
+
+def matrix_offsets(tilts: Block) -> NDArray[np.float64] | None:
+    """Return W of projections that count pixels from corner to corner, (t, 2); None where they are stated as angles."""
+    if "rlnTomoProjX" not in tilts:
+        return None
+    return np.stack([matrix_rows(tilts, label, 4)[:, 3] for label in ("rlnTomoProjX", "rlnTomoProjY")], axis=1)
 
 
 def _defocus_per_depth(row: Block, name: str, defocus_hand: DefocusHand | None) -> float:
@@ -128,7 +147,7 @@ def series_of_block(tilts: Block) -> TiltSeries:
         beams_xyz=beams,
         shifts_angstrom=tilts.vectors(SHIFTS) if all(label in tilts for label in SHIFTS) else None,
         cut_projections_xyz=cut,
-        cut_defocus=_rows(tilts, CUT_DEFOCUS, 3) if CUT_DEFOCUS in tilts else None,
+        cut_defocus=matrix_rows(tilts, CUT_DEFOCUS, 3) if CUT_DEFOCUS in tilts else None,
         shift_since_cut_angstrom=since,
     )
 
@@ -137,7 +156,7 @@ def _cut(tilts: Block) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] 
     """Return with which axes stacks were cut out, (t, 2, 3), and the change of shifts since, (t, 2), where stated."""
     if not all(label in tilts for label in CUT):
         return None, None
-    x, y, shift = (_rows(tilts, label, count) for label, count in zip(CUT, (3, 3, 2), strict=True))
+    x, y, shift = (matrix_rows(tilts, label, count) for label, count in zip(CUT, (3, 3, 2), strict=True))
     return np.stack([x, y], axis=1), shift
 
 
@@ -189,8 +208,8 @@ def _tilts(tomograms: Star, row: Block, name: str) -> Block:
 def _projections(tilts: Block) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Return axes of the images (t, 2, 3) and beams (t, 3), None where they are the product of the axes."""
     if "rlnTomoProjX" in tilts:
-        axes = np.stack([_matrix_rows(tilts, label) for label in ("rlnTomoProjX", "rlnTomoProjY")], axis=1)  # (t, 2, 3)
-        return axes, _matrix_rows(tilts, "rlnTomoProjZ") if "rlnTomoProjZ" in tilts else None
+        axes = np.stack([_first_three(tilts, label) for label in ("rlnTomoProjX", "rlnTomoProjY")], axis=1)  # (t, 2, 3)
+        return axes, _first_three(tilts, "rlnTomoProjZ") if "rlnTomoProjZ" in tilts else None
     if "rlnTomoYTilt" not in tilts:
         problem = f"block data_{tilts.name} has neither rlnTomoProjX/Y/Z/W nor rlnTomoXTilt/YTilt/ZRot"
         raise FormatError(tilts.path, problem, "align the tilt series first")
@@ -200,11 +219,11 @@ def _projections(tilts: Block) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return Rotation.from_euler(letters, angles, degrees=True).as_matrix()[:, :2], None  # (t, 2, 3)
 
 
-def _matrix_rows(tilts: Block, label: str) -> NDArray[np.float64]:
-    return _rows(tilts, label, 4)[:, :3]
+def _first_three(tilts: Block, label: str) -> NDArray[np.float64]:
+    return matrix_rows(tilts, label, 4)[:, :3]
 
 
-def _rows(tilts: Block, label: str, count: int) -> NDArray[np.float64]:
+def matrix_rows(tilts: Block, label: str, count: int) -> NDArray[np.float64]:
     """Return a column of ``[1,2,...]``, so many numbers in each row, as an array (t, count)."""
     rows = []
     for index, token in enumerate(tilts.text(label)):

@@ -115,6 +115,27 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
     return Tomogram(path, (z, y, x), size, named, array)
 
 
+def open_images(path: Path, *, pixel_size_angstrom: float | None = None, permissive: bool = False) -> Tomogram:
+    """Open an MRC stack of images, or a single image, as a volume (image, y, x) whose voxel size is that of a pixel.
+
+    Raises
+    ------
+    FormatError
+        As ``open_tomogram``.
+    """
+    with reading(path, BROKEN):
+        compression = compression_of(path)
+    layout = mrc_layout(path, permissive=permissive)
+    if len(layout.shape) not in (2, 3):
+        raise FormatError(path, f"holds an array of shape {layout.shape}", "give a stack of images")
+    z, y, x = (1,) * (3 - len(layout.shape)) + layout.shape
+    array = _mapped(path, layout.start, layout.dtype, (z, y, x), compressed=compression is not None)
+    size = pixel_size_angstrom
+    if size is None:
+        size = MapFile(path, np.zeros(0, np.float32), layout.voxel_size_xyz_angstrom).voxel_size_angstrom(axes=2)
+    return Tomogram(path, (z, y, x), size, f"MRC, {layout.dtype.name}", array)
+
+
 def tomogram_files(paths: Sequence[Path]) -> list[Path]:
     """Return the tomograms among paths, and for folders the tomograms in them, by their endings."""
     files = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.source import REVERSED, TILT_SENSE
+from gonio.jobs.extract_stacks import StackCuts, StackExtraction, folder_name
 from gonio.jobs.files import write_settings
 from gonio.jobs.options import File, wedge_of
 from gonio.jobs.running import thread_count
@@ -23,6 +23,7 @@ from gonio.run.executor import Chosen, Local, Progress, silent
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
+    from gonio.io.aligned_series import AlignedSeries
     from gonio.io.tomogram import Tomogram
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
@@ -31,15 +32,16 @@ if TYPE_CHECKING:
 EDGES = ("pad", "skip", "refuse")
 NORMALISATIONS = ("outside", "box", "none")
 NAMED = 10  # particles that are named one by one
-# Characters of a tomogram's name in that of its folder.
-MOST_OF_A_NAME = 100
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """The rows that were cut, and for each row of the list the fraction of its box that lay outside, shape (m,)."""
+    """The rows that were cut, and for each row of the list the fraction of its box that lay outside, shape (m,).
 
-    extraction: Extraction
+    Of tilt stacks that is the fraction of the images that do not show the particle.
+    """
+
+    extraction: Extraction | StackExtraction
     rows: list[int]
     outside: NDArray[np.float64]
 
@@ -65,16 +67,20 @@ def extract(
     reverse_tilts: bool = False,
     float16: bool = False,
     permissive: bool = False,
+    stacks: StackCuts | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Extracted:
     """Cut a box where each particle is, and write them with a list of RELION 5 into a new folder.
 
+    With ``stacks`` squares are cut from the images of aligned tilt series instead.
+
     Parameters
     ----------
     tomograms
-        Files or folders of them; particles find theirs by name.
+        Files or folders of them; particles find theirs by name. For stacks one tomograms.star of RELION, or IMOD's
+        stacks with their .xf and .tlt, or AreTomo's .aln, and .mdoc beside them.
     particles
         A list of any format.
     box, binning
@@ -101,6 +107,8 @@ def extract(
         Write MRC files of half the size.
     permissive
         Read MRC files of a wrong map ID or machine stamp, or with bytes after the data, too.
+    stacks
+        Cut stacks of tilt images, and how.
     """
     from gonio.io.conversion import CENTRES
     from gonio.io.wedges import tilt_wedges
@@ -118,6 +126,13 @@ def extract(
         raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
     wedge_of(tilt_range_deg, axis_deg)  # which checks the range
     table = _read_list(Path(particles), pixel_size_angstrom)
+    if stacks is not None:
+        _refuse_of_tilts(tilt_files=tilt_files, tilt_range_deg=tilt_range_deg, reverse_tilts=reverse_tilts)
+        _refuse_of_tilts(tilt_weights=tilt_weights != "plain", tilt_sense=table.tilt_sense != AS_LISTED)
+        series = _opened_series(table, list(map(Path, tomograms)), voxel_size_angstrom, stacks, permissive=permissive)
+        cutting = Cutting(box, binning, padding=box // 2)
+        made = StackExtraction(table, series, cutting, stacks, centre, normalise, diameter_angstrom, invert, float16)
+        return _cut_stacks(made, Path(output), edge, threads, overwrite=overwrite, progress=progress)
     opened = _opened(table, list(map(Path, tomograms)), voxel_size_angstrom, permissive=permissive)
     cutting, mirror = Cutting(box, binning), reverse_tilts or table.tilt_sense != AS_LISTED
     job = Extraction(table, opened, cutting, centre, normalise, diameter_angstrom, invert, float16, mirror)
@@ -154,6 +169,46 @@ def extract(
         }
         write_settings(folder / "settings.toml", settings, inputs=table.files)
     return Extracted(job, chosen, outside)
+
+
+def _refuse_of_tilts(**given: object) -> None:
+    """Raise ArgumentError for an argument about the tilts of tomograms: those of stacks are in their series."""
+    for argument, value in given.items():
+        if value:
+            raise ArgumentError("{} has no meaning for {}: leave it out", argument, "stacks")
+
+
+def _opened_series(
+    table: ParticleTable, paths: list[Path], pixel_size: float | None, stacks: StackCuts, *, permissive: bool
+) -> dict[str, AlignedSeries]:
+    from gonio.io.aligned_series import open_aligned
+
+    names = tuple(dict.fromkeys(table.tomograms))
+    return open_aligned(
+        paths,
+        names,
+        pixel_size_angstrom=pixel_size,
+        optics=stacks.optics,
+        size_px=stacks.tomogram_size,
+        permissive=permissive,
+    )
+
+
+def _cut_stacks(
+    job: StackExtraction, output: Path, edge: str, threads: int | None, *, overwrite: bool, progress: Progress
+) -> Extracted:
+    """Cut and write stacks and their lists into a new folder."""
+    job.check()
+    with result_folder(output, overwrite=overwrite) as folder:
+        job.folder = folder
+        chosen = job.chosen(edge)
+        with progress("extracting", len(chosen), 0) as done:
+            cut = Local(thread_count(threads))("extracting", Chosen(job.cut, chosen), len(chosen), keep=False)
+            for number, _ in enumerate(cut, 1):
+                done(number)
+        job.write_lists(chosen)
+        write_settings(folder / "settings.toml", job.settings(edge), inputs=job.inputs)
+    return Extracted(job, chosen, np.array([1.0 - shown.mean() for shown in job.visible]))
 
 
 @dataclass
@@ -265,10 +320,7 @@ class Extraction:
 
     def image(self, row: int) -> str:
         """Return the file of a particle's subtomogram, as seen from the folder."""
-        from gonio.io.names import stem
-
-        name = re.sub(r"[^0-9A-Za-z._+-]+", "_", stem(self.table.tomograms[row])).lstrip(".")[:MOST_OF_A_NAME]
-        return f"subtomograms/{name or 'tomogram'}/{row + 1:06d}.mrc"
+        return f"subtomograms/{folder_name(self.table.tomograms[row])}/{row + 1:06d}.mrc"
 
     def cut(self, row: int) -> float:
         """Cut, scale and write one subtomogram; return the fraction of its box that lay outside."""

@@ -1,4 +1,4 @@
-"""Subtomograms cut from a tomogram at positions between voxels.
+"""Subtomograms cut from a tomogram, and images from tilt images, at positions between voxels.
 
 Flow: position -> the voxels about the nearest one, with padding -> shift by a fraction of a voxel -> binning by
 cropping the spectrum -> the box without its padding -> contrast and scale. With r the shift in voxels, |r| <= 1/2
@@ -8,7 +8,8 @@ along each axis, and M the padded box, the piece's spectrum F becomes
 
 which is exact for band-limited tomograms, but for the density beyond the piece: the padding is tapered to the mean, so
 that the piece has no jump at its border. Positions count voxels from the centre of the first one, and are at voxel
-``n // 2`` of the box. Knows no file and no pose.
+``n // 2`` of the box. Images are cut in the same way along two axes; one that is to be multiplied by its contrast
+transfer is so while it has its padding, which must hold what the lens has spread. Knows no file and no pose.
 """
 
 from __future__ import annotations
@@ -40,10 +41,13 @@ class Cutting:
         Voxels along an edge of the result, n >= 8.
     binning
         Voxels of the tomogram along an edge of a voxel of the result.
+    padding
+        Padding on each side, in voxels of the result; None for an eighth of the box, and no less than ``LEAST_MARGIN``.
     """
 
     box: int
     binning: int = 1
+    padding: int | None = None
 
     def __post_init__(self) -> None:
         if self.box < 8:
@@ -54,7 +58,7 @@ class Cutting:
     @property
     def margin(self) -> int:
         """Padding on each side, in voxels of the result."""
-        return max(LEAST_MARGIN, self.box // 8)
+        return max(LEAST_MARGIN, self.box // 8) if self.padding is None else self.padding
 
     @property
     def padded(self) -> int:
@@ -64,14 +68,21 @@ class Cutting:
 
 @dataclass(frozen=True)
 class Extracted:
-    """A subtomogram (z, y, x), and the fraction of its box outside of the tomogram, which is filled with the mean."""
+    """A subtomogram (z, y, x) or image (y, x), and the fraction of its box outside, which is filled with the mean."""
 
     data: NDArray[np.float32]
     outside: float
 
 
-def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cutting: Cutting) -> Extracted:
-    """Cut one box.
+def cut_out(
+    read: Reader,
+    shape_zyx: Sequence[int],
+    position_zyx: ArrayLike,
+    cutting: Cutting,
+    *,
+    transfer: NDArray[np.floating] | None = None,
+) -> Extracted:
+    """Cut one box, or a square from an image.
 
     Parameters
     ----------
@@ -83,6 +94,8 @@ def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cut
         Position of the box's centre voxel in the tomogram, voxels from the centre of the first.
     cutting
         Box and binning.
+    transfer
+        What the padded box is multiplied by, without its mean, on the half grid of ``rfftn``; None for nothing.
 
     Returns
     -------
@@ -94,19 +107,21 @@ def cut_out(read: Reader, shape_zyx: Sequence[int], position_zyx: ArrayLike, cut
         If the position is not finite, or no voxel of the box lies inside.
     """
     position = np.asarray(position_zyx, dtype=np.float64)
-    if position.shape != (3,) or not np.isfinite(position).all():
-        raise ValueError(f"a position must be three finite numbers, got {position_zyx!r}")
+    axes = len(shape_zyx)
+    if position.shape != (axes,) or not np.isfinite(position).all():
+        count = {2: "two", 3: "three"}[axes]
+        raise ValueError(f"a position must be {count} finite numbers, got {position_zyx!r}")
     nearest = np.floor(position + 0.5).astype(np.int64)
     outside = fraction_outside(position, cutting, shape_zyx)
     if outside == 1.0:
         place, size = ", ".join(f"{p:.1f}" for p in position[::-1]), " x ".join(map(str, shape_zyx[::-1]))
         raise ValueError(f"the box at voxel ({place}) lies outside of the tomogram of {size} voxels (x, y, z)")
     shift = position - nearest
-    if cutting.binning == 1 and np.abs(shift).max() < ON_VOXEL:
+    if cutting.binning == 1 and np.abs(shift).max() < ON_VOXEL and transfer is None:
         return Extracted(_filled(read, shape_zyx, nearest - cutting.box // 2, cutting.box), outside)
     low = nearest - _half(cutting, cutting.padded)
     piece = _filled(read, shape_zyx, low, cutting.padded * cutting.binning)
-    return Extracted(_resampled(piece, shift, cutting), outside)
+    return Extracted(_resampled(piece, shift, cutting, transfer), outside)
 
 
 def fraction_outside(position_zyx: ArrayLike, cutting: Cutting, shape_zyx: Sequence[int]) -> float:
@@ -118,7 +133,13 @@ def fraction_outside(position_zyx: ArrayLike, cutting: Cutting, shape_zyx: Seque
 
 
 def normalised(data: NDArray[np.float32], *, radius_px: float | None) -> NDArray[np.float32]:
-    """Scale a box to mean 0 and standard deviation 1, over all voxels or those beyond a radius from its centre.
+    """Scale a box to mean 0 and standard deviation 1, over all voxels or those beyond a radius; raises as ``level``."""
+    mean, sd = level(data, radius_px=radius_px)
+    return ((data - mean) / sd).astype(np.float32)
+
+
+def level(data: NDArray[np.float32], *, radius_px: float | None) -> tuple[float, float]:
+    """Return mean and standard deviation of a box or image, over all of it or what is beyond a radius from its centre.
 
     Raises
     ------
@@ -127,13 +148,14 @@ def normalised(data: NDArray[np.float32], *, radius_px: float | None) -> NDArray
     """
     over = data
     if radius_px is not None:
-        over = data[(index_grid(len(data)).astype(np.float64) ** 2).sum(axis=-1) > radius_px**2]
+        index = index_grid(len(data), dimensions=data.ndim).astype(np.float64)
+        over = data[(index**2).sum(axis=-1) > radius_px**2]
         if over.size == 0:
             raise ValueError(f"no voxel of a box of {len(data)} is farther than {radius_px:g} voxels from its centre")
     mean, sd = float(over.mean(dtype=np.float64)), float(over.std(dtype=np.float64))
     if sd <= 1e-6 * abs(mean) or sd == 0.0:
         raise ValueError("its voxels are all alike: there is nothing to scale to")
-    return ((data - mean) / sd).astype(np.float32)
+    return mean, sd
 
 
 def _half(cutting: Cutting, edge: int) -> int:
@@ -150,34 +172,43 @@ def _filled(read: Reader, shape: Sequence[int], low: NDArray[np.int64], edge: in
     """Read a cube; voxels outside of the tomogram are the mean of those inside."""
     first, last = _overlap(low, edge, shape)
     inside = read(first.tolist(), last.tolist())
-    if inside.shape == (edge,) * 3:
+    if inside.shape == (edge,) * len(shape):
         return np.array(inside, dtype=np.float32)
-    cube = np.full((edge,) * 3, inside.mean(dtype=np.float64), dtype=np.float32)
+    cube = np.full((edge,) * len(shape), inside.mean(dtype=np.float64), dtype=np.float32)
     cube[tuple(slice(a, b) for a, b in zip(first - low, last - low, strict=True))] = inside
     return cube
 
 
-def _resampled(piece: NDArray[np.float32], shift_zyx: NDArray[np.float64], cutting: Cutting) -> NDArray[np.float32]:
-    large, small = len(piece), cutting.padded
+def _resampled(
+    piece: NDArray[np.float32],
+    shift_zyx: NDArray[np.float64],
+    cutting: Cutting,
+    transfer: NDArray[np.floating] | None,
+) -> NDArray[np.float32]:
+    large, small, axes = len(piece), cutting.padded, piece.ndim
     mean = piece.mean(dtype=np.float64)
     tapered = piece - np.float32(mean)
-    for axis in range(3):
-        tapered *= _along(_taper(large, cutting.margin * cutting.binning), axis)
+    for axis in range(axes):
+        tapered *= _along(_taper(large, cutting.margin * cutting.binning), axis, axes)
     # Frequencies -small / 2 < k < small / 2 alone: the one at -small / 2 has no partner at +small / 2.
     top = (small - 1) // 2
     k = np.arange(-top, top + 1)
-    spectrum = scipy.fft.fftn(tapered)[np.ix_(k % large, k % large, k[top:])]
+    ranges = [k] * (axes - 1) + [k[top:]]
+    spectrum = scipy.fft.fftn(tapered)[np.ix_(*(used % large for used in ranges))]
     centre = small // 2
-    for axis in range(3):
-        used = k[top:] if axis == 2 else k
+    for axis, used in enumerate(ranges):
         # From the piece's centre voxel, moved by the shift, to the result's.
         phase = np.exp(2j * np.pi * used * ((large // 2 + shift_zyx[axis]) / large - centre / small))
-        spectrum *= _along(phase.astype(np.complex64), axis)
-    whole = np.zeros((small, small, small // 2 + 1), dtype=np.complex64)
-    whole[np.ix_(k % small, k % small, k[top:])] = spectrum
-    result = scipy.fft.irfftn(whole, s=(small,) * 3) * np.float32((small / large) ** 3) + np.float32(mean)
+        spectrum *= _along(phase.astype(np.complex64), axis, axes)
+    whole = np.zeros((small,) * (axes - 1) + (small // 2 + 1,), dtype=np.complex64)
+    whole[np.ix_(*(used % small for used in ranges))] = spectrum
+    whole *= np.float32((small / large) ** axes)
+    if transfer is not None:
+        whole *= transfer.astype(np.float32)
+        mean = 0.0
+    result = scipy.fft.irfftn(whole, s=(small,) * axes) + np.float32(mean)
     inner = slice(centre - cutting.box // 2, centre - cutting.box // 2 + cutting.box)
-    return np.ascontiguousarray(result[inner, inner, inner], dtype=np.float32)
+    return np.ascontiguousarray(result[(inner,) * axes], dtype=np.float32)
 
 
 def _taper(edge: int, margin: int) -> NDArray[np.float32]:
@@ -187,5 +218,5 @@ def _taper(edge: int, margin: int) -> NDArray[np.float32]:
     return np.concatenate([rise, np.ones(edge - 2 * width), rise[::-1]]).astype(np.float32)
 
 
-def _along(values: NDArray, axis: int) -> NDArray:
-    return values.reshape([-1 if i == axis else 1 for i in range(3)])
+def _along(values: NDArray, axis: int, axes: int) -> NDArray:
+    return values.reshape([-1 if i == axis else 1 for i in range(axes)])
