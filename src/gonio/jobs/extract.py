@@ -127,12 +127,8 @@ def extract(
     wedge_of(tilt_range_deg, axis_deg)  # which checks the range
     table = _read_list(Path(particles), pixel_size_angstrom)
     if stacks is not None:
-        for argument, given in (
-            *(("tilt_files", tilt_files), ("tilt_range_deg", tilt_range_deg), ("reverse_tilts", reverse_tilts)),
-            *(("tilt_weights", tilt_weights != "plain"), ("tilt_sense", table.tilt_sense != AS_LISTED)),
-        ):
-            if given:
-                raise ArgumentError("{} has no meaning for {}: leave it out", argument, "stacks")
+        _refuse_of_tilts(tilt_files=tilt_files, tilt_range_deg=tilt_range_deg, reverse_tilts=reverse_tilts)
+        _refuse_of_tilts(tilt_weights=tilt_weights != "plain", tilt_sense=table.tilt_sense != AS_LISTED)
         series = _opened_series(table, list(map(Path, tomograms)), voxel_size_angstrom, stacks, permissive=permissive)
         cutting = Cutting(box, binning, padding=box // 2)
         made = StackExtraction(table, series, cutting, stacks, centre, normalise, diameter_angstrom, invert, float16)
@@ -173,6 +169,13 @@ def extract(
         }
         write_settings(folder / "settings.toml", settings, inputs=table.files)
     return Extracted(job, chosen, outside)
+
+
+def _refuse_of_tilts(**given: object) -> None:
+    """Raise ArgumentError for an argument about the tilts of tomograms: those of stacks are in their series."""
+    for argument, value in given.items():
+        if value:
+            raise ArgumentError("{} has no meaning for {}: leave it out", argument, "stacks")
 
 
 def _opened_series(
