@@ -102,6 +102,10 @@ def map_(
         placed = read_placed(path, input_voxel_size_angstrom, permissive=permissive)
         filtered = resolution_angstrom
     else:
+        if voxel_size_angstrom is None or box is None:
+            what = "{path} is a structure: give {} and {} of the map"
+            raise ArgumentError(what, "voxel_size_angstrom", "box", path=path)
+        resolution_angstrom = resolution_angstrom or 2.0 * voxel_size_angstrom
         placed = _of_structure(path, voxel_size_angstrom, box, resolution_angstrom, assembly or "1")
         filtered = None
     volume, did = _changed(placed.volume, voxel_size_angstrom, box, filtered, mirror=mirror, pose=pose, invert=invert)
@@ -153,18 +157,13 @@ def read_placed(path: Path, voxel_size_angstrom: float | None, *, permissive: bo
         return PlacedMap(Volume(data, size), centre, note)
 
 
-def _of_structure(
-    path: Path, voxel_size: float | None, box: int | None, resolution: float | None, assembly: str
-) -> PlacedMap:
+def _of_structure(path: Path, voxel_size: float, box: int, resolution: float, assembly: str) -> PlacedMap:
     from gonio.particle.pose import Pose
     from gonio.particle.volume import Volume
     from gonio.simulate import Structure
 
-    if voxel_size is None or box is None:
-        what = "{path} is a structure: give {} and {} of the map"
-        raise ArgumentError(what, "voxel_size_angstrom", "box", path=path)
-    limit = 2.0 * voxel_size if resolution is None else resolution
-    particle = Structure.from_file(path, resolution_angstrom=limit, assembly=None if assembly == "none" else assembly)
+    own = None if assembly == "none" else assembly
+    particle = Structure.from_file(path, resolution_angstrom=resolution, assembly=own)
     data = particle.density(Pose.identity(), box=box, voxel_size_angstrom=voxel_size)
     volume = Volume(data.astype(np.float32), voxel_size)
     note = overhang(2.0 * particle.radius_angstrom, volume.box_angstrom)
