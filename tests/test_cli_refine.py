@@ -15,7 +15,6 @@ from gonio.cli.app import run
 from gonio.io import read_volume, write_volume
 from gonio.jobs.splitting import with_half_sets
 from gonio.particle.volume import Volume
-from gonio.workflows import refinement
 
 pytestmark = pytest.mark.slow
 
@@ -96,20 +95,6 @@ def test_lists_lead_to_their_particles_from_wherever_they_lie(refined, simulated
         assert sorted(np.asarray(table.half_sets).tolist()) == [1] * 6 + [2] * 6
     last = read_volume(refined / "iteration_002" / "map.mrc")
     assert np.array_equal(read_volume(refined / "map.mrc").data, last.data)
-
-
-def test_maps_are_brought_into_the_frame_of_the_whole_reference(simulated, tmp_path, monkeypatch):
-    seen = []
-
-    def first_frames(halves, reference, *_, **__):
-        seen.append(reference)
-        raise ValueError("seen")
-
-    monkeypatch.setattr(refinement, "frames_of", first_frames)
-    for number, way in enumerate(([], ["--local"])):
-        assert run(words(simulated, tmp_path / str(number), *way)) == 2
-    assert np.array_equal(seen[0].data, read_volume(simulated / "reference.mrc").data)
-    assert seen[1] is None
 
 
 def test_two_workers_write_the_same(refined, simulated, tmp_path):

@@ -1,22 +1,18 @@
-"""Half maps in one frame, that of a reference: how maps have drifted, and what was found as the common frame has it."""
+"""Two half maps in one frame: the drift between them, and what was found with half 2 as half 1 shows it."""
 
 from __future__ import annotations
 
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from gonio.alignment.result import Optimum, Result
 from gonio.fourier.fourier_volume import moved
-from gonio.fourier.transform import low_passed
 from gonio.particle.pose import Pose
-from gonio.particle.symmetry import Symmetry
 from gonio.particle.volume import Volume, soft_sphere
 from gonio.search.levenberg_marquardt import Status
-from gonio.workflows.half_frames import Apart, Frames, drift_of, frames_of, free_directions
+from gonio.workflows.half_frames import Apart, drift_of, half_2_moved, half_2_seen
 from gonio.workflows.pose_change import PoseChange
 
 MASK = Volume(soft_sphere(24, radius_px=10.0, edge_px=3.0), 10.0)
@@ -91,96 +87,12 @@ def test_what_is_not_known_stays_unknown():
 
 def test_half_2_follows_the_drift_whole_and_half_1_stays():
     results, halves = [result_of(np.eye(6))] * 2, np.array([1, 2], dtype=np.int8)
-    first, second = Frames(DRIFT).results(halves, results)
+    first, second = half_2_seen(halves, results, DRIFT)
     assert first is results[0]
     # Half 1's reference shows what half 2's shows moved by the inverse: a point of the particle stays where it is.
     point = np.array([30.0, -20.0, 10.0])
     for before, after in ((results[1], second), (results[1].runners_up[0], second.runners_up[0])):
         np.testing.assert_allclose(after.pose.apply(DRIFT.inverse().apply(point)), before.pose.apply(point))
-    listed = Frames(DRIFT).poses(halves, Pose.stack([result.pose for result in results]))
+    listed = half_2_moved(halves, Pose.stack([result.pose for result in results]), DRIFT)
     np.testing.assert_allclose(listed.matrix, Pose.stack([first.pose, second.pose]).matrix)
     assert (second.dissimilarity, second.runners_up[0].margin) == (0.5, 2.5)
-
-
-def test_both_halves_follow_their_drift_from_the_reference():
-    results, halves = [result_of(np.eye(6))] * 2, np.array([1, 2], dtype=np.int8)
-    from_reference = Pose.from_euler_zyz_deg([-70.0, 8.0, 75.0], [-2.0, 5.0, 7.0])
-    point = np.array([30.0, -20.0, 10.0])  # of the reference
-    for drift in (None, DRIFT):
-        frames = Frames(drift, from_reference)
-        in_half_1 = from_reference.apply(point)
-        in_half_2 = in_half_1 if drift is None else DRIFT.apply(in_half_1)
-        for one, place in zip(frames.results(halves, results), (in_half_1, in_half_2), strict=True):
-            np.testing.assert_allclose(one.pose.apply(point), results[0].pose.apply(place))
-        listed = frames.poses(halves, Pose.stack([result.pose for result in results]))
-        np.testing.assert_allclose(listed.matrix, [one.pose.matrix for one in frames.results(halves, results)])
-    assert not Frames().apart
-    assert Frames().results(halves, results) == results
-
-
-def test_halves_are_found_in_the_frame_of_a_reference_that_ends_at_low_resolution(blobs):
-    first = Volume(blobs.volume(24), 10.0)
-    expected = Apart(5.0, 5.0)
-    from_reference = Pose.from_euler_zyz_deg([20.0, 6.0, -17.0], [3.0, -4.0, 5.0])
-    drift = Pose.from_euler_zyz_deg([0.0, 0.0, 4.0], [3.0, 0.0, 0.0])
-    second = drift @ from_reference
-    halves = (
-        moved(first, from_reference.matrix, from_reference.shift_angstrom),
-        moved(first, second.matrix, second.shift_angstrom),
-    )
-    offset = Volume(first.data + 0.3 * first.data.max(), 10.0)
-    # A low-passed map ends within the mask's edge, which holds a part of the drift back.
-    for reference, tolerance in ((first, 0.5), (offset, 0.5), (low_passed(first, resolution_angstrom=60.0), 1.0)):
-        found = frames_of(
-            halves,
-            reference,
-            (expected, expected),
-            mask=MASK,
-            radius=80.0,
-            limit=30.0,
-            directions=free_directions("C1"),
-        )
-        assert found.drift.rotation_distance_deg(drift) < 0.5
-        assert found.drift.shift_distance_angstrom(drift) < 0.5
-        assert found.reference.rotation_distance_deg(from_reference) < tolerance
-        assert found.reference.shift_distance_angstrom(from_reference) < 0.5
-
-
-@pytest.mark.parametrize(
-    ("symmetry", "about_axis", "free"),
-    [
-        ("C1", False, [0, 1, 2, 3, 4, 5]),
-        ("C1", True, [2, 3, 4, 5]),
-        ("c4", False, [2, 5]),
-        ("C4", True, [2, 5]),
-        ("D2", False, []),
-        ("O", False, []),
-        ("I1", True, []),
-    ],
-)
-def test_axes_stay_where_they_are(symmetry, about_axis, free):
-    directions = free_directions(symmetry, about_axis=about_axis)
-    np.testing.assert_array_equal(directions, np.eye(6)[:, free])
-    # A map of the group that moves along a free direction still has the group.
-    for column in directions.T:
-        step = Pose.identity().retract(0.3 * column)
-        for g in Symmetry.named(symmetry).matrices:
-            of_group = Pose(Rotation.from_matrix(g), np.zeros(3))
-            back = step.inverse() @ of_group @ step
-            np.testing.assert_allclose(back.matrix, g, atol=1e-12)
-            np.testing.assert_allclose(back.shift_angstrom, 0.0, atol=1e-12)
-
-
-def test_a_drift_has_no_part_that_would_move_an_axis(blobs):
-    expected = Apart.after(errors(5.0), with_pose_change=False)
-    turn = Pose.from_euler_zyz_deg([0.0, 0.0, 5.0], [0.0, 0.0, 3.0])
-    first = Volume(blobs.volume(24), 10.0)
-    halves = first, moved(first, turn.matrix, turn.shift_angstrom)
-    find = partial(drift_of, halves, expected, mask=MASK, radius=80.0, limit=40.0)
-    drift = find(directions=free_directions("C3"))
-    rotation = drift.rotation.as_rotvec(degrees=True)
-    np.testing.assert_allclose(rotation[:2], 0.0, atol=1e-9)
-    np.testing.assert_allclose(drift.shift_angstrom[:2], 0.0, atol=1e-9)
-    assert rotation[2] == pytest.approx(5.0, abs=0.5)
-    assert drift.shift_angstrom[2] == pytest.approx(3.0, abs=0.5)
-    assert find(directions=free_directions("D3")) is None

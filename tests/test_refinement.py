@@ -22,7 +22,6 @@ from gonio.particle.volume import Particle, Subtomogram, Volume, correlation
 from gonio.run.executor import Local
 from gonio.settings import LocalSearch, Settings
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
-from gonio.workflows.half_frames import Frames
 from gonio.workflows.initial_model import initial_model, initial_model_halves
 from gonio.workflows.refinement import best_of, fsc_mask, refined, start_map
 from gonio.workflows.refinement_plan import Iteration, Plan
@@ -235,7 +234,7 @@ def test_results_and_list_hold_one_pose_when_half_2_was_moved(monkeypatch):
     drift = Pose.from_euler_zyz_deg([0.0, 0.0, 5.0], [3.0, 0.0, 0.0])
     step = {}
     for moved_by in (None, drift):
-        monkeypatch.setattr(refinement_module, "frames_of", lambda *_, by=moved_by, **__: Frames(by))
+        monkeypatch.setattr(refinement_module, "drift_of", lambda *_, by=moved_by, **__: by)
         step[moved_by is drift] = next(iter(refined(sample()[0], starts(), replace(PLAN, max_iterations=1))))
     before, after = step[False], step[True]
     for row, half in enumerate(np.asarray(sample()[0].half_sets)):
@@ -246,53 +245,6 @@ def test_results_and_list_hold_one_pose_when_half_2_was_moved(monkeypatch):
         for one, other in zip(result.runners_up, expected.runners_up, strict=True):
             np.testing.assert_allclose(one.pose.matrix, other.pose.matrix)
         np.testing.assert_allclose(result.covariance, expected.covariance)
-
-
-def test_maps_and_poses_are_in_the_frame_of_the_reference():
-    table, truth, reference = sample()
-    # The start map says nothing of this frame: six numbers of the reference are all that brings it in.
-    away = Pose.from_euler_zyz_deg([-35.0, 3.0, 38.0], [5.0, -6.0, 4.0])
-    other = moved(reference, away.matrix, away.shift_angstrom)
-    steps = list(refined(table, starts(), PLAN, reference=other))
-    back = away.inverse()
-    own = truth @ back  # x_other = away x_truth, so that a particle is the other's map at truth @ away^-1
-    last = steps[-1]
-    assert steps[0].from_reference is not None
-    apart = own.inverse() @ last.table.poses
-    frame = Pose(apart.rotation.mean(), apart.shift_angstrom.mean(axis=0))
-    alone = truth.inverse() @ refinement()[-1].table.poses
-    before = Pose(alone.rotation.mean(), alone.shift_angstrom.mean(axis=0))
-    still = Pose.identity()
-    # Of 24 particles the mean error is a fifth of one.
-    sds = [np.median([getattr(one, name) for one in last.results]) for name in ("rotation_sd_deg", "shift_sd_angstrom")]
-    assert frame.rotation_distance_deg(still) < 3.0 * np.sqrt(3 / 24) * sds[0]
-    assert frame.shift_distance_angstrom(still) < 3.0 * np.sqrt(3 / 24) * sds[1]
-    assert before.rotation_distance_deg(still) < 3.0
-    for row, result in enumerate(last.results):
-        np.testing.assert_array_equal(result.pose.matrix, last.table.poses[row].matrix)
-
-
-def test_an_unsettled_particle_comes_back_from_a_wrong_pose_beside_local_searches():
-    table, truth, reference = sample()
-    wrong = truth[0] @ Pose.from_euler_zyz_deg([0.0, 90.0, 0.0])
-    run = refinement_module._Run(PLAN, Local(), fsc_mask(reference, PLAN))
-    at = table.with_poses(Pose.stack([wrong, *(truth[i] for i in range(1, len(table)))]))
-    off = {}
-    for unsettled in (False, True):
-        state = refinement_module._State(
-            at,
-            at.poses,
-            (reference, reference),
-            SETTINGS.resolution_angstrom,
-            fsc=np.full(BOX // 2 + 1, 0.99),
-            cone=(10.0, 20.0),
-            unsettled=np.arange(len(table)) == (0 if unsettled else -1),
-        )
-        aligned = run.aligned(2, state)
-        off[unsettled] = np.asarray(aligned.table.poses.rotation_distance_deg(truth))
-    assert off[False][0] > 60.0
-    assert off[True][0] < 15.0
-    np.testing.assert_array_equal(off[True][1:], off[False][1:])
 
 
 def test_the_result_is_the_last_of_those_that_agree_best():

@@ -55,7 +55,7 @@ class AlignedRow:
 
 @dataclass(frozen=True)
 class Aligners:
-    """Several aligners, of the same settings but for the search, and the number of that of each row of a list, (m,)."""
+    """Several aligners of the same settings, and the number of the one for each row of a list, (m,)."""
 
     aligners: Sequence[Aligner]
     which: NDArray[np.int64]

@@ -258,8 +258,7 @@ def _iterated(work: Work, table: ParticleTable, plan: Plan, start: Start, watch:
     plan, starts = _starts(work, table, plan, start, watch)
     places = None if table.places_angstrom is None else (lambda one: np.asarray(one.places_angstrom))
     done: list[Iteration] = []
-    iterations = refined(table, starts, plan, reference=start.reference, executor=work.executor, places_angstrom=places)
-    for iteration in iterations:
+    for iteration in refined(table, starts, plan, executor=work.executor, places_angstrom=places):
         with work.folder.part(f"iteration_{iteration.number:03d}") as part:
             _write_iteration(part, iteration, plan)
         watch(iteration)

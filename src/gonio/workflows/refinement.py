@@ -1,8 +1,8 @@
 """Gold-standard refinement: iterations of aligning and averaging, with separate halves from the first step.
 
-Flow of one iteration: each half aligned to its own reference, below the limit -> averages -> half 2 aligned to half 1,
-and both to the reference whose frame is wanted -> FSC -> the next limit. Halves share the initial model (or, de novo,
-not even that), the frame, and the FSC with the limit that it sets: numbers, never a map (docs/refinement.md).
+Flow of one iteration: each half aligned to its own reference, below the limit -> averages -> half 2 aligned to half 1
+-> FSC -> the next limit. Halves share the initial model (or, de novo, not even that), the frame, and the FSC with the
+limit that it sets: numbers, never a map (docs/refinement.md).
 
 Must not know where particles come from, which executor runs tasks, nor how results are kept.
 """
@@ -30,9 +30,8 @@ from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.preparation.extent import sphere_mask
 from gonio.run.executor import Executor, Local
-from gonio.settings import AnySearch, AxisSearch, LocalSearch, Settings
-from gonio.workflows.half_frames import Apart, Frames, frames_of, free_directions
-from gonio.workflows.local_reach import LOCAL_BELOW, reach_of, unsettled
+from gonio.settings import AnySearch, LocalSearch, Settings
+from gonio.workflows.half_frames import Apart, drift_of, half_2_moved, half_2_seen
 from gonio.workflows.pose_change import PoseChange
 from gonio.workflows.refinement_plan import Assignment, Iteration, Plan
 from gonio.workflows.tilt_refinement import (
@@ -48,6 +47,10 @@ from gonio.workflows.tilt_refinement import (
 # larger in shells of few samples; 0.5 is always enough. 40 particles of noise (`experiments/refine`) reach 0.15 to 0.3
 # in the lowest six shells.
 CHANCE_SDS, ALWAYS_ENOUGH = 2.0, 0.5
+# A local search reaches this many predicted standard deviations, and at least this fraction of the resolution.
+CONE_SDS, CONE_FRACTION = 3.0, 0.5
+# Searches are local once the median particle moves by less than this many of its predicted standard deviations.
+LOCAL_BELOW = 1.0
 # A refinement has converged when the median particle moves by less than this many standard deviations, and the
 # resolution gains less than this many shells.
 CONVERGED_SDS, CONVERGED_SHELLS = 0.25, 0.25
@@ -79,7 +82,6 @@ def refined(
     starts: tuple[Volume, Volume] | None,
     plan: Plan | None = None,
     *,
-    reference: Volume | None = None,
     executor: Executor | None = None,
     places_angstrom: Callable[[ParticleTable], NDArray[np.float64]] | None = None,
 ) -> Iterator[Iteration]:
@@ -94,9 +96,6 @@ def refined(
         the halves at the input poses, to the resolution at which they agree; this needs ``plan.listed``.
     plan
         Settings of the refinement.
-    reference
-        Map in whose frame all iterations are to be; nothing else is taken from it. None for the frame of the first
-        averages.
     executor
         Runs the tasks; this process unless given. Each task has a name of its own.
     places_angstrom
@@ -109,14 +108,14 @@ def refined(
     """
     plan = Plan() if plan is None else plan
     executor = executor or Local()
-    _check(table, starts, plan, places_angstrom, reference)
+    _check(table, starts, plan, places_angstrom)
     if plan.tilts is not None:
         check_tilts(table)
     if starts is None:
-        run, state = _from_list(table, plan, executor, places_angstrom, reference)
+        run, state = _from_list(table, plan, executor, places_angstrom)
     else:
         _check_limits(starts[0], plan, plan.start_resolution_angstrom)
-        run = _Run(plan, executor, fsc_mask(starts[0], plan), places_angstrom, reference)
+        run = _Run(plan, executor, fsc_mask(starts[0], plan), places_angstrom)
         state = _State(table, table.poses, starts, limit_angstrom=plan.start_resolution_angstrom)
     for number in range(1, plan.max_iterations + 1):
         state, iteration = run.iteration(number, state)
@@ -169,7 +168,6 @@ def _from_list(
     plan: Plan,
     executor: Executor,
     places: Callable[[ParticleTable], NDArray[np.float64]] | None,
-    reference: Volume | None,
 ) -> tuple[_Run, _State]:
     """Start from the averages at the input poses, in one frame, to the resolution at which they agree."""
     assert plan.listed is not None  # refined has checked it
@@ -183,18 +181,18 @@ def _from_list(
     made = averaged(table, stage="averaging input poses")
     assert made.halves is not None
     _check_limits(made.volume, plan, None)
-    run = _Run(plan, executor, fsc_mask(made.volume, plan), places, reference)
+    run = _Run(plan, executor, fsc_mask(made.volume, plan), places)
     fsc, limit = run.start(made)
     # The halves of a list may come from refinements that never met.
     listed, size = plan.listed, made.volume.voxel_size_angstrom
     expected = Apart.listed(listed, voxel_size_angstrom=size)
-    frames = run.frames(made, (expected, expected), limit)
-    if frames.apart:
-        table = table.with_poses(frames.poses(table.half_sets, table.poses))
+    drift = drift_of(made.halves, expected, mask=run.mask, radius=run.radius_angstrom, limit=limit)
+    if drift is not None:
+        table = table.with_poses(half_2_moved(table.half_sets, table.poses, drift))
         made = averaged(table, stage="averaging input poses in one frame")
         fsc, limit = run.start(made)
     assert made.halves is not None
-    return run, _State(table, table.poses, made.halves, limit, made.without, fsc, apart=expected)
+    return run, _State(table, table.poses, made.halves, limit, made.without, fsc)
 
 
 @dataclass(frozen=True)
@@ -202,9 +200,7 @@ class _State:
     """State of a refinement between two iterations.
 
     ``listed`` are the input poses, ``cone`` is the reach of a local search, degrees and angstrom, ``best_shell`` the
-    best resolution, in shells, and ``behind`` the number of iterations for which it has not been reached. ``apart`` is
-    the largest drift from the reference that was expected so far. ``unsettled`` are the particles, (m,), that are
-    searched for everywhere beside local searches of the others.
+    best resolution, in shells, and ``behind`` the number of iterations for which it has not been reached.
     """
 
     table: ParticleTable
@@ -216,8 +212,6 @@ class _State:
     cone: tuple[float, float] | None = None
     best_shell: float = 0.0
     behind: int = 0
-    apart: Apart | None = None
-    unsettled: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -236,24 +230,23 @@ class _Aligned:
         results = [self.results[row] for row in kept]
         return _Aligned(self.table[kept], self.listed[kept], results, self.pose_change.take(kept))
 
-    def in_one_frame(self, frames: Frames) -> _Aligned:
-        """Return all particles in the common frame of their halves."""
+    def in_frame_of_half_1(self, drift: Pose) -> _Aligned:
+        """Return all particles in the frame of half 1, from the ``drift`` that aligns half 1 to half 2."""
         half_sets = self.table.half_sets
-        results = frames.results(half_sets, self.results)
+        results = half_2_seen(half_sets, self.results, drift)
         table = self.table.with_poses(Pose.stack([result.pose for result in results]))
         # The input poses move too, or their prior would pull the next alignment back.
-        return _Aligned(table, frames.poses(half_sets, self.listed), results, self.pose_change)
+        return _Aligned(table, half_2_moved(half_sets, self.listed, drift), results, self.pose_change)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A refinement in progress: its plan, executor, mask of the FSC, positions of particles, and reference."""
+    """A refinement in progress: its plan, executor, mask of the FSC, and positions of particles."""
 
     plan: Plan
     executor: Executor
     mask: Volume
     places: Callable[[ParticleTable], NDArray[np.float64]] | None = None
-    reference: Volume | None = None
 
     def start(self, made: Average) -> tuple[NDArray[np.float64], float]:
         """Return the FSC of the averages to start from, and the limit that it sets."""
@@ -267,13 +260,9 @@ class _Run:
         dropped = self.duplicates(aligned)
         if dropped:
             aligned = aligned.without([one.row for one in dropped])
-        made = self.average(f"iteration {number}, averaging", aligned)
-        expected = Apart.after(aligned.pose_change, with_pose_change=self.plan.listed is not None)
-        # What an iteration leaves of the drift from the reference, later ones see better: no less is to be expected.
-        furthest = expected.or_further(state.apart)
-        frames = self.frames(made, (expected, furthest), state.limit_angstrom)
-        if frames.apart:
-            aligned = aligned.in_one_frame(frames)
+        made, drift = self.averaged(number, aligned, state.limit_angstrom)
+        if drift is not None:
+            aligned = aligned.in_frame_of_half_1(drift)
             made = self.average(f"iteration {number}, averaging in one frame", aligned)
         assert made.halves is not None  # both halves have particles
         fsc, pose_change = self.fsc(made.halves), aligned.pose_change
@@ -294,15 +283,13 @@ class _Run:
             moved_deg=float(np.median(pose_change.turned_deg)),
             moved_angstrom=float(np.median(pose_change.shifted_angstrom)),
             moved_sds=float(np.median(pose_change.sds)),
-            drift=frames.drift,
-            from_reference=frames.reference,
+            drift=drift,
             dropped=tuple(
                 (state.table.names[d.row], state.table.names[d.of_row], d.distance_angstrom) for d in dropped
             ),
             ended=self.end(number, state, float(np.median(pose_change.sds)), gained, behind),
             tilts=tilts,
         )
-        cone = self.cone(state, pose_change, self.next_limit(made.volume, shell))
         following = _State(
             table=aligned.table,
             listed=aligned.listed,
@@ -310,13 +297,9 @@ class _Run:
             limit_angstrom=self.next_limit(made.volume, shell),
             without=made.without,
             fsc=np.clip(fsc.best, 0.0, 1.0),
-            cone=cone,
+            cone=self.cone(state, pose_change, self.next_limit(made.volume, shell)),
             best_shell=max(shell, state.best_shell),
             behind=behind,
-            apart=furthest,
-            unsettled=None
-            if cone is None
-            else unsettled(pose_change, aligned.results, cone, symmetry=self.plan.settings.symmetry),
         )
         return following, iteration
 
@@ -340,7 +323,7 @@ class _Run:
         folds = folds_of(len(state.table))
         for half in (1, 2):
             rows = np.flatnonzero(np.asarray(state.table.half_sets) == half)
-            aligner = self.aligners(state, half, rows, folds[rows])
+            aligner = self.aligners(state, half, folds[rows])
             stage = f"iteration {number}, half {half}"
             # The random numbers of an iteration are its own, or every average would repeat what one of them drew.
             seed = self.plan.seed if not self.draws else self.plan.seed + number
@@ -355,23 +338,17 @@ class _Run:
         )
         return _Aligned(state.table.with_poses(poses), state.listed, ordered, pose_change)
 
-    def aligners(self, state: _State, half: int, rows: NDArray[np.int64], folds: NDArray[np.int64]) -> Aligners:
-        """Make the aligners of a half's particles, in ``rows`` (m,): for those of each fold the map without them."""
-        near = np.ones(len(rows), bool) if state.unsettled is None else ~state.unsettled[rows]
-        kinds = np.stack([folds if state.without is not None else np.zeros_like(folds), near], axis=1)  # (m, 2)
-        kept, which = np.unique(kinds, axis=0, return_inverse=True)
+    def aligners(self, state: _State, half: int, folds: NDArray[np.int64]) -> Aligners:
+        """Make the aligners of a half's particles (m,): for those of each fold the map without them."""
+        if state.without is None:
+            references, which = [state.references[half - 1]], np.zeros(len(folds), np.int64)
+        else:
+            kept, which = np.unique(folds, return_inverse=True)
+            references = [state.without[half, fold] for fold in kept.tolist()]
         left = 1.0 if state.without is None else 1.0 - 1.0 / FOLDS
         fsc = None if state.fsc is None else fsc_of_a_half(state.fsc, left=left)
-        made = [
-            Aligner(
-                state.references[half - 1] if state.without is None else state.without[half, fold],
-                self.settings(state if close else replace(state, cone=None)),
-                mask=self.plan.mask,
-                reference_fsc=fsc,
-            )
-            for fold, close in kept.tolist()
-        ]
-        return Aligners(made, which.ravel())
+        settings, mask = self.settings(state), self.plan.mask
+        return Aligners([Aligner(r, settings, mask=mask, reference_fsc=fsc) for r in references], which)
 
     def adjusted(self, number: int, state: _State, aligned: _Aligned) -> tuple[_Aligned, Mapping[str, TomogramTilts]]:
         """Refine tilts and poses together, where asked for and searches are local; particles load with the tilts found.
@@ -382,7 +359,7 @@ class _Run:
             return aligned, {}
         table, folds = aligned.table, folds_of(len(aligned.table))
         assert table.source is not None
-        one, two = (self.aligners(state, half, np.arange(len(table)), folds) for half in (1, 2))
+        one, two = (self.aligners(state, half, folds) for half in (1, 2))
         which = np.where(np.asarray(table.half_sets) == 1, one.which, len(one.aligners) + two.which)
         both = Aligners([*one.aligners, *two.aligners], which)
         task = AdjustTomogram(table.with_changes({}), both, self.plan.tilts, dict(table.source.changes))
@@ -415,19 +392,12 @@ class _Run:
             posterior_resolved=0.0 if self.plan.assignment is Assignment.SOFT else POSTERIOR_RESOLVED,
         )
 
-    def frames(self, made: Average, expected: tuple[Apart, Apart], limit: float) -> Frames:
-        """Find how far halves have drifted, expected to be apart and from the reference by so much."""
+    def averaged(self, number: int, aligned: _Aligned, limit: float) -> tuple[Average, Pose | None]:
+        """Average both halves; return also the pose that aligns half 1 to half 2 where there is a drift."""
+        made = self.average(f"iteration {number}, averaging", aligned)
         assert made.halves is not None
-        own = self.plan.settings
-        return frames_of(
-            made.halves,
-            self.reference,
-            expected,
-            mask=self.mask,
-            radius=self.radius_angstrom,
-            limit=limit,
-            directions=free_directions(own.symmetry, about_axis=isinstance(own.search, AxisSearch)),
-        )
+        expected = Apart.after(aligned.pose_change, with_pose_change=self.plan.listed is not None)
+        return made, drift_of(made.halves, expected, mask=self.mask, radius=self.radius_angstrom, limit=limit)
 
     def average(self, stage: str, aligned: _Aligned) -> Average:
         """Average particles at the poses found, or at those drawn from their posteriors.
@@ -468,7 +438,11 @@ class _Run:
             return None  # every search is around the input poses
         if state.cone is None and (state.fsc is None or np.median(pose_change.sds) > LOCAL_BELOW):
             return None
-        return reach_of(pose_change, limit=limit, radius=self.radius_angstrom)
+        rotation_deg = max(
+            CONE_SDS * pose_change.rotation_sd_deg, np.degrees(CONE_FRACTION * limit / self.radius_angstrom)
+        )
+        shift = max(CONE_SDS * pose_change.shift_sd_angstrom, CONE_FRACTION * limit)
+        return float(min(rotation_deg, 180.0)), float(shift)
 
     def end(self, number: int, state: _State, moved_sds: float, gained: float, behind: int) -> str:
         """Return the reason to end after this iteration; empty where there is none."""
@@ -499,20 +473,14 @@ def fsc_mask(start: Volume, plan: Plan) -> Volume:
     return sphere_mask(start, plan.settings.mask_diameter_angstrom or plan.settings.particle_diameter_angstrom)
 
 
-def _check(
-    table: ParticleTable,
-    starts: tuple[Volume, Volume] | None,
-    plan: Plan,
-    places: object,
-    reference: Volume | None,
-) -> None:
+def _check(table: ParticleTable, starts: tuple[Volume, Volume] | None, plan: Plan, places: object) -> None:
     if starts is None and plan.listed is None:
         raise ValueError(
             "without start maps the refinement starts from the poses of the list: give their errors (plan.listed)"
         )
-    for map_ in () if starts is None else (starts[1], plan.mask, reference):
+    for map_ in () if starts is None else (starts[1], plan.mask):
         if starts is not None and map_ is not None and map_.box != starts[0].box:
-            raise ValueError(f"start maps, mask and reference differ in box: {starts[0].box} and {map_.box} voxels")
+            raise ValueError(f"start maps and mask differ in box: {starts[0].box} and {map_.box} voxels")
     if not np.isin(np.asarray(table.half_sets), [1, 2]).all():
         raise ValueError("every particle must be in half set 1 or 2: make half sets first (gonio.particle.half_sets)")
     _check_halves(table)

@@ -124,9 +124,6 @@ class Iteration:
         displacement in units of its predicted standard deviation.
     drift
         Pose that aligns half 1 to half 2, by which half 2 was moved to half 1's frame; None where it was not.
-    from_reference
-        Pose that aligns the reference to half 1, by which both were moved to the reference's frame; None where they
-        were not.
     dropped
         Duplicates by name: the one dropped, the one that stays, and angstrom between them.
     ended
@@ -149,7 +146,6 @@ class Iteration:
     moved_angstrom: float
     moved_sds: float
     drift: Pose | None
-    from_reference: Pose | None
     dropped: tuple[tuple[str, str, float], ...]
     ended: str
     tilts: Mapping[str, TomogramTilts] = field(default_factory=dict)
