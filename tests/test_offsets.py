@@ -14,8 +14,9 @@ from gonio.averaging.averages import average
 from gonio.averaging.resolution import half_map_fsc
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.fourier.masks import soft_mask
+from gonio.particle.particle_source import ParticleSource
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleSource, ParticleTable
+from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, soft_sphere
 from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.settings import LocalSearch, Settings

@@ -16,8 +16,9 @@ from gonio.averaging.resolution import HalfMapFsc
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation
 from gonio.fourier.transform import low_passed
+from gonio.particle.particle_source import ParticleSource
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleSource, ParticleTable
+from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Particle, Subtomogram, Volume, correlation
 from gonio.run.executor import Local
 from gonio.settings import LocalSearch, Settings

@@ -13,8 +13,9 @@ from scipy.spatial.transform import Rotation
 
 from gonio.io.maps import moved_images
 from gonio.particle.ctf import Ctf
+from gonio.particle.particle_source import ParticleSource
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleSource, ParticleTable
+from gonio.particle.table import ParticleTable
 from gonio.particle.tilt_change import StackGeometry, TiltChange
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import TiltStack, Volume

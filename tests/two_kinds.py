@@ -7,8 +7,9 @@ from functools import cache
 
 import numpy as np
 
+from gonio.particle.particle_source import ParticleSource
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleSource, ParticleTable
+from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Subtomogram, Volume
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 

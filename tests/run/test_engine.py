@@ -67,7 +67,10 @@ def test_results_are_kept_and_not_made_again(tmp_path, seen, progress, opened):
     ]
     again = asked(tmp_path)
     assert [again[item] for item in range(4)] == [1, 1, 1, 1]
-    assert [entry for entry in seen if isinstance(entry, tuple)] == [("squares", 10, 0), ("squares", 10, 4)]
+    assert [entry for entry in seen if isinstance(entry, tuple)] == [
+        ("squares, particles", 10, 0),
+        ("squares, particles", 10, 4),
+    ]
     assert seen[-1] == 10
 
 
@@ -77,10 +80,10 @@ def test_progress_counts_what_is_on_the_disk(tmp_path, seen, progress, opened, m
     monkeypatch.setattr("gonio.run.checkpoint.SYNC_SECONDS", 1e9)
     squares = executor("squares", Squares(tmp_path), 5)
     assert [next(squares) for _ in range(3)] == [0, 1, 4]
-    assert seen == [("squares", 5, 0)]
+    assert seen == [("squares, particles", 5, 0)]
     monkeypatch.setattr("gonio.run.checkpoint.SYNC_SECONDS", -1.0)
     assert list(squares) == [9, 16]
-    assert seen == [("squares", 5, 0), 4, 5]
+    assert seen == [("squares, particles", 5, 0), 4, 5]
 
 
 def test_stages_are_kept_apart_and_some_not_at_all(tmp_path, opened):

@@ -36,8 +36,9 @@ from gonio.io.star_columns import own_columns
 from gonio.io.text import decimals
 from gonio.io.tilts import BFACTOR, DEFOCUS, OPTICS, PLATE, SCALE, bfactors
 from gonio.particle.ctf import Ctf
+from gonio.particle.particle_source import ParticleSource
 from gonio.particle.pose import Pose
-from gonio.particle.table import ParticleSource, ParticleTable
+from gonio.particle.table import ParticleTable
 from gonio.particle.volume import TiltStack
 
 GROUP, IMAGE = "rlnGroupName", "rlnImageName"

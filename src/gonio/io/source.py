@@ -27,7 +27,8 @@ from gonio.io.text import own_label
 from gonio.io.tilts import OPTICS, DefocusHand, visible_tilts
 from gonio.io.wedges import StatedWedges
 from gonio.particle.ctf import Ctf
-from gonio.particle.table import ParticleSource, ParticleTable
+from gonio.particle.particle_source import ParticleSource
+from gonio.particle.table import ParticleTable
 from gonio.particle.tilt_change import StackGeometry, TiltChange, premultiplied_anew
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume

@@ -21,7 +21,7 @@ from gonio.io.joining import joined_blocks
 from gonio.io.maps import read_listed
 from gonio.io.paths import moved, relative
 from gonio.io.source import VOXEL_SIZE_TOLERANCE, ReadOptions
-from gonio.particle.table import ParticleSource
+from gonio.particle.particle_source import ParticleSource
 from gonio.particle.volume import Particle, Subtomogram, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
 

@@ -130,23 +130,30 @@ def turned_back(rotation, kx, ky, kz):
 
 
 @njit(inline="always")
-def circle(cycles):
-    """Return cos and sin of 2 pi cycles, by polynomials of half the angle: a library's call stops vectorisation."""
+def half_angle(cycles):
+    """Return sin and cos of pi cycles, up to a common sign, by polynomials: a library's call stops vectorisation."""
     half = cycles - whole_below(cycles + np.float32(0.5))  # -1/2 to 1/2: half angles of -pi/2 to pi/2
     square = half * half
     sin, cos = HALF_SIN[-1], HALF_COS[-1]
     for power in range(len(HALF_SIN) - 2, -1, -1):
         sin, cos = sin * square + HALF_SIN[power], cos * square + HALF_COS[power]
-    sin *= half
+    return sin * half, cos
+
+
+@njit(inline="always")
+def circle(cycles):
+    """Return cos and sin of 2 pi cycles."""
+    sin, cos = half_angle(cycles)
     two = np.float32(2.0)
     return np.float32(1.0) - two * sin * sin, two * sin * cos
 
 
 @njit(inline="always")
 def phase_factor(phase, kx, ky, kz):
-    """Return exp(-i p.k) as (re, im)."""
-    cos, sin = circle((phase[0] * kx + phase[1] * ky + phase[2] * kz) * CYCLES_PER_RADIAN)
-    return cos, -sin
+    """Return exp(-i p.k) as (re, im); the negative of ``circle``'s sin would be rounded otherwise."""
+    sin, cos = half_angle((phase[0] * kx + phase[1] * ky + phase[2] * kz) * CYCLES_PER_RADIAN)
+    two = np.float32(2.0)
+    return np.float32(1.0) - two * sin * sin, -two * sin * cos
 
 
 @njit(inline="always")
