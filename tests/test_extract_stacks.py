@@ -220,21 +220,33 @@ def test_stacks_from_simulated_images_are_the_stacks_that_were_simulated(tmp_pat
         np.testing.assert_allclose(other.projections_xyz, one.projections_xyz, atol=1e-7)
 
 
-def test_premultiplied_stacks_do_not_take_another_defocus(tilted):
+def test_premultiplied_stacks_are_multiplied_anew_for_another_defocus(tilted):
     folder, _ = tilted
+    refocused = TiltChange(np.zeros((3, 2)), np.zeros((3, 3)), np.array([2500.0, 0.0, -4000.0]))
     target = folder / "new" / "tomograms.star"
     target.parent.mkdir()
-    write_changed_tomograms(target, folder / "tomograms.star", {"TS_01": CHANGE})
+    write_changed_tomograms(target, folder / "tomograms.star", {"TS_01": refocused})
     jobs.extract(
         [folder / "tomograms.star"],
         folder / "picks.star",
         output=folder / "out",
         box=BOX,
+        normalise="none",
         stacks=StackCuts(premultiply=True),
         threads=1,
     )
-    with pytest.raises(FormatError, match="multiplied by the transfer of another defocus"):
-        gonio.read_particles(folder / "out" / "particles.star", tomograms_path=target).load(0)
+    old = gonio.read_particles(folder / "out" / "particles.star").load(0)
+    new = gonio.read_particles(folder / "out" / "particles.star", tomograms_path=target).load(0)
+    ky, kx = np.fft.fftfreq(BOX, PIXEL)[:, None], np.fft.rfftfreq(BOX, PIXEL)
+    frequency = np.stack(np.broadcast_arrays(kx, ky), axis=-1)
+    before, after = (one.transfer(frequency.reshape(-1, 2)).reshape(3, BOX, -1) for one in (old, new))
+    assert (before[[0, 2]] * after[[0, 2]] < 0).any(axis=(1, 2)).all()  # else as they were would do
+    np.testing.assert_allclose(new.ctf.defocus_u_angstrom - old.ctf.defocus_u_angstrom, [2500.0, 0.0, -4000.0], atol=1)
+    shown = np.abs(before) > 0.02  # elsewhere nothing is known of the image
+    spectra = np.fft.rfft2(old.images)
+    expected = np.fft.irfft2(np.where(shown, spectra / np.where(shown, before, 1.0) * after, spectra), s=(BOX, BOX))
+    np.testing.assert_allclose(new.images, expected, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(new.images[1], old.images[1], atol=1e-5 * np.abs(expected).max())
 
 
 # IMOD and AreTomo

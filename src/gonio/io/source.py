@@ -35,8 +35,6 @@ from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
 
 VOXEL_SIZE_TOLERANCE = 0.01
-# Less is no other transfer: a tenth of a radian at 3 angstrom.
-_SAME_DEFOCUS_ANGSTROM = 15.0
 # Stacks are not moved by more than this fraction of their box: the rest would come from the other side.
 _FARTHEST_OFFSET = 0.25
 CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
@@ -279,11 +277,6 @@ class StarSource:
         """Return images with the particle at their centres, also where they were cut out with another geometry."""
         if series.cut_projections_xyz is None:
             return images
-        if self.value(PREMULTIPLIED, index) and _is_refocused(series):
-            problem = (
-                "lists images that are multiplied by the transfer of another defocus than their tilt series has now"
-            )
-            raise FormatError(self.path, problem, "extract the stacks again")
         place = self._place(index)
         if place is None:
             problem = "does not state positions, which stacks need that were cut out with another geometry of the tilts"
@@ -466,13 +459,6 @@ class StarSource:
             return None
         sections, box = (len(self._read(label, index).data) for label in (IMAGE_OF_CTF, "rlnImageName"))
         return self._kind_of(index, sections, box)
-
-
-def _is_refocused(series: TiltSeries) -> bool:
-    """Return whether a series has another defocus now than when its stacks were cut out."""
-    if series.cut_defocus is None or series.defocus is None:
-        return False
-    return bool(np.abs(series.defocus - series.cut_defocus)[:, :2].max() > _SAME_DEFOCUS_ANGSTROM)
 
 
 def named_file(entry: Block, label: str) -> Path:

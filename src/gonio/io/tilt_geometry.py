@@ -24,6 +24,7 @@ from scipy.spatial.transform import Rotation
 from gonio.io.blocks import Block, Star, read_star, write_star
 from gonio.io.errors import FormatError, replacing
 from gonio.io.paths import moved_columns
+from gonio.io.source import StarSource
 from gonio.io.tilt_stacks import FOLDER, cut_columns, row_text
 from gonio.io.tilts import (
     ANGLES,
@@ -39,6 +40,7 @@ from gonio.io.tilts import (
     read_tilt_series,
     tilt_block,
 )
+from gonio.particle.table import ParticleTable
 from gonio.particle.tilt_change import TiltChange, full_projections
 from gonio.particle.tilt_series import TiltSeries
 
@@ -104,6 +106,21 @@ def write_changed_tomograms(
         return tilts.with_columns(_changed_columns(tilts, row, before, changes[name]))
 
     return _rewritten(path, source, changed)
+
+
+def write_changed_series(folder: Path, table: ParticleTable, changes: Mapping[str, TiltChange]) -> Path | None:
+    """Write the tomograms.star of a list, and its tilt series, with changed geometry into a folder.
+
+    Returns
+    -------
+    The new tomograms.star; None for lists whose tilt series are in no such file.
+    """
+    source = table.source
+    if not isinstance(source, StarSource) or source.tomograms_path is None:
+        return None
+    folder.mkdir(exist_ok=True)
+    path, hand = folder / "tomograms.star", source.options.defocus_hand
+    return write_changed_tomograms(path, source.tomograms_path, changes, defocus_hand=hand)[0]
 
 
 def _names(star: Star) -> Sequence[str]:

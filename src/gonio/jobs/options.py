@@ -102,6 +102,9 @@ class ListOptions:
 
         if self.tilt_changes is None:
             return table
+        if is_changed(table):
+            problem = "{} and a tomograms file that states the change already exclude each other: leave one out"
+            raise ArgumentError(problem, "tilt_changes")
         changes, listed = read_tilt_changes(Path(self.tilt_changes)), dict.fromkeys(table.tomograms)
         for name in listed:
             if name not in changes:
@@ -164,6 +167,13 @@ def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> Sin
     from gonio.particle.wedge import SingleAxisWedge
 
     return None if tilt_range_deg is None else SingleAxisWedge(*tilt_range_deg, axis_deg)
+
+
+def is_changed(table: ParticleTable) -> bool:
+    """Return whether the tilt series of a list state another geometry than that with which its stacks were cut."""
+    return table.source is not None and any(
+        one.cut_projections_xyz is not None or one.cut_defocus is not None for one in table.source.series.values()
+    )
 
 
 def files_of(table: ParticleTable | None, *files: File | None) -> list[Path]:

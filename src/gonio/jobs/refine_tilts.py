@@ -16,7 +16,7 @@ from gonio.jobs.checking import warn_of
 from gonio.jobs.curves import falls_at, fsc_csv, resolutions
 from gonio.jobs.files import write_summary, write_text
 from gonio.jobs.fitting import Fitting
-from gonio.jobs.options import File, ListOptions, SearchOptions, TiltOptions, files_of
+from gonio.jobs.options import File, ListOptions, SearchOptions, TiltOptions, files_of, is_changed
 from gonio.jobs.pages import facts_of, for_display, with_notes
 from gonio.jobs.running import RunOptions, running
 from gonio.jobs.splitting import with_half_sets
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gonio.workflows.tilt_refinement import TomogramTilts
     from gonio.workflows.tilt_turns import TiltIteration
 
+TOMOGRAMS = "tomograms"
 HEADINGS = (
     *("tomogram", "tilt", "nominal_angle_deg", "parameter", "unit"),
     *("before", "after", "sd", "prior_sd", "determined"),
@@ -157,9 +158,13 @@ def tilts(
     plan, count = refined.plan(), iterations or (3 if reference is None else 1)
     settings = search.settings(voxel_size_angstrom=1.0)
     resources = run.resources()
-    table = with_half_sets(
-        particles.read(), split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed
-    )
+    if particles.tilt_changes is not None:
+        raise ArgumentError("{} is what this makes: start from the list as it was cut, without it", "tilt_changes")
+    table = particles.read()
+    if is_changed(table):
+        problem = "{} needs tilt series as their stacks were cut; these state a changed geometry: extract again"
+        raise ArgumentError(problem, "tomograms_path")
+    table = with_half_sets(table, split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed)
     check_tilts(table)
     fitting = Fitting.to_particles(table)
     maps = None
@@ -168,8 +173,6 @@ def tilts(
         maps = first, second
     window = None if mask is None else fitting.fit(particles.read_map(mask), "the mask")
     warned = warn_of(fitting.warnings)
-    if particles.tilt_changes is not None:
-        raise ArgumentError("{} is what this makes: start from the list as it was cut, without it", "tilt_changes")
     stated = {
         "reference": reference,
         "iterations": count,
@@ -216,12 +219,18 @@ def _write(folder: Path, made: TiltsRefined) -> None:
 
 
 def write_tilts(folder: Path, table: ParticleTable, found: Mapping[str, TomogramTilts]) -> None:
-    """Write tilts.csv, for people, and tilt_changes.csv, which programs read."""
+    """Write tilts.csv, for people, tilt_changes.csv, which gonio reads, and the tilt series for other programs.
+
+    They have a folder of their own: a tomograms.star beside the list would be read with it.
+    """
+    from gonio.io.tilt_geometry import write_changed_series
     from gonio.io.tilt_tables import tilt_changes_text
     from gonio.workflows.tilt_refinement import changes_of
 
     write_text(folder / "tilts.csv", _tilts_text(table, found))
-    write_text(folder / "tilt_changes.csv", tilt_changes_text(changes_of(found, table)))
+    changes = changes_of(found, table)
+    write_text(folder / "tilt_changes.csv", tilt_changes_text(changes))
+    write_changed_series(folder / TOMOGRAMS, table, changes)
 
 
 def _tilts_text(table: ParticleTable, found: Mapping[str, TomogramTilts]) -> str:
