@@ -28,8 +28,9 @@ from gonio.settings import GlobalSearch, LocalSearch
 
 T = TypeVar("T")
 
-# Particles that are sampled, spread over the list, and decoys for each: a few seconds, and one in ten is seen.
-SAMPLE, DECOYS = 30, 2
+# Decoys for each particle of a sample, which is spread over the list: a tenth of it, at least and at most so many. That
+# is a fifth of the time of an alignment, twice for lists of ten; of 30 a false fraction is known to some 15 %.
+DECOYS, FEWEST, MOST = 2, 10, 30
 # Orientations that differ by less are one: more than the error of any pose that is worth keeping.
 SAME_DEG = 20.0
 
@@ -45,20 +46,18 @@ class Sampled:
     same: NDArray[np.bool_] | None = None
 
 
-def sample_against_map(
-    table: ParticleTable, aligner: Aligner, *, executor: Executor, seed: int, sample: int = SAMPLE
-) -> Sampled | None:
+def sample_against_map(table: ParticleTable, aligner: Aligner, *, executor: Executor, seed: int) -> Sampled | None:
     """Score a sample of an aligned list against its reference and decoys of this; None where there can be no decoys."""
     if not isinstance(aligner.settings.search, GlobalSearch | LocalSearch) or not len(table):
         return None
     if not isinstance(aligner.reference.wedge, NoWedge):
         return None
-    some = table[_spread(len(table), sample)]
+    some = table[_spread(len(table), _sample(len(table)))]
     return Sampled(_lost(some, aligner, some.poses, executor=_named("check", executor), seed=seed))
 
 
 def sample_against_other_half(
-    table: ParticleTable, aligners: Mapping[int, Aligner], *, executor: Executor, seed: int, sample: int = SAMPLE
+    table: ParticleTable, aligners: Mapping[int, Aligner], *, executor: Executor, seed: int
 ) -> Sampled:
     """Align a sample of each half set, 1 and 2, to the other half's map and to decoys of this.
 
@@ -72,7 +71,7 @@ def sample_against_other_half(
     lost, same = [], []
     for half in (1, 2):
         rows = np.flatnonzero(np.asarray(table.half_sets) == half)
-        some, aligner = table[rows[_spread(len(rows), sample // 2)]], aligners[3 - half]
+        some, aligner = table[rows[_spread(len(rows), _sample(len(table)) // 2)]], aligners[3 - half]
         named = _named(f"check of half {half}", executor)
         results = align_table(some, aligner, executor=named, seed=seed, stage="other map")
         poses = Pose.stack([result.pose for result in results])
@@ -86,6 +85,11 @@ def _lost(table: ParticleTable, aligner: Aligner, poses: Pose, *, executor: Exec
     decoys = Decoys.of(aligner, DECOYS, rng=np.random.default_rng(seed))
     found = compete(table, aligner, decoys, poses, executor=executor, seed=seed)
     return np.asarray(found.best_decoy >= found.target)
+
+
+def _sample(count: int) -> int:
+    """Return how many of ``count`` particles are sampled."""
+    return min(max(FEWEST, count // 10), MOST)
 
 
 def _spread(count: int, most: int) -> NDArray[np.int64]:
