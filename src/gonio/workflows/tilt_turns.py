@@ -132,7 +132,9 @@ class _Turns:
         assert made.halves is not None
         mask = self.mask(made.volume)
         fsc = half_map_fsc(made.halves, mask=mask, rng=np.random.default_rng(self.seed))
-        return TiltIteration(number, limit, tilts, table, made, fsc, fsc.box_angstrom / agreed_shell(fsc, mask))
+        shell = agreed_shell(fsc, mask)
+        resolution = fsc.box_angstrom / shell if shell else float("inf")
+        return TiltIteration(number, limit, tilts, table, made, fsc, resolution)
 
     def mask(self, volume: Volume) -> Volume:
         """Return the mask of all FSCs: the one given, or a sphere about the first average."""
