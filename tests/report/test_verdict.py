@@ -10,7 +10,7 @@ import pytest
 
 from gonio.report import Competing, Evidence, Grade, Report, Verdict, html, verdict_of
 
-# Numbers of the five refinements of experiments/verdicts/run.py, as that stores them.
+# Numbers of a good run, like those that experiments/verdicts/run.py stores.
 GOOD = Evidence(
     160,
     units_in_half=80,

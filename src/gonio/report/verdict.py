@@ -2,7 +2,7 @@
 
 Flow: numbers that a job measured (``Evidence``) -> one ``Check`` for each rule that they suffice for -> ``Verdict``,
 which is as good as the worst of its checks and whose sentence is theirs. What the numbers cannot show is doubtful,
-never good. docs/report.md lists the rules and what their thresholds were measured on.
+never good. docs/report.md lists the rules, and runs that they were tried on; thresholds are judgement.
 """
 
 from __future__ import annotations
