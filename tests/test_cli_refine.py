@@ -12,9 +12,8 @@ import pytest
 
 import gonio
 from gonio.cli.app import run
-from gonio.io import read_volume, write_volume
+from gonio.io import read_volume
 from gonio.jobs.splitting import with_half_sets
-from gonio.particle.volume import Volume
 
 pytestmark = pytest.mark.slow
 
@@ -156,13 +155,6 @@ def test_options_that_do_not_fit_are_refused(simulated, tmp_path, capsys, change
 def test_without_a_start_it_says_which_there_are(simulated, tmp_path, capsys):
     said = complaint(capsys, ["refine", f"{simulated}/particles.star", "-o", str(tmp_path / "out")])
     assert all(option in said for option in ("--reference", "--denovo", "--local"))
-
-
-def test_a_map_of_another_box_is_refused_before_anything_is_written(simulated, tmp_path, capsys):
-    write_volume(tmp_path / "mask.mrc", Volume(np.ones((24, 24, 24)) * np.arange(24) / 24, 20.0))
-    said = complaint(capsys, words(simulated, tmp_path / "out", "--mask", str(tmp_path / "mask.mrc")))
-    assert "differ in box" in said
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_particle_that_cannot_be_read_is_named(simulated, tmp_path, capsys):

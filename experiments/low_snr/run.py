@@ -139,7 +139,7 @@ def refine(made: Sample, options: argparse.Namespace, workers: int) -> dict:
     best = agreement(average(made.held, made.truth).volume, made.density, mask)
     print(f"  true poses: {best:.1f} A", flush=True)
     rows = []
-    for one in refined(made.table, (start, start), plan, reference=start, executor=Local(workers)):
+    for one in refined(made.table, (start, start), plan, executor=Local(workers)):
         rows.append(row(one, made, mask))
         print(shown(rows[-1]), flush=True)
     return {"true_poses_angstrom": best, "iterations": rows, "seconds": time.process_time() - begun}
