@@ -19,7 +19,7 @@ from gonio.jobs.simulate_stacks import StackOptions
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.pose import Pose
 from gonio.particle.tilt_series import TiltSeries
-from gonio.simulate import Phantom, Structure
+from gonio.simulate import PHANTOM_NAMES, Phantom, Structure
 from gonio.simulate.slices import Slices
 from gonio.simulate.specimen import Acquisition, GeometryErrors, TrueSeries, scattered_places
 from literal_tilts import alike, literal_series
@@ -77,11 +77,13 @@ def literal_image(table: gonio.ParticleTable, matrix: np.ndarray, shift: np.ndar
     return image
 
 
+@pytest.mark.parametrize("name", PHANTOM_NAMES)
 @pytest.mark.parametrize("edge", [48, 64])
-def test_slices_are_the_exact_projections_of_gaussians(edge, rng):
+def test_slices_are_the_exact_projections_of_gaussians(name, edge, rng):
+    density = Phantom.named(name, box=BOX, voxel_size_angstrom=PIXEL)
     poses = Pose.random(4, rng=rng, max_shift_angstrom=25.0)
-    slices = Slices.of(sharp(), edge=edge, pixel_size_angstrom=PIXEL)
-    exact = sharp().projections(poses, shape_yx=(edge, edge), voxel_size_angstrom=PIXEL)
+    slices = Slices.of(density, edge=edge, pixel_size_angstrom=PIXEL)
+    exact = density.projections(poses, shape_yx=(edge, edge), voxel_size_angstrom=PIXEL)
     made_images = slices.images(slices.spectra(poses.matrix), poses.shift_angstrom[:, :2] / PIXEL + edge // 2)
     assert np.sqrt(((made_images - exact) ** 2).mean() / (exact**2).mean()) < 6e-4
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from gonio import Pose
-from gonio.simulate import Imaging, Phantom, Structure, simulate_subtomogram
+from gonio.simulate import PHANTOM_NAMES, Imaging, Phantom, Structure, simulate_subtomogram
 from gonio.simulate import microscope as m
 from gonio.simulate.slices import Sliced
 
@@ -38,10 +38,10 @@ def sliced(density, **options) -> Sliced:
 
 
 # The error of a window of four points, 4.5e-4 (gonio.kernels.window), and twice that for a finer structure.
-@pytest.mark.parametrize("kind", ["structure", "phantom"])
+@pytest.mark.parametrize("kind", ["structure", *PHANTOM_NAMES])
 def test_slices_are_the_projections_of_the_density_s_own_formula(kind, structure, poses):
-    phantom = Phantom.named("sharp", box=48, voxel_size_angstrom=VOXEL).unframed()
-    density = structure if kind == "structure" else phantom
+    named = {"box": 48, "voxel_size_angstrom": VOXEL}
+    density = structure if kind == "structure" else Phantom.named(kind, **named).unframed()
     wanted = density.projections(poses, shape_yx=SHAPE, voxel_size_angstrom=VOXEL)
     got = sliced(density).projections(poses, shape_yx=SHAPE, voxel_size_angstrom=VOXEL)
     for one, other in zip(got, wanted, strict=True):

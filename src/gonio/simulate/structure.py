@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.pose import Pose
-from gonio.simulate.phantom import RADIUS_IN_SDS, Density, grid_angstrom
+from gonio.simulate.phantom import EXTENT_IN_SDS, RADIUS_IN_SDS, Density, grid_angstrom
 
 if TYPE_CHECKING:
     import gemmi
@@ -121,8 +121,16 @@ class Structure(Density):
     @property
     def radius_angstrom(self) -> float:
         """Radius about the box centre that holds every Gaussian out to two standard deviations of the resolution."""
-        reach = RADIUS_IN_SDS * sd_of_resolution(self.resolution_angstrom)
-        return float(np.linalg.norm(self.centres_xyz_angstrom, axis=1).max()) + reach
+        return self._reach(RADIUS_IN_SDS)
+
+    @property
+    def extent_angstrom(self) -> float:
+        """Radius about the box centre that holds every Gaussian out to four standard deviations of the resolution."""
+        return self._reach(EXTENT_IN_SDS)
+
+    def _reach(self, in_sds: float) -> float:
+        farthest = float(np.linalg.norm(self.centres_xyz_angstrom, axis=1).max())
+        return farthest + in_sds * sd_of_resolution(self.resolution_angstrom)
 
     def density(self, pose: Pose, *, box: int, voxel_size_angstrom: float) -> NDArray[np.float64]:
         """Return the density of the particle at ``pose`` at the voxel centres, shape (n, n, n), order (z, y, x).
