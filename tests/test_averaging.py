@@ -158,6 +158,8 @@ def test_what_cannot_be_averaged_is_refused():
     for half_sets in ([1], [1, 3], [1, 2, 2]):
         with pytest.raises(ValueError, match="half_sets must be 0, 1 or 2 for each of 2 particles"):
             average([volume, volume], POSES[:2], half_sets=np.array(half_sets))
+    rounded = Subtomogram(Volume(volume.volume.data, volume.volume.voxel_size_angstrom * (1.0 + 1e-6)))
+    assert average([volume, rounded], POSES[:2]).volume.box == BOX
 
 
 def beads(box: int) -> Phantom:

@@ -12,6 +12,7 @@ from gonio import jobs
 from gonio.jobs import ListOptions, RunOptions
 from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import ReferenceOptions
+from gonio.workflows import checks
 from listed import BOX, VOXEL_SIZE_ANGSTROM, simulated
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,24 @@ def test_a_map_comes_back_in_the_voxels_and_the_box_of_the_particles(folder):
     assert [one.what.split(" is now")[0] for one in fitting.warnings] == ["the reference", "wide"]
     with pytest.raises(ValueError, match="give --voxel-size where its header is wrong"):
         fitting.fit(gonio.Volume(reference.data, 0.5), "the reference", box=False)
+
+
+def test_a_map_is_resampled_where_alignment_would_refuse_its_voxels(folder):
+    reference = gonio.read_volume(folder / "reference.mrc")
+    fitting = Fitting.to_particles(gonio.read_particles(folder / "particles.star"))
+    rounded = gonio.Volume(reference.data, VOXEL_SIZE_ANGSTROM * 1.0009)
+    assert fitting.fit(rounded, "rounded") is rounded
+    fitting.fit(gonio.Volume(reference.data, VOXEL_SIZE_ANGSTROM * 1.005), "other", box=False)
+    assert [one.what.split(" is now")[0] for one in fitting.warnings] == ["other"]
+
+
+def test_a_list_of_several_voxel_sizes_is_refused_before_alignment(folder):
+    particles = list(gonio.read_particles(folder / "particles.star").particles())
+    volume = gonio.read_volume(folder / "reference.mrc")
+    other = gonio.Subtomogram(gonio.Volume(particles[1].volume.data, VOXEL_SIZE_ANGSTROM * 2), particles[1].wedge)
+    checks.check_voxel_sizes(particles, volume, name="the map")
+    with pytest.raises(ValueError, match="particles 32, the map 16 angstrom; a list must have one"):
+        checks.check_voxel_sizes([particles[0], other], volume, name="the map")
 
 
 def test_alignment_is_the_same_with_finer_voxels_and_the_report_says_so(folder, tmp_path):

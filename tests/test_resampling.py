@@ -287,3 +287,13 @@ def test_mask_writes_a_mask_where_the_map_is(map_path, tmp_path, capsys):
     assert "reaches the faces of the box" in capsys.readouterr().err
     assert run(["mask", str(map_path), "--threshold", "0.4", "--mass", "9", "-o", f"{tmp_path}/no.mrc"]) == 2
     assert "--threshold and --mass exclude each other" in capsys.readouterr().err
+
+
+def test_a_voxel_size_rounded_to_single_precision_is_the_same(tmp_path):
+    volume = blobs(32, 4.3)
+    rounded = float(np.float32(4.3))
+    assert volume.resampled(rounded) is volume
+    np.testing.assert_array_equal(volume.resampled(rounded, box=24).data, volume.cropped(24).data)
+    gonio.write_volume(tmp_path / "a.mrc", volume)
+    made = jobs.map_(tmp_path / "a.mrc", voxel_size_angstrom=4.3, output=tmp_path / "b.mrc")
+    assert made.did == () and np.array_equal(made.volume.data, volume.data)

@@ -27,7 +27,15 @@ from gonio.kernels import insert
 from gonio.kernels.window import OVERSAMPLING, window_transform
 from gonio.particle.pose import Pose, PoseSample
 from gonio.particle.symmetry import Symmetry, split, symmetric
-from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume, background
+from gonio.particle.volume import (
+    VOXEL_SIZE_TOLERANCE,
+    Particle,
+    Subtomogram,
+    TiltStack,
+    Volume,
+    background,
+    same_size,
+)
 from gonio.particle.wedge import NoWedge, SquaredTransferWedge
 
 # Least weight that the map is divided by, as a fraction of the shell's mean: frequencies measured less are damped.
@@ -261,7 +269,8 @@ def _check_alike(particle: Particle, kind: type, box: int, voxel_size_angstrom: 
             "particles must all be of one kind, subtomograms or tilt stacks; got a"
             f" {type(particle).__name__} after a {kind.__name__}"
         )
-    if (particle.box, particle.voxel_size_angstrom) != (box, voxel_size_angstrom):
+    alike = same_size(particle.voxel_size_angstrom, voxel_size_angstrom, tolerance=VOXEL_SIZE_TOLERANCE)
+    if particle.box != box or not alike:
         raise ValueError(
             f"has a box of {particle.box} voxels of {particle.voxel_size_angstrom:g} angstrom, the first one of"
             f" {box} of {voxel_size_angstrom:g}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gonio.particle.volume import MIN_BOX, Volume, background, boxed
+from gonio.particle.volume import MIN_BOX, Volume, background, boxed, same_size
 
 # Frequencies nearer than this to half a turn a voxel have no partner of the other sign.
 UNPARTNERED = 1e-6
@@ -25,7 +25,7 @@ def resampled(volume: Volume, voxel_size_angstrom: float, *, box: int | None = N
     Parameters
     ----------
     voxel_size_angstrom
-        Edge of the new voxels.
+        Edge of the new voxels; where it is the map's own but for rounding, the map's own stays.
     box
         Edge of the result in voxels; None for the even number that is nearest to the same length. What lies beyond the
         map is its background, the mean of its faces.
@@ -39,7 +39,7 @@ def resampled(volume: Volume, voxel_size_angstrom: float, *, box: int | None = N
     if not (np.isfinite(ratio) and ratio > 0):
         raise ValueError(f"voxel_size_angstrom must be a positive number, got {voxel_size_angstrom!r}")
     outside = background(volume.data)
-    if ratio == 1.0:
+    if same_size(voxel_size_angstrom, volume.voxel_size_angstrom):
         return volume if box is None else boxed(volume, box, outside=outside)
     box = box_of_extent(volume, voxel_size_angstrom) if box is None else box
     if box < MIN_BOX:
@@ -56,7 +56,7 @@ def resampled(volume: Volume, voxel_size_angstrom: float, *, box: int | None = N
 
 def box_of_extent(volume: Volume, voxel_size_angstrom: float) -> int:
     """Return the even number of voxels of another size whose length is nearest to the map's; its own for its own."""
-    if voxel_size_angstrom == volume.voxel_size_angstrom:
+    if same_size(voxel_size_angstrom, volume.voxel_size_angstrom):
         return volume.box
     return 2 * round(volume.box_angstrom / (2.0 * voxel_size_angstrom))
 

@@ -243,14 +243,13 @@ class Extraction:
     def check(self) -> None:
         """Raise ValueError or FormatError for what does not fit together."""
         from gonio.io import FormatError
+        from gonio.particle.volume import VOXEL_SIZE_TOLERANCE, same_size
 
         first = next(iter(self.tomograms.values()))
         for tomogram in self.tomograms.values():
-            if abs(tomogram.voxel_size_angstrom / first.voxel_size_angstrom - 1) > 1e-3:
-                problem = (
-                    f"has voxels of {tomogram.voxel_size_angstrom:g} angstrom, {first.path} of"
-                    f" {first.voxel_size_angstrom:g}"
-                )
+            size, other = tomogram.voxel_size_angstrom, first.voxel_size_angstrom
+            if not same_size(size, other, tolerance=VOXEL_SIZE_TOLERANCE):
+                problem = f"has voxels of {size:g} angstrom, {first.path} of {other:g}"
                 raise FormatError(tomogram.path, problem, "extract them one by one, or pass --voxel-size")
         if self.radius_px is not None and self.radius_px >= 0.5 * np.sqrt(3) * (self.cutting.box - 1):
             edge = self.cutting.box * self.voxel_size_angstrom

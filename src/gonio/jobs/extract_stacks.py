@@ -103,14 +103,13 @@ class StackExtraction:
     def check(self) -> None:
         """Raise FormatError or ValueError for what does not fit together."""
         from gonio.io import FormatError
+        from gonio.particle.volume import VOXEL_SIZE_TOLERANCE, same_size
 
         first = next(iter(self.series.values()))
         for name, one in self.series.items():
-            if abs(one.pixel_size_angstrom / first.pixel_size_angstrom - 1) > 1e-3:
-                problem = (
-                    f"has pixels of {one.pixel_size_angstrom:g} angstrom, another series of"
-                    f" {first.pixel_size_angstrom:g}"
-                )
+            size, other = one.pixel_size_angstrom, first.pixel_size_angstrom
+            if not same_size(size, other, tolerance=VOXEL_SIZE_TOLERANCE):
+                problem = f"has pixels of {size:g} angstrom, another series of {other:g}"
                 raise FormatError(one.images[0][0].path, problem, "extract them one by one, or pass --voxel-size")
             if self.cuts.premultiply and one.series.defocus is None:
                 problem = f"does not state the defocus of {name!r}, by whose transfer images are to be multiplied"

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.workflows.inspection import InputWarning
 
-# Particles whose voxels are looked at: lists of several voxel sizes are left to the checks.
+# Particles of which the first that can be read is the measure; whether all are alike is for the checks.
 LOOKED_AT = 3
 
 
@@ -37,14 +37,13 @@ class Fitting:
     def fit(self, map_: Volume, name: str, *, box: bool = True) -> Volume:
         """Return a map in these voxels and this box; without ``box`` one of these voxels stays as it is."""
         from gonio.fourier.resampling import box_of_extent
-        from gonio.particle.volume import MIN_BOX
-        from gonio.workflows.checks import SAME_SIZE
+        from gonio.particle.volume import MIN_BOX, VOXEL_SIZE_TOLERANCE, same_size
         from gonio.workflows.inspection import InputWarning
 
         size, own = self.voxel_size_angstrom, map_.voxel_size_angstrom
-        same = abs(own / size - 1.0) <= SAME_SIZE
+        same = same_size(own, size, tolerance=VOXEL_SIZE_TOLERANCE)
         if same:
-            size = own  # apart from the rounding of headers
+            size = own  # which alignment takes for the same
         if same and (not box or map_.box == self.box):
             return map_
         if box_of_extent(map_, size) < MIN_BOX:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from gonio.particle.pose import Pose
     from gonio.particle.volume import Volume
 
-# What the header of a map may be off by, of a voxel: single precision.
-ROUNDING = 1e-5
-
 
 @dataclass(frozen=True)
 class Mapped:
@@ -41,6 +38,8 @@ class PlacedMap:
 
     def origin_of(self, volume: Volume) -> NDArray[np.float64]:
         """Return where the first voxel of a map with the same centre is: what it shows stays where it was."""
+        from gonio.particle.volume import ROUNDING
+
         half = volume.box // 2 * volume.voxel_size_angstrom
         origin = self.centre_xyz_angstrom - half
         return np.where(np.abs(origin) < ROUNDING * half, 0.0, origin)
@@ -196,8 +195,11 @@ def _changed(
     """Return a map after all that was asked for, and each step in words."""
     from gonio.fourier.resampling import box_of_extent
     from gonio.fourier.transform import shell_limit
+    from gonio.particle.volume import same_size
 
     size = voxel_size or volume.voxel_size_angstrom
+    if same_size(size, volume.voxel_size_angstrom):
+        size = volume.voxel_size_angstrom
     box = box_of_extent(volume, size) if box is None else box
     did: list[str] = []
     if mirror:

@@ -139,19 +139,16 @@ def _read(
     return (one, two), within, weights
 
 
-# Voxel sizes of one map in two headers differ by rounding.
-SAME_VOXELS = 1e-3
-
-
 def _check_alike(one: Volume, other: Volume, path: File) -> None:
     """Raise FormatError where a map differs from the first half map in box or voxel size."""
     from gonio.io import FormatError
+    from gonio.particle.volume import VOXEL_SIZE_TOLERANCE, same_size
 
     if one.box != other.box:
         raise FormatError(
             path, f"has a box of {other.box} voxels, the first half map {one.box}", "give maps of one box"
         )
-    if abs(one.voxel_size_angstrom - other.voxel_size_angstrom) > SAME_VOXELS * one.voxel_size_angstrom:
+    if not same_size(other.voxel_size_angstrom, one.voxel_size_angstrom, tolerance=VOXEL_SIZE_TOLERANCE):
         raise FormatError(
             path,
             f"has voxels of {other.voxel_size_angstrom:g} angstrom, the first half map {one.voxel_size_angstrom:g}",

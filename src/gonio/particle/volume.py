@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 MIN_BOX = 8
 # Edge of each slice in the representation for notebooks.
 NOTEBOOK_PX = 160
+# Relative differences of voxel sizes: rounding in headers of single precision, and what is compared without resampling.
+ROUNDING, VOXEL_SIZE_TOLERANCE = 1e-5, 1e-3
+
+
+def same_size(one_angstrom: float, other_angstrom: float, *, tolerance: float = ROUNDING) -> bool:
+    """Return whether two voxel sizes are one but for a relative difference, by default that of headers' rounding."""
+    return abs(one_angstrom - other_angstrom) <= tolerance * abs(other_angstrom)
 
 
 def _frozen_float32(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ from gonio.fourier.spectrum import Spectrum
 from gonio.fourier.transform import MIN_SHELLS, shell_limit
 from gonio.particle.arguments import described
 from gonio.particle.volume import (
+    VOXEL_SIZE_TOLERANCE,
     Particle,
     Subtomogram,
     TiltStack,
@@ -34,6 +35,7 @@ from gonio.particle.volume import (
     masked,
     masked_volume,
     mean_free_volume,
+    same_size,
     sphere_of,
 )
 from gonio.particle.wedge import NoWedge, Wedge
@@ -48,7 +50,6 @@ from gonio.preparation.noisy_reference import filtered_reference, open_window, t
 from gonio.preparation.restoration import Restorer
 from gonio.settings import Settings
 
-VOXEL_SIZE_TOLERANCE = 1e-3
 # Picked positions are off by an eighth of the diameter to either side at most: a sphere this much wider is enough.
 PICKED_WITHIN = 1.25
 # Estimated diameters are rounded to this fraction of the resolution, less than the difference between two particles of
@@ -349,7 +350,7 @@ class Preparation:
                 f"wrap a volume in gonio.Subtomogram(volume, wedge), got {described(target)}"
             )
         size, own = target.voxel_size_angstrom, self.reference.voxel_size_angstrom
-        if abs(size / own - 1.0) > VOXEL_SIZE_TOLERANCE:
+        if not same_size(size, own, tolerance=VOXEL_SIZE_TOLERANCE):
             raise ValueError(f"voxel sizes differ: target {size:g}, reference {own:g} angstrom; resample one of them")
 
     def _compared_reference(self) -> tuple[Volume, NDArray[np.float64]]:

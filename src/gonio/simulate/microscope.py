@@ -30,7 +30,7 @@ from scipy.spatial.transform import Rotation
 from gonio.particle.arguments import ArgumentError, described
 from gonio.particle.ctf import AMPLITUDE_CONTRAST, Ctf, electron_wavelength_angstrom
 from gonio.particle.pose import Pose
-from gonio.particle.volume import MIN_BOX, Subtomogram, TiltStack, Volume
+from gonio.particle.volume import MIN_BOX, Subtomogram, TiltStack, Volume, same_size
 from gonio.particle.wedge import SingleAxisWedge
 from gonio.simulate.phantom import Density, Phantom
 
@@ -39,8 +39,8 @@ PAPER_CTF = Ctf(40_000.0, 40_000.0, voltage_kv=300.0, spherical_aberration_mm=2.
 # The same lens with the amplitude contrast of ice-embedded protein, without which the lowest shells would be empty.
 DEFAULT_CTF = replace(PAPER_CTF, amplitude_contrast=AMPLITUDE_CONTRAST)
 
-# Defaults where neither imaging nor phantom gives them; a smaller relative difference is rounding.
-DEFAULT_BOX, DEFAULT_VOXEL_SIZE_ANGSTROM, SAME_SIZE = 32, 10.0, 1e-6
+# Defaults where neither imaging nor phantom gives them.
+DEFAULT_BOX, DEFAULT_VOXEL_SIZE_ANGSTROM = 32, 10.0
 
 _MATRIX_ENTRIES = 2**26  # 256 MB of float32, 121 tilts of a box of 64; of larger back-projections a part at a time
 _NO_DISTANCE = 1e-4  # radians, below which the ramp filter is 1/4 to 1e-9
@@ -133,7 +133,7 @@ class Imaging:
         if isinstance(density, Phantom):
             for name in ("box", "voxel_size_angstrom"):
                 own, its = getattr(self, name), getattr(density, name)
-                if None not in (own, its) and abs(own / its - 1.0) > SAME_SIZE:
+                if None not in (own, its) and not same_size(own, its):
                     raise ValueError(
                         f"the phantom was made for {name}={its:g}, the imaging has {name}={own:g}: leave it out of the"
                         " imaging, make the phantom for it, or take phantom.unframed() if another is meant"

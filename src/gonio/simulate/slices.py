@@ -21,13 +21,11 @@ from numpy.typing import NDArray
 
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.particle.pose import Pose
-from gonio.particle.volume import MIN_BOX, Volume
+from gonio.particle.volume import MIN_BOX, ROUNDING, Volume, same_size
 from gonio.simulate.phantom import Density
 
 # Voxels of the transformed density along the edge of a pixel.
 _VOXELS_A_PIXEL = 2
-# A smaller relative difference of sizes and shifts is rounding.
-_SAME_SIZE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -154,13 +152,13 @@ class Sliced(Density):
             Slices were prepared for other pixels, smaller images or smaller shifts.
         """
         edge, size = self.slices.edge, self.slices.pixel_size_angstrom
-        if max(shape_yx) > edge or abs(voxel_size_angstrom / size - 1.0) > _SAME_SIZE:
+        if max(shape_yx) > edge or not same_size(voxel_size_angstrom, size):
             raise ValueError(
                 f"slices were prepared for {edge} pixels of {size:g} angstrom, not for {shape_yx} of"
                 f" {voxel_size_angstrom:g}: prepare others with Sliced.of"
             )
         farthest = float(np.linalg.norm(poses.shift_angstrom, axis=-1).max(initial=0.0))
-        if farthest > self.reach_angstrom * (1.0 + _SAME_SIZE):
+        if farthest > self.reach_angstrom * (1.0 + ROUNDING):
             raise ValueError(
                 f"slices were prepared for shifts up to {self.reach_angstrom:g} angstrom, got {farthest:g}: prepare"
                 " others with Sliced.of"

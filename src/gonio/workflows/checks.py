@@ -23,7 +23,16 @@ from gonio.fourier.transform import MIN_SHELLS, shell_limit
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
-from gonio.particle.volume import Particle, Subtomogram, Volume, masked_volume, mean_within, sphere_of
+from gonio.particle.volume import (
+    VOXEL_SIZE_TOLERANCE,
+    Particle,
+    Subtomogram,
+    Volume,
+    masked_volume,
+    mean_within,
+    same_size,
+    sphere_of,
+)
 from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.workflows.inspection import SURE, InputWarning, no_orientations
 
@@ -40,8 +49,6 @@ HAS_SYMMETRY = 0.75
 ENOUGH_SIGNAL, ENOUGH_SHAPE = 0.5, 0.02
 # At least this fraction of a mask's voxels above 0 is nearly 1, unless the mask is all edge.
 PLATEAU = 0.05
-# Voxel sizes that differ by less are the rounding of headers.
-SAME_SIZE = 0.01
 
 
 def sample_of(table: ParticleTable, count: int = SAMPLE) -> list[Particle]:
@@ -198,13 +205,14 @@ def check_resolution(argument: str, resolution_angstrom: float | None, box: int,
 
 
 def check_voxel_sizes(particles: Sequence[Particle], map_: Volume, *, name: str) -> None:
-    """Raise ValueError where all particles have another voxel size than a map."""
-    sizes, own = [one.voxel_size_angstrom for one in particles], map_.voxel_size_angstrom
-    if sizes and all(abs(size / own - 1.0) > SAME_SIZE for size in sizes):
-        raise ValueError(
-            f"voxel sizes differ: particles {sizes[0]:g}, {name} {own:g} angstrom; resample one of them, or give"
-            " --voxel-size where headers are wrong"
-        )
+    """Raise ValueError where a particle has another voxel size than a map."""
+    own = map_.voxel_size_angstrom
+    for size in (one.voxel_size_angstrom for one in particles):
+        if not same_size(size, own, tolerance=VOXEL_SIZE_TOLERANCE):
+            raise ValueError(
+                f"voxel sizes differ: particles {size:g}, {name} {own:g} angstrom; a list must have one, so extract the"
+                " others again, or give --voxel-size where headers are wrong"
+            )
 
 
 # All of them
