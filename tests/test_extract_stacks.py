@@ -15,11 +15,12 @@ from gonio.io.aligned_series import open_aligned, read_aln, read_xf, xf_series
 from gonio.io.blocks import read_star
 from gonio.io.errors import FormatError
 from gonio.io.mrc import read_mrc, write_stack
+from gonio.io.names import file_stems
 from gonio.io.tilt_geometry import write_changed_tomograms, write_xf
 from gonio.io.tilt_stacks import ListedSeries, write_tomograms
 from gonio.io.tilts import read_tilt_series
 from gonio.jobs import RunOptions
-from gonio.jobs.extract_stacks import StackCuts
+from gonio.jobs.extract_stacks import StackCuts, StackExtraction
 from gonio.jobs.simulate_stacks import StackOptions
 from gonio.particle.tilt_change import TiltChange
 from gonio.particle.tilt_series import Optics, TiltSeries
@@ -498,3 +499,72 @@ def test_broken_series_are_one_error(tilted, capsys, edit, told):
     assert run(line.split()) == 2
     error = capsys.readouterr().err
     assert told in error and "TS_01.star" in error and not (folder / "out").exists()
+
+
+def test_what_tomograms_star_lacks_is_an_error_before_anything_is_cut(tilted, monkeypatch):
+    folder, _ = tilted
+    named = [f"{n}@TS_01.mrcs" for n in (1, 2, 3)]
+    both = [ListedSeries(name, series(), named, PIXEL, (EDGE, EDGE, 80)) for name in ("TS_01", "TS_02")]
+    write_tomograms(folder / "tomograms.star", both)
+    (folder / "tilt_series" / "TS_02.star").unlink()
+    monkeypatch.setattr(StackExtraction, "cut", lambda *_: pytest.fail("was cut"))
+    with pytest.raises(FormatError, match=r"names tilt_series/TS_02.star as the tilt series of 'TS_02', which is not"):
+        extracted(folder)
+    (folder / "picks.star").write_text((folder / "picks.star").read_text().replace("TS_01 62", "TS_09 62"))
+    with pytest.raises(FormatError, match="has no tomogram 'TS_09'"):
+        extracted(folder)
+
+
+def extracted(folder: Path, **options):
+    """Cut stacks at the picks of a folder."""
+    stacks = options.pop("stacks", StackCuts())
+    given = {"output": folder / "out", "box": BOX, "threads": 1, "stacks": stacks, **options}
+    return jobs.extract([folder / "tomograms.star"], folder / "picks.star", **given)
+
+
+def test_names_of_tomograms_with_folders_are_files_in_one_folder(imod, tmp_path):
+    for ending in ("st", "xf", "tlt"):
+        (imod / f"TS_02.{ending}").write_bytes((imod / f"TS_01.{ending}").read_bytes())
+    labels = "_rlnTomoName\n_rlnCenteredCoordinateXAngst\n_rlnCenteredCoordinateYAngst\n_rlnCenteredCoordinateZAngst\n"
+    listed = tmp_path / "picks.star"
+    listed.write_text(f"data_particles\n\nloop_\n{labels}rec/TS_01.mrc 1 2 3\nrec/TS_02.mrc 4 5 6\n")
+    jobs.extract([imod], listed, output=tmp_path / "out", box=BOX, stacks=StackCuts(), threads=1)
+    table = gonio.read_particles(tmp_path / "out" / "particles.star")
+    assert list(table.tomograms) == ["rec/TS_01.mrc", "rec/TS_02.mrc"] and table.load(1).images.shape == (3, BOX, BOX)
+    assert sorted(path.name for path in (tmp_path / "out" / "tilt_series").iterdir()) == ["TS_01.star", "TS_02.star"]
+
+
+def test_files_of_tomograms_of_one_name_in_two_folders_differ():
+    stems = file_stems(["a/TS_01.mrc", "b/TS_01.mrc", "TS 3", "a/TS_01.mrc", ".."])
+    assert stems == {"a/TS_01.mrc": "TS_01", "b/TS_01.mrc": "TS_01_2", "TS 3": "TS_3", "..": "tomogram"}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"voxel_size_angstrom": 4.0}, "states pixels of 5 angstrom for 'TS_01', --voxel-size 4; leave out"),
+        ({"stacks": StackCuts(tomogram_size=(9, 9, 9))}, "states the size of 'TS_01', 160 x 160 x 80 pixels"),
+        (
+            {"stacks": StackCuts(voltage_kv=200.0)},
+            "voltage_kv has no effect, as .*tomograms.star states the microscope",
+        ),
+    ],
+)
+def test_what_contradicts_tomograms_star_is_refused(tilted, options, told):
+    folder, _ = tilted
+    with pytest.raises(ValueError, match=told):
+        extracted(folder, **options)
+    assert not (folder / "out").exists()
+
+
+def test_the_size_of_a_tomogram_may_be_given_where_tomograms_star_does_not_set_it(tilted):
+    folder, _ = tilted
+    named = [f"{n}@TS_01.mrcs" for n in (1, 2, 3)]
+    write_tomograms(folder / "tomograms.star", [ListedSeries("TS_01", series(), named, PIXEL, None)])
+    labels = "_rlnTomoName\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\n_rlnTomoTiltSeriesPixelSize\n"
+    (folder / "picks.star").write_text(f"data_particles\n\nloop_\n{labels}TS_01 90 75 50 {PIXEL}\n")
+    with pytest.raises(FormatError, match="pass --tomogram-size X Y Z"):
+        extracted(folder)
+    extracted(folder, voxel_size_angstrom=PIXEL, stacks=StackCuts(tomogram_size=(EDGE, EDGE, 80)))
+    places = gonio.read_particles(folder / "out" / "particles.star").coordinates_angstrom
+    np.testing.assert_allclose(places, [np.array([90 - 80, 75 - 80, 50 - 40]) * PIXEL])

@@ -5,7 +5,7 @@ import pytest
 
 from gonio.particle.pose import Pose
 from gonio.simulate import Phantom
-from gonio.workflows.extraction import Cutting, cut_out, fraction_outside, normalised
+from gonio.workflows.extraction import Cutting, Scaling, cut_out, fraction_outside
 
 SHAPE = (80, 76, 73)
 
@@ -106,19 +106,27 @@ def test_boxes_that_are_none_are_refused(box, binning, says):
         Cutting(box, binning)
 
 
+def scaled(data, scaling):
+    """Boxes of 2 angstrom, scaled."""
+    mean, scale = scaling.level(data, 2.0)
+    return (data - mean) / scale
+
+
 def test_scaling_is_by_what_it_says():
     rng = np.random.default_rng(4)
     data = rng.normal(3, 2, (16, 16, 16)).astype(np.float32)
     data[6:10, 6:10, 6:10] += 50
-    whole = normalised(data, radius_px=None)
+    whole = scaled(data, Scaling("box"))
     assert whole.mean() == pytest.approx(0, abs=1e-5)
     assert whole.std() == pytest.approx(1, abs=1e-5)
-    outer = normalised(data, radius_px=6.0)
+    outer = scaled(data, Scaling(diameter_angstrom=24.0))
     radius = np.linalg.norm(np.indices(data.shape) - 8, axis=0)
     assert outer[radius > 6].mean() == pytest.approx(0, abs=1e-5)
     assert outer[radius > 6].std() == pytest.approx(1, abs=1e-5)
     assert outer[6:10, 6:10, 6:10].mean() > 20
     with pytest.raises(ValueError, match="all alike"):
-        normalised(np.full((8, 8, 8), 7, np.float32), radius_px=None)
+        Scaling("box").level(np.full((8, 8, 8), 7, np.float32), 2.0)
     with pytest.raises(ValueError, match="no voxel"):
-        normalised(data, radius_px=100.0)
+        Scaling(diameter_angstrom=400.0).level(data, 2.0)
+    np.testing.assert_array_equal(scaled(data, Scaling("box", invert=True)), -whole)
+    np.testing.assert_array_equal(scaled(data, Scaling("none", invert=True)), -data)

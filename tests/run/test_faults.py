@@ -221,7 +221,7 @@ def test_markers_have_short_names_of_their_own(folder, tmp_path):
 
 @pytest.mark.parametrize("name", LONG)
 def test_subtomograms_have_short_names_in_their_folder(folder, tmp_path, name):
-    cut = Extraction(named(folder, ["1"], [name]), {}, None, "imod", "none", None, False, False)
+    cut = Extraction(named(folder, ["1"], [name]), {}, None, None, "imod", float16=False)
     path = tmp_path / cut.image(0)
     assert path.resolve().parent.parent == tmp_path / "subtomograms"
     path.parent.mkdir(parents=True)

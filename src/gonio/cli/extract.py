@@ -53,11 +53,21 @@ LARGEST_EDGE = 4096
     premultiply=typer.Option(
         "--premultiply", help="Multiply tilt images by their CTF and their decay with dose, as RELION does."
     ),
-    voltage_kv=typer.Option("--voltage", metavar="KV", help="Of IMOD's and AreTomo's series, kilovolts."),
-    spherical_aberration_mm=typer.Option("--cs", metavar="MM", help="Of these, spherical aberration, millimetres."),
-    amplitude_contrast=typer.Option("--amplitude-contrast", metavar="Q", help="Of these, amplitude contrast."),
+    voltage_kv=typer.Option(
+        "--voltage",
+        metavar="KV",
+        help="Of IMOD's and AreTomo's series, which do not state it, kilovolts. Default: 300.",
+    ),
+    spherical_aberration_mm=typer.Option(
+        "--cs", metavar="MM", help="Of these, spherical aberration, millimetres. Default: 2.7."
+    ),
+    amplitude_contrast=typer.Option(
+        "--amplitude-contrast", metavar="Q", help="Of these, amplitude contrast. Default: 0.07."
+    ),
     tomogram_size=typer.Option(
-        "--tomogram-size", metavar="X Y Z", help="Of these, size of the tomograms in pixels of the tilt series."
+        "--tomogram-size",
+        metavar="X Y Z",
+        help="Of these, and of tomograms.star where it is not set, size of the tomograms in pixels of the tilt series.",
     ),
 )
 def extract(done: Extracted, *, output: Path) -> None:
@@ -93,18 +103,19 @@ def extract(done: Extracted, *, output: Path) -> None:
         if table.coordinates_from == "centre" and any(n % 2 for n in tomogram.shape_zyx):
             say(f"  odd edges: the centre that coordinates start at lies between two voxels (--centre {job.centre})")
     left = sorted({*range(len(table))} - {*rows})
-    padded = np.flatnonzero(done.outside > 0)
+    padded = [row for row in rows if done.outside[row] > 0]
     if left:
         say(f"left out, as their boxes stick out: {names_of(table, np.array(left))}")
-    if len(padded):
-        say(f"filled with their mean where they stick out: {names_of(table, padded)} (gonioOutside states how much)")
+    if padded:
+        names = names_of(table, np.array(padded))
+        say(f"filled with their mean where they stick out: {names} (gonioOutside states how much)")
     if job.mirror:
         say("tilts were read reversed: boxes, angles and positions are those of the tomograms' mirror image in z")
-    contrast = "flipped" if job.invert else "as in the tomogram"
+    contrast = "flipped" if job.scaling.invert else "as in the tomogram"
     scaled = {"none": "not scaled", "box": "mean 0 and sd 1", "outside": "mean 0 and sd 1 outside of the particle"}
     say(
         f"wrote {len(rows)} subtomograms of {job.cutting.box}^3 voxels of {job.voxel_size_angstrom:g} A, contrast"
-        f" {contrast}, {scaled[job.normalise]}: {output / 'particles.star'}"
+        f" {contrast}, {scaled[job.scaling.normalise]}: {output / 'particles.star'}"
     )
 
 
@@ -122,5 +133,5 @@ def _say_stacks(job: StackExtraction, done: Extracted, output: Path) -> None:
     how = "multiplied by their CTF" if job.cuts.premultiply else "not multiplied by their CTF"
     say(
         f"wrote {len(done.rows)} stacks of {job.cutting.box}^2 pixels of {job.voxel_size_angstrom:g} A, contrast"
-        f" {'flipped' if job.invert else 'as in the images'}, {how}: {output / 'particles.star'}"
+        f" {'flipped' if job.scaling.invert else 'as in the images'}, {how}: {output / 'particles.star'}"
     )

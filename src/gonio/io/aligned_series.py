@@ -32,7 +32,8 @@ from gonio.io.text import plain_float
 from gonio.io.tilt_files import read_tilts
 from gonio.io.tilts import PIXEL, SIZES, matrix_offsets, read_tilt_series, tilt_block
 from gonio.io.tomogram import Tomogram, open_images
-from gonio.particle.tilt_series import Optics, TiltSeries
+from gonio.particle.tilt_series import TiltSeries
+from gonio.particle.volume import VOXEL_SIZE_TOLERANCE, same_size
 
 _STACKS = re.compile(r"\.(st|mrc|mrcs|ali)$", re.IGNORECASE)
 _ALN_COLUMNS = ("SEC", "ROT", "GMAG", "TX", "TY", "SMEAN", "SFIT", "SCALE", "BASE", "TILT")
@@ -83,7 +84,6 @@ def open_aligned(
     names: Sequence[str],
     *,
     pixel_size_angstrom: float | None = None,
-    optics: Optics | None = None,
     size_px: tuple[int, int, int] | None = None,
     permissive: bool = False,
 ) -> dict[str, AlignedSeries]:
@@ -95,39 +95,37 @@ def open_aligned(
         One tomograms.star; or IMOD's stacks, or folders of them, which tomograms find by name.
     names
         Names of the tomograms.
-    pixel_size_angstrom, optics, size_px
-        In place of, or where, files do not state them.
+    pixel_size_angstrom
+        For stacks in place of what their headers state; for tomograms.star where it does not state it.
+    size_px
+        Size of every tomogram in pixels of the tilt series, xyz, where no file states it.
     permissive
         Read MRC files with broken headers.
 
     Raises
     ------
     FormatError
-        A file is missing or broken, or does not state what is needed.
+        A file is missing or broken, does not state what is needed, or states something else than what is given.
     """
     if len(paths) == 1 and paths[0].suffix.lower() == ".star":
         star = read_star(paths[0])
-        made = {name: _of_relion(star, name, pixel_size_angstrom, permissive=permissive) for name in names}
-    else:
-        files = [file for path in paths for file in (_stacks_in(path) if path.is_dir() else [path])]
-        found = match(tuple(names), tuple(map(str, files)))
-        made = {
-            name: _of_imod(Path(found[name]), pixel_size_angstrom, size_px, permissive=permissive) for name in names
-        }
-    for name, one in made.items():
-        if optics is not None and one.series.optics is None:
-            made[name] = replace(one, series=replace(one.series, optics=optics))
-    return made
+        return {name: _of_relion(star, name, pixel_size_angstrom, size_px, permissive=permissive) for name in names}
+    files = [file for path in paths for file in (_stacks_in(path) if path.is_dir() else [path])]
+    found = match(tuple(names), tuple(map(str, files)))
+    return {name: _of_imod(Path(found[name]), pixel_size_angstrom, size_px, permissive=permissive) for name in names}
 
 
 # RELION
 
 
-def _of_relion(star: Star, name: str, pixel_size: float | None, *, permissive: bool) -> AlignedSeries:
+def _of_relion(
+    star: Star, name: str, pixel_size: float | None, size_px: tuple[int, int, int] | None, *, permissive: bool
+) -> AlignedSeries:
     series, tilts, row = read_tilt_series(star, name), *tilt_block(star, name)
-    if pixel_size is None and PIXEL not in row:
-        raise FormatError(star.path, f"does not state {PIXEL} of {name!r}", "pass --voxel-size ANGSTROM")
-    size = float(row.numbers(PIXEL)[0]) if pixel_size is None else pixel_size
+    size, stated = _relion_pixel(star, name, row, pixel_size), _relion_size(row)
+    if size_px is not None and stated is not None and size_px != stated:
+        problem = f"states the size of {name!r}, {' x '.join(map(str, stated))} pixels (x, y, z)"
+        raise FormatError(star.path, problem, "leave out --tomogram-size, or correct the file")
     images = _relion_images(star, tilts, size, permissive=permissive)
     offsets = matrix_offsets(tilts)
     if offsets is not None:
@@ -142,7 +140,20 @@ def _of_relion(star: Star, name: str, pixel_size: float | None, *, permissive: b
         raise FormatError(tilts.path, problem, "align the tilt series first")
     # Stacks that are cut now are cut with this geometry.
     now = replace(series, cut_projections_xyz=None, cut_defocus=None, shift_since_cut_angstrom=None)
-    return AlignedSeries(now, images, size, _relion_size(row), star.path)
+    return AlignedSeries(now, images, size, stated or size_px, star.path)
+
+
+def _relion_pixel(star: Star, name: str, row: Block, given: float | None) -> float:
+    """Return the pixel size of a tilt series; an error where none is known, or another is given than is stated."""
+    if PIXEL not in row:
+        if given is None:
+            raise FormatError(star.path, f"does not state {PIXEL} of {name!r}", "pass --voxel-size ANGSTROM")
+        return given
+    stated = float(row.numbers(PIXEL)[0])
+    if given is not None and not same_size(given, stated, tolerance=VOXEL_SIZE_TOLERANCE):
+        problem = f"states pixels of {stated:g} angstrom for {name!r}, --voxel-size {given:g}"
+        raise FormatError(star.path, problem, "leave out --voxel-size, or correct the file")
+    return stated
 
 
 def _relion_size(row: Block) -> tuple[int, int, int] | None:

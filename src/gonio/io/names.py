@@ -8,7 +8,7 @@ in the file's name (``17`` in ``tomo_017.rec``). One tomogram and one file belon
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
 ENDINGS = frozenset(
@@ -17,6 +17,9 @@ ENDINGS = frozenset(
         *("tomostar", "tlt", "rawtlt", "mdoc", "star", "tif", "tiff", "eer"),
     ]
 )
+
+# What the names of files are made of here, and how long they may be.
+_ODD, _LONGEST = re.compile(r"[^0-9A-Za-z._+-]+"), 100
 
 # Warp states the pixel size in the names of its reconstructions.
 PIXEL = re.compile(r"_\d+(\.\d+)?Apx$", re.IGNORECASE)
@@ -30,6 +33,21 @@ def stem(name: str) -> str:
         if not shorter or ending.lower() not in ENDINGS:
             return short
         short = shorter
+
+
+def file_stems(tomograms: Iterable[str]) -> dict[str, str]:
+    """Return for each tomogram what its files may be called: without folder and endings, and each another."""
+    stems: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(tomograms):
+        plain = _ODD.sub("_", stem(name)).lstrip(".")[:_LONGEST] or "tomogram"
+        found, number = plain, 1
+        while found in taken:
+            number += 1
+            found = f"{plain}_{number}"
+        stems[name] = found
+        taken.add(found)
+    return stems
 
 
 def tomostar(name: str) -> str:

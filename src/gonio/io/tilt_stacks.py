@@ -22,6 +22,7 @@ from gonio.io.blocks import Block, Star, write_star
 from gonio.io.conversion import TomogramSizes, WriteOptions
 from gonio.io.errors import FormatError
 from gonio.io.lists import write_particles
+from gonio.io.names import file_stems
 from gonio.io.relion import BINNING, IMAGE_PIXEL, SERIES_PIXEL
 from gonio.io.source import PREMULTIPLIED, STACKS
 from gonio.io.star import OPTIMISATION_SET
@@ -84,7 +85,8 @@ def write_tomograms(path: Path, listed: Sequence[ListedSeries]) -> tuple[Path, .
     FormatError
         If a series states no optics or shifts, or a file cannot be written.
     """
-    files = [path.parent / FOLDER / f"{one.name}.star" for one in listed]
+    stems = file_stems(one.name for one in listed)
+    files = [path.parent / FOLDER / f"{stems[one.name]}.star" for one in listed]
     for file, one in zip(files, listed, strict=True):
         file.parent.mkdir(exist_ok=True)
         write_star(file, Star(file, (Block(file, one.name, _tilts(file, one)),), version=_VERSION))

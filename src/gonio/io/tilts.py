@@ -89,7 +89,7 @@ def tilt_block(tomograms: Star, name: str) -> tuple[Block, Block]:
     """
     overview = tomograms.find("global")
     if overview is None or name not in overview.text("rlnTomoName"):
-        raise FormatError(tomograms.path, f"has no tomogram {name!r}", "pass --tomograms with the list it belongs to")
+        raise FormatError(tomograms.path, f"has no tomogram {name!r}", "give the list it belongs to")
     row = overview.take([list(overview.text("rlnTomoName")).index(name)])
     tilts = _tilts(tomograms, row, name)
     if len(tilts) == 0:
@@ -197,7 +197,10 @@ def _tilts(tomograms: Star, row: Block, name: str) -> Block:
         problem = f"has neither a block data_{name} nor a column rlnTomoTiltSeriesStarFile"
         raise FormatError(tomograms.path, problem, "pass --tomograms with a complete list")
     token = row.text("rlnTomoTiltSeriesStarFile")[0]
-    path = locate(token, tomograms.path.parent) or tomograms.path.parent / token
+    path = locate(token, tomograms.path.parent)
+    if path is None:
+        problem = f"names {token} as the tilt series of {name!r}, which is not there"
+        raise FormatError(tomograms.path, problem, "put it there, or leave this tomogram out of the file")
     star = read_star(path)
     block = star.find(name) or (star.blocks[0] if len(star.blocks) == 1 else None)
     if block is None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.io.source import REVERSED, TILT_SENSE
-from gonio.jobs.extract_stacks import StackCuts, StackExtraction, folder_name
+from gonio.jobs.extract_stacks import StackCuts, StackExtraction
 from gonio.jobs.files import write_settings
 from gonio.jobs.options import File, wedge_of
 from gonio.jobs.running import thread_count
@@ -23,14 +23,12 @@ from gonio.run.executor import Chosen, Local, Progress, silent
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
-    from gonio.io.aligned_series import AlignedSeries
     from gonio.io.tomogram import Tomogram
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
-    from gonio.workflows.extraction import Cutting
+    from gonio.workflows.extraction import Cutting, Scaling
 
 EDGES = ("pad", "skip", "refuse")
-NORMALISATIONS = ("outside", "box", "none")
 NAMED = 10  # particles that are named one by one
 
 
@@ -88,8 +86,7 @@ def extract(
     invert
         Flip the contrast.
     normalise, diameter_angstrom
-        One of ``NORMALISATIONS``: mean 0 and standard deviation 1 outside a sphere of this diameter (angstrom; None
-        for the largest that fits), or of the whole box.
+        How boxes are scaled, as in ``gonio.workflows.extraction.Scaling``.
     edge
         One of ``EDGES``: fill boxes that stick out with their mean, leave them out, or stop.
     centre
@@ -111,13 +108,11 @@ def extract(
         Cut stacks of tilt images, and how.
     """
     from gonio.io.conversion import CENTRES
-    from gonio.io.wedges import tilt_wedges
     from gonio.particle.tilt_series import Weighting
-    from gonio.workflows.extraction import Cutting
+    from gonio.workflows.extraction import Cutting, Scaling
 
     for argument, value, known in (
         ("edge", edge, EDGES),
-        ("normalise", normalise, NORMALISATIONS),
         ("centre", centre, tuple(CENTRES)),
         ("tilt_weights", tilt_weights, tuple(Weighting)),
     ):
@@ -125,50 +120,21 @@ def extract(
     if tilt_files and tilt_range_deg:
         raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
     wedge_of(tilt_range_deg, axis_deg)  # which checks the range
-    table = _read_list(Path(particles), pixel_size_angstrom)
-    if stacks is not None:
+    table, scaling = _read_list(Path(particles), pixel_size_angstrom), Scaling(normalise, diameter_angstrom, invert)
+    paths = list(map(Path, tomograms))
+    job: Extraction | StackExtraction
+    if stacks is None:
+        tilts = Tilts(tuple(map(Path, tilt_files or ())), tilt_weights, tilt_range_deg, axis_deg)
+        opened = _opened(table, paths, voxel_size_angstrom, permissive=permissive)
+        mirror = reverse_tilts or table.tilt_sense != AS_LISTED
+        job = Extraction(table, opened, Cutting(box, binning), scaling, centre, float16, mirror, tilts)
+    else:
         _refuse_of_tilts(tilt_files=tilt_files, tilt_range_deg=tilt_range_deg, reverse_tilts=reverse_tilts)
         _refuse_of_tilts(tilt_weights=tilt_weights != "plain", tilt_sense=table.tilt_sense != AS_LISTED)
-        series = _opened_series(table, list(map(Path, tomograms)), voxel_size_angstrom, stacks, permissive=permissive)
+        series = stacks.opened(table, paths, voxel_size_angstrom, permissive=permissive)
         cutting = Cutting(box, binning, padding=box // 2)
-        made = StackExtraction(table, series, cutting, stacks, centre, normalise, diameter_angstrom, invert, float16)
-        return _cut_stacks(made, Path(output), edge, threads, overwrite=overwrite, progress=progress)
-    opened = _opened(table, list(map(Path, tomograms)), voxel_size_angstrom, permissive=permissive)
-    cutting, mirror = Cutting(box, binning), reverse_tilts or table.tilt_sense != AS_LISTED
-    job = Extraction(table, opened, cutting, centre, normalise, diameter_angstrom, invert, float16, mirror)
-    job.check()
-    files = list(map(Path, tilt_files or ()))
-    if files:  # raises for those that do not fit: better now than after an hour of cutting
-        tilt_wedges(tuple(opened), files, weighting=tilt_weights)
-    with result_folder(Path(output), overwrite=overwrite) as folder:
-        job.folder = folder
-        chosen = job.chosen(edge)
-        outside = np.zeros(len(table))
-        with progress("extracting", len(chosen), 0) as done:
-            cut = Local(thread_count(threads))("extracting", Chosen(job.cut, chosen), len(chosen), keep=False)
-            for number, (row, fraction) in enumerate(zip(chosen, cut, strict=True), 1):
-                outside[row] = fraction
-                done(number)
-        job.write_list(chosen, outside, files, tilt_weights, (*tilt_range_deg, axis_deg) if tilt_range_deg else None)
-        settings = {
-            "box": box,
-            "binning": binning,
-            "voxel_size_angstrom": job.voxel_size_angstrom,
-            "contrast": "flipped" if invert else "as in the tomogram",
-            "normalise": normalise,
-            "diameter_angstrom": diameter_angstrom,
-            "edge": edge,
-            "centre": centre,
-            "tilt_range_deg": tilt_range_deg,
-            "tilt_axis_deg": axis_deg,
-            "tilts": tuple(files),
-            "tilt_weights": tilt_weights,
-            "tilt_sense": REVERSED if mirror else AS_LISTED,
-            "float16": float16,
-            "tomograms": {name: str(tomogram.path) for name, tomogram in opened.items()},
-        }
-        write_settings(folder / "settings.toml", settings, inputs=table.files)
-    return Extracted(job, chosen, outside)
+        job = StackExtraction(table, series, cutting, scaling, centre, float16, stacks)
+    return _cut(job, Path(output), edge, threads, overwrite=overwrite, progress=progress)
 
 
 def _refuse_of_tilts(**given: object) -> None:
@@ -178,37 +144,37 @@ def _refuse_of_tilts(**given: object) -> None:
             raise ArgumentError("{} has no meaning for {}: leave it out", argument, "stacks")
 
 
-def _opened_series(
-    table: ParticleTable, paths: list[Path], pixel_size: float | None, stacks: StackCuts, *, permissive: bool
-) -> dict[str, AlignedSeries]:
-    from gonio.io.aligned_series import open_aligned
-
-    names = tuple(dict.fromkeys(table.tomograms))
-    return open_aligned(
-        paths,
-        names,
-        pixel_size_angstrom=pixel_size,
-        optics=stacks.optics,
-        size_px=stacks.tomogram_size,
-        permissive=permissive,
-    )
-
-
-def _cut_stacks(
-    job: StackExtraction, output: Path, edge: str, threads: int | None, *, overwrite: bool, progress: Progress
+def _cut(
+    job: Extraction | StackExtraction,
+    output: Path,
+    edge: str,
+    threads: int | None,
+    *,
+    overwrite: bool,
+    progress: Progress,
 ) -> Extracted:
-    """Cut and write stacks and their lists into a new folder."""
+    """Write the lists and cut every particle into a new folder."""
     job.check()
+    chosen = job.chosen(edge)
     with result_folder(output, overwrite=overwrite) as folder:
         job.folder = folder
-        chosen = job.chosen(edge)
+        job.write_lists(chosen)  # what they cannot state is better known now than after an hour of cutting
         with progress("extracting", len(chosen), 0) as done:
             cut = Local(thread_count(threads))("extracting", Chosen(job.cut, chosen), len(chosen), keep=False)
             for number, _ in enumerate(cut, 1):
                 done(number)
-        job.write_lists(chosen)
         write_settings(folder / "settings.toml", job.settings(edge), inputs=job.inputs)
-    return Extracted(job, chosen, np.array([1.0 - shown.mean() for shown in job.visible]))
+    return Extracted(job, chosen, job.outside)
+
+
+@dataclass(frozen=True)
+class Tilts:
+    """What the new list states of the tilts: files and their weights, or a range and the direction of its axis."""
+
+    files: tuple[Path, ...] = ()
+    weights: str = "plain"
+    range_deg: tuple[float, float] | None = None
+    axis_deg: float = 90.0
 
 
 @dataclass
@@ -218,27 +184,17 @@ class Extraction:
     table: ParticleTable
     tomograms: dict[str, Tomogram]
     cutting: Cutting
+    scaling: Scaling
     centre: str
-    normalise: str
-    diameter_angstrom: float | None
-    invert: bool
     float16: bool
     mirror: bool = False
+    tilts: Tilts = Tilts()
     folder: Path = field(default_factory=Path)
 
     @property
     def voxel_size_angstrom(self) -> float:
         """Voxel size of the subtomograms."""
         return self.cutting.binning * next(iter(self.tomograms.values())).voxel_size_angstrom
-
-    @property
-    def radius_px(self) -> float | None:
-        """Radius of the sphere outside of which boxes are scaled; None for the whole box."""
-        if self.normalise != "outside":
-            return None
-        if self.diameter_angstrom is None:
-            return 0.5 * self.cutting.box - 0.5
-        return 0.5 * self.diameter_angstrom / self.voxel_size_angstrom
 
     def check(self) -> None:
         """Raise ValueError or FormatError for what does not fit together."""
@@ -251,14 +207,7 @@ class Extraction:
             if not same_size(size, other, tolerance=VOXEL_SIZE_TOLERANCE):
                 problem = f"has voxels of {size:g} angstrom, {first.path} of {other:g}"
                 raise FormatError(tomogram.path, problem, "extract them one by one, or pass --voxel-size")
-        if self.radius_px is not None and self.radius_px >= 0.5 * np.sqrt(3) * (self.cutting.box - 1):
-            edge = self.cutting.box * self.voxel_size_angstrom
-            raise ArgumentError(
-                "{} {got:g} leaves nothing of a box of {edge:g} angstrom",
-                "diameter_angstrom",
-                got=self.diameter_angstrom,
-                edge=edge,
-            )
+        self.scaling.check(self.cutting.box, self.voxel_size_angstrom, dimensions=3)
 
     @cached_property
     def positions_zyx(self) -> NDArray[np.float64]:
@@ -285,7 +234,7 @@ class Extraction:
         ValueError
             If a box lies outside of its tomogram, or sticks out where that is refused, or none is left.
         """
-        outside = self._outside()
+        outside = self.outside
         lost = np.flatnonzero(outside >= 1.0)
         if len(lost) and edge != "skip":
             raise ArgumentError(
@@ -307,7 +256,9 @@ class Extraction:
             raise ArgumentError(what, "pixel_size_angstrom", "centre", "box")
         return rows
 
-    def _outside(self) -> NDArray[np.float64]:
+    @cached_property
+    def outside(self) -> NDArray[np.float64]:
+        """The fraction of each particle's box that lies outside of its tomogram, (m,)."""
         from gonio.workflows.extraction import fraction_outside
 
         return np.array(
@@ -319,22 +270,26 @@ class Extraction:
 
     def image(self, row: int) -> str:
         """Return the file of a particle's subtomogram, as seen from the folder."""
-        return f"subtomograms/{folder_name(self.table.tomograms[row])}/{row + 1:06d}.mrc"
+        return f"subtomograms/{self._stems[self.table.tomograms[row]]}/{row + 1:06d}.mrc"
 
-    def cut(self, row: int) -> float:
-        """Cut, scale and write one subtomogram; return the fraction of its box that lay outside."""
+    @cached_property
+    def _stems(self) -> dict[str, str]:
+        from gonio.io.names import file_stems
+
+        return file_stems(self.table.tomograms)
+
+    def cut(self, row: int) -> None:
+        """Cut, scale and write one subtomogram."""
         from gonio.alignment.particle_list import ParticleError
         from gonio.io import FormatError, write_volume
         from gonio.particle.volume import Volume
-        from gonio.workflows.extraction import cut_out, normalised
+        from gonio.workflows.extraction import cut_out
 
-        tomogram = self.tomograms[self.table.tomograms[row]]
+        tomogram, size = self.tomograms[self.table.tomograms[row]], self.voxel_size_angstrom
         try:
-            cut = cut_out(tomogram.cut, tomogram.shape_zyx, self.positions_zyx[row], self.cutting)
-            data = -cut.data if self.invert else cut.data
-            if self.normalise != "none":
-                data = normalised(data, radius_px=self.radius_px)
-            made = self._in_frame(Volume(data, self.voxel_size_angstrom))
+            data = cut_out(tomogram.cut, tomogram.shape_zyx, self.positions_zyx[row], self.cutting).data
+            mean, scale = self.scaling.level(data, size)
+            made = self._in_frame(Volume((data - mean) / scale, size))
         except FormatError:
             raise
         except ValueError as error:
@@ -342,7 +297,6 @@ class Extraction:
         target = self.folder / self.image(row)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_volume(target, made, half_precision=self.float16)
-        return cut.outside
 
     def _in_frame(self, box: Volume) -> Volume:
         """Return a box of the tomogram in the frame of the new list: mirrored in z where tilts are reversed."""
@@ -358,23 +312,17 @@ class Extraction:
             places[:, 2] -= 2.0 * np.array([self._place_angstrom(row)[2] for row in rows])
         return places
 
-    def write_list(
-        self,
-        rows: Sequence[int],
-        outside: NDArray[np.float64],
-        tilts: Sequence[Path],
-        weighting: str,
-        tilt_range_deg: tuple[float, float, float] | None,
-    ) -> None:
+    def write_lists(self, rows: Sequence[int]) -> None:
         """Write particles.star, and the weights of its tomograms where tilt files were given."""
         from gonio.io.extracted import write_extracted
 
         chosen = self.table[list(rows)]
-        columns = {**chosen.columns, "outside": np.round(outside[list(rows)], 4)}
+        columns = {**chosen.columns, "outside": np.round(self.outside[list(rows)], 4)}
         columns.pop(TILT_SENSE, None)  # boxes are of the right sense now
-        if self.mirror and tilt_range_deg is not None:
-            low, high, axis = tilt_range_deg
-            tilt_range_deg = (-high, -low, axis)
+        stated = None
+        if self.tilts.range_deg is not None:
+            low, high = self.tilts.range_deg
+            stated = (-high, -low, self.tilts.axis_deg) if self.mirror else (low, high, self.tilts.axis_deg)
         write_extracted(
             self.folder / "particles.star",
             replace(chosen, columns=columns),
@@ -387,20 +335,20 @@ class Extraction:
                 for name, tomogram in self.tomograms.items()
             },
             centre=self.centre,
-            wedges=self._wedges(rows, tilts, weighting) if tilts else None,
-            tilt_range_deg=tilt_range_deg,
+            wedges=self._wedges(rows) if self.tilts.files else None,
+            tilt_range_deg=stated,
             mirrored=self.mirror,
         )
 
-    def _wedges(self, rows: Sequence[int], tilts: Sequence[Path], weighting: str) -> list[str]:
+    def _wedges(self, rows: Sequence[int]) -> list[str]:
         """Write weights for each tomogram, or particle where depth matters; return the file of each particle."""
         from gonio.io import write_volume
         from gonio.io.wedges import tilt_wedges
         from gonio.particle.tilt_series import Weighting
         from gonio.particle.volume import Volume
 
-        names = tuple(self.tomograms)
-        of_tomogram = dict(zip(names, tilt_wedges(names, tilts, weighting=weighting), strict=True))
+        names, weighting = tuple(self.tomograms), self.tilts.weights
+        of_tomogram = dict(zip(names, tilt_wedges(names, self.tilts.files, weighting=weighting), strict=True))
         listed, written = [], set()
         for row in rows:
             name, image = self.table.tomograms[row], Path(self.image(row))
@@ -424,6 +372,31 @@ class Extraction:
         tomogram = self.tomograms[self.table.tomograms[row]]
         centre = CENTRES[self.centre](np.array(tomogram.shape_zyx, dtype=np.float64))
         return (self.positions_zyx[row] - centre)[::-1] * tomogram.voxel_size_angstrom
+
+    def settings(self, edge: str) -> dict[str, object]:
+        """Return the settings of the run."""
+        return {
+            "box": self.cutting.box,
+            "binning": self.cutting.binning,
+            "voxel_size_angstrom": self.voxel_size_angstrom,
+            "contrast": "flipped" if self.scaling.invert else "as in the tomogram",
+            "normalise": self.scaling.normalise,
+            "diameter_angstrom": self.scaling.diameter_angstrom,
+            "edge": edge,
+            "centre": self.centre,
+            "tilt_range_deg": self.tilts.range_deg,
+            "tilt_axis_deg": self.tilts.axis_deg,
+            "tilts": self.tilts.files,
+            "tilt_weights": self.tilts.weights,
+            "tilt_sense": REVERSED if self.mirror else AS_LISTED,
+            "float16": self.float16,
+            "tomograms": {name: str(tomogram.path) for name, tomogram in self.tomograms.items()},
+        }
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files of the list."""
+        return self.table.files
 
 
 def _read_list(path: Path, pixel_size: float | None) -> ParticleTable:

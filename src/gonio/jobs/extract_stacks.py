@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
     from gonio.io.tilt_stacks import ListedSeries
     from gonio.particle.table import ParticleTable
     from gonio.particle.tilt_series import Optics
-    from gonio.workflows.extraction import Cutting
+    from gonio.workflows.extraction import Cutting, Scaling
 
 
 _NAMED = 10  # particles that are named one by one
-# Characters of a tomogram's name in that of its folder.
-_MOST_OF_A_NAME = 100
+# Voltage (kV), spherical aberration (mm) and amplitude contrast of a microscope of which nothing is known.
+USUAL = (300.0, 2.7, 0.07)
 
 
 @dataclass(frozen=True)
@@ -37,23 +36,46 @@ class StackCuts:
     premultiply
         Multiply images by their contrast transfer, scale and decay with dose, as RELION and WarpTools do.
     voltage_kv, spherical_aberration_mm, amplitude_contrast
-        The microscope.
+        The microscope of series that do not state it; None for 300 kV, 2.7 mm and 0.07.
     tomogram_size
-        Size of every tomogram in pixels of the tilt series, x, y, z.
+        Size of every tomogram in pixels of the tilt series, x, y, z, where no file states it.
     """
 
     premultiply: bool = False
-    voltage_kv: float = 300.0
-    spherical_aberration_mm: float = 2.7
-    amplitude_contrast: float = 0.07
+    voltage_kv: float | None = None
+    spherical_aberration_mm: float | None = None
+    amplitude_contrast: float | None = None
     tomogram_size: tuple[int, int, int] | None = None
 
+    def opened(
+        self, table: ParticleTable, paths: Sequence[Path], pixel_size: float | None, *, permissive: bool
+    ) -> dict[str, AlignedSeries]:
+        """Open the series of a list's tomograms, each with its optics.
+
+        Raises
+        ------
+        ArgumentError
+            A microscope is given, and the files state it.
+        """
+        from gonio.io.aligned_series import open_aligned
+
+        names, size = tuple(dict.fromkeys(table.tomograms)), self.tomogram_size
+        made = open_aligned(paths, names, pixel_size_angstrom=pixel_size, size_px=size, permissive=permissive)
+        given = [one for one in ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast") if getattr(self, one)]
+        for name, one in made.items():
+            if one.series.optics is None:
+                made[name] = replace(one, series=replace(one.series, optics=self._optics))
+            elif given:
+                what = "{} has no effect, as {path} states the microscope: leave it out"
+                raise ArgumentError(what, given[0], path=one.tomograms_path)
+        return made
+
     @property
-    def optics(self) -> Optics:
-        """The microscope of series that do not state it."""
+    def _optics(self) -> Optics:
         from gonio.particle.tilt_series import Optics
 
-        return Optics(self.voltage_kv, self.spherical_aberration_mm, self.amplitude_contrast)
+        given = (self.voltage_kv, self.spherical_aberration_mm, self.amplitude_contrast)
+        return Optics(*(usual if one is None else one for one, usual in zip(given, USUAL, strict=True)))
 
 
 @dataclass
@@ -66,19 +88,17 @@ class StackExtraction:
         Box and binning; the padding holds what the lens spreads.
     centre
         Which point is a tomogram's centre, a key of ``gonio.io.conversion.CENTRES``, for positions from the corner.
-    normalise, diameter_angstrom, invert, float16
+    scaling, float16
         As in ``gonio.jobs.extract.extract``, for each image before it is multiplied by its transfer.
     """
 
     table: ParticleTable
     series: dict[str, AlignedSeries]
     cutting: Cutting
-    cuts: StackCuts
+    scaling: Scaling
     centre: str
-    normalise: str
-    diameter_angstrom: float | None
-    invert: bool
     float16: bool
+    cuts: StackCuts
     folder: Path = field(default_factory=Path)
 
     @property
@@ -90,15 +110,6 @@ class StackExtraction:
     def voxel_size_angstrom(self) -> float:
         """Pixel size of the stacks."""
         return self.cutting.binning * self.series_pixel_angstrom
-
-    @property
-    def radius_px(self) -> float | None:
-        """Radius of the circle outside of which images are scaled; None for the whole box."""
-        if self.normalise != "outside":
-            return None
-        if self.diameter_angstrom is None:
-            return 0.5 * self.cutting.box - 0.5
-        return 0.5 * self.diameter_angstrom / self.voxel_size_angstrom
 
     def check(self) -> None:
         """Raise FormatError or ValueError for what does not fit together."""
@@ -114,10 +125,7 @@ class StackExtraction:
             if self.cuts.premultiply and one.series.defocus is None:
                 problem = f"does not state the defocus of {name!r}, by whose transfer images are to be multiplied"
                 raise FormatError(one.series.path, problem, "estimate the CTF, or extract without --premultiply")
-        if self.radius_px is not None and self.radius_px >= 0.5 * np.sqrt(2) * (self.cutting.box - 1):
-            edge = self.cutting.box * self.voxel_size_angstrom
-            what = "{} {got:g} leaves nothing of a box of {edge:g} angstrom"
-            raise ArgumentError(what, "diameter_angstrom", got=self.diameter_angstrom, edge=edge)
+        self.scaling.check(self.cutting.box, self.voxel_size_angstrom, dimensions=2)
 
     @cached_property
     def places_angstrom(self) -> NDArray[np.float64]:
@@ -154,6 +162,11 @@ class StackExtraction:
         """For each particle the images that its box lies inside of, (t,)."""
         return [self._visible(row) for row in range(len(self.table))]
 
+    @cached_property
+    def outside(self) -> NDArray[np.float64]:
+        """The fraction of its series' images that do not show each particle, (m,)."""
+        return np.array([1.0 - one.mean() for one in self.visible])
+
     def _visible(self, row: int) -> NDArray[np.bool_]:
         from gonio.workflows.extraction import fraction_outside
 
@@ -169,7 +182,7 @@ class StackExtraction:
         ValueError
             If no image shows a particle, or boxes stick out of images where that is refused, or none is left.
         """
-        shown = np.array([one.mean() for one in self.visible])
+        shown = 1.0 - self.outside
         if (shown == 0).any() and edge != "skip":
             names = some((repr(self.table.names[row]) for row in np.flatnonzero(shown == 0).tolist()), _NAMED)
             what = "the boxes of {names} lie inside of no image: check {} and {}, or pass {} skip to leave them out"
@@ -185,10 +198,16 @@ class StackExtraction:
 
     def image(self, row: int) -> str:
         """Return the file of a particle's stack, as seen from the folder."""
-        return f"stacks/{folder_name(self.table.tomograms[row])}/{row + 1:06d}.mrcs"
+        return f"stacks/{self._stems[self.table.tomograms[row]]}/{row + 1:06d}.mrcs"
 
-    def cut(self, row: int) -> float:
-        """Cut and write the stack of a particle; return the fraction of the series' images that it lacks."""
+    @cached_property
+    def _stems(self) -> dict[str, str]:
+        from gonio.io.names import file_stems
+
+        return file_stems(self.table.tomograms)
+
+    def cut(self, row: int) -> None:
+        """Cut and write the stack of a particle."""
         from gonio.alignment.particle_list import ParticleError
         from gonio.io import FormatError
         from gonio.io.mrc import write_stack
@@ -204,7 +223,6 @@ class StackExtraction:
             raise FormatError(target, "has values beyond 65504, which float16 cannot hold", "write float32")
         target.parent.mkdir(parents=True, exist_ok=True)
         write_stack(target, images.astype(np.float16) if self.float16 else images, self.voxel_size_angstrom)
-        return 1.0 - float(self.visible[row].mean())
 
     def stack(self, row: int) -> NDArray[np.float32]:
         """Return the visible images of a particle, (t, n, n)."""
@@ -223,16 +241,10 @@ class StackExtraction:
             return one.cut(int(tilt), low, high)
 
         plain = cut_out(read, one.shape_yx, position_yx, self.cutting).data
-        mean, sd = self._level(plain)
+        mean, scale = self.scaling.level(plain, self.voxel_size_angstrom)
         if transfer is not None:  # what is multiplied has no mean
             plain, mean = cut_out(read, one.shape_yx, position_yx, self.cutting, transfer=transfer).data, 0.0
-        return ((plain - mean) / (-sd if self.invert else sd)).astype(np.float32)
-
-    def _level(self, image: NDArray[np.float32]) -> tuple[float, float]:
-        """Return the mean and the standard deviation to take off an image, and to divide it by."""
-        from gonio.workflows.extraction import level
-
-        return (0.0, 1.0) if self.normalise == "none" else level(image, radius_px=self.radius_px)
+        return ((plain - mean) / scale).astype(np.float32)
 
     def _transfers(self, row: int) -> NDArray[np.float64]:
         """Return the transfer of each image of a particle on the half grid of padded images, (t, n, n // 2 + 1)."""
@@ -278,7 +290,7 @@ class StackExtraction:
             image_pixel_angstrom=self.voxel_size_angstrom,
             box=self.cutting.box,
             premultiplied=self.cuts.premultiply,
-            optics=[one.optics or self.cuts.optics for one in series],
+            optics=[one.optics for one in series if one.optics is not None],
             sizes=TomogramSizes(),
         )
         first = next(iter(self.series.values()))
@@ -295,13 +307,14 @@ class StackExtraction:
             "binning": self.cutting.binning,
             "padding": self.cutting.margin,
             "pixel_size_angstrom": self.voxel_size_angstrom,
-            "contrast": "flipped" if self.invert else "as in the images",
-            "normalise": self.normalise,
-            "diameter_angstrom": self.diameter_angstrom,
+            "contrast": "flipped" if self.scaling.invert else "as in the images",
+            "normalise": self.scaling.normalise,
+            "diameter_angstrom": self.scaling.diameter_angstrom,
             "edge": edge,
             "centre": self.centre,
             "float16": self.float16,
             "stacks": asdict(self.cuts),
+            "optics": {name: str(one.series.optics) for name, one in self.series.items()},
             "tilt_series": {name: str(one.series.path) for name, one in self.series.items()},
         }
 
@@ -319,11 +332,3 @@ class StackExtraction:
             images = [f"{section + 1}@{stack.path.resolve()}" for stack, section in one.images]
             listed.append(ListedSeries(name, one.series, images, one.pixel_size_angstrom, one.size_px))
         return listed
-
-
-def folder_name(tomogram: str) -> str:
-    """Return the name of the folder of a tomogram's particles."""
-    from gonio.io.names import stem
-
-    name = re.sub(r"[^0-9A-Za-z._+-]+", "_", stem(tomogram)).lstrip(".")[:_MOST_OF_A_NAME]
-    return name or "tomogram"

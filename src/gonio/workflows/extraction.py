@@ -22,12 +22,14 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.fourier.grid import index_grid
-from gonio.particle.arguments import ArgumentError
+from gonio.particle.arguments import ArgumentError, check_one_of
 
 # Padding on each side of a box, in voxels of the result: an eighth of the box, and no less than this.
 LEAST_MARGIN = 8
 # Shifts below this, in voxels, are rounding: the piece is not shifted.
 ON_VOXEL = 1e-4
+
+NORMALISATIONS = ("outside", "box", "none")
 
 Reader = Callable[[Sequence[int], Sequence[int]], NDArray[np.float32]]
 
@@ -65,6 +67,51 @@ class Cutting:
     def padded(self) -> int:
         """Edge of the padded box, in voxels of the result."""
         return self.box + 2 * self.margin
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Contrast and scale of what is cut.
+
+    Parameters
+    ----------
+    normalise
+        One of ``NORMALISATIONS``: mean 0 and standard deviation 1 outside of the particle, or of the whole box.
+    diameter_angstrom
+        Diameter of the sphere, or circle, that holds the particle; None for the largest that fits.
+    invert
+        Flip the contrast.
+    """
+
+    normalise: str = "outside"
+    diameter_angstrom: float | None = None
+    invert: bool = False
+
+    def __post_init__(self) -> None:
+        check_one_of("normalise", self.normalise, NORMALISATIONS)
+
+    def check(self, box: int, voxel_size_angstrom: float, *, dimensions: int) -> None:
+        """Raise ArgumentError where a box has nothing outside of the particle."""
+        radius = self._radius_px(box, voxel_size_angstrom)
+        if radius is not None and radius >= 0.5 * np.sqrt(dimensions) * (box - 1):
+            what, edge = "{} {got:g} leaves nothing of a box of {edge:g} angstrom", box * voxel_size_angstrom
+            raise ArgumentError(what, "diameter_angstrom", got=self.diameter_angstrom, edge=edge)
+
+    def level(self, data: NDArray[np.float32], voxel_size_angstrom: float) -> tuple[float, float]:
+        """Return what to take off a box or image, and then to divide it by."""
+        sign = -1.0 if self.invert else 1.0
+        if self.normalise == "none":
+            return 0.0, sign
+        mean, sd = level(data, radius_px=self._radius_px(len(data), voxel_size_angstrom))
+        return mean, sign * sd
+
+    def _radius_px(self, box: int, voxel_size_angstrom: float) -> float | None:
+        """Return the radius beyond which boxes are scaled; None for the whole box."""
+        if self.normalise != "outside":
+            return None
+        if self.diameter_angstrom is None:
+            return 0.5 * box - 0.5
+        return 0.5 * self.diameter_angstrom / voxel_size_angstrom
 
 
 @dataclass(frozen=True)
@@ -131,12 +178,6 @@ def fraction_outside(position_zyx: ArrayLike, cutting: Cutting, shape_zyx: Seque
     edge = cutting.box * cutting.binning
     first, last = _overlap(nearest - _half(cutting, cutting.box), edge, shape_zyx)
     return 1.0 - float(np.prod((last - first) / edge))
-
-
-def normalised(data: NDArray[np.float32], *, radius_px: float | None) -> NDArray[np.float32]:
-    """Scale a box to mean 0 and standard deviation 1, over all voxels or those beyond a radius; raises as ``level``."""
-    mean, sd = level(data, radius_px=radius_px)
-    return ((data - mean) / sd).astype(np.float32)
 
 
 def level(data: NDArray[np.float32], *, radius_px: float | None) -> tuple[float, float]:
