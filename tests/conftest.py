@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -33,3 +34,15 @@ def rng() -> np.random.Generator:
 def blobs() -> Blobs:
     """Four unlike Gaussians: no rotation or mirror maps this object on itself."""
     return Blobs.random()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pages_without_drawings(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave the drawings out of pages, but for the tests of pages: they take half of the time of a small refinement."""
+    if "report" in request.path.parts:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("figures", "pictures"):
+            patch.setattr(f"gonio.report.{module}.svg_of", lambda figure, name: "<svg></svg>")
+        yield

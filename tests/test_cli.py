@@ -892,7 +892,7 @@ def test_help_teaches(capsys, command):
 def test_every_example_of_a_help_is_a_command_line_that_exists(capsys, command):
     assert run([command, "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    known = set(re.findall(r"(--?[a-z][a-z0-9-]*)", told.partition("─ Options ─")[2] + told.partition("─ Needed ─")[2]))
+    known = set(re.findall(r"(--?[a-z][a-z0-9-]*)", told.partition("╭─")[2]))
     examples = re.findall(rf"Example: gonio {command} (.*?)(?= Example:| ╭)", told)
     assert 2 <= len(examples) <= 3
     for example in examples:
@@ -907,6 +907,9 @@ def test_options_stand_in_panels_and_switches_have_no_type(capsys):
     assert order[0] < told.index(" --output ") < order[1] < told.index("│ --symmetry ") < order[2]
     assert "axis lies along z" in " ".join(told.replace("│", " ").split())
     assert "bool" not in told
+    assert run(["simulate", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert told.index("─ Needed ─") < told.index("─ Options of this command ─") < told.index("─ Search ─")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from gonio.report import Competing, Evidence, Grade, Report, Verdict, html, verd
 
 # Numbers of a good run, like those that experiments/verdicts/run.py stores.
 GOOD = Evidence(
-    160,
     units_in_half=80,
     contrast_t=24.0,
     map_contrast=60.0,
@@ -21,7 +20,7 @@ GOOD = Evidence(
     box_angstrom=256.0,
     apart=True,
     fsc=[1.0, 0.99, 0.98, 0.97, 0.9, 0.8, 0.5, 0.2, 0.1, 0.0],
-    competing=Competing(30, 0, 2, 30),
+    competing=Competing(16, 0, 2, 16),
     covered=0.6,
     unfinished="",
 )
@@ -49,7 +48,9 @@ def test_a_good_run_is_good_and_every_check_says_so():
         ({"resolution_angstrom": np.inf}, "halves", Grade.DOUBTFUL),
         ({"shared_angstrom": None, "resolution_angstrom": 100.0}, "halves", Grade.DOUBTFUL),
         ({"competing": None}, "particles", Grade.DOUBTFUL),
+        ({"apart": None}, "halves", Grade.DOUBTFUL),
         ({"competing": Competing(30, 10, 2, 30)}, "particles", Grade.DOUBTFUL),
+        ({"competing": Competing(10, 1, 2, 10)}, "particles", Grade.DOUBTFUL),  # 15 %, but perhaps 59
         ({"competing": Competing(30, 18, 2, 30)}, "particles", Grade.WRONG),
         ({"competing": Competing(2, 0, 2, 2)}, "particles", Grade.DOUBTFUL),  # of two no fraction is known
         ({"competing": Competing(30, 0, 2, 17)}, "orientations", Grade.DOUBTFUL),
@@ -84,7 +85,7 @@ def test_thresholds_lie_where_they_are_stated():
 
 
 def test_nothing_measured_is_doubtful():
-    assert verdict_of(Evidence(100)).grade is Grade.DOUBTFUL
+    assert verdict_of(Evidence()).grade is Grade.DOUBTFUL
     assert Verdict(()).grade is Grade.DOUBTFUL
     assert Verdict(()).sentence.startswith("Doubtful: nothing was measured")
 

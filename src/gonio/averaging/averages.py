@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, islice
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.averaging.insertion import Insertion, Sums, insertion_of
-from gonio.averaging.resolution import FSC_HALVES
+from gonio.averaging.resolution import FSC_HALVES, Evenness, evenness
 from gonio.fourier.fsc import fourier_shell_correlation, power_ratio, resolution_at, scaled_shells
 from gonio.particle.arguments import described
 from gonio.particle.pose import Pose, PoseSample
@@ -62,6 +63,11 @@ class Average:
     count: int
     coverage: NDArray[np.float32]
     without: Mapping[tuple[int, int], Volume] | None = None
+
+    @cached_property
+    def evenness(self) -> Evenness:
+        """Evenness of the coverage."""
+        return evenness(self.coverage)
 
     def with_power_of(self, other: Average) -> Average:
         """Scale the shells of each map so that they have the power of another average's shells.

@@ -12,7 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 PANELS = ("Needed", "Search", "Resolution and mask", "Data", "Computing", "Rare")
 _NEEDED, _SEARCH, _DETAIL, _DATA, _COMPUTING, _RARE = PANELS
 
-# The panel of options by their parameter; those that are not here stand in one called Options, after what is needed.
+# typer puts the panel of options without one, called Options, before what is needed; hence another name.
+_OWN = "Options of this command"
+# The panel of options by their parameter; those that are not here stand in that one, after what is needed.
 PANEL_OF = {
     **dict.fromkeys(("reference", "output", "phantom", "structure"), _NEEDED),
     **dict.fromkeys(
@@ -53,14 +55,14 @@ PANEL_OF = {
 
 def _shown(parameters: list[Any]) -> list[Any]:
     """Label options with their panel and sort them by it; arguments stay as they are, and come first."""
-    order = (_NEEDED, None, *PANELS[1:])
+    order = (_NEEDED, _OWN, *PANELS[1:])
     for one in parameters:
         if one.param_type_name != "option":
             continue
         if getattr(one, "is_flag", False):
             one.metavar = ""
         if one.rich_help_panel is None:
-            one.rich_help_panel = _NEEDED if one.required else PANEL_OF.get(one.name)
+            one.rich_help_panel = _NEEDED if one.required else PANEL_OF.get(one.name, _OWN)
     return sorted(
         parameters, key=lambda one: order.index(one.rich_help_panel if one.param_type_name == "option" else _NEEDED)
     )

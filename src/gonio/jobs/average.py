@@ -58,7 +58,7 @@ class Averaged:
         """Agreement of the halves and coverage: name, value, how to read it."""
         agreement = [] if self.agreement is None else resolutions(self.agreement.fsc)
         quality = [] if self.quality is None else self.quality.rows
-        return [*agreement, *quality, *coverage_rows(self.average.coverage)]
+        return [*agreement, *quality, *coverage_rows(self.average.evenness)]
 
     @property
     def summary(self) -> dict[str, object]:
@@ -70,7 +70,7 @@ class Averaged:
             "voxel_size_angstrom": made.volume.voxel_size_angstrom,
             "verdict": self.verdict.grade,
             "verdict_why": self.verdict.sentence,
-            "coverage": coverage_summary(made.coverage),
+            "coverage": coverage_summary(made.evenness),
         }
         if self.agreement is not None:
             summary["fsc_falls_at_angstrom"] = falls_at(self.agreement.fsc)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from gonio.averaging.resolution import HalfMapFsc
+    from gonio.averaging.resolution import Evenness, HalfMapFsc
 
 
-def coverage_rows(coverage: np.ndarray) -> list[tuple[str, str, str]]:
-    """Return the evenness of Fourier space's coverage (n, n, n): name, value, how to read it."""
-    from gonio.averaging.resolution import CONE_DEG, evenness
+def coverage_rows(even: Evenness) -> list[tuple[str, str, str]]:
+    """Return the evenness of Fourier space's coverage: name, value, how to read it."""
+    from gonio.averaging.resolution import CONE_DEG
 
-    even = evenness(coverage)
     worst = ", ".join(f"{x:.2f}" for x in even.worst_xyz)
     reading = f"times the mean, within {CONE_DEG:g} degrees of {worst} xyz"
     return [
@@ -25,11 +24,8 @@ def coverage_rows(coverage: np.ndarray) -> list[tuple[str, str, str]]:
     ]
 
 
-def coverage_summary(coverage: np.ndarray) -> dict[str, float]:
-    """Return the evenness of Fourier space's coverage (n, n, n), for programs."""
-    from gonio.averaging.resolution import evenness
-
-    even = evenness(coverage)
+def coverage_summary(even: Evenness) -> dict[str, float]:
+    """Return the evenness of Fourier space's coverage, for programs."""
     return {"seen": even.seen, "efficiency": even.efficiency, "worst": even.worst}
 
 

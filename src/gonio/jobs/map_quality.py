@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from gonio.averaging.directional import DirectionalFsc
     from gonio.averaging.local_resolution import LocalResolution
-    from gonio.averaging.resolution import HalfMapFsc
+    from gonio.averaging.resolution import Evenness, HalfMapFsc
     from gonio.averaging.sharpening import BFactorFit, GuinierPlot
     from gonio.particle.volume import Volume
     from gonio.report import MapQuality
@@ -68,9 +69,9 @@ class Postprocessed:
         The map, and weighted by its figure of merit and sharpened.
     fsc, mask, made_mask
         Agreement of the halves, the mask within, and whether that was made for it.
-    guinier, fit, bfactor
-        The Guinier plot, the line through it, or None where there is too little for one, and the B-factor that was
-        applied.
+    guinier, fit, bfactor, given_bfactor
+        The Guinier plot, the line through it, or None where there is too little for one, the B-factor that was applied,
+        and whether that was given.
     local, filtered
         Resolution from place to place, and the sharpened map filtered to it; None in boxes too small for them, or where
         not asked for.
@@ -88,6 +89,7 @@ class Postprocessed:
     guinier: GuinierPlot
     fit: BFactorFit | None
     bfactor: float
+    given_bfactor: bool
     local: LocalResolution | None
     filtered: Volume | None
     directional: DirectionalFsc
@@ -97,18 +99,24 @@ class Postprocessed:
     def rows(self) -> list[tuple[str, str, str]]:
         """Numbers beside the resolution: name, value with unit, how to read it."""
         local = [] if self.local is None else [_local_row(self.local, self.mask)]
-        coverage = [] if self.coverage is None else coverage_rows(self.coverage)
+        coverage = [] if self._evenness is None else coverage_rows(self._evenness)
         return [self._bfactor_row, *local, *_direction_rows(self.directional), *coverage]
+
+    @cached_property
+    def _evenness(self) -> Evenness | None:
+        from gonio.averaging.resolution import evenness
+
+        return None if self.coverage is None else evenness(self.coverage)
 
     @property
     def _bfactor_row(self) -> tuple[str, str, str]:
         fit, applied = self.fit, self.bfactor
         if fit is None:
             why = "too few shells between 10 angstrom and the resolution: give one to sharpen"
-            return "B-factor", f"{applied:.0f} A^2", "as given" if applied else why
+            return "B-factor", f"{applied:.0f} A^2", "as given" if self.given_bfactor else why
         value = f"{fit.bfactor:.0f} +- {fit.sd:.0f} A^2"
         reading = f"fitted to {fit.shells} shells, {fit.coarsest_angstrom:.3g} to {fit.finest_angstrom:.3g} angstrom"
-        if applied == fit.bfactor:
+        if not self.given_bfactor and applied == fit.bfactor:
             return "B-factor", value, f"{reading}; applied"
         return "B-factor", value, f"{reading}; applied: {applied:.0f}"
 
@@ -124,7 +132,7 @@ class Postprocessed:
             "anisotropy": self.directional.anisotropy,
             "anisotropy_by_chance": self.directional.chance,
             "worst_direction_xyz": self.directional.worst_xyz.tolist(),
-        } | ({} if self.coverage is None else {"coverage": coverage_summary(self.coverage)})
+        } | ({} if self._evenness is None else {"coverage": coverage_summary(self._evenness)})
 
     @property
     def quality(self) -> MapQuality:
@@ -185,6 +193,7 @@ def postprocessed(
         plot,
         fit,
         bfactor,
+        sharpening.bfactor is not None,
         everywhere,
         filtered,
         directional_fsc(halves, mask=within, fsc=fsc, rng=rng),

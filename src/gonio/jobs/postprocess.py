@@ -11,6 +11,7 @@ import numpy as np
 
 from gonio.jobs.curves import fsc_csv, resolutions
 from gonio.jobs.files import write_settings, write_summary, write_text
+from gonio.jobs.fitting import Fitting
 from gonio.jobs.map_quality import (
     FILTERED,
     SHARPENED,
@@ -57,7 +58,7 @@ def postprocess(
     output
         The folder to make.
     mask
-        Mask for the FSC, 0 to 1; None for one made from the map.
+        Mask for the FSC, 0 to 1, resampled where it has other voxels or another box; None for one made from the map.
     random_from_angstrom
         As for ``gonio.half_map_fsc``.
     sharpening
@@ -122,13 +123,14 @@ def _read(
 ) -> tuple[tuple[Volume, Volume], Volume | None, Volume | None]:
     """Read two half maps, a mask and a coverage, which must fit each other."""
     from gonio.io import FormatError, read_volume
+    from gonio.jobs.checking import warn_of
 
     def read(path: File) -> Volume:
         return read_volume(path, voxel_size_angstrom=voxel_size_angstrom, permissive=permissive)
 
     one, two = read(half_1), read(half_2)
     within, weights = (None if path is None else read(path) for path in (mask, coverage))
-    for path, other in ((half_2, two), (mask, within), (coverage, weights)):
+    for path, other in ((half_2, two), (coverage, weights)):
         if path is not None and other is not None:
             _check_alike(one, other, path)
     for path, half in ((half_1, one), (half_2, two)):
@@ -136,6 +138,9 @@ def _read(
             raise FormatError(path, "is constant: there is nothing in it", "write the map again, or give another")
     if np.array_equal(one.data, two.data):
         raise FormatError(half_2, "equals the other half map voxel by voxel", "give the maps of two halves")
+    fitting = Fitting(one.voxel_size_angstrom, one.box)
+    within = None if within is None else fitting.fit(within, "the mask")
+    warn_of(fitting.warnings)
     return (one, two), within, weights
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shlex
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
 
 # Rule for the one resolution of the page.
 RULE = (
-    "where the Fourier shell correlation of two halves that were refined apart, corrected for the mask, first falls"
-    " below 0.143, or below two standard deviations of chance"
+    "where the Fourier shell correlation of the two halves, which this run refined apart, corrected for the mask, first"
+    " falls below 0.143, or below two standard deviations of chance"
 )
 
 # Called with the initial models of the halves, and with each iteration, when they are done.
@@ -232,7 +231,6 @@ def refine(
                 next_steps=_next_steps(refined, output),
             )
             write_text(folder / "report.html", html(report))
-    _warn_of_doubts(refined, start)
     return refined
 
 
@@ -435,13 +433,3 @@ def _next_steps(refined: Refined, output: File) -> list[tuple[str, str]]:
         (f"gonio classify {listed} --local --classes 2 -o classes", "are there particles of another kind among them?"),
     ]
     return steps
-
-
-def _warn_of_doubts(refined: Refined, start: Start) -> None:
-    limit = refined.plan.start_resolution_angstrom
-    if start.reference is not None and refined.best.resolution_angstrom > 0.95 * limit:
-        warnings.warn(
-            f"the halves agree no further than the map that both started from ({limit:g} angstrom): that agreement may"
-            " be the map's alone, and is no evidence for the particles",
-            stacklevel=3,
-        )

@@ -48,7 +48,6 @@ def verdict_of_refinement(
     sampled = sample_against_other_half(best.table, other_half_aligners(best, plan), executor=executor, seed=plan.seed)
     return verdict_of(
         Evidence(
-            len(best.table),
             units_in_half=_units(best.table, plan.settings.symmetry),
             contrast_t=None if start is None else _contrast(best.table, start),
             map_contrast=_map_contrast(best.volume),
@@ -59,15 +58,15 @@ def verdict_of_refinement(
             fsc=best.fsc.best.tolist(),
             competing=_competing(sampled),
             covered=evenness(best.coverage).worst,
-            unfinished=_unfinished(iterations),
+            unfinished=_unfinished(iterations, plan),
             warnings=_warnings(warned),
         )
     )
 
 
-def _unfinished(iterations: Sequence[Iteration]) -> str:
+def _unfinished(iterations: Sequence[Iteration], plan: Plan) -> str:
     last = iterations[-1]
-    if not last.ended.startswith("the limit of") or last.moved_sds < 1.0:
+    if last.number < plan.max_iterations or last.moved_sds < 1.0:
         return ""
     return f"poses were still moving at the last iteration (the median by {last.moved_sds:.1f} standard deviations)"
 
@@ -93,14 +92,13 @@ def verdict_of_alignment(
     if competing is None:
         competing = _competing(sample_against_map(table, aligner, executor=executor, seed=seed))
     evidence = Evidence(
-        len(table),
         contrast_t=_contrast(table, aligner.reference.volume),
         apart=False,
         competing=competing,
         at_limit=_at_limit(results, settings),
         warnings=_warnings(warned),
     )
-    return verdict_of(evidence, subject="alignment")
+    return verdict_of(evidence)
 
 
 def _at_limit(results: Sequence[Result], settings: Settings) -> float | None:
@@ -125,18 +123,16 @@ def verdict_of_average(
     symmetry: str,
 ) -> Verdict:
     """Judge an average: its halves were refined apart only if the list's own sets were, which no list states."""
-    from gonio.averaging.resolution import evenness
     from gonio.report.verdict import Evidence, verdict_of
 
     evidence = Evidence(
-        len(table),
         units_in_half=None if fsc is None else _units(table, symmetry),
         map_contrast=_map_contrast(made.volume),
         resolution_angstrom=None if fsc is None else fsc.resolution_angstrom(),
         box_angstrom=made.volume.box_angstrom,
         apart=None if listed_halves else False,
         fsc=None if fsc is None else fsc.best.tolist(),
-        covered=evenness(made.coverage).worst,
+        covered=made.evenness.worst,
         warnings=[*_warnings(warned), *([] if fsc is not None and listed_halves else [UNKNOWN_HALVES])],
     )
     return verdict_of(evidence, needs_decoys=False)

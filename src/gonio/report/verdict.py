@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 # Standard errors of the mean contrast of a sample of particles from which it is certain.
 CONTRAST_SURE = 4.0
 # Halves must agree this many shells, one over the box wide, beyond what they were given in common: boxes of noise come
 # back to it by half a shell (docs/refinement.md).
 SHELLS_BEYOND = 1.0
-# Fractions of a sample that fit the map no better than its decoys, at most: good, and doubtful. With noise alone 2 of 3
-# lose to 2 decoys; so that the last is where most of a list is false.
-FALSE_GOOD, FALSE_DOUBTFUL = 0.25, 0.75
+# Fractions of a list that are false by the decoys of a sample, at most: good, good even at the end of the interval, and
+# doubtful. With noise alone 2 of 3 lose to 2 decoys, all of which are false.
+FALSE_GOOD, SURELY_BELOW, FALSE_DOUBTFUL = 0.25, 0.5, 0.75
 # Fraction of a sample that finds its orientation again in the other half's map, at least: good.
 SAME_GOOD = 0.6
 # Asymmetric units in the smaller half, at least: the agreement of fewer rests on single particles.
@@ -60,10 +60,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All checks of a run; ``subject`` is what they judge: the map or the poses."""
+    """All checks of a run."""
 
     checks: tuple[Check, ...]
-    subject: str = "result"
 
     @property
     def grade(self) -> Grade:
@@ -79,7 +78,7 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict and why, in one sentence."""
         if not self.checks:
-            return f"Doubtful: nothing was measured that speaks for this {self.subject}."
+            return "Doubtful: nothing was measured that speaks for this result."
         reasons = "; ".join(one.found for one in self.deciding[:MOST_REASONS])
         return f"{self.grade.capitalize()}: {reasons}."
 
@@ -110,8 +109,8 @@ class Competing:
         Of K decoys and the map each is the best for a false particle by chance, so that K of K + 1 lose.
         """
         factor, n, k = 1.0 + 1.0 / self.decoys, self.count, self.lost
-        low = 0.0 if k == 0 else float(beta.ppf((1.0 - SURE) / 2.0, k, n - k + 1))
-        high = 1.0 if k == n else float(beta.ppf((1.0 + SURE) / 2.0, k + 1, n - k))
+        low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, (1.0 - SURE) / 2.0))
+        high = 1.0 if k == n else float(betaincinv(k + 1, n - k, (1.0 + SURE) / 2.0))
         return min(1.0, factor * k / n), min(1.0, factor * low), min(1.0, factor * high)
 
 
@@ -121,8 +120,8 @@ class Evidence:
 
     Attributes
     ----------
-    particles, units_in_half
-        Number of particles, and of asymmetric units in the smaller half set.
+    units_in_half
+        Number of asymmetric units in the smaller half set.
     contrast_t
         How well particles of any pose agree with the round part of the reference, in standard errors: below 0 one is
         dark where the other is bright.
@@ -149,7 +148,6 @@ class Evidence:
         Warnings of the inputs, each a short name, what is suspicious, and the remedy.
     """
 
-    particles: int
     units_in_half: int | None = None
     contrast_t: float | None = None
     map_contrast: float | None = None
@@ -165,19 +163,19 @@ class Evidence:
     warnings: Sequence[tuple[str, str, str]] = ()
 
 
-def verdict_of(evidence: Evidence, *, subject: str = "map", needs_decoys: bool = True) -> Verdict:
+def verdict_of(evidence: Evidence, *, needs_decoys: bool = True) -> Verdict:
     """Apply every rule that the evidence suffices for; ``needs_decoys`` where poses are judged, too."""
     found = [rule(evidence) for rule in RULES]
     if needs_decoys and evidence.competing is None:
         found.insert(0, _check("particles", Grade.DOUBTFUL, UNTESTED, DECOYS_RULE, UNTESTED_REMEDY))
-    return Verdict((*(one for one in found if one is not None), *_warned(evidence)), subject)
+    return Verdict((*(one for one in found if one is not None), *_warned(evidence)))
 
 
 UNTESTED = "whether the particles show this map was not tested"
 UNTESTED_REMEDY = "gonio align --decoys 2 tests it"
 DECOYS_RULE = (
-    f"of a sample that is also aligned to decoys of the map at most {100 * FALSE_GOOD:.0f} % should be false (beyond"
-    f" {100 * FALSE_DOUBTFUL:.0f} %: wrong)"
+    f"by a sample that is also aligned to decoys of the map at most {100 * FALSE_GOOD:.0f} % of the list should be"
+    f" false, surely less than {100 * SURELY_BELOW:.0f} % (most likely over {100 * FALSE_DOUBTFUL:.0f} %: wrong)"
 )
 
 
@@ -216,9 +214,9 @@ def _halves(evidence: Evidence) -> Check | None:
     if evidence.apart is False or resolution is None or not box:
         return None
     shared = evidence.shared_angstrom
-    rule = "the halves must agree one shell beyond the detail that both were given"
+    rule = "halves that never saw one another must agree one shell beyond the detail that both were given"
     if shared is None:
-        rule = "the halves must agree in three shells"
+        rule = "halves that never saw one another must agree in three shells"
     begun = 2.0 if shared is None else box / shared
     reached = box / resolution
     if reached < begun + SHELLS_BEYOND:
@@ -227,8 +225,11 @@ def _halves(evidence: Evidence) -> Check | None:
         found = f"the two halves {agreed}{given}: no evidence that the particles show this map"
         return _check("halves", Grade.DOUBTFUL, found, rule, "more particles, or other inputs")
     given = "" if shared is None else f", beyond the {shared:.0f} that both were given"
-    apart = "the two halves" if evidence.apart is None else "two halves that never saw one another"
-    return _check("halves", Grade.GOOD, f"{apart} agree to {resolution:.1f} angstrom{given}", rule)
+    if evidence.apart is None:
+        found = f"whether the halves, which agree to {resolution:.1f} angstrom, ever saw one another is not known"
+        return _check("halves", Grade.DOUBTFUL, found, rule, "halves that were refined apart, from gonio refine")
+    found = f"two halves that never saw one another agree to {resolution:.1f} angstrom{given}"
+    return _check("halves", Grade.GOOD, found, rule)
 
 
 def _competing(evidence: Evidence) -> Check | None:
@@ -242,9 +243,12 @@ def _competing(evidence: Evidence) -> Check | None:
     if false > FALSE_DOUBTFUL:
         found = f"only {what}: most are of something else, or their poses are wrong"
         return _check("particles", Grade.WRONG, found, DECOYS_RULE, "another reference, other picks, or less noise")
-    if high > FALSE_DOUBTFUL or false > FALSE_GOOD:
+    remedy = "gonio align --decoys 2 lists those that are real"
+    if false > FALSE_GOOD:
         found = f"only {what}: {interval} of the list are false, or too noisy to be told from it"
-        remedy = "gonio align --decoys 2 lists those that are real"
+        return _check("particles", Grade.DOUBTFUL, found, DECOYS_RULE, remedy)
+    if high >= SURELY_BELOW:
+        found = f"{what}, too few to tell: up to {100 * high:.0f} % of the list may be false"
         return _check("particles", Grade.DOUBTFUL, found, DECOYS_RULE, remedy)
     return _check("particles", Grade.GOOD, what, DECOYS_RULE)
 

@@ -28,9 +28,9 @@ from gonio.settings import GlobalSearch, LocalSearch
 
 T = TypeVar("T")
 
-# Decoys for each particle of a sample, which is spread over the list: a tenth of it, at least and at most so many. That
-# is a fifth of the time of an alignment, twice for lists of ten; of 30 a false fraction is known to some 15 %.
-DECOYS, FEWEST, MOST = 2, 10, 30
+# Decoys for each particle of a sample, which is spread over the list: a tenth of it, at least and at most so many. Each
+# of the sample is searched for in every decoy; of 30 a false fraction is known to some 15 %.
+DECOYS, FEWEST, MOST = 2, 16, 30
 # Orientations that differ by less are one: more than the error of any pose that is worth keeping.
 SAME_DEG = 20.0
 
@@ -39,7 +39,7 @@ SAME_DEG = 20.0
 class Sampled:
     """Particles of a sample that fit a decoy as well as the map, (k,), and those that find their orientation again.
 
-    ``same`` is None where there is no map of other particles.
+    ``same`` is None where there is no map of other particles, or only searches near the poses found before.
     """
 
     lost: NDArray[np.bool_]
@@ -75,10 +75,11 @@ def sample_against_other_half(
         named = _named(f"check of half {half}", executor)
         results = align_table(some, aligner, executor=named, seed=seed, stage="other map")
         poses = Pose.stack([result.pose for result in results])
-        apart = Symmetry.named(aligner.settings.symmetry).rotation_distance_deg(poses, some.poses)
-        same.append(np.asarray(apart) < SAME_DEG)
+        if isinstance(aligner.settings.search, GlobalSearch):  # others find no other orientation
+            apart = Symmetry.named(aligner.settings.symmetry).rotation_distance_deg(poses, some.poses)
+            same.append(np.asarray(apart) < SAME_DEG)
         lost.append(_lost(some, aligner, poses, executor=named, seed=seed))
-    return Sampled(np.concatenate(lost), np.concatenate(same))
+    return Sampled(np.concatenate(lost), np.concatenate(same) if same else None)
 
 
 def _lost(table: ParticleTable, aligner: Aligner, poses: Pose, *, executor: Executor, seed: int) -> NDArray[np.bool_]:
