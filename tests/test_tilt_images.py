@@ -1,5 +1,7 @@
 """One particle's images as functions of tilts and pose: values and derivatives against the literal model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -122,6 +124,23 @@ def test_the_remainder_of_a_first_order_step_falls_with_its_square(made):
         remainders.append(abs(there.value - here.value - step * slope))
     order = np.polyfit(np.log(steps), np.log(remainders), 1)[0]
     assert order == pytest.approx(2.0, abs=0.15)
+
+
+@pytest.mark.parametrize("premultiplied", [False, True])
+def test_noise_is_that_of_the_images_whether_they_were_multiplied_by_their_transfer_or_not(premultiplied):
+    # What the samples say at all, sum w h^2: leakage into the zeros of premultiplied images must not count as noise.
+    series = Series(np.linspace(-40, 40, 5), count=1, underfocus=(48000.0, 52000.0), premultiplied=premultiplied)
+    table = series.table(series.images(TiltChange.none(5), 3.0, np.random.default_rng(0)))
+    stack, geometry = table.load(0), table.stack_geometry(0)
+    particle = tilt_images(stack, geometry, tilt_axes(geometry.series), diameter_angstrom=110.0, limit=11.0)
+    pose, reference = series.poses[0], FourierVolume.of(volume_of(series.atoms), limit=11.0)
+    tilts = np.zeros((5, TILT))
+    particle = particle.weighted_by_residuals(reference, tilts, pose.matrix, pose.shift_angstrom, 1.0)
+    per_angstrom = particle.kernel.frequency[:2].T / particle.box_angstrom
+    power = stack.transfer(per_angstrom) ** 2
+    clean = replace(series, premultiplied=False).images(TiltChange.none(5), 0.0, np.random.default_rng(0))
+    white = (3.0 * clean.std() * stack.box) ** 2  # power of a sample of white noise
+    assert (particle.kernel.weight * power).sum() * white / power.sum() == pytest.approx(1.0, abs=0.25)
 
 
 def test_offsets_are_where_the_particle_is_shown(made):

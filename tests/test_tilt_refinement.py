@@ -125,6 +125,14 @@ def test_errors_are_as_large_as_predicted(adjusted):
     assert (after[:2] < 0.25 * before[:2]).all() and after[4] < 0.1 * before[4]
 
 
+def test_errors_of_premultiplied_images_are_as_large_as_predicted():
+    rng = np.random.default_rng(1)
+    series = Series(count=12, underfocus=(48000.0, 52000.0), premultiplied=True)
+    change, true = wrong_geometry(series, rng)
+    found = task_of(series, series.images(change, 3.0, rng), rng)(0)
+    assert 0.5 < (((found.tilts - true) / found.sd)[:, ACTIVE] ** 2).mean() < 1.7
+
+
 def test_what_is_not_determined_is_named_and_stays(adjusted):
     _, _, _, found, _ = adjusted
     names = [name for name, _ in PARAMETERS]

@@ -16,7 +16,7 @@ from gonio.particle.ctf import Ctf
 from gonio.particle.particle_source import ParticleSource
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
-from gonio.particle.tilt_change import StackGeometry, TiltChange
+from gonio.particle.tilt_change import StackGeometry, TiltChange, premultiplied_anew
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import TiltStack, Volume
 
@@ -89,12 +89,14 @@ class Series:
     spread: float = 500.0
     name: str = "one"
     axis_deg: float = 84.0
+    underfocus: tuple[float, float] = (15000.0, 17000.0)
+    premultiplied: bool = False
 
     def __post_init__(self):
         rng = np.random.default_rng(self.seed)
         made = TiltSeries.of_angles(Path("made.star"), self.tilts_deg, axis_deg=self.axis_deg)
         count = len(self.tilts_deg)
-        defocus = np.column_stack([rng.uniform(15000, 17000, count)] * 2 + [np.zeros(count)])
+        defocus = np.column_stack([rng.uniform(*self.underfocus, count)] * 2 + [np.zeros(count)])
         self.series = TiltSeries(
             Path("made.star"), made.projections_xyz, defocus=defocus, optics=Optics(300.0, 2.7, AMPLITUDE),
             defocus_per_depth=DEPTH,
@@ -121,7 +123,18 @@ class Series:
                 spectra[particle, tilt] = one.reshape(BOX, BOX)
         images = np.fft.fftshift(np.fft.ifft2(spectra).real, axes=(-2, -1))
         noisy = rng.normal(size=images.shape) * noise * images.std()
-        return noisy + (0.0 if empty else images)
+        made = noisy + (0.0 if empty else images)
+        if not self.premultiplied:
+            return made
+        # By the transfer that the files state, whatever the true one is.
+        stated = np.array([self.ctf(self.series, place).transfer(frequency) for place in self.places])
+        return np.fft.ifft2(np.fft.fft2(made) * stated.reshape(made.shape)).real
+
+    @staticmethod
+    def ctf(series: TiltSeries, place: np.ndarray) -> Ctf:
+        """The lens at a place, of the defocus that a series states."""
+        at_centre = Ctf(*series.defocus.T, 300.0, 2.7, AMPLITUDE)
+        return at_centre.refocused(DEPTH * series.depths_angstrom(place))
 
     def table(self, images: np.ndarray, poses: Pose | None = None) -> ParticleTable:
         """The list of these particles, which load from memory."""
@@ -159,9 +172,8 @@ class Memory(ParticleSource):
 
     def stack_geometry(self, index):
         series, place = self.made.series, self.made.places[index]
-        optics = Ctf(*series.defocus.T, 300.0, 2.7, AMPLITUDE)
-        at_place = optics.refocused(DEPTH * series.depths_angstrom(place))
-        return StackGeometry(series, np.arange(len(series)), place, at_place, False, self.changed.get(self.made.name))
+        change = self.changed.get(self.made.name)
+        return StackGeometry(series, np.arange(len(series)), place, self.made.ctf(series, place), False, change)
 
     def load(self, index):
         geometry = self.stack_geometry(index)
@@ -169,9 +181,13 @@ class Memory(ParticleSource):
         if geometry.change is not None:
             series = geometry.change.applied(series)
             images = moved_images(images, -geometry.moved_angstrom / SIZE)
-        ctf = Ctf(*series.defocus.T, 300.0, 2.7, AMPLITUDE)
-        at_place = ctf.refocused(DEPTH * series.depths_angstrom(geometry.place_angstrom))
-        return TiltStack(images, series.projections_xyz, SIZE, ctf=at_place, scale=series.scale)
+        stack = TiltStack(
+            images, series.projections_xyz, SIZE, ctf=self.made.ctf(series, geometry.place_angstrom),
+            ctf_premultiplied=self.made.premultiplied, scale=series.scale,
+        )  # fmt: skip
+        if geometry.change is None or not self.made.premultiplied:
+            return stack
+        return premultiplied_anew(stack, geometry.ctf, np.ones(len(series)))
 
     def with_changes(self, changes):
         return replace(self, changed=dict(changes))

@@ -153,11 +153,17 @@ class TiltImages:
         """Return the images weighted by the noise that is left at these parameters, shell by shell.
 
         The power of an image, by which it is weighted first, holds the particle as well: error bars would be too large.
+        Samples count by the square of their transfer, as in ``fourier.spectrum.noise_power``: premultiplied images are
+        divided by it, which amplifies what leaks into its zeros.
         """
-        left = np.abs(self._values - self._model(reference, tilts, rotation, shift_angstrom, contrast)) ** 2
+        transfer = self._transfer(tilts, shift_angstrom)
+        left = (
+            np.abs(self._values - contrast * transfer * self._slices(reference, tilts, rotation, shift_angstrom)) ** 2
+        )
         used, shell = self.kernel.weight > 0, np.rint(self.radius).astype(np.int64)
-        count = np.bincount(shell, weights=used.sum(axis=0))
-        noise = np.bincount(shell, weights=(used * left).sum(axis=0))
+        of = used * transfer**2
+        count = np.bincount(shell, weights=of.sum(axis=0))
+        noise = np.bincount(shell, weights=(of * left).sum(axis=0))
         known = (count > 0) & (noise > 0)
         if not known.any():
             return self
@@ -178,21 +184,26 @@ class TiltImages:
     def _values(self) -> NDArray[np.complex64]:
         return np.asarray(self.kernel.value[:, 0] + 1j * self.kernel.value[:, 1])
 
-    def _model(
-        self, reference: FourierVolume, tilts: Floats, rotation: Floats, shift_angstrom: Floats, contrast: float
-    ) -> NDArray[np.complex128]:
-        """Return what the samples should be, (t, n)."""
+    def _transfer(self, tilts: Floats, shift_angstrom: Floats) -> Floats:
+        """Return the transfer of the samples, scale included, (t, n)."""
         a = turned_projections(self.projections, self.axes, tilts[:, 2:5])
-        kx, ky, square, cosine, sine = self.kernel.frequency.astype(np.float64)
-        shift = self.offset_angstrom(tilts, shift_angstrom)
+        square, cosine, sine = self.kernel.frequency[2:].astype(np.float64)
         z, one, two = (self._defocus_at(a, tilts, shift_angstrom)[:, i, None] for i in range(3))
         linear, quartic, constant = self.kernel.lens.astype(np.float64).T[:, :, None]
         cycles = linear * (z + one * cosine + two * sine) * square + quartic * square**2 + constant
-        transfer = self.kernel.envelope * np.sin(2.0 * np.pi * cycles)
-        turned = np.stack([kx, ky], axis=1) @ (a @ rotation)[:, :2]  # (t, n, 3)
-        spectrum = reference.sample(turned.reshape(-1, 3)).reshape(transfer.shape)
-        phase = np.exp(-2j * np.pi / self.box_angstrom * (shift @ np.stack([kx, ky])))
-        return np.asarray(contrast * np.exp(tilts[:, 8])[:, None] * transfer * phase * spectrum)
+        scale = np.exp(tilts[:, 8])[:, None]
+        return np.asarray(scale * self.kernel.envelope * np.sin(2.0 * np.pi * cycles))
+
+    def _slices(
+        self, reference: FourierVolume, tilts: Floats, rotation: Floats, shift_angstrom: Floats
+    ) -> NDArray[np.complex128]:
+        """Return the reference's spectrum at the samples, moved to where the images show the particle, (t, n)."""
+        a = turned_projections(self.projections, self.axes, tilts[:, 2:5])
+        frequency = self.kernel.frequency[:2].astype(np.float64)  # (2, n)
+        turned = frequency.T @ (a @ rotation)[:, :2]  # (t, n, 3)
+        spectrum = reference.sample(turned.reshape(-1, 3)).reshape(turned.shape[:2])
+        shift = self.offset_angstrom(tilts, shift_angstrom)
+        return np.asarray(np.exp(-2j * np.pi / self.box_angstrom * (shift @ frequency)) * spectrum)
 
     def _defocus_at(self, projections: Floats, tilts: Floats, shift_angstrom: Floats) -> Floats:
         """Return underfocus and astigmatism of the particle in each image, (t, 3)."""
