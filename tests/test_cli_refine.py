@@ -144,6 +144,7 @@ def test_an_option_is_read_by_its_old_name_with_a_warning(simulated, tmp_path, c
         (["--start-resolution", "1000"], "--start-resolution is too coarse: a box of 16"),
         (["--split", "--overlap", "-3"], "positive"),
         (["--assignment", "best"], "--assignment must be one of hard, soft, auto"),
+        (["--assignment", "soft", "--refine-tilts"], "--assignment soft and --refine-tilts exclude each other"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(simulated, tmp_path, capsys, change, said):

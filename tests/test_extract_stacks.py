@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import gonio
 from gonio import jobs
 from gonio.cli.app import run
 from gonio.io.aligned_series import open_aligned, read_aln, read_xf, xf_series
-from gonio.io.blocks import read_star
+from gonio.io.blocks import read_star, write_star
 from gonio.io.errors import FormatError
 from gonio.io.mrc import read_mrc, write_stack
 from gonio.io.names import file_stems
@@ -221,9 +222,10 @@ def test_stacks_from_simulated_images_are_the_stacks_that_were_simulated(tmp_pat
         np.testing.assert_allclose(other.projections_xyz, one.projections_xyz, atol=1e-7)
 
 
-def test_premultiplied_stacks_are_multiplied_anew_for_another_defocus(tilted):
+def test_premultiplied_stacks_are_multiplied_anew_for_another_defocus_and_strength(tilted):
     folder, _ = tilted
-    refocused = TiltChange(np.zeros((3, 2)), np.zeros((3, 3)), np.array([2500.0, 0.0, -4000.0]))
+    strength = np.array([0.8, 1.0, 1.3])
+    refocused = TiltChange(np.zeros((3, 2)), np.zeros((3, 3)), np.array([2500.0, 0.0, -4000.0]), scale=strength)
     target = folder / "new" / "tomograms.star"
     target.parent.mkdir()
     write_changed_tomograms(target, folder / "tomograms.star", {"TS_01": refocused})
@@ -238,6 +240,7 @@ def test_premultiplied_stacks_are_multiplied_anew_for_another_defocus(tilted):
     )
     old = gonio.read_particles(folder / "out" / "particles.star").load(0)
     new = gonio.read_particles(folder / "out" / "particles.star", tomograms_path=target).load(0)
+    np.testing.assert_allclose(new.scale, (1.0 if old.scale is None else old.scale) * strength)
     ky, kx = np.fft.fftfreq(BOX, PIXEL)[:, None], np.fft.rfftfreq(BOX, PIXEL)
     frequency = np.stack(np.broadcast_arrays(kx, ky), axis=-1)
     before, after = (one.transfer(frequency.reshape(-1, 2)).reshape(3, BOX, -1) for one in (old, new))
@@ -397,6 +400,23 @@ def shown_px(path: Path, place_angstrom: np.ndarray, matrices: bool) -> np.ndarr
             for i in range(3)
         ]
     )
+
+
+def test_the_geometry_of_a_stack_is_known_without_reading_its_images(tilted, monkeypatch):
+    folder, _ = tilted
+    jobs.extract(
+        [folder / "tomograms.star"], folder / "picks.star", output=folder / "out", box=BOX, normalise="none",
+        stacks=StackCuts(), threads=1,
+    )  # fmt: skip
+    star = read_star(folder / "out" / "particles.star")
+    particles = star.find("particles")
+    hidden = particles.with_columns({"rlnTomoVisibleFrames": ("[1,0,1]",) * len(particles)})
+    write_star(folder / "out" / "hidden.star", replace(star, blocks=tuple(
+        hidden if one is particles else one for one in star.blocks
+    )))  # fmt: skip
+    table = gonio.read_particles(folder / "out" / "hidden.star")
+    monkeypatch.setattr("gonio.io.source.read_listed", None)
+    assert table.stack_geometry(0).tilts.tolist() == [0, 1, 2]  # the stack holds all
 
 
 @pytest.mark.parametrize("matrices", [False, True])

@@ -36,7 +36,7 @@ CHANGE = TiltChange(
 
 def test_a_point_is_shown_where_the_formula_has_it():
     place = np.array([800.0, -1200.0, 350.0])
-    moved = CHANGE.displacement_angstrom(series(), place)
+    moved = CHANGE.applied(series()).offsets_angstrom(place)
     for tilt, projection in enumerate(full_projections(series())):
         w = np.radians(CHANGE.rotation_deg[tilt])
         turned = Rotation.from_rotvec(w).apply(projection @ place)  # right-handed, in the image's frame
@@ -48,8 +48,8 @@ def test_a_rotation_about_the_beam_moves_x_towards_y():
     quarter = TiltChange(np.zeros((1, 2)), np.array([[0.0, 0.0, 90.0]]), np.zeros(1))
     flat = TiltSeries.of_angles(Path("flat.star"), [0.0])
     x_axis, y_axis = flat.projections_xyz[0]
-    assert np.allclose(quarter.displacement_angstrom(flat, 10.0 * x_axis), [[-10.0, 10.0]])
-    assert np.allclose(quarter.displacement_angstrom(flat, 10.0 * y_axis), [[-10.0, -10.0]])
+    assert np.allclose(quarter.applied(flat).offsets_angstrom(10.0 * x_axis), [[-10.0, 10.0]])
+    assert np.allclose(quarter.applied(flat).offsets_angstrom(10.0 * y_axis), [[-10.0, -10.0]])
 
 
 def test_more_tilt_about_y_lifts_x_of_the_specimen():
@@ -81,7 +81,17 @@ def test_no_change_changes_nothing():
     after = TiltChange.none(3).applied(before)
     assert np.array_equal(after.projections_xyz, before.projections_xyz)
     assert np.array_equal(after.defocus, before.defocus)
-    assert not TiltChange.none(3).displacement_angstrom(before, [100.0, 200.0, 300.0]).any()
+    assert not after.offsets_angstrom([100.0, 200.0, 300.0]).any()
+
+
+def test_changes_follow_each_other():
+    first, place = CHANGE.applied(series()), np.array([800.0, -1200.0, 350.0])
+    twice = CHANGE.applied(first)
+    assert np.allclose(twice.cut_projections_xyz, series().projections_xyz)
+    assert np.allclose(twice.cut_defocus, series().defocus) and np.allclose(twice.cut_scale, series().scale)
+    assert np.allclose(twice.scale, series().scale * CHANGE.scale**2)
+    moved = (twice.projections_xyz - first.projections_xyz) @ place + CHANGE.shift_angstrom
+    assert np.allclose(twice.offsets_angstrom(place) - first.offsets_angstrom(place), moved)
 
 
 def test_what_does_not_belong_together_is_refused():
@@ -90,4 +100,4 @@ def test_what_does_not_belong_together_is_refused():
     with pytest.raises(ValueError, match="finite"):
         TiltChange(np.zeros((1, 2)), np.zeros((1, 3)), np.array([np.nan]))
     with pytest.raises(ValueError, match="has 3 tilts, the change of its geometry 2"):
-        CHANGE.take(np.array([0, 2])).applied(series())
+        TiltChange.none(2).applied(series())

@@ -7,19 +7,25 @@ import filecmp
 import json
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gonio import jobs
+from gonio.averaging.averages import average_table
 from gonio.cli.app import run
 from gonio.io import read_volume
-from gonio.io.errors import FormatError
-from gonio.io.tilt_tables import read_tilt_changes, tilt_changes_text
+from gonio.io.blocks import read_star
+from gonio.io.lists import write_particles
+from gonio.io.tilt_geometry import write_changed_tomograms
+from gonio.io.tilts import read_tilt_series
 from gonio.jobs import ListOptions, LocalOptions, RunOptions, SearchOptions
+from gonio.jobs.refine_tilts import warn_of_tilts
 from gonio.jobs.simulate_stacks import StackOptions
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.tilt_change import TiltChange
+from gonio.workflows import tilt_turns
 
 pytestmark = pytest.mark.slow
 
@@ -42,17 +48,17 @@ def folder(tmp_path_factory):
     return path
 
 
-def tilts(folder, name, **more):
+def tilts(folder, name, particles=None, **more):
     reference = folder / "sim" / "reference.mrc"
     given = {"reference": (reference, reference), "search": SEARCH, "run": ONE, **more}
-    return jobs.tilts(ListOptions(folder / "sim" / "truth.star"), output=folder / name, **given)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*overlap with others")
+        return jobs.tilts(particles or ListOptions(folder / "sim" / "truth.star"), output=folder / name, **given)
 
 
 @pytest.fixture(scope="module")
 def refined(folder):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tilts(folder, "refined")
+    return tilts(folder, "refined")
 
 
 def true_shifts(folder):
@@ -61,9 +67,14 @@ def true_shifts(folder):
     return np.array([[float(row["shift_x"]), float(row["shift_y"])] for row in rows])
 
 
+def written_series(folder, name, tomogram="TS_01"):
+    return read_tilt_series(read_star(folder / name / "tomograms" / "tomograms.star"), tomogram)
+
+
 def test_it_finds_the_tilts_and_writes_how_sure_it_is(folder, refined):
-    changes = read_tilt_changes(folder / "refined" / "tilt_changes.csv")
-    found = np.concatenate([one.shift_angstrom for one in changes.values()])
+    found = np.concatenate(
+        [written_series(folder, "refined", name).shift_since_cut_angstrom for name in ("TS_01", "TS_02")]
+    )
     true = true_shifts(folder)
     # A shift common to all images is the particles': compare about the means of each tomogram.
     for half in np.split(np.arange(len(true)), 2):
@@ -80,33 +91,73 @@ def test_it_finds_the_tilts_and_writes_how_sure_it_is(folder, refined):
 
 
 def test_other_commands_read_the_new_tilts(folder, refined):
-    words = ["average", f"{folder}/refined/particles.star", "--tilt-changes", f"{folder}/refined/tilt_changes.csv"]
-    assert run([*words, "-o", f"{folder}/after.mrc", "--threads", "1"]) == 0
-    again = jobs.average(
-        ListOptions(folder / "refined" / "particles.star", tilt_changes=folder / "refined" / "tilt_changes.csv"),
-        output=folder / "again.mrc",
-        threads=1,
-    )
+    series = folder / "refined" / "tomograms" / "tomograms.star"
+    words = ["average", f"{folder}/refined/particles.star", "--tomograms", f"{series}", "-o", f"{folder}/after.mrc"]
+    assert run([*words, "--threads", "1"]) == 0
     expected = refined.last.average.volume.data
     # Angles and shifts are texts of some digits in the list.
-    assert np.abs(again.average.volume.data - expected).max() < 5e-3 * np.abs(expected).max()
+    assert np.abs(read_volume(folder / "after.mrc").data - expected).max() < 5e-3 * np.abs(expected).max()
 
 
-def test_the_tilt_series_that_are_written_show_the_same_as_the_changes(folder, refined):
+def test_it_goes_on_from_the_tilts_that_it_wrote(folder, refined):
     series = folder / "refined" / "tomograms" / "tomograms.star"
-    again = jobs.average(
-        ListOptions(folder / "refined" / "particles.star", tomograms_path=series),
-        output=folder / "of_series.mrc",
-        threads=1,
-    )
-    expected = refined.last.average.volume.data
-    assert np.abs(again.average.volume.data - expected).max() < 5e-3 * np.abs(expected).max()
-    changes = folder / "refined" / "tilt_changes.csv"
-    twice = ListOptions(folder / "refined" / "particles.star", tomograms_path=series, tilt_changes=changes)
-    with pytest.raises(ArgumentError, match="exclude each other"):
-        twice.read()
-    with pytest.raises(ArgumentError, match="extract again"):
-        jobs.tilts(ListOptions(folder / "refined" / "particles.star", tomograms_path=series), output=folder / "no")
+    listed = ListOptions(folder / "refined" / "particles.star", tomograms_path=series)
+    again = tilts(folder, "again", listed)
+    for one in again.last.tilts.values():
+        assert (np.abs(one.tilts) < one.sd)[:, :5].all()  # they were found
+    cut, since = (written_series(folder, name).shift_since_cut_angstrom for name in ("refined", "again"))
+    found = again.last.tilts["TS_01"].tilts[:, :2]
+    assert np.allclose(since - cut, found, atol=1e-4)
+
+
+def test_results_of_an_earlier_alignment_do_not_stay_beside_new_poses(folder):
+    table = ListOptions(folder / "sim" / "truth.star").read()
+    write_particles(folder / "sim" / "aligned.star", table.with_poses(table.poses, dissimilarity=np.full(16, 0.5)))
+    tilts(folder, "stale", ListOptions(folder / "sim" / "aligned.star"))
+    columns = ListOptions(folder / "stale" / "particles.star").read().columns
+    assert "tilt_contrast" in columns and "dissimilarity" not in columns
+
+
+def moved_far(folder, angstrom):
+    """The tilt series with one image of the first tomogram moved."""
+    target = folder / f"moved_{angstrom:g}" / "tomograms.star"
+    target.parent.mkdir()
+    change = TiltChange.none(11)
+    shift = np.zeros((11, 2))
+    shift[3, 0] = angstrom
+    write_changed_tomograms(target, folder / "sim" / "tomograms.star", {"TS_01": replace(change, shift_angstrom=shift)})
+    return ListOptions(folder / "sim" / "truth.star", tomograms_path=target)
+
+
+@pytest.mark.filterwarnings("ignore:.*images are left out:RuntimeWarning")
+def test_images_too_far_from_where_they_were_cut_are_left_out_and_the_run_ends(folder):
+    table = moved_far(folder, 70.0).read()
+    with pytest.warns(RuntimeWarning, match=r"truth.star: images are left out .* extract the stacks again"):
+        stack = table.load(0)
+    assert table.tomograms[0] == "TS_01" and stack.used.tolist() == [tilt != 3 for tilt in range(11)]
+    with pytest.warns(UserWarning, match="of TS_01 lie up to .* in boxes of 256"):
+        done = tilts(folder, "far", moved_far(folder, 71.0))
+    assert not done.last.tilts["TS_01"].determined[3].any()
+    assert (folder / "far" / "map.mrc").exists()
+    assert filecmp.cmp(folder / "far" / "tilts.csv", folder / "far" / "iteration_001" / "tilts.csv", shallow=False)
+
+
+def test_tilts_are_kept_where_averages_fail(folder, monkeypatch):
+    def broken(table, **more):
+        if "iteration 1" in more["stage"]:
+            raise OSError("no more of the disk")
+        return average_table(table, **more)
+
+    monkeypatch.setattr(tilt_turns, "average_table", broken)
+    with pytest.raises(OSError, match="no more of the disk"):
+        tilts(folder, "broken")
+    assert (folder / "broken" / "iteration_001" / "tomograms" / "tomograms.star").exists()
+
+
+def test_adjustments_that_did_not_converge_are_named(refined):
+    one = replace(refined.last.tilts["TS_01"], converged=False)
+    with pytest.warns(UserWarning, match="adjustment of TS_01 ended before it converged"):
+        warn_of_tilts({"TS_01": one, "TS_02": refined.last.tilts["TS_02"]}, 256.0)
 
 
 def test_a_run_that_was_cut_off_comes_to_the_same_bits(folder, refined):
@@ -121,12 +172,10 @@ def test_a_run_that_was_cut_off_comes_to_the_same_bits(folder, refined):
 
         yield done
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(Stop):
-            tilts(folder, "resumed", run=RunOptions(threads=1, progress=killed))
-        tilts(folder, "resumed", run=RunOptions(threads=1, resume=True))
-    for name in ("tilts.csv", "tilt_changes.csv", "particles.star", "fsc.csv"):
+    with pytest.raises(Stop):
+        tilts(folder, "resumed", run=RunOptions(threads=1, progress=killed))
+    tilts(folder, "resumed", run=RunOptions(threads=1, resume=True))
+    for name in ("tilts.csv", "tomograms/tilt_series/TS_01.star", "particles.star", "fsc.csv"):
         assert filecmp.cmp(folder / "refined" / name, folder / "resumed" / name, shallow=False), name
     one, other = (read_volume(folder / name / "map.mrc").data for name in ("refined", "resumed"))
     assert np.array_equal(one, other)  # the header has the time
@@ -139,54 +188,17 @@ def test_a_refinement_adjusts_tilts_too(folder):
             ListOptions(folder / "sim" / "truth.star"), output=folder / "refinement", local=LocalOptions(),
             tilts=jobs.TiltOptions(), iterations=2, search=SEARCH, run=ONE,
         )  # fmt: skip
+    assert done.plan.assignment == "hard"
     last = done.iterations[-1]
     assert set(last.tilts) == {"TS_01", "TS_02"}
-    changes = read_tilt_changes(folder / "refinement" / "iteration_002" / "tilt_changes.csv")
-    assert np.abs(changes["TS_01"].shift_angstrom).max() > 1.0
-    assert set(last.table.source.changes) == {"TS_01", "TS_02"}
-
-
-def test_changes_round_trip(tmp_path):
-    rng = np.random.default_rng(0)
-    shapes = ((3, 2), (3, 3), (3,), (3, 2))
-    changes = {"a": TiltChange(*(rng.normal(size=shape) for shape in shapes), rng.uniform(0.5, 2.0, 3))}
-    changes['b,"'] = TiltChange.none(1)
-    path = tmp_path / "changes.csv"
-    path.write_text(tilt_changes_text(changes))
-    again = read_tilt_changes(path)
-    assert list(again) == list(changes)
-    for name, one in changes.items():
-        for field in ("shift_angstrom", "rotation_deg", "defocus_angstrom", "astigmatism_angstrom", "scale"):
-            assert np.array_equal(getattr(again[name], field), getattr(one, field))
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("", "has no column tomogram"),
-        ("tomogram,tilt\n", "has no column shift_x_angstrom"),
-        ("HEAD\na,1,0,0,0,0,0,0,0,0\n", "line 2 is not a row of its 11 columns"),
-        ("HEAD\na,1,0,0,0,0,0,x,0,0,1\n", "line 2 is not a row"),
-        ("HEAD\na,2,0,0,0,0,0,0,0,0,1\n", "line 2 is image 2 of 'a' after 0"),
-        ("HEAD\na,1,0,0,0,0,0,nan,0,0,1\n", "finite"),
-    ],
-)
-def test_broken_tables_are_named(tmp_path, text, problem):
-    head = tilt_changes_text({}).strip()
-    path = tmp_path / "changes.csv"
-    path.write_text(text.replace("HEAD", head))
-    with pytest.raises(FormatError, match=problem):
-        read_tilt_changes(path)
+    moved = written_series(folder, "refinement/iteration_002").shift_since_cut_angstrom
+    assert np.abs(moved).max() > 1.0
+    assert np.allclose(last.table.source.series["TS_01"].shift_since_cut_angstrom, moved, atol=1e-4)
 
 
 def test_inputs_that_do_not_fit_are_refused(folder):
     with pytest.raises(ArgumentError, match="must be a positive number"):
         tilts(folder, "none", refined=jobs.TiltOptions(tilt_shift_sd_angstrom=-1.0))
-    changes = folder / "wrong.csv"
-    changes.write_text(tilt_changes_text({name: TiltChange.none(3) for name in ("TS_01", "TS_02")}))
-    with pytest.raises(ValueError, match="11 tilts, the change of its geometry 3"):
-        jobs.average(ListOptions(folder / "sim" / "truth.star", tilt_changes=changes), output=folder / "x.mrc")
-    changes.write_text(tilt_changes_text({"TS_01": TiltChange.none(11)}))
-    with pytest.raises(FormatError, match="has no tomogram 'TS_02'"):
-        jobs.average(ListOptions(folder / "sim" / "truth.star", tilt_changes=changes), output=folder / "x.mrc")
-    assert not (folder / "none").exists() and not (folder / "x.mrc").exists()
+    with pytest.raises(ArgumentError, match="iterations must be 1 or more, got 0"):
+        tilts(folder, "none", iterations=0)
+    assert not (folder / "none").exists()

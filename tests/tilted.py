@@ -156,7 +156,7 @@ class Memory(ParticleSource):
 
     made: Series
     images: np.ndarray
-    changed: dict = field(default_factory=dict)
+    now: TiltSeries | None = None
 
     @property
     def stacks(self):
@@ -164,30 +164,24 @@ class Memory(ParticleSource):
 
     @property
     def series(self):
-        return {self.made.name: self.made.series}
-
-    @property
-    def changes(self):
-        return self.changed
+        return {self.made.name: self.now or self.made.series}
 
     def stack_geometry(self, index):
-        series, place = self.made.series, self.made.places[index]
-        change = self.changed.get(self.made.name)
-        return StackGeometry(series, np.arange(len(series)), place, self.made.ctf(series, place), False, change)
+        series, place = self.series[self.made.name], self.made.places[index]
+        return StackGeometry(series, np.arange(len(series)), place, self.made.ctf(series, place))
 
     def load(self, index):
-        geometry = self.stack_geometry(index)
-        series, images = geometry.series, self.images[index]
-        if geometry.change is not None:
-            series = geometry.change.applied(series)
-            images = moved_images(images, -geometry.moved_angstrom / SIZE)
+        geometry, scale = self.stack_geometry(index), np.ones(len(self.made.series))
+        series = geometry.series
         stack = TiltStack(
-            images, series.projections_xyz, SIZE, ctf=self.made.ctf(series, geometry.place_angstrom),
-            ctf_premultiplied=self.made.premultiplied, scale=series.scale,
+            moved_images(self.images[index], -geometry.offsets_angstrom / SIZE), series.projections_xyz, SIZE,
+            ctf=geometry.ctf, ctf_premultiplied=self.made.premultiplied,
+            scale=geometry.shows(BOX * SIZE) * (scale if series.scale is None else series.scale),
         )  # fmt: skip
-        if geometry.change is None or not self.made.premultiplied:
+        if not self.made.premultiplied:
             return stack
-        return premultiplied_anew(stack, geometry.ctf, np.ones(len(series)))
+        before = self.made.ctf(self.made.series, geometry.place_angstrom)
+        return premultiplied_anew(stack, before, scale if series.cut_scale is None else series.cut_scale)
 
     def with_changes(self, changes):
-        return replace(self, changed=dict(changes))
+        return replace(self, now=changes[self.made.name].applied(self.series[self.made.name]))

@@ -23,13 +23,14 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 import gonio
+from gonio.averaging.resolution import independent_samples
 from gonio.fourier.fourier_volume import moved
 from gonio.fourier.fsc import fourier_shell_correlation, resolution_at
 from gonio.run.executor import Local
 from gonio.simulate import PAPER_CTF, Imaging, Phantom, Structure, simulate_subtomogram
 from gonio.simulate.microscope import apply_transfer, back_project
 from gonio.workflows.initial_model import initial_model_halves
-from gonio.workflows.refinement import best_of, fsc_mask, independent_samples, refined, start_map
+from gonio.workflows.refinement import best_of, fsc_mask, refined, start_map
 from gonio.workflows.refinement_plan import Iteration, Plan
 from held import Held
 

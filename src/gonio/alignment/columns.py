@@ -44,6 +44,7 @@ FOUND = (
     "log_likelihood",
     "decoy_log_likelihood",
     "q_value",
+    "tilt_contrast",
 )
 BEST_RUNNER_UP = "runner_up_"  # prefix of all columns about it
 

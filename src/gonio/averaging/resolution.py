@@ -25,6 +25,10 @@ from gonio.particle.volume import Volume, mean_free_volume, mean_within
 
 FSC_HALVES = 0.143  # of two half maps (Rosenthal & Henderson 2003)
 FSC_KNOWN = 0.5  # of a map against a known one, and the older, stricter threshold for halves
+# Halves agree where their FSC is above 0.143 and above this many standard deviations of chance correlation, which are
+# larger in shells of few samples; 0.5 is always enough. 40 particles of noise (`experiments/refine`) reach 0.15 to 0.3
+# in the lowest six shells.
+CHANCE_SDS, ALWAYS_ENOUGH = 2.0, 0.5
 # Phases are random from the first shell whose unmasked FSC is below this.
 RANDOM_BELOW = 0.8
 # Shells beyond that are not corrected either: the mask's transform, which is as wide, mixes them with lower shells.
@@ -134,6 +138,23 @@ def _first_random(unmasked: NDArray[np.float64], box_angstrom: float, from_angst
             finest=finest,
         )
     return first
+
+
+def agreed_shell(fsc: HalfMapFsc, mask: Volume) -> float:
+    """Return the shell, a fractional number, to which the FSC of halves under a mask is above what chance may reach."""
+    enough = np.clip(CHANCE_SDS / np.sqrt(independent_samples(mask)), FSC_HALVES, ALWAYS_ENOUGH)
+    return fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
+
+
+def independent_samples(mask: Volume) -> NDArray[np.float64]:
+    """Return the number of independent samples in each shell 0..n//2 of a volume under a mask, (n // 2 + 1,).
+
+    It is half of a shell, as the others are Friedel mates, times the fraction of the box that the mask keeps. The FSC
+    of uncorrelated volumes has a standard deviation of one over its root.
+    """
+    shell = np.rint(np.linalg.norm(index_grid(mask.box), axis=-1)).astype(int).ravel()
+    count = np.bincount(shell)[: mask.box // 2 + 1] / 2.0
+    return np.maximum(count * float((mask.data.astype(np.float64) ** 2).mean()), 1.0)
 
 
 def fsc_of_a_half(fsc: NDArray[np.float64], *, left: float = 1.0) -> NDArray[np.float64]:

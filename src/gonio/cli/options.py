@@ -70,12 +70,6 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         help="Of 2-D stacks: whose meaning rlnTomoHand has. RELION adds hand times depth to the defocus, WarpTools"
         " subtracts it; tomograms called NAME.tomostar are taken to be WarpTools'. It mirrors nothing.",
     ),
-    "tilt_changes": typer.Option(
-        "--tilt-changes",
-        metavar="FILE",
-        help="Of 2-D stacks: tilt_changes.csv of `gonio tilts`. Images are moved by phases, and projections and defocus"
-        " are those that it found; the stacks stay as they are.",
-    ),
     "invert": typer.Option("--invert", help="Flip the sign of the particles: for density that is dark (negative)."),
     "voxel_size_angstrom": length("--voxel-size", "Voxel size, angstrom, in place of what the files state."),
     "permissive": typer.Option(
@@ -106,7 +100,7 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         "--assignment",
         metavar="auto|soft|hard",
         help="hard: a particle enters the averages at the pose found; soft: at poses sampled from its posterior;"
-        " auto: soft where the resolution distinguishes these.",
+        " auto: soft where the resolution distinguishes these, hard with --refine-tilts.",
     ),
     "search": typer.Option(
         "--search",

@@ -93,7 +93,8 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     --local each half starts from its average at the poses of the list, which stay where a prior expects them.
 
     With --refine-tilts every iteration that searches near the poses found adjusts tilts and poses together, as
-    `gonio tilts` does, and writes tilts.csv and tilt_changes.csv.
+    `gonio tilts` does, and writes tilts.csv and tomograms/tomograms.star; averages are then at the poses found
+    (--assignment hard).
 
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then; the
     list is in the format that it was read in, as that of `gonio align`. DIR holds those of the last iteration whose

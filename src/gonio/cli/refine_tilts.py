@@ -47,7 +47,6 @@ def watch(one: TiltIteration, *, as_json: bool) -> None:
     tilt_weights=None,
     tilt_range_deg=None,
     axis_deg=None,
-    tilt_changes=None,
     score=None,
     search=None,
     inputs=None,
@@ -65,10 +64,12 @@ def tilts(refined: TiltsRefined, *, output: Path, as_json: bool) -> None:
     its prior, and is named.
 
     The stacks stay as they are: images are moved by phases. DIR holds tilts.csv (what each image had before and has
-    after, with its standard deviation, marginal over everything else), tilt_changes.csv, particles.star with the new
-    poses, map.mrc, half1.mrc, half2.mrc, fsc.csv, fsc_before.csv, report.html, summary.json and settings.toml. Other
-    commands read the list and its stacks with the new tilts by --tilt-changes DIR/tilt_changes.csv. A run that is cut
-    off goes on with --resume.
+    after, with its standard deviation, marginal over everything else), tomograms/tomograms.star with the new tilts,
+    particles.star with the new poses, map.mrc, half1.mrc, half2.mrc, fsc.csv, fsc_before.csv, report.html, summary.json
+    and settings.toml, and DIR/iteration_001/ and so on the tilts of each iteration. Other commands read the list and
+    its stacks with the new tilts by --tomograms DIR/tomograms/tomograms.star, this one too. Images whose particle comes
+    to lie more than a quarter of the box from where they were cut are left out, with a warning. A run that is cut off
+    goes on with --resume.
 
     Example: `gonio tilts refined/particles.star --diameter 260 -o tilts`
 

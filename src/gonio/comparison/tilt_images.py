@@ -171,15 +171,6 @@ class TiltImages:
         weight = used / (of_shell[shell] * self.samples_per_independent)
         return replace(self, kernel=self.kernel._replace(weight=weight.astype(np.float32)))
 
-    def log_noise(self, limit: float) -> float:
-        """Return the part of -ln L that the noise alone makes, the sum of its logarithm, up to a limit in shells.
-
-        Without it likelihoods by different weights cannot be compared.
-        """
-        weight = self.kernel.weight[:, self.radius <= limit * (1 + 1e-6)].astype(np.float64)
-        used = weight[weight > 0] * self.samples_per_independent
-        return float(-np.log(used).sum() / self.samples_per_independent)
-
     @property
     def _values(self) -> NDArray[np.complex64]:
         return np.asarray(self.kernel.value[:, 0] + 1j * self.kernel.value[:, 1])

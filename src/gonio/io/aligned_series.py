@@ -139,7 +139,7 @@ def _of_relion(
         problem = f"block data_{tilts.name} does not state the shifts of its images (rlnTomoXShiftAngst, YShiftAngst)"
         raise FormatError(tilts.path, problem, "align the tilt series first")
     # Stacks that are cut now are cut with this geometry.
-    now = replace(series, cut_projections_xyz=None, cut_defocus=None, shift_since_cut_angstrom=None)
+    now = replace(series, cut_projections_xyz=None, cut_defocus=None, cut_scale=None, shift_since_cut_angstrom=None)
     return AlignedSeries(now, images, size, stated or size_px, star.path)
 
 

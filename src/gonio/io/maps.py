@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from gonio.io.compressed import first_bytes
 from gonio.io.em import is_em, read_em, write_em
 from gonio.io.errors import FormatError, reading
-from gonio.io.mrc import MapFile, finite_float32, read_mrc, read_sections, write_mrc
+from gonio.io.mrc import MapFile, finite_float32, mrc_layout, read_mrc, read_sections, write_mrc
 from gonio.particle.volume import Volume
 
 BROKEN = "write the file again"
@@ -123,6 +123,17 @@ def image_stack(image: MapFile) -> NDArray[np.float32]:
     if data.ndim != 3:
         raise FormatError(image.path, f"holds an array of shape {data.shape}", "give a stack of 2-D images")
     return data
+
+
+def image_count(list_path: Path, path: Path, *, permissive: bool) -> int:
+    """Return the number of images of a stack in a list, from its header alone."""
+    with reading(path, BROKEN):
+        start = first_bytes(path)
+    if is_em(start):
+        return len(image_stack(read_listed(list_path, path, permissive=permissive)))
+    with _warned_once(list_path, wanted=permissive):
+        shape = mrc_layout(path, permissive=permissive).shape
+    return 1 if len(shape) == 2 else shape[0]
 
 
 def moved_images(images: NDArray[np.float32], by_px: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ D = diag(1, 1, -1), which mirrors what it shows; defocus stays as the files have
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,7 +22,7 @@ from gonio.io.blocks import Block, Star, read_star
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
 from gonio.io.errors import FormatError, files_found, locate, located, of_particle, reading
 from gonio.io.joining import joined_stars
-from gonio.io.maps import image_stack, moved_images, read_listed
+from gonio.io.maps import image_count, image_stack, moved_images, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
 from gonio.io.tilts import OPTICS, DefocusHand, visible_tilts
@@ -29,14 +30,12 @@ from gonio.io.wedges import StatedWedges
 from gonio.particle.ctf import Ctf
 from gonio.particle.particle_source import ParticleSource
 from gonio.particle.table import ParticleTable
-from gonio.particle.tilt_change import StackGeometry, TiltChange, premultiplied_anew
+from gonio.particle.tilt_change import FARTHEST_OFFSET, StackGeometry, TiltChange, premultiplied_anew
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
 
 VOXEL_SIZE_TOLERANCE = 0.01
-# Stacks are not moved by more than this fraction of their box: the rest would come from the other side.
-_FARTHEST_OFFSET = 0.25
 CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
 COORDINATES_PX = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
@@ -121,8 +120,6 @@ class StarSource:
         Whether images are 2-D stacks. Without their tilt series they cannot be loaded.
     places_angstrom
         Where the boxes of stacks are, from the centres of their tomograms, (m, 3), NaN where it is not known; or None.
-    changes
-        Changes of the geometry of tilt series, by tomogram: stacks are loaded with them.
     """
 
     star: Star
@@ -133,7 +130,6 @@ class StarSource:
     sets: tuple[Path, ...] = ()
     stacks: bool = False
     places_angstrom: NDArray[np.float64] | None = field(default=None, compare=False)
-    changes: Mapping[str, TiltChange] = field(default_factory=dict, compare=False)
 
     @property
     def path(self) -> Path:
@@ -232,9 +228,11 @@ class StarSource:
         return self._tilt_stack(index, image, size) if self.series else self._subtomogram(index, image, size)
 
     def _read(self, label: str, index: int) -> MapFile:
+        return read_listed(self.path, self._located(label, index), permissive=self.options.permissive)
+
+    def _located(self, label: str, index: int) -> Path:
         token = self.particles.text(label)[index]
-        path = located(token, self.path, f"{label} of row {index + 1}, {token}, is")
-        return read_listed(self.path, path, permissive=self.options.permissive)
+        return located(token, self.path, f"{label} of row {index + 1}, {token}, is")
 
     def _voxel_size(self, index: int, image: MapFile) -> float:
         if self.options.voxel_size_angstrom is not None:
@@ -254,42 +252,47 @@ class StarSource:
     def _tilt_stack(self, index: int, image: MapFile, size: float) -> TiltStack:
         images = image_stack(image)
         geometry, visible = self._geometry(index, image.path, len(images))
-        series = geometry.series if geometry.change is None else geometry.change.applied(geometry.series)
+        series, offsets = geometry.series, self._offsets(geometry, size * images.shape[-1])
+        if offsets is not None:
+            visible = visible & geometry.shows(size * images.shape[-1])
+            images = moved_images(images, -offsets / size)
         with reading(image.path, "extract this particle again"):
             stack = TiltStack(
-                self._contrast(self._centred(index, images, series, size)),
+                self._contrast(images),
                 series.projections_xyz * geometry.sense,
                 size,
-                ctf=self._ctf(index, series),
+                ctf=geometry.ctf,
                 ctf_premultiplied=bool(self.value(PREMULTIPLIED, index)),
                 dose=series.dose,
                 scale=visible.astype(np.float64) if series.scale is None else visible * series.scale,
                 bfactor_per_dose=series.bfactor_per_dose,
             )
-            if series.cut_defocus is None or not stack.ctf_premultiplied:
+            if series.cut_projections_xyz is None or not stack.ctf_premultiplied:
                 return stack
             # The lens is that of the place where the stack was cut, and so nearly that of the place now.
-            before = self._ctf(index, replace(series, defocus=series.cut_defocus))
-            scale = geometry.series.scale
-            return premultiplied_anew(stack, before, visible * (np.ones(len(visible)) if scale is None else scale))
+            cut_defocus = series.defocus if series.cut_defocus is None else series.cut_defocus
+            before = self._ctf(index, replace(series, defocus=cut_defocus))
+            cut_scale = stack.scale if series.cut_scale is None else visible * series.cut_scale
+            return premultiplied_anew(stack, before, cut_scale)
 
-    def _centred(self, index: int, images: NDArray[np.float32], series: TiltSeries, size: float) -> NDArray[np.float32]:
-        """Return images with the particle at their centres, also where they were cut out with another geometry."""
-        if series.cut_projections_xyz is None:
-            return images
-        place = self._place(index)
-        if place is None:
+    def _offsets(self, geometry: StackGeometry, box_angstrom: float) -> NDArray[np.float64] | None:
+        """Return where images show their particle, (t, 2); None where they were cut out with the geometry of now.
+
+        A warning, one for all particles of a list, states that images are left out.
+        """
+        if geometry.series.cut_projections_xyz is None:
+            return None
+        if not np.isfinite(geometry.place_angstrom).all():
             problem = "does not state positions, which stacks need that were cut out with another geometry of the tilts"
             raise FormatError(self.path, problem, "extract the stacks again")
-        offsets = series.offsets_angstrom(place)
-        assert offsets is not None
-        if np.abs(offsets).max() > _FARTHEST_OFFSET * size * images.shape[-1]:
-            problem = (
-                f"was cut out up to {np.abs(offsets).max():.0f} angstrom away from where its tilt series has it now,"
-                f" too far for a box of {images.shape[-1] * size:g}"
+        if not geometry.shows(box_angstrom).all():
+            warnings.warn(
+                f"{self.path}: images are left out that were cut out more than {FARTHEST_OFFSET:g} of their box away"
+                " from where their tilt series has the particle now: extract the stacks again",
+                RuntimeWarning,
+                stacklevel=2,
             )
-            raise FormatError(self.path, problem, "extract the stacks again")
-        return moved_images(images, -offsets / size)
+        return geometry.offsets_angstrom
 
     def _place(self, index: int) -> NDArray[np.float64] | None:
         """Return where a particle's box is, from its tomogram's centre; None where it is not known."""
@@ -297,7 +300,7 @@ class StarSource:
         return place if place is not None and bool(np.isfinite(place).all()) else None
 
     def stack_geometry(self, index: int) -> StackGeometry:
-        """Return the geometry by which the images of the particle at this row were cut.
+        """Return the geometry of the images of the particle at this row.
 
         Raises
         ------
@@ -309,8 +312,8 @@ class StarSource:
         series = self.series[self.particles.text("rlnTomoName")[index]]
         count, path = len(series), self.path
         if not self._visible(index, series).all():
-            image = self._read("rlnImageName", index)
-            count, path = len(image_stack(image)), image.path
+            path = self._located("rlnImageName", index)
+            count = image_count(self.path, path, permissive=self.options.permissive)
         geometry, _ = self._geometry(index, path, count)
         if not np.isfinite(geometry.place_angstrom).all():
             problem = f"does not state where the particle in row {index + 1} is from the centre of its tomogram"
@@ -318,13 +321,12 @@ class StarSource:
         return geometry
 
     def with_changes(self, changes: Mapping[str, TiltChange]) -> StarSource:
-        """Return a source that loads stacks with these changes of their tilt series, by tomogram, and no others."""
+        """Return the source of the same stacks whose tilt series are changed, by tomogram."""
         unknown = [name for name in changes if name not in self.series]
         if unknown:
             raise FormatError(self.path, f"has no tilt series {unknown[0]!r}", "give changes of its own tomograms")
-        for name, change in changes.items():
-            change.applied(self.series[name])  # whose error states both numbers of tilts
-        return replace(self, changes=dict(changes))
+        changed = {name: change.applied(self.series[name]) for name, change in changes.items()}
+        return replace(self, series={**self.series, **changed})
 
     def _geometry(self, index: int, path: Path, count: int) -> tuple[StackGeometry, NDArray[np.bool_]]:
         """Return the geometry of the ``count`` images of a stack, and which of them show the particle."""
@@ -332,9 +334,8 @@ class StarSource:
         series, visible, tilts = self._match(index, path, count, self.series[name])
         place = self._place(index)
         place = np.full(3, np.nan) if place is None else place
-        change = self.changes[name].take(tilts) if name in self.changes else None
         mirrored = bool(self.tilts_reversed[index])
-        return StackGeometry(series, tilts, place, self._ctf(index, series), mirrored, change), visible
+        return StackGeometry(series, tilts, place, self._ctf(index, series), mirrored), visible
 
     def _ctf(self, index: int, series: TiltSeries) -> Ctf | None:
         if series.defocus is None:

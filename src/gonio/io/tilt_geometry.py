@@ -30,6 +30,7 @@ from gonio.io.tilts import (
     ANGLES,
     CUT,
     CUT_DEFOCUS,
+    CUT_SCALE,
     DEFOCUS,
     PIXEL,
     SCALE,
@@ -60,7 +61,7 @@ def rewrite_tomograms(path: Path, source: Path) -> tuple[Path, ...]:
     FormatError
         If a file is missing or broken, or cannot be written.
     """
-    outdated = (*CUT, CUT_DEFOCUS)
+    outdated = (*CUT, CUT_DEFOCUS, CUT_SCALE)
     return _rewritten(path, source, lambda _, tilts, __: tilts.without([one for one in outdated if one in tilts]))
 
 
@@ -108,16 +109,25 @@ def write_changed_tomograms(
     return _rewritten(path, source, changed)
 
 
-def write_changed_series(folder: Path, table: ParticleTable, changes: Mapping[str, TiltChange]) -> Path | None:
+def write_changed_series(folder: Path, table: ParticleTable, changes: Mapping[str, TiltChange]) -> Path:
     """Write the tomograms.star of a list, and its tilt series, with changed geometry into a folder.
 
     Returns
     -------
-    The new tomograms.star; None for lists whose tilt series are in no such file.
+    The new tomograms.star.
+
+    Raises
+    ------
+    ValueError
+        For lists whose tilt series are in no such file, or in two.
+    FormatError
+        As ``write_changed_tomograms``.
     """
     source = table.source
     if not isinstance(source, StarSource) or source.tomograms_path is None:
-        return None
+        raise ValueError(
+            "these tilt series are in no one tomograms.star, as those of lists that were joined: write each list's own"
+        )
     folder.mkdir(exist_ok=True)
     path, hand = folder / "tomograms.star", source.options.defocus_hand
     return write_changed_tomograms(path, source.tomograms_path, changes, defocus_hand=hand)[0]

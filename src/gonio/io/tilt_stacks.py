@@ -31,6 +31,7 @@ from gonio.io.tilts import (
     ANGLES,
     CUT,
     CUT_DEFOCUS,
+    CUT_SCALE,
     DEFOCUS,
     DOSE,
     HAND,
@@ -150,7 +151,8 @@ def cut_columns(series: TiltSeries) -> dict[str, Sequence[str]]:
     stated = dict(zip(CUT, (cut[:, 0], cut[:, 1], since), strict=True))
     if series.cut_defocus is not None:
         stated[CUT_DEFOCUS] = series.cut_defocus
-    return {label: tuple(map(row_text, rows)) for label, rows in stated.items()}
+    columns: dict[str, Sequence[str]] = {label: tuple(map(row_text, rows)) for label, rows in stated.items()}
+    return columns if series.cut_scale is None else columns | decimals([CUT_SCALE], series.cut_scale[:, None])
 
 
 def row_text(values: ArrayLike) -> str:

@@ -10,8 +10,8 @@ The rows of P are the image's x and y axes and the beam in the tomogram. A place
 image at P p + s from its centre pixel, s = (rlnTomoXShiftAngst, rlnTomoYShiftAngst), or, where p is counted in pixels
 from the corner, at P p + W from the first pixel, W the fourth numbers of rlnTomoProjX, Y. Where a geometry was changed
 since stacks were cut out, gonioCutProjX, Y and gonioCutDefocus hold what they were cut out with, as rows of numbers,
-and gonioShiftSinceCutAngst by how much s has changed. And the sign of the change of defocus with a
-particle's depth d along the beam, counted from the tomogram's centre:
+gonioCutScale the strength, and gonioShiftSinceCutAngst by how much s has changed. And the sign of the change of defocus
+with a particle's depth d along the beam, counted from the tomogram's centre:
 
     RELION      rlnTomoHand rlnTomoDefocusSlope d       (src/jaz/tomography/tomogram.cpp: Tomogram::getCtf)
     WarpTools   -rlnTomoHand d                          (WarpLib/TiltSeries/TiltSeries.cs: GetPositionInAllTilts)
@@ -39,8 +39,9 @@ from gonio.particle.tilt_series import Optics, TiltSeries
 
 ANGLES = ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot")
 SHIFTS = ("rlnTomoXShiftAngst", "rlnTomoYShiftAngst")
-# Axes of the images with which stacks were cut out, by how much shifts have changed since, and the defocus before.
-CUT, CUT_DEFOCUS = ("gonioCutProjX", "gonioCutProjY", "gonioShiftSinceCutAngst"), "gonioCutDefocus"
+# Axes of the images with which stacks were cut out, by how much shifts have changed since; defocus and strength before.
+CUT = ("gonioCutProjX", "gonioCutProjY", "gonioShiftSinceCutAngst")
+CUT_DEFOCUS, CUT_SCALE = "gonioCutDefocus", "gonioCutScale"
 STAGE_TILT = "rlnTomoNominalStageTiltAngle"
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
@@ -148,6 +149,7 @@ def series_of_block(tilts: Block) -> TiltSeries:
         shifts_angstrom=tilts.vectors(SHIFTS) if all(label in tilts for label in SHIFTS) else None,
         cut_projections_xyz=cut,
         cut_defocus=matrix_rows(tilts, CUT_DEFOCUS, 3) if CUT_DEFOCUS in tilts else None,
+        cut_scale=_column(tilts, CUT_SCALE),
         shift_since_cut_angstrom=since,
     )
 

@@ -54,8 +54,6 @@ class ListOptions:
         Files of tilts, one by one, in place of a range; and their weights: ``plain``, ``dose`` or ``ctf``.
     invert
         Flip the sign of the particles.
-    tilt_changes
-        Table of ``gonio tilts``: stacks are loaded with the tilts as they were refined.
     """
 
     path: File
@@ -71,7 +69,6 @@ class ListOptions:
     data_path: File | None = None
     reverse_tilts: bool = False
     defocus_hand: str | None = None
-    tilt_changes: File | None = None
 
     @property
     def name(self) -> str:
@@ -90,27 +87,10 @@ class ListOptions:
         from gonio.io.wedges import with_tilts
 
         self.check()
-        table = self._changed(read_with(Path(self.path), self.reading))
+        table = read_with(Path(self.path), self.reading)
         if not self.tilt_files:
             return table
         return with_tilts(table, [Path(path) for path in self.tilt_files], weighting=self.tilt_weights)
-
-    def _changed(self, table: ParticleTable) -> ParticleTable:
-        """Return a list whose stacks load with the changes of their tilts, where such are given."""
-        from gonio.io import FormatError
-        from gonio.io.tilt_tables import read_tilt_changes
-
-        if self.tilt_changes is None:
-            return table
-        if is_changed(table):
-            problem = "{} and a tomograms file that states the change already exclude each other: leave one out"
-            raise ArgumentError(problem, "tilt_changes")
-        changes, listed = read_tilt_changes(Path(self.tilt_changes)), dict.fromkeys(table.tomograms)
-        for name in listed:
-            if name not in changes:
-                problem = f"has no tomogram {name!r}, which {self.name} lists"
-                raise FormatError(self.tilt_changes, problem, "give the tilt_changes.csv that was made for this list")
-        return table.with_changes({name: changes[name] for name in listed})
 
     def check(self) -> None:
         """Raise ArgumentError for options that exclude each other."""
@@ -167,13 +147,6 @@ def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> Sin
     from gonio.particle.wedge import SingleAxisWedge
 
     return None if tilt_range_deg is None else SingleAxisWedge(*tilt_range_deg, axis_deg)
-
-
-def is_changed(table: ParticleTable) -> bool:
-    """Return whether the tilt series of a list state another geometry than that with which its stacks were cut."""
-    return table.source is not None and any(
-        one.cut_projections_xyz is not None or one.cut_defocus is not None for one in table.source.series.values()
-    )
 
 
 def files_of(table: ParticleTable | None, *files: File | None) -> list[Path]:

@@ -21,7 +21,7 @@ from gonio.jobs.fitting import Fitting
 from gonio.jobs.map_quality import SHARPENED, Postprocessed, postprocessed, write_postprocessed
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, TiltOptions, files_of
 from gonio.jobs.pages import defocus_of, facts_of, files_in, for_display, outliers_of, shared_decisions, with_notes
-from gonio.jobs.refine_tilts import write_tilts
+from gonio.jobs.refine_tilts import warn_of_tilts, write_tilts
 from gonio.jobs.running import RunOptions, Work, running
 from gonio.jobs.splitting import some, with_half_sets
 from gonio.jobs.verdicts import verdict_of_refinement
@@ -231,6 +231,7 @@ def refine(
                 next_steps=_next_steps(refined, output),
             )
             write_text(folder / "report.html", html(report))
+    warn_of_tilts(refined.best.tilts, refined.best.volume.box_angstrom)
     return refined
 
 

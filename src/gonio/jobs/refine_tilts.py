@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,18 +16,18 @@ from gonio.jobs.checking import warn_of
 from gonio.jobs.curves import falls_at, fsc_csv, resolutions
 from gonio.jobs.files import write_summary, write_text
 from gonio.jobs.fitting import Fitting
-from gonio.jobs.options import File, ListOptions, SearchOptions, TiltOptions, files_of, is_changed
+from gonio.jobs.options import File, ListOptions, SearchOptions, TiltOptions, files_of
 from gonio.jobs.pages import facts_of, for_display, with_notes
-from gonio.jobs.running import RunOptions, running
+from gonio.jobs.running import RunOptions, Work, running
 from gonio.jobs.splitting import with_half_sets
 from gonio.particle.arguments import ArgumentError
+from gonio.particle.tilt_change import FARTHEST_OFFSET
 
 if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
-    from gonio.particle.tilt_series import TiltSeries
     from gonio.particle.volume import Volume
     from gonio.report import Report, TiltCurve
-    from gonio.workflows.tilt_refinement import TomogramTilts
+    from gonio.workflows.tilt_refinement import TiltPlan, TomogramTilts
     from gonio.workflows.tilt_turns import TiltIteration
 
 TOMOGRAMS = "tomograms"
@@ -35,8 +35,6 @@ HEADINGS = (
     *("tomogram", "tilt", "nominal_angle_deg", "parameter", "unit"),
     *("before", "after", "sd", "prior_sd", "determined"),
 )
-# Images that lie farther from where they were cut, as a fraction of the box, hold too little of the particle.
-MARGIN = 0.25
 
 
 @dataclass(frozen=True)
@@ -155,16 +153,13 @@ def tilts(
     from gonio.report import html
     from gonio.workflows.tilt_refinement import check_tilts
 
-    plan, count = refined.plan(), iterations or (3 if reference is None else 1)
-    settings = search.settings(voxel_size_angstrom=1.0)
-    resources = run.resources()
-    if particles.tilt_changes is not None:
-        raise ArgumentError("{} is what this makes: start from the list as it was cut, without it", "tilt_changes")
-    table = particles.read()
-    if is_changed(table):
-        problem = "{} needs tilt series as their stacks were cut; these state a changed geometry: extract again"
-        raise ArgumentError(problem, "tomograms_path")
-    table = with_half_sets(table, split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed)
+    count = (3 if reference is None else 1) if iterations is None else iterations
+    if count < 1:
+        raise ArgumentError("{} must be 1 or more, got {got!r}", "iterations", got=iterations)
+    plan, settings, resources = refined.plan(), search.settings(voxel_size_angstrom=1.0), run.resources()
+    table = with_half_sets(
+        particles.read(), split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed
+    )
     check_tilts(table)
     fitting = Fitting.to_particles(table)
     maps = None
@@ -173,33 +168,43 @@ def tilts(
         maps = first, second
     window = None if mask is None else fitting.fit(particles.read_map(mask), "the mask")
     warned = warn_of(fitting.warnings)
+    own = replace(settings, resolution_angstrom=search.resolution_angstrom)
     stated = {
         "reference": reference,
         "iterations": count,
         "split": split,
         "overlap_distance_angstrom": overlap_distance_angstrom,
-        "settings": asdict(replace(settings, resolution_angstrom=search.resolution_angstrom)),
+        "settings": asdict(own),
         "refined": asdict(refined),
         "mask": mask,
         "list": particles.record(table),
     }
     files = files_of(table, *(reference or ()), mask)
     with running(output, resources, settings=stated, seed=seed, inputs=files) as work:
-        from gonio.workflows.tilt_turns import tilt_iterations
-
-        done: list[TiltIteration] = []
-        own = replace(settings, resolution_angstrom=search.resolution_angstrom)
-        for one in tilt_iterations(
-            table, plan, settings=own, references=maps, mask=window, iterations=count, executor=work.executor, seed=seed
-        ):
-            watch(one)
-            done.append(one)
-        made = TiltsRefined(done, f"Tilts of {particles.name}")
+        options = {"settings": own, "references": maps, "mask": window, "iterations": count, "seed": seed}
+        made = TiltsRefined(_iterated(work, table, plan, options, watch), f"Tilts of {particles.name}")
         with work.results() as folder:
             _write(folder, made)
             write_text(folder / "report.html", html(with_notes(_report(made, seed), table, warned)))
-    _warn(made)
+    warn_of_tilts(made.last.tilts, made.last.average.volume.box_angstrom)
     return made
+
+
+def _iterated(
+    work: Work, table: ParticleTable, plan: TiltPlan, options: Mapping[str, Any], watch: Callable[[object], None]
+) -> list[TiltIteration]:
+    """Adjust and average; tilts are written as soon as they are found, whatever becomes of the averages."""
+    from gonio.workflows.tilt_turns import tilt_iterations
+
+    def keep(number: int, found: Mapping[str, TomogramTilts]) -> None:
+        with work.folder.part(f"iteration_{number:03d}") as part:
+            write_tilts(part, table, found)
+
+    done: list[TiltIteration] = []
+    for one in tilt_iterations(table, plan, executor=work.executor, keep=keep, **options):
+        watch(one)
+        done.append(one)
+    return done
 
 
 def _write(folder: Path, made: TiltsRefined) -> None:
@@ -219,26 +224,23 @@ def _write(folder: Path, made: TiltsRefined) -> None:
 
 
 def write_tilts(folder: Path, table: ParticleTable, found: Mapping[str, TomogramTilts]) -> None:
-    """Write tilts.csv, for people, tilt_changes.csv, which gonio reads, and the tilt series for other programs.
+    """Write tilts.csv, for people, and the tilt series of a list with the tilts found, for programs.
 
     They have a folder of their own: a tomograms.star beside the list would be read with it.
     """
     from gonio.io.tilt_geometry import write_changed_series
-    from gonio.io.tilt_tables import tilt_changes_text
     from gonio.workflows.tilt_refinement import changes_of
 
-    write_text(folder / "tilts.csv", _tilts_text(table, found))
-    changes = changes_of(found, table)
-    write_text(folder / "tilt_changes.csv", tilt_changes_text(changes))
-    write_changed_series(folder / TOMOGRAMS, table, changes)
+    write_text(folder / "tilts.csv", _tilts_text(found))
+    write_changed_series(folder / TOMOGRAMS, table, changes_of(found))
 
 
-def _tilts_text(table: ParticleTable, found: Mapping[str, TomogramTilts]) -> str:
+def _tilts_text(found: Mapping[str, TomogramTilts]) -> str:
     """Return the table of what was before, what is after, and how sure it is."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADINGS)
-    for curve in _curves(table, found):
+    for curve in _curves(found):
         for tilt, angle in enumerate(curve.angle_deg):
             values = (curve.before[tilt], curve.after[tilt], curve.sd[tilt], curve.prior_sd[tilt])
             numbers = [f"{value:.6g}" for value in values]
@@ -247,36 +249,19 @@ def _tilts_text(table: ParticleTable, found: Mapping[str, TomogramTilts]) -> str
     return text.getvalue()
 
 
-def _curves(table: ParticleTable, tilts_of: Mapping[str, TomogramTilts]) -> Iterator[TiltCurve]:
+def _curves(tilts_of: Mapping[str, TomogramTilts]) -> Iterator[TiltCurve]:
     from gonio.report import TiltCurve
     from gonio.workflows.tilt_refinement import PARAMETERS
 
-    assert table.source is not None
     for tomogram, found in tilts_of.items():
-        series = table.source.series[tomogram]
-        before = _before(series)
+        angles = found.listed[:, 2]
         for number, (name, unit) in enumerate(PARAMETERS):
             if found.refined[number]:
+                before = found.listed[:, number]
                 yield TiltCurve(
-                    tomogram, name, unit, series.tilts_deg, before[:, number],
-                    before[:, number] + found.tilts[:, number], found.sd[:, number], found.prior_sd[:, number],
-                    found.determined[:, number],
+                    tomogram, name, unit, angles, before, before + found.tilts[:, number], found.sd[:, number],
+                    found.prior_sd[:, number], found.determined[:, number],
                 )  # fmt: skip
-
-
-def _before(series: TiltSeries) -> np.ndarray:
-    """Return what a series states of the parameters of its tilts, (t, 9); rotations but the tilt angle count from 0."""
-    before = np.zeros((len(series), 9))
-    if series.shifts_angstrom is not None:
-        before[:, :2] = series.shifts_angstrom
-    before[:, 2] = series.tilts_deg
-    if series.defocus is not None:
-        u, v, angle = series.defocus.T
-        difference = 0.5 * (u - v) * np.exp(2j * np.radians(angle))
-        before[:, 5], before[:, 6], before[:, 7] = 0.5 * (u + v), difference.real, difference.imag
-    if series.scale is not None:
-        before[:, 8] = np.log(np.maximum(series.scale, 1e-6))
-    return before
 
 
 def _report(made: TiltsRefined, seed: int) -> Report:
@@ -295,7 +280,7 @@ def _report(made: TiltsRefined, seed: int) -> Report:
         curves={"before": first.fsc.best, "after": last.fsc.best},
         box_angstrom=last.average.volume.box_angstrom,
         maps=_maps(last.average.volume, last.resolution_angstrom),
-        tilts=list(_curves(last.table, last.tilts)),
+        tilts=list(_curves(last.tilts)),
         residuals=_residuals(first.table, last.table),
         chapters=[Chapter("What was not determined", reading, {"by tomogram": lost})] if made.undetermined else [],
     )
@@ -325,19 +310,27 @@ def _runs(numbers: Sequence[int]) -> str:
     return ", ".join("-".join(map(str, run)) for run in runs)
 
 
-def _warn(made: TiltsRefined) -> None:
-    box = made.last.average.volume.box_angstrom
-    far = {name: one.farthest_angstrom for name, one in made.last.tilts.items() if one.farthest_angstrom > MARGIN * box}
+def warn_of_tilts(tilts: Mapping[str, TomogramTilts], box_angstrom: float) -> None:
+    """Warn of tomograms whose particles have left their boxes, show nothing, or whose adjustment has not converged."""
+    far = {name: one.farthest_angstrom for name, one in tilts.items()}
+    far = {name: distance for name, distance in far.items() if distance > FARTHEST_OFFSET * box_angstrom}
     if far:
         name = max(far, key=far.__getitem__)
         warnings.warn(
             f"particles of {name} lie up to {far[name]:.0f} angstrom from where their images were cut, in boxes of"
-            f" {box:g}: extract them again with the new tilts",
+            f" {box_angstrom:g}; images beyond a quarter of that are left out: extract them again with the new tilts",
             stacklevel=3,
         )
-    still = [name for name, one in made.last.tilts.items() if not any(one.contrasts)]
+    still = [name for name, one in tilts.items() if not any(one.contrasts)]
     if still:
         warnings.warn(
             f"nothing of the reference was found in the particles of {', '.join(still)}: their tilts stay as they are",
+            stacklevel=3,
+        )
+    lost = [name for name, one in tilts.items() if not one.converged]
+    if lost:
+        warnings.warn(
+            f"the adjustment of {', '.join(lost)} ended before it converged: tilts and their standard deviations are"
+            " not final; start again from the tilts and poses written",
             stacklevel=3,
         )

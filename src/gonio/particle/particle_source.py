@@ -68,17 +68,12 @@ class ParticleSource(Protocol):
         """Return how the volume in rlnCtfImage of this row is interpreted, and why; None where none is used."""
         return None
 
-    @property
-    def changes(self) -> Mapping[str, TiltChange]:
-        """Changes of the tilt series' geometry with which stacks are loaded, by tomogram."""
-        return {}
-
     def stack_geometry(self, index: int) -> StackGeometry:
-        """Return the geometry by which the images of the particle at this row were cut; ValueError where unknown."""
+        """Return the geometry of the images of the particle at this row; ValueError where it is not known."""
         raise ValueError("these particles have no tilt series: give a list of 2-D stacks that states them")
 
     def with_changes(self, changes: Mapping[str, TiltChange]) -> ParticleSource:
-        """Return a source that loads stacks with changes of their tilt series' geometry, by tomogram."""
+        """Return a source of the same stacks whose tilt series are changed, by tomogram."""
         raise ValueError("these particles have no tilt series whose geometry could be changed")
 
     def joined(self, other: ParticleSource) -> tuple[ParticleSource, int]:

@@ -337,13 +337,13 @@ class ParticleTable:
         return () if self.source is None else self.source.files_of(int(np.asarray(self.rows)[index]))
 
     def stack_geometry(self, index: int) -> StackGeometry:
-        """Return the geometry by which the images of particle ``index`` were cut; ValueError where it is not known."""
+        """Return the geometry of the images of particle ``index``; ValueError where it is not known."""
         if self.source is None:
             raise ValueError("this table was not read from a file: it has no stacks")
         return self.source.stack_geometry(int(np.asarray(self.rows)[index]))
 
     def with_changes(self, changes: Mapping[str, TiltChange]) -> ParticleTable:
-        """Return the table of stacks that are loaded with these changes of their tilt series, and with no others."""
+        """Return the table of the same stacks whose tilt series are changed, by tomogram."""
         if self.source is None:
             raise ValueError("this table was not read from a file: it has no stacks")
         return replace(self, source=self.source.with_changes(changes))

@@ -14,10 +14,9 @@ image's x axis. A scale multiplies the image's strength. Knows no file, and not 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import fft
 from scipy.spatial.transform import Rotation
 
@@ -26,6 +25,8 @@ from gonio.particle.ctf import Ctf
 from gonio.particle.tilt_series import TiltSeries
 from gonio.particle.volume import TiltStack
 
+# Images whose particle lies farther from where they were cut, as a fraction of their box, show too little of it.
+FARTHEST_OFFSET = 0.25
 # Where a premultiplied image has less transfer than this, its samples are left as they are: there is nothing in them.
 MIN_TRANSFER = 0.02
 
@@ -83,12 +84,6 @@ class TiltChange:
     def __len__(self) -> int:
         return len(self.defocus_angstrom)
 
-    def take(self, chosen: NDArray[np.integer | np.bool_]) -> TiltChange:
-        """Return the change of the chosen tilts."""
-        every = {one.name: getattr(self, one.name) for one in fields(self)}
-        kept: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in every.items()}
-        return TiltChange(**kept)
-
     @property
     def rotation(self) -> Rotation:
         """The rotations exp([w]x), a batch of t."""
@@ -101,7 +96,7 @@ class TiltChange:
     def applied(self, series: TiltSeries) -> TiltSeries:
         """Return a tilt series with this change of its geometry, which states with which one its stacks were cut out.
 
-        What an image shows of a particle then lies at ``displacement_angstrom`` from where the old series has it.
+        Its ``offsets_angstrom`` are where the images of such stacks show a particle. Changes may follow each other.
 
         Raises
         ------
@@ -111,11 +106,12 @@ class TiltChange:
         if len(series) != len(self):
             raise ValueError(f"{series.path} has {len(series)} tilts, the change of its geometry {len(self)}")
         after = self.projections(full_projections(series))
-        defocus, scale = series.defocus, series.scale
+        defocus, scale, cut_scale = series.defocus, series.scale, series.cut_scale
         if defocus is not None:
             defocus = _refocused(defocus, self.defocus_angstrom, self.astigmatism_angstrom)
         if self.scale is not None:
-            scale = self.scale if scale is None else scale * self.scale
+            before = np.ones(len(self)) if scale is None else scale
+            scale, cut_scale = before * self.scale, before if cut_scale is None else cut_scale
         shifts, since = series.shifts_angstrom, series.shift_since_cut_angstrom
         is_first = series.cut_projections_xyz is None
         return replace(
@@ -127,34 +123,27 @@ class TiltChange:
             shifts_angstrom=None if shifts is None else shifts + self.shift_angstrom,
             cut_projections_xyz=series.projections_xyz if is_first else series.cut_projections_xyz,
             cut_defocus=series.defocus if is_first else series.cut_defocus,
+            cut_scale=cut_scale,
             shift_since_cut_angstrom=self.shift_angstrom + (0.0 if since is None else since),
         )
-
-    def displacement_angstrom(self, series: TiltSeries, place_angstrom: ArrayLike) -> NDArray[np.float64]:
-        """Return u - P p for a place p from the tomogram's centre, xyz: how far it moves in each image, (t, 2)."""
-        before = full_projections(series)
-        moved = (self.projections(before) - before) @ np.asarray(place_angstrom, dtype=np.float64)
-        return np.asarray(moved[:, :2] + self.shift_angstrom)
 
 
 @dataclass(frozen=True)
 class StackGeometry:
-    """The geometry that a list states of the images of a particle, and what is changed of it as they are loaded.
+    """The geometry that a list states of the images of a particle.
 
     Parameters
     ----------
     series
-        The tilt series of the stack's images, in their order, before any change.
+        The tilt series of the stack's images, in their order.
     tilts
         Number of each image in the whole series, (t,).
     place_angstrom
         Where the particle is listed: from the tomogram's centre, xyz, (3,).
     ctf
-        Contrast transfer of the images at that place, before any change; None where it is not known.
+        Contrast transfer of the images at that place; None where it is not known.
     reversed_tilts
         Whether the particle's frame is the mirror image of the tomogram's, diag(1, 1, -1).
-    change
-        The change, of these images, with which the stack is loaded; None for none.
     """
 
     series: TiltSeries
@@ -162,7 +151,6 @@ class StackGeometry:
     place_angstrom: NDArray[np.float64]
     ctf: Ctf | None = None
     reversed_tilts: bool = False
-    change: TiltChange | None = None
 
     @property
     def sense(self) -> NDArray[np.float64]:
@@ -170,11 +158,14 @@ class StackGeometry:
         return np.array([1.0, 1.0, -1.0 if self.reversed_tilts else 1.0])
 
     @property
-    def moved_angstrom(self) -> NDArray[np.float64]:
-        """Where the changed geometry has the place, from where that of the list has it, (t, 2)."""
-        if self.change is None:
-            return np.zeros((len(self.tilts), 2))
-        return self.change.displacement_angstrom(self.series, self.place_angstrom)
+    def offsets_angstrom(self) -> NDArray[np.float64]:
+        """Where the images show the place, from the centres that they were cut out with, (t, 2)."""
+        offsets = self.series.offsets_angstrom(self.place_angstrom)
+        return np.zeros((len(self.tilts), 2)) if offsets is None else offsets
+
+    def shows(self, box_angstrom: float) -> NDArray[np.bool_]:
+        """Return which images were cut out near enough to where the place is now to be used, (t,)."""
+        return np.asarray(np.linalg.norm(self.offsets_angstrom, axis=1) <= FARTHEST_OFFSET * box_angstrom)
 
 
 def premultiplied_anew(

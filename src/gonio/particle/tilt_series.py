@@ -35,7 +35,7 @@ LARGEST_GAP_DEG = 12.0
 PER_TILT = (
     *("projections_xyz", "defocus", "dose", "scale"),
     *("phase_shift_deg", "bfactor_angstrom2", "beams_xyz", "shifts_angstrom", "cut_projections_xyz"),
-    *("cut_defocus", "shift_since_cut_angstrom"),
+    *("cut_defocus", "cut_scale", "shift_since_cut_angstrom"),
 )
 
 
@@ -89,9 +89,9 @@ class TiltSeries:
         Centre of the tomogram, from the centre of its first voxel, xyz, or None where its size is not known.
     shifts_angstrom
         Place of the tomogram's centre in each image, from the image's centre pixel ``n // 2``, xy, (t, 2); or None.
-    cut_projections_xyz, cut_defocus, shift_since_cut_angstrom
-        Projections P' and defocus with which stacks of particles were cut out, where they are not these, (t, 2, 3) and
-        (t, 3), and by how much shifts have changed since, s - s', (t, 2); or None.
+    cut_projections_xyz, cut_defocus, cut_scale, shift_since_cut_angstrom
+        Projections P', defocus and strength with which stacks of particles were cut out, where they are not these,
+        (t, 2, 3), (t, 3) and (t,), and by how much shifts have changed since, s - s', (t, 2); or None.
     """
 
     path: Path
@@ -109,6 +109,7 @@ class TiltSeries:
     shifts_angstrom: NDArray[np.float64] | None = None
     cut_projections_xyz: NDArray[np.float64] | None = None
     cut_defocus: NDArray[np.float64] | None = None
+    cut_scale: NDArray[np.float64] | None = None
     shift_since_cut_angstrom: NDArray[np.float64] | None = None
 
     @staticmethod

@@ -22,18 +22,28 @@ Floats = NDArray[np.float64]
 
 
 def tilt_images(
-    stack: TiltStack, geometry: StackGeometry, axes: Floats, *, diameter_angstrom: float, limit: float
+    stack: TiltStack,
+    geometry: StackGeometry,
+    axes: Floats,
+    *,
+    diameter_angstrom: float,
+    limit: float,
+    loaded: StackGeometry | None = None,
 ) -> TiltImages:
-    """Return the samples of a stack's images up to a limit in shells, and the geometry that they were cut by.
+    """Return the samples of a stack's images up to a limit in shells, and the geometry that changes are counted from.
 
     Parameters
     ----------
     stack
-        The stack as it is loaded, corrected for ``geometry.change``: the particle is at the centre of its circle.
+        The stack as it is loaded: the particle is at the centre of its circle.
+    geometry
+        What tilts and priors are about.
     axes
         ``tilt_axes`` of the stack's images, (t, 3, 3).
     diameter_angstrom
         Diameter of the circle that holds the particle.
+    loaded
+        The geometry that the stack was loaded with, where it is another.
     """
     within = masked(stack, diameter_angstrom)
     assert isinstance(within, TiltStack)  # as the stack is
@@ -49,9 +59,10 @@ def tilt_images(
     every = np.broadcast_to(radius, transfer.shape)
     noise = noise_power(value.ravel(), transfer.ravel(), weight.ravel(), every.ravel()).reshape(transfer.shape)
     kappa = samples_per_independent(stack, diameter_angstrom)
-    weight = weight / (noise * kappa)
+    weight = np.divide(weight, noise * kappa, out=np.zeros_like(weight), where=weight > 0)
     before, sense = full_projections(geometry.series), geometry.sense
     place = geometry.place_angstrom
+    moved = 0.0 if loaded is None else loaded.offsets_angstrom - geometry.offsets_angstrom
     return TiltImages(
         kernel=Images(
             _with_angles(frequency),
@@ -65,7 +76,7 @@ def tilt_images(
         projections=before * sense,
         axes=axes,
         place_angstrom=sense * place,
-        centre_angstrom=(before @ place)[:, :2] + geometry.moved_angstrom,
+        centre_angstrom=(before @ place)[:, :2] + moved,
         defocus=_defocus(geometry.ctf, len(stack.images)),
         defocus_per_depth=geometry.series.defocus_per_depth,
         box_angstrom=stack.box * stack.voxel_size_angstrom,
@@ -90,11 +101,9 @@ def _with_angles(frequency: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def _envelope(stack: TiltStack, geometry: StackGeometry, frequency: NDArray[np.int64]) -> Floats:
-    """Return the transfer of the images without the sine and without any change of scale, (t, s)."""
+    """Return the transfer of the images without the sine, at the scale that changes are counted from, (t, s)."""
     per_angstrom = frequency / (stack.box * stack.voxel_size_angstrom)
-    scale = np.ones(len(stack.images)) if stack.scale is None else stack.scale
-    if geometry.change is not None and geometry.change.scale is not None:
-        scale = scale / geometry.change.scale
+    scale = np.ones(len(stack.images)) if geometry.series.scale is None else geometry.series.scale
     envelope = image_transfer(per_angstrom, None, scale=scale, dose=stack.dose, bfactor_per_dose=stack.bfactor_per_dose)
     if geometry.ctf is None:
         return np.asarray(np.broadcast_to(envelope, (len(scale), len(frequency))))

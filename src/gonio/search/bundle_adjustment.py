@@ -267,11 +267,11 @@ def in_gauge(
 ) -> BundleState:
     """Return the state of the same images whose tilts are in the gauge: the particles move along.
 
-    ``places_angstrom`` (m, 3) are the particles' boxes from the tomogram's centre, and ``sense`` (3,) the diagonal of
-    the mirror between their frame and the tomogram's.
+    ``places_angstrom`` (m, 3) are the particles' boxes from the tomogram's centre, and ``sense`` (m, 3) the diagonals
+    of the mirrors between their frames and the tomogram's.
     """
     shift, turn = np.split(gauge.components(state.tilts, active), 2)
-    rotation = Rotation.from_rotvec(-float(np.prod(sense)) * sense * turn)
+    rotation = Rotation.from_rotvec(-sense.prod(axis=1, keepdims=True) * sense * turn)
     places = places_angstrom * sense
     moved = rotation.apply(places + state.poses.shift_angstrom) + sense * shift - places
     return replace(state, tilts=gauge.fixed(state.tilts, active), poses=Pose(rotation * state.poses.rotation, moved))

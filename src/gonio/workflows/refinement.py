@@ -10,7 +10,7 @@ Must not know where particles come from, which executor runs tasks, nor how resu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -20,11 +20,10 @@ from gonio.alignment.aligner import Aligner
 from gonio.alignment.particle_list import Aligners, align_table
 from gonio.alignment.result import Result
 from gonio.averaging.averages import FOLDS, Average, average_table, folds_of
-from gonio.averaging.resolution import FSC_HALVES, HalfMapFsc, fsc_of_a_half, half_map_fsc
-from gonio.fourier.fsc import resolution_at
-from gonio.fourier.grid import index_grid
+from gonio.averaging.resolution import HalfMapFsc, agreed_shell, fsc_of_a_half, half_map_fsc
 from gonio.fourier.transform import MIN_SHELLS, low_passed, shell_limit
 from gonio.particle.half_sets import Duplicate, duplicates
+from gonio.particle.particle_source import ParticleSource
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
@@ -40,13 +39,10 @@ from gonio.workflows.tilt_refinement import (
     adjust_tilts,
     changes_of,
     check_tilts,
+    followed,
     poses_of,
 )
 
-# Halves agree where their FSC is above 0.143 and above this many standard deviations of chance correlation, which are
-# larger in shells of few samples; 0.5 is always enough. 40 particles of noise (`experiments/refine`) reach 0.15 to 0.3
-# in the lowest six shells.
-CHANCE_SDS, ALWAYS_ENOUGH = 2.0, 0.5
 # A local search reaches this many predicted standard deviations, and at least this fraction of the resolution.
 CONE_SDS, CONE_FRACTION = 3.0, 0.5
 # Searches are local once the median particle moves by less than this many of its predicted standard deviations.
@@ -115,19 +111,13 @@ def refined(
         run, state = _from_list(table, plan, executor, places_angstrom)
     else:
         _check_limits(starts[0], plan, plan.start_resolution_angstrom)
-        run = _Run(plan, executor, fsc_mask(starts[0], plan), places_angstrom)
+        run = _Run(plan, executor, fsc_mask(starts[0], plan), places_angstrom, table.source)
         state = _State(table, table.poses, starts, limit_angstrom=plan.start_resolution_angstrom)
     for number in range(1, plan.max_iterations + 1):
         state, iteration = run.iteration(number, state)
         yield iteration
         if iteration.ended:
             return
-
-
-def agreed_shell(fsc: HalfMapFsc, mask: Volume) -> float:
-    """Return the shell, a fractional number, to which the FSC of halves under a mask is above what chance may reach."""
-    enough = np.clip(CHANCE_SDS / np.sqrt(independent_samples(mask)), FSC_HALVES, ALWAYS_ENOUGH)
-    return fsc.box_angstrom / resolution_at(fsc.best - enough, 0.0, box_angstrom=fsc.box_angstrom)
 
 
 def other_half_aligners(iteration: Iteration, plan: Plan) -> dict[int, Aligner]:
@@ -144,17 +134,6 @@ def other_half_aligners(iteration: Iteration, plan: Plan) -> dict[int, Aligner]:
         half: Aligner(volume, settings, mask=plan.mask, reference_fsc=fsc)
         for half, volume in enumerate(iteration.halves, start=1)
     }
-
-
-def independent_samples(mask: Volume) -> NDArray[np.float64]:
-    """Return the number of independent samples in each shell 0..n//2 of a volume under a mask, (n // 2 + 1,).
-
-    It is half of a shell, as the others are Friedel mates, times the fraction of the box that the mask keeps. The FSC
-    of uncorrelated volumes has a standard deviation of one over its root.
-    """
-    shell = np.rint(np.linalg.norm(index_grid(mask.box), axis=-1)).astype(int).ravel()
-    count = np.bincount(shell)[: mask.box // 2 + 1] / 2.0
-    return np.maximum(count * float((mask.data.astype(np.float64) ** 2).mean()), 1.0)
 
 
 def best_of(iterations: Sequence[Iteration]) -> Iteration:
@@ -181,7 +160,7 @@ def _from_list(
     made = averaged(table, stage="averaging input poses")
     assert made.halves is not None
     _check_limits(made.volume, plan, None)
-    run = _Run(plan, executor, fsc_mask(made.volume, plan), places)
+    run = _Run(plan, executor, fsc_mask(made.volume, plan), places, table.source)
     fsc, limit = run.start(made)
     # The halves of a list may come from refinements that never met.
     listed, size = plan.listed, made.volume.voxel_size_angstrom
@@ -192,7 +171,7 @@ def _from_list(
         made = averaged(table, stage="averaging input poses in one frame")
         fsc, limit = run.start(made)
     assert made.halves is not None
-    return run, _State(table, table.poses, made.halves, limit, made.without, fsc)
+    return run, _State(table, table.poses, made.halves, limit, made.without, fsc=fsc)
 
 
 @dataclass(frozen=True)
@@ -200,7 +179,8 @@ class _State:
     """State of a refinement between two iterations.
 
     ``listed`` are the input poses, ``cone`` is the reach of a local search, degrees and angstrom, ``best_shell`` the
-    best resolution, in shells, and ``behind`` the number of iterations for which it has not been reached.
+    best resolution, in shells, and ``behind`` the number of iterations for which it has not been reached. ``tilts`` are
+    those that the table loads with, empty for those of the list.
     """
 
     table: ParticleTable
@@ -208,6 +188,7 @@ class _State:
     references: tuple[Volume, Volume]
     limit_angstrom: float
     without: Mapping[tuple[int, int], Volume] | None = None
+    tilts: Mapping[str, TomogramTilts] = field(default_factory=dict)
     fsc: NDArray[np.float64] | None = None
     cone: tuple[float, float] | None = None
     best_shell: float = 0.0
@@ -241,12 +222,13 @@ class _Aligned:
 
 @dataclass(frozen=True)
 class _Run:
-    """A refinement in progress: its plan, executor, mask of the FSC, and positions of particles."""
+    """A refinement in progress: its plan, executor, mask of the FSC, positions of particles, and the list's source."""
 
     plan: Plan
     executor: Executor
     mask: Volume
     places: Callable[[ParticleTable], NDArray[np.float64]] | None = None
+    source: ParticleSource | None = None
 
     def start(self, made: Average) -> tuple[NDArray[np.float64], float]:
         """Return the FSC of the averages to start from, and the limit that it sets."""
@@ -296,6 +278,7 @@ class _Run:
             references=made.halves,
             limit_angstrom=self.next_limit(made.volume, shell),
             without=made.without,
+            tilts=tilts or state.tilts,
             fsc=np.clip(fsc.best, 0.0, 1.0),
             cone=self.cone(state, pose_change, self.next_limit(made.volume, shell)),
             best_shell=max(shell, state.best_shell),
@@ -333,10 +316,13 @@ class _Run:
             found.update(zip(rows.tolist(), results, strict=True))
         ordered = [found[row] for row in range(len(state.table))]
         poses = Pose.stack([result.pose for result in ordered])
-        pose_change = PoseChange.of(
-            state.table.poses, poses, ordered, symmetry=self.plan.settings.symmetry, radius=self.radius_angstrom
-        )
-        return _Aligned(state.table.with_poses(poses), state.listed, ordered, pose_change)
+        return _Aligned(state.table.with_poses(poses), state.listed, ordered, self.pose_change(state, ordered))
+
+    def pose_change(self, state: _State, results: Sequence[Result]) -> PoseChange:
+        """Return how far all particles have moved since the last iteration."""
+        poses = Pose.stack([result.pose for result in results])
+        symmetry, radius = self.plan.settings.symmetry, self.radius_angstrom
+        return PoseChange.of(state.table.poses, poses, results, symmetry=symmetry, radius=radius)
 
     def aligners(self, state: _State, half: int, folds: NDArray[np.int64]) -> Aligners:
         """Make the aligners of a half's particles (m,): for those of each fold the map without them."""
@@ -353,22 +339,22 @@ class _Run:
     def adjusted(self, number: int, state: _State, aligned: _Aligned) -> tuple[_Aligned, Mapping[str, TomogramTilts]]:
         """Refine tilts and poses together, where asked for and searches are local; particles load with the tilts found.
 
-        Poses drawn before the tilts moved are dropped: averages are at the poses found.
+        Averages are then at the poses found, and input poses move with what the images show of their places.
         """
         if self.plan.tilts is None or not isinstance(self.search(state), LocalSearch):
             return aligned, {}
         table, folds = aligned.table, folds_of(len(aligned.table))
-        assert table.source is not None
         one, two = (self.aligners(state, half, folds) for half in (1, 2))
         which = np.where(np.asarray(table.half_sets) == 1, one.which, len(one.aligners) + two.which)
         both = Aligners([*one.aligners, *two.aligners], which)
-        task = AdjustTomogram(table.with_changes({}), both, self.plan.tilts, dict(table.source.changes))
+        task = AdjustTomogram(replace(table, source=self.source), both, self.plan.tilts, changes_of(state.tilts))
         found = adjust_tilts(task, executor=self.executor, stage=f"iteration {number}, tilts")
         tilts = dict(zip(task.names, found, strict=True))
         poses, _ = poses_of(task, found)
         results = [replace(result, pose=poses[row], sampled=None) for row, result in enumerate(aligned.results)]
-        moved = table.with_changes(changes_of(tilts, table)).with_poses(poses)
-        return _Aligned(moved, aligned.listed, results, aligned.pose_change), tilts
+        moved = task.table.with_changes(changes_of(tilts)).with_poses(poses)
+        listed = followed(aligned.listed, table, moved)
+        return _Aligned(moved, listed, results, self.pose_change(state, results)), tilts
 
     @property
     def draws(self) -> bool:

@@ -56,7 +56,7 @@ class Plan:
     mask
         Where the particle has density, a volume of its box, 0 to 1; None for a soft sphere.
     assignment
-        ``Assignment`` or its name: the poses at which a particle enters the averages.
+        ``Assignment`` or its name: the poses at which a particle enters the averages; HARD where tilts are refined.
     duplicates_angstrom
         Particles nearer than this to a better one are dropped after each alignment; None keeps all.
     tilts
@@ -79,6 +79,15 @@ class Plan:
     def __post_init__(self) -> None:
         check_one_of("assignment", self.assignment, Assignment)
         object.__setattr__(self, "assignment", Assignment(self.assignment))
+        if self.tilts is not None:
+            if self.assignment is Assignment.SOFT:
+                raise ArgumentError(
+                    "{} soft and {} exclude each other: once tilts have moved, averages are at the poses found; give"
+                    " hard or auto",
+                    "assignment",
+                    "tilts",
+                )
+            object.__setattr__(self, "assignment", Assignment.HARD)
         if not (np.isfinite(self.start_resolution_angstrom) and self.start_resolution_angstrom > 0):
             raise ArgumentError(
                 "{} must be a positive number, got {got!r}",

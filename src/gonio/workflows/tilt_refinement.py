@@ -88,16 +88,19 @@ class TomogramTilts:
     tilts, sd, prior_sd
         Parameters of each tilt (t, 9), in the order and units of ``PARAMETERS``, their standard deviations, marginal
         over everything else, and those of their priors; in the gauge of ``search.bundle_adjustment.Gauge``.
+    listed
+        What the list states of the same parameters, (t, 9), rotations but the tilt angle counted from 0.
+    axes
+        Columns are the tilt axis, the direction across it and the beam in each image, (t, 3, 3), as the list has them.
     refined
         Which of the nine parameters were refined.
     rotations, shifts_angstrom, contrasts
         Poses of the m particles, as matrices (m, 3, 3) and (m, 3), and their contrasts, (m,); 0 where a particle's half
         showed nothing of its reference.
-    value, gain
-        Minus the log of the posterior, natural, without a constant, and its decrease by the adjustment, both at the
-        finest limit.
+    gain
+        Decrease of minus the natural log of the posterior by the adjustment at the finest limit.
     farthest_angstrom
-        Largest distance of a particle in an image from where the list has it.
+        Largest distance of a particle in an image from where its stack was cut out.
     steps, converged
         Evaluations of all particles at all limits; whether it converged at the last limit.
     """
@@ -105,11 +108,12 @@ class TomogramTilts:
     tilts: NDArray[np.float64]
     sd: NDArray[np.float64]
     prior_sd: NDArray[np.float64]
+    listed: NDArray[np.float64]
+    axes: NDArray[np.float64]
     refined: tuple[bool, ...]
     rotations: NDArray[np.float64]
     shifts_angstrom: NDArray[np.float64]
     contrasts: NDArray[np.float64]
-    value: float
     gain: float
     farthest_angstrom: float
     steps: int
@@ -120,9 +124,10 @@ class TomogramTilts:
         """Parameters that the data determine, (t, 9): they leave less than half of the prior's variance."""
         return np.asarray(np.array(self.refined) & (self.sd**2 < UNDETERMINED * self.prior_sd**2))
 
-    def change(self, series: TiltSeries) -> TiltChange:
-        """Return the change of the series' geometry."""
-        return _change_of(self.tilts / SHOWN, tilt_axes(series))
+    @property
+    def change(self) -> TiltChange:
+        """The change of the listed geometry."""
+        return _change_of(self.tilts / SHOWN, self.axes)
 
 
 @dataclass(frozen=True)
@@ -136,11 +141,7 @@ class AdjustTomogram:
     aligners
         The reference of each particle.
     changes
-        Geometry to start from, by tomogram.
-    fit
-        Particles that the tilts are fitted to, (m,); None for all. Others are not touched.
-    fixed
-        Keep the tilts, and refine poses alone.
+        Geometry to start from, by tomogram, as changes of the listed one.
     poses
         Poses to start from, where they are not those of the table.
     """
@@ -149,9 +150,7 @@ class AdjustTomogram:
     table: ParticleTable
     aligners: Aligners
     plan: TiltPlan = field(default_factory=TiltPlan)
-    changes: dict[str, TiltChange] = field(default_factory=dict)
-    fit: NDArray[np.bool_] | None = None
-    fixed: bool = False
+    changes: Mapping[str, TiltChange] = field(default_factory=dict)
     poses: Pose | None = None
     kept_bytes: int = KEPT_BYTES
 
@@ -164,8 +163,7 @@ class AdjustTomogram:
     def _rows(self) -> dict[str, NDArray[np.int64]]:
         rows: dict[str, list[int]] = {name: [] for name in self.names}
         for row, name in enumerate(self.table.tomograms):
-            if self.fit is None or self.fit[row]:
-                rows[name].append(row)
+            rows[name].append(row)
         return {name: np.array(found, dtype=np.int64) for name, found in rows.items()}
 
     def rows(self, item: int) -> NDArray[np.int64]:
@@ -188,20 +186,33 @@ def adjust_tilts(
     return list((executor or Local())(stage, task, len(task.names)))
 
 
-def changes_of(tilts: Mapping[str, TomogramTilts], table: ParticleTable) -> dict[str, TiltChange]:
+def changes_of(tilts: Mapping[str, TomogramTilts]) -> dict[str, TiltChange]:
     """Return the changes of the geometry of a list's tilt series, by tomogram."""
-    assert table.source is not None
-    return {name: one.change(table.source.series[name]) for name, one in tilts.items()}
+    return {name: one.change for name, one in tilts.items()}
 
 
 def poses_of(task: AdjustTomogram, tilts: Sequence[TomogramTilts]) -> tuple[Pose, NDArray[np.float64]]:
     """Return the poses of all particles of a list, and their contrasts, (m,)."""
     count = len(task.table)
-    rotations, shifts, contrasts = np.empty((count, 3, 3)), np.empty((count, 3)), np.zeros(count)
+    rotations, shifts, contrasts = np.empty((count, 3, 3)), np.empty((count, 3)), np.empty(count)
     for item, one in enumerate(tilts):
         rows = task.rows(item)
         rotations[rows], shifts[rows], contrasts[rows] = one.rotations, one.shifts_angstrom, one.contrasts
     return Pose(Rotation.from_matrix(rotations), shifts), contrasts
+
+
+def followed(poses: Pose, before: ParticleTable, after: ParticleTable) -> Pose:
+    """Return poses of a list at other tilts, such that images show the particles where they did, on average.
+
+    Particles are shifted by least squares over their images. No rotation follows: the gauge leaves none on average.
+    """
+    shifts = np.array(poses.shift_angstrom)
+    for row in range(len(before)):
+        old, new = before.stack_geometry(row), after.stack_geometry(row)
+        axes = new.series.projections_xyz.reshape(-1, 3)  # (2 t, 3)
+        moved = (new.offsets_angstrom - old.offsets_angstrom).ravel()
+        shifts[row] -= old.sense * np.linalg.lstsq(axes, moved, rcond=None)[0]
+    return Pose(poses.rotation, shifts)
 
 
 def check_tilts(table: ParticleTable) -> None:
@@ -242,18 +253,12 @@ class _Tomogram:
     def axes(self) -> Floats:
         return tilt_axes(self.series)
 
-    @property
-    def active(self) -> NDArray[np.bool_]:
-        return np.zeros(TILT, dtype=bool) if self.task.fixed else self.task.plan.active
-
     def adjusted(self) -> TomogramTilts:
-        task, count = self.task, len(self.rows)
+        task = self.task
         start = task.table.poses[self.rows]
         change = task.changes.get(self.name, TiltChange.none(len(self.series)))
         first = start if task.poses is None else task.poses[self.rows]
-        state = BundleState(_parameters_of(change, self.axes), first, np.zeros(count))
-        if count == 0:
-            return self._result(state, None, 0)
+        state = BundleState(_parameters_of(change, self.axes), first, np.zeros(len(start)))
         found, steps = None, 0
         for factor in COARSE_TO_FINE:
             images = _Images(self, _change_of(state.tilts, self.axes), state if found is not None else None)
@@ -261,50 +266,42 @@ class _Tomogram:
             bundle, state = _with_contrasts(bundle, state, np.asarray(task.table.half_sets)[self.rows])
             found = adjusted(bundle, state)
             state, steps = found.state, steps + found.steps
-            assert bundle.limit is not None
-            farthest, noise = images.farthest(state), images.log_noise(bundle.limit)
-        return self._result(state, found, steps, farthest, noise)
+        assert found is not None
+        return self._result(found, steps, images.farthest(state))
 
     def _bundle(self, images: _Images, start: Pose, factor: float) -> Bundle:
         references = [images.reference(j)[0] for j in range(len(self.rows))]
         limit = references[0].limit
         plan = self.task.plan
         return Bundle(
-            images, references, len(self.series), start, np.ones(len(self.rows)), self.active, plan.priors,
+            images, references, len(self.series), start, np.ones(len(self.rows)), plan.active, plan.priors,
             limit=max(limit / factor, min(LEAST_SHELLS, limit)),
         )  # fmt: skip
 
-    def _result(
-        self, state: BundleState, found: Adjusted | None, steps: int, farthest: float = 0.0, noise: float = 0.0
-    ) -> TomogramTilts:
-        task, active = self.task, self.active
-        prior = np.tile(task.plan.priors.tilt_sd, (len(self.series), 1))
-        sd = prior.copy()
-        if active.any():
-            gauge = Gauge.of(
-                full_projections(self.series), self.axes, self.series.defocus_per_depth, 1.0 / prior[0] ** 2
-            )
-            hessian = np.diag(1.0 / prior[:, active].ravel() ** 2) if found is None else found.hessian
-            free = np.diag(1.0 / prior[:, active].ravel() ** 2)
-            sd[:, active] = _sds(gauge.covariance(hessian, active), len(prior))
-            prior[:, active] = _sds(gauge.covariance(free, active), len(prior))
-            if len(self.rows):
-                geometry = task.table.stack_geometry(int(self.rows[0]))
-                places = np.array([task.table.stack_geometry(int(row)).place_angstrom for row in self.rows])
-                state = in_gauge(state, gauge, active, places_angstrom=places, sense=geometry.sense)
+    def _result(self, found: Adjusted, steps: int, farthest: float) -> TomogramTilts:
+        task, active, tilt_sd = self.task, self.task.plan.active, self.task.plan.priors.tilt_sd
+        gauge = Gauge.of(full_projections(self.series), self.axes, self.series.defocus_per_depth, 1.0 / tilt_sd**2)
+        prior = np.tile(tilt_sd, (len(self.series), 1))
+        sd, free = prior.copy(), np.diag(1.0 / prior[:, active].ravel() ** 2)
+        sd[:, active] = _sds(gauge.covariance(found.hessian, active), len(prior))
+        prior[:, active] = _sds(gauge.covariance(free, active), len(prior))
+        every = [task.table.stack_geometry(int(row)) for row in self.rows]
+        places, sense = (np.array([getattr(one, name) for one in every]) for name in ("place_angstrom", "sense"))
+        state = in_gauge(found.state, gauge, active, places_angstrom=places, sense=sense)
         return TomogramTilts(
             tilts=state.tilts * SHOWN,
             sd=sd * SHOWN,
             prior_sd=prior * SHOWN,
+            listed=_listed(self.series),
+            axes=self.axes,
             refined=tuple(active.tolist()),
             rotations=state.poses.matrix,
             shifts_angstrom=state.poses.shift_angstrom,
             contrasts=state.contrasts,
-            value=0.0 if found is None else found.value + noise,
-            gain=0.0 if found is None else found.before - found.value,
+            gain=found.before - found.value,
             farthest_angstrom=farthest,
             steps=steps,
-            converged=found is None or found.converged,
+            converged=found.converged,
         )
 
 
@@ -314,7 +311,7 @@ def _sds(covariance: Floats, count: int) -> Floats:
 
 @dataclass
 class _Images:
-    """The images of a tomogram's particles at one geometry; as many are kept as fit into the memory for them.
+    """The images of a tomogram's particles, loaded at one geometry; as many are kept as fit into the memory for them.
 
     Where a ``state`` has been adjusted they are weighted by the noise that it leaves.
     """
@@ -350,10 +347,10 @@ class _Images:
         row = int(self.tomogram.rows[j])
         reference, diameter = self.reference(j)
         with ParticleError.naming(f"particle {self.table.names[row]!r}"):
-            geometry = self.table.stack_geometry(row)
+            geometry = self.tomogram.task.table.stack_geometry(row)
             images = tilt_images(
                 self._stack(row), geometry, self.tomogram.axes[geometry.tilts], diameter_angstrom=diameter,
-                limit=reference.limit,
+                limit=reference.limit, loaded=self.table.stack_geometry(row),
             )  # fmt: skip
         if self.state is not None and self.state.contrasts[j] > 0.0:
             pose = self.state.poses[j]
@@ -366,17 +363,13 @@ class _Images:
         return images
 
     def farthest(self, state: BundleState) -> float:
-        """Return the largest distance of a particle from where the list has it in its images, angstrom."""
+        """Return the largest distance of a particle from where its images were cut out, angstrom."""
         most = 0.0
         for j, row in enumerate(self.tomogram.rows):
             images, geometry = self(j), self.table.stack_geometry(int(row))
             offset = images.offset_angstrom(state.tilts[images.tilts], state.poses.shift_angstrom[j])
-            most = max(most, float(np.linalg.norm(offset + geometry.moved_angstrom, axis=1).max()))
+            most = max(most, float(np.linalg.norm(offset + geometry.offsets_angstrom, axis=1).max()))
         return most
-
-    def log_noise(self, limit: float) -> float:
-        """Return the part of -ln L that the noise of all particles makes."""
-        return sum(self(j).log_noise(limit) for j in range(len(self.tomogram.rows)))
 
 
 def _with_contrasts(bundle: Bundle, state: BundleState, halves: NDArray[np.int8]) -> tuple[Bundle, BundleState]:
@@ -399,6 +392,21 @@ def _with_contrasts(bundle: Bundle, state: BundleState, halves: NDArray[np.int8]
     contrast[power == 0.0] = 0.0
     started = np.where(state.contrasts > 0, state.contrasts, contrast)
     return replace(bundle, contrast=contrast), replace(state, contrasts=np.where(contrast > 0, started, 0.0))
+
+
+def _listed(series: TiltSeries) -> Floats:
+    """Return what a series states of the parameters of its tilts, in the units of ``PARAMETERS``, (t, 9)."""
+    listed = np.zeros((len(series), TILT))
+    if series.shifts_angstrom is not None:
+        listed[:, :2] = series.shifts_angstrom
+    listed[:, 2] = series.tilts_deg
+    if series.defocus is not None:
+        u, v, angle = series.defocus.T
+        difference = 0.5 * (u - v) * np.exp(2j * np.radians(angle))
+        listed[:, 5], listed[:, 6], listed[:, 7] = 0.5 * (u + v), difference.real, difference.imag
+    if series.scale is not None:
+        listed[:, SCALE] = np.log(np.maximum(series.scale, 1e-6))
+    return listed
 
 
 def _parameters_of(change: TiltChange, axes: Floats) -> Floats:

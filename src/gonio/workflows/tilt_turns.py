@@ -7,7 +7,7 @@ was. Tilts are common to both halves, as they are the microscope's; docs/tilts.m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.alignment.aligner import Aligner
+from gonio.alignment.columns import without_found
 from gonio.alignment.particle_list import Aligners
 from gonio.averaging.averages import FOLDS, Average, average_table, folds_of
-from gonio.averaging.resolution import HalfMapFsc, fsc_of_a_half, half_map_fsc
+from gonio.averaging.resolution import HalfMapFsc, agreed_shell, fsc_of_a_half, half_map_fsc
 from gonio.fourier.transform import MIN_SHELLS
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.preparation.extent import sphere_mask
 from gonio.run.executor import Executor, Local
 from gonio.settings import Settings
-from gonio.workflows.refinement import agreed_shell
 from gonio.workflows.tilt_refinement import (
     AdjustTomogram,
     TiltPlan,
@@ -72,6 +72,7 @@ def tilt_iterations(
     mask: Volume | None = None,
     iterations: int = 1,
     executor: Executor | None = None,
+    keep: Callable[[int, Mapping[str, TomogramTilts]], None] = lambda number, tilts: None,
     seed: int = 0,
 ) -> Iterator[TiltIteration]:
     """Average the list, then adjust tilts and average again, so many times; yield each when it is done.
@@ -86,6 +87,8 @@ def tilt_iterations(
         Maps of the halves to compare with in all iterations; None for averages of the particles themselves.
     mask
         Where the particle has density, of the maps' box; None for a soft sphere.
+    keep
+        Called with the number of an iteration and its tilts when they are found, before the averages.
 
     Raises
     ------
@@ -93,7 +96,7 @@ def tilt_iterations(
         As ``check_tilts``; maps that do not fit.
     """
     check_tilts(table)
-    run = _Turns(table, plan or TiltPlan(), settings or Settings(), references, mask, executor or Local(), seed)
+    run = _Turns(table, plan or TiltPlan(), settings or Settings(), references, mask, executor or Local(), keep, seed)
     here = run.averaged(0, float("nan"), {}, table)
     yield here
     for number in range(1, iterations + 1):
@@ -111,6 +114,7 @@ class _Turns:
     references: tuple[Volume, Volume] | None
     given_mask: Volume | None
     executor: Executor
+    keep: Callable[[int, Mapping[str, TomogramTilts]], None]
     seed: int
     _masks: dict[str, Volume] = field(default_factory=dict)
 
@@ -145,12 +149,12 @@ class _Turns:
 
     def next(self, number: int, before: TiltIteration) -> TiltIteration:
         limit, aligners = self.aligners(before)
-        changes = changes_of(before.tilts, self.listed)
-        task = AdjustTomogram(self.listed, aligners, self.plan, changes, poses=before.table.poses)
+        task = AdjustTomogram(self.listed, aligners, self.plan, changes_of(before.tilts), poses=before.table.poses)
         found = adjust_tilts(task, executor=self.executor, stage=f"tilts, iteration {number}")
         tilts = dict(zip(task.names, found, strict=True))
+        self.keep(number, tilts)
         poses, contrasts = poses_of(task, found)
-        table = self.listed.with_changes(changes_of(tilts, self.listed)).with_poses(poses, tilt_contrast=contrasts)
+        table = without_found(self.listed).with_changes(changes_of(tilts)).with_poses(poses, tilt_contrast=contrasts)
         return self.averaged(number, limit, tilts, table)
 
     def aligners(self, before: TiltIteration) -> tuple[float, Aligners]:
