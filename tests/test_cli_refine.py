@@ -33,6 +33,7 @@ MORE = {
     "report.html",
     "summary.json",
     "settings.toml",
+    ".gonio",  # it ended for the number of iterations, and may go on
 }
 
 
@@ -98,12 +99,7 @@ def test_lists_lead_to_their_particles_from_wherever_they_lie(refined, simulated
 
 def test_two_workers_write_the_same(refined, simulated, tmp_path):
     assert run([*words(simulated, tmp_path / "again")[:-1], "2"]) == 0
-    for name in ("fsc.csv", "iterations.csv", "duplicates.csv"):
-        assert (tmp_path / "again" / name).read_bytes() == (refined / name).read_bytes(), name
-    for name in ("map.mrc", "half1.mrc", "half2.mrc"):  # whose headers hold the time
-        assert np.array_equal(read_volume(tmp_path / "again" / name).data, read_volume(refined / name).data)
-    one, two = (gonio.read_particles(folder / "particles.star") for folder in (refined, tmp_path / "again"))
-    assert np.array_equal(one.poses.matrix, two.poses.matrix)
+    same_refinement(tmp_path / "again", refined)
 
 
 def test_it_starts_from_the_particles_alone(simulated, tmp_path):
@@ -155,7 +151,7 @@ def test_options_that_do_not_fit_are_refused(simulated, tmp_path, capsys, change
 
 def test_without_a_start_it_says_which_there_are(simulated, tmp_path, capsys):
     said = complaint(capsys, ["refine", f"{simulated}/particles.star", "-o", str(tmp_path / "out")])
-    assert all(option in said for option in ("--reference", "--denovo", "--local"))
+    assert all(option in said for option in ("--reference", "--denovo", "--local", "--continue-from"))
 
 
 def test_a_particle_that_cannot_be_read_is_named(simulated, tmp_path, capsys):
@@ -172,6 +168,55 @@ def test_a_particle_that_cannot_be_read_is_named(simulated, tmp_path, capsys):
 def test_a_folder_that_cannot_be_written_is_told_at_once(simulated, tmp_path, capsys):
     (tmp_path / "closed").mkdir(mode=0o500)
     assert "cannot write" in complaint(capsys, words(simulated, tmp_path / "closed" / "out"))
+
+
+def same_refinement(one: Path, other: Path) -> None:
+    """Assert that two runs have found the same, to the bit."""
+    for name in ("fsc.csv", "iterations.csv", "duplicates.csv", "summary.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    for name in ("map.mrc", "half1.mrc", "half2.mrc"):  # whose headers hold the time
+        assert np.array_equal(read_volume(one / name).data, read_volume(other / name).data)
+    first, second = (gonio.read_particles(folder / "particles.star") for folder in (one, other))
+    assert np.array_equal(first.poses.matrix, second.poses.matrix)
+
+
+def test_more_iterations_of_a_finished_run_come_to_what_a_longer_run_does(refined, simulated, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run([*words(simulated, out), "--iterations", "1"]) == 0
+    assert (out / ".gonio" / "finished").is_file()
+    capsys.readouterr()
+    assert run([*words(simulated, out), "--resume"]) == 0
+    said = capsys.readouterr().err
+    assert "iteration 1, half 1" not in said  # kept
+    assert "iteration 2, check of half 1, other map" in said  # of its own last maps
+    same_refinement(out, refined)
+    assert (out / "iteration_002").is_dir()
+    capsys.readouterr()
+    assert run([*words(simulated, out), "--resume"]) == 0
+    assert "is finished: nothing is left to do" in capsys.readouterr().err
+    said = complaint(capsys, [*words(simulated, out), "--resume", "--iterations", "1"])
+    assert "longer than this run would be (2, not 1)" in said
+
+
+def test_a_refinement_goes_on_from_another(refined, tmp_path):
+    start = ["refine", f"{refined}/particles.star", "--continue-from", str(refined)]
+    assert run([*start, "-o", str(tmp_path / "out"), "--iterations", "2", "--threads", "1"]) == 0
+    rows = [row.split(",") for row in (tmp_path / "out" / "iterations.csv").read_text().splitlines()[1:]]
+    assert [row[1] for row in rows] == ["local"] * len(rows)
+    reached = json.loads((refined / "summary.json").read_text())["resolution_angstrom"]
+    assert float(rows[0][2]) == pytest.approx(max(reached, BOX * 20.0 / 7), abs=0.01)  # or the last whole shell
+    before, after = (gonio.read_particles(folder / "particles.star") for folder in (refined, tmp_path / "out"))
+    assert np.array_equal(np.asarray(before.half_sets), np.asarray(after.half_sets))
+    assert np.median(after.poses.rotation_distance_deg(before.poses)) < 3.0
+    assert str(refined) in (tmp_path / "out" / "settings.toml").read_text()
+
+
+@pytest.mark.parametrize("more", [["--denovo"], ["--local"], ["--split"]])
+def test_a_refinement_that_goes_on_has_one_start(refined, tmp_path, capsys, more):
+    line = ["refine", f"{refined}/particles.star", "--continue-from", str(refined), "-o", str(tmp_path / "out"), *more]
+    said = complaint(capsys, line)
+    assert "--continue-from" in said
+    assert more[0] in said
 
 
 def positioned(simulated: Path, places: np.ndarray, sets: list[int]) -> gonio.ParticleTable:

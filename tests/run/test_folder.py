@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 from gonio.run import folder as folders
-from gonio.run.folder import RunFolder, locked, result_folder
+from gonio.run.folder import Finished, RunFolder, locked, result_folder
 
 FACTS = {"seed": 1}
 
@@ -86,6 +86,48 @@ def test_resume_begins_where_there_is_nothing_to_go_on_with(tmp_path):
         (folder / "x").write_text("x")
     with pytest.raises(ValueError, match="is not empty"), begin(tmp_path / "out", resume=True):
         pass
+
+
+def finish(path, *, length, may_go_on, item=0, **options):
+    """Do one item, and end with results."""
+    with RunFolder.opened(path, FACTS, length=length, **{"resume": False, "overwrite": False, **options}) as run:
+        known = len(run.checkpoint)
+        run.checkpoint.add("align", item, "value", str)
+        with run.results(may_go_on=may_go_on) as folder:
+            text = f'[run]\nfacts = "{run.facts}"\nlength = {length}\n'
+            (folder / "settings.toml").write_text(text)
+        return known
+
+
+def test_a_longer_run_goes_on_with_what_a_finished_one_has_kept(tmp_path):
+    out = tmp_path / "out"
+    finish(out, length=1, may_go_on=True)
+    assert names(out) == [".gonio", "finished", "settings.toml"]
+    assert finish(out, length=2, may_go_on=False, item=1, resume=True) == 1
+    assert names(out) == ["settings.toml"]
+    with pytest.raises(Finished):
+        finish(out, length=3, may_go_on=False, resume=True)
+
+
+def test_a_longer_run_that_is_cut_off_goes_on_too(tmp_path):
+    out = tmp_path / "out"
+    finish(out, length=1, may_go_on=True)
+    with pytest.raises(KeyboardInterrupt), RunFolder.opened(out, FACTS, length=2, resume=True, overwrite=False):
+        raise KeyboardInterrupt
+    assert finish(out, length=2, may_go_on=True, item=1, resume=True) == 1
+    assert names(out) == [".gonio", "finished", "settings.toml"]
+
+
+def test_a_shorter_run_is_refused_and_the_kept_checkpoint_stays(tmp_path):
+    out = tmp_path / "out"
+    finish(out, length=2, may_go_on=True)
+    with pytest.raises(ValueError, match=r"longer than this run would be \(2, not 1\)"):
+        finish(out, length=1, may_go_on=True, resume=True)
+    with pytest.raises(ValueError, match="is not empty"):
+        finish(out, length=3, may_go_on=True)
+    assert names(out) == [".gonio", "finished", "settings.toml"]
+    assert finish(out, length=1, may_go_on=False, overwrite=True) == 0
+    assert names(out) == ["settings.toml"]
 
 
 def test_an_error_while_results_are_written_leaves_the_old_ones(tmp_path):

@@ -63,11 +63,22 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         help="Poses in the list are nearly right: search around them alone. Without --reference each half starts"
         " from its own average at these poses.",
     ),
+    continue_from=typer.Option(
+        "--continue-from",
+        metavar="DIR",
+        help="Go on from a finished refinement of the same particles, which may have been cut again in smaller voxels:"
+        " from its poses, half sets and half maps.",
+    ),
     start_resolution_angstrom=length("--start-resolution", "Resolution of the map at the start, angstrom."),
     resolution_angstrom=length(
         "--resolution", "Finest detail that is ever compared, angstrom. Default: as far as the halves agree."
     ),
-    iterations=typer.Option("--iterations", metavar="N", min=1, help="Largest number of iterations."),
+    iterations=typer.Option(
+        "--iterations",
+        metavar="N",
+        min=1,
+        help="Largest number of iterations; with --resume and a larger one a run that ended for it goes on.",
+    ),
     overlap_distance_angstrom=length(
         "--overlap",
         "Particles nearer than this along every axis stay in one half, angstrom. Default: the box's edge.",
@@ -92,6 +103,10 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     agree whatever the particles show. With --denovo each half makes its own initial model from its own particles; with
     --local each half starts from its average at the poses of the list, which stay where a prior expects them.
 
+    With --continue-from particles are searched near the poses of a finished refinement, in its half sets, at first
+    against its half maps, resampled to the voxels of the list, and to where these agree. The list holds some or all of
+    its particles by the same names, as `gonio extract` cuts them again from the list in DIR; options are given anew.
+
     With --refine-tilts every iteration that searches near the poses found adjusts tilts and poses together, as
     `gonio tilts` does, and writes tilts.csv and tomograms/tomograms.star; averages are then at the poses found
     (--assignment hard).
@@ -101,13 +116,16 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     resolution is within a quarter of a shell of the best, as a rule the last of all, and mask.mrc, runners_up.star,
     iterations.csv, duplicates.csv, report.html, summary.json and settings.toml; and what `gonio postprocess` makes of
     its half maps: sharpened.mrc, locally_filtered.mrc, local_resolution.mrc, guinier.csv and directional_fsc.csv.
-    maps.cxc and particles.cxc show them in ChimeraX. A run that is cut off goes on with --resume.
+    maps.cxc and particles.cxc show them in ChimeraX. A run that is cut off goes on with --resume; one that ended for
+    --iterations goes on with --resume and more of them, to the same results as a run that was begun with as many.
 
     Example: `gonio refine particles.star --reference map.mrc --start-resolution 60 -o refined`
 
     Example: `gonio refine particles.star --denovo -o from_nothing`
 
     Example: `gonio refine aligned/particles.star --local --symmetry C6 -o refined`
+
+    Example: `gonio refine bin2/particles.star --continue-from refined_bin4 -o refined_bin2`
     """
     print_result(
         refined.summary,

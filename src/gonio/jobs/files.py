@@ -87,12 +87,12 @@ def write_settings(
     *,
     seed: int | None = None,
     inputs: Iterable[Path] = (),
-    facts: str | None = None,
+    run: Mapping[str, object] = {},
 ) -> None:
-    """Write beside a result how it was made."""
+    """Write beside a result how it was made; ``run`` are further values of the table of that name."""
     from gonio.run.provenance import command_line, settings_toml
 
-    write_text(path, settings_toml(command_line(), settings, seed=seed, inputs=inputs, facts=facts))
+    write_text(path, settings_toml(command_line(), settings, seed=seed, inputs=inputs, run=run))
 
 
 def write_summary(folder: Path, values: Mapping[str, object]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from gonio.io.plain import as_cell
 from gonio.jobs.align import NO_RUNNERS_UP, numbers_of_fit
 from gonio.jobs.checking import doubts_of, warn_of
+from gonio.jobs.continuing import Earlier
 from gonio.jobs.curves import fsc_csv, resolutions
 from gonio.jobs.files import write_list, write_particle_scene, write_summary, write_text
 from gonio.jobs.fitting import Fitting
@@ -46,10 +47,11 @@ Watch = Callable[[object], None]
 
 @dataclass(frozen=True)
 class Start:
-    """Start of a refinement: a map, a number of particles of each half, or with neither the poses of the list."""
+    """Start of a refinement: a map, half maps, a number of particles of each half, or else the poses of the list."""
 
     reference: Volume | None = None
     subset: int | None = None
+    halves: tuple[Volume, Volume] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def refine(
     initial_model: bool = False,
     subset: int | None = None,
     local: LocalOptions | None = None,
+    continue_from: File | None = None,
     start_resolution_angstrom: float = 60.0,
     iterations: int = 12,
     split: bool = False,
@@ -142,15 +145,19 @@ def refine(
     output
         The folder to make. Iterations appear in it as they are done, all other files together at the end.
     reference
-        The map to start from. One of ``reference``, ``initial_model`` and ``local`` is needed.
+        The map to start from. One of ``reference``, ``initial_model``, ``local`` and ``continue_from`` is needed.
     initial_model, subset
         Each half makes an initial model from this many of its own particles (40).
     local
         Search near the poses of the list, which are nearly right.
+    continue_from
+        A finished refinement of the same particles (``gonio.jobs.continuing``): its poses, half sets and half maps, and
+        the resolution to which these agree as the first limit.
     start_resolution_angstrom
         Resolution up to which the starting map is used.
     iterations
-        Largest number of iterations.
+        Largest number of iterations. A run that ended for it goes on with a larger one and ``run.resume``, to the same
+        bits as one that was begun with it.
     split, overlap_distance_angstrom
         Make new half sets; particles nearer than this are kept in one, the box's edge unless given.
     duplicates_angstrom
@@ -172,21 +179,24 @@ def refine(
     from gonio.workflows.refinement import best_of
     from gonio.workflows.refinement_plan import Plan
 
-    _check_start(reference, initial_model=initial_model, local=local is not None)
+    _check_start(reference, initial_model=initial_model, local=local is not None, continue_from=continue_from)
     if subset is not None and not initial_model:
         raise ArgumentError("{} is how many particles of each half {} makes a map from", "subset", "initial_model")
+    if split and continue_from is not None:
+        raise ArgumentError("{} keeps the half sets of that refinement: leave out {}", "continue_from", "split")
     search.check()
     resources = run.resources()
-    table = with_half_sets(
-        particles.read(), split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed
-    )
+    earlier = None if continue_from is None else Earlier.read(continue_from)
+    table = particles.read() if earlier is None else earlier.placed(particles.read())
+    table = with_half_sets(table, split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed)
     fitting = Fitting.to_particles(table)
     start_map = None if reference is None else fitting.fit(particles.read_map(reference), "the reference")
-    start = Start(start_map, (subset or SUBSET) if initial_model else None)
+    start = Start(start_map, (subset or SUBSET) if initial_model else None, _halves(earlier, fitting))
     plan = Plan(
         settings=search.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
         start_resolution_angstrom=start_resolution_angstrom,
         max_iterations=iterations,
+        continued=None if earlier is None else earlier.continued,
         mask=None if mask is None else fitting.fit(particles.read_map(mask), "the mask"),
         assignment=assignment,  # type: ignore[arg-type]  # names are read there
         duplicates_angstrom=duplicates_angstrom,
@@ -200,7 +210,7 @@ def refine(
         start.reference,
         plan.settings,
         mask=plan.mask,
-        local=plan.listed is not None,
+        local=plan.begins_near,
         start_angstrom=plan.start_resolution_angstrom,
     )
     warned = warn_of([*fitting.warnings, *doubts])
@@ -208,21 +218,22 @@ def refine(
         "reference": reference,
         "initial_model": initial_model,
         "subset": subset,
+        "continue_from": continue_from,
         "split": split,
         "overlap_distance_angstrom": overlap_distance_angstrom,
         "mask": mask,
         "device": resources.kind,
-        "plan": {**asdict(replace(plan, mask=None)), "mask": None},
+        "plan": {key: value for key, value in asdict(replace(plan, mask=None)).items() if key != "max_iterations"},
         "list": particles.record(table),
     }
-    files = files_of(table, reference, mask)
-    with running(output, resources, settings=settings, seed=seed, inputs=files) as work:
+    files = files_of(table, reference, mask, *(() if earlier is None else earlier.files))
+    with running(output, resources, settings=settings, seed=seed, inputs=files, length=iterations) as work:
         done = _iterated(work, table, plan, start, watch)
         verdict = verdict_of_refinement(
             done, plan, start=start.reference, shared=start.reference is not None, warned=warned, executor=work.executor
         )
         refined = Refined(done, plan, f"Refinement of {particles.name}", _quality_of(best_of(done), plan), verdict)
-        with work.results() as folder:
+        with work.results(may_go_on=done[-1].may_go_on, iterations=iterations) as folder:
             _write_results(folder, refined)
             parts = [f"iteration_{one.number:03d}/" for one in done] + ["initial_model/"] * (start.subset is not None)
             report = replace(
@@ -235,18 +246,33 @@ def refine(
     return refined
 
 
-def _check_start(reference: File | None, *, initial_model: bool, local: bool) -> None:
+def _halves(earlier: Earlier | None, fitting: Fitting) -> tuple[Volume, Volume] | None:
+    """Return the half maps of an earlier refinement in the voxels of the particles, which may be others: no warning."""
+    if earlier is None:
+        return None
+    fitting = Fitting(fitting.voxel_size_angstrom, fitting.box)
+    one, two = (fitting.fit(half, f"half map {number}") for number, half in enumerate(earlier.halves, start=1))
+    return one, two
+
+
+def _check_start(reference: File | None, *, initial_model: bool, local: bool, continue_from: File | None) -> None:
+    others = {"reference": reference is not None, "initial_model": initial_model, "local": local}
+    if continue_from is not None:
+        for name in (name for name, given in others.items() if given):
+            raise ArgumentError("{} and {} exclude each other: give one start", "continue_from", name)
+        return
     if initial_model and reference is not None:
         raise ArgumentError("{} and {} exclude each other: give one", "reference", "initial_model")
     if initial_model and local:
         raise ArgumentError("{} ignores input poses, and {} starts from them: give one", "initial_model", "local")
     if not (initial_model or local or reference is not None):
         raise ArgumentError(
-            "give {} MAP to start from a map, {} to start from the particles alone, or {} to start from the poses in"
-            " the list",
+            "give {} MAP to start from a map, {} to start from the particles alone, {} to start from the poses in the"
+            " list, or {} DIR to go on from a finished refinement",
             "reference",
             "initial_model",
             "local",
+            "continue_from",
         )
 
 
@@ -272,6 +298,8 @@ def _starts(
     from gonio.workflows.initial_model import initial_model_halves
     from gonio.workflows.refinement import start_map
 
+    if start.halves is not None:
+        return plan, start.halves
     if start.reference is not None:
         map_ = start_map(start.reference, resolution_angstrom=plan.start_resolution_angstrom)
         return plan, (map_, map_)
@@ -409,10 +437,16 @@ def _decisions(refined: Refined) -> list[tuple[str, str, str]]:
     """Return what was chosen, and why: name, value, reason."""
     best, plan = refined.best, refined.plan
     search = "near input poses" if plan.listed is not None else "everywhere, then near the poses found"
+    if plan.continued is not None:
+        search = "near the poses of the refinement that this one continues"
     return [
-        ("iteration shown", str(best.number), "the last of those whose halves agree best"),
+        ("iteration shown", str(best.number), "the last whose halves agree as well as any, to a quarter of a shell"),
         ("finest detail compared", f"{best.limit_angstrom:.1f} angstrom", "to where the halves agreed before"),
-        ("search", search, "--local, or without it until the median particle moves by less than its sd"),
+        (
+            "search",
+            search,
+            "--local, --continue-from, or near poses once the median particle moves by less than its sd",
+        ),
         ("averages", plan.assignment.value, "--assignment: poses drawn from posteriors where these are resolved"),
         ("iterations", str(len(refined.iterations)), refined.iterations[-1].ended),
         *shared_decisions(plan.settings),

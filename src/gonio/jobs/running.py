@@ -153,16 +153,17 @@ class Work:
     inputs: Sequence[Path]
 
     @contextmanager
-    def results(self, **spelt_out: object) -> Iterator[Path]:
+    def results(self, *, may_go_on: bool = False, **spelt_out: object) -> Iterator[Path]:
         """Yield a folder to write all results in, which appear together, with settings.toml beside them.
 
-        ``spelt_out`` are the final settings, with every default.
+        ``spelt_out`` are the final settings, with every default. What was done is kept in the folder where a longer
+        run may go on with it.
         """
-        with self.folder.results() as folder:
+        with self.folder.results(may_go_on=may_go_on) as folder:
             yield folder
             shown = {**self.settings, **spelt_out}
-            facts = self.folder.facts
-            write_settings(folder / "settings.toml", shown, seed=self.seed, inputs=self.inputs, facts=facts)
+            run = {"facts": self.folder.facts, "length": self.folder.length}
+            write_settings(folder / "settings.toml", shown, seed=self.seed, inputs=self.inputs, run=run)
 
 
 @contextmanager
@@ -173,8 +174,9 @@ def running(
     settings: Mapping[str, object],
     seed: int,
     inputs: Sequence[Path],
+    length: int | None = None,
 ) -> Iterator[Work]:
-    """Begin a run in a folder or, with ``resume``, go on with one.
+    """Begin a run in a folder or, with ``resume``, go on with one; ``length`` is as in ``RunFolder.opened``.
 
     Raises
     ------
@@ -186,7 +188,12 @@ def running(
     facts = {"settings": settings, "seed": seed, "inputs": checksums(inputs), "versions": versions()}
     asked = resources.asked
     begun = RunFolder.opened(
-        Path(output), facts, command=shlex.join(command_line()), resume=asked.resume, overwrite=asked.overwrite
+        Path(output),
+        facts,
+        command=shlex.join(command_line()),
+        length=length,
+        resume=asked.resume,
+        overwrite=asked.overwrite,
     )
     with ExitStack() as stack:
         folder = stack.enter_context(begun)

@@ -45,7 +45,8 @@ def verdict_of_refinement(
     from gonio.workflows.refinement import best_of, other_half_aligners
 
     best = best_of(iterations)
-    sampled = sample_against_other_half(best.table, other_half_aligners(best, plan), executor=executor, seed=plan.seed)
+    stage, aligners = f"iteration {best.number}, check", other_half_aligners(best, plan)
+    sampled = sample_against_other_half(best.table, aligners, executor=executor, seed=plan.seed, stage=stage)
     return verdict_of(
         Evidence(
             units_in_half=_units(best.table, plan.settings.symmetry),
@@ -58,15 +59,15 @@ def verdict_of_refinement(
             fsc=best.fsc.best.tolist(),
             competing=_competing(sampled),
             covered=evenness(best.coverage).worst,
-            unfinished=_unfinished(iterations, plan),
+            unfinished=_unfinished(iterations),
             warnings=_warnings(warned),
         )
     )
 
 
-def _unfinished(iterations: Sequence[Iteration], plan: Plan) -> str:
+def _unfinished(iterations: Sequence[Iteration]) -> str:
     last = iterations[-1]
-    if last.number < plan.max_iterations or last.moved_sds < 1.0:
+    if not last.may_go_on or last.moved_sds < 1.0:
         return ""
     return f"poses were still moving at the last iteration (the median by {last.moved_sds:.1f} standard deviations)"
 

@@ -7,6 +7,9 @@ old results or the new ones, and its checkpoint until it is done.
 The folder beside, ``.NAME.tmp``, and the old results aside, ``.NAME.old``, have a ``.gonio/`` too, by which the next
 run knows what a killed one has left. What is so called and has none is somebody's, and stays. No link is followed to a
 lock, a checkpoint or a ``.gonio/``, which may come with a folder from elsewhere.
+
+Some runs have a *length*: a longer one begins with what a shorter one does. Where results may be gone on with, their
+folder keeps ``.gonio/finished``, the checkpoint as it was in the end.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import IO
 
 from gonio.run.checkpoint import Checkpoint, command_in, open_own, sync_path
 
-INSIDE, LOCK, CHECKPOINT = ".gonio", "lock", "journal"
+INSIDE, LOCK, CHECKPOINT, KEPT = ".gonio", "lock", "journal", "finished"
 # Where a folder cannot be exchanged this file is moved last: it marks a run that is done.
 LAST = "settings.toml"
 # Characters of a lock's holder that are read.
@@ -70,15 +73,23 @@ def facts_digest(facts: Mapping[str, object]) -> str:
 class RunFolder:
     """Folder of a run in progress; made by ``RunFolder.opened``."""
 
-    def __init__(self, path: Path, checkpoint: Checkpoint, facts: Mapping[str, object]) -> None:
+    def __init__(
+        self, path: Path, checkpoint: Checkpoint, facts: Mapping[str, object], length: int | None = None
+    ) -> None:
         self.path = path
         self.checkpoint = checkpoint
-        self.facts = facts_digest(facts)
+        self.facts, self.length = facts_digest(facts), length
 
     @staticmethod
     @contextmanager
     def opened(
-        path: Path, facts: Mapping[str, object], *, command: str = "", resume: bool, overwrite: bool
+        path: Path,
+        facts: Mapping[str, object],
+        *,
+        command: str = "",
+        length: int | None = None,
+        resume: bool,
+        overwrite: bool,
     ) -> Iterator[RunFolder]:
         """Begin a run, or resume one.
 
@@ -93,8 +104,10 @@ class RunFolder:
             Settings, inputs, versions and seed of the run. It is resumed only when none has changed.
         command
             The command line, for a message about the interrupted run.
+        length
+            How long the run is: apart from ``facts``, as a longer one may go on with what it has kept.
         resume
-            Go on with an interrupted run; where there is none, begin.
+            Go on with an interrupted run, or a shorter one that kept its checkpoint; where there is none, begin.
         overwrite
             Replace results, and drop an interrupted run.
 
@@ -116,7 +129,9 @@ class RunFolder:
                 " again"
             )
         if not unfinished and resume and (path / LAST).is_file():
-            _check_finished(path, facts)
+            _check_finished(path, facts, length)
+            (inside / KEPT).replace(inside / CHECKPOINT)
+            unfinished = True
         if not unfinished:
             check_target(path, overwrite=overwrite)
         if path.is_file():
@@ -136,7 +151,7 @@ class RunFolder:
                 for folder in made:
                     sync_path(folder.parent)
                 try:
-                    yield RunFolder(path, checkpoint, facts)
+                    yield RunFolder(path, checkpoint, facts, length)
                 finally:
                     checkpoint.close()
                     if not len(checkpoint):
@@ -148,13 +163,21 @@ class RunFolder:
                 _drop(_aside(path))
 
     @contextmanager
-    def results(self) -> Iterator[Path]:
-        """Make a folder beside this one to write results in; without an error it takes this one's place at the end."""
+    def results(self, *, may_go_on: bool = False) -> Iterator[Path]:
+        """Make a folder beside this one to write results in; without an error it takes this one's place at the end.
+
+        Where a longer run may go on with them the checkpoint is kept.
+        """
         with _staging(self.path) as staging:
             yield staging
             self.checkpoint.close()
+            if may_go_on:  # a copy: if this is killed before the folders are exchanged, the run is to be resumed
+                shutil.copyfile(self.checkpoint.path, staging / INSIDE / KEPT)
             _put(staging, self.path)
-        shutil.rmtree(self.path / INSIDE, ignore_errors=True)
+        if may_go_on:
+            (self.path / INSIDE / CHECKPOINT).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self.path / INSIDE, ignore_errors=True)
 
     @contextmanager
     def part(self, name: str) -> Iterator[Path]:
@@ -171,20 +194,29 @@ class RunFolder:
             sync_path(self.path)
 
 
-def _check_finished(path: Path, facts: Mapping[str, object]) -> None:
+def _check_finished(path: Path, facts: Mapping[str, object], length: int | None) -> None:
     """Raise Finished where the results in a folder are those of a run, and remove what it left if it was killed then.
 
-    ValueError where they are of another.
+    It may go on where it is longer than it was and a checkpoint is kept. ValueError where results are of another.
     """
+    run: dict[str, object] = {}
     with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-        if tomllib.loads((path / LAST).read_text())["run"]["facts"] == facts_digest(facts):
-            lock = _aside(path) / INSIDE / LOCK
-            with suppress(ValueError), locked(lock) if lock.exists() else nullcontext():
-                for left in filter(_is_ours, (_tmp(path), _aside(path))):
-                    _drop(left)
-                _unmark(path)
-            raise Finished(f"{path} is finished: nothing is left to do")
-    raise ValueError(f"{path} holds the results of another run: choose another folder, or pass --overwrite")
+        run = dict(tomllib.loads((path / LAST).read_text())["run"])
+    if run.get("facts") != facts_digest(facts):
+        raise ValueError(f"{path} holds the results of another run: choose another folder, or pass --overwrite")
+    before = run.get("length")
+    if length is not None and isinstance(before, int) and length != before:
+        if length < before:
+            problem = f"{path} is finished, and longer than this run would be ({before}, not {length})"
+            raise ValueError(f"{problem}: choose another folder, or pass --overwrite")
+        if (path / INSIDE / KEPT).is_file():
+            return
+    lock = _aside(path) / INSIDE / LOCK
+    with suppress(ValueError), locked(lock) if lock.exists() else nullcontext():
+        for left in filter(_is_ours, (_tmp(path), _aside(path))):
+            _drop(left)
+        _unmark(path)
+    raise Finished(f"{path} is finished: nothing is left to do")
 
 
 @contextmanager

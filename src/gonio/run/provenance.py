@@ -62,7 +62,7 @@ def settings_toml(
     *,
     seed: int | None = None,
     inputs: Iterable[str | Path] = (),
-    facts: str | None = None,
+    run: Mapping[str, object] = {},
 ) -> str:
     """Return the text of a TOML file with tables ``run``, ``settings``, ``versions`` and ``inputs``.
 
@@ -76,16 +76,16 @@ def settings_toml(
         Seed of the random generator; None where nothing is random.
     inputs
         Files that were read; each is listed with its full name and SHA-256.
-    facts
-        What a run that is resumed is compared with (``gonio.run.folder.facts_digest``).
+    run
+        What a run that is resumed is compared with (``gonio.run.folder``).
     """
-    run: dict[str, object] = {
+    head: dict[str, object] = {
         "command": join(command),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "seed": seed,
     }
-    run |= {} if facts is None else {"facts": facts}
-    tables = {"run": run, "settings": settings, "versions": versions(), "inputs": checksums(inputs)}
+    head |= {name: value for name, value in run.items() if value is not None}
+    tables = {"run": head, "settings": settings, "versions": versions(), "inputs": checksums(inputs)}
     return "\n".join(line for name, table in tables.items() for line in _table(name, table))
 
 

@@ -57,7 +57,7 @@ def sample_against_map(table: ParticleTable, aligner: Aligner, *, executor: Exec
 
 
 def sample_against_other_half(
-    table: ParticleTable, aligners: Mapping[int, Aligner], *, executor: Executor, seed: int
+    table: ParticleTable, aligners: Mapping[int, Aligner], *, executor: Executor, seed: int, stage: str
 ) -> Sampled:
     """Align a sample of each half set, 1 and 2, to the other half's map and to decoys of this.
 
@@ -67,12 +67,14 @@ def sample_against_other_half(
         Particles at the poses found in their own half.
     aligners
         Aligner of the map of each half, with a search over all orientations or near the poses of the list.
+    stage
+        Begins the names of its tasks, and says whose maps these are: others of a longer run must not pass for them.
     """
     lost, same = [], []
     for half in (1, 2):
         rows = np.flatnonzero(np.asarray(table.half_sets) == half)
         some, aligner = table[rows[_spread(len(rows), _sample(len(table)) // 2)]], aligners[3 - half]
-        named = _named(f"check of half {half}", executor)
+        named = _named(f"{stage} of half {half}", executor)
         results = align_table(some, aligner, executor=named, seed=seed, stage="other map")
         poses = Pose.stack([result.pose for result in results])
         if isinstance(aligner.settings.search, GlobalSearch):  # others find no other orientation

@@ -21,7 +21,7 @@ from gonio.alignment.particle_list import Aligners, align_table
 from gonio.alignment.result import Result
 from gonio.averaging.averages import FOLDS, Average, average_table, folds_of
 from gonio.averaging.resolution import HalfMapFsc, agreed_shell, fsc_of_a_half, half_map_fsc
-from gonio.fourier.transform import MIN_SHELLS, low_passed, shell_limit
+from gonio.fourier.transform import MIN_SHELLS, low_passed
 from gonio.particle.half_sets import Duplicate, duplicates
 from gonio.particle.particle_source import ParticleSource
 from gonio.particle.pose import Pose
@@ -32,7 +32,16 @@ from gonio.run.executor import Executor, Local
 from gonio.settings import AnySearch, LocalSearch, Settings
 from gonio.workflows.half_frames import Apart, drift_of, half_2_moved, half_2_seen
 from gonio.workflows.pose_change import PoseChange
-from gonio.workflows.refinement_plan import Assignment, Iteration, Plan
+from gonio.workflows.refinement_plan import (
+    LIMIT_REACHED,
+    Assignment,
+    Continued,
+    Iteration,
+    Plan,
+    check_halves,
+    check_limits,
+    check_start,
+)
 from gonio.workflows.tilt_refinement import (
     AdjustTomogram,
     TomogramTilts,
@@ -89,7 +98,8 @@ def refined(
         Particles that are all in half set 1 or 2.
     starts
         Map that each half starts from, in one frame: usually one map twice (``start_map``). None for the averages of
-        the halves at the input poses, to the resolution at which they agree; this needs ``plan.listed``.
+        the halves at the input poses, to the resolution at which they agree; this needs ``plan.listed``. With
+        ``plan.continued`` they are the half maps of an earlier refinement, which are not low-passed.
     plan
         Settings of the refinement.
     executor
@@ -104,13 +114,15 @@ def refined(
     """
     plan = Plan() if plan is None else plan
     executor = executor or Local()
-    _check(table, starts, plan, places_angstrom)
+    check_start(table, starts, plan, places_angstrom)
     if plan.tilts is not None:
         check_tilts(table)
     if starts is None:
         run, state = _from_list(table, plan, executor, places_angstrom)
+    elif plan.continued is not None:
+        run, state = _from_halves(table, starts, plan, plan.continued, executor, places_angstrom)
     else:
-        _check_limits(starts[0], plan, plan.start_resolution_angstrom)
+        check_limits(starts[0], plan, plan.start_resolution_angstrom)
         run = _Run(plan, executor, fsc_mask(starts[0], plan), places_angstrom, table.source)
         state = _State(table, table.poses, starts, limit_angstrom=plan.start_resolution_angstrom)
     for number in range(1, plan.max_iterations + 1):
@@ -159,7 +171,7 @@ def _from_list(
     )
     made = averaged(table, stage="averaging input poses")
     assert made.halves is not None
-    _check_limits(made.volume, plan, None)
+    check_limits(made.volume, plan, None)
     run = _Run(plan, executor, fsc_mask(made.volume, plan), places, table.source)
     fsc, limit = run.start(made)
     # The halves of a list may come from refinements that never met.
@@ -172,6 +184,23 @@ def _from_list(
         fsc, limit = run.start(made)
     assert made.halves is not None
     return run, _State(table, table.poses, made.halves, limit, made.without, fsc=fsc)
+
+
+def _from_halves(
+    table: ParticleTable,
+    starts: tuple[Volume, Volume],
+    plan: Plan,
+    continued: Continued,
+    executor: Executor,
+    places: Callable[[ParticleTable], NDArray[np.float64]] | None,
+) -> tuple[_Run, _State]:
+    """Start near the poses of the list, from the half maps of an earlier refinement and to where these agree."""
+    check_limits(starts[0], plan, None)
+    run = _Run(plan, executor, fsc_mask(starts[0], plan), places, table.source)
+    limit = run.next_limit(starts[0], starts[0].box_angstrom / continued.limit_angstrom)
+    cone = run.reach(continued.rotation_sd_deg, continued.shift_sd_angstrom, limit)
+    fsc = np.clip(run.fsc(starts).best, 0.0, 1.0)
+    return run, _State(table, table.poses, starts, limit, fsc=fsc, cone=cone)
 
 
 @dataclass(frozen=True)
@@ -207,7 +236,7 @@ class _Aligned:
     def without(self, rows: Sequence[int]) -> _Aligned:
         """Return the particles but those in ``rows``, some in each half."""
         kept = np.setdiff1d(np.arange(len(self.table)), rows)
-        _check_halves(self.table[kept])
+        check_halves(self.table[kept])
         results = [self.results[row] for row in kept]
         return _Aligned(self.table[kept], self.listed[kept], results, self.pose_change.take(kept))
 
@@ -293,7 +322,7 @@ class _Run:
         must not count a part of the next shell as agreement.
         """
         shell = agreed_shell(fsc, self.mask)
-        begun = 0.0 if self.plan.listed is not None else fsc.box_angstrom / self.plan.start_resolution_angstrom
+        begun = 0.0 if self.plan.begins_near else fsc.box_angstrom / self.plan.start_resolution_angstrom
         return min(shell, begun) if begun < shell < np.floor(begun) + 1.0 else shell
 
     def fsc(self, halves: tuple[Volume, Volume]) -> HalfMapFsc:
@@ -311,7 +340,7 @@ class _Run:
             # The random numbers of an iteration are its own, or every average would repeat what one of them drew.
             seed = self.plan.seed if not self.draws else self.plan.seed + number
             # Every search is given the poses found before, and keeps them where it finds nothing better.
-            known = number > 1 or self.plan.listed is not None
+            known = number > 1 or self.plan.begins_near
             results = align_table(starts[rows], aligner, executor=self.executor, seed=seed, local=known, stage=stage)
             found.update(zip(rows.tolist(), results, strict=True))
         ordered = [found[row] for row in range(len(state.table))]
@@ -424,10 +453,12 @@ class _Run:
             return None  # every search is around the input poses
         if state.cone is None and (state.fsc is None or np.median(pose_change.sds) > LOCAL_BELOW):
             return None
-        rotation_deg = max(
-            CONE_SDS * pose_change.rotation_sd_deg, np.degrees(CONE_FRACTION * limit / self.radius_angstrom)
-        )
-        shift = max(CONE_SDS * pose_change.shift_sd_angstrom, CONE_FRACTION * limit)
+        return self.reach(pose_change.rotation_sd_deg, pose_change.shift_sd_angstrom, limit)
+
+    def reach(self, rotation_sd_deg: float, shift_sd_angstrom: float, limit: float) -> tuple[float, float]:
+        """Return how far a search near poses of these errors reaches, degrees and angstrom."""
+        rotation_deg = max(CONE_SDS * rotation_sd_deg, np.degrees(CONE_FRACTION * limit / self.radius_angstrom))
+        shift = max(CONE_SDS * shift_sd_angstrom, CONE_FRACTION * limit)
         return float(min(rotation_deg, 180.0)), float(shift)
 
     def end(self, number: int, state: _State, moved_sds: float, gained: float, behind: int) -> str:
@@ -437,7 +468,7 @@ class _Run:
         if behind >= PATIENCE:
             return f"the halves have agreed less than before for {PATIENCE} iterations"
         if number == self.plan.max_iterations:
-            return f"the limit of {number} iterations is reached"
+            return f"{LIMIT_REACHED} {number} iterations is reached"
         return ""
 
     def duplicates(self, aligned: _Aligned) -> list[Duplicate]:
@@ -457,30 +488,3 @@ def fsc_mask(start: Volume, plan: Plan) -> Volume:
     if plan.mask is not None:
         return plan.mask
     return sphere_mask(start, plan.settings.mask_diameter_angstrom or plan.settings.particle_diameter_angstrom)
-
-
-def _check(table: ParticleTable, starts: tuple[Volume, Volume] | None, plan: Plan, places: object) -> None:
-    if starts is None and plan.listed is None:
-        raise ValueError(
-            "without start maps the refinement starts from the poses of the list: give their errors (plan.listed)"
-        )
-    for map_ in () if starts is None else (starts[1], plan.mask):
-        if starts is not None and map_ is not None and map_.box != starts[0].box:
-            raise ValueError(f"start maps and mask differ in box: {starts[0].box} and {map_.box} voxels")
-    if not np.isin(np.asarray(table.half_sets), [1, 2]).all():
-        raise ValueError("every particle must be in half set 1 or 2: make half sets first (gonio.particle.half_sets)")
-    _check_halves(table)
-    if plan.duplicates_angstrom is not None and places is None:
-        raise ValueError("the list does not say where particles are in their tomograms: duplicates cannot be found")
-
-
-def _check_limits(volume: Volume, plan: Plan, start_resolution_angstrom: float | None) -> None:
-    """Raise ValueError where a resolution does not suit the box."""
-    for resolution in (start_resolution_angstrom, plan.settings.resolution_angstrom):
-        shell_limit(volume.box, volume.voxel_size_angstrom, resolution)
-
-
-def _check_halves(table: ParticleTable) -> None:
-    counts = [int((np.asarray(table.half_sets) == half).sum()) for half in (1, 2)]
-    if min(counts) < 1:
-        raise ValueError(f"both halves need particles, they have {counts[0]} and {counts[1]}")

@@ -1,4 +1,4 @@
-"""Settings of a refinement, and the results of its iterations.
+"""Settings of a refinement, what it needs of particles and maps, and the results of its iterations.
 
 These are values alone; ``refinement`` refines the poses.
 """
@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 
 from gonio.alignment.result import Result
 from gonio.averaging.resolution import HalfMapFsc
+from gonio.fourier.transform import shell_limit
 from gonio.particle.arguments import ArgumentError, check_one_of
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
 from gonio.settings import AxisSearch, GlobalSearch, LocalSearch, Settings
 from gonio.workflows.tilt_refinement import TiltPlan, TomogramTilts
+
+# Begins the reason of an end that is none of the refinement's own.
+LIMIT_REACHED = "the limit of"
 
 
 class Assignment(StrEnum):
@@ -33,6 +37,23 @@ class Assignment(StrEnum):
     HARD = "hard"
     SOFT = "soft"
     AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Continued:
+    """End of an earlier refinement, from whose poses and half maps another starts.
+
+    Attributes
+    ----------
+    limit_angstrom
+        Resolution to which its half maps agree: the limit of the first iteration.
+    rotation_sd_deg, shift_sd_angstrom
+        Predicted errors of its poses over all axes, median over particles.
+    """
+
+    limit_angstrom: float
+    rotation_sd_deg: float = 0.0
+    shift_sd_angstrom: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,8 @@ class Plan:
     listed
         Search around input poses that are nearly right, with their errors as the prior, which stays at the input poses:
         noise cannot move poses away from them iteration by iteration. None for a global search first.
+    continued
+        Start locally at the poses of the list and from independent half maps, where an earlier refinement ended.
     mask
         Where the particle has density, a volume of its box, 0 to 1; None for a soft sphere.
     assignment
@@ -70,6 +93,7 @@ class Plan:
     margin_shells: float = 0.0
     max_iterations: int = 12
     listed: LocalSearch | None = None
+    continued: Continued | None = None
     mask: Volume | None = None
     assignment: Assignment = Assignment.AUTO
     duplicates_angstrom: float | None = None
@@ -94,6 +118,8 @@ class Plan:
                 "start_resolution_angstrom",
                 got=self.start_resolution_angstrom,
             )
+        if self.continued is not None and self.listed is not None:
+            raise ValueError("listed and continued exclude each other: both state how poses are searched at the start")
         if not 0.0 <= self.margin_shells <= 2.0:
             raise ValueError(
                 f"margin_shells must lie between 0 and 2, got {self.margin_shells!r}: further ahead there is only noise"
@@ -102,6 +128,11 @@ class Plan:
             raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations!r}")
         if not isinstance(self.settings.search, GlobalSearch | AxisSearch):
             raise ValueError(f"a refinement chooses its searches itself: leave out {self.settings.search.name}")
+
+    @property
+    def begins_near(self) -> bool:
+        """True where the first iteration searches near the poses of the list, and halves begin with maps apart."""
+        return self.listed is not None or self.continued is not None
 
 
 @dataclass(frozen=True)
@@ -158,3 +189,37 @@ class Iteration:
     dropped: tuple[tuple[str, str, float], ...]
     ended: str
     tilts: Mapping[str, TomogramTilts] = field(default_factory=dict)
+
+    @property
+    def may_go_on(self) -> bool:
+        """True where the refinement ends for its number of iterations alone."""
+        return self.ended.startswith(LIMIT_REACHED)
+
+
+def check_start(table: ParticleTable, starts: tuple[Volume, Volume] | None, plan: Plan, places: object) -> None:
+    """Raise ValueError where particles, maps and plan do not fit; ``places`` states where particles are, or is None."""
+    if starts is None and plan.listed is None:
+        raise ValueError(
+            "without start maps the refinement starts from the poses of the list: give their errors (plan.listed)"
+        )
+    for map_ in () if starts is None else (starts[1], plan.mask):
+        if starts is not None and map_ is not None and map_.box != starts[0].box:
+            raise ValueError(f"start maps and mask differ in box: {starts[0].box} and {map_.box} voxels")
+    if not np.isin(np.asarray(table.half_sets), [1, 2]).all():
+        raise ValueError("every particle must be in half set 1 or 2: make half sets first (gonio.particle.half_sets)")
+    check_halves(table)
+    if plan.duplicates_angstrom is not None and places is None:
+        raise ValueError("the list does not say where particles are in their tomograms: duplicates cannot be found")
+
+
+def check_limits(volume: Volume, plan: Plan, start_resolution_angstrom: float | None) -> None:
+    """Raise ValueError where a resolution does not suit the box."""
+    for resolution in (start_resolution_angstrom, plan.settings.resolution_angstrom):
+        shell_limit(volume.box, volume.voxel_size_angstrom, resolution)
+
+
+def check_halves(table: ParticleTable) -> None:
+    """Raise ValueError where a half has no particles."""
+    counts = [int((np.asarray(table.half_sets) == half).sum()) for half in (1, 2)]
+    if min(counts) < 1:
+        raise ValueError(f"both halves need particles, they have {counts[0]} and {counts[1]}")

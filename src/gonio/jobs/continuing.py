@@ -1,0 +1,165 @@
+"""Start of a refinement where an earlier one ended, with particles that were cut again: ``--continue-from``.
+
+Particles are recognised by name. Where both lists state positions in one origin, each keeps the place at which it was
+found, whatever box it now has; else its pose must be in the new list already.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gonio.jobs.options import File
+from gonio.jobs.splitting import some
+from gonio.particle.arguments import ArgumentError
+from gonio.particle.texts import texts_at
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gonio.particle.pose import Pose
+    from gonio.particle.table import ParticleTable
+    from gonio.particle.volume import Volume
+    from gonio.workflows.refinement_plan import Continued
+
+# Orientations of two lists that differ by more than the rounding of their texts, degrees.
+SAME_DEG = 0.01
+# Particles farther than this fraction of their box's edge from its centre are not where the box was cut.
+FARTHEST = 0.25
+ARGUMENT = "continue_from"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A finished refinement: its list, its half maps, and to where these agree."""
+
+    folder: Path
+    table: ParticleTable
+    halves: tuple[Volume, Volume]
+    continued: Continued
+    files: tuple[Path, ...]
+
+    @staticmethod
+    def read(folder: File) -> Earlier:
+        """Read the results of ``gonio refine``; ArgumentError where a folder holds none, or halves that disagree."""
+        from gonio.io import read_volume
+        from gonio.io.lists import read_with
+        from gonio.io.source import ReadOptions
+
+        folder = Path(folder)
+        resolution = _resolution_of(folder)
+        halves = (folder / "half1.mrc", folder / "half2.mrc")
+        table = read_with(listed := _list_in(folder), ReadOptions())
+        if not np.isin(np.asarray(table.half_sets), [1, 2]).all():
+            raise ArgumentError(
+                "{} {folder}: {name} states no half sets: refine it again", ARGUMENT, folder=folder, name=listed.name
+            )
+        one, two = (read_volume(path) for path in halves)
+        files = (folder / "summary.json", listed, *halves)
+        return Earlier(folder, table, (one, two), _end_of(table, resolution), files)
+
+    def placed(self, table: ParticleTable) -> ParticleTable:
+        """Return a list of the same particles at the poses, and in the half sets, of the earlier refinement."""
+        row_of = {name: row for row, name in enumerate(self.table.names)}
+        rows = np.array([row_of.get(name, -1) for name in table.names])
+        if (rows < 0).any():
+            raise ArgumentError(
+                "{} {folder}: its list has not {names}: give particles that were refined there, by the same names"
+                " (gonio extract keeps names)",
+                ARGUMENT,
+                folder=self.folder,
+                names=some(repr(name) for name in texts_at(table.names, np.flatnonzero(rows < 0))),
+            )
+        before = self.table[rows]
+        return replace(table, half_sets=before.half_sets, poses=self._poses(table, before))
+
+    def _poses(self, table: ParticleTable, before: ParticleTable) -> Pose:
+        """Return the poses (m,) of the particles as they were found, in the frames of the boxes of the list."""
+        from gonio.particle.pose import Pose
+
+        places, centres = before.places_angstrom, table.coordinates_angstrom
+        comparable = before.coordinates_from == table.coordinates_from and before.lengths == table.lengths == "angstrom"
+        if places is not None and centres is not None and comparable and _differ(centres):
+            self._check_distances(table, shifts := places - centres)
+            found = Pose(before.tomogram_poses.rotation, shifts)
+            return found if table.frames is None else table.frames.to_box(found)
+        turned = np.asarray(table.tomogram_poses.rotation_distance_deg(before.tomogram_poses))
+        if (turned > SAME_DEG).any():
+            raise ArgumentError(
+                "{} {folder}: positions cannot be compared with its own, and {count} orientations are not its own: cut"
+                " the particles at its list (gonio extract)",
+                ARGUMENT,
+                folder=self.folder,
+                count=int((turned > SAME_DEG).sum()),
+            )
+        return table.poses
+
+    def _check_distances(self, table: ParticleTable, shifts: NDArray[np.float64]) -> None:
+        """Raise ArgumentError where the particles are not in the middle of their boxes."""
+        first = table.load(0)
+        edge, distance = first.box * first.voxel_size_angstrom, float(np.median(np.linalg.norm(shifts, axis=1)))
+        if distance > FARTHEST * edge:
+            raise ArgumentError(
+                "{} {folder}: its particles are {distance:.0f} angstrom (median) from the centres of their boxes of"
+                " {edge:.0f}: give a list cut at the same particles, with positions from the same point",
+                ARGUMENT,
+                folder=self.folder,
+                distance=distance,
+                edge=edge,
+            )
+
+
+def _differ(centres: NDArray[np.float64]) -> bool:
+    """Return whether positions are known: a list without any has all of them at one place."""
+    return bool(np.ptp(centres, axis=0).max(initial=0.0) > 0)
+
+
+def _resolution_of(folder: Path) -> float:
+    """Return to where the halves of a finished refinement agree, angstrom."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+        finished, resolution = "best_iteration" in summary, summary.get("resolution_angstrom")
+    except (OSError, ValueError, AttributeError):
+        finished, resolution = False, None
+    if not finished:
+        raise ArgumentError(
+            "{} {folder} is no finished refinement: give a folder that gonio refine has written, or finish it with {}",
+            ARGUMENT,
+            "resume",
+            folder=folder,
+        )
+    if not isinstance(resolution, int | float) or not resolution > 0:
+        raise ArgumentError(
+            "{} {folder}: its halves agree nowhere, there is nothing to go on from: refine from {}, or from {}",
+            ARGUMENT,
+            "reference",
+            "initial_model",
+            folder=folder,
+        )
+    return float(resolution)
+
+
+def _list_in(folder: Path) -> Path:
+    """Return the list of a refinement; beside one whose format holds neither halves nor names lies a plain table."""
+    from gonio.io.formats import FORMATS
+
+    endings = (".star", ".csv", *(ending for one in FORMATS.values() for ending in one.endings))
+    for path in (folder / f"particles{ending}" for ending in dict.fromkeys(endings)):
+        if path.is_file():
+            return path
+    raise ArgumentError("{} {folder} has no list of particles: refine again", ARGUMENT, folder=folder)
+
+
+def _end_of(table: ParticleTable, resolution: float) -> Continued:
+    from gonio.workflows.refinement_plan import Continued
+
+    def median(name: str, most: float) -> float:
+        """Return the error over all axes; columns state it for one."""
+        sds = np.asarray(table.columns.get(name, [0.0]), dtype=np.float64)
+        return float(min(np.sqrt(3.0) * np.median(sds), most))
+
+    return Continued(resolution, median("rotation_sd_deg", 180.0), median("shift_sd_angstrom", resolution))

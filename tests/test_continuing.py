@@ -1,0 +1,104 @@
+"""A refinement goes on where another ended: at the places found, in its half sets, from its half maps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gonio
+from gonio.jobs.continuing import Earlier
+from gonio.particle.arguments import ArgumentError
+from gonio.particle.pose import Pose
+from gonio.particle.table import ParticleTable
+from gonio.particle.volume import Volume
+from gonio.workflows.refinement_plan import Continued
+
+COUNT = 6
+RNG = np.random.default_rng(1)
+FOUND = ParticleTable.from_arrays(
+    Pose.random(COUNT, rng=RNG, max_shift_angstrom=8.0),
+    names=[f"TS/{i}" for i in range(COUNT)],
+    coordinates_angstrom=RNG.uniform(0.0, 1000.0, (COUNT, 3)),
+    half_sets=[1, 2] * 3,
+    rotation_sd_deg=[1.0] * COUNT,
+    shift_sd_angstrom=[2.0] * COUNT,
+)
+CUBE = Volume(RNG.normal(size=(16,) * 3), 4.0)
+
+
+def earlier(table: ParticleTable = FOUND) -> Earlier:
+    return Earlier(Path("refined"), table, (CUBE, CUBE), Continued(20.0), ())
+
+
+def cut_at(centres: np.ndarray, rows: list[int], **changed: object) -> ParticleTable:
+    """Particles in boxes of 64 angstrom about these centres, with no poses and no half sets."""
+    particles = [gonio.Subtomogram(CUBE)] * len(rows)
+    names = [FOUND.names[row] for row in rows]
+    table = ParticleTable.from_arrays(
+        Pose.identity(len(rows)), names=names, coordinates_angstrom=centres[rows], particles=particles
+    )
+    return replace(table, **changed)
+
+
+def test_particles_stay_where_they_were_found_wherever_their_boxes_are():
+    centres, rows = FOUND.places_angstrom + RNG.uniform(-3.0, 3.0, (COUNT, 3)), [4, 1, 0]
+    placed = earlier().placed(cut_at(centres, rows))
+    np.testing.assert_allclose(placed.places_angstrom, FOUND.places_angstrom[rows], atol=1e-9)
+    assert np.max(placed.poses.rotation_distance_deg(FOUND.poses[rows])) < 1e-6
+    assert np.asarray(placed.half_sets).tolist() == [1, 2, 1]
+
+
+def test_a_particle_that_was_not_refined_is_named():
+    table = cut_at(FOUND.places_angstrom, [0, 1])
+    with pytest.raises(ArgumentError, match=r"continue_from refined: its list has not 'TS/9'.*gonio extract"):
+        earlier().placed(replace(table, names=("TS/0", "TS/9")))
+
+
+def test_boxes_that_were_cut_elsewhere_are_refused():
+    with pytest.raises(ArgumentError, match=r"87 angstrom .median. from the centres of their boxes of 64"):
+        earlier().placed(cut_at(FOUND.places_angstrom + 50.0, [0, 1, 2]))
+
+
+def test_positions_from_another_point_need_the_orientations_found():
+    rows = list(range(COUNT))
+    table = cut_at(FOUND.places_angstrom, rows, coordinates_from="centre")
+    with pytest.raises(ArgumentError, match="6 orientations are not its own: cut the particles at its list"):
+        earlier().placed(table)
+    turned = Pose(FOUND.poses.rotation, np.zeros((COUNT, 3)))
+    assert earlier().placed(replace(table, poses=turned)).poses is turned
+
+
+@pytest.fixture
+def written(tmp_path) -> Path:
+    """What a refinement leaves that another needs."""
+    gonio.write_particles(tmp_path / "particles.csv", FOUND)
+    for half in (1, 2):
+        gonio.write_volume(tmp_path / f"half{half}.mrc", CUBE)
+    (tmp_path / "summary.json").write_text(json.dumps({"best_iteration": 3, "resolution_angstrom": 21.5}))
+    return tmp_path
+
+
+def test_the_end_of_a_refinement_is_read(written):
+    read = Earlier.read(written)
+    assert read.continued == Continued(21.5, pytest.approx(np.sqrt(3.0)), pytest.approx(np.sqrt(12.0)))
+    assert np.asarray(read.table.half_sets).tolist() == [1, 2] * 3
+
+
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [("{}", "is no finished refinement"), ('{"best_iteration": 1, "resolution_angstrom": null}', "agree nowhere")],
+)
+def test_what_is_no_refinement_with_an_end_is_refused(written, summary, said):
+    (written / "summary.json").write_text(summary)
+    with pytest.raises(ArgumentError, match=f"continue_from .*{said}"):
+        Earlier.read(written)
+
+
+def test_a_list_without_halves_is_refused(written):
+    gonio.write_particles(written / "particles.csv", replace(FOUND, half_sets=np.zeros(COUNT, np.int8)))
+    with pytest.raises(ArgumentError, match="states no half sets"):
+        Earlier.read(written)
