@@ -12,7 +12,6 @@ from gonio import jobs
 from gonio.jobs import ListOptions, RunOptions
 from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import ReferenceOptions
-from gonio.workflows import checks
 from listed import BOX, VOXEL_SIZE_ANGSTROM, simulated
 
 pytestmark = pytest.mark.slow
@@ -53,15 +52,6 @@ def test_a_map_is_resampled_where_alignment_would_refuse_its_voxels(folder):
     assert fitting.fit(rounded, "rounded") is rounded
     fitting.fit(gonio.Volume(reference.data, VOXEL_SIZE_ANGSTROM * 1.005), "other", box=False)
     assert [one.what.split(" is now")[0] for one in fitting.warnings] == ["other"]
-
-
-def test_a_list_of_several_voxel_sizes_is_refused_before_alignment(folder):
-    particles = list(gonio.read_particles(folder / "particles.star").particles())
-    volume = gonio.read_volume(folder / "reference.mrc")
-    other = gonio.Subtomogram(gonio.Volume(particles[1].volume.data, VOXEL_SIZE_ANGSTROM * 2), particles[1].wedge)
-    checks.check_voxel_sizes(particles, volume, name="the map")
-    with pytest.raises(ValueError, match="particles 32, the map 16 angstrom; a list must have one"):
-        checks.check_voxel_sizes([particles[0], other], volume, name="the map")
 
 
 def test_alignment_is_the_same_with_finer_voxels_and_the_report_says_so(folder, tmp_path):

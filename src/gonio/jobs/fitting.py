@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.workflows.inspection import InputWarning
 
-# Particles of which the first that can be read is the measure; whether all are alike is for the checks.
+# Particles of which the first that can be read is the measure; one of other voxels is named when it is aligned.
 LOOKED_AT = 3
 
 

@@ -23,16 +23,7 @@ from gonio.fourier.transform import MIN_SHELLS, shell_limit
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.symmetry import Symmetry
 from gonio.particle.table import ParticleTable
-from gonio.particle.volume import (
-    VOXEL_SIZE_TOLERANCE,
-    Particle,
-    Subtomogram,
-    Volume,
-    masked_volume,
-    mean_within,
-    same_size,
-    sphere_of,
-)
+from gonio.particle.volume import Particle, Subtomogram, Volume, masked_volume, mean_within, sphere_of
 from gonio.preparation.extent import sphere_diameter_angstrom
 from gonio.workflows.inspection import SURE, InputWarning, no_orientations
 
@@ -204,17 +195,6 @@ def check_resolution(argument: str, resolution_angstrom: float | None, box: int,
         raise ArgumentError("{} is too coarse: {why}", argument, why=error) from error
 
 
-def check_voxel_sizes(particles: Sequence[Particle], map_: Volume, *, name: str) -> None:
-    """Raise ValueError where a particle has another voxel size than a map."""
-    own = map_.voxel_size_angstrom
-    for size in (one.voxel_size_angstrom for one in particles):
-        if not same_size(size, own, tolerance=VOXEL_SIZE_TOLERANCE):
-            raise ValueError(
-                f"voxel sizes differ: particles {size:g}, {name} {own:g} angstrom; a list must have one, so extract the"
-                " others again, or give --voxel-size where headers are wrong"
-            )
-
-
 # All of them
 
 
@@ -246,11 +226,9 @@ def warnings_of_list(
     Raises
     ------
     ValueError
-        Voxel sizes that differ, resolutions that do not suit a box, a mask that is invalid.
+        Resolutions that do not suit a box, a mask that is invalid.
     """
     particles = sample_of(table)
-    for name, map_ in [*(references or {}).items(), *([] if mask is None else [("the mask", mask)])]:
-        check_voxel_sizes(particles, map_, name=name)
     found = []
     if poses_for is not None:
         found = [without_poses(table, remedy=f"{poses_for} needs them: align first, over all orientations")]
