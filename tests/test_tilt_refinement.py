@@ -92,10 +92,27 @@ def test_eliminating_particles_is_the_dense_solution():
         assert np.allclose(np.linalg.inv(schur), np.linalg.inv(damped)[: tilts * a, : tilts * a])
 
 
-def test_the_gauge_changes_no_image():
+def mirroring(series, handed):
+    """The series with beams such that its projections have this determinant: RELION 4 and IMOD have both."""
+    return replace(series, beams_xyz=handed * full_projections(series)[:, 2])
+
+
+@pytest.mark.parametrize("handed", [1.0, -1.0])
+def test_more_about_the_tilt_axis_is_a_larger_tilt_angle(handed):
+    series = mirroring(Series().series, handed)
+    turns = np.zeros((11, 3))
+    turns[:, 0] = np.radians(1.5)
+    after = turned_projections(full_projections(series), tilt_axes(series), turns)
+    found = replace(series, projections_xyz=after[:, :2], beams_xyz=after[:, 2])
+    assert np.allclose(found.tilts_deg, series.tilts_deg + 1.5)
+
+
+@pytest.mark.parametrize("handed", [1.0, -1.0])
+def test_the_gauge_changes_no_image(handed):
     series, rng = Series(count=3), np.random.default_rng(2)
     mirror = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, -1.0], [1.0, 1.0, -1.0]])  # a list of two senses
-    projections, axes, count = full_projections(series.series), tilt_axes(series.series), len(series.series)
+    shown = mirroring(series.series, handed)
+    projections, axes, count = full_projections(shown), tilt_axes(shown), len(shown)
     gauge = Gauge.of(projections, axes, DEPTH, 1 / TiltPlan().priors.tilt_sd ** 2)
     along = rng.normal(size=6) * [3.0, 3.0, 3.0, 1e-4, 1e-4, 1e-4]
     tilts = (gauge.directions @ along) + rng.normal(size=(count, 9)) * [1, 1, 1e-5, 1e-5, 1e-5, 50, 0, 0, 0]

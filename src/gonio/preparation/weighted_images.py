@@ -85,12 +85,15 @@ def tilt_images(
 
 
 def tilt_axes(series: TiltSeries) -> Floats:
-    """Return the tilt axis, the direction across it in the image, and the beam, as columns, (t, 3, 3)."""
+    """Return the tilt axis, the direction across it in the image, and the beam, as columns, (t, 3, 3).
+
+    A rotation of the image about the first of them is a larger tilt angle, also of projections that mirror.
+    """
     axis = np.radians(series.axis_deg)
     shown = series.projections_xyz @ np.array([np.cos(axis), np.sin(axis), 0.0])  # (t, 2)
     x, y = (shown / np.linalg.norm(shown, axis=1, keepdims=True)).T
-    zero, one = np.zeros_like(x), np.ones_like(x)
-    return np.stack([x, -y, zero, y, x, zero, zero, zero, one], axis=1).reshape(-1, 3, 3)
+    zero, one, handed = np.zeros_like(x), np.ones_like(x), np.linalg.det(full_projections(series))
+    return np.stack([handed * x, -y, zero, handed * y, x, zero, zero, zero, one], axis=1).reshape(-1, 3, 3)
 
 
 def _with_angles(frequency: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -219,7 +219,7 @@ class Gauge:
     """The six directions in which tilts may move without any image changing, the particles moving along.
 
     ``directions`` (t, 9, 6): a shift T of the specimen, xyz in the tomogram's frame, moves image i by A_i T and its
-    defocus by h (A_i T)_z, particles by -T; a rotation Omega turns tilt i by -A_i Omega, particles by Omega.
+    defocus by h (A_i T)_z, particles by -T; a rotation Omega turns tilt i by -det(A_i) A_i Omega, particles by Omega.
     """
 
     directions: Floats
@@ -232,7 +232,8 @@ class Gauge:
         directions = np.zeros((count, TILT, 6))
         directions[:, 0:2, :3] = projections[:, :2]
         directions[:, 5, :3] = defocus_per_depth * projections[:, 2]
-        directions[:, 2:5, 3:] = -np.swapaxes(axes, 1, 2) @ projections
+        handed = np.linalg.det(projections)[:, None, None]  # -1 where an image shows a mirrored specimen
+        directions[:, 2:5, 3:] = -handed * np.swapaxes(axes, 1, 2) @ projections
         return Gauge(directions, precision)
 
     def components(self, tilts: Floats, active: NDArray[np.bool_]) -> Floats:
