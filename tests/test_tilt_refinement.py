@@ -64,25 +64,24 @@ def test_eliminating_particles_is_the_dense_solution():
     tilts, a, particles = 4, 3, 5
     size = tilts * a + 7 * particles
     dense, descent = np.zeros((size, size)), rng.normal(size=size)
-    blocks, tilt = [], np.zeros((tilts, a, a))
+    tilt, mixed, poses = np.zeros((tilts, a, a)), np.zeros((particles, tilts, a, 7)), np.zeros((particles, 7, 7))
     for j in range(particles):
         seen = np.sort(rng.choice(tilts, 3, replace=False))
         rest = tilts * a + 7 * j + np.arange(7)
-        pose, mixed = np.zeros((7, 7)), np.zeros((3, a, 7))
-        for i, one in enumerate(seen):
+        for one in seen:
             jacobian = rng.normal(size=(20, a + 7))
             both = jacobian.T @ jacobian
             tilt[one] += both[:a, :a]
-            mixed[i], pose = both[:a, a:], pose + both[a:, a:]
+            mixed[j, one], poses[j] = both[:a, a:], poses[j] + both[a:, a:]
             dense[np.ix_(one * a + np.arange(a), rest)] += both[:a, a:]
             dense[np.ix_(rest, one * a + np.arange(a))] += both[a:, :a]
-        dense[np.ix_(rest, rest)] += pose
-        blocks.append((seen, mixed, pose, descent[rest]))
+        dense[np.ix_(rest, rest)] += poses[j]
     for one in range(tilts):
         here = one * a + np.arange(a)
         tilt[one] += np.eye(a)
         dense[np.ix_(here, here)] = tilt[one]
-    equations = _Equations(0.0, tilt, descent[: tilts * a].reshape(tilts, a), blocks)
+    own = descent[: tilts * a].reshape(tilts, a), mixed, poses, descent[tilts * a :].reshape(particles, 7)
+    equations = _Equations(0.0, tilt, *own)
     for damping in (0.0, 0.3):
         damped = dense + damping * np.diag(np.diag(dense))
         step = np.linalg.solve(damped, descent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -382,10 +383,13 @@ def unit_normal(normal_xyz: NDArray[np.floating] | None) -> NDArray[np.float64] 
     return normal / length
 
 
-def soft_sphere(box: int, *, radius_px: float, edge_px: float) -> NDArray[np.float32]:
-    """Return a mask (n, n, n): 1 within ``radius_px`` of the centre voxel, a cosine falling to 0 over ``edge_px``."""
-    axis = np.arange(box) - box // 2
-    distance = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
+def soft_sphere(box: int, *, radius_px: float, edge_px: float, dimensions: int = 3) -> NDArray[np.float32]:
+    """Return a mask (n, n, n): 1 within ``radius_px`` of the centre voxel, a cosine falling to 0 over ``edge_px``.
+
+    In two ``dimensions`` it is a circle, (n, n).
+    """
+    square = (np.arange(box) - box // 2) ** 2
+    distance = np.sqrt(sum(np.ix_(*dimensions * [square])))
     outside = np.clip((distance - radius_px) / max(edge_px, 1e-6), 0.0, 1.0)
     return np.asarray(0.5 + 0.5 * np.cos(np.pi * outside), dtype=np.float32)
 
@@ -412,7 +416,7 @@ def masked(particle: Particle, diameter_angstrom: float) -> Particle:
     """Return a subtomogram masked by ``masked_volume``, or a tilt stack with every image masked by such a circle."""
     if isinstance(particle, Subtomogram):
         return replace(particle, volume=masked_volume(particle.volume, diameter_angstrom))
-    circle = sphere_of(particle.box, particle.voxel_size_angstrom, diameter_angstrom)[particle.box // 2]  # (y, x)
+    circle = circle_of(particle.box, particle.voxel_size_angstrom, diameter_angstrom)
     means = np.array([mean_within(image, circle) for image in particle.images])
     kept = (particle.images - means[:, None, None]) * circle
     return replace(particle, images=kept * particle.used[:, None, None])
@@ -434,10 +438,22 @@ def mean_free_volume(volume: Volume) -> Volume:
 
 def sphere_of(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
     """Return the soft sphere of ``masked_volume``, 0 to 1, (n, n, n)."""
+    return _mask_of(box, voxel_size_angstrom, diameter_angstrom, dimensions=3)
+
+
+@lru_cache(maxsize=8)
+def circle_of(box: int, voxel_size_angstrom: float, diameter_angstrom: float) -> NDArray[np.float32]:
+    """Return the middle section of ``sphere_of``, (n, n), which masks images; the same array for all particles."""
+    circle = _mask_of(box, voxel_size_angstrom, diameter_angstrom, dimensions=2)
+    circle.setflags(write=False)
+    return circle
+
+
+def _mask_of(box: int, voxel_size_angstrom: float, diameter_angstrom: float, *, dimensions: int) -> NDArray[np.float32]:
     if not diameter_angstrom > 0:
         raise ValueError(f"the mask's diameter must be positive, got {diameter_angstrom!r} angstrom")
     diameter = diameter_angstrom / voxel_size_angstrom
-    return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter)
+    return soft_sphere(box, radius_px=0.5 * diameter, edge_px=MASK_EDGE * diameter, dimensions=dimensions)
 
 
 def correlation(first: Volume, second: Volume, *, mask: NDArray[np.floating | np.bool_] | None = None) -> float:

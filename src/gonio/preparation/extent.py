@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gonio.fourier.grid import index_grid
 from gonio.kernels.dft import adjoint, dft_matrices, forward
-from gonio.particle.volume import MASK_EDGE, Particle, TiltStack, Volume, sphere_of
+from gonio.particle.volume import MASK_EDGE, Particle, TiltStack, Volume, circle_of, sphere_of
 
 # The extent is estimated from the lowest shells: the radius of this fraction of their energy, times a margin. The
 # spheres of `sharp`, `pseudo_symmetric` and `four_gaussians` are then 210, 210 and 256 angstrom, where errors are
@@ -38,10 +38,11 @@ def widest_sphere_angstrom(box_angstrom: float) -> float:
 
 def samples_per_independent(particle: Particle, diameter_angstrom: float) -> float:
     """Return the samples of a particle per sample that the sphere or circle of ``volume.masked`` leaves independent."""
-    sphere = sphere_of(particle.box, particle.voxel_size_angstrom, diameter_angstrom)
+    extent = (particle.box, particle.voxel_size_angstrom, diameter_angstrom)
     if isinstance(particle, TiltStack):
-        circle = sphere[particle.box // 2]
+        circle = circle_of(*extent)
         return float(circle.size / (circle**2).sum(dtype=np.float64))
+    sphere = sphere_of(*extent)
     return float(1.0 / np.square(sphere).mean(dtype=np.float64))
 
 

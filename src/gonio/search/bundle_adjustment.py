@@ -107,39 +107,35 @@ class Adjusted:
 
 @dataclass(frozen=True)
 class _Equations:
-    """Normal equations at a state: U (t, a, a) and g (t, a), with priors; of each particle tilts, W, V and g."""
+    """Normal equations at a state, with priors: U (t, a, a) and g (t, a); of m particles W, V and g.
+
+    ``mixed`` is (m, t, a, 7), zeros where a stack lacks a tilt, ``pose`` (m, 7, 7) and ``pose_descent`` (m, 7).
+    """
 
     value: float
     tilt: Floats
     descent: Floats
-    particles: Sequence[tuple[NDArray[np.int64], Floats, Floats, Floats]]
+    mixed: Floats
+    pose: Floats
+    pose_descent: Floats
 
     def step(self, damping: float) -> tuple[Floats, Floats, Floats, float]:
         """Return steps of tilts (t, a) and particles (m, 7), the Schur complement, and the predicted gain."""
         count, a = self.descent.shape
-        tilt, schur, right = _damped(self.tilt, damping), np.zeros((count, a, count, a)), self.descent.copy()
-        schur[np.arange(count), :, np.arange(count)] = tilt
-        every, solved = np.arange(a), []
-        for tilts, mixed, pose, descent in self.particles:
-            factor = scipy.linalg.cho_factor(_damped(pose, damping))
-            follow = mixed.reshape(-1, POSE)  # (t_j a, 7)
-            inverse = scipy.linalg.cho_solve(factor, np.concatenate([follow, descent[None]]).T)  # (7, t_j a + 1)
-            shared = (follow @ inverse[:, :-1]).reshape(len(tilts), a, len(tilts), a)
-            schur[np.ix_(tilts, every, tilts, every)] -= shared
-            right[tilts] -= (follow @ inverse[:, -1]).reshape(len(tilts), a)
-            solved.append(inverse)
-        matrix = schur.reshape(count * a, count * a)
-        moved = np.zeros_like(right)
-        if a:
-            moved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix), right.ravel()).reshape(count, a)
-        steps = np.zeros((len(solved), POSE))
-        gain = 0.0
-        for j, ((tilts, mixed, pose, descent), inverse) in enumerate(zip(self.particles, solved, strict=True)):
-            steps[j] = inverse[:, -1] - inverse[:, :-1] @ moved[tilts].ravel()
-            crossed = float(moved[tilts].ravel() @ mixed.reshape(-1, POSE) @ steps[j])
-            gain += float(descent @ steps[j] - 0.5 * steps[j] @ pose @ steps[j]) - crossed
+        mixed = self.mixed.reshape(-1, count * a, POSE)  # (m, t a, 7)
+        inverse = np.linalg.inv(_damped(self.pose, damping))  # (m, 7, 7)
+        follow = mixed @ inverse
+        diagonal = scipy.linalg.block_diag(*_damped(self.tilt, damping))
+        schur = diagonal - np.tensordot(follow, mixed, axes=((0, 2), (0, 2)))
+        right = self.descent.ravel() - np.tensordot(follow, self.pose_descent, axes=((0, 2), (0, 1)))
+        moved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(schur), right) if a else right
+        crossed = moved @ mixed  # (m, 7)
+        steps = ((self.pose_descent - crossed)[:, None] @ inverse)[:, 0]
+        gain = float((self.pose_descent * steps).sum() - 0.5 * np.einsum("mp,mpq,mq->", steps, self.pose, steps))
+        gain -= float((crossed * steps).sum())
+        moved = moved.reshape(count, a)
         gain += float((self.descent * moved).sum() - 0.5 * np.einsum("ta,tab,tb->", moved, self.tilt, moved))
-        return moved, steps, matrix, gain
+        return moved, steps, schur, gain
 
 
 def adjusted(bundle: Bundle, state: BundleState, *, max_steps: int = MAX_STEPS) -> Adjusted:
@@ -185,24 +181,22 @@ def _equations(bundle: Bundle, state: BundleState) -> _Equations:
     tilt = np.tile(np.diag(precision), (bundle.tilts, 1, 1))
     descent = -precision * state.tilts[:, active]
     value = 0.5 * float((precision * state.tilts[:, active] ** 2).sum())
-    particles = []
-    for j, reference in enumerate(bundle.references):
-        if not bundle.contrast[j] > 0.0:
-            particles.append((np.zeros(0, np.int64), np.zeros((0, a, POSE)), np.eye(POSE), np.zeros(POSE)))
-            continue
-        images, pose = bundle.images(j), state.poses[j]
+    count = len(bundle.references)
+    mixed = np.zeros((count, bundle.tilts, a, POSE))
+    pose, pose_descent = np.tile(np.eye(POSE), (count, 1, 1)), np.zeros((count, POSE))
+    for j in np.flatnonzero(bundle.contrast > 0.0).tolist():
+        images, here = bundle.images(j), state.poses[j]
         blocks = images.blocks(
-            reference, state.tilts[images.tilts], pose.matrix, pose.shift_angstrom, float(state.contrasts[j]),
-            limit=bundle.limit, astigmatism=bool(active[ASTIGMATISM].any()),
+            bundle.references[j], state.tilts[images.tilts], here.matrix, here.shift_angstrom,
+            float(state.contrasts[j]), limit=bundle.limit, astigmatism=bool(active[ASTIGMATISM].any()),
         )  # fmt: skip
         tilt[images.tilts] += blocks.tilt[:, active][:, :, active]
         descent[images.tilts] += blocks.tilt_descent[:, active]
         prior = _prior_of(bundle, state, j)
         value += blocks.value + prior[0]
-        particles.append(
-            (images.tilts, blocks.mixed[:, active], blocks.pose + prior[1], blocks.pose_descent + prior[2])
-        )
-    return _Equations(value, tilt, descent, particles)
+        mixed[j, images.tilts] = blocks.mixed[:, active]
+        pose[j], pose_descent[j] = blocks.pose + prior[1], blocks.pose_descent + prior[2]
+    return _Equations(value, tilt, descent, mixed, pose, pose_descent)
 
 
 def _prior_of(bundle: Bundle, state: BundleState, j: int) -> tuple[float, Floats, Floats]:
