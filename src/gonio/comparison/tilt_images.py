@@ -113,10 +113,9 @@ class TiltImages:
         shift_angstrom: Floats,
         contrast: float,
         *,
-        limit: float | None = None,
         astigmatism: bool = True,
     ) -> Blocks:
-        """Return the normal equations at tilts (t, 9), a pose (3, 3) and (3,), and a contrast, up to a limit in shells.
+        """Return the normal equations at tilts (t, 9), a pose (3, 3) and (3,), and a contrast.
 
         Without ``astigmatism`` its rows and columns are zeros.
         """
@@ -128,11 +127,10 @@ class TiltImages:
         phases = np.concatenate([phase * shift, np.zeros((len(a), 1))], axis=1).astype(np.float32)
         local = LOCAL if astigmatism else WITHOUT_ASTIGMATISM
         sums = np.empty((len(a), sums_of(local)))
-        count = len(self.radius) if limit is None else int(np.searchsorted(self.radius, limit * (1 + 1e-6)))
         contrasts = (contrast * scale).astype(np.float32)
         tilt_equations(
             reference.kernel, self.kernel, (a @ rotation).astype(np.float32), phases, defocus.astype(np.float32),
-            contrasts, local, count, sums,
+            contrasts, local, len(self.radius), sums,
         )  # fmt: skip
         by_tilt, by_pose = self._jacobians(a, shown, tilts, contrast, scale, phase)
         hessian, descent = _unpacked(sums, local)

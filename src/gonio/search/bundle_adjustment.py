@@ -70,8 +70,6 @@ class Bundle:
         Which of a tilt's nine parameters are refined, (9,).
     priors
         Standard deviations of the priors.
-    limit
-        Shell up to which images are compared; None for all.
     """
 
     images: Callable[[int], TiltImages]
@@ -81,7 +79,6 @@ class Bundle:
     contrast: Floats
     active: NDArray[np.bool_]
     priors: TiltPriors
-    limit: float | None = None
 
     @property
     def precision(self) -> Floats:
@@ -188,7 +185,7 @@ def _equations(bundle: Bundle, state: BundleState) -> _Equations:
         images, here = bundle.images(j), state.poses[j]
         blocks = images.blocks(
             bundle.references[j], state.tilts[images.tilts], here.matrix, here.shift_angstrom,
-            float(state.contrasts[j]), limit=bundle.limit, astigmatism=bool(active[ASTIGMATISM].any()),
+            float(state.contrasts[j]), astigmatism=bool(active[ASTIGMATISM].any()),
         )  # fmt: skip
         tilt[images.tilts] += blocks.tilt[:, active][:, :, active]
         descent[images.tilts] += blocks.tilt_descent[:, active]

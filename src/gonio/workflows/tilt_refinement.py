@@ -261,21 +261,19 @@ class _Tomogram:
         state = BundleState(_parameters_of(change, self.axes), first, np.zeros(len(start)))
         found, steps = None, 0
         for factor in COARSE_TO_FINE:
-            images = _Images(self, _change_of(state.tilts, self.axes), state if found is not None else None)
-            bundle = self._bundle(images, start, factor)
+            images = _Images(self, _change_of(state.tilts, self.axes), factor, state if found is not None else None)
+            bundle = self._bundle(images, start)
             bundle, state = _with_contrasts(bundle, state, np.asarray(task.table.half_sets)[self.rows])
             found = adjusted(bundle, state)
             state, steps = found.state, steps + found.steps
         assert found is not None
         return self._result(found, steps, images.farthest(state))
 
-    def _bundle(self, images: _Images, start: Pose, factor: float) -> Bundle:
+    def _bundle(self, images: _Images, start: Pose) -> Bundle:
         references = [images.reference(j)[0] for j in range(len(self.rows))]
-        limit = references[0].limit
         plan = self.task.plan
         return Bundle(
             images, references, len(self.series), start, np.ones(len(self.rows)), plan.active, plan.priors,
-            limit=max(limit / factor, min(LEAST_SHELLS, limit)),
         )  # fmt: skip
 
     def _result(self, found: Adjusted, steps: int, farthest: float) -> TomogramTilts:
@@ -313,11 +311,13 @@ def _sds(covariance: Floats, count: int) -> Floats:
 class _Images:
     """The images of a tomogram's particles, loaded at one geometry; as many are kept as fit into the memory for them.
 
-    Where a ``state`` has been adjusted they are weighted by the noise that it leaves.
+    They are compared to ``factor`` times the finest resolution. Where a ``state`` has been adjusted they are weighted by
+    the noise that it leaves.
     """
 
     tomogram: _Tomogram
     change: TiltChange
+    factor: float
     state: BundleState | None
     kept: dict[int, TiltImages] = field(default_factory=dict)
     references: dict[int, tuple[FourierVolume, float]] = field(default_factory=dict)
@@ -350,7 +350,8 @@ class _Images:
             geometry = self.tomogram.task.table.stack_geometry(row)
             images = tilt_images(
                 self._stack(row), geometry, self.tomogram.axes[geometry.tilts], diameter_angstrom=diameter,
-                limit=reference.limit, loaded=self.table.stack_geometry(row),
+                limit=max(reference.limit / self.factor, min(LEAST_SHELLS, reference.limit)),
+                loaded=self.table.stack_geometry(row),
             )  # fmt: skip
         if self.state is not None and self.state.contrasts[j] > 0.0:
             pose = self.state.poses[j]
@@ -378,7 +379,7 @@ def _with_contrasts(bundle: Bundle, state: BundleState, halves: NDArray[np.int8]
     for j, reference in enumerate(bundle.references):
         images, pose = bundle.images(j), state.poses[j]
         blocks = images.blocks(
-            reference, state.tilts[images.tilts], pose.matrix, pose.shift_angstrom, 1.0, limit=bundle.limit,
+            reference, state.tilts[images.tilts], pose.matrix, pose.shift_angstrom, 1.0,
             astigmatism=False,
         )  # fmt: skip
         power[j] = blocks.pose[POSE - 1, POSE - 1]
