@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from gonio.io.maps import moved_images
+from gonio.io.maps import moved_images, premultiplied_anew
 from gonio.particle.ctf import Ctf
 from gonio.particle.particle_source import ParticleSource
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
-from gonio.particle.tilt_change import StackGeometry, TiltChange, premultiplied_anew
+from gonio.particle.tilt_change import StackGeometry, TiltChange
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import TiltStack, Volume
 

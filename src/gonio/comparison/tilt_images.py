@@ -23,14 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.fourier.fourier_volume import FourierVolume
-from gonio.kernels.tilt_equations import Images, sums_of, tilt_equations
+from gonio.kernels.tilt_equations import PARAMETERS, WITHOUT_ASTIGMATISM, Images, sums_of, tilt_equations
 
 Floats = NDArray[np.float64]
 
 # Parameters of a tilt, and of a particle: rotation, shift, contrast.
 TILT, POSE = 9, 7
 ASTIGMATISM, SCALE = slice(6, 8), 8
-LOCAL, WITHOUT_ASTIGMATISM = 9, 7
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class TiltImages:
         shift = shown[:, :2] + tilts[:, :2] - self.centre_angstrom
         phase = 2.0 * np.pi / self.box_angstrom
         phases = np.concatenate([phase * shift, np.zeros((len(a), 1))], axis=1).astype(np.float32)
-        local = LOCAL if astigmatism else WITHOUT_ASTIGMATISM
+        local = PARAMETERS if astigmatism else WITHOUT_ASTIGMATISM
         sums = np.empty((len(a), sums_of(local)))
         contrasts = (contrast * scale).astype(np.float32)
         tilt_equations(
@@ -212,14 +211,14 @@ class TiltImages:
         count, h = len(a), self.defocus_per_depth
         turn = left_jacobian(np.einsum("tab,tb->ta", self.axes, tilts[:, 2:5])) @ self.axes  # B, (t, 3, 3)
         moved = -_cross(shown) @ turn  # d(A X)/dw, (t, 3, 3)
-        by_tilt = np.zeros((count, LOCAL, TILT))
+        by_tilt = np.zeros((count, PARAMETERS, TILT))
         by_tilt[:, 0:3, 2:5] = turn
         by_tilt[:, 3:5, 0:2] = phase * np.eye(2)
         by_tilt[:, 3:5, 2:5] = phase * moved[:, :2]
         by_tilt[:, 5, 8] = contrast * scale
         by_tilt[:, 6, 2:5] = h * moved[:, 2]
         by_tilt[:, 6, 5] = by_tilt[:, 7, 6] = by_tilt[:, 8, 7] = 1.0
-        by_pose = np.zeros((count, LOCAL, POSE))
+        by_pose = np.zeros((count, PARAMETERS, POSE))
         by_pose[:, 0:3, 0:3] = np.linalg.det(a)[:, None, None] * a
         by_pose[:, 3:5, 3:6] = phase * a[:, :2]
         by_pose[:, 5, 6] = scale
@@ -266,7 +265,7 @@ def _cross(vectors: Floats) -> Floats:
 def _unpacked(sums: Floats, local: int) -> tuple[Floats, Floats]:
     """Return second derivatives (t, 9, 9) and minus the first (t, 9) of sum w |r|^2 by the parameters of images."""
     count = len(sums)
-    hessian, descent = np.zeros((count, LOCAL, LOCAL)), np.zeros((count, LOCAL))
+    hessian, descent = np.zeros((count, PARAMETERS, PARAMETERS)), np.zeros((count, PARAMETERS))
     rows, columns = np.triu_indices(local)
     half = len(rows)
     hessian[:, rows, columns] = hessian[:, columns, rows] = 2.0 * sums[:, :half]

@@ -24,13 +24,12 @@ from gonio.fourier.grid import (
     shell_means,
 )
 from gonio.fourier.transform import shell_limit
+from gonio.particle.ctf import MIN_TRANSFER
 from gonio.particle.volume import Particle, Subtomogram, TiltStack
 
 # Where images have almost no noise, their power is that of the signal, and low power is no reason for a high weight: a
 # shell has at least this fraction of the noise of the noisiest. Real noise falls to a fifth.
 MIN_NOISE = 0.1
-# Samples of premultiplied images with a smaller transfer hold only rounding errors and leakage, and are left out.
-MIN_TRANSFER = 0.02
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.io.compressed import first_bytes
 from gonio.io.em import is_em, read_em, write_em
 from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import MapFile, finite_float32, mrc_layout, read_mrc, read_sections, write_mrc
-from gonio.particle.volume import Volume
+from gonio.particle.ctf import MIN_TRANSFER, Ctf
+from gonio.particle.volume import TiltStack, Volume
 
 BROKEN = "write the file again"
 
@@ -142,6 +145,25 @@ def moved_images(images: NDArray[np.float32], by_px: NDArray[np.float64]) -> NDA
     kx, ky = np.fft.rfftfreq(n), np.fft.fftfreq(n)
     phase = by_px[:, 0, None, None] * kx[None, None, :] + by_px[:, 1, None, None] * ky[None, :, None]  # (t, n, n//2+1)
     return np.fft.irfft2(np.fft.rfft2(images) * np.exp(-2j * np.pi * phase), s=(n, n)).astype(np.float32)
+
+
+def premultiplied_anew(
+    stack: TiltStack, before: Ctf | None, scale_before: NDArray[np.float64] | None = None
+) -> TiltStack:
+    """Return a stack whose images were multiplied by a transfer ``before``, as one multiplied by the stack's own.
+
+    Samples that had hardly any transfer are left as they are: there is nothing in them.
+    ``scale_before`` is the images' scale then; None for that of the stack.
+    """
+    ky, kx = np.fft.fftfreq(stack.box, stack.voxel_size_angstrom), np.fft.rfftfreq(stack.box, stack.voxel_size_angstrom)
+    frequency = np.stack(np.broadcast_arrays(kx, ky[:, None]), axis=-1)  # (y, x // 2 + 1, 2)
+    old, new = (
+        one.transfer(frequency.reshape(-1, 2)).reshape(-1, *frequency.shape[:2])
+        for one in (replace(stack, ctf=before, scale=stack.scale if scale_before is None else scale_before), stack)
+    )
+    known = np.abs(old) > MIN_TRANSFER
+    spectra = scipy.fft.rfft2(stack.images) * np.where(known, new / np.where(known, old, 1.0), 1.0)
+    return replace(stack, images=scipy.fft.irfft2(spectra, s=stack.images.shape[1:]))
 
 
 def is_map(path: str | Path) -> bool:

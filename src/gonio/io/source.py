@@ -22,7 +22,7 @@ from gonio.io.blocks import Block, Star, read_star
 from gonio.io.ctf_images import CTF_IMAGE_COLUMN, CtfImage, CtfImageKind, kind_of, seen_through
 from gonio.io.errors import FormatError, files_found, locate, located, of_particle, reading
 from gonio.io.joining import joined_stars
-from gonio.io.maps import image_count, image_stack, moved_images, read_listed
+from gonio.io.maps import image_count, image_stack, moved_images, premultiplied_anew, read_listed
 from gonio.io.mrc import MapFile
 from gonio.io.text import own_label
 from gonio.io.tilts import OPTICS, DefocusHand, visible_tilts
@@ -30,7 +30,7 @@ from gonio.io.wedges import StatedWedges
 from gonio.particle.ctf import Ctf
 from gonio.particle.particle_source import ParticleSource
 from gonio.particle.table import ParticleTable
-from gonio.particle.tilt_change import FARTHEST_OFFSET, StackGeometry, TiltChange, premultiplied_anew
+from gonio.particle.tilt_change import FARTHEST_OFFSET, StackGeometry, TiltChange
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge

@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 # Frozen-hydrated protein at 300 kV (Toyoshima & Unwin 1988); used where no other value is given.
 AMPLITUDE_CONTRAST = 0.07
+# Samples of premultiplied images with a smaller transfer hold only rounding errors and leakage.
+MIN_TRANSFER = 0.02
 
 
 def electron_wavelength_angstrom(voltage_kv: float) -> float:
@@ -103,6 +105,16 @@ class Ctf:
         shift = np.arctan2(self.amplitude_contrast, np.sqrt(1.0 - self.amplitude_contrast**2))
         transfer: NDArray[np.float64] = np.sin(phase + shift + plate) * np.exp(-0.25 * bfactor * square)
         return transfer
+
+
+def mean_and_astigmatism(defocus: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean underfocus z and a_1, a_2 of images, from U, V (angstrom) and the direction of U (degrees).
+
+    Defocus in the direction phi from the image's x axis is z + a_1 cos(2 phi) + a_2 sin(2 phi). Both are (t, 3).
+    """
+    u, v, angle = defocus.T
+    difference = 0.5 * (u - v) * np.exp(2j * np.radians(angle))
+    return np.stack([0.5 * (u + v), difference.real, difference.imag], axis=1)
 
 
 def image_transfer(

@@ -17,18 +17,14 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 from scipy.spatial.transform import Rotation
 
 from gonio.particle.arguments import described
-from gonio.particle.ctf import Ctf
+from gonio.particle.ctf import Ctf, mean_and_astigmatism
 from gonio.particle.tilt_series import TiltSeries
-from gonio.particle.volume import TiltStack
 
 # Images whose particle lies farther from where they were cut, as a fraction of their box, show too little of it.
 FARTHEST_OFFSET = 0.25
-# Where a premultiplied image has less transfer than this, its samples are left as they are: there is nothing in them.
-MIN_TRANSFER = 0.02
 
 
 @dataclass(frozen=True)
@@ -168,24 +164,6 @@ class StackGeometry:
         return np.asarray(np.linalg.norm(self.offsets_angstrom, axis=1) <= FARTHEST_OFFSET * box_angstrom)
 
 
-def premultiplied_anew(
-    stack: TiltStack, before: Ctf | None, scale_before: NDArray[np.float64] | None = None
-) -> TiltStack:
-    """Return a stack whose images were multiplied by a transfer ``before``, as one multiplied by the stack's own.
-
-    ``scale_before`` is the images' scale then; None for that of the stack.
-    """
-    ky, kx = fft.fftfreq(stack.box, stack.voxel_size_angstrom), fft.rfftfreq(stack.box, stack.voxel_size_angstrom)
-    frequency = np.stack(np.broadcast_arrays(kx, ky[:, None]), axis=-1)  # (y, x // 2 + 1, 2)
-    old, new = (
-        one.transfer(frequency.reshape(-1, 2)).reshape(-1, *frequency.shape[:2])
-        for one in (replace(stack, ctf=before, scale=stack.scale if scale_before is None else scale_before), stack)
-    )
-    known = np.abs(old) > MIN_TRANSFER
-    spectra = fft.rfft2(stack.images) * np.where(known, new / np.where(known, old, 1.0), 1.0)
-    return replace(stack, images=fft.irfft2(spectra, s=stack.images.shape[1:]))
-
-
 def full_projections(series: TiltSeries) -> NDArray[np.float64]:
     """Return the projections of a series with the beam as the third row, shape (t, 3, 3)."""
     axes = series.projections_xyz
@@ -199,9 +177,8 @@ def _refocused(
     """Return U, V and the direction of U of each tilt, (t, 3), with more defocus and astigmatism."""
     if astigmatism is None:
         return defocus + np.stack([by, by, np.zeros_like(by)], axis=1)
-    u, v, angle = defocus.T
-    old = 0.5 * (u - v) * np.exp(2j * np.radians(angle))
-    new = old + astigmatism @ [1.0, 1j]
-    mean, half = 0.5 * (u + v) + by, np.abs(new)
-    turned = np.where(half > 0, 0.5 * np.degrees(np.angle(new)), angle)
-    return np.stack([mean + half, mean - half, turned], axis=1)
+    mean, *old = mean_and_astigmatism(defocus).T
+    x, y = np.array(old) + astigmatism.T
+    half = np.hypot(x, y)
+    angle = np.where(half > 0, 0.5 * np.degrees(np.arctan2(y, x)), defocus[:, 2])
+    return np.stack([mean + by + half, mean + by - half, angle], axis=1)

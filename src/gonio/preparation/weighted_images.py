@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.comparison.tilt_images import TiltImages
-from gonio.fourier.spectrum import MIN_TRANSFER, image_samples, noise_power
+from gonio.fourier.spectrum import image_samples, noise_power
 from gonio.kernels.tilt_equations import Images
-from gonio.particle.ctf import Ctf, image_transfer
+from gonio.particle.ctf import MIN_TRANSFER, Ctf, image_transfer, mean_and_astigmatism
 from gonio.particle.tilt_change import StackGeometry, full_projections
 from gonio.particle.tilt_series import TiltSeries
 from gonio.particle.volume import TiltStack, masked
@@ -125,9 +125,5 @@ def _defocus(ctf: Ctf | None, count: int) -> Floats:
     """Return underfocus and astigmatism a_1, a_2 of each image, (t, 3)."""
     if ctf is None:
         return np.zeros((count, 3))
-    u, v, angle = (
-        np.broadcast_to(np.asarray(one, dtype=np.float64), count)
-        for one in (ctf.defocus_u_angstrom, ctf.defocus_v_angstrom, ctf.astigmatism_deg)
-    )
-    difference = 0.5 * (u - v) * np.exp(2j * np.radians(angle))
-    return np.stack([0.5 * (u + v), difference.real, difference.imag], axis=1)
+    columns = (ctf.defocus_u_angstrom, ctf.defocus_v_angstrom, ctf.astigmatism_deg)
+    return mean_and_astigmatism(np.stack([np.broadcast_to(np.asarray(one), count) for one in columns], axis=1))

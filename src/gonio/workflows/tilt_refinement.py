@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 from gonio.alignment.particle_list import Aligners, ParticleError
 from gonio.comparison.tilt_images import ASTIGMATISM, POSE, SCALE, TILT, TiltImages
 from gonio.fourier.fourier_volume import FourierVolume
+from gonio.particle.ctf import mean_and_astigmatism
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.tilt_change import TiltChange, full_projections
@@ -311,8 +312,8 @@ def _sds(covariance: Floats, count: int) -> Floats:
 class _Images:
     """The images of a tomogram's particles, loaded at one geometry; as many are kept as fit into the memory for them.
 
-    They are compared to ``factor`` times the finest resolution. Where a ``state`` has been adjusted they are weighted by
-    the noise that it leaves.
+    They are compared to ``factor`` times the finest resolution. Where a ``state`` has been adjusted they are weighted
+    by the noise that it leaves.
     """
 
     tomogram: _Tomogram
@@ -402,9 +403,7 @@ def _listed(series: TiltSeries) -> Floats:
         listed[:, :2] = series.shifts_angstrom
     listed[:, 2] = series.tilts_deg
     if series.defocus is not None:
-        u, v, angle = series.defocus.T
-        difference = 0.5 * (u - v) * np.exp(2j * np.radians(angle))
-        listed[:, 5], listed[:, 6], listed[:, 7] = 0.5 * (u + v), difference.real, difference.imag
+        listed[:, 5:8] = mean_and_astigmatism(series.defocus)
     if series.scale is not None:
         listed[:, SCALE] = np.log(np.maximum(series.scale, 1e-6))
     return listed
