@@ -356,6 +356,37 @@ def test_numbered_lists_are_numbered_anew_where_asked_for(of_format, tmp_path, c
     assert [row[1:19] for row in made] == [row[1:19] for row in [*text_of(path), *text_of(path)]]
 
 
+def test_relions_particles_are_numbered_anew_in_each_tomogram(particles, tmp_path):
+    write(tmp_path / "more.star", [ROWS[0].replace("a.mrc", "f.mrc"), ROWS[3].replace("d.mrc", "g.mrc")])
+    assert run(["join", str(particles), f"{tmp_path}/more.star", "--renumber", "-o", f"{tmp_path}/all.star"]) == 0
+    wanted = ["TS_01/1", "TS_01/2", "TS_01/3", "TS_02/1", "TS_02/2", "TS_01/4", "TS_02/3"]
+    assert names(tmp_path / "all.star") == wanted == list(read(tmp_path / "all.star").names)
+    given = tokens(particles) + tokens(tmp_path / "more.star")
+    assert [row[2:] for row in tokens(tmp_path / "all.star")] == [row[2:] for row in given]
+
+
+def test_every_column_that_join_drops_is_named(particles, tmp_path, capsys):
+    text = write(tmp_path / "more.star", [row.replace("TS_0", "TS_1") for row in ROWS]).read_text()
+    dropped = ("rlnClassNumber", "rlnRandomSubset", "rlnAutopickFigureOfMerit", "gonioQValue")
+    for label in dropped:
+        text = text.replace(f"_{label}\n", f"_my{label}\n")
+    (tmp_path / "more.star").write_text(text)
+    found = jobs.join([particles, tmp_path / "more.star"], output=tmp_path / "all.star")
+    assert set(found.lost) == {*dropped, *(f"my{label}" for label in dropped)}
+
+
+def test_places_are_compared_in_angstrom_or_not_at_all(tmp_path, capsys):
+    labels = "".join(f"_rln{label}\n" for label in ("TomoName", "CoordinateX", "CoordinateY", "CoordinateZ"))
+    (tmp_path / "p.star").write_text(f"data_\n\nloop_\n{labels}TS_01 100 50 20\nTS_01 300 60 30\n")
+    words = (tmp_path / "p.star", tmp_path / "out.star", "--where", "x>400")
+    assert select(*words) == 2
+    said = capsys.readouterr().err
+    assert "x is in angstrom" in said and "give --pixel-size" in said and "(rlnCoordinateX)" in said
+    assert select(*words, "--pixel-size", "2") == 0
+    assert read(tmp_path / "out.star").names == ("TS_01/1",)
+    assert select(tmp_path / "p.star", tmp_path / "own.star", "--where", "rlnCoordinateX>200") == 0
+
+
 def test_lists_that_do_not_fit_are_refused(particles, of_format, tmp_path, capsys):
     def refused(*words: object) -> str:
         assert run(["join", *map(str, words), "-o", f"{tmp_path}/all.star"]) == 2
@@ -494,3 +525,24 @@ def test_the_same_particle_cut_again_is_where_it_was(particles, tmp_path):
     )
     gonio.write_particles(tmp_path / "b.csv", again)
     assert jobs.compare(tmp_path / "a.csv", tmp_path / "b.csv").shift_angstrom.max() < 1e-4
+
+
+def test_positions_from_the_centre_and_from_the_first_voxel_are_compared_in_one(particles, tmp_path):
+    """A particle of one list is 7 angstrom from where the other has it."""
+    other = tmp_path / "new" / "centred.star"
+    other.parent.mkdir()
+    rows = [row.split(" ", 7) for row in ROWS]
+    for row in rows:
+        places = np.array(row[4:7], dtype=float) * 2.5 - np.array([400.0, 420.0, 200.0]) * 2.5 / 2 + [7.0, 0, 0]
+        row[4:7] = [f"{place:.4f}" for place in places]
+    text = write(other, [" ".join(row) for row in rows]).read_text()
+    other.write_text(re.sub(r"_rlnCoordinate([XYZ])", r"_rlnCenteredCoordinate\1Angst", text))
+    assert gonio.io.read_particles(other).coordinates_from == "centre"
+    with pytest.raises(ValueError, match=r"centred.star start at the centre of tomograms, those of .*p.star at their"):
+        jobs.compare(particles, other)
+    labels = "".join(f"_rlnTomo{label}\n" for label in ("Name", "TiltSeriesPixelSize", "SizeX", "SizeY", "SizeZ"))
+    sizes = "TS_01 2.5 400 420 200\nTS_02 2.5 400 420 200\n"
+    (tmp_path / "tomograms.star").write_text(f"data_global\n\nloop_\n{labels}{sizes}")
+    found = jobs.compare(particles, other)
+    np.testing.assert_allclose(found.shift_angstrom, 7.0, atol=1e-3)
+    assert found.by_position

@@ -117,7 +117,7 @@ def test_a_list_without_places_writes_nothing(listed, tmp_path):
 
 def test_positions_from_the_centre_move_by_half_of_a_known_size(listed, monkeypatch):
     sizes = np.array([[960.0, 928.0, 400.0]] * 3)
-    monkeypatch.setattr("gonio.io.viewers.known_sizes", lambda table: sizes)
+    monkeypatch.setattr("gonio.io.viewers.known_sizes", lambda *_: sizes)
     moved = from_first_voxel(replace(listed, coordinates_from="centre"))
     np.testing.assert_allclose(moved.coordinates_angstrom, PLACES + np.array([480.0, 464.0, 200.0]))
     assert moved.coordinates_from == "corner"

@@ -19,7 +19,7 @@ from gonio.jobs.join import join as join_lists
     output=typer.Option("-o", "--output", metavar="OUT", help="The list to write, in their format."),
     first=typer.Option("--first", help="Of particles of one name in several lists keep that of the first list."),
     renumber=typer.Option(
-        "--renumber", help="Number all particles anew: for formats that number them from 1 in each list."
+        "--renumber", help="Number all particles anew, where each list numbers them from 1; RELION's in each tomogram."
     ),
     pixel_size_angstrom=length("--pixel-size", "Size of the lists' pixels, angstrom, where they do not state it."),
 )

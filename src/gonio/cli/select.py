@@ -21,7 +21,8 @@ from gonio.jobs.select import select as select_particles
         "--where",
         metavar="'COLUMN<VALUE'",
         help="Keep particles whose column is so: = != < <= > >=; several values between commas. Columns: name,"
-        " tomogram, class, score, half_set, x, y, z (angstrom), gonio's, or the file's own. Several times: all hold.",
+        " tomogram, class, score, half_set, x, y, z (angstrom, with shifts), gonio's, or the file's own. Several times:"
+        " all hold.",
     ),
     classes=typer.Option("--class", metavar="N", help="Keep this class; may be given several times."),
     tomograms=typer.Option("--tomogram", metavar="NAME", help="Keep this tomogram; may be given several times."),

@@ -27,7 +27,7 @@ from scipy.spatial.transform import Rotation
 from gonio.io.blocks import Block, Star, write_star
 from gonio.io.errors import FormatError
 from gonio.io.paths import folder_of, moved
-from gonio.io.source import CENTRED, COORDINATES_PX, STACKS, SUBTOMOGRAM_ANGLES, TILT_COLUMNS
+from gonio.io.source import CENTRED, COORDINATES_PX, NAME, STACKS, SUBTOMOGRAM_ANGLES, TILT_COLUMNS
 from gonio.io.star import ANGLES, CLASS, HALF_SET, IMAGES, ORIGINS_ANGSTROM, ORIGINS_PX, SCORE, TOMOGRAMS
 from gonio.io.star_columns import own_texts
 from gonio.io.text import decimals, number_text
@@ -37,7 +37,6 @@ from gonio.particle.texts import Texts, packed
 
 VERSIONS = ("warp", "3.0", "3.1", "4", "5")
 STAR_VERSION = {"3.1": "30001", "4": "30001", "5": "50001"}
-NAME = "rlnTomoParticleName"
 PRIORS = ("rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior")
 GROUP, GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
 SERIES_PIXEL, BINNING, IMAGE_PIXEL = "rlnTomoTiltSeriesPixelSize", "rlnTomoSubtomogramBinning", "rlnImagePixelSize"

@@ -42,6 +42,7 @@ SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTom
 TILT_COLUMNS = ("gonioTiltMin", "gonioTiltMax", "gonioTiltAxis")
 # The column that states that poses were found with tilts read in the other sense.
 TILT_SENSE, REVERSED = "tilt_sense", "reversed"
+NAME = "rlnTomoParticleName"
 STACKS = "rlnTomoSubTomosAre2DStacks"
 IMAGE_OF_CTF, PREMULTIPLIED = "rlnCtfImage", "rlnCtfDataAreCtfPremultiplied"
 # What gonio states of a particle's image in columns of its own, which stay with it.
@@ -50,7 +51,7 @@ IMAGE_COLUMNS = (*TILT_COLUMNS, CTF_IMAGE_COLUMN)
 
 def name_label(particles: Block) -> str | None:
     """Return the column that names particles; lists of positions alone have none."""
-    return next((label for label in ("rlnTomoParticleName", "rlnImageName") if label in particles), None)
+    return next((label for label in (NAME, "rlnImageName") if label in particles), None)
 
 
 def tilts_about_y(table: ParticleTable) -> tuple[Sequence[str], Sequence[str]] | None:
@@ -448,6 +449,14 @@ class StarSource:
             self.stacks,
             None if places is None or others is None else np.concatenate([places, others]),
         ), len(self.particles)
+
+    def renamed(self, names: Sequence[str]) -> StarSource:
+        """Return the source with other names of its particles, in the column that names them, if there is one."""
+        if NAME not in self.particles:
+            return self
+        particles = self.particles.with_columns({NAME: names})
+        blocks = tuple(particles if block is self.particles else block for block in self.star.blocks)
+        return replace(self, star=replace(self.star, blocks=blocks), particles=particles)
 
     @property
     def has_ctf_images(self) -> bool:

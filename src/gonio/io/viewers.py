@@ -41,16 +41,16 @@ OBJECT, USER, SESSION = "particle", "gonio", "1"
 FOLDER_NAME = re.compile(r"\w[\w.+-]{0,79}")
 
 
-def from_first_voxel(table: ParticleTable) -> ParticleTable | None:
+def from_first_voxel(table: ParticleTable, tomograms_path: Path | None = None) -> ParticleTable | None:
     """Return the list with coordinates from the first voxel of each tomogram, in angstrom; None where they are unknown.
 
-    Coordinates from a tomogram's centre need its size, which is that of the list's own tomograms file.
+    Coordinates from a tomogram's centre need its size, which is that of a tomograms file, by default the list's own.
     """
     if table.coordinates_angstrom is None or table.lengths == "pixels" or not len(table):
         return None
     if table.coordinates_from == "corner":
         return table
-    sizes = known_sizes(table)  # angstrom, (m, 3)
+    sizes = known_sizes(table, tomograms_path)  # angstrom, (m, 3)
     if not np.isfinite(sizes).all():
         return None
     centres = CENTRES["size/2"](sizes)

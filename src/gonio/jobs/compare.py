@@ -4,7 +4,8 @@ For particle i with poses (R_A, t_A) and (R_B, t_B) in the frame of the tomogram
 
     angle = the smallest angle of R_B S R_A^-1 over the symmetry S,      shift = |p_B - p_A|
 
-where p is the position with its shift; lists that state no positions are compared by their shifts t alone.
+where p is the position with its shift; lists that state no positions are compared by their shifts t alone. Where one
+counts from a tomogram's centre and the other from its first voxel, both count from the latter, by the tomogram's size.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from numpy.typing import NDArray
 
 from gonio.io.plain import as_cell
 from gonio.jobs.files import write_settings, write_summary, write_text
+from gonio.jobs.list_rows import check_angstrom, read_list
 from gonio.jobs.options import File
-from gonio.jobs.select import read_list
-from gonio.particle.arguments import ArgumentError
 from gonio.run.folder import result_folder
 
 if TYPE_CHECKING:
@@ -152,14 +152,13 @@ def compare(
     FormatError
         A list that is broken.
     ValueError
-        Lists without a particle in common, or in pixels of unknown size.
+        Lists without a particle in common, in pixels of unknown size, or that count from other points.
     """
     paths = Path(first), Path(second)
     tables = [read_list(path, pixel_size_angstrom) for path in paths]
-    for path, table in zip(paths, tables, strict=True):
-        if table.lengths == "pixels":
-            what = "{path} counts in pixels and does not state their size: give {}"
-            raise ArgumentError(what, "pixel_size_angstrom", path=path)
+    for table in tables:
+        check_angstrom(table)
+    tables = _from_one_point(tables, paths)
     found = _compared(tables[0], tables[1], paths, symmetry)
     if output is not None:
         with result_folder(Path(output), overwrite=overwrite) as folder:
@@ -169,6 +168,35 @@ def compare(
             settings = {"first": str(first), "second": str(second), "symmetry": symmetry}
             write_settings(folder / "settings.toml", settings, inputs=[f for table in tables for f in table.files])
     return found
+
+
+def _from_one_point(tables: Sequence[ParticleTable], paths: Sequence[Path]) -> list[ParticleTable]:
+    """Return two lists whose positions start at one point of the tomogram, where both have positions.
+
+    Raises
+    ------
+    ValueError
+        One starts at the first voxel, the other at the centre of tomograms whose size neither list's files state.
+    """
+    from gonio.io.viewers import from_first_voxel
+
+    one, two = tables
+    known = one.coordinates_angstrom is not None and two.coordinates_angstrom is not None
+    if not known or one.coordinates_from == two.coordinates_from:
+        return [one, two]
+    files = [None if table.source is None else table.source.sizes_path for table in tables]
+    found = [
+        from_first_voxel(table) or (None if other is None else from_first_voxel(table, other))
+        for table, other in zip(tables, files[::-1], strict=True)
+    ]
+    if found[0] is not None and found[1] is not None:
+        return [found[0], found[1]]
+    centred = paths[found[1] is None]
+    raise ValueError(
+        f"positions of {centred} start at the centre of tomograms, those of {paths[found[0] is None]} at their first"
+        " voxel, and no file states how large they are: put tomograms.star beside, or gonio convert one with"
+        " --tomogram-size"
+    )
 
 
 def _compared(one: ParticleTable, two: ParticleTable, paths: Sequence[Path], symmetry: str) -> Comparison:
@@ -185,7 +213,7 @@ def _compared(one: ParticleTable, two: ParticleTable, paths: Sequence[Path], sym
     group, poses = Symmetry.named(symmetry), (a.tomogram_poses, b.tomogram_poses)
     angle = np.asarray(group.rotation_distance_deg(poses[1], poses[0]), dtype=np.float64)
     places = a.places_angstrom, b.places_angstrom
-    known = places[0] is not None and places[1] is not None and a.coordinates_from == b.coordinates_from
+    known = places[0] is not None and places[1] is not None
     ends = places if known else (poses[0].shift_angstrom, poses[1].shift_angstrom)
     shift = np.linalg.norm(np.asarray(ends[1]) - np.asarray(ends[0]), axis=1)
     # R_B = R_A Q for all: Q is how the second reference lies in the first.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gonio.io.source import REVERSED, TILT_SENSE
 from gonio.jobs.extract_stacks import StackCuts, StackExtraction
 from gonio.jobs.files import write_settings
+from gonio.jobs.list_rows import check_angstrom, read_list
 from gonio.jobs.options import File, wedge_of
 from gonio.jobs.running import thread_count
 from gonio.jobs.splitting import some
@@ -120,7 +121,7 @@ def extract(
     if tilt_files and tilt_range_deg:
         raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
     wedge_of(tilt_range_deg, axis_deg)  # which checks the range
-    table, scaling = _read_list(Path(particles), pixel_size_angstrom), Scaling(normalise, diameter_angstrom, invert)
+    table, scaling = _placed_list(Path(particles), pixel_size_angstrom), Scaling(normalise, diameter_angstrom, invert)
     paths = list(map(Path, tomograms))
     job: Extraction | StackExtraction
     if stacks is None:
@@ -399,16 +400,13 @@ class Extraction:
         return self.table.files
 
 
-def _read_list(path: Path, pixel_size: float | None) -> ParticleTable:
+def _placed_list(path: Path, pixel_size: float | None) -> ParticleTable:
     from gonio.io import FormatError
-    from gonio.io.lists import read_with
-    from gonio.io.source import ReadOptions
 
-    table = read_with(path, ReadOptions(pixel_size_angstrom=pixel_size, may_count_pixels=True))
+    table = read_list(path, pixel_size)
     if table.coordinates_angstrom is None:
         raise FormatError(path, "states no positions in a tomogram", "give a list with coordinates")
-    if table.lengths == "pixels":
-        raise FormatError(path, "counts in pixels and does not state their size", "pass --pixel-size ANGSTROM")
+    check_angstrom(table)
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gonio.jobs.files import write_settings
+from gonio.jobs.list_rows import check_new_list, labels_of, read_list
 from gonio.jobs.options import File
-from gonio.jobs.select import check_new_list, read_list
 from gonio.jobs.splitting import some
 from gonio.particle.arguments import ArgumentError
 
@@ -50,7 +51,8 @@ def join(
     first
         Of particles of one name in several lists keep that of the first list; otherwise they are an error.
     renumber
-        Number all particles anew, 1, 2, ...: for formats that number them, from 1 in each list.
+        Number all particles anew, 1, 2, ..., where lists number them from 1 each; names TOMOGRAM/NUMBER, as RELION's,
+        through each tomogram.
     pixel_size_angstrom
         Size of the lists' pixels, where they do not state it.
 
@@ -63,6 +65,7 @@ def join(
     """
     from gonio.io.formats import own_format
     from gonio.io.lists import write_rows
+    from gonio.io.source import StarSource
 
     paths, target = [Path(path) for path in sources], Path(output)
     if len(paths) < 2:
@@ -80,11 +83,14 @@ def join(
         made = reduce(add, tables)
     except TypeError as error:
         raise ValueError(str(error)) from error
+    if renumber and isinstance(made.source, StarSource):
+        made = replace(made, source=made.source.renamed(made.names))
     assert formats[0] is not None
     files = check_new_list(target, formats[0], made, overwrite=overwrite)
-    labels = [dict.fromkeys((*table.columns, *table.extras)) for table in tables]
-    kept = {*made.columns, *made.extras}
-    lost = tuple(label for label in dict.fromkeys(label for one in labels for label in one) if label not in kept)
+    kept = set(labels_of(made))
+    lost = tuple(
+        one for one in dict.fromkeys(label for table in tables for label in labels_of(table)) if one not in kept
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     written = write_rows(target, made)
     settings = {
@@ -99,13 +105,25 @@ def join(
 
 
 def _renumbered(tables: Sequence[ParticleTable]) -> list[ParticleTable]:
-    """Return the lists with names 1, 2, ... through all of them, where their format numbers particles."""
-    if not all(name.rpartition("/")[2].isdigit() for table in tables for name in table.names):
+    """Return the lists with numbers 1, 2, ... through all of them, of names TOMOGRAM/NUMBER through each tomogram."""
+    from gonio.io.source import StarSource
+
+    names = [name for table in tables for name in table.names]
+    tomograms = [tomogram for table in tables for tomogram in table.tomograms]
+    if not all(name.rpartition("/")[2].isdigit() for name in names):
         raise ArgumentError("{} is for lists that number their particles: these name them", "renumber")
-    begins = np.cumsum([0, *map(len, tables)])
+    if not any(isinstance(table.source, StarSource) for table in tables):
+        numbered = [str(number) for number in range(1, len(names) + 1)]
+    else:
+        counts: Counter[str] = Counter()
+        numbered = []
+        for tomogram in tomograms:
+            counts[tomogram] += 1
+            numbered.append(f"{tomogram}/{counts[tomogram]}")
+    ends = np.cumsum([len(table) for table in tables])
+    begins = ends - [len(table) for table in tables]
     return [
-        replace(table, names=tuple(str(begin + row) for row in range(1, len(table) + 1)))
-        for table, begin in zip(tables, begins, strict=False)
+        replace(table, names=tuple(numbered[begin:end])) for table, begin, end in zip(tables, begins, ends, strict=True)
     ]
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gonio.jobs.files import beside, check_map, write_settings
 from gonio.jobs.options import File
-from gonio.jobs.simulate import overhang
+from gonio.jobs.placed import placed_structure, read_placed
 from gonio.particle.arguments import ArgumentError
 
 if TYPE_CHECKING:
@@ -26,23 +25,6 @@ class Mapped:
     volume: Volume
     did: tuple[str, ...]
     note: str = ""
-
-
-@dataclass(frozen=True)
-class PlacedMap:
-    """A map, and where its centre voxel is in the coordinates of viewers, angstrom, xyz."""
-
-    volume: Volume
-    centre_xyz_angstrom: NDArray[np.float64]
-    note: str = ""
-
-    def origin_of(self, volume: Volume) -> NDArray[np.float64]:
-        """Return where the first voxel of a map with the same centre is: what it shows stays where it was."""
-        from gonio.particle.volume import ROUNDING
-
-        half = volume.box // 2 * volume.voxel_size_angstrom
-        origin = self.centre_xyz_angstrom - half
-        return np.where(np.abs(origin) < ROUNDING * half, 0.0, origin)
 
 
 def map_(
@@ -105,7 +87,8 @@ def map_(
             what = "{path} is a structure: give {} and {} of the map"
             raise ArgumentError(what, "voxel_size_angstrom", "box", path=path)
         resolution_angstrom = resolution_angstrom or 2.0 * voxel_size_angstrom
-        placed = _of_structure(path, voxel_size_angstrom, box, resolution_angstrom, assembly or "1")
+        own = None if assembly == "none" else assembly or "1"
+        placed = placed_structure(path, voxel_size_angstrom, box, resolution_angstrom, own)
         filtered = None
     volume, did = _changed(placed.volume, voxel_size_angstrom, box, filtered, mirror=mirror, pose=pose, invert=invert)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,49 +107,6 @@ def map_(
     }
     write_settings(beside(target, ".settings.toml"), settings, inputs=[path])
     return Mapped(volume, did, placed.note)
-
-
-def read_placed(path: Path, voxel_size_angstrom: float | None, *, permissive: bool) -> PlacedMap:
-    """Read a map with its place; what is no cube is padded to one with the mean of its faces.
-
-    Raises
-    ------
-    FormatError
-        As ``gonio.io.maps.read_map``; an image, or a map without a voxel size.
-    """
-    from gonio.io import FormatError
-    from gonio.io.errors import reading
-    from gonio.io.maps import read_map
-    from gonio.particle.volume import Volume, background, in_cube
-
-    image = read_map(path, permissive=permissive)
-    shape = image.data.shape
-    if len(shape) != 3:
-        raise FormatError(path, "holds an image", "give a map")
-    size = voxel_size_angstrom or image.voxel_size_angstrom()
-    if size == 0:
-        raise FormatError(path, "the header has no voxel size", "state it: --input-voxel-size ANGSTROM")
-    data, note = image.data, ""
-    if len(set(shape)) > 1:
-        data = in_cube(data, max(shape), background(data))
-        edges = " x ".join(map(str, shape[::-1]))
-        note = f"{path} is no cube ({edges} voxels): padded to {len(data)} with the mean of its faces"
-    centre = image.origin_xyz_angstrom + np.array(shape[::-1]) // 2 * size
-    with reading(path, "give a larger map"):
-        return PlacedMap(Volume(data, size), centre, note)
-
-
-def _of_structure(path: Path, voxel_size: float, box: int, resolution: float, assembly: str) -> PlacedMap:
-    from gonio.particle.pose import Pose
-    from gonio.particle.volume import Volume
-    from gonio.simulate import Structure
-
-    own = None if assembly == "none" else assembly
-    particle = Structure.from_file(path, resolution_angstrom=resolution, assembly=own)
-    data = particle.density(Pose.identity(), box=box, voxel_size_angstrom=voxel_size)
-    volume = Volume(data.astype(np.float32), voxel_size)
-    note = overhang(2.0 * particle.radius_angstrom, volume.box_angstrom)
-    return PlacedMap(volume, np.full(3, box // 2 * voxel_size), note)
 
 
 def _pose(

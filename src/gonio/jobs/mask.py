@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gonio.jobs.files import beside, check_map, write_settings
-from gonio.jobs.map import read_placed
 from gonio.jobs.options import File
+from gonio.jobs.placed import read_placed
 
 if TYPE_CHECKING:
     from gonio.particle.volume import Volume

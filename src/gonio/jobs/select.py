@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.jobs.files import write_settings
+from gonio.jobs.list_rows import block_of, check_angstrom, check_new_list, labels_of, read_list
 from gonio.jobs.options import File
 from gonio.particle.arguments import ArgumentError
-from gonio.run.folder import check_target
 
 if TYPE_CHECKING:
-    from gonio.io.formats import Format
     from gonio.particle.table import ParticleTable
 
 CONDITION = re.compile(r"\s*(?P<column>[^=!<>]+?)\s*(?P<operation><=|>=|!=|==|=|<|>)\s*(?P<value>.*?)\s*")
@@ -34,6 +33,7 @@ COMPARE: Mapping[str, Callable[[Any, Any], NDArray[np.bool_]]] = {
     ">=": operator.ge,
 }
 # Of these columns the lowest is the best; of others it must be said.
+PLACES = ("x", "y", "z")
 LOWEST_IS_BEST = "dissimilarity"
 SHOWN = 12
 
@@ -168,47 +168,18 @@ def select(
     return Selected(left.table, len(table), left.steps, written)
 
 
-def read_list(path: Path, pixel_size_angstrom: float | None) -> ParticleTable:
-    """Read a list whose particles are not to be loaded."""
-    from gonio.io.lists import read_with
-    from gonio.io.source import ReadOptions
-
-    return read_with(path, ReadOptions(pixel_size_angstrom=pixel_size_angstrom, may_count_pixels=True))
-
-
-def check_new_list(target: Path, own: Format, table: ParticleTable, *, overwrite: bool) -> list[Path]:
-    """Return the files that a list of a format is written into, and last the file of its settings.
-
-    Raises
-    ------
-    ValueError, OSError
-        A name that stands for another format, or files that are there.
-    """
-    from gonio.io.errors import remove_leftovers
-
-    others = own.endings or (".star",)
-    if not target.name.lower().endswith(tuple(ending.lower() for ending in others)):
-        raise ValueError(
-            f"{target} is to be a list of {own.title}, as the one that was read: call it *{others[0]}; gonio convert"
-            " changes formats"
-        )
-    files = [*own.files(target, table), target.with_name(f"{target.name}.settings.toml")]
-    for path in files:
-        check_target(path, overwrite=overwrite)
-        remove_leftovers(path)
-    return files
-
-
 def _values(table: ParticleTable, label: str) -> NDArray[Any] | None:
     """Return a column, a field or a column of the file, by its name; None where there is none."""
     places = table.places_angstrom
+    if label in PLACES and places is not None and table.lengths == "pixels":
+        _refuse_pixels(table, label)
     fields: dict[str, object] = {
         "name": table.names,
         "tomogram": table.tomograms,
         "class": table.classes,
         "score": table.scores,
         "half_set": table.half_sets,
-        **{axis: None if places is None else places[:, i] for i, axis in enumerate("xyz")},
+        **{axis: None if places is None else places[:, i] for i, axis in enumerate(PLACES)},
     }
     for found in (table.columns.get(label), table.extras.get(label), fields.get(label), _of_file(table, label)):
         if found is not None:
@@ -216,10 +187,21 @@ def _values(table: ParticleTable, label: str) -> NDArray[Any] | None:
     return None
 
 
+def _refuse_pixels(table: ParticleTable, label: str) -> None:
+    """Raise ArgumentError for x, y or z, which are angstrom, of a list that counts in pixels of unknown size."""
+    if label in table.columns or label in table.extras:
+        return
+    own = ", ".join(one for one in labels_of(table) if re.search(rf"coord.*{label}", one, re.IGNORECASE))
+    what = (
+        "{label} is in angstrom, and {path} counts in pixels of unknown size: give {}, or compare a column of its own"
+    )
+    own = f" ({own})" if own else ""
+    raise ArgumentError(f"{what}{{own}}", "pixel_size_angstrom", label=label, path=table.files[0], own=own)
+
+
 def _of_file(table: ParticleTable, label: str) -> Sequence[str] | None:
     """Return a column of the list as it stands in the file, by its own label there."""
-    source = table.source
-    block = getattr(source, "particles", None) or getattr(source, "text", None) or getattr(source, "block", None)
+    block = block_of(table)
     return block.take(np.asarray(table.rows)).text(label) if block is not None and label in block else None
 
 
@@ -230,8 +212,7 @@ def _column(table: ParticleTable, label: str) -> NDArray[Any]:
     if found is None and label.startswith("gonio"):
         found = _values(table, own_name(label))
     if found is None:
-        source = getattr(table.source, "particles", None)
-        known = [*table.columns, *table.extras, *(() if source is None else source.columns)]
+        known = [*table.columns, *table.extras, *labels_of(table)]
         raise ArgumentError(
             "{path} has no column {label}: it has name, tomogram{known}",
             path=table.files[0],
@@ -312,10 +293,9 @@ def _apart(table: ParticleTable, distance: float, lowest: str | None, highest: s
     if not (lowest or highest) and _values(table, LOWEST_IS_BEST) is None:
         what = "which of two neighbours is the better? the list has no dissimilarity: give {} COLUMN or {} COLUMN"
         raise ArgumentError(what, "lowest", "highest")
-    path = table.files[0]
-    if table.places_angstrom is None or table.lengths == "pixels":
-        what = "{path} does not state positions in angstrom: give {}"
-        raise ArgumentError(what, "pixel_size_angstrom", path=path)
+    if table.places_angstrom is None:
+        raise ArgumentError("{} needs positions, which {path} does not state", "apart_angstrom", path=table.files[0])
+    check_angstrom(table)
     worth = -_numbers(table, highest) if highest else _numbers(table, lowest or LOWEST_IS_BEST)
     found = duplicates(table.tomograms, table.places_angstrom, distance_angstrom=distance, dissimilarity=worth)
     keep = np.ones(len(table), dtype=bool)

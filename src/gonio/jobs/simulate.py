@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.jobs.options import File
+from gonio.jobs.placed import read_structure
 from gonio.jobs.running import RunOptions, running
 from gonio.jobs.simulate_stacks import StackOptions, StackSimulation
 from gonio.particle.arguments import ArgumentError, check_one_of
@@ -208,7 +209,7 @@ def _projected(density: Density, imaging: Imaging, truth: Pose) -> Density:
 
 
 def _density(phantom: str | None, structure: File | None, resolution: float, imaging: Imaging) -> tuple[Density, str]:
-    from gonio.simulate import PHANTOM_NAMES, Phantom, Structure
+    from gonio.simulate import PHANTOM_NAMES, Phantom
 
     if structure is None:
         name = phantom or DEFAULT_PHANTOM
@@ -216,16 +217,6 @@ def _density(phantom: str | None, structure: File | None, resolution: float, ima
         return Phantom.named(name, box=imaging.box, voxel_size_angstrom=imaging.voxel_size_angstrom), ""
     if phantom is not None:
         raise ArgumentError("{} and {} exclude each other: give one", "phantom", "structure")
-    particle = Structure.from_file(Path(structure), resolution_angstrom=resolution)
-    note = overhang(2.0 * particle.radius_angstrom, imaging.box * imaging.voxel_size_angstrom)
+    edge = imaging.box * imaging.voxel_size_angstrom
+    particle, note = read_structure(Path(structure), resolution_angstrom=resolution, box_angstrom=edge)
     return particle.coarsened(), note
-
-
-def overhang(diameter_angstrom: float, box_angstrom: float) -> str:
-    """Return what a box cuts off a particle, in words; empty where that is nothing."""
-    if diameter_angstrom <= box_angstrom:
-        return ""
-    return (
-        f"the particle is up to {diameter_angstrom:.0f} angstrom wide and the box {box_angstrom:.0f}: what sticks out"
-        " is cut off"
-    )
