@@ -37,6 +37,7 @@ from gonio.cli.pair import pair
 from gonio.cli.postprocess import postprocess
 from gonio.cli.refine import refine
 from gonio.cli.refine_tilts import tilts
+from gonio.cli.relion_job import relion_job
 from gonio.cli.select import select
 from gonio.cli.simulate import simulate
 from gonio.run.folder import Finished
@@ -99,9 +100,12 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("compare", compare, FILES),
     ("extract", extract, FILES),
     ("inspect", inspect, FILES),
+    ("relion-job", relion_job, FILES),
 )
+# Commands that pass on what they do not know.
+PASSING = {"relion-job": {"allow_extra_args": True, "ignore_unknown_options": True}}
 for name, command, purpose in COMMANDS:
-    app.command(name, cls=Command, rich_help_panel=purpose)(command)
+    app.command(name, cls=Command, rich_help_panel=purpose, context_settings=PASSING.get(name))(command)
 
 ANYWHERE = {"--debug", "--quiet"}
 # Options by the names of 0.1, which are read for one release more.
@@ -116,7 +120,8 @@ def run(arguments: Sequence[str]) -> int:
         lenient: Any = Lenient(sys.stderr)
         with redirect_stderr(lenient), typed(["gonio", *arguments]), silence, _shown_in_lines():
             words = [_by_its_name(word) for word in words]
-            status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False) or 0
+            # Commands that run others get this function.
+            status = app(args=words or ["--help"], prog_name="gonio", standalone_mode=False, obj=run) or 0
     except typer.Exit as request:
         status = request.exit_code
     except (typer.Abort, KeyboardInterrupt):

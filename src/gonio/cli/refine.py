@@ -123,9 +123,7 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
 
     Example: `gonio refine particles.star --denovo -o from_nothing`
 
-    Example: `gonio refine aligned/particles.star --local --symmetry C6 -o refined`
-
-    Example: `gonio refine bin2/particles.star --continue-from refined_bin4 -o refined_bin2`
+    Example: `gonio refine bin2/particles.star --continue-from refined_bin4 --symmetry C6 -o refined_bin2`
     """
     print_result(
         refined.summary,

@@ -1,0 +1,77 @@
+"""What RELION expects of an external job: its nodes, and the files that state how it ended.
+
+RELION 4 and 5 start an external job as ``PROGRAM --o External/job012/ --in_parts LIST --in_3dref MAP --in_mask MAP
+--LABEL VALUE ... --j N`` in the project's folder. The job states its results in RELION_OUTPUT_NODES.star, by paths from
+there, and ends with one of three empty files. RELION asks it to end by RELION_JOB_ABORT_NOW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from gonio.jobs.files import write_text
+
+# Folder of gonio's own in that of the job, where RELION keeps files too.
+RESULTS = "gonio"
+NODES, ABORT = "RELION_OUTPUT_NODES.star", "RELION_JOB_ABORT_NOW"
+# Results, and their types in RELION 5 (its ``pipeline_jobs.h``); RELION 4 knows those of maps and masks.
+TYPES = {
+    "particles.star": "ParticleGroupMetadata.star.relion",
+    "kept.star": "ParticleGroupMetadata.star.relion",
+    "optimisation_set.star": "TomoOptimisationSet.star.relion",
+    "map.mrc": "DensityMap.mrc",
+    "sharpened.mrc": "DensityMap.mrc",
+    "class_*.mrc": "DensityMap.mrc",
+    "half1.mrc": "DensityMap.mrc.halfmap",
+    "half2.mrc": "DensityMap.mrc.halfmap",
+    "mask.mrc": "Mask3D.mrc",
+    "local_resolution.mrc": "Image3D.mrc.localresmap",
+}
+
+
+class End(Enum):
+    """How a job ended, by the file that states it."""
+
+    SUCCESS = "RELION_JOB_EXIT_SUCCESS"
+    FAILURE = "RELION_JOB_EXIT_FAILURE"
+    ABORTED = "RELION_JOB_EXIT_ABORTED"
+
+
+@dataclass(frozen=True)
+class RelionJob:
+    """A job's folder, as seen from the project's."""
+
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        """Folder of the results."""
+        return self.folder / RESULTS
+
+    def begin(self) -> None:
+        """Make the folder, and remove what states how an earlier run ended."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in (ABORT, *(end.value for end in End)):
+            (self.folder / name).unlink(missing_ok=True)
+
+    @property
+    def is_to_end(self) -> bool:
+        """True where RELION asks the job to end."""
+        return (self.folder / ABORT).exists()
+
+    def end(self, how: End) -> None:
+        """State how the job ended, and its results where these are whole."""
+        if how is End.SUCCESS:
+            rows = "".join(f"{path.as_posix()} {kind}\n" for path, kind in self.nodes())
+            labels = "_rlnPipeLineNodeName #1\n_rlnPipeLineNodeTypeLabel #2\n"
+            write_text(self.folder / NODES, f"\n# version 50001\n\ndata_output_nodes\n\nloop_\n{labels}{rows}\n")
+        (self.folder / ABORT).unlink(missing_ok=True)
+        (self.folder / how.value).touch()
+
+    def nodes(self) -> Iterator[tuple[Path, str]]:
+        """Yield the results that are there, by paths from the project, and their types."""
+        for pattern, kind in TYPES.items():
+            yield from ((path, kind) for path in sorted(self.results.glob(pattern)))
