@@ -164,8 +164,9 @@ def test_one_piece_or_all_and_no_holes():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"threshold": 5.0}, "threshold 5 is above all of the map"),
-        ({"threshold": float("nan")}, "threshold nan is above"),
+        ({"threshold": 5.0}, "threshold 5 leaves all or nothing of the map, whose values are"),
+        ({"threshold": -1.0}, "threshold -1 leaves all or nothing of the map, whose values are"),
+        ({"threshold": float("nan")}, "threshold nan leaves"),
         ({"threshold": 0.4, "mass_kda": 3.0}, "threshold and mass_kda exclude each other"),
         ({"enclosed_angstrom3": 1e9}, "the box has 3.277e"),
         ({"mass_kda": 1e-6}, "mass_kda 1e-06 is"),

@@ -19,21 +19,17 @@ from gonio.jobs.simulate_stacks import StackOptions
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.pose import Pose
 from gonio.particle.tilt_series import TiltSeries
-from gonio.simulate import PHANTOM_NAMES, Phantom, Structure
+from gonio.simulate import PHANTOM_NAMES, Imaging, Phantom, Structure, simulate_subtomogram
+from gonio.simulate.microscope import back_project
+from gonio.simulate.reconstruction import reconstructed
 from gonio.simulate.slices import Slices
 from gonio.simulate.specimen import Acquisition, GeometryErrors, TrueSeries, scattered_places
 from literal_tilts import alike, literal_series
 
 BOX, PIXEL = 32, 8.0
 FIELD = 1200.0
-ERRORS = {
-    "shift_error_angstrom": 6.0,
-    "tilt_error_deg": 1.0,
-    "axis_error_deg": 2.0,
-    "pitch_error_deg": 0.7,
-    "defocus_error_angstrom": 900.0,
-    "astigmatism_error_angstrom": 400.0,
-}
+GEOMETRY = {"shift_error_angstrom": 6.0, "tilt_error_deg": 1.0, "axis_error_deg": 2.0, "pitch_error_deg": 0.7}
+ERRORS = {**GEOMETRY, "defocus_error_angstrom": 900.0, "astigmatism_error_angstrom": 400.0}
 
 
 def made(folder: Path, *, ctf: str = "none", snr: float = np.inf, count: int = 3, **options) -> Path:
@@ -101,7 +97,7 @@ def test_slices_are_the_exact_projections_of_atoms(rng):
 
 
 def test_whole_images_show_every_particle_where_the_true_geometry_has_it(tmp_path):
-    folder = made(tmp_path / "sim", tilt_images=True, **ERRORS)
+    folder = made(tmp_path / "sim", tilt_images=True, **GEOMETRY)
     table = gonio.read_particles(folder / "truth.star")
     images = read_mrc(folder / "tilt_images" / "TS_01.mrcs").data
     series = literal_series(folder / "truth")
@@ -113,7 +109,7 @@ def test_whole_images_show_every_particle_where_the_true_geometry_has_it(tmp_pat
 
 
 def test_stacks_are_cut_where_the_nominal_geometry_has_the_list(tmp_path):
-    folder = made(tmp_path / "sim", **ERRORS)
+    folder = made(tmp_path / "sim", **GEOMETRY)
     table = gonio.read_particles(folder / "truth.star")
     for particle in range(len(table)):
         images = read_mrc(folder / "stacks" / "TS_01" / f"{particle + 1:06d}.mrcs").data
@@ -124,7 +120,7 @@ def test_stacks_are_cut_where_the_nominal_geometry_has_the_list(tmp_path):
 
 
 def test_the_same_stacks_read_with_the_true_geometry_show_the_particle_at_its_pose(tmp_path):
-    folder = made(tmp_path / "sim", **ERRORS)
+    folder = made(tmp_path / "sim", **GEOMETRY)
     table = gonio.read_particles(folder / "truth.star", tomograms_path=folder / "truth" / "tomograms.star")
     as_listed = gonio.read_particles(folder / "truth.star")
     for particle in range(len(table)):
@@ -139,7 +135,7 @@ def test_the_same_stacks_read_with_the_true_geometry_show_the_particle_at_its_po
 
 
 def test_images_have_the_transfer_that_the_true_series_states(tmp_path):
-    folder, wide = made(tmp_path / "sim", ctf="truncated", **{**ERRORS, "dose": 3.0, "ice_loss": True}), 3 * BOX
+    folder, wide = made(tmp_path / "sim", ctf="whole", **{**ERRORS, "dose": 3.0, "ice_loss": True}), 3 * BOX
     true = gonio.read_particles(folder / "truth.star", tomograms_path=folder / "truth" / "tomograms.star")
     nominal = gonio.read_particles(folder / "truth.star")
     ky, kx = np.fft.fftfreq(wide, PIXEL)[:, None], np.fft.rfftfreq(wide, PIXEL)
@@ -165,7 +161,7 @@ def test_images_have_the_transfer_that_the_true_series_states(tmp_path):
 
 
 def test_the_true_defocus_follows_height_and_tilt(tmp_path):
-    folder = made(tmp_path / "sim", ctf="truncated")
+    folder = made(tmp_path / "sim", ctf="whole")
     options = ReadOptions(tomograms_path=folder / "truth" / "tomograms.star")
     table = read_particles(folder / "truth.star", options)
     for particle in range(len(table)):
@@ -178,7 +174,7 @@ def test_the_true_defocus_follows_height_and_tilt(tmp_path):
 
 
 def test_without_errors_the_truth_is_what_is_listed(tmp_path):
-    folder = made(tmp_path / "sim", ctf="truncated", snr=0.5, tomograms=2)
+    folder = made(tmp_path / "sim", ctf="whole", snr=0.5, tomograms=2)
     for name in ("TS_01", "TS_02"):
         nominal = read_star(folder / "tilt_series" / f"{name}.star").blocks[0].columns
         true = read_star(folder / "truth" / "tilt_series" / f"{name}.star").blocks[0].columns
@@ -200,11 +196,11 @@ def test_the_noise_and_the_signal_have_the_variances_that_are_stated(tmp_path):
     signal = np.mean([one.var() for _, one in pairs])
     noise = np.concatenate([one - np.sqrt(0.25) * other for one, other in pairs])
     assert noise.var() == pytest.approx(1.0, abs=4.0 * np.sqrt(2.0 / noise.size))
-    assert signal == pytest.approx(1.0, rel=0.3)  # of this view and of others
+    assert signal == pytest.approx(1.0, rel=0.02)  # but for where the box cuts what is shifted
 
 
 def test_the_same_seed_makes_the_same_files_and_another_seed_others(tmp_path):
-    a, b = made(tmp_path / "a", snr=1.0, **ERRORS), made(tmp_path / "b", snr=1.0, **ERRORS)
+    a, b = made(tmp_path / "a", snr=1.0, **GEOMETRY), made(tmp_path / "b", snr=1.0, **GEOMETRY)
     for name in ("stacks/TS_01/000002.mrcs", "truth/tilts.csv", "truth.star"):
         one, other = (folder / name for folder in (a, b))
         if name.endswith("mrcs"):
@@ -284,9 +280,80 @@ def test_particles_keep_their_distance_and_stay_in_the_ice(rng):
         ({"defocus_angstrom": (3e4, 2e4)}, "defocus_angstrom"),
         ({"dose": -1.0}, "dose"),
         ({"defocus_hand": 2}, "defocus_hand"),
+        ({"dose": 0.0, "motion_angstrom": 5.0}, "motion_angstrom"),
+        ({"ctf": "truncated"}, "ctf"),
+        ({"ctf": "none", "defocus_angstrom": (2e4, 3e4)}, "defocus_angstrom"),
+        ({"ctf": "none", "defocus_error_angstrom": 100.0}, "defocus_error_angstrom"),
+        ({"reconstruction_binning": 0}, "reconstruction_binning"),
+        ({"tilt_step_deg": 7.0}, "tilt_range_deg"),
     ],
 )
 def test_options_that_make_no_sense_are_named(tmp_path, options, argument):
     with pytest.raises(ArgumentError) as caught:
-        made(tmp_path / "sim", ctf="truncated", **options)
+        made(tmp_path / "sim", **{"ctf": "whole", **options})
     assert argument in caught.value.arguments and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        ({"max_shift_voxels": -1.0}, "max_shift_voxels"),
+        ({"resolution_angstrom": 20.0}, "resolution_angstrom"),
+        ({"ctf": "none", "amplitude_contrast": 0.1}, "amplitude_contrast"),
+        ({"ctf": "flipped"}, "ctf"),
+    ],
+)
+def test_what_stacks_have_no_use_for_is_refused(tmp_path, options, argument):
+    with pytest.raises(ArgumentError) as caught:
+        jobs.simulate(tmp_path / "sim", count=1, box=16, stacks=StackOptions(), **options)
+    assert argument in caught.value.arguments and not any(tmp_path.iterdir())
+
+
+def test_tilts_of_stacks_are_whole_steps_of_their_own(tmp_path):
+    folder = tmp_path / "sim"
+    stacks = StackOptions(tilt_step_deg=3.5, dose=0.0, field_angstrom=FIELD)
+    jobs.simulate(folder, count=1, box=16, voxel_size_angstrom=8.0, tilt_range_deg=(-8.75, 8.75), stacks=stacks)
+    assert len(read_mrc(folder / "stacks" / "TS_01" / "000001.mrcs").data) == 6
+
+
+def test_a_place_is_sought_anew_for_each_particle(rng, monkeypatch):
+    monkeypatch.setattr("gonio.simulate.specimen.MOST_DRAWS", 50)
+    places = scattered_places(80, field_angstrom=9000.0, thickness_angstrom=50.0, distance_angstrom=100.0, rng=rng)
+    assert len(places) == 80 and not places[:, 2].any()  # thin ice: all in its middle
+
+
+def test_a_whole_tomogram_is_the_back_projection_of_its_images(rng):
+    """One particle in the middle, about y and about any axis, against the closed form."""
+    tilts, edge, box = np.arange(-60.0, 61.0, 4.0), 64, 24
+    phantom, pose = sharp(), Pose.random(1, rng=rng)[0]
+    for axis_deg in (90.0, 85.0):
+        series = Acquisition(tilts, axis_deg=axis_deg).series(Path("x.star"), np.random.default_rng(1))
+        matrices = np.concatenate([series.projections_xyz, series.beams_xyz[:, None]], axis=1)
+        poses = Pose(Rotation.from_matrix(matrices), np.pad(series.shifts_angstrom, ((0, 0), (0, 1)))) @ pose
+        images = phantom.projections(poses, shape_yx=(edge, edge), voxel_size_angstrom=PIXEL)
+        options = {"pixel_size_angstrom": PIXEL, "shape_zyx": (box, box + 4, box)}
+        found = reconstructed(images.astype(np.float32), series, **options)[:, 2:-2]
+        upright = Pose(Rotation.from_euler("y", tilts[:, None], degrees=True), np.zeros((len(tilts), 3))) @ pose
+        exact = phantom.projections(upright, shape_yx=(edge, edge), voxel_size_angstrom=PIXEL)
+        wanted = back_project(exact, tilts, box=box)
+        difference = (found - found.mean()) - (wanted - wanted.mean())  # the images' mean is no part of it
+        assert np.sqrt((difference**2).mean()) < 0.02 * wanted.std()
+
+
+def test_particles_cut_from_a_whole_tomogram_are_where_the_truth_has_them(tmp_path):
+    folder = made(tmp_path / "sim", count=6, reconstruction_binning=2, tilt_step_deg=4.0)
+    assert read_mrc(folder / "tomograms" / "TS_01.mrc").voxel_size_angstrom() == pytest.approx(2 * PIXEL)
+    jobs.extract(
+        [folder / "tomograms"], folder / "truth.star", output=tmp_path / "cut", box=20, invert=True, normalise="none",
+        tilt_range_deg=(-60, 60), threads=1,
+    )  # fmt: skip
+    table = gonio.read_particles(tmp_path / "cut" / "particles.star")
+    assert len(table) == 6 and np.abs(table.coordinates_angstrom[:, 2]).std() > 50.0  # at heights
+    for row in range(6):
+        cut, pose = table.load(row), Pose(table.poses.rotation[row], np.zeros(3))
+        imaging = Imaging(20, 2 * PIXEL, tilt_step_deg=4.0, ctf=None, detector_mtf=False)
+        exact = simulate_subtomogram(sharp().unframed(), pose, imaging=imaging, rng=np.random.default_rng(0))
+        inner = np.linalg.norm(np.indices((20,) * 3) - 10.0, axis=0) < 8.0
+        assert (
+            np.corrcoef(cut.volume.data[inner], exact.volume.data[inner])[0, 1] > 0.99
+        )  # 0.995 measured; 0.985 a quarter of a voxel off

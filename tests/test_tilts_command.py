@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     """Sixteen particles in two tomograms whose tilts are off, at their true poses."""
     path = tmp_path_factory.mktemp("tilts")
     jobs.simulate(
-        path / "sim", phantom="sharp", count=16, box=32, voxel_size_angstrom=8.0, snr=0.3, ctf="truncated", seed=2,
+        path / "sim", phantom="sharp", count=16, box=32, voxel_size_angstrom=8.0, snr=0.3, ctf="whole", seed=2,
         run=ONE,
         stacks=StackOptions(
             tomograms=2, tilt_step_deg=12.0, field_angstrom=1500.0, thickness_angstrom=800.0, **ERRORS

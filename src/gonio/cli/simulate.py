@@ -28,15 +28,20 @@ from gonio.jobs.simulate import simulate as simulate_particles
     count=typer.Option("--count", metavar="N", min=1, help="How many particles."),
     box=typer.Option("--box", metavar="N", help="Edge of a particle's box, voxels."),
     voxel_size_angstrom=length("--voxel-size", "Edge of a voxel, angstrom."),
-    tilt_range_deg=typer.Option("--tilt-range", metavar="MIN MAX", help="First and last tilt, whole degrees."),
+    tilt_range_deg=typer.Option(
+        "--tilt-range",
+        metavar="MIN MAX",
+        help="First and last tilt, degrees; whole steps of 1, or of --tilt-step, apart.",
+    ),
     snr=typer.Option("--snr", metavar="RATIO", help="Variance of noise-free images over that of noise; inf for none."),
     amplitude_contrast=typer.Option(
-        "--amplitude-contrast", metavar="Q", help="Amplitude contrast of the lens, a fraction; the paper's is 0."
+        "--amplitude-contrast", metavar="Q", help="Amplitude contrast of the lens, a fraction. Default: 0.07; paper: 0."
     ),
     ctf=typer.Option(
         "--ctf",
         metavar="truncated|flipped|none",
-        help="What is left of the CTF: up to its first zero, its absolute value (phases flipped), or no lens.",
+        help="What is left of the CTF: up to its first zero (the default), its absolute value (phases flipped), or no"
+        " lens. With --stacks: whole (the default) or none.",
     ),
     device=None,
     max_shift_voxels=typer.Option(
@@ -49,7 +54,9 @@ from gonio.jobs.simulate import simulate as simulate_particles
         "--image-axis", metavar="DEG", help="Direction of the tilt axis in the images, from x towards y, degrees."
     ),
     dose=typer.Option("--dose", metavar="E", help="Exposure of an image, electrons per square angstrom."),
-    defocus_angstrom=typer.Option("--defocus", metavar="MIN MAX", help="Least and largest underfocus, angstrom."),
+    defocus_angstrom=typer.Option(
+        "--defocus", metavar="MIN MAX", help="Least and largest underfocus, angstrom. Default: 20000 40000."
+    ),
     defocus_hand=typer.Option("--defocus-sign", metavar="1|-1", help="rlnTomoHand of the series."),
     field_angstrom=length("--field", "Diameter of the disc that holds the particles of a tomogram, angstrom."),
     thickness_angstrom=length("--thickness", "Thickness of the ice that holds them, angstrom."),
@@ -67,6 +74,12 @@ from gonio.jobs.simulate import simulate as simulate_particles
     motion_angstrom=typer.Option("--motion", metavar="A", help="Sd of a particle's motion along each axis, angstrom."),
     ice_loss=typer.Option("--ice-loss", help="Weaken the images of tilted ice, by its thickness."),
     tilt_images=typer.Option("--tilt-images", help="Write whole tilt images too, in which particles are dark."),
+    reconstruction_binning=typer.Option(
+        "--reconstruct",
+        metavar="BIN",
+        min=1,
+        help="Write whole tomograms too, back-projected with voxels of so many pixels; particles are dark.",
+    ),
     threads=typer.Option("--threads", metavar="N", min=1, help="Particles made at a time. Default: one a processor."),
 )
 def simulate(done: Simulated, *, out: Path) -> None:
@@ -82,11 +95,14 @@ def simulate(done: Simulated, *, out: Path) -> None:
 
     --stacks makes tilt stacks for RELION 5 instead: OUT/stacks, and OUT/tomograms.star with the geometry that a user
     has. The true one differs by what the --...-error options state; OUT/truth has it as tomograms.star, which reads the
-    same stacks, and as tilts.csv. OUT/reference.mrc is then the density itself.
+    same stacks, and as tilts.csv. OUT/reference.mrc is then the density itself. --tilt-images and --reconstruct write
+    the images and tomograms that all of this comes from; `gonio extract` cuts particles from either.
 
     Example: `gonio simulate sim --phantom sharp --count 40 --snr 0.5`
 
     Example: `gonio simulate groel --structure 1oel.pdb --resolution 12 --box 64 --voxel-size 5 --count 200`
+
+    Example: `gonio simulate cells --stacks --tomograms 2 --count 60 --voxel-size 5 --tilt-images --reconstruct 4`
     """
     print_note(done.note)
     say(f"wrote {len(done.truth)} particles to {out}: align {out}/particles.star against {out}/reference.mrc")

@@ -55,7 +55,8 @@ def soft_mask(
     Raises
     ------
     ValueError
-        More than one threshold, one above all values, lengths that are negative, more volume than the box holds.
+        More than one threshold, one above or below all values, lengths that are negative, more volume than the box
+        holds.
     """
     given = {
         name: value
@@ -98,11 +99,11 @@ def _level(smooth: Volume, given: dict[str, float]) -> float:
         middle = float(np.median(smooth.data))
         return middle + MASK_SD * SD_OF_MAD * float(np.median(np.abs(smooth.data - middle)))
     ((argument, value),) = given.items()
-    highest = float(smooth.data.max())
+    lowest, highest = float(smooth.data.min()), float(smooth.data.max())
     if argument == "threshold":
-        if not value < highest:
-            what = "{} {got:g} is above all of the map, whose highest value is {highest:g}: give a lower one"
-            raise ArgumentError(what, argument, got=value, highest=highest)
+        if not lowest <= value < highest:
+            what = "{} {got:g} leaves all or nothing of the map, whose values are {lowest:g} to {highest:g}"
+            raise ArgumentError(f"{what}: give one between", argument, got=value, lowest=lowest, highest=highest)
         return value
     enclosed = value * ANGSTROM3_PER_KDA if argument == "mass_kda" else value
     count = round(enclosed / smooth.voxel_size_angstrom**3) if np.isfinite(enclosed) else 0

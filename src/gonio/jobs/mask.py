@@ -75,7 +75,9 @@ def mask(
     }
     made = soft_mask(placed.volume, **options, largest=largest or None)
     if made.data.min() == 1.0:
-        warnings.warn(f"{path}: nothing is above the background; the mask is 1 everywhere", stacklevel=2)
+        found = threshold is None and enclosed_angstrom3 is None and mass_kda is None
+        why = "nothing is above the background" if found else "the density reaches all of the box"
+        warnings.warn(f"{path}: {why}; the mask is 1 everywhere", stacklevel=2)
     elif background(made.data) > 0:
         warnings.warn(f"the mask of {path} reaches the faces of the box: pad the map, or mask less", stacklevel=2)
     target.parent.mkdir(parents=True, exist_ok=True)

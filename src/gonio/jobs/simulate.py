@@ -44,8 +44,8 @@ def simulate(
     voxel_size_angstrom: float = 10.0,
     tilt_range_deg: tuple[float, float] = (-60.0, 60.0),
     snr: float = 0.5,
-    amplitude_contrast: float = AMPLITUDE_CONTRAST,
-    ctf: str = "truncated",
+    amplitude_contrast: float | None = None,
+    ctf: str | None = None,
     max_shift_voxels: float = 2.0,
     stacks: StackOptions | None = None,
     seed: int = 0,
@@ -62,12 +62,12 @@ def simulate(
     count, box, voxel_size_angstrom
         How many particles, the edge of a box in voxels, and of a voxel in angstrom.
     tilt_range_deg
-        First and last tilt, whole degrees.
+        First and last tilt; whole steps apart, of one degree for subtomograms.
     snr
         Variance of noise-free images over that of the noise.
     amplitude_contrast, ctf
-        Amplitude contrast of the lens, a fraction; and the correction of its CTF: a name of
-        ``gonio.simulate.CtfCorrection``, or ``none`` for no lens.
+        Amplitude contrast of the lens, a fraction, None for 0.07; and what is left of its CTF: ``none`` for no lens,
+        else a name of ``gonio.simulate.CtfCorrection`` (None for ``truncated``), in tilt images always ``whole``.
     max_shift_voxels
         Largest shift along each axis.
     stacks
@@ -80,10 +80,17 @@ def simulate(
     """
     from gonio.simulate import Imaging
 
-    imaging = Imaging(box, voxel_size_angstrom, *tilt_range_deg, snr=snr, **_lens(ctf, amplitude_contrast))
+    ctf, lens = _lens(ctf, amplitude_contrast, is_whole=stacks is not None)
+    if stacks is None:
+        imaging = Imaging(box, voxel_size_angstrom, *tilt_range_deg, snr=snr, **lens)
+    else:
+        imaging = Imaging(box, voxel_size_angstrom)  # of the reference: the series have tilts and a lens of their own
     if resolution_angstrom is None:
         resolution_angstrom = STRUCTURE_RESOLUTION_ANGSTROM if stacks is None else 2.0 * voxel_size_angstrom
+    elif structure is None:
+        raise ArgumentError("{} is that of a structure: leave it out, or give {}", "resolution_angstrom", "structure")
     density, note = _density(phantom, structure, resolution_angstrom, imaging)
+    shift = _shift_angstrom(max_shift_voxels, voxel_size_angstrom)
     settings: dict[str, Any] = {
         "phantom": phantom if structure is not None else phantom or DEFAULT_PHANTOM,
         "structure": structure,
@@ -97,12 +104,12 @@ def simulate(
         truth = random_poses(count, imaging, max_shift_voxels, seed)
         settings["imaging"] = asdict(imaging)
     else:
-        acquisition = stacks.acquisition(tilt_range_deg, ctf=ctf != "none", amplitude_contrast=amplitude_contrast)
-        shift = max_shift_voxels * voxel_size_angstrom
+        contrast = AMPLITUDE_CONTRAST if amplitude_contrast is None else amplitude_contrast
+        acquisition = stacks.acquisition(tilt_range_deg, ctf=ctf != "none", amplitude_contrast=contrast)
         made = StackSimulation(density, stacks, acquisition, count, box, voxel_size_angstrom, shift, snr, seed)
         truth = made.table.poses
         settings |= {"box": box, "pixel_size_angstrom": voxel_size_angstrom, "snr": snr, "stacks": asdict(stacks)}
-        settings |= {"tilt_range_deg": tilt_range_deg, "ctf": ctf, "amplitude_contrast": amplitude_contrast}
+        settings |= {"tilt_range_deg": tilt_range_deg, "ctf": ctf, "amplitude_contrast": contrast}
     with running(out, run.resources(), settings=settings, seed=seed, inputs=inputs) as work, work.results() as folder:
         if made is None:
             write_simulation(folder, density, imaging, truth=truth, seed=seed, executor=work.executor)
@@ -112,28 +119,37 @@ def simulate(
     return Simulated(truth, note)
 
 
-def _lens(ctf: str, amplitude_contrast: float) -> dict[str, Any]:
-    """Return the fields of an ``Imaging`` that describe the CTF and its correction."""
+def _lens(ctf: str | None, amplitude_contrast: float | None, *, is_whole: bool) -> tuple[str, dict[str, Any]]:
+    """Return what is left of the CTF, and the fields of an ``Imaging`` that describe it and its correction."""
     from gonio.simulate import DEFAULT_CTF, CtfCorrection
 
-    check_one_of("ctf", ctf, (*CtfCorrection, "none"))
-    if not 0.0 <= amplitude_contrast < 1.0:
-        raise ArgumentError(
-            "{} must be 0 or more and below 1, got {got!r}", "amplitude_contrast", got=amplitude_contrast
-        )
+    kinds = ("whole", "none") if is_whole else (*CtfCorrection, "none")
+    ctf = kinds[0] if ctf is None else ctf
+    check_one_of("ctf", ctf, kinds)
     if ctf == "none":
-        return {"ctf": None}
-    return {"ctf": replace(DEFAULT_CTF, amplitude_contrast=amplitude_contrast), "correction": CtfCorrection(ctf)}
+        if amplitude_contrast is not None:
+            raise ArgumentError("{} is of the lens, and {} none has none: leave it out", "amplitude_contrast", "ctf")
+        return ctf, {"ctf": None}
+    contrast = AMPLITUDE_CONTRAST if amplitude_contrast is None else amplitude_contrast
+    if not 0.0 <= contrast < 1.0:
+        raise ArgumentError("{} must be 0 or more and below 1, got {got!r}", "amplitude_contrast", got=contrast)
+    corrected = {} if is_whole else {"correction": CtfCorrection(ctf)}
+    return ctf, {"ctf": replace(DEFAULT_CTF, amplitude_contrast=contrast), **corrected}
 
 
 def random_poses(count: int, imaging: Imaging, max_shift_voxels: float, seed: int) -> Pose:
     """Return poses uniform in orientation and, along each axis, in shift."""
     from gonio.particle.pose import Pose
 
-    if not max_shift_voxels >= 0:
-        raise ArgumentError("{} must not be negative, got {got!r}", "max_shift_voxels", got=max_shift_voxels)
-    shift = max_shift_voxels * imaging.voxel_size_angstrom
+    shift = _shift_angstrom(max_shift_voxels, imaging.voxel_size_angstrom)
     return Pose.random(count, rng=np.random.default_rng((seed, 0)), max_shift_angstrom=shift)
+
+
+def _shift_angstrom(max_shift_voxels: float, voxel_size_angstrom: float) -> float:
+    if not 0 <= max_shift_voxels < np.inf:
+        what = "{} must be a number that is not negative, got {got!r}"
+        raise ArgumentError(what, "max_shift_voxels", got=max_shift_voxels)
+    return max_shift_voxels * voxel_size_angstrom
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from gonio.simulate.specimen import Acquisition, GeometryErrors, Specimen, TrueSeries
 
 
-# Views of which the mean variance is that of noise-free images.
-SAMPLED_VIEWS = 64
+USUAL_DEFOCUS_ANGSTROM = (20_000.0, 40_000.0)
+# Particles, spread over the list, of which the mean variance is that of noise-free images.
+SAMPLED = 64
 # Voxels of a tomogram above and below its ice.
 HEADROOM = 1.25
 
@@ -42,13 +43,17 @@ class StackOptions:
         Whether tilted ice weakens images, which the written geometry does not state.
     tilt_images
         Write whole tilt images too, in which particles are dark.
+    reconstruction_binning
+        Write whole tomograms too, reconstructed with the nominal geometry, of voxels of so many pixels; None for none.
+    defocus_angstrom
+        None for 20,000 to 40,000.
     """
 
     tomograms: int = 1
     tilt_step_deg: float = 3.0
     image_axis_deg: float = 85.0
     dose: float = 3.0
-    defocus_angstrom: tuple[float, float] = (20_000.0, 40_000.0)
+    defocus_angstrom: tuple[float, float] | None = None
     defocus_hand: int = -1
     field_angstrom: float = 4000.0
     thickness_angstrom: float = 1500.0
@@ -62,17 +67,27 @@ class StackOptions:
     motion_angstrom: float = 0.0
     ice_loss: bool = False
     tilt_images: bool = False
+    reconstruction_binning: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.motion_angstrom and not self.dose:
+            raise ArgumentError("{} needs {} above 0: particles move with the exposure", "motion_angstrom", "dose")
+        if self.reconstruction_binning is not None and self.reconstruction_binning < 1:
+            raise ArgumentError("{} must be 1 or more", "reconstruction_binning")
 
     def acquisition(self, tilt_range_deg: tuple[float, float], *, ctf: bool, amplitude_contrast: float) -> Acquisition:
-        """Return how series are taken."""
+        """Return how series are taken; ArgumentError for what is said of the lens where there is none."""
         from gonio.simulate.microscope import tilt_angles_deg
         from gonio.simulate.specimen import Acquisition
 
+        for argument in ("defocus_angstrom", "defocus_error_angstrom", "astigmatism_error_angstrom"):
+            if not ctf and getattr(self, argument):
+                raise ArgumentError("{} is of the lens, and {} none has none: leave it out", argument, "ctf")
         base = Acquisition(
             tilt_angles_deg(*tilt_range_deg, step_deg=self.tilt_step_deg),
             self.image_axis_deg,
             self.dose,
-            self.defocus_angstrom if ctf else None,
+            (self.defocus_angstrom or USUAL_DEFOCUS_ANGSTROM) if ctf else None,
             self.defocus_hand,
         )
         return replace(base, optics=replace(base.optics, amplitude_contrast=amplitude_contrast))
@@ -82,17 +97,8 @@ class StackOptions:
         """Standard deviations of the differences between true and nominal geometry."""
         from gonio.simulate.specimen import GeometryErrors
 
-        return GeometryErrors(
-            self.shift_error_angstrom,
-            self.tilt_error_deg,
-            self.axis_error_deg,
-            self.pitch_error_deg,
-            self.defocus_error_angstrom,
-            self.astigmatism_error_angstrom,
-            self.deformation_angstrom,
-            self.motion_angstrom,
-            self.thickness_angstrom if self.ice_loss else 0.0,
-        )
+        given = {one.name: getattr(self, one.name) for one in fields(GeometryErrors) if hasattr(self, one.name)}
+        return GeometryErrors(**given, ice_angstrom=self.thickness_angstrom if self.ice_loss else 0.0)
 
 
 @dataclass
@@ -182,9 +188,9 @@ class StackSimulation:
     def gain(self) -> float:
         """Factor of noise-free images that gives them the wanted variance over that of the noise."""
         variances = []
-        for number in range(min(len(self.drawn), SAMPLED_VIEWS)):
+        for index in np.unique(np.linspace(0, self.count - 1, min(self.count, SAMPLED)).round().astype(int)).tolist():
             centres = np.full((len(self.acquisition.tilts_deg), 2), float(self.box))
-            variances.append(self._window(self._clean(number, 0, centres)).var(dtype=np.float64))
+            variances.append(self._window(self._clean(*self._whose(index), centres)).var(dtype=np.float64))
         wanted = 1.0 if np.isinf(self.snr) else self.snr
         return float(np.sqrt(wanted / np.mean(variances)))
 
@@ -234,6 +240,26 @@ class StackSimulation:
         """Edge of a whole image: the field with a box about its border, an even number of pixels."""
         return 2 * int(np.ceil(0.5 * self.options.field_angstrom / self.pixel_size_angstrom)) + self.box // 2 * 2
 
+    @property
+    def tomogram_size_px(self) -> tuple[int, int, int]:
+        """Size of a tomogram in pixels of the tilt images, xyz."""
+        height = 2 * int(np.ceil(0.5 * HEADROOM * self.options.thickness_angstrom / self.pixel_size_angstrom))
+        return self.image_edge, self.image_edge, height
+
+    def tomogram(self, number: int) -> NDArray[np.float32]:
+        """Return the whole tomogram that the nominal geometry gives of the images, in which particles are dark."""
+        from gonio.simulate.reconstruction import reconstructed
+
+        binning = self.options.reconstruction_binning or 1
+        z, y, x = (2 * int(np.ceil(0.5 * size / binning)) for size in reversed(self.tomogram_size_px))
+        return reconstructed(
+            self.tilt_images(number),
+            self.drawn[number][1].nominal,
+            pixel_size_angstrom=self.pixel_size_angstrom,
+            shape_zyx=(z, y, x),
+            binning=binning,
+        )
+
     def image(self, index: int) -> str:
         """Return the file of a particle's stack, as seen from the folder."""
         number, particle = self._whose(index)
@@ -261,9 +287,19 @@ class StackSimulation:
             whole = executor("imaging", _WholeImages(self), len(self.names), keep=False)
             for name, images in zip(self.names, whole, strict=True):
                 write_stack(folder / "tilt_images" / f"{name}.mrcs", images, self.pixel_size_angstrom)
+        if self.options.reconstruction_binning is not None:
+            self._write_tomograms(folder / "tomograms", self.options.reconstruction_binning, executor)
         self._write_lists(folder)
         (folder / "truth").mkdir()
         self._write_truth(folder / "truth")
+
+    def _write_tomograms(self, folder: Path, binning: int, executor: Executor) -> None:
+        from gonio.io.mrc import write_mrc
+
+        folder.mkdir()
+        whole = executor("reconstructing", _Tomograms(self), len(self.names), keep=False)
+        for name, tomogram in zip(self.names, whole, strict=True):
+            write_mrc(folder / f"{name}.mrc", tomogram, binning * self.pixel_size_angstrom)
 
     def _write_lists(self, folder: Path) -> None:
         from gonio.io.conversion import TomogramSizes
@@ -308,9 +344,7 @@ class StackSimulation:
         """Return the series, nominal or true, as tomograms.star in a folder lists them; ``up`` leads to the images'."""
         from gonio.io.tilt_stacks import ListedSeries
 
-        height = 2 * int(np.ceil(0.5 * HEADROOM * self.options.thickness_angstrom / self.pixel_size_angstrom))
-        size = (self.image_edge, self.image_edge, height)
-        listed = []
+        size, listed = self.tomogram_size_px, []
         for name, (_, series) in zip(self.names, self.drawn, strict=True):
             one, count = series.true if true else series.nominal, len(self.acquisition.tilts_deg)
             images = [f"{number}@{up}tilt_images/{name}.mrcs" for number in range(1, count + 1)]
@@ -359,3 +393,14 @@ class _WholeImages:
 
     def __call__(self, number: int) -> NDArray[np.float32]:
         return self.simulation.tilt_images(number)
+
+
+@dataclass(frozen=True)
+class _Tomograms:
+    """Make a whole tomogram, by its number."""
+
+    simulation: StackSimulation
+    unit: ClassVar[str] = "tomograms"
+
+    def __call__(self, number: int) -> NDArray[np.float32]:
+        return self.simulation.tomogram(number)

@@ -33,7 +33,7 @@ MEAN_FREE_PATH_ANGSTROM = 3100.0
 DRIFT_SD_ANGSTROM = 30.0
 # A microscope of 300 kV.
 KRIOS = Optics(300.0, 2.7, AMPLITUDE_CONTRAST)
-# Draws of a place before a specimen counts as full.
+# Draws in a row that find no place before a specimen counts as full.
 MOST_DRAWS = 10_000
 
 
@@ -103,7 +103,7 @@ class Acquisition:
 
 @dataclass(frozen=True)
 class GeometryErrors:
-    """Standard deviations of the differences between the true geometry of an image and the nominal one.
+    """How the true geometry of images differs from the nominal one: standard deviations, and the thickness of the ice.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ class Specimen:
 
     @property
     def places_angstrom(self) -> NDArray[np.float64]:
-        """Where they are before the first exposure, (m, 3)."""
+        """Where they are, on average over the series, (m, 3)."""
         return self.listed_angstrom + self.poses.shift_angstrom
 
 
@@ -274,6 +274,8 @@ def scattered_places(
     ----------
     field_angstrom
         Diameter of the disc.
+    thickness_angstrom
+        Its thickness; in ice that is thinner than the distance all lie in its middle plane.
 
     Returns
     -------
@@ -285,14 +287,12 @@ def scattered_places(
         If they do not fit.
     """
     radius, height = 0.5 * (field_angstrom - distance_angstrom), max(thickness_angstrom - distance_angstrom, 0.0)
-    places = np.empty((0, 3))
-    for _ in range(MOST_DRAWS):
-        if len(places) == count:
-            return places
+    places, missed = np.empty((0, 3)), 0
+    while len(places) < count and missed < MOST_DRAWS:
         place = np.append(rng.uniform(-1.0, 1.0, 2) * radius, rng.uniform(-0.5, 0.5) * height)
         near = np.linalg.norm(places - place, axis=1) < distance_angstrom
-        if np.hypot(*place[:2]) <= radius and not near.any():
-            places = np.append(places, [place], axis=0)
+        found = np.hypot(*place[:2]) <= radius and not near.any()
+        places, missed = (np.append(places, [place], axis=0), 0) if found else (places, missed + 1)
     if len(places) == count:
         return places
     raise ValueError(
