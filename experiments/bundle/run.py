@@ -4,7 +4,7 @@
         [--box 64] [--voxel-size 4] [--snr 0.05] [--iterations 4] [--structures DIR] [--out DIR]
 
 ``structure``: 70S ribosomes (7P6Z) in tilt series of +-60 degrees whose images are off by 4 angstrom, their tilt angles
-by 0.5 and their axes by 1 degree, and defocus by 300 angstrom (all sd, drawn for each image), in a field of 2000
+by 0.5 and their axes by 1 degree, and defocus by 300 angstrom (all sd, drawn for each image), in a field of 2400
 angstrom, adjusted once against the structure itself. Poses begin 2 degrees and 3 angstrom (sd per axis) from the truth,
 as a refinement leaves them. The bound is what the true structure, poses and noise would leave at the true geometry.
 ``main``: the same against the halves' own averages, without the fifth that a particle is in, in turns. ``truth``: the
@@ -44,7 +44,7 @@ from gonio.workflows.tilt_turns import tilt_iterations
 
 ERRORS = {"shift_error_angstrom": 4.0, "tilt_error_deg": 0.5, "axis_error_deg": 1.0, "defocus_error_angstrom": 300.0}
 FAR = {"shift_error_angstrom": 15.0, "tilt_error_deg": 2.0, "axis_error_deg": 1.0, "defocus_error_angstrom": 300.0}
-FIELD_ANGSTROM, THICKNESS_ANGSTROM = 2000.0, 1000.0
+FIELD_ANGSTROM, THICKNESS_ANGSTROM = 2400.0, 1000.0
 POSE_OFF = np.repeat([np.radians(2.0), 3.0], 3)
 KINDS = {"shift": [0, 1], "tilt angle": [2], "across": [3], "in plane": [4], "defocus": [5]}
 ACTIVE = TiltPlan().active
