@@ -154,10 +154,18 @@ def test_tilts_are_kept_where_averages_fail(folder, monkeypatch):
     assert (folder / "broken" / "iteration_001" / "tomograms" / "tomograms.star").exists()
 
 
-def test_adjustments_that_did_not_converge_are_named(refined):
-    one = replace(refined.last.tilts["TS_01"], converged=False)
-    with pytest.warns(UserWarning, match="adjustment of TS_01 ended before it converged"):
-        warn_of_tilts({"TS_01": one, "TS_02": refined.last.tilts["TS_02"]}, 256.0)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"converged": False}, "adjustment of TS_01 ended before it converged"),
+        ({"contrasts": np.repeat([0.0, 1.0], [3, 5])}, "was found in 3 of 8 particles of TS_01: they were left out"),
+        ({"farthest_angstrom": 65.0}, "particles of TS_01 lie up to 65 angstrom"),
+    ],
+)
+def test_what_went_wrong_with_a_tomogram_is_said(refined, change, said):
+    tomograms = {**refined.last.tilts, "TS_01": replace(refined.last.tilts["TS_01"], **change)}
+    with pytest.warns(UserWarning, match=said):
+        warn_of_tilts(tomograms, 256.0)
 
 
 def test_a_run_that_was_cut_off_comes_to_the_same_bits(folder, refined):

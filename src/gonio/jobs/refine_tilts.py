@@ -321,10 +321,12 @@ def warn_of_tilts(tilts: Mapping[str, TomogramTilts], box_angstrom: float) -> No
             f" {box_angstrom:g}; images beyond a quarter of that are left out: extract them again with the new tilts",
             stacklevel=3,
         )
-    still = [name for name, one in tilts.items() if not any(one.contrasts)]
+    empty = {name: int((one.contrasts == 0.0).sum()) for name, one in tilts.items()}
+    still = [f"{count} of {len(tilts[name].contrasts)} particles of {name}" for name, count in empty.items() if count]
     if still:
         warnings.warn(
-            f"nothing of the reference was found in the particles of {', '.join(still)}: their tilts stay as they are",
+            f"nothing of its half's reference was found in {', '.join(still)}: they were left out; where none is left,"
+            " tilts stay as they are",
             stacklevel=3,
         )
     lost = [name for name, one in tilts.items() if not one.converged]
