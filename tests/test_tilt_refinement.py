@@ -149,6 +149,15 @@ def test_errors_of_premultiplied_images_are_as_large_as_predicted():
     assert 0.5 < (((found.tilts - true) / found.sd)[:, ACTIVE] ** 2).mean() < 1.7
 
 
+def test_the_farthest_particle_is_where_its_images_show_it(adjusted):
+    series, _, _, found, _ = adjusted
+    after = found.change.applied(series.series)
+    shown = after.projections_xyz @ (series.places + found.shifts_angstrom).T  # (t, 2, m)
+    shown += found.change.shift_angstrom[:, :, None] - series.projections[:, :2] @ series.places.T
+    assert found.farthest_angstrom == pytest.approx(np.linalg.norm(shown, axis=1).max(), abs=0.05)  # gauge: first order
+    assert found.farthest_angstrom < 0.25 * 32 * 6.0
+
+
 def test_what_is_not_determined_is_named_and_stays(adjusted):
     _, _, _, found, _ = adjusted
     names = [name for name, _ in PARAMETERS]

@@ -268,7 +268,7 @@ class _Tomogram:
             found = adjusted(bundle, state)
             state, steps = found.state, steps + found.steps
         assert found is not None
-        return self._result(found, steps, images.farthest(state))
+        return self._result(found, steps)
 
     def _bundle(self, images: _Images, start: Pose) -> Bundle:
         references = [images.reference(j)[0] for j in range(len(self.rows))]
@@ -277,7 +277,7 @@ class _Tomogram:
             images, references, len(self.series), start, np.ones(len(self.rows)), plan.active, plan.priors,
         )  # fmt: skip
 
-    def _result(self, found: Adjusted, steps: int, farthest: float) -> TomogramTilts:
+    def _result(self, found: Adjusted, steps: int) -> TomogramTilts:
         task, active, tilt_sd = self.task, self.task.plan.active, self.task.plan.priors.tilt_sd
         gauge = Gauge.of(full_projections(self.series), self.axes, self.series.defocus_per_depth, 1.0 / tilt_sd**2)
         prior = np.tile(tilt_sd, (len(self.series), 1))
@@ -298,10 +298,21 @@ class _Tomogram:
             shifts_angstrom=state.poses.shift_angstrom,
             contrasts=state.contrasts,
             gain=found.before - found.value,
-            farthest_angstrom=farthest,
+            farthest_angstrom=self._farthest(found.state),
             steps=steps,
             converged=found.converged,
         )
+
+    def _farthest(self, state: BundleState) -> float:
+        """Return the largest distance of a particle from where its images were cut out, angstrom."""
+        table = self.task.table.with_changes({self.name: _change_of(state.tilts, self.axes)})
+        most = 0.0
+        for j, row in enumerate(self.rows):
+            geometry = table.stack_geometry(int(row))
+            axes = geometry.series.projections_xyz * geometry.sense
+            offsets = geometry.offsets_angstrom + axes @ state.poses.shift_angstrom[j]
+            most = max(most, float(np.linalg.norm(offsets, axis=1).max()))
+        return most
 
 
 def _sds(covariance: Floats, count: int) -> Floats:
@@ -363,15 +374,6 @@ class _Images:
         if self.bytes + images.memory_bytes <= self.tomogram.task.kept_bytes:
             self.kept[j], self.bytes = images, self.bytes + images.memory_bytes
         return images
-
-    def farthest(self, state: BundleState) -> float:
-        """Return the largest distance of a particle from where its images were cut out, angstrom."""
-        most = 0.0
-        for j, row in enumerate(self.tomogram.rows):
-            images, geometry = self(j), self.table.stack_geometry(int(row))
-            offset = images.offset_angstrom(state.tilts[images.tilts], state.poses.shift_angstrom[j])
-            most = max(most, float(np.linalg.norm(offset + geometry.offsets_angstrom, axis=1).max()))
-        return most
 
 
 def _with_contrasts(bundle: Bundle, state: BundleState, halves: NDArray[np.int8]) -> tuple[Bundle, BundleState]:
