@@ -123,6 +123,18 @@ def test_the_remainder_of_a_first_order_step_falls_with_its_square(made):
     assert order == pytest.approx(2.0, abs=0.15)
 
 
+def test_the_amplitude_of_each_shell_is_found(made):
+    _, particle, tilts, reference, pose, _ = made
+    at = reference, tilts, pose.matrix, pose.shift_angstrom
+    amplitude = np.linspace(1.5, 0.2, 12)
+    sums = particle.blocks(*at, 1.0)
+    along, power = particle.along_model(*at)
+    assert power.sum() == pytest.approx(sums.pose[6, 6], rel=1e-3)
+    assert along.sum() == pytest.approx(sums.pose_descent[6] + sums.pose[6, 6], rel=1e-2)
+    scaled = particle.scaled(amplitude).along_model(*at)
+    assert np.allclose(scaled[0], amplitude * along) and np.allclose(scaled[1], amplitude**2 * power, rtol=1e-5)
+
+
 @pytest.mark.parametrize("premultiplied", [False, True])
 def test_noise_is_that_of_the_images_whether_they_were_multiplied_by_their_transfer_or_not(premultiplied):
     # What the samples say at all, sum w h^2: leakage into the zeros of premultiplied images must not count as noise.
@@ -132,7 +144,7 @@ def test_noise_is_that_of_the_images_whether_they_were_multiplied_by_their_trans
     particle = tilt_images(stack, geometry, tilt_axes(geometry.series), diameter_angstrom=110.0, limit=11.0)
     pose, reference = series.poses[0], FourierVolume.of(volume_of(series.atoms), limit=11.0)
     tilts = np.zeros((5, TILT))
-    particle = particle.weighted_by_residuals(reference, tilts, pose.matrix, pose.shift_angstrom, 1.0)
+    particle = particle.weighted_by_residuals(reference, tilts, pose.matrix, pose.shift_angstrom)
     per_angstrom = particle.kernel.frequency[:2].T / particle.box_angstrom
     power = stack.transfer(per_angstrom) ** 2
     clean = replace(series, premultiplied=False).images(TiltChange.none(5), 0.0, np.random.default_rng(0))

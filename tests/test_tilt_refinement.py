@@ -22,6 +22,7 @@ from gonio.workflows.tilt_refinement import (
     adjust_tilts,
     check_tilts,
     followed,
+    limits_to,
 )
 from tilted import DEPTH, SIGMA, Series, volume_of
 
@@ -139,6 +140,26 @@ def test_errors_are_as_large_as_predicted(adjusted):
     before = np.sqrt((true**2).mean(axis=0))
     after = np.sqrt(((found.tilts - true) ** 2).mean(axis=0))
     assert (after[:2] < 0.25 * before[:2]).all() and after[4] < 0.1 * before[4]
+
+
+def test_tilts_do_not_depend_on_how_a_map_is_filtered():
+    rng = np.random.default_rng(1)
+    series = Series(count=12)
+    change, _ = wrong_geometry(series, rng)
+    task = task_of(series, series.images(change, 3.0, rng), rng)
+    axis = np.fft.fftfreq(32, 6.0)
+    square = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
+    whole = volume_of(series.atoms)
+    damped = replace(whole, data=np.fft.ifftn(np.fft.fftn(whole.data) * 3.0 * np.exp(-1000.0 * square)).real)
+    aligner = Aligner(damped, task.aligners.settings)
+    one, other = task(0), replace(task, aligners=replace(task.aligners, aligners=[aligner]))(0)
+    # By 22 at the finest shell. Amplitudes are those of whole shells, and have a prior: the estimates differ a little.
+    assert (np.abs(one.tilts - other.tilts)[:, ACTIVE] < 0.4 * one.sd[:, ACTIVE]).all()
+    assert other.contrasts.mean() == pytest.approx(1.0, abs=0.1)
+
+
+def test_limits_double_up_to_the_finest():
+    assert limits_to(29.0) == [5.0, 7.25, 14.5, 29.0] and limits_to(4.0) == [4.0] and limits_to(10.0) == [5.0, 10.0]
 
 
 def test_errors_of_premultiplied_images_are_as_large_as_predicted():

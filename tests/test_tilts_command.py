@@ -129,11 +129,13 @@ def moved_far(folder, angstrom):
     return ListOptions(folder / "sim" / "truth.star", tomograms_path=target)
 
 
-@pytest.mark.filterwarnings("ignore:.*images are left out:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*particles are left out:RuntimeWarning")
 def test_images_too_far_from_where_they_were_cut_are_left_out_and_the_run_ends(folder):
-    table = moved_far(folder, 70.0).read()
-    with pytest.warns(RuntimeWarning, match=r"truth.star: images are left out .* extract the stacks again"):
-        stack = table.load(0)
+    with pytest.warns(
+        RuntimeWarning, match=r"truth.star: 8 images of 8 particles are left out.* extract the stacks ag"
+    ):
+        table = moved_far(folder, 70.0).read()
+    stack = table.load(0)
     assert table.tomograms[0] == "TS_01" and stack.used.tolist() == [tilt != 3 for tilt in range(11)]
     with pytest.warns(UserWarning, match="of TS_01 lie up to .* in boxes of 256"):
         done = tilts(folder, "far", moved_far(folder, 71.0))

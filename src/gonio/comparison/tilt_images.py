@@ -144,29 +144,53 @@ class TiltImages:
             pose_descent=np.einsum("tap,ta->p", by_pose, descent),
         )
 
+    def along_model(
+        self, reference: FourierVolume, tilts: Floats, rotation: Floats, shift_angstrom: Floats
+    ) -> tuple[Floats, Floats]:
+        """Return for each shell how much of the samples lies along the model of contrast one, and the model's power.
+
+        Both are (s,) and weighted: their ratio is the amplitude that fits best, one over the power is its variance.
+        """
+        model = self._transfer(tilts, shift_angstrom) * self._slices(reference, tilts, rotation, shift_angstrom)
+        along = (model.conj() * self._values).real
+        return tuple(self._summed(2.0 * self.kernel.weight * one) for one in (along, np.abs(model) ** 2))  # type: ignore[return-value]
+
+    def scaled(self, amplitude: Floats) -> TiltImages:
+        """Return the images to be compared with a reference whose shells have these amplitudes, (s,), of its own."""
+        envelope = self.kernel.envelope * amplitude[self._shell]
+        return replace(self, kernel=self.kernel._replace(envelope=envelope.astype(np.float32)))
+
     def weighted_by_residuals(
-        self, reference: FourierVolume, tilts: Floats, rotation: Floats, shift_angstrom: Floats, contrast: float
+        self, reference: FourierVolume, tilts: Floats, rotation: Floats, shift_angstrom: Floats
     ) -> TiltImages:
         """Return the images weighted by the noise that is left at these parameters, shell by shell.
 
         The power of an image, by which it is weighted first, holds the particle as well: error bars would be too large.
-        Samples count by the square of their transfer, as in ``fourier.spectrum.noise_power``: premultiplied images are
-        divided by it, which amplifies what leaks into its zeros.
+        The amplitude of the model is the one that leaves least in a shell. Samples count by the square of their
+        transfer, as in ``fourier.spectrum.noise_power``: premultiplied images are divided by it, which amplifies what
+        leaks into its zeros.
         """
         transfer = self._transfer(tilts, shift_angstrom)
-        left = (
-            np.abs(self._values - contrast * transfer * self._slices(reference, tilts, rotation, shift_angstrom)) ** 2
-        )
-        used, shell = self.kernel.weight > 0, np.rint(self.radius).astype(np.int64)
+        model = transfer * self._slices(reference, tilts, rotation, shift_angstrom)
+        used = self.kernel.weight > 0
         of = used * transfer**2
-        count = np.bincount(shell, weights=of.sum(axis=0))
-        noise = np.bincount(shell, weights=(of * left).sum(axis=0))
+        sums = ((model.conj() * self._values).real, np.abs(model) ** 2, np.abs(self._values) ** 2, 1.0)
+        along, power, noise, count = (self._summed(of * one) for one in sums)
+        noise -= np.divide(along**2, power, out=np.zeros_like(power), where=power > 0)
         known = (count > 0) & (noise > 0)
         if not known.any():
             return self
         of_shell = np.interp(np.arange(len(count)), np.flatnonzero(known), noise[known] / count[known])
-        weight = used / (of_shell[shell] * self.samples_per_independent)
+        weight = used / (of_shell[self._shell] * self.samples_per_independent)
         return replace(self, kernel=self.kernel._replace(weight=weight.astype(np.float32)))
+
+    @property
+    def _shell(self) -> NDArray[np.int64]:
+        return np.rint(self.radius).astype(np.int64)
+
+    def _summed(self, values: Floats) -> Floats:
+        """Return the sums of values (t, n) over each shell, (s,)."""
+        return np.asarray(np.bincount(self._shell, weights=values.sum(axis=0)))
 
     @property
     def _values(self) -> NDArray[np.complex64]:

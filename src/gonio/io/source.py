@@ -9,7 +9,6 @@ D = diag(1, 1, -1), which mirrors what it shows; defocus stays as the files have
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,7 +29,7 @@ from gonio.io.wedges import StatedWedges
 from gonio.particle.ctf import Ctf
 from gonio.particle.particle_source import ParticleSource
 from gonio.particle.table import ParticleTable
-from gonio.particle.tilt_change import FARTHEST_OFFSET, StackGeometry, TiltChange
+from gonio.particle.tilt_change import StackGeometry, TiltChange
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.particle.volume import Particle, Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import SingleAxisWedge, Wedge
@@ -253,10 +252,13 @@ class StarSource:
     def _tilt_stack(self, index: int, image: MapFile, size: float) -> TiltStack:
         images = image_stack(image)
         geometry, visible = self._geometry(index, image.path, len(images))
-        series, offsets = geometry.series, self._offsets(geometry, size * images.shape[-1])
-        if offsets is not None:
+        series = geometry.series
+        if series.cut_projections_xyz is not None:
+            if not np.isfinite(geometry.place_angstrom).all():
+                problem = "does not state positions, which stacks that were cut with another geometry of the tilts need"
+                raise FormatError(self.path, problem, "extract the stacks again")
             visible = visible & geometry.shows(size * images.shape[-1])
-            images = moved_images(images, -offsets / size)
+            images = moved_images(images, -geometry.offsets_angstrom / size)
         with reading(image.path, "extract this particle again"):
             stack = TiltStack(
                 self._contrast(images),
@@ -275,25 +277,6 @@ class StarSource:
             before = self._ctf(index, replace(series, defocus=cut_defocus))
             cut_scale = stack.scale if series.cut_scale is None else visible * series.cut_scale
             return premultiplied_anew(stack, before, cut_scale)
-
-    def _offsets(self, geometry: StackGeometry, box_angstrom: float) -> NDArray[np.float64] | None:
-        """Return where images show their particle, (t, 2); None where they were cut out with the geometry of now.
-
-        A warning, one for all particles of a list, states that images are left out.
-        """
-        if geometry.series.cut_projections_xyz is None:
-            return None
-        if not np.isfinite(geometry.place_angstrom).all():
-            problem = "does not state positions, which stacks need that were cut out with another geometry of the tilts"
-            raise FormatError(self.path, problem, "extract the stacks again")
-        if not geometry.shows(box_angstrom).all():
-            warnings.warn(
-                f"{self.path}: images are left out that were cut out more than {FARTHEST_OFFSET:g} of their box away"
-                " from where their tilt series has the particle now: extract the stacks again",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return geometry.offsets_angstrom
 
     def _place(self, index: int) -> NDArray[np.float64] | None:
         """Return where a particle's box is, from its tomogram's centre; None where it is not known."""

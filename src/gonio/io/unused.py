@@ -1,4 +1,4 @@
-"""Warnings of columns about the transfer of tilt images that gonio does not use, and of those that are missing.
+"""Warnings of columns about tilt images that gonio does not use, of those that are missing, and of images left out.
 
 Owns the columns that would change an image and are not modelled, each with the value at which it changes nothing. All
 that is found goes into one warning for each list.
@@ -13,6 +13,7 @@ import numpy as np
 
 from gonio.io.source import PREMULTIPLIED, StarSource
 from gonio.io.tilts import HAND
+from gonio.particle.tilt_change import FARTHEST_OFFSET
 
 # RELION: beam tilt and higher aberrations, and magnification that differs with direction, of an optics group.
 NOT_USED: Mapping[str, float] = {
@@ -30,8 +31,8 @@ OF_TILTS: Mapping[str, float] = {"rlnCtfBfactor": 0.0, "rlnCtfScalefactor": 1.0}
 
 
 def warn_of_unused(source: StarSource) -> None:
-    """Warn once of effects on the images of tilt stacks that are not in their transfer."""
-    found = list(_found(source))
+    """Warn once of effects on the images of tilt stacks that are not in their transfer, and of those left out."""
+    found = [*_found(source), *_left_out(source)]
     if found:
         warnings.warn(f"{source.path}: {'; '.join(found)}", RuntimeWarning, stacklevel=2)
 
@@ -59,6 +60,29 @@ def _found(source: StarSource) -> Iterator[str]:
         )
     elif any(one.defocus is not None and one.defocus_per_depth == 0 for one in series.values()):
         yield f"{HAND} is not stated: defocus is that of the tomogram's centre"
+
+
+def _left_out(source: StarSource) -> Iterator[str]:
+    """Count the images that were cut out too far from where tilt series that have changed have their particles."""
+    places, names = source.places_angstrom, source.particles.text("rlnTomoName")
+    changed = {name for name, one in source.series.items() if one.cut_projections_xyz is not None}
+    if not changed or places is None:
+        return
+    rows = [row for row, name in enumerate(names) if name in changed and np.isfinite(places[row]).all()]
+    if not rows:
+        return
+    try:
+        first = source.load(rows[0])
+    except (ValueError, OSError):
+        return  # stated where the particle is needed
+    box_angstrom = first.box * first.voxel_size_angstrom
+    far = np.array([int((~source.stack_geometry(row).shows(box_angstrom)).sum()) for row in rows])
+    if far.any():
+        yield (
+            f"{far.sum()} images of {(far > 0).sum()} particles are left out: they were cut out more than"
+            f" {FARTHEST_OFFSET:g} of their box away from where the tilt series have the particles now; extract the"
+            " stacks again"
+        )
 
 
 def _is_all(values: Sequence[str], neutral: float) -> bool:

@@ -63,9 +63,8 @@ class Bundle:
         Number of tilts of the series.
     start
         Poses that the priors are about, a batch of m.
-    contrast
-        Contrast that the priors are about, of each particle, (m,); zero for particles in which nothing of the
-        reference was found, which are left out.
+    shown
+        Particles whose reference shows in them, (m,), with a contrast about one; others are left out.
     active
         Which of a tilt's nine parameters are refined, (9,).
     priors
@@ -76,7 +75,7 @@ class Bundle:
     references: Sequence[FourierVolume]
     tilts: int
     start: Pose
-    contrast: Floats
+    shown: NDArray[np.bool_]
     active: NDArray[np.bool_]
     priors: TiltPriors
 
@@ -181,7 +180,7 @@ def _equations(bundle: Bundle, state: BundleState) -> _Equations:
     count = len(bundle.references)
     mixed = np.zeros((count, bundle.tilts, a, POSE))
     pose, pose_descent = np.tile(np.eye(POSE), (count, 1, 1)), np.zeros((count, POSE))
-    for j in np.flatnonzero(bundle.contrast > 0.0).tolist():
+    for j in np.flatnonzero(bundle.shown).tolist():
         images, here = bundle.images(j), state.poses[j]
         blocks = images.blocks(
             bundle.references[j], state.tilts[images.tilts], here.matrix, here.shift_angstrom,
@@ -198,10 +197,10 @@ def _equations(bundle: Bundle, state: BundleState) -> _Equations:
 
 def _prior_of(bundle: Bundle, state: BundleState, j: int) -> tuple[float, Floats, Floats]:
     """Return -ln of the prior of a particle's pose and contrast, its curvature (7, 7) and minus its slope (7,)."""
-    pose, start, contrast = state.poses[j], bundle.start[j], bundle.contrast[j]
+    pose, start = state.poses[j], bundle.start[j]
     turn = (pose.rotation * start.rotation.inv()).as_rotvec()
-    away = np.concatenate([turn, pose.shift_angstrom - start.shift_angstrom, [state.contrasts[j] - contrast]])
-    precision = 1.0 / np.append(bundle.priors.pose_sd, bundle.priors.particle_contrast_sd * contrast) ** 2
+    away = np.concatenate([turn, pose.shift_angstrom - start.shift_angstrom, [state.contrasts[j] - 1.0]])
+    precision = 1.0 / np.append(bundle.priors.pose_sd, bundle.priors.particle_contrast_sd) ** 2
     return 0.5 * float(precision @ away**2), np.diag(precision), -precision * away
 
 

@@ -1,9 +1,9 @@
 """Refinement of the tilts of tomograms: each is one bundle adjustment, of its tilts and of the particles in it.
 
 Flow for a tomogram: its particles, each with the map of its own half -> from coarse limits to the finest: images,
-loaded with the geometry found so far and weighted by their noise (``preparation.weighted_images``) -> contrasts of the
-halves -> adjustment (``search.bundle_adjustment``) -> gauge, covariance, what is determined. Tomograms share nothing,
-so an executor does them in any order.
+loaded with the geometry found so far and weighted by their noise (``preparation.weighted_images``) -> amplitudes of
+the halves' maps -> adjustment (``search.bundle_adjustment``) -> gauge, covariance, what is determined. Tomograms share
+nothing, so an executor does them in any order.
 
 Must not know how results are kept or written.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.alignment.particle_list import Aligners, ParticleError
-from gonio.comparison.tilt_images import ASTIGMATISM, POSE, SCALE, TILT, TiltImages
+from gonio.comparison.tilt_images import ASTIGMATISM, SCALE, TILT, TiltImages
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.particle.ctf import mean_and_astigmatism
 from gonio.particle.pose import Pose
@@ -43,13 +43,13 @@ PARAMETERS = (
 )
 # Radians of a parameter to the unit it is shown in.
 SHOWN = np.array([1.0, 1.0, *3 * [np.degrees(1.0)], 1.0, 1.0, 1.0, 1.0])
-# Limits, as multiples of the finest resolution, that are compared one after another: a shift is found from half a
-# period of the finest detail away.
-COARSE_TO_FINE = (4.0, 2.0, 1.0)
-# Shells that are always compared.
+# Shells that are compared first, and then twice as many each time: a shift is found from half a period of the finest
+# detail away, here a tenth of the box (experiments/bundle, ``capture``).
 LEAST_SHELLS = 5.0
 # A parameter is determined where the data leave less than this fraction of its prior's variance.
 UNDETERMINED = 0.5
+# Prior of the amplitude of a map's shell in its particles: standard deviation, as a fraction of the mean over shells.
+AMPLITUDE_SD = 0.5
 # A half shows its reference where its contrast is above zero by this many standard deviations; else it is left out.
 SIGNIFICANT = 4.0
 # Memory for the samples of one tomogram's particles; those beyond it are read again at every evaluation.
@@ -96,8 +96,8 @@ class TomogramTilts:
     refined
         Which of the nine parameters were refined.
     rotations, shifts_angstrom, contrasts
-        Poses of the m particles, as matrices (m, 3, 3) and (m, 3), and their contrasts, (m,); 0 where a particle's half
-        showed nothing of its reference.
+        Poses of the m particles, as matrices (m, 3, 3) and (m, 3), and how strongly they show the map of their half,
+        (m,): one on average, 0 where a particle's half showed nothing of it.
     gain
         Decrease of minus the natural log of the posterior by the adjustment at the finest limit.
     farthest_angstrom
@@ -236,6 +236,7 @@ class _Tomogram:
 
     task: AdjustTomogram
     item: int
+    _references: dict[int, tuple[FourierVolume, float]] = field(default_factory=dict)
 
     @cached_property
     def name(self) -> str:
@@ -254,6 +255,14 @@ class _Tomogram:
     def axes(self) -> Floats:
         return tilt_axes(self.series)
 
+    def reference(self, j: int) -> tuple[FourierVolume, float]:
+        """Return the reference of a particle and the diameter of its circle."""
+        aligners, row = self.task.aligners, int(self.rows[j])
+        which = int(aligners.which[row])
+        if which not in self._references:
+            self._references[which] = aligners.aligners[which].stack_reference(_stack(self.task.table, row))
+        return self._references[which]
+
     def adjusted(self) -> TomogramTilts:
         task = self.task
         start = task.table.poses[self.rows]
@@ -261,20 +270,23 @@ class _Tomogram:
         first = start if task.poses is None else task.poses[self.rows]
         state = BundleState(_parameters_of(change, self.axes), first, np.zeros(len(start)))
         found, steps = None, 0
-        for factor in COARSE_TO_FINE:
-            images = _Images(self, _change_of(state.tilts, self.axes), factor, state if found is not None else None)
-            bundle = self._bundle(images, start)
-            bundle, state = _with_contrasts(bundle, state, np.asarray(task.table.half_sets)[self.rows])
-            found = adjusted(bundle, state)
+        for limit in limits_to(self.reference(0)[0].limit):
+            images = _Images(self, _change_of(state.tilts, self.axes), limit, state if found is not None else None)
+            images = images.with_amplitudes(state)
+            shown = np.array([half in images.amplitudes for half in images.halves])
+            state = replace(
+                state, contrasts=np.where(shown, np.where(state.contrasts > 0.0, state.contrasts, 1.0), 0.0)
+            )
+            found = adjusted(self._bundle(images, start, shown), state)
             state, steps = found.state, steps + found.steps
         assert found is not None
         return self._result(found, steps)
 
-    def _bundle(self, images: _Images, start: Pose) -> Bundle:
-        references = [images.reference(j)[0] for j in range(len(self.rows))]
+    def _bundle(self, images: _Images, start: Pose, shown: NDArray[np.bool_]) -> Bundle:
+        references = [self.reference(j)[0] for j in range(len(self.rows))]
         plan = self.task.plan
         return Bundle(
-            images, references, len(self.series), start, np.ones(len(self.rows)), plan.active, plan.priors,
+            images, references, len(self.series), start, shown, plan.active, plan.priors,
         )  # fmt: skip
 
     def _result(self, found: Adjusted, steps: int) -> TomogramTilts:
@@ -315,6 +327,21 @@ class _Tomogram:
         return most
 
 
+def limits_to(finest: float) -> list[float]:
+    """Return the limits that are compared one after another, in shells, up to the finest."""
+    limits = [finest]
+    while limits[-1] > LEAST_SHELLS:
+        limits.append(max(0.5 * limits[-1], LEAST_SHELLS))
+    return limits[::-1]
+
+
+def _stack(table: ParticleTable, row: int) -> TiltStack:
+    stack = table.load(row)
+    if not isinstance(stack, TiltStack):
+        raise ParticleError(f"particle {table.names[row]!r} is no stack of tilt images")
+    return stack
+
+
 def _sds(covariance: Floats, count: int) -> Floats:
     return np.sqrt(np.maximum(np.diag(covariance), 0.0)).reshape(count, -1)
 
@@ -323,79 +350,70 @@ def _sds(covariance: Floats, count: int) -> Floats:
 class _Images:
     """The images of a tomogram's particles, loaded at one geometry; as many are kept as fit into the memory for them.
 
-    They are compared to ``factor`` times the finest resolution. Where a ``state`` has been adjusted they are weighted
-    by the noise that it leaves.
+    They are compared up to a ``limit`` in shells. Where a ``state`` has been adjusted they are weighted by the noise
+    that it leaves. ``amplitudes`` are those of the shells of each half's map in its particles.
     """
 
     tomogram: _Tomogram
     change: TiltChange
-    factor: float
+    limit: float
     state: BundleState | None
     kept: dict[int, TiltImages] = field(default_factory=dict)
-    references: dict[int, tuple[FourierVolume, float]] = field(default_factory=dict)
+    amplitudes: dict[int, Floats] = field(default_factory=dict)
     bytes: int = 0
 
     @cached_property
     def table(self) -> ParticleTable:
         return self.tomogram.task.table.with_changes({self.tomogram.name: self.change})
 
-    def reference(self, j: int) -> tuple[FourierVolume, float]:
-        """Return the reference of a particle and the diameter of its circle."""
-        task, row = self.tomogram.task, int(self.tomogram.rows[j])
-        which = int(task.aligners.which[row])
-        if which not in self.references:
-            self.references[which] = task.aligners.aligners[which].stack_reference(self._stack(row))
-        return self.references[which]
-
-    def _stack(self, row: int) -> TiltStack:
-        stack = self.table.load(row)
-        if not isinstance(stack, TiltStack):
-            raise ParticleError(f"particle {self.table.names[row]!r} is no stack of tilt images")
-        return stack
+    @cached_property
+    def halves(self) -> list[int]:
+        """Half of each particle."""
+        return np.asarray(self.tomogram.task.table.half_sets)[self.tomogram.rows].tolist()
 
     def __call__(self, j: int) -> TiltImages:
         if j in self.kept:
             return self.kept[j]
         row = int(self.tomogram.rows[j])
-        reference, diameter = self.reference(j)
+        reference, diameter = self.tomogram.reference(j)
         with ParticleError.naming(f"particle {self.table.names[row]!r}"):
             geometry = self.tomogram.task.table.stack_geometry(row)
             images = tilt_images(
-                self._stack(row), geometry, self.tomogram.axes[geometry.tilts], diameter_angstrom=diameter,
-                limit=max(reference.limit / self.factor, min(LEAST_SHELLS, reference.limit)),
-                loaded=self.table.stack_geometry(row),
+                _stack(self.table, row), geometry, self.tomogram.axes[geometry.tilts], diameter_angstrom=diameter,
+                limit=self.limit, loaded=self.table.stack_geometry(row),
             )  # fmt: skip
         if self.state is not None and self.state.contrasts[j] > 0.0:
             pose = self.state.poses[j]
             images = images.weighted_by_residuals(
-                reference, self.state.tilts[geometry.tilts], pose.matrix, pose.shift_angstrom,
-                float(self.state.contrasts[j]),
-            )  # fmt: skip
+                reference, self.state.tilts[geometry.tilts], pose.matrix, pose.shift_angstrom
+            )
+        if self.halves[j] in self.amplitudes:
+            images = images.scaled(self.amplitudes[self.halves[j]])
         if self.bytes + images.memory_bytes <= self.tomogram.task.kept_bytes:
             self.kept[j], self.bytes = images, self.bytes + images.memory_bytes
         return images
 
+    def with_amplitudes(self, state: BundleState) -> _Images:
+        """Estimate how strongly each shell of a half's map shows in its particles, all of them together.
 
-def _with_contrasts(bundle: Bundle, state: BundleState, halves: NDArray[np.int8]) -> tuple[Bundle, BundleState]:
-    """Estimate how strongly each half shows in its particles: the regression of all of their samples on the model."""
-    crossed, power = np.zeros(len(halves)), np.zeros(len(halves))
-    for j, reference in enumerate(bundle.references):
-        images, pose = bundle.images(j), state.poses[j]
-        blocks = images.blocks(
-            reference, state.tilts[images.tilts], pose.matrix, pose.shift_angstrom, 1.0,
-            astigmatism=False,
-        )  # fmt: skip
-        power[j] = blocks.pose[POSE - 1, POSE - 1]
-        crossed[j] = blocks.pose_descent[POSE - 1] + power[j]
-    contrast = np.zeros(len(halves))
-    for half in np.unique(halves):
-        of_it = halves == half
-        found, information = float(crossed[of_it].sum()), float(power[of_it].sum())
-        if found > SIGNIFICANT * np.sqrt(information):
-            contrast[of_it] = found / information
-    contrast[power == 0.0] = 0.0
-    started = np.where(state.contrasts > 0, state.contrasts, contrast)
-    return replace(bundle, contrast=contrast), replace(state, contrasts=np.where(contrast > 0, started, 0.0))
+        Maps are filtered, have noise in them, and were averaged from images that were not where they seemed to be: what
+        is expected of a shell is its regression (docs/theory.md section 17). Halves that show nothing have none.
+        """
+        sums: dict[int, Floats] = {}
+        for j, half in enumerate(self.halves):
+            images, pose = self(j), state.poses[j]
+            of_it = images.along_model(
+                self.tomogram.reference(j)[0], state.tilts[images.tilts], pose.matrix, pose.shift_angstrom
+            )
+            sums[half] = sums.get(half, 0.0) + np.array(of_it)  # (2, s)
+        found = {}
+        for half, (along, power) in sums.items():
+            if along.sum() > SIGNIFICANT * np.sqrt(power.sum()):
+                mean = along.sum() / power.sum()
+                prior = 1.0 / (AMPLITUDE_SD * mean) ** 2
+                found[half] = np.maximum(along + prior * mean, 0.0) / (power + prior)
+        kept = {j: one.scaled(found[self.halves[j]]) for j, one in self.kept.items() if self.halves[j] in found}
+        return replace(self, amplitudes=found, kept=kept)
 
 
 def _listed(series: TiltSeries) -> Floats:
