@@ -15,7 +15,7 @@ from gonio.cli.app import run
 from gonio.io.aligned_series import open_aligned, read_aln, read_xf, xf_series
 from gonio.io.blocks import read_star, write_star
 from gonio.io.errors import FormatError
-from gonio.io.mrc import read_mrc, write_stack
+from gonio.io.mrc import read_mrc, write_mrc, write_stack
 from gonio.io.names import file_stems
 from gonio.io.tilt_geometry import write_changed_tomograms, write_xf
 from gonio.io.tilt_stacks import ListedSeries, write_tomograms
@@ -23,6 +23,7 @@ from gonio.io.tilts import read_tilt_series
 from gonio.jobs import RunOptions
 from gonio.jobs.extract_stacks import StackCuts, StackExtraction
 from gonio.jobs.simulate_stacks import StackOptions
+from gonio.particle.pose import Pose
 from gonio.particle.tilt_change import TiltChange
 from gonio.particle.tilt_series import Optics, TiltSeries
 from gonio.workflows.extraction import Cutting, cut_out
@@ -588,3 +589,39 @@ def test_the_size_of_a_tomogram_may_be_given_where_tomograms_star_does_not_set_i
     extracted(folder, voxel_size_angstrom=PIXEL, stacks=StackCuts(tomogram_size=(EDGE, EDGE, 80)))
     places = gonio.read_particles(folder / "out" / "particles.star").coordinates_angstrom
     np.testing.assert_allclose(places, [np.array([90 - 80, 75 - 80, 50 - 40]) * PIXEL])
+
+
+@pytest.mark.parametrize("kind", ["stacks", "subtomograms"])
+def test_particles_cut_again_in_finer_voxels_are_where_the_refinement_moved_them(tilted, rng, kind):
+    """From bin 4 to 2 to 1: each refined list is cut where its shifts lead, and begins again at shifts of 0."""
+    folder, _ = tilted
+    if kind == "subtomograms":
+        write_mrc(folder / "TS_01.rec", rng.standard_normal((80, EDGE, EDGE)).astype(np.float32), PIXEL)
+    source = folder / ("TS_01.rec" if kind == "subtomograms" else "tomograms.star")
+    stacks = None if kind == "subtomograms" else StackCuts()
+    listed, places = folder / "picks.star", np.array([place(0), place(1)])
+    for binning in (4, 2, 1):
+        out = folder / f"bin{binning}"
+        options = {"box": 48 // binning, "binning": binning, "stacks": stacks, "threads": 1}
+        jobs.extract([source], listed, output=out, **options)
+        read = gonio.read_particles if stacks else gonio.io.read_particles
+        table = read(out / "particles.star")
+        np.testing.assert_allclose(table.poses.shift_angstrom, 0.0, atol=1e-9)
+        centre = 0.0 if table.coordinates_from == "centre" else np.array([EDGE, EDGE, 80]) / 2 * PIXEL
+        np.testing.assert_allclose(table.coordinates_angstrom - centre, places, atol=1e-5 * 4**2)
+        pose = Pose.random(2, rng=rng, max_shift_angstrom=6.0)  # what a refinement finds
+        refined = table.with_poses(pose)
+        listed, places = folder / f"refined{binning}.star", refined.places_angstrom - centre
+        gonio.write_particles(listed, refined, with_optimisation_set=False)
+        again = gonio.io.read_particles(listed)
+        assert again.tomogram_poses.rotation.approx_equal(refined.tomogram_poses.rotation, atol=1e-6).all()
+    final = places - refined.tomogram_poses.shift_angstrom
+    direct = folder / "direct.star"
+    rows = "\n".join("TS_01 " + " ".join(f"{value:.6f}" for value in row) for row in final)
+    labels = "".join(f"_rlnCenteredCoordinate{axis}Angst\n" for axis in "XYZ")
+    direct.write_text(f"data_particles\n\nloop_\n_rlnTomoName\n{labels}{rows}\n")
+    jobs.extract([source], direct, output=folder / "direct", **options)
+    for row in range(2):
+        name = f"{'stacks' if stacks else 'subtomograms'}/TS_01/{row + 1:06d}.mrc{'s' if stacks else ''}"
+        one, other = (read_mrc(folder / at / name).data for at in ("bin1", "direct"))
+        np.testing.assert_allclose(one, other, atol=1e-3)

@@ -12,7 +12,7 @@ import pytest
 
 import gonio
 from gonio.io import read_volume, write_volume
-from gonio.io.mrc import write_stack
+from gonio.io.mrc import write_mrc, write_stack
 from gonio.jobs.convert import convert
 from gonio.jobs.extract import extract
 from gonio.jobs.inspect import inspect
@@ -134,11 +134,27 @@ def test_a_simulation_that_was_cut_off_goes_on_and_is_the_same(tmp_path, monkeyp
 
 def test_a_stack_of_images_is_no_tomogram(tmp_path):
     images = np.random.default_rng(0).normal(size=(5, 16, 24)).astype(np.float32)
-    write_stack(tmp_path / "tilts.mrcs", images, 4.0)
-    found = inspect(ListOptions(tmp_path / "tilts.mrcs"))
-    assert found.kind == "a stack of 2-D images"
-    assert (found.facts["images"], found.facts["pixels (x, y)"], found.facts["pixel size"]) == (5, [24, 16], "4 A")
-    assert not found.warnings
+    for name in ("tilts.mrcs", "tilts.mrc"):
+        write_stack(tmp_path / name, images, 4.0)
+        found = inspect(ListOptions(tmp_path / name))
+        assert found.kind == "a stack of 2-D images"
+        assert (found.facts["images"], found.facts["pixels (x, y)"], found.facts["pixel size"]) == (5, [24, 16], "4 A")
+        assert not found.warnings
+
+
+def test_a_volume_with_its_tilts_beside_it_is_a_stack_of_them(tmp_path):
+    data = np.random.default_rng(0).normal(size=(10, 16, 24)).astype(np.float32)
+    write_mrc(tmp_path / "TS_01.mrc", data, 4.0)  # as the headers of IMOD's stacks are
+    (tmp_path / "TS_01.tlt").write_text("1\n2\n")
+    assert inspect(ListOptions(tmp_path / "TS_01.mrc")).kind == "a tomogram"
+    (tmp_path / "TS_01.tlt").write_text("\n".join(map(str, range(10))))
+    assert inspect(ListOptions(tmp_path / "TS_01.mrc")).kind == "a stack of 2-D images"
+    labels = "_rlnTomoName\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\n"
+    (tmp_path / "picks.star").write_text(f"data_\n\nloop_\n{labels}TS_01 12 8 5\n")
+    with pytest.raises(ValueError, match="is a stack of images, no tomogram; pass --stacks"):
+        extract(
+            [tmp_path / "TS_01.mrc"], tmp_path / "picks.star", output=tmp_path / "o", box=8, pixel_size_angstrom=4.0
+        )
 
 
 def test_jobs_know_no_terminal():

@@ -40,6 +40,8 @@ class Layout:
         As the header states it, 0 where it does not.
     origin_xyz_angstrom
         Where the header puts the centre of the first voxel, angstrom.
+    is_stack
+        Whether the header states that sections are images (space group 0, and one section a volume).
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Layout:
     shape: tuple[int, ...]
     voxel_size_xyz_angstrom: NDArray[np.float64]
     origin_xyz_angstrom: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    is_stack: bool = False
 
 
 def compression_of(path: Path) -> str | None:

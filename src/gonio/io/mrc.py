@@ -111,7 +111,9 @@ def mrc_layout(path: Path, *, permissive: bool = False) -> Layout:
         sampling = np.array([header.mx, header.my, header.mz], dtype=np.float64)
         cell = np.array([header.cella.x, header.cella.y, header.cella.z], dtype=np.float64)
         size = np.divide(cell, sampling, out=np.zeros(3), where=sampling > 0)
-        return Layout(path, HEADER_BYTES + int(header.nsymbt), dtype, shape, size, _origin(header, size))
+        images = len(shape) == 3 and shape[0] > 1 and header.mz == 1 and header.ispg == 0
+        start, origin = HEADER_BYTES + int(header.nsymbt), _origin(header, size)
+        return Layout(path, start, dtype, shape, size, origin, bool(images))
 
 
 def lacks_map_word(start: bytes) -> bool:

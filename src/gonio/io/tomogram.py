@@ -31,6 +31,7 @@ from gonio.io.em import em_layout, is_em
 from gonio.io.errors import FormatError, reading
 from gonio.io.mrc import MapFile, mrc_layout
 
+STACKS = (".mrcs", ".st", ".ali", ".preali")
 UNITS_ANGSTROM = {"angstrom": 1.0, "nanometer": 10.0, "nanometre": 10.0, "micrometer": 1e4, "picometer": 1e-2}
 BROKEN = "write the file again"
 ENDINGS = re.compile(r"\.(mrc|rec|map|em)(\.gz|\.bz2)?$", re.IGNORECASE)
@@ -113,6 +114,20 @@ def open_tomogram(path: str | Path, *, voxel_size_angstrom: float | None = None,
     named = f"{kind}, {layout.dtype.name}" + (f", {compression}" if compression else ", mapped")
     z, y, x = layout.shape
     return Tomogram(path, (z, y, x), size, named, array)
+
+
+def holds_images(path: Path, *, permissive: bool = False) -> bool:
+    """Return whether an MRC file is a stack of images: by its name, its header, or the list of tilts beside it.
+
+    Headers alone do not tell: those of IMOD's stacks and of many tomograms are alike.
+    """
+    if path.is_dir() or is_em(first_bytes(path)):
+        return False
+    layout = mrc_layout(path, permissive=permissive)
+    if path.suffix.lower() in STACKS or layout.is_stack or path.with_name(f"{path.name}.mdoc").is_file():
+        return True
+    angles = (path.with_suffix(ending) for ending in (".rawtlt", ".tlt"))
+    return any(file.is_file() and len(file.read_bytes().split()) == layout.shape[0] for file in angles)
 
 
 def open_images(path: Path, *, pixel_size_angstrom: float | None = None, permissive: bool = False) -> Tomogram:

@@ -416,7 +416,7 @@ def _opened(
     """Open the tomogram of each name in the list."""
     from gonio.io import FormatError
     from gonio.io.names import match
-    from gonio.io.tomogram import open_tomogram, tomogram_files
+    from gonio.io.tomogram import holds_images, open_tomogram, tomogram_files
 
     files = tomogram_files(paths)
     names = tuple(dict.fromkeys(table.tomograms))
@@ -425,6 +425,8 @@ def _opened(
     found = match(names, tuple(map(str, files)))
     opened = {name: open_tomogram(found[name], voxel_size_angstrom=voxel_size, permissive=permissive) for name in names}
     for tomogram in opened.values():
+        if holds_images(tomogram.path, permissive=permissive):
+            raise FormatError(tomogram.path, "is a stack of images, no tomogram", "pass --stacks to cut from images")
         if tomogram.voxel_size_angstrom <= 0:
             raise FormatError(tomogram.path, "does not state its voxel size", "pass --voxel-size ANGSTROM")
     return opened

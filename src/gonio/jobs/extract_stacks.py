@@ -240,11 +240,11 @@ class StackExtraction:
         def read(low: Sequence[int], high: Sequence[int]) -> NDArray[np.float32]:
             return one.cut(int(tilt), low, high)
 
-        plain = cut_out(read, one.shape_yx, position_yx, self.cutting).data
-        mean, scale = self.scaling.level(plain, self.voxel_size_angstrom)
-        if transfer is not None:  # what is multiplied has no mean
-            plain, mean = cut_out(read, one.shape_yx, position_yx, self.cutting, transfer=transfer).data, 0.0
-        return ((plain - mean) / scale).astype(np.float32)
+        cut = cut_out(read, one.shape_yx, position_yx, self.cutting, transfer=transfer)
+        mean, scale = self.scaling.level(cut.data if cut.before is None else cut.before, self.voxel_size_angstrom)
+        if transfer is not None:
+            mean = 0.0  # what is multiplied has none
+        return ((cut.data - mean) / scale).astype(np.float32)
 
     def _transfers(self, row: int) -> NDArray[np.float64]:
         """Return the transfer of each image of a particle on the half grid of padded images, (t, n, n // 2 + 1)."""

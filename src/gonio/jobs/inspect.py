@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 LARGEST_MAP, PIECE = 1024, 128
 # Names of files whose sections are images, of RELION and IMOD; the headers of volumes and of stacks are often alike.
-_STACKS = (".mrcs", ".st", ".ali", ".preali")
 NAMED = 4  # tomograms and classes that are named one by one
 DUPLICATE_FRACTION = 0.25  # of the box: particles nearer than this are one
 
@@ -149,14 +148,15 @@ def _inspection(path: Path, file: ListOptions, options: ReadOptions, sample: int
 
 
 def _volume(path: Path, options: ReadOptions) -> Inspection:
-    from gonio.io.tomogram import open_tomogram
+    from gonio.io.tomogram import holds_images, open_images, open_tomogram
     from gonio.particle.volume import Volume
     from gonio.workflows import inspection as look
 
+    if holds_images(path, permissive=options.permissive):
+        images = open_images(path, pixel_size_angstrom=options.voxel_size_angstrom, permissive=options.permissive)
+        return _images(images, options)
     tomogram = open_tomogram(path, voxel_size_angstrom=options.voxel_size_angstrom, permissive=options.permissive)
     shape = tomogram.shape_zyx
-    if path.suffix.lower() in _STACKS:
-        return _images(tomogram, options)
     is_map = len(set(shape)) == 1 and shape[0] <= LARGEST_MAP
     size = tomogram.voxel_size_angstrom
     found = Inspection("a map" if is_map else "a tomogram")

@@ -116,10 +116,14 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Extracted:
-    """A subtomogram (z, y, x) or image (y, x), and the fraction of its box outside, which is filled with the mean."""
+    """A subtomogram (z, y, x) or image (y, x), and the fraction of its box outside, which is filled with the mean.
+
+    ``before`` is what it was before it was multiplied by a transfer, where it was.
+    """
 
     data: NDArray[np.float32]
     outside: float
+    before: NDArray[np.float32] | None = None
 
 
 def cut_out(
@@ -169,7 +173,11 @@ def cut_out(
         return Extracted(_filled(read, shape_zyx, nearest - cutting.box // 2, cutting.box), outside)
     low = nearest - _half(cutting, cutting.padded)
     piece = _filled(read, shape_zyx, low, cutting.padded * cutting.binning)
-    return Extracted(_resampled(piece, shift, cutting, transfer), outside)
+    spectrum, mean = _spectrum(piece, shift, cutting)
+    data = _box(spectrum, mean, cutting)
+    if transfer is None:
+        return Extracted(data, outside)
+    return Extracted(_box(spectrum * transfer.astype(np.float32), 0.0, cutting), outside, data)
 
 
 def fraction_outside(position_zyx: ArrayLike, cutting: Cutting, shape_zyx: Sequence[int]) -> float:
@@ -221,14 +229,12 @@ def _filled(read: Reader, shape: Sequence[int], low: NDArray[np.int64], edge: in
     return cube
 
 
-def _resampled(
-    piece: NDArray[np.float32],
-    shift_zyx: NDArray[np.float64],
-    cutting: Cutting,
-    transfer: NDArray[np.floating] | None,
-) -> NDArray[np.float32]:
+def _spectrum(
+    piece: NDArray[np.float32], shift_zyx: NDArray[np.float64], cutting: Cutting
+) -> tuple[NDArray[np.complex64], float]:
+    """Return the half spectrum of the padded box about the shifted centre, without its mean, and the mean."""
     large, small, axes = len(piece), cutting.padded, piece.ndim
-    mean = piece.mean(dtype=np.float64)
+    mean = float(piece.mean(dtype=np.float64))
     tapered = piece - np.float32(mean)
     for axis in range(axes):
         tapered *= _along(_taper(large, cutting.margin * cutting.binning), axis, axes)
@@ -245,10 +251,13 @@ def _resampled(
     whole = np.zeros((small,) * (axes - 1) + (small // 2 + 1,), dtype=np.complex64)
     whole[np.ix_(*(used % small for used in ranges))] = spectrum
     whole *= np.float32((small / large) ** axes)
-    if transfer is not None:
-        whole *= transfer.astype(np.float32)
-        mean = 0.0
-    result = scipy.fft.irfftn(whole, s=(small,) * axes) + np.float32(mean)
+    return whole, mean
+
+
+def _box(spectrum: NDArray[np.complex64], mean: float, cutting: Cutting) -> NDArray[np.float32]:
+    """Return the box without its padding."""
+    axes, centre = spectrum.ndim, cutting.padded // 2
+    result = scipy.fft.irfftn(spectrum, s=(cutting.padded,) * axes) + np.float32(mean)
     inner = slice(centre - cutting.box // 2, centre - cutting.box // 2 + cutting.box)
     return np.ascontiguousarray(result[(inner,) * axes], dtype=np.float32)
 
