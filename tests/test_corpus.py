@@ -31,7 +31,7 @@ from gonio.particle.wedge import SingleAxisWedge
 from gonio.settings import LocalSearch, Settings
 from gonio.simulate import Structure
 from gonio.workflows.checks import opposite_contrast, sample_of
-from gonio.workflows.extraction import Cutting, cut_out, normalised
+from gonio.workflows.extraction import Cutting, cut_out
 from gonio.workflows.refinement import refined
 from gonio.workflows.refinement_plan import Plan
 
@@ -252,7 +252,7 @@ def monomers(tomogram: NDArray[np.float32], places: NDArray[np.float64]) -> list
         return tomogram[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
 
     boxes = (cut_out(voxels, tomogram.shape, place[::-1] / VOXEL, Cutting(BOX)).data for place in places)
-    return [Subtomogram(Volume(normalised(box, radius_px=None), VOXEL), WEDGE) for box in boxes]
+    return [Subtomogram(Volume((box - box.mean()) / box.std(), VOXEL), WEDGE) for box in boxes]
 
 
 def ripple(volume: Volume) -> float:

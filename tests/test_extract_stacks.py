@@ -302,7 +302,8 @@ def test_aretomos_alignment_puts_the_axis_and_the_centre_where_it_says(tmp_path)
         "  0  -84.5  1.0  12.25  -3.5  1.0 1.0 1.0 0.0  -40.0\n  2  -84.5  1.0  -4.0  6.0  1.0 1.0 1.0 0.0  33.0\n"
         "# Local Alignment\n 0 1 2 3\n"
     )
-    sections, matrices, moves, tilts = read_aln(tmp_path / "TS_01.aln")
+    with pytest.warns(RuntimeWarning, match="the local alignment is left out"):
+        sections, matrices, moves, tilts = read_aln(tmp_path / "TS_01.aln")
     assert sections.tolist() == [0, 2] and tilts.tolist() == [-40.0, 33.0]
     made = xf_series(tmp_path, matrices, moves, tilts, shape_yx=(151, 161), pixel_size=1.0)
     # Along the axis (y of the specimen) the image moves by ROT from y, counter-clockwise.

@@ -17,6 +17,7 @@ s = -A^-1 D, up to the half pixels.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from gonio.particle.tilt_series import TiltSeries
 from gonio.particle.volume import VOXEL_SIZE_TOLERANCE, same_size
 
 _STACKS = re.compile(r"\.(st|mrc|mrcs|ali)$", re.IGNORECASE)
+_LOCAL = "# Local Alignment"
 _ALN_COLUMNS = ("SEC", "ROT", "GMAG", "TX", "TY", "SMEAN", "SFIT", "SCALE", "BASE", "TILT")
 
 
@@ -295,9 +297,15 @@ def read_aln(
 
 def _numbers(path: Path, count: int, wanted: str) -> NDArray[np.float64]:
     with reading(path, "align the tilt series again"):
-        lines = path.read_text(encoding="utf-8").split("# Local Alignment")[0].splitlines()
+        text, _, local = path.read_text(encoding="utf-8").partition(_LOCAL)
+    if local.strip():
+        warnings.warn(
+            f"{path}: the local alignment is left out: particles are cut where the global one has them",
+            RuntimeWarning,
+            stacklevel=4,
+        )
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
