@@ -152,6 +152,23 @@ def test_noise_is_that_of_the_images_whether_they_were_multiplied_by_their_trans
     assert (particle.kernel.weight * power).sum() * white / power.sum() == pytest.approx(1.0, abs=0.25)
 
 
+@pytest.mark.parametrize("premultiplied", [False, True])
+def test_noise_is_as_large_as_weights_state_also_near_zeros_of_the_transfer(premultiplied):
+    series = Series(np.linspace(-40, 40, 5), count=12, underfocus=(48000.0, 52000.0), premultiplied=premultiplied)
+    table = series.table(series.images(TiltChange.none(5), 3.0, np.random.default_rng(0), empty=True))
+    ratios = []
+    for row in range(12):
+        stack, geometry = table.load(row), table.stack_geometry(row)
+        particle = tilt_images(stack, geometry, tilt_axes(geometry.series), diameter_angstrom=110.0, limit=11.0)
+        transfer = np.abs(stack.transfer(particle.kernel.frequency[:2].T / particle.box_angstrom))
+        power = (particle.kernel.value**2).sum(axis=1) * particle.kernel.weight * particle.samples_per_independent
+        beyond = particle.radius > 3.0  # the circle takes the lowest
+        near = [(transfer >= low) & (transfer < high) & beyond for low, high in ((0.03, 0.3), (0.3, 0.8), (0.8, 1.0))]
+        ratios.append([power[one].mean() for one in near])
+    # Some 600 independent samples; noise is overestimated by a tenth of that of the noisiest shell.
+    assert (np.abs(np.mean(ratios, axis=0) - 0.9) < 0.2).all()
+
+
 def test_offsets_are_where_the_particle_is_shown(made):
     series, particle, tilts, _, pose, _ = made
     turns = Rotation.from_rotvec(np.einsum("tab,tb->ta", tilt_axes(series.series), tilts[:, 2:5])).as_matrix()

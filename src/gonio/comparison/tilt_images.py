@@ -166,22 +166,22 @@ class TiltImages:
         """Return the images weighted by the noise that is left at these parameters, shell by shell.
 
         The power of an image, by which it is weighted first, holds the particle as well: error bars would be too large.
-        The amplitude of the model is the one that leaves least in a shell. Samples count by the square of their
-        transfer, as in ``fourier.spectrum.noise_power``: premultiplied images are divided by it, which amplifies what
-        leaks into its zeros.
+        The amplitude of the model is the one that leaves least in a shell. Samples of a shell keep their weights
+        relative to each other, and count by the square of their transfer, as in ``fourier.spectrum.noise_power``.
         """
         transfer = self._transfer(tilts, shift_angstrom)
         model = transfer * self._slices(reference, tilts, rotation, shift_angstrom)
-        used = self.kernel.weight > 0
-        of = used * transfer**2
-        sums = ((model.conj() * self._values).real, np.abs(model) ** 2, np.abs(self._values) ** 2, 1.0)
-        along, power, noise, count = (self._summed(of * one) for one in sums)
+        of = self.samples_per_independent * self.kernel.weight * transfer**2
+        sums = ((model.conj() * self._values).real, np.abs(model) ** 2, np.abs(self._values) ** 2)
+        along, power, noise = (self._summed(of * one) for one in sums)
+        count = self._summed((self.kernel.weight > 0) * transfer**2)
         noise -= np.divide(along**2, power, out=np.zeros_like(power), where=power > 0)
         known = (count > 0) & (noise > 0)
         if not known.any():
             return self
-        of_shell = np.interp(np.arange(len(count)), np.flatnonzero(known), noise[known] / count[known])
-        weight = used / (of_shell[self._shell] * self.samples_per_independent)
+        # How much more noise there is than the weights expect.
+        more = np.interp(np.arange(len(count)), np.flatnonzero(known), noise[known] / count[known])
+        weight = self.kernel.weight / more[self._shell]
         return replace(self, kernel=self.kernel._replace(weight=weight.astype(np.float32)))
 
     @property

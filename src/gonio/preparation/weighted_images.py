@@ -7,6 +7,7 @@ Images are masked and weighted as for a comparison of the stack as a whole (``pr
 from __future__ import annotations
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from gonio.comparison.tilt_images import TiltImages
@@ -15,7 +16,7 @@ from gonio.kernels.tilt_equations import Images
 from gonio.particle.ctf import MIN_TRANSFER, Ctf, image_transfer, mean_and_astigmatism
 from gonio.particle.tilt_change import StackGeometry, full_projections
 from gonio.particle.tilt_series import TiltSeries
-from gonio.particle.volume import TiltStack, masked
+from gonio.particle.volume import TiltStack, circle_of, masked
 from gonio.preparation.extent import samples_per_independent
 
 Floats = NDArray[np.float64]
@@ -52,14 +53,16 @@ def tilt_images(
     frequency, value, transfer = frequency[order], value[:, order], transfer[:, order]
     radius = np.sqrt((frequency**2).sum(axis=1).astype(np.float64))  # (s,)
     weight = np.broadcast_to(stack.used[:, None], transfer.shape).astype(np.float64)
+    trust = np.ones_like(transfer)
     if stack.ctf_premultiplied:
         kept = np.abs(transfer) > MIN_TRANSFER
         value = value / np.where(kept, transfer, 1.0)
         weight = weight * kept
-    every = np.broadcast_to(radius, transfer.shape)
-    noise = noise_power(value.ravel(), transfer.ravel(), weight.ravel(), every.ravel()).reshape(transfer.shape)
+        trust = transfer**2 / _blurred_power(stack, frequency, diameter_angstrom)
+    white, every = value * np.sqrt(trust), np.broadcast_to(radius, transfer.shape)
+    noise = noise_power(white.ravel(), transfer.ravel(), weight.ravel(), every.ravel()).reshape(transfer.shape)
     kappa = samples_per_independent(stack, diameter_angstrom)
-    weight = np.divide(weight, noise * kappa, out=np.zeros_like(weight), where=weight > 0)
+    weight = np.divide(weight * trust, noise * kappa, out=np.zeros_like(weight), where=weight > 0)
     before, sense = full_projections(geometry.series), geometry.sense
     place = geometry.place_angstrom
     moved = 0.0 if loaded is None else loaded.offsets_angstrom - geometry.offsets_angstrom
@@ -82,6 +85,21 @@ def tilt_images(
         box_angstrom=stack.box * stack.voxel_size_angstrom,
         samples_per_independent=kappa,
     )
+
+
+def _blurred_power(stack: TiltStack, frequency: NDArray[np.int64], diameter_angstrom: float) -> Floats:
+    """Return the squared transfer h^2 of images as their circle blurs it, at frequencies (s, 2), (t, s).
+
+    Noise of premultiplied images has the power N h^2, blurred once they are masked; divided by h, N blur(h^2) / h^2.
+    """
+    n = stack.box
+    axis = scipy.fft.fftfreq(n, stack.voxel_size_angstrom)
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    power = stack.transfer(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(-1, n, n) ** 2
+    circle = circle_of(n, stack.voxel_size_angstrom, diameter_angstrom).astype(np.float64)
+    overlap = scipy.fft.ifft2(np.abs(scipy.fft.fft2(circle)) ** 2)
+    blurred = scipy.fft.fft2(scipy.fft.ifft2(power) * (overlap / overlap[0, 0])).real
+    return np.asarray(np.maximum(blurred[:, frequency[:, 1], frequency[:, 0]], MIN_TRANSFER**2))
 
 
 def tilt_axes(series: TiltSeries) -> Floats:
