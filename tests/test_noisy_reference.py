@@ -12,13 +12,15 @@ from gonio.averaging.resolution import half_map_fsc
 from gonio.fourier.grid import index_grid
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Volume, background, soft_sphere
-from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power
+from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power, truth_profile
 from gonio.settings import Settings
-from gonio.simulate import Imaging, simulate_subtomogram
+from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 
 MAP = sharp(Pose.identity()).volume
 SHELL = np.rint(np.linalg.norm(index_grid(BOX), axis=-1)).astype(int)
 EVERYWHERE = np.ones((BOX,) * 3, np.float32)
+# Of a body and an arm, voxels.
+ARM_XYZ = [[-2.0, -2.0, -1.0], [2.0, -2.0, -1.0], [0.0, -1.0, 2.5], [0.0, 8.0, 1.0]]
 
 
 def shell_sums(square: np.ndarray) -> np.ndarray:
@@ -30,28 +32,28 @@ def spectrum_of(data: np.ndarray) -> np.ndarray:
 
 
 def test_a_reliable_reference_is_the_map_itself():
-    found = filtered_reference(MAP, EVERYWHERE, np.ones(BOX // 2 + 1))
+    found = filtered_reference(MAP, EVERYWHERE, np.ones(BOX // 2 + 1), EVERYWHERE)
     np.testing.assert_allclose(found.data, MAP.data - background(MAP.data), atol=1e-5 * MAP.data.max())
 
 
 def test_a_constant_says_nothing():
     raised = Volume(MAP.data + 7.0, VOXEL)
     sphere, curve = soft_sphere(BOX, radius_px=8.0, edge_px=2.0), np.linspace(1.0, 0.2, BOX // 2 + 1)
-    one, two = (filtered_reference(volume, sphere, curve).data for volume in (MAP, raised))
+    one, two = (filtered_reference(volume, sphere, curve, sphere).data for volume in (MAP, raised))
     np.testing.assert_allclose(one, two, atol=1e-5 * MAP.data.max())
 
 
 def test_the_filtered_reference_is_the_nearest_to_the_truth():
     """Of r = g + e the filter S / (S + E) leaves S E / (S + E) of the truth's power open, and no scaled one less."""
     rng = np.random.default_rng(1)
-    truth = spectrum_of(rng.normal(size=(BOX,) * 3) * soft_sphere(BOX, radius_px=9.0, edge_px=3.0))
+    truth = spectrum_of(rng.normal(size=(BOX,) * 3))
     noise = spectrum_of(2.0 * rng.normal(size=(BOX,) * 3))
     power, error = shell_sums(np.abs(truth) ** 2), shell_sums(np.abs(noise) ** 2)
     reliability = power / (power + error)
     rough = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(truth + noise))).real
 
     def left(curve: np.ndarray) -> np.ndarray:
-        made = filtered_reference(Volume(rough.astype(np.float32), VOXEL), EVERYWHERE, curve)
+        made = filtered_reference(Volume(rough.astype(np.float32), VOXEL), EVERYWHERE, curve, EVERYWHERE)
         return shell_sums(np.abs(spectrum_of(made.data) - truth) ** 2)[2:]
 
     open_part = (power * (1.0 - reliability))[2:]
@@ -61,6 +63,47 @@ def test_the_filtered_reference_is_the_nearest_to_the_truth():
         left(reliability).sum() < left(0.7 * reliability).sum()
     )
     np.testing.assert_allclose(true_power(reliability * power, reliability), power)
+
+
+def test_where_the_truth_is_the_map_is_kept_and_elsewhere_it_is_noise():
+    """The profile is that of the truth, and the density nearer to it than by a filter that is everywhere the same."""
+    rng = np.random.default_rng(3)
+    radius = np.linalg.norm(index_grid(BOX), axis=-1)
+    envelope = np.exp(-0.5 * (radius / 4.0) ** 2)
+    truth, noise = (rng.normal(size=(BOX,) * 3) * one for one in (envelope, 0.5))
+    sphere = soft_sphere(BOX, radius_px=8.0, edge_px=2.0)
+    power, error = (shell_sums(np.abs(spectrum_of(one * sphere)) ** 2) for one in (truth, noise))
+    reliability = power / (power + error)
+    map_ = Volume((truth + noise).astype(np.float32), VOXEL)
+    profile = truth_profile(map_, reliability, sphere)
+    wanted = envelope**2 / np.average(envelope**2, weights=sphere**2)
+    for distance in (3, 5, 7):
+        # Bands blur it: four voxels of the profile are six of the estimate.
+        assert profile[distance] == pytest.approx(wanted[np.rint(radius) == distance].mean(), rel=0.4)
+    assert profile[10:14].max() < 0.1 * profile[3]
+    found = filtered_reference(map_, EVERYWHERE, reliability, sphere).data
+    alike = np.interp(SHELL, np.arange(len(reliability)), reliability) * spectrum_of(map_.data)
+    uniform = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(alike))).real * sphere
+    assert np.square(found - truth).sum() < 0.8 * np.square(uniform - truth).sum()
+
+
+@pytest.mark.slow
+def test_an_arm_at_the_edge_of_the_estimated_sphere_does_not_pull_particles():
+    """Aligned to a noisy map particles stay where they are on average; a sphere that cut the arm pulled by 0.56 A."""
+    arm = Phantom.from_standard_deviations(
+        np.array([1.0, 1.0, 1.0, 0.6]), VOXEL * np.array(ARM_XYZ), sds_xyz=np.full((4, 3), 1.5 * VOXEL)
+    )
+    imaging = Imaging(box=BOX, voxel_size_angstrom=VOXEL, tilt_step_deg=3.0, snr=0.1, ctf=None)
+    poses = Pose.random(96, rng=random(2), max_shift_angstrom=VOXEL)
+    particles = [simulate_subtomogram(arm, poses[i], imaging=imaging, rng=random(2000 + i)) for i in range(96)]
+    made = average(particles[:48], poses[:48], half_sets=np.arange(48) % 2 + 1)
+    assert made.halves is not None
+    mask = Volume(soft_sphere(BOX, radius_px=14.0, edge_px=2.0), VOXEL)
+    fsc = half_map_fsc(made.halves, mask=mask, rng=random(0)).best
+    aligner = Aligner(made.volume, Settings(search="local"), reference_fsc=fsc)
+    found = Pose.stack([one.pose for one in aligner.align_many(particles[48:], starts=poses[48:])])
+    along_arm = (poses[48:].inverse() @ found).shift_angstrom[:, 1]
+    assert abs(along_arm.mean()) < 0.3  # 0.1 is its standard deviation
 
 
 @pytest.mark.parametrize("least", [1.0, 0.9, 0.3])

@@ -2,20 +2,26 @@
 
     r = g + e       a map r, the truth g of power S, its error e of power E, shell by shell
     C_ref^2         S / (S + E), the reliability: the square of the correlation of the map with the truth
-    g_hat           C_ref^2 W r, the most probable density, W the window that contains the particle
+    s               power of the truth at a distance from the centre, over its mean where C_ref^2 was measured
+    g_hat           C_ref^2 s / (C_ref^2 s + 1 - C_ref^2) r, the most probable density, within the window
     S (1 - C_ref^2) power of the truth that g_hat does not contain, which a target's weight must count as noise
 
 (docs/theory.md section 12). For C_ref^2 = 1 this is a noise-free map, for C_ref^2 = 0 a shell has no information, and
-the transition is continuous. Must not know targets nor poses.
+the transition is continuous. The error is everywhere alike and the truth is not: where there is little of it, the
+map's error would be taken for detail that shows rotations. Must not know targets nor poses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 from gonio.fourier.fsc import half_radius
+from gonio.fourier.grid import index_grid
 from gonio.particle.volume import Volume, background
 
 # How fast the window closes around the particle in noisier maps: outside the sphere it is 0.98 where the least reliable
@@ -23,17 +29,78 @@ from gonio.particle.volume import Volume, background
 OPENING_POWER = 8.0
 # Least reliability that a power is divided by.
 MIN_RELIABILITY = 1e-3
+# Bands that shells are put into, at most, where their densities are multiplied in space, and where the profile of the
+# truth is measured, which needs wider ones; standard deviation, in voxels, over which the profile is smoothed.
+BANDS, PROFILE_BANDS, PROFILE_SMOOTH = 16, 4, 1.0
 
 
-def filtered_reference(volume: Volume, window: NDArray[np.float32], reliability: NDArray[np.float64]) -> Volume:
-    """Return a map within a window (n, n, n), multiplied by its reliability in shells (s,), 0 to 1.
+def filtered_reference(
+    volume: Volume, window: NDArray[np.float32], reliability: NDArray[np.float64], sphere: NDArray[np.float32]
+) -> Volume:
+    """Return the most probable density behind a map, within a window (n, n, n).
 
-    Shells are one over the box wide, and the reliability is linear between them: a step would spread the map beyond
-    its box. Shells beyond the last have its reliability.
+    ``reliability`` is C_ref^2 in shells one over the box wide, (s,), within a ``sphere`` or mask (n, n, n). It is
+    linear between shells: a step would spread the map beyond its box. Shells beyond the last have its reliability.
     """
-    spectrum = scipy.fft.rfftn(windowed(volume, window).data.astype(np.float64))
-    spectrum *= np.interp(half_radius(volume.box), np.arange(len(reliability)), reliability)
-    return Volume(scipy.fft.irfftn(spectrum, volume.data.shape), volume.voxel_size_angstrom)
+    within = windowed(volume, window).data.astype(np.float64)
+    profile = truth_profile(windowed(volume, np.ones_like(window)), reliability, sphere)
+    at, shells = _distance(volume.box), np.arange(len(reliability))
+    density = np.zeros_like(within)
+    for centre, band in _bands(within, len(reliability) - 1, BANDS):
+        signal = np.interp(centre, shells, reliability) * profile
+        error = 1.0 - np.interp(centre, shells, reliability)
+        density += band * (signal / np.maximum(signal + error, 1e-12))[at]
+    return Volume(density.astype(np.float32), volume.voxel_size_angstrom)
+
+
+def truth_profile(volume: Volume, reliability: NDArray[np.float64], sphere: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return s, the power of the truth at each distance from the centre, voxels 0, 1, ..., over its mean in a sphere.
+
+    Bands of the map give one estimate each, its power there less that of the error; they are averaged with the weights
+    of least variance.
+    """
+    data = volume.data.astype(np.float64)
+    radius, at = half_radius(volume.box), _distance(volume.box)
+    known = np.interp(radius, np.arange(len(reliability)), reliability)
+    twice = np.full(radius.shape, 2.0)  # samples whose Friedel mates the half of the transform leaves out
+    twice[..., 0] = 1.0
+    if volume.box % 2 == 0:
+        twice[..., -1] = 1.0
+    power = np.abs(scipy.fft.rfftn(data * sphere)) ** 2 * twice
+    power /= data.size * float((sphere.astype(np.float64) ** 2).sum())
+    count = gaussian_filter1d(np.bincount(at.ravel()).astype(np.float64), PROFILE_SMOOTH, mode="nearest")
+    above, below = np.zeros(len(count)), np.zeros(len(count))
+    limit = len(reliability) - 1
+    hats = list(_hats(radius, limit, PROFILE_BANDS))[:-1]  # the last has what lies beyond the limit
+    for (_, hat), (_, band) in zip(hats, _bands(data, limit, PROFILE_BANDS), strict=False):
+        signal, error = float((hat**2 * known * power).sum()), float((hat**2 * (1.0 - known) * power).sum())
+        local = np.bincount(at.ravel(), weights=(band**2).ravel())
+        local = np.maximum(gaussian_filter1d(local, PROFILE_SMOOTH, mode="nearest") / count, 1e-300)
+        samples = float(hat.sum())
+        above += samples * signal * (local - error) / local**2
+        below += samples * signal**2 / local**2
+    return np.maximum(above / np.maximum(below, 1e-300), 0.0)
+
+
+def _hats(radius: NDArray[np.float64], limit: int, most: int) -> Iterator[tuple[float, NDArray[np.float64]]]:
+    """Yield the centre in shells and the weights at each radius of bands that overlap by half and add up to 1."""
+    step = max(1.0, limit / most)
+    centres = np.arange(0.0, limit + step, step)
+    for centre in centres:
+        hat = 1.0 - np.abs(radius - centre) / step
+        yield float(centre), np.clip(np.where(radius > centre, 1.0, hat) if centre == centres[-1] else hat, 0.0, 1.0)
+
+
+def _bands(data: NDArray[np.float64], limit: int, most: int) -> Iterator[tuple[float, NDArray[np.float64]]]:
+    """Yield the centre in shells and the density (n, n, n) of bands of shells that add up to a map."""
+    spectrum = scipy.fft.rfftn(data)
+    for centre, hat in _hats(half_radius(len(data)), limit, most):
+        yield centre, scipy.fft.irfftn(spectrum * hat, data.shape)
+
+
+def _distance(box: int) -> NDArray[np.intp]:
+    """Return the rounded distance of each voxel from the centre, (n, n, n)."""
+    return np.rint(np.linalg.norm(index_grid(box), axis=-1)).astype(np.intp)
 
 
 def windowed(volume: Volume, window: NDArray[np.float32]) -> Volume:
@@ -52,5 +119,5 @@ def open_window(sphere: NDArray[np.float32], reliability: NDArray[np.float64]) -
 
 
 def true_power(power: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the truth's power S in each shell (s,), from that of the filtered reference, C_ref^2 S."""
+    """Return the truth's power S in each shell (s,), from that of the most probable density, C_ref^2 S."""
     return power / np.maximum(reliability, MIN_RELIABILITY)
