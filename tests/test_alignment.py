@@ -35,6 +35,7 @@ from gonio.comparison.score import Score
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, TiltStack, Volume
 from gonio.particle.wedge import DualAxisWedge, NoWedge, SingleAxisWedge, TiltListWedge, WeightVolumeWedge
+from gonio.run.parallel import AHEAD, CHUNKS, MOST_TOGETHER
 from gonio.search.levenberg_marquardt import Status
 from gonio.settings import LocalSearch, PaperSearch, Schedule, Settings
 from gonio.simulate import PAPER_CTF, Imaging, simulate_subtomogram, simulate_tilt_stack
@@ -382,14 +383,14 @@ def test_targets_are_read_only_a_little_ahead():
     read, ahead = [], []
 
     def targets():
-        for i in range(24):
+        for i in range(96):
             read.append(i)
             yield noisy(i % 2)
 
     aligner = Aligner(REFERENCE.volume, Settings(search="local", max_refinement_iterations=1))
-    starts = POSES[np.arange(24) % 2]
+    starts = POSES[np.arange(96) % 2]
     aligner.align_many(targets(), starts=starts, n_threads=2, progress=lambda done: ahead.append(len(read) - done))
-    assert max(ahead) <= 4 * 2
+    assert max(ahead) <= 2 * max(CHUNKS * MOST_TOGETHER, AHEAD)  # of two workers, however quick
 
 
 def test_more_targets_than_starts_are_refused():
