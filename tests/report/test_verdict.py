@@ -117,6 +117,12 @@ def test_page_begins_with_the_verdict_and_one_resolution():
     assert "none" in html(Report("x", {}, resolution=(np.inf, "a rule")))
 
 
+def test_a_resolution_at_the_last_shell_may_be_better():
+    curve = {"halves": np.linspace(1.0, 0.3, 11)}
+    for resolution, shown in ((20.0, "20.0 Å or better"), (25.0, "25.0 Å<")):
+        assert shown in html(Report("x", {}, curves=curve, box_angstrom=200.0, resolution=(resolution, "a rule")))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Small real runs: as it should be, of noise alone, from an inverted map, and of six particles."""

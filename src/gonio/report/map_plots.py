@@ -54,11 +54,12 @@ def _local_slices(local: LocalDetail) -> str:
     shown = np.where(inside, local.resolution.data, np.nan)
     known = local.resolution.data[inside]
     low, high = np.percentile(known, [2, 98]) if len(known) else (0.0, 1.0)
+    high = max(high, 1.05 * low)  # where it is one everywhere, its digits are none of the data
     figure = Figure(figsize=(4.2, 1.8), layout="constrained")
     planes = {"x, y": shown[middle], "x, z": shown[:, middle], "y, z": shown[:, :, middle]}
     for number, (names, plane) in enumerate(planes.items(), start=1):
         axes = figure.add_subplot(1, 3, number)
-        image = axes.imshow(plane, cmap="viridis_r", vmin=low, vmax=max(high, low + 1e-3), origin="lower")
+        image = axes.imshow(plane, cmap="viridis_r", vmin=low, vmax=high, origin="lower")
         across, up = names.split(", ")
         axes.set(xlabel=f"{across} →", ylabel=f"{up} →", xticks=[], yticks=[])
     figure.colorbar(image, ax=figure.axes, orientation="horizontal", aspect=40, label="angstrom")

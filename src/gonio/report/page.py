@@ -26,6 +26,7 @@ from gonio.report.plots import (
     directions,
     error_plots,
     expected_agreement,
+    finest_of,
     fsc_by_iteration,
     histograms,
     progress,
@@ -76,7 +77,7 @@ def _answer(report: Report) -> str:
         name, volume = next(iter(report.maps.items()))
         figures.append(f"<div class=stack>{projections(name, volume)}{surfaces(name, volume)}</div>")
     shown = f"<div class='plots first'>{''.join(figures)}</div>" if figures else ""
-    return _verdict(report.verdict) + _resolution(report.resolution) + shown + _checks(report.verdict)
+    return _verdict(report.verdict) + _resolution(report) + shown + _checks(report.verdict)
 
 
 def _verdict(verdict: Verdict | None) -> str:
@@ -91,11 +92,14 @@ def _verdict(verdict: Verdict | None) -> str:
     )
 
 
-def _resolution(resolution: tuple[float, str] | None) -> str:
-    if resolution is None:
+def _resolution(report: Report) -> str:
+    if report.resolution is None:
         return ""
-    angstrom, rule = resolution
+    angstrom, rule = report.resolution
     value = f"{angstrom:.1f} Å" if np.isfinite(angstrom) else "none"
+    if report.curves and angstrom <= finest_of(report.curves, report.box_angstrom):
+        value += " or better"
+        rule += "; here it is the finest that these voxels hold: smaller ones may show more"
     return f"<p class=resolution><strong>Resolution: {value}</strong> <span>({escape(rule)})</span></p>"
 
 
@@ -328,6 +332,7 @@ thead th { color: var(--soft); white-space: nowrap; }
 .todo { display: block; font-size: .95rem; color: var(--soft); }
 [data-grade=good] { --grade: var(--good); } [data-grade=doubtful] { --grade: var(--doubtful); }
 [data-grade=wrong] { --grade: var(--wrong); }
+td[data-grade] + th { overflow-wrap: normal; }
 td[data-grade] { color: var(--grade); font-weight: 600; }
 .resolution { margin: 0 0 .8rem; } .resolution strong { font-size: 1.25rem; }
 .resolution span { color: var(--soft); font-size: .85rem; }

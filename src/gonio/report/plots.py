@@ -247,6 +247,11 @@ def directions(particles: ParticleTable) -> str:
     return figure_html("angular distribution", figure, caption, data)
 
 
+def finest_of(curves: Mapping[str, NDArray[np.float64]], box_angstrom: float) -> float:
+    """Return the resolution of the last shell of Fourier shell correlations."""
+    return box_angstrom / (max(len(curve) for curve in curves.values()) - 1)
+
+
 def correlations(
     curves: Mapping[str, NDArray[np.float64]], box_angstrom: float, *, resolution_angstrom: float = np.inf
 ) -> str:
@@ -258,11 +263,13 @@ def correlations(
         axes.axhline(threshold, color=INK, linewidth=0.8, linestyle=":")
         axes.annotate(f"{threshold:g}", (1.0, threshold), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axes.set_ylabel("Fourier shell correlation")
-    angstrom_axis(axes, max(len(curve) for curve in curves.values()) / box_angstrom - 1.0 / box_angstrom)
+    finest = finest_of(curves, box_angstrom)
+    angstrom_axis(axes, 1.0 / finest)
     if np.isfinite(resolution_angstrom):
         at = 1.0 / resolution_angstrom
         axes.axvline(at, color=INK, linewidth=0.8, linestyle="--")
-        axes.plot([at], [FSC_THRESHOLDS[1]], "o", color=INK, markersize=5)
+        if resolution_angstrom > finest:  # else no curve falls there
+            axes.plot([at], [FSC_THRESHOLDS[1]], "o", color=INK, markersize=5)
         right = at > 0.6 * axes.get_xlim()[1]
         axes.annotate(
             f"{resolution_angstrom:.1f} angstrom",
