@@ -1,12 +1,13 @@
 """Bundle adjustment of simulated tilt series: errors over their bound, error bars, resolution, noise, capture, time.
 
-    python experiments/bundle/run.py [--cases structure main truth noise capture time] [--particles 100] [--tomograms 2]
-        [--box 64] [--voxel-size 4] [--snr 0.05] [--iterations 4] [--structures DIR] [--out DIR]
+    python experiments/bundle/run.py [--cases structure premultiplied main truth noise capture time] [--particles 100]
+        [--tomograms 2] [--box 64] [--voxel-size 4] [--snr 0.05] [--iterations 4] [--structures DIR] [--out DIR]
 
 ``structure``: 70S ribosomes (7P6Z) in tilt series of +-60 degrees whose images are off by 4 angstrom, their tilt angles
 by 0.5 and their axes by 1 degree, and defocus by 300 angstrom (all sd, drawn for each image), in a field of 2400
 angstrom, adjusted once against the structure itself. Poses begin 2 degrees and 3 angstrom (sd per axis) from the truth,
 as a refinement leaves them. The bound is what the true structure, poses and noise would leave at the true geometry.
+``premultiplied``: the same of stacks that were multiplied by their transfer.
 ``main``: the same against the halves' own averages, without the fifth that a particle is in, in turns. ``truth``: the
 true geometry is given. ``noise``: images of noise alone, against the map of the structure and against their own
 averages. ``capture``: shifts off by 15 angstrom, angles by 2 degrees, against the structure; 1 % of the images show
@@ -20,6 +21,7 @@ import argparse
 import csv
 import json
 import resource
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -30,7 +32,10 @@ import numpy as np
 import gonio
 from gonio.alignment.aligner import Aligner
 from gonio.alignment.particle_list import Aligners
+from gonio.io.blocks import read_star, write_star
 from gonio.io.lists import read_particles
+from gonio.io.mrc import write_stack
+from gonio.io.source import PREMULTIPLIED
 from gonio.jobs.running import RunOptions
 from gonio.jobs.simulate import simulate
 from gonio.jobs.simulate_stacks import StackOptions
@@ -195,6 +200,41 @@ def structure_case(options) -> dict:
     return {"seconds": seconds, **report("structure", found, truth, limits)}
 
 
+def premultiplied(folder: Path) -> Path:
+    """The list of a simulated set, its stacks multiplied by the transfer that is listed."""
+    new = folder.with_name(f"{folder.name}_premultiplied")
+    if new.exists():
+        return new / "truth.star"
+    shutil.copytree(folder, new)
+    table, star = read_particles(folder / "truth.star"), read_star(folder / "truth.star")
+    for row, name in enumerate(star.find("particles").columns["rlnImageName"]):
+        stack = table.load(row)
+        box, size = stack.box, stack.voxel_size_angstrom
+        y, x = np.meshgrid(np.fft.fftfreq(box, size), np.fft.rfftfreq(box, size), indexing="ij")
+        transfer = stack.transfer(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(len(stack.images), *x.shape)
+        images = np.fft.irfft2(np.fft.rfft2(stack.images) * transfer, s=stack.images.shape[1:])
+        write_stack(new / name, images.astype(np.float32), size)
+    blocks = tuple(
+        block.with_columns({PREMULTIPLIED: ("1",) * len(block)}) if block.name == "optics" else block
+        for block in star.blocks
+    )
+    write_star(new / "truth.star", replace(star, path=new / "truth.star", blocks=blocks))
+    return new / "truth.star"
+
+
+def premultiplied_case(options) -> dict:
+    """As ``structure``, of stacks that were multiplied by their transfer; the bound is that of the images before."""
+    folder = made(options, "main", ERRORS, snr=options.snr)
+    table, changes = read_particles(folder / "truth.star"), true_changes(folder)
+    truth = {name: in_gauge(one, table.source.series[name]) for name, one in changes.items()}
+    reference = Aligner(structure_map(options, folder), settings_of(options))
+    aligners = Aligners([reference], np.zeros(len(table), np.int64))
+    task = AdjustTomogram(perturbed(read_particles(premultiplied(folder)), options.seed), aligners)
+    found = {name: task(item) for item, name in enumerate(task.names)}
+    limits = dict(zip(task.names, bound(AdjustTomogram(table, aligners), changes), strict=True))
+    return report("premultiplied", found, truth, limits)
+
+
 def truth_case(options) -> dict:
     """The true geometry and poses are given: iterate from there."""
     folder = made(options, "none", {}, snr=options.snr)
@@ -278,6 +318,7 @@ def time_case(options) -> dict:
 
 CASES = {
     "structure": structure_case,
+    "premultiplied": premultiplied_case,
     "main": main_case,
     "truth": truth_case,
     "noise": noise_case,
