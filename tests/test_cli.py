@@ -23,6 +23,7 @@ from gonio.cli import demo, output
 from gonio.cli.app import COMMANDS, _announce_compiling, run
 from gonio.cli.help import PANELS
 from gonio.jobs.files import json_text
+from gonio.jobs.options import KnownReference
 from gonio.jobs.pair import _mirrored
 from gonio.jobs.running import thread_count
 from gonio.run.folder import result_folder
@@ -440,7 +441,7 @@ def flipped_x(volume: gonio.Volume) -> gonio.Volume:
 
 def test_a_mirrored_wedge_measures_the_mirrored_frequencies(wedged, rng):
     frequency = rng.normal(size=(2000, 3))
-    mirrored = _mirrored(wedged.volume, ASYMMETRIC).wedge
+    mirrored = _mirrored(wedged.volume, ASYMMETRIC, KnownReference())[0].wedge
     assert np.array_equal(mirrored.weight_at(frequency * [-1, 1, 1]), ASYMMETRIC.weight_at(frequency))
     assert not np.array_equal(mirrored.weight_at(frequency), ASYMMETRIC.weight_at(frequency))
 
@@ -448,7 +449,7 @@ def test_a_mirrored_wedge_measures_the_mirrored_frequencies(wedged, rng):
 def test_a_mirrored_subtomogram_lies_on_the_true_one_by_its_own_wedge(simulated, wedged):
     """The file holds the mirror image, so its tilts are the mirrored ones; undone, it is the true particle."""
     of_file = gonio.SingleAxisWedge(-40, 65, 155)
-    undone = _mirrored(flipped_x(wedged.volume), of_file)
+    undone, _ = _mirrored(flipped_x(wedged.volume), of_file, KnownReference())
     assert (undone.wedge, np.abs(undone.volume.data - wedged.volume.data).max()) == (ASYMMETRIC, 0.0)
     true = gonio.Subtomogram(gonio.read_volume(simulated / "reference.mrc"))
     at_truth = {

@@ -146,7 +146,7 @@ def pair(
     """
     from gonio.io import read_volume, write_volume
 
-    target = None if output is None else check_map(output, SETTINGS_ENDING, overwrite=overwrite)
+    path = None if output is None else check_map(output, SETTINGS_ENDING, overwrite=overwrite)
     tilts = [tilt_range_a_deg or tilt_range_deg, tilt_range_b_deg or tilt_range_deg]
     wedges = [wedge_of(own, axis_deg) for own in tilts]
     search.check()
@@ -159,21 +159,16 @@ def pair(
     asked = search.settings(voxel_size_angstrom=size)
     settings = asked.resolved(box=volume_a.box, voxel_size_angstrom=size)
     facts = known.read(lambda path: to_b.fit(read(path), str(path)), volume_b, settings)
-    warned = [*to_a.warnings, *to_b.warnings]
-    warn_of(
-        [*warned, *_warnings(_subtomogram(volume_a, wedges[0]), _subtomogram(volume_b, wedges[1]), facts.mask, asked)]
-    )
-    fitting = _Fitting(volume_a, wedges[0], settings, seed)
-    fits = {AS_GIVEN: fitting.fit(_subtomogram(volume_b, wedges[1]), facts)}
+    target, reference = _subtomogram(volume_a, wedges[0]), _subtomogram(volume_b, wedges[1])
+    warn_of([*to_a.warnings, *to_b.warnings, *_warnings(target, reference, facts.mask, asked)])
+    fitting = _Fitting(target, settings, seed)
+    fits = {AS_GIVEN: fitting.fit(reference, facts)}
     if mirror:
-        from gonio.particle.volume import mirrored_volume
-
-        flipped = facts if facts.mask is None else replace(facts, mask=mirrored_volume(facts.mask))
-        fits[MIRRORED] = fitting.fit(_mirrored(volume_b, wedges[1]), flipped)
+        fits[MIRRORED] = fitting.fit(*_mirrored(volume_b, wedges[1], facts))
     paired = Paired(fits)
-    if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(target, fits[paired.hand].moved)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_volume(path, fits[paired.hand].moved)
         shown = {
             "alignment": asdict(settings),
             "tilt_range_a_deg": tilts[0],
@@ -187,7 +182,7 @@ def pair(
             "hand": paired.hand,
         }
         inputs = files_of(None, a, b, *known.files)
-        write_settings(beside(target, SETTINGS_ENDING), shown, seed=seed, inputs=inputs)
+        write_settings(beside(path, SETTINGS_ENDING), shown, seed=seed, inputs=inputs)
     return paired
 
 
@@ -214,12 +209,13 @@ def _warnings(
 class _Fitting:
     """A, with the sphere in which it is compared with maps that are aligned to it."""
 
-    def __init__(self, volume: Volume, wedge: SingleAxisWedge | None, settings: Settings, seed: int) -> None:
+    def __init__(self, target: Subtomogram, settings: Settings, seed: int) -> None:
         from gonio.particle.volume import soft_sphere
 
+        volume = target.volume
         self._settings, self._seed = settings, seed
         self._resolution = settings.resolution_angstrom or 4.0 * volume.voxel_size_angstrom
-        self._target = _subtomogram(volume, wedge)
+        self._target = target
         radius, diameter = volume.box / 2 - MASK_EDGE_VOXELS, settings.mask_diameter_angstrom
         if diameter is not None:
             radius = 0.5 * diameter / volume.voxel_size_angstrom
@@ -257,12 +253,15 @@ def _subtomogram(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
     return Subtomogram(volume) if wedge is None else Subtomogram(volume, wedge)
 
 
-def _mirrored(volume: Volume, wedge: SingleAxisWedge | None) -> Subtomogram:
-    """Return the mirror image across the yz plane through the centre voxel."""
+def _mirrored(
+    volume: Volume, wedge: SingleAxisWedge | None, known: KnownReference
+) -> tuple[Subtomogram, KnownReference]:
+    """Return a reference and what is known of it, mirrored in the yz plane through the centre voxel."""
     from gonio.particle.volume import mirrored_volume
     from gonio.particle.wedge import SingleAxisWedge
 
-    mirrored = None
     if wedge is not None:
-        mirrored = SingleAxisWedge(-wedge.tilt_max_deg, -wedge.tilt_min_deg, 180.0 - wedge.axis_deg)
-    return _subtomogram(mirrored_volume(volume), mirrored)
+        wedge = SingleAxisWedge(-wedge.tilt_max_deg, -wedge.tilt_min_deg, 180.0 - wedge.axis_deg)
+    if known.mask is not None:
+        known = replace(known, mask=mirrored_volume(known.mask))
+    return _subtomogram(mirrored_volume(volume), wedge), known
