@@ -1,17 +1,18 @@
 """Bundle adjustment of simulated tilt series: errors over their bound, error bars, resolution, noise, capture, time.
 
-    python experiments/bundle/run.py [--cases structure premultiplied main truth noise capture time] [--particles 100]
-        [--tomograms 2] [--box 64] [--voxel-size 4] [--snr 0.05] [--iterations 4] [--structures DIR] [--out DIR]
+    python experiments/bundle/run.py [--cases structure premultiplied main refine truth noise capture time]
+        [--particles 100] [--tomograms 2] [--box 64] [--voxel-size 4] [--snr 0.05] [--iterations 4]
+        [--structures DIR] [--out DIR]
 
 ``structure``: 70S ribosomes (7P6Z) in tilt series of +-60 degrees whose images are off by 4 angstrom, their tilt angles
 by 0.5 and their axes by 1 degree, and defocus by 300 angstrom (all sd, drawn for each image), in a field of 2400
 angstrom, adjusted once against the structure itself. Poses begin 2 degrees and 3 angstrom (sd per axis) from the truth,
 as a refinement leaves them. The bound is what the true structure, poses and noise would leave at the true geometry.
-``premultiplied``: the same of stacks that were multiplied by their transfer.
-``main``: the same against the halves' own averages, without the fifth that a particle is in, in turns. ``truth``: the
-true geometry is given. ``noise``: images of noise alone, against the map of the structure and against their own
-averages. ``capture``: shifts off by 15 angstrom, angles by 2 degrees, against the structure; 1 % of the images show
-their particle beyond a quarter of the box. ``time``: the kernel's columns beside those of a comparison of one
+``premultiplied``: the same of stacks that were multiplied by their transfer. ``main``: the same against the halves' own
+averages, without the fifth that a particle is in, in turns. ``refine``: poses, too, by a refinement. ``truth``: the true
+geometry is given. ``noise``: images of noise alone, against the map of the structure and against their own averages.
+``capture``: shifts off by 15 angstrom, angles by 2 degrees, against the structure; 1 % of the images show their particle
+beyond a quarter of the box. ``time``: the kernel's columns beside those of a comparison of one
 stack. Where the structure is absent a phantom takes its place.
 """
 
@@ -45,6 +46,9 @@ from gonio.particle.tilt_change import TiltChange, full_projections
 from gonio.preparation.weighted_images import tilt_axes, tilt_images
 from gonio.run.executor import Local
 from gonio.search.bundle_adjustment import Gauge
+from gonio.settings import LocalSearch
+from gonio.workflows.refinement import refined as refinement
+from gonio.workflows.refinement_plan import Plan
 from gonio.workflows.tilt_refinement import SHOWN, AdjustTomogram, TiltPlan, TomogramTilts
 from gonio.workflows.tilt_turns import tilt_iterations
 
@@ -200,6 +204,22 @@ def structure_case(options) -> dict:
     return {"seconds": seconds, **report("structure", found, truth, limits)}
 
 
+def refine_case(options) -> dict:
+    """As ``main``, by a refinement from the poses of the list."""
+    folder = made(options, "main", ERRORS, snr=options.snr)
+    table, changes = read_particles(folder / "truth.star"), true_changes(folder)
+    truth = {name: in_gauge(one, table.source.series[name]) for name, one in changes.items()}
+    plan = Plan(
+        settings=replace(settings_of(options), resolution_angstrom=None),
+        listed=LocalSearch(2.0, 3.0),
+        max_iterations=options.iterations,
+        tilts=TiltPlan(),
+    )
+    for one in refinement(perturbed(table, options.seed), None, plan, executor=Local(1)):
+        print(f"  iteration {one.number}: {one.resolution_angstrom:.2f} A, moved by {one.moved_sds:.2f} sd", flush=True)
+    return {"refined_angstrom": one.resolution_angstrom, **report("refine", dict(one.tilts), truth, None)}
+
+
 def premultiplied(folder: Path) -> Path:
     """The list of a simulated set, its stacks multiplied by the transfer that is listed."""
     new = folder.with_name(f"{folder.name}_premultiplied")
@@ -320,6 +340,7 @@ CASES = {
     "structure": structure_case,
     "premultiplied": premultiplied_case,
     "main": main_case,
+    "refine": refine_case,
     "truth": truth_case,
     "noise": noise_case,
     "capture": capture_case,
