@@ -9,10 +9,10 @@ by 0.5 and their axes by 1 degree, and defocus by 300 angstrom (all sd, drawn fo
 angstrom, adjusted once against the structure itself. Poses begin 2 degrees and 3 angstrom (sd per axis) from the truth,
 as a refinement leaves them. The bound is what the true structure, poses and noise would leave at the true geometry.
 ``premultiplied``: the same of stacks that were multiplied by their transfer. ``main``: the same against the halves' own
-averages, without the fifth that a particle is in, in turns. ``refine``: poses, too, by a refinement. ``truth``: the true
-geometry is given. ``noise``: images of noise alone, against the map of the structure and against their own averages.
-``capture``: shifts off by 15 angstrom, angles by 2 degrees, against the structure; 1 % of the images show their particle
-beyond a quarter of the box. ``time``: the kernel's columns beside those of a comparison of one
+averages, without the fifth that a particle is in, in turns. ``refine``: poses as well, by a refinement. ``truth``: the
+true geometry is given. ``noise``: images of noise alone, against the map of the structure and against their own
+averages. ``capture``: shifts off by 15 angstrom, angles by 2 degrees, against the structure; 1 % of the images show
+their particle beyond a quarter of the box. ``time``: the kernel's columns beside those of a comparison of one
 stack. Where the structure is absent a phantom takes its place.
 """
 
