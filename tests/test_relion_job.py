@@ -86,7 +86,7 @@ def test_a_job_that_is_aborted_goes_on_where_it_was(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="RELION knows no Windows")
 def test_a_job_in_the_background_hears_relion(project):
-    command = [sys.executable, "-m", "gonio", *words("job005", "--search", "stochastic", "--decoys", "9")]
+    command = [sys.executable, "-m", "gonio", *words("job005", "--decoys", "200")]
     ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as shells do for what runs in the background
     try:
         job = subprocess.Popen(command, env=os.environ.copy(), stderr=subprocess.DEVNULL)

@@ -237,7 +237,7 @@ def _write_lists(folder: Path, aligned: Aligned, reference: Volume) -> None:
     write_back(folder, "particles", writable(aligned.table))
     write_list(folder / "runners_up.star", runners_up(aligned.table, aligned.results), otherwise=NO_RUNNERS_UP)
     if aligned.kept is not None and len(aligned.kept):
-        write_back(folder, "kept", writable(aligned.kept), with_optimisation_set=False)
+        write_back(folder, "kept", writable(aligned.kept))
     elif aligned.decoys.decoys:
         none_kept = f"No particle has a q-value up to {aligned.decoys.most_q:g}."
         write_list(folder / "kept.star", None, otherwise=none_kept)

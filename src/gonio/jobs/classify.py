@@ -350,7 +350,7 @@ def _write_classes(folder: Path, classed: ParticleTable, found: Classes) -> None
     for one, made in enumerate(found.averages, start=1):
         if made is None:
             continue
-        write_back(folder, f"class_{one}", classed[found.labels == one], with_optimisation_set=False)
+        write_back(folder, f"class_{one}", classed[found.labels == one])
         write_average(folder / f"class_{one}.mrc", made, agreement_of(made))
 
 
