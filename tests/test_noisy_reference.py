@@ -106,6 +106,13 @@ def test_an_arm_at_the_edge_of_the_estimated_sphere_does_not_pull_particles():
     assert abs(along_arm.mean()) < 0.3  # 0.1 is its standard deviation
 
 
+def test_a_map_of_which_nothing_is_reliable_can_be_aligned_to():
+    noise = Volume(np.random.default_rng(0).normal(size=(BOX,) * 3).astype(np.float32), VOXEL)
+    aligner = Aligner(noise, Settings(resolution_angstrom=4.0 * VOXEL), reference_fsc=np.zeros(BOX // 2 + 1))
+    target = sharp(Pose.identity())
+    assert np.isfinite(aligner.align(target).dissimilarity)
+
+
 @pytest.mark.parametrize("least", [1.0, 0.9, 0.3])
 def test_a_window_opens_where_nothing_around_the_particle_is_noise(least):
     sphere = soft_sphere(BOX, radius_px=6.0, edge_px=2.0)

@@ -395,11 +395,14 @@ class Preparation:
         in_own = stretched(reliability, own / self._restored_box, int(np.rint(self._limit(own))) + 1)
         measured = self._support(self._extent)  # where the fractions of signal are those of the map
         window = self._window(in_own)
-        filtered, power = spectrum_and_power(filtered_reference(self._compared, window, in_own, measured))
+        within = windowed(self._compared, window)
+        density = filtered_reference(self._compared, window, in_own, measured)
+        # Nothing is left of a map of which nothing is reliable: it is compared as it is, with a power of zero expected.
+        filtered, power = spectrum_and_power(density if np.ptp(density.data) > 0 else within)
         reliability = stretched(reliability, box / self._restored_box, shells)
         kappa = float(1.0 / np.square(measured).mean(dtype=np.float64)) * (box / own) ** 3
         known = Reliability(true_power(power, reliability), reliability, kappa)
-        return _Reference(fraction, *spectrum_and_power(windowed(self._compared, window)), filtered, known)
+        return _Reference(fraction, *spectrum_and_power(within), filtered, known)
 
     def _reliability(self) -> NDArray[np.float64]:
         """Return C_ref^2 in shells of the box of the restoration, from half maps or estimated from the reference."""
