@@ -33,5 +33,5 @@ def test_it_measures_errors_bounds_and_time(tmp_path):
     subprocess.run([*command, *small, "--out", str(tmp_path)], capture_output=True, text=True, check=True)
     found = json.loads((tmp_path / "summary.json").read_text())
     assert found["main"]["errors"]["shift"]["error_over_bound"] > 0
-    assert found["noise"]["largest_of_prior_sd"] < 3.0
+    assert found["noise"]["own averages"]["largest_of_prior_sd"] < 3.0
     assert found["time"]["nanoseconds_per_column"] > 0

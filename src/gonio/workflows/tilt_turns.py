@@ -7,7 +7,7 @@ was. Tilts are common to both halves, as they are the microscope's; docs/tilts.m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from gonio.alignment.aligner import Aligner
 from gonio.alignment.columns import without_found
 from gonio.alignment.particle_list import Aligners
-from gonio.averaging.averages import FOLDS, Average, average_table, folds_of
-from gonio.averaging.resolution import HalfMapFsc, agreed_shell, fsc_of_a_half, half_map_fsc
+from gonio.averaging.averages import Average, average_table, folds_of
+from gonio.averaging.resolution import HalfMapFsc, agreed_shell, half_map_fsc
 from gonio.fourier.transform import MIN_SHELLS
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
@@ -158,26 +158,23 @@ class _Turns:
         return self.averaged(number, limit, tilts, table)
 
     def aligners(self, before: TiltIteration) -> tuple[float, Aligners]:
-        """Return the limit of the next comparison, angstrom, and the references of the particles."""
+        """Return the limit of the next comparison, angstrom, and the references of the particles.
+
+        Maps are not filtered by what their halves agree on: amplitudes of shells are estimated in the particles.
+        """
         halves = np.asarray(self.listed.half_sets)
         if self.references is not None:
             mask = self.mask(self.references[0])
             fsc = half_map_fsc(self.references, mask=mask, rng=np.random.default_rng(self.seed))
-            return self._aligners(fsc, mask, 1.0, list(self.references), halves.astype(np.int64) - 1)
-        assert before.average.without is not None
-        keys = sorted(before.average.without)
-        place = {key: number for number, key in enumerate(keys)}
-        which = [place[int(half), int(fold)] for half, fold in zip(halves, self.folds, strict=True)]
-        maps = [before.average.without[key] for key in keys]
-        return self._aligners(before.fsc, self.mask(maps[0]), 1.0 - 1.0 / FOLDS, maps, np.array(which))
-
-    def _aligners(
-        self, fsc: HalfMapFsc, mask: Volume, left: float, maps: Sequence[Volume], which: NDArray[np.int64]
-    ) -> tuple[float, Aligners]:
-        finest = self.settings.resolution_angstrom or 0.0
-        most = (maps[0].box - 1) // 2
+            maps, which = list(self.references), halves.astype(np.int64) - 1
+        else:
+            assert before.average.without is not None
+            keys = sorted(before.average.without)
+            place = {key: number for number, key in enumerate(keys)}
+            which = np.array([place[int(half), int(fold)] for half, fold in zip(halves, self.folds, strict=True)])
+            maps = [before.average.without[key] for key in keys]
+            mask, fsc = self.mask(maps[0]), before.fsc
+        finest, most = self.settings.resolution_angstrom or 0.0, (maps[0].box - 1) // 2
         limit = max(fsc.box_angstrom / float(np.clip(agreed_shell(fsc, mask), MIN_SHELLS, most)), finest)
         settings = replace(self.settings, resolution_angstrom=limit)
-        of_half = fsc_of_a_half(fsc.best, left=left)
-        made = [Aligner(one, settings, mask=self.given_mask, reference_fsc=of_half) for one in maps]
-        return limit, Aligners(made, which)
+        return limit, Aligners([Aligner(one, settings, mask=self.given_mask) for one in maps], which)
