@@ -12,7 +12,7 @@ from gonio.averaging.resolution import half_map_fsc
 from gonio.fourier.grid import index_grid
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Volume, background, soft_sphere
-from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power, truth_profile
+from gonio.preparation.noisy_reference import filtered_reference, open_window, truth_profile
 from gonio.settings import Settings
 from gonio.simulate import Imaging, Phantom, simulate_subtomogram
 
@@ -62,7 +62,6 @@ def test_the_filtered_reference_is_the_nearest_to_the_truth():
     assert (left(reliability).sum() < left(np.minimum(1.3 * reliability, 1.0)).sum()) and (
         left(reliability).sum() < left(0.7 * reliability).sum()
     )
-    np.testing.assert_allclose(true_power(reliability * power, reliability), power)
 
 
 def test_where_the_truth_is_the_map_is_kept_and_elsewhere_it_is_noise():
@@ -78,9 +77,9 @@ def test_where_the_truth_is_the_map_is_kept_and_elsewhere_it_is_noise():
     profile = truth_profile(map_, reliability, sphere)
     wanted = envelope**2 / np.average(envelope**2, weights=sphere**2)
     for distance in (3, 5, 7):
-        # Bands blur it: four voxels of the profile are six of the estimate.
-        assert profile[distance] == pytest.approx(wanted[np.rint(radius) == distance].mean(), rel=0.4)
-    assert profile[10:14].max() < 0.1 * profile[3]
+        # Bands blur it: what is four voxels wide is five in the estimate.
+        assert profile[distance] == pytest.approx(wanted[np.rint(radius) == distance].mean(), rel=0.45)
+    assert profile[10:14].max() < 0.02 * profile[3]
     found = filtered_reference(map_, EVERYWHERE, reliability, sphere).data
     alike = np.interp(SHELL, np.arange(len(reliability)), reliability) * spectrum_of(map_.data)
     uniform = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(alike))).real * sphere

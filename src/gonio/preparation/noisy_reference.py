@@ -27,11 +27,11 @@ from gonio.particle.volume import Volume, background
 # How fast the window closes around the particle in noisier maps: outside the sphere it is 0.98 where the least reliable
 # shell has 0.998 (noise-free phantoms), 0.66 at 0.95 and 0.17 at 0.8.
 OPENING_POWER = 8.0
-# Least reliability that a power is divided by.
-MIN_RELIABILITY = 1e-3
 # Bands that shells are put into, at most, where their densities are multiplied in space, and where the profile of the
 # truth is measured, which needs wider ones; standard deviation, in voxels, over which the profile is smoothed.
 BANDS, PROFILE_BANDS, PROFILE_SMOOTH = 16, 4, 1.0
+# Least power of the truth anywhere, of its mean: what a map without error shows is kept, however little it is.
+LEAST_TRUTH = 0.01
 
 
 def filtered_reference(
@@ -57,7 +57,7 @@ def truth_profile(volume: Volume, reliability: NDArray[np.float64], sphere: NDAr
     """Return s, the power of the truth at each distance from the centre, voxels 0, 1, ..., over its mean in a sphere.
 
     Bands of the map give one estimate each, its power there less that of the error; they are averaged with the weights
-    of least variance.
+    of least variance, and with 1 +- 1, which is left where a map is noise.
     """
     data = volume.data.astype(np.float64)
     radius, at = half_radius(volume.box), _distance(volume.box)
@@ -69,17 +69,18 @@ def truth_profile(volume: Volume, reliability: NDArray[np.float64], sphere: NDAr
     power = np.abs(scipy.fft.rfftn(data * sphere)) ** 2 * twice
     power /= data.size * float((sphere.astype(np.float64) ** 2).sum())
     count = gaussian_filter1d(np.bincount(at.ravel()).astype(np.float64), PROFILE_SMOOTH, mode="nearest")
-    above, below = np.zeros(len(count)), np.zeros(len(count))
+    above, below = np.ones(len(count)), np.ones(len(count))
     limit = len(reliability) - 1
     hats = list(_hats(radius, limit, PROFILE_BANDS))[:-1]  # the last has what lies beyond the limit
     for (_, hat), (_, band) in zip(hats, _bands(data, limit, PROFILE_BANDS), strict=False):
         signal, error = float((hat**2 * known * power).sum()), float((hat**2 * (1.0 - known) * power).sum())
         local = np.bincount(at.ravel(), weights=(band**2).ravel())
-        local = np.maximum(gaussian_filter1d(local, PROFILE_SMOOTH, mode="nearest") / count, 1e-300)
-        samples = float(hat.sum())
-        above += samples * signal * (local - error) / local**2
-        below += samples * signal**2 / local**2
-    return np.maximum(above / np.maximum(below, 1e-300), 0.0)
+        local = gaussian_filter1d(local, PROFILE_SMOOTH, mode="nearest") / count
+        samples = 2.0 * float(hat.sum()) * count / data.size  # that are independent at each distance
+        weight = samples * signal / max(signal + error, 1e-300) ** 2
+        above += weight * (local - error)
+        below += weight * signal
+    return np.maximum(above / below, LEAST_TRUTH)
 
 
 def _hats(radius: NDArray[np.float64], limit: int, most: int) -> Iterator[tuple[float, NDArray[np.float64]]]:
@@ -116,8 +117,3 @@ def open_window(sphere: NDArray[np.float32], reliability: NDArray[np.float64]) -
     """
     opened = float(np.clip(reliability[1:], 0.0, 1.0).min(initial=1.0)) ** OPENING_POWER
     return np.asarray(sphere + (1.0 - sphere) * opened, dtype=np.float32)
-
-
-def true_power(power: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the truth's power S in each shell (s,), from that of the most probable density, C_ref^2 S."""
-    return power / np.maximum(reliability, MIN_RELIABILITY)

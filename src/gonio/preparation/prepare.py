@@ -46,7 +46,7 @@ from gonio.preparation.extent import (
     widest_sphere_angstrom,
 )
 from gonio.preparation.noise_weighting import Measured, Reliability
-from gonio.preparation.noisy_reference import filtered_reference, open_window, true_power, windowed
+from gonio.preparation.noisy_reference import filtered_reference, open_window, windowed
 from gonio.preparation.restoration import Restorer
 from gonio.settings import Settings
 
@@ -393,15 +393,15 @@ class Preparation:
             return _Reference(fraction, spectrum, power, spectrum)
         reliability = self._reliability()
         in_own = stretched(reliability, own / self._restored_box, int(np.rint(self._limit(own))) + 1)
-        measured = self._support(self._extent)  # where the fractions of signal are those of the map
-        window = self._window(in_own)
-        within = windowed(self._compared, window)
+        # The reliability is that within the estimated sphere; density may lie a little beyond.
+        measured, window = (self._window(in_own, wider) for wider in (1.0, WINDOW_WITHIN))
+        within, (_, power) = windowed(self._compared, window), spectrum_and_power(windowed(self._compared, measured))
         density = filtered_reference(self._compared, window, in_own, measured)
         # Nothing is left of a map of which nothing is reliable: it is compared as it is, with a power of zero expected.
-        filtered, power = spectrum_and_power(density if np.ptp(density.data) > 0 else within)
+        filtered, _ = spectrum_and_power(density if np.ptp(density.data) > 0 else within)
         reliability = stretched(reliability, box / self._restored_box, shells)
         kappa = float(1.0 / np.square(measured).mean(dtype=np.float64)) * (box / own) ** 3
-        known = Reliability(true_power(power, reliability), reliability, kappa)
+        known = Reliability(reliability * power, reliability, kappa)
         return _Reference(fraction, *spectrum_and_power(within), filtered, known)
 
     def _reliability(self) -> NDArray[np.float64]:
@@ -411,19 +411,14 @@ class Preparation:
         truth = self._truth_correlation() ** 2
         return stretched(truth, self._restored_box / self.reference.box, len(self._signal_fraction))
 
-    def _window(self, reliability: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return what may hold density: the mask or sphere given, or a wider sphere, open for a reliable reference."""
-        if self.keeps_out:
-            return self._support(self._extent)
-        widest = widest_sphere_angstrom(self._compared.box_angstrom)
-        return open_window(self._support(min(WINDOW_WITHIN * self._extent, widest)), reliability)
-
-    def _support(self, diameter_angstrom: float) -> NDArray[np.float32]:
-        """Return the mask or the sphere that was given, or else a sphere of this diameter."""
+    def _window(self, reliability: NDArray[np.float64], wider: float) -> NDArray[np.float32]:
+        """Return the mask or sphere given, or so many estimated diameters, open beyond for a reliable reference."""
         if self._mask is not None:
             return np.clip(self._mask.data, 0.0, 1.0)
-        diameter = self.settings.mask_diameter_angstrom or diameter_angstrom
-        return sphere_of(self._compared.box, self._compared.voxel_size_angstrom, diameter)
+        given = self.settings.mask_diameter_angstrom
+        diameter = given or min(wider * self._extent, widest_sphere_angstrom(self._compared.box_angstrom))
+        sphere = sphere_of(self._compared.box, self._compared.voxel_size_angstrom, diameter)
+        return sphere if given else open_window(sphere, reliability)
 
     def _restorer(
         self, wedge: Wedge, box: int, diameter_angstrom: float, limit: float, mask: Volume | None = None
