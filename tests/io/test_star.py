@@ -420,7 +420,7 @@ def test_importing_the_package_loads_no_pandas():
             "p/1  010.50  20  high",
             r"rlnCoordinateZ of block data_particles holds 'high' in row 2",
         ),
-        ("\nT1 ", "\nT9 ", "no tomogram 'T9'.*--tomograms"),
+        ("\nT1 ", "\nT9 ", "no tomogram 'T9'; give the list it belongs to"),
         ("  2  1.2300e-05", "  2", "row 2 of block data_particles ends early"),
         ("_rlnNote #16\n", "", "particles.star"),
         ("data_optics", "data_particles", "two blocks"),
