@@ -142,6 +142,26 @@ def test_a_mirror_image_is_a_decoy_only_where_it_differs(rng):
     assert flat.likeness > 0.98 > 0.5 > chiral.likeness
 
 
+def seen_to(name, scale, resolution):
+    """A map that is compared to a coarse resolution."""
+    density = Phantom.named(name, box=BOX, voxel_size_angstrom=scale * VOXEL).unframed()
+    volume = Volume(density.density(Pose.identity(), box=BOX, voxel_size_angstrom=VOXEL), VOXEL)
+    return Aligner(volume.low_passed(resolution), Settings(resolution_angstrom=resolution))
+
+
+def test_decoys_of_a_coarse_map_differ_from_it_and_from_one_another():
+    """Phases up to 2 L / D are nearly all that is compared of it: kept, they made the map again."""
+    made = Decoys.of(seen_to("sharp", 1.0, 64.0), 2, rng=np.random.default_rng(0))
+    assert made.kinds == ("phases", "phases")
+    assert not made.alike
+    one, two = (decoy.reference.volume.data.ravel() for decoy in made.aligners)
+    assert np.corrcoef(one, two)[0, 1] < 0.98
+
+
+def test_a_map_with_too_little_detail_has_no_decoys_and_says_so(rng):
+    assert Decoys.of(seen_to("sharp", 0.5, 75.0), 2, rng=rng).alike
+
+
 def test_a_map_is_like_itself_at_any_pose(rng):
     map_ = phantom("sharp")
     density = Phantom.named("sharp", box=BOX, voxel_size_angstrom=VOXEL)
@@ -286,6 +306,15 @@ def test_a_list_of_which_nothing_can_be_kept_says_so(noisy, tmp_path, monkeypatc
     assert run(decoy_words(noisy, tmp_path / "out", "--decoys", "1")) == 0
     assert "no q-value of 4 particles and 1 decoys can be below 0.25" in capsys.readouterr().err
     assert "No particle has a q-value up to 0.05" in (tmp_path / "out" / "kept.star").read_text()
+
+
+def test_decoys_that_say_nothing_are_reported_and_leave_the_verdict_doubtful(noisy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gonio", "as", "tested"])
+    monkeypatch.setattr("gonio.alignment.decoys.MOST_ALIKE", 0.05)  # of a map with detail enough
+    assert run(decoy_words(noisy, tmp_path / "out", "--decoys", "2", "--max-q", "0.5")) == 0
+    printed = capsys.readouterr()
+    assert "of the reference's detail, so that false particles may fit it" in printed.err
+    assert "too little detail for decoys" in json.loads((tmp_path / "out" / "summary.json").read_text())["verdict_why"]
 
 
 @pytest.mark.parametrize(

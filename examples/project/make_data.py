@@ -49,7 +49,8 @@ class Size:
 
 SIZES = {
     "full": Size(),
-    "smoke": Size(2, (12, 4, 3), 10.0, 24, tilt_step_deg=10.0, field_angstrom=2400.0, snr=1.0),
+    # of this size the phantoms have detail at 60 angstrom, four resolution elements across
+    "smoke": Size(2, (12, 4, 3), 12.0, 28, tilt_step_deg=10.0, field_angstrom=2400.0, snr=1.0),
 }
 
 

@@ -53,6 +53,7 @@ def test_a_good_run_is_good_and_every_check_says_so():
         ({"competing": Competing(10, 1, 2, 10)}, "particles", Grade.DOUBTFUL),  # 15 %, but perhaps 59
         ({"competing": Competing(30, 18, 2, 30)}, "particles", Grade.WRONG),
         ({"competing": Competing(2, 0, 2, 2)}, "particles", Grade.DOUBTFUL),  # of two no fraction is known
+        ({"competing": Competing(30, 0, 2, 30, alike=True)}, "particles", Grade.DOUBTFUL),
         ({"competing": Competing(30, 0, 2, 17)}, "orientations", Grade.DOUBTFUL),
         ({"units_in_half": 24}, "number", Grade.DOUBTFUL),
         ({"fsc": [1.0, 0.9, 0.1, 0.0, 0.5, 0.6]}, "FSC", Grade.DOUBTFUL),

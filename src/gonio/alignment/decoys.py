@@ -41,8 +41,9 @@ from gonio.settings import GlobalSearch, LocalSearch, Settings
 
 # A mirror image that shares this much of the reference's detail is no decoy: real particles would fit it as well.
 MOST_ALIKE = 0.7
-# Decoys keep the reference's shape: its phases at lengths above its diameter over this number.
-SHAPE = 2.0
+# Decoys keep the reference's shape: its phases at lengths above its diameter over this number, but in no more than this
+# fraction of the shells that are compared: a map within its sphere whose other phases are few is the reference again.
+SHAPE, MOST_KEPT = 2.0, 0.5
 # Rounds of imposing the spectrum's power and then the sphere on a map of random phases.
 ROUNDS = 30
 
@@ -59,11 +60,19 @@ class Decoys:
         ``"mirror"`` or ``"phases"``, one for each.
     likeness
         Fraction of the reference's detail that its mirror image shows (``self_likeness``).
+    shared
+        The largest fraction of it that one of the decoys shows.
     """
 
     aligners: tuple[Aligner, ...]
     kinds: tuple[str, ...]
     likeness: float
+    shared: float
+
+    @property
+    def alike(self) -> bool:
+        """Whether a decoy is so like the reference that real particles fit it as well, and false ones the reference."""
+        return self.shared >= MOST_ALIKE
 
     @staticmethod
     def of(aligner: Aligner, count: int, *, rng: np.random.Generator) -> Decoys:
@@ -98,7 +107,8 @@ class Decoys:
             mirror if kind == "mirror" else aligner.of_another(_like(aligner, support, rng), mask=mask)
             for kind in kinds[:count]
         ]
-        return Decoys(tuple(made), tuple(kinds[:count]), likeness)
+        shown = (likeness if one is mirror else self_likeness(volume, one) for one in made)
+        return Decoys(tuple(made), tuple(kinds[:count]), likeness, max(shown))
 
 
 def _mirrored(reference: Subtomogram) -> Subtomogram:
@@ -111,7 +121,8 @@ def _mirrored(reference: Subtomogram) -> Subtomogram:
 def _like(aligner: Aligner, support: NDArray[np.float32], rng: np.random.Generator) -> Subtomogram:
     """Make a map with the power of the aligner's reference in its sphere or mask, its symmetry and its normal."""
     volume = aligner.reference.volume
-    kept = SHAPE * volume.box_angstrom / aligner.diameter_angstrom
+    finest = aligner.settings.resolution(volume.voxel_size_angstrom)
+    kept = volume.box_angstrom * min(SHAPE / aligner.diameter_angstrom, MOST_KEPT / finest)
     made = scrambled_volume(volume, support, kept_shells=kept, rng=rng)
     group = Symmetry.named(aligner.settings.symmetry).matrices
     if len(group) > 1:

@@ -72,7 +72,8 @@ class Aligned:
 
     ``results`` are those of its particles, one for each; ``settings`` those of the aligner with every default spelt
     out, as far as all particles have one box, whose edge is ``box_angstrom``; ``errors`` are there where the truth is
-    known; ``verdict`` is that of the page, None where nothing was checked.
+    known; ``alike`` states whether the decoys were too like the reference; ``verdict`` is that of the page, None where
+    nothing was checked.
     """
 
     table: ParticleTable
@@ -82,6 +83,7 @@ class Aligned:
     box_angstrom: float | None
     errors: Errors | None = None
     decoys: DecoyOptions = field(default_factory=DecoyOptions)
+    alike: bool = False
     verdict: Verdict | None = None
 
     @property
@@ -195,8 +197,8 @@ def align(
     with running(output, resources, settings=asked, seed=seed, inputs=files) as work:
         aligned = align_list(table, aligner, executor=work.executor, seed=seed, learn=learn)
         if decoys.decoys:
-            scored = _with_decoys(aligned.table, aligner, decoys, executor=work.executor, seed=seed)
-            aligned = replace(aligned, table=scored, decoys=decoys)
+            scored, alike = _with_decoys(aligned.table, aligner, decoys, executor=work.executor, seed=seed)
+            aligned = replace(aligned, table=scored, decoys=decoys, alike=alike)
         if true_table is not None:
             aligned = replace(aligned, errors=errors_of(aligned, true_table))
         aligned = judged(aligned, aligner, warned, executor=work.executor, seed=seed)
@@ -215,7 +217,7 @@ def judged(
 ) -> Aligned:
     """Return an alignment with its verdict, by its decoys or else by those of a sample."""
     decoys = aligned.decoys.decoys
-    competing = competing_of_columns(aligned.table, decoys) if decoys else None
+    competing = competing_of_columns(aligned.table, decoys, alike=aligned.alike) if decoys else None
     verdict = verdict_of_alignment(
         aligned.table,
         aligner,
@@ -290,8 +292,8 @@ def errors_of(aligned: Aligned, truth: ParticleTable) -> Errors:
 
 def _with_decoys(
     table: ParticleTable, aligner: Aligner, options: DecoyOptions, *, executor: Executor, seed: int
-) -> ParticleTable:
-    """Return an aligned list with the scores and q-values from decoys."""
+) -> tuple[ParticleTable, bool]:
+    """Return an aligned list with the scores and q-values from decoys, and whether these are too like the reference."""
     from gonio.alignment.decoys import Decoys, compete
 
     decoys = Decoys.of(aligner, options.decoys, rng=np.random.default_rng(seed))
@@ -299,6 +301,12 @@ def _with_decoys(
         warnings.warn(
             f"the reference is like its mirror image ({100 * decoys.likeness:.0f} % of its detail), which is no decoy"
             " then: all decoys have its shape and other detail",
+            stacklevel=3,
+        )
+    if decoys.alike:
+        warnings.warn(
+            f"the decoys show {100 * decoys.shared:.0f} % of the reference's detail, so that false particles may fit it"
+            " better than them and q-values are too low: compare finer detail (--resolution), as far as the map has it",
             stacklevel=3,
         )
     least = 1.0 / (len(table) * options.decoys)
@@ -309,7 +317,7 @@ def _with_decoys(
             stacklevel=3,
         )
     found = compete(table, aligner, decoys, table.poses, executor=executor, seed=seed)
-    return table.with_poses(table.poses, **{TARGET: found.target, DECOY: found.best_decoy, Q: found.q})
+    return table.with_poses(table.poses, **{TARGET: found.target, DECOY: found.best_decoy, Q: found.q}), decoys.alike
 
 
 def numbers_of_fit(columns: Mapping[str, NDArray]) -> list[Number]:

@@ -139,12 +139,12 @@ def verdict_of_average(
     return verdict_of(evidence, needs_decoys=False)
 
 
-def competing_of_columns(table: ParticleTable, decoys: int) -> Competing:
-    """Return what all particles of a list came to that were aligned to decoys."""
+def competing_of_columns(table: ParticleTable, decoys: int, *, alike: bool) -> Competing:
+    """Return what all particles of a list came to that were aligned to decoys, which may be too like the map."""
     from gonio.report.verdict import Competing
 
     target, decoy = (np.asarray(table.columns[name]) for name in ("log_likelihood", "decoy_log_likelihood"))
-    return Competing(len(table), int((target <= decoy).sum()), decoys)
+    return Competing(len(table), int((target <= decoy).sum()), decoys, alike=alike)
 
 
 def _competing(sampled: Sampled | None) -> Competing | None:
@@ -154,7 +154,7 @@ def _competing(sampled: Sampled | None) -> Competing | None:
     if sampled is None:
         return None
     same = None if sampled.same is None else int(sampled.same.sum())
-    return Competing(len(sampled.lost), int(sampled.lost.sum()), DECOYS, same)
+    return Competing(len(sampled.lost), int(sampled.lost.sum()), DECOYS, same, sampled.alike)
 
 
 def _units(table: ParticleTable, symmetry: str) -> int:

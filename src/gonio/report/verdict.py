@@ -94,13 +94,15 @@ MOST_REASONS = 3
 class Competing:
     """A sample of ``count`` particles, of which ``lost`` fit one of ``decoys`` decoys of the map as well as the map.
 
-    ``same`` of them find their orientation again in a map of other particles; None where there is none.
+    ``same`` of them find their orientation again in a map of other particles; None where there is none. ``alike`` where
+    the decoys show the map's own detail, so that they say nothing.
     """
 
     count: int
     lost: int
     decoys: int
     same: int | None = None
+    alike: bool = False
 
     @property
     def false(self) -> tuple[float, float, float]:
@@ -236,6 +238,9 @@ def _competing(evidence: Evidence) -> Check | None:
     sample = evidence.competing
     if sample is None:
         return None
+    if sample.alike:
+        found = "the map has too little detail for decoys, so that whether the particles show it cannot be tested"
+        return _check("particles", Grade.DOUBTFUL, found, DECOYS_RULE, "a finer --resolution, or a larger particle")
     false, low, high = sample.false
     interval = f"{100 * low:.0f} to {100 * high:.0f} %"
     won = sample.count - sample.lost

@@ -39,11 +39,13 @@ SAME_DEG = 20.0
 class Sampled:
     """Particles of a sample that fit a decoy as well as the map, (k,), and those that find their orientation again.
 
-    ``same`` is None where there is no map of other particles, or only searches near the poses found before.
+    ``same`` is None where there is no map of other particles, or only searches near the poses found before; ``alike``
+    where decoys were too like the map (``Decoys.alike``).
     """
 
     lost: NDArray[np.bool_]
     same: NDArray[np.bool_] | None = None
+    alike: bool = False
 
 
 def sample_against_map(table: ParticleTable, aligner: Aligner, *, executor: Executor, seed: int) -> Sampled | None:
@@ -53,7 +55,8 @@ def sample_against_map(table: ParticleTable, aligner: Aligner, *, executor: Exec
     if not isinstance(aligner.reference.wedge, NoWedge):
         return None
     some = table[_spread(len(table), _sample(len(table)))]
-    return Sampled(_lost(some, aligner, some.poses, executor=_named("check", executor), seed=seed))
+    lost, alike = _lost(some, aligner, some.poses, executor=_named("check", executor), seed=seed)
+    return Sampled(lost, alike=alike)
 
 
 def sample_against_other_half(
@@ -70,7 +73,7 @@ def sample_against_other_half(
     stage
         Begins the names of its tasks, and says whose maps these are: others of a longer run must not pass for them.
     """
-    lost, same = [], []
+    lost, same, alike = [], [], False
     for half in (1, 2):
         rows = np.flatnonzero(np.asarray(table.half_sets) == half)
         some, aligner = table[rows[_spread(len(rows), _sample(len(table)) // 2)]], aligners[3 - half]
@@ -80,14 +83,19 @@ def sample_against_other_half(
         if isinstance(aligner.settings.search, GlobalSearch):  # others find no other orientation
             apart = Symmetry.named(aligner.settings.symmetry).rotation_distance_deg(poses, some.poses)
             same.append(np.asarray(apart) < SAME_DEG)
-        lost.append(_lost(some, aligner, poses, executor=named, seed=seed))
-    return Sampled(np.concatenate(lost), np.concatenate(same) if same else None)
+        of_half, hardly = _lost(some, aligner, poses, executor=named, seed=seed)
+        lost.append(of_half)
+        alike = alike or hardly
+    return Sampled(np.concatenate(lost), np.concatenate(same) if same else None, alike)
 
 
-def _lost(table: ParticleTable, aligner: Aligner, poses: Pose, *, executor: Executor, seed: int) -> NDArray[np.bool_]:
+def _lost(
+    table: ParticleTable, aligner: Aligner, poses: Pose, *, executor: Executor, seed: int
+) -> tuple[NDArray[np.bool_], bool]:
+    """Return which particles fit a decoy as well as the map, and whether the decoys are too like the map."""
     decoys = Decoys.of(aligner, DECOYS, rng=np.random.default_rng(seed))
     found = compete(table, aligner, decoys, poses, executor=executor, seed=seed)
-    return np.asarray(found.best_decoy >= found.target)
+    return np.asarray(found.best_decoy >= found.target), decoys.alike
 
 
 def _sample(count: int) -> int:
