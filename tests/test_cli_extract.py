@@ -294,6 +294,8 @@ def test_boxes_at_the_edge_are_told(scene, tmp_path, capsys):
         (("--tilts", "none.tlt"), "no such file"),
         (("--tilts", "none.tlt", "--tilt-range", "-60", "60"), "exclude each other"),
         (("--tilt-range", "60", "-60"), "tilt range"),
+        (("--tilt-axis", "0"), "--tilt-axis has no meaning without --tilt-range"),
+        (("--tilts", "none.tlt", "--tilt-axis", "85"), "--tilt-axis has no meaning without --tilt-range"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_nothing(scene, tmp_path, capsys, change, says):

@@ -494,6 +494,7 @@ def test_stacks_cut_again_no_longer_know_of_the_older_geometry(tilted):
     ("words", "told"),
     [
         ("--tilt-range -60 60", "--tilt-range has no meaning for --stacks"),
+        ("--tilt-axis 85", "--tilt-axis has no meaning without --tilt-range"),
         ("--premultiply", "--premultiply"),
     ],
 )

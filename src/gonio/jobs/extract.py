@@ -60,7 +60,7 @@ def extract(
     pixel_size_angstrom: float | None = None,
     voxel_size_angstrom: float | None = None,
     tilt_range_deg: tuple[float, float] | None = None,
-    axis_deg: float = 90.0,
+    axis_deg: float | None = None,
     tilt_files: list[File] | None = None,
     tilt_weights: str = "plain",
     reverse_tilts: bool = False,
@@ -95,7 +95,8 @@ def extract(
     pixel_size_angstrom, voxel_size_angstrom
         Size of the list's pixels and of the tomograms' voxels, angstrom, in place of what files state.
     tilt_range_deg, axis_deg
-        First and last tilt and the direction of the axis, degrees, which the new list then states.
+        First and last tilt and the direction of the axis, degrees, which the new list then states; an axis of None is
+        at 90 degrees, y, and one without a range is refused.
     tilt_files, tilt_weights
         Tilt files in place of a range, and the weights of tilts (``gonio.particle.tilt_series.Weighting``).
     reverse_tilts
@@ -120,6 +121,10 @@ def extract(
         check_one_of(argument, value, known)
     if tilt_files and tilt_range_deg:
         raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
+    if axis_deg is not None and tilt_range_deg is None:
+        what = "{} has no meaning without {}: tilt files and series have an axis of their own; leave it out"
+        raise ArgumentError(what, "axis_deg", "tilt_range_deg")
+    axis_deg = 90.0 if axis_deg is None else axis_deg
     wedge_of(tilt_range_deg, axis_deg)  # which checks the range
     table, scaling = _placed_list(Path(particles), pixel_size_angstrom), Scaling(normalise, diameter_angstrom, invert)
     paths = list(map(Path, tomograms))
@@ -386,7 +391,7 @@ class Extraction:
             "edge": edge,
             "centre": self.centre,
             "tilt_range_deg": self.tilts.range_deg,
-            "tilt_axis_deg": self.tilts.axis_deg,
+            "tilt_axis_deg": None if self.tilts.range_deg is None else self.tilts.axis_deg,
             "tilts": self.tilts.files,
             "tilt_weights": self.tilts.weights,
             "tilt_sense": REVERSED if self.mirror else AS_LISTED,
