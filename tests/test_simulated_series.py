@@ -357,3 +357,11 @@ def test_particles_cut_from_a_whole_tomogram_are_where_the_truth_has_them(tmp_pa
         assert (
             np.corrcoef(cut.volume.data[inner], exact.volume.data[inner])[0, 1] > 0.99
         )  # 0.995 measured; 0.985 a quarter of a voxel off
+
+
+def test_a_whole_tomogram_has_the_centre_of_the_listed_size(tmp_path):
+    folder = made(tmp_path / "sim", count=2, reconstruction_binning=4, tilt_step_deg=30.0, thickness_angstrom=310.0)
+    listed = read_star(folder / "tomograms.star").find("global")
+    sizes = [int(listed.text(label)[0]) for label in ("rlnTomoSizeZ", "rlnTomoSizeY", "rlnTomoSizeX")]
+    shape = read_mrc(folder / "tomograms" / "TS_01.mrc").data.shape
+    assert sizes == [4 * size for size in shape] and not any(size % 2 for size in shape)

@@ -242,16 +242,21 @@ class StackSimulation:
 
     @property
     def tomogram_size_px(self) -> tuple[int, int, int]:
-        """Size of a tomogram in pixels of the tilt images, xyz."""
-        height = 2 * int(np.ceil(0.5 * HEADROOM * self.options.thickness_angstrom / self.pixel_size_angstrom))
-        return self.image_edge, self.image_edge, height
+        """Size of a tomogram in pixels of the tilt images, xyz: an even number of voxels of the reconstruction.
+
+        So the centre of the listed size is that of the reconstruction, whose voxels are whole.
+        """
+        step = 2 * (self.options.reconstruction_binning or 1)
+        height = HEADROOM * self.options.thickness_angstrom / self.pixel_size_angstrom
+        edge, height = (step * int(np.ceil(size / step)) for size in (self.image_edge, height))
+        return edge, edge, height
 
     def tomogram(self, number: int) -> NDArray[np.float32]:
         """Return the whole tomogram that the nominal geometry gives of the images, in which particles are dark."""
         from gonio.simulate.reconstruction import reconstructed
 
         binning = self.options.reconstruction_binning or 1
-        z, y, x = (2 * int(np.ceil(0.5 * size / binning)) for size in reversed(self.tomogram_size_px))
+        z, y, x = (size // binning for size in reversed(self.tomogram_size_px))
         return reconstructed(
             self.tilt_images(number),
             self.drawn[number][1].nominal,
