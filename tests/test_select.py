@@ -155,6 +155,7 @@ def test_other_lists_and_chance(particles, tmp_path):
         (["--where", "rlnMine<1"], "column rlnMine holds no numbers: compare it with ="),
         (["--where", "q_value<much"], "compares with what is no number"),
         (["--where", "q_value"], "--where must be COLUMN OP VALUE"),
+        (["--where", "q_value<1_0"], "compares with what is no number"),
         (["--where", "q_value<nan"], "compares with what is no number"),
         (["--min-margin", "3"], "--min-margin needs a column runner_up_margin"),
         (["--random", "6"], "--random must lie between 1 and 5, got 6"),
@@ -176,6 +177,36 @@ def test_values_that_are_no_numbers_and_classes_that_nobody_has_are_told(particl
     assert select(tmp_path / "q.star", tmp_path / "out.star", "--max-q", "0.1") in (0, 2)
     assert select(particles, tmp_path / "o.star", "--class", "1", "--class", "8") == 0
     assert "no particle has class 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (["--tomogram", "20230101_1"], [0, 1, 2]),
+        (["--where", "tomogram!=20230101_1"], [3, 4]),
+        (["--where", "rlnTomoName=20230101_1"], [0, 1, 2]),
+        (["--where", "rlnMine=1"], [1]),
+        (["--where", "rlnMine!=01"], [1, 2, 3, 4]),
+    ],
+)
+def test_names_are_compared_letter_by_letter(tmp_path, words, rows):
+    names_of_tomograms = [row.replace("TS_01", "20230101_1").replace("TS_02", "2023010_11") for row in ROWS]
+    mine = ("01", "1", "inf", "1_0", "z")
+    listed = write(
+        tmp_path / "q.star",
+        [re.sub(r" (\S+|'.*')$", f" {one}", row) for row, one in zip(names_of_tomograms, mine, strict=True)],
+    )
+    assert select(listed, tmp_path / "out.star", *words) == 0
+    assert tokens(tmp_path / "out.star") == [tokens(listed)[row] for row in rows]
+
+
+def test_tomograms_called_by_numbers_are_no_numbers(tmp_path, capsys):
+    listed = write(tmp_path / "q.star", [row.replace("TS_01", "01").replace("TS_02", "1") for row in ROWS])
+    assert select(listed, tmp_path / "out.star", "--where", "rlnTomoName=1") == 0
+    assert names(tmp_path / "out.star") == ["1/1", "1/2"]
+    assert select(listed, tmp_path / "same.star", "--where", "tomogram!=1.0") == 0
+    assert "no particle has tomogram 1.0" in capsys.readouterr().err
+    assert len(names(tmp_path / "same.star")) == 5
 
 
 def test_nothing_is_overwritten_and_no_format_is_changed_unasked(particles, tmp_path, capsys):
@@ -399,6 +430,54 @@ def test_lists_that_do_not_fit_are_refused(particles, of_format, tmp_path, capsy
     stacks.write_text(stacks.read_text().replace("_rlnVoltage #5", "_rlnSphericalAberration #5"))
     assert "other columns in data_optics" in refused(particles, stacks)
     assert "nowhere.star" in refused(particles, tmp_path / "nowhere.star")
+
+
+def test_a_joined_list_counts_nothing_of_a_list_that_adds_nothing(particles, tmp_path, capsys):
+    write(tmp_path / "same.star", ROWS[:3])
+    write(tmp_path / "more.star", [ROWS[0].replace("TS_01/1", "TS_01/9")])
+    sources = [particles, tmp_path / "same.star", tmp_path / "more.star"]
+    assert run(["join", *map(str, sources), "--first", "-o", f"{tmp_path}/all.star"]) == 0
+    assert "wrote 6 particles (of 5 + 0 + 1)" in capsys.readouterr().out
+    stated = tomllib.loads((tmp_path / "all.star.settings.toml").read_text())
+    assert list(stated["inputs"]) == list(map(str, sources))
+
+
+def test_lists_that_do_not_fit_together_are_both_named(particles, tmp_path):
+    text = write(tmp_path / "centred.star", [row.replace("TS_0", "TS_1") for row in ROWS]).read_text()
+    text = re.sub(r"_rlnCoordinate([XYZ])", r"_rlnCenteredCoordinate\1Angst", text)
+    (tmp_path / "centred.star").write_text(text.replace("rlnTomoSubTomosAre2DStacks", "rlnOther"))
+    with pytest.raises(ValueError, match=r"p\.star and .*centred\.star: two lists that differ in where"):
+        jobs.join([particles, tmp_path / "centred.star"], output=tmp_path / "all.star")
+
+
+# Sizes of pixels that lists state
+
+
+def test_a_given_pixel_size_is_that_of_the_lists_that_state_none(tmp_path):
+    """One list states 2.5 A; the same particles in a table of 10 A does not."""
+    rows = [" ".join([row.split()[0], str(number), *row.split()[2:]]) for number, row in enumerate(ROWS, 1)]
+    listed, table = write(tmp_path / "numbered.star", rows), tmp_path / "numbered.tbl"
+    assert run(["convert", str(listed), str(table), "--to-pixel-size", "10"]) == 0
+    table.write_text("\n".join(" ".join(line.split()[:35]) for line in table.read_text().splitlines()) + "\n")
+    assert read(table).lengths == "pixels"
+    for paths in ((listed, table), (table, listed)):
+        assert jobs.compare(*paths, pixel_size_angstrom=10.0).shift_angstrom.max() < 1e-3
+
+
+def test_a_pixel_size_that_contradicts_the_lists_is_refused(particles, tmp_path, capsys):
+    def refused(*words: object) -> None:
+        assert run([*map(str, words), "--pixel-size", "10"]) == 2
+        assert "--pixel-size 10 contradicts" in (said := capsys.readouterr().err) and "2.5 angstrom" in said
+
+    other = write(tmp_path / "more.star", [row.replace("TS_0", "TS_1") for row in ROWS])
+    refused("compare", particles, particles)
+    refused("select", particles, tmp_path / "out.star", "--apart", 20)
+    refused("join", particles, other, "-o", tmp_path / "out.star")
+    assert not (tmp_path / "out.star").exists()
+    assert select(particles, tmp_path / "out.star", "--apart", 20, "--pixel-size", 2.5) == 0
+    (tmp_path / "a.csv").write_text("name,tomogram,x_angstrom,y_angstrom,z_angstrom\nA,T,1,2,3\nB,T,4,5,6\n")
+    assert select(tmp_path / "a.csv", tmp_path / "b.csv", "--random", 1, "--pixel-size", 10) == 2
+    assert "counts in angstrom: leave out --pixel-size" in capsys.readouterr().err
 
 
 # In Python

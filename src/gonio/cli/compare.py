@@ -21,7 +21,9 @@ SHOWN = 12
     first=typer.Argument(metavar="A", help="Particle list of any format."),
     second=typer.Argument(metavar="B", help="Another list of the same particles; formats may differ."),
     output=typer.Option("-o", "--output", metavar="DIR", help="Folder to make, with a table and a plot."),
-    pixel_size_angstrom=length("--pixel-size", "Size of the pixels of lists that do not state it, angstrom."),
+    pixel_size_angstrom=length(
+        "--pixel-size", "Size of the pixels of lists that do not state it, angstrom; others keep theirs."
+    ),
 )
 def compare(found: Comparison, *, output: Path | None, as_json: bool) -> None:
     """Compare the poses of particles that two lists have, matched by name.

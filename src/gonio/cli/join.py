@@ -21,7 +21,9 @@ from gonio.jobs.join import join as join_lists
     renumber=typer.Option(
         "--renumber", help="Number all particles anew, where each list numbers them from 1; RELION's in each tomogram."
     ),
-    pixel_size_angstrom=length("--pixel-size", "Size of the lists' pixels, angstrom, where they do not state it."),
+    pixel_size_angstrom=length(
+        "--pixel-size", "Size of the lists' pixels, angstrom, where they do not state it; another is refused."
+    ),
 )
 def join(done: Joined, *, output: Path) -> None:
     """Write the particles of several lists of one format into one.

@@ -40,7 +40,9 @@ from gonio.jobs.select import select as select_particles
     ),
     highest=typer.Option("--highest", metavar="COLUMN", help="With --apart: highest is best, such as score."),
     random=typer.Option("--random", metavar="N", min=1, help="Keep so many of those left, at random."),
-    pixel_size_angstrom=length("--pixel-size", "Size of the list's pixels, angstrom, where it does not state it."),
+    pixel_size_angstrom=length(
+        "--pixel-size", "Size of the list's pixels, angstrom, where it does not state it; another is refused."
+    ),
 )
 def select(done: Selected, *, target: Path) -> None:
     """Write the particles of a list that fulfil all conditions.

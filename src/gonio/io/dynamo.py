@@ -149,6 +149,8 @@ def _tilt_columns(table: ParticleTable) -> dict[str, Sequence[str]]:
 
 
 def _is_number(word: str) -> bool:
+    if "_" in word:  # which Python alone reads as a number
+        return False
     try:
         complex(word.replace("i", "j"))
     except ValueError:

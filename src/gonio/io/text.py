@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,10 +23,10 @@ T = TypeVar("T")
 
 def numbers_or_text(values: Sequence[str]) -> NDArray:
     """Return a column as numbers where all are, else as text."""
-    try:
-        return np.array(values, dtype=np.float64)
-    except ValueError:
-        return np.array(values)
+    if not any("_" in value for value in values):  # NumPy takes 2023_1 for a number
+        with suppress(ValueError):
+            return np.array(values, dtype=np.float64)
+    return np.array(values)
 
 
 def check_writable(path: Path, columns: Mapping[str, Sequence[str]], unwritable: re.Pattern[str]) -> None:
@@ -52,16 +53,21 @@ def plain_float(text: str) -> float:
 
 
 def is_number(text: str) -> bool:
-    """Return whether Python takes a text for a number."""
-    return float_or(text, None) is not None
+    """Return whether files have a number so: nan and inf are numbers, 1_000 is none."""
+    try:
+        plain_float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def float_or(text: str, otherwise: T) -> float | T:
-    """Return a text as a number, or else something else."""
+    """Return a text as a finite number, or else something else."""
     try:
-        return float(text)
+        number = plain_float(text)
     except ValueError:
         return otherwise
+    return number if math.isfinite(number) else otherwise
 
 
 def own_label(name: str) -> str:

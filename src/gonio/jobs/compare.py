@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gonio.io.plain import as_cell
 from gonio.jobs.files import write_settings, write_summary, write_text
-from gonio.jobs.list_rows import check_angstrom, read_list
+from gonio.jobs.list_rows import check_angstrom, read_lists
 from gonio.jobs.options import File
 from gonio.run.folder import result_folder
 
@@ -145,17 +145,18 @@ def compare(
     symmetry
         Point group of the particles: orientations that it makes alike are alike.
     pixel_size_angstrom
-        Size of the pixels of lists that do not state it.
+        Size of the pixels of lists that do not state it; it replaces no size that a list states.
 
     Raises
     ------
     FormatError
         A list that is broken.
     ValueError
-        Lists without a particle in common, in pixels of unknown size, or that count from other points.
+        Lists without a particle in common, in pixels of unknown size or of another than is given, or that count from
+        other points.
     """
     paths = Path(first), Path(second)
-    tables = [read_list(path, pixel_size_angstrom) for path in paths]
+    tables = read_lists(paths, pixel_size_angstrom)
     for table in tables:
         check_angstrom(table)
     tables = _from_one_point(tables, paths)

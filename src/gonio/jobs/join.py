@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gonio.jobs.files import write_settings
-from gonio.jobs.list_rows import check_new_list, labels_of, read_list
+from gonio.jobs.list_rows import check_new_list, labels_of, read_lists
 from gonio.jobs.options import File
 from gonio.jobs.splitting import some
 from gonio.particle.arguments import ArgumentError
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Joined:
-    """The joined list, the particles that came from each, and the columns that not all have, which are dropped."""
+    """The joined list, how many particles came from each, and the columns that not all have, which are dropped."""
 
     table: ParticleTable
     counts: tuple[int, ...]
@@ -54,7 +52,7 @@ def join(
         Number all particles anew, 1, 2, ..., where lists number them from 1 each; names TOMOGRAM/NUMBER, as RELION's,
         through each tomogram.
     pixel_size_angstrom
-        Size of the lists' pixels, where they do not state it.
+        Size of the lists' pixels, where they do not state it; another than one states is refused.
 
     Raises
     ------
@@ -72,24 +70,24 @@ def join(
         raise ArgumentError("{} must be two lists or more", "sources")
     if first and renumber:
         raise ArgumentError("{} and {} exclude each other: give one", "first", "renumber")
-    tables = [read_list(path, pixel_size_angstrom) for path in paths]
+    tables = read_lists(paths, pixel_size_angstrom, in_one_unit=True)
     formats = [own_format(table) for table in tables]
     for path, one in zip(paths, formats, strict=True):
         assert one is not None and formats[0] is not None  # they were read
         if one.name != formats[0].name:
             raise ValueError(f"{path} is a list of {one.title}, {paths[0]} of {formats[0].title}: gonio convert one")
     tables = _renumbered(tables) if renumber else _distinct(tables, paths, first=first)
-    try:
-        made = reduce(add, tables)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
+    counts = tuple(map(len, tables))
+    made = _added(tables, paths)
     if renumber and isinstance(made.source, StarSource):
         made = replace(made, source=made.source.renamed(made.names))
     assert formats[0] is not None
     files = check_new_list(target, formats[0], made, overwrite=overwrite)
     kept = set(labels_of(made))
     lost = tuple(
-        one for one in dict.fromkeys(label for table in tables for label in labels_of(table)) if one not in kept
+        one
+        for one in dict.fromkeys(label for table in tables if len(table) for label in labels_of(table))
+        if one not in kept
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     written = write_rows(target, made)
@@ -101,7 +99,24 @@ def join(
         "dropped_columns": list(lost),
     }
     write_settings(files[-1], settings, inputs=[file for table in tables for file in table.files])
-    return Joined(made, tuple(map(len, tables)), lost, written)
+    return Joined(made, counts, lost, written)
+
+
+def _added(tables: Sequence[ParticleTable], paths: Sequence[Path]) -> ParticleTable:
+    """Return the particles of all lists as one table; ValueError, naming two lists, where they do not fit together."""
+    from gonio.io.errors import FormatError
+
+    made = tables[0]
+    for path, table in zip(paths[1:], tables[1:], strict=True):
+        if not len(table):
+            continue
+        try:
+            made = made + table
+        except FormatError:  # which names its file
+            raise
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{paths[0]} and {path}: {error}") from error
+    return made
 
 
 def _renumbered(tables: Sequence[ParticleTable]) -> list[ParticleTable]:
@@ -141,6 +156,5 @@ def _distinct(tables: Sequence[ParticleTable], paths: Sequence[Path], *, first: 
             )
             raise ArgumentError(what, "first", "renumber", path=path, names=names)
         seen.update(table.names)
-        if not again.all():
-            kept.append(table[~again])
+        kept.append(table[~again])
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,62 @@ def read_list(path: Path, pixel_size_angstrom: float | None) -> ParticleTable:
     from gonio.io.source import ReadOptions
 
     return read_with(path, ReadOptions(pixel_size_angstrom=pixel_size_angstrom, may_count_pixels=True))
+
+
+def read_lists(
+    paths: Sequence[Path], pixel_size_angstrom: float | None, *, in_one_unit: bool = False
+) -> list[ParticleTable]:
+    """Read lists whose particles are not to be loaded, with a pixel size for those that do not state theirs.
+
+    Parameters
+    ----------
+    in_one_unit
+        Whether all are to count in the pixels that are given.
+
+    Raises
+    ------
+    ArgumentError
+        A given size that contradicts what a list states, where no other list needs it or all are to have one unit.
+    """
+    if pixel_size_angstrom is None:
+        return [read_list(path, None) for path in paths]
+    tables = [_as_stated(path) for path in paths]
+    if in_one_unit or all(table is not None for table in tables):
+        for table in tables:
+            if table is not None:
+                _check_stated(table, pixel_size_angstrom)
+    return [
+        read_list(path, pixel_size_angstrom) if in_one_unit or table is None else table
+        for path, table in zip(paths, tables, strict=True)
+    ]
+
+
+def _as_stated(path: Path) -> ParticleTable | None:
+    """Return a list as its files have it, or None where that takes the size of its pixels."""
+    from gonio.io.errors import FormatError
+
+    try:
+        table = read_list(path, None)
+    except FormatError:  # of angstrom beside pixels; what is broken is found again when it is read with their size
+        return None
+    return None if table.lengths == "pixels" else table
+
+
+def _check_stated(table: ParticleTable, given: float) -> None:
+    """Raise ArgumentError where a list states another size of its pixels than is given, or has no use for one."""
+    from gonio.particle.volume import same_size
+
+    sizes = table.pixel_sizes_angstrom
+    if sizes is None:
+        raise ArgumentError("{path} counts in angstrom: leave out {}", "pixel_size_angstrom", path=table.files[0])
+    other = next((size for size in sizes.tolist() if not same_size(given, size)), None)
+    if other is not None:
+        what = (
+            "{} {given:g} contradicts {path}, which has pixels of {other:g} angstrom: leave it out, or correct the list"
+            " with gonio convert, where {} stands in place of what a list states"
+        )
+        names = ("pixel_size_angstrom", "pixel_size_angstrom")
+        raise ArgumentError(what, *names, given=given, path=table.files[0], other=other)
 
 
 def check_angstrom(table: ParticleTable) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gonio.jobs.files import write_settings
-from gonio.jobs.list_rows import block_of, check_angstrom, check_new_list, labels_of, read_list
+from gonio.jobs.list_rows import block_of, check_angstrom, check_new_list, labels_of, read_list, read_lists
 from gonio.jobs.options import File
 from gonio.particle.arguments import ArgumentError
 
@@ -34,6 +34,7 @@ COMPARE: Mapping[str, Callable[[Any, Any], NDArray[np.bool_]]] = {
 }
 # Of these columns the lowest is the best; of others it must be said.
 PLACES = ("x", "y", "z")
+NAMES = ("name", "tomogram")
 LOWEST_IS_BEST = "dissimilarity"
 SHOWN = 12
 
@@ -92,7 +93,8 @@ def select(
     Parameters
     ----------
     where
-        Conditions ``COLUMN OP VALUE``; with = and != a value may be several, between commas.
+        Conditions ``COLUMN OP VALUE``; with = and != a value may be several, between commas. Names and other texts are
+        compared letter by letter, columns of numbers as numbers.
     classes, tomograms
         Only these.
     max_q, max_rotation_sd_deg, max_shift_sd_angstrom, min_margin
@@ -105,7 +107,8 @@ def select(
     random
         So many at random, in the order of the list.
     pixel_size_angstrom
-        Size of the list's pixels, where it does not state it and distances are wanted.
+        Size of the list's pixels, where it does not state it and distances are wanted; another than it states is
+        refused.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def select(
     from gonio.io.lists import write_rows
 
     source, target = Path(source), Path(target)
-    table = read_list(source, pixel_size_angstrom)
+    (table,) = read_lists([source], pixel_size_angstrom)
     own = own_format(table)
     assert own is not None  # it was read
     files = check_new_list(target, own, table, overwrite=overwrite)
@@ -248,16 +251,15 @@ def _limited(
 
 
 def _where(left: _Selection, condition: str) -> _Selection:
+    from gonio.io.text import float_or
+
     found = CONDITION.fullmatch(condition)
     if found is None:
         raise ArgumentError("{} must be COLUMN OP VALUE, such as 'q_value<=0.05', got {got!r}", "where", got=condition)
     label, operation, value = found["column"], found["operation"], found["value"]
     if operation in COMPARE:
-        try:
-            limit = float(value)
-        except ValueError:
-            limit = np.nan
-        if np.isnan(limit):
+        limit = float_or(value, None)
+        if limit is None:
             raise ArgumentError("{} {got!r} compares with what is no number", "where", got=condition)
         return left.kept(condition, _limited(left.table, label, operation, limit))
     return _one_of(left, label, [word.strip() for word in value.split(",")], None, but=operation == "!=")
@@ -266,21 +268,36 @@ def _where(left: _Selection, condition: str) -> _Selection:
 def _one_of(
     left: _Selection, label: str, words: Sequence[str], argument: str | None, *, but: bool = False
 ) -> _Selection:
-    """Keep particles whose value is one of some words, or none of them; numbers are compared as numbers."""
+    """Keep particles whose value is one of some words, or none of them; columns of numbers as numbers."""
     from gonio.io.text import float_or
 
     if argument is not None and _values(left.table, label) is None:
         path = left.table.files[0]
         raise ArgumentError("{} needs a column {label}, which {path} lacks", argument, label=label, path=path)
     values = _column(left.table, label)
-    wanted = {key for word in words for key in (word, float_or(word, word))}
-    keys = values.tolist() if values.dtype.kind in "fiub" else [float_or(str(v), str(v)) for v in values]
-    same = np.array([key in wanted for key in keys])
+    texts = None if values.dtype.kind in "fiub" else list(map(str, values))
+    if texts is None or _are_numbers(label, texts):
+        keys = values.tolist() if texts is None else [float_or(text, text) for text in texts]
+        wanted = [float_or(word, word) for word in words]
+    else:
+        keys, wanted = texts, list(words)
+    sought, found = set(wanted), set(keys)
+    same = np.array([key in sought for key in keys])
     kept = left.kept(f"{label}{'!=' if but else '='}{','.join(words)}", same != but)
-    unseen = [word for word in words if float_or(word, word) not in set(keys)]
-    if unseen and not but:
+    unseen = [word for word, key in zip(words, wanted, strict=True) if key not in found]
+    if unseen:
         warnings.warn(f"no particle has {label} {', '.join(unseen)}", stacklevel=3)
     return kept
+
+
+def _are_numbers(label: str, texts: Sequence[str]) -> bool:
+    """Return whether a column of texts holds numbers, besides blanks: names are none, even if all have digits alone."""
+    from gonio.io.text import is_number
+
+    if label in NAMES or label.endswith("Name"):
+        return False
+    filled = [text for text in texts if text]
+    return bool(filled) and all(map(is_number, filled))
 
 
 def _apart(table: ParticleTable, distance: float, lowest: str | None, highest: str | None) -> NDArray[np.bool_]:
