@@ -42,7 +42,7 @@ def test_a_good_run_is_good_and_every_check_says_so():
     ("change", "name", "grade"),
     [
         ({"contrast_t": -4.1}, "contrast", Grade.WRONG),
-        ({"map_contrast": -5.0}, "density", Grade.WRONG),
+        ({"map_contrast": -5.0}, "density", Grade.DOUBTFUL),
         ({"resolution_angstrom": 59.0}, "halves", Grade.DOUBTFUL),
         ({"resolution_angstrom": 48.7}, "halves", Grade.DOUBTFUL),  # one shell beyond 60 of 256 is 48.6
         ({"resolution_angstrom": np.inf}, "halves", Grade.DOUBTFUL),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # What is doubtful of an average without half sets of its list's own.
 UNKNOWN_HALVES = (
     "no half sets",
-    "the list has no half sets of its own, so that nothing independent vouches for the map",
+    "without half sets of the list's own nothing independent vouches for the map",
     "gonio refine refines the poses of two halves apart",
 )
 

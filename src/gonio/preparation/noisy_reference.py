@@ -1,19 +1,22 @@
 """A reference as signal with a known error: the most probable density behind a noisy map without a missing wedge.
 
     r = g + e       a map r, the truth g of power S, its error e of power E, shell by shell
-    C_ref^2         S / (S + E), the reliability: the square of the correlation of the map with the truth
-    s               power of the truth at a distance from the centre, over its mean where C_ref^2 was measured
-    g_hat           C_ref^2 s / (C_ref^2 s + 1 - C_ref^2) r, the most probable density, within the window
-    S (1 - C_ref^2) power of the truth that g_hat does not contain, which a target's weight must count as noise
+    R = C_ref^2     S / (S + E), the reliability: the square of the correlation of the map with the truth
+    s               power of the truth at a distance from the particle's centre, over its mean where R was measured
+    g_hat           R s / (R s + 1 - R) r, the most probable density, within the window
+    S (1 - R_g)     power of the truth that g_hat does not contain, R_g the mean of s R s / (R s + 1 - R): a target's
+                    weight must count it as noise
 
-(docs/theory.md section 12). For C_ref^2 = 1 this is a noise-free map, for C_ref^2 = 0 a shell has no information, and
-the transition is continuous. The error is everywhere alike and the truth is not: where there is little of it, the
-map's error would be taken for detail that shows rotations. Must not know targets nor poses.
+(docs/theory.md section 12). For R = 1 this is a noise-free map, for R = 0 a shell has no information, and the
+transition is continuous. The error is everywhere alike and the truth is not: where there is little of it, the map's
+error would be taken for detail that shows rotations. Must not know targets nor poses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -21,7 +24,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from gonio.fourier.fsc import half_radius
-from gonio.fourier.grid import index_grid
 from gonio.particle.volume import Volume, background
 
 # How fast the window closes around the particle in noisier maps: outside the sphere it is 0.98 where the least reliable
@@ -34,53 +36,85 @@ BANDS, PROFILE_BANDS, PROFILE_SMOOTH = 16, 4, 1.0
 LEAST_TRUTH = 0.01
 
 
+@dataclass(frozen=True)
+class Support:
+    """Where a map's reliability was measured: a sphere about the box centre, or a mask that was given, (n, n, n).
+
+    The truth within a mask is looked for in the mask alone, at distances from its centroid: other density may lie
+    around it. A sphere that was estimated may cut the particle, and is looked beyond.
+    """
+
+    data: NDArray[np.float32]
+    is_mask: bool = False
+
+    @property
+    def weight(self) -> NDArray[np.float32]:
+        """What each voxel counts in the profile."""
+        return np.square(self.data) if self.is_mask else np.ones_like(self.data)
+
+    @property
+    def distance(self) -> NDArray[np.intp]:
+        """Rounded distance of each voxel from the centre, (n, n, n)."""
+        axis = np.arange(len(self.data), dtype=np.float64)
+        centre = [float(len(self.data) // 2)] * 3
+        if self.is_mask:
+            mass = np.square(self.data, dtype=np.float64)
+            sums = [mass.sum(axis=tuple(other for other in range(3) if other != one)) for one in range(3)]
+            centre = [float(axis @ along / along.sum()) for along in sums]
+        z, y, x = (np.square(axis - middle) for middle in centre)
+        return np.rint(np.sqrt(z[:, None, None] + y[:, None] + x)).astype(np.intp)
+
+
 def filtered_reference(
-    volume: Volume, window: NDArray[np.float32], reliability: NDArray[np.float64], sphere: NDArray[np.float32]
-) -> Volume:
-    """Return the most probable density behind a map, within a window (n, n, n).
+    volume: Volume, window: NDArray[np.float32], reliability: NDArray[np.float64], support: Support
+) -> tuple[Volume, NDArray[np.float64]]:
+    """Return the most probable density behind a map, within a window (n, n, n), and R_g in shells, (s,).
 
-    ``reliability`` is C_ref^2 in shells one over the box wide, (s,), within a ``sphere`` or mask (n, n, n). It is
-    linear between shells: a step would spread the map beyond its box. Shells beyond the last have its reliability.
+    ``reliability`` is R in shells one over the box wide, (s,), within the support. Shells are put into bands, so that
+    it is as good as linear between them: a step would spread the map beyond its box. Shells beyond the last have its
+    reliability.
     """
-    within = windowed(volume, window).data.astype(np.float64)
-    profile = truth_profile(windowed(volume, np.ones_like(window)), reliability, sphere)
-    at, shells = _distance(volume.box), np.arange(len(reliability))
+    # The mean is no part of a comparison, and agrees in all half maps.
+    known = np.concatenate([reliability[1:2], reliability[1:]])
+    within = windowed(volume, window).data
+    profile, at = truth_profile(windowed(volume, np.ones_like(window)), known, support), support.distance
     density = np.zeros_like(within)
-    for centre, band in _bands(within, len(reliability) - 1, BANDS):
-        signal = np.interp(centre, shells, reliability) * profile
-        error = 1.0 - np.interp(centre, shells, reliability)
-        density += band * (signal / np.maximum(signal + error, 1e-12))[at]
-    return Volume(density.astype(np.float32), volume.voxel_size_angstrom)
+    for mean, band in _bands(within, known, BANDS):
+        density += band * (mean * profile / np.maximum(mean * profile + 1.0 - mean, 1e-12)).astype(np.float32)[at]
+    share = np.bincount(at.ravel(), weights=np.square(support.data).ravel()) * profile
+    held = known[:, None] * profile / np.maximum(known[:, None] * profile + 1.0 - known[:, None], 1e-12)
+    return Volume(density, volume.voxel_size_angstrom), held @ share / share.sum()
 
 
-def truth_profile(volume: Volume, reliability: NDArray[np.float64], sphere: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return s, the power of the truth at each distance from the centre, voxels 0, 1, ..., over its mean in a sphere.
+def truth_profile(volume: Volume, reliability: NDArray[np.float64], support: Support) -> NDArray[np.float64]:
+    """Return s, the power of the truth at distances of 0, 1, ... voxels from the centre, over its mean in the support.
 
-    Bands of the map give one estimate each, its power there less that of the error; they are averaged with the weights
-    of least variance, and with 1 +- 1, which is left where a map is noise.
+    Bands of the map give one estimate each, its power there less that of the error; they are averaged, weighted by
+    their variance where the power is the mean, and with 1 +- 1, which is left where a map is noise.
     """
-    data = volume.data.astype(np.float64)
-    radius, at = half_radius(volume.box), _distance(volume.box)
+    at, counted, box = support.distance.ravel(), support.weight, volume.box
+    power = np.square(np.abs(scipy.fft.rfftn(volume.data * support.data)), dtype=np.float64)
+    power[..., 1 : (box + 1) // 2] *= 2.0  # samples whose Friedel mates the half of the transform leaves out
+    power /= volume.data.size * np.square(support.data, dtype=np.float64).sum()
+    radius = half_radius(box)
     known = np.interp(radius, np.arange(len(reliability)), reliability)
-    twice = np.full(radius.shape, 2.0)  # samples whose Friedel mates the half of the transform leaves out
-    twice[..., 0] = 1.0
-    if volume.box % 2 == 0:
-        twice[..., -1] = 1.0
-    power = np.abs(scipy.fft.rfftn(data * sphere)) ** 2 * twice
-    power /= data.size * float((sphere.astype(np.float64) ** 2).sum())
-    count = gaussian_filter1d(np.bincount(at.ravel()).astype(np.float64), PROFILE_SMOOTH, mode="nearest")
+    count = _smooth(np.bincount(at, weights=counted.ravel()))
     above, below = np.ones(len(count)), np.ones(len(count))
-    limit = len(reliability) - 1
-    hats = list(_hats(radius, limit, PROFILE_BANDS))[:-1]  # the last has what lies beyond the limit
-    for (_, hat), (_, band) in zip(hats, _bands(data, limit, PROFILE_BANDS), strict=False):
-        signal, error = float((hat**2 * known * power).sum()), float((hat**2 * (1.0 - known) * power).sum())
-        local = np.bincount(at.ravel(), weights=(band**2).ravel())
-        local = gaussian_filter1d(local, PROFILE_SMOOTH, mode="nearest") / count
-        samples = 2.0 * float(hat.sum()) * count / data.size  # that are independent at each distance
-        weight = samples * signal / max(signal + error, 1e-300) ** 2
-        above += weight * (local - error)
-        below += weight * signal
+    bands = _bands(volume.data, reliability, PROFILE_BANDS)
+    for (_, hat), (_, band) in zip(list(_hats(radius, len(reliability) - 1, PROFILE_BANDS))[:-1], bands, strict=False):
+        seen = hat**2 * power  # the last band, which has what lies beyond the limit, is left out
+        signal, error = float((seen * known).sum()), float((seen * (1.0 - known)).sum())
+        if signal + error <= 0.0:
+            continue
+        local = _smooth(np.bincount(at, weights=(band**2 * counted).ravel())) / np.maximum(count, 1e-12)
+        samples = float(hat.sum()) * count / volume.data.size  # that are independent at each distance, in pairs
+        above += samples * (signal / (signal + error)) * ((local - error) / (signal + error))
+        below += samples * (signal / (signal + error)) ** 2
     return np.maximum(above / below, LEAST_TRUTH)
+
+
+def _smooth(along: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(gaussian_filter1d(along.astype(np.float64), PROFILE_SMOOTH, mode="nearest"))
 
 
 def _hats(radius: NDArray[np.float64], limit: int, most: int) -> Iterator[tuple[float, NDArray[np.float64]]]:
@@ -92,16 +126,15 @@ def _hats(radius: NDArray[np.float64], limit: int, most: int) -> Iterator[tuple[
         yield float(centre), np.clip(np.where(radius > centre, 1.0, hat) if centre == centres[-1] else hat, 0.0, 1.0)
 
 
-def _bands(data: NDArray[np.float64], limit: int, most: int) -> Iterator[tuple[float, NDArray[np.float64]]]:
-    """Yield the centre in shells and the density (n, n, n) of bands of shells that add up to a map."""
-    spectrum = scipy.fft.rfftn(data)
-    for centre, hat in _hats(half_radius(len(data)), limit, most):
-        yield centre, scipy.fft.irfftn(spectrum * hat, data.shape)
-
-
-def _distance(box: int) -> NDArray[np.intp]:
-    """Return the rounded distance of each voxel from the centre, (n, n, n)."""
-    return np.rint(np.linalg.norm(index_grid(box), axis=-1)).astype(np.intp)
+def _bands(
+    data: NDArray[np.float32], reliability: NDArray[np.float64], most: int
+) -> Iterator[tuple[float, NDArray[np.float32]]]:
+    """Yield the mean reliability and the density (n, n, n) of bands of shells that add up to a map."""
+    spectrum, radius = scipy.fft.rfftn(data), half_radius(len(data))
+    known = np.interp(radius, np.arange(len(reliability)), reliability)
+    for _, hat in _hats(radius, len(reliability) - 1, most):
+        mean = float((hat * known).sum() / max(hat.sum(), 1e-12))
+        yield mean, scipy.fft.irfftn(spectrum * hat.astype(np.float32), data.shape)
 
 
 def windowed(volume: Volume, window: NDArray[np.float32]) -> Volume:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from threading import Lock
 from typing import Any
 
@@ -46,7 +46,7 @@ from gonio.preparation.extent import (
     widest_sphere_angstrom,
 )
 from gonio.preparation.noise_weighting import Measured, Reliability
-from gonio.preparation.noisy_reference import filtered_reference, open_window, windowed
+from gonio.preparation.noisy_reference import Support, filtered_reference, open_window, windowed
 from gonio.preparation.restoration import Restorer
 from gonio.settings import Settings
 
@@ -85,6 +85,23 @@ class _Reference:
     power: NDArray[np.float64]
     best: FourierVolume
     known: Reliability | None = None
+
+
+@dataclass(frozen=True)
+class _Noisy:
+    """A map as signal with a known error, in its own box, one voxel a sample.
+
+    The most probable density, the map in its window and where its reliability was measured; that reliability and the
+    fraction of the truth's power that the density holds, in shells (s,); samples per sample that the support leaves
+    independent.
+    """
+
+    density: Volume
+    within: Volume
+    measured: Volume
+    reliability: NDArray[np.float64]
+    held: NDArray[np.float64]
+    samples_per_independent: float
 
 
 @dataclass(frozen=True)
@@ -391,18 +408,32 @@ class Preparation:
         if not self._is_map:
             spectrum, power = spectrum_and_power(self._compared)
             return _Reference(fraction, spectrum, power, spectrum)
-        reliability = self._reliability()
-        in_own = stretched(reliability, own / self._restored_box, int(np.rint(self._limit(own))) + 1)
+        noisy = self._noisy
+        filtered, _ = spectrum_and_power(noisy.density)
+        _, power = spectrum_and_power(noisy.measured)
+        reliability, held = (stretched(one, box / own, shells) for one in (noisy.reliability, noisy.held))
+        known = Reliability(reliability * power, held, noisy.samples_per_independent * (box / own) ** 3)
+        return _Reference(fraction, *spectrum_and_power(noisy.within), filtered, known)
+
+    @cached_property
+    def _noisy(self) -> _Noisy:
+        """The reference as signal with a known error, in its own box."""
+        own = self._compared.box
+        reliability = stretched(self._reliability(), own / self._restored_box, int(np.rint(self._limit(own))) + 1)
         # The reliability is that within the estimated sphere; density may lie a little beyond.
-        measured, window = (self._window(in_own, wider) for wider in (1.0, WINDOW_WITHIN))
-        within, (_, power) = windowed(self._compared, window), spectrum_and_power(windowed(self._compared, measured))
-        density = filtered_reference(self._compared, window, in_own, measured)
+        support = Support(self._support(1.0), is_mask=self._mask is not None)
+        window = self._window(reliability)
+        within = windowed(self._compared, window)
+        density, held = filtered_reference(self._compared, window, reliability, support)
         # Nothing is left of a map of which nothing is reliable: it is compared as it is, with a power of zero expected.
-        filtered, _ = spectrum_and_power(density if np.ptp(density.data) > 0 else within)
-        reliability = stretched(reliability, box / self._restored_box, shells)
-        kappa = float(1.0 / np.square(measured).mean(dtype=np.float64)) * (box / own) ** 3
-        known = Reliability(reliability * power, reliability, kappa)
-        return _Reference(fraction, *spectrum_and_power(within), filtered, known)
+        return _Noisy(
+            density if np.ptp(density.data) > 0 else within,
+            within,
+            windowed(self._compared, support.data),
+            reliability,
+            held,
+            float(1.0 / np.square(support.data).mean(dtype=np.float64)),
+        )
 
     def _reliability(self) -> NDArray[np.float64]:
         """Return C_ref^2 in shells of the box of the restoration, from half maps or estimated from the reference."""
@@ -411,14 +442,18 @@ class Preparation:
         truth = self._truth_correlation() ** 2
         return stretched(truth, self._restored_box / self.reference.box, len(self._signal_fraction))
 
-    def _window(self, reliability: NDArray[np.float64], wider: float) -> NDArray[np.float32]:
-        """Return the mask or sphere given, or so many estimated diameters, open beyond for a reliable reference."""
+    def _window(self, reliability: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return what may hold density: the mask or sphere given, or a wider sphere, open for a reliable reference."""
+        window = self._support(WINDOW_WITHIN)
+        return window if self.keeps_out else open_window(window, reliability)
+
+    def _support(self, wider: float) -> NDArray[np.float32]:
+        """Return the mask or sphere that was given, or a sphere of so many estimated diameters, (n, n, n)."""
         if self._mask is not None:
             return np.clip(self._mask.data, 0.0, 1.0)
-        given = self.settings.mask_diameter_angstrom
-        diameter = given or min(wider * self._extent, widest_sphere_angstrom(self._compared.box_angstrom))
-        sphere = sphere_of(self._compared.box, self._compared.voxel_size_angstrom, diameter)
-        return sphere if given else open_window(sphere, reliability)
+        widest = widest_sphere_angstrom(self._compared.box_angstrom)
+        diameter = self.settings.mask_diameter_angstrom or min(wider * self._extent, widest)
+        return sphere_of(self._compared.box, self._compared.voxel_size_angstrom, diameter)
 
     def _restorer(
         self, wedge: Wedge, box: int, diameter_angstrom: float, limit: float, mask: Volume | None = None

@@ -207,7 +207,8 @@ def _map_contrast(evidence: Evidence) -> Check | None:
     rule = "the middle of the map must not be darker than what is around it"
     if value < -1.0:
         found = f"the map is dark in its middle ({value:.1f} standard deviations of what is around it)"
-        return _check("density", Grade.WRONG, found, rule, "pass --invert")
+        remedy = "pass --invert if particles are dark; shells as wide as the box look so, too"
+        return _check("density", Grade.DOUBTFUL, found, rule, remedy)
     return _check("density", Grade.GOOD, "the map is bright in its middle", rule)
 
 
@@ -313,7 +314,8 @@ def _shape(evidence: Evidence) -> Check | None:
         found = f"the FSC rises to {rise:.2f} again after its fall"
         remedy = "duplicates in both halves, a mask that is too tight, or one noise in both"
         return _check("FSC", Grade.DOUBTFUL, found, rule, remedy)
-    return _check("FSC", Grade.GOOD, "the FSC falls once", rule)
+    found = "the FSC falls once" if len(fallen) else "the FSC does not fall below 0.143 in voxels of this size"
+    return _check("FSC", Grade.GOOD, found, rule)
 
 
 def _finished(evidence: Evidence) -> Check | None:
