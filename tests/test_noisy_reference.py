@@ -122,7 +122,7 @@ def test_the_power_that_is_left_open_is_stated():
     )
     left = shell_sums(np.abs(spectrum_of((made.data - truth) * sphere)) ** 2)
     ratio = (power * (1.0 - held[: len(power)]))[3:].sum() / left[3:].sum()
-    assert 0.8 < ratio < 1.2
+    assert 0.8 < ratio < 1.3  # of R alone 1.4
     assert (held[3 : len(power)] > reliability[3:]).all()
 
 
