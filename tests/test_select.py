@@ -19,6 +19,8 @@ from gonio.io.blocks import read_star
 from gonio.io.em import read_em
 from gonio.io.lists import read_with
 from gonio.io.source import ReadOptions
+from gonio.io.text import numbers_or_text, plain_floats
+from gonio.io.tilts import visible_tilts
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Subtomogram, Volume
@@ -478,6 +480,25 @@ def test_a_pixel_size_that_contradicts_the_lists_is_refused(particles, tmp_path,
     (tmp_path / "a.csv").write_text("name,tomogram,x_angstrom,y_angstrom,z_angstrom\nA,T,1,2,3\nB,T,4,5,6\n")
     assert select(tmp_path / "a.csv", tmp_path / "b.csv", "--random", 1, "--pixel-size", 10) == 2
     assert "counts in angstrom: leave out --pixel-size" in capsys.readouterr().err
+
+
+def test_a_pixel_size_that_takes_the_place_of_a_stated_one_is_said(particles, tmp_path, capsys):
+    words = ["convert", str(particles), f"{tmp_path}/a.csv", "--overwrite", "--pixel-size"]
+    assert run([*words, "10"]) == 0
+    assert "p.star has pixels of 2.5 angstrom by its files: the given 10 take their place" in capsys.readouterr().err
+    assert run([*words, "2.5"]) == 0
+    assert "take their place" not in capsys.readouterr().err
+
+
+def test_what_python_alone_takes_for_a_number_is_none_in_a_file(tmp_path):
+    for token in ("[1_0,1]", "[1,\u0661]"):
+        with pytest.raises(gonio.io.FormatError, match="not a list of 0 and 1"):
+            visible_tilts(token, path=tmp_path / "p.star", row=0, count=2)
+    assert visible_tilts("[1,0]", path=tmp_path / "p.star", row=0, count=2).tolist() == [True, False]
+    assert numbers_or_text(["20230101_1", "2"]).tolist() == ["20230101_1", "2"]
+    assert numbers_or_text(["1e3", "nan"]).dtype == np.float64
+    with pytest.raises(ValueError, match="not a number"):
+        plain_floats(["1", "1_0"])
 
 
 # In Python

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gonio.io.errors import FormatError, reading, replacing
-from gonio.io.text import plain_float
+from gonio.io.text import plain_float, plain_floats
 from gonio.particle.texts import ROWS_AT_A_TIME, Packer, Texts, packed, texts_at
 
 LIST_WANTED = "give a STAR file as RELION or WarpTools writes it"
@@ -81,9 +81,7 @@ class Block:
     def _numbers(self, label: str) -> NDArray[np.float64]:
         values = self.text(label)
         try:
-            if not _is_plain(values):
-                raise ValueError
-            numbers = np.array(values, dtype=np.float64)
+            numbers = plain_floats(values)
         except ValueError:
             numbers = np.array([_float(value) for value in values])
         return self._checked(label, numbers, np.isfinite(numbers), "not a number")
@@ -351,14 +349,6 @@ def _quoted(block: Block, row: int, value: str) -> str:
         problem = f"column {label}{block.of_it} holds {value!r} in row {row + 1}, which no STAR file can hold"
         raise FormatError(block.path, problem, "rename it, or write another format")
     return f"{quote}{value}{quote}"
-
-
-def _is_plain(values: Sequence[str]) -> bool:
-    """Return whether texts are without what Python alone takes for digits: 1_000, and those of other scripts."""
-    if isinstance(values, Texts):
-        return not values.is_packed or (b"_" not in (joined := values.values.tobytes()) and joined.isascii())
-    text = "".join(values)
-    return text.isascii() and "_" not in text
 
 
 def _float(value: str) -> float:

@@ -33,7 +33,7 @@ from gonio.io.paths import folder_of, moved
 from gonio.io.source import TILT_COLUMNS, ReadOptions
 from gonio.io.star_columns import CLASSES, checked_names, own_texts
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import check_writable, number_text, numbers_or_text, own_name
+from gonio.io.text import check_writable, number_text, numbers_or_text, own_name, plain_float
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 
@@ -285,7 +285,7 @@ def _number(path: Path, row: Row, key: str, default: float) -> float:
     """Return a number, which may be written as a text."""
     value = row.values.get(key, default)
     try:
-        number = float(value)
+        number = plain_float(value) if isinstance(value, str) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not _is_finite(number):

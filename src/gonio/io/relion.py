@@ -30,7 +30,7 @@ from gonio.io.paths import folder_of, moved
 from gonio.io.source import CENTRED, COORDINATES_PX, NAME, STACKS, SUBTOMOGRAM_ANGLES, TILT_COLUMNS
 from gonio.io.star import ANGLES, CLASS, HALF_SET, IMAGES, ORIGINS_ANGSTROM, ORIGINS_PX, SCORE, TOMOGRAMS
 from gonio.io.star_columns import own_texts
-from gonio.io.text import decimals, number_text
+from gonio.io.text import decimals, number_text, plain_floats
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.texts import Texts, packed
@@ -101,7 +101,7 @@ def _in_tomogram(extras: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]
     if not all(label in extras for label in SUBTOMOGRAM_ANGLES) or PRIORS[1] not in kept:
         return kept
     zero = ("0",) * len(extras[SUBTOMOGRAM_ANGLES[0]])
-    stated = np.array([kept.get(label, zero) for label in PRIORS], dtype=np.float64).T  # (m, 3)
+    stated = np.array([plain_floats(kept.get(label, zero)) for label in PRIORS]).T  # (m, 3)
     nowhere = np.zeros(stated.shape)
     rotation = _turned(extras) * Pose.from_euler_zyz_deg(stated, nowhere).rotation.inv()
     angles = decimals(PRIORS, Pose(rotation.inv(), nowhere).euler_zyz_deg())
@@ -205,7 +205,7 @@ def _image_pixels(table: ParticleTable) -> NDArray[np.float64] | None:
     """Return the pixel sizes of the images as the list states them, else those of the coordinates."""
     for label in (IMAGE_PIXEL, OLD_PIXEL):
         if label in table.extras:
-            return np.array(table.extras[label], dtype=np.float64)
+            return plain_floats(table.extras[label])
     return table.pixel_sizes_angstrom
 
 

@@ -24,7 +24,7 @@ from gonio.io.blocks import LARGEST_WHOLE, Block
 from gonio.io.errors import FormatError, printable, reading, replacing
 from gonio.io.source import IMAGE_COLUMNS, TILT_COLUMNS, ReadOptions
 from gonio.io.subtomograms import ListSource
-from gonio.io.text import check_writable, number_text, numbers_or_text, own_label, own_name, token
+from gonio.io.text import check_writable, number_text, numbers_or_text, own_label, own_name, plain_floats, token
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.texts import Texts, are_distinct, packed
@@ -160,7 +160,7 @@ def _scores(block: Block, label: str | None) -> NDArray[np.float64] | None:
     if label is None or label not in block:
         return None
     try:
-        return np.array(block.text(label), dtype=np.float64)
+        return plain_floats(block.text(label))
     except ValueError:
         return block.numbers(label)  # raises, and names the row
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,10 +22,10 @@ T = TypeVar("T")
 
 def numbers_or_text(values: Sequence[str]) -> NDArray:
     """Return a column as numbers where all are, else as text."""
-    if not any("_" in value for value in values):  # NumPy takes 2023_1 for a number
-        with suppress(ValueError):
-            return np.array(values, dtype=np.float64)
-    return np.array(values)
+    try:
+        return plain_floats(values)
+    except ValueError:
+        return np.array(values)
 
 
 def check_writable(path: Path, columns: Mapping[str, Sequence[str]], unwritable: re.Pattern[str]) -> None:
@@ -50,6 +49,21 @@ def plain_float(text: str) -> float:
     if not text.isascii() or "_" in text:
         raise ValueError(f"{text!r} is not a number")
     return float(text)
+
+
+def plain_floats(values: Sequence[str]) -> NDArray[np.float64]:
+    """Return numbers as files have them, shape (m,); ValueError as ``plain_float``."""
+    if not _is_plain(values):
+        raise ValueError("a text among them is not a number")
+    return np.array(values, dtype=np.float64)
+
+
+def _is_plain(values: Sequence[str]) -> bool:
+    """Return whether texts are without what Python alone takes for digits: 1_000, and those of other scripts."""
+    if isinstance(values, Texts):
+        return not values.is_packed or (b"_" not in (joined := values.values.tobytes()) and joined.isascii())
+    text = "".join(values)
+    return text.isascii() and "_" not in text
 
 
 def is_number(text: str) -> bool:

@@ -35,6 +35,7 @@ from scipy.spatial.transform import Rotation
 
 from gonio.io.blocks import Block, Star, read_star
 from gonio.io.errors import FormatError, locate
+from gonio.io.text import plain_floats
 from gonio.particle.tilt_series import Optics, TiltSeries
 
 ANGLES = ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot")
@@ -121,7 +122,7 @@ def _centre(row: Block) -> NDArray[np.float64] | None:
     if PIXEL not in row or not all(label in row for label in SIZES):
         return None
     try:
-        size = np.array([row.text(label)[0] for label in SIZES], dtype=np.float64)
+        size = plain_floats([row.text(label)[0] for label in SIZES])
     except ValueError:
         return None  # blank, or "None": not set
     return None if not (size >= 1).all() else 0.5 * size * float(row.numbers(PIXEL)[0])
@@ -181,7 +182,7 @@ def bfactors(rows: Block) -> NDArray[np.float64]:
 def visible_tilts(token: str, *, path: Path, row: int, count: int) -> NDArray[np.bool_]:
     """Return which of ``count`` tilts show a particle, from a list such as ``[0,1,1]``."""
     try:
-        visible = np.array([float(value) != 0 for value in token.strip("[]").split(",")])
+        visible = plain_floats(token.strip("[]").split(",")) != 0
     except ValueError as error:
         problem = f"column rlnTomoVisibleFrames holds {token!r} in row {row + 1}, not a list of 0 and 1"
         raise FormatError(path, problem, "correct the value") from error
@@ -233,7 +234,7 @@ def matrix_rows(tilts: Block, label: str, count: int) -> NDArray[np.float64]:
     rows = []
     for index, token in enumerate(tilts.text(label)):
         try:
-            values = np.array(token.strip("[]").split(","), dtype=np.float64)
+            values = plain_floats(token.strip("[]").split(","))
         except ValueError:
             values = np.empty(0)
         if len(values) != count or not np.isfinite(values).all():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gonio.jobs.files import write_settings
+from gonio.jobs.list_rows import as_stated, warn_of_other_size
 from gonio.jobs.options import File
 from gonio.particle.arguments import ArgumentError
 from gonio.run.folder import check_target
@@ -131,6 +132,8 @@ def _read(path: Path, given: Format, pixel_size: float | None, tomograms: Path |
     options = ReadOptions(
         pixel_size_angstrom=pixel_size, may_count_pixels=True, tomograms_path=tomograms if own else None
     )
+    if pixel_size is not None:
+        warn_of_other_size(as_stated(path, options, format=given.name), pixel_size)
     return read_with(path, options, format=given.name)
 
 

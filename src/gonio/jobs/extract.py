@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gonio.io.source import REVERSED, TILT_SENSE
 from gonio.jobs.extract_stacks import StackCuts, StackExtraction
 from gonio.jobs.files import write_settings
-from gonio.jobs.list_rows import check_angstrom, read_list
+from gonio.jobs.list_rows import as_stated, check_angstrom, read_list, warn_of_other_size
 from gonio.jobs.options import File, wedge_of
 from gonio.jobs.running import thread_count
 from gonio.jobs.splitting import some
@@ -409,6 +409,8 @@ def _placed_list(path: Path, pixel_size: float | None) -> ParticleTable:
     from gonio.io import FormatError
 
     table = read_list(path, pixel_size)
+    if pixel_size is not None:
+        warn_of_other_size(as_stated(path), pixel_size)
     if table.coordinates_angstrom is None:
         raise FormatError(path, "states no positions in a tomogram", "give a list with coordinates")
     check_angstrom(table)

@@ -474,11 +474,13 @@ def _look_at_places(
 
 def _listed_box(table: ParticleTable) -> float | None:
     """Return the edge of the boxes in angstrom as the list states it, where its images are missing."""
+    from gonio.io.text import plain_float
+
     labels = ("rlnImageSize", "rlnImagePixelSize")
     if not all(label in table.extras for label in labels):
         return None
     try:
-        size, pixel = (float(table.extras[label][0]) for label in labels)
+        size, pixel = (plain_float(table.extras[label][0]) for label in labels)
     except ValueError:
         return None
     return size * pixel if size * pixel > 0 else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from gonio.run.folder import check_target
 if TYPE_CHECKING:
     from gonio.io.blocks import Block
     from gonio.io.formats import Format
+    from gonio.io.source import ReadOptions
     from gonio.particle.table import ParticleTable
 
 
@@ -40,7 +43,7 @@ def read_lists(
     """
     if pixel_size_angstrom is None:
         return [read_list(path, None) for path in paths]
-    tables = [_as_stated(path) for path in paths]
+    tables = [as_stated(path) for path in paths]
     if in_one_unit or all(table is not None for table in tables):
         for table in tables:
             if table is not None:
@@ -51,25 +54,43 @@ def read_lists(
     ]
 
 
-def _as_stated(path: Path) -> ParticleTable | None:
+def as_stated(path: Path, options: ReadOptions | None = None, *, format: str | None = None) -> ParticleTable | None:
     """Return a list as its files have it, or None where that takes the size of its pixels."""
     from gonio.io.errors import FormatError
+    from gonio.io.lists import read_with
+    from gonio.io.source import ReadOptions
 
+    options = replace(options or ReadOptions(), pixel_size_angstrom=None, may_count_pixels=True)
     try:
-        table = read_list(path, None)
+        table = read_with(path, options, format=format)
     except FormatError:  # of angstrom beside pixels; what is broken is found again when it is read with their size
         return None
     return None if table.lengths == "pixels" else table
 
 
-def _check_stated(table: ParticleTable, given: float) -> None:
-    """Raise ArgumentError where a list states another size of its pixels than is given, or has no use for one."""
+def warn_of_other_size(stated: ParticleTable | None, given: float) -> None:
+    """Warn where the pixel size that is given takes the place of another: ``stated`` is from ``as_stated``."""
+    other = None if stated is None else _other_size(stated, given)
+    if stated is not None and other is not None:
+        problem = (
+            f"{stated.files[0]} has pixels of {other:g} angstrom by its files: the given {given:g} take their place"
+        )
+        warnings.warn(problem, stacklevel=3)
+
+
+def _other_size(table: ParticleTable, given: float) -> float | None:
+    """Return the first pixel size of a list that is not the given one."""
     from gonio.particle.volume import same_size
 
-    sizes = table.pixel_sizes_angstrom
-    if sizes is None:
+    sizes = () if table.pixel_sizes_angstrom is None else table.pixel_sizes_angstrom.tolist()
+    return next((size for size in sizes if not same_size(given, size)), None)
+
+
+def _check_stated(table: ParticleTable, given: float) -> None:
+    """Raise ArgumentError where a list states another size of its pixels than is given, or has no use for one."""
+    if table.pixel_sizes_angstrom is None:
         raise ArgumentError("{path} counts in angstrom: leave out {}", "pixel_size_angstrom", path=table.files[0])
-    other = next((size for size in sizes.tolist() if not same_size(given, size)), None)
+    other = _other_size(table, given)
     if other is not None:
         what = (
             "{} {given:g} contradicts {path}, which has pixels of {other:g} angstrom: leave it out, or correct the list"
