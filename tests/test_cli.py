@@ -1011,3 +1011,11 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
     with output.progress("counting", 2) as done:
         done(2)
     assert "2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", ["inspect p.star", "average p.star -o out", "align p.star --reference map.mrc -o out", "pair a.mrc b.mrc"]
+)
+def test_a_tilt_axis_without_tilts_is_refused(capsys, words):
+    assert run([*words.split(), "--tilt-axis", "0"]) == 2
+    assert "--tilt-axis has no meaning without --tilt-range" in capsys.readouterr().err

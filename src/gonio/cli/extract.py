@@ -44,11 +44,6 @@ LARGEST_EDGE = 4096
     ),
     pixel_size_angstrom=length("--pixel-size", "Size of LIST's pixels, angstrom, in place of what it states."),
     voxel_size_angstrom=length("--voxel-size", "Voxel size of the tomograms, angstrom, in place of their headers."),
-    axis_deg=typer.Option(
-        "--tilt-axis",
-        metavar="DEG",
-        help="With --tilt-range: direction of the tilt axis, degrees from x towards y. Default: 90, which is y.",
-    ),
     reverse_tilts=typer.Option(
         "--reverse-tilts",
         help="Mirror what is cut in z: for tomograms that were reconstructed with the wrong tilt sense.",

@@ -39,7 +39,9 @@ OPTIONS: Mapping[str, ParameterInfo] = {
         "--tilt-range", metavar="MIN MAX", help="First and last tilt of 3-D subtomograms, degrees, such as -60 60."
     ),
     "axis_deg": typer.Option(
-        "--tilt-axis", metavar="DEG", help="Direction of the tilt axis, degrees from x towards y; 90 is y."
+        "--tilt-axis",
+        metavar="DEG",
+        help="With --tilt-range: direction of the tilt axis, degrees from x towards y. Default: 90, which is y.",
     ),
     "tilt_files": typer.Option(
         "--tilts",

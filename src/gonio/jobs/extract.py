@@ -15,7 +15,7 @@ from gonio.io.source import REVERSED, TILT_SENSE
 from gonio.jobs.extract_stacks import StackCuts, StackExtraction
 from gonio.jobs.files import write_settings
 from gonio.jobs.list_rows import as_stated, check_angstrom, read_list, warn_of_other_size
-from gonio.jobs.options import File, wedge_of
+from gonio.jobs.options import File, axis_of, wedge_of
 from gonio.jobs.running import thread_count
 from gonio.jobs.splitting import some
 from gonio.particle.arguments import ArgumentError, check_one_of
@@ -121,10 +121,7 @@ def extract(
         check_one_of(argument, value, known)
     if tilt_files and tilt_range_deg:
         raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
-    if axis_deg is not None and tilt_range_deg is None:
-        what = "{} has no meaning without {}: tilt files and series have an axis of their own; leave it out"
-        raise ArgumentError(what, "axis_deg", "tilt_range_deg")
-    axis_deg = 90.0 if axis_deg is None else axis_deg
+    axis_deg = axis_of(axis_deg, tilt_range_deg)
     wedge_of(tilt_range_deg, axis_deg)  # which checks the range
     table, scaling = _placed_list(Path(particles), pixel_size_angstrom), Scaling(normalise, diameter_angstrom, invert)
     paths = list(map(Path, tomograms))

@@ -40,6 +40,8 @@ SEARCHES = ("coarse_to_fine", *PAPERS_SEARCHES)
 
 WEIGHTINGS = ("plain", "dose", "ctf")
 MAX_Q = 0.05
+# The tilt axis is y.
+USUAL_AXIS_DEG = 90.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class ListOptions:
 
     Parameters
     ----------
+    axis_deg
+        Direction of the tilt axis of a range that is given; None for 90, y.
     voxel_size_angstrom, permissive
         They hold for maps, too.
     tilt_files, tilt_weights
@@ -58,7 +62,7 @@ class ListOptions:
 
     path: File
     tilt_range_deg: tuple[float, float] | None = None
-    axis_deg: float = 90.0
+    axis_deg: float | None = None
     tilt_files: Sequence[File] | None = None
     tilt_weights: str = "plain"
     ctf_image: str | None = None
@@ -94,6 +98,7 @@ class ListOptions:
 
     def check(self) -> None:
         """Raise ArgumentError for options that exclude each other."""
+        axis_of(self.axis_deg, self.tilt_range_deg)
         check_one_of("tilt_weights", self.tilt_weights, WEIGHTINGS)
         if self.tilt_files and self.tilt_range_deg is not None:
             raise ArgumentError("{} and {} exclude each other: give one", "tilt_files", "tilt_range_deg")
@@ -109,7 +114,7 @@ class ListOptions:
 
         return ReadOptions(
             self.tilt_range_deg,
-            self.axis_deg,
+            USUAL_AXIS_DEG if self.axis_deg is None else self.axis_deg,
             self.voxel_size_angstrom,
             self.invert,
             self.permissive,
@@ -122,7 +127,7 @@ class ListOptions:
 
     def record(self, table: ParticleTable) -> dict[str, object]:
         """Return the options and what followed from them, for the settings beside results."""
-        return {**asdict(self), "tilt_sense": table.tilt_sense}
+        return {**asdict(self), "axis_deg": self.reading.axis_deg, "tilt_sense": table.tilt_sense}
 
     def read_map(self, path: File) -> Volume:
         """Read a map, with the voxel size that is given for all."""
@@ -140,6 +145,16 @@ def _one_of(kind: type[Kind], argument: str, name: str | None) -> Kind | None:
         return None
     check_one_of(argument, name, kind)
     return kind(name)
+
+
+def axis_of(axis_deg: float | None, *ranges_deg: tuple[float, float] | None) -> float:
+    """Return the direction of the tilt axis, 90 degrees where none is given; ArgumentError for one without a range."""
+    if axis_deg is None:
+        return USUAL_AXIS_DEG
+    if all(one is None for one in ranges_deg):
+        what = "{} has no meaning without {}: files of tilts and lists state an axis of their own; leave it out"
+        raise ArgumentError(what, "axis_deg", "tilt_range_deg")
+    return axis_deg
 
 
 def wedge_of(tilt_range_deg: tuple[float, float] | None, axis_deg: float) -> SingleAxisWedge | None:

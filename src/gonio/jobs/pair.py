@@ -11,7 +11,7 @@ import numpy as np
 from gonio.jobs.checking import warn_of
 from gonio.jobs.files import beside, check_map, write_settings
 from gonio.jobs.fitting import Fitting
-from gonio.jobs.options import File, ReferenceOptions, SearchOptions, files_of, wedge_of
+from gonio.jobs.options import File, ReferenceOptions, SearchOptions, axis_of, files_of, wedge_of
 from gonio.particle.arguments import ArgumentError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def pair(
     tilt_range_deg: tuple[float, float] | None = None,
     tilt_range_a_deg: tuple[float, float] | None = None,
     tilt_range_b_deg: tuple[float, float] | None = None,
-    axis_deg: float = 90.0,
+    axis_deg: float | None = None,
     search: SearchOptions = SearchOptions(),
     known: ReferenceOptions = ReferenceOptions(),
     output: File | None = None,
@@ -136,7 +136,8 @@ def pair(
     a, b
         The map that stays, and the one that is aligned to it: the reference.
     tilt_range_deg, tilt_range_a_deg, tilt_range_b_deg, axis_deg
-        Tilts of both, or of one alone, and the direction of their axis; None where nothing is missing.
+        Tilts of both, or of one alone, and the direction of their axis, 90 degrees for None; no tilts
+        where nothing is missing.
     output
         The map to write: the moved B, of the hand that fits; its settings lie beside.
     mirror
@@ -148,6 +149,7 @@ def pair(
 
     path = None if output is None else check_map(output, SETTINGS_ENDING, overwrite=overwrite)
     tilts = [tilt_range_a_deg or tilt_range_deg, tilt_range_b_deg or tilt_range_deg]
+    axis_deg = axis_of(axis_deg, *tilts)
     wedges = [wedge_of(own, axis_deg) for own in tilts]
     search.check()
     read = partial(read_volume, voxel_size_angstrom=voxel_size_angstrom, permissive=permissive)

@@ -275,7 +275,7 @@ def tilt_axis_like_x(volumes: Sequence[Volume], tilt_range_deg: tuple[float, flo
         f"power is missing as with a tilt axis along x ({100 * about_x:.0f} % of the rest there, {100 * about_y:.0f} %"
         " where an axis along y would miss it)"
     )
-    return InputWarning("tilt axis along x", what, "pass --tilt-axis 0, or rotate the tomogram")
+    return InputWarning("tilt axis along x", what, "pass --tilt-range with --tilt-axis 0, or rotate the tomogram")
 
 
 def dark_tomogram(piece: NDArray[np.float32]) -> InputWarning | None:
