@@ -174,11 +174,11 @@ def runs(tmp_path_factory):
 
 @pytest.mark.slow
 def test_real_runs_get_the_verdict_that_they_deserve(runs):
-    good, noise = runs("real", 56, "reference.mrc", iterations=5), runs("noise", 56, "reference.mrc")
+    good, noise = runs("real", 56, "reference.mrc", iterations=4), runs("noise", 56, "reference.mrc", iterations=1)
     assert grades(good.verdict) == {} and good.verdict.grade is Grade.GOOD, good.verdict.sentence
     assert noise.verdict.grade is not Grade.GOOD
     assert {"halves", "particles"} <= set(grades(noise.verdict))
-    inverted, few = runs("real", 56, "inverted.mrc"), runs("real", 6, "reference.mrc")
+    inverted, few = runs("real", 16, "inverted.mrc", iterations=1), runs("real", 6, "reference.mrc", iterations=1)
     assert inverted.verdict.grade is Grade.WRONG
     assert "contrast" in grades(inverted.verdict)
     assert few.verdict.grade is Grade.DOUBTFUL
