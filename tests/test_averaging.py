@@ -178,11 +178,11 @@ def beads(box: int) -> Phantom:
     [("subtomograms", 32), ("subtomograms", 33), ("stacks", 32), ("stacks with ctf", 32), ("stacks with ctf", 33)],
 )
 def test_averages_have_no_artefact_of_their_grid(kind, box):
-    """160 noise-free particles, +-60 degrees: FSC with the truth over 0.99 in every shell that is not aliased.
+    """200 noise-free particles, +-60 degrees: FSC with the truth over 0.99 in every shell that is not aliased.
 
     Images sample beads at points, so that what lies beyond Nyquist is in their last shell, from another side in each.
     """
-    phantom, count = beads(box), 160
+    phantom, count = beads(box), 200
     truth = Volume(phantom.density(Pose.identity(), box=box, voxel_size_angstrom=VOXEL), VOXEL)
     poses = Pose.random(count, rng=np.random.default_rng(4), max_shift_angstrom=20.0)
     ctf = PAPER_CTF if "ctf" in kind else None
