@@ -11,8 +11,10 @@ import pytest
 from gonio.alignment.aligner import Aligner
 from gonio.alignment.particle_list import ParticleError
 from gonio.averaging.averages import average
+from gonio.jobs.verdicts import verdict_of_classification
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume, correlation
+from gonio.report import Grade
 from gonio.run.executor import Local
 from gonio.settings import Settings
 from gonio.workflows.classification import (
@@ -23,7 +25,7 @@ from gonio.workflows.classification import (
     random_references,
 )
 from gonio.workflows.clustering import AllPairs, adjusted_rand_index, cluster
-from two_kinds import BOX, EACH, KINDS, SIZE, TRUE, Made, listed, particle, true_map
+from two_kinds import BOX, EACH, KINDS, SIZE, TRUE, Made, Many, listed, particle, true_map
 
 WRONG_DEG = 15.0  # further off is another optimum
 
@@ -199,6 +201,15 @@ def test_listed_poses_and_chance_are_enough_to_begin():
     found = classes_of_references(table, first, Settings(search="local"), most_rounds=8)
     assert adjusted_rand_index(found.labels, TRUE) == 1.0
     assert found.converged
+
+
+@pytest.mark.parametrize(("kinds", "grade"), [(KINDS, Grade.GOOD), ((KINDS[0],) * 2, Grade.DOUBTFUL)])
+def test_classes_of_two_kinds_are_good_and_those_of_one_kind_are_not(kinds, grade):
+    table = Many((kinds[0],) * 26 + (kinds[1],) * 26).listed()
+    settings, executor = Settings(search="local"), Local()
+    found = classes_of_references(table, random_references(table, 2), settings, most_rounds=6)
+    verdict = verdict_of_classification(table, found, None, [], settings, warned=[], executor=executor)
+    assert verdict.grade is grade, verdict.sentence
 
 
 def test_a_particle_that_does_not_fit_is_named():

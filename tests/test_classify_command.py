@@ -68,6 +68,10 @@ def test_all_pairs_of_a_short_list_tell_its_classes(folder, capsys):
     assert (out / "dissimilarity.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((out / "summary.json").read_text())
     assert summary["classes"] == [EACH, EACH]
+    assert summary["verdict"] == "doubtful"
+    assert summary["verdict_why"] == "Doubtful: the smallest class has 4 asymmetric units, too few to rely on."
+    assert summary["verdict_why"] in " ".join(said.split())
+    assert "data-grade=doubtful" in (out / "report.html").read_text()
     assert "pairs_up_to = 200" in (out / "settings.toml").read_text()
     assert not list(folder.glob(".pairs*"))
 

@@ -31,6 +31,27 @@ def particle(index: int) -> tuple[Subtomogram, Pose]:
 
 
 @dataclass(frozen=True)
+class Many(ParticleSource):
+    """A source of particles of the kinds of a list, half of them in either half set, at their true poses."""
+
+    kinds: tuple[str, ...]
+
+    def load(self, index: int) -> Subtomogram:
+        return self.made(index)[0]
+
+    def made(self, index: int) -> tuple[Subtomogram, Pose]:
+        rng = np.random.default_rng([8, index])
+        pose = Pose.random(1, rng=rng, max_shift_angstrom=SIZE)[0]
+        return simulate_subtomogram(density(self.kinds[index]), pose, imaging=IMAGING, rng=rng), pose
+
+    def listed(self) -> ParticleTable:
+        count = len(self.kinds)
+        poses = Pose.stack([self.made(index)[1] for index in range(count)])
+        halves = np.resize([1, 2], count).astype(np.int8)
+        return ParticleTable(poses, tuple(map(str, range(count))), ("",) * count, half_sets=halves, source=self)
+
+
+@dataclass(frozen=True)
 class Made(ParticleSource):
     """A source of simulated particles; those of ``broken`` have another voxel size."""
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gonio.report import Competing, Evidence, Grade, Report, Verdict, html, verdict_of
+from gonio.report import Competing, Divided, Evidence, Grade, Report, Verdict, html, verdict_of
 
 # Numbers of a good run, like those that experiments/verdicts/run.py stores.
 GOOD = Evidence(
@@ -69,6 +69,46 @@ def test_each_check_can_fail_alone(change, name, grade):
     assert verdict.grade is grade
     assert verdict.deciding[0].remedy
     assert verdict.deciding[0].found in verdict.sentence
+
+
+DIVIDED = Divided([40, 26], likeness=0.55, clear=0.97, unfinished="")
+
+
+def judged(divided: Divided, **more) -> Verdict:
+    return verdict_of(Evidence(classes=divided, **more), needs_decoys=False)
+
+
+def test_classes_that_differ_are_good_and_every_check_says_so():
+    verdict = judged(DIVIDED, contrast_t=9.0)
+    assert verdict.grade is Grade.GOOD
+    assert {one.name for one in verdict.checks} == {"contrast", "difference", "size", "assignment", "iterations"}
+    assert judged(Divided([25, 25], silhouette=0.6)).grade is Grade.GOOD  # all pairs: no halves are needed
+    assert judged(Divided([50], silhouette=0.59)).grade is Grade.GOOD  # one kind, as no division stands out
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"units": [40, 24]}, "size"),
+        ({"units": [40, 26, 0]}, "size"),
+        ({"likeness": 0.81}, "difference"),
+        ({"likeness": None}, "difference"),
+        ({"silhouette": 0.59}, "silhouette"),
+        ({"units": [66], "likeness": None, "silhouette": 0.61}, "silhouette"),
+        ({"clear": 0.49}, "assignment"),
+        ({"unfinished": "the last iteration was not the end"}, "iterations"),
+    ],
+)
+def test_each_check_of_classes_can_fail_alone(change, name):
+    verdict = judged(replace(DIVIDED, **change))
+    assert grades(verdict) == {name: Grade.DOUBTFUL}
+    assert verdict.deciding[0].remedy
+    assert verdict.deciding[0].found in verdict.sentence
+
+
+def test_classes_of_which_nothing_was_measured_are_doubtful():
+    assert judged(Divided([40, 30])).grade is Grade.DOUBTFUL
+    assert judged(DIVIDED, contrast_t=-9.0).grade is Grade.WRONG
 
 
 def test_thresholds_lie_where_they_are_stated():

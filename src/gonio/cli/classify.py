@@ -69,6 +69,7 @@ def classify(classified: Classified, *, output: Path, as_json: bool) -> None:
         classified.summary,
         "" if classified.paired is None else wrapped(classified.paired.clustering.reason),
         numbers_text(classified.rows),
+        wrapped(str(classified.verdict)),
         f"wrote {output / file_name(classified.table, 'particles')} and {output / 'class_1.mrc'}",
         f"look at {output / 'report.html'}",
         as_json=as_json,

@@ -16,6 +16,7 @@ from gonio.jobs.fitting import Fitting
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, files_of
 from gonio.jobs.pages import facts_of, for_display, with_notes
 from gonio.jobs.running import RunOptions, running
+from gonio.jobs.verdicts import verdict_of_classification
 from gonio.particle.arguments import ArgumentError
 from gonio.run.executor import Executor
 
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
     from gonio.particle.table import ParticleTable
     from gonio.particle.volume import Volume
     from gonio.report import Classes as Shown
-    from gonio.report import Matrix, Report
+    from gonio.report import Matrix, Report, Verdict
     from gonio.settings import Settings
     from gonio.workflows.classification import Classes
     from gonio.workflows.clustering import AllPairs, Clustering
 
+# Rule for the one resolution of the page.
+RULE = (
+    "of the class whose halves agree least far: where their Fourier shell correlation, without a mask, first falls"
+    " below 0.143; unless the list's half sets were kept apart, both were aligned to one map, so noise may agree"
+)
 # Columns of an earlier classification, which are dropped.
 FOUND = ("class_margin",)
 # All pairs of up to this many particles are aligned: 20,000 pairs, four minutes of one processor in boxes of 32.
@@ -55,12 +61,13 @@ class Paired:
 
 @dataclass(frozen=True)
 class Classified:
-    """The classes of a list, the list with them, how they were found, and the pairs that they come from, if any."""
+    """The classes of a list, the list with them, how they were found, the pairs if any, and the page's verdict."""
 
     found: Classes
     table: ParticleTable
     procedure: Procedure
     paired: Paired | None
+    verdict: Verdict
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
@@ -88,6 +95,8 @@ class Classified:
             "way": self.procedure.reason,
             "particles": len(found.labels),
             "classes": counts,
+            "verdict": self.verdict.grade,
+            "verdict_why": self.verdict.sentence,
             "converged": found.converged,
             "turns": [asdict(one) for one in found.rounds],
             "resolution_angstrom": [_resolution(found, one) for one in range(len(counts))],
@@ -170,7 +179,11 @@ def classify(
     files = files_of(table, *(references or ()))
     with running(output, resources, settings=record, seed=seed, inputs=files) as work:
         found, paired = _classified(table, procedure, maps, count, settings, executor=work.executor, seed=seed)
-        classified = Classified(found, _classed_table(table, found), procedure, paired)
+        clustering = None if paired is None else paired.clustering
+        verdict = verdict_of_classification(
+            table, found, clustering, maps, settings, warned=warned, executor=work.executor
+        )
+        classified = Classified(found, _classed_table(table, found), procedure, paired, verdict)
         with work.results() as folder:
             matrix = _write_results(folder, classified, search.score)
             report = _report(classified, matrix, title=f"Classes of {particles.name}", seed=seed)
@@ -300,8 +313,17 @@ def _report(classified: Classified, matrix: Matrix | None, *, title: str, seed: 
         maps=seen,
         classes=None if not seen else _shown(classified, seen, counts),
         decisions=[("classes", str(len(found.averages)), classified.procedure.reason)],
+        verdict=classified.verdict,
+        resolution=_worst_resolution(classified),
         matrix=matrix if matrix is not None and len(matrix.linkage) else None,
     )
+
+
+def _worst_resolution(classified: Classified) -> tuple[float, str] | None:
+    """Return the resolution of the class whose halves agree least far, and its rule; None where none has halves."""
+    found = classified.found
+    known = [one for number in range(len(found.averages)) if (one := _resolution(found, number)) is not None]
+    return (max(known), RULE) if known else None
 
 
 def _shown(classified: Classified, seen: Mapping[str, Volume], counts: Sequence[int]) -> Shown:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gonio.report.verdict import Competing, Verdict
     from gonio.run.executor import Executor
     from gonio.settings import Settings
+    from gonio.workflows.classification import Classes
+    from gonio.workflows.clustering import Clustering
     from gonio.workflows.evidence import Sampled
     from gonio.workflows.inspection import InputWarning
     from gonio.workflows.refinement import Iteration, Plan
@@ -137,6 +139,62 @@ def verdict_of_average(
         warnings=[*_warnings(warned), *([] if fsc is not None and listed_halves else [UNKNOWN_HALVES])],
     )
     return verdict_of(evidence, needs_decoys=False)
+
+
+def verdict_of_classification(
+    table: ParticleTable,
+    found: Classes,
+    clustering: Clustering | None,
+    references: Sequence[Volume],
+    settings: Settings,
+    *,
+    warned: Iterable[InputWarning],
+    executor: Executor,
+) -> Verdict:
+    """Judge classes; ``clustering`` is that of pairs, None without, and ``references`` the maps that were given."""
+    from gonio.particle.symmetry import Symmetry
+    from gonio.report.verdict import CLEAR, Divided, Evidence, verdict_of
+
+    order, finite = Symmetry.named(settings.symmetry).order, np.isfinite(found.margin)
+    divided = Divided(
+        [order * int((found.labels == one).sum()) for one in range(1, len(found.averages) + 1)],
+        silhouette=None if clustering is None else _silhouette(clustering),
+        likeness=_likeness(table, found, settings, executor),
+        clear=float((found.margin[finite] >= CLEAR).mean()) if finite.any() else None,
+        unfinished=None if not found.rounds else _unsettled(found),
+    )
+    evidence = Evidence(
+        contrast_t=min((_contrast(table, map_) for map_ in references), default=None),
+        warnings=_warnings(warned),
+        classes=divided,
+    )
+    return verdict_of(evidence, needs_decoys=False)
+
+
+def _silhouette(clustering: Clustering) -> float | None:
+    """Return the silhouette of the classes, of one class the best of several; None where it is not known."""
+    if clustering.count == 1:
+        return max(clustering.silhouettes.values(), default=None)
+    return clustering.silhouettes.get(clustering.count)
+
+
+def _likeness(table: ParticleTable, found: Classes, settings: Settings, executor: Executor) -> float | None:
+    """Return how alike the two classes most alike are; None where no halves were kept apart, or these do not agree."""
+    from gonio.workflows.class_differences import likeness_of_classes
+
+    if not found.rounds or not {1, 2} <= set(np.asarray(table.half_sets).tolist()):
+        return None
+    averages = {one: made for one, made in enumerate(found.averages, start=1) if made is not None}
+    known = likeness_of_classes(averages, settings, executor=executor).values()
+    return None if None in known else max((one for one in known if one is not None), default=None)
+
+
+def _unsettled(found: Classes) -> str:
+    last = found.rounds[-1]
+    if found.converged:
+        return ""
+    moved = f"{last.moved} particles changed their class, the median moved by {last.pose_change_voxels:.2f} voxels"
+    return f"the last iteration was not the end ({moved})"
 
 
 def competing_of_columns(table: ParticleTable, decoys: int, *, alike: bool) -> Competing:

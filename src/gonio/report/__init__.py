@@ -22,13 +22,14 @@ from gonio.report.content import (
 )
 from gonio.report.outliers import outlying_particles
 from gonio.report.page import html
-from gonio.report.verdict import Check, Competing, Evidence, Grade, Verdict, verdict_of
+from gonio.report.verdict import Check, Competing, Divided, Evidence, Grade, Verdict, verdict_of
 
 __all__ = [
     "Chapter",
     "Check",
     "Classes",
     "Competing",
+    "Divided",
     "Directions",
     "Errors",
     "Evidence",

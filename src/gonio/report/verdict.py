@@ -32,6 +32,12 @@ AT_LIMIT, NEAR_LIMIT = 0.1, 0.95
 LEAST_COVERED = 0.2
 # Rise of an FSC after its fall through 0.143.
 RISE = 0.35
+# Silhouette of several classes, at least: gonio.workflows.clustering proposes them from it on.
+SILHOUETTE = 0.6
+# Likeness of the two classes most alike, at most: 0.52 to 0.58 of two phantoms at SNR 1 and 0.2, 1 of one particle.
+MOST_LIKE = 0.8
+# Log-likelihood difference (20 to 1) from which a class is clear, and the least fraction of such particles.
+CLEAR, CLEAR_GOOD = 3.0, 0.5
 # Level of the interval of a fraction that a sample estimates.
 SURE = 0.9
 
@@ -117,6 +123,32 @@ class Competing:
 
 
 @dataclass(frozen=True)
+class Divided:
+    """Classes of a list; None for what was not or cannot be measured.
+
+    Attributes
+    ----------
+    units
+        Number of asymmetric units of each class, 0 of an empty one.
+    silhouette
+        Silhouette of these classes; of one class, the best of those of several.
+    likeness
+        How alike the two classes are that are most alike (``gonio.workflows.class_differences``), from halves that
+        never saw one another.
+    clear
+        Fraction of particles that fit their class clearly better than the next.
+    unfinished
+        Why the last iteration is not the end; empty where it is.
+    """
+
+    units: Sequence[int]
+    silhouette: float | None = None
+    likeness: float | None = None
+    clear: float | None = None
+    unfinished: str | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What a job measured; None for what it did not or could not.
 
@@ -148,6 +180,8 @@ class Evidence:
         Why the last iteration is not the end; empty where it is.
     warnings
         Warnings of the inputs, each a short name, what is suspicious, and the remedy.
+    classes
+        Classes of the list, where these are judged.
     """
 
     units_in_half: int | None = None
@@ -163,6 +197,7 @@ class Evidence:
     covered: float | None = None
     unfinished: str | None = None
     warnings: Sequence[tuple[str, str, str]] = ()
+    classes: Divided | None = None
 
 
 def verdict_of(evidence: Evidence, *, needs_decoys: bool = True) -> Verdict:
@@ -327,6 +362,75 @@ def _finished(evidence: Evidence) -> Check | None:
     return _check("iterations", Grade.GOOD, "the poses have come to an end", rule)
 
 
+def _sizes(evidence: Evidence) -> Check | None:
+    if evidence.classes is None:
+        return None
+    units = evidence.classes.units
+    rule = f"at least {FEWEST} asymmetric units in each class: the map of fewer rests on single particles"
+    empty = [number for number, count in enumerate(units, start=1) if not count]
+    if empty:
+        found = f"no particle shows class {', '.join(map(str, empty))}"
+        return _check("size", Grade.DOUBTFUL, found, rule, "fewer classes, or other references")
+    found = f"the smallest class has {min(units)} asymmetric units"
+    if min(units) < FEWEST:
+        return _check("size", Grade.DOUBTFUL, f"{found}, too few to rely on", rule, "more particles, or fewer classes")
+    return _check("size", Grade.GOOD, found, rule)
+
+
+def _silhouette(evidence: Evidence) -> Check | None:
+    classes = evidence.classes
+    if classes is None or classes.silhouette is None:
+        return None
+    rule = f"several classes have a silhouette of {SILHOUETTE:g} or more; one class, no division that has"
+    found, divided = f"a silhouette of {classes.silhouette:.2f}", classes.silhouette >= SILHOUETTE
+    if len(classes.units) == 1:
+        what = f"the best division has {found}"
+        grade = Grade.DOUBTFUL if divided else Grade.GOOD
+        return _check("silhouette", grade, what, rule, "gonio classify with --classes auto")
+    if divided:
+        return _check("silhouette", Grade.GOOD, f"the classes have {found}", rule)
+    found = f"the classes have {found} only: one kind that is split has as much"
+    return _check("silhouette", Grade.DOUBTFUL, found, rule, "fewer classes, or less noise")
+
+
+def _differences(evidence: Evidence) -> Check | None:
+    classes = evidence.classes
+    if classes is None or sum(count > 0 for count in classes.units) < 2:
+        return None
+    rule = (
+        f"a half of one class agrees with the other half of another at most {MOST_LIKE:g} times as well as the halves"
+        " of each, which never saw one another; or all pairs were aligned"
+    )
+    if classes.likeness is None:
+        found = "whether the classes differ by more than noise was not measured: no halves that never met agree"
+        remedy = "a list with half sets, as of gonio refine, or more particles"
+        return None if classes.silhouette is not None else _check("difference", Grade.DOUBTFUL, found, rule, remedy)
+    what = f"the two classes most alike agree {classes.likeness:.2f} times as well as their own halves"
+    if classes.likeness <= MOST_LIKE:
+        return _check("difference", Grade.GOOD, what, rule)
+    found = f"{what}: they may show one particle"
+    return _check("difference", Grade.DOUBTFUL, found, rule, "fewer classes")
+
+
+def _clear(evidence: Evidence) -> Check | None:
+    if evidence.classes is None or evidence.classes.clear is None:
+        return None
+    fraction = evidence.classes.clear
+    rule = f"{100 * CLEAR_GOOD:.0f} % of particles fit their class 20 times as likely as the next"
+    found = f"{100 * fraction:.0f} % of particles fit their class clearly better than the next"
+    grade = Grade.GOOD if fraction >= CLEAR_GOOD else Grade.DOUBTFUL
+    return _check("assignment", grade, found, rule, "fewer classes, or less noise")
+
+
+def _settled(evidence: Evidence) -> Check | None:
+    if evidence.classes is None or evidence.classes.unfinished is None:
+        return None
+    rule = "no particle changes its class in the last iteration, and poses move by less than a tenth of a voxel"
+    if evidence.classes.unfinished:
+        return _check("iterations", Grade.DOUBTFUL, evidence.classes.unfinished, rule, "other or fewer references")
+    return _check("iterations", Grade.GOOD, "classes and poses have come to an end", rule)
+
+
 def _warned(evidence: Evidence) -> list[Check]:
     rule = "inputs should give no warning"
     return [
@@ -348,4 +452,9 @@ RULES: tuple[Callable[[Evidence], Check | None], ...] = (
     _finished,
     _limit,
     _coverage,
+    _differences,
+    _silhouette,
+    _sizes,
+    _clear,
+    _settled,
 )
