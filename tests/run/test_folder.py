@@ -13,6 +13,8 @@ import pytest
 
 from gonio.run import folder as folders
 from gonio.run.folder import Finished, RunFolder, locked, result_folder
+from gonio.run.manifest import files_of_run
+from gonio.run.provenance import settings_toml
 
 FACTS = {"seed": 1}
 
@@ -88,6 +90,66 @@ def test_resume_begins_where_there_is_nothing_to_go_on_with(tmp_path):
         pass
 
 
+def recorded(path, *names, parts=(), **options):
+    """A finished run of these files, and parts of one file each, with the record of them."""
+    with begin(path, **options) as run:
+        for part in parts:
+            with run.part(part) as folder:
+                (folder / "map.mrc").write_text(part)
+        with run.results() as folder:
+            for name in names:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(name)
+            (folder / "settings.toml").write_text(settings_toml([], {}, run=run.record(folder)))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_run_that_replaces_another_removes_its_files_and_no_others(tmp_path, monkeypatch, inside):
+    out = tmp_path / "out"
+    recorded(out, "particles.star", "tomograms/TS_1.star", parts=["iteration_001", "iteration_002"])
+    assert files_of_run(out) == {
+        *("particles.star", "tomograms/TS_1.star", "settings.toml"),
+        *("iteration_001/map.mrc", "iteration_002/map.mrc"),
+    }
+    for name in ("mine.txt", "iteration_002/mine.txt"):
+        (out / name).write_text("mine")
+    if inside:  # where the folder is not exchanged
+        monkeypatch.chdir(out)
+    recorded(out, "particles.csv", parts=["iteration_001"], overwrite=True)
+    assert {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()} == {
+        *("particles.csv", "settings.toml", "iteration_001/map.mrc"),
+        *("mine.txt", "iteration_002/mine.txt"),
+    }
+    assert not (out / "tomograms").exists()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_names_of_files_that_lead_elsewhere_are_not_followed(tmp_path, monkeypatch, inside):
+    out, other = tmp_path / "out", tmp_path / "other"
+    for folder in (out, other):
+        folder.mkdir()
+    (other / "mine").write_text("mine")
+    (out / "linked").symlink_to(other)
+    listed = ["../other/mine", str(other / "mine"), "linked/mine", 1]
+    (out / "settings.toml").write_text(f"[run]\nfiles = {listed!r}\n")
+    if inside:
+        monkeypatch.chdir(out)
+    recorded(out, "new", overwrite=True)
+    assert (other / "mine").read_text() == "mine"
+
+
+def test_a_finished_run_whose_files_are_gone_makes_them_again(tmp_path):
+    out = tmp_path / "out"
+    recorded(out, "map.mrc", "half1.mrc")
+    with pytest.raises(Finished):
+        recorded(out, "map.mrc", "half1.mrc", resume=True)
+    (out / "half1.mrc").unlink()
+    (out / "mine").write_text("mine")
+    with pytest.warns(UserWarning, match=r"out is finished but for half1.mrc, which are gone: its results are made ag"):
+        recorded(out, "map.mrc", "half1.mrc", resume=True)
+    assert names(out) == ["half1.mrc", "map.mrc", "mine", "settings.toml"]
+
+
 def finish(path, *, length, may_go_on, item=0, **options):
     """Do one item, and end with results."""
     with RunFolder.opened(path, FACTS, length=length, **{"resume": False, "overwrite": False, **options}) as run:
@@ -107,6 +169,29 @@ def test_a_longer_run_goes_on_with_what_a_finished_one_has_kept(tmp_path):
     assert names(out) == ["settings.toml"]
     with pytest.raises(Finished):
         finish(out, length=3, may_go_on=False, resume=True)
+
+
+def test_a_kept_run_whose_files_are_gone_makes_them_again_from_its_checkpoint(tmp_path):
+    out = tmp_path / "out"
+    finish(out, length=1, may_go_on=True)
+    text = (out / "settings.toml").read_text()
+    (out / "settings.toml").write_text(f'{text}files = ["map.mrc"]\n')
+    with pytest.warns(UserWarning, match="made again"):
+        assert finish(out, length=1, may_go_on=False, item=1, resume=True) == 1
+
+
+def test_a_run_that_ended_early_is_as_long_as_it_became(tmp_path):
+    out = tmp_path / "out"
+    with RunFolder.opened(out, FACTS, length=12, resume=False, overwrite=False) as run, run.results() as folder:
+        (folder / "settings.toml").write_text(settings_toml([], {}, run=run.record(folder, length=5)))
+    for length in (5, 8, 12, 20):
+        with pytest.raises(Finished), RunFolder.opened(out, FACTS, length=length, resume=True, overwrite=False):
+            pass
+    with (
+        pytest.raises(ValueError, match=r"longer than this run would be \(5, not 4\)"),
+        RunFolder.opened(out, FACTS, length=4, resume=True, overwrite=False),
+    ):
+        pass
 
 
 def test_a_longer_run_that_is_cut_off_goes_on_too(tmp_path):

@@ -153,16 +153,16 @@ class Work:
     inputs: Sequence[Path]
 
     @contextmanager
-    def results(self, *, may_go_on: bool = False, **spelt_out: object) -> Iterator[Path]:
+    def results(self, *, may_go_on: bool = False, length: int | None = None, **spelt_out: object) -> Iterator[Path]:
         """Yield a folder to write all results in, which appear together, with settings.toml beside them.
 
         ``spelt_out`` are the final settings, with every default. What was done is kept in the folder where a longer
-        run may go on with it.
+        run may go on with it; ``length`` is how long the run has become.
         """
         with self.folder.results(may_go_on=may_go_on) as folder:
             yield folder
             shown = {**self.settings, **spelt_out}
-            run = {"facts": self.folder.facts, "length": self.folder.length}
+            run = self.folder.record(folder, length=length)
             write_settings(folder / "settings.toml", shown, seed=self.seed, inputs=self.inputs, run=run)
 
 

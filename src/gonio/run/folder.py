@@ -10,6 +10,9 @@ lock, a checkpoint or a ``.gonio/``, which may come with a folder from elsewhere
 
 Some runs have a *length*: a longer one begins with what a shorter one does. Where results may be gone on with, their
 folder keeps ``.gonio/finished``, the checkpoint as it was in the end.
+
+settings.toml, whose table ``run`` is that of ``RunFolder.record``, names the files of a run. A run that replaces
+another removes those files, and no others; a run of which one is missing is not finished.
 """
 
 from __future__ import annotations
@@ -20,18 +23,16 @@ import json
 import os
 import shutil
 import socket
-import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
 from gonio.run.checkpoint import Checkpoint, command_in, open_own, sync_path
+from gonio.run.manifest import INSIDE, LAST, files_in, files_of_run, remove_emptied, run_table
 
-INSIDE, LOCK, CHECKPOINT, KEPT = ".gonio", "lock", "journal", "finished"
-# Where a folder cannot be exchanged this file is moved last: it marks a run that is done.
-LAST = "settings.toml"
+LOCK, CHECKPOINT, KEPT = "lock", "journal", "finished"
 # Characters of a lock's holder that are read.
 MOST_OF_A_LOCK = 1000
 # Errors of file systems without locks.
@@ -79,6 +80,7 @@ class RunFolder:
         self.path = path
         self.checkpoint = checkpoint
         self.facts, self.length = facts_digest(facts), length
+        self._parts: set[str] = set()
 
     @staticmethod
     @contextmanager
@@ -107,7 +109,8 @@ class RunFolder:
         length
             How long the run is: apart from ``facts``, as a longer one may go on with what it has kept.
         resume
-            Go on with an interrupted run, or a shorter one that kept its checkpoint; where there is none, begin.
+            Go on with an interrupted run, or a shorter one that kept its checkpoint; where there is none, or files of
+            its results are missing, begin.
         overwrite
             Replace results, and drop an interrupted run.
 
@@ -130,8 +133,9 @@ class RunFolder:
             )
         if not unfinished and resume and (path / LAST).is_file():
             _check_finished(path, facts, length)
-            (inside / KEPT).replace(inside / CHECKPOINT)
-            unfinished = True
+            unfinished, overwrite = (inside / KEPT).is_file(), True
+            if unfinished:
+                (inside / KEPT).replace(inside / CHECKPOINT)
         if not unfinished:
             check_target(path, overwrite=overwrite)
         if path.is_file():
@@ -162,6 +166,19 @@ class RunFolder:
             if path.exists() and _is_ours(_aside(path)):  # NFS keeps the files that were open, and so their folder
                 _drop(_aside(path))
 
+    def record(self, staging: Path, *, length: int | None = None) -> dict[str, object]:
+        """Return what settings.toml keeps of this run beside the results in ``staging``: all but itself is there.
+
+        ``length`` is how long the run has become, where it ended before the length that was asked for.
+        """
+        files = [file.relative_to(staging).as_posix() for file in files_in(staging)]
+        files += [file.relative_to(self.path).as_posix() for part in self._parts for file in files_in(self.path / part)]
+        return {
+            "facts": self.facts,
+            "length": self.length if length is None else length,
+            "files": sorted({*files, LAST}),
+        }
+
     @contextmanager
     def results(self, *, may_go_on: bool = False) -> Iterator[Path]:
         """Make a folder beside this one to write results in; without an error it takes this one's place at the end.
@@ -173,7 +190,7 @@ class RunFolder:
             self.checkpoint.close()
             if may_go_on:  # a copy: if this is killed before the folders are exchanged, the run is to be resumed
                 shutil.copyfile(self.checkpoint.path, staging / INSIDE / KEPT)
-            _put(staging, self.path)
+            _put(staging, self.path, parts=self._parts)
         if may_go_on:
             (self.path / INSIDE / CHECKPOINT).unlink(missing_ok=True)
         else:
@@ -192,16 +209,16 @@ class RunFolder:
             staging.rename(target)
             _unmark(target)
             sync_path(self.path)
+            self._parts.add(name)
 
 
 def _check_finished(path: Path, facts: Mapping[str, object], length: int | None) -> None:
     """Raise Finished where the results in a folder are those of a run, and remove what it left if it was killed then.
 
-    It may go on where it is longer than it was and a checkpoint is kept. ValueError where results are of another.
+    It may go on where it is longer than it was and a checkpoint is kept, or where a file of its results is missing,
+    with a warning. ValueError where results are of another.
     """
-    run: dict[str, object] = {}
-    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-        run = dict(tomllib.loads((path / LAST).read_text())["run"])
+    run = run_table(path)
     if run.get("facts") != facts_digest(facts):
         raise ValueError(f"{path} holds the results of another run: choose another folder, or pass --overwrite")
     before = run.get("length")
@@ -211,6 +228,14 @@ def _check_finished(path: Path, facts: Mapping[str, object], length: int | None)
             raise ValueError(f"{problem}: choose another folder, or pass --overwrite")
         if (path / INSIDE / KEPT).is_file():
             return
+    lost = sorted(name for name in files_of_run(path) or () if not (path / name).is_file())
+    if lost:
+        warnings.warn(
+            f"{path} is finished but for {lost[0]}{f' and {len(lost) - 1} more' if lost[1:] else ''}, which are gone:"
+            " its results are made again",
+            stacklevel=4,
+        )
+        return
     lock = _aside(path) / INSIDE / LOCK
     with suppress(ValueError), locked(lock) if lock.exists() else nullcontext():
         for left in filter(_is_ours, (_tmp(path), _aside(path))):
@@ -224,8 +249,8 @@ def result_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Make a folder beside ``path`` to write in; without an error it becomes ``path``, whole. It cannot be resumed.
 
     Relative paths written inside stay right, as both folders have one parent. Files of ``path`` that are not written
-    again stay. A kill leaves the old folder or the new one, or, between the two renames that exchange them, the old one
-    as ``.NAME.old``.
+    again stay, but for those of a run that was finished there. A kill leaves the old folder or the new one, or, between
+    the two renames that exchange them, the old one as ``.NAME.old``.
     """
     path = check_target(path, overwrite=overwrite)
     if path.is_file():
@@ -351,14 +376,16 @@ def _unmark(path: Path) -> None:
         (path / INSIDE).rmdir()
 
 
-def _put(staging: Path, path: Path) -> None:
+def _put(staging: Path, path: Path, *, parts: Collection[str] = ()) -> None:
+    """Put the files of a folder in the place of those of the run in another, of which new ``parts`` stay."""
     # A mount point cannot be exchanged, and the current folder should not be.
     stays = path.exists() and (path.is_mount() or path in (here := Path.cwd(), *here.parents))
     _sync_all(staging)
+    old = {name for name in files_of_run(path) or () if name.partition("/")[0] not in parts}
     if stays:
-        _move_files(staging, path)
+        _move_files(staging, path, old)
     elif path.exists():
-        _take_over(path, staging)
+        _take_over(path, staging, old)
         _exchange(staging, path)
     else:
         staging.rename(path)
@@ -366,15 +393,17 @@ def _put(staging: Path, path: Path) -> None:
     sync_path(path.parent)
 
 
-def _take_over(path: Path, staging: Path) -> None:
-    """Copy the files that only the old folder has to the new one."""
+def _take_over(path: Path, staging: Path, old: Collection[str]) -> None:
+    """Copy the files that only the folder ``path`` has to the new one, but for the ``old`` ones of its earlier run."""
 
-    def written(folder: str, names: list[str]) -> list[str]:
-        pairs = ((name, Path(folder, name), staging / Path(folder, name).relative_to(path)) for name in names)
-        kept = {name for name, old, new in pairs if new.exists() and not (old.is_dir() and new.is_dir())}
-        return [*kept, *(name for name in names if name == INSIDE)]
+    def left(folder: str, names: list[str]) -> list[str]:
+        inner = Path(folder).relative_to(path)
+        pairs = ((name, Path(folder, name), staging / inner / name) for name in names)
+        written = {name for name, one, new in pairs if new.exists() and not (one.is_dir() and new.is_dir())}
+        return [*written, *(name for name in names if name == INSIDE or (inner / name).as_posix() in old)]
 
-    shutil.copytree(path, staging, symlinks=True, ignore=written, copy_function=_link, dirs_exist_ok=True)
+    shutil.copytree(path, staging, symlinks=True, ignore=left, copy_function=_link, dirs_exist_ok=True)
+    remove_emptied(staging, old)
     for folder in (staging, *(inner for inner in staging.rglob("*") if inner.is_dir() and not inner.is_symlink())):
         sync_path(folder)
 
@@ -423,9 +452,14 @@ def _link(old: str, new: str) -> None:
         shutil.copy2(old, new)
 
 
-def _move_files(staging: Path, path: Path) -> None:
-    """Move files one by one, each of them whole; last the one that marks the end of the run."""
+def _move_files(staging: Path, path: Path, old: Collection[str]) -> None:
+    """Move files one by one, each of them whole, and remove ``old`` ones; last the file that marks the run's end."""
     files = [file for file in sorted(staging.rglob("*")) if file.is_file()]
+    for name in old:
+        file = path / name
+        if not (staging / name).exists() and file.parent.resolve().is_relative_to(path):
+            file.unlink(missing_ok=True)
+    remove_emptied(path, old)
     for file in sorted(files, key=lambda file: file.name == LAST):
         target = path / file.relative_to(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
