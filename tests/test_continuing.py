@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import gonio
+from gonio.alignment.columns import writable
+from gonio.io import FormatError
 from gonio.jobs.continuing import Earlier
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.pose import Pose
@@ -63,6 +65,13 @@ def test_boxes_that_were_cut_elsewhere_are_refused():
         earlier().placed(cut_at(FOUND.places_angstrom + 50.0, [0, 1, 2]))
 
 
+def test_a_particle_outside_of_its_box_is_named():
+    centres = FOUND.places_angstrom.copy()
+    centres[3] += [20.0, -20.0, 20.0]
+    with pytest.raises(ArgumentError, match=r"outside of their boxes of 64 angstrom lie 'TS/3', up to 35 from"):
+        earlier().placed(cut_at(centres, list(range(COUNT))))
+
+
 def test_positions_from_another_point_need_the_orientations_found():
     rows = list(range(COUNT))
     table = cut_at(FOUND.places_angstrom, rows, coordinates_from="centre")
@@ -86,6 +95,45 @@ def test_the_end_of_a_refinement_is_read(written):
     read = Earlier.read(written)
     assert read.continued == Continued(21.5, pytest.approx(np.sqrt(3.0)), pytest.approx(np.sqrt(12.0)))
     assert np.asarray(read.table.half_sets).tolist() == [1, 2] * 3
+
+
+@pytest.mark.parametrize(
+    ("unknown", "rotation", "shift"), [([1], np.sqrt(3.0), np.sqrt(12.0)), (range(COUNT), 0.0, 0.0)]
+)
+def test_errors_that_are_not_known_are_left_out(written, unknown, rotation, shift):
+    columns = {name: np.array(values) for name, values in FOUND.columns.items()}
+    for value, column in zip((np.nan, np.inf), columns.values(), strict=True):
+        column[list(unknown)] = value
+    gonio.write_particles(written / "particles.csv", writable(replace(FOUND, columns=columns)))
+    assert Earlier.read(written).continued == Continued(21.5, pytest.approx(rotation), pytest.approx(shift))
+
+
+def test_the_list_is_one_that_the_refinement_wrote(written):
+    """A list of another run may lie beside it, with other half sets."""
+    other = replace(FOUND, half_sets=np.array([2, 1] * 3))
+    gonio.write_particles(written / "particles.star", replace(other, coordinates_from="centre"))
+    (written / "settings.toml").write_text('[run]\nfiles = ["particles.csv", "half1.mrc"]\n')
+    assert np.asarray(Earlier.read(written).table.half_sets).tolist() == [1, 2] * 3
+
+
+def test_the_list_is_read_with_the_options_of_the_one_that_was_given(written):
+    """Coordinates of RELION 3 count pixels, of a size that the list does not state."""
+    (written / "particles.csv").unlink()
+    rows = [
+        f"{name} {half} 10.0 20.0 {30 + half}.0 {name}.mrc"
+        for name, half in zip(FOUND.names, FOUND.half_sets, strict=True)
+    ]
+    labels = ["rlnTomoParticleName", "rlnRandomSubset", *(f"rlnCoordinate{axis}" for axis in "XYZ"), "rlnImageName"]
+    labels += ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginX", "rlnOriginY", "rlnOriginZ"]
+    head = ["data_", "", "loop_", *(f"_{label} #{i}" for i, label in enumerate(labels, 1))]
+    (written / "particles.star").write_text("\n".join([*head, *(f"{row} 0 0 0 1 0 0" for row in rows)]) + "\n")
+    with pytest.raises(FormatError, match="voxel-size"):
+        Earlier.read(written)
+    (written / "settings.toml").write_text(
+        '[settings.list]\npath = "x.star"\nvoxel_size_angstrom = 5.0\naxis_deg = 90.0\n'
+    )
+    read = Earlier.read(written).table
+    assert read.poses.shift_angstrom[0].tolist() == [-5.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from gonio.io.lists import write_particles
 from gonio.io.tilt_geometry import write_changed_tomograms
 from gonio.io.tilts import read_tilt_series
 from gonio.jobs import ListOptions, LocalOptions, RunOptions, SearchOptions
+from gonio.jobs.continuing import Earlier
 from gonio.jobs.refine_tilts import warn_of_tilts
 from gonio.jobs.simulate_stacks import StackOptions
 from gonio.particle.arguments import ArgumentError
@@ -93,8 +94,7 @@ def test_it_finds_the_tilts_and_writes_how_sure_it_is(folder, refined):
 
 
 def test_other_commands_read_the_new_tilts(folder, refined):
-    series = folder / "refined" / "tomograms" / "tomograms.star"
-    words = ["average", f"{folder}/refined/particles.star", "--tomograms", f"{series}", "-o", f"{folder}/after.mrc"]
+    words = ["average", f"{folder}/refined/optimisation_set.star", "-o", f"{folder}/after.mrc"]
     assert run([*words, "--threads", "1"]) == 0
     expected = refined.last.average.volume.data
     # Angles and shifts are texts of some digits in the list.
@@ -102,9 +102,7 @@ def test_other_commands_read_the_new_tilts(folder, refined):
 
 
 def test_it_goes_on_from_the_tilts_that_it_wrote(folder, refined):
-    series = folder / "refined" / "tomograms" / "tomograms.star"
-    listed = ListOptions(folder / "refined" / "particles.star", tomograms_path=series)
-    again = tilts(folder, "again", listed)
+    again = tilts(folder, "again", ListOptions(folder / "refined" / "particles.star"))
     for one in again.last.tilts.values():
         assert (np.abs(one.tilts) < one.sd)[:, :5].all()  # they were found
     cut, since = (written_series(folder, name).shift_since_cut_angstrom for name in ("refined", "again"))
@@ -210,6 +208,13 @@ def test_a_refinement_adjusts_tilts_too(folder):
     moved = written_series(folder, "refinement/iteration_002").shift_since_cut_angstrom
     assert np.abs(moved).max() > 1.0
     assert np.allclose(last.table.source.series["TS_01"].shift_since_cut_angstrom, moved, atol=1e-4)
+    # The list leads to the tilts that its poses belong to, and who goes on needs these.
+    refined = folder / "refinement"
+    assert (refined / "tomograms" / "tomograms.star") in ListOptions(refined / "particles.star").read().files
+    earlier = Earlier.read(refined)
+    with pytest.raises(ArgumentError, match=r"the list has other tilts of 'TS_01', 'TS_02': cut the particles with"):
+        earlier.placed(ListOptions(folder / "sim" / "truth.star").read())
+    earlier.placed(ListOptions(refined / "particles.star").read())
 
 
 def test_inputs_that_do_not_fit_are_refused(folder):

@@ -108,8 +108,8 @@ def refine(refined: Refined, *, output: Path, as_json: bool) -> None:
     its particles by the same names, as `gonio extract` cuts them again from the list in DIR; options are given anew.
 
     With --refine-tilts every iteration that searches near the poses found adjusts tilts and poses together, as
-    `gonio tilts` does, and writes tilts.csv and tomograms/tomograms.star; averages are then at the poses found
-    (--assignment hard).
+    `gonio tilts` does, and writes tilts.csv and tomograms/tomograms.star, which optimisation_set.star names and
+    particles that are cut again need; averages are then at the poses found (--assignment hard).
 
     DIR/iteration_001/ and so on hold half1.mrc, half2.mrc, map.mrc, fsc.csv and particles.star as they were then; the
     list is in the format that it was read in, as that of `gonio align`. DIR holds those of the last iteration whose

@@ -184,6 +184,12 @@ def write_rows(path: str | Path, table: ParticleTable) -> tuple[Path, ...]:
     return write_particles(path, table, format=own.name)
 
 
+def with_tomograms(table: ParticleTable, path: Path) -> ParticleTable:
+    """Return the list of the same stacks with another tomograms file, which its optimisation set then names."""
+    assert isinstance(table.source, StarSource)  # stacks are in lists of RELION and Warp alone
+    return replace(table, source=replace(table.source, tomograms_path=path))
+
+
 def write_back(folder: Path, name: str, table: ParticleTable, *, with_optimisation_set: bool = True) -> Path:
     """Write a list in the format that it was read in, and beside it what that format cannot hold.
 

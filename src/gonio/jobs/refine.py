@@ -233,7 +233,7 @@ def refine(
             done, plan, start=start.reference, shared=start.reference is not None, warned=warned, executor=work.executor
         )
         refined = Refined(done, plan, f"Refinement of {particles.name}", _quality_of(best_of(done), plan), verdict)
-        with work.results(may_go_on=done[-1].may_go_on, iterations=iterations) as folder:
+        with work.results(may_go_on=done[-1].may_go_on, length=len(done), iterations=iterations) as folder:
             _write_results(folder, refined)
             parts = [f"iteration_{one.number:03d}/" for one in done] + ["initial_model/"] * (start.subset is not None)
             report = replace(
@@ -338,9 +338,8 @@ def _write_iteration(folder: Path, one: Iteration, plan: Plan) -> None:
     for name, volume in (("half1", one.halves[0]), ("half2", one.halves[1]), ("map", one.volume)):
         write_volume(folder / f"{name}.mrc", volume)
     write_text(folder / "fsc.csv", fsc_csv(one.fsc))
-    if one.tilts:
-        write_tilts(folder, one.table, one.tilts)
-    write_back(folder, "particles", writable(_with_columns(one, plan)))
+    table = _with_columns(one, plan)
+    write_back(folder, "particles", writable(write_tilts(folder, table, one.tilts) if one.tilts else table))
 
 
 def _with_columns(one: Iteration, plan: Plan) -> ParticleTable:

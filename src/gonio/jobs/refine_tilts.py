@@ -218,21 +218,23 @@ def _write(folder: Path, made: TiltsRefined) -> None:
         write_volume(folder / f"{name}.mrc", volume)
     write_text(folder / "fsc.csv", fsc_csv(last.fsc))
     write_text(folder / "fsc_before.csv", fsc_csv(made.iterations[0].fsc))
-    write_back(folder, "particles", writable(last.table))
-    write_tilts(folder, last.table, last.tilts)
+    write_back(folder, "particles", writable(write_tilts(folder, last.table, last.tilts)))
     write_summary(folder, made.summary)
 
 
-def write_tilts(folder: Path, table: ParticleTable, found: Mapping[str, TomogramTilts]) -> None:
+def write_tilts(folder: Path, table: ParticleTable, found: Mapping[str, TomogramTilts]) -> ParticleTable:
     """Write tilts.csv, for people, and the tilt series of a list with the tilts found, for programs.
 
-    They have a folder of their own: a tomograms.star beside the list would be read with it.
+    Returns
+    -------
+    The list, whose optimisation set names these series where it is written.
     """
+    from gonio.io.lists import with_tomograms
     from gonio.io.tilt_geometry import write_changed_series
     from gonio.workflows.tilt_refinement import changes_of
 
     write_text(folder / "tilts.csv", _tilts_text(found))
-    write_changed_series(folder / TOMOGRAMS, table, changes_of(found))
+    return with_tomograms(table, write_changed_series(folder / TOMOGRAMS, table, changes_of(found)))
 
 
 def _tilts_text(found: Mapping[str, TomogramTilts]) -> str:
