@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,67 @@ def test_a_job_that_cannot_be_done_has_failed(capsys):
     assert run(words("job003", "--symmetry", "none")) == 2
     assert ends("job003") == {"RELION_JOB_EXIT_FAILURE"}
     assert "symmetry" in capsys.readouterr().err
-    assert run(["relion-job", "convert", "--o", "External/job003/", "--in_parts", "x.star"]) == 2
-    assert "COMMAND must be one of align, classify, refine, tilts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["convert", "--o", "External/job006/", "--in_parts", "x.star"], "COMMAND must be one of align, classify, ref"),
+        (["align", "--o=External/job006/"], "--in_parts"),
+        (["align", "--o", "External/job006/", "--in_parts", "x.star", "--j", "many"], "--j"),
+        ([*words("job006")[1:], "--o"], "--o"),
+    ],
+)
+def test_a_job_whose_words_cannot_be_read_has_failed(capsys, given, said):
+    assert run(["relion-job", *given]) == 2
+    assert ends("job006") == {"RELION_JOB_EXIT_FAILURE"}
+    assert said in capsys.readouterr().err
+
+
+def test_a_job_whose_results_cannot_be_listed_has_failed(monkeypatch):
+    def full(path, text):
+        raise OSError("no more of the disk")
+
+    monkeypatch.setattr("gonio.jobs.relion_job.write_text", full)
+    assert run(words("job007", "--resolution", "60")) == 2
+    assert ends("job007") == {"RELION_JOB_EXIT_FAILURE"}
+
+
+def test_the_nodes_are_the_files_of_the_run_by_their_kinds(tmp_path):
+    job = RelionJob(tmp_path)
+    job.results.mkdir()
+    expected = {
+        "particles.star": "ParticleGroupMetadata.star.relion",
+        "class_1.mrc": "DensityMap.mrc",
+        "class_12.mrc": "DensityMap.mrc",
+        "class_1_half1.mrc": "DensityMap.mrc.halfmap",
+        "class_1_half2.mrc": "DensityMap.mrc.halfmap",
+        "class_1_mask.mrc": "Mask3D.mrc",
+        "class_1_local_resolution.mrc": "Image3D.mrc.localresmap",
+    }
+    made = [*expected, "class_1_coverage.mrc", "class_1_locally_filtered.mrc", "settings.toml", "iteration_001/map.mrc"]
+    for name in (*made, "kept.star", "class_5.mrc"):  # the last two are of no run
+        (job.results / name).parent.mkdir(exist_ok=True)
+        (job.results / name).touch()
+    (job.results / "settings.toml").write_text(f"[run]\nfiles = {[*made, 'half1.mrc']!r}\n")
+    assert {path.name: kind for path, kind in job.nodes()} == expected
+
+
+def test_an_interruption_that_is_lost_is_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(relion_job_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(relion_job_module, "PATIENCE_SECONDS", 0.02)
+    job = RelionJob(tmp_path)
+    (tmp_path / "RELION_JOB_ABORT_NOW").touch()
+
+    def deaf(words):
+        for _ in range(2):
+            with suppress(KeyboardInterrupt):
+                time.sleep(5.0)
+        return 0
+
+    begun = time.monotonic()
+    assert relion_job_module._run(deaf, job, []) == 0
+    assert time.monotonic() - begun < 4.0
 
 
 # An interruption may come between a file's opening and the code that closes it.

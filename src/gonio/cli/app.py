@@ -37,7 +37,7 @@ from gonio.cli.pair import pair
 from gonio.cli.postprocess import postprocess
 from gonio.cli.refine import refine
 from gonio.cli.refine_tilts import tilts
-from gonio.cli.relion_job import relion_job
+from gonio.cli.relion_job import RelionJobCommand, relion_job
 from gonio.cli.select import select
 from gonio.cli.simulate import simulate
 from gonio.run.folder import Finished
@@ -104,8 +104,11 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
 )
 # Commands that pass on what they do not know.
 PASSING = {"relion-job": {"allow_extra_args": True, "ignore_unknown_options": True}}
+OF_ITS_OWN = {"relion-job": RelionJobCommand}
 for name, command, purpose in COMMANDS:
-    app.command(name, cls=Command, rich_help_panel=purpose, context_settings=PASSING.get(name))(command)
+    app.command(name, cls=OF_ITS_OWN.get(name, Command), rich_help_panel=purpose, context_settings=PASSING.get(name))(
+        command
+    )
 
 ANYWHERE = {"--debug", "--quiet"}
 # Options by the names of 0.1, which are read for one release more.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from gonio.cli.help import Command
 from gonio.jobs.relion_job import End, RelionJob
 from gonio.particle.arguments import ArgumentError, check_one_of
 
@@ -18,7 +20,7 @@ from gonio.particle.arguments import ArgumentError, check_one_of
 COMMANDS = ("align", "classify", "refine", "tilts")
 # Exit status of a command that was interrupted, and of a job that was, which has said so.
 INTERRUPTED, ABORTED = 130, 1
-POLL_SECONDS = 1.0
+POLL_SECONDS, PATIENCE_SECONDS = 1.0, 10.0
 
 
 def relion_job(
@@ -48,10 +50,6 @@ def relion_job(
     """
     check_one_of("COMMAND", command, COMMANDS)
     job = RelionJob(folder)
-    try:
-        job.begin()
-    except OSError as error:
-        raise ArgumentError("{} {folder}: {error}: give a folder", "--o", folder=folder, error=error) from error
     given = {"--reference": reference, "--mask": mask, "--threads": threads}
     words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     again = [] if "--overwrite" in context.args else ["--resume"]
@@ -61,6 +59,47 @@ def relion_job(
     raise typer.Exit(ABORTED if status == INTERRUPTED else status)
 
 
+class RelionJobCommand(Command):
+    """The command, in whose folder a failure is stated wherever it occurs, from the reading of its words on."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Begin the job, and read its words."""
+        folder = _folder_in(args)
+        if folder is None or extra.get("resilient_parsing"):
+            return super().make_context(info_name, args, parent, **extra)
+        job = RelionJob(folder)
+        try:
+            job.begin()
+        except OSError as error:
+            raise ArgumentError("{} {folder}: {error}: give a folder", "--o", folder=folder, error=error) from error
+        with _failure_stated(job):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the job."""
+        with _failure_stated(RelionJob(ctx.params["folder"])):
+            return super().invoke(ctx)
+
+
+def _folder_in(words: Sequence[str]) -> Path | None:
+    """Return the job's folder, which the last ``--o`` of a command line gives."""
+    found = [after for word, after in pairwise(words) if word == "--o"]
+    found += [word.removeprefix("--o=") for word in words if word.startswith("--o=")]
+    return Path(found[-1]) if found else None
+
+
+@contextmanager
+def _failure_stated(job: RelionJob) -> Iterator[None]:
+    """State that the job failed where anything but its end is raised."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except BaseException:
+        job.end(End.FAILURE)
+        raise
+
+
 def _run(run: Callable[[Sequence[str]], int], job: RelionJob, words: Sequence[str]) -> int:
     """Run a command line until it ends, or RELION asks it to, and return its exit status."""
     try:
@@ -68,9 +107,6 @@ def _run(run: Callable[[Sequence[str]], int], job: RelionJob, words: Sequence[st
             return run([word for word in words if word])  # switches have empty values in RELION's form
     except KeyboardInterrupt:  # between two steps of the program
         return INTERRUPTED
-    except BaseException:
-        job.end(End.FAILURE)
-        raise
 
 
 @contextmanager
@@ -83,7 +119,8 @@ def _interrupted_for(job: RelionJob) -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if number != signal.SIGALRM or job.is_to_end:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            # It may be lost, in a destructor for example: it is asked for again, when it has had time to end.
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS, PATIENCE_SECONDS)
             raise KeyboardInterrupt
 
     numbers = (signal.SIGALRM, signal.SIGTERM, signal.SIGINT)

@@ -7,28 +7,27 @@ there, and ends with one of three empty files. RELION asks it to end by RELION_J
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from gonio.jobs.files import write_text
+from gonio.run.manifest import files_of_run
 
 # Folder of gonio's own in that of the job, where RELION keeps files too.
 RESULTS = "gonio"
 NODES, ABORT = "RELION_OUTPUT_NODES.star", "RELION_JOB_ABORT_NOW"
-# Results, and their types in RELION 5 (its ``pipeline_jobs.h``); RELION 4 knows those of maps and masks.
+# Results by their whole names, and their types in RELION 5 (its ``pipeline_jobs.h``); RELION 4 knows those of maps and
+# masks.
 TYPES = {
-    "particles.star": "ParticleGroupMetadata.star.relion",
-    "kept.star": "ParticleGroupMetadata.star.relion",
-    "optimisation_set.star": "TomoOptimisationSet.star.relion",
-    "map.mrc": "DensityMap.mrc",
-    "sharpened.mrc": "DensityMap.mrc",
-    "class_*.mrc": "DensityMap.mrc",
-    "half1.mrc": "DensityMap.mrc.halfmap",
-    "half2.mrc": "DensityMap.mrc.halfmap",
-    "mask.mrc": "Mask3D.mrc",
-    "local_resolution.mrc": "Image3D.mrc.localresmap",
+    r"(particles|kept)\.star": "ParticleGroupMetadata.star.relion",
+    r"optimisation_set\.star": "TomoOptimisationSet.star.relion",
+    r"(map|class_\d+|(class_\d+_)?sharpened)\.mrc": "DensityMap.mrc",
+    r"(class_\d+_)?half[12]\.mrc": "DensityMap.mrc.halfmap",
+    r"(class_\d+_)?mask\.mrc": "Mask3D.mrc",
+    r"(class_\d+_)?local_resolution\.mrc": "Image3D.mrc.localresmap",
 }
 
 
@@ -72,6 +71,7 @@ class RelionJob:
         (self.folder / how.value).touch()
 
     def nodes(self) -> Iterator[tuple[Path, str]]:
-        """Yield the results that are there, by paths from the project, and their types."""
+        """Yield the results of the run that are there, by paths from the project, and their types."""
+        made = [name for name in sorted(files_of_run(self.results) or ()) if (self.results / name).is_file()]
         for pattern, kind in TYPES.items():
-            yield from ((path, kind) for path in sorted(self.results.glob(pattern)))
+            yield from ((self.results / name, kind) for name in made if re.fullmatch(pattern, name))
