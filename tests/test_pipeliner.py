@@ -46,6 +46,20 @@ def test_commands_are_those_of_the_form(jobs):
     job.joboptions["in_3dref"].value, job.joboptions["other_args"].value = "map.mrc", "--duplicates 100"
     assert words(job)[-2:] == ["--duplicates", "100"]
     assert words(job)[words(job).index("--reference") + 1] == "map.mrc"
+    job.joboptions["other_args"].value = "--duplicates 100 --overwrite"
+    assert "--resume" not in words(job)
+
+
+def test_a_refinement_that_goes_on_from_another_has_no_other_start(jobs):
+    job = jobs.GonioRefine()
+    job.joboptions["in_parts"].value = "bin2/particles.star"
+    for given in (["--continue-from", "refined_bin4"], ["--continue-from=refined_bin4"]):
+        job.joboptions["other_args"].value = " ".join(given)
+        assert not {"--denovo", "--reference", "--local"} & set(words(job))
+        assert words(job)[-len(given) :] == given
+
+
+def test_commands_of_an_alignment_are_those_of_its_form(jobs):
     job = jobs.GonioAlign()
     job.joboptions["in_parts"].value, job.joboptions["in_3dref"].value = "particles.star", "map.mrc"
     assert words(job)[3:5] == ["--reference", "map.mrc"]
@@ -60,6 +74,7 @@ def test_results_are_nodes_of_the_pipeline(jobs):
         (results / name).touch()
     for name in ("map.mrc", "half1.mrc"):  # it looks whether maps are maps
         gonio.write_volume(results / name, gonio.Volume(np.ones((8, 8, 8)), 4.0))
+    (results / "settings.toml").write_text('[run]\nfiles = ["half1.mrc", "map.mrc", "other.txt", "particles.star"]\n')
     job.create_post_run_output_nodes()
     assert {node.name: node.type for node in job.output_nodes} == {
         "Gonio/job001/gonio/particles.star": "ParticleGroupMetadata.star.relion.gonio",

@@ -69,12 +69,17 @@ class GonioJob(PipelinerJob):
         return []
 
     def get_commands(self) -> list[PipelinerCommand]:
-        """Return the command line; it goes on where it was cut off."""
+        """Return the command line; it goes on where it was cut off, or begins again with ``--overwrite``."""
         value = {name: option.get_string() for name, option in self.joboptions.items()}
         words = ["gonio", self.COMMAND, value["in_parts"], *self._words(), "--symmetry", value["symmetry"]]
         words += ["--mask", value["in_mask"]] if value["in_mask"] else []
-        words += ["--threads", value["nr_threads"], "--resume", "-o", str(self._job.results)]
+        again = [] if self._is_given("--overwrite") else ["--resume"]
+        words += ["--threads", value["nr_threads"], *again, "-o", str(self._job.results)]
         return [PipelinerCommand([*words, *self.parse_additional_args()])]
+
+    def _is_given(self, option: str) -> bool:
+        """Return whether an option is among the additional arguments."""
+        return any(str(word).partition("=")[0] == option for word in self.parse_additional_args())
 
     @property
     def _job(self) -> RelionJob:
@@ -127,6 +132,8 @@ class GonioRefine(GonioJob):
     def _words(self) -> list[str]:
         reference, local = self.joboptions["in_3dref"].get_string(), self.joboptions["local"].get_boolean()
         words = ["--iterations", self.joboptions["iterations"].get_string(), *(["--local"] if local else [])]
+        if self._is_given("--continue-from"):
+            return words  # which is a start, and excludes others
         if reference:
             start = self.joboptions["start_resolution"].get_string()
             return [*words, "--reference", reference, "--start-resolution", start]
