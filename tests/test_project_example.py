@@ -32,6 +32,14 @@ def script(monkeypatch):
     return load
 
 
+def test_names_of_folders_stay_as_they_are(tmp_path, script):
+    given: list[str] = []
+    folders = tmp_path / "MY_WORK" / "DATA", tmp_path / "WORK"
+    project = script("run").Project(*folders, gonio=lambda words: given.extend(words) or 0)
+    project.run("convert DATA/WORK.star WORK/DATA.star --to relion5")
+    assert given == ["convert", f"{folders[0]}/WORK.star", f"{folders[1]}/DATA.star", "--to", "relion5"]
+
+
 def test_picks_become_a_map_and_a_list_that_is_what_it_was(tmp_path, script):
     make_data, project = script("make_data"), script("run")
     make_data.make(tmp_path / "data", make_data.SIZES["smoke"], None, None)

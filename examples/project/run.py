@@ -55,8 +55,7 @@ class Project:
         """Run a command line, in which DATA and WORK stand for the folders."""
         begun = time.perf_counter()
         print(f"$ gonio {line}", flush=True)
-        words = [word.replace("DATA", str(self.data)).replace("WORK", str(self.work)) for word in shlex.split(line)]
-        if self.gonio(words) != 0:
+        if self.gonio([str(self._path(word)) if _is_named(word) else word for word in shlex.split(line)]) != 0:
             raise RuntimeError(f"gonio {line} failed")
         self.seconds.append((line, time.perf_counter() - begun))
 
@@ -141,10 +140,16 @@ class Project:
         }
 
     def _path(self, path: str) -> Path:
-        return Path(path.replace("DATA", str(self.data)).replace("WORK", str(self.work)))
+        """Return a file in the folder that the first part of a path stands for."""
+        folder, _, name = path.partition("/")
+        return {"DATA": self.data, "WORK": self.work}[folder] / name
 
     def _table(self, name: str) -> gonio.ParticleTable:
         return gonio.read_particles(self.work / name)
+
+
+def _is_named(word: str) -> bool:
+    return word.startswith(("DATA/", "WORK/"))
 
 
 def _places(table: gonio.ParticleTable) -> np.ndarray:
