@@ -211,11 +211,11 @@ def test_a_refinement_goes_on_from_another(refined, tmp_path):
     assert str(refined) in (tmp_path / "out" / "settings.toml").read_text()
 
 
-@pytest.mark.parametrize("more", [["--denovo"], ["--local"], ["--split"]])
+@pytest.mark.parametrize("more", [["--denovo"], ["--local"], ["--split"], ["--start-resolution", "80"]])
 def test_a_refinement_that_goes_on_has_one_start(refined, tmp_path, capsys, more):
     line = ["refine", f"{refined}/particles.star", "--continue-from", str(refined), "-o", str(tmp_path / "out"), *more]
     said = complaint(capsys, line)
-    assert "--continue-from" in said
+    assert "--continue-from" in said or more[0] == "--start-resolution"
     assert more[0] in said
 
 

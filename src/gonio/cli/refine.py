@@ -69,7 +69,9 @@ def watch(event: DeNovoHalves | Iteration, *, as_json: bool) -> None:
         help="Go on from a finished refinement of the same particles, which may have been cut again in smaller voxels:"
         " from its poses, half sets and half maps.",
     ),
-    start_resolution_angstrom=length("--start-resolution", "Resolution of the map at the start, angstrom."),
+    start_resolution_angstrom=length(
+        "--start-resolution", "Resolution of the map at the start, of --reference or --denovo, angstrom. Default: 60."
+    ),
     resolution_angstrom=length(
         "--resolution", "Finest detail that is ever compared, angstrom. Default: as far as the halves agree."
     ),

@@ -125,7 +125,7 @@ def refine(
     subset: int | None = None,
     local: LocalOptions | None = None,
     continue_from: File | None = None,
-    start_resolution_angstrom: float = 60.0,
+    start_resolution_angstrom: float | None = None,
     iterations: int = 12,
     split: bool = False,
     overlap_distance_angstrom: float | None = None,
@@ -154,7 +154,7 @@ def refine(
         A finished refinement of the same particles (``gonio.jobs.continuing``): its poses, half sets and half maps, and
         the resolution to which these agree as the first limit.
     start_resolution_angstrom
-        Resolution up to which the starting map is used.
+        Resolution up to which the starting map is used, that of ``reference`` or an initial model; None for 60.
     iterations
         Largest number of iterations. A run that ended for it goes on with a larger one and ``run.resume``, to the same
         bits as one that was begun with it.
@@ -180,6 +180,13 @@ def refine(
     from gonio.workflows.refinement_plan import Plan
 
     _check_start(reference, initial_model=initial_model, local=local is not None, continue_from=continue_from)
+    if start_resolution_angstrom is not None and reference is None and not initial_model:
+        raise ArgumentError(
+            "{} is for a map to start from, {} or one of {}: leave it out",
+            "start_resolution_angstrom",
+            "reference",
+            "initial_model",
+        )
     if subset is not None and not initial_model:
         raise ArgumentError("{} is how many particles of each half {} makes a map from", "subset", "initial_model")
     if split and continue_from is not None:
@@ -192,9 +199,10 @@ def refine(
     fitting = Fitting.to_particles(table)
     start_map = None if reference is None else fitting.fit(particles.read_map(reference), "the reference")
     start = Start(start_map, (subset or SUBSET) if initial_model else None, _halves(earlier, fitting))
+    given = start_resolution_angstrom
     plan = Plan(
         settings=search.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
-        start_resolution_angstrom=start_resolution_angstrom,
+        start_resolution_angstrom=Plan.start_resolution_angstrom if given is None else given,
         max_iterations=iterations,
         continued=None if earlier is None else earlier.continued,
         mask=None if mask is None else fitting.fit(particles.read_map(mask), "the mask"),
