@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gonio.particle.volume import Volume
     from gonio.report import Report, Verdict
     from gonio.workflows.initial_model import DeNovoHalves
+    from gonio.workflows.inspection import InputWarning
     from gonio.workflows.refinement_plan import Iteration, Plan
 
 # Rule for the one resolution of the page.
@@ -174,9 +175,7 @@ def refine(
     watch
         Called with the initial models of the halves (``DeNovoHalves``), and with each ``Iteration``, when done.
     """
-    from gonio.report import html
     from gonio.workflows.initial_model import SUBSET
-    from gonio.workflows.refinement import best_of
     from gonio.workflows.refinement_plan import Plan
 
     _check_start(reference, initial_model=initial_model, local=local is not None, continue_from=continue_from)
@@ -213,14 +212,8 @@ def refine(
     )
     if local is not None:
         plan = replace(plan, listed=local.search(voxel_size_angstrom=fitting.voxel_size_angstrom))
-    doubts = doubts_of(
-        table,
-        start.reference,
-        plan.settings,
-        mask=plan.mask,
-        local=plan.begins_near,
-        start_angstrom=plan.start_resolution_angstrom,
-    )
+    near, finest = plan.begins_near, plan.start_resolution_angstrom
+    doubts = doubts_of(table, start_map, plan.settings, mask=plan.mask, local=near, start_angstrom=finest)
     warned = warn_of([*fitting.warnings, *doubts])
     settings = {
         "reference": reference,
@@ -236,22 +229,43 @@ def refine(
     }
     files = files_of(table, reference, mask, *(() if earlier is None else earlier.files))
     with running(output, resources, settings=settings, seed=seed, inputs=files, length=iterations) as work:
-        done = _iterated(work, table, plan, start, watch)
-        verdict = verdict_of_refinement(
-            done, plan, start=start.reference, shared=start.reference is not None, warned=warned, executor=work.executor
-        )
-        refined = Refined(done, plan, f"Refinement of {particles.name}", _quality_of(best_of(done), plan), verdict)
+        refined = _refined(work, table, plan, start, watch, title=f"Refinement of {particles.name}", warned=warned)
+        done = refined.iterations
         with work.results(may_go_on=done[-1].may_go_on, length=len(done), iterations=iterations) as folder:
             _write_results(folder, refined)
-            parts = [f"iteration_{one.number:03d}/" for one in done] + ["initial_model/"] * (start.subset is not None)
-            report = replace(
-                with_notes(_report(refined), table, warned),
-                files=files_in(folder, *parts),
-                next_steps=_next_steps(refined, output),
-            )
-            write_text(folder / "report.html", html(report))
+            _write_page(folder, refined, start, with_notes(_report(refined), table, warned), output)
     warn_of_tilts(refined.best.tilts, refined.best.volume.box_angstrom)
     return refined
+
+
+def _refined(
+    work: Work,
+    table: ParticleTable,
+    plan: Plan,
+    start: Start,
+    watch: Watch,
+    *,
+    title: str,
+    warned: Sequence[InputWarning],
+) -> Refined:
+    """Refine, and judge what came of it."""
+    from gonio.workflows.refinement import best_of
+
+    done = _iterated(work, table, plan, start, watch)
+    verdict = verdict_of_refinement(
+        done, plan, start=start.reference, shared=start.reference is not None, warned=warned, executor=work.executor
+    )
+    return Refined(done, plan, title, _quality_of(best_of(done), plan), verdict)
+
+
+def _write_page(folder: Path, refined: Refined, start: Start, report: Report, output: File) -> None:
+    """Write the page, with the files of the run and what to do next."""
+    from gonio.report import html
+
+    parts = [f"iteration_{one.number:03d}/" for one in refined.iterations]
+    parts += ["initial_model/"] * (start.subset is not None)
+    report = replace(report, files=files_in(folder, *parts), next_steps=_next_steps(refined, output))
+    write_text(folder / "report.html", html(report))
 
 
 def _halves(earlier: Earlier | None, fitting: Fitting) -> tuple[Volume, Volume] | None:
