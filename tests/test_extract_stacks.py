@@ -334,6 +334,9 @@ def test_imods_files_are_written_as_they_are_read(imod, tmp_path):
         np.testing.assert_allclose(again.positions_angstrom(point), changed.positions_angstrom(point), atol=5e-3)
     with pytest.warns(RuntimeWarning, match="rotations across the tilt axis"):
         write_xf(tmp_path / "pitched" / "TS_01", CHANGE.applied(one.series), shape_yx=SHAPE, pixel_size=PIXEL)
+    deformed = replace(one.series, deformation=np.full((3, 2, 2), 0.001))
+    with pytest.warns(RuntimeWarning, match="the deformation of the field has no place in IMOD's files"):
+        write_xf(tmp_path / "deformed" / "TS_01", deformed, shape_yx=SHAPE, pixel_size=PIXEL)
 
 
 def test_stacks_of_imod_are_cut_with_the_dose_of_their_mdoc(imod, tmp_path):

@@ -31,6 +31,7 @@ CHANGE = TiltChange(
     np.array([100.0, -250.0, 30.0]),
     np.array([[50.0, 80.0], [0.0, -300.0], [10.0, 0.0]]),
     np.array([1.1, 0.9, 1.0]),
+    0.01 * np.array([[[1.0, -0.5], [0.3, 0.0]], [[0.0, 0.0], [0.0, 0.2]], [[-0.1, 0.0], [0.7, 0.4]]]),
 )
 
 
@@ -40,7 +41,8 @@ def test_a_point_is_shown_where_the_formula_has_it():
     for tilt, projection in enumerate(full_projections(series())):
         w = np.radians(CHANGE.rotation_deg[tilt])
         turned = Rotation.from_rotvec(w).apply(projection @ place)  # right-handed, in the image's frame
-        expected = turned[:2] + CHANGE.shift_angstrom[tilt] - (projection @ place)[:2]
+        deformed = CHANGE.deformation[tilt] @ place[:2]
+        expected = turned[:2] + CHANGE.shift_angstrom[tilt] + deformed - (projection @ place)[:2]
         assert np.allclose(moved[tilt], expected)
 
 
@@ -91,6 +93,8 @@ def test_changes_follow_each_other():
     assert np.allclose(twice.cut_defocus, series().defocus) and np.allclose(twice.cut_scale, series().scale)
     assert np.allclose(twice.scale, series().scale * CHANGE.scale**2)
     moved = (twice.projections_xyz - first.projections_xyz) @ place + CHANGE.shift_angstrom
+    moved += CHANGE.deformation @ place[:2]
+    assert np.allclose(twice.deformation, 2.0 * CHANGE.deformation)
     assert np.allclose(twice.offsets_angstrom(place) - first.offsets_angstrom(place), moved)
 
 

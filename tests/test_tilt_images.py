@@ -12,9 +12,9 @@ from gonio.particle.tilt_change import TiltChange
 from gonio.preparation.weighted_images import tilt_axes, tilt_images
 from tilted import SIZE, Series, Truth, volume_of
 
-LIMIT = 11.0
-# Steps of the differences: angstrom, radians, angstrom of defocus, ln of a scale.
-STEPS = np.array([0.05, 0.05, 2e-4, 2e-4, 2e-4, 20.0, 20.0, 20.0, 1e-3])
+LIMIT, HALF_FIELD = 11.0, 500.0
+# Steps of the differences: angstrom, radians, angstrom of defocus, ln of a scale, angstrom at the edge of the field.
+STEPS = np.array([0.05, 0.05, 2e-4, 2e-4, 2e-4, 20.0, 20.0, 20.0, 1e-3, *4 * [0.1]])
 POSE_STEPS = np.array([1e-4, 1e-4, 1e-4, 0.02, 0.02, 0.02, 1e-3])
 
 
@@ -26,9 +26,10 @@ def made():
     table = series.table(images)
     geometry = table.stack_geometry(0)
     particle = tilt_images(
-        table.load(0), geometry, tilt_axes(geometry.series), diameter_angstrom=0.7 * 32 * SIZE, limit=LIMIT
-    )
-    tilts = rng.normal(size=(4, TILT)) * [3, 3, 0.02, 0.03, 0.02, 300, 200, 200, 0.1]
+        table.load(0), geometry, tilt_axes(geometry.series), diameter_angstrom=0.7 * 32 * SIZE, limit=LIMIT,
+        half_field_angstrom=HALF_FIELD,
+    )  # fmt: skip
+    tilts = rng.normal(size=(4, TILT)) * [3, 3, 0.02, 0.03, 0.02, 300, 200, 200, 0.1, 5, 5, 5, 5]
     reference = FourierVolume.of(volume_of(series.atoms), limit=LIMIT)
     pose = series.poses[0].retract(rng.normal(size=6) * [0.05, 0.05, 0.05, 3, 3, 3])
     return series, particle, tilts, reference, pose, 0.83
@@ -39,7 +40,8 @@ def literal(series: Series, particle: TiltImages, tilts, tangent, pose, contrast
     moved = pose.retract(tangent[:6])
     axes = tilt_axes(series.series)
     turns = np.degrees(np.einsum("tab,tb->ta", axes, tilts[:, 2:5]))
-    change = TiltChange(tilts[:, :2], turns, tilts[:, 5], tilts[:, 6:8], np.exp(tilts[:, 8]))
+    deformation = tilts[:, 9:].reshape(-1, 2, 2) / HALF_FIELD
+    change = TiltChange(tilts[:, :2], turns, tilts[:, 5], tilts[:, 6:8], np.exp(tilts[:, 8]), deformation)
     truth = Truth.of(series.projections, series.defocus, change)
     frequency = particle.kernel.frequency[:2].T.astype(np.float64) / particle.box_angstrom
     place, residual = series.places[0], []
@@ -99,7 +101,7 @@ def test_without_astigmatism_the_rest_is_the_same(made):
     _, particle, tilts, reference, pose, contrast = made
     at = reference, tilts, pose.matrix, pose.shift_angstrom, contrast
     every, fewer = particle.blocks(*at), particle.blocks(*at, astigmatism=False)
-    kept = np.array([0, 1, 2, 3, 4, 5, 8])
+    kept = np.array([0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12])
     scale = np.abs(every.tilt[:, kept][:, :, kept]).max(axis=0)
     assert (np.abs(fewer.tilt[:, kept][:, :, kept] - every.tilt[:, kept][:, :, kept]) <= 1e-5 * scale + 1e-12).all()
     assert not fewer.tilt[:, 6:8].any() and not fewer.tilt_descent[:, 6:8].any()
@@ -176,4 +178,5 @@ def test_offsets_are_where_the_particle_is_shown(made):
     for tilt, offset in enumerate(particle.offset_angstrom(tilts, pose.shift_angstrom)):
         projection = series.projections[tilt]
         shown = turns[tilt] @ projection @ (place + pose.shift_angstrom)
-        assert np.allclose(offset, shown[:2] + tilts[tilt, :2] - (projection @ place)[:2])
+        deformed = tilts[tilt, 9:].reshape(2, 2) @ place[:2] / HALF_FIELD
+        assert np.allclose(offset, shown[:2] + tilts[tilt, :2] + deformed - (projection @ place)[:2])

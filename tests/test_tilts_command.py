@@ -18,10 +18,10 @@ from gonio.cli.app import run
 from gonio.io import read_volume
 from gonio.io.blocks import read_star
 from gonio.io.lists import write_particles
-from gonio.io.tilt_geometry import write_changed_tomograms
+from gonio.io.tilt_geometry import rewrite_tomograms, write_changed_tomograms
 from gonio.io.tilts import read_tilt_series
 from gonio.jobs import ListOptions, LocalOptions, RunOptions, SearchOptions
-from gonio.jobs.continuing import Earlier
+from gonio.jobs.continuing import Earlier, _same_tilts
 from gonio.jobs.refine_tilts import warn_of_tilts
 from gonio.jobs.simulate_stacks import StackOptions
 from gonio.particle.arguments import ArgumentError
@@ -170,25 +170,31 @@ def test_what_went_wrong_with_a_tomogram_is_said(refined, change, said):
         warn_of_tilts(tomograms, 256.0)
 
 
-def test_a_run_that_was_cut_off_comes_to_the_same_bits(folder, refined):
+def check_resumed(folder, tomograms, **more):
+    """Cut a run off after so many tomograms, resume it, and compare what it writes with the run ``refined``."""
+
     class Stop(Exception):
         pass
 
     @contextmanager
     def killed(stage, count, before):
         def done(number):
-            if stage.startswith("tilts, iteration 1") and number == 1:
+            if stage.startswith("tilts, iteration 1") and number == tomograms:
                 raise Stop
 
         yield done
 
     with pytest.raises(Stop):
-        tilts(folder, "resumed", run=RunOptions(threads=1, progress=killed))
-    tilts(folder, "resumed", run=RunOptions(threads=1, resume=True))
+        tilts(folder, "resumed", run=RunOptions(threads=1, progress=killed), **more)
+    tilts(folder, "resumed", run=RunOptions(threads=1, resume=True), **more)
     for name in ("tilts.csv", "tomograms/tilt_series/TS_01.star", "particles.star", "fsc.csv"):
         assert filecmp.cmp(folder / "refined" / name, folder / "resumed" / name, shallow=False), name
     one, other = (read_volume(folder / name / "map.mrc").data for name in ("refined", "resumed"))
     assert np.array_equal(one, other)  # the header has the time
+
+
+def test_a_run_that_was_cut_off_comes_to_the_same_bits(folder, refined):
+    check_resumed(folder, 1)
 
 
 def test_a_refinement_adjusts_tilts_too(folder):
@@ -215,6 +221,43 @@ def test_a_refinement_adjusts_tilts_too(folder):
     with pytest.raises(ArgumentError, match=r"the list has other tilts of 'TS_01', 'TS_02': cut the particles with"):
         earlier.placed(ListOptions(folder / "sim" / "truth.star").read())
     earlier.placed(ListOptions(refined / "particles.star").read())
+
+
+def test_a_deformation_is_written_and_read_back(folder, tmp_path):
+    jobs.simulate(
+        tmp_path / "sim", phantom="sharp", count=16, box=32, voxel_size_angstrom=8.0, snr=0.5, ctf="whole", seed=4,
+        run=ONE,
+        stacks=StackOptions(
+            tilt_step_deg=20.0, field_angstrom=1800.0, thickness_angstrom=800.0, deformation_angstrom=8.0
+        ),
+    )  # fmt: skip
+    deformed = jobs.TiltOptions(deformation=True, tilt_deformation_sd_angstrom=10.0)
+    done = tilts(tmp_path, "refined", refined=deformed)
+    found, read = done.last.tilts["TS_01"], written_series(tmp_path, "refined")
+    assert read.deformation_since_cut == pytest.approx(found.change.deformation, rel=1e-6, abs=1e-12)
+    assert np.array_equal(read.deformation, read.deformation_since_cut)
+    with (tmp_path / "refined" / "tilts.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["parameter"] == "deformation_xy"]
+    assert [float(row["after"]) for row in rows] == pytest.approx(found.tilts[:, 10].tolist(), rel=1e-4)
+    # Particles are loaded where they are found, by whoever reads the list with the new tilts.
+    again = ListOptions(
+        tmp_path / "refined" / "particles.star",
+        tomograms_path=tmp_path / "refined" / "tomograms" / "tomograms.star",
+    ).read()
+    one, other = (table.stack_geometry(3).offsets_angstrom for table in (again, done.table))
+    assert one == pytest.approx(other, abs=1e-4)
+    rigid = read.deformation_since_cut @ again.stack_geometry(3).place_angstrom[:2]
+    assert np.abs(rigid).max() > 2.0
+    assert _same_tilts(read, read) and not _same_tilts(read, replace(read, deformation=None))
+    # Series for stacks that are cut anew keep the deformation, and state no other geometry of the cut.
+    rewrite_tomograms(tmp_path / "anew.star", tmp_path / "refined" / "tomograms" / "tomograms.star")
+    anew = read_tilt_series(read_star(tmp_path / "anew.star"), "TS_01")
+    assert anew.deformation_since_cut is None and anew.offsets_angstrom([100.0, 0.0, 0.0]) is None
+    assert np.array_equal(anew.deformation, read.deformation)
+    place = np.array([300.0, -200.0, 50.0])
+    moved = anew.positions_angstrom(place) - replace(anew, deformation=None).positions_angstrom(place)
+    assert moved == pytest.approx(read.deformation @ place[:2])
+    check_resumed(tmp_path, 1, refined=deformed)
 
 
 def test_inputs_that_do_not_fit_are_refused(folder):

@@ -52,6 +52,7 @@ class Truth:
     shift: np.ndarray
     defocus: np.ndarray
     scale: np.ndarray
+    deformation: np.ndarray
 
     @staticmethod
     def of(projections: np.ndarray, defocus: np.ndarray, change: TiltChange) -> Truth:
@@ -59,14 +60,16 @@ class Truth:
         turned = Rotation.from_rotvec(np.array(change.rotation_deg), degrees=True).as_matrix() @ projections
         astigmatism = np.zeros((count, 2)) if change.astigmatism_angstrom is None else change.astigmatism_angstrom
         lens = defocus + np.column_stack([change.defocus_angstrom, astigmatism])
-        return Truth(turned, change.shift_angstrom, lens, np.ones(count) if change.scale is None else change.scale)
+        deformation = np.zeros((count, 2, 2)) if change.deformation is None else change.deformation
+        scale = np.ones(count) if change.scale is None else change.scale
+        return Truth(turned, change.shift_angstrom, lens, scale, deformation)
 
     def spectrum(self, tilt, atoms, rotation, shift, place, cut, frequency):
         """Samples of one image at frequencies (s, 2), 1/angstrom; ``cut`` is where its centre pixel was, (2,)."""
         total = np.zeros(len(frequency), complex)
         for x, y, z, weight in atoms:
             shown = self.projections[tilt] @ (place + shift + rotation @ np.array([x, y, z]))
-            at = shown[:2] + self.shift[tilt] - cut
+            at = shown[:2] + self.shift[tilt] + self.deformation[tilt] @ place[:2] - cut
             total += weight * np.exp(-2j * np.pi * (frequency @ at))
         square = (frequency**2).sum(axis=1)
         total *= (2 * np.pi) ** 1.5 * (SIGMA / SIZE) ** 3 * np.exp(-2 * np.pi**2 * SIGMA**2 * square)

@@ -33,6 +33,7 @@ import numpy as np
 import gonio
 from gonio.alignment.aligner import Aligner
 from gonio.alignment.particle_list import Aligners
+from gonio.comparison.tilt_images import TILT
 from gonio.io.blocks import read_star, write_star
 from gonio.io.lists import read_particles
 from gonio.io.mrc import write_stack
@@ -97,8 +98,8 @@ def true_changes(folder: Path) -> dict[str, TiltChange]:
 
 
 def in_gauge(change: TiltChange, series) -> np.ndarray:
-    """A true change in the parameters and the gauge of a result, (t, 9)."""
-    axes, tilts = tilt_axes(series), np.zeros((len(series), 9))
+    """A true change in the parameters and the gauge of a result, (t, 13)."""
+    axes, tilts = tilt_axes(series), np.zeros((len(series), TILT))
     tilts[:, :2], tilts[:, 5] = change.shift_angstrom, change.defocus_angstrom
     tilts[:, 2:5] = np.einsum("tba,tb->ta", axes, np.radians(change.rotation_deg))
     gauge = Gauge.of(full_projections(series), axes, series.defocus_per_depth, 1.0 / TiltPlan().priors.tilt_sd ** 2)

@@ -291,6 +291,8 @@ class Settings:
 class TiltPriors:
     """How far the geometry of a tilt series, and the poses of its particles, may be off: standard deviations.
 
+    Those of tilts are the largest: within them they are estimated from the tilts found.
+
     Parameters
     ----------
     tilt_shift_sd_angstrom
@@ -301,6 +303,8 @@ class TiltPriors:
         Defocus of an image, and each of the two parts of its astigmatism.
     tilt_scale_sd
         Natural logarithm of an image's strength.
+    tilt_deformation_sd_angstrom
+        Each of the four coefficients of an image's deformation, at the edge of the field.
     particle_rotation_sd_deg, particle_shift_sd_angstrom
         Pose of a particle, about and along each axis, from the list's: wide, as tilts that were off have moved it.
     particle_contrast_sd
@@ -314,6 +318,7 @@ class TiltPriors:
     tilt_defocus_sd_angstrom: float = 500.0
     tilt_astigmatism_sd_angstrom: float = 300.0
     tilt_scale_sd: float = 0.2
+    tilt_deformation_sd_angstrom: float = 5.0
     particle_rotation_sd_deg: float = 5.0
     particle_shift_sd_angstrom: float = 20.0
     particle_contrast_sd: float = 0.5
@@ -326,11 +331,12 @@ class TiltPriors:
 
     @property
     def tilt_sd(self) -> NDArray[np.float64]:
-        """Standard deviations of the parameters of a tilt, (9,), in the order of ``comparison.tilt_images``."""
+        """Standard deviations of the parameters of a tilt, (13,), in the order of ``comparison.tilt_images``."""
         shift, astigmatism = self.tilt_shift_sd_angstrom, self.tilt_astigmatism_sd_angstrom
         turns = np.radians([self.tilt_angle_sd_deg, self.tilt_across_sd_deg, self.tilt_in_plane_sd_deg])
         lens = (self.tilt_defocus_sd_angstrom, astigmatism, astigmatism)
-        return np.array([shift, shift, *turns, *lens, self.tilt_scale_sd])
+        deformation = 4 * [self.tilt_deformation_sd_angstrom]
+        return np.array([shift, shift, *turns, *lens, self.tilt_scale_sd, *deformation])
 
     @property
     def pose_sd(self) -> NDArray[np.float64]:

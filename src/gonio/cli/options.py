@@ -199,6 +199,9 @@ OPTIONS: Mapping[str, ParameterInfo] = {
     ),
     "astigmatism": typer.Option("--astigmatism", help="Refine the astigmatism of each image too."),
     "tilt_scale": typer.Option("--scale", help="Refine how strong each image is too."),
+    "deformation": typer.Option(
+        "--deformation", help="Refine a deformation of each image too: shifts linear in the place of a particle."
+    ),
     "tilt_shift_sd_angstrom": typer.Option(
         "--sd-shift", metavar="A", callback=positive, help="Prior: how far images may be shifted, per axis, angstrom."
     ),
@@ -228,6 +231,12 @@ OPTIONS: Mapping[str, ParameterInfo] = {
     ),
     "tilt_scale_sd": typer.Option(
         "--sd-scale", metavar="X", callback=positive, help="Prior of the natural logarithm of an image's strength."
+    ),
+    "tilt_deformation_sd_angstrom": typer.Option(
+        "--sd-deformation",
+        metavar="A",
+        callback=positive,
+        help="Prior of each term of the deformation, at the edge of the field, angstrom.",
     ),
     "particle_rotation_sd_deg": typer.Option(
         "--sd-particle-deg",

@@ -59,9 +59,9 @@ def tilts(refined: TiltsRefined, *, output: Path, as_json: bool) -> None:
     """Refine shift, rotation and defocus of every tilt, together with the poses of the particles.
 
     One least-squares problem for each tomogram holds all of its tilts and particles: two shifts, three rotations and
-    the defocus of every image (--astigmatism and --scale add those), six numbers for the pose of every particle, and
-    its contrast. Each particle is compared with the map of its own half. What the data do not determine stays within
-    its prior, and is named.
+    the defocus of every image (--astigmatism, --scale and --deformation add those), six numbers for the pose of every
+    particle, and its contrast. Each particle is compared with the map of its own half. What the data do not determine
+    stays within its prior, and is named. Priors of tilts are as wide as the tilts found suggest, and at most as stated.
 
     The stacks stay as they are: images are moved by phases. DIR holds tilts.csv (what each image had before and has
     after, with its standard deviation, marginal over everything else), tomograms/tomograms.star with the new tilts,

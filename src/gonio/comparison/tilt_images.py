@@ -4,13 +4,14 @@ Owns the chain rule from what moves a single image (``kernels.tilt_equations``) 
 (docs/theory.md section 17). With A the projection of an image, whose rows are its axes and the beam, and X = x + t the
 particle's place and shift,
 
-    M = A R,    u = A X + d,    z = z_0 + dz + h ((A X)_z - (A_0 x)_z),    A = exp([w]x) A_0
+    M = A R,    u = A X + d + C (x, y),    z = z_0 + dz + h ((A X)_z - (A_0 x)_z),    A = exp([w]x) A_0
     nu = B dw + det(A) A domega,    du = -[A X]x B dw + A dt + dd,    dz' = dz + h (...)_z,    B dw = J(w) E dw
 
 J is the left Jacobian of the rotations and E has the tilt axis, the direction across it, and the beam as columns.
-Tilts' parameters are counted in this order, the pose's as in ``gonio.particle.pose``, then the particle's contrast:
+C (2 x 2) deforms the field, x and y in the tomogram, counted in halves of the field. Tilts' parameters are counted in
+this order, the pose's as in ``gonio.particle.pose``, then the particle's contrast:
 
-    d_x, d_y, w about the axis, across it, about the beam, dz, a_1, a_2, ln of the scale
+    d_x, d_y, w about the axis, across it, about the beam, dz, a_1, a_2, ln of the scale, C_xx, C_xy, C_yx, C_yy
 
 Must not know how the equations are solved.
 """
@@ -28,17 +29,17 @@ from gonio.kernels.tilt_equations import PARAMETERS, WITHOUT_ASTIGMATISM, Images
 Floats = NDArray[np.float64]
 
 # Parameters of a tilt, and of a particle: rotation, shift, contrast.
-TILT, POSE = 9, 7
-ASTIGMATISM, SCALE = slice(6, 8), 8
+TILT, POSE = 13, 7
+ASTIGMATISM, SCALE, DEFORMATION = slice(6, 8), 8, slice(9, 13)
 
 
 @dataclass(frozen=True)
 class Blocks:
     """What one particle's images say of their tilts and its pose: parts of the normal equations of -ln L.
 
-    ``value`` is -ln L without its constant. For each of t images ``tilt`` (t, 9, 9) and ``mixed`` (t, 9, 7) are second
-    derivatives, and ``tilt_descent`` (t, 9) is minus the first; ``pose`` (7, 7) and ``pose_descent`` (7,) those of pose
-    and contrast.
+    ``value`` is -ln L without its constant. For each of t images ``tilt`` (t, 13, 13) and ``mixed`` (t, 13, 7) are
+    second derivatives, and ``tilt_descent`` (t, 13) is minus the first; ``pose`` (7, 7) and ``pose_descent`` (7,) those
+    of pose and contrast.
     """
 
     value: float
@@ -67,6 +68,8 @@ class TiltImages:
         E, (t, 3, 3): columns are the tilt axis, the direction across it and the beam, in the image's frame.
     place_angstrom
         x, the position of the box from the tomogram's centre, in the particle's frame, (3,).
+    field_xy
+        x and y of that position in the tomogram, in halves of the field, (2,).
     centre_angstrom
         Where each image shows its centre pixel's place in the whole tilt image, from the tomogram's centre, (t, 2).
     defocus
@@ -85,6 +88,7 @@ class TiltImages:
     projections: Floats
     axes: Floats
     place_angstrom: Floats
+    field_xy: Floats
     centre_angstrom: Floats
     defocus: Floats
     defocus_per_depth: float
@@ -99,10 +103,15 @@ class TiltImages:
     def offset_angstrom(self, tilts: Floats, shift_angstrom: Floats) -> Floats:
         """Return where the images show the particle, from their centre pixels, (t, 2).
 
-        ``tilts`` (t, 9) are parameters of the images' tilts, ``shift_angstrom`` (3,) the shift of the pose.
+        ``tilts`` (t, 13) are parameters of the images' tilts, ``shift_angstrom`` (3,) the shift of the pose.
         """
         shown = self._shown(turned_projections(self.projections, self.axes, tilts[:, 2:5]), shift_angstrom)
-        return np.asarray(shown[:, :2] + tilts[:, :2] - self.centre_angstrom)
+        return self._offset(shown, tilts)
+
+    def _offset(self, shown: Floats, tilts: Floats) -> Floats:
+        """Return where images that show the particle at A X (t, 3) have it, from their centre pixels, (t, 2)."""
+        deformed = tilts[:, DEFORMATION].reshape(-1, 2, 2) @ self.field_xy
+        return np.asarray(shown[:, :2] + tilts[:, :2] + deformed - self.centre_angstrom)
 
     def blocks(
         self,
@@ -114,16 +123,15 @@ class TiltImages:
         *,
         astigmatism: bool = True,
     ) -> Blocks:
-        """Return the normal equations at tilts (t, 9), a pose (3, 3) and (3,), and a contrast.
+        """Return the normal equations at tilts (t, 13), a pose (3, 3) and (3,), and a contrast.
 
         Without ``astigmatism`` its rows and columns are zeros.
         """
         a = turned_projections(self.projections, self.axes, tilts[:, 2:5])  # (t, 3, 3)
         shown, scale = self._shown(a, shift_angstrom), np.exp(tilts[:, 8])
         defocus = self._defocus_at(a, tilts, shift_angstrom)
-        shift = shown[:, :2] + tilts[:, :2] - self.centre_angstrom
         phase = 2.0 * np.pi / self.box_angstrom
-        phases = np.concatenate([phase * shift, np.zeros((len(a), 1))], axis=1).astype(np.float32)
+        phases = np.concatenate([phase * self._offset(shown, tilts), np.zeros((len(a), 1))], axis=1).astype(np.float32)
         local = PARAMETERS if astigmatism else WITHOUT_ASTIGMATISM
         sums = np.empty((len(a), sums_of(local)))
         contrasts = (contrast * scale).astype(np.float32)
@@ -133,7 +141,7 @@ class TiltImages:
         )  # fmt: skip
         by_tilt, by_pose = self._jacobians(a, shown, tilts, contrast, scale, phase)
         hessian, descent = _unpacked(sums, local)
-        follow = by_tilt.transpose(0, 2, 1) @ hessian  # (t, 9, 9)
+        follow = by_tilt.transpose(0, 2, 1) @ hessian  # (t, 13, 9)
         seen = by_pose.transpose(0, 2, 1)
         return Blocks(
             value=float(sums[:, -1].sum()),
@@ -231,7 +239,7 @@ class TiltImages:
     def _jacobians(
         self, a: Floats, shown: Floats, tilts: Floats, contrast: float, scale: Floats, phase: float
     ) -> tuple[Floats, Floats]:
-        """Return the derivatives of the parameters of each image by those of tilts (t, 9, 9) and pose (t, 9, 7)."""
+        """Return the derivatives of the parameters of each image by those of tilts (t, 9, 13) and pose (t, 9, 7)."""
         count, h = len(a), self.defocus_per_depth
         turn = left_jacobian(np.einsum("tab,tb->ta", self.axes, tilts[:, 2:5])) @ self.axes  # B, (t, 3, 3)
         moved = -_cross(shown) @ turn  # d(A X)/dw, (t, 3, 3)
@@ -239,6 +247,7 @@ class TiltImages:
         by_tilt[:, 0:3, 2:5] = turn
         by_tilt[:, 3:5, 0:2] = phase * np.eye(2)
         by_tilt[:, 3:5, 2:5] = phase * moved[:, :2]
+        by_tilt[:, 3, 9:11] = by_tilt[:, 4, 11:13] = phase * self.field_xy
         by_tilt[:, 5, 8] = contrast * scale
         by_tilt[:, 6, 2:5] = h * moved[:, 2]
         by_tilt[:, 6, 5] = by_tilt[:, 7, 6] = by_tilt[:, 8, 7] = 1.0

@@ -141,7 +141,10 @@ def _of_relion(
         problem = f"block data_{tilts.name} does not state the shifts of its images (rlnTomoXShiftAngst, YShiftAngst)"
         raise FormatError(tilts.path, problem, "align the tilt series first")
     # Stacks that are cut now are cut with this geometry.
-    now = replace(series, cut_projections_xyz=None, cut_defocus=None, cut_scale=None, shift_since_cut_angstrom=None)
+    now = replace(
+        series, cut_projections_xyz=None, cut_defocus=None, cut_scale=None, shift_since_cut_angstrom=None,
+        deformation_since_cut=None,
+    )  # fmt: skip
     return AlignedSeries(now, images, size, stated or size_px, star.path)
 
 

@@ -6,8 +6,9 @@ corner
 
     W' = W + (R - R') c + d         d the change of shift, in pixels
 
-so that the centre stays where it is but for d. IMOD's D = A (P h - h' - s) undoes what ``xf_series`` does, h and h' its
-half pixels. Inputs are never overwritten: the caller names new files.
+so that the centre stays where it is but for d. Deformations of the field are in columns of gonio's own. IMOD's
+D = A (P h - h' - s) undoes what ``xf_series`` does, h and h' its half pixels. Inputs are never overwritten: the caller
+names new files.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from gonio.io.tilts import (
     CUT_DEFOCUS,
     CUT_SCALE,
     DEFOCUS,
+    DEFORMED_SINCE_CUT,
     PIXEL,
     SCALE,
     SHIFTS,
@@ -61,7 +63,7 @@ def rewrite_tomograms(path: Path, source: Path) -> tuple[Path, ...]:
     FormatError
         If a file is missing or broken, or cannot be written.
     """
-    outdated = (*CUT, CUT_DEFOCUS, CUT_SCALE)
+    outdated = (*CUT, CUT_DEFOCUS, CUT_SCALE, DEFORMED_SINCE_CUT)
     return _rewritten(path, source, lambda _, tilts, __: tilts.without([one for one in outdated if one in tilts]))
 
 
@@ -298,6 +300,12 @@ def write_xf(stem: Path, series: TiltSeries, *, shape_yx: Sequence[int], pixel_s
         warnings.warn(
             f"{files[0]}: rotations across the tilt axis, up to {np.abs(pitch).max():.2f} degrees, have no place in"
             " IMOD's files and are left out",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if series.deformation is not None:
+        warnings.warn(
+            f"{files[0]}: the deformation of the field has no place in IMOD's files and is left out",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -33,6 +33,8 @@ from gonio.io.tilts import (
     CUT_DEFOCUS,
     CUT_SCALE,
     DEFOCUS,
+    DEFORMATION,
+    DEFORMED_SINCE_CUT,
     DOSE,
     HAND,
     OPTICS,
@@ -144,13 +146,15 @@ def _geometry_columns(series: TiltSeries) -> dict[str, Sequence[str]]:
 
 
 def cut_columns(series: TiltSeries) -> dict[str, Sequence[str]]:
-    """Return the columns that state with which geometry stacks were cut out, where it is not that of the series."""
+    """Return gonio's own columns: deformation, and with which geometry stacks were cut out where it is another."""
     cut, since = series.cut_projections_xyz, series.shift_since_cut_angstrom
-    if cut is None or since is None:
-        return {}
-    stated = dict(zip(CUT, (cut[:, 0], cut[:, 1], since), strict=True))
-    if series.cut_defocus is not None:
-        stated[CUT_DEFOCUS] = series.cut_defocus
+    stated = {} if series.deformation is None else {DEFORMATION: series.deformation.reshape(-1, 4)}
+    if cut is not None and since is not None:
+        stated |= zip(CUT, (cut[:, 0], cut[:, 1], since), strict=True)
+        if series.cut_defocus is not None:
+            stated[CUT_DEFOCUS] = series.cut_defocus
+        if series.deformation_since_cut is not None:
+            stated[DEFORMED_SINCE_CUT] = series.deformation_since_cut.reshape(-1, 4)
     columns: dict[str, Sequence[str]] = {label: tuple(map(row_text, rows)) for label, rows in stated.items()}
     return columns if series.cut_scale is None else columns | decimals([CUT_SCALE], series.cut_scale[:, None])
 

@@ -10,7 +10,9 @@ The rows of P are the image's x and y axes and the beam in the tomogram. A place
 image at P p + s from its centre pixel, s = (rlnTomoXShiftAngst, rlnTomoYShiftAngst), or, where p is counted in pixels
 from the corner, at P p + W from the first pixel, W the fourth numbers of rlnTomoProjX, Y. Where a geometry was changed
 since stacks were cut out, gonioCutProjX, Y and gonioCutDefocus hold what they were cut out with, as rows of numbers,
-gonioCutScale the strength, and gonioShiftSinceCutAngst by how much s has changed. And the sign of the change of defocus
+gonioCutScale the strength, and gonioShiftSinceCutAngst by how much s has changed. gonioDeformation holds the rows of D
+(2 x 2), by which a place lies at D (p_x, p_y) from there, and gonioDeformationSinceCut by how much it has changed since
+stacks were cut out. And the sign of the change of defocus
 with a particle's depth d along the beam, counted from the tomogram's centre:
 
     RELION      rlnTomoHand rlnTomoDefocusSlope d       (src/jaz/tomography/tomogram.cpp: Tomogram::getCtf)
@@ -43,6 +45,8 @@ SHIFTS = ("rlnTomoXShiftAngst", "rlnTomoYShiftAngst")
 # Axes of the images with which stacks were cut out, by how much shifts have changed since; defocus and strength before.
 CUT = ("gonioCutProjX", "gonioCutProjY", "gonioShiftSinceCutAngst")
 CUT_DEFOCUS, CUT_SCALE = "gonioCutDefocus", "gonioCutScale"
+# Shift of images for each angstrom of a place, and how much of that stacks were cut out without.
+DEFORMATION, DEFORMED_SINCE_CUT = "gonioDeformation", "gonioDeformationSinceCut"
 STAGE_TILT = "rlnTomoNominalStageTiltAngle"
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
@@ -152,7 +156,13 @@ def series_of_block(tilts: Block) -> TiltSeries:
         cut_defocus=matrix_rows(tilts, CUT_DEFOCUS, 3) if CUT_DEFOCUS in tilts else None,
         cut_scale=_column(tilts, CUT_SCALE),
         shift_since_cut_angstrom=since,
+        deformation=_deformation(tilts, DEFORMATION),
+        deformation_since_cut=_deformation(tilts, DEFORMED_SINCE_CUT),
     )
+
+
+def _deformation(tilts: Block, label: str) -> NDArray[np.float64] | None:
+    return matrix_rows(tilts, label, 4).reshape(-1, 2, 2) if label in tilts else None
 
 
 def _cut(tilts: Block) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:

@@ -219,12 +219,13 @@ def _options_of(folder: Path, listed: Path) -> ListOptions:
 
 
 def _same_tilts(one: TiltSeries, other: TiltSeries) -> bool:
-    """Return whether two series have the same rotations and shifts."""
+    """Return whether two series have the same rotations, shifts and deformations."""
     if one.projections_xyz.shape != other.projections_xyz.shape:
         return False
     shifts = [np.zeros((len(a), 2)) if a.shifts_angstrom is None else a.shifts_angstrom for a in (one, other)]
-    turned, moved = np.abs(one.projections_xyz - other.projections_xyz), np.abs(shifts[0] - shifts[1])
-    return bool(turned.max() < SAME_PROJECTION and moved.max() < SAME_SHIFT_ANGSTROM)
+    deformed = [np.zeros((len(a), 2, 2)) if a.deformation is None else a.deformation for a in (one, other)]
+    turned = np.abs(one.projections_xyz - other.projections_xyz).max(), np.abs(deformed[0] - deformed[1]).max()
+    return bool(max(turned) < SAME_PROJECTION and np.abs(shifts[0] - shifts[1]).max() < SAME_SHIFT_ANGSTROM)
 
 
 def _end_of(table: ParticleTable, resolution: float) -> Continued:

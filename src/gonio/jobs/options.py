@@ -309,6 +309,7 @@ class TiltOptions:
 
     astigmatism: bool = False
     tilt_scale: bool = False
+    deformation: bool = False
     tilt_shift_sd_angstrom: float = 10.0
     tilt_angle_sd_deg: float = 1.0
     tilt_across_sd_deg: float = 1.0
@@ -316,6 +317,7 @@ class TiltOptions:
     tilt_defocus_sd_angstrom: float = 500.0
     tilt_astigmatism_sd_angstrom: float = 300.0
     tilt_scale_sd: float = 0.2
+    tilt_deformation_sd_angstrom: float = 5.0
     particle_rotation_sd_deg: float = 5.0
     particle_shift_sd_angstrom: float = 20.0
     particle_contrast_sd: float = 0.5
@@ -325,8 +327,9 @@ class TiltOptions:
         from gonio.settings import TiltPriors
         from gonio.workflows.tilt_refinement import TiltPlan
 
-        priors = {name: value for name, value in asdict(self).items() if name not in ("astigmatism", "tilt_scale")}
-        return TiltPlan(self.astigmatism, self.tilt_scale, TiltPriors(**priors))
+        kinds = ("astigmatism", "tilt_scale", "deformation")
+        priors = {name: value for name, value in asdict(self).items() if name not in kinds}
+        return TiltPlan(self.astigmatism, self.tilt_scale, self.deformation, TiltPriors(**priors))
 
 
 @dataclass(frozen=True)

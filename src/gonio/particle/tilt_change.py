@@ -4,11 +4,12 @@ Owns the signs and units of a change. With P (3 x 3) the projection of a tilt as
 the image's axes x and y and the beam, p a point in the tomogram from its centre, and c the defocus,
 
     P' = exp([w]x) P                  w the rotation, about the image's x, its y and the beam, right-handed
-    u  = P' p + (d_x, d_y, .)         where the image shows p, from where it showed the tomogram's centre before
+    u  = P' p + (d + D (p_x, p_y), .) where the image shows p, from where it showed the tomogram's centre before
     z' = z + dz + h (P' p)_z          underfocus at p; h the series' change of underfocus for each angstrom of depth
 
 and the astigmatism (a_1, a_2) adds a_1 cos(2 phi) + a_2 sin(2 phi) to the defocus in the direction phi from the
-image's x axis. A scale multiplies the image's strength. Knows no file, and not how a change is found.
+image's x axis. A scale multiplies the image's strength, and D deforms the field. Knows no file, and not how a change
+is found.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class TiltChange:
         it across; None for zeros.
     scale
         Factor of each image's strength, shape (t,); None for ones.
+    deformation
+        D, angstrom of shift for each angstrom of place, added to the deformation before, shape (t, 2, 2); None for
+        zeros.
 
     Raises
     ------
@@ -56,10 +60,11 @@ class TiltChange:
     defocus_angstrom: NDArray[np.float64]
     astigmatism_angstrom: NDArray[np.float64] | None = None
     scale: NDArray[np.float64] | None = None
+    deformation: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         count = len(np.atleast_1d(self.defocus_angstrom))
-        shapes = ((count, 2), (count, 3), (count,), (count, 2), (count,))
+        shapes = ((count, 2), (count, 3), (count,), (count, 2), (count,), (count, 2, 2))
         for one, shape in zip(fields(self), shapes, strict=True):
             given = getattr(self, one.name)
             if given is None and one.default is None:
@@ -109,6 +114,10 @@ class TiltChange:
             before = np.ones(len(self)) if scale is None else scale
             scale, cut_scale = before * self.scale, before if cut_scale is None else cut_scale
         shifts, since = series.shifts_angstrom, series.shift_since_cut_angstrom
+        deformation, deformed_since = series.deformation, series.deformation_since_cut
+        if self.deformation is not None:
+            deformation = self.deformation + (0.0 if deformation is None else deformation)
+            deformed_since = self.deformation + (0.0 if deformed_since is None else deformed_since)
         is_first = series.cut_projections_xyz is None
         return replace(
             series,
@@ -121,6 +130,8 @@ class TiltChange:
             cut_defocus=series.defocus if is_first else series.cut_defocus,
             cut_scale=cut_scale,
             shift_since_cut_angstrom=self.shift_angstrom + (0.0 if since is None else since),
+            deformation=deformation,
+            deformation_since_cut=deformed_since,
         )
 
 

@@ -35,7 +35,7 @@ LARGEST_GAP_DEG = 12.0
 PER_TILT = (
     *("projections_xyz", "defocus", "dose", "scale"),
     *("phase_shift_deg", "bfactor_angstrom2", "beams_xyz", "shifts_angstrom", "cut_projections_xyz"),
-    *("cut_defocus", "cut_scale", "shift_since_cut_angstrom"),
+    *("cut_defocus", "cut_scale", "shift_since_cut_angstrom", "deformation", "deformation_since_cut"),
 )
 
 
@@ -92,6 +92,9 @@ class TiltSeries:
     cut_projections_xyz, cut_defocus, cut_scale, shift_since_cut_angstrom
         Projections P', defocus and strength with which stacks of particles were cut out, where they are not these,
         (t, 2, 3), (t, 3) and (t,), and by how much shifts have changed since, s - s', (t, 2); or None.
+    deformation, deformation_since_cut
+        Shift of each image for each angstrom of a place's x and y, D, and by how much it has changed since stacks were
+        cut out, (t, 2, 2); None for none.
     """
 
     path: Path
@@ -111,6 +114,8 @@ class TiltSeries:
     cut_defocus: NDArray[np.float64] | None = None
     cut_scale: NDArray[np.float64] | None = None
     shift_since_cut_angstrom: NDArray[np.float64] | None = None
+    deformation: NDArray[np.float64] | None = None
+    deformation_since_cut: NDArray[np.float64] | None = None
 
     @staticmethod
     def of_angles(path: Path, tilts_deg: ArrayLike, *, axis_deg: float = 90.0) -> TiltSeries:
@@ -146,8 +151,9 @@ class TiltSeries:
         """
         if self.shifts_angstrom is None:
             raise ValueError(f"{self.path} does not state where the tomogram's centre lies in its images")
-        seen: NDArray[np.float64] = self.projections_xyz @ np.asarray(place_angstrom, dtype=np.float64)
-        return seen + self.shifts_angstrom
+        place = np.asarray(place_angstrom, dtype=np.float64)
+        seen: NDArray[np.float64] = self.projections_xyz @ place + self.shifts_angstrom
+        return seen if self.deformation is None else seen + self.deformation @ place[:2]
 
     def offsets_angstrom(self, place_angstrom: ArrayLike) -> NDArray[np.float64] | None:
         """Return where a particle lies in its stack's images, from their centres, xy, (t, 2).
@@ -157,8 +163,9 @@ class TiltSeries:
         if self.cut_projections_xyz is None or self.shift_since_cut_angstrom is None:
             return None
         changed = self.projections_xyz - self.cut_projections_xyz  # (t, 2, 3)
-        moved: NDArray[np.float64] = changed @ np.asarray(place_angstrom, dtype=np.float64)
-        return moved + self.shift_since_cut_angstrom
+        place = np.asarray(place_angstrom, dtype=np.float64)
+        moved: NDArray[np.float64] = changed @ place + self.shift_since_cut_angstrom
+        return moved if self.deformation_since_cut is None else moved + self.deformation_since_cut @ place[:2]
 
     def ctf(self, *, place_angstrom: ArrayLike | None = None, optics: Optics | None = None) -> Ctf | None:
         """Return the contrast transfer of the t images of a particle, None where no defocus is known.

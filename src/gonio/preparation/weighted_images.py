@@ -29,6 +29,7 @@ def tilt_images(
     *,
     diameter_angstrom: float,
     limit: float,
+    half_field_angstrom: float = 1.0,
     loaded: StackGeometry | None = None,
 ) -> TiltImages:
     """Return the samples of a stack's images up to a limit in shells, and the geometry that changes are counted from.
@@ -43,6 +44,8 @@ def tilt_images(
         ``tilt_axes`` of the stack's images, (t, 3, 3).
     diameter_angstrom
         Diameter of the circle that holds the particle.
+    half_field_angstrom
+        Unit of the place that the field's deformation is linear in.
     loaded
         The geometry that the stack was loaded with, where it is another.
     """
@@ -79,6 +82,7 @@ def tilt_images(
         projections=before * sense,
         axes=axes,
         place_angstrom=sense * place,
+        field_xy=place[:2] / half_field_angstrom,
         centre_angstrom=(before @ place)[:, :2] + moved,
         defocus=_defocus(geometry.ctf, len(stack.images)),
         defocus_per_depth=geometry.series.defocus_per_depth,

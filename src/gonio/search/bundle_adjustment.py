@@ -3,7 +3,7 @@
 With x the parameters of all tilts and y_j those of particle j, every image is a function of its tilt and its particle
 alone, so that the second derivatives of -ln(posterior) are (docs/theory.md section 17)
 
-    | U    W_j |        U block diagonal, 9 x 9 for each tilt; W_j 9 x 7 for each image; V_j 7 x 7
+    | U    W_j |        U block diagonal, 13 x 13 for each tilt; W_j 13 x 7 for each image; V_j 7 x 7
     | W_j' V_j |
 
 and particles are eliminated one by one:
@@ -12,8 +12,9 @@ and particles are eliminated one by one:
 
 S is dense and small, some 6 rows for each tilt, and its inverse is the covariance of the tilts, marginal over poses and
 contrasts. Blocks of a particle are made when it is read, and only W_j, V_j and g_j are kept. A rotation or shift of all
-tilts that the particles follow changes nothing in any image: this gauge is fixed by the priors, whose weighted mean
-along each of these six directions is zero (``Gauge``). Must not know files, nor where references come from.
+tilts that the particles follow changes nothing in any image, nor does a deformation of the whole specimen, linear in x
+and y, but for the defocus: this gauge is fixed by the priors, whose weighted mean along each of these six or twelve
+directions is zero (``Gauge``). Must not know files, nor where references come from.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gonio.comparison.tilt_images import ASTIGMATISM, POSE, TILT, TiltImages
+from gonio.comparison.tilt_images import ASTIGMATISM, DEFORMATION, POSE, TILT, TiltImages
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.kernels.marquardt import FIRST_DAMPING, FIRST_GROWTH, MAX_DAMPING, MAX_GROWTH, MIN_DAMPING
 from gonio.particle.pose import Pose
@@ -38,11 +39,16 @@ Floats = NDArray[np.float64]
 # fifth of their standard deviation, all of them together.
 LAST_GAIN = 0.02
 MAX_STEPS = 40
+# Fewer values of a parameter than this, of all tilts, do not count as determined by the data.
+LEAST_DETERMINED = 1e-6
+# Standard deviations of the priors of tilts are estimated from the tilts, so many times unless they change by less than
+# a tenth; at least this fraction of those given, and at most these.
+SD_ROUNDS, SD_SETTLED, LEAST_SD = 4, 0.1, 0.02
 
 
 @dataclass(frozen=True)
 class BundleState:
-    """Parameters of t tilts (t, 9), in the order of ``comparison.tilt_images``, and of m particles."""
+    """Parameters of t tilts (t, 13), in the order of ``comparison.tilt_images``, and of m particles."""
 
     tilts: Floats
     poses: Pose
@@ -66,9 +72,11 @@ class Bundle:
     shown
         Particles whose reference shows in them, (m,), with a contrast about one; others are left out.
     active
-        Which of a tilt's nine parameters are refined, (9,).
+        Which of a tilt's parameters are refined, (13,).
     priors
-        Standard deviations of the priors.
+        Standard deviations of the priors of poses and contrasts.
+    tilt_sd
+        Those of the priors of a tilt's parameters, (13,).
     """
 
     images: Callable[[int], TiltImages]
@@ -78,11 +86,12 @@ class Bundle:
     shown: NDArray[np.bool_]
     active: NDArray[np.bool_]
     priors: TiltPriors
+    tilt_sd: Floats
 
     @property
     def precision(self) -> Floats:
-        """One over the variance of the prior of each parameter of a tilt, (9,)."""
-        return 1.0 / self.priors.tilt_sd**2
+        """One over the variance of the prior of each parameter of a tilt, (13,)."""
+        return 1.0 / self.tilt_sd**2
 
 
 @dataclass(frozen=True)
@@ -206,35 +215,41 @@ def _prior_of(bundle: Bundle, state: BundleState, j: int) -> tuple[float, Floats
 
 @dataclass(frozen=True)
 class Gauge:
-    """The six directions in which tilts may move without any image changing, the particles moving along.
+    """The directions in which tilts may move without any image changing, the particles moving along.
 
-    ``directions`` (t, 9, 6): a shift T of the specimen, xyz in the tomogram's frame, moves image i by A_i T and its
-    defocus by h (A_i T)_z, particles by -T; a rotation Omega turns tilt i by -det(A_i) A_i Omega, particles by Omega.
+    ``directions`` (t, 13, 6 or 12): a shift T of the specimen, xyz in the tomogram's frame, moves image i by A_i T and
+    its defocus by h (A_i T)_z, particles by -T; a rotation Omega turns tilt i by -det(A_i) A_i Omega, particles by
+    Omega. Where the field's deformation is refined, a deformation T (3 x 2) of the specimen adds (A_i T)_xy to that of
+    image i, and moves particles by -T (x, y); the defocus it changes, by some angstrom times h, is left as it is.
     """
 
     directions: Floats
     precision: Floats
 
     @staticmethod
-    def of(projections: Floats, axes: Floats, defocus_per_depth: float, precision: Floats) -> Gauge:
-        """Return the gauge of tilts of full projections and axes, both (t, 3, 3), and the priors' precision (9,)."""
+    def of(
+        projections: Floats, axes: Floats, defocus_per_depth: float, precision: Floats, *, deformation: bool = False
+    ) -> Gauge:
+        """Return the gauge of tilts of full projections and axes, both (t, 3, 3), and the priors' precision (13,)."""
         count = len(projections)
-        directions = np.zeros((count, TILT, 6))
+        directions = np.zeros((count, TILT, 12 if deformation else 6))
         directions[:, 0:2, :3] = projections[:, :2]
         directions[:, 5, :3] = defocus_per_depth * projections[:, 2]
         handed = np.linalg.det(projections)[:, None, None]  # -1 where an image shows a mirrored specimen
-        directions[:, 2:5, 3:] = -handed * np.swapaxes(axes, 1, 2) @ projections
+        directions[:, 2:5, 3:6] = -handed * np.swapaxes(axes, 1, 2) @ projections
+        if deformation:
+            directions[:, DEFORMATION, 6:] = np.kron(projections[:, :2], np.eye(2))
         return Gauge(directions, precision)
 
     def components(self, tilts: Floats, active: NDArray[np.bool_]) -> Floats:
-        """Return how far tilts (t, 9) have moved along each direction, in the metric of the priors, (6,)."""
+        """Return how far tilts (t, 13) have moved along each direction, in the metric of the priors, (6 or 12,)."""
         flat, weight = self._flat(active)
         return np.asarray(
             np.linalg.solve(flat.T @ (weight[:, None] * flat), flat.T @ (weight * tilts[:, active].ravel()))
         )
 
     def fixed(self, tilts: Floats, active: NDArray[np.bool_]) -> Floats:
-        """Return tilts (t, 9) without their part along the gauge."""
+        """Return tilts (t, 13) without their part along the gauge."""
         flat, _ = self._flat(active)
         result = tilts.copy()
         result[:, active] -= (flat @ self.components(tilts, active)).reshape(len(tilts), -1)
@@ -243,25 +258,72 @@ class Gauge:
     def covariance(self, hessian: Floats, active: NDArray[np.bool_]) -> Floats:
         """Return the covariance of the active parameters in this gauge, from their Schur complement, (t a, t a)."""
         flat, weight = self._flat(active)
-        along = np.linalg.solve(flat.T @ (weight[:, None] * flat), flat.T * weight)  # (6, t a)
+        along = np.linalg.solve(flat.T @ (weight[:, None] * flat), flat.T * weight)  # (6 or 12, t a)
         projector = np.eye(len(flat)) - flat @ along
         inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(hessian), np.eye(len(flat)))
         return np.asarray(projector @ inverse @ projector.T)
 
+    def sd(self, active: NDArray[np.bool_], hessian: Floats) -> Floats:
+        """Return the standard deviations of tilts in this gauge, (t, 13); of those not active that of the prior."""
+        covariance = self.covariance(hessian, active)
+        result = np.tile(1.0 / np.sqrt(self.precision), (len(self.directions), 1))
+        result[:, active] = np.sqrt(np.maximum(np.diag(covariance), 0.0)).reshape(len(result), -1)
+        return result
+
+    def estimated_sd(self, found: Adjusted, active: NDArray[np.bool_]) -> Floats:
+        """Return the standard deviations of the priors that make the data of an adjustment most probable, (13,).
+
+        They are MacKay's fixed point (Neural Computation 4, 415, 1992; docs/theory.md section 17): of each parameter
+        the sum of squares over all tilts, for each of the values that the data determine. Near zero of these it is no
+        estimate, and stays near what it was.
+        """
+        prior = self.sd(active, np.diag(self._flat(active)[1]))
+        left = self.sd(active, found.hessian) ** 2 / prior**2
+        determined = np.maximum((1.0 - left[:, active]).sum(axis=0), LEAST_DETERMINED)
+        result = 1.0 / np.sqrt(self.precision)
+        result[active] = np.sqrt((self.fixed(found.state.tilts, active)[:, active] ** 2).sum(axis=0) / determined)
+        return result
+
     def _flat(self, active: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         count = len(self.directions)
-        return self.directions[:, active].reshape(-1, 6), np.tile(self.precision[active], count)
+        return self.directions[:, active].reshape(-1, self.directions.shape[2]), np.tile(self.precision[active], count)
+
+
+def adjusted_with_priors(bundle: Bundle, state: BundleState, gauge: Gauge) -> tuple[Adjusted, Floats]:
+    """Adjust with priors of tilts as wide as the tilts found suggest, until these settle.
+
+    ``gauge`` has the widest. Returned are the last adjustment, and the standard deviations it was made with, (13,).
+    """
+    found, most = adjusted(bundle, state), 1.0 / np.sqrt(gauge.precision)
+    for _ in range(SD_ROUNDS if bundle.shown.any() else 0):
+        tilt_sd = replace(gauge, precision=bundle.precision).estimated_sd(found, bundle.active)
+        tilt_sd = np.clip(tilt_sd, LEAST_SD * most, most)
+        if np.abs(np.log(tilt_sd / bundle.tilt_sd)).max() < SD_SETTLED:
+            break
+        bundle = replace(bundle, tilt_sd=tilt_sd)
+        again = adjusted(bundle, found.state)
+        found = replace(again, before=found.before, steps=found.steps + again.steps)
+    return found, bundle.tilt_sd
 
 
 def in_gauge(
-    state: BundleState, gauge: Gauge, active: NDArray[np.bool_], *, places_angstrom: Floats, sense: Floats
+    state: BundleState,
+    gauge: Gauge,
+    active: NDArray[np.bool_],
+    *,
+    places_angstrom: Floats,
+    sense: Floats,
+    half_field_angstrom: float = 1.0,
 ) -> BundleState:
     """Return the state of the same images whose tilts are in the gauge: the particles move along.
 
     ``places_angstrom`` (m, 3) are the particles' boxes from the tomogram's centre, and ``sense`` (m, 3) the diagonals
-    of the mirrors between their frames and the tomogram's.
+    of the mirrors between their frames and the tomogram's; ``half_field_angstrom`` is the unit of the field's places.
     """
-    shift, turn = np.split(gauge.components(state.tilts, active), 2)
+    components = gauge.components(state.tilts, active)
+    shift, turn = components[:3], components[3:6]
+    if len(components) > 6:
+        shift = shift + places_angstrom[:, :2] / half_field_angstrom @ components[6:].reshape(3, 2).T  # (m, 3)
     rotation = Rotation.from_rotvec(-sense.prod(axis=1, keepdims=True) * sense * turn)
     places = places_angstrom * sense
     moved = rotation.apply(places + state.poses.shift_angstrom) + sense * shift - places

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from gonio.alignment.particle_list import Aligners, ParticleError
-from gonio.comparison.tilt_images import ASTIGMATISM, SCALE, TILT, TiltImages
+from gonio.comparison.tilt_images import ASTIGMATISM, DEFORMATION, SCALE, TILT, TiltImages
 from gonio.fourier.fourier_volume import FourierVolume
 from gonio.particle.ctf import mean_and_astigmatism
 from gonio.particle.pose import Pose
@@ -30,7 +30,7 @@ from gonio.particle.tilt_series import TiltSeries
 from gonio.particle.volume import TiltStack
 from gonio.preparation.weighted_images import tilt_axes, tilt_images
 from gonio.run.executor import Executor, Local
-from gonio.search.bundle_adjustment import Adjusted, Bundle, BundleState, Gauge, adjusted, in_gauge
+from gonio.search.bundle_adjustment import Adjusted, Bundle, BundleState, Gauge, adjusted_with_priors, in_gauge
 from gonio.settings import TiltPriors
 
 Floats = NDArray[np.float64]
@@ -40,13 +40,14 @@ PARAMETERS = (
     *(("shift_x", "angstrom"), ("shift_y", "angstrom"), ("tilt_angle", "degrees"), ("across_axis", "degrees")),
     *(("in_plane", "degrees"), ("defocus", "angstrom"), ("astigmatism_0", "angstrom")),
     *(("astigmatism_45", "angstrom"), ("ln_scale", "")),
+    *((f"deformation_{part}", "angstrom") for part in ("xx", "xy", "yx", "yy")),
 )
 # Radians of a parameter to the unit it is shown in.
-SHOWN = np.array([1.0, 1.0, *3 * [np.degrees(1.0)], 1.0, 1.0, 1.0, 1.0])
+SHOWN = np.array([1.0, 1.0, *3 * [np.degrees(1.0)], *8 * [1.0]])
 # Shells that are compared first, and then twice as many each time: a shift is found from half a period of the finest
 # detail away, here a tenth of the box (experiments/bundle, ``capture``).
 LEAST_SHELLS = 5.0
-# A parameter is determined where the data leave less than this fraction of its prior's variance.
+# A parameter is determined where the data leave less than this fraction of its variance in the prior given.
 UNDETERMINED = 0.5
 # Prior of the amplitude of a map's shell in its particles: standard deviation, as a fraction of the mean over shells.
 AMPLITUDE_SD = 0.5
@@ -64,19 +65,22 @@ class TiltPlan:
     ----------
     astigmatism, scale
         Refine astigmatism and strength of each image as well.
+    deformation
+        Refine a deformation of the field in each image: a shift that is linear in x and y of a particle's place.
     priors
-        Standard deviations of the priors.
+        Standard deviations of the priors; those of tilts are the largest, and are estimated from the tilts found.
     """
 
     astigmatism: bool = False
     scale: bool = False
+    deformation: bool = False
     priors: TiltPriors = field(default_factory=TiltPriors)
 
     @property
     def active(self) -> NDArray[np.bool_]:
-        """Which of a tilt's nine parameters are refined, (9,)."""
+        """Which of a tilt's parameters are refined, (13,)."""
         active = np.ones(TILT, dtype=bool)
-        active[ASTIGMATISM], active[SCALE] = self.astigmatism, self.scale
+        active[ASTIGMATISM], active[SCALE], active[DEFORMATION] = self.astigmatism, self.scale, self.deformation
         return active
 
 
@@ -87,19 +91,25 @@ class TomogramTilts:
     Attributes
     ----------
     tilts, sd, prior_sd
-        Parameters of each tilt (t, 9), in the order and units of ``PARAMETERS``, their standard deviations, marginal
-        over everything else, and those of their priors; in the gauge of ``search.bundle_adjustment.Gauge``.
+        Parameters of each tilt (t, 13), in the order and units of ``PARAMETERS``, their standard deviations, marginal
+        over everything else, and those of their priors, as estimated; in the gauge of
+        ``search.bundle_adjustment.Gauge``, by the priors given.
+    left
+        Fraction of the variance that the data leave of a prior as wide as given, (t, 13).
     listed
-        What the list states of the same parameters, (t, 9), rotations but the tilt angle counted from 0.
+        What the list states of the same parameters, (t, 13), rotations but the tilt angle counted from 0.
     axes
         Columns are the tilt axis, the direction across it and the beam in each image, (t, 3, 3), as the list has them.
+    half_field_angstrom
+        Distance from the field's centre at which its deformation is stated.
     refined
-        Which of the nine parameters were refined.
+        Which of the parameters were refined.
     rotations, shifts_angstrom, contrasts
         Poses of the m particles, as matrices (m, 3, 3) and (m, 3), and how strongly they show the map of their half,
         (m,): one on average, 0 where a particle's half showed nothing of it.
     gain
-        Decrease of minus the natural log of the posterior by the adjustment at the finest limit.
+        Decrease of minus the natural log of the posterior by the adjustment at the finest limit, priors as estimated
+        before and after it.
     farthest_angstrom
         Largest distance of a particle in an image from where its stack was cut out.
     steps, converged
@@ -109,8 +119,10 @@ class TomogramTilts:
     tilts: NDArray[np.float64]
     sd: NDArray[np.float64]
     prior_sd: NDArray[np.float64]
+    left: NDArray[np.float64]
     listed: NDArray[np.float64]
     axes: NDArray[np.float64]
+    half_field_angstrom: float
     refined: tuple[bool, ...]
     rotations: NDArray[np.float64]
     shifts_angstrom: NDArray[np.float64]
@@ -122,13 +134,13 @@ class TomogramTilts:
 
     @property
     def determined(self) -> NDArray[np.bool_]:
-        """Parameters that the data determine, (t, 9): they leave less than half of the prior's variance."""
-        return np.asarray(np.array(self.refined) & (self.sd**2 < UNDETERMINED * self.prior_sd**2))
+        """Parameters that the data determine, (t, 13): they leave less than half of the variance of the prior given."""
+        return np.asarray(np.array(self.refined) & (self.left < UNDETERMINED))
 
     @property
     def change(self) -> TiltChange:
         """The change of the listed geometry."""
-        return _change_of(self.tilts / SHOWN, self.axes)
+        return _change_of(self.tilts / SHOWN, self.axes, self.half_field_angstrom)
 
 
 @dataclass(frozen=True)
@@ -255,6 +267,28 @@ class _Tomogram:
     def axes(self) -> Floats:
         return tilt_axes(self.series)
 
+    @cached_property
+    def gauge(self) -> Gauge:
+        """The gauge of the result, by the priors given."""
+        plan, series = self.task.plan, self.series
+        return Gauge.of(
+            full_projections(series), self.axes, series.defocus_per_depth, 1.0 / plan.priors.tilt_sd**2,
+            deformation=plan.deformation,
+        )  # fmt: skip
+
+    @cached_property
+    def half_field(self) -> float:
+        """Half of the tomogram's larger edge, or where its size is not known how far out particles lie, angstrom."""
+        centre, table = self.series.centre_angstrom, self.task.table
+        if centre is not None:
+            return float(np.max(centre[:2]))
+        places = [table.stack_geometry(int(row)).place_angstrom[:2] for row in self.rows]
+        return max(float(np.abs(places).max()), 1.0)
+
+    def change_of(self, tilts: Floats) -> TiltChange:
+        """Return the change that parameters (t, 13) stand for."""
+        return _change_of(tilts, self.axes, self.half_field)
+
     def reference(self, j: int) -> tuple[FourierVolume, float]:
         """Return the reference of a particle and the diameter of its circle."""
         aligners, row = self.task.aligners, int(self.rows[j])
@@ -268,43 +302,46 @@ class _Tomogram:
         start = task.table.poses[self.rows]
         change = task.changes.get(self.name, TiltChange.none(len(self.series)))
         first = start if task.poses is None else task.poses[self.rows]
-        state = BundleState(_parameters_of(change, self.axes), first, np.zeros(len(start)))
-        found, steps = None, 0
+        state = BundleState(_parameters_of(change, self.axes, self.half_field), first, np.zeros(len(start)))
+        found, steps, tilt_sd = None, 0, task.plan.priors.tilt_sd
         for limit in limits_to(self.reference(0)[0].limit):
-            images = _Images(self, _change_of(state.tilts, self.axes), limit, state if found is not None else None)
+            images = _Images(self, self.change_of(state.tilts), limit, state if found is not None else None)
             images = images.with_amplitudes(state)
             shown = np.array([half in images.amplitudes for half in images.halves])
             state = replace(
                 state, contrasts=np.where(shown, np.where(state.contrasts > 0.0, state.contrasts, 1.0), 0.0)
             )
-            found = adjusted(self._bundle(images, start, shown), state)
+            found, tilt_sd = adjusted_with_priors(self._bundle(images, start, shown, tilt_sd), state, self.gauge)
             state, steps = found.state, steps + found.steps
         assert found is not None
-        return self._result(found, steps)
+        return self._result(found, tilt_sd, steps)
 
-    def _bundle(self, images: _Images, start: Pose, shown: NDArray[np.bool_]) -> Bundle:
+    def _bundle(self, images: _Images, start: Pose, shown: NDArray[np.bool_], tilt_sd: Floats) -> Bundle:
         references = [self.reference(j)[0] for j in range(len(self.rows))]
         plan = self.task.plan
         return Bundle(
-            images, references, len(self.series), start, shown, plan.active, plan.priors,
+            images, references, len(self.series), start, shown, plan.active, plan.priors, tilt_sd,
         )  # fmt: skip
 
-    def _result(self, found: Adjusted, steps: int) -> TomogramTilts:
-        task, active, tilt_sd = self.task, self.task.plan.active, self.task.plan.priors.tilt_sd
-        gauge = Gauge.of(full_projections(self.series), self.axes, self.series.defocus_per_depth, 1.0 / tilt_sd**2)
-        prior = np.tile(tilt_sd, (len(self.series), 1))
-        sd, free = prior.copy(), np.diag(1.0 / prior[:, active].ravel() ** 2)
-        sd[:, active] = _sds(gauge.covariance(found.hessian, active), len(prior))
-        prior[:, active] = _sds(gauge.covariance(free, active), len(prior))
+    def _result(self, found: Adjusted, tilt_sd: Floats, steps: int) -> TomogramTilts:
+        task, active, most = self.task, self.task.plan.active, self.task.plan.priors.tilt_sd
+        gauge, count = self.gauge, len(self.series)
+        prior, widest = (np.diag(np.tile(1.0 / sd[active] ** 2, count)) for sd in (tilt_sd, most))
+        data = found.hessian - prior
+        left = gauge.sd(active, data + widest) ** 2 / gauge.sd(active, widest) ** 2
         every = [task.table.stack_geometry(int(row)) for row in self.rows]
         places, sense = (np.array([getattr(one, name) for one in every]) for name in ("place_angstrom", "sense"))
-        state = in_gauge(found.state, gauge, active, places_angstrom=places, sense=sense)
+        state = in_gauge(
+            found.state, gauge, active, places_angstrom=places, sense=sense, half_field_angstrom=self.half_field
+        )
         return TomogramTilts(
             tilts=state.tilts * SHOWN,
-            sd=sd * SHOWN,
-            prior_sd=prior * SHOWN,
-            listed=_listed(self.series),
+            sd=gauge.sd(active, found.hessian) * SHOWN,
+            prior_sd=gauge.sd(active, prior) * SHOWN,
+            left=left,
+            listed=_listed(self.series, self.half_field),
             axes=self.axes,
+            half_field_angstrom=self.half_field,
             refined=tuple(active.tolist()),
             rotations=state.poses.matrix,
             shifts_angstrom=state.poses.shift_angstrom,
@@ -317,7 +354,7 @@ class _Tomogram:
 
     def _farthest(self, state: BundleState) -> float:
         """Return the largest distance of a particle from where its images were cut out, angstrom."""
-        table = self.task.table.with_changes({self.name: _change_of(state.tilts, self.axes)})
+        table = self.task.table.with_changes({self.name: self.change_of(state.tilts)})
         most = 0.0
         for j, row in enumerate(self.rows):
             geometry = table.stack_geometry(int(row))
@@ -340,10 +377,6 @@ def _stack(table: ParticleTable, row: int) -> TiltStack:
     if not isinstance(stack, TiltStack):
         raise ParticleError(f"particle {table.names[row]!r} is no stack of tilt images")
     return stack
-
-
-def _sds(covariance: Floats, count: int) -> Floats:
-    return np.sqrt(np.maximum(np.diag(covariance), 0.0)).reshape(count, -1)
 
 
 @dataclass
@@ -380,7 +413,7 @@ class _Images:
             geometry = self.tomogram.task.table.stack_geometry(row)
             images = tilt_images(
                 _stack(self.table, row), geometry, self.tomogram.axes[geometry.tilts], diameter_angstrom=diameter,
-                limit=self.limit, loaded=self.table.stack_geometry(row),
+                limit=self.limit, half_field_angstrom=self.tomogram.half_field, loaded=self.table.stack_geometry(row),
             )  # fmt: skip
         if self.state is not None and self.state.contrasts[j] > 0.0:
             pose = self.state.poses[j]
@@ -416,8 +449,8 @@ class _Images:
         return replace(self, amplitudes=found, kept=kept)
 
 
-def _listed(series: TiltSeries) -> Floats:
-    """Return what a series states of the parameters of its tilts, in the units of ``PARAMETERS``, (t, 9)."""
+def _listed(series: TiltSeries, half_field_angstrom: float) -> Floats:
+    """Return what a series states of the parameters of its tilts, in the units of ``PARAMETERS``, (t, 13)."""
     listed = np.zeros((len(series), TILT))
     if series.shifts_angstrom is not None:
         listed[:, :2] = series.shifts_angstrom
@@ -426,11 +459,13 @@ def _listed(series: TiltSeries) -> Floats:
         listed[:, 5:8] = mean_and_astigmatism(series.defocus)
     if series.scale is not None:
         listed[:, SCALE] = np.log(np.maximum(series.scale, 1e-6))
+    if series.deformation is not None:
+        listed[:, DEFORMATION] = half_field_angstrom * series.deformation.reshape(-1, 4)
     return listed
 
 
-def _parameters_of(change: TiltChange, axes: Floats) -> Floats:
-    """Return the parameters (t, 9), in radians and angstrom, of a change."""
+def _parameters_of(change: TiltChange, axes: Floats, half_field_angstrom: float) -> Floats:
+    """Return the parameters (t, 13), in radians and angstrom, of a change."""
     tilts = np.zeros((len(change), TILT))
     tilts[:, :2], tilts[:, 5] = change.shift_angstrom, change.defocus_angstrom
     tilts[:, 2:5] = np.einsum("tba,tb->ta", axes, np.radians(change.rotation_deg))
@@ -438,13 +473,17 @@ def _parameters_of(change: TiltChange, axes: Floats) -> Floats:
         tilts[:, ASTIGMATISM] = change.astigmatism_angstrom
     if change.scale is not None:
         tilts[:, SCALE] = np.log(change.scale)
+    if change.deformation is not None:
+        tilts[:, DEFORMATION] = half_field_angstrom * change.deformation.reshape(-1, 4)
     return tilts
 
 
-def _change_of(tilts: Floats, axes: Floats) -> TiltChange:
-    """Return the change that parameters (t, 9) stand for; without astigmatism or scale where these are all zero."""
+def _change_of(tilts: Floats, axes: Floats, half_field_angstrom: float) -> TiltChange:
+    """Return the change that parameters (t, 13) stand for; None for what no image has."""
     turns = np.degrees(np.einsum("tab,tb->ta", axes, tilts[:, 2:5]))
     astigmatism = tilts[:, ASTIGMATISM] if tilts[:, ASTIGMATISM].any() else None
+    deformation = tilts[:, DEFORMATION].reshape(-1, 2, 2) / half_field_angstrom
     return TiltChange(
-        tilts[:, :2], turns, tilts[:, 5], astigmatism, np.exp(tilts[:, SCALE]) if tilts[:, SCALE].any() else None
-    )
+        tilts[:, :2], turns, tilts[:, 5], astigmatism, np.exp(tilts[:, SCALE]) if tilts[:, SCALE].any() else None,
+        deformation if deformation.any() else None,
+    )  # fmt: skip
