@@ -27,6 +27,7 @@ from gonio.jobs.simulate_stacks import StackOptions
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.pose import Pose
 from gonio.particle.tilt_change import TiltChange
+from gonio.run import checkpoint
 from gonio.workflows import tilt_turns
 from gonio.workflows.half_frames import half_2_moved
 
@@ -184,7 +185,8 @@ def check_resumed(folder, tomograms, **more):
 
         yield done
 
-    with pytest.raises(Stop):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(checkpoint, "SYNC_SECONDS", 0.0)  # quick tomograms would be recorded, and told, together
         tilts(folder, "resumed", run=RunOptions(threads=1, progress=killed), **more)
     tilts(folder, "resumed", run=RunOptions(threads=1, resume=True), **more)
     for name in ("tilts.csv", "tomograms/tilt_series/TS_01.star", "particles.star", "fsc.csv"):
