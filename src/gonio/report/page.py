@@ -100,7 +100,10 @@ def _resolution(report: Report) -> str:
     if report.curves and angstrom <= finest_of(report.curves, report.box_angstrom):
         value += " or better"
         rule += "; here it is the finest that these voxels hold: smaller ones may show more"
-    return f"<p class=resolution><strong>Resolution: {value}</strong> <span>({escape(rule)})</span></p>"
+    doubt = ""
+    if report.verdict is not None and report.verdict.grade is not Grade.GOOD:
+        doubt = f" <em>not to be relied on, as the verdict is: {report.verdict.grade}</em>"
+    return f"<p class=resolution><strong>Resolution: {value}</strong>{doubt} <span>({escape(rule)})</span></p>"
 
 
 def _checks(verdict: Verdict | None) -> str:
@@ -336,7 +339,7 @@ td[data-grade] + th { overflow-wrap: normal; }
 td[data-grade] { color: var(--grade); font-weight: 600; }
 .resolution { margin: 0 0 .8rem; } .resolution strong { font-size: 1.25rem; }
 .resolution span { color: var(--soft); font-size: .85rem; }
-.first { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); margin-bottom: 1.2rem; }
+.plots.first { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); margin-bottom: 1.2rem; }
 .stack { display: grid; gap: 1rem; align-content: start; }
 .files { columns: 16rem; padding-left: 1.2rem; overflow-wrap: anywhere; }
 .step p { margin: .6rem 0 0; color: var(--soft); } .step pre { margin: .2rem 0; }

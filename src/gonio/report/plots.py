@@ -268,8 +268,9 @@ def correlations(
     if np.isfinite(resolution_angstrom):
         at = 1.0 / resolution_angstrom
         axes.axvline(at, color=INK, linewidth=0.8, linestyle="--")
-        if resolution_angstrom > finest:  # else no curve falls there
-            axes.plot([at], [FSC_THRESHOLDS[1]], "o", color=INK, markersize=5)
+        last = list(curves.values())[-1]  # corrected for the mask, where that is known
+        height = float(np.interp(at * box_angstrom, np.arange(len(last)), last))
+        axes.plot([at], [height], "o", color=INK, markersize=5)
         right = at > 0.6 * axes.get_xlim()[1]
         axes.annotate(
             f"{resolution_angstrom:.1f} angstrom",
@@ -284,8 +285,8 @@ def correlations(
     # Below the plot: inside it, names would hide curves.
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     caption = (
-        "The agreement of two maps at each level of detail, finer to the right. The resolution is where the half maps"
-        " fall below 0.143 (a map against a known one: below 0.5); it is marked where it is known."
+        "The agreement of two maps at each level of detail, finer to the right. The resolution, dashed, is where the"
+        " half maps fall below 0.143 or to what chance allows (a map against a known one: below 0.5)."
     )
     shells = np.arange(min(len(curve) for curve in curves.values()))
     data = {"per_angstrom": shells / box_angstrom, **{name: curve[: len(shells)] for name, curve in curves.items()}}

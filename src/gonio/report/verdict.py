@@ -284,9 +284,13 @@ def _competing(evidence: Evidence) -> Check | None:
     if false > FALSE_DOUBTFUL:
         found = f"only {what}: most are of something else, or their poses are wrong"
         return _check("particles", Grade.WRONG, found, DECOYS_RULE, "another reference, other picks, or less noise")
-    remedy = "gonio align --decoys 2 lists those that are real"
+    remedy = "gonio align --decoys 2 lists those that are real; another reference if there are few"
     if false > FALSE_GOOD:
-        found = f"only {what}: {interval} of the list are false, or too noisy to be told from it"
+        chance = sample.count / (sample.decoys + 1)
+        found = (
+            f"only {what}, {chance:.0f} would by chance: {interval} of the list are false, or too noisy to be told"
+            " from false ones, or the map is of something else"
+        )
         return _check("particles", Grade.DOUBTFUL, found, DECOYS_RULE, remedy)
     if high >= SURELY_BELOW:
         found = f"{what}, too few to tell: up to {100 * high:.0f} % of the list may be false"
