@@ -17,7 +17,8 @@ from gonio.particle.arguments import ArgumentError
 from gonio.particle.pose import Pose
 from gonio.particle.table import ParticleTable
 from gonio.particle.volume import Volume
-from gonio.workflows.refinement_plan import Continued
+from gonio.settings import LocalSearch
+from gonio.workflows.refinement_plan import Continued, Plan
 
 COUNT = 6
 RNG = np.random.default_rng(1)
@@ -95,6 +96,24 @@ def test_the_end_of_a_refinement_is_read(written):
     read = Earlier.read(written)
     assert read.continued == Continued(21.5, pytest.approx(np.sqrt(3.0)), pytest.approx(np.sqrt(12.0)))
     assert np.asarray(read.table.half_sets).tolist() == [1, 2] * 3
+
+
+@pytest.mark.parametrize(
+    ("stated", "apart", "shared"),
+    [
+        ({}, None, None),  # of before this was stated
+        ({"halves_apart": None, "shared_angstrom": None}, None, None),  # from input poses
+        ({"halves_apart": True, "shared_angstrom": 60.0}, True, 60.0),
+        ({"halves_apart": "yes", "shared_angstrom": "60"}, None, None),
+    ],
+)
+def test_whether_halves_ever_met_goes_with_them(written, stated, apart, shared):
+    """Going on makes no halves independent that were not: the verdict stays doubtful."""
+    summary = json.loads((written / "summary.json").read_text())
+    (written / "summary.json").write_text(json.dumps(summary | stated))
+    plan = Plan(continued=Earlier.read(written).continued)
+    assert plan.halves_apart is apart and plan.continued.shared_angstrom == shared
+    assert Plan().halves_apart is True and Plan(listed=LocalSearch(5.0, 5.0)).halves_apart is None
 
 
 @pytest.mark.parametrize(

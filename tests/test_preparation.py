@@ -16,7 +16,7 @@ from gonio.fourier.spectrum import Spectrum
 from gonio.fourier.transform import centred_fft, centred_ifft
 from gonio.particle.pose import Pose
 from gonio.particle.volume import Subtomogram, Volume, soft_sphere
-from gonio.particle.wedge import SingleAxisWedge, WeightVolumeWedge
+from gonio.particle.wedge import NoWedge, SingleAxisWedge, WeightVolumeWedge
 from gonio.preparation.prepare import Preparation
 from gonio.settings import Settings
 from gonio.simulate import PAPER_CTF, Imaging, simulate_subtomogram, simulate_tilt_stack
@@ -76,6 +76,14 @@ def test_what_is_expected_of_a_pair_does_not_jump_as_its_map_gets_noisier():
 
     # Of a curve half of the way is half of the step, or a little more where it bends; of a jump it is all of it.
     assert largest_step(161) < 0.75 * largest_step(81)
+
+
+def test_the_power_of_a_coarse_map_is_its_own():
+    """Its sphere gives no shell power that the map has not: particles would be taken to lack what it ends with."""
+    coarse = Subtomogram(MAP.low_passed(50.0), NoWedge())
+    reference = Preparation(coarse, Settings())._reference_for(BOX)
+    own = Spectrum.of(coarse, limit=reference.best.limit).shell_power()
+    np.testing.assert_allclose(reference.known.power, own, rtol=0.03, atol=3e-4 * own.max())
 
 
 def test_a_map_that_no_lens_has_shown_is_brought_to_what_the_target_shows():

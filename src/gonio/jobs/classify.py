@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gonio.settings import Settings
     from gonio.workflows.classification import Classes
     from gonio.workflows.clustering import AllPairs, Clustering
+    from gonio.workflows.inspection import InputWarning
 
 # Rule for the one resolution of the page.
 RULE = (
@@ -138,7 +139,6 @@ def classify(
         Called with the ``Procedure`` before it begins.
     """
     from gonio.report import html
-    from gonio.workflows.checks import warnings_of_list
 
     own = LocalOptions() if local else None
     search.check(own)
@@ -159,14 +159,8 @@ def classify(
     procedure = _procedure_of(table, maps, count, pairs_up_to=pairs_up_to, local=local, seed=seed)
     watch(procedure)
     settings = search.settings(voxel_size_angstrom=table.load(0).voxel_size_angstrom, local=own)
-    names = [f"reference {Path(path).name}" for path in references or ()]
-    doubts = warnings_of_list(
-        table,
-        dict(zip(names, maps, strict=True)),
-        resolutions={"resolution_angstrom": search.resolution_angstrom},
-        poses_for="a local search" if local else None,
-    )
-    warned = warn_of([*fitting.warnings, *doubts])
+    named = {f"reference {Path(path).name}": map_ for path, map_ in zip(references or (), maps, strict=True)}
+    warned = warn_of([*fitting.warnings, *_doubts(table, named, search.resolution_angstrom, local=local)])
     resources = run.resources(settings)
     record = {
         "classes": str(classes),
@@ -189,6 +183,16 @@ def classify(
             report = _report(classified, matrix, title=f"Classes of {particles.name}", seed=seed)
             write_text(folder / "report.html", html(with_notes(report, table, warned)))
     return classified
+
+
+def _doubts(
+    table: ParticleTable, named: Mapping[str, Volume], resolution_angstrom: float | None, *, local: bool
+) -> list[InputWarning]:
+    """Return what is suspicious of a list and of references by name."""
+    from gonio.workflows.checks import warnings_of_list
+
+    resolutions, poses_for = {"resolution_angstrom": resolution_angstrom}, "a local search" if local else None
+    return warnings_of_list(table, named, resolutions=resolutions, poses_for=poses_for)
 
 
 def _count(classes: int | str) -> int | None:

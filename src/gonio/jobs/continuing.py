@@ -7,8 +7,6 @@ found, whatever box it now has; else its pose must be in the new list already.
 from __future__ import annotations
 
 import json
-import tomllib
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,7 @@ from gonio.jobs.refine_tilts import TOMOGRAMS
 from gonio.jobs.splitting import some
 from gonio.particle.arguments import ArgumentError
 from gonio.particle.texts import texts_at
-from gonio.run.manifest import LAST, files_of_run
+from gonio.run.manifest import files_of_run, settings_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +57,7 @@ class Earlier:
         from gonio.io import read_volume
 
         folder = Path(folder)
-        resolution = _resolution_of(folder)
+        summary = _summary_of(folder)
         halves = (folder / "half1.mrc", folder / "half2.mrc")
         table = _options_of(folder, listed := _list_in(folder)).read()
         if not np.isin(np.asarray(table.half_sets), [1, 2]).all():
@@ -68,7 +66,7 @@ class Earlier:
             )
         one, two = (read_volume(path) for path in halves)
         files = (folder / "summary.json", listed, *halves)
-        return Earlier(folder, table, (one, two), _end_of(table, resolution), files)
+        return Earlier(folder, table, (one, two), _end_of(table, summary), files)
 
     def placed(self, table: ParticleTable) -> ParticleTable:
         """Return a list of the same particles at the poses, and in the half sets, of the earlier refinement."""
@@ -155,14 +153,14 @@ def _differ(centres: NDArray[np.float64]) -> bool:
     return bool(np.ptp(centres, axis=0).max(initial=0.0) > 0)
 
 
-def _resolution_of(folder: Path) -> float:
-    """Return to where the halves of a finished refinement agree, angstrom."""
+def _summary_of(folder: Path) -> dict[str, Any]:
+    """Return the numbers of a finished refinement whose halves agree somewhere."""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-        finished, resolution = "best_iteration" in summary, summary.get("resolution_angstrom")
-    except (OSError, ValueError, AttributeError):
-        finished, resolution = False, None
-    if not finished:
+        summary = dict(json.loads((folder / "summary.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        summary = {}
+    resolution = summary.get("resolution_angstrom")
+    if "best_iteration" not in summary:
         raise ArgumentError(
             "{} {folder} is no finished refinement: give a folder that gonio refine has written, or finish it with {}",
             ARGUMENT,
@@ -177,7 +175,7 @@ def _resolution_of(folder: Path) -> float:
             "initial_model",
             folder=folder,
         )
-    return float(resolution)
+    return summary
 
 
 def _list_in(folder: Path) -> Path:
@@ -205,9 +203,8 @@ def _is_of_run(folder: Path, path: Path) -> bool:
 
 def _options_of(folder: Path, listed: Path) -> ListOptions:
     """Return the options that the list of a refinement is read with: those of the list that it was given."""
-    kept: dict[str, Any] = {}
-    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-        kept = dict(tomllib.loads((folder / LAST).read_text())["settings"]["list"])
+    listed_with = settings_table(folder, "settings").get("list")
+    kept: dict[str, Any] = listed_with if isinstance(listed_with, dict) else {}
     known = {one.name for one in fields(ListOptions)} - OF_IMAGES
     given: dict[str, Any] = {name: value for name, value in kept.items() if name in known}
     refined = _refined_tomograms(folder)
@@ -228,7 +225,7 @@ def _same_tilts(one: TiltSeries, other: TiltSeries) -> bool:
     return bool(max(turned) < SAME_PROJECTION and np.abs(shifts[0] - shifts[1]).max() < SAME_SHIFT_ANGSTROM)
 
 
-def _end_of(table: ParticleTable, resolution: float) -> Continued:
+def _end_of(table: ParticleTable, summary: dict[str, Any]) -> Continued:
     from gonio.alignment.columns import UNKNOWN
     from gonio.workflows.refinement_plan import Continued
 
@@ -238,4 +235,11 @@ def _end_of(table: ParticleTable, resolution: float) -> Continued:
         known = sds[sds < UNKNOWN]
         return float(min(np.sqrt(3.0) * np.median(known), most)) if len(known) else 0.0
 
-    return Continued(resolution, median("rotation_sd_deg", 180.0), median("shift_sd_angstrom", resolution))
+    resolution, shared = float(summary["resolution_angstrom"]), summary.get("shared_angstrom")
+    return Continued(
+        resolution,
+        median("rotation_sd_deg", 180.0),
+        median("shift_sd_angstrom", resolution),
+        halves_apart=True if summary.get("halves_apart") is True else None,
+        shared_angstrom=float(shared) if isinstance(shared, int | float) and shared > 0 else None,
+    )

@@ -22,6 +22,7 @@ from gonio.jobs.fitting import Fitting
 from gonio.jobs.map_quality import SHARPENED, Postprocessed, postprocessed, write_postprocessed
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, TiltOptions, files_of
 from gonio.jobs.pages import defocus_of, facts_of, files_in, for_display, outliers_of, shared_decisions, with_notes
+from gonio.jobs.refine_start import Start, check_start, halves_of
 from gonio.jobs.refine_tilts import warn_of_tilts, write_tilts
 from gonio.jobs.running import RunOptions, Work, running
 from gonio.jobs.splitting import some, with_half_sets
@@ -47,23 +48,18 @@ Watch = Callable[[object], None]
 
 
 @dataclass(frozen=True)
-class Start:
-    """Start of a refinement: a map, half maps, a number of particles of each half, or else the poses of the list."""
-
-    reference: Volume | None = None
-    subset: int | None = None
-    halves: tuple[Volume, Volume] | None = None
-
-
-@dataclass(frozen=True)
 class Refined:
-    """The iterations of a refinement, its plan, what the halves of the best say of its map, and the page's verdict."""
+    """The iterations of a refinement, its plan, what the halves of the best say of its map, and the page's verdict.
+
+    Up to ``shared_angstrom`` both halves began with one map; None where they had none in common.
+    """
 
     iterations: Sequence[Iteration]
     plan: Plan
     title: str
     quality: Postprocessed
     verdict: Verdict
+    shared_angstrom: float | None
 
     @property
     def best(self) -> Iteration:
@@ -113,6 +109,8 @@ class Refined:
             "ended": done[-1].ended,
             "limit_angstrom": best.limit_angstrom,
             "resolution_angstrom": best.resolution_angstrom,
+            "halves_apart": self.plan.halves_apart,
+            "shared_angstrom": self.shared_angstrom,
             **self.quality.summary,
         }
 
@@ -178,18 +176,8 @@ def refine(
     from gonio.workflows.initial_model import SUBSET
     from gonio.workflows.refinement_plan import Plan
 
-    _check_start(reference, initial_model=initial_model, local=local is not None, continue_from=continue_from)
-    if start_resolution_angstrom is not None and reference is None and not initial_model:
-        raise ArgumentError(
-            "{} is for a map to start from, {} or one of {}: leave it out",
-            "start_resolution_angstrom",
-            "reference",
-            "initial_model",
-        )
-    if subset is not None and not initial_model:
-        raise ArgumentError("{} is how many particles of each half {} makes a map from", "subset", "initial_model")
-    if split and continue_from is not None:
-        raise ArgumentError("{} keeps the half sets of that refinement: leave out {}", "continue_from", "split")
+    given = {"reference": reference, "initial_model": initial_model, "local": local, "continue_from": continue_from}
+    check_start({name for name, value in given.items() if value}, start_resolution_angstrom, subset, split=split)
     search.check()
     resources = run.resources()
     earlier = None if continue_from is None else Earlier.read(continue_from)
@@ -197,21 +185,19 @@ def refine(
     table = with_half_sets(table, split=split, overlap_distance_angstrom=overlap_distance_angstrom, seed=seed)
     fitting = Fitting.to_particles(table)
     start_map = None if reference is None else fitting.fit(particles.read_map(reference), "the reference")
-    start = Start(start_map, (subset or SUBSET) if initial_model else None, _halves(earlier, fitting))
-    given = start_resolution_angstrom
+    start = Start(start_map, (subset or SUBSET) if initial_model else None, halves_of(earlier, fitting))
     plan = Plan(
         settings=search.settings(voxel_size_angstrom=1.0),  # of no length that follows from it
-        start_resolution_angstrom=Plan.start_resolution_angstrom if given is None else given,
+        start_resolution_angstrom=start_resolution_angstrom or Plan.start_resolution_angstrom,
         max_iterations=iterations,
         continued=None if earlier is None else earlier.continued,
         mask=None if mask is None else fitting.fit(particles.read_map(mask), "the mask"),
         assignment=assignment,  # type: ignore[arg-type]  # names are read there
         duplicates_angstrom=duplicates_angstrom,
         tilts=None if tilts is None else tilts.plan(),
+        listed=None if local is None else local.search(voxel_size_angstrom=fitting.voxel_size_angstrom),
         seed=seed,
     )
-    if local is not None:
-        plan = replace(plan, listed=local.search(voxel_size_angstrom=fitting.voxel_size_angstrom))
     near, finest = plan.begins_near, plan.start_resolution_angstrom
     doubts = doubts_of(table, start_map, plan.settings, mask=plan.mask, local=near, start_angstrom=finest)
     warned = warn_of([*fitting.warnings, *doubts])
@@ -230,10 +216,7 @@ def refine(
     files = files_of(table, reference, mask, *(() if earlier is None else earlier.files))
     with running(output, resources, settings=settings, seed=seed, inputs=files, length=iterations) as work:
         refined = _refined(work, table, plan, start, watch, title=f"Refinement of {particles.name}", warned=warned)
-        done = refined.iterations
-        with work.results(may_go_on=done[-1].may_go_on, length=len(done), iterations=iterations) as folder:
-            _write_results(folder, refined)
-            _write_page(folder, refined, start, with_notes(_report(refined), table, warned), output)
+        _write(work, refined, start, with_notes(_report(refined), table, warned), output)
     warn_of_tilts(refined.best.tilts, refined.best.volume.box_angstrom)
     return refined
 
@@ -252,50 +235,24 @@ def _refined(
     from gonio.workflows.refinement import best_of
 
     done = _iterated(work, table, plan, start, watch)
+    shared = None if plan.continued is None else plan.continued.shared_angstrom
+    shared = shared if start.reference is None else plan.start_resolution_angstrom
     verdict = verdict_of_refinement(
-        done, plan, start=start.reference, shared=start.reference is not None, warned=warned, executor=work.executor
+        done, plan, start=start.reference, shared_angstrom=shared, warned=warned, executor=work.executor
     )
-    return Refined(done, plan, title, _quality_of(best_of(done), plan), verdict)
+    return Refined(done, plan, title, _quality_of(best_of(done), plan), verdict, shared)
 
 
-def _write_page(folder: Path, refined: Refined, start: Start, report: Report, output: File) -> None:
-    """Write the page, with the files of the run and what to do next."""
+def _write(work: Work, refined: Refined, start: Start, report: Report, output: File) -> None:
+    """Write the results, and the page with the files of the run and what to do next."""
     from gonio.report import html
 
-    parts = [f"iteration_{one.number:03d}/" for one in refined.iterations]
-    parts += ["initial_model/"] * (start.subset is not None)
-    report = replace(report, files=files_in(folder, *parts), next_steps=_next_steps(refined, output))
-    write_text(folder / "report.html", html(report))
-
-
-def _halves(earlier: Earlier | None, fitting: Fitting) -> tuple[Volume, Volume] | None:
-    """Return the half maps of an earlier refinement in the voxels of the particles, which may be others: no warning."""
-    if earlier is None:
-        return None
-    fitting = Fitting(fitting.voxel_size_angstrom, fitting.box)
-    one, two = (fitting.fit(half, f"half map {number}") for number, half in enumerate(earlier.halves, start=1))
-    return one, two
-
-
-def _check_start(reference: File | None, *, initial_model: bool, local: bool, continue_from: File | None) -> None:
-    others = {"reference": reference is not None, "initial_model": initial_model, "local": local}
-    if continue_from is not None:
-        for name in (name for name, given in others.items() if given):
-            raise ArgumentError("{} and {} exclude each other: give one start", "continue_from", name)
-        return
-    if initial_model and reference is not None:
-        raise ArgumentError("{} and {} exclude each other: give one", "reference", "initial_model")
-    if initial_model and local:
-        raise ArgumentError("{} ignores input poses, and {} starts from them: give one", "initial_model", "local")
-    if not (initial_model or local or reference is not None):
-        raise ArgumentError(
-            "give {} MAP to start from a map, {} to start from the particles alone, {} to start from the poses in the"
-            " list, or {} DIR to go on from a finished refinement",
-            "reference",
-            "initial_model",
-            "local",
-            "continue_from",
-        )
+    done, most = refined.iterations, refined.plan.max_iterations
+    parts = [f"iteration_{one.number:03d}/" for one in done] + ["initial_model/"] * (start.subset is not None)
+    with work.results(may_go_on=done[-1].may_go_on, length=len(done), iterations=most) as folder:
+        _write_results(folder, refined)
+        report = replace(report, files=files_in(folder, *parts), next_steps=_next_steps(refined, output))
+        write_text(folder / "report.html", html(report))
 
 
 def _iterated(work: Work, table: ParticleTable, plan: Plan, start: Start, watch: Watch) -> list[Iteration]:

@@ -137,13 +137,7 @@ def select(
     for argument, label, values in (("classes", "class", classes), ("tomograms", "tomogram", tomograms)):
         if values:
             left = _one_of(left, label, list(map(str, values)), argument)
-    for label, (operation, limit, argument) in limits.items():
-        if limit is not None:
-            left = left.kept(f"{label}{operation}{limit:g}", _limited(left.table, label, operation, limit, argument))
-    for argument, paths in (("within", within), ("without", without)):
-        for path in paths or ():
-            listed = np.isin(np.array(left.table.names), np.array(read_list(Path(path), None).names))
-            left = left.kept(f"{'in' if argument == 'within' else 'not in'} {path}", listed == (argument == "within"))
+    left = _within_lists(_within_limits(left, limits), within or (), without or ())
     if apart_angstrom is not None:
         left = left.kept(f"at least {apart_angstrom:g} A apart", _apart(left.table, apart_angstrom, lowest, highest))
     elif lowest or highest:
@@ -169,6 +163,23 @@ def select(
     others = [Path(path) for path in (*(within or ()), *(without or ()))]
     write_settings(files[-1], settings, seed=seed, inputs=[*table.files, *others])
     return Selected(left.table, len(table), left.steps, written)
+
+
+def _within_limits(left: _Selection, limits: Mapping[str, tuple[str, float | None, str]]) -> _Selection:
+    """Keep what is within limits of columns, each an operation, a value or None, and the option that gives it."""
+    for label, (operation, limit, argument) in limits.items():
+        if limit is not None:
+            left = left.kept(f"{label}{operation}{limit:g}", _limited(left.table, label, operation, limit, argument))
+    return left
+
+
+def _within_lists(left: _Selection, within: Sequence[File], without: Sequence[File]) -> _Selection:
+    """Keep what each of some lists names, and none of others."""
+    for paths, wanted in ((within, True), (without, False)):
+        for path in paths:
+            listed = np.isin(np.array(left.table.names), np.array(read_list(Path(path), None).names))
+            left = left.kept(f"{'in' if wanted else 'not in'} {path}", listed == wanted)
+    return left
 
 
 def _values(table: ParticleTable, label: str) -> NDArray[Any] | None:

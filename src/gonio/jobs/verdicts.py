@@ -36,11 +36,11 @@ def verdict_of_refinement(
     plan: Plan,
     *,
     start: Volume | None,
-    shared: bool,
+    shared_angstrom: float | None,
     warned: Iterable[InputWarning],
     executor: Executor,
 ) -> Verdict:
-    """Judge a refinement; ``start`` is its reference, and ``shared`` whether both halves began with one map."""
+    """Judge a refinement; ``start`` is its reference, and up to ``shared_angstrom`` both halves began with one map."""
     from gonio.averaging.resolution import evenness
     from gonio.report.verdict import Evidence, verdict_of
     from gonio.workflows.evidence import sample_against_other_half
@@ -54,10 +54,10 @@ def verdict_of_refinement(
             units_in_half=_units(best.table, plan.settings.symmetry),
             contrast_t=None if start is None else _contrast(best.table, start),
             map_contrast=_map_contrast(best.volume),
-            shared_angstrom=plan.start_resolution_angstrom if shared else None,
+            shared_angstrom=shared_angstrom,
             resolution_angstrom=best.resolution_angstrom,
             box_angstrom=best.fsc.box_angstrom,
-            apart=None if plan.listed is not None else True,  # input poses may come from halves that met
+            apart=plan.halves_apart,
             fsc=best.fsc.best.tolist(),
             competing=_competing(sampled),
             covered=evenness(best.coverage).worst,

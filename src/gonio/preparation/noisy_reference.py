@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,12 @@ class Support:
     data: NDArray[np.float32]
     is_mask: bool = False
 
-    @property
+    @cached_property
     def weight(self) -> NDArray[np.float32]:
         """What each voxel counts in the profile."""
         return np.square(self.data) if self.is_mask else np.ones_like(self.data)
 
-    @property
+    @cached_property
     def distance(self) -> NDArray[np.intp]:
         """Rounded distance of each voxel from the centre, (n, n, n)."""
         axis = np.arange(len(self.data), dtype=np.float64)
@@ -79,7 +80,9 @@ def filtered_reference(
     within = windowed(volume, window).data
     profile, at = truth_profile(windowed(volume, np.ones_like(window)), known, support), support.distance
     density = np.zeros_like(within)
-    for mean, band in _bands(within, known, BANDS):
+    of_samples = np.interp(half_radius(volume.box), np.arange(len(known)), known)
+    for hat, band in _bands(within, len(known) - 1, BANDS):
+        mean = float((hat * of_samples).sum() / max(hat.sum(), 1e-12))
         density += band * (mean * profile / np.maximum(mean * profile + 1.0 - mean, 1e-12)).astype(np.float32)[at]
     share = np.bincount(at.ravel(), weights=np.square(support.data).ravel()) * profile
     held = known[:, None] * profile / np.maximum(known[:, None] * profile + 1.0 - known[:, None], 1e-12)
@@ -100,9 +103,9 @@ def truth_profile(volume: Volume, reliability: NDArray[np.float64], support: Sup
     known = np.interp(radius, np.arange(len(reliability)), reliability)
     count = _smooth(np.bincount(at, weights=counted.ravel()))
     above, below = np.ones(len(count)), np.ones(len(count))
-    bands = _bands(volume.data, reliability, PROFILE_BANDS)
-    for (_, hat), (_, band) in zip(list(_hats(radius, len(reliability) - 1, PROFILE_BANDS))[:-1], bands, strict=False):
-        seen = hat**2 * power  # the last band, which has what lies beyond the limit, is left out
+    bands = list(_bands(volume.data, len(reliability) - 1, PROFILE_BANDS))
+    for hat, band in bands[:-1]:  # the last has what lies beyond the limit
+        seen = hat**2 * power
         signal, error = float((seen * known).sum()), float((seen * (1.0 - known)).sum())
         if signal + error <= 0.0:
             continue
@@ -117,24 +120,18 @@ def _smooth(along: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(gaussian_filter1d(along.astype(np.float64), PROFILE_SMOOTH, mode="nearest"))
 
 
-def _hats(radius: NDArray[np.float64], limit: int, most: int) -> Iterator[tuple[float, NDArray[np.float64]]]:
-    """Yield the centre in shells and the weights at each radius of bands that overlap by half and add up to 1."""
+def _bands(
+    data: NDArray[np.float32], limit: int, most: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float32]]]:
+    """Yield bands of shells that overlap by half and add up to a map: weights of the samples, density (n, n, n)."""
+    spectrum, radius = scipy.fft.rfftn(data), half_radius(len(data))
     step = max(1.0, limit / most)
     centres = np.arange(0.0, limit + step, step)
     for centre in centres:
-        hat = 1.0 - np.abs(radius - centre) / step
-        yield float(centre), np.clip(np.where(radius > centre, 1.0, hat) if centre == centres[-1] else hat, 0.0, 1.0)
-
-
-def _bands(
-    data: NDArray[np.float32], reliability: NDArray[np.float64], most: int
-) -> Iterator[tuple[float, NDArray[np.float32]]]:
-    """Yield the mean reliability and the density (n, n, n) of bands of shells that add up to a map."""
-    spectrum, radius = scipy.fft.rfftn(data), half_radius(len(data))
-    known = np.interp(radius, np.arange(len(reliability)), reliability)
-    for _, hat in _hats(radius, len(reliability) - 1, most):
-        mean = float((hat * known).sum() / max(hat.sum(), 1e-12))
-        yield mean, scipy.fft.irfftn(spectrum * hat.astype(np.float32), data.shape)
+        hat = np.clip(1.0 - np.abs(radius - centre) / step, 0.0, 1.0)
+        if centre == centres[-1]:
+            hat[radius > centre] = 1.0
+        yield hat, scipy.fft.irfftn(spectrum * hat.astype(np.float32), data.shape)
 
 
 def windowed(volume: Volume, window: NDArray[np.float32]) -> Volume:

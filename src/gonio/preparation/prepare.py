@@ -55,6 +55,9 @@ PICKED_WITHIN = 1.25
 # ... and of a noisy map nothing is kept beyond a sphere this much wider than the estimated one, which cuts 5 % of the
 # power of an elongated particle: maps cut there drift, by 0.35 angstrom with every iteration of a refinement.
 WINDOW_WITHIN = 1.25
+# Least fraction of the truth's power that a density is taken to hold: less is what other shells leave in this one. S is
+# not that of the map in a sphere, which gives power to the shells beyond a coarse map's end.
+MIN_HELD = 0.1
 # Estimated diameters are rounded to this fraction of the resolution, less than the difference between two particles of
 # a kind, so that particles share spheres.
 SPHERE_STEP = 0.2
@@ -91,15 +94,12 @@ class _Reference:
 class _Noisy:
     """A map as signal with a known error, in its own box, one voxel a sample.
 
-    The most probable density, the map in its window and where its reliability was measured; that reliability and the
-    fraction of the truth's power that the density holds, in shells (s,); samples per sample that the support leaves
-    independent.
+    The most probable density, the map in its window; the fraction of the truth's power that the density holds, in
+    shells (s,); samples per sample that the support leaves independent.
     """
 
     density: Volume
     within: Volume
-    measured: Volume
-    reliability: NDArray[np.float64]
     held: NDArray[np.float64]
     samples_per_independent: float
 
@@ -312,6 +312,8 @@ class Preparation:
         ready = [spectrum for r in self._ready.values() for spectrum in (r.spectrum, r.best)]
         distinct = {id(spectrum): spectrum for spectrum in [*ready, *self._unprocessed.values()]}
         density = self._compared.data.nbytes if self.settings.restores else 0
+        if "_noisy" in self.__dict__:
+            density *= 3  # two maps of it
         return density + sum(spectrum.memory_bytes for spectrum in distinct.values())
 
     @property
@@ -409,10 +411,10 @@ class Preparation:
             spectrum, power = spectrum_and_power(self._compared)
             return _Reference(fraction, spectrum, power, spectrum)
         noisy = self._noisy
-        filtered, _ = spectrum_and_power(noisy.density)
-        _, power = spectrum_and_power(noisy.measured)
-        reliability, held = (stretched(one, box / own, shells) for one in (noisy.reliability, noisy.held))
-        known = Reliability(reliability * power, held, noisy.samples_per_independent * (box / own) ** 3)
+        filtered, power = spectrum_and_power(noisy.density)
+        held = stretched(noisy.held, box / own, shells)
+        true_power = power / np.maximum(held, MIN_HELD)
+        known = Reliability(true_power, held, noisy.samples_per_independent * (box / own) ** 3)
         return _Reference(fraction, *spectrum_and_power(noisy.within), filtered, known)
 
     @cached_property
@@ -429,8 +431,6 @@ class Preparation:
         return _Noisy(
             density if np.ptp(density.data) > 0 else within,
             within,
-            windowed(self._compared, support.data),
-            reliability,
             held,
             float(1.0 / np.square(support.data).mean(dtype=np.float64)),
         )

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO
 
 from gonio.run.checkpoint import Checkpoint, command_in, open_own, sync_path
-from gonio.run.manifest import INSIDE, LAST, files_in, files_of_run, remove_emptied, run_table
+from gonio.run.manifest import INSIDE, LAST, files_in, files_of_run, remove_emptied, settings_table
 
 LOCK, CHECKPOINT, KEPT = "lock", "journal", "finished"
 # Characters of a lock's holder that are read.
@@ -218,7 +218,7 @@ def _check_finished(path: Path, facts: Mapping[str, object], length: int | None)
     It may go on where it is longer than it was and a checkpoint is kept, or where a file of its results is missing,
     with a warning. ValueError where results are of another.
     """
-    run = run_table(path)
+    run = settings_table(path, "run")
     if run.get("facts") != facts_digest(facts):
         raise ValueError(f"{path} holds the results of another run: choose another folder, or pass --overwrite")
     before = run.get("length")

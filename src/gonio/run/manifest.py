@@ -22,7 +22,7 @@ def files_of_run(path: Path) -> frozenset[str] | None:
 
     Names that lead out of the folder, which may come from elsewhere, are left out.
     """
-    files = run_table(path).get("files")
+    files = settings_table(path, "run").get("files")
     if not isinstance(files, list):
         return None
     return frozenset(name for name in files if isinstance(name, str) and _is_inside(PurePosixPath(name)))
@@ -32,10 +32,10 @@ def _is_inside(name: PurePosixPath) -> bool:
     return bool(name.parts) and not name.is_absolute() and ".." not in name.parts and INSIDE not in name.parts
 
 
-def run_table(path: Path) -> dict[str, object]:
-    """Return the table ``run`` of a folder's settings.toml, empty where there is none that can be read."""
+def settings_table(path: Path, name: str) -> dict[str, object]:
+    """Return a table of a folder's settings.toml, empty where there is none that can be read."""
     with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-        return dict(tomllib.loads((path / LAST).read_text())["run"])
+        return dict(tomllib.loads((path / LAST).read_text())[name])
     return {}
 
 

@@ -5,7 +5,7 @@ half of one with the other half of the other, f12 -> how alike they are, up to t
 
     likeness = sum_s n_s f12 / sum_s n_s sqrt(f1 f2)          1 for one particle, whatever the noise; n_s samples
 
-Must not judge: what follows is ``gonio.report.class_verdict``'s.
+Must not judge: what follows is ``gonio.report.verdict``'s.
 """
 
 from __future__ import annotations

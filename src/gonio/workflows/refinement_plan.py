@@ -49,11 +49,17 @@ class Continued:
         Resolution to which its half maps agree: the limit of the first iteration.
     rotation_sd_deg, shift_sd_angstrom
         Predicted errors of its poses over all axes, median over particles.
+    halves_apart
+        True where its halves never saw one another; None where that is not known.
+    shared_angstrom
+        Detail to which its halves had been given one map; None where they had none in common.
     """
 
     limit_angstrom: float
     rotation_sd_deg: float = 0.0
     shift_sd_angstrom: float = 0.0
+    halves_apart: bool | None = None
+    shared_angstrom: float | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,13 @@ class Plan:
     def begins_near(self) -> bool:
         """True where the first iteration searches near the poses of the list, and halves begin with maps apart."""
         return self.listed is not None or self.continued is not None
+
+    @property
+    def halves_apart(self) -> bool | None:
+        """True where the halves never saw one another; None where that is not known: those of input poses may have."""
+        if self.continued is not None:
+            return self.continued.halves_apart
+        return None if self.listed is not None else True
 
 
 @dataclass(frozen=True)
