@@ -22,7 +22,7 @@ from gonio.jobs.fitting import Fitting
 from gonio.jobs.map_quality import SHARPENED, Postprocessed, postprocessed, write_postprocessed
 from gonio.jobs.options import File, ListOptions, LocalOptions, SearchOptions, TiltOptions, files_of
 from gonio.jobs.pages import defocus_of, facts_of, files_in, for_display, outliers_of, shared_decisions, with_notes
-from gonio.jobs.refine_start import Start, check_start, halves_of
+from gonio.jobs.refine_start import Start, check_given_start, halves_of
 from gonio.jobs.refine_tilts import warn_of_tilts, write_tilts
 from gonio.jobs.running import RunOptions, Work, running
 from gonio.jobs.splitting import some, with_half_sets
@@ -177,7 +177,7 @@ def refine(
     from gonio.workflows.refinement_plan import Plan
 
     given = {"reference": reference, "initial_model": initial_model, "local": local, "continue_from": continue_from}
-    check_start({name for name, value in given.items() if value}, start_resolution_angstrom, subset, split=split)
+    check_given_start({name for name, value in given.items() if value}, start_resolution_angstrom, subset, split=split)
     search.check()
     resources = run.resources()
     earlier = None if continue_from is None else Earlier.read(continue_from)

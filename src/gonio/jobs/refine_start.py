@@ -32,7 +32,7 @@ def halves_of(earlier: Earlier | None, fitting: Fitting) -> tuple[Volume, Volume
     return one, two
 
 
-def check_start(
+def check_given_start(
     given: Collection[str], start_resolution_angstrom: float | None, subset: int | None, *, split: bool
 ) -> None:
     """Raise ArgumentError where starts exclude each other, or options belong to a start that is not ``given``."""
